@@ -1,0 +1,61 @@
+"""What the experiments share: the paper's common settings (PAPER 2.3) and one recipe for each method.
+
+Each recipe returns a whole config; an experiment module calls one and changes what differs.
+"""
+
+from muloco.training.config import Config, FaultTolerance, OuterOptimizer
+
+
+def paper(flavor: str) -> Config:
+    """Settings of all the paper's runs: seq 2048, clip 1.0, warm-up 500, cosine to 0.1, evaluation every 15 steps."""
+    config = Config()
+    config.model.flavor = flavor
+    config.compile.enable = True
+    return config
+
+
+def laptop(flavor: str = "laptop") -> Config:
+    """The same family at a size that two CPU cores train in minutes."""
+    config = Config()
+    config.model.flavor = flavor
+    config.training.seq_len = 256
+    config.training.global_batch_size = 16
+    config.training.local_batch_size = 8
+    config.training.precision = "float32"
+    config.training.steps = 180
+    config.lr_scheduler.warmup_steps = 20
+    config.validation.freq = 30
+    config.validation.sequences = 32
+    config.metrics.log_freq = 1
+    config.checkpoint.interval = 90
+    return config
+
+
+def workers(config: Config, count: int, *, sync_steps: int = 30) -> Config:
+    """K workers that synchronize every H inner steps (the paper's H is 30)."""
+    config.fault_tolerance = FaultTolerance(group_size=count, sync_steps=sync_steps)
+    return config
+
+
+def muloco(config: Config, *, lr: float, outer_lr: float, outer_momentum: float) -> Config:
+    """Muon inside: mu 0.9 without Nesterov, AdamW (0.9, 0.99) for the rest (PAPER 3.2)."""
+    config.optimizer.name = "Muon"
+    config.optimizer.lr = lr
+    config.outer_optimizer = OuterOptimizer(lr=outer_lr, momentum=outer_momentum)
+    return config
+
+
+def diloco(config: Config, *, lr: float, outer_lr: float, outer_momentum: float) -> Config:
+    """AdamW (0.9, 0.99) inside."""
+    config.optimizer.name = "AdamW"
+    config.optimizer.lr = lr
+    config.outer_optimizer = OuterOptimizer(lr=outer_lr, momentum=outer_momentum)
+    return config
+
+
+def data_parallel(config: Config, *, optimizer: str, lr: float) -> Config:
+    """The baseline: one worker, no outer optimizer."""
+    config.fault_tolerance = FaultTolerance(semi_sync_method="none")
+    config.optimizer.name = optimizer
+    config.optimizer.lr = lr
+    return config

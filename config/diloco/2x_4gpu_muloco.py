@@ -1,0 +1,11 @@
+"""MuLoCo at 416M: two workers of four GPUs each."""
+
+from config import base
+from muloco.training.config import Config
+
+
+def config() -> Config:
+    config = base.workers(base.paper("416M"), 2)
+    config.parallelism.data_parallel_replicate_degree = 4  # the paper replicates 150M and 416M (PAPER 2.1)
+    # lr, outer lr and outer momentum of the paper's default config at 416M (PAPER 4.1)
+    return base.muloco(config, lr=0.044, outer_lr=0.9, outer_momentum=0.8)

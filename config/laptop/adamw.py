@@ -1,0 +1,8 @@
+"""AdamW in one worker, synchronized at every step: the baseline of DiLoCo."""
+
+from config import base
+from muloco.training.config import Config
+
+
+def config() -> Config:
+    return base.data_parallel(base.laptop(), optimizer="AdamW", lr=0.004)

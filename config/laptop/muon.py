@@ -1,0 +1,8 @@
+"""Muon in one worker, synchronized at every step: the baseline of MuLoCo."""
+
+from config import base
+from muloco.training.config import Config
+
+
+def config() -> Config:
+    return base.data_parallel(base.laptop(), optimizer="Muon", lr=0.02)

@@ -1,0 +1,151 @@
+"""The one gate to torchtitan (0.3.0): no other module of muloco imports it.
+
+It does two things. It prepares torchtitan for torch 2.13.0 and for machines without an accelerator, before any other
+part of torchtitan is imported; and it re-exports, in one list, everything of torchtitan that muloco uses. Each patch
+below says why it is needed; `tests/test_torchtitan_gate.py` fails as soon as one is not needed any more.
+"""
+
+import os
+import types
+from types import SimpleNamespace
+
+import torch
+import torch.distributed
+import torchtitan.tools.utils as _utils
+
+
+class _CpuDeviceModule(types.ModuleType):
+    """`torch.cpu` with the few functions of `torch.cuda` that torchtitan calls on its device module."""
+
+    def __getattr__(self, name: str):
+        return getattr(torch.cpu, name)
+
+    @staticmethod
+    def current_device() -> int:
+        return 0
+
+    @staticmethod
+    def set_device(device: torch.device) -> None:
+        pass
+
+    @staticmethod
+    def get_device_name(device: torch.device | None = None) -> str:
+        return "CPU"
+
+    @staticmethod
+    def get_device_properties(device: torch.device | None = None) -> SimpleNamespace:
+        return SimpleNamespace(total_memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    @staticmethod
+    def memory_stats(device: torch.device | None = None) -> dict[str, int]:
+        return {}
+
+    @staticmethod
+    def empty_cache() -> None:
+        pass
+
+    @staticmethod
+    def reset_peak_memory_stats() -> None:
+        pass
+
+
+def _use_cpu() -> None:
+    """torchtitan takes CUDA for granted where it finds no accelerator; point it at the CPU instead."""
+    _utils.device_type, _utils.device_module = "cpu", _CpuDeviceModule("muloco_cpu")
+    _utils.get_local_device = lambda: torch.device("cpu")
+    _utils.get_peak_flops = lambda device_name: 1e12  # MFU has no meaning on a CPU; muloco does not report it there
+
+
+def _provide_set_timeout() -> None:
+    """torchtitan 0.3.0 calls `torch.distributed.set_timeout`; torch 2.13.0 has it under a private name only."""
+    from torch.distributed.distributed_c10d import _set_pg_timeout
+
+    torch.distributed.set_timeout = _set_pg_timeout  # type: ignore[attr-defined]
+
+
+if not torch.accelerator.is_available():
+    _use_cpu()
+if not hasattr(torch.distributed, "set_timeout"):
+    _provide_set_timeout()
+
+
+from torchtitan.components.checkpointer import BaseCheckpointManager  # noqa: E402
+from torchtitan.components.checkpointer.base import ModelWrapper  # noqa: E402
+from torchtitan.components.dataloader import BaseDataLoader  # noqa: E402
+from torchtitan.components.loss import IGNORE_INDEX, CrossEntropyLoss  # noqa: E402
+from torchtitan.components.metrics import (  # noqa: E402
+    LoggerContainer,
+    MetricsProcessor,
+    WandBLogger,
+)
+from torchtitan.components.optimizer import (  # noqa: E402
+    LRSchedulersContainer,
+    OptimizersContainer,
+    ParamGroupConfig,
+)
+from torchtitan.components.tokenizer import HuggingFaceTokenizer  # noqa: E402
+from torchtitan.components.validate import Validator  # noqa: E402
+from torchtitan.config import Configurable  # noqa: E402
+from torchtitan.config.configs import (  # noqa: E402
+    CommConfig,
+    CompileConfig,
+    DebugConfig,
+    ParallelismConfig,
+    TrainingConfig,
+)
+from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm  # noqa: E402
+from torchtitan.models.common.attention import FlexAttention  # noqa: E402
+from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config  # noqa: E402
+from torchtitan.models.common.param_init import depth_scaled_std  # noqa: E402
+from torchtitan.models.llama3 import Llama3Model, parallelize_llama  # noqa: E402
+from torchtitan.models.llama3.model import Llama3TransformerBlock  # noqa: E402
+from torchtitan.protocols.model_spec import ModelSpec  # noqa: E402
+from torchtitan.trainer import Trainer  # noqa: E402
+
+
+def device_type() -> str:
+    """`cpu` or the accelerator's type (`cuda`, ...): where torchtitan will put the model."""
+    return _utils.device_type
+
+
+def device_module():
+    """`torch.cuda`, another accelerator's module, or the stand-in for the CPU."""
+    return _utils.device_module
+
+
+__all__ = [
+    "IGNORE_INDEX",
+    "BaseCheckpointManager",
+    "BaseDataLoader",
+    "CommConfig",
+    "CompileConfig",
+    "ComplexRoPE",
+    "Configurable",
+    "CrossEntropyLoss",
+    "DebugConfig",
+    "Embedding",
+    "FlexAttention",
+    "HuggingFaceTokenizer",
+    "LRSchedulersContainer",
+    "Linear",
+    "Llama3Model",
+    "Llama3TransformerBlock",
+    "LoggerContainer",
+    "MetricsProcessor",
+    "ModelSpec",
+    "ModelWrapper",
+    "OptimizersContainer",
+    "ParallelismConfig",
+    "ParamGroupConfig",
+    "RMSNorm",
+    "Trainer",
+    "TrainingConfig",
+    "Validator",
+    "WandBLogger",
+    "depth_scaled_std",
+    "device_module",
+    "device_type",
+    "make_ffn_config",
+    "make_gqa_config",
+    "parallelize_llama",
+]

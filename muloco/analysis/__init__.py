@@ -1,0 +1,1 @@
+"""Looking at finished runs. Reads run folders and nothing else."""

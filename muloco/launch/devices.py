@@ -1,0 +1,73 @@
+"""Which devices and how many threads each worker gets, and what carries the exchange between workers."""
+
+import os
+from dataclasses import dataclass
+
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the workers of a run live on this machine."""
+
+    environments: tuple[dict[str, str], ...]
+    """What each worker's environment adds to this one's, by worker."""
+    process_group: str
+    """gloo or nccl."""
+    description: str
+    """One line for the user."""
+
+
+def place(config: Config) -> Placement:
+    """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none.
+
+    Raises:
+        ConfigError: workers of several ranks need more devices than there are.
+    """
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    devices = visible[: torch.cuda.device_count()] if visible != [""] else list(map(str, range(torch.cuda.device_count())))
+    return place_on(config, devices=devices, cores=_usable_cores(), environment=os.environ)
+
+
+def place_on(config: Config, *, devices: list[str], cores: int, environment) -> Placement:
+    """`place` on a machine with these CUDA devices (as CUDA_VISIBLE_DEVICES names them) and CPU cores."""
+    workers, ranks = config.workers, config.ranks_per_worker
+    threads = environment.get("OMP_NUM_THREADS") or str(max(1, cores // (workers * ranks)))
+    common = {"OMP_NUM_THREADS": threads}
+    chosen = config.fault_tolerance.process_group
+    what = f"{workers} worker{'s' * (workers > 1)}{f' of {ranks} ranks' * (ranks > 1)}"
+    if not devices:
+        if chosen == "nccl":
+            raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, this machine has none; use gloo")
+        return Placement(
+            environments=(common,) * workers,
+            process_group="gloo",
+            description=f"{what} on the CPU: {cores} cores, {threads} thread{'s' * (threads != '1')} a rank, gloo",
+        )
+    if len(devices) >= workers * ranks:
+        slices = [devices[worker * ranks : (worker + 1) * ranks] for worker in range(workers)]
+        group = "nccl" if chosen == "auto" else chosen
+        description = f"{what} on {workers * ranks} of {len(devices)} CUDA devices, {group}"
+    elif ranks == 1:
+        if chosen == "nccl":
+            raise ConfigError(
+                f"fault_tolerance.process_group nccl needs a device for each of the {workers} workers, this machine "
+                f"has {len(devices)}; use gloo, which lets workers share"
+            )
+        slices = [[devices[worker % len(devices)]] for worker in range(workers)]
+        group = "gloo"
+        description = f"{what} share {len(devices)} CUDA device{'s' * (len(devices) > 1)}, gloo"
+    else:
+        raise ConfigError(
+            f"{what} need {workers * ranks} CUDA devices, this machine has {len(devices)}; lower "
+            "fault_tolerance.group_size or parallelism.data_parallel_*_degree (workers of one rank can share a device)"
+        )
+    environments = tuple({**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices)
+    return Placement(environments=environments, process_group=group, description=description)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,109 @@
+"""Child processes whose output is kept, and which do not outlive this process."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A process in a session of its own. Its output goes to a log file and, line by line, to `on_line`.
+
+    Args:
+        name: for messages.
+        command: program and arguments.
+        log: file that its output is appended to.
+        environment: added to this process's.
+        on_line: called with each line, from a thread of the child.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ):
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = log.stat().st_size if log.exists() else 0
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
+        self._pump.start()
+
+    @property
+    def status(self) -> int | None:
+        """Exit status; negative: the signal that ended it; None: it runs."""
+        return self._process.poll()
+
+    def end(self, grace_seconds: float) -> None:
+        """Ends the process and all of its session: asks, and after the grace period insists."""
+        self._signal(signal.SIGTERM)
+        try:
+            self._process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._pump.join(timeout=grace_seconds)
+
+    def reason(self) -> str:
+        """Why it failed, from its exit status and the traceback in its log."""
+        self._pump.join(timeout=2)
+        status = self.status
+        if status is not None and status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        with self.log.open(errors="replace") as file:
+            file.seek(self._log_start)
+            return exception_in(file.read()) or f"exit status {status}"
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass  # it and its children are gone
+
+    def _copy_output(self, on_line: Callable[[str], None]) -> None:
+        assert self._process.stdout is not None
+        with self.log.open("a") as log:
+            for line in self._process.stdout:
+                log.write(line)
+                log.flush()
+                on_line(line.rstrip("\n"))
+
+
+def exception_in(log: str) -> str | None:
+    """The exception, `Type: message`, of the last Python traceback in a log; torchrun's own does not count."""
+    found = None
+    for traceback in re.split(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\):\n", log, flags=re.M)[1:]:
+        for line in traceback.splitlines():
+            line = re.sub(r"^\[rank\d+\]: ?", "", line)
+            if line and not line[0].isspace():
+                if "ChildFailedError" not in line:
+                    found = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
+                break
+    return found
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,64 @@
+"""What a finished run amounts to: summary.json, and the same for the eye."""
+
+from typing import Any
+
+from rich.table import Table
+
+from muloco.training.config import Config
+from muloco.training.run_folder import RunFolder, read_metrics
+
+
+def summarize(config: Config, folder: RunFolder, *, wall_seconds: float) -> dict[str, Any]:
+    """The contents of summary.json.
+
+    Args:
+        config: resolved.
+        folder: of a run that has ended well.
+        wall_seconds: of the launcher, from its start to its end.
+    """
+    lines = read_metrics(folder)
+    training = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "validation_loss" in line]
+    syncs = [line for line in lines if line.get("event") == "sync"]
+    last_step = max(line["step"] for line in training)
+    final = {line["worker"]: line for line in training if line["step"] == last_step}
+    seconds = max(line["time"] for line in training) - min(line["time"] for line in lines)
+    tokens = sum(line["tokens"] for line in final.values())
+    return {
+        "workers": config.workers,
+        "steps": last_step,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "training_loss": sum(line["loss"] for line in final.values()) / len(final),
+        "validation_loss_before": _at_step(validations, min),
+        "validation_loss": _at_step(validations, max),
+        "syncs": len({line["step"] for line in syncs}),
+        "bytes_sent_per_worker": sum(line["bytes_sent"] for line in syncs if line["worker"] == 0),
+        "restarts": 0,
+        "lost_steps": 0,
+        "wall_seconds": round(wall_seconds, 1),
+    }
+
+
+def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
+    """The summary as a table of two columns."""
+    table = Table(title=f"run {config.run.name}", show_header=False, title_justify="left")
+    before, after = summary["validation_loss_before"], summary["validation_loss"]
+    rate = summary["tokens_per_second"]
+    rows = {
+        "held-out loss": f"{before:.4f} before, {after:.4f} after",
+        "training loss": f"{summary['training_loss']:.4f} at step {summary['steps']}",
+        "tokens": f"{summary['tokens']:,} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
+        "tokens/s": f"{rate:,.0f} all workers together, validation and syncs included" if rate else "-",
+        "syncs": str(summary["syncs"]),
+        "sent by a worker": f"{summary['bytes_sent_per_worker'] / 1e6:,.1f} MB to other workers",
+        "wall time": f"{summary['wall_seconds']:.0f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _at_step(validations: list[dict[str, Any]], which) -> float:
+    """Validation loss at the first or last validated step. All workers validate the same anchor: worker 0 speaks."""
+    return which((line for line in validations if line["worker"] == 0), key=lambda line: line["step"])["validation_loss"]

@@ -1,0 +1,38 @@
+"""The Llama family of the paper: flavors by name and the model that each one describes."""
+
+from typing import TYPE_CHECKING
+
+from muloco.model.flavors import flavors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["build", "flavors"]
+
+
+def build(flavor: str, device: str = "meta", *, seq_len: int = 2048) -> "nn.Module":
+    """The model of a flavor: initialized where the device is real, shapes alone on `meta`.
+
+    Args:
+        flavor: a name or alias of `flavors()`.
+        device: `meta`, or where the parameters (fp32) are to live.
+        seq_len: longest sequence, in tokens, that the rotary embedding is prepared for.
+
+    Returns:
+        a module; `model(tokens, positions, attention_masks)` maps int64 [B, L] to logits [B, L, vocabulary], with
+        `positions` int64 [B, L] restarting at 0 at each document and masks from `model.get_attention_masks(positions)`.
+
+    Raises:
+        ValueError: unknown flavor; the message names the nearest one.
+    """
+    import torch
+
+    from muloco.model.llama import llama_config
+
+    with torch.device("meta"):
+        model = llama_config(flavor, seq_len=seq_len).build()
+    if torch.device(device).type != "meta":
+        model.to_empty(device=device)
+        with torch.no_grad():
+            model.init_states()
+    return model

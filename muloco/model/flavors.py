@@ -1,0 +1,92 @@
+"""Which sizes of the model exist, by the paper's names and by short aliases. Needs nothing but Python.
+
+The paper's models are one family (PAPER 2.1): width 256 k, 1.5 k layers a 128-wide head, so 3 layers for every 256 of
+width, heads of 128, a SwiGLU feed-forward of 2.75 widths. The laptop sizes keep the proportions and shrink the
+vocabulary to that of the embedded tokenizer.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+PAPER_VOCABULARY = 128_256
+LAPTOP_VOCABULARY = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavor:
+    """The dimensions of one model. All counts are in parameters, all sizes in elements."""
+
+    alias: str
+    width: int
+    layers: int
+    heads: int
+    vocabulary: int = PAPER_VOCABULARY
+    muon_weight_decay: float = 0.01
+    """Weight decay that the paper found best for Muon at 512 sequences a step (PAPER 2.4)."""
+    adamw_weight_decay: float = 0.01
+    """The same for AdamW."""
+    paper_steps: int | None = None
+    """Steps of 512 sequences of 2048 tokens that the paper trained it for (PAPER 2.2)."""
+
+    @property
+    def name(self) -> str:
+        return f"llama3-w{self.width}-d{self.layers}-h{self.heads}_qk_torch-rmsnorm_pa_pf"
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens to train on: the paper's where it has trained this size, else 20 a parameter."""
+        return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def feed_forward_width(self) -> int:
+        return 11 * self.width // 4
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Parameters that Muon updates: q, k, v, o and the three feed-forward matrices of every layer."""
+        return self.layers * (4 * self.width**2 + 3 * self.width * self.feed_forward_width)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; the embedding and the head are not tied."""
+        norms = self.layers * (4 * self.width + 2 * self.head_width) + self.width
+        return self.matrix_parameters + 2 * self.vocabulary * self.width + norms
+
+
+_FLAVORS = (
+    Flavor(alias="tiny", width=64, layers=2, heads=2, vocabulary=LAPTOP_VOCABULARY),
+    Flavor(alias="small", width=128, layers=2, heads=2, vocabulary=LAPTOP_VOCABULARY),
+    Flavor(alias="laptop", width=256, layers=3, heads=2, vocabulary=LAPTOP_VOCABULARY),
+    Flavor(alias="150M", width=512, layers=6, heads=4, paper_steps=2880, adamw_weight_decay=0.001),
+    Flavor(alias="416M", width=1024, layers=12, heads=8, paper_steps=8160),
+    Flavor(alias="914M", width=1536, layers=18, heads=12, paper_steps=17520),
+    Flavor(alias="1.76B", width=2048, layers=24, heads=16, paper_steps=33600, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
+    Flavor(alias="3.1B", width=2560, layers=30, heads=20, paper_steps=58560, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
+    Flavor(alias="5B", width=3072, layers=36, heads=24, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
+    Flavor(alias="7.5B", width=3584, layers=42, heads=28, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
+    Flavor(alias="11B", width=4096, layers=48, heads=32, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
+    Flavor(alias="15B", width=4608, layers=54, heads=36, paper_steps=290640, muon_weight_decay=1e-4, adamw_weight_decay=1e-4),
+)
+
+
+def flavors() -> list[str]:
+    """Full names of all flavors, smallest first."""
+    return [flavor.name for flavor in _FLAVORS]
+
+
+def flavor(name: str) -> Flavor:
+    """The flavor with this name or alias.
+
+    Raises:
+        ValueError: there is none; the message names the nearest one and lists the aliases.
+    """
+    known = {key: flavor for flavor in _FLAVORS for key in (flavor.alias, flavor.name)}
+    if name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    aliases = ", ".join(flavor.alias for flavor in _FLAVORS)
+    raise ValueError(f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {aliases})")

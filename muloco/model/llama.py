@@ -1,0 +1,162 @@
+"""The paper's Llama, put together from torchtitan's modules (PAPER 2.1).
+
+It is Llama 3 with an RMSNorm per head on queries and keys, and RMSNorm after as well as before attention and
+feed-forward. Query, key and value are three matrices, so that Muon orthogonalizes each by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from muloco import sharding
+from muloco._torchtitan import (
+    ComplexRoPE,
+    Embedding,
+    FlexAttention,
+    Linear,
+    Llama3Model,
+    Llama3TransformerBlock,
+    ModelSpec,
+    RMSNorm,
+    depth_scaled_std,
+    device_type,
+    make_ffn_config,
+    make_gqa_config,
+    parallelize_llama,
+)
+from muloco.model.attention import DenseDocumentAttention, document_mask
+from muloco.model.flavors import Flavor
+from muloco.model.flavors import flavor as find_flavor
+
+NORM_EPS = 1e-6
+ROPE_THETA = 500_000
+
+
+class PostNormBlock(Llama3TransformerBlock):
+    """A Llama block with a second RMSNorm behind attention and behind the feed-forward."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3TransformerBlock.Config):
+        post_attention_norm: RMSNorm.Config
+        post_ffn_norm: RMSNorm.Config
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.post_attention_norm = config.post_attention_norm.build()
+        self.post_ffn_norm = config.post_ffn_norm.build()
+
+    def forward(self, x, attention_masks, positions=None):
+        """x: [B, L, width]; attention_masks: of the model's attention; positions: int64 [B, L]."""
+        attended = self.attention(self.attention_norm(x), attention_masks, positions)
+        x = x + self.post_attention_norm(attended)
+        return x + self.post_ffn_norm(self.feed_forward(self.ffn_norm(x)))
+
+
+class MulocoLlama(Llama3Model):
+    """The paper's model: a stack of `PostNormBlock`s, with dense masks where the attention is the CPU's."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3Model.Config):
+        pass
+
+    def get_attention_masks(self, positions: torch.Tensor):
+        if isinstance(self.config.first_attention.inner_attention, DenseDocumentAttention.Config):
+            return document_mask(positions)
+        return super().get_attention_masks(positions)
+
+
+def llama_config(flavor: str, *, seq_len: int) -> MulocoLlama.Config:
+    """torchtitan's config of a flavor; `seq_len` is the longest sequence in tokens."""
+    size = find_flavor(flavor)
+    head_std = size.width**-0.5
+    return MulocoLlama.Config(
+        dim=size.width,
+        vocab_size=size.vocabulary,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=size.vocabulary, embedding_dim=size.width, param_init=_init(nn.init.normal_, std=1.0)
+        ),
+        layers=[_block(size, layer, seq_len) for layer in range(size.layers)],
+        norm=_norm(size.width),
+        lm_head=Linear.Config(
+            in_features=size.width,
+            out_features=size.vocabulary,
+            param_init=_init(nn.init.trunc_normal_, std=head_std, a=-3 * head_std, b=3 * head_std),
+        ),
+    )
+
+
+def model_spec(flavor: str, *, seq_len: int) -> ModelSpec:
+    """What torchtitan's trainer needs to know of a flavor."""
+    return ModelSpec(
+        name="muloco",
+        flavor=flavor,
+        model=llama_config(flavor, seq_len=seq_len),
+        parallelize_fn=_parallelize,
+        pipelining_fn=None,
+        post_optimizer_build_fn=None,
+        state_dict_adapter=None,
+    )
+
+
+def _block(size: Flavor, layer: int, seq_len: int) -> PostNormBlock.Config:
+    narrow = _init(nn.init.trunc_normal_, std=0.02)
+    narrower_with_depth = _init(nn.init.trunc_normal_, std=depth_scaled_std(0.02, layer))
+    inner_attention = DenseDocumentAttention.Config() if device_type() == "cpu" else FlexAttention.Config()
+    return PostNormBlock.Config(
+        attention_norm=_norm(size.width),
+        post_attention_norm=_norm(size.width),
+        ffn_norm=_norm(size.width),
+        post_ffn_norm=_norm(size.width),
+        attention=make_gqa_config(
+            dim=size.width,
+            n_heads=size.heads,
+            wqkv_param_init=narrow,
+            wo_param_init=narrower_with_depth,
+            inner_attention=inner_attention,
+            qk_norm=_norm(size.head_width),
+            rope=ComplexRoPE.Config(dim=size.head_width, max_seq_len=seq_len, theta=ROPE_THETA),
+        ),
+        feed_forward=make_ffn_config(
+            dim=size.width,
+            hidden_dim=size.feed_forward_width,
+            w1_param_init=narrow,
+            w2w3_param_init=narrower_with_depth,
+        ),
+    )
+
+
+def _norm(width: int) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=width, eps=NORM_EPS, param_init={"weight": nn.init.ones_})
+
+
+def _init(function: Callable[..., object], **kwargs: float) -> dict[str, Callable[[torch.Tensor], None]]:
+    """An initialization that draws the whole tensor on every rank and keeps the local part.
+
+    A model is then the same for every way of sharding it. torch's own way is not: on a CPU mesh the shards of a DTensor
+    are drawn with the same numbers.
+    """
+    draw = partial(function, **kwargs)
+
+    def weight(parameter: torch.Tensor) -> None:
+        if not isinstance(parameter, DTensor):
+            draw(parameter)
+            return
+        full = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        draw(full)
+        sharding.local(parameter).copy_(sharding.shard_like(full, parameter))
+
+    return {"weight": weight}
+
+
+def _parallelize(model: MulocoLlama, **kwargs) -> nn.Module:
+    model = parallelize_llama(model, **kwargs)
+    if device_type() == "cpu":
+        for module in model.modules():
+            if isinstance(module, FSDPModule):  # gloo has no pre-multiplied sum, which torchtitan's averaging asks for
+                module.set_force_sum_reduction_for_comms(True)
+    return model

@@ -1,0 +1,25 @@
+"""Look a name up in a table of choices."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """`table[name]`.
+
+    Args:
+        table: the choices.
+        name: the one asked for.
+        what: what the table holds, for the message.
+
+    Raises:
+        ValueError: there is no such name; the message has the nearest one and all that are allowed.
+    """
+    if name in table:
+        return table[name]
+    nearest = difflib.get_close_matches(str(name), table, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(f"unknown {what} {name!r}: {hint}allowed are {', '.join(map(repr, table))}")

@@ -1,0 +1,115 @@
+"""Newton-Schulz orthogonalization: push all singular values of a matrix towards one, with matrix products alone."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from muloco.optim.lookup import lookup
+
+__all__ = ["PRESETS", "coefficients", "orthogonalize"]
+
+Triple = tuple[float, float, float]
+
+PRESETS: dict[str, tuple[Triple, ...]] = {
+    # Steep at first, then flat around one: the per-step triples of MuLoCo's Muon (arXiv 2505.23725).
+    "muloco": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+    # One triple of the greatest slope at zero; singular values end between 0.7 and 1.2 (Keller Jordan's Muon).
+    "quintic": ((3.4445, -4.7750, 2.0315),) * 5,
+}
+"""Coefficients (a, b, c) of each step X <- a X + b (X X^T) X + c (X X^T)^2 X, by name."""
+
+
+def coefficients(preset: str = "muloco", steps: int | None = None) -> tuple[Triple, ...]:
+    """The triple of each step.
+
+    Args:
+        preset: a name in `PRESETS`.
+        steps: how many; None for the preset's own number. Fewer take its first triples, more repeat its last one.
+
+    Raises:
+        ValueError: unknown preset, or steps is not a positive integer.
+    """
+    triples = lookup(PRESETS, preset, "orthogonalization preset")
+    if steps is None:
+        return triples
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a positive integer or None, not {steps!r}")
+    return triples[:steps] + triples[-1:] * (steps - len(triples))
+
+
+@torch.no_grad()
+def orthogonalize(
+    matrix: Tensor, preset: str = "muloco", steps: int | None = None, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Replace the singular values s of a matrix U diag(s) V^T by p(s / |s|), where p composes the steps' odd quintics.
+
+    p is near one except close to zero, so the result is near U V^T, the orthogonal matrix closest to the input, and
+    does not depend on the input's scale. Zeros stay zeros; a matrix that holds an infinity or NaN becomes NaN.
+
+    Args:
+        matrix: `[..., rows, cols]`, any floating dtype; leading dimensions are a batch. It is not modified.
+        preset: a name in `PRESETS`.
+        steps: number of steps; None for the preset's own.
+        dtype: in which the products are computed. None: bfloat16 where the hardware multiplies it fast, else float32.
+
+    Returns:
+        A new tensor of the shape and dtype of `matrix`. No gradient is recorded.
+
+    Raises:
+        ValueError: fewer than two dimensions, not a real floating dtype, unknown preset, or steps < 1.
+
+    Source: MuLoCo (arXiv 2505.23725), inner optimizer; Keller Jordan, "Muon: An optimizer for hidden layers in neural
+    networks" (2024).
+    """
+    triples = coefficients(preset, steps)
+    if matrix.ndim < 2:
+        raise ValueError(f"a matrix needs at least 2 dimensions, this tensor has shape {tuple(matrix.shape)}")
+    if dtype is None:
+        dtype = _fast_dtype(matrix.device.type)
+    for kind in (matrix.dtype, dtype):
+        if not kind.is_floating_point:
+            raise ValueError(f"only real floating dtypes can be orthogonalized, not {kind}")
+    if matrix.numel() == 0:
+        return matrix.clone()
+
+    rows, cols = matrix.shape[-2:]
+    x = _normalize(matrix.reshape(-1, rows, cols), dtype)
+    # The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products.
+    tall = rows > cols
+    for a, b, c in triples:
+        gram = x.mT @ x if tall else x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        left, right = (x, polynomial) if tall else (polynomial, x)
+        x = torch.baddbmm(x, left, right, beta=a)
+    return x.to(matrix.dtype).reshape(matrix.shape)
+
+
+def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[batch, rows, cols]` -> the same in `dtype`, each nonzero matrix of Frobenius norm one; at least float32 inside.
+
+    The largest entry is divided out first, so that squares neither overflow nor vanish.
+    """
+    x = x.to(torch.promote_types(torch.promote_types(x.dtype, torch.float32), dtype))
+    largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    x = x / torch.where(largest == 0, 1, largest)
+    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    return x.div_(norm.clamp(min=1)).to(dtype)  # an entry is one now, so only the norm of zeros is below one
+
+
+@cache
+def _fast_dtype(device_type: str) -> torch.dtype:
+    if device_type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device_type == "cpu":
+        features = torch.cpu.get_capabilities()
+        fast = features.get("avx512_bf16", False) or features.get("amx_bf16", False)
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,124 @@
+"""Workers as processes: torchft's manager says who takes part, its process group carries the tensors.
+
+torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker, not a vote between
+workers, so the vote is our own exchange; and its DiLoCo is not used (`tests/outer` hold it against ours).
+"""
+
+import os
+import socket
+from datetime import timedelta
+
+import torch
+from torch.distributed.distributed_c10d import AllgatherOptions, AllToAllOptions
+from torchft.manager import Manager
+from torchft.process_group import ProcessGroup, ProcessGroupGloo, ProcessGroupNCCL
+
+from muloco.outer.transport import TransportError
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class TorchftTransport:
+    """One worker's end of a run that meets at a torchft lighthouse.
+
+    Expects the environment of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) of this worker's own ranks, with
+    the store at MASTER_ADDR:MASTER_PORT already up.
+
+    Args:
+        run: name of the run; part of the worker's identity at the lighthouse.
+        worker: id of this worker, from 0.
+        workers: number of workers, K; no round opens with fewer.
+        lighthouse: address of the lighthouse, `http://host:port`.
+        process_group: `gloo` (tensors on the CPU) or `nccl` (tensors on this rank's CUDA device).
+        quorum_timeout: how long to wait for the other workers at a sync.
+        exchange_timeout: how long one collective may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        worker: int,
+        workers: int,
+        lighthouse: str,
+        process_group: str,
+        quorum_timeout: timedelta,
+        exchange_timeout: timedelta,
+    ):
+        self.device = torch.device("cuda", torch.cuda.current_device()) if process_group == "nccl" else torch.device("cpu")
+        self._workers = workers
+        self._quorum_timeout = quorum_timeout
+        self._group: ProcessGroup = {"gloo": ProcessGroupGloo, "nccl": ProcessGroupNCCL}[process_group](exchange_timeout)
+        self._manager = Manager(
+            pg=self._group,
+            load_state_dict=None,
+            state_dict=None,
+            min_replica_size=workers,
+            use_async_quorum=False,
+            timeout=exchange_timeout,
+            quorum_timeout=quorum_timeout,
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            lighthouse_addr=lighthouse,
+            replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
+            hostname="127.0.0.1" if any(host in lighthouse for host in _LOOPBACK) else socket.gethostname(),
+            init_sync=False,  # torchft's default throws away the first window of every worker but one
+        )
+
+    def open(self, step: int) -> "TorchftRound":
+        try:
+            self._manager.start_quorum(allow_heal=False)
+        except (RuntimeError, TimeoutError) as error:
+            raise TransportError(
+                f"sync after step {step}: the {self._workers} workers did not meet within "
+                f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
+            ) from error
+        rank, size = self._manager.participating_rank(), self._manager.num_participants()
+        if self._manager.errored() or rank is None or size != self._workers:
+            raise TransportError(
+                f"sync after step {step}: {size} of {self._workers} workers take part; {self._manager.errored() or ''}"
+            )
+        return TorchftRound(self._manager, self._group, rank, size, step)
+
+    def close(self) -> None:
+        self._manager.shutdown(wait=False)
+
+
+class TorchftRound:
+    """See `muloco.outer.transport.Round`."""
+
+    def __init__(self, manager: Manager, group: ProcessGroup, rank: int, size: int, step: int):
+        self._manager = manager
+        self._group = group
+        self._step = step
+        self.rank = rank
+        self.size = size
+        self.bytes_sent = 0
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._wait(lambda: self._group.allgather([gathered], [tensor], AllgatherOptions()))
+        self.bytes_sent += (self.size - 1) * tensor.nbytes
+        return gathered
+
+    def all_to_all(self, tensor: torch.Tensor) -> torch.Tensor:
+        received = torch.empty_like(tensor)
+        self._wait(lambda: self._group.alltoall_base(received, tensor, [], [], AllToAllOptions()))
+        self.bytes_sent += (self.size - 1) * tensor[0].nbytes
+        return received
+
+    def commit(self, ok: bool) -> bool:
+        votes = self.all_gather(torch.tensor([int(ok)], device=self._device))
+        everyone = all(bool(vote.item()) for vote in votes)
+        # A barrier of this worker's ranks; it also moves torchft's own step on, which has to stay equal everywhere.
+        return self._manager.should_commit() and everyone
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if isinstance(self._group, ProcessGroupNCCL) else "cpu")
+
+    def _wait(self, start) -> None:
+        try:
+            start().wait()
+        except RuntimeError as error:
+            raise TransportError(f"sync after step {self._step}: lost contact with another worker: {error}") from error

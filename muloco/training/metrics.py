@@ -1,0 +1,86 @@
+"""Metrics of one worker: torchtitan's console, TensorBoard and W&B, and the run folder's own file."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger
+from muloco.outer import Sync
+from muloco.training.run_folder import MetricsWriter, RunFolder
+
+
+class RunMetrics(MetricsProcessor):
+    """torchtitan's metrics, and each line also in `metrics/worker-NNN.jsonl` (written by the worker's rank 0)."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        worker: int
+        attempt: int
+
+    def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any):
+        # torchtitan keeps the TensorBoard folders of workers apart by its "replica" id
+        super().__init__(config, dump_folder=dump_folder, ft_enable=True, ft_replica_id=config.worker, **kwargs)
+        self._validation_name = "validation_loss"
+        self._writer = None
+        if torch.distributed.get_rank() == 0:
+            path = RunFolder(Path(dump_folder)).metrics(config.worker)
+            self._writer = MetricsWriter(path, worker=config.worker, attempt=config.attempt)
+            if config.enable_wandb:
+                self._insist_on_wandb()
+
+    def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
+        extra = dict(extra_metrics or {})
+        seconds = time.perf_counter() - self.time_last_log
+        line = {
+            "loss": global_avg_loss,
+            "lr": next(value for name, value in extra.items() if name.startswith("lr/")),
+            "grad_norm": grad_norm,
+            "tokens": extra["n_tokens_seen"],
+            "tokens_per_second": self._ranks * self.ntokens_since_last_log / seconds,
+        }
+        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics={**extra, **line})
+        self._write(step, line)
+
+    def log_validation(self, loss, step, extra_metrics=None) -> None:
+        line = {self._validation_name: loss}
+        super().log_validation(loss, step, extra_metrics={**(extra_metrics or {}), **line})
+        self._write(step, line)
+
+    @contextlib.contextmanager
+    def reporting_validation_as(self, name: str) -> Iterator[None]:
+        """Within the context, validation losses are reported under this name."""
+        self._validation_name = name
+        try:
+            yield
+        finally:
+            self._validation_name = "validation_loss"
+
+    def log_sync(self, step: int, sync: Sync) -> None:
+        values = asdict(sync)
+        self.logger.log({f"sync/{k}": v for k, v in values.items() if not isinstance(v, str)}, step)
+        self._write(step, {"event": "sync", **values})
+
+    def close(self) -> None:
+        super().close()
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def _ranks(self) -> int:
+        """Ranks of this worker that read different data."""
+        return self.parallel_dims.dp_replicate * self.parallel_dims.dp_shard
+
+    def _write(self, step: int, line: dict[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.write(step, line)
+
+    def _insist_on_wandb(self) -> None:
+        """torchtitan logs a failure to start W&B and goes on without; whoever asked for it wants to know."""
+        loggers = self.logger._loggers if isinstance(self.logger, LoggerContainer) else []
+        if not any(isinstance(logger, WandBLogger) for logger in loggers):
+            raise RuntimeError("metrics.wandb: Weights & Biases did not start; the line above says why")

@@ -1,0 +1,143 @@
+"""From what the user chose to what will run: every derived value is derived here, once, and the whole is checked."""
+
+import copy
+import importlib.util
+import time
+from pathlib import Path
+
+from muloco.model.flavors import Flavor, flavor
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
+
+
+def resolve(chosen: Config, *, config_name: str = "run") -> Config:
+    """A copy of `chosen` in which nothing is left to derive.
+
+    Args:
+        chosen: as loaded; fields that are not None stay as they are.
+        config_name: what a run without a name is called after.
+
+    Raises:
+        ConfigError: values or combinations that cannot run, in one line that says what is allowed.
+    """
+    config = copy.deepcopy(chosen)
+    try:
+        size = flavor(config.model.flavor)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    config.model.flavor = size.name
+    _check_ranges(config, size)
+    _check_workers(config)
+    _derive_steps(config, size)
+    if config.optimizer.weight_decay is None:
+        config.optimizer.weight_decay = _weight_decay(config, size)
+    _check_batches(config)
+    if config.run.name is None:
+        config.run.name = f"{config_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if Path(config.run.name).name != config.run.name:
+        raise ConfigError(f"run.name is a folder below run.outputs, not a path; got {config.run.name!r}")
+    return config
+
+
+def _check_ranges(config: Config, size: Flavor) -> None:
+    training, data = config.training, config.data
+    at_least_one = {
+        "training.seq_len": training.seq_len,
+        "training.global_batch_size": training.global_batch_size,
+        "training.local_batch_size": training.local_batch_size,
+        "training.steps": training.steps,
+        "training.tokens": training.tokens,
+        "fault_tolerance.group_size": config.fault_tolerance.group_size,
+        "fault_tolerance.sync_steps": config.fault_tolerance.sync_steps,
+        "parallelism.data_parallel_shard_degree": config.parallelism.data_parallel_shard_degree,
+        "parallelism.data_parallel_replicate_degree": config.parallelism.data_parallel_replicate_degree,
+        "validation.freq": config.validation.freq,
+        "validation.sequences": config.validation.sequences,
+        "metrics.log_freq": config.metrics.log_freq,
+        "checkpoint.interval": config.checkpoint.interval,
+    }
+    positive = {
+        "training.max_norm": training.max_norm,
+        "optimizer.lr": config.optimizer.lr,
+        "optimizer.eps": config.optimizer.eps,
+        "outer_optimizer.lr": config.outer_optimizer.lr,
+        "fault_tolerance.quorum_timeout_seconds": config.fault_tolerance.quorum_timeout_seconds,
+        "fault_tolerance.exchange_timeout_seconds": config.fault_tolerance.exchange_timeout_seconds,
+    }
+    not_negative = {
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "lr_scheduler.warmup_steps": config.lr_scheduler.warmup_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    below_one = {
+        "optimizer.beta1": config.optimizer.beta1,
+        "optimizer.beta2": config.optimizer.beta2,
+        "optimizer.mu": config.optimizer.mu,
+        "outer_optimizer.momentum": config.outer_optimizer.momentum,
+    }
+    for checks, fits, allowed in (
+        (at_least_one, lambda value: value >= 1, "at least 1"),
+        (positive, lambda value: value > 0, "above 0"),
+        (not_negative, lambda value: value >= 0, "0 or more"),
+        (below_one, lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ):
+        for name, value in checks.items():
+            if value is not None and not fits(value):
+                raise ConfigError(f"{name} must be {allowed}; got {value}")
+    if not 0 <= config.lr_scheduler.min_lr_factor <= 1:
+        raise ConfigError(f"lr_scheduler.min_lr_factor must be from 0 to 1; got {config.lr_scheduler.min_lr_factor}")
+    if not 260 <= data.vocabulary <= size.vocabulary:
+        raise ConfigError(
+            f"data.vocabulary must be from 260 to the {size.vocabulary} of flavor {size.alias}; got {data.vocabulary}"
+        )
+    if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
+
+
+def _check_workers(config: Config) -> None:
+    ft = config.fault_tolerance
+    if not 0 <= ft.replica_id < ft.group_size:
+        raise ConfigError(
+            f"fault_tolerance.replica_id must be from 0 to group_size - 1 = {ft.group_size - 1}; got {ft.replica_id}"
+        )
+    if ft.semi_sync_method == "none" and ft.group_size > 1:
+        raise ConfigError(
+            f"fault_tolerance.semi_sync_method none leaves {ft.group_size} workers apart for good; "
+            "choose diloco, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
+        )
+
+
+def _derive_steps(config: Config, size: Flavor) -> None:
+    training = config.training
+    if training.steps is not None:
+        if training.tokens is not None and training.tokens != training.steps * config.tokens_per_step:
+            raise ConfigError(
+                f"training.steps {training.steps} x {config.tokens_per_step} tokens a step are not "
+                f"training.tokens {training.tokens}; give one of the two"
+            )
+    else:
+        training.steps = max(1, (training.tokens or size.token_budget) // config.tokens_per_step)
+    training.tokens = training.steps * config.tokens_per_step
+
+
+def _weight_decay(config: Config, size: Flavor) -> float:
+    """The paper's rule (PAPER 2.4): proportional to the batch of one worker."""
+    best = size.muon_weight_decay if config.optimizer.name == "Muon" else size.adamw_weight_decay
+    return best * config.training.global_batch_size / config.workers / WEIGHT_DECAY_BATCH
+
+
+def _check_batches(config: Config) -> None:
+    training, validation, ranks = config.training, config.validation, config.ranks_per_worker
+    share = training.local_batch_size * ranks * config.workers
+    if training.global_batch_size % share:
+        raise ConfigError(
+            f"training.global_batch_size {training.global_batch_size} must be a multiple of "
+            f"{config.workers} workers x {ranks} ranks x training.local_batch_size {training.local_batch_size} = {share}"
+        )
+    if validation.sequences % (training.local_batch_size * ranks):
+        raise ConfigError(
+            f"validation.sequences {validation.sequences} must be a multiple of {ranks} ranks of a worker x "
+            f"training.local_batch_size {training.local_batch_size} = {training.local_batch_size * ranks}"
+        )

@@ -1,0 +1,125 @@
+"""What a run leaves on disk: where each file is, how metrics are written and read. Needs nothing but Python.
+
+    outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  checkpoint/  loss.png
+
+Every worker writes a metrics file of its own, so that a shared file system needs no locks. A line is one JSON object;
+all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there are
+
+    training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second
+    sync lines:        event "sync", fragment, participants, bytes_sent, seconds_waited, seconds_hidden, digest
+    validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+SCHEMA = 1
+
+
+class RunFolder:
+    """Paths of one run."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.config = self.root / "config.json"
+        self.summary = self.root / "summary.json"
+        self.loss_plot = self.root / "loss.png"
+        self.checkpoint = self.root / "checkpoint"
+
+    def metrics(self, worker: int) -> Path:
+        return self.root / "metrics" / f"worker-{worker:03d}.jsonl"
+
+    def log(self, worker: int | str) -> Path:
+        name = f"worker-{worker:03d}" if isinstance(worker, int) else worker
+        return self.root / "logs" / f"{name}.log"
+
+    def metrics_files(self) -> dict[int, Path]:
+        """Metrics files by worker."""
+        return {int(p.stem.removeprefix("worker-")): p for p in sorted(self.root.glob("metrics/worker-*.jsonl"))}
+
+
+class MetricsWriter:
+    """Appends lines to one worker's metrics file, each at once and whole."""
+
+    def __init__(self, path: Path, *, worker: int, attempt: int):
+        self._worker, self._attempt = worker, attempt
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        line = {
+            "schema": SCHEMA,
+            "attempt": self._attempt,
+            "time": round(time.time(), 3),
+            "step": step,
+            "worker": self._worker,
+            **values,
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """All lines of a run, by worker and in the order written; of a step that was run twice only the last attempt.
+
+    Raises:
+        ValueError: a line (but for a torn last one, which is left out) is not JSON; the message says which.
+    """
+    lines = [line for path in folder.metrics_files().values() for line in _parse(path)]
+    latest: dict[tuple[int, int], int] = {}
+    for line in lines:
+        key = (line["worker"], line["step"])
+        latest[key] = max(latest.get(key, 0), line["attempt"])
+    return [line for line in lines if line["attempt"] == latest[line["worker"], line["step"]]]
+
+
+def next_attempt(folder: RunFolder) -> int:
+    """1 for a fresh run, one more for each time that it was taken up again."""
+    return 1 + max((line["attempt"] for path in folder.metrics_files().values() for line in _parse(path)), default=0)
+
+
+class MetricsTail:
+    """Reads what workers append to their metrics files while they run."""
+
+    def __init__(self, folder: RunFolder, workers: int):
+        self._paths = [folder.metrics(worker) for worker in range(workers)]
+        self._offsets = [path.stat().st_size if path.exists() else 0 for path in self._paths]
+
+    def new_lines(self) -> Iterator[dict[str, Any]]:
+        """Whole lines that have come since the last call."""
+        for index, path in enumerate(self._paths):
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                file.seek(self._offsets[index])
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._offsets[index] += len(whole)
+            for line in whole.splitlines():
+                yield json.loads(line)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _parse(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                return
+            raise ValueError(f"{path}, line {number}: not a line of metrics: {error}") from error

@@ -1,0 +1,41 @@
+"""Validation of the anchor: what the workers have agreed on, not what one of them happens to hold."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from muloco._torchtitan import Validator
+from muloco.outer import OuterLoop
+
+
+class AnchorValidator(Validator):
+    """torchtitan's validator on the anchor's weights; in mid-window it reports the local weights' loss as well."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Validator.Config):
+        last_step: int
+        """Step after which the run ends; validated whatever `freq` says."""
+
+    outer: OuterLoop | None = None
+    """The trainer sets it; None: plain training, there is no anchor but the model itself."""
+
+    def should_validate(self, step: int) -> bool:
+        return step % self.config.freq == 0 or step == self.config.last_step
+
+    def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        if self.outer is None:
+            self._report("validation_loss", model_parts, step)
+            return
+        if self.outer.in_mid_window:
+            self._report("local_validation_loss", model_parts, step)
+        with self.outer.anchor_weights():
+            self._report("validation_loss", model_parts, step)
+
+    def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
+        with self.metrics_processor.reporting_validation_as(name):
+            super().validate(model_parts, step)
+        # FSDP keeps the root's gathered weights after a forward pass without backward: the next pass must not use them.
+        for module in (module for part in model_parts for module in part.modules()):
+            if isinstance(module, FSDPModule):
+                module.reshard()

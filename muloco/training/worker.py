@@ -1,0 +1,66 @@
+"""One rank of one worker, from its environment to the end of training."""
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+from muloco.data.prepare import prepare
+from muloco.training.config import Config
+from muloco.training.load import to_dict
+from muloco.training.run_folder import RunFolder, write_json
+
+logger = logging.getLogger(__name__)
+
+ATTEMPT = "MULOCO_ATTEMPT"
+"""Environment variable: how many times the run has been started; the launcher sets it."""
+
+
+def run_worker(config: Config, *, chosen: Config) -> None:
+    """Trains as worker `fault_tolerance.replica_id`, in the environment of torchrun or, without one, as its only rank.
+
+    Args:
+        config: resolved.
+        chosen: what it was resolved from, for config.json.
+
+    Raises:
+        RuntimeError: training failed; the message says what to do where that is known.
+    """
+    _complete_environment(config)
+    folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
+    if os.environ["RANK"] == "0" and not folder.config.exists():
+        write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
+    data = prepare(config.data.corpus, config.data.vocabulary)
+
+    import torch  # only now: what is wrong with the config is told without waiting for torch
+
+    from muloco.training.titan_config import trainer_config
+
+    trainer = None
+    try:
+        trainer = trainer_config(config, folder, data, attempt=int(os.environ.get(ATTEMPT, "1"))).build()
+        trainer.train()
+    finally:
+        if trainer is not None:
+            trainer.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _complete_environment(config: Config) -> None:
+    """What torchrun sets; a worker of one rank needs no torchrun."""
+    if "RANK" not in os.environ:
+        if config.ranks_per_worker > 1:
+            raise RuntimeError(
+                f"a worker of {config.ranks_per_worker} ranks is started by torchrun: "
+                f"torchrun --standalone --nproc-per-node {config.ranks_per_worker} -m muloco worker CONFIG ..."
+            )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world = int(os.environ["WORLD_SIZE"])
+    if world != config.ranks_per_worker:
+        raise RuntimeError(
+            f"torchrun started {world} ranks, but the config's parallelism makes a worker of {config.ranks_per_worker}"
+        )
