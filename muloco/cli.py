@@ -79,7 +79,7 @@ def _train(command: argparse.Namespace, chosen: Config) -> int:
     config = resolve(chosen, config_name=find_config(command.config).stem)
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
-        console.print(f"loss curve: {plot_loss(outcome.folder)}", highlight=False)
+        console.print(f"loss curve: {plot_loss(outcome.folder)}", highlight=False, soft_wrap=True)
     return outcome.status
 
 
@@ -91,5 +91,7 @@ def _worker(command: argparse.Namespace, chosen: Config) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
     )
+    for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # several lines a round; the sync's metrics say it in one
     run_worker(resolve(chosen, config_name=find_config(command.config).stem), chosen=chosen)
     return 0

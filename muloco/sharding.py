@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-__all__ = ["gather", "local", "shard_like"]
+__all__ = ["gather", "local", "shard_like", "wrap"]
 
 
 @torch.no_grad()
@@ -60,3 +60,25 @@ def shard_like(full: Tensor, like: Tensor) -> Tensor:
     everywhere = [Replicate()] * like.device_mesh.ndim
     replicated = DTensor.from_local(full, like.device_mesh, everywhere, run_check=False)
     return local(replicated.redistribute(placements=like.placements))
+
+
+@torch.no_grad()
+def wrap(part: Tensor, *, like: Tensor) -> Tensor:
+    """`part`, known as what `like` is sharded as; the inverse of `local`. No communication.
+
+    Args:
+        part: plain tensor of the shape of `local(like)`.
+        like: plain or DTensor; only its layout is read.
+
+    Returns:
+        `part` itself if `like` is plain, else a DTensor of the layout of `like` that shares the storage of `part`.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if part.shape != local(like).shape:
+        raise ValueError(f"a part of shape {tuple(part.shape)} is not one of {tuple(local(like).shape)}")
+    if not isinstance(like, DTensor):
+        return part
+    layout = {"shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, **layout)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     attempt = next_attempt(folder)
     if not resume:
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
-    console.print(f"run folder: {folder.root}\n{placement.description}", highlight=False)
+    console.print(f"run folder: {folder.root}\n{placement.description}", highlight=False, soft_wrap=True)
     data = prepare(config.data.corpus, config.data.vocabulary)
     console.print(
         f"corpus {config.data.corpus} (sha256 {data.corpus_sha256[:16]}): "
@@ -79,11 +80,11 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             for child in reversed(children):
                 child.end(GRACE_SECONDS)
     if interrupted:
-        console.print(f"stopped; take it up again with: muloco train {folder.config} --resume", highlight=False)
+        console.print(f"stopped; take it up again with: muloco train {folder.config} --resume", highlight=False, soft_wrap=True)
         return Outcome(folder=folder, status=130)
     if failed:
         for child in failed:
-            console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", highlight=False)
+            console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", highlight=False, soft_wrap=True)
         return Outcome(folder=folder, status=1)
     summary = summarize(config, folder, wall_seconds=time.monotonic() - started)
     write_json(folder.summary, summary)
@@ -115,7 +116,7 @@ def _start(
     config: Config, folder: RunFolder, placement: Placement, attempt: int, view: View, children: list[Child]
 ) -> list[Child]:
     """Starts everything; each process is added to `children` at once, so that whatever happens it is ended."""
-    environment = {"MULOCO_ATTEMPT": str(attempt)}
+    environment = {"MULOCO_ATTEMPT": str(attempt), "RUST_LOG": os.environ.get("RUST_LOG", "warn")}
     if config.workers > 1:
         lighthouse, address = start_lighthouse(workers=config.workers, log=folder.log("lighthouse"))
         children.append(lighthouse)
