@@ -6,7 +6,10 @@ below says why it is needed; `tests/test_torchtitan_gate.py` fails as soon as on
 """
 
 import os
+import resource
+import sys
 import types
+import warnings
 from types import SimpleNamespace
 
 import torch
@@ -38,7 +41,13 @@ class _CpuDeviceModule(types.ModuleType):
 
     @staticmethod
     def memory_stats(device: torch.device | None = None) -> dict[str, int]:
-        return {}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {
+            "active_bytes.all.peak": peak,
+            "reserved_bytes.all.peak": peak,
+            "num_alloc_retries": 0,
+            "num_ooms": 0,
+        }
 
     @staticmethod
     def empty_cache() -> None:
@@ -51,6 +60,8 @@ class _CpuDeviceModule(types.ModuleType):
 
 def _use_cpu() -> None:
     """torchtitan takes CUDA for granted where it finds no accelerator; point it at the CPU instead."""
+    # DTensor's random numbers are wrong on CPU meshes; muloco.model does not use them
+    warnings.filterwarnings("ignore", message="DTensor .* may not have complete support on cpu device mesh")
     _utils.device_type, _utils.device_module = "cpu", _CpuDeviceModule("muloco_cpu")
     _utils.get_local_device = lambda: torch.device("cpu")
     _utils.get_peak_flops = lambda device_name: 1e12  # MFU has no meaning on a CPU; muloco does not report it there

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -74,12 +75,12 @@ def _train(command: argparse.Namespace, chosen: Config) -> int:
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
-    console = Console()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    console = Console(soft_wrap=True, highlight=False)
+    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     config = resolve(chosen, config_name=find_config(command.config).stem)
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
-        console.print(f"loss curve: {plot_loss(outcome.folder)}", highlight=False, soft_wrap=True)
+        console.print(f"loss curve: {plot_loss(outcome.folder)}")
     return outcome.status
 
 
@@ -89,9 +90,12 @@ def _worker(command: argparse.Namespace, chosen: Config) -> int:
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout,
     )
     for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # several lines a round; the sync's metrics say it in one
+        logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
     run_worker(resolve(chosen, config_name=find_config(command.config).stem), chosen=chosen)
     return 0

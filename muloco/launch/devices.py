@@ -27,8 +27,9 @@ def place(config: Config) -> Placement:
     """
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    devices = visible[: torch.cuda.device_count()] if visible != [""] else list(map(str, range(torch.cuda.device_count())))
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
     return place_on(config, devices=devices, cores=_usable_cores(), environment=os.environ)
 
 

@@ -1,5 +1,6 @@
 """Child processes whose output is kept, and which do not outlive this process."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -59,10 +60,8 @@ class Child:
     def end(self, grace_seconds: float) -> None:
         """Ends the process and all of its session: asks, and after the grace period insists."""
         self._signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_seconds)
-        except subprocess.TimeoutExpired:
-            pass
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._pump.join(timeout=grace_seconds)
@@ -78,10 +77,8 @@ class Child:
             return exception_in(file.read()) or f"exit status {status}"
 
     def _signal(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it and its children are gone
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass  # it and its children are gone
 
     def _copy_output(self, on_line: Callable[[str], None]) -> None:
         assert self._process.stdout is not None

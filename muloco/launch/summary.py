@@ -22,13 +22,11 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float) -> dict
     syncs = [line for line in lines if line.get("event") == "sync"]
     last_step = max(line["step"] for line in training)
     final = {line["worker"]: line for line in training if line["step"] == last_step}
-    seconds = max(line["time"] for line in training) - min(line["time"] for line in lines)
-    tokens = sum(line["tokens"] for line in final.values())
     return {
         "workers": config.workers,
         "steps": last_step,
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds if seconds else None,
+        "tokens": sum(line["tokens"] for line in final.values()),
+        "tokens_per_second": sum(_rate([line for line in training if line["worker"] == worker]) for worker in final),
         "training_loss": sum(line["loss"] for line in final.values()) / len(final),
         "validation_loss_before": _at_step(validations, min),
         "validation_loss": _at_step(validations, max),
@@ -44,12 +42,11 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
     """The summary as a table of two columns."""
     table = Table(title=f"run {config.run.name}", show_header=False, title_justify="left")
     before, after = summary["validation_loss_before"], summary["validation_loss"]
-    rate = summary["tokens_per_second"]
     rows = {
         "held-out loss": f"{before:.4f} before, {after:.4f} after",
         "training loss": f"{summary['training_loss']:.4f} at step {summary['steps']}",
         "tokens": f"{summary['tokens']:,} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
-        "tokens/s": f"{rate:,.0f} all workers together, validation and syncs included" if rate else "-",
+        "tokens/s": f"{summary['tokens_per_second']:,.0f} by all workers, syncs included",
         "syncs": str(summary["syncs"]),
         "sent by a worker": f"{summary['bytes_sent_per_worker'] / 1e6:,.1f} MB to other workers",
         "wall time": f"{summary['wall_seconds']:.0f} s",
@@ -59,6 +56,17 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
     return table
 
 
+def _rate(training: list[dict[str, Any]]) -> float:
+    """Tokens a second of one worker over all its steps: syncs and checkpoints included, validation not."""
+    tokens, seconds = 0, 0.0
+    for line in sorted(training, key=lambda line: line["step"]):
+        seconds += (line["tokens"] - tokens) / line["tokens_per_second"]
+        tokens = line["tokens"]
+    return tokens / seconds
+
+
 def _at_step(validations: list[dict[str, Any]], which) -> float:
     """Validation loss at the first or last validated step. All workers validate the same anchor: worker 0 speaks."""
-    return which((line for line in validations if line["worker"] == 0), key=lambda line: line["step"])["validation_loss"]
+    return which((line for line in validations if line["worker"] == 0), key=lambda line: line["step"])[
+        "validation_loss"
+    ]

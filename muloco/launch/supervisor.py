@@ -59,12 +59,11 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     attempt = next_attempt(folder)
     if not resume:
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
-    console.print(f"run folder: {folder.root}\n{placement.description}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {folder.root}\n{placement.description}")
     data = prepare(config.data.corpus, config.data.vocabulary)
     console.print(
         f"corpus {config.data.corpus} (sha256 {data.corpus_sha256[:16]}): "
-        f"{data.sizes['train'].tokens:,} training tokens, {data.sizes['validation'].tokens:,} held out",
-        highlight=False,
+        f"{data.sizes['train'].tokens:,} training tokens, {data.sizes['validation'].tokens:,} held out"
     )
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
@@ -80,11 +79,11 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             for child in reversed(children):
                 child.end(GRACE_SECONDS)
     if interrupted:
-        console.print(f"stopped; take it up again with: muloco train {folder.config} --resume", highlight=False, soft_wrap=True)
+        console.print(f"stopped; take it up again with: muloco train {folder.config} --resume")
         return Outcome(folder=folder, status=130)
     if failed:
         for child in failed:
-            console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", highlight=False, soft_wrap=True)
+            console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
         return Outcome(folder=folder, status=1)
     summary = summarize(config, folder, wall_seconds=time.monotonic() - started)
     write_json(folder.summary, summary)
@@ -107,7 +106,9 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
     stored = load_config(str(folder.config))
     for section in _FIXED:
         before, now = dataclasses.asdict(getattr(stored, section)), dataclasses.asdict(getattr(config, section))
-        changed = [f"{section}.{name} {before[name]!r} -> {now[name]!r}" for name in before if before[name] != now[name]]
+        changed = [
+            f"{section}.{name} {before[name]!r} -> {now[name]!r}" for name in before if before[name] != now[name]
+        ]
         if changed:
             raise ConfigError(f"a resumed run keeps its config; this differs: {', '.join(changed)}")
 

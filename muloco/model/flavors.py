@@ -21,9 +21,9 @@ class Flavor:
     layers: int
     heads: int
     vocabulary: int = PAPER_VOCABULARY
-    muon_weight_decay: float = 0.01
+    muon_decay: float = 0.01
     """Weight decay that the paper found best for Muon at 512 sequences a step (PAPER 2.4)."""
-    adamw_weight_decay: float = 0.01
+    adamw_decay: float = 0.01
     """The same for AdamW."""
     paper_steps: int | None = None
     """Steps of 512 sequences of 2048 tokens that the paper trained it for (PAPER 2.2)."""
@@ -61,15 +61,16 @@ _FLAVORS = (
     Flavor(alias="tiny", width=64, layers=2, heads=2, vocabulary=LAPTOP_VOCABULARY),
     Flavor(alias="small", width=128, layers=2, heads=2, vocabulary=LAPTOP_VOCABULARY),
     Flavor(alias="laptop", width=256, layers=3, heads=2, vocabulary=LAPTOP_VOCABULARY),
-    Flavor(alias="150M", width=512, layers=6, heads=4, paper_steps=2880, adamw_weight_decay=0.001),
+    Flavor(alias="150M", width=512, layers=6, heads=4, paper_steps=2880, adamw_decay=1e-3),
     Flavor(alias="416M", width=1024, layers=12, heads=8, paper_steps=8160),
     Flavor(alias="914M", width=1536, layers=18, heads=12, paper_steps=17520),
-    Flavor(alias="1.76B", width=2048, layers=24, heads=16, paper_steps=33600, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
-    Flavor(alias="3.1B", width=2560, layers=30, heads=20, paper_steps=58560, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
-    Flavor(alias="5B", width=3072, layers=36, heads=24, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
-    Flavor(alias="7.5B", width=3584, layers=42, heads=28, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
-    Flavor(alias="11B", width=4096, layers=48, heads=32, muon_weight_decay=1e-3, adamw_weight_decay=1e-3),
-    Flavor(alias="15B", width=4608, layers=54, heads=36, paper_steps=290640, muon_weight_decay=1e-4, adamw_weight_decay=1e-4),
+    Flavor(alias="1.76B", width=2048, layers=24, heads=16, paper_steps=33600, muon_decay=1e-3, adamw_decay=1e-3),
+    Flavor(alias="3.1B", width=2560, layers=30, heads=20, paper_steps=58560, muon_decay=1e-3, adamw_decay=1e-3),
+    # The paper defines the next three and trains none of them: its weight decay for 3.1B
+    Flavor(alias="5B", width=3072, layers=36, heads=24, muon_decay=1e-3, adamw_decay=1e-3),
+    Flavor(alias="7.5B", width=3584, layers=42, heads=28, muon_decay=1e-3, adamw_decay=1e-3),
+    Flavor(alias="11B", width=4096, layers=48, heads=32, muon_decay=1e-3, adamw_decay=1e-3),
+    Flavor(alias="15B", width=4608, layers=54, heads=36, paper_steps=290640, muon_decay=1e-4, adamw_decay=1e-4),
 )
 
 

@@ -114,7 +114,7 @@ class Muon(torch.optim.Optimizer):
 
     def _accumulate(self, param: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[param]
-        if not state:
+        if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param)
         buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(param.grad)
         return param.grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer

@@ -80,15 +80,29 @@ def orthogonalize(
         return matrix.clone()
 
     rows, cols = matrix.shape[-2:]
-    x = _normalize(matrix.reshape(-1, rows, cols), dtype)
-    # The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products.
-    tall = rows > cols
-    for a, b, c in triples:
-        gram = x.mT @ x if tall else x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        left, right = (x, polynomial) if tall else (polynomial, x)
-        x = torch.baddbmm(x, left, right, beta=a)
+    x = _iterate(_normalize(matrix.reshape(-1, rows, cols), dtype), triples)
     return x.to(matrix.dtype).reshape(matrix.shape)
+
+
+def _iterate(x: Tensor, triples: tuple[Triple, ...]) -> Tensor:
+    """`[batch, rows, cols]` -> the same after all steps; overwrites `x`.
+
+    The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products.
+    """
+    rows, cols = x.shape[-2:]
+    tall = rows > cols
+    spare = torch.empty_like(x)
+    gram = x.new_empty(len(x), min(rows, cols), min(rows, cols))
+    factor = torch.empty_like(gram)
+    for a, b, c in triples:
+        left, right = (x.mT, x) if tall else (x, x.mT)
+        torch.bmm(left, right, out=gram)
+        torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=factor)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)  # a I inside the factor spares adding a X to every product
+        left, right = (x, factor) if tall else (factor, x)
+        torch.bmm(left, right, out=spare)
+        x, spare = spare, x
+    return x
 
 
 def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -97,7 +111,7 @@ def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
     The largest entry is divided out first, so that squares neither overflow nor vanish.
     """
     x = x.to(torch.promote_types(torch.promote_types(x.dtype, torch.float32), dtype))
-    largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    largest = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
     x = x / torch.where(largest == 0, 1, largest)
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
     return x.div_(norm.clamp(min=1)).to(dtype)  # an entry is one now, so only the norm of zeros is below one

@@ -32,8 +32,8 @@ class Sync:
     """From the end of the inner step to the new anchor."""
     seconds_hidden: float
     """Part of the exchange that ran beside inner steps."""
-    digest: str
-    """64-bit checksum of the new anchor, in hexadecimal."""
+    digest: int
+    """64-bit checksum of the new anchor (this rank's part of it)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class OuterLoop:
             bytes_sent=round.bytes_sent,
             seconds_waited=time.perf_counter() - started,
             seconds_hidden=0.0,
-            digest=as_hex(int(digest(self.anchor.values()))),
+            digest=int(digest(self.anchor.values())),
         )
 
     @property

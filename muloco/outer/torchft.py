@@ -10,12 +10,30 @@ from datetime import timedelta
 
 import torch
 from torch.distributed.distributed_c10d import AllgatherOptions, AllToAllOptions
+from torchft.checkpointing import CheckpointTransport
 from torchft.manager import Manager
 from torchft.process_group import ProcessGroup, ProcessGroupGloo, ProcessGroupNCCL
 
 from muloco.outer.transport import TransportError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class _NoHealing(CheckpointTransport[dict[str, object]]):
+    """No worker is healed from another one: every round asks torchft for none. Its default would serve the weights to
+    whoever asks, on all interfaces."""
+
+    def metadata(self) -> str:
+        return ""
+
+    def send_checkpoint(self, dst_ranks, step, state_dict, timeout) -> None:
+        raise TransportError("torchft asked to send a checkpoint, though no round allows healing")
+
+    def recv_checkpoint(self, src_rank, metadata, step, timeout) -> dict[str, object]:
+        raise TransportError("torchft asked to receive a checkpoint, though no round allows healing")
+
+    def disallow_checkpoint(self) -> None:
+        pass
 
 
 class TorchftTransport:
@@ -45,10 +63,11 @@ class TorchftTransport:
         quorum_timeout: timedelta,
         exchange_timeout: timedelta,
     ):
-        self.device = torch.device("cuda", torch.cuda.current_device()) if process_group == "nccl" else torch.device("cpu")
+        on_device = process_group == "nccl"
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
         self._workers = workers
         self._quorum_timeout = quorum_timeout
-        self._group: ProcessGroup = {"gloo": ProcessGroupGloo, "nccl": ProcessGroupNCCL}[process_group](exchange_timeout)
+        self._group: ProcessGroup = (ProcessGroupNCCL if on_device else ProcessGroupGloo)(exchange_timeout)
         self._manager = Manager(
             pg=self._group,
             load_state_dict=None,
@@ -62,6 +81,7 @@ class TorchftTransport:
             lighthouse_addr=lighthouse,
             replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
             hostname="127.0.0.1" if any(host in lighthouse for host in _LOOPBACK) else socket.gethostname(),
+            checkpoint_transport=_NoHealing(),
             init_sync=False,  # torchft's default throws away the first window of every worker but one
         )
 

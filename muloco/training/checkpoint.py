@@ -1,14 +1,15 @@
 """Checkpoints of a run: one folder a step, to which every worker adds its part.
 
-    checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers; worker 0 writes them
-    checkpoint/step-N/worker-NNN/   that worker's parameters, inner optimizer, learning rate, data and window position
-    checkpoint/step-N/manifest.json written last, by whoever completes the set: without it the checkpoint does not count
+checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers; worker 0 writes them
+checkpoint/step-N/worker-NNN/   that worker's parameters, inner optimizer, learning rate, data and window position
+checkpoint/step-N/manifest.json written last, by whoever completes the set: without it the checkpoint does not count
 """
 
 import logging
 import re
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,9 @@ class RunCheckpoint(BaseCheckpointManager):
         if found is None:
             return False
         dcp.load(self._global_state(), checkpoint_id=self._part(found, "global"))
-        dcp.load(self._states, checkpoint_id=self._part(found, f"worker-{self._config.worker:03d}"))
+        with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
+            warnings.filterwarnings("ignore", message="To get the last learning rate")
+            dcp.load(self._states, checkpoint_id=self._part(found, f"worker-{self._config.worker:03d}"))
         logger.info("resumed from checkpoint step-%d", found)
         return True
 

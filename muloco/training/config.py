@@ -145,6 +145,7 @@ class Validation:
     sequences: int = 1024
     """Held-out sequences, of training.seq_len tokens."""
 
+
 @dataclass(kw_only=True)
 class Metrics:
     log_freq: int = 10

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger
+from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger, device_type
 from muloco.outer import Sync
+from muloco.outer.digest import as_hex
 from muloco.training.run_folder import MetricsWriter, RunFolder
 
 
@@ -40,7 +41,7 @@ class RunMetrics(MetricsProcessor):
             "loss": global_avg_loss,
             "lr": next(value for name, value in extra.items() if name.startswith("lr/")),
             "grad_norm": grad_norm,
-            "tokens": extra["n_tokens_seen"],
+            "tokens": int(extra["n_tokens_seen"]),
             "tokens_per_second": self._ranks * self.ntokens_since_last_log / seconds,
         }
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics={**extra, **line})
@@ -61,8 +62,14 @@ class RunMetrics(MetricsProcessor):
             self._validation_name = "validation_loss"
 
     def log_sync(self, step: int, sync: Sync) -> None:
-        values = asdict(sync)
-        self.logger.log({f"sync/{k}": v for k, v in values.items() if not isinstance(v, str)}, step)
+        """`sync` as rank 0 saw it, but with the bytes and digests of all ranks of the worker added up."""
+        totals = torch.tensor([sync.bytes_sent, sync.digest])
+        if torch.distributed.get_world_size() > 1:
+            totals = totals.to(device_type())
+            torch.distributed.all_reduce(totals)
+        bytes_sent, digest = totals.tolist()
+        values = {**asdict(sync), "bytes_sent": bytes_sent, "digest": as_hex(digest)}
+        self.logger.log({f"sync/{name}": value for name, value in values.items() if name != "digest"}, step)
         self._write(step, {"event": "sync", **values})
 
     def close(self) -> None:

@@ -45,6 +45,4 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
     }[chosen.name]
     groups = [ParamGroupConfig(pattern=p, optimizer_name=name, optimizer_kwargs=kwargs) for name, p, kwargs in rules]
     # Muon has no default learning rate; the groups' own is what counts
-    return InnerOptimizers.Config(
-        param_groups=groups, optimizer_factory_kwargs_by_name={"Muon": {"lr": chosen.lr}}
-    )
+    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"Muon": {"lr": chosen.lr}})

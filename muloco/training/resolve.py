@@ -124,7 +124,7 @@ def _derive_steps(config: Config, size: Flavor) -> None:
 
 def _weight_decay(config: Config, size: Flavor) -> float:
     """The paper's rule (PAPER 2.4): proportional to the batch of one worker."""
-    best = size.muon_weight_decay if config.optimizer.name == "Muon" else size.adamw_weight_decay
+    best = size.muon_decay if config.optimizer.name == "Muon" else size.adamw_decay
     return best * config.training.global_batch_size / config.workers / WEIGHT_DECAY_BATCH
 
 
@@ -134,7 +134,7 @@ def _check_batches(config: Config) -> None:
     if training.global_batch_size % share:
         raise ConfigError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
-            f"{config.workers} workers x {ranks} ranks x training.local_batch_size {training.local_batch_size} = {share}"
+            f"{config.workers} workers x {ranks} ranks x local_batch_size {training.local_batch_size} = {share}"
         )
     if validation.sequences % (training.local_batch_size * ranks):
         raise ConfigError(

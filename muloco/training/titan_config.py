@@ -13,6 +13,7 @@ from muloco._torchtitan import (
     ParallelismConfig,
     TrainingConfig,
 )
+from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.loader import PackedDataLoader
 from muloco.data.prepared import Prepared
 from muloco.model.llama import model_spec
@@ -23,8 +24,6 @@ from muloco.training.optimizers import inner_optimizers
 from muloco.training.run_folder import RunFolder
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
-
-VALIDATION_SEED = 0  # not the run's: every run of a corpus is validated on the same sequences
 
 
 def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt: int) -> MulocoTrainer.Config:
@@ -88,7 +87,7 @@ def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt
             freq=config.validation.freq,
             last_step=training.steps,
             steps=config.validation.sequences // (training.local_batch_size * ranks),
-            dataloader=PackedDataLoader.Config(folder=str(data.folder), split="validation", seed=VALIDATION_SEED),
+            dataloader=HeldOutDataLoader.Config(folder=str(data.folder), sequences=config.validation.sequences),
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
         loss=CrossEntropyLoss.Config(),

@@ -1,5 +1,6 @@
 """Validation of the anchor: what the workers have agreed on, not what one of them happens to hold."""
 
+import time
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,6 +25,14 @@ class AnchorValidator(Validator):
         return step % self.config.freq == 0 or step == self.config.last_step
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        started = time.perf_counter()
+        tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
+        self._validate(model_parts, step)
+        # Validation counts neither as tokens nor as time of training.
+        self.metrics_processor.ntokens_since_last_log = tokens
+        self.metrics_processor.time_last_log = last_log + time.perf_counter() - started
+
+    def _validate(self, model_parts: list[nn.Module], step: int) -> None:
         if self.outer is None:
             self._report("validation_loss", model_parts, step)
             return

@@ -59,6 +59,7 @@ def _complete_environment(config: Config) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
     world = int(os.environ["WORLD_SIZE"])
     if world != config.ranks_per_worker:
         raise RuntimeError(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from muloco.data.loader import PackedDataLoader
 from .conftest import EOS_ID, STRIDE
 
 LAYOUTS = [(1, 1), (3, 1), (1, 3), (2, 2), (4, 3), (14, 1)]
+LENGTH = 210  # pairs in an epoch of the training split
+SEQ_LENS = [1, 7, 16, 64, 210, 211, 500]  # they divide an epoch or not, or are longer than one
 
 
 def build(
@@ -62,8 +65,22 @@ def take(loader: PackedDataLoader, steps: int) -> list:
     return list(itertools.islice(loader, steps))
 
 
-def pairs_of(documents: list[list[int]]) -> int:
-    return sum(len(document) - 1 for document in documents)
+def all_pairs(documents: list[list[int]]) -> Counter:
+    return Counter(pair for document in documents for pair in itertools.pairwise(document))
+
+
+def rows(batches) -> list[tuple[tuple[int, int], ...]]:
+    """Every row as its (input, label) pairs, padding left out."""
+    return [
+        tuple(pair for pair in zip(row, row_labels, strict=True) if pair[1] != IGNORE_INDEX)
+        for batch, labels in batches
+        for row, row_labels in zip(batch["input"].tolist(), labels.tolist(), strict=True)
+    ]
+
+
+def in_order(folder: Path, epochs: int, **config) -> list[tuple[int, int]]:
+    """The pairs of the first epochs before sequences are shuffled: rows of a whole epoch leave nothing to shuffle."""
+    return list(itertools.chain(*rows(take(build(folder, seq_len=LENGTH, batch=1, **config), epochs))))
 
 
 def equal(left, right) -> bool:
@@ -74,18 +91,11 @@ def equal(left, right) -> bool:
 
 
 @pytest.mark.parametrize(("workers", "ranks"), LAYOUTS)
-def test_shares_together_are_the_documents(folder: Path, documents, workers: int, ranks: int) -> None:
-    """Cutting each share's stream where documents begin gives back every document once, token by token."""
-    found = []
-    for loader in every_share(folder, workers, ranks, infinite=False):
-        inputs, labels, _ = flat(loader)
-        pairs = [pair for pair in zip(inputs, labels, strict=True) if pair[1] != IGNORE_INDEX]
-        for token, label in pairs:
-            if token % STRIDE == 0:
-                found.append([token])
-            assert found[-1][-1] == token
-            found[-1].append(label)
-    assert sorted(found) == sorted(documents["train"])
+@pytest.mark.parametrize("seq_len", SEQ_LENS)
+def test_shares_together_are_the_documents(folder: Path, documents, workers: int, ranks: int, seq_len: int) -> None:
+    """One pass of all finite loaders holds every pair of every document once."""
+    shares = every_share(folder, workers, ranks, infinite=False, seq_len=seq_len)
+    assert Counter(pair for loader in shares for row in rows(loader) for pair in row) == all_pairs(documents["train"])
 
 
 @pytest.mark.parametrize(("workers", "ranks"), LAYOUTS)
@@ -101,44 +111,86 @@ def test_workers_and_ranks_read_the_same_shares(folder: Path) -> None:
         assert equal(take(many, 20), take(one, 20))
 
 
-@pytest.mark.parametrize(("seq_len", "batch"), [(1, 1), (7, 1), (16, 2), (64, 3), (500, 1)])
-def test_every_epoch_of_the_infinite_stream(folder: Path, documents, seq_len: int, batch: int) -> None:
-    """Each stretch of one epoch's length holds every pair once; orders differ from epoch to epoch."""
-    length = pairs_of(documents["train"])
-    steps = 4 * length // (seq_len * batch) + 1
-    inputs, labels, _ = flat(take(build(folder, seq_len=seq_len, batch=batch), steps))
-    expected = Counter(pair for document in documents["train"] for pair in itertools.pairwise(document))
+def test_documents_of_every_epoch_are_whole_and_in_a_new_order(folder: Path, documents) -> None:
+    stream = in_order(folder, 4)
     orders = set()
     for epoch in range(4):
-        pairs = list(zip(inputs, labels, strict=True))[epoch * length : (epoch + 1) * length]
-        assert Counter(pairs) == expected
-        orders.add(tuple(token // STRIDE for token, _ in pairs if token % STRIDE == 0))
-    stored = tuple(document[0] // STRIDE for document in documents["train"])
-    assert len(orders) == 4 and stored not in orders
+        found = []
+        for token, label in stream[epoch * LENGTH : (epoch + 1) * LENGTH]:
+            if token % STRIDE == 0:
+                found.append([token])
+            assert found[-1][-1] == token
+            found[-1].append(label)
+        assert sorted(found) == documents["train"]
+        orders.add(tuple(document[0] for document in found))
+    assert len(orders) == 4 and tuple(document[0] for document in documents["train"]) not in orders
 
 
-def test_order_of_documents_is_the_same_for_all_time(folder: Path) -> None:
-    """A saved position means something only while seed and epoch fix the order: these must never change."""
+@pytest.mark.parametrize("seq_len", SEQ_LENS)
+def test_sequences_cut_the_endless_stream(folder: Path, seq_len: int) -> None:
+    """The rows of an epoch are, in another order, the pieces of the unshuffled stream that start in that epoch."""
+    epochs = 6
+    stream = in_order(folder, epochs + seq_len // LENGTH + 1)
+    starts = range(0, epochs * LENGTH, seq_len)
+    found = rows(take(build(folder, seq_len=seq_len, batch=1), len(starts)))
+    for epoch in range(epochs):
+        mine = [tuple(stream[start : start + seq_len]) for start in starts if start // LENGTH == epoch]
+        read, found = found[: len(mine)], found[len(mine) :]
+        assert Counter(read) == Counter(mine)
+        assert read != mine or len(mine) < 2
 
-    def order(seed: int, steps: int) -> list[int]:
-        inputs = flat(take(build(folder, seed=seed, seq_len=1, batch=1), steps))[0]
-        return [token // STRIDE for token in inputs if token % STRIDE == 0]
 
-    assert order(5, 210) == [8, 9, 5, 12, 4, 6, 7, 13, 3, 11, 1, 2, 14, 10]
-    assert order(6, 210) != order(5, 210)
+@pytest.mark.parametrize("seq_len", SEQ_LENS)
+def test_every_epoch_is_read_once(folder: Path, documents, seq_len: int) -> None:
+    """Up to the first epoch end that no sequence crosses, each pair is read once per epoch."""
+    aligned = math.lcm(seq_len, LENGTH)
+    read = Counter(itertools.chain(*rows(take(build(folder, seq_len=seq_len, batch=1), aligned // seq_len))))
+    assert read == Counter({pair: aligned // LENGTH for pair in all_pairs(documents["train"])})
+
+
+def test_orders_are_the_same_for_all_time(folder: Path) -> None:
+    """A saved position means something only while seed and epoch fix both orders: these must never change."""
+    documents = [token // STRIDE for token, _ in in_order(folder, 2) if token % STRIDE == 0]
+    assert documents[:14] == [8, 9, 5, 12, 4, 6, 7, 13, 3, 11, 1, 2, 14, 10]
+    assert documents[14:] == [14, 8, 7, 13, 2, 9, 6, 5, 3, 1, 4, 11, 12, 10]
+
+    def sequences(seed: int) -> list[int]:
+        """14 sequences an epoch too."""
+        stream = in_order(folder, 2, seed=seed)
+        pieces = [tuple(stream[start : start + 15]) for start in range(0, 2 * LENGTH, 15)]
+        read = rows(take(build(folder, seed=seed, seq_len=15, batch=1), 28))
+        return [pieces.index(row) for row in read[:14]] + [pieces.index(row, 14) - 14 for row in read[14:]]
+
+    assert sequences(5)[:14] == [7, 10, 13, 1, 12, 3, 6, 8, 9, 2, 0, 11, 5, 4]
+    assert sequences(5)[14:] == [7, 2, 12, 11, 9, 1, 5, 8, 10, 0, 6, 3, 4, 13]
+    assert sequences(6)[:14] == [1, 3, 7, 10, 2, 0, 13, 11, 12, 8, 9, 4, 6, 5]
+
+
+def test_batches_mix_documents(folder: Path) -> None:
+    """8 rows of 4 pairs are less than the longest document, yet each batch is of several."""
+    for batch, _ in take(build(folder, seq_len=4, batch=8), 40):
+        assert len({row // STRIDE for row in batch["input"][:, 0].tolist()}) >= 3
+
+
+@pytest.mark.parametrize("infinite", [True, False])
+@pytest.mark.parametrize("batch", [2, 3, 20])
+def test_rows_do_not_depend_on_the_batch_size(folder: Path, batch: int, infinite: bool) -> None:
+    one = rows(take(build(folder, batch=1, infinite=infinite), 60))
+    many = rows(take(build(folder, batch=batch, infinite=infinite), 60 // batch))
+    assert many[: len(one)] == one and not any(many[len(one) :])
 
 
 @pytest.mark.parametrize("infinite", [True, False])
 @pytest.mark.parametrize(("seq_len", "batch"), [(1, 3), (5, 2), (16, 2), (40, 1), (128, 4)])
-def test_labels_and_positions_by_brute_force(folder: Path, documents, seq_len: int, batch: int, infinite: bool) -> None:
-    steps = 2 * pairs_of(documents["train"]) // (seq_len * batch) + 2
+def test_labels_and_positions_by_brute_force(folder: Path, seq_len: int, batch: int, infinite: bool) -> None:
+    steps = 2 * LENGTH // (seq_len * batch) + 2
     inputs, labels, positions = flat(take(build(folder, seq_len=seq_len, batch=batch, infinite=infinite), steps))
     continued = 0
     for at, (token, label, position) in enumerate(zip(inputs, labels, positions, strict=True)):
         starts_row = at % seq_len == 0
         if label == IGNORE_INDEX:
             assert not infinite and token == EOS_ID
-            starts_document = labels[at - 1] != IGNORE_INDEX
+            starts_document = at > 0 and labels[at - 1] != IGNORE_INDEX
         else:
             assert label == token + 1
             starts_document = token % STRIDE == 0
@@ -148,11 +200,10 @@ def test_labels_and_positions_by_brute_force(folder: Path, documents, seq_len: i
     assert continued or seq_len == 128
 
 
-def test_tiny_documents_written_out(tmp_path: Path, make_folder, documents) -> None:
+def test_tiny_document_written_out(folder: Path) -> None:
     """A document of 6 tokens alone in its share, rows of 3: what the batches are, number by number."""
-    folder = make_folder()
     loader = build(folder, split="validation", worker=0, workers=3, seq_len=3, batch=1, infinite=False)
-    first, second = list(loader)
+    second, first = list(loader)  # shuffled
     assert first[0]["input"].tolist() == [[1000, 1001, 1002]]
     assert first[0]["positions"].tolist() == [[0, 1, 2]]
     assert first[1].tolist() == [[1001, 1002, 1003]]
@@ -177,58 +228,56 @@ def test_a_share_smaller_than_a_batch_repeats_within_it(folder: Path) -> None:
     assert batch["positions"].sum() == 0
 
 
-def test_finite_loader_pads_the_end_only_and_starts_over(folder: Path, documents) -> None:
-    loader = build(folder, infinite=False, seq_len=16, batch=2)
+def test_finite_loader_pads_the_last_sequence_and_the_last_batch(folder: Path) -> None:
+    """13 sequences of 16 pairs and one of 2, somewhere in between; two rows are missing from the last batch."""
+    loader = build(folder, infinite=False, batch=4)
     first = list(loader)
-    labels = flat(first)[1]
-    length = pairs_of(documents["train"])
-    assert IGNORE_INDEX not in labels[:length] and set(labels[length:]) == {IGNORE_INDEX}
-    assert len(labels) == -(-length // 32) * 32
+    labels = np.concatenate([labels for _, labels in first])
+    assert labels.shape == (16, 16)
+    lengths = (labels != IGNORE_INDEX).sum(axis=1).tolist()
+    short = lengths.index(2)
+    assert short < 13 and lengths == [16] * short + [2] + [16] * (13 - short) + [0, 0]
+    for row, length in enumerate(lengths):
+        batch, at = first[row // 4][0], row % 4
+        assert (labels[row, :length] != IGNORE_INDEX).all()
+        assert (batch["input"][at, length:] == EOS_ID).all() and (batch["input"][at, :length] != EOS_ID).all()
+        assert batch["positions"][at, length:].tolist() == list(range(16 - length))
     assert equal(list(loader), first)
 
 
-def test_finite_loader_whose_pairs_fill_the_last_batch(folder: Path, documents) -> None:
-    length = pairs_of(documents["train"])
-    ((_, labels),) = list(build(folder, infinite=False, seq_len=length, batch=1))
-    assert IGNORE_INDEX not in labels
+@pytest.mark.parametrize(("seq_len", "batch"), [(LENGTH, 1), (42, 5), (7, 10)])
+def test_finite_loader_without_padding(folder: Path, seq_len: int, batch: int) -> None:
+    for _, labels in build(folder, infinite=False, seq_len=seq_len, batch=batch):
+        assert IGNORE_INDEX not in labels
 
 
-def test_front_of_the_finite_loader_is_the_infinite_one(folder: Path) -> None:
-    assert equal(take(build(folder, infinite=False), 6), take(build(folder), 6))
+def test_finite_loader_is_the_infinite_one_cut_off(folder: Path) -> None:
+    finite, infinite = rows(build(folder, infinite=False)), rows(take(build(folder), 7))
+    assert finite == [longer[: len(row)] for row, longer in zip(finite, infinite, strict=True)]
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 6, 7, 13, 20])
-def test_resume_equals_the_uninterrupted_run(folder: Path, documents, steps: int) -> None:
-    """32 pairs a batch and 210 an epoch: step 7 is in the batch over the first epoch's end, 13 is before the second."""
-    assert pairs_of(documents["train"]) == 210
-    whole = take(build(folder), 30)
-    interrupted = build(folder)
-    before = take(interrupted, steps)
-    state = copy.deepcopy(interrupted.state_dict())
-    take(interrupted, 5)
-    resumed = build(folder)
-    take(resumed, 2)
-    resumed.load_state_dict(state)
-    assert equal(before + take(resumed, 30 - steps), whole)
+@pytest.mark.parametrize(("seq_len", "batch"), [(16, 2), (21, 2), (21, 3), (500, 2)])
+def test_resume_equals_the_uninterrupted_run(folder: Path, seq_len: int, batch: int) -> None:
+    """At every step: inside an epoch, exactly at its end, and after a batch that spans two or, of 500 pairs, more."""
+    whole = take(build(folder, seq_len=seq_len, batch=batch), 30)
+    for steps in range(25):
+        interrupted = build(folder, seq_len=seq_len, batch=batch)
+        before = take(interrupted, steps)
+        state = copy.deepcopy(interrupted.state_dict())
+        take(interrupted, 5)
+        resumed = build(folder, seq_len=seq_len, batch=batch)
+        take(resumed, 2)
+        resumed.load_state_dict(state)
+        assert equal(before + take(resumed, 30 - steps), whole)
 
 
-def test_resume_exactly_at_an_epochs_end(folder: Path) -> None:
-    whole = take(build(folder, seq_len=21, batch=2), 12)
-    interrupted = build(folder, seq_len=21, batch=2)
-    take(interrupted, 5)
-    resumed = build(folder, seq_len=21, batch=2)
-    resumed.load_state_dict(interrupted.state_dict())
-    assert equal(take(resumed, 7), whole[5:])
-
-
-def test_resume_with_another_batch_shape_loses_nothing(folder: Path) -> None:
-    whole = flat(take(build(folder, seq_len=16, batch=2), 20))
-    interrupted = build(folder, seq_len=16, batch=2)
+def test_resume_with_another_batch_size(folder: Path) -> None:
+    whole = rows(take(build(folder, batch=2), 20))
+    interrupted = build(folder, batch=2)
     take(interrupted, 9)
-    resumed = build(folder, seq_len=11, batch=3)
+    resumed = build(folder, batch=5)
     resumed.load_state_dict(interrupted.state_dict())
-    inputs, labels, _ = flat(take(resumed, 10))
-    assert inputs == whole[0][9 * 32 : 9 * 32 + 330] and labels == whole[1][9 * 32 : 9 * 32 + 330]
+    assert rows(take(resumed, 4)) == whole[18:38]
 
 
 def test_finite_loader_resumes_too(folder: Path) -> None:
@@ -260,6 +309,8 @@ def test_positions_of_another_run_are_refused(folder: Path, make_folder) -> None
         "shares": build(folder, workers=3, worker=1),
         "share": build(folder, workers=2, worker=0),
         "seed": build(folder, workers=2, worker=1, seed=6),
+        "seq_len": build(folder, workers=2, worker=1, seq_len=17),
+        "infinite": build(folder, workers=2, worker=1, infinite=False),
         "split": build(folder, workers=2, worker=1, split="validation"),
         "corpus": build(make_folder("a", corpus_sha256="d0" * 32), workers=2, worker=1),
         "tokenizer": build(make_folder("b", tokenizer_json="{ }"), workers=2, worker=1),
@@ -267,7 +318,7 @@ def test_positions_of_another_run_are_refused(folder: Path, make_folder) -> None
     for name, loader in others.items():
         with pytest.raises(ValueError, match=f"the data position was saved with {name} "):
             loader.load_state_dict(state)
-    build(make_folder("moved"), workers=2, worker=1).load_state_dict(state)
+    build(make_folder("moved"), workers=2, worker=1, batch=3).load_state_dict(state)
 
 
 def test_broken_positions_are_refused(folder: Path) -> None:
@@ -275,8 +326,12 @@ def test_broken_positions_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="no dp_rank_0; it has: nothing"):
         loader.load_state_dict({})
     state = loader.state_dict()
-    state["dp_rank_0"]["consumed"] = 211
-    with pytest.raises(ValueError, match="211 consumed; an epoch of this share has 210"):
+    for epoch, taken in ((0, 15), (1, 14), (0, -1)):
+        state["dp_rank_0"].update(epoch=epoch, taken=taken)
+        with pytest.raises(ValueError, match=f"epoch {epoch}, {taken} sequences taken; .* has {14 - epoch} sequences"):
+            loader.load_state_dict(state)
+    state["dp_rank_0"].update(epoch=-1, taken=0)
+    with pytest.raises(ValueError, match="epoch -1, 0 sequences taken; epochs count from 0"):
         loader.load_state_dict(state)
 
 
