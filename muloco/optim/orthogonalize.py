@@ -12,7 +12,7 @@ __all__ = ["PRESETS", "coefficients", "orthogonalize"]
 Triple = tuple[float, float, float]
 
 PRESETS: dict[str, tuple[Triple, ...]] = {
-    # Steep at first, then flat around one: the per-step triples of MuLoCo's Muon (arXiv 2505.23725).
+    # Steep at first, then flat: they end within 0.04 of one. The per-step triples of MuLoCo's Muon (arXiv 2505.23725).
     "muloco": (
         (4.0848, -6.8946, 2.9270),
         (3.9505, -6.3029, 2.6377),
@@ -20,7 +20,7 @@ PRESETS: dict[str, tuple[Triple, ...]] = {
         (2.8769, -3.1427, 1.2046),
         (2.8366, -3.0525, 1.2012),
     ),
-    # One triple of the greatest slope at zero; singular values end between 0.7 and 1.2 (Keller Jordan's Muon).
+    # One triple of the greatest slope at zero; singular values end between 0.68 and 1.21 (Keller Jordan's Muon).
     "quintic": ((3.4445, -4.7750, 2.0315),) * 5,
 }
 """Coefficients (a, b, c) of each step X <- a X + b (X X^T) X + c (X X^T)^2 X, by name."""

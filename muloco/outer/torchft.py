@@ -4,7 +4,6 @@ torchft decides membership alone. Its `should_commit` is a barrier of the ranks 
 workers, so the vote is our own exchange; and its DiLoCo is not used (`tests/outer` hold it against ours).
 """
 
-import os
 import socket
 from datetime import timedelta
 
@@ -39,14 +38,13 @@ class _NoHealing(CheckpointTransport[dict[str, object]]):
 class TorchftTransport:
     """One worker's end of a run that meets at a torchft lighthouse.
 
-    Expects the environment of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) of this worker's own ranks, with
-    the store at MASTER_ADDR:MASTER_PORT already up.
-
     Args:
         run: name of the run; part of the worker's identity at the lighthouse.
         worker: id of this worker, from 0.
         workers: number of workers, K; no round opens with fewer.
         lighthouse: address of the lighthouse, `http://host:port`.
+        rank: which of the worker's ranks this is, of `ranks`.
+        store: host and port of the worker's own store, already up.
         process_group: `gloo` (tensors on the CPU) or `nccl` (tensors on this rank's CUDA device).
         quorum_timeout: how long to wait for the other workers at a sync.
         exchange_timeout: how long one collective may take.
@@ -59,6 +57,9 @@ class TorchftTransport:
         worker: int,
         workers: int,
         lighthouse: str,
+        rank: int,
+        ranks: int,
+        store: tuple[str, int],
         process_group: str,
         quorum_timeout: timedelta,
         exchange_timeout: timedelta,
@@ -76,8 +77,10 @@ class TorchftTransport:
             use_async_quorum=False,
             timeout=exchange_timeout,
             quorum_timeout=quorum_timeout,
-            rank=int(os.environ["RANK"]),
-            world_size=int(os.environ["WORLD_SIZE"]),
+            rank=rank,
+            world_size=ranks,
+            store_addr=store[0],
+            store_port=store[1],
             lighthouse_addr=lighthouse,
             replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
             hostname="127.0.0.1" if any(host in lighthouse for host in _LOOPBACK) else socket.gethostname(),

@@ -1,0 +1,30 @@
+# The two commands of the README, and what their work consists of. Nothing here needs a GPU; where there is one, it is used.
+
+VENV ?= .venv
+MULOCO = $(VENV)/bin/muloco
+INSTALLED = $(VENV)/.installed
+
+.PHONY: help demo test install lint types clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with a summary and a loss curve
+	$(MULOCO) train config/laptop/muloco.py
+
+test: $(INSTALLED) ## run all tests
+	$(VENV)/bin/python -m pytest
+
+install: $(INSTALLED) ## make the environment in .venv
+
+lint: $(INSTALLED) ## check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy muloco
+
+clean: ## remove the environment and the caches of the tools, but no run
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+
+$(INSTALLED): pyproject.toml install_dependencies.sh
+	VENV=$(VENV) ./install_dependencies.sh
+	touch $@

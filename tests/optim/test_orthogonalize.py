@@ -1,0 +1,200 @@
+"""Oracles: the scalar polynomial on singular values from an SVD in double precision, and U V^T itself."""
+
+import importlib
+
+import pytest
+import torch
+
+from muloco.optim import PRESETS, orthogonalize
+
+MULOCO = [
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+]
+QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5
+SHAPES = [(12, 12), (20, 7), (7, 20), (1, 9), (9, 1), (3, 8, 5), (2, 3, 5, 8)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def gaussian(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def oracle(matrix, triples):
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = s / s.norm(dim=-1, keepdim=True)
+    for a, b, c in triples:
+        s = a * s + b * s**3 + c * s**5
+    return (u * s.unsqueeze(-2)) @ vh
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("preset", "triples"), [("muloco", MULOCO), ("quintic", QUINTIC)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)], ids=str)
+def test_is_the_polynomial_of_the_singular_values(shape, preset, triples, dtype, tolerance):
+    matrix = gaussian(*shape)
+    result = orthogonalize(matrix, preset, dtype=dtype)
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result, oracle(matrix, triples), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 6, 9])
+def test_steps_take_the_first_triples_and_repeat_the_last(steps):
+    matrix = gaussian(6, 10)
+    triples = (MULOCO + [MULOCO[-1]] * 4)[:steps]
+    torch.testing.assert_close(
+        orthogonalize(matrix, steps=steps, dtype=torch.float64), oracle(matrix, triples), rtol=0, atol=1e-10
+    )
+
+
+def test_the_default_preset_is_the_papers():
+    assert list(PRESETS["muloco"]) == MULOCO
+    matrix = gaussian(6, 10)
+    assert torch.equal(orthogonalize(matrix), orthogonalize(matrix, "muloco", 5))
+
+
+@pytest.mark.parametrize(("preset", "tolerance"), [("muloco", 0.032), ("quintic", 0.32)])
+@pytest.mark.parametrize("shape", [(16, 16), (32, 12), (12, 32)], ids=str)
+def test_is_near_the_closest_orthogonal_matrix(preset, tolerance, shape):
+    u, _, vh = torch.linalg.svd(gaussian(*shape), full_matrices=False)
+    spectrum = torch.linspace(0.05, 1, min(shape), dtype=torch.float64)
+    result = orthogonalize((u * spectrum) @ vh, preset, dtype=torch.float64)
+    assert torch.linalg.matrix_norm(result - u @ vh, ord=2) < tolerance
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("shape", [(64, 64), (128, 48), (4, 48, 128)], ids=str)
+def test_bfloat16_products_stay_close(preset, shape):
+    u, _, vh = torch.linalg.svd(gaussian(*shape), full_matrices=False)
+    matrix = (u * torch.linspace(0.1, 1, u.shape[-1], dtype=torch.float64).unsqueeze(-2)) @ vh
+    exact = orthogonalize(matrix, preset, dtype=torch.float64)
+    rounded = orthogonalize(matrix.float(), preset, dtype=torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < 0.04 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_keeps_shape_and_dtype_and_leaves_its_input_alone(dtype):
+    matrix = gaussian(2, 5, 4, dtype=dtype)
+    before = matrix.clone()
+    result = orthogonalize(matrix, dtype=torch.float32)
+    assert result.shape == matrix.shape and result.dtype == dtype
+    assert torch.equal(matrix, before)
+    torch.testing.assert_close(result.double(), oracle(before, MULOCO), rtol=0, atol=1e-2)
+
+
+def test_takes_strided_input():
+    wide = gaussian(4, 9, 6)
+    view = wide.mT[:, ::2]
+    assert not view.is_contiguous()
+    torch.testing.assert_close(
+        orthogonalize(view, dtype=torch.float64), orthogonalize(view.contiguous(), dtype=torch.float64)
+    )
+
+
+def test_records_no_gradient():
+    assert not orthogonalize(gaussian(3, 4).requires_grad_()).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (0, 4), (4, 0), (0, 3, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_zeros_stay_zeros(shape, dtype):
+    assert torch.equal(orthogonalize(torch.zeros(shape), dtype=dtype), torch.zeros(shape))
+
+
+def test_a_zero_matrix_does_not_touch_the_others_of_its_batch():
+    batch = gaussian(3, 5, 4)
+    batch[1] = 0
+    result = orthogonalize(batch, dtype=torch.float64)
+    assert result[1].abs().max() == 0
+    torch.testing.assert_close(result[::2], oracle(batch[::2], MULOCO), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(10, 6), (6, 10)], ids=str)
+def test_rank_deficient_matrices_keep_their_null_space(shape):
+    matrix = gaussian(shape[0], 2) @ gaussian(2, shape[1], seed=1)
+    values = torch.linalg.svdvals(orthogonalize(matrix, dtype=torch.float64))
+    assert (values[:2] - 1).abs().max() < 0.032
+    assert values[2:].max() < 1e-8
+
+
+@pytest.mark.parametrize("exponent", [-120, -100, -40, 40, 100, 124])
+def test_scale_does_not_matter_in_single_precision(exponent):
+    matrix = gaussian(6, 9, dtype=torch.float32)
+    expected = orthogonalize(matrix, dtype=torch.float32)
+    assert torch.equal(orthogonalize(matrix * 2.0**exponent, dtype=torch.float32), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_scale_does_not_matter_in_double_precision(scale):
+    matrix = gaussian(6, 9)
+    torch.testing.assert_close(
+        orthogonalize(matrix * scale, dtype=torch.float32), orthogonalize(matrix, dtype=torch.float32)
+    )
+
+
+def test_each_matrix_of_a_batch_has_its_own_scale():
+    matrix = gaussian(6, 9, dtype=torch.float32)
+    batch = torch.stack([matrix * 1e-30, matrix, matrix * 1e30])
+    torch.testing.assert_close(
+        orthogonalize(batch, dtype=torch.float32), orthogonalize(matrix, dtype=torch.float32).expand(3, -1, -1)
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_shows(bad):
+    batch = gaussian(2, 4, 4, dtype=torch.float32)
+    batch[0, 1, 2] = bad
+    result = orthogonalize(batch)
+    assert result[0].isnan().all()
+    assert result[1].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx2": True, "avx512_f": True}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_computes_in_bfloat16_only_where_that_is_fast(monkeypatch, features, expected):
+    module = importlib.import_module("muloco.optim.orthogonalize")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    module._fast_dtype.cache_clear()
+    try:
+        matrix = gaussian(8, 8, dtype=torch.float32)
+        assert torch.equal(orthogonalize(matrix), orthogonalize(matrix, dtype=expected))
+    finally:
+        module._fast_dtype.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: orthogonalize(torch.ones(3)), r"at least 2 dimensions.*\(3,\)"),
+        (lambda: orthogonalize(torch.tensor(1.0)), r"at least 2 dimensions.*\(\)"),
+        (lambda: orthogonalize(torch.ones(3, 3, dtype=torch.int64)), "real floating dtypes.*int64"),
+        (lambda: orthogonalize(torch.ones(3, 3, dtype=torch.complex64)), "real floating dtypes.*complex64"),
+        (lambda: orthogonalize(torch.ones(3, 3), dtype=torch.int32), "real floating dtypes.*int32"),
+        (lambda: orthogonalize(torch.ones(3, 3), "quintc"), "'quintc': did you mean 'quintic'.*'muloco', 'quintic'"),
+        (lambda: orthogonalize(torch.ones(3, 3), "zzz"), "'zzz': allowed are 'muloco', 'quintic'"),
+        (lambda: orthogonalize(torch.ones(3, 3), steps=0), "positive integer or None, not 0"),
+        (lambda: orthogonalize(torch.ones(3, 3), steps=2.5), "positive integer or None, not 2.5"),
+    ],
+)
+def test_mistakes_are_explained(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
