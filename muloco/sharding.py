@@ -80,5 +80,6 @@ def wrap(part: Tensor, *, like: Tensor) -> Tensor:
         raise ValueError(f"a part of shape {tuple(part.shape)} is not one of {tuple(local(like).shape)}")
     if not isinstance(like, DTensor):
         return part
-    layout = {"shape": like.shape, "stride": like.stride()}
-    return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, **layout)
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )

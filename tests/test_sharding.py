@@ -10,7 +10,7 @@ from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from muloco.sharding import gather, local, shard_like
+from muloco.sharding import gather, local, shard_like, wrap
 
 WORLD = 4
 SHAPES = [(8, 3), (3, 5), (7, 2), (1, 4), (5,), (2, 3, 7)]
@@ -45,6 +45,12 @@ def check_layout(full, mesh, placements, piece):
     local(sharded).add_(1)
     assert torch.equal(gather(sharded), full + 1)
 
+    part = piece * 3
+    wrapped = wrap(part, like=sharded)
+    assert wrapped.placements == sharded.placements and wrapped.shape == full.shape
+    assert torch.equal(gather(wrapped), full * 3)
+    assert local(wrapped).data_ptr() == part.data_ptr()
+
 
 def check(rank, store):
     torch.set_num_threads(1)
@@ -70,6 +76,8 @@ def check(rank, store):
 
     with pytest.raises(ValueError, match=r"shape \(2, 3\) like one of shape \(3, 2\)"):
         shard_like(numbered((2, 3)), parameter)
+    with pytest.raises(ValueError, match=r"part of shape \(9, 2\)"):
+        wrap(numbered((9, 2)), like=parameter)
 
     if rank == 1:  # sharding communicates nothing: in a collective this rank would wait for the others in vain
         assert torch.equal(shard_like(numbered((3, 2)), parameter), numbered((3, 2))[1:2])
@@ -86,5 +94,6 @@ def test_plain_tensors_are_themselves():
     assert local(tensor) is tensor
     assert gather(tensor) is tensor
     assert shard_like(tensor, other) is tensor
+    assert wrap(tensor, like=other) is tensor
     with pytest.raises(ValueError, match=r"shape \(2, 3\) like one of shape \(3, 2\)"):
         shard_like(tensor, other.mT)

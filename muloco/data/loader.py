@@ -139,7 +139,7 @@ class PackedDataLoader(BaseDataLoader):
 
     def _next_batch(self) -> Batch:
         rows, length = self._shape
-        sequences = []
+        sequences: list[Sequence] = []
         while len(sequences) < rows and (self._infinite or self._taken < self._stream.sequences(self._epoch)):
             sequences.append(self._next_sequence())
         return lay_out(self._tokens, sequences, rows=rows, length=length, eos_id=self._eos_id)

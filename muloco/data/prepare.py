@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from muloco.data.corpus import SPLITS, Corpus, Document, load_corpus
 from muloco.data.prepared import FORMAT, Prepared, Size, read_prepared, write_meta, write_split
-from muloco.data.tokenizer import BOS, EOS, train_tokenizer
+from muloco.data.tokenizer import BOS_ID, EOS_ID, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -80,17 +80,16 @@ def _fill(folder: Path, corpus: Corpus, vocab_size: int) -> None:
         corpus=corpus.name,
         corpus_sha256=corpus.sha256,
         vocab_size=vocab_size,
-        bos_id=tokenizer.token_to_id(BOS),
-        eos_id=tokenizer.token_to_id(EOS),
+        bos_id=BOS_ID,
+        eos_id=EOS_ID,
         sizes={split: _tokenize(folder, split, corpus.split(split), tokenizer) for split in SPLITS},
     )
 
 
 def _tokenize(folder: Path, split: str, documents: tuple[Document, ...], tokenizer: Tokenizer) -> Size:
     start = time.perf_counter()
-    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
     texts = [document.text for document in documents]
-    ids = []
+    ids: list[np.ndarray] = []
     for first in track(
         range(0, len(texts), _DOCUMENTS_AT_ONCE),
         description=f"tokenizing {split}",
@@ -98,12 +97,12 @@ def _tokenize(folder: Path, split: str, documents: tuple[Document, ...], tokeniz
         disable=not sys.stderr.isatty(),
     ):
         encodings = tokenizer.encode_batch_fast(texts[first : first + _DOCUMENTS_AT_ONCE])
-        ids.extend(np.array([bos, *encoding.ids, eos], dtype=np.uint32) for encoding in encodings)
+        ids.extend(np.array([BOS_ID, *encoding.ids, EOS_ID], dtype=np.uint32) for encoding in encodings)
     write_split(folder, split, ids, tokenizer.get_vocab_size())
     size = Size(
         documents=len(texts),
-        tokens=sum(map(len, ids)),
-        characters=sum(map(len, texts)),
+        tokens=sum(len(document) for document in ids),
+        characters=sum(len(text) for text in texts),
         bytes=sum(len(text.encode()) for text in texts),
     )
     logger.info("tokenized split %s in %.1f s: %s", split, time.perf_counter() - start, size)

@@ -9,6 +9,7 @@ from muloco.data.corpus import Corpus
 
 BOS = "<|begin_of_text|>"
 EOS = "<|end_of_text|>"
+BOS_ID, EOS_ID = 0, 1  # special tokens come first
 SMALLEST_VOCABULARY = 256 + 2  # every byte, BOS and EOS
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -129,7 +130,7 @@ def _start(
             _worker_command(config, folder, worker, placement.process_group),
             log=folder.log(worker),
             environment={**environment, **placement.environments[worker]},
-            on_line=lambda line, worker=worker: view.log(worker, line),
+            on_line=partial(view.log, worker),
         )
         children.append(child)
         workers.append(child)

@@ -113,6 +113,7 @@ class Muon(torch.optim.Optimizer):
             local(param).mul_(1 - lr * group["weight_decay"]).sub_(shard_like(direction, param))
 
     def _accumulate(self, param: Tensor, group: dict[str, Any]) -> Tensor:
+        assert param.grad is not None
         state = self.state[param]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param)

@@ -73,8 +73,8 @@ class Optimizer:
     """Nesterov momentum in Muon and in SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
-    orthogonalization: str = "muloco"
-    """Preset of Muon's orthogonalization."""
+    orthogonalization: Literal["muloco", "quintic"] = "muloco"
+    """Coefficients of Muon's orthogonalization: the paper's five, or Keller Jordan's one."""
 
 
 @dataclass(kw_only=True)

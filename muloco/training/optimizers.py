@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,8 +38,13 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
         "adjust_lr": chosen.adjust_lr,
         "orthogonalization": chosen.orthogonalization,
     }
-    sgd = {**common, "momentum": chosen.mu, "nesterov": chosen.nesterov and chosen.mu > 0}
-    rules = {
+    sgd = {
+        **common,
+        "momentum": chosen.mu,
+        "nesterov": chosen.nesterov and chosen.mu > 0,
+        "fused": False,  # torch's fused SGD takes no DTensors
+    }
+    rules: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         "AdamW": [("AdamW", r".*", adamw)],
         "Muon": [("Muon", MATRICES, muon), ("AdamW", r".*", adamw)],
         "SGD": [("SGD", r".*", sgd)],

@@ -5,6 +5,7 @@ import importlib.util
 import time
 from pathlib import Path
 
+from muloco.data.tokenizer import SMALLEST_VOCABULARY
 from muloco.model.flavors import Flavor, flavor
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -88,9 +89,10 @@ def _check_ranges(config: Config, size: Flavor) -> None:
                 raise ConfigError(f"{name} must be {allowed}; got {value}")
     if not 0 <= config.lr_scheduler.min_lr_factor <= 1:
         raise ConfigError(f"lr_scheduler.min_lr_factor must be from 0 to 1; got {config.lr_scheduler.min_lr_factor}")
-    if not 260 <= data.vocabulary <= size.vocabulary:
+    if not SMALLEST_VOCABULARY <= data.vocabulary <= size.vocabulary:
         raise ConfigError(
-            f"data.vocabulary must be from 260 to the {size.vocabulary} of flavor {size.alias}; got {data.vocabulary}"
+            f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
+            f"got {data.vocabulary}"
         )
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")

@@ -14,7 +14,7 @@ from muloco._torchtitan import Trainer
 from muloco.outer import OuterLoop, Transport
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.optimizer import build_outer_optimizer
-from muloco.training.config import Config
+from muloco.training.config import Config as RunConfig
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 """Environment variable with the lighthouse's address, `http://host:port`."""
@@ -25,8 +25,10 @@ class MulocoTrainer(Trainer):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Trainer.Config):
-        muloco: Annotated[Config, tyro.conf.Suppress]
+        muloco: Annotated[RunConfig, tyro.conf.Suppress]
         """The resolved config that this one was made from."""
+
+    outer: OuterLoop | None = None
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -50,10 +52,10 @@ class MulocoTrainer(Trainer):
 
     def close(self) -> None:
         super().close()
-        if getattr(self, "outer", None) is not None:
+        if self.outer is not None:
             self.outer.close()
 
-    def _build_outer_loop(self, config: Config) -> OuterLoop | None:
+    def _build_outer_loop(self, config: RunConfig) -> OuterLoop | None:
         if config.fault_tolerance.semi_sync_method == "none":
             return None
         outer = config.outer_optimizer
@@ -72,7 +74,7 @@ class MulocoTrainer(Trainer):
         )
 
 
-def _build_transport(config: Config) -> Transport:
+def _build_transport(config: RunConfig) -> Transport:
     """A group of one for K = 1, else torchft at the lighthouse of the environment."""
     ft = config.fault_tolerance
     if ft.group_size == 1:

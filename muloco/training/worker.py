@@ -2,13 +2,16 @@
 
 import logging
 import os
-import socket
 from pathlib import Path
+
+import torch
+from torch.distributed import TCPStore
 
 from muloco.data.prepare import prepare
 from muloco.training.config import Config
 from muloco.training.load import to_dict
 from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.titan_config import trainer_config
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +27,19 @@ def run_worker(config: Config, *, chosen: Config) -> None:
         chosen: what it was resolved from, for config.json.
 
     Raises:
-        RuntimeError: training failed; the message says what to do where that is known.
+        RuntimeError: the environment does not fit the config, or training failed.
     """
-    _complete_environment(config)
+    store = _store_of_single_rank(config)
+    world = int(os.environ["WORLD_SIZE"])
+    if world != config.ranks_per_worker:
+        raise RuntimeError(
+            f"torchrun started {world} ranks, but the config's parallelism makes a worker of {config.ranks_per_worker}"
+        )
+    os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
     folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
     if os.environ["RANK"] == "0" and not folder.config.exists():
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     data = prepare(config.data.corpus, config.data.vocabulary)
-
-    import torch  # only now: what is wrong with the config is told without waiting for torch
-
-    from muloco.training.titan_config import trainer_config
-
     trainer = None
     try:
         trainer = trainer_config(config, folder, data, attempt=int(os.environ.get(ATTEMPT, "1"))).build()
@@ -45,23 +49,30 @@ def run_worker(config: Config, *, chosen: Config) -> None:
             trainer.close()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        del store
 
 
-def _complete_environment(config: Config) -> None:
-    """What torchrun sets; a worker of one rank needs no torchrun."""
-    if "RANK" not in os.environ:
-        if config.ranks_per_worker > 1:
-            raise RuntimeError(
-                f"a worker of {config.ranks_per_worker} ranks is started by torchrun: "
-                f"torchrun --standalone --nproc-per-node {config.ranks_per_worker} -m muloco worker CONFIG ..."
-            )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
-    world = int(os.environ["WORLD_SIZE"])
-    if world != config.ranks_per_worker:
+def _store_of_single_rank(config: Config) -> TCPStore | None:
+    """A worker of one rank needs no torchrun: this opens the store that torchrun would have, and sets what it would.
+
+    The store takes a free port itself. To choose one here and let torch open it later would leave it to others
+    meanwhile.
+    """
+    if "RANK" in os.environ:
+        return None
+    if config.ranks_per_worker > 1:
         raise RuntimeError(
-            f"torchrun started {world} ranks, but the config's parallelism makes a worker of {config.ranks_per_worker}"
+            f"a worker of {config.ranks_per_worker} ranks is started by torchrun: "
+            f"torchrun --standalone --nproc-per-node {config.ranks_per_worker} -m muloco worker CONFIG ..."
         )
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.environ.update(
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE="1",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(store.port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+        TORCHELASTIC_RESTART_COUNT="0",
+    )
+    return store

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch.optim import lr_scheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from muloco.optim import Muon
 
@@ -193,6 +194,25 @@ def test_zero_gradients_move_nothing():
         param.grad = torch.zeros_like(param)
     optimizer.step()
     assert_equal(params, parameters(), rtol=0, atol=0)
+
+
+class NoHostSync(TorchDispatchMode):
+    """Fails where a tensor's value is read on the host, for which a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["float", "tensor"])
+def test_never_waits_for_the_device(lr):
+    params = parameters()
+    optimizer = Muon(params, lr, nesterov=True, weight_decay=0.1)
+    give_gradients(params, 0)
+    with NoHostSync():
+        optimizer.step()
+    with pytest.raises(AssertionError), NoHostSync():
+        params[0].sum().item()
 
 
 def test_closure():

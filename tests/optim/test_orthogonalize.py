@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from muloco.optim import PRESETS, orthogonalize
 
@@ -100,6 +101,14 @@ def test_takes_strided_input():
     torch.testing.assert_close(
         orthogonalize(view, dtype=torch.float64), orthogonalize(view.contiguous(), dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize("shape", [(64, 16), (16, 64), (3, 64, 16)], ids=str)
+def test_the_gram_matrix_is_on_the_smaller_side(shape):
+    with FlopCounterMode(display=False) as counter:
+        orthogonalize(gaussian(*shape), steps=5)
+    batch = shape[0] if len(shape) == 3 else 1
+    assert counter.get_total_flops() == batch * 5 * (4 * 16 * 16 * 64 + 2 * 16**3)
 
 
 def test_records_no_gradient():

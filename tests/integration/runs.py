@@ -1,0 +1,85 @@
+"""Real runs by the command line, as a user starts them: a lighthouse, worker processes, gloo."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from muloco.training.run_folder import RunFolder, read_metrics
+
+TINY = {
+    "model.flavor": "tiny",
+    "training.seq_len": 64,
+    "training.global_batch_size": 8,
+    "training.local_batch_size": 2,
+    "validation.sequences": 16,
+    "validation.freq": 1000,
+    "lr_scheduler.warmup_steps": 2,
+    "metrics.tensorboard": False,
+}
+
+
+@dataclass
+class Run:
+    """A run that has ended."""
+
+    folder: RunFolder
+    status: int
+    output: str
+
+    def lines(self, **having: Any) -> list[dict[str, Any]]:
+        """Metrics lines with these values."""
+        return [m for m in read_metrics(self.folder) if all(m.get(k) == v for k, v in having.items())]
+
+    def digests(self) -> list[dict[int, str]]:
+        """Digest of the anchor by worker, for each sync."""
+        syncs: dict[int, dict[int, str]] = {}
+        for line in self.lines(event="sync"):
+            syncs.setdefault(line["step"], {})[line["worker"]] = line["digest"]
+        return [syncs[step] for step in sorted(syncs)]
+
+    def losses(self, worker: int = 0) -> list[tuple[int, float]]:
+        return [(line["step"], line["loss"]) for line in self.lines(worker=worker) if "loss" in line]
+
+    def validation(self) -> dict[int, float]:
+        return {m["step"]: m["validation_loss"] for m in self.lines(worker=0) if "validation_loss" in m}
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads(self.folder.summary.read_text())
+
+    def anchor(self, step: int) -> dict[str, torch.Tensor]:
+        """Global parameters in the checkpoint of a step."""
+        path = self.folder.checkpoint / f"step-{step}" / "global"
+        metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        anchor = {
+            name: torch.empty(m.size, dtype=m.properties.dtype)
+            for name, m in metadata.items()
+            if name.startswith("anchor.")
+        }
+        dcp.load(anchor, checkpoint_id=path, no_dist=True)
+        return anchor
+
+
+Train = Callable[..., Run]
+
+
+def command(outputs: Path, name: str, config: str, *flags: str, **overrides: Any) -> list[str]:
+    """`muloco train` with the tiny settings and these; `__` in a name stands for the dot."""
+    values = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    values |= {"run.name": name, "run.outputs": str(outputs)}
+    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "muloco", "train", config, *flags, *words]
+
+
+def train(outputs: Path, name: str, config: str, *flags: str, **overrides: Any) -> Run:
+    """Runs it to its end."""
+    finished = subprocess.run(
+        command(outputs, name, config, *flags, **overrides), capture_output=True, text=True, timeout=280
+    )
+    return Run(folder=RunFolder(outputs / name), status=finished.returncode, output=finished.stdout + finished.stderr)

@@ -1,0 +1,105 @@
+"""What happens when a run does not go as planned."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from muloco.training.run_folder import RunFolder
+
+from .runs import Run, command, train
+
+pytestmark = pytest.mark.integration
+
+MULOCO = "config/laptop/muloco.py"
+LONG = {"training__steps": 100_000, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 3}
+
+
+def start_and_wait_for_syncs(outputs: Path, name: str) -> tuple[subprocess.Popen, RunFolder]:
+    process = subprocess.Popen(
+        command(outputs, name, MULOCO, **LONG), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    folder = RunFolder(outputs / name)
+    deadline = time.monotonic() + 120
+    while not folder.metrics(1).exists() or '"sync"' not in folder.metrics(1).read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.1)
+    return process, folder
+
+
+def processes_of(folder: RunFolder) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"muloco worker {folder.config}"], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_a_killed_worker_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    process, folder = start_and_wait_for_syncs(tmp_path, "killed")
+    subprocess.run(["pkill", "-9", "-f", f"{folder.config} --fault_tolerance.replica_id 1"], check=True)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "worker 1 failed: killed by SIGKILL" in output and str(folder.log(1)) in output
+    assert "worker 0 failed" not in output
+    assert processes_of(folder) == [] and not folder.summary.exists()
+
+
+def test_a_failing_worker_is_named_with_its_reason(tmp_path: Path) -> None:
+    run = train(tmp_path, "failing", MULOCO, training__steps=4, validation__sequences=1_000_000)
+    assert run.status == 1
+    assert re.search(r"worker 0 failed: ValueError: the corpus holds out \d+ sequences of 64 tokens", run.output)
+
+
+def test_ctrl_c_ends_everything_and_the_run_can_be_taken_up_again(tmp_path: Path) -> None:
+    process, folder = start_and_wait_for_syncs(tmp_path, "stopped")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"muloco train {folder.config} --resume" in output
+    assert processes_of(folder) == []
+
+
+def test_resume_continues_bit_by_bit(tmp_path: Path) -> None:
+    """The checkpoint is of mid-window, in warm-up, after a sync: LR, data, inner and outer state have to be right."""
+    settings = {"training__steps": 14, "fault_tolerance__sync_steps": 4, "lr_scheduler__warmup_steps": 9}
+    whole = train(tmp_path, "whole", MULOCO, **settings)
+    assert whole.status == 0, whole.output
+    first = train(tmp_path, "resumed", MULOCO, **settings, checkpoint__interval=7)
+    assert first.status == 0, first.output
+    # as if it had been stopped after step 7
+    for path in (first.folder.summary, first.folder.checkpoint / "step-14" / "manifest.json"):
+        path.unlink()
+    again = train(tmp_path, "resumed", MULOCO, "--resume", **settings, checkpoint__interval=7)
+    assert again.status == 0, again.output
+
+    attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
+    assert attempts == {step: 1 if step <= 7 else 2 for step in range(1, 15)}
+    assert again.digests() == whole.digests() == first.digests()
+    for worker in (0, 1):
+        assert again.losses(worker) == whole.losses(worker)
+    assert rates(again) == rates(whole)
+    assert again.validation() == whole.validation()
+    assert again.summary()["tokens"] == whole.summary()["tokens"]
+
+
+def rates(run: Run) -> list[float]:
+    return [line["lr"] for line in run.lines(worker=1) if "lr" in line]
+
+
+def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> None:
+    settings = {"training__steps": 2, "fault_tolerance__sync_steps": 2}
+    assert train(tmp_path, "kept", MULOCO, **settings).status == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
+    for flags, change, message in (
+        ((), {}, "already holds a run; choose another --run.name, or take it up again with --resume"),
+        (("--resume",), {}, "has ended: its summary is"),
+        (("--resume",), {"run__name": "absent"}, "there is no run to resume in"),
+    ):
+        refused = train(tmp_path, change.get("run__name", "kept"), MULOCO, *flags, **settings)
+        assert refused.status == 2 and message in refused.output
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")} == before
+    (tmp_path / "kept" / "summary.json").unlink()
+    changed = train(tmp_path, "kept", MULOCO, "--resume", **settings, outer_optimizer__lr=0.1)
+    assert changed.status == 2
+    assert "a resumed run keeps its config; this differs: outer_optimizer.lr 0.7 -> 0.1" in changed.output

@@ -1,0 +1,118 @@
+"""What the main job promises, on real processes."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from .runs import train
+
+pytestmark = pytest.mark.integration
+
+MULOCO = "config/laptop/muloco.py"
+
+
+def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
+    """Anchors are bit-equal after each sync, the held-out loss falls, the same seed gives the same bits, and two runs
+    side by side do not disturb each other."""
+    settings = {"training__steps": 40, "fault_tolerance__sync_steps": 9, "validation__freq": 18}
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda name: train(tmp_path, name, MULOCO, **settings), ("one", "two")))
+    one, two = runs
+    assert [one.status, two.status] == [0, 0], one.output + two.output
+    assert [set(digests) for digests in one.digests()] == [{0, 1}] * 5
+    assert all(digests[0] == digests[1] for digests in one.digests())
+    assert len({digests[0] for digests in one.digests()}) == 5
+    assert one.digests() == two.digests()
+    assert one.losses(0) == two.losses(0) and one.losses(1) == two.losses(1)
+    assert one.losses(0) != one.losses(1), "the workers read different data"
+
+    validation = one.validation()
+    assert list(validation) == [0, 18, 36, 40]
+    assert validation[0] > 7.5 > 6.9 > validation[40]
+    assert [m["step"] for m in one.lines(worker=1) if "validation_loss" in m] == [0, 18, 36, 40]
+    assert [m["step"] for m in one.lines(worker=1) if "local_validation_loss" in m] == []
+
+    summary = one.summary()
+    parameters = 363_200
+    assert summary["workers"] == 2 and summary["steps"] == 40 and summary["syncs"] == 5
+    assert summary["tokens"] == 40 * 8 * 64
+    assert summary["validation_loss_before"] == validation[0] and summary["validation_loss"] == validation[40]
+    assert summary["bytes_sent_per_worker"] == pytest.approx(5 * 4 * parameters, rel=0.001)
+    assert summary["tokens_per_second"] > 0 and summary["wall_seconds"] > 0
+    assert one.folder.loss_plot.read_bytes().startswith(b"\x89PNG")
+    for part in ("held-out loss", "sent by a worker", f"loss curve: {one.folder.loss_plot}"):
+        assert part in one.output
+    assert "Training completed" in one.folder.log(1).read_text()
+
+
+def test_eight_workers_agree_and_learn(tmp_path: Path) -> None:
+    run = train(
+        tmp_path,
+        "eight",
+        MULOCO,
+        fault_tolerance__group_size=8,
+        training__global_batch_size=32,
+        training__steps=20,
+        fault_tolerance__sync_steps=7,
+    )
+    assert run.status == 0, run.output
+    assert [len(digests) for digests in run.digests()] == [8, 8, 8]
+    assert all(len(set(digests.values())) == 1 for digests in run.digests())
+    assert run.validation()[20] < run.validation()[0] - 0.5
+
+
+def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
+    """K = 2, H = 1, outer lr 1, no momentum, SGD inside, no clipping: one worker of two data-parallel ranks."""
+    settings = {
+        "optimizer__name": "SGD",
+        "optimizer__lr": 0.5,
+        "optimizer__mu": 0.0,
+        "optimizer__weight_decay": 0.0,  # derived, it would be by the batch of a worker
+        "training__max_norm": None,
+        "training__steps": 6,
+    }
+    outer = {"fault_tolerance__sync_steps": 1, "outer_optimizer__lr": 1.0, "outer_optimizer__momentum": 0.0}
+    diloco = train(tmp_path, "diloco", MULOCO, **settings, **outer)
+    joint = train(
+        tmp_path, "joint", "config/laptop/adamw.py", **settings, parallelism__data_parallel_replicate_degree=2
+    )
+    assert (diloco.status, joint.status) == (0, 0), diloco.output + joint.output
+    ours, theirs = diloco.anchor(6), joint.anchor(6)
+    moved = diloco.validation()[0] - diloco.validation()[6]
+    assert moved > 0.1
+    assert ours.keys() == theirs.keys() and len(ours) == 29
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_one_worker_needs_no_lighthouse_and_every_method_runs(tmp_path: Path) -> None:
+    for name in ("adamw", "muon"):
+        run = train(tmp_path, name, f"config/laptop/{name}.py", training__steps=20)
+        assert run.status == 0, run.output
+        assert run.digests() == [] and not run.folder.log("lighthouse").exists()
+        assert run.validation()[20] < run.validation()[0] - 0.5
+    alone = train(
+        tmp_path, "alone", MULOCO, fault_tolerance__group_size=1, training__steps=20, fault_tolerance__sync_steps=6
+    )
+    assert alone.status == 0, alone.output
+    assert len(alone.digests()) == 4 and not alone.folder.log("lighthouse").exists()
+    assert alone.summary()["bytes_sent_per_worker"] == 0
+    assert alone.validation()[20] < alone.validation()[0] - 0.5
+
+
+def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
+    """Two workers of two FSDP ranks see the batches of two workers of one rank in other shares: the start is the same
+    to rounding, the way down alike."""
+    settings = {"training__steps": 12, "fault_tolerance__sync_steps": 5, "validation__freq": 5}
+    sharded = train(tmp_path, "sharded", MULOCO, **settings, parallelism__data_parallel_shard_degree=2)
+    whole = train(tmp_path, "whole", MULOCO, **settings)
+    assert (sharded.status, whole.status) == (0, 0), sharded.output + whole.output
+    assert all(len(set(digests.values())) == 1 for digests in sharded.digests())
+    assert sharded.validation()[0] == pytest.approx(whole.validation()[0], abs=1e-4)
+    assert sharded.validation()[12] == pytest.approx(whole.validation()[12], abs=0.15)
+    assert sharded.summary()["tokens"] == whole.summary()["tokens"] == 12 * 8 * 64
+    assert sharded.summary()["bytes_sent_per_worker"] == pytest.approx(
+        whole.summary()["bytes_sent_per_worker"], rel=0.001
+    )

@@ -1,0 +1,60 @@
+"""Where workers go on machines of every kind."""
+
+import pytest
+
+from muloco.launch.devices import place_on
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+
+def config(workers: int, ranks: int = 1, process_group: str = "auto") -> Config:
+    config = Config()
+    config.fault_tolerance.group_size = workers
+    config.fault_tolerance.process_group = process_group
+    config.parallelism.data_parallel_shard_degree = ranks
+    return config
+
+
+def placed(config: Config, devices: int, cores: int = 16, **environment: str):
+    return place_on(config, devices=[str(d) for d in range(devices)], cores=cores, environment=environment)
+
+
+def test_on_the_cpu_workers_share_the_cores() -> None:
+    placement = placed(config(2, 4), devices=0, cores=16)
+    assert placement.environments == ({"OMP_NUM_THREADS": "2"},) * 2
+    assert placement.process_group == "gloo"
+    assert placement.description == "2 workers of 4 ranks on the CPU: 16 cores, 2 threads a rank, gloo"
+    assert placed(config(8), devices=0, cores=2).environments[0] == {"OMP_NUM_THREADS": "1"}
+    assert placed(config(1), devices=0, OMP_NUM_THREADS="5").environments[0] == {"OMP_NUM_THREADS": "5"}
+
+
+def test_with_enough_devices_each_rank_has_its_own() -> None:
+    placement = placed(config(2, 4), devices=8)
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in placement.environments] == ["0,1,2,3", "4,5,6,7"]
+    assert placement.process_group == "nccl"
+    assert placed(config(2, process_group="gloo"), devices=8).process_group == "gloo"
+
+
+def test_visible_devices_keep_their_names() -> None:
+    placement = place_on(config(2), devices=["5", "GPU-ab"], cores=4, environment={})
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in placement.environments] == ["5", "GPU-ab"]
+
+
+def test_workers_of_one_rank_share_devices() -> None:
+    placement = placed(config(8), devices=3)
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in placement.environments] == list("01201201")
+    assert placement.process_group == "gloo"
+    assert placement.description == "8 workers share 3 CUDA devices, gloo"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "devices", "message"),
+    [
+        (config(2, 4), 1, "2 workers of 4 ranks need 8 CUDA devices, this machine has 1"),
+        (config(2, process_group="nccl"), 1, "needs a device for each of the 2 workers, this machine has 1; use gloo"),
+        (config(2, process_group="nccl"), 0, "needs CUDA devices, this machine has none; use gloo"),
+    ],
+)
+def test_what_does_not_fit_is_refused(chosen: Config, devices: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        placed(chosen, devices=devices)

@@ -1,0 +1,114 @@
+"""Children: their output is kept, their failures explained, and none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from muloco.launch.processes import Child, exception_in
+
+LOG = """12:00:00 INFO step 1
+Traceback (most recent call last):
+  File "a.py", line 1, in f
+    raise KeyError("x")
+KeyError: 'x'
+
+The above exception was the direct cause of the following exception:
+
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "b.py", line 2, in g
+[rank0]:     raise TransportError("gone")
+[rank0]: muloco.outer.transport.TransportError: gone: see above
+some warning of a library
+Traceback (most recent call last):
+  File "run.py", line 9, in run
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+"""
+
+
+def start(tmp_path: Path, code: str) -> tuple[Child, list[str]]:
+    lines: list[str] = []
+    child = Child(
+        "child", [sys.executable, "-c", code], log=tmp_path / "c.log", environment={"X": "42"}, on_line=lines.append
+    )
+    return child, lines
+
+
+def wait(child: Child) -> int:
+    deadline = time.monotonic() + 20
+    while child.status is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return child.status
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def test_the_exception_of_a_log() -> None:
+    assert exception_in(LOG) == "TransportError: gone: see above"
+    assert exception_in("all is well\n") is None
+
+
+def test_output_goes_to_the_log_and_to_the_caller(tmp_path: Path) -> None:
+    (tmp_path / "c.log").write_text("before\n")
+    child, lines = start(tmp_path, "import os, sys; print('X', os.environ['X']); print('err', file=sys.stderr)")
+    assert wait(child) == 0
+    child.end(grace_seconds=5)
+    assert sorted(lines) == ["X 42", "err"]
+    assert (tmp_path / "c.log").read_text().startswith("before\n") and "X 42\n" in (tmp_path / "c.log").read_text()
+
+
+def test_reasons(tmp_path: Path) -> None:
+    child, _ = start(tmp_path, "raise ValueError('too much')")
+    assert (wait(child), child.reason()) == (1, "ValueError: too much")
+    child, _ = start(tmp_path, "import sys; sys.exit(3)")
+    assert (wait(child), child.reason()) == (3, "exit status 3"), "an earlier attempt's traceback is not its reason"
+    child, _ = start(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    assert (wait(child), child.reason()) == (-9, "killed by SIGKILL")
+
+
+def test_one_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    code = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    child, lines = start(tmp_path, code)
+    deadline = time.monotonic() + 20
+    while not lines and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.end(grace_seconds=0.2)
+    assert child.status == -signal.SIGKILL
+    assert gone(int(lines[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_children_die_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from muloco.launch.processes import Child\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        f"child = Child('c', command, log=Path({str(tmp_path / 'c.log')!r}), environment={{}}, on_line=print)\n"
+        "print(child._process.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while not gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

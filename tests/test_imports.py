@@ -1,0 +1,50 @@
+"""Imports point down only, and what promises to need torch alone does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .test_torchtitan_gate import PACKAGE, modules_imported_by
+
+LEVELS = [
+    {"sharding", "_torchtitan"},
+    {"optim", "outer"},
+    {"model", "data"},
+    {"training"},
+    {"launch", "analysis"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        room = room_of(file)
+        if room in ("__init__", "__main__"):
+            continue
+        for module in modules_imported_by(file):
+            parts = module.split(".")
+            if parts[0] == "muloco" and len(parts) > 1 and parts[1] != room:
+                assert LEVEL[parts[1]] < LEVEL[room], f"{file}: {room} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("muloco.optim", ["torchtitan", "torchft", "datasets"]),
+        ("muloco.outer", ["torchtitan", "torchft", "datasets"]),
+        ("muloco.training.resolve", ["torch", "torchtitan", "torchft"]),
+        ("muloco.training.run_folder", ["torch", "numpy"]),
+        ("muloco.launch.supervisor", ["torch"]),
+        ("muloco.analysis.plots", ["torch"]),
+    ],
+)
+def test_what_a_module_does_not_need(module: str, absent: list[str]) -> None:
+    code = f"import sys, {module}; found = set({absent}) & set(sys.modules); assert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True)

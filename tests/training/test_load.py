@@ -1,0 +1,117 @@
+"""Reading configs and overrides, as the command line does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from muloco.cli import main
+from muloco.optim import PRESETS
+from muloco.optim.muon import LR_SCALES
+from muloco.training.config import Config, Optimizer
+from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, load_config, to_dict
+from muloco.training.resolve import resolve
+
+SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
+
+
+@pytest.mark.parametrize("path", SHIPPED)
+def test_every_shipped_config_resolves(path: str) -> None:
+    assert resolve(load_config(path)).training.steps > 0
+
+
+def test_shipped_configs_are_the_methods_that_they_are_named_after() -> None:
+    muloco, diloco = (load_config(f"config/diloco/2x_4gpu_{name}.py") for name in ("muloco", "diloco"))
+    assert (muloco.workers, muloco.ranks_per_worker, muloco.fault_tolerance.sync_steps) == (2, 4, 30)
+    assert (muloco.optimizer.name, diloco.optimizer.name) == ("Muon", "AdamW")
+    assert (muloco.outer_optimizer.lr, muloco.outer_optimizer.momentum) == (0.9, 0.8)
+    assert (diloco.outer_optimizer.lr, diloco.outer_optimizer.momentum) == (0.9, 0.9)
+
+
+def test_overrides_of_every_kind() -> None:
+    words = "--training.max_norm None --outer_optimizer.nesterov false --optimizer.name=AdamW --run.name x"
+    config = apply_overrides(Config(), [*words.split(), "--optimizer.lr", "1e-3", "--training.steps", "7"])
+    assert config.training.max_norm is None and config.outer_optimizer.nesterov is False
+    assert (config.optimizer.name, config.optimizer.lr, config.training.steps) == ("AdamW", 1e-3, 7)
+    assert config.run.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--outer_optimizer.lrr 3", "unknown option --outer_optimizer.lrr; did you mean --outer_optimizer.lr?"),
+        ("--fault_tolerence.group_size 3", "did you mean --fault_tolerance.group_size?"),
+        ("--training.steps many", "Error parsing --training.steps"),
+        ("--optimizer.name Adam", "invalid choice 'Adam' for argument '--optimizer.name'"),
+        ("--optimizer.lr", "--optimizer.lr"),
+        ("stray", "stray"),
+    ],
+)
+def test_bad_overrides_are_refused_in_one_line(words: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        apply_overrides(Config(), words.split())
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
+    resolved = resolve(load_config("config/laptop/muloco.py"), config_name="laptop")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"chosen": {}, "resolved": to_dict(resolved)}))
+    assert load_config(str(file)) == resolved
+    file.write_text(json.dumps({"resolved": {"optimizer": {"lrr": 1.0}}}))
+    with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean lr\?"):
+        load_config(str(file))
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match="is not the config.json of a run"):
+        load_config(str(file))
+
+
+def test_missing_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config config/laptop/mulco.py; did you mean config/laptop/muloco.py\?"):
+        load_config("config/laptop/mulco.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match="has no function config"):
+        load_config(str(tmp_path / "empty.py"))
+    (tmp_path / "other.py").write_text("def config():\n    return {}\n")
+    with pytest.raises(ConfigError, match="returned dict, not a"):
+        load_config(str(tmp_path / "other.py"))
+
+
+def test_own_configs_can_build_on_the_shipped_ones(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from config import base\n\ndef config():\n    return base.laptop('tiny')\n")
+    assert load_config(str(tmp_path / "mine.py")).model.flavor == "tiny"
+
+
+def test_options_are_those_of_the_optimizers() -> None:
+    """The config repeats the names, so that mistakes are told without torch."""
+    hints = get_type_hints(Optimizer)
+    assert set(get_args(hints["orthogonalization"])) == set(PRESETS)
+    assert set(get_args(hints["adjust_lr"])) == set(LR_SCALES)
+
+
+def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["train"], "muloco train needs a CONFIG"),
+        (["train", "nothing.py"], "there is no config nothing.py"),
+        (["worker", "config/laptop/muloco.py"], "all workers of a run need the same --run.name"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    assert "--resume" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "config/laptop/muloco.py", "--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--fault_tolerance.sync_steps INT" in shown and "(default: 30)" in shown
+
+
+def test_mistakes_are_told_without_waiting_for_torch() -> None:
+    code = "import sys, muloco.cli; assert muloco.cli.main(['train', 'x.py']) == 2; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,109 @@
+"""Derived values against the paper's tables, and every refusal."""
+
+import pytest
+
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+from muloco.training.resolve import resolve
+
+# PAPER 2.2: steps by flavor and batch in sequences
+STEPS = {
+    ("150M", 512): 2880,
+    ("150M", 4096): 360,
+    ("416M", 512): 8160,
+    ("416M", 32): 130560,
+    ("914M", 2048): 4380,
+    ("1.76B", 8192): 2100,
+    ("3.1B", 1024): 29280,
+    ("15B", 8192): 18165,
+    ("15B", 16384): 9082,
+}
+
+
+def paper(flavor: str, batch: int, workers: int = 1, optimizer: str = "Muon") -> Config:
+    config = Config()
+    config.model.flavor = flavor
+    config.training.global_batch_size = batch
+    config.training.local_batch_size = 1
+    config.fault_tolerance.group_size = workers
+    config.optimizer.name = optimizer
+    return config
+
+
+@pytest.mark.parametrize(("flavor", "batch"), STEPS)
+def test_steps_are_the_papers(flavor: str, batch: int) -> None:
+    assert resolve(paper(flavor, batch)).training.steps == STEPS[flavor, batch]
+
+
+@pytest.mark.parametrize(
+    ("flavor", "batch", "workers", "optimizer", "decay"),
+    [
+        ("3.1B", 2048, 16, "Muon", 2.5e-4),  # PAPER 4.1
+        ("3.1B", 1024, 16, "AdamW", 1.25e-4),
+        ("3.1B", 8192, 1, "Muon", 0.016),
+        ("416M", 512, 8, "Muon", 1.25e-3),
+        ("416M", 512, 8, "AdamW", 1.25e-3),
+        ("15B", 2048, 1, "Muon", 4e-4),
+        ("15B", 1024, 1, "AdamW", 2e-4),
+        ("15B", 4096, 16, "Muon", 5e-5),
+        ("150M", 512, 1, "AdamW", 1e-3),
+    ],
+)
+def test_weight_decay_is_the_papers(flavor, batch, workers, optimizer, decay) -> None:
+    assert resolve(paper(flavor, batch, workers, optimizer)).optimizer.weight_decay == pytest.approx(decay)
+
+
+def test_token_budget_and_values_set_by_hand_stay() -> None:
+    config = paper("150M", 64)
+    config.training.tokens = 10 * 64 * 2048 + 5
+    config.optimizer.weight_decay = 0.0
+    config.run.name = "mine"
+    resolved = resolve(config)
+    assert (resolved.training.steps, resolved.training.tokens) == (10, 10 * 64 * 2048)
+    assert resolved.optimizer.weight_decay == 0.0 and resolved.run.name == "mine"
+    assert config.training.steps is None, "what the user chose is left alone"
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    once = resolve(paper("416M", 512, 8), config_name="twice")
+    assert once.run.name.startswith("twice-")
+    assert resolve(once) == once
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("model", "flavor", "151M", "did you mean '150M'"),
+        ("training", "seq_len", 0, "training.seq_len must be at least 1; got 0"),
+        ("training", "local_batch_size", 3, "must be a multiple of 2 workers x 1 ranks x local_batch_size 3 = 6"),
+        ("training", "max_norm", 0.0, "training.max_norm must be above 0; got 0.0"),
+        ("training", "tokens", 7, "training.steps 4 x 1048576 tokens a step are not training.tokens 7"),
+        ("optimizer", "lr", -1.0, "optimizer.lr must be above 0"),
+        ("optimizer", "mu", 1.0, "optimizer.mu must be from 0 to below 1; got 1.0"),
+        ("lr_scheduler", "min_lr_factor", 1.5, "min_lr_factor must be from 0 to 1; got 1.5"),
+        ("lr_scheduler", "warmup_steps", -1, "warmup_steps must be 0 or more"),
+        ("fault_tolerance", "replica_id", 2, "replica_id must be from 0 to group_size - 1 = 1; got 2"),
+        ("fault_tolerance", "semi_sync_method", "none", "none leaves 2 workers apart for good"),
+        ("fault_tolerance", "sync_steps", 0, "sync_steps must be at least 1"),
+        ("outer_optimizer", "momentum", -0.1, "outer_optimizer.momentum must be from 0 to below 1"),
+        ("data", "vocabulary", 200_000, "must be from 258 to the 128256 of flavor 150M; got 200000"),
+        ("validation", "sequences", 7, "validation.sequences 7 must be a multiple of 1 ranks"),
+        ("run", "name", "a/b", "run.name is a folder below run.outputs, not a path; got 'a/b'"),
+    ],
+)
+def test_impossible_values_are_refused_in_one_line(section, field, value, message) -> None:
+    config = paper("150M", 512, 2)
+    config.training.local_batch_size = 16
+    config.training.steps = 4
+    setattr(getattr(config, section), field, value)
+    with pytest.raises(ConfigError) as refusal:
+        resolve(config)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = paper("150M", 512)
+    config.metrics.wandb = True
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        resolve(config)

@@ -1,0 +1,77 @@
+"""Metrics files: what is written is read, also after a crash and a second attempt."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from muloco.training.run_folder import MetricsTail, MetricsWriter, RunFolder, next_attempt, read_metrics, write_json
+
+
+def write(folder: RunFolder, worker: int, attempt: int, steps: range) -> None:
+    writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=attempt)
+    for step in steps:
+        writer.write(step, {"loss": 10.0 * attempt + step})
+    writer.close()
+
+
+def test_the_last_attempt_of_a_step_counts(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert next_attempt(folder) == 1
+    write(folder, 0, 1, range(1, 6))
+    write(folder, 1, 1, range(1, 4))
+    assert next_attempt(folder) == 2
+    write(folder, 0, 2, range(3, 8))
+    losses = {(line["worker"], line["step"]): line["loss"] for line in read_metrics(folder)}
+    first = {(0, 1): 11.0, (0, 2): 12.0, (1, 1): 11.0, (1, 2): 12.0, (1, 3): 13.0}
+    assert losses == first | {(0, step): 20.0 + step for step in range(3, 8)}
+    assert len(read_metrics(folder)) == len(losses)
+
+
+def test_lines_carry_what_readers_rely_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 12, 3, range(5, 6))
+    line = json.loads((tmp_path / "metrics" / "worker-012.jsonl").read_text())
+    assert line["time"] > 1e9
+    assert {k: line[k] for k in ("schema", "attempt", "step", "worker")} == {
+        "schema": 1,
+        "attempt": 3,
+        "step": 5,
+        "worker": 12,
+    }
+
+
+def test_a_torn_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 3))
+    with folder.metrics(0).open("a") as file:
+        file.write('{"schema": 1, "att')
+    assert len(read_metrics(folder)) == 2
+    with folder.metrics(0).open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match=r"worker-000.jsonl, line 3: not a line of metrics"):
+        read_metrics(folder)
+
+
+def test_the_tail_gives_whole_new_lines_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 3))
+    tail = MetricsTail(folder, 2)
+    assert list(tail.new_lines()) == [], "an earlier attempt is not shown again"
+    write(folder, 0, 2, range(2, 4))
+    write(folder, 1, 2, range(2, 3))
+    assert [(line["worker"], line["step"]) for line in tail.new_lines()] == [(0, 2), (0, 3), (1, 2)]
+    with folder.metrics(1).open("a") as file:
+        file.write('{"worker": 1, ')
+        file.flush()
+        assert list(tail.new_lines()) == []
+        file.write('"step": 9}\n')
+    assert list(tail.new_lines()) == [{"worker": 1, "step": 9}]
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "summary.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in path.parent.iterdir()] == ["summary.json"]
