@@ -44,11 +44,14 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
         "nesterov": chosen.nesterov and chosen.mu > 0,
         "fused": False,  # torch's fused SGD takes no DTensors
     }
-    rules: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
+    rules: dict[str, list[tuple[str, str, dict[str, Any]]]] = {  # by name: (optimizer, pattern, settings), first match
         "AdamW": [("AdamW", r".*", adamw)],
         "Muon": [("Muon", MATRICES, muon), ("AdamW", r".*", adamw)],
         "SGD": [("SGD", r".*", sgd)],
-    }[chosen.name]
-    groups = [ParamGroupConfig(pattern=p, optimizer_name=name, optimizer_kwargs=kwargs) for name, p, kwargs in rules]
+    }
+    groups = [
+        ParamGroupConfig(pattern=pattern, optimizer_name=name, optimizer_kwargs=settings)
+        for name, pattern, settings in rules[chosen.name]
+    ]
     # Muon has no default learning rate; the groups' own is what counts
     return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"Muon": {"lr": chosen.lr}})

@@ -1,12 +1,18 @@
 """What the main job promises, on real processes."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from .runs import train
+from muloco.launch.lighthouse import start_lighthouse
+from muloco.training.run_folder import RunFolder
+
+from .runs import Run, command, train
 
 pytestmark = pytest.mark.integration
 
@@ -116,3 +122,23 @@ def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     assert sharded.summary()["bytes_sent_per_worker"] == pytest.approx(
         whole.summary()["bytes_sent_per_worker"], rel=0.001
     )
+
+
+def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
+    """As the documentation says: one worker as it is, the other under torchrun."""
+    lighthouse, address = start_lighthouse(workers=2, log=tmp_path / "lighthouse.log")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    workers = []
+    for worker, launcher in enumerate(([], torchrun)):
+        words = command(tmp_path, "by-hand", MULOCO, training__steps=4, fault_tolerance__sync_steps=2)[4:]
+        started = [sys.executable, *launcher, "-m", "muloco", "worker", *words]
+        environment = {**os.environ, "TORCHFT_LIGHTHOUSE": address, "OMP_NUM_THREADS": "1"}
+        workers.append(
+            subprocess.Popen([*started, "--fault_tolerance.replica_id", str(worker)], env=environment, text=True)
+        )
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    lighthouse.end(grace_seconds=1)
+    run = Run(folder=RunFolder(tmp_path / "by-hand"), status=0, output="")
+    assert [set(digests) for digests in run.digests()] == [{0, 1}] * 2
+    assert all(digests[0] == digests[1] for digests in run.digests())
+    assert run.folder.config.exists()
