@@ -32,15 +32,17 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
+quiet=""
+[ -t 1 ] || quiet="--quiet"  # a terminal shows the progress of downloads
 if command -v uv >/dev/null 2>&1; then
     [ -x "$venv/bin/python" ] || uv venv --quiet --seed --python "$python" "$venv"
-    pip=(uv pip install --quiet --python "$venv/bin/python")
+    pip=(uv pip install $quiet --python "$venv/bin/python")
 else
     if [ ! -x "$venv/bin/python" ] && ! "$python" -m venv "$venv"; then
         echo "install_dependencies.sh: $python has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2
         exit 1
     fi
-    pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    pip=("$venv/bin/python" -m pip install $quiet --disable-pip-version-check)
 fi
 
 echo "installing muloco and its dependencies into $venv ($("$python" --version))"
