@@ -1,6 +1,7 @@
 """Metrics of one worker: torchtitan's console, TensorBoard and W&B, and the run folder's own file."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +25,13 @@ class RunMetrics(MetricsProcessor):
         attempt: int
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any):
+        run = Path(dump_folder).name
+        for name, value in (
+            ("WANDB_PROJECT", "muloco"),
+            ("WANDB_RUN_GROUP", run),
+            ("WANDB_RUN_NAME", f"{run}-worker-{config.worker:03d}"),
+        ):
+            os.environ.setdefault(name, value)
         # torchtitan keeps the TensorBoard folders of workers apart by its "replica" id
         super().__init__(config, dump_folder=dump_folder, ft_enable=True, ft_replica_id=config.worker, **kwargs)
         self._validation_name = "validation_loss"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from muloco.launch.lighthouse import start_lighthouse
 from muloco.training.run_folder import RunFolder
@@ -38,7 +39,6 @@ def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
     assert list(validation) == [0, 18, 36, 40]
     assert validation[0] > 7.5 > 6.9 > validation[40]
     assert [m["step"] for m in one.lines(worker=1) if "validation_loss" in m] == [0, 18, 36, 40]
-    assert [m["step"] for m in one.lines(worker=1) if "local_validation_loss" in m] == []
 
     summary = one.summary()
     parameters = 363_200
@@ -142,3 +142,29 @@ def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
     assert [set(digests) for digests in run.digests()] == [{0, 1}] * 2
     assert all(digests[0] == digests[1] for digests in run.digests())
     assert run.folder.config.exists()
+
+
+def test_tensorboard_and_wandb_get_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = train(
+        tmp_path,
+        "shown",
+        MULOCO,
+        training__steps=6,
+        fault_tolerance__sync_steps=4,
+        validation__freq=3,
+        metrics__tensorboard=True,
+        metrics__wandb=True,
+    )
+    assert run.status == 0, run.output
+    for worker in (0, 1):
+        (events,) = run.folder.root.glob(f"tb/*/replica_{worker}/events*")
+        accumulator = EventAccumulator(str(events)).Reload()
+        for name in ("loss", "lr", "tokens", "tokens_per_second", "validation_loss", "local_validation_loss"):
+            shown = [(event.step, event.value) for event in accumulator.Scalars(name)]
+            written = [(line["step"], line[name]) for line in run.lines(worker=worker) if name in line]
+            assert [step for step, _ in shown] == [step for step, _ in written] != []
+            assert [v for _, v in shown] == pytest.approx([v for _, v in written])
+        synced = [(event.step, event.value) for event in accumulator.Scalars("sync/bytes_sent")]
+        assert synced == [(line["step"], line["bytes_sent"]) for line in run.lines(worker=worker, event="sync")]
+        assert list(run.folder.root.glob(f"tb/*/replica_{worker}/wandb/offline-run-*/*.wandb"))
