@@ -4,13 +4,30 @@ Each recipe returns a whole config; an experiment module calls one and changes w
 """
 
 from muloco.training.config import Config, FaultTolerance, OuterOptimizer
+from muloco.training.load import ConfigError
+
+# Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
+LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4}
 
 
 def paper(flavor: str) -> Config:
     """Settings of all the paper's runs: seq 2048, clip 1.0, warm-up 500, cosine to 0.1, evaluation every 15 steps."""
     config = Config()
     config.model.flavor = flavor
+    config.training.local_batch_size = LOCAL_BATCH.get(flavor, 2)
     config.compile.enable = True
+    return config
+
+
+def short_test(config: Config, *, steps: int, batch: int, local_batch: int) -> Config:
+    """A few steps, to see whether a machine does it: little warm-up, a small held-out set, no checkpoints."""
+    config.training.steps = steps
+    config.training.global_batch_size = batch
+    config.training.local_batch_size = local_batch
+    config.lr_scheduler.warmup_steps = steps // 4
+    config.validation.sequences = 32
+    config.metrics.log_freq = 1
+    config.checkpoint.enable = False
     return config
 
 
@@ -59,3 +76,8 @@ def data_parallel(config: Config, *, optimizer: str, lr: float) -> Config:
     config.optimizer.name = optimizer
     config.optimizer.lr = lr
     return config
+
+
+def not_yet(feature: str, *, instead: str) -> ConfigError:
+    """What an experiment raises whose method muloco does not have."""
+    return ConfigError(f"this experiment needs {feature}, which muloco does not have yet; without it: {instead}")

@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"muloco: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("muloco: stopped\n")
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -57,9 +57,13 @@ class Child:
         """Exit status; negative: the signal that ended it; None: it runs."""
         return self._process.poll()
 
+    def ask_to_end(self) -> None:
+        """Asks the process and all of its session to end, without waiting for it."""
+        self._signal(signal.SIGTERM)
+
     def end(self, grace_seconds: float) -> None:
         """Ends the process and all of its session: asks, and after the grace period insists."""
-        self._signal(signal.SIGTERM)
+        self.ask_to_end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_seconds)
         self._signal(signal.SIGKILL)

@@ -25,6 +25,7 @@ from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, wri
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+LIGHTHOUSE = "lighthouse"
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
 FAILURE_SECONDS = 3.0
@@ -70,14 +71,16 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     children: list[Child] = []
     with View(config, console) as view:
         try:
-            workers = _start(config, folder, placement, attempt, view, children)
-            failed = _watch(workers, tail, view)
+            _start(config, folder, placement, attempt, view, children)
+            failed = _watch(children, tail, view)
         except KeyboardInterrupt:
             failed, interrupted = [], True
         else:
             interrupted = False
         finally:
-            for child in reversed(children):
+            for child in children:
+                child.ask_to_end()
+            for child in children:
                 child.end(GRACE_SECONDS)
     if interrupted:
         console.print(f"stopped; take it up again with: muloco train {folder.config} --resume")
@@ -116,14 +119,13 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
 
 def _start(
     config: Config, folder: RunFolder, placement: Placement, attempt: int, view: View, children: list[Child]
-) -> list[Child]:
+) -> None:
     """Starts everything; each process is added to `children` at once, so that whatever happens it is ended."""
     environment = {"MULOCO_ATTEMPT": str(attempt), "RUST_LOG": os.environ.get("RUST_LOG", "warn")}
     if config.workers > 1:
-        lighthouse, address = start_lighthouse(workers=config.workers, log=folder.log("lighthouse"))
+        lighthouse, address = start_lighthouse(workers=config.workers, log=folder.log(LIGHTHOUSE))
         children.append(lighthouse)
         environment["TORCHFT_LIGHTHOUSE"] = address
-    workers = []
     for worker in range(config.workers):
         child = Child(
             f"worker {worker}",
@@ -133,8 +135,6 @@ def _start(
             on_line=partial(view.log, worker),
         )
         children.append(child)
-        workers.append(child)
-    return workers
 
 
 def _worker_command(config: Config, folder: RunFolder, worker: int, process_group: str) -> list[str]:
@@ -149,12 +149,16 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, process_grou
     return [sys.executable, *module, "worker", str(folder.config), *overrides]
 
 
-def _watch(workers: Sequence[Child], tail: MetricsTail, view: View) -> list[Child]:
-    """Waits for the end of all workers, or for a first failure. Returns the workers that failed of themselves."""
+def _watch(children: Sequence[Child], tail: MetricsTail, view: View) -> list[Child]:
+    """Waits for the end of all workers, or for a first failure. Returns the processes that failed of themselves."""
+    workers = [child for child in children if child.name != LIGHTHOUSE]
     while True:
         view.update(tail.new_lines())
         if any(worker.status for worker in workers):
             return _culprits(workers)
+        lost = [child for child in children if child.name == LIGHTHOUSE and child.status is not None]
+        if lost:
+            return lost
         if all(worker.status == 0 for worker in workers):
             view.update(tail.new_lines())
             return []

@@ -134,7 +134,12 @@ class TorchftRound:
         votes = self.all_gather(torch.tensor([int(ok)], device=self._device))
         everyone = all(bool(vote.item()) for vote in votes)
         # A barrier of this worker's ranks; it also moves torchft's own step on, which has to stay equal everywhere.
-        return self._manager.should_commit() and everyone
+        try:
+            return self._manager.should_commit() and everyone
+        except (RuntimeError, TimeoutError) as error:
+            raise TransportError(
+                f"sync after step {self._step}: the ranks of this worker did not agree: {error}"
+            ) from error
 
     @property
     def _device(self) -> torch.device:

@@ -103,3 +103,14 @@ def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> 
     changed = train(tmp_path, "kept", MULOCO, "--resume", **settings, outer_optimizer__lr=0.1)
     assert changed.status == 2
     assert "a resumed run keeps its config; this differs: outer_optimizer.lr 0.7 -> 0.1" in changed.output
+
+
+def test_a_lost_lighthouse_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    process, folder = start_and_wait_for_syncs(tmp_path, "dark")
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "torchft_lighthouse"], capture_output=True)
+    (lighthouse,) = children.stdout.split()
+    subprocess.run(["kill", "-9", lighthouse], check=True)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "lighthouse failed: killed by SIGKILL" in output and "worker 0 failed" not in output
+    assert processes_of(folder) == []

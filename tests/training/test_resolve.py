@@ -1,23 +1,35 @@
 """Derived values against the paper's tables, and every refusal."""
 
+import sys
+
 import pytest
 
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 from muloco.training.resolve import resolve
 
-# PAPER 2.2: steps by flavor and batch in sequences
+# PAPER 2.2: steps by batch in sequences, for the six sizes that the paper trained
+SIZES = ("150M", "416M", "914M", "1.76B", "3.1B", "15B")
 STEPS = {
-    ("150M", 512): 2880,
-    ("150M", 4096): 360,
-    ("416M", 512): 8160,
-    ("416M", 32): 130560,
-    ("914M", 2048): 4380,
-    ("1.76B", 8192): 2100,
-    ("3.1B", 1024): 29280,
-    ("15B", 8192): 18165,
-    ("15B", 16384): 9082,
+    32: (46080, 130560, None, None, None, 4650240),
+    64: (23040, 65280, 140160, 268800, 468480, 2325120),
+    128: (11520, 32640, 70080, 134400, 234240, 1162560),
+    256: (5760, 16320, 35040, 67200, 117120, 581280),
+    512: (2880, 8160, 17520, 33600, 58560, 290640),
+    1024: (1440, 4080, 8760, 16800, 29280, 145320),
+    2048: (720, 2040, 4380, 8400, 14640, 72660),
+    4096: (360, 1020, 2190, 4200, 7320, 36330),
+    8192: (None, None, None, 2100, 3660, 18165),
+    16384: (None, None, None, None, None, 9082),
 }
+# PAPER 2.4: weight decay at 512 sequences and K = 1
+DECAYS = {"Muon": (0.01, 0.01, 0.01, 0.001, 0.001, 1e-4), "AdamW": (0.001, 0.01, 0.01, 0.001, 0.001, 1e-4)}
+POINTS = [
+    (size, batch, steps)
+    for batch, row in STEPS.items()
+    for size, steps in zip(SIZES, row, strict=True)
+    if steps is not None
+]
 
 
 def paper(flavor: str, batch: int, workers: int = 1, optimizer: str = "Muon") -> Config:
@@ -30,9 +42,17 @@ def paper(flavor: str, batch: int, workers: int = 1, optimizer: str = "Muon") ->
     return config
 
 
-@pytest.mark.parametrize(("flavor", "batch"), STEPS)
-def test_steps_are_the_papers(flavor: str, batch: int) -> None:
-    assert resolve(paper(flavor, batch)).training.steps == STEPS[flavor, batch]
+@pytest.mark.parametrize("optimizer", ["Muon", "AdamW"])
+@pytest.mark.parametrize("workers", [1, 16])
+def test_every_point_of_the_papers_tables(workers: int, optimizer: str) -> None:
+    """Prints the table (`pytest -s`); batches come in sequences of 2048 tokens."""
+    sys.stdout.write(f"\n{optimizer}, K = {workers}\n{'size':>6} {'batch':>6} {'steps':>8} {'weight decay':>13}\n")
+    for size, batch, steps in POINTS:
+        resolved = resolve(paper(size, batch, workers, optimizer))
+        decay = DECAYS[optimizer][SIZES.index(size)] * batch / workers / 512
+        assert resolved.training.steps == steps, (size, batch)
+        assert resolved.optimizer.weight_decay == pytest.approx(decay), (size, batch)
+        sys.stdout.write(f"{size:>6} {batch:>6} {steps:>8} {resolved.optimizer.weight_decay:>13.3g}\n")
 
 
 @pytest.mark.parametrize(
