@@ -154,7 +154,7 @@ def _nearest(name: str, known, prefix: str = "") -> str:
 
 
 def _lower_booleans(word: str) -> str:
-    return {"true": "True", "false": "False", "none": "None"}.get(word, word)
+    return {"true": "True", "false": "False"}.get(word, word)
 
 
 def _first_sentence(box: str) -> str:

@@ -60,6 +60,9 @@ def test_overrides_of_every_kind() -> None:
     assert config.training.max_norm is None and config.outer_optimizer.nesterov is False
     assert (config.optimizer.name, config.optimizer.lr, config.training.steps) == ("AdamW", 1e-3, 7)
     assert config.run.name == "x"
+    words = "--optimizer.adjust_lr none --fault_tolerance.semi_sync_method none"
+    config = apply_overrides(Config(), words.split())
+    assert (config.optimizer.adjust_lr, config.fault_tolerance.semi_sync_method) == ("none", "none")
 
 
 @pytest.mark.parametrize(
