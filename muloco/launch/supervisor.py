@@ -121,7 +121,12 @@ def _start(
     config: Config, folder: RunFolder, placement: Placement, attempt: int, view: View, children: list[Child]
 ) -> None:
     """Starts everything; each process is added to `children` at once, so that whatever happens it is ended."""
-    environment = {"MULOCO_ATTEMPT": str(attempt), "RUST_LOG": os.environ.get("RUST_LOG", "warn")}
+    environment = {
+        "MULOCO_ATTEMPT": str(attempt),
+        "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
+        # all processes are on this machine; gloo would look for the address of its host name
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
+    }
     if config.workers > 1:
         lighthouse, address = start_lighthouse(workers=config.workers, log=folder.log(LIGHTHOUSE))
         children.append(lighthouse)
