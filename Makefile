@@ -25,6 +25,6 @@ lint: $(INSTALLED) ## check style and types
 clean: ## remove the environment and the caches of the tools, but no run
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
 
+# the script leaves the file behind once the tools of the tests are in
 $(INSTALLED): pyproject.toml install_dependencies.sh
 	VENV=$(VENV) ./install_dependencies.sh
-	touch $@

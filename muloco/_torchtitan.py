@@ -12,6 +12,7 @@ import types
 import warnings
 from types import SimpleNamespace
 
+import spmd_types as spmd  # torchtitan's notation of layouts, a package of its own
 import torch
 import torch.distributed
 import torchtitan.tools.utils as _utils
@@ -82,6 +83,7 @@ if not hasattr(torch.distributed, "set_timeout"):
 
 from torchtitan.components.checkpointer import BaseCheckpointManager  # noqa: E402
 from torchtitan.components.checkpointer.base import ModelWrapper  # noqa: E402
+from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: E402
 from torchtitan.components.dataloader import BaseDataLoader  # noqa: E402
 from torchtitan.components.loss import IGNORE_INDEX, CrossEntropyLoss  # noqa: E402
 from torchtitan.components.metrics import (  # noqa: E402
@@ -104,13 +106,21 @@ from torchtitan.config.configs import (  # noqa: E402
     ParallelismConfig,
     TrainingConfig,
 )
+from torchtitan.distributed import ParallelDims  # noqa: E402
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC  # noqa: E402
 from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm  # noqa: E402
 from torchtitan.models.common.attention import FlexAttention  # noqa: E402
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config  # noqa: E402
+from torchtitan.models.common.decoder_sharding import (  # noqa: E402
+    dense_activation_placement,
+    dense_param_placement,
+    norm_config,
+)
 from torchtitan.models.common.param_init import depth_scaled_std  # noqa: E402
 from torchtitan.models.llama3 import Llama3Model, parallelize_llama  # noqa: E402
 from torchtitan.models.llama3.model import Llama3TransformerBlock  # noqa: E402
 from torchtitan.protocols.model_spec import ModelSpec  # noqa: E402
+from torchtitan.protocols.sharding import ShardingConfig  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
 
 
@@ -136,6 +146,7 @@ __all__ = [
     "DebugConfig",
     "Embedding",
     "FlexAttention",
+    "FullAC",
     "HuggingFaceTokenizer",
     "LRSchedulersContainer",
     "Linear",
@@ -146,17 +157,25 @@ __all__ = [
     "ModelSpec",
     "ModelWrapper",
     "OptimizersContainer",
+    "ParallelDims",
     "ParallelismConfig",
     "ParamGroupConfig",
     "RMSNorm",
+    "SelectiveAC",
+    "ShardingConfig",
     "Trainer",
     "TrainingConfig",
     "Validator",
     "WandBLogger",
+    "canonical_fqn",
+    "dense_activation_placement",
+    "dense_param_placement",
     "depth_scaled_std",
     "device_module",
     "device_type",
     "make_ffn_config",
     "make_gqa_config",
+    "norm_config",
     "parallelize_llama",
+    "spmd",
 ]

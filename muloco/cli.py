@@ -1,4 +1,4 @@
-"""The command line: `muloco train`, `muloco worker`."""
+"""The command line: `muloco train`, `muloco prepare`, `muloco worker`."""
 
 import argparse
 import logging
@@ -13,6 +13,8 @@ from muloco.training.resolve import resolve
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers on this machine, show them while they run, and end with a
 summary and a plot of the loss in the run's folder."""
+_PREPARE = """Tokenize the data of CONFIG into the cache ($MULOCO_CACHE, else ~/.cache/muloco), which `muloco train`
+would do first. For big data, on a machine with many cores."""
 _WORKER = """Run one worker of CONFIG (under torchrun where it has several ranks), joining the lighthouse at
 $TORCHFT_LIGHTHOUSE. `muloco train` and job scripts start workers with it; by hand, give each worker its
 --fault_tolerance.replica_id and all of them the same --run.name."""
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train on this machine", _TRAIN)
     train.add_argument("--resume", action="store_true", help="take the run up again from its newest checkpoint")
+    _command(commands, "prepare", _prepare, "tokenize a config's data", _PREPARE)
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
     return parser
 
@@ -80,11 +83,25 @@ def _train(command: argparse.Namespace, chosen: Config) -> int:
 
     console = Console(soft_wrap=True, highlight=False)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     config = resolve(chosen, config_name=find_config(command.config).stem)
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
         console.print(f"loss curve: {plot_loss(outcome.folder)}")
     return outcome.status
+
+
+def _prepare(command: argparse.Namespace, chosen: Config) -> int:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    from muloco.training.data import prepare_data
+
+    console = Console(soft_wrap=True, highlight=False)
+    handler = RichHandler(console=console, show_path=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    console.print(prepare_data(resolve(chosen)).description(), markup=False)
+    return 0
 
 
 def _worker(command: argparse.Namespace, chosen: Config) -> int:

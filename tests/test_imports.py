@@ -11,7 +11,7 @@ from .test_torchtitan_gate import PACKAGE, modules_imported_by
 LEVELS = [
     {"sharding", "_torchtitan"},
     {"optim", "outer"},
-    {"model", "data"},
+    {"model", "data", "pytorch"},
     {"training"},
     {"launch", "analysis"},
     {"cli"},
@@ -39,6 +39,7 @@ def test_imports_point_down() -> None:
     [
         ("muloco.optim", ["torchtitan", "torchft", "datasets"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets"]),
+        ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "muloco.outer", "muloco.training"]),
         ("muloco.training.resolve", ["torch", "torchtitan", "torchft"]),
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),

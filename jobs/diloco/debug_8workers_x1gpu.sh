@@ -12,7 +12,7 @@ gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
 if [ "$gpus" -ge 8 ]; then
     echo "debug_8workers: $gpus GPUs, one for each worker; flavor 150M"
     config=config/diloco/2x_4gpu_muloco.py
-    size=(--model.flavor 150M --parallelism.data_parallel_replicate_degree 1 --training.steps 120 --lr_scheduler.warmup_steps 30)
+    size=(--model.flavor 150M --parallelism.data_parallel_replicate_degree 1 --training.steps 120 --lr_scheduler.warmup_steps 30 --validation.sequences 32)
 else
     echo "debug_8workers: $gpus GPUs for 8 workers, so they share what this machine has, over gloo; flavor tiny"
     config=config/laptop/muloco.py

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import BaseDataLoader
-from muloco.data.loader import Batch, lay_out
+from muloco.data.loader import Batch, PreparedFeed, lay_out
+from muloco.data.mixture import Schedule
+from muloco.data.prepare import HELD_OUT_SEED
 from muloco.data.prepared import read_prepared
-from muloco.data.stream import ShareStream
+from muloco.data.stream import Pairs
 
 SPLIT = "validation"
-SEED = 0
-"""Of the order of the sequences. Not the run's seed, or runs could not be compared."""
 
 
 class HeldOutDataLoader(BaseDataLoader):
-    """The first `sequences` sequences of the validation split, divided over the data-parallel ranks of a worker.
+    """The first `sequences` sequences of the validation splits, divided over the data-parallel ranks of a worker.
 
     Iterating yields batches as `PackedDataLoader` does, once.
 
@@ -32,8 +32,11 @@ class HeldOutDataLoader(BaseDataLoader):
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
-        folder: str
-        """Prepared folder, as `muloco.data.prepare.prepare` returns it."""
+        folders: tuple[str, ...]
+        """Prepared folders, one a source of the mixture."""
+
+        weights: tuple[float, ...] = (1.0,)
+        """Shares of the sources in the sequences, to be normalized."""
 
         sequences: int
         """How many sequences all ranks of a worker read together."""
@@ -52,28 +55,40 @@ class HeldOutDataLoader(BaseDataLoader):
         local_batch_size: int,
         **kwargs: Any,
     ):
-        prepared = read_prepared(Path(config.folder))
-        self._tokens, offsets = prepared.open(SPLIT)
-        self._stream = ShareStream(offsets, share=0, shares=1, seed=SEED, seq_len=seq_len, endless=False)
-        self._eos_id = prepared.eos_id
-        self._shape = local_batch_size, seq_len
         if config.sequences % (local_batch_size * dp_world_size):
             raise ValueError(
                 f"{config.sequences} held-out sequences are no multiple of "
                 f"{dp_world_size} ranks x {local_batch_size} sequences a batch"
             )
-        if config.sequences > self._stream.sequences(0):
-            raise ValueError(
-                f"the corpus holds out {self._stream.sequences(0)} sequences of {seq_len} tokens, "
-                f"{config.sequences} were asked for (validation.sequences)"
+        schedule = Schedule(config.weights, seed=HELD_OUT_SEED, share=0)
+        opened = [read_prepared(Path(folder)) for folder in config.folders]
+        self._feeds: dict[int, PreparedFeed] = {}
+        for source, count in enumerate(schedule.counts(config.sequences)):
+            if count == 0:
+                continue
+            feed = PreparedFeed(
+                opened[source], SPLIT, share=0, shares=1, seed=HELD_OUT_SEED, seq_len=seq_len, endless=False
             )
+            if count > feed.left_in_epoch():
+                raise ValueError(
+                    f"the corpus holds out {feed.left_in_epoch()} sequences of {seq_len} tokens, "
+                    f"{count} were asked for (validation.sequences)"
+                )
+            self._feeds[source] = feed
+        self._eos_id = opened[0].eos_id
+        self._shape = local_batch_size, seq_len
+        self._order = [schedule.source(number) for number in range(config.sequences)]
         self._starts = range(dp_rank * local_batch_size, config.sequences, dp_world_size * local_batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        rows, length = self._shape
+        rows = self._shape[0]
         for start in self._starts:
-            sequences = [self._stream.sequence(0, number) for number in range(start, start + rows)]
-            yield lay_out(self._tokens, sequences, rows=rows, length=length, eos_id=self._eos_id)
+            sequences = [self._sequence(number) for number in range(start, start + rows)]
+            yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
+
+    def _sequence(self, number: int) -> Pairs:
+        source = self._order[number]
+        return self._feeds[source].sequence(0, self._order[:number].count(source))
 
     def state_dict(self) -> dict[str, Any]:
         return {}

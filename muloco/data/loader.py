@@ -1,54 +1,63 @@
-"""The data loader: batches of shuffled sequences from one share of a prepared split; can stop and resume anywhere."""
+"""The data loaders: batches of sequences from one share of a mixture; they can stop and resume anywhere."""
 
-from collections.abc import Iterator
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
-from muloco.data.prepared import read_prepared
-from muloco.data.stream import ShareStream
+from muloco.data.mixture import Schedule
+from muloco.data.prepared import Prepared, read_prepared, tokenizer_sha256
+from muloco.data.sources import open_source
+from muloco.data.stream import Pairs, ShareStream
+from muloco.data.text_stream import ShuffledStream, TextStream
+from muloco.data.tokenizer import DocumentTokenizer
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
-Sequence = tuple[np.ndarray, np.ndarray]
-"""Index and depth of its pairs, as `ShareStream.sequence` returns them."""
 
 
-class PackedDataLoader(BaseDataLoader):
-    """Batches of packed documents for one data-parallel rank of one worker.
+class Feed(Protocol):
+    """The sequences of one source."""
 
-    The documents are dealt round-robin to `workers * dp_world_size` shares, of which this loader reads number
+    def next(self) -> Pairs: ...
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that say where it is."""
+        ...
+
+    def go_to(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for a place that there is not."""
+        ...
+
+
+class MixtureLoader(BaseDataLoader):
+    """Batches from one share of a mixture, for one data-parallel rank of one worker.
+
+    Documents are dealt to `workers * dp_world_size` shares, of which this loader reads number
     `worker * dp_world_size + dp_rank`: K workers of one rank read what one worker of K ranks reads. Each row is the
-    next sequence of `ShareStream`. These are shuffled, so that a batch is of many documents even where one is longer.
+    next sequence of the source whose turn it is (`Schedule`).
 
     Iterating yields `({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])`. Positions count from
     the document's start, or from the row's start where a row starts inside a document: always below L.
 
-    An infinite loader starts the next epoch in the middle of a batch if need be, and every label counts. A finite one
-    stops after one epoch, and then is back at the start; its one row shorter than L, and the rows missing from its last
-    batch, are filled up with EOS inputs, `IGNORE_INDEX` labels and positions from 0. `iter()` goes on from the current
-    position; to read again the front of a finite split, build a new loader.
-
     Args:
         dp_world_size, dp_rank: data-parallel ranks inside this worker, and which of them this is.
-        tokenizer: unused, the folder holds tokens; torchtitan passes it to every loader.
+        tokenizer: unused; torchtitan passes it to every loader.
         seq_len, local_batch_size: L and B.
 
     Raises:
-        ValueError: no such split; worker, rank, seed or sizes out of range; a share without documents.
-        FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
+        ValueError: worker, rank, seed, weights or sizes out of range.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
-        folder: str
-        """Prepared folder, as `muloco.data.prepare.prepare` returns it."""
-
-        split: str
-        """`train` or `validation`."""
+        weights: tuple[float, ...] = (1.0,)
+        """Shares of the sources in the sequences, to be normalized."""
 
         worker: int = 0
         """This worker's number. Leave it 0 of 1 where every worker shall read the same, as in validation."""
@@ -56,11 +65,8 @@ class PackedDataLoader(BaseDataLoader):
         workers: int = 1
         """Number of workers among which the documents are divided."""
 
-        infinite: bool = True
-        """Start over when all documents were read, instead of stopping."""
-
         seed: int
-        """Fixes the order of the documents and of the sequences in every epoch; not negative."""
+        """Fixes every order; not negative."""
 
     def __init__(
         self,
@@ -81,54 +87,211 @@ class PackedDataLoader(BaseDataLoader):
                 raise ValueError(f"{name} is {value}; of {count} it must be in 0 .. {count - 1}")
         if seq_len < 1 or local_batch_size < 1:
             raise ValueError(f"a batch of {local_batch_size} x {seq_len} tokens is empty; both must be at least 1")
-        prepared = read_prepared(Path(config.folder))
-        share, shares = config.worker * dp_world_size + dp_rank, config.workers * dp_world_size
-        self._tokens, offsets = prepared.open(config.split)
-        self._stream = ShareStream(
-            offsets, share=share, shares=shares, seed=config.seed, seq_len=seq_len, endless=config.infinite
-        )
+        if config.seed < 0:
+            raise ValueError(f"seed is {config.seed}; it must not be negative")
+        self._config = config
+        self._share, self._shares = config.worker * dp_world_size + dp_rank, config.workers * dp_world_size
+        self._shape = local_batch_size, seq_len
+        self._rank_key = f"dp_rank_{dp_rank}"
+        self._sequences = 0
+        self._schedule = Schedule(config.weights, seed=config.seed, share=self._share)
+        self._feeds, self._eos_id, identity = self._open()
+        if len(config.weights) != len(self._feeds):
+            raise ValueError(f"{len(config.weights)} weights for {len(self._feeds)} sources")
         self._identity = {
-            "corpus": prepared.corpus_sha256,
-            "tokenizer": prepared.tokenizer_sha256,
-            "split": config.split,
-            "shares": shares,
-            "share": share,
+            **identity,
+            "weights": repr(config.weights),
+            "shares": self._shares,
+            "share": self._share,
             "seed": config.seed,
             "seq_len": seq_len,
-            "infinite": config.infinite,
         }
-        self._infinite = config.infinite
-        self._shape = local_batch_size, seq_len
-        self._eos_id = prepared.eos_id
-        self._rank_key = f"dp_rank_{dp_rank}"
-        self._epoch = 0
-        self._taken = 0
+
+    @abstractmethod
+    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
+        """The sources' feeds, the id of EOS, and what a position has to agree with."""
 
     def __iter__(self) -> Iterator[Batch]:
-        while self._infinite or self._taken < self._stream.sequences(self._epoch):
-            yield self._next_batch()
-        self._taken = 0
+        while True:
+            yield self._batch(self._shape[0])
+
+    def _batch(self, sequences: int) -> Batch:
+        return lay_out([self._next_sequence() for _ in range(sequences)], *self._shape, eos_id=self._eos_id)
+
+    def _next_sequence(self) -> Pairs:
+        self._sequences += 1
+        return self._feeds[self._schedule.source(self._sequences - 1)].next()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch yielded: epoch, sequences taken of it, and what it is a position in."""
-        return {self._rank_key: {"epoch": self._epoch, "taken": self._taken, **self._identity}}
+        """The position after the last batch yielded, and what it is a position in."""
+        places = json.dumps([feed.state() for feed in self._feeds])
+        return {self._rank_key: {"sequences": self._sequences, "places": places, **self._identity}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to a saved position; the batch size may be another than when it was saved.
 
         Raises:
-            ValueError: the state is of another rank, share, share count, seed, sequence length, split, corpus or
-                tokenizer, of a finite loader where this one is infinite or the reverse, or of no place in an epoch.
+            ValueError: the state is of another rank, share, share count, seed, sequence length, corpus, tokenizer or
+                mixture, of a loader of another kind, or of no place in the data.
         """
         if self._rank_key not in state_dict:
             raise ValueError(f"the data position has no {self._rank_key}; it has: {', '.join(state_dict) or 'nothing'}")
         state = state_dict[self._rank_key]
         for name, own in self._identity.items():
-            if state[name] != own:
+            if state.get(name) != own:
                 raise ValueError(
-                    f"the data position was saved with {name} {state[name]!r}, this run has {own!r}; "
+                    f"the data position was saved with {name} {state.get(name)!r}, this run has {own!r}; "
                     "resume with the same data, sequence length, workers and data-parallel ranks, or start a new run"
                 )
+        for feed, place in zip(self._feeds, json.loads(state["places"]), strict=True):
+            feed.go_to(place)
+        self._sequences = state["sequences"]
+
+
+class PackedDataLoader(MixtureLoader):
+    """Batches from prepared folders, whose sequences are shuffled over the whole of a share (`ShareStream`).
+
+    An infinite loader starts the next epoch in the middle of a batch if need be, and every label counts. A finite one,
+    of one folder, stops after one epoch, and then is back at the start; its one row shorter than L, and the rows
+    missing from its last batch, are filled up with EOS inputs, `IGNORE_INDEX` labels and positions from 0. `iter()`
+    goes on from the current position; to read again the front of a finite split, build a new loader.
+
+    Raises:
+        ValueError: as `MixtureLoader`; no such split; a share without documents; several folders and not infinite.
+        FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MixtureLoader.Config):
+        folders: tuple[str, ...]
+        """Prepared folders, one a source."""
+
+        split: str
+        """`train` or `validation`."""
+
+        infinite: bool = True
+        """Start over when all documents were read, instead of stopping."""
+
+    _config: Config
+
+    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
+        config = self._config
+        opened = [read_prepared(Path(folder)) for folder in config.folders]
+        if len(opened) > 1 and not config.infinite:
+            raise ValueError(f"a mixture of {len(opened)} folders has no end; read it with infinite=True")
+        self._prepared_feeds = [
+            PreparedFeed(
+                prepared,
+                config.split,
+                share=self._share,
+                shares=self._shares,
+                seed=config.seed,
+                seq_len=self._shape[1],
+                endless=config.infinite,
+            )
+            for prepared in opened
+        ]
+        identity = {
+            "corpus": " ".join(prepared.corpus_sha256 for prepared in opened),
+            "tokenizer": _one_tokenizer(opened),
+            "split": config.split,
+            "infinite": config.infinite,
+        }
+        return list(self._prepared_feeds), opened[0].eos_id, identity
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._config.infinite:
+            yield from super().__iter__()
+        (feed,) = self._prepared_feeds
+        while left := feed.left_in_epoch():
+            yield self._batch(min(left, self._shape[0]))
+        feed.go_to({"epoch": 0, "taken": 0})
+        self._sequences = 0
+
+
+class StreamingDataLoader(MixtureLoader):
+    """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`ShuffledStream`).
+
+    Raises:
+        ValueError: as `MixtureLoader`; DataError: a source or the tokenizer cannot be used.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MixtureLoader.Config):
+        sources: tuple[str, ...]
+        """Names of sources, see `muloco.data.sources`."""
+
+        tokenizer_folder: str
+        """As `DocumentTokenizer` takes it."""
+
+        text_field: str = "text"
+        """Field or column that holds the text."""
+
+        shuffle_buffer: int = 1024
+        """Sequences in a block, of all sources together."""
+
+        hold_out: bool = True
+        """Leave out what its hash puts into the validation split."""
+
+        strict: bool = False
+        """Refuse what is no text, instead of leaving it out."""
+
+    _config: Config
+
+    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
+        config, length = self._config, self._shape[1]
+        folder = Path(config.tokenizer_folder)
+        tokenizer = DocumentTokenizer(folder)
+        sources = [open_source(name, config.text_field) for name in config.sources]
+        total = sum(config.weights)
+        feeds: list[Feed] = []
+        for source, weight in zip(sources, config.weights, strict=True):
+            stream = TextStream(
+                source,
+                tokenizer,
+                share=self._share,
+                shares=self._shares,
+                hold_out=config.hold_out,
+                strict=config.strict,
+            )
+            block = max(1, round(config.shuffle_buffer * weight / total))
+            feeds.append(ShuffledStream(stream, seq_len=length, block=block, seed=config.seed))
+        identity = {
+            "corpus": json.dumps([source.identity for source in sources]),
+            "tokenizer": f"{tokenizer_sha256(folder)} {tokenizer.bos_id} {tokenizer.eos_id}",
+            "shuffle_buffer": config.shuffle_buffer,
+            "hold_out": config.hold_out,
+        }
+        return feeds, tokenizer.eos_id, identity
+
+
+class PreparedFeed:
+    """The sequences of one share of a prepared split, in the order of `ShareStream`."""
+
+    def __init__(self, prepared: Prepared, split: str, **stream: Any):
+        self._tokens, offsets = prepared.open(split)
+        self._stream = ShareStream(offsets, **stream)
+        self._epoch, self._taken = 0, 0
+
+    def left_in_epoch(self) -> int:
+        """Sequences that this epoch still has."""
+        return self._stream.sequences(self._epoch) - self._taken
+
+    def next(self) -> Pairs:
+        while self._taken == self._stream.sequences(self._epoch):
+            self._epoch, self._taken = self._epoch + 1, 0
+        self._taken += 1
+        return self.sequence(self._epoch, self._taken - 1)
+
+    def sequence(self, epoch: int, number: int) -> Pairs:
+        """Any sequence, without going there."""
+        index, depth = self._stream.sequence(epoch, number)
+        return Pairs(self._tokens[index], self._tokens[index + 1], depth)
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "taken": self._taken}
+
+    def go_to(self, state: dict[str, Any]) -> None:
         epoch, taken = state["epoch"], state["taken"]
         if epoch < 0 or not 0 <= taken <= self._stream.sequences(epoch):
             raise ValueError(
@@ -137,30 +300,24 @@ class PackedDataLoader(BaseDataLoader):
             )
         self._epoch, self._taken = epoch, taken
 
-    def _next_batch(self) -> Batch:
-        rows, length = self._shape
-        sequences: list[Sequence] = []
-        while len(sequences) < rows and (self._infinite or self._taken < self._stream.sequences(self._epoch)):
-            sequences.append(self._next_sequence())
-        return lay_out(self._tokens, sequences, rows=rows, length=length, eos_id=self._eos_id)
 
-    def _next_sequence(self) -> Sequence:
-        while self._taken == self._stream.sequences(self._epoch):
-            self._epoch, self._taken = self._epoch + 1, 0
-        self._taken += 1
-        return self._stream.sequence(self._epoch, self._taken - 1)
-
-
-def lay_out(tokens: np.ndarray, sequences: list[Sequence], *, rows: int, length: int, eos_id: int) -> Batch:
-    """A batch of `rows` x `length` from sequences of `ShareStream`; what they leave empty is padded."""
+def lay_out(sequences: Sequence[Pairs], rows: int, length: int, *, eos_id: int) -> Batch:
+    """A batch of `rows` x `length` from sequences; what they leave empty is padded."""
     inputs = np.full((rows, length), eos_id)
     labels = np.full((rows, length), IGNORE_INDEX)
     positions = np.tile(np.arange(length), (rows, 1))
-    for row, (index, depth) in enumerate(sequences):
-        inputs[row, : len(index)] = tokens[index]
-        labels[row, : len(index)] = tokens[index + 1]
+    for row, pairs in enumerate(sequences):
+        count = len(pairs.inputs)
+        inputs[row, :count], labels[row, :count] = pairs.inputs, pairs.labels
         # Both counts restart where they must, and the smaller one is the one that restarted last.
-        depth = np.concatenate([depth, np.arange(length - len(depth))])
+        depth = np.concatenate([pairs.depth, np.arange(length - count)])
         positions[row] = np.minimum(depth, positions[row])
     batch = {"input": torch.from_numpy(inputs), "positions": torch.from_numpy(positions)}
     return batch, torch.from_numpy(labels)
+
+
+def _one_tokenizer(opened: list[Prepared]) -> str:
+    found = {prepared.tokenizer_identity for prepared in opened}
+    if len(found) > 1:
+        raise ValueError(f"{', '.join(str(one.folder) for one in opened)} were made with different tokenizers")
+    return found.pop()

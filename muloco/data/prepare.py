@@ -1,109 +1,191 @@
-"""Prepare a corpus once a machine: train its tokenizer, tokenize it, keep the result in a cache.
+"""From the names of sources to data that loaders can open: tokenizer, prepared folders, the held-out set.
 
-Any number of processes may prepare the same corpus at once: each works in a folder of its own and moves it into place
-in one step; whoever comes second throws its work away and uses what is there.
+Sources are tokenized once, into the cache (`prepare`), or read and tokenized while training goes on (streaming);
+the held-out set is prepared in both cases.
 """
 
-import logging
-import os
-import sys
-import tempfile
-import time
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-from rich.progress import track
-from tokenizers import Tokenizer
+from muloco.data.cache import default_cache, make_once
+from muloco.data.errors import DataError
+from muloco.data.mixture import Schedule
+from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
+from muloco.data.sources import EMBEDDED, Embedded, Source, is_hub, open_source
+from muloco.data.tokenize import Part, tokenize
+from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
 
-from muloco.data.corpus import SPLITS, Corpus, Document, load_corpus
-from muloco.data.prepared import FORMAT, Prepared, Size, read_prepared, write_meta, write_split
-from muloco.data.tokenizer import BOS_ID, EOS_ID, train_tokenizer
-
-logger = logging.getLogger(__name__)
-
-_DOCUMENTS_AT_ONCE = 32
+HELD_OUT_SEED = 0
+"""Of the order of the held-out sequences. Not the run's seed, or runs could not be compared."""
 
 
-def prepare(corpus_name: str, vocab_size: int, cache: Path | None = None) -> Prepared:
-    """The prepared folder for a corpus and a vocabulary size, made now if the cache has none.
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a run trains on. Either `prepared` or `streamed` has one entry a source of the mixture."""
+
+    weights: tuple[float, ...]
+    prepared: tuple[Prepared, ...] = ()
+    streamed: tuple[str, ...] = ()
+    held_out: tuple[Prepared, ...]
+    """Folders with a split `validation`; with its weights, what `HeldOutDataLoader` reads."""
+    held_out_weights: tuple[float, ...]
+    hold_out: bool
+    """Whether streams have to leave out what its hash holds out."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.held_out[0].tokenizer_folder
+
+    def description(self) -> str:
+        """One line a source, for people."""
+        total = sum(self.weights)
+        lines = []
+        for prepared, weight in zip(self.prepared, self.weights, strict=False):
+            share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
+            lines.append(
+                f"corpus {prepared.corpus} (sha256 {prepared.corpus_sha256[:16]}): "
+                f"{prepared.tokens['train']:,} training tokens{share}{_skipped(prepared)}"
+            )
+        for name, weight in zip(self.streamed, self.weights, strict=False):
+            share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
+            lines.append(f"corpus {name}: streamed and tokenized on the way{share}")
+        held_out = sum(prepared.tokens["validation"] for prepared in self.held_out)
+        return "\n".join([*lines, f"held out: {held_out:,} tokens"])
+
+
+def prepare(
+    corpus: str | Sequence[str],
+    *,
+    weights: Sequence[float] | None = None,
+    text_field: str = "text",
+    tokenizer: str = EMBEDDED,
+    vocabulary: int = 2048,
+    validation: str | None = None,
+    strict: bool = False,
+    ahead: bool | None = None,
+    held_out_sequences: int,
+    seq_len: int,
+    cache: Path | None = None,
+) -> TrainingData:
+    """Everything that has to be there before training, made now as far as the cache has it not.
 
     Args:
-        corpus_name: a name that `muloco.data.corpus.load_corpus` knows.
-        vocab_size: number of token ids.
+        corpus: names of sources, see `muloco.data.sources`; several make a mixture.
+        weights: shares of the sources in the sequences. None: by their tokens; where streamed, by their bytes on disk.
+        text_field: field or column that holds the text.
+        tokenizer: `embedded` (trained on the embedded corpus, with `vocabulary` entries) or a folder.
+        validation: source of the held-out set. None: about 5 % of the documents of every source, by their hash.
+        strict: refuse what is no text, instead of leaving it out and counting it.
+        ahead: tokenize all before training. None: where no source is on the hub.
+        held_out_sequences, seq_len: size of the held-out set.
         cache: where prepared folders are kept; `default_cache()` if None.
 
     Raises:
-        ValueError: unknown corpus, or a vocabulary size that does not fit it.
-        DamagedCacheError: the cache has an entry for this corpus that is not whole; the message names the folder.
+        DataError: a source or the tokenizer cannot be used so, or too little is held out.
+        DamagedCacheError: an entry of the cache is not whole; the message names the folder.
     """
-    corpus = load_corpus(corpus_name)
-    folder = (cache or default_cache()).absolute() / f"{corpus.name}-{corpus.sha256[:16]}-v{vocab_size}-f{FORMAT}"
-    if not folder.exists():
-        _make(corpus, vocab_size, folder)
+    names = (corpus,) if isinstance(corpus, str) else tuple(corpus)
+    ahead = not any(map(is_hub, names)) if ahead is None else ahead
+    cache = (cache or default_cache()).absolute()
+    sources = [open_source(name, text_field) for name in names]
+    opened = open_tokenizer(tokenizer, vocabulary, cache)
+    make = partial(prepare_source, tokenizer=opened, strict=strict, cache=cache)
+    prepared: tuple[Prepared, ...] = ()
+    if ahead:
+        part = Part.ALL if validation is None else Part.TRAIN
+        prepared = tuple(make(source, part=part) for source in sources)
+    shares = tuple(weights) if weights is not None else _sizes(sources, prepared)
+    held_out_shares = shares if validation is None else (1.0,)
+    needed = Schedule(held_out_shares, seed=HELD_OUT_SEED, share=0).counts(held_out_sequences)
+    held_out: tuple[Prepared, ...]
+    if validation is not None:
+        pairs = None if ahead else held_out_sequences * seq_len
+        held_out = (make(open_source(validation, text_field), part=Part.VALIDATION, most_pairs=pairs),)
+    elif ahead:
+        held_out = prepared
+    else:
+        held_out = tuple(
+            make(source, part=Part.HELD_OUT, most_pairs=max(1, count) * seq_len)
+            for source, count in zip(sources, needed, strict=True)
+        )
+    for one, count in zip(held_out, needed, strict=True):
+        _check_held_out(one, count, seq_len, by_hash=validation is None)
+    return TrainingData(
+        weights=shares,
+        prepared=prepared,
+        streamed=() if ahead else names,
+        held_out=held_out,
+        held_out_weights=held_out_shares,
+        hold_out=validation is None,
+    )
+
+
+def open_tokenizer(name: str, vocabulary: int, cache: Path) -> DocumentTokenizer:
+    """The tokenizer in a folder, or the embedded one, which is trained on first use. Raises DataError."""
+    if name != EMBEDDED:
+        return DocumentTokenizer(Path(name))
+    corpus = Embedded().corpus
+    folder = cache / f"tokenizer-{corpus.sha256[:16]}-v{vocabulary}-f{FORMAT}"
+    make_once(folder, lambda draft: train_tokenizer(corpus, vocabulary, draft))
+    return DocumentTokenizer(folder)
+
+
+def prepare_source(
+    source: Source,
+    tokenizer: DocumentTokenizer,
+    *,
+    part: Part = Part.ALL,
+    most_pairs: int | None = None,
+    strict: bool = False,
+    cache: Path,
+) -> Prepared:
+    """The prepared folder of one source, made anew where `Source.key` has changed; see `muloco.data.tokenize.tokenize`.
+
+    Raises:
+        DataError: as `tokenize`; or `strict`, and the folder was made leaving something out.
+    """
+    settings = [source.key, tokenizer_sha256(tokenizer.folder), tokenizer.bos_id, tokenizer.eos_id, part, most_pairs]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name).name).strip("-.")[:40]
+    folder = cache / f"{label}-{key}-f{FORMAT}"
+    make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = read_prepared(folder)
-    logger.info("prepared corpus %s (sha256 %s) in %s", corpus.name, corpus.sha256, folder)
+    if strict and prepared.skipped:
+        raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
 
 
-def default_cache() -> Path:
-    """$MULOCO_CACHE, else $XDG_CACHE_HOME/muloco, else ~/.cache/muloco."""
-    if cache := os.environ.get("MULOCO_CACHE"):
-        return Path(cache)
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "muloco"
-    return Path.home() / ".cache" / "muloco"
+def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared]) -> tuple[float, ...]:
+    if len(sources) == 1:
+        return (1.0,)
+    if prepared:
+        for one in prepared:
+            if not one.tokens["train"]:
+                raise DataError(f"{one.corpus} holds no text for training: its hash holds out all of it")
+        return tuple(float(one.tokens["train"] - one.sizes["train"].documents) for one in prepared)
+    unknown = [source.name for source in sources if source.size is None]
+    if unknown:
+        raise DataError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
+    return tuple(float(source.size or 0) for source in sources)
 
 
-def _make(corpus: Corpus, vocab_size: int, folder: Path) -> None:
-    """Write the prepared folder, or leave the one that another process put there meanwhile."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as scratch:
-        draft = Path(scratch) / folder.name
-        draft.mkdir()
-        _fill(draft, corpus, vocab_size)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            logger.info("another process prepared %s meanwhile; using its result", folder)
+def _check_held_out(prepared: Prepared, sequences: int, seq_len: int, *, by_hash: bool) -> None:
+    size = prepared.sizes["validation"]
+    there = -(-(size.tokens - size.documents) // seq_len)
+    if there < sequences:
+        share = " (about 5 % of its documents, by their hash)" if by_hash else ""
+        raise DataError(
+            f"{prepared.corpus} holds out {there} sequences of {seq_len} tokens{share}, {sequences} were asked for; "
+            "take fewer (validation.sequences) or another data.validation"
+        )
 
 
-def _fill(folder: Path, corpus: Corpus, vocab_size: int) -> None:
-    start = time.perf_counter()
-    tokenizer = train_tokenizer(corpus, vocab_size, folder / "tokenizer")
-    tokenizer.encode_special_tokens = True  # "<|end_of_text|>" inside a document is text, not the end of it
-    logger.info("trained a tokenizer of %d tokens in %.1f s", vocab_size, time.perf_counter() - start)
-    write_meta(
-        folder,
-        corpus=corpus.name,
-        corpus_sha256=corpus.sha256,
-        vocab_size=vocab_size,
-        bos_id=BOS_ID,
-        eos_id=EOS_ID,
-        sizes={split: _tokenize(folder, split, corpus.split(split), tokenizer) for split in SPLITS},
+def _skipped(prepared: Prepared) -> str:
+    return (
+        f"; skipped {prepared.skipped} that hold no text (first: {prepared.first_skipped})" if prepared.skipped else ""
     )
-
-
-def _tokenize(folder: Path, split: str, documents: tuple[Document, ...], tokenizer: Tokenizer) -> Size:
-    start = time.perf_counter()
-    texts = [document.text for document in documents]
-    ids: list[np.ndarray] = []
-    for first in track(
-        range(0, len(texts), _DOCUMENTS_AT_ONCE),
-        description=f"tokenizing {split}",
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    ):
-        encodings = tokenizer.encode_batch_fast(texts[first : first + _DOCUMENTS_AT_ONCE])
-        ids.extend(np.array([BOS_ID, *encoding.ids, EOS_ID], dtype=np.uint32) for encoding in encodings)
-    write_split(folder, split, ids, tokenizer.get_vocab_size())
-    size = Size(
-        documents=len(texts),
-        tokens=sum(len(document) for document in ids),
-        characters=sum(len(text) for text in texts),
-        bytes=sum(len(text.encode()) for text in texts),
-    )
-    logger.info("tokenized split %s in %.1f s: %s", split, time.perf_counter() - start, size)
-    return size

@@ -1,20 +1,22 @@
-"""The prepared folder: a tokenized corpus on disk, and the checks made when it is opened.
+"""The prepared folder: a tokenized source on disk, and the checks made when it is opened.
 
 meta.json               what the folder holds: the fields of `Prepared`
 tokenizer/              as `muloco.data.tokenizer` writes it
+(SPLIT: train, validation or both)
 SPLIT.tokens.npy        uint16, or uint32 for a vocabulary over 65536: BOS, text, EOS of each document, end to end
 SPLIT.offsets.npy       int64 [documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]]
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 
-FORMAT = 1
+FORMAT = 2
 
 
 class DamagedCacheError(RuntimeError):
@@ -36,7 +38,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder. The two digests together fix every token in it."""
+    """A prepared folder. The two digests and the ids of BOS and EOS fix every token in it.
+
+    `corpus` is the name of the source, `skipped` how many records and files were left out as they held no text,
+    `first_skipped` where and why the first of them.
+    """
 
     folder: Path
     corpus: str
@@ -45,7 +51,14 @@ class Prepared:
     vocab_size: int
     bos_id: int
     eos_id: int
+    skipped: int
+    first_skipped: str | None
     sizes: dict[str, Size]
+
+    @property
+    def tokenizer_identity(self) -> str:
+        """Equal for two folders whose tokens mean the same."""
+        return f"{self.tokenizer_sha256} {self.bos_id} {self.eos_id}"
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -77,7 +90,7 @@ class Prepared:
             raise ValueError(f"{self.folder} has no split {split!r}; it has {', '.join(self.sizes)}")
         size = self.sizes[split]
         tokens = self._array(f"{split}.tokens.npy", token_type(self.vocab_size), size.tokens, mmap_mode="r")
-        offsets = self._array(f"{split}.offsets.npy", np.dtype(np.int64), size.documents + 1, mmap_mode=None)
+        offsets = self._array(f"{split}.offsets.npy", np.dtype(np.int64), size.documents + 1, mmap_mode="r")
         if offsets[0] != 0 or offsets[-1] != size.tokens:
             raise DamagedCacheError(self.folder, f"{split}.offsets.npy does not span {size.tokens} tokens")
         return tokens, offsets
@@ -118,22 +131,59 @@ def read_prepared(folder: Path) -> Prepared:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (prepared.tokenizer_folder / name).is_file():
             raise DamagedCacheError(folder, f"tokenizer/{name} is missing")
-    if _tokenizer_sha256(prepared.tokenizer_folder) != prepared.tokenizer_sha256:
+    if tokenizer_sha256(prepared.tokenizer_folder) != prepared.tokenizer_sha256:
         raise DamagedCacheError(folder, "tokenizer/tokenizer.json is not the one the corpus was tokenized with")
     for split in sizes:
         prepared.open(split)
     return prepared
 
 
-def write_split(folder: Path, split: str, documents: Sequence[np.ndarray], vocab_size: int) -> None:
-    """Write the two arrays of one split; each document is its ids (whole numbers [tokens]), BOS and EOS included."""
-    lengths = np.fromiter((len(document) for document in documents), dtype=np.int64, count=len(documents))
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    tokens = np.empty(offsets[-1], dtype=token_type(vocab_size))
-    for document, start, stop in zip(documents, offsets[:-1], offsets[1:], strict=True):
-        tokens[start:stop] = document
-    np.save(folder / f"{split}.tokens.npy", tokens)
-    np.save(folder / f"{split}.offsets.npy", offsets)
+class SplitWriter:
+    """Writes the two arrays of one split, document by document, in a memory that does not grow."""
+
+    def __init__(self, folder: Path, split: str, vocab_size: int):
+        self.documents = self.tokens = self.characters = self.bytes = 0
+        self._tokens = _ArrayFile(folder / f"{split}.tokens.npy", token_type(vocab_size))
+        self._offsets = _ArrayFile(folder / f"{split}.offsets.npy", np.dtype(np.int64))
+        self._offsets.append(np.zeros(1))
+
+    def append(self, ids: np.ndarray, *, characters: int, size: int) -> None:
+        """Add a document: its ids (whole numbers [tokens]), BOS and EOS included; characters and bytes of its text."""
+        self._tokens.append(ids)
+        self.documents += 1
+        self.tokens += len(ids)
+        self.characters += characters
+        self.bytes += size
+        self._offsets.append(np.array([self.tokens]))
+
+    def close(self) -> Size:
+        """Completes the files."""
+        self._tokens.close(self.tokens)
+        self._offsets.close(self.documents + 1)
+        return Size(documents=self.documents, tokens=self.tokens, characters=self.characters, bytes=self.bytes)
+
+
+class _ArrayFile:
+    """A .npy file that grows: numpy leaves room in the header for any length, which is filled in at the end."""
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self._dtype = dtype
+        self._file: BinaryIO = path.open("wb", buffering=1 << 20)
+        self._write_header(0)
+        self._start = self._file.tell()
+
+    def append(self, values: np.ndarray) -> None:
+        self._file.write(values.astype(self._dtype).tobytes())
+
+    def close(self, length: int) -> None:
+        self._file.seek(0)
+        self._write_header(length)
+        assert self._file.tell() == self._start
+        self._file.close()
+
+    def _write_header(self, length: int) -> None:
+        header = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (length,)}
+        npy.write_array_header_1_0(self._file, header)
 
 
 def write_meta(
@@ -145,20 +195,25 @@ def write_meta(
     bos_id: int,
     eos_id: int,
     sizes: dict[str, Size],
+    skipped: int = 0,
+    first_skipped: str | None = None,
 ) -> None:
     """Write meta.json, which completes the folder; the tokenizer must be in place."""
     meta = {
         "format": FORMAT,
         "corpus": corpus,
         "corpus_sha256": corpus_sha256,
-        "tokenizer_sha256": _tokenizer_sha256(folder / "tokenizer"),
+        "tokenizer_sha256": tokenizer_sha256(folder / "tokenizer"),
         "vocab_size": vocab_size,
         "bos_id": bos_id,
         "eos_id": eos_id,
+        "skipped": skipped,
+        "first_skipped": first_skipped,
         "sizes": {split: asdict(size) for split, size in sizes.items()},
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def _tokenizer_sha256(folder: Path) -> str:
+def tokenizer_sha256(folder: Path) -> str:
+    """Hex digest of a tokenizer folder's tokenizer.json."""
     return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()

@@ -1,8 +1,17 @@
 """The sequences of one share of a prepared split, addressed by (epoch, number) and free of any state."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Pairs(NamedTuple):
+    """(input, label) pairs and how many tokens of the same document come before each input; arrays of one length."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
 
 
 class ShareStream:
@@ -30,8 +39,8 @@ class ShareStream:
     def __init__(self, offsets: np.ndarray, *, share: int, shares: int, seed: int, seq_len: int, endless: bool):
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
-        self._starts = offsets[:-1][share::shares]
-        self._lengths = np.diff(offsets)[share::shares] - 1
+        self._starts = np.array(offsets[:-1][share::shares])
+        self._lengths = offsets[1:][share::shares] - self._starts - 1
         self._pairs = int(self._lengths.sum())
         if self._pairs == 0:
             raise ValueError(
@@ -79,12 +88,13 @@ class ShareStream:
 
     def _lay_out(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The order of the epoch's sequences; per document, in the epoch's order, its first token and first pair."""
-        documents = _permutation(len(self._lengths), [self._seed, epoch])
+        documents = permutation(len(self._lengths), [self._seed, epoch])
         lengths = self._lengths[documents]
-        order = _permutation(self.sequences(epoch), [self._seed, epoch, 1])
+        order = permutation(self.sequences(epoch), [self._seed, epoch, 1])
         return order, self._starts[documents], np.cumsum(lengths) - lengths
 
 
-def _permutation(count: int, entropy: list[int]) -> np.ndarray:
+def permutation(count: int, entropy: list[int]) -> np.ndarray:
+    """An order of 0 .. count - 1 that never changes for the same entropy (numbers that are not negative)."""
     # Sorted draws of a bare bit generator: numpy promises these never change, unlike Generator.permutation.
     return np.argsort(np.random.PCG64(entropy).random_raw(count), kind="stable")

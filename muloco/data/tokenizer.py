@@ -1,11 +1,16 @@
-"""A byte-level BPE tokenizer, trained on a corpus and stored as Hugging Face and torchtitan read it."""
+"""Tokenizers: any Hugging Face tokenizer.json, and a byte-level BPE trained on a corpus and stored as one."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from muloco.data.corpus import Corpus
+from muloco.data.errors import DataError
 
 BOS = "<|begin_of_text|>"
 EOS = "<|end_of_text|>"
@@ -25,10 +30,10 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
         folder: created if need be.
 
     Raises:
-        ValueError: `vocab_size` is too small for all bytes, or larger than what the corpus has pairs to merge for.
+        DataError: `vocab_size` is too small for all bytes, or larger than what the corpus has pairs to merge for.
     """
     if vocab_size < SMALLEST_VOCABULARY:
-        raise ValueError(f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCABULARY} (bytes, BOS, EOS)")
+        raise DataError(f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCABULARY} (bytes, BOS, EOS)")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -40,7 +45,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
     )
     tokenizer.train_from_iterator((document.text for document in corpus.split("train")), trainer)
     if (size := tokenizer.get_vocab_size()) != vocab_size:
-        raise ValueError(f"corpus {corpus.name!r} yields only {size} tokens; vocab_size is {vocab_size}, take less")
+        raise DataError(f"corpus {corpus.name!r} yields only {size} tokens; vocab_size is {vocab_size}, take less")
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -52,3 +57,97 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return tokenizer
+
+
+class DocumentTokenizer:
+    """Turns texts into documents: BOS, the text's tokens, EOS.
+
+    A special token's name inside a text is text. What the tokenizer would do of its own accord (add special tokens, cut
+    off, pad) is left out.
+
+    Args:
+        folder: holds tokenizer.json, of any kind; BOS and EOS are named in tokenizer_config.json (`bos_token`,
+            `eos_token`) or special_tokens_map.json, or are Llama 3's.
+
+    Raises:
+        DataError: something of that is missing; the message says what.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise DataError(_no_tokenizer(folder))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # `tokenizers` raises nothing narrower
+            raise DataError(f"{file} is not a Hugging Face tokenizer ({error})") from error
+        self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" inside a document is text, not the end of it
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        """One more than the largest id."""
+        self._config = _json(folder / "tokenizer_config.json")
+        self.bos_id, self.eos_id = self._special("bos_token", BOS), self._special("eos_token", EOS)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The documents of some texts, as uint32 [tokens]."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array([self.bos_id, *encoding.ids, self.eos_id], dtype=np.uint32) for encoding in encodings]
+
+    def copy_to(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, the latter with BOS and EOS in it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.folder / "tokenizer.json", folder / "tokenizer.json")
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._config}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def _special(self, key: str, usual: str) -> int:
+        """The id of a special token; its name is noted in the config."""
+        named = _token(self._config.get(key)) or _token(_json(self.folder / "special_tokens_map.json").get(key))
+        name = named or usual
+        found = self._tokenizer.token_to_id(name)
+        if found is None and named:
+            raise DataError(f"{self.folder}: the {key} {named!r} of its settings is not in tokenizer.json")
+        if found is None:
+            raise DataError(
+                f"{self.folder} names no {key}: documents begin with BOS and end with EOS; add "
+                f'"{key}": "..." to its tokenizer_config.json (both may be the same token)'
+            )
+        self._config.setdefault(key, name)
+        if self._config[key] is None:
+            self._config[key] = name
+        return found
+
+
+def _no_tokenizer(folder: Path) -> str:
+    old = folder if folder.is_file() else folder / "tokenizer.model"
+    if old.name == "tokenizer.model" and old.exists():
+        return (
+            f"{old} is in the format of tiktoken or SentencePiece, which is not read; data.tokenizer is the folder "
+            "with the same model's tokenizer.json and tokenizer_config.json (for Llama 3.1 they lie on the hub beside "
+            "the folder original/ that holds tokenizer.model)"
+        )
+    if folder.is_file():
+        return f"data.tokenizer is a folder with tokenizer.json in it; {folder} is a file"
+    if not folder.is_dir():
+        return f"there is no tokenizer folder {folder}; data.tokenizer is `embedded` or a folder with tokenizer.json"
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    return f"{folder} holds no tokenizer.json; it holds {found or 'nothing'}"
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file} holds no settings")
+    return values
+
+
+def _token(value: Any) -> str | None:
+    """Special tokens are stored as their name or as an object with it."""
+    return value.get("content") if isinstance(value, dict) else value

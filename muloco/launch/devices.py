@@ -64,7 +64,7 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
     else:
         raise ConfigError(
             f"{what} need {workers * ranks} CUDA devices, this machine has {len(devices)}; lower "
-            "fault_tolerance.group_size or parallelism.data_parallel_*_degree (workers of one rank can share a device)"
+            "fault_tolerance.group_size or parallelism.*_degree (workers of one rank can share a device)"
         )
     environments = tuple({**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices)
     return Placement(environments=environments, process_group=group, description=description)

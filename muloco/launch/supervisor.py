@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from muloco.data.prepare import prepare
 from muloco.launch.devices import Placement, place
 from muloco.launch.lighthouse import start_lighthouse
 from muloco.launch.live import View
 from muloco.launch.processes import Child
 from muloco.launch.summary import summarize, summary_table
 from muloco.training.config import Config
+from muloco.training.data import prepare_data
 from muloco.training.load import ConfigError, load_config, to_dict
 from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, write_json
 
@@ -59,14 +59,10 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     _check_folder(config, folder, resume=resume)
     placement = place(config)
     attempt = next_attempt(folder)
+    console.print(prepare_data(config).description(), markup=False)
     if not resume:
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     console.print(f"run folder: {folder.root}\n{placement.description}")
-    data = prepare(config.data.corpus, config.data.vocabulary)
-    console.print(
-        f"corpus {config.data.corpus} (sha256 {data.corpus_sha256[:16]}): "
-        f"{data.sizes['train'].tokens:,} training tokens, {data.sizes['validation'].tokens:,} held out"
-    )
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
     with View(config, console) as view:

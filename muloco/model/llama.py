@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from muloco import sharding
 from muloco._torchtitan import (
+    CompileConfig,
     ComplexRoPE,
     Embedding,
     FlexAttention,
@@ -22,12 +23,19 @@ from muloco._torchtitan import (
     Llama3Model,
     Llama3TransformerBlock,
     ModelSpec,
+    ParallelDims,
     RMSNorm,
+    ShardingConfig,
+    canonical_fqn,
+    dense_activation_placement,
+    dense_param_placement,
     depth_scaled_std,
     device_type,
     make_ffn_config,
     make_gqa_config,
+    norm_config,
     parallelize_llama,
+    spmd,
 )
 from muloco.model.attention import DenseDocumentAttention, document_mask
 from muloco.model.flavors import Flavor
@@ -62,12 +70,23 @@ class MulocoLlama(Llama3Model):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
-        pass
+        def update_from_config(self, *, config, **kwargs) -> None:
+            """Takes over what the trainer's config says: checks, sequence length, layouts under tensor parallelism."""
+            # Not super(): a slots dataclass is another class than the one that super() would look for
+            Llama3Model.Config.update_from_config(self, config=config, **kwargs)
+            for layer in self.layers:
+                _divide_norms(layer, sequence_parallel=config.parallelism.enable_sequence_parallel)
 
     def get_attention_masks(self, positions: torch.Tensor):
         if isinstance(self.config.first_attention.inner_attention, DenseDocumentAttention.Config):
             return document_mask(positions)
         return super().get_attention_masks(positions)
+
+    def named_parameters(self, *args, **kwargs):
+        """As in any module, but for the segments that activation checkpointing puts into the names of layers: who goes
+        by names, be it optimizer, outer loop or checkpoint, need not know of it."""
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            yield canonical_fqn(name), parameter
 
 
 def llama_config(flavor: str, *, seq_len: int) -> MulocoLlama.Config:
@@ -130,6 +149,21 @@ def _block(size: Flavor, layer: int, seq_len: int) -> PostNormBlock.Config:
     )
 
 
+def _divide_norms(layer: PostNormBlock.Config, *, sequence_parallel: bool) -> None:
+    """Says how tensor parallelism divides the norms that torchtitan's Llama does not have.
+
+    The post-norms see tokens as the other norms do; the norms of queries and keys see whole heads of some of the ranks.
+    """
+    layer.post_attention_norm.sharding_config = norm_config(enable_sp=sequence_parallel)
+    layer.post_ffn_norm.sharding_config = norm_config(enable_sp=sequence_parallel)
+    by_head = dense_activation_placement(tp=spmd.S(2))  # of [B, L, heads, width of a head]
+    layer.attention.qk_norm.sharding_config = ShardingConfig(
+        state_shardings={"weight": dense_param_placement(tp=spmd.R)},
+        in_src_shardings={"input": by_head},
+        out_src_shardings=by_head,
+    )
+
+
 def _norm(width: int) -> RMSNorm.Config:
     return RMSNorm.Config(normalized_shape=width, eps=NORM_EPS, param_init={"weight": nn.init.ones_})
 
@@ -153,8 +187,14 @@ def _init(function: Callable[..., object], **kwargs: float) -> dict[str, Callabl
     return {"weight": weight}
 
 
-def _parallelize(model: MulocoLlama, **kwargs) -> nn.Module:
-    model = parallelize_llama(model, **kwargs)
+def _parallelize(
+    model: MulocoLlama, *, parallel_dims: ParallelDims, compile_config: CompileConfig, **kwargs
+) -> nn.Module:
+    model = parallelize_llama(model, parallel_dims=parallel_dims, compile_config=compile_config, **kwargs)
+    if parallel_dims.tp_enabled and compile_config.enable:
+        # The embedding hands on a tensor that is still on its way between ranks. torch 2.13's compile cache takes what
+        # it compiled for such a tensor for any other one, and fails in the next layer; a copy has arrived.
+        model.tok_embeddings.register_forward_hook(lambda module, args, out: out.clone())
     if device_type() == "cpu":
         for module in model.modules():
             if isinstance(module, FSDPModule):  # gloo has no pre-multiplied sum, which torchtitan's averaging asks for

@@ -1,6 +1,7 @@
-"""Inner optimizers. Needs torch alone."""
+"""Inner optimizers, and the outer step of a single worker. Needs torch alone."""
 
-from muloco.optim.muon import Muon
+from muloco.optim.muloco1 import MuLoCo1
+from muloco.optim.optimizer import Muon
 from muloco.optim.orthogonalize import PRESETS, orthogonalize
 
-__all__ = ["PRESETS", "Muon", "orthogonalize"]
+__all__ = ["PRESETS", "MuLoCo1", "Muon", "orthogonalize"]

@@ -26,10 +26,38 @@ class Model:
 
 @dataclass(kw_only=True)
 class Data:
-    corpus: str = "embedded"
-    """Text to train on. `embedded`: the sources of the running Python's standard library."""
+    """Text to train on; docs/data.md says more."""
+
+    corpus: str | tuple[str, ...] = "embedded"
+    """A file or folder (jsonl, txt, both also .gz and .zst; parquet), `hf:OWNER/NAME[:CONFIG][@SPLIT]` on the Hugging
+    Face hub, or `embedded`: the sources of the running Python's standard library. Several make a mixture."""
+    weights: tuple[float, ...] | None = None
+    """Share of each source of a mixture in the sequences. None: by size, in tokens or, where streamed, in bytes."""
+    text_field: str = "text"
+    """Field or column that holds the text."""
+    tokenizer: str = "embedded"
+    """Folder with a Hugging Face tokenizer.json, or `embedded`: trained on the embedded corpus."""
     vocabulary: int = 2048
-    """Entries of the tokenizer that is trained on the corpus; at most the vocabulary of the model."""
+    """Entries of the embedded tokenizer; at most the vocabulary of the model."""
+    validation: str | None = None
+    """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
+    strict: bool = False
+    """Refuse broken records and empty files, instead of naming, counting and skipping them."""
+    prepare: bool | None = None
+    """Tokenize everything once before training, into a cache. False: read and tokenize while training (streaming).
+    Derived: True, unless a source is on the hub."""
+    shuffle_buffer: int = 1024
+    """Sequences that a rank holds to shuffle them, where it streams."""
+
+    def __post_init__(self) -> None:
+        """JSON knows lists only."""
+        self.corpus = self.corpus if isinstance(self.corpus, str) else tuple(self.corpus)
+        self.weights = None if self.weights is None else tuple(self.weights)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names in `corpus`, be it one or several."""
+        return (self.corpus,) if isinstance(self.corpus, str) else self.corpus
 
 
 @dataclass(kw_only=True)
@@ -73,8 +101,8 @@ class Optimizer:
     """Nesterov momentum in Muon and in SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
-    orthogonalization: Literal["muloco", "quintic"] = "muloco"
-    """Coefficients of Muon's orthogonalization: the paper's five, or Keller Jordan's one."""
+    orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
+    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's eight."""
 
 
 @dataclass(kw_only=True)
@@ -128,6 +156,16 @@ class Parallelism:
     """Ranks over which parameters are sharded (FSDP2)."""
     data_parallel_replicate_degree: int = 1
     """Ranks over which parameters are replicated; with a shard degree above 1: HSDP."""
+    tensor_parallel_degree: int = 1
+    """Ranks that share every matrix product and read the same data; it divides heads, feed-forward width, vocabulary
+    and training.seq_len. Times the two degrees above: the ranks of a worker."""
+
+
+@dataclass(kw_only=True)
+class ActivationCheckpoint:
+    mode: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, what is cheap in each layer (all but
+    attention and every second matrix product), or each layer from its input on. Gradients stay the same."""
 
 
 @dataclass(kw_only=True)
@@ -179,6 +217,7 @@ class Config:
     fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)
     outer_optimizer: OuterOptimizer = field(default_factory=OuterOptimizer)
     parallelism: Parallelism = field(default_factory=Parallelism)
+    activation_checkpoint: ActivationCheckpoint = field(default_factory=ActivationCheckpoint)
     compile: Compile = field(default_factory=Compile)
     validation: Validation = field(default_factory=Validation)
     metrics: Metrics = field(default_factory=Metrics)
@@ -192,6 +231,11 @@ class Config:
     @property
     def ranks_per_worker(self) -> int:
         """Processes of one worker."""
+        return self.data_parallel_ranks * self.parallelism.tensor_parallel_degree
+
+    @property
+    def data_parallel_ranks(self) -> int:
+        """Ranks of one worker, or groups of tensor-parallel ranks, that read different data."""
         return self.parallelism.data_parallel_shard_degree * self.parallelism.data_parallel_replicate_degree
 
     @property

@@ -2,10 +2,13 @@
 
 import copy
 import importlib.util
+import math
 import time
 from pathlib import Path
 
-from muloco.data.tokenizer import SMALLEST_VOCABULARY
+from muloco.data.errors import DataError
+from muloco.data.sources import EMBEDDED, is_hub, open_source
+from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -30,7 +33,9 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
         raise ConfigError(str(error)) from None
     config.model.flavor = size.name
     _check_ranges(config, size)
+    _resolve_data(config, size)
     _check_workers(config)
+    _check_tensor_parallel(config, size)
     _derive_steps(config, size)
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = _weight_decay(config, size)
@@ -43,7 +48,7 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
 
 
 def _check_ranges(config: Config, size: Flavor) -> None:
-    training, data = config.training, config.data
+    training = config.training
     at_least_one = {
         "training.seq_len": training.seq_len,
         "training.global_batch_size": training.global_batch_size,
@@ -54,6 +59,8 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         "fault_tolerance.sync_steps": config.fault_tolerance.sync_steps,
         "parallelism.data_parallel_shard_degree": config.parallelism.data_parallel_shard_degree,
         "parallelism.data_parallel_replicate_degree": config.parallelism.data_parallel_replicate_degree,
+        "parallelism.tensor_parallel_degree": config.parallelism.tensor_parallel_degree,
+        "data.shuffle_buffer": config.data.shuffle_buffer,
         "validation.freq": config.validation.freq,
         "validation.sequences": config.validation.sequences,
         "metrics.log_freq": config.metrics.log_freq,
@@ -89,13 +96,50 @@ def _check_ranges(config: Config, size: Flavor) -> None:
                 raise ConfigError(f"{name} must be {allowed}; got {value}")
     if not 0 <= config.lr_scheduler.min_lr_factor <= 1:
         raise ConfigError(f"lr_scheduler.min_lr_factor must be from 0 to 1; got {config.lr_scheduler.min_lr_factor}")
-    if not SMALLEST_VOCABULARY <= data.vocabulary <= size.vocabulary:
+    if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
+
+
+def _resolve_data(config: Config, size: Flavor) -> None:
+    """Checks that data and tokenizer are there and fit; paths become absolute, so that a run resumes from anywhere."""
+    data = config.data
+    if not data.sources:
+        raise ConfigError("data.corpus names no source")
+    if data.prepare is None:
+        data.prepare = not any(map(is_hub, data.sources))
+    if data.weights is not None:
+        if len(data.weights) != len(data.sources):
+            raise ConfigError(f"data.weights has {len(data.weights)} entries, data.corpus has {len(data.sources)}")
+        if not all(0 < weight < math.inf for weight in data.weights):
+            raise ConfigError(f"data.weights must be above 0; got {data.weights}")
+    elif len(data.sources) > 1 and not data.prepare and any(map(is_hub, data.sources)):
+        raise ConfigError("data.weights is needed: the size of a data set on the hub is not known while it is streamed")
+    corpus = tuple(map(_absolute, data.sources))
+    data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
+    data.validation = data.validation and _absolute(data.validation)
+    try:
+        for name in (*corpus, *([data.validation] if data.validation else [])):
+            if name != EMBEDDED:
+                open_source(name, data.text_field)
+        if data.tokenizer != EMBEDDED:
+            data.tokenizer = str(Path(data.tokenizer).absolute())
+            entries = DocumentTokenizer(Path(data.tokenizer)).vocab_size
+            if entries > size.vocabulary:
+                raise ConfigError(
+                    f"data.tokenizer {data.tokenizer} has {entries} entries, "
+                    f"more than the {size.vocabulary} of flavor {size.alias}"
+                )
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if data.tokenizer == EMBEDDED and not SMALLEST_VOCABULARY <= data.vocabulary <= size.vocabulary:
         raise ConfigError(
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
-    if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
+
+
+def _absolute(source: str) -> str:
+    return source if source == EMBEDDED or is_hub(source) else str(Path(source).absolute())
 
 
 def _check_workers(config: Config) -> None:
@@ -109,6 +153,18 @@ def _check_workers(config: Config) -> None:
             f"fault_tolerance.semi_sync_method none leaves {ft.group_size} workers apart for good; "
             "choose diloco, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
         )
+
+
+def _check_tensor_parallel(config: Config, size: Flavor) -> None:
+    degree = config.parallelism.tensor_parallel_degree
+    for what, number in (
+        (f"heads of flavor {size.alias}", size.heads),
+        (f"hidden units of its feed-forward (flavor {size.alias})", size.feed_forward_width),
+        (f"entries of its vocabulary (flavor {size.alias})", size.vocabulary),
+        ("tokens of training.seq_len, which the norms are divided over", config.training.seq_len),
+    ):
+        if number % degree:
+            raise ConfigError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 
 
 def _derive_steps(config: Config, size: Flavor) -> None:
@@ -131,15 +187,16 @@ def _weight_decay(config: Config, size: Flavor) -> float:
 
 
 def _check_batches(config: Config) -> None:
-    training, validation, ranks = config.training, config.validation, config.ranks_per_worker
+    training, validation, ranks = config.training, config.validation, config.data_parallel_ranks
     share = training.local_batch_size * ranks * config.workers
     if training.global_batch_size % share:
         raise ConfigError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
-            f"{config.workers} workers x {ranks} ranks x local_batch_size {training.local_batch_size} = {share}"
+            f"{config.workers} workers x {ranks} data-parallel ranks x local_batch_size {training.local_batch_size} "
+            f"= {share}"
         )
     if validation.sequences % (training.local_batch_size * ranks):
         raise ConfigError(
-            f"validation.sequences {validation.sequences} must be a multiple of {ranks} ranks of a worker x "
+            f"validation.sequences {validation.sequences} must be a multiple of {ranks} data-parallel ranks x "
             f"training.local_batch_size {training.local_batch_size} = {training.local_batch_size * ranks}"
         )

@@ -2,20 +2,23 @@
 
 import math
 from dataclasses import asdict
+from typing import Any
 
 from muloco._torchtitan import (
     CommConfig,
     CompileConfig,
     CrossEntropyLoss,
     DebugConfig,
+    FullAC,
     HuggingFaceTokenizer,
     LRSchedulersContainer,
     ParallelismConfig,
+    SelectiveAC,
     TrainingConfig,
 )
 from muloco.data.held_out import HeldOutDataLoader
-from muloco.data.loader import PackedDataLoader
-from muloco.data.prepared import Prepared
+from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
+from muloco.data.prepare import TrainingData
 from muloco.model.llama import model_spec
 from muloco.training.checkpoint import RunCheckpoint
 from muloco.training.config import Config
@@ -25,18 +28,20 @@ from muloco.training.run_folder import RunFolder
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
 
+ACTIVATION_CHECKPOINTS = {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}
 
-def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt: int) -> MulocoTrainer.Config:
+
+def trainer_config(config: Config, folder: RunFolder, data: TrainingData, *, attempt: int) -> MulocoTrainer.Config:
     """What one worker's trainer is built from.
 
     Args:
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
         folder: of the run.
-        data: the prepared corpus.
+        data: as `muloco.training.data.prepare_data` returns it.
         attempt: how many times the run has been started, this one included.
     """
     training, parallelism = config.training, config.parallelism
-    worker, ranks = config.fault_tolerance.replica_id, config.ranks_per_worker
+    worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
     assert training.steps is not None
     return MulocoTrainer.Config(
         muloco=config,
@@ -52,9 +57,7 @@ def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt
             enable_wandb=config.metrics.wandb,
             disable_color_printing=True,
         ),
-        dataloader=PackedDataLoader.Config(
-            folder=str(data.folder), split="train", worker=worker, workers=config.workers, seed=config.run.seed
-        ),
+        dataloader=_dataloader(config, data),
         optimizer=inner_optimizers(config.optimizer),
         lr_scheduler=LRSchedulersContainer.Config(decay_type="cosine", **asdict(config.lr_scheduler)),
         training=TrainingConfig(
@@ -69,6 +72,7 @@ def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt
         parallelism=ParallelismConfig(
             data_parallel_replicate_degree=parallelism.data_parallel_replicate_degree,
             data_parallel_shard_degree=parallelism.data_parallel_shard_degree,
+            tensor_parallel_degree=parallelism.tensor_parallel_degree,
             spmd_backend="partial_dtensor",  # torchtitan's default needs a newer torch than 2.13
         ),
         checkpoint=RunCheckpoint.Config(
@@ -79,7 +83,7 @@ def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt
             worker=worker,
             workers=config.workers,
         ),
-        activation_checkpoint=None,
+        activation_checkpoint=ACTIVATION_CHECKPOINTS[config.activation_checkpoint.mode],
         compile=CompileConfig(enable=config.compile.enable),
         comm=CommConfig(trace_buf_size=0, train_timeout_seconds=int(config.fault_tolerance.exchange_timeout_seconds)),
         validator=AnchorValidator.Config(
@@ -87,8 +91,30 @@ def trainer_config(config: Config, folder: RunFolder, data: Prepared, *, attempt
             freq=config.validation.freq,
             last_step=training.steps,
             steps=config.validation.sequences // (training.local_batch_size * ranks),
-            dataloader=HeldOutDataLoader.Config(folder=str(data.folder), sequences=config.validation.sequences),
+            dataloader=HeldOutDataLoader.Config(
+                folders=tuple(str(prepared.folder) for prepared in data.held_out),
+                weights=data.held_out_weights,
+                sequences=config.validation.sequences,
+            ),
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
         loss=CrossEntropyLoss.Config(),
+    )
+
+
+def _dataloader(config: Config, data: TrainingData) -> MixtureLoader.Config:
+    worker, workers = config.fault_tolerance.replica_id, config.workers
+    share: dict[str, Any] = {"worker": worker, "workers": workers, "seed": config.run.seed}
+    if data.prepared:
+        folders = tuple(str(prepared.folder) for prepared in data.prepared)
+        return PackedDataLoader.Config(folders=folders, split="train", weights=data.weights, **share)
+    return StreamingDataLoader.Config(
+        sources=data.streamed,
+        weights=data.weights,
+        tokenizer_folder=str(data.tokenizer_folder),
+        text_field=config.data.text_field,
+        shuffle_buffer=config.data.shuffle_buffer,
+        hold_out=data.hold_out,
+        strict=config.data.strict,
+        **share,
     )

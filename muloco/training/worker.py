@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch.distributed import TCPStore
 
-from muloco.data.prepare import prepare
 from muloco.training.config import Config
+from muloco.training.data import prepare_data
 from muloco.training.load import to_dict
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.titan_config import trainer_config
@@ -39,7 +39,7 @@ def run_worker(config: Config, *, chosen: Config) -> None:
     folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
     if os.environ["RANK"] == "0" and not folder.config.exists():
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
-    data = prepare(config.data.corpus, config.data.vocabulary)
+    data = prepare_data(config)
     trainer = None
     try:
         trainer = trainer_config(config, folder, data, attempt=int(os.environ.get(ATTEMPT, "1"))).build()

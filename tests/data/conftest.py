@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from muloco.data.prepared import Size, write_meta, write_split
+from muloco.data.prepared import SplitWriter, write_meta
 
 LENGTHS = {"train": [2, 9, 30, 3, 17, 2, 64, 5, 11, 41, 7, 2, 23, 8], "validation": [6, 2, 19]}
 STRIDE = 1000  # token = STRIDE * document + place, so labels and positions can be read off the inputs
@@ -34,8 +34,10 @@ def make_folder(tmp_path: Path, documents) -> Callable[..., Path]:
         (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
         sizes = {}
         for split, lists in documents.items():
-            write_split(folder, split, [np.array(ids) for ids in lists], 100_000)
-            sizes[split] = Size(documents=len(lists), tokens=sum(map(len, lists)), characters=0, bytes=0)
+            writer = SplitWriter(folder, split, 100_000)
+            for ids in lists:
+                writer.append(np.array(ids), characters=0, size=0)
+            sizes[split] = writer.close()
         write_meta(
             folder,
             corpus="by hand",
@@ -53,6 +55,13 @@ def make_folder(tmp_path: Path, documents) -> Callable[..., Path]:
 @pytest.fixture
 def folder(make_folder) -> Path:
     return make_folder()
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_HUB_OFFLINE=1, which is read when the packages are imported, wherever that was."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(autouse=True)

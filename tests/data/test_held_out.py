@@ -14,7 +14,7 @@ def rows(
     """All rows that the ranks read, as (inputs, labels), in no particular order."""
     found = []
     for rank in range(ranks):
-        loader = HeldOutDataLoader.Config(folder=str(folder), sequences=sequences).build(
+        loader = HeldOutDataLoader.Config(folders=(str(folder),), sequences=sequences).build(
             dp_world_size=ranks, dp_rank=rank, tokenizer=None, seq_len=seq_len, local_batch_size=batch
         )
         for inputs, labels in loader:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -33,7 +34,7 @@ def build(
     **config,
 ) -> PackedDataLoader:
     """A loader built the way torchtitan's trainer builds it."""
-    return PackedDataLoader.Config(folder=str(folder), split=split, seed=seed, **config).build(
+    return PackedDataLoader.Config(folders=(str(folder),), split=split, seed=seed, **config).build(
         dp_world_size=ranks,
         dp_rank=rank,
         tokenizer=None,
@@ -327,10 +328,10 @@ def test_broken_positions_are_refused(folder: Path) -> None:
         loader.load_state_dict({})
     state = loader.state_dict()
     for epoch, taken in ((0, 15), (1, 14), (0, -1)):
-        state["dp_rank_0"].update(epoch=epoch, taken=taken)
+        state["dp_rank_0"]["places"] = json.dumps([{"epoch": epoch, "taken": taken}])
         with pytest.raises(ValueError, match=f"epoch {epoch}, {taken} sequences taken; .* has {14 - epoch} sequences"):
             loader.load_state_dict(state)
-    state["dp_rank_0"].update(epoch=-1, taken=0)
+    state["dp_rank_0"]["places"] = json.dumps([{"epoch": -1, "taken": 0}])
     with pytest.raises(ValueError, match="epoch -1, 0 sequences taken; epochs count from 0"):
         loader.load_state_dict(state)
 

@@ -1,8 +1,7 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from muloco.data import corpus as corpus_module
+from muloco.data.cache import default_cache
 from muloco.data.corpus import Corpus, Document, load_corpus
-from muloco.data.prepare import default_cache, prepare
+from muloco.data.errors import DataError
+from muloco.data.prepare import TrainingData, open_tokenizer, prepare_source
+from muloco.data.prepare import prepare as prepare_all
 from muloco.data.prepared import DamagedCacheError, Prepared, read_prepared, token_type
+from muloco.data.sources import open_source
+from muloco.data.tokenize import Part
 
 TEXTS = [
     f"Der Käfer <|end_of_text|> {number} krabbelt über die Straße {'und weiter ' * number}\n" for number in range(60)
@@ -22,9 +26,17 @@ VOCAB = 300
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    corpus = Corpus("tiny", tuple(Document("", text) for text in TEXTS))
-    monkeypatch.setitem(corpus_module._CORPORA, "tiny", lambda: corpus)
+    """It stands in for the embedded corpus."""
+    corpus = Corpus("embedded", tuple(Document("", text) for text in TEXTS))
+    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: corpus)
     return corpus
+
+
+def prepare(cache: Path, vocabulary: int = VOCAB) -> Prepared:
+    data = prepare_all("embedded", vocabulary=vocabulary, held_out_sequences=1, seq_len=8, cache=cache)
+    (prepared,) = data.prepared
+    assert data.held_out == (prepared,) and data.weights == (1.0,)
+    return prepared
 
 
 def decoded(prepared: Prepared, split: str) -> list[str]:
@@ -42,7 +54,7 @@ def decoded(prepared: Prepared, split: str) -> list[str]:
 
 
 def test_prepared_texts_are_the_corpus(tiny: Corpus, tmp_path: Path) -> None:
-    prepared = prepare("tiny", VOCAB, tmp_path)
+    prepared = prepare(tmp_path)
     for split in ("train", "validation"):
         texts = [document.text for document in tiny.split(split)]
         assert decoded(prepared, split) == texts and texts
@@ -60,25 +72,26 @@ def test_wide_vocabularies_need_uint32() -> None:
 
 
 def test_the_second_call_reads_the_cache(tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = prepare("tiny", VOCAB, tmp_path)
+    first = prepare(tmp_path)
     monkeypatch.setattr("muloco.data.prepare.train_tokenizer", None)
-    assert prepare("tiny", VOCAB, tmp_path) == first
-    assert list(tmp_path.iterdir()) == [first.folder]
+    monkeypatch.setattr("muloco.data.prepare.tokenize", None)
+    assert prepare(tmp_path) == first
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == [".locks", "embedded", "tokenizer"]
 
 
 def test_vocabulary_and_corpus_have_entries_of_their_own(
     tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = {prepare("tiny", VOCAB, tmp_path).folder, prepare("tiny", VOCAB - 1, tmp_path).folder}
-    monkeypatch.setitem(corpus_module._CORPORA, "tiny", lambda: Corpus("tiny", tiny.documents[:-1]))
-    folders.add(prepare("tiny", VOCAB, tmp_path).folder)
+    folders = {prepare(tmp_path).folder, prepare(tmp_path, VOCAB - 1).folder}
+    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: Corpus("embedded", tiny.documents[:-1]))
+    folders.add(prepare(tmp_path).folder)
     assert len(folders) == 3
 
 
 def test_a_failure_leaves_nothing_behind(tiny: Corpus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vocab_size is 10"):
-        prepare("tiny", 10, tmp_path)
-    assert not list(tmp_path.iterdir())
+        prepare(tmp_path, 10)
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,53 +103,6 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache() == Path("/caches/muloco")
     monkeypatch.setenv("MULOCO_CACHE", "/data")
     assert default_cache() == Path("/data")
-
-
-RACER = """
-import logging, sys, time
-from pathlib import Path
-from muloco.data import corpus, prepare
-
-logging.basicConfig(level=logging.INFO)
-cache, me = Path(sys.argv[1]), sys.argv[2]
-documents = tuple(corpus.Document("", f"line {number} of many lines " * 9) for number in range(80))
-corpus._CORPORA["tiny"] = lambda: corpus.Corpus("tiny", documents)
-fill = prepare._fill
-
-def fill_and_wait(*arguments):
-    fill(*arguments)
-    (cache / f"{me}.done").touch()
-    for _ in range(600):
-        if len(list(cache.glob("*.done"))) == 2:
-            return
-        time.sleep(0.05)
-    sys.exit("the other process did not come")
-
-prepare._fill = fill_and_wait
-prepared = prepare.prepare("tiny", 270, cache)
-assert "torch" not in sys.modules
-sys.stdout.write(str(prepared.folder))
-"""
-
-
-def test_two_processes_at_once(tmp_path: Path) -> None:
-    """Both have finished their draft before either moves it into place: one wins, the other takes what is there."""
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(tmp_path), name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("a", "b")
-    ]
-    results = [racer.communicate(timeout=60) for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0], results
-    folders = {out for out, _ in results}
-    assert len(folders) == 1
-    assert sum("another process prepared" in log for _, log in results) == 1
-    read_prepared(Path(folders.pop()))
-    assert not list(tmp_path.glob(".preparing-*"))
 
 
 def remove(name: str):
@@ -195,12 +161,12 @@ def test_damaged_folders_are_refused(folder: Path, damage: str) -> None:
 
 
 def test_prepare_refuses_a_damaged_cache_and_recovers_once_deleted(tiny: Corpus, tmp_path: Path) -> None:
-    folder = prepare("tiny", VOCAB, tmp_path).folder
+    folder = prepare(tmp_path).folder
     (folder / "train.offsets.npy").unlink()
     with pytest.raises(DamagedCacheError, match=re.escape(str(folder))):
-        prepare("tiny", VOCAB, tmp_path)
+        prepare(tmp_path)
     shutil.rmtree(folder)
-    assert prepare("tiny", VOCAB, tmp_path).folder == folder
+    assert prepare(tmp_path).folder == folder
 
 
 def test_missing_folder_and_split(folder: Path, tmp_path: Path) -> None:
@@ -211,7 +177,7 @@ def test_missing_folder_and_split(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_embedded_corpus_for_real(tmp_path: Path) -> None:
-    prepared = prepare("embedded", 2048, tmp_path)
+    prepared = prepare(tmp_path, 2048)
     corpus = load_corpus("embedded")
     assert prepared.corpus_sha256 == corpus.sha256
     assert decoded(prepared, "validation") == [document.text for document in corpus.split("validation")]
@@ -221,3 +187,97 @@ def test_the_embedded_corpus_for_real(tmp_path: Path) -> None:
         assert 2.5 < prepared.bytes[split] / prepared.tokens[split] < 4.5
     tokens, _ = prepared.open("train")
     assert tokens.max() == 2047
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def everything(corpus, tmp_path: Path, **settings) -> TrainingData:
+    defaults = {"vocabulary": VOCAB, "held_out_sequences": 2, "seq_len": 8, "cache": tmp_path / "cache"}
+    return prepare_all(corpus, **(defaults | settings))
+
+
+def test_files_are_prepared_like_any_corpus(tiny: Corpus, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("{broken\n")
+    data = everything(str(tmp_path / "a.jsonl"), tmp_path)
+    (prepared,) = data.prepared
+    for split in ("train", "validation"):
+        assert decoded(prepared, split) == [text for text in TEXTS if Document("", text).split == split]
+    assert prepared.skipped == 1 and "line 61: not JSON" in (prepared.first_skipped or "")
+    assert "skipped 1 that hold no text (first: " in data.description()
+    with pytest.raises(DataError, match="line 61: not JSON .*; data.strict refuses it"):
+        everything(str(tmp_path / "a.jsonl"), tmp_path, strict=True)
+    with pytest.raises(DataError, match="line 61: not JSON .*; data.strict refuses what"):
+        everything(str(tmp_path / "a.jsonl"), tmp_path, strict=True, cache=tmp_path / "other")
+
+
+def test_several_processes_write_what_one_writes(tiny: Corpus, tmp_path: Path, monkeypatch) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [f"{number} {text}" for number in range(9) for text in TEXTS])
+    (one,) = everything(str(tmp_path / "a.jsonl"), tmp_path).prepared
+    monkeypatch.setattr("muloco.data.tokenize._processes", lambda source: 2)
+    (two,) = everything(str(tmp_path / "a.jsonl"), tmp_path, cache=tmp_path / "other").prepared
+    assert one.folder != two.folder and one.sizes["train"].documents > 400
+    assert {path.name: path.read_bytes() for path in one.folder.glob("*.*")} == {
+        path.name: path.read_bytes() for path in two.folder.glob("*.*")
+    }
+
+
+def test_memory_does_not_grow_with_the_corpus(tiny: Corpus, tmp_path: Path) -> None:
+    """Of 8 MB of text, 31 MB of tokens, Python holds no more than a few batches at a time."""
+    (tmp_path / "a.jsonl").write_text((json.dumps({"text": "und weiter " * 1000}) + "\n") * 700)
+    tokenizer = open_tokenizer("embedded", VOCAB, tmp_path / "cache")
+    source = open_source(str(tmp_path / "a.jsonl"), "text")
+    tracemalloc.start()
+    prepared = prepare_source(source, tokenizer, part=Part.TRAIN, cache=tmp_path / "cache")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert prepared.bytes["train"] == 700 * 11_000
+    assert peak < 12e6
+
+
+def test_changed_files_are_prepared_anew(tiny: Corpus, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    first = everything(str(tmp_path / "a.jsonl"), tmp_path).prepared[0]
+    assert everything(str(tmp_path / "a.jsonl"), tmp_path).prepared[0] == first
+    write_jsonl(tmp_path / "a.jsonl", TEXTS[::-1])
+    second = everything(str(tmp_path / "a.jsonl"), tmp_path).prepared[0]
+    assert second.folder != first.folder and second.corpus_sha256 != first.corpus_sha256
+    assert everything(str(tmp_path / "a.jsonl"), tmp_path, vocabulary=VOCAB - 1).prepared[0].folder != second.folder
+
+
+def test_mixtures_weigh_by_size_unless_told(tiny: Corpus, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    write_jsonl(tmp_path / "b.jsonl", [f"{number} {text}" for number in range(3) for text in TEXTS])
+    names = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    data = everything(names, tmp_path)
+    pairs = [one.sizes["train"].tokens - one.sizes["train"].documents for one in data.prepared]
+    assert data.weights == tuple(pairs) == data.held_out_weights and data.held_out == data.prepared
+    assert everything(names, tmp_path, weights=(1, 3)).weights == (1, 3)
+    assert "25.0% of the sequences" in everything(names, tmp_path, weights=(1, 3)).description()
+    streamed = everything(names, tmp_path, ahead=False)
+    assert streamed.weights == tuple(Path(name).stat().st_size for name in names)
+    assert streamed.streamed == tuple(names) and not streamed.prepared
+
+
+def test_validation_may_have_a_source_of_its_own(tiny: Corpus, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    write_jsonl(tmp_path / "v.jsonl", ["Prüftext " * 9, "noch einer " * 9])
+    data = everything(str(tmp_path / "a.jsonl"), tmp_path, validation=str(tmp_path / "v.jsonl"))
+    assert decoded(data.prepared[0], "train") == TEXTS and list(data.prepared[0].sizes) == ["train"]
+    assert decoded(data.held_out[0], "validation") == ["Prüftext " * 9, "noch einer " * 9]
+    assert not data.hold_out and data.held_out_weights == (1.0,)
+
+
+def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    (tmp_path / "none.jsonl").write_text("{\n")
+    for ahead in (True, False):
+        with pytest.raises(DataError, match=r"a.jsonl holds out \d+ sequences of 8 tokens \(about 5 %.*take fewer"):
+            everything(str(tmp_path / "a.jsonl"), tmp_path, held_out_sequences=5000, ahead=ahead)
+        with pytest.raises(DataError, match=r"none.jsonl holds no text.*; skipped 1 \(first: .*line 1: not JSON"):
+            everything(str(tmp_path / "none.jsonl"), tmp_path, ahead=ahead)
+    with pytest.raises(DataError, match="how large hf:a/b is cannot be known while it is streamed; give data.weights"):
+        everything(["hf:a/b", "embedded"], tmp_path)

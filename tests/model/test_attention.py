@@ -1,9 +1,13 @@
 """The CPU's attention against attention written out, one query at a time, in double precision."""
 
+import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 import muloco.model
+from muloco._torchtitan import FlexAttention
 from muloco.model.attention import DenseDocumentAttention, document_mask
+from muloco.model.llama import llama_config
 
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
 
@@ -54,3 +58,26 @@ def test_documents_in_one_row_do_not_see_each_other() -> None:
         for part in (slice(0, 4), slice(4, 10)):
             alone = model(tokens[:, part], positions[:, part], model.get_attention_masks(positions[:, part]))
             torch.testing.assert_close(packed[:, part], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("attention", [flex_attention, torch.compile(flex_attention)], ids=["eager", "compiled"])
+def test_flex_attention_of_gpus_gives_the_same_logits(attention, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention has no backward pass on the CPU, but a forward pass. Rows are no multiple of its blocks of 128."""
+    monkeypatch.setattr(FlexAttention, "_compiled_flex_attn", staticmethod(attention))  # torchtitan's own autotunes
+    torch.manual_seed(0)
+    length = 150
+    ours = muloco.model.build("tiny", "cpu", seq_len=length)
+    config = llama_config("tiny", seq_len=length)
+    for layer in config.layers:
+        layer.attention.inner_attention = FlexAttention.Config()
+    theirs = config.build()
+    theirs.init_states()
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.randint(0, 2048, (2, length))
+    at, starts = torch.arange(length).expand(2, -1), torch.tensor([[37], [140]])
+    positions = torch.where(at < starts, at, at - starts)
+    with torch.no_grad():
+        expected = theirs(tokens, positions, theirs.get_attention_masks(positions))
+        logits = ours(tokens, positions, ours.get_attention_masks(positions))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)

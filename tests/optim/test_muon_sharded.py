@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 
-from muloco.optim import Muon
+from muloco.optim import MuLoCo1, Muon
 from muloco.sharding import gather, local
 
 OPTIONS = [
@@ -45,6 +45,7 @@ def check(rank, world, store):
     for options in OPTIONS:
         check_fully_sharded(mesh, options)
     check_replicated_with_pending_gradient(mesh)
+    check_outer_step(mesh)
     dist.destroy_process_group()
 
 
@@ -83,6 +84,28 @@ def check_replicated_with_pending_gradient(mesh):
     for param in (plain, replicated):
         Muon([param], 0.05, nesterov=True).step()
     torch.testing.assert_close(gather(replicated), plain.detach(), rtol=0, atol=1e-5)
+
+
+def check_outer_step(mesh):
+    plain, sharded = build(), build()
+    for layer in sharded:
+        fully_shard(layer, mesh=mesh)
+    optimizers = [MuLoCo1(model, 0.05, sync_interval=2) for model in (plain, sharded)]
+    for step in range(5):
+        batch = torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in zip((plain, sharded), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(batch).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(plain.parameters(), sharded.parameters(), strict=True):
+        torch.testing.assert_close(gather(b), a.detach(), rtol=0, atol=1e-4)
+        for key in ("anchor", "outer_momentum"):
+            expected, found = optimizers[0].state[a][key], optimizers[1].state[b][key]
+            assert found.placements == b.placements and local(found).shape == local(b).shape
+            torch.testing.assert_close(gather(found), expected, rtol=0, atol=1e-4)
+    with optimizers[0].anchor_weights(), optimizers[1].anchor_weights():
+        for a, b in zip(plain.parameters(), sharded.parameters(), strict=True):
+            torch.testing.assert_close(gather(b), a.detach(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -16,6 +16,19 @@ MULOCO = [
     (2.8366, -3.0525, 1.2012),
 ]
 QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5
+# As printed in the paper, before its safety factor: 1.01 on all but the last.
+POLAR_EXPRESS_PRINTED = [
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+]
+POLAR_EXPRESS = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in POLAR_EXPRESS_PRINTED[:-1]]
+POLAR_EXPRESS += POLAR_EXPRESS_PRINTED[-1:]
 SHAPES = [(12, 12), (20, 7), (7, 20), (1, 9), (9, 1), (3, 8, 5), (2, 3, 5, 8)]
 
 
@@ -40,7 +53,9 @@ def oracle(matrix, triples):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("preset", "triples"), [("muloco", MULOCO), ("quintic", QUINTIC)])
+@pytest.mark.parametrize(
+    ("preset", "triples"), [("muloco", MULOCO), ("quintic", QUINTIC), ("polar_express", POLAR_EXPRESS)]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)], ids=str)
 def test_is_the_polynomial_of_the_singular_values(shape, preset, triples, dtype, tolerance):
     matrix = gaussian(*shape)
@@ -64,7 +79,19 @@ def test_the_default_preset_is_the_papers():
     assert torch.equal(orthogonalize(matrix), orthogonalize(matrix, "muloco", 5))
 
 
-@pytest.mark.parametrize(("preset", "tolerance"), [("muloco", 0.032), ("quintic", 0.32)])
+@pytest.mark.parametrize(
+    ("steps", "lowest", "highest"), [(5, 0.84, 1.124), (6, 0.994, 1.0012), (None, 1, 1), (9, 1, 1)]
+)
+def test_polar_express_brings_what_is_above_a_thousandth_to_one(steps, lowest, highest):
+    """A diagonal matrix, so that its singular values after normalization are known; 9 steps repeat the last triple."""
+    values = torch.logspace(-3, 0, 40, dtype=torch.float64)
+    inside = values / values.norm() >= 1e-3
+    result = orthogonalize(values.diag(), "polar_express", steps, dtype=torch.float64).diagonal()[inside]
+    assert inside.sum() > 30
+    assert lowest - 1e-9 <= result.min() and result.max() <= highest + 1e-9
+
+
+@pytest.mark.parametrize(("preset", "tolerance"), [("muloco", 0.032), ("quintic", 0.32), ("polar_express", 1e-12)])
 @pytest.mark.parametrize("shape", [(16, 16), (32, 12), (12, 32)], ids=str)
 def test_is_near_the_closest_orthogonal_matrix(preset, tolerance, shape):
     u, _, vh = torch.linalg.svd(gaussian(*shape), full_matrices=False)

@@ -95,7 +95,7 @@ def test_resolving_twice_changes_nothing() -> None:
     [
         ("model", "flavor", "151M", "did you mean '150M'"),
         ("training", "seq_len", 0, "training.seq_len must be at least 1; got 0"),
-        ("training", "local_batch_size", 3, "must be a multiple of 2 workers x 1 ranks x local_batch_size 3 = 6"),
+        ("training", "local_batch_size", 3, "2 workers x 1 data-parallel ranks x local_batch_size 3 = 6"),
         ("training", "max_norm", 0.0, "training.max_norm must be above 0; got 0.0"),
         ("training", "tokens", 7, "training.steps 4 x 1048576 tokens a step are not training.tokens 7"),
         ("optimizer", "lr", -1.0, "optimizer.lr must be above 0"),
@@ -107,7 +107,7 @@ def test_resolving_twice_changes_nothing() -> None:
         ("fault_tolerance", "sync_steps", 0, "sync_steps must be at least 1"),
         ("outer_optimizer", "momentum", -0.1, "outer_optimizer.momentum must be from 0 to below 1"),
         ("data", "vocabulary", 200_000, "must be from 258 to the 128256 of flavor 150M; got 200000"),
-        ("validation", "sequences", 7, "validation.sequences 7 must be a multiple of 1 ranks"),
+        ("validation", "sequences", 7, "validation.sequences 7 must be a multiple of 1 data-parallel ranks"),
         ("run", "name", "a/b", "run.name is a folder below run.outputs, not a path; got 'a/b'"),
     ],
 )
@@ -119,6 +119,33 @@ def test_impossible_values_are_refused_in_one_line(section, field, value, messag
     with pytest.raises(ConfigError) as refusal:
         resolve(config)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("flavor", "seq_len", "degree", "message"),
+    [
+        ("150M", 2048, 0, "parallelism.tensor_parallel_degree must be at least 1; got 0"),
+        ("150M", 2048, 3, "parallelism.tensor_parallel_degree 3 must divide the 4 heads of flavor 150M"),
+        ("laptop", 2048, 4, "parallelism.tensor_parallel_degree 4 must divide the 2 heads of flavor laptop"),
+        ("3.1B", 2050, 5, "5 must divide the 128256 entries of its vocabulary (flavor 3.1B)"),
+        ("150M", 2047, 2, "2 must divide the 2047 tokens of training.seq_len"),
+    ],
+)
+def test_tensor_parallel_degrees_that_do_not_divide_are_refused(flavor, seq_len, degree, message) -> None:
+    config = paper(flavor, 512)
+    config.training.seq_len, config.parallelism.tensor_parallel_degree = seq_len, degree
+    with pytest.raises(ConfigError) as refusal:
+        resolve(config)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_tensor_parallel_ranks_share_their_batch() -> None:
+    """Three data-parallel ranks of four ranks each are 12 processes, that read 3 different parts of a batch."""
+    config = paper("150M", 6)
+    config.parallelism.data_parallel_shard_degree, config.parallelism.tensor_parallel_degree = 3, 4
+    config.training.local_batch_size, config.validation.sequences = 2, 6
+    resolved = resolve(config)
+    assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)
 
 
 def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

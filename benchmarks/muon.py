@@ -1,0 +1,186 @@
+"""One step of Muon on the matrices of a flavor: ours, torch.optim.Muon and torch.optim.AdamW, in turns in one run.
+
+    python benchmarks/muon.py [--flavor 416M] [--threads N] [--rounds N] [--device cuda]
+
+Prints a table and writes results/muon/FLAVOR.json. "of GEMM" is the rate of the plain 5-step iteration (its FLOPs over
+the time of the whole step) beside that of a bf16 product of 1024-cubed measured in the same round; ratios are medians
+over the rounds, as other work on the machine comes and goes. With one CPU thread the clock is the processor time of
+this process, which other work disturbs less. Orthogonality: singular values of one update of a Gaussian gradient,
+without momentum and with the scale of the lr divided out; 1 is exact.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from muloco.model.flavors import Flavor, flavor
+from muloco.pytorch import Muon
+
+RESULTS = Path(__file__).parents[1] / "results" / "muon"
+BAR = 0.85
+GEMM = 1024
+STEPS = 5
+
+OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {
+    "muloco Muon": lambda params: Muon(params, 0.02, weight_decay=0.01),
+    "torch Muon": lambda params: torch.optim.Muon(params, 0.02, weight_decay=0.01, momentum=0.9, nesterov=False),
+    "torch AdamW": lambda params: torch.optim.AdamW(params, 0.02, weight_decay=0.01),
+}
+
+
+def shapes(size: Flavor) -> list[tuple[int, int]]:
+    """`[fan_out, fan_in]` of every matrix that Muon takes."""
+    width, inner = size.width, size.feed_forward_width
+    return size.layers * [*4 * [(width, width)], (inner, width), (width, inner), (inner, width)]
+
+
+def flops(matrices: list[tuple[int, int]]) -> int:
+    """Of the plain iteration: a Gram matrix, its square and one product with X a step; 2 a multiplication."""
+    total = 0
+    for shape in matrices:
+        small, large = min(shape), max(shape)
+        total += STEPS * (4 * small * small * large + 2 * small**3)
+    return total
+
+
+def seconds(work: Callable[[], object], device: str) -> float:
+    clock = time.process_time if _counts_processor_time(device) else time.perf_counter
+    started = clock()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - started
+
+
+def _counts_processor_time(device: str) -> bool:
+    return device == "cpu" and torch.get_num_threads() == 1
+
+
+def gemm_rate(device: str, repeats: int = 20) -> float:
+    """FLOP/s of bf16 products of 1024-cubed."""
+    a, b = (torch.randn(GEMM, GEMM, device=device).bfloat16() for _ in range(2))
+    out = torch.empty_like(a)
+
+    def work() -> None:
+        for _ in range(repeats):
+            torch.mm(a, b, out=out)
+
+    work()
+    return repeats * 2 * GEMM**3 / seconds(work, device)
+
+
+def with_gradients(matrices: list[tuple[int, int]], device: str) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(device)) for shape in matrices]
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=generator).to(device)
+    return params
+
+
+def measure(matrices: list[tuple[int, int]], rounds: int, device: str) -> dict:
+    optimizers = {name: build(with_gradients(matrices, device)) for name, build in OPTIMIZERS.items()}
+    for optimizer in optimizers.values():  # makes the state, warms the libraries
+        optimizer.step()
+    times: dict[str, list[float]] = {name: [] for name in optimizers}
+    rates = []
+    for _ in range(rounds):
+        rates.append(gemm_rate(device))
+        for name, optimizer in optimizers.items():
+            times[name].append(seconds(optimizer.step, device))
+    work, ours = flops(matrices), times["muloco Muon"]
+    rows = {}
+    for name, taken in times.items():
+        rows[name] = {
+            "milliseconds": 1e3 * statistics.median(taken),
+            "time_beside_ours": statistics.median(t / own for t, own in zip(taken, ours, strict=True)),
+        }
+        if "Muon" in name:
+            shares = (work / t / rate for t, rate in zip(taken, rates, strict=True))
+            rows[name]["share_of_gemm_rate"] = statistics.median(shares)
+    return {"gemm_gigaflops": statistics.median(rates) / 1e9, "optimizers": rows}
+
+
+def orthogonality(matrices: list[tuple[int, int]], device: str) -> dict:
+    """Least, greatest and root mean square distance from one, over one matrix of each shape."""
+    distinct = sorted(set(matrices))
+    found: dict[str, list[torch.Tensor]] = {"muloco Muon": [], "torch Muon": []}
+    for shape in distinct:
+        for name, values in found.items():
+            param = torch.nn.Parameter(torch.zeros(shape, device=device))
+            param.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
+            if name == "torch Muon":
+                optimizer = torch.optim.Muon([param], 1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            else:
+                optimizer, scale = Muon([param], 1.0, momentum=0.0, adjust_lr="none"), 1.0
+            optimizer.step()
+            values.append(torch.linalg.svdvals(param.detach().cpu().double() / scale))
+    return {
+        name: {
+            "least": min(float(v.min()) for v in values),
+            "greatest": max(float(v.max()) for v in values),
+            "rms_error": float((torch.cat(values) - 1).square().mean().sqrt()),
+        }
+        for name, values in found.items()
+    }
+
+
+def table(result: dict) -> str:
+    lines = [
+        f"{result['flavor']}: {result['matrices']} matrices, {result['elements']:,} elements, plain iteration "
+        f"{result['gigaflops']:.0f} GFLOP; bf16 {GEMM}-cubed at {result['gemm_gigaflops']:.0f} GFLOP/s; "
+        f"{result['machine']}, {result['clock']} time, load {result['load_average']:.1f} on {os.cpu_count()} cores",
+        f"{'':12} {'ms a step':>10} {'x ours':>7} {'of GEMM':>8}   singular values of an update",
+    ]
+    for name, row in result["optimizers"].items():
+        share = f"{row['share_of_gemm_rate']:8.2f}" if "share_of_gemm_rate" in row else " " * 8
+        line = f"{name:12} {row['milliseconds']:10.1f} {row['time_beside_ours']:7.2f} {share}"
+        if name in result["orthogonality"]:
+            line += "   {least:.3f} to {greatest:.3f}, rms error {rms_error:.3f}".format(
+                **result["orthogonality"][name]
+            )
+        lines.append(line)
+    share = result["optimizers"]["muloco Muon"]["share_of_gemm_rate"]
+    lines.append(f"bar: at least {BAR} of the GEMM rate: {'met' if share >= BAR else 'MISSED'} ({share:.2f})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flavor", default="150M", help="150M, 416M or any other")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--rounds", type=int, default=9, help="timed steps of each optimizer")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    size = flavor(chosen.flavor)
+    matrices = shapes(size)
+    device = torch.cuda.get_device_name() if chosen.device == "cuda" else f"{chosen.threads} CPU threads"
+    result = {
+        "flavor": size.alias,
+        "matrices": len(matrices),
+        "elements": sum(rows * cols for rows, cols in matrices),
+        "gigaflops": flops(matrices) / 1e9,
+        "machine": f"{device}, {platform.machine()}, torch {torch.__version__}",
+        "clock": "processor" if _counts_processor_time(chosen.device) else "wall",
+        "rounds": chosen.rounds,
+        "load_average": os.getloadavg()[0],
+        **measure(matrices, chosen.rounds, chosen.device),
+        "orthogonality": orthogonality(matrices, chosen.device),
+    }
+    assert result["elements"] == size.matrix_parameters
+    print(table(result))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    suffix = "" if chosen.device == "cpu" else f"_{chosen.device}"
+    (RESULTS / f"{size.alias}{suffix}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

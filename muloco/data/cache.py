@@ -1,0 +1,67 @@
+"""The cache: folders that are made once a machine, however many processes ask for them at once.
+
+Whoever comes first makes the folder, in a draft that is moved into place in one step; the others wait. On file systems
+without locks nobody waits: whoever comes second throws its work away and uses what is there.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def default_cache() -> Path:
+    """$MULOCO_CACHE, else $XDG_CACHE_HOME/muloco, else ~/.cache/muloco."""
+    if cache := os.environ.get("MULOCO_CACHE"):
+        return Path(cache)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "muloco"
+    return Path.home() / ".cache" / "muloco"
+
+
+def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Makes a cache entry unless it is there: `fill` writes it into an empty folder that then becomes `folder`."""
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder) as alone:
+        if folder.exists():
+            logger.info("another process prepared %s meanwhile; using its result", folder)
+            return
+        drafts = f".preparing-{folder.name}-"
+        if alone:
+            for left_by_a_killed_process in folder.parent.glob(f"{drafts}*"):
+                shutil.rmtree(left_by_a_killed_process)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=drafts) as scratch:
+            draft = Path(scratch) / folder.name
+            draft.mkdir()
+            fill(draft)
+            try:
+                draft.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+                logger.info("another process prepared %s meanwhile; using its result", folder)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Holds the entry's lock, which ends with the process; gives False where the file system has no locks."""
+    locks = folder.parent / ".locks"
+    locks.mkdir(exist_ok=True)
+    with (locks / folder.name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that prepares %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True

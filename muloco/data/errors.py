@@ -1,0 +1,44 @@
+"""What goes wrong with a user's data, and the count of what is skipped on the way."""
+
+import logging
+
+logger = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """The user's data cannot be used as asked; the message is one line that says what to change."""
+
+
+class BadRecord(Exception):
+    """One record holds no text; the message says why. Whoever reads the record tells `Skipped`."""
+
+
+class Skipped:
+    """Names and counts what one pass over a source leaves out, or refuses it.
+
+    Args:
+        strict: refuse instead of skipping.
+        quiet: count only, as what is skipped was named before.
+    """
+
+    NAMED = 10
+    """So many are named in the log; the rest is counted."""
+
+    def __init__(self, *, strict: bool, quiet: bool = False):
+        self.count = 0
+        self.first: str | None = None
+        self._strict, self._quiet = strict, quiet
+
+    def skip(self, where: str, reason: str) -> None:
+        """Raises DataError if strict."""
+        if self._strict:
+            raise DataError(f"{where}: {reason}; data.strict refuses what is skipped and counted without it")
+        self.count += 1
+        self.first = self.first or f"{where}: {reason}"
+        if self.count <= self.NAMED and not self._quiet:
+            logger.warning("skipped %s: %s", where, reason)
+        if self.count == self.NAMED and not self._quiet:
+            logger.warning("more of these are counted, not named")
+
+    def __str__(self) -> str:
+        return f"skipped {self.count}" + (f" (first: {self.first})" if self.first else "")

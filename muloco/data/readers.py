@@ -1,0 +1,224 @@
+"""Readers: the records of one file, by its ending. A record is raw; its text is taken out only where it is needed.
+
+A reader yields `(number, raw)` with numbers that rise from 1: lines of a jsonl file (blank ones are passed over), rows
+of a parquet file, pieces of a text file. It raises `BrokenFile` where the file's content cannot be read any further.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from muloco.data.errors import BadRecord
+
+PIECE_BYTES = 16 * 1024
+"""A text file is cut into documents of at most so many bytes: at a blank line if possible, else at a line's end."""
+
+_BOM = b"\xef\xbb\xbf"
+_ROWS_AT_ONCE = 256
+_COMPRESSIONS = ("", ".gz", ".zst")
+
+
+class BrokenFile(Exception):
+    """A file's content ends too early or makes no sense from here on; the message says why."""
+
+
+def format_of(name: str) -> str | None:
+    """The ending that says how to read a file, without a compression's: one of `.jsonl`, `.txt`, `.parquet`."""
+    for ending, (_, _, compressions, _) in _FORMATS.items():
+        if name.lower().endswith(tuple(ending + compression for compression in compressions)):
+            return ending
+    return None
+
+
+def endings() -> str:
+    """All endings that can be read, for messages."""
+    return ", ".join(ending + compression for ending, (_, _, some, _) in _FORMATS.items() for compression in some)
+
+
+def unit_of(name: str) -> str:
+    """What the records of a file are called."""
+    return _FORMATS[_known(name)][3]
+
+
+def records(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, Any]]:
+    """The records of a file that is open at its start; see the module.
+
+    Raises:
+        BrokenFile: its content cannot be read any further.
+    """
+    return _FORMATS[_known(path.name)][0](path, raw_file, text_field)
+
+
+def text_of(name: str, raw: Any, text_field: str) -> str:
+    """The text in a record of the file `name`. Raises BadRecord where there is none."""
+    return _FORMATS[_known(name)][1](raw, text_field)
+
+
+def checked_text(value: Any, text_field: str) -> str:
+    """`value` if it is a text. Raises BadRecord."""
+    if not isinstance(value, str):
+        raise BadRecord(f"field {text_field!r} is {type(value).__name__}, not a text")
+    if not value or value.isspace():
+        raise BadRecord("the text is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRecord("the text holds half of a surrogate pair, which no encoding has") from None
+    return value
+
+
+def text_in_row(row: Any, text_field: str) -> str:
+    """The text of a record that is an object with named fields. Raises BadRecord."""
+    if not isinstance(row, dict):
+        raise BadRecord(f"{type(row).__name__}, not an object with a field {text_field!r}")
+    if text_field not in row:
+        raise BadRecord(f"no field {text_field!r}; it has: {', '.join(map(str, row)) or 'none'}")
+    return checked_text(row[text_field], text_field)
+
+
+def _known(name: str) -> str:
+    ending = format_of(name)
+    assert ending is not None, name
+    return ending
+
+
+def _lines(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, bytes]]:
+    with _uncompressed(path, raw_file) as file:
+        for number, line in _broken_if_torn(enumerate(file, start=1)):
+            line = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+            if line:
+                yield number, line
+
+
+def _json_text(line: bytes, text_field: str) -> str:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"not UTF-8 (byte {error.start} of the line)") from None
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"not JSON ({error})") from None
+    return text_in_row(row, text_field)
+
+
+def _pieces(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, bytes]]:
+    with _uncompressed(path, raw_file) as file:
+        number, rest = 0, b""
+        for block in _broken_if_torn(iter(lambda: file.read(PIECE_BYTES), b"")):
+            rest = rest + block if number or rest else block.removeprefix(_BOM)
+            while len(rest) > PIECE_BYTES:
+                cut = _cut(rest)
+                number += 1
+                yield number, rest[:cut]
+                rest = rest[cut:]
+        if rest.strip() or number:
+            yield number + 1, rest
+
+
+def _cut(data: bytes) -> int:
+    """Where the first piece of more than `PIECE_BYTES` bytes ends."""
+    for mark in (b"\n\n", b"\n"):
+        if (found := data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES)) >= 0:
+            return found + len(mark)
+    cut = PIECE_BYTES
+    while cut > PIECE_BYTES - 4 and data[cut] & 0xC0 == 0x80:  # not inside a UTF-8 character
+        cut -= 1
+    return cut
+
+
+def _plain_text(piece: bytes, text_field: str) -> str:
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"not UTF-8 (byte {error.start} of the piece)") from None
+    return checked_text(text, text_field)
+
+
+def _rows(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        file = pyarrow.parquet.ParquetFile(raw_file)
+        if text_field not in file.schema_arrow.names:
+            raise BrokenFile(f"no column {text_field!r}; it has: {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[text_field]):
+            for value in batch.column(0):
+                number += 1
+                yield number, value
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BrokenFile(f"not parquet, or damaged ({str(error).splitlines()[0]})") from None
+
+
+def _parquet_text(value: Any, text_field: str) -> str:
+    try:
+        return checked_text(value.as_py(), text_field)
+    except UnicodeDecodeError:
+        raise BadRecord("not UTF-8") from None
+
+
+def _uncompressed(path: Path, raw_file: IO[bytes]) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(raw_file)  # type: ignore[return-value]
+    if path.name.lower().endswith(".zst"):
+        return io.BufferedReader(_Zstandard(raw_file), 1 << 18)
+    return raw_file
+
+
+def _broken_if_torn(blocks: Iterator) -> Iterator:
+    try:
+        yield from blocks
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BrokenFile(f"not gzip, damaged or cut off ({error})") from None
+
+
+class _Zstandard(io.RawIOBase):
+    """All frames of a Zstandard file. zstandard's own reader takes a file that was cut off for one that ends there."""
+
+    def __init__(self, raw_file: IO[bytes]):
+        import zstandard
+
+        self._error = zstandard.ZstdError
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+        self._file = raw_file
+        self._frame: Any = None
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._output:
+            if not self._input and not (data := self._file.read(1 << 17)):
+                if self._frame is not None:
+                    raise BrokenFile("cut off inside a Zstandard frame")
+                return 0
+            elif not self._input:
+                self._input = data
+            if self._frame is None:
+                self._frame = self._decompressor.decompressobj()
+            try:
+                self._output, self._input = memoryview(self._frame.decompress(self._input)), b""
+            except self._error as error:
+                raise BrokenFile(f"not Zstandard, or damaged ({error})") from None
+            if self._frame.eof:
+                self._input, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._output))
+        buffer[:count] = self._output[:count]
+        self._output = self._output[count:]
+        return count
+
+
+_Reader = Callable[[Path, IO[bytes], str], Iterator[tuple[int, Any]]]
+_FORMATS: dict[str, tuple[_Reader, Callable[[Any, str], str], tuple[str, ...], str]] = {
+    ".jsonl": (_lines, _json_text, _COMPRESSIONS, "line"),
+    ".txt": (_pieces, _plain_text, _COMPRESSIONS, "piece"),
+    ".parquet": (_rows, _parquet_text, ("",), "row"),
+}

@@ -1,0 +1,332 @@
+"""Sources: where text comes from. Each gives its records in a fixed order and can go on from any place in it.
+
+    embedded                        the sources of the running Python's standard library
+    PATH                            a file, or a folder with all files below it in the order of their names
+    hf:OWNER/NAME[:CONFIG][@SPLIT]  a data set on the Hugging Face hub, streamed; also hf:PATH of a local one
+
+A *place* is a small JSON value that says where the next record is; only the source that gave it understands it.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from muloco.data.corpus import Corpus, load_corpus
+from muloco.data.errors import BadRecord, DataError, Skipped
+from muloco.data.readers import BrokenFile, endings, format_of, records, text_in_row, text_of, unit_of
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+HUB = "hf:"
+Place = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record, whose text `text()` takes out; it raises BadRecord where there is none."""
+
+    file: str
+    unit: str
+    number: int
+    text: Callable[[], str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, {self.unit} {self.number}"
+
+
+class Reading(Protocol):
+    """One pass over the records of a source."""
+
+    done: int
+    """Bytes read so far, for a progress bar; 0 if not known."""
+
+    def __next__(self) -> Record: ...
+
+    def place(self) -> Place:
+        """Where the next record is."""
+        ...
+
+
+class Source(Protocol):
+    name: str
+    """As the user wrote it."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk; None where that is not known."""
+        ...
+
+    @property
+    def key(self) -> Any:
+        """A JSON value that changes when the text may have: what a cached result is found by."""
+        ...
+
+    @property
+    def identity(self) -> Any:
+        """A JSON value equal for copies of the same data on other machines: what a position is a position in."""
+        ...
+
+    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
+        """Reads from a place on, or from the start. What is no record at all (an empty or broken file) goes to
+        `skipped`."""
+        ...
+
+
+def open_source(name: str, text_field: str) -> Source:
+    """The source that `name` means (see the module); `text_field` is the field or column that holds the text.
+
+    Raises:
+        DataError: there is no such file or folder, or none that can be read; the name is no name.
+    """
+    if name == EMBEDDED:
+        return Embedded()
+    return Hub(name, text_field) if is_hub(name) else Files(name, text_field)
+
+
+def is_hub(name: str) -> bool:
+    return name.startswith(HUB)
+
+
+class Embedded:
+    """The embedded corpus, in the order of its hashes."""
+
+    name = EMBEDDED
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return load_corpus(EMBEDDED)
+
+    @cached_property
+    def size(self) -> int:
+        return sum(len(document.text.encode()) for document in self.corpus.documents)
+
+    @property
+    def key(self) -> Any:
+        return self.corpus.sha256
+
+    identity = key
+
+    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
+        return _EmbeddedReading(self.corpus, 0 if place is None else place["document"])
+
+
+class _EmbeddedReading:
+    done = 0
+
+    def __init__(self, corpus: Corpus, first: int):
+        self._documents, self._next = corpus.documents, first
+
+    def __next__(self) -> Record:
+        if self._next == len(self._documents):
+            raise StopIteration
+        document = self._documents[self._next]
+        self._next += 1
+        self.done += len(document.text)
+        return Record(document.name, "document", 1, lambda: document.text)
+
+    def place(self) -> Place:
+        return {"document": self._next}
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+class Files:
+    """A file, or all files below a folder that can be read, sorted by name. Hidden ones (`.name`) are passed over.
+
+    The cache key is the files' paths, sizes and modification times, since hashing the content at each start would read
+    all of it. The identity has names (relative to the folder) and sizes alone, so that copies on other machines agree.
+    """
+
+    def __init__(self, name: str, text_field: str):
+        self.name = name
+        self._root, self._text_field = Path(name).absolute(), text_field
+        if not self._root.exists():
+            raise DataError(f"there is no file or folder {name}; a corpus is a path, {EMBEDDED}, or {HUB}OWNER/NAME")
+        self._files, self._foreign = self._list()
+        self.size = sum(file.size for file in self._files)
+
+    @property
+    def key(self) -> Any:
+        listing = [[file.name, file.size, file.mtime_ns] for file in self._files]
+        return [str(self._root), self._text_field, listing]
+
+    @property
+    def identity(self) -> Any:
+        return [self._root.name, self._text_field, [[file.name, file.size] for file in self._files]]
+
+    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
+        if place is None:
+            for name in self._foreign:
+                skipped.skip(str(self._root / name), f"not a file that can be read ({endings()})")
+        return _FilesReading(self._files, self._text_field, skipped, place or {"file": 0, "record": 0})
+
+    def _list(self) -> tuple[list[_File], list[str]]:
+        if self._root.is_dir():
+            paths = sorted(_below(self._root), key=lambda path: path.relative_to(self._root).as_posix())
+            names = [path.relative_to(self._root).as_posix() for path in paths]
+        else:
+            paths, names = [self._root], [self._root.name]
+        files, foreign = [], []
+        for name, path in zip(names, paths, strict=True):
+            if format_of(name) is None:
+                foreign.append(name)
+                continue
+            stat = path.stat()
+            files.append(_File(name, path, stat.st_size, stat.st_mtime_ns))
+        if not files:
+            found = f"; it holds {', '.join(foreign[:5])}" if self._root.is_dir() and foreign else ""
+            raise DataError(f"{self.name}: no file that can be read{found}; a file ends in {endings()}")
+        return files, foreign
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+class _FilesReading:
+    def __init__(self, files: list[_File], text_field: str, skipped: Skipped, place: Place):
+        self._files, self._text_field, self._skipped = files, text_field, skipped
+        self._file, self._record = place["file"], place["record"]
+        self.done = sum(file.size for file in files[: self._file])
+        self._records = self._run()
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+    def place(self) -> Place:
+        return {"file": self._file, "record": self._record}
+
+    def _run(self) -> Iterator[Record]:
+        while self._file < len(self._files):
+            yield from self._one(self._files[self._file])
+            self._file, self._record = self._file + 1, 0
+
+    def _one(self, file: _File) -> Iterator[Record]:
+        before, after, unit = self.done, self._record, unit_of(file.name)
+        last = 0
+        try:
+            with file.path.open("rb") as raw_file:
+                for number, raw in records(file.path, raw_file, self._text_field):
+                    last = number
+                    if number <= after:
+                        continue
+                    self._record = number
+                    if not raw_file.closed:
+                        self.done = before + raw_file.tell()
+                    yield Record(str(file.path), unit, number, _Text(file.name, raw, self._text_field))
+            if last == 0:
+                self._skipped.skip(str(file.path), "an empty file")
+        except BrokenFile as error:
+            self._skipped.skip(f"{file.path}, all after {unit} {last}", str(error))
+        except OSError as error:
+            raise DataError(f"{file.path} cannot be read: {error}") from error
+        self.done = before + file.size
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """The text of a raw record, taken out when called."""
+
+    name: str
+    raw: Any
+    text_field: str
+
+    def __call__(self) -> str:
+        return text_of(self.name, self.raw, self.text_field)
+
+
+class Hub:
+    """A data set on the Hugging Face hub, read as a stream; the split is `train` where none is named.
+
+    Its key and identity are its name: name a new cache or delete the old entry when the data set has changed.
+    """
+
+    size: int | None = None
+
+    def __init__(self, name: str, text_field: str):
+        match = re.fullmatch(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>[^:@]+))?", name.removeprefix(HUB))
+        if match is None:
+            raise DataError(f"{name} is no data set's name; write {HUB}OWNER/NAME[:CONFIG][@SPLIT]")
+        self.name = name
+        self._path, self._config, self._split = match["path"], match["config"], match["split"] or "train"
+        self._text_field = text_field
+
+    @property
+    def key(self) -> Any:
+        return [self.name, self._text_field]
+
+    identity = key
+
+    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
+        import datasets
+
+        try:
+            dataset = datasets.load_dataset(self._path, name=self._config, split=self._split, streaming=True)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self.name}: {' '.join(str(error).split())}") from error
+        if dataset.column_names is not None and self._text_field not in dataset.column_names:
+            raise DataError(
+                f"{self.name} has no field {self._text_field!r}; it has: {', '.join(dataset.column_names)} "
+                "(data.text_field)"
+            )
+        return _HubReading(self.name, dataset, self._text_field, place or {"row": 0, "state": None, "skip": 0})
+
+
+class _HubReading:
+    """`datasets` knows how to go on without reading what came before (`state_dict`). That state is noted every
+    `EVERY` rows; a place is the last note and the rows since then, which are read again."""
+
+    EVERY = 500
+    done = 0
+
+    def __init__(self, name: str, dataset, text_field: str, place: Place):
+        self._name, self._dataset, self._text_field = name, dataset, text_field
+        self._row, self._skip, self._state = place["row"], place["skip"], place["state"]
+        if self._state is not None:
+            dataset.load_state_dict(json.loads(self._state))
+        self._rows = iter(dataset)
+        for _ in range(self._skip):
+            next(self._rows)
+
+    def __next__(self) -> Record:
+        if self._skip == self.EVERY:
+            self._state, self._skip = json.dumps(self._dataset.state_dict()), 0
+        row = next(self._rows)
+        self._row, self._skip = self._row + 1, self._skip + 1
+        return Record(self._name, "row", self._row, lambda: text_in_row(row, self._text_field))
+
+    def place(self) -> Place:
+        return {"row": self._row, "state": self._state, "skip": self._skip}
+
+
+def read_texts(source: Source, skipped: Skipped, advance: Callable[[Reading], None] = lambda _: None) -> Iterator[str]:
+    """All texts of a source, once; what holds none goes to `skipped`. `advance` is told after each record."""
+    reading = source.read(skipped)
+    while True:
+        try:
+            record = next(reading)
+        except StopIteration:
+            return
+        advance(reading)
+        try:
+            text = record.text()
+        except BadRecord as problem:
+            skipped.skip(record.where, str(problem))
+            continue
+        yield text

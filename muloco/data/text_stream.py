@@ -1,0 +1,174 @@
+"""The sequences of one share of a source that is read and tokenized while training goes on."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from muloco.data.corpus import Document
+from muloco.data.errors import BadRecord, DataError, Skipped
+from muloco.data.sources import Place, Source
+from muloco.data.stream import Pairs, permutation
+from muloco.data.tokenizer import DocumentTokenizer
+
+logger = logging.getLogger(__name__)
+
+_DOCUMENTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place between two pairs of a share: so many pairs into the document that begins at a record."""
+
+    epoch: int = 0
+    record: int = 0
+    """Running number of the record in its epoch."""
+    place: Place | None = None
+    """Where the source has it; None: at its start."""
+    pairs: int = 0
+
+
+class TextStream:
+    """All pairs of one share of a source, epoch after epoch, in the source's order.
+
+    Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
+    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, as in `ShareStream`.
+
+    Args:
+        hold_out: leave out the documents that their hash puts into the validation split.
+        strict: refuse what is no text, instead of leaving it out.
+    """
+
+    def __init__(
+        self, source: Source, tokenizer: DocumentTokenizer, *, share: int, shares: int, hold_out: bool, strict: bool
+    ):
+        self._source, self._tokenizer = source, tokenizer
+        self._share, self._shares = share, shares
+        self._hold_out, self._strict = hold_out, strict
+        self.go_to(Position())
+
+    @property
+    def position(self) -> Position:
+        """Where the next pair is."""
+        return self._position
+
+    def go_to(self, position: Position) -> None:
+        """Go on from a position of this share."""
+        self._position = position
+        self._documents = self._read(position)
+        self._ids = np.empty(1, dtype=np.uint32)  # one token has no pair: the next document is due
+
+    def take(self, count: int) -> Pairs:
+        """The next `count` pairs.
+
+        Raises:
+            DataError: a whole epoch has no text for this share; or what `strict` refuses.
+        """
+        parts, missing = [], count
+        while missing:
+            start = self._position.pairs
+            if start >= len(self._ids) - 1:
+                self._position, self._ids = next(self._documents)
+                continue
+            stop = min(start + missing, len(self._ids) - 1)
+            parts.append((self._ids[start:stop], self._ids[start + 1 : stop + 1], np.arange(start, stop)))
+            missing -= stop - start
+            self._position = replace(self._position, pairs=stop)
+        return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def _read(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
+        """Documents from a position on, each with its own position; the first may have been read in part."""
+        pairs_read = start.pairs
+        while True:
+            found = start.record > 0
+            for position, ids in self._epoch(start):
+                yield replace(position, pairs=pairs_read), ids
+                found, pairs_read = True, 0
+            if not found:
+                raise DataError(
+                    f"share {self._share} of {self._shares} finds no text in {self._source.name}; "
+                    "take fewer workers x data-parallel ranks, or more data"
+                )
+            start, pairs_read = Position(epoch=start.epoch + 1), 0
+
+    def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
+        skipped = Skipped(strict=self._strict, quiet=start.epoch > 0)
+        reading = self._source.read(skipped, start.place)
+        record, batch = start.record, []
+        while True:
+            mine = record % self._shares == self._share
+            place = reading.place() if mine else None
+            try:
+                raw = next(reading)
+            except StopIteration:
+                break
+            if mine:
+                try:
+                    text = raw.text()
+                except BadRecord as problem:
+                    skipped.skip(raw.where, str(problem))
+                else:
+                    if not self._hold_out or Document("", text).split == "train":
+                        batch.append((Position(epoch=start.epoch, record=record, place=place), text))
+            record += 1
+            if len(batch) == _DOCUMENTS_AT_ONCE:
+                yield from self._tokenized(batch)
+                batch = []
+        yield from self._tokenized(batch)
+        level = logging.INFO if start.epoch == 0 else logging.DEBUG
+        logger.log(level, "epoch %d of %s read, of %d records; %s", start.epoch, self._source.name, record, skipped)
+
+    def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
+        ids = self._tokenizer.encode([text for _, text in batch])
+        yield from ((position, document) for (position, _), document in zip(batch, ids, strict=True))
+
+
+class ShuffledStream:
+    """A `TextStream` cut into sequences, which are shuffled in blocks of `block` and addressed by a small state.
+
+    Every block is a fixed run of the stream in an order fixed by (seed, number of the block). So the state is where the
+    block begins and how much of it has been taken: to go on from it, the block is read and tokenized once more. While a
+    block is used, a thread reads the next one.
+    """
+
+    def __init__(self, stream: TextStream, *, seq_len: int, block: int, seed: int):
+        self._stream, self._seq_len, self._block, self._seed = stream, seq_len, block, seed
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="text-stream")
+        self._number, self._taken = 0, 0
+        self._begin, self._end = stream.position, stream.position
+        self._pairs: Pairs | None = None
+        self._next: Future[tuple[Pairs, Position]] | None = None
+
+    def next(self) -> Pairs:
+        """The next sequence, `seq_len` pairs."""
+        if self._pairs is None:
+            self._pairs, self._end = (self._next or self._read_ahead()).result()
+            self._next = self._read_ahead()
+            self._order = permutation(self._block, [self._seed, self._number, 3])
+        start = int(self._order[self._taken]) * self._seq_len
+        sequence = Pairs(*(array[start : start + self._seq_len] for array in self._pairs))
+        self._taken += 1
+        if self._taken == self._block:
+            self._number, self._taken, self._begin, self._pairs = self._number + 1, 0, self._end, None
+        return sequence
+
+    def state(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"block": self._number, "taken": self._taken, "begin": asdict(self._begin)}
+
+    def go_to(self, state: dict[str, Any]) -> None:
+        """Go on from what `state()` of a stream with the same settings said."""
+        if self._next is not None:
+            self._next.exception()  # what it was reading is of no use; only one thread may read the stream
+        self._next = self._pairs = None
+        self._number, self._taken, self._begin = state["block"], state["taken"], Position(**state["begin"])
+        self._stream.go_to(self._begin)
+
+    def _read_ahead(self) -> "Future[tuple[Pairs, Position]]":
+        def read() -> tuple[Pairs, Position]:
+            return self._stream.take(self._block * self._seq_len), self._stream.position
+
+        return self._reader.submit(read)

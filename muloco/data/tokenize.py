@@ -1,0 +1,192 @@
+"""Tokenizing a whole source into a prepared folder, in bounded memory and on all cores."""
+
+import contextlib
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from muloco.data.corpus import SPLITS, Document
+from muloco.data.errors import DataError, Skipped
+from muloco.data.prepared import SplitWriter, write_meta
+from muloco.data.sources import Reading, Source, read_texts
+from muloco.data.tokenizer import DocumentTokenizer
+
+logger = logging.getLogger(__name__)
+
+_DOCUMENTS_AT_ONCE = 64
+_CHARACTERS_AT_ONCE = 1 << 20
+_SMALL = 64 << 20  # bytes; below, starting processes takes longer than it saves
+_MOST_PROCESSES = 32  # one process reads for all of them, and feeds no more
+
+
+class Part(StrEnum):
+    """Which documents of a source a prepared folder holds, and in which splits."""
+
+    ALL = "all"
+    """All, each in the split that its hash says."""
+    TRAIN = "train"
+    """All, for training: validation has a source of its own."""
+    VALIDATION = "validation"
+    """All, for validation."""
+    HELD_OUT = "held-out"
+    """Those that their hash holds out, for validation; training reads the others as a stream."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return {Part.ALL: SPLITS, Part.TRAIN: ("train",)}.get(self, ("validation",))
+
+    def split_of(self, document: Document) -> str | None:
+        """The split that a document belongs to; None: it is left out."""
+        if self in (Part.TRAIN, Part.VALIDATION):
+            return self.value
+        return None if self == Part.HELD_OUT and document.split == "train" else document.split
+
+
+def tokenize(
+    folder: Path, source: Source, tokenizer: DocumentTokenizer, part: Part, *, most_pairs: int | None, strict: bool
+) -> None:
+    """Fill a folder that `muloco.data.prepared.read_prepared` reads.
+
+    Args:
+        folder: empty.
+        most_pairs: stop with the document that brings so many (input, label) pairs; None: read all.
+        strict: refuse what is no text, instead of leaving it out.
+
+    Raises:
+        DataError: the source holds no text at all, or what `strict` refuses.
+    """
+    started = time.perf_counter()
+    tokenizer.copy_to(folder / "tokenizer")
+    skipped, digest = Skipped(strict=strict), hashlib.sha256()
+    writers = {split: SplitWriter(folder, split, tokenizer.vocab_size) for split in part.splits}
+    with _progress(source) as advance:
+        batches = _batches(source, skipped, part, advance)
+        processes = 1 if most_pairs is not None else _processes(source)
+        with contextlib.closing(_encoded(batches, tokenizer, processes)) as encoded:
+            for document, ids in encoded:
+                digest.update(document.sha256.encode())
+                writer = writers[part.split_of(document) or ""]
+                writer.append(ids, characters=len(document.text), size=len(document.text.encode()))
+                if most_pairs is not None and writer.tokens - writer.documents >= most_pairs:
+                    break
+    sizes = {split: writer.close() for split, writer in writers.items()}
+    if not any(size.documents for size in sizes.values()):
+        raise DataError(f"{source.name} holds no text{' to hold out' if part == Part.HELD_OUT else ''}; {skipped}")
+    write_meta(
+        folder,
+        corpus=source.name,
+        corpus_sha256=digest.hexdigest(),
+        vocab_size=tokenizer.vocab_size,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        skipped=skipped.count,
+        first_skipped=skipped.first,
+        sizes=sizes,
+    )
+    seconds, tokens = time.perf_counter() - started, sum(size.tokens for size in sizes.values())
+    documents = ", ".join(f"{size.documents:,} documents for {split}" for split, size in sizes.items())
+    logger.info(
+        "tokenized %s: %s, %s tokens in %.1f s (%s tokens/s, %d processes); %s",
+        *(source.name, documents, f"{tokens:,}", seconds, f"{tokens / seconds:,.0f}", processes, skipped),
+    )
+
+
+def _batches(
+    source: Source, skipped: Skipped, part: Part, advance: Callable[[Reading], None]
+) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for text in read_texts(source, skipped, advance):
+        document = Document("", text)
+        if part.split_of(document) is None:
+            continue
+        batch.append(document)
+        characters += len(text)
+        if len(batch) == _DOCUMENTS_AT_ONCE or characters >= _CHARACTERS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _processes(source: Source) -> int:
+    cores = len(os.sched_getaffinity(0))
+    return 1 if source.size is not None and source.size < _SMALL else min(cores, _MOST_PROCESSES)
+
+
+def _encoded(
+    batches: Iterator[list[Document]], tokenizer: DocumentTokenizer, processes: int
+) -> Generator[tuple[Document, np.ndarray]]:
+    """All documents with their ids, in order."""
+    if processes == 1:
+        for batch in batches:
+            yield from zip(batch, tokenizer.encode([document.text for document in batch]), strict=True)
+        return
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(tokenizer.folder,)
+    )
+    try:
+        waiting: deque[tuple[list[Document], Future]] = deque()
+        for batch in batches:
+            waiting.append((batch, pool.submit(_encode, [document.text for document in batch])))
+            if len(waiting) > 2 * processes:
+                done, ids = waiting.popleft()
+                yield from zip(done, ids.result(), strict=True)
+        for done, ids in waiting:
+            yield from zip(done, ids.result(), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_tokenizer: DocumentTokenizer | None = None  # of a process of the pool
+
+
+def _start_process(folder: Path) -> None:
+    global _tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends the pool
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _tokenizer = DocumentTokenizer(folder)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _encode(texts: Sequence[str]) -> list[np.ndarray]:
+    assert _tokenizer is not None
+    return _tokenizer.encode(texts)
+
+
+@contextlib.contextmanager
+def _progress(source: Source) -> Iterator[Callable[[Reading], None]]:
+    """A bar on a terminal."""
+    columns = TextColumn("tokenizing {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(source.name, total=source.size)
+        shown = 0
+
+        def advance(reading: Reading) -> None:
+            nonlocal shown
+            if reading.done - shown >= 1 << 20:
+                shown = reading.done
+                bar.update(task, completed=shown)
+
+        yield advance

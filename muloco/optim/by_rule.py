@@ -1,0 +1,91 @@
+"""An optimizer whose groups say by which rule their parameters are stepped."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from muloco.optim.adamw import adamw_update
+from muloco.optim.checks import check_distinct, check_gradients, check_group
+from muloco.optim.lion import lion_update
+from muloco.optim.muon import muon_update
+from muloco.optim.roles import account, sort
+
+logger = logging.getLogger(__name__)
+
+RULES: dict[str, Callable[..., None]] = {"muon": muon_update, "adamw": adamw_update, "lion": lion_update}
+"""What a group's `algorithm` may be."""
+
+
+class ByRule(torch.optim.Optimizer):
+    """What `Muon` and `MuLoCo1` have in common: groups sorted and checked, and one inner step by their rules.
+
+    Args:
+        params: see `Muon`.
+        defaults: of every option of the rules but `betas`.
+        betas: default of the groups that have some.
+    """
+
+    def __init__(
+        self, params: nn.Module | Iterable[Any], defaults: dict[str, Any], *, betas: tuple[float, float]
+    ) -> None:
+        # Among the defaults, OneCycleLR and CyclicLR would find them and cycle them in place of Muon's momentum.
+        self._betas = betas
+        own = {"algorithm": "muon", "lr_factor": 1.0, "layout": None}
+        super().__init__(sort(params), own | defaults)
+        if any("role" in group for group in self.param_groups):
+            logger.info("parameters by rule:\n%s", self.account())
+
+    def account(self) -> str:
+        """Which parameter gets which rule, as lines to print."""
+        return account(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in `torch.optim.Optimizer`.
+
+        Raises:
+            ValueError: as for the class; the optimizer is then as it was.
+        """
+        before = self.param_groups[:]
+        group = dict(param_group)
+        if group.get("algorithm", "muon") != "muon":
+            group.setdefault("betas", self._betas)
+        try:
+            # On its own first: torch would refuse a parameter of another group, but not say which.
+            self.param_groups = []
+            super().add_param_group(group)
+            check_distinct(before, group)
+            check_group(group, RULES)
+            self.param_groups = before[:]
+            super().add_param_group(group)
+        except Exception:
+            self.param_groups = before
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what `closure`, called first, returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        check_gradients(self.param_groups)
+        self._step()
+        return loss
+
+    def _step(self) -> None:
+        """The step itself; to be extended here and not in `step`, around which torch wraps the hooks of every class."""
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            RULES[group["algorithm"]](params, group, self.state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_betas": self._betas}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of a checkpoint that is older than an option
+            for name in self.defaults.keys() - {"differentiable"}:  # which torch adds here
+                group.setdefault(name, self.defaults[name])

@@ -1,0 +1,77 @@
+"""Muon as a torch optimizer."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from muloco.optim.by_rule import ByRule
+
+
+class Muon(ByRule):
+    """Muon, for matrices. With momentum M, gradient G and parameter X of shape `[fan_out, fan_in]`:
+
+        M <- momentum * M + G
+        U  = G + momentum * M if nesterov else M
+        X <- X * (1 - lr * weight_decay)
+        X <- X - lr * scale * orthogonalize(U)
+
+    A group with `"algorithm": "adamw"` or `"lion"` takes parameters of any shape and steps them by that rule instead.
+
+    Parameters may be DTensors: the full matrix is then orthogonalized, and the state is sharded as its parameter is.
+    Every rank of the mesh must step the same parameters in the same order. State of a parameter, of its shape, dtype
+    and layout: `momentum_buffer` (muon); `exp_avg`, `exp_avg_sq` and the number `step` (adamw); `exp_avg` (lion). Keys
+    of a group that are not known here are left alone.
+
+    Args:
+        params: a module or (name, parameter) pairs, which are sorted into groups: matrices to muon; embeddings, head
+            and whatever is no matrix to adamw (`account()` says how). Or parameters, all for muon. Or groups, where
+            every option can be set beside `algorithm`, `lr_factor` (times lr; 1) and `layout`, which muon needs for
+            more than two dimensions: `stacked`, the last two are matrices, or `flatten`, the first is the rows.
+        lr: learning rate, a float or a tensor of one element.
+        momentum: of muon, in [0, 1).
+        nesterov: muon looks one momentum step ahead.
+        weight_decay: decoupled, times the unscaled lr.
+        adjust_lr: muon's scale, a name in `LR_SCALES`: `spectral_norm` sqrt(fan_out / fan_in), `rms_norm`
+            0.2 sqrt(max(fan_out, fan_in)), or `none`.
+        orthogonalization: a name in `PRESETS`.
+        steps: orthogonalization steps; None for the preset's own number.
+        betas: of adamw and lion, each in [0, 1).
+        eps: of adamw, added to the root.
+        cautious_weight_decay: decay only what the step does not move away from zero.
+
+    Raises:
+        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown name, or a number
+            out of range. From `step`: a sparse gradient; nothing has changed then.
+
+    Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for
+    hidden layers in neural networks" (2024); `rms_norm` is from "Muon is Scalable for LLM Training" (arXiv 2502.16982).
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Any],
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        adjust_lr: str = "spectral_norm",
+        orthogonalization: str = "muloco",
+        steps: int | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        cautious_weight_decay: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "adjust_lr": adjust_lr,
+            "orthogonalization": orthogonalization,
+            "steps": steps,
+            "eps": eps,
+            "cautious_weight_decay": cautious_weight_decay,
+        }
+        super().__init__(params, defaults, betas=betas)

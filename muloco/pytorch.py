@@ -1,0 +1,11 @@
+"""Drop-in optimizers for any PyTorch loop. Needs torch alone; docs/optimizers.md has examples.
+
+from muloco.pytorch import MuLoCo1
+
+optimizer = MuLoCo1(model, inner_lr=0.02, sync_interval=30)
+print(optimizer.account())
+"""
+
+from muloco.optim import MuLoCo1, Muon
+
+__all__ = ["MuLoCo1", "Muon"]

@@ -1,0 +1,70 @@
+"""Tensor parallelism, and a model of the paper, on real processes."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from .runs import train
+
+pytestmark = pytest.mark.integration
+
+MULOCO = "config/laptop/muloco.py"
+
+
+def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(tmp_path: Path) -> None:
+    """Two workers of two tensor-parallel ranks read what two workers of one rank read. The checkpoint is of
+    mid-window."""
+    settings = {
+        "training__steps": 6,
+        "training__precision": "float32",
+        "fault_tolerance__sync_steps": 3,
+        "metrics__log_freq": 1,
+        "checkpoint__interval": 4,
+    }
+    whole = train(tmp_path, "whole", MULOCO, **settings)
+    tensor = train(tmp_path, "tensor", MULOCO, **settings, parallelism__tensor_parallel_degree=2)
+    assert (whole.status, tensor.status) == (0, 0), whole.output + tensor.output
+    assert [set(digests) for digests in tensor.digests()] == [{0, 1}] * 2
+    assert all(digests[0] == digests[1] for digests in tensor.digests())
+    assert tensor.validation()[0] == pytest.approx(whole.validation()[0], abs=1e-5)
+    for worker in (0, 1):
+        ours, theirs = tensor.losses(worker), whole.losses(worker)
+        assert [step for step, _ in ours] == [step for step, _ in theirs] == [1, 2, 3, 4, 5, 6]
+        assert ours[0][1] == pytest.approx(theirs[0][1], abs=1e-5)
+        assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], abs=0.01)
+        assert theirs[0][1] - theirs[5][1] > 0.5
+    assert tensor.summary()["tokens"] == whole.summary()["tokens"] == 6 * 8 * 64
+    counted = [line["tokens"] for line in tensor.lines(worker=0) if "tokens" in line]
+    assert counted == [step * 4 * 64 for step in range(1, 7)], "not once for each tensor-parallel rank"
+
+    before = tensor.digests(), tensor.losses(0), tensor.losses(1), tensor.validation()
+    # as if it had been stopped after step 4
+    for path in (tensor.folder.summary, tensor.folder.checkpoint / "step-6" / "manifest.json"):
+        path.unlink()
+    again = train(tmp_path, "tensor", MULOCO, "--resume", **settings, parallelism__tensor_parallel_degree=2)
+    assert again.status == 0, again.output
+    attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
+    assert attempts == {step: 1 if step <= 4 else 2 for step in range(1, 7)}
+    assert (again.digests(), again.losses(0), again.losses(1), again.validation()) == before
+
+
+def test_the_papers_smallest_model_takes_a_step(tmp_path: Path) -> None:
+    """150M parameters on the CPU, seven copies of them: parameters, gradients, two moments, anchor, outer momentum and
+    the pseudogradient on its way. A checkpoint would be another 3 GB on disk."""
+    run = train(
+        tmp_path,
+        "150M",
+        MULOCO,
+        model__flavor="150M",
+        fault_tolerance__group_size=1,
+        training__steps=1,
+        training__global_batch_size=2,
+        validation__sequences=2,
+        checkpoint__enable=False,
+        lr_scheduler__warmup_steps=0,
+    )
+    assert run.status == 0, run.output
+    assert len(run.digests()) == 1
+    assert run.validation()[1] < run.validation()[0] - 0.1
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 8e9

@@ -1,0 +1,52 @@
+"""The examples of docs/optimizers.md, run as they stand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "optimizers.md").read_text()
+EXAMPLES = dict(
+    zip(["loop", "groups", "trainer"], re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S), strict=True)
+)
+
+
+def run(name, tmp_path):
+    return subprocess.run(
+        [sys.executable, "-c", EXAMPLES[name]],
+        cwd=tmp_path,
+        env={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_the_plain_loop_trains(tmp_path):
+    out = run("loop", tmp_path)
+    assert "muon (matrix): 1 parameters, 2,048 elements" in out
+    assert "adamw (embedding): 1 parameters, 3,200 elements" in out
+    assert "adamw (head): 1 parameters, 6,400 elements" in out
+    before, after = (float(line.split()[1]) for line in out.splitlines() if re.match(r"\d+ \d", line))
+    assert before > 4 and after < 0.7 * before
+
+
+def test_groups_step(tmp_path):
+    run("groups", tmp_path)
+
+
+def test_the_trainer_trains(tmp_path):
+    last = float(run("trainer", tmp_path).splitlines()[-1])
+    assert last < 3.5, "ln 128 = 4.85 before training"
+
+
+def test_the_table_of_speed_is_the_committed_one():
+    for flavor in ("150M", "416M"):
+        result = json.loads((ROOT / "results" / "muon" / f"{flavor}.json").read_text())
+        ours, torchs, adamw = (result["optimizers"][name] for name in ("muloco Muon", "torch Muon", "torch AdamW"))
+        cells = [f"{row['milliseconds']:.0f} ms, {row['share_of_gemm_rate']:.2f}" for row in (ours, torchs)]
+        cells.append(f"{adamw['milliseconds']:.0f} ms")
+        cells += [f"{result['orthogonality'][name]['rms_error']:.3f}" for name in ("muloco Muon", "torch Muon")]
+        assert f"| {flavor} | {' | '.join(cells)} |" in TEXT
