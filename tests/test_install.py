@@ -175,7 +175,7 @@ def test_forks_that_are_none_are_refused(machine: Machine, tmp_path: Path) -> No
 def test_a_fork_stays_when_the_script_runs_again(machine: Machine, tmp_path: Path) -> None:
     for name, origin in {
         "torchtitan": '{"url": "file:///my%20fork", "dir_info": {"editable": true}}',
-        "lm_eval": '{"url": "file:///tmp/lm_eval.whl", "archive_info": {}}',
+        "lm_eval": '{"url": "file:///wheels/lm_eval.whl", "archive_info": {}}',
     }.items():
         info = tmp_path / f"site/{name}-0.3.0.dist-info"
         info.mkdir(parents=True)

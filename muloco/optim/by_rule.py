@@ -58,11 +58,9 @@ class ByRule(torch.optim.Optimizer):
             super().add_param_group(group)
             check_distinct(before, group)
             check_group(group, RULES)
-            self.param_groups = before[:]
-            super().add_param_group(group)
-        except Exception:
+        finally:
             self.param_groups = before
-            raise
+        super().add_param_group(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
