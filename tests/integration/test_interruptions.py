@@ -46,9 +46,19 @@ def test_a_killed_worker_ends_the_run_and_is_named(tmp_path: Path) -> None:
 
 
 def test_a_failing_worker_is_named_with_its_reason(tmp_path: Path) -> None:
-    run = train(tmp_path, "failing", MULOCO, training__steps=4, validation__sequences=1_000_000)
+    run = train(tmp_path, "failing", MULOCO, training__steps=30, optimizer__lr=1e30)
     assert run.status == 1
-    assert re.search(r"worker 0 failed: ValueError: the corpus holds out \d+ sequences of 64 tokens", run.output)
+    assert re.search(
+        r"worker \d failed: RuntimeError: Loss is not finite \(global_avg_loss=\w+\) at step \d+", run.output
+    )
+    assert not run.folder.summary.exists()
+
+
+def test_too_large_a_held_out_set_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    run = train(tmp_path, "greedy", MULOCO, training__steps=4, validation__sequences=1_000_000)
+    assert run.status == 2
+    assert re.search(r"holds out \d+ sequences of 64 tokens .*, 1000000 were asked for", run.output)
+    assert not run.folder.root.exists()
 
 
 def test_ctrl_c_ends_everything_and_the_run_can_be_taken_up_again(tmp_path: Path) -> None:
