@@ -19,13 +19,7 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.outer.optimizer import build_outer_optimizer
 from muloco.pytorch import MuLoCo1, Muon
 
-MULOCO = [
-    (4.0848, -6.8946, 2.9270),
-    (3.9505, -6.3029, 2.6377),
-    (3.7418, -5.5913, 2.3037),
-    (2.8769, -3.1427, 1.2046),
-    (2.8366, -3.0525, 1.2012),
-]
+from .coefficients import MULOCO
 
 
 @pytest.fixture(autouse=True)

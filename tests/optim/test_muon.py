@@ -10,14 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from muloco.optim import Muon
 
-MULOCO = [
-    (4.0848, -6.8946, 2.9270),
-    (3.9505, -6.3029, 2.6377),
-    (3.7418, -5.5913, 2.3037),
-    (2.8769, -3.1427, 1.2046),
-    (2.8366, -3.0525, 1.2012),
-]
-QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5
+from ..coefficients import MULOCO, QUINTIC
+
 SHAPES = [(6, 6), (9, 4), (4, 9), (9, 4), (1, 5), (6, 6), (9, 4)]
 
 

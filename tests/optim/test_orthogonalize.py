@@ -8,14 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from muloco.optim import PRESETS, orthogonalize
 
-MULOCO = [
-    (4.0848, -6.8946, 2.9270),
-    (3.9505, -6.3029, 2.6377),
-    (3.7418, -5.5913, 2.3037),
-    (2.8769, -3.1427, 1.2046),
-    (2.8366, -3.0525, 1.2012),
-]
-QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5
+from ..coefficients import MULOCO, QUINTIC
+
 # As printed in the paper, before its safety factor: 1.01 on all but the last.
 POLAR_EXPRESS_PRINTED = [
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
