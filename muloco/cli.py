@@ -118,4 +118,8 @@ def _worker(command: argparse.Namespace, chosen: Config) -> int:
     for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
         logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
     run_worker(resolve(chosen, config_name=find_config(command.config).stem), chosen=chosen)
-    return 0
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread of gloo may still hold a tensor; to let go of it while Python ends would abort a worker that succeeded.
+    os._exit(0)

@@ -1,12 +1,10 @@
 """Real gloo processes; the oracle is arithmetic on plain tensors that every rank knows in full."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
@@ -14,13 +12,6 @@ from muloco.sharding import gather, local, shard_like, wrap
 
 WORLD = 4
 SHAPES = [(8, 3), (3, 5), (7, 2), (1, 4), (5,), (2, 3, 7)]
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # spawned processes import this file by name
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    return f"file://{tmp_path}/store"
 
 
 def numbered(shape):
@@ -53,7 +44,6 @@ def check_layout(full, mesh, placements, piece):
 
 
 def check(rank, store):
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=20))
     line = init_device_mesh("cpu", (WORLD,))
     square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
@@ -84,9 +74,9 @@ def check(rank, store):
     dist.destroy_process_group()
 
 
-def test_dtensors_come_apart_and_together_again(store):
+def test_dtensors_come_apart_and_together_again(spawn_ranks):
     """Even, uneven and empty shards of one and two dimensions; HSDP meshes; replicated and pending tensors."""
-    multiprocessing.spawn(check, (store,), nprocs=WORLD)
+    spawn_ranks(check, WORLD)
 
 
 def test_plain_tensors_are_themselves():

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Shard
 
@@ -18,7 +17,6 @@ pytestmark = pytest.mark.integration  # compilers take their time
 
 
 def check(rank: int, store: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=200))
     layout: Layout = (1, 1, 2)
     compiled, whole = build(layout, compiled=True), build_whole()
@@ -43,9 +41,9 @@ def check_that_torch_still_mixes_up_what_it_compiled() -> None:
         double(pending.redistribute(placements=[Shard(0)]))
 
 
-def test_compiled_layers_give_the_same_loss_and_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_layers_give_the_same_loss_and_gradients(
+    spawn_ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The CPU's attention and the loss, on two ranks of tensor parallelism, against one rank that compiles nothing."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # spawned processes import this file by name
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # what is there decides what is mixed up
-    multiprocessing.spawn(check, (f"file://{tmp_path}/store",), nprocs=2)
+    spawn_ranks(check, 2)

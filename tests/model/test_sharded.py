@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import multiprocessing, nn
+from torch import nn
 
 from muloco._torchtitan import FullAC, SelectiveAC
 from muloco.optim import Muon
@@ -31,15 +31,7 @@ LAYOUTS: list[Layout] = [
 CHECKPOINTING = {(1, 1, 1): SelectiveAC.Config(), (2, 1, 2): FullAC.Config()}
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # spawned processes import this file by name
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    return f"file://{tmp_path}/store"
-
-
 def check(rank: int, store: str) -> None:
-    torch.set_num_threads(1)
     for layout in LAYOUTS:
         world = layout[0] * layout[1] * layout[2]
         if rank < world:
@@ -108,6 +100,6 @@ def check_checkpoint(layout: Layout, parameters: dict[str, nn.Parameter], folder
         assert torch.equal(empty[name], parts[name]) and torch.equal(alone[name], full[name]), f"{layout}: {name}"
 
 
-def test_every_layout_is_one_process(store: str) -> None:
+def test_every_layout_is_one_process(spawn_ranks) -> None:
     """Start to the bit, gradients, a step of Muon and AdamW, a checkpoint; some of it with activation checkpointing."""
-    multiprocessing.spawn(check, (store,), nprocs=4)
+    spawn_ranks(check, 4)

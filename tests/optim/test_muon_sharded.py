@@ -2,12 +2,10 @@
 
 import importlib
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
@@ -21,13 +19,6 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # spawned processes import this file by name
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    return f"file://{tmp_path}/store"
-
-
 def build():
     """Rows 3, 1, 7, 7, 7: uneven over two ranks and three, and one row leaves ranks empty. The last two are alike."""
     torch.manual_seed(0)
@@ -37,8 +28,7 @@ def build():
     )
 
 
-def check(rank, world, store):
-    torch.set_num_threads(1)
+def check(rank, store, world):
     importlib.import_module("muloco.optim.orthogonalize")._fast_dtype = lambda device_type: torch.float32
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     mesh = init_device_mesh("cpu", (world,))
@@ -109,5 +99,5 @@ def check_outer_step(mesh):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_equals_unsharded(store, world):
-    multiprocessing.spawn(check, (world, store), nprocs=world)
+def test_equals_unsharded(spawn_ranks, world):
+    spawn_ranks(check, world, world)
