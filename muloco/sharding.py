@@ -5,11 +5,13 @@ parallelism); these functions take it apart and put it together again. None of t
 tensor each of them is the identity, so that callers need no branch of their own.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-__all__ = ["gather", "local", "shard_like", "wrap"]
+__all__ = ["copies", "gather", "local", "shard_like", "wrap"]
 
 
 @torch.no_grad()
@@ -83,3 +85,11 @@ def wrap(part: Tensor, *, like: Tensor) -> Tensor:
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def copies(tensor: Tensor) -> int:
+    """How many ranks of a DTensor's mesh hold each of its elements; 1 for a plain tensor."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    sizes = tensor.device_mesh.shape
+    return math.prod(size for size, placement in zip(sizes, tensor.placements, strict=True) if not placement.is_shard())

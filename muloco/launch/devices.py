@@ -35,11 +35,13 @@ def place(config: Config) -> Placement:
 
 def place_on(config: Config, *, devices: list[str], cores: int, environment) -> Placement:
     """`place` on a machine with these CUDA devices (as CUDA_VISIBLE_DEVICES names them) and CPU cores."""
-    workers, ranks = config.workers, config.ranks_per_worker
+    workers, ranks = config.worker_processes, config.ranks_per_worker
     threads = environment.get("OMP_NUM_THREADS") or str(max(1, cores // (workers * ranks)))
     common = {"OMP_NUM_THREADS": threads}
     chosen = config.fault_tolerance.process_group
-    what = f"{workers} worker{'s' * (workers > 1)}{f' of {ranks} ranks' * (ranks > 1)}"
+    what = f"{config.workers} worker{'s' * (config.workers > 1)}{f' of {ranks} ranks' * (ranks > 1)}"
+    if workers < config.workers:
+        what += ", taking turns in one process,"
     if not devices:
         if chosen == "nccl":
             raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, this machine has none; use gloo")

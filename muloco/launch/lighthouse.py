@@ -12,8 +12,16 @@ from muloco.launch.processes import Child
 START_SECONDS = 30
 
 
-def start_lighthouse(*, workers: int, log: Path) -> tuple[Child, str]:
+def start_lighthouse(
+    *, workers: int, log: Path, heartbeat_timeout: float = 5.0, join_timeout: float = 60.0
+) -> tuple[Child, str]:
     """Starts `torchft_lighthouse` on a free port of the loopback interface.
+
+    Args:
+        workers: fewest that make a quorum.
+        log: file for its output.
+        heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
+        join_timeout: seconds that those who have come wait for one that is alive but late.
 
     Returns:
         the process and its address, `http://127.0.0.1:PORT`.
@@ -26,6 +34,8 @@ def start_lighthouse(*, workers: int, log: Path) -> tuple[Child, str]:
         _program("torchft_lighthouse"),
         *("--bind", "127.0.0.1:0"),
         *("--min_replicas", str(workers)),
+        *("--heartbeat_timeout_ms", str(round(1000 * heartbeat_timeout))),
+        *("--join_timeout_ms", str(round(1000 * join_timeout))),
     ]
     child = Child("lighthouse", command, log=log, environment={}, on_line=lines.put)
     deadline = time.monotonic() + START_SECONDS

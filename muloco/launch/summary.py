@@ -8,13 +8,14 @@ from muloco.training.config import Config
 from muloco.training.run_folder import RunFolder, read_metrics
 
 
-def summarize(config: Config, folder: RunFolder, *, wall_seconds: float) -> dict[str, Any]:
+def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restarts: int) -> dict[str, Any]:
     """The contents of summary.json.
 
     Args:
         config: resolved.
         folder: of a run that has ended well.
         wall_seconds: of the launcher, from its start to its end.
+        restarts: how often workers were started again.
     """
     lines = read_metrics(folder)
     training = [line for line in lines if "loss" in line]
@@ -30,10 +31,10 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float) -> dict
         "training_loss": sum(line["loss"] for line in final.values()) / len(final),
         "validation_loss_before": _at_step(validations, min),
         "validation_loss": _at_step(validations, max),
-        "syncs": len({line["step"] for line in syncs}),
-        "bytes_sent_per_worker": sum(line["bytes_sent"] for line in syncs if line["worker"] == 0),
-        "restarts": 0,
-        "lost_steps": 0,
+        "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
+        "bytes_sent_per_worker": _sent(syncs, config.workers),
+        "restarts": restarts,
+        "lost_steps": _lost_steps(lines),
         "wall_seconds": round(wall_seconds, 1),
     }
 
@@ -49,11 +50,27 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "tokens/s": f"{summary['tokens_per_second']:,.0f} by all workers, syncs included",
         "syncs": str(summary["syncs"]),
         "sent by a worker": f"{summary['bytes_sent_per_worker'] / 1e6:,.1f} MB to other workers",
+        **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _losses(summary: dict[str, Any]) -> str:
+    return f"{summary['restarts']} started again, {summary['lost_steps']} inner steps lost"
+
+
+def _lost_steps(lines: list[dict[str, Any]]) -> int:
+    """Inner steps of workers that no sync has taken in: from a worker's last sync to where it joined again."""
+    lost = 0
+    for worker in {line["worker"] for line in lines}:
+        own = [line for line in lines if line["worker"] == worker and line.get("event") in ("sync", "join")]
+        for before, line in zip([None, *own], own, strict=False):
+            if line["event"] == "join":
+                lost += line["step"] - (before["step"] if before else 0)
+    return lost
 
 
 def _rate(training: list[dict[str, Any]]) -> float:
@@ -65,8 +82,11 @@ def _rate(training: list[dict[str, Any]]) -> float:
     return tokens / seconds
 
 
+def _sent(syncs: list[dict[str, Any]], workers: int) -> int:
+    """Bytes that a worker has sent to others in all syncs: of whom has sent most."""
+    return max((sum(s["bytes_sent"] for s in syncs if s["worker"] == worker) for worker in range(workers)), default=0)
+
+
 def _at_step(validations: list[dict[str, Any]], which) -> float:
-    """Validation loss at the first or last validated step. All workers validate the same anchor: worker 0 speaks."""
-    return which((line for line in validations if line["worker"] == 0), key=lambda line: line["step"])[
-        "validation_loss"
-    ]
+    """Validation loss at the first or last validated step. All workers validate the same anchor: any one speaks."""
+    return which(validations, key=lambda line: line["step"])["validation_loss"]

@@ -1,6 +1,5 @@
 """The supervisor of a run on this machine: starts everything, watches it, ends everything, sums it up."""
 
-import dataclasses
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.launch.crew import Crew
 from muloco.launch.devices import Placement, place
 from muloco.launch.lighthouse import start_lighthouse
 from muloco.launch.live import View
@@ -19,7 +19,7 @@ from muloco.launch.processes import Child
 from muloco.launch.summary import summarize, summary_table
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
-from muloco.training.load import ConfigError, load_config, to_dict
+from muloco.training.load import ConfigError, flatten, load_config, to_dict
 from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, write_json
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,6 @@ POLL_SECONDS = 0.25
 LIGHTHOUSE = "lighthouse"
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
-FAILURE_SECONDS = 3.0
-"""After a first failure, time for others to fail too, so that the cause is told from its consequences."""
 _FIXED = ("model", "data", "training", "optimizer", "lr_scheduler", "fault_tolerance", "outer_optimizer", "parallelism")
 
 
@@ -65,14 +63,20 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     console.print(f"run folder: {folder.root}\n{placement.description}")
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
+    interrupted, failed, restarts = False, [], 0
     with View(config, console) as view:
         try:
-            _start(config, folder, placement, attempt, view, children)
-            failed = _watch(children, tail, view)
+            environment = _environment(config, folder, attempt, children)
+            crew = Crew(
+                lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
+                workers=config.worker_processes,
+                least=config.fault_tolerance.min_replica_size,
+                restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
+            )
+            failed = _watch(crew, children, tail, view)
+            restarts = crew.restarts
         except KeyboardInterrupt:
-            failed, interrupted = [], True
-        else:
-            interrupted = False
+            interrupted = True
         finally:
             for child in children:
                 child.ask_to_end()
@@ -85,7 +89,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
         for child in failed:
             console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
         return Outcome(folder=folder, status=1)
-    summary = summarize(config, folder, wall_seconds=time.monotonic() - started)
+    summary = summarize(config, folder, wall_seconds=time.monotonic() - started, restarts=restarts)
     write_json(folder.summary, summary)
     console.print(summary_table(summary, config=config))
     return Outcome(folder=folder, status=0)
@@ -103,39 +107,55 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
         raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
     if folder.summary.exists():
         raise ConfigError(f"the run in {folder.root} has ended: its summary is {folder.summary}")
-    stored = load_config(str(folder.config))
-    for section in _FIXED:
-        before, now = dataclasses.asdict(getattr(stored, section)), dataclasses.asdict(getattr(config, section))
-        changed = [
-            f"{section}.{name} {before[name]!r} -> {now[name]!r}" for name in before if before[name] != now[name]
-        ]
-        if changed:
-            raise ConfigError(f"a resumed run keeps its config; this differs: {', '.join(changed)}")
+    before, now = flatten(load_config(str(folder.config))), flatten(config)
+    changed = [
+        f"{name} {before[name]!r} -> {now[name]!r}"
+        for name in before
+        if name.split(".")[0] in _FIXED and before[name] != now[name]
+    ]
+    if changed:
+        raise ConfigError(f"a resumed run keeps its config; this differs: {', '.join(changed)}")
 
 
-def _start(
-    config: Config, folder: RunFolder, placement: Placement, attempt: int, view: View, children: list[Child]
-) -> None:
-    """Starts everything; each process is added to `children` at once, so that whatever happens it is ended."""
+def _environment(config: Config, folder: RunFolder, attempt: int, children: list[Child]) -> dict[str, str]:
+    """What all workers' environments add to this one's; starts the lighthouse, if they need one."""
     environment = {
         "MULOCO_ATTEMPT": str(attempt),
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
         # all processes are on this machine; gloo would look for the address of its host name
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
     }
-    if config.workers > 1:
-        lighthouse, address = start_lighthouse(workers=config.workers, log=folder.log(LIGHTHOUSE))
+    if config.worker_processes > 1:
+        lighthouse, address = start_lighthouse(
+            workers=config.fault_tolerance.min_replica_size,
+            log=folder.log(LIGHTHOUSE),
+            heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
+            join_timeout=config.fault_tolerance.straggler_timeout_seconds,
+        )
         children.append(lighthouse)
         environment["TORCHFT_LIGHTHOUSE"] = address
-    for worker in range(config.workers):
-        child = Child(
-            f"worker {worker}",
-            _worker_command(config, folder, worker, placement.process_group),
-            log=folder.log(worker),
-            environment={**environment, **placement.environments[worker]},
-            on_line=partial(view.log, worker),
-        )
-        children.append(child)
+    return environment
+
+
+def _start_worker(
+    config: Config,
+    folder: RunFolder,
+    placement: Placement,
+    environment: dict[str, str],
+    view: View,
+    children: list[Child],
+    worker: int,
+) -> Child:
+    """Starts a worker's process; it is added to `children` at once, so that whatever happens it is ended."""
+    child = Child(
+        f"worker {worker}" if config.worker_processes == config.workers else "workers",
+        _worker_command(config, folder, worker, placement.process_group),
+        log=folder.log(worker),
+        environment={**environment, **placement.environments[worker]},
+        on_line=partial(view.log, worker),
+    )
+    children.append(child)
+    return child
 
 
 def _worker_command(config: Config, folder: RunFolder, worker: int, process_group: str) -> list[str]:
@@ -150,25 +170,14 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, process_grou
     return [sys.executable, *module, "worker", str(folder.config), *overrides]
 
 
-def _watch(children: Sequence[Child], tail: MetricsTail, view: View) -> list[Child]:
-    """Waits for the end of all workers, or for a first failure. Returns the processes that failed of themselves."""
-    workers = [child for child in children if child.name != LIGHTHOUSE]
+def _watch(crew: Crew, children: Sequence[Child], tail: MetricsTail, view: View) -> list[Child]:
+    """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
         view.update(tail.new_lines())
-        if any(worker.status for worker in workers):
-            return _culprits(workers)
         lost = [child for child in children if child.name == LIGHTHOUSE and child.status is not None]
         if lost:
             return lost
-        if all(worker.status == 0 for worker in workers):
+        if crew.watch():
             view.update(tail.new_lines())
-            return []
+            return crew.failures()
         time.sleep(POLL_SECONDS)
-
-
-def _culprits(workers: Sequence[Child]) -> list[Child]:
-    first = [worker for worker in workers if worker.status]
-    time.sleep(FAILURE_SECONDS)
-    failed = [worker for worker in workers if worker.status]
-    causes = [worker for worker in failed if not worker.reason().startswith("TransportError")]
-    return causes or first

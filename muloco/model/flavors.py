@@ -33,6 +33,11 @@ class Flavor:
         return f"llama3-w{self.width}-d{self.layers}-h{self.heads}_qk_torch-rmsnorm_pa_pf"
 
     @property
+    def modules(self) -> list[str]:
+        """Names of what the model consists of, in order."""
+        return ["tok_embeddings", *(f"layers.{index}" for index in range(self.layers)), "norm", "lm_head"]
+
+    @property
     def token_budget(self) -> int:
         """Tokens to train on: the paper's where it has trained this size, else 20 a parameter."""
         return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters

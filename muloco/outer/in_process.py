@@ -1,6 +1,12 @@
-"""Workers as threads of one process: a group of one for K = 1, and groups of many for tests and studies."""
+"""Workers as threads of one process: a group of one for K = 1, and groups of many for studies and tests.
 
+Threads take turns: one runs until it waits for others in a round, then the next one that can go on. So the order of
+all that happens is the same in every run, and workers can share a device, a random generator and a library's globals.
+"""
+
+import contextlib
 import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -8,54 +14,119 @@ from muloco.outer.transport import TransportError
 
 
 class InProcessGroup:
-    """K workers of this process; `transport(rank)` gives each thread its own end.
+    """K workers of this process; `transport(worker)` gives each thread its own end.
 
     Args:
         size: number of workers, K >= 1.
-        timeout_seconds: how long a worker waits for the others at each exchange.
     """
 
-    def __init__(self, size: int, *, timeout_seconds: float = 60.0):
+    def __init__(self, size: int):
         if size < 1:
             raise ValueError(f"a group needs at least one worker; got {size}")
         self.size = size
-        self._timeout = timeout_seconds
-        self._barrier = threading.Barrier(size)
-        self._slots: list[torch.Tensor | None] = [None] * size
+        self.present = set(range(size))
+        """Workers that have not left."""
+        self._condition = threading.Condition()
+        self._turn = 0
+        self._waiting: dict[int, Callable[[], bool]] = {}
+        self._stuck = False
+        self._arrived: set[int] = set()
+        self._rounds: dict[int, _SharedRound] = {}  # formed, not yet taken up by this worker
+        self._formed = 0
+        self.offers: dict[tuple[str, int], bytes] = {}
+        """States offered after a round, by the round's name and the worker."""
 
-    def transport(self, rank: int) -> "InProcessTransport":
-        return InProcessTransport(self, rank)
+    def transport(self, worker: int, device: torch.device | str = "cpu") -> "InProcessTransport":
+        """The end of one worker, whose tensors are on `device`."""
+        return InProcessTransport(self, worker, torch.device(device))
 
-    def abort(self) -> None:
-        """Ends every wait in the group with a TransportError, now and later: a worker has failed."""
-        self._barrier.abort()
-
-    def exchange(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every worker's tensor, as copies, in rank order."""
-        self._slots[rank] = tensor
-        self._meet()
-        gathered = [slot.clone() for slot in self._slots if slot is not None]
-        self._meet()
-        return gathered
-
-    def _meet(self) -> None:
+    @contextlib.contextmanager
+    def taking_turns(self, worker: int) -> Iterator[None]:
+        """Around all that a worker's thread does, where there are several: it waits for its turn, and leaves the group
+        at the end, whatever that is."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._turn == worker)
         try:
-            self._barrier.wait(self._timeout)
-        except threading.BrokenBarrierError:
-            raise TransportError("a worker of this process did not come to the exchange") from None
+            yield
+        finally:
+            self.leave(worker)
+
+    def leave(self, worker: int) -> None:
+        """The worker takes part in nothing any more, and gives up its turn."""
+        with self._condition:
+            if worker in self.present:
+                self.present.discard(worker)
+                self._form_round()
+                self._pass_turn(worker)
+
+    def join(self, worker: int) -> "_SharedRound":
+        """Waits until all workers that are present have joined; returns their round."""
+        with self._condition:
+            self._arrived.add(worker)
+            self._form_round()
+        self.wait(worker, lambda: worker in self._rounds)
+        return self._rounds.pop(worker)
+
+    def wait(self, worker: int, ready: Callable[[], bool]) -> None:
+        """Lets others run until `ready`.
+
+        Raises:
+            TransportError: no worker can go on any more.
+        """
+        with self._condition:
+            if ready():
+                return
+            state = _random_state()
+            self._waiting[worker] = ready
+            self._pass_turn(worker)
+            self._condition.wait_for(lambda: self._turn == worker or self._stuck)
+            del self._waiting[worker]
+            if self._stuck:
+                raise TransportError("every worker of this process waits for another one")
+            _restore_random_state(state)
+
+    def _form_round(self) -> None:
+        if self.present and self._arrived >= self.present:
+            members = sorted(self._arrived & self.present)
+            self._formed += 1
+            shared = _SharedRound(self, members, str(self._formed))
+            self._rounds.update(dict.fromkeys(members, shared))
+            self._arrived.clear()
+
+    def _pass_turn(self, worker: int) -> None:
+        for distance in range(1, self.size + 1):
+            other = (worker + distance) % self.size
+            if other in self.present and (other not in self._waiting or self._waiting[other]()):
+                self._turn = other
+                break
+        else:
+            self._stuck = bool(self.present)
+        self._condition.notify_all()
 
 
 class InProcessTransport:
     """One worker's end of an `InProcessGroup`."""
 
-    device = torch.device("cpu")
+    concurrent = False
 
-    def __init__(self, group: InProcessGroup, rank: int):
+    def __init__(self, group: InProcessGroup, worker: int, device: torch.device):
+        self.device = device
         self._group = group
-        self._rank = rank
+        self._worker = worker
 
     def open(self, step: int) -> "InProcessRound":
-        return InProcessRound(self._group, self._rank)
+        self._round = InProcessRound(self._group.join(self._worker), self._worker, self.device)
+        return self._round
+
+    def offer(self, round: str, state: bytes) -> None:
+        self._group.offers[round, self._worker] = state
+
+    def fetch(self, round: str, rank: int) -> bytes:
+        key = round, self._round.members[rank]
+        self._group.wait(self._worker, lambda: key in self._group.offers or key[1] not in self._group.present)
+        if key not in self._group.offers:
+            raise TransportError(f"worker {key[1]} left before it offered its state")
+        return self._group.offers[key]
 
     def close(self) -> None:
         pass
@@ -64,19 +135,70 @@ class InProcessTransport:
 class InProcessRound:
     """See `muloco.outer.transport.Round`."""
 
-    def __init__(self, group: InProcessGroup, rank: int):
-        self._group = group
-        self.rank = rank
-        self.size = group.size
+    def __init__(self, shared: "_SharedRound", worker: int, device: torch.device):
+        self._shared = shared
+        self._exchanges = 0
+        self.members = shared.members
+        self.device = device
+        self.rank = shared.members.index(worker)
+        self.size = len(shared.members)
         self.bytes_sent = 0
 
-    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.bytes_sent += (self.size - 1) * tensor.nbytes
-        return self._group.exchange(self.rank, tensor)
+    @property
+    def name(self) -> str:
+        return self._shared.name
 
-    def all_to_all(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.bytes_sent += (self.size - 1) * tensor[0].nbytes
-        return torch.stack([sent[self.rank] for sent in self._group.exchange(self.rank, tensor)])
+    def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        received = self._shared.exchange(self._exchanges, self.rank, outgoing)
+        self._exchanges += 1
+        assert [tensor.numel() for tensor in received] == list(sizes)
+        self.bytes_sent += sum(t.numel() for rank, t in enumerate(outgoing) if rank != self.rank)
+        return received
 
-    def commit(self, ok: bool) -> bool:
-        return all(vote.item() for vote in self.all_gather(torch.tensor(ok)))
+    def vote(self, ok: bool) -> bool:
+        return self._shared.vote(self.rank, ok)
+
+
+class _SharedRound:
+    """What the members of a round have posted for each other."""
+
+    def __init__(self, group: InProcessGroup, members: list[int], name: str):
+        self.members = members
+        self.name = name
+        self._group = group
+        self._posts: dict[int, dict[int, Sequence[torch.Tensor]]] = {}  # by exchange, then by sender
+        self._votes: dict[int, bool] = {}
+
+    def exchange(self, number: int, rank: int, outgoing: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        posts = self._posts.setdefault(number, {})
+        posts[rank] = [tensor.clone() for tensor in outgoing]
+        self._posts.pop(number - 2, None)  # all have read it, or they could not have posted the one after it
+        self._group.wait(self.members[rank], lambda: len(posts) == len(self.members) or self._broken(posts))
+        if len(posts) < len(self.members):
+            gone = [self.members[r] for r in range(len(self.members)) if r not in posts]
+            raise TransportError(f"worker {gone[0]} did not come to the exchange")
+        return [posts[sender][rank] for sender in range(len(self.members))]
+
+    def vote(self, rank: int, ok: bool) -> bool:
+        self._votes[rank] = ok
+        self._group.wait(
+            self.members[rank],
+            lambda: all(r in self._votes or self._left(r) for r in range(len(self.members))),
+        )
+        return all(self._votes.get(r, False) for r in range(len(self.members)))
+
+    def _broken(self, posts: dict[int, Sequence[torch.Tensor]]) -> bool:
+        return any(r not in posts and (r in self._votes or self._left(r)) for r in range(len(self.members)))
+
+    def _left(self, rank: int) -> bool:
+        return self.members[rank] not in self._group.present
+
+
+def _random_state() -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _restore_random_state(state: list[torch.Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])

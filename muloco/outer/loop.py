@@ -1,204 +1,419 @@
-"""The outer loop of one worker: it is told of each inner step and, every H of them, meets the other workers."""
+"""The outer loop of one worker: it is told of each inner step and meets the other workers when a fragment is due."""
 
 import contextlib
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
-from muloco.outer.digest import as_hex, digest
-from muloco.outer.exchange import average
-from muloco.outer.transport import Round, Transport
+from muloco.outer.background import Pending
+from muloco.outer.codecs import build_codec
+from muloco.outer.digest import digest
+from muloco.outer.exchange import Codec
+from muloco.outer.fragment import FragmentState, OuterOptimizer
+from muloco.outer.fragments import Schedule
+from muloco.outer.transaction import NOTHING, Agreement, Header, NonFinitePseudogradient, Shape, agree, assemble
+from muloco.outer.transport import Transport, TransportError
 
-
-class AnchorMismatch(RuntimeError):
-    """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
-
-
-class NonFinitePseudogradient(RuntimeError):
-    """A worker's pseudogradient holds NaN or Inf."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sync:
-    """What one round did, seen by one worker."""
+    """What one round did, seen by one rank."""
 
     fragment: int
-    participants: int
+    weights: dict[int, int]
+    """Inner steps that each worker contributed, by worker: those who took part."""
+    attempts: int
+    """Rounds that it took; more than one where a worker was lost."""
     bytes_sent: int
     """By this rank, to other workers."""
     seconds_waited: float
-    """From the end of the inner step to the new anchor."""
+    """That the inner steps stood still for it."""
     seconds_hidden: float
-    """Part of the exchange that ran beside inner steps."""
+    """Part of the round that ran beside inner steps."""
     digest: int
-    """64-bit checksum of the new anchor (this rank's part of it)."""
+    """64-bit checksum of this rank's part of the new anchor."""
+    own_square: float
+    """Sum of squares of this worker's pseudogradient, over this rank's part."""
+    mean_square: float
+    """The same of the mean over the workers."""
+    product: float
+    """Sum of products of the two."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Header:
-    """What a member tells the others before its payload."""
+class _Arrived:
+    """The outcome of a round, not applied yet."""
 
-    worker: int
-    weight: int
-    finite: bool
-    digest: int
+    agreement: Agreement
+    own_square: float = 0.0
+    mean_square: float = 0.0
+    product: float = 0.0
 
-    def to_tensor(self, device: torch.device) -> torch.Tensor:
-        return torch.tensor([self.worker, self.weight, int(self.finite), self.digest], device=device)
 
-    @staticmethod
-    def from_tensor(tensor: torch.Tensor) -> "_Header":
-        worker, weight, finite, digest = tensor.tolist()
-        return _Header(worker=worker, weight=weight, finite=bool(finite), digest=digest)
+@dataclass(kw_only=True)
+class _Sent:
+    """A fragment that is on its way."""
+
+    fragment: int
+    due: int
+    """Inner step after which its mean is applied."""
+    pending: Pending[_Arrived]
+
+
+class StateTransfer(Protocol):
+    """What lets a worker that was away take over the state of one that was not."""
+
+    def pack(self) -> bytes:
+        """All that a worker needs to go on from here, but its position in the data."""
+        ...
+
+    def unpack(self, state: bytes) -> None:
+        """Goes on from a packed state, and from this worker's own position in the data (`OuterLoop.shares`)."""
+        ...
 
 
 class OuterLoop:
-    """DiLoCo's outer loop over one worker's parameters (PAPER 3.1).
+    """DiLoCo's outer loop over one worker's parameters (PAPER 3.1), in one fragment or streaming in several (3.5).
 
     Args:
-        parameters: this rank's part of every parameter, by name: plain tensors, changed in place. All workers give the
-            same names and shapes, and start from the same values.
-        build_optimizer: makes the outer optimizer for the anchor tensors.
+        parameters: this rank's parameters, by name, plain or DTensors; changed in place. All workers give the same
+            names and shapes, and start from the same values.
+        build_optimizer: makes the outer optimizer of a fragment from its anchor tensors, by name.
         transport: meets the other workers.
         worker: id of this worker, from 0.
-        sync_interval: H, inner steps between two outer steps.
+        sync_interval: H, inner steps between two outer steps of a fragment.
+        fragments: names of the parameters of each; None: one fragment.
+        delay: tau, inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside
+            them; what they change in that fragment is lost but for the share `alpha`.
+        alpha: share of the local parameters that is kept when the anchor is merged into them, in [0, 1].
+        learning_rate: outer learning rate after an inner step; None: the optimizer's own.
+        device: where anchor and outer state are kept; None: with the parameters.
+        workers: how many have to be there to begin, K.
+        patience: seconds that those who are there at the start wait for the others.
+        share: says where this worker is in its share of the data, as JSON.
+        transfer: lets workers that were away join again; None: they cannot.
+
+    Raises:
+        ValueError: H, J and tau do not fit together, alpha is out of range, or the fragments are not a partition.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, torch.Tensor],
-        build_optimizer: Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer],
+        build_optimizer: OuterOptimizer,
         transport: Transport,
         *,
         worker: int,
         sync_interval: int,
+        fragments: Sequence[Sequence[str]] | None = None,
+        delay: int = 0,
+        alpha: float = 0.0,
+        learning_rate: Callable[[int], float] | None = None,
+        device: torch.device | None = None,
+        workers: int = 1,
+        patience: float = 1800.0,
+        share: Callable[[], str] = lambda: "",
+        transfer: StateTransfer | None = None,
     ):
-        if sync_interval < 1:
-            raise ValueError(f"sync_interval must be at least 1; got {sync_interval}")
-        self._parameters = dict(parameters)
-        self.anchor = {name: tensor.detach().clone() for name, tensor in self._parameters.items()}
-        """The global parameters of the last sync, by name."""
-        self.optimizer = build_optimizer(list(self.anchor.values()))
+        names = [list(parameters)] if fragments is None else [list(fragment) for fragment in fragments]
+        if sorted(name for fragment in names for name in fragment) != sorted(parameters):
+            raise ValueError("the fragments must hold every parameter exactly once")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be from 0 to 1; got {alpha}")
+        self._schedule = Schedule(sync_interval=sync_interval, fragments=len(names), delay=delay)
+        self.fragments = [
+            FragmentState({name: parameters[name] for name in fragment}, build_optimizer, device=device)
+            for fragment in names
+        ]
         self._transport = transport
         self._worker = worker
-        self._sync_interval = sync_interval
-        self._window = 0  # inner steps since the last sync
+        self._alpha = alpha
+        self._learning_rate = learning_rate
+        self._codec: Codec = build_codec("none")
+        self._workers = workers
+        self._patience = patience
+        self._share = share
+        self._transfer = transfer
+        self._sent: _Sent | None = None
+        self._history = ""
+        self.shares: dict[int, str] = {}
+        """Each worker's position in its share of the data, as of the last round that it was in."""
+        self.members: list[int] = []
+        """Workers that took part in the last round."""
 
-    def after_inner_step(self, step: int, *, last: bool = False) -> Sync | None:
-        """To be called after every inner step, with its number; `last` makes a short final window count.
-
-        Returns:
-            what the sync did, where this step ended a window.
+    def start(self, step: int) -> None:
+        """Meets the other workers before the first inner step (or the first after `step`): all of them, to compare
+        their anchors; or, where the run goes on already, those at their next sync, to take over their state.
 
         Raises:
-            TransportError: another worker is gone.
-            AnchorMismatch, NonFinitePseudogradient: the run has gone wrong; the message names worker and tensor.
+            TransportError: they did not all come.
+            AnchorMismatch: they do not start alike.
         """
-        self._window += 1
-        if self._window < self._sync_interval and not last:
-            return None
-        started = time.perf_counter()
-        round = self._transport.open(step)
-        mean = self._pseudogradient()
-        self._exchange(round, mean)
-        self._outer_step(mean)
-        self._window = 0
-        return Sync(
-            fragment=0,
-            participants=round.size,
-            bytes_sent=round.bytes_sent,
-            seconds_waited=time.perf_counter() - started,
-            seconds_hidden=0.0,
-            digest=int(digest(self.anchor.values())),
-        )
+        own = self._header(step, NOTHING, weight=0, finite=True, checksum=digest(self._all_anchors()))
+        while True:
+            agreement = assemble(self._transport, own, self._shape, workers=self._workers, seconds=self._patience)
+            if agreement.donor is None:
+                self._commit(agreement)
+                return
+            if self._take_over(agreement):
+                return
+
+    def after_inner_step(self, step: int, *, last: bool = False) -> list[Sync]:
+        """To be called after every inner step, with its number from 1. After the `last` one all fragments are synced,
+        with the windows that they have, and the parameters are the anchor.
+
+        Returns:
+            what each sync did whose mean was applied after this step.
+
+        Raises:
+            TransportError: too few workers are left.
+            AnchorMismatch, NonFinitePseudogradient: the run has gone wrong; the message names worker and fragment.
+        """
+        for fragment in self.fragments:
+            fragment.window += 1
+        syncs = []
+        if self._sent is not None and (last or self._sent.due == step):
+            syncs += self._apply(step, last=last)
+        if last:
+            for index, fragment in enumerate(self.fragments):
+                if fragment.window:
+                    self._send(step, index, due=step)
+                    syncs += self._apply(step, last=True)
+        elif (leaving := self._schedule.sent_after(step)) is not None:
+            self._send(step, leaving, due=step + self._schedule.delay)
+            if self._schedule.delay == 0:
+                syncs += self._apply(step, last=False)
+        return syncs
+
+    def sends_after(self, step: int) -> bool:
+        """Whether a fragment leaves for the other workers after inner step `step`."""
+        return self._schedule.sent_after(step) is not None
 
     @property
-    def in_mid_window(self) -> bool:
-        """Whether inner steps have been taken since the last sync, so that the parameters are not the anchor."""
-        return self._window > 0
+    def parameters_are_anchor(self) -> bool:
+        """Whether the parameters hold the anchor, as after a sync of everything."""
+        return not any(fragment.window or fragment.merged_with_local for fragment in self.fragments)
 
     @contextlib.contextmanager
     def anchor_weights(self) -> Iterator[None]:
         """Within the context the parameters hold the anchor; the local values come back afterwards."""
-        if not self.in_mid_window:
+        if self.parameters_are_anchor:
             yield
             return
-        local = {name: tensor.clone() for name, tensor in self._parameters.items()}
-        self._load(self.anchor)
+        local = [{n: t.clone() for n, t in fragment.parameters.items()} for fragment in self.fragments]
+        self._load([fragment.anchor for fragment in self.fragments])
         try:
             yield
         finally:
             self._load(local)
 
-    def state_dict(self) -> dict[str, int]:
-        """Position in the window: what is this worker's own. Anchor and optimizer are the same on all workers."""
-        return {"window": self._window}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._window = state["window"]
-
-    def global_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The state that all workers share, by kind and parameter name: the anchor and each buffer of the outer
-        optimizer. The tensors are the loop's own, so that writing into them restores it."""
-        tensors = {"anchor": dict(self.anchor)}
-        for name, tensor in self.anchor.items():
-            for key, value in self.optimizer.state[tensor].items():
-                if isinstance(value, torch.Tensor):
-                    tensors.setdefault(f"outer_{key}", {})[name] = value
-        return tensors
-
     def close(self) -> None:
         self._transport.close()
 
-    def _pseudogradient(self) -> torch.Tensor:
-        """anchor - parameters, fp32, as one vector where the transport wants it."""
-        differences = [
-            (self.anchor[name].float() - tensor.detach().float()).view(-1) for name, tensor in self._parameters.items()
-        ]
-        return torch.cat(differences).to(self._transport.device)
+    def state_dict(self) -> dict[str, str]:
+        """Where this worker is in its windows, as JSON. Waits for a fragment in flight, whose mean `global_tensors`
+        then holds."""
+        position: dict[str, Any] = {
+            "windows": [fragment.window for fragment in self.fragments],
+            "outer_steps": [fragment.outer_steps for fragment in self.fragments],
+            "history": self._history,
+            "shares": list(self.shares.items()),
+            "members": self.members,
+        }
+        if self._sent is not None:
+            arrived = self._sent.pending.result()
+            agreement = {**vars(arrived.agreement), "mean": None, "behind": [], "donates": False}
+            for table in ("weights", "shares"):
+                agreement[table] = list(agreement[table].items())
+            position["arrived"] = {**vars(arrived), "agreement": agreement}
+        return {"position": json.dumps(position)}
 
-    def _exchange(self, round: Round, flat: torch.Tensor) -> None:
-        own = _Header(
-            worker=self._worker,
-            weight=self._window,
-            finite=bool(torch.isfinite(flat).all()),
-            digest=int(digest(self.anchor.values())),
-        )
-        headers = [_Header.from_tensor(t) for t in round.all_gather(own.to_tensor(flat.device))]
-        self._refuse_mismatch(headers)
-        self._refuse_non_finite(headers, flat)
-        average(round, flat, [header.weight for header in headers])
-        if not round.commit(ok=True):
-            raise RuntimeError("another worker refused to commit the round; its log says why")
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """After `prepare_to_load`, and after its tensors have been written into `global_tensors`."""
+        position = json.loads(state["position"])
+        for fragment, window, outer_steps in zip(
+            self.fragments, position["windows"], position["outer_steps"], strict=True
+        ):
+            fragment.load_position(window=window, outer_steps=outer_steps)
+        self._history, self.members = position["history"], position["members"]
+        self.shares = dict(position["shares"])
+        if self._sent is not None:
+            arrived = position["arrived"]
+            agreement = arrived["agreement"]
+            for table in ("weights", "shares"):
+                agreement[table] = dict(agreement[table])
+            agreement["mean"] = self._sent.pending.result().agreement.mean
+            self._sent.pending = Pending.of(_Arrived(**{**arrived, "agreement": Agreement(**agreement)}))
 
-    def _outer_step(self, mean: torch.Tensor) -> None:
-        parts = mean.split([tensor.numel() for tensor in self.anchor.values()])
-        for tensor, part in zip(self.anchor.values(), parts, strict=True):
-            tensor.grad = part.view_as(tensor).to(tensor.device, tensor.dtype)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._load(self.anchor)
+    def begin_windows(self) -> None:
+        """The parameters are the anchor from here on."""
+        for fragment in self.fragments:
+            fragment.merge()
+        self._sent = None
 
-    def _load(self, values: Mapping[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for name, tensor in self._parameters.items():
-                tensor.copy_(values[name])
-
-    @staticmethod
-    def _refuse_mismatch(headers: Sequence[_Header]) -> None:
-        if len({header.digest for header in headers}) > 1:
-            digests = ", ".join(f"worker {header.worker}: {as_hex(header.digest)}" for header in headers)
-            raise AnchorMismatch(f"the workers' anchors differ ({digests})")
-
-    def _refuse_non_finite(self, headers: Sequence[_Header], flat: torch.Tensor) -> None:
-        guilty = [header.worker for header in headers if not header.finite]
-        if not guilty:
+    def prepare_to_load(self, step: int, *, in_flight: bool) -> None:
+        """Makes room for the state that was saved after inner step `step`: with or without the mean of a fragment."""
+        self._sent = None
+        if not in_flight:
             return
-        where = ""
-        if self._worker in guilty:
-            parts = flat.split([tensor.numel() for tensor in self.anchor.values()])
-            bad = [name for name, part in zip(self.anchor, parts, strict=True) if not torch.isfinite(part).all()]
-            where = f"; on worker {self._worker} in {', '.join(bad)}"
-        raise NonFinitePseudogradient(f"NaN or Inf in the pseudogradient of worker {guilty}{where}")
+        delay = self._schedule.delay
+        index, due = next(
+            (index, sent + delay)
+            for sent in range(max(1, step - delay + 1), step + 1)
+            if (index := self._schedule.sent_after(sent)) is not None
+        )
+        elements = sum(tensor.numel() for tensor in self.fragments[index].anchor.values())
+        mean = torch.empty(elements, device=self._transport.device)
+        nothing = _Arrived(agreement=_empty_agreement(mean))
+        self._sent = _Sent(fragment=index, due=due, pending=Pending.of(nothing))
+
+    def global_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The state that all workers share, by kind and parameter name: the anchor, each buffer of the outer optimizer
+        and the mean of a fragment in flight, for which this waits. The tensors are the loop's own, so that writing into
+        them restores it."""
+        tensors: dict[str, dict[str, torch.Tensor]] = {}
+        for fragment in self.fragments:
+            for kind, values in fragment.global_tensors().items():
+                tensors.setdefault(kind, {}).update(values)
+        if self._sent is not None:
+            mean = self._sent.pending.result().agreement.mean
+            assert mean is not None
+            tensors["mean"] = self.fragments[self._sent.fragment].views(mean)
+        return tensors
+
+    def _send(self, step: int, index: int, *, due: int) -> None:
+        """Starts the round of a fragment from the parameters as they are now."""
+        fragment = self.fragments[index]
+        own = fragment.pseudogradient(self._transport.device)
+        weight, checksum = fragment.window, fragment.digest()
+
+        def work() -> _Arrived:
+            header = self._header(step, index, weight=weight, finite=bool(torch.isfinite(own).all()), checksum=checksum)
+            try:
+                agreement = agree(self._transport, header, own, self._shape)
+            except NonFinitePseudogradient as error:
+                bad = [name for name, part in fragment.views(own).items() if not torch.isfinite(part).all()]
+                where = f"; on worker {self._worker} in {', '.join(bad)}" if bad else ""
+                raise NonFinitePseudogradient(f"{error}{where}") from None
+            if agreement.donor is not None:
+                return _Arrived(agreement=agreement)
+            assert agreement.mean is not None
+            return _Arrived(
+                agreement=agreement,
+                own_square=fragment.product(own, own),
+                mean_square=fragment.product(agreement.mean, agreement.mean),
+                product=fragment.product(own, agreement.mean),
+            )
+
+        concurrent = self._transport.concurrent and due > step
+        pending = Pending(work, concurrent=concurrent, device=self._transport.device)
+        self._sent = _Sent(fragment=index, due=due, pending=pending)
+
+    def _apply(self, step: int, *, last: bool) -> list[Sync]:
+        """Waits for the mean of the fragment in flight and takes its outer step; or, where this worker was left behind,
+        takes over the state of one that was not."""
+        assert self._sent is not None
+        sent, self._sent = self._sent, None
+        fragment = self.fragments[sent.fragment]
+        started = time.perf_counter()
+        arrived = sent.pending.result()
+        agreement = arrived.agreement
+        if agreement.donor is not None:
+            logger.warning("the others are at step %d, this worker was left behind at step %d", agreement.step, step)
+            if not self._take_over(agreement):
+                self.start(step)
+            return []
+        exchanged = time.perf_counter() - started
+        assert agreement.mean is not None
+        fragment.step(agreement.mean, lr=None if self._learning_rate is None else self._learning_rate(step))
+        fragment.merge(0.0 if last else self._alpha)
+        self._commit(agreement)
+        return [
+            Sync(
+                fragment=sent.fragment,
+                weights=agreement.weights,
+                attempts=agreement.attempts,
+                bytes_sent=agreement.bytes_sent,
+                seconds_waited=time.perf_counter() - started,
+                seconds_hidden=max(0.0, sent.pending.seconds - exchanged),
+                digest=int(fragment.digest()),
+                own_square=arrived.own_square,
+                mean_square=arrived.mean_square,
+                product=arrived.product,
+            )
+        ]
+
+    def _commit(self, agreement: Agreement) -> None:
+        """Keeps what all members know now, and hands this worker's state to those who were away."""
+        self._history = agreement.history
+        self.shares |= agreement.shares
+        self.members = sorted(agreement.weights)
+        if agreement.donates:
+            if self._transfer is None:
+                raise RuntimeError(
+                    f"workers {agreement.behind} want to join again, which this run does not provide for"
+                )
+            self._transport.offer(agreement.name, self._transfer.pack())
+
+    def _take_over(self, agreement: Agreement) -> bool:
+        """Goes on from a leader's state; False: the leader is gone."""
+        if self._transfer is None:
+            raise RuntimeError("this worker is behind the others, and the run does not provide for joining again")
+        assert agreement.donor is not None
+        try:
+            state = self._transport.fetch(agreement.name, agreement.donor)
+        except TransportError as error:
+            logger.warning("%s; meeting the others again", error)
+            return False
+        self._transfer.unpack(state)
+        return True
+
+    def _header(self, step: int, fragment: int, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
+        return Header(
+            worker=self._worker,
+            step=step,
+            fragment=fragment,
+            weight=weight,
+            finite=finite,
+            digest=int(checksum),
+            share=self._share(),
+            history=self._history,
+        )
+
+    def _shape(self, fragment: int) -> Shape:
+        tensors = self.fragments[fragment].shapes
+        return Shape(tensors=tensors, codecs=[self._codec] * len(tensors))
+
+    def _load(self, values: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        for fragment, tensors in zip(self.fragments, values, strict=True):
+            for name, tensor in fragment.parameters.items():
+                tensor.copy_(tensors[name])
+
+    def _all_anchors(self) -> Iterator[torch.Tensor]:
+        for fragment in self.fragments:
+            yield from fragment.anchor.values()
+
+
+def _empty_agreement(mean: torch.Tensor) -> Agreement:
+    """Room for one that is loaded."""
+    return Agreement(
+        step=0,
+        fragment=0,
+        mean=mean,
+        weights={},
+        shares={},
+        behind=(),
+        donor=None,
+        donates=False,
+        name="",
+        history="",
+        bytes_sent=0,
+        attempts=0,
+    )

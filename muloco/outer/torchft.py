@@ -1,26 +1,281 @@
-"""Workers as processes: torchft's manager says who takes part, its process group carries the tensors.
+"""Workers as processes: torchft's manager says who takes part, its process group carries the bytes.
 
-torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker, not a vote between
-workers, so the vote is our own exchange; and its DiLoCo is not used (`tests/outer` hold it against ours).
+torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker and lets workers differ,
+so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against ours).
 """
 
-import socket
+import logging
+import time
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
-from torch.distributed.distributed_c10d import AllgatherOptions, AllToAllOptions
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.checkpointing import CheckpointTransport
 from torchft.manager import Manager
-from torchft.process_group import ProcessGroup, ProcessGroupGloo, ProcessGroupNCCL
+from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL
 
+from muloco.outer.exchange import gather_bytes
+from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask, fetch
 from muloco.outer.transport import TransportError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 16 * 2**20
+"""Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
+ASK_SECONDS = 5.0
+
+
+class TorchftTransport:
+    """One rank's end of a run that meets at a torchft lighthouse.
+
+    Args:
+        run: name of the run; part of the worker's identity at the lighthouse.
+        worker: id of this worker, from 0.
+        least: fewest workers that make a round.
+        lighthouse: address of the lighthouse, `http://host:port`.
+        rank: which of the worker's ranks this is, of `ranks`.
+        store: host and port of the worker's own store, already up.
+        host: name or address under which other workers reach this one.
+        process_group: `gloo` (tensors on the CPU) or `nccl` (tensors on this rank's CUDA device).
+        quorum_timeout: how long to wait for the other workers at a sync.
+        exchange_timeout: how long a chunk of an exchange may take.
+        ranks_group: gloo group of the worker's ranks, used by nothing else; None for a single rank.
+    """
+
+    concurrent = True
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        worker: int,
+        least: int,
+        lighthouse: str,
+        rank: int,
+        ranks: int,
+        store: tuple[str, int],
+        host: str,
+        process_group: str,
+        quorum_timeout: timedelta,
+        exchange_timeout: timedelta,
+        ranks_group: dist.ProcessGroup | None = None,
+    ):
+        if ranks > 1 and ranks_group is None:
+            raise ValueError(f"a worker of {ranks} ranks needs a group in which they agree (ranks_group)")
+        on_device = process_group == "nccl"
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
+        self.group: _Gloo | _NCCL = (_NCCL if on_device else _Gloo)(exchange_timeout)
+        self.server = PeerServer(host)
+        self.exchange_seconds = exchange_timeout.total_seconds()
+        self._least = least
+        self._quorum_timeout = quorum_timeout
+        self._ranks_group = ranks_group
+        self._configured = -1  # number of configurations of the group for which `peers` holds
+        self._rounds = 0
+        self.peers: list[str] = []
+        """Where each member of the group can be asked, in rank order."""
+        self._manager = Manager(
+            pg=self.group,
+            load_state_dict=None,
+            state_dict=None,
+            min_replica_size=least,
+            use_async_quorum=False,
+            timeout=exchange_timeout,
+            quorum_timeout=quorum_timeout,
+            rank=rank,
+            world_size=ranks,
+            store_addr=store[0],
+            store_port=store[1],
+            lighthouse_addr=lighthouse,
+            replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
+            hostname=host,
+            checkpoint_transport=_NoHealing(),
+            init_sync=False,  # torchft's default throws away the first window of every worker but one
+        )
+
+    def open(self, step: int) -> "TorchftRound":
+        # For torchft all workers are always at the same step, so that it heals none of them.
+        self._manager.load_state_dict({"step": 0, "batches_committed": 0})
+        try:
+            self._manager.start_quorum(allow_heal=False)
+        except (RuntimeError, TimeoutError) as error:
+            raise TransportError(
+                f"sync after step {step}: no quorum of {self._least} or more workers within "
+                f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
+            ) from error
+        self._rounds += 1
+        failure = self._manager.errored()
+        broken = None if failure is None else f"the workers could not be connected: {failure.original_exception}"
+        round = TorchftRound(self, step, broken)
+        if self._configured != self.group.configurations and broken is None:
+            self._introduce(round)
+        return round
+
+    def finish(self, *, committed: bool, step: int) -> None:
+        """Tells torchft how a round ended; after a failure it connects the workers anew."""
+        if not committed:
+            self._manager.report_error(RuntimeError("the round failed"))
+        try:
+            self._manager.should_commit()
+        except (RuntimeError, TimeoutError) as error:
+            raise TransportError(f"sync after step {step}: the ranks of this worker did not agree: {error}") from error
+
+    def all_ranks(self, value: bool) -> bool:
+        """Whether it holds on all ranks of this worker."""
+        return self._reduce(value, dist.ReduceOp.MIN)
+
+    def any_rank(self, value: bool) -> bool:
+        """Whether it holds on one of the ranks of this worker."""
+        return self._reduce(value, dist.ReduceOp.MAX)
+
+    def offer(self, round: str, state: bytes) -> None:
+        self.server.offer(round, state)
+
+    def fetch(self, round: str, rank: int) -> bytes:
+        address = self.peers[rank]
+        try:
+            return fetch(address, round, patience=self._quorum_timeout.total_seconds(), seconds=self.exchange_seconds)
+        except OSError as error:
+            raise TransportError(f"no state from the worker at {address} after round {round}: {error}") from error
+
+    def close(self) -> None:
+        self._manager.shutdown(wait=False)
+        self.group.abort()
+        self.server.close()
+
+    def _introduce(self, round: "TorchftRound") -> None:
+        """Tells the members of a new group where to ask this one about rounds."""
+        try:
+            self.peers = [address.decode() for address in gather_bytes(round, self.server.address.encode())]
+        except TransportError as error:
+            round.broken = str(error)
+            return
+        self._configured = self.group.configurations
+        self._rounds = 1
+
+    @property
+    def round_name(self) -> str:
+        """What all members call the round that is open."""
+        return f"{self.group.quorum}-{self._rounds}"
+
+    def _reduce(self, value: bool, operation: Any) -> bool:
+        if self._ranks_group is None:
+            return value
+        flag = torch.tensor(int(value))
+        dist.all_reduce(flag, operation, group=self._ranks_group)
+        return bool(flag)
+
+
+class TorchftRound:
+    """See `muloco.outer.transport.Round`."""
+
+    def __init__(self, transport: TorchftTransport, step: int, broken: str | None):
+        self.device = transport.device
+        self.rank = transport.group.place
+        self.size = transport.group.members
+        self.bytes_sent = 0
+        self.broken = broken
+        """Why nothing can be exchanged any more."""
+        self._transport = transport
+        self._step = step
+
+    @property
+    def name(self) -> str:
+        return self._transport.round_name
+
+    def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        longest = max([*sizes, *(part.numel() for part in outgoing)])
+        chunks = [
+            self._exchange_chunk(
+                [part[start : start + CHUNK_BYTES] for part in outgoing],
+                [min(CHUNK_BYTES, max(0, size - start)) for size in sizes],
+            )
+            for start in range(0, longest, CHUNK_BYTES)
+        ]
+        if len(chunks) == 1:
+            return chunks[0]
+        return [torch.cat([chunk[r] for chunk in chunks]) if chunks else outgoing[r][:0] for r in range(self.size)]
+
+    def vote(self, ok: bool) -> bool:
+        transport, name = self._transport, self._transport.round_name
+        ok = transport.all_ranks(ok)
+        committed = False
+        if ok:
+            transport.server.say(name, VOTING)
+            try:
+                one = torch.ones(1, dtype=torch.uint8, device=transport.device)
+                self.exchange([one] * self.size, [1] * self.size)
+                committed = True
+            except TransportError as error:
+                logger.warning("%s; asking the others whether they have committed", error)
+                committed = self._ask_others(name)
+        # Each rank of each worker has all it needs once its worker has said ok, so that one who knows is enough.
+        committed = transport.any_rank(committed)
+        transport.server.say(name, COMMITTED if committed else FAILED)
+        if not committed:
+            transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
+        transport.finish(committed=committed and self.broken is None, step=self._step)
+        return committed
+
+    def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+        if self.broken is not None:
+            raise TransportError(self.broken)
+        lengths = [part.numel() for part in outgoing]
+        received = torch.empty(sum(sizes), dtype=torch.uint8, device=self._transport.device)
+        sent = torch.cat(outgoing)
+        try:
+            self._transport.group.alltoall_base(received, sent, list(sizes), lengths, AllToAllOptions()).wait()
+        except RuntimeError as error:
+            self.broken = f"sync after step {self._step}: lost contact with another worker: {error}"
+            raise TransportError(self.broken) from error
+        self.bytes_sent += sum(lengths) - lengths[self.rank]
+        return list(received.split(sizes))
+
+    def _ask_others(self, name: str) -> bool:
+        """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
+        self._transport.server.say(name, FAILED)  # from here on this rank does not commit unless another one has
+        waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
+        deadline = time.monotonic() + self._transport.exchange_seconds
+        while waiting and time.monotonic() < deadline:
+            for rank, address in list(waiting.items()):
+                answer = ask(address, name, seconds=ASK_SECONDS)
+                if answer == COMMITTED:
+                    return True
+                if answer != VOTING:
+                    del waiting[rank]
+            time.sleep(0.05)
+        return False
+
+
+class _KnowsItsQuorum:
+    """A process group of torchft that remembers which members it connects."""
+
+    place = 0
+    """Of this worker among the members."""
+    members = 0
+    quorum = -1
+    configurations = 0
+
+    def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
+        self.place, self.members, self.quorum = rank, world_size, quorum_id
+        self.configurations += 1
+        super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)  # type: ignore[misc]
+
+
+class _Gloo(_KnowsItsQuorum, ProcessGroupGloo):
+    pass
+
+
+class _NCCL(_KnowsItsQuorum, ProcessGroupNCCL):
+    pass
 
 
 class _NoHealing(CheckpointTransport[dict[str, object]]):
-    """No worker is healed from another one: every round asks torchft for none. Its default would serve the weights to
-    whoever asks, on all interfaces."""
+    """torchft heals no worker: every round asks it for none. Its default would serve the weights to whoever asks, on
+    all interfaces."""
 
     def metadata(self) -> str:
         return ""
@@ -33,120 +288,3 @@ class _NoHealing(CheckpointTransport[dict[str, object]]):
 
     def disallow_checkpoint(self) -> None:
         pass
-
-
-class TorchftTransport:
-    """One worker's end of a run that meets at a torchft lighthouse.
-
-    Args:
-        run: name of the run; part of the worker's identity at the lighthouse.
-        worker: id of this worker, from 0.
-        workers: number of workers, K; no round opens with fewer.
-        lighthouse: address of the lighthouse, `http://host:port`.
-        rank: which of the worker's ranks this is, of `ranks`.
-        store: host and port of the worker's own store, already up.
-        process_group: `gloo` (tensors on the CPU) or `nccl` (tensors on this rank's CUDA device).
-        quorum_timeout: how long to wait for the other workers at a sync.
-        exchange_timeout: how long one collective may take.
-    """
-
-    def __init__(
-        self,
-        *,
-        run: str,
-        worker: int,
-        workers: int,
-        lighthouse: str,
-        rank: int,
-        ranks: int,
-        store: tuple[str, int],
-        process_group: str,
-        quorum_timeout: timedelta,
-        exchange_timeout: timedelta,
-    ):
-        on_device = process_group == "nccl"
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
-        self._workers = workers
-        self._quorum_timeout = quorum_timeout
-        self._group: ProcessGroup = (ProcessGroupNCCL if on_device else ProcessGroupGloo)(exchange_timeout)
-        self._manager = Manager(
-            pg=self._group,
-            load_state_dict=None,
-            state_dict=None,
-            min_replica_size=workers,
-            use_async_quorum=False,
-            timeout=exchange_timeout,
-            quorum_timeout=quorum_timeout,
-            rank=rank,
-            world_size=ranks,
-            store_addr=store[0],
-            store_port=store[1],
-            lighthouse_addr=lighthouse,
-            replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
-            hostname="127.0.0.1" if any(host in lighthouse for host in _LOOPBACK) else socket.gethostname(),
-            checkpoint_transport=_NoHealing(),
-            init_sync=False,  # torchft's default throws away the first window of every worker but one
-        )
-
-    def open(self, step: int) -> "TorchftRound":
-        try:
-            self._manager.start_quorum(allow_heal=False)
-        except (RuntimeError, TimeoutError) as error:
-            raise TransportError(
-                f"sync after step {step}: the {self._workers} workers did not meet within "
-                f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
-            ) from error
-        rank, size = self._manager.participating_rank(), self._manager.num_participants()
-        if self._manager.errored() or rank is None or size != self._workers:
-            raise TransportError(
-                f"sync after step {step}: {size} of {self._workers} workers take part; {self._manager.errored() or ''}"
-            )
-        return TorchftRound(self._manager, self._group, rank, size, step)
-
-    def close(self) -> None:
-        self._manager.shutdown(wait=False)
-
-
-class TorchftRound:
-    """See `muloco.outer.transport.Round`."""
-
-    def __init__(self, manager: Manager, group: ProcessGroup, rank: int, size: int, step: int):
-        self._manager = manager
-        self._group = group
-        self._step = step
-        self.rank = rank
-        self.size = size
-        self.bytes_sent = 0
-
-    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
-        self._wait(lambda: self._group.allgather([gathered], [tensor], AllgatherOptions()))
-        self.bytes_sent += (self.size - 1) * tensor.nbytes
-        return gathered
-
-    def all_to_all(self, tensor: torch.Tensor) -> torch.Tensor:
-        received = torch.empty_like(tensor)
-        self._wait(lambda: self._group.alltoall_base(received, tensor, [], [], AllToAllOptions()))
-        self.bytes_sent += (self.size - 1) * tensor[0].nbytes
-        return received
-
-    def commit(self, ok: bool) -> bool:
-        votes = self.all_gather(torch.tensor([int(ok)], device=self._device))
-        everyone = all(bool(vote.item()) for vote in votes)
-        # A barrier of this worker's ranks; it also moves torchft's own step on, which has to stay equal everywhere.
-        try:
-            return self._manager.should_commit() and everyone
-        except (RuntimeError, TimeoutError) as error:
-            raise TransportError(
-                f"sync after step {self._step}: the ranks of this worker did not agree: {error}"
-            ) from error
-
-    @property
-    def _device(self) -> torch.device:
-        return torch.device("cuda" if isinstance(self._group, ProcessGroupNCCL) else "cpu")
-
-    def _wait(self, start) -> None:
-        try:
-            start().wait()
-        except RuntimeError as error:
-            raise TransportError(f"sync after step {self._step}: lost contact with another worker: {error}") from error

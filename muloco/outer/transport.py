@@ -1,16 +1,17 @@
 """What carries a round between workers: the interface of every transport.
 
-A transport opens one round a sync. The round knows who takes part, in which order, and moves tensors between them; it
-ends with `commit`, in which every member learns whether all of them are content.
+A transport opens one round a sync. The round knows who takes part, in which order, and moves bytes between them; it
+ends with `vote`, in which all members come to the same answer.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 
 class TransportError(RuntimeError):
-    """A round could not be opened or finished: a peer is gone, or took longer than the timeouts allow."""
+    """A peer is gone or took longer than the timeouts allow; or a round could not be opened at all."""
 
 
 class Round(Protocol):
@@ -20,22 +21,32 @@ class Round(Protocol):
     """Place of this worker among the members, from 0; the same order on every member."""
     size: int
     """Number of members."""
+    device: torch.device
+    """Where the tensors that it moves must live."""
     bytes_sent: int
-    """Bytes that this worker has sent to others so far in this round."""
+    """Bytes that this rank has sent to other workers so far in this round."""
 
-    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every member's `tensor` (same shape and dtype everywhere), in rank order."""
+    @property
+    def name(self) -> str:
+        """What all members call it."""
         ...
 
-    def all_to_all(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor` [size, n]: row r goes to member r. Returns [size, n]: row r came from member r."""
-        ...
+    def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Sends `outgoing[r]` to member r and returns what came from each, in rank order.
 
-    def commit(self, ok: bool) -> bool:
-        """Ends the round. True where every member said `ok`; all members get the same answer.
+        Args:
+            outgoing: one uint8 vector a member, of any lengths, on the transport's device.
+            sizes: bytes that come from each member; all members know each other's sizes beforehand.
 
         Raises:
-            TransportError: the answer could not be learnt.
+            TransportError: a member is gone or too slow. The round can only be voted down then.
+        """
+        ...
+
+    def vote(self, ok: bool) -> bool:
+        """Ends the round. True, on every surviving member alike, where all members said `ok`.
+
+        A member that says no needs none of the others for it; who waits for it in `exchange` is told.
         """
         ...
 
@@ -45,12 +56,26 @@ class Transport(Protocol):
 
     device: torch.device
     """Where the tensors that it moves must live."""
+    concurrent: bool
+    """Whether rounds can run in a thread of their own, beside the inner steps."""
 
     def open(self, step: int) -> Round:
-        """Meets the other workers at the sync after inner step `step`; waits for them.
+        """Meets the other workers at the sync after inner step `step`; waits for those who are alive.
 
         Raises:
-            TransportError: they did not come within the timeout.
+            TransportError: too few came within the timeout.
+        """
+        ...
+
+    def offer(self, round: str, state: bytes) -> None:
+        """Keeps this rank's state for members of a round that are behind, until it offers another one."""
+        ...
+
+    def fetch(self, round: str, rank: int) -> bytes:
+        """The state that member `rank` offers (or will offer) after a round, for the same rank of this worker.
+
+        Raises:
+            TransportError: it is gone, or offers nothing within the timeout.
         """
         ...
 

@@ -88,6 +88,9 @@ class RunCheckpoint(BaseCheckpointManager):
         found = self.newest_step()
         if found is None:
             return False
+        if self._outer is not None:
+            written = dcp.FileSystemReader(self._part(found, "global")).read_metadata().state_dict_metadata
+            self._outer.prepare_to_load(found, in_flight=any(name.startswith("mean.") for name in written))
         dcp.load(self._global_state(), checkpoint_id=self._part(found, "global"))
         with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
             warnings.filterwarnings("ignore", message="To get the last learning rate")

@@ -80,19 +80,32 @@ class Training:
 
 
 @dataclass(kw_only=True)
+class Role:
+    rule: Literal["muon", "adamw", "lion"] | None = None
+    """What steps these parameters. None: what optimizer.name says."""
+    lr_factor: float = 1.0
+    """Their learning rate, as a multiple of optimizer.lr."""
+    weight_decay_factor: float = 1.0
+    """Their weight decay, as a multiple of optimizer.weight_decay; it takes part in their learning rate."""
+
+
+@dataclass(kw_only=True)
 class Optimizer:
     """The inner optimizer of every worker."""
 
     name: Literal["AdamW", "Muon", "SGD"] = "Muon"
-    """Muon takes the matrices of the layers; embedding, head and norms go to AdamW at the same learning rate."""
+    """Muon takes the matrices of the layers; embedding, head and norms go to AdamW at the same learning rate. AdamW and
+    SGD take all. Other mixtures of rules: by role, below."""
     lr: float = 0.02
     """Peak learning rate."""
     weight_decay: float | None = None
     """Decoupled weight decay. Derived by the paper's rule: (flavor's best at 512 sequences) x (B / K) / 512."""
+    cautious_weight_decay: bool = False
+    """Decay only what the step does not move away from zero."""
     beta1: float = 0.9
-    """First decay of AdamW."""
+    """First decay of AdamW and Lion."""
     beta2: float = 0.99
-    """Second decay of AdamW."""
+    """Second decay of AdamW and Lion."""
     eps: float = 1e-8
     """Epsilon of AdamW."""
     mu: float = 0.9
@@ -103,6 +116,21 @@ class Optimizer:
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
     """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's eight."""
+    orthogonalization_steps: int | None = None
+    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5, and 8 with
+    polar_express."""
+    matrix: Role = field(default_factory=Role)
+    """The matrices of the layers: attention and feed-forward."""
+    embedding: Role = field(default_factory=Role)
+    """The token embedding."""
+    head: Role = field(default_factory=Role)
+    """The output head."""
+    scalar: Role = field(default_factory=Role)
+    """The norms, which are vectors: adamw or lion."""
+
+    def roles(self) -> dict[str, Role]:
+        """The roles of parameters, by name."""
+        return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
 
 
 @dataclass(kw_only=True)
@@ -117,35 +145,80 @@ class LRScheduler:
 
 @dataclass(kw_only=True)
 class FaultTolerance:
-    """Workers: how many, and how they agree."""
+    """Workers: how many, when they agree, and how long they wait for each other."""
 
-    semi_sync_method: Literal["diloco", "none"] = "diloco"
-    """diloco: an outer step every `sync_steps`. none: plain training of a single worker."""
+    semi_sync_method: Literal["diloco", "local_sgd", "none"] = "diloco"
+    """diloco: an outer step every `sync_steps`. local_sgd: the average of the parameters instead. none: plain training
+    of a single worker."""
+    transport: Literal["torchft", "in_process"] = "torchft"
+    """torchft: workers are processes that meet at a lighthouse. in_process: all workers take turns in one process (one
+    for each of a worker's ranks), so that one device can study many of them."""
     group_size: int = 1
     """Number of workers (K)."""
-    sync_steps: int = 30
-    """Inner steps between two outer steps (H)."""
+    min_replica_size: int = 1
+    """Fewest workers that may go on together when others are lost. All of them have to be there at the start."""
+    restarts: int = 10
+    """How often a worker that was lost is started again; after that the others go on without it."""
     replica_id: int = 0
     """Which worker this process belongs to, from 0; the launcher sets it."""
+    sync_steps: int = 30
+    """Inner steps between two outer steps of a fragment (H)."""
+    num_fragments: int | None = None
+    """Parts of the model that are synced one after the other (J), whole modules, balanced by size. Derived: 1, or as
+    many as the next field has."""
+    module_fqns_per_model_fragment: tuple[str, ...] | None = None
+    """The fragments' modules, with commas in between, such as `tok_embeddings,layers.0 layers.1,norm,lm_head`."""
+    fragment_sync_delay: int = 0
+    """Inner steps between sending a pseudogradient and applying the mean (tau); the exchange runs beside them."""
+    fragment_update_alpha: float = 0.0
+    """Share of the local parameters that is kept when the anchor is merged into them, from 0 to 1."""
     process_group: Literal["auto", "gloo", "nccl"] = "auto"
     """What carries the outer exchange. auto: nccl where every rank has a CUDA device of its own, else gloo."""
+    host: str | None = None
+    """Name or address under which other workers reach this one. None: loopback where the lighthouse is on loopback,
+    else the name of the machine."""
     quorum_timeout_seconds: float = 1800
     """How long a worker waits at a sync for the others to arrive; more than the slowest window may take longer."""
-    exchange_timeout_seconds: float = 300
-    """How long one collective of the outer exchange may take."""
+    straggler_timeout_seconds: float = 1200
+    """How long those who have arrived wait for one that is alive but late, before they go on without it."""
+    heartbeat_timeout_seconds: float = 3
+    """After how long without a sign of life a worker counts as dead."""
+    exchange_timeout_seconds: float = 60
+    """How long a chunk of 16 MiB of an exchange between workers, or a collective within one, may take."""
+
+    def __post_init__(self) -> None:
+        """JSON and config files have lists; a fragment may be given as a list of its modules."""
+        if self.module_fqns_per_model_fragment is not None:
+            self.module_fqns_per_model_fragment = tuple(
+                fragment if isinstance(fragment, str) else ",".join(fragment)
+                for fragment in self.module_fqns_per_model_fragment
+            )
 
 
 @dataclass(kw_only=True)
 class OuterOptimizer:
     """The step on the anchor (the global parameters), with the mean pseudogradient as gradient."""
 
-    class_name: Literal["sgd"] = "sgd"
-    lr: float = 0.7
-    """Outer learning rate."""
-    momentum: float = 0.6
-    """Outer momentum."""
+    class_name: Literal["sgd", "adamw", "muon"] = "sgd"
+    """sgd with momentum; adamw without weight decay; muon for matrices and adamw for the rest."""
+    lr: float | None = None
+    """Outer learning rate. Derived: 0.7; 1 with local_sgd."""
+    momentum: float | None = None
+    """Outer momentum of sgd and muon. Derived: 0.6; 0 with local_sgd."""
     nesterov: bool = True
     """Nesterov momentum: theta -= lr (g + momentum buf) instead of theta -= lr buf."""
+    beta1: float = 0.9
+    """First decay of adamw."""
+    beta2: float = 0.99
+    """Second decay of adamw."""
+    eps: float = 1e-8
+    """Epsilon of adamw."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the outer learning rate falls over the run."""
+    min_lr_factor: float = 0.0
+    """Outer learning rate at the end, as a share of `lr`, where it falls."""
+    offload: bool = False
+    """Keep anchor and outer state in pinned host memory instead of on the device."""
 
 
 @dataclass(kw_only=True)
@@ -227,6 +300,11 @@ class Config:
     def workers(self) -> int:
         """K."""
         return self.fault_tolerance.group_size
+
+    @property
+    def worker_processes(self) -> int:
+        """Workers that are processes (or groups of ranks) of their own: K, or 1 that holds all."""
+        return self.workers if self.fault_tolerance.transport == "torchft" else 1
 
     @property
     def ranks_per_worker(self) -> int:

@@ -87,17 +87,30 @@ def from_dict(values: dict[str, Any], *, where: str) -> Config:
     Raises:
         ConfigError: a section or field that this version does not know; `where` says in which file.
     """
-    types = get_type_hints(Config)
-    sections = {}
-    for section, fields in values.items():
-        if section not in types:
-            raise ConfigError(f"{where}: unknown section {section!r}{_nearest(section, types)}")
-        known = {f.name for f in dataclasses.fields(types[section])}
-        for name in fields:
-            if name not in known:
-                raise ConfigError(f"{where}: unknown field {section}.{name}{_nearest(name, known)}")
-        sections[section] = types[section](**fields)
-    return Config(**sections)
+    return _build(Config, values, where, ())
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field of a config by its full name, `section.field`."""
+    fields: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        name = prefix + f.name
+        fields |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return fields
+
+
+def _build(type_: Any, values: dict[str, Any], where: str, path: tuple[str, ...]) -> Any:
+    """An object of a dataclass from nested plain values; `path` are the names that lead to it."""
+    types = get_type_hints(type_)
+    built = {}
+    for name, value in values.items():
+        if name not in types:
+            unknown = f"field {'.'.join((*path, name))}" if path else f"section {name!r}"
+            raise ConfigError(f"{where}: unknown {unknown}{_nearest(name, types)}")
+        nested = dataclasses.is_dataclass(types[name])
+        built[name] = _build(types[name], value, where, (*path, name)) if nested else value
+    return type_(**built)
 
 
 def _from_python(file: Path) -> Config:
@@ -133,13 +146,8 @@ def _from_json(file: Path) -> Config:
     return from_dict(stored["resolved"], where=str(file))
 
 
-def _names() -> list[str]:
-    sections = get_type_hints(Config)
-    return [f"{section}.{f.name}" for section, type_ in sections.items() for f in dataclasses.fields(type_)]
-
-
 def _refuse_unknown(words: Sequence[str]) -> None:
-    known = _names()
+    known = list(flatten(Config()))
     for word in words:
         if not word.startswith("--") or word == "--help":
             continue

@@ -1,10 +1,11 @@
 """Metrics of one worker: torchtitan's console, TensorBoard and W&B, and the run folder's own file."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger, d
 from muloco.outer import Sync
 from muloco.outer.digest import as_hex
 from muloco.training.run_folder import MetricsWriter, RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 class RunMetrics(MetricsProcessor):
@@ -43,11 +46,12 @@ class RunMetrics(MetricsProcessor):
                 self._insist_on_wandb()
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
-        extra = dict(extra_metrics or {})
+        rates = {name: value for name, value in (extra_metrics or {}).items() if name.startswith("lr/")}
+        extra = {name: value for name, value in (extra_metrics or {}).items() if name not in rates}
         seconds = time.perf_counter() - self.time_last_log
         line = {
             "loss": global_avg_loss,
-            "lr": next(value for name, value in extra.items() if name.startswith("lr/")),
+            "lr": next(iter(rates.values())),  # one for all groups, whose factors are beside it
             "grad_norm": grad_norm,
             "tokens": int(extra["n_tokens_seen"]),
             "tokens_per_second": self._ranks * self.ntokens_since_last_log / seconds,
@@ -70,15 +74,34 @@ class RunMetrics(MetricsProcessor):
             self._validation_name = "validation_loss"
 
     def log_sync(self, step: int, sync: Sync) -> None:
-        """`sync` as rank 0 saw it, but with the bytes and digests of all ranks of the worker added up."""
-        totals = torch.tensor([sync.bytes_sent, sync.digest])
+        """`sync` as rank 0 saw it, but with bytes, digests and products of all ranks of the worker added up."""
+        counts = torch.tensor([sync.bytes_sent, sync.digest])
+        products = torch.tensor([sync.own_square, sync.mean_square, sync.product], dtype=torch.float32)
         if torch.distributed.get_world_size() > 1:
-            totals = totals.to(device_type())
-            torch.distributed.all_reduce(totals)
-        bytes_sent, digest = totals.tolist()
-        values = {**asdict(sync), "bytes_sent": bytes_sent, "digest": as_hex(digest)}
-        self.logger.log({f"sync/{name}": value for name, value in values.items() if name != "digest"}, step)
-        self._write(step, {"event": "sync", **values})
+            counts, products = counts.to(device_type()), products.to(device_type())
+            torch.distributed.all_reduce(counts)
+            torch.distributed.all_reduce(products)
+        bytes_sent, digest = counts.tolist()
+        own_square, mean_square, product = products.tolist()
+        values = {
+            "fragment": sync.fragment,
+            "participants": len(sync.weights),
+            "attempts": sync.attempts,
+            "bytes_sent": bytes_sent,
+            "seconds_waited": sync.seconds_waited,
+            "seconds_hidden": sync.seconds_hidden,
+            "pseudogradient_norm": own_square**0.5,
+            "mean_norm": mean_square**0.5,
+            "cosine": product / (own_square * mean_square) ** 0.5 if own_square * mean_square else 0.0,
+        }
+        self.logger.log({f"sync/{name}": value for name, value in values.items()}, step)
+        weights = {str(worker): weight for worker, weight in sync.weights.items()}
+        self._write(step, {"event": "sync", **values, "weights": weights, "digest": as_hex(digest)})
+
+    def log_join(self, step: int) -> None:
+        """This worker was away and goes on from another one's state after inner step `step`."""
+        logger.info("joined the others after step %d", step)
+        self._write(step, {"event": "join"})
 
     def close(self) -> None:
         super().close()

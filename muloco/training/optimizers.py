@@ -10,12 +10,27 @@ from muloco._torchtitan import OptimizersContainer, ParamGroupConfig
 from muloco.optim import Muon
 from muloco.training.config import Optimizer
 
-MATRICES = r"^layers\.\d+\.(attention\.(qkv_linear\.(wq|wk|wv)|wo)|feed_forward\.w[123])\.weight$"
-"""What Muon takes: the matrices of the layers. Embedding, head and norms are AdamW's (PAPER 3.2)."""
+PATTERNS = {
+    "matrix": r"^layers\.\d+\.(attention\.(qkv_linear\.(wq|wk|wv)|wo)|feed_forward\.w[123])\.weight$",
+    "embedding": r"^tok_embeddings\.weight$",
+    "head": r"^lm_head\.weight$",
+    "scalar": r"norm\.weight$",
+}
+"""The names of the parameters of each role (PAPER 3.2). Together they are the model: torchtitan insists on it."""
+
+RULES = {
+    "Muon": {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw"},
+    "AdamW": dict.fromkeys(PATTERNS, "adamw"),
+}
+"""By `optimizer.name`: the rule of each role that has none of its own."""
+
+
+class ByRole(Muon):
+    """Muon, AdamW and Lion in one optimizer, so that all groups have the same `lr`: what differs is in `lr_factor`."""
 
 
 class InnerOptimizers(OptimizersContainer):
-    """torchtitan's container, which also knows Muon and SGD."""
+    """torchtitan's container, which also knows ours and SGD."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
@@ -23,35 +38,43 @@ class InnerOptimizers(OptimizersContainer):
 
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., torch.optim.Optimizer]:
-        own = {"Muon": Muon, "SGD": torch.optim.SGD}
-        return own.get(name) or OptimizersContainer._resolve_optimizer_factory(name)
+        return {"ByRole": ByRole, "SGD": torch.optim.SGD}[name]
 
 
 def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
     """torchtitan's optimizer config for the `optimizer` section (resolved)."""
-    common = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
-    adamw = {**common, "betas": (chosen.beta1, chosen.beta2), "eps": chosen.eps}
-    muon = {
-        **common,
+    assert chosen.weight_decay is not None
+    if chosen.name == "SGD":
+        sgd = {
+            "lr": chosen.lr,
+            "weight_decay": chosen.weight_decay,
+            "momentum": chosen.mu,
+            "nesterov": chosen.nesterov and chosen.mu > 0,
+            "fused": False,  # torch's fused SGD takes no DTensors
+        }
+        return InnerOptimizers.Config(
+            param_groups=[ParamGroupConfig(pattern=r".*", optimizer_name="SGD", optimizer_kwargs=sgd)]
+        )
+    shared = {
+        "lr": chosen.lr,
+        "cautious_weight_decay": chosen.cautious_weight_decay,
         "momentum": chosen.mu,
         "nesterov": chosen.nesterov,
         "adjust_lr": chosen.adjust_lr,
         "orthogonalization": chosen.orthogonalization,
+        "steps": chosen.orthogonalization_steps,
+        "betas": (chosen.beta1, chosen.beta2),
+        "eps": chosen.eps,
     }
-    sgd = {
-        **common,
-        "momentum": chosen.mu,
-        "nesterov": chosen.nesterov and chosen.mu > 0,
-        "fused": False,  # torch's fused SGD takes no DTensors
-    }
-    rules: dict[str, list[tuple[str, str, dict[str, Any]]]] = {  # by name: (optimizer, pattern, settings), first match
-        "AdamW": [("AdamW", r".*", adamw)],
-        "Muon": [("Muon", MATRICES, muon), ("AdamW", r".*", adamw)],
-        "SGD": [("SGD", r".*", sgd)],
-    }
-    groups = [
-        ParamGroupConfig(pattern=pattern, optimizer_name=name, optimizer_kwargs=settings)
-        for name, pattern, settings in rules[chosen.name]
-    ]
+    groups = []
+    for name, role in chosen.roles().items():
+        settings: dict[str, Any] = {
+            **shared,
+            "role": name,
+            "algorithm": role.rule or RULES[chosen.name][name],
+            "lr_factor": role.lr_factor,
+            "weight_decay": chosen.weight_decay * role.weight_decay_factor,
+        }
+        groups.append(ParamGroupConfig(pattern=PATTERNS[name], optimizer_name="ByRole", optimizer_kwargs=settings))
     # Muon has no default learning rate; the groups' own is what counts
-    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"Muon": {"lr": chosen.lr}})
+    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"ByRole": {"lr": chosen.lr}})

@@ -10,7 +10,7 @@ from muloco.data.errors import DataError
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
-from muloco.training.config import Config
+from muloco.training.config import Config, Optimizer, Role
 from muloco.training.load import ConfigError
 
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
@@ -33,8 +33,10 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
         raise ConfigError(str(error)) from None
     config.model.flavor = size.name
     _check_ranges(config, size)
+    _check_optimizer(config.optimizer)
     _resolve_data(config, size)
     _check_workers(config)
+    _resolve_outer(config, size)
     _check_tensor_parallel(config, size)
     _derive_steps(config, size)
     if config.optimizer.weight_decay is None:
@@ -55,7 +57,10 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         "training.local_batch_size": training.local_batch_size,
         "training.steps": training.steps,
         "training.tokens": training.tokens,
+        "optimizer.orthogonalization_steps": config.optimizer.orthogonalization_steps,
         "fault_tolerance.group_size": config.fault_tolerance.group_size,
+        "fault_tolerance.min_replica_size": config.fault_tolerance.min_replica_size,
+        "fault_tolerance.num_fragments": config.fault_tolerance.num_fragments,
         "fault_tolerance.sync_steps": config.fault_tolerance.sync_steps,
         "parallelism.data_parallel_shard_degree": config.parallelism.data_parallel_shard_degree,
         "parallelism.data_parallel_replicate_degree": config.parallelism.data_parallel_replicate_degree,
@@ -70,12 +75,21 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         "training.max_norm": training.max_norm,
         "optimizer.lr": config.optimizer.lr,
         "optimizer.eps": config.optimizer.eps,
+        **{f"optimizer.{name}.lr_factor": role.lr_factor for name, role in config.optimizer.roles().items()},
         "outer_optimizer.lr": config.outer_optimizer.lr,
+        "outer_optimizer.eps": config.outer_optimizer.eps,
         "fault_tolerance.quorum_timeout_seconds": config.fault_tolerance.quorum_timeout_seconds,
+        "fault_tolerance.straggler_timeout_seconds": config.fault_tolerance.straggler_timeout_seconds,
+        "fault_tolerance.heartbeat_timeout_seconds": config.fault_tolerance.heartbeat_timeout_seconds,
         "fault_tolerance.exchange_timeout_seconds": config.fault_tolerance.exchange_timeout_seconds,
     }
     not_negative = {
         "optimizer.weight_decay": config.optimizer.weight_decay,
+        **{
+            f"optimizer.{name}.weight_decay_factor": role.weight_decay_factor
+            for name, role in config.optimizer.roles().items()
+        },
+        "fault_tolerance.restarts": config.fault_tolerance.restarts,
         "lr_scheduler.warmup_steps": config.lr_scheduler.warmup_steps,
         "checkpoint.keep": config.checkpoint.keep,
     }
@@ -84,6 +98,8 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         "optimizer.beta2": config.optimizer.beta2,
         "optimizer.mu": config.optimizer.mu,
         "outer_optimizer.momentum": config.outer_optimizer.momentum,
+        "outer_optimizer.beta1": config.outer_optimizer.beta1,
+        "outer_optimizer.beta2": config.outer_optimizer.beta2,
     }
     for checks, fits, allowed in (
         (at_least_one, lambda value: value >= 1, "at least 1"),
@@ -94,10 +110,31 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         for name, value in checks.items():
             if value is not None and not fits(value):
                 raise ConfigError(f"{name} must be {allowed}; got {value}")
-    if not 0 <= config.lr_scheduler.min_lr_factor <= 1:
-        raise ConfigError(f"lr_scheduler.min_lr_factor must be from 0 to 1; got {config.lr_scheduler.min_lr_factor}")
+    for name, share in (
+        ("lr_scheduler.min_lr_factor", config.lr_scheduler.min_lr_factor),
+        ("outer_optimizer.min_lr_factor", config.outer_optimizer.min_lr_factor),
+        ("fault_tolerance.fragment_update_alpha", config.fault_tolerance.fragment_update_alpha),
+    ):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} must be from 0 to 1; got {share}")
+    if config.metrics.wandb and config.worker_processes < config.workers:
+        raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    if optimizer.name == "SGD":
+        refused = [f"optimizer.{name}.*" for name, role in optimizer.roles().items() if role != Role()]
+        if optimizer.cautious_weight_decay:
+            refused.append("optimizer.cautious_weight_decay")
+        if refused:
+            raise ConfigError(
+                f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
+                "choose Muon or AdamW, or leave that out"
+            )
+    if optimizer.scalar.rule == "muon":
+        raise ConfigError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
 
 
 def _resolve_data(config: Config, size: Flavor) -> None:
@@ -151,8 +188,47 @@ def _check_workers(config: Config) -> None:
     if ft.semi_sync_method == "none" and ft.group_size > 1:
         raise ConfigError(
             f"fault_tolerance.semi_sync_method none leaves {ft.group_size} workers apart for good; "
-            "choose diloco, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
+            "choose diloco or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
         )
+    if ft.min_replica_size > ft.group_size:
+        raise ConfigError(
+            f"fault_tolerance.min_replica_size {ft.min_replica_size} is more than the group_size {ft.group_size}"
+        )
+    if ft.transport == "in_process" and ft.process_group == "nccl":
+        raise ConfigError("fault_tolerance.process_group nccl joins processes; with transport in_process leave it auto")
+
+
+def _resolve_outer(config: Config, size: Flavor) -> None:
+    """The outer optimizer's derived values, and whether fragments, sync interval and delay fit together."""
+    ft, outer = config.fault_tolerance, config.outer_optimizer
+    averages = ft.semi_sync_method == "local_sgd"
+    if averages and (outer.class_name != "sgd" or outer.lr not in (None, 1.0) or outer.momentum not in (None, 0.0)):
+        raise ConfigError(
+            "fault_tolerance.semi_sync_method local_sgd averages the parameters: its outer optimizer is sgd with lr 1 "
+            f"and momentum 0; got {outer.class_name}, {outer.lr}, {outer.momentum} (diloco takes any)"
+        )
+    outer.lr = (1.0 if averages else 0.7) if outer.lr is None else outer.lr
+    outer.momentum = (0.0 if averages else 0.6) if outer.momentum is None else outer.momentum
+    modules = ft.module_fqns_per_model_fragment
+    if ft.num_fragments is None:
+        ft.num_fragments = 1 if modules is None else len(modules)
+    if modules is not None and len(modules) != ft.num_fragments:
+        raise ConfigError(
+            f"fault_tolerance.num_fragments is {ft.num_fragments}, module_fqns_per_model_fragment has {len(modules)}"
+        )
+    if ft.num_fragments == 1 and ft.fragment_sync_delay == 0 and modules is None:
+        return
+    from muloco.outer.fragments import Schedule, by_modules, by_number  # with torch, which plain runs need not wait for
+
+    names = [f"{module}.weight" for module in size.modules]
+    try:
+        if modules is None:
+            by_number(dict.fromkeys(names, 1), ft.num_fragments)
+        else:
+            by_modules(names, [fragment.split(",") for fragment in modules])
+        Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
+    except ValueError as error:
+        raise ConfigError(f"fault_tolerance: {error}") from None
 
 
 def _check_tensor_parallel(config: Config, size: Flavor) -> None:

@@ -6,7 +6,10 @@ Every worker writes a metrics file of its own, so that a shared file system need
 all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there are
 
     training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second
-    sync lines:        event "sync", fragment, participants, bytes_sent, seconds_waited, seconds_hidden, digest
+    sync lines:        event "sync", fragment, participants, weights (inner steps by worker), attempts (rounds it took),
+                       bytes_sent, seconds_waited, seconds_hidden, pseudogradient_norm, mean_norm, cosine (of this
+                       worker's pseudogradient to the mean), digest (of the new anchor)
+    join lines:        event "join": the worker was away and took over another one's state after that step
     validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
 """
 

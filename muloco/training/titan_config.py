@@ -20,6 +20,7 @@ from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
 from muloco.model.llama import model_spec
+from muloco.outer.in_process import InProcessGroup
 from muloco.training.checkpoint import RunCheckpoint
 from muloco.training.config import Config
 from muloco.training.metrics import RunMetrics
@@ -31,7 +32,9 @@ from muloco.training.validation import AnchorValidator
 ACTIVATION_CHECKPOINTS = {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}
 
 
-def trainer_config(config: Config, folder: RunFolder, data: TrainingData, *, attempt: int) -> MulocoTrainer.Config:
+def trainer_config(
+    config: Config, folder: RunFolder, data: TrainingData, *, attempt: int, group: InProcessGroup | None
+) -> MulocoTrainer.Config:
     """What one worker's trainer is built from.
 
     Args:
@@ -39,12 +42,14 @@ def trainer_config(config: Config, folder: RunFolder, data: TrainingData, *, att
         folder: of the run.
         data: as `muloco.training.data.prepare_data` returns it.
         attempt: how many times the run has been started, this one included.
+        group: the workers of this process, where they are not processes of their own.
     """
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
     assert training.steps is not None
     return MulocoTrainer.Config(
         muloco=config,
+        group=group,
         model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),

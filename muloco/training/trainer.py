@@ -1,23 +1,19 @@
 """torchtitan's Trainer, told about the outer loop."""
 
-import os
+import json
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
 from typing import Annotated
 
 import torch
 import tyro
 
-from muloco import sharding
 from muloco._torchtitan import Trainer
-from muloco.outer import OuterLoop, Transport
+from muloco.outer import OuterLoop
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.optimizer import build_outer_optimizer
 from muloco.training.config import Config as RunConfig
-
-LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
-"""Environment variable with the lighthouse's address, `http://host:port`."""
+from muloco.training.finite import GradientWatch
+from muloco.training.outer import build_outer_loop, build_transport
+from muloco.training.transfer import WorkerTransfer
 
 
 class MulocoTrainer(Trainer):
@@ -27,12 +23,17 @@ class MulocoTrainer(Trainer):
     class Config(Trainer.Config):
         muloco: Annotated[RunConfig, tyro.conf.Suppress]
         """The resolved config that this one was made from."""
+        group: Annotated[InProcessGroup | None, tyro.conf.Suppress]
+        """The workers of this process, where they are not processes of their own."""
 
     outer: OuterLoop | None = None
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.outer = self._build_outer_loop(config.muloco)
+        self._gradients = GradientWatch(named for part in self.model_parts for named in part.named_parameters())
+        self._backward_passes = 0  # of this step
+        if config.muloco.fault_tolerance.semi_sync_method != "none":
+            self.outer = self._build_outer_loop(config)
         self.validator.outer = self.outer
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)
@@ -42,68 +43,73 @@ class MulocoTrainer(Trainer):
             self.validator.validate(self.model_parts, 0)
         super().train()
 
+    def batch_generator(self, data_iterable):
+        """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet."""
+        if self.outer is not None:
+            self.outer.start(self.step)
+            if self.step == self.config.training.steps:
+                self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
+        return super().batch_generator(data_iterable)
+
     def train_step(self, data_iterator) -> None:
+        self._backward_passes = 0
         super().train_step(data_iterator)
         if self.outer is None:
             return
-        sync = self.outer.after_inner_step(self.step, last=self.step == self.config.training.steps)
-        if sync is not None:
+        for sync in self.outer.after_inner_step(self.step, last=self.step == self.config.training.steps):
             self.metrics_processor.log_sync(self.step, sync)
+
+    def forward_backward_step(self, **batch) -> torch.Tensor:
+        """torchtitan's; behind the last one of a step the gradients are whole and not clipped yet."""
+        loss = super().forward_backward_step(**batch)
+        self._backward_passes += 1
+        if self._backward_passes == self.gradient_accumulation_steps:
+            self._gradients.observe(self.step)
+            if self._host_waits_or_state_leaves():
+                self._gradients.check(self.step)
+        return loss
+
+    def _host_waits_or_state_leaves(self) -> bool:
+        """Whether this step logs, sends its result to other workers, saves a checkpoint, or is the last."""
+        synced = self.outer is not None and self.outer.sends_after(self.step)
+        saved = self.checkpointer.enable and self.step % self.config.checkpoint.interval == 0
+        return (
+            self.metrics_processor.should_log(self.step) or synced or saved or self.step == self.config.training.steps
+        )
+
+    def should_continue_training(self) -> bool:
+        goes_on = super().should_continue_training()
+        if not goes_on and self.config.group is not None:
+            self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)  # torchtitan sleeps after this
+        return goes_on
+
+    def joined(self, *, share: str | None) -> None:
+        """See `Joining`: this worker goes on from another one's state, with its own data."""
+        sequences = 0
+        if share is not None:
+            place = json.loads(share)
+            self.dataloader.load_state_dict(place)
+            sequences = next(iter(place.values()))["sequences"]
+        self.ntokens_seen = sequences * self.config.training.seq_len
+        self.metrics_processor.log_join(self.step)
+
+    def _build_outer_loop(self, config: Config) -> OuterLoop:
+        parameters = {n: p for part in self.model_parts for n, p in part.named_parameters()}
+        transfer = WorkerTransfer(
+            {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers},
+            worker=config.muloco.fault_tolerance.replica_id,
+            trainer=self,
+        )
+        transfer.outer = build_outer_loop(
+            config.muloco,
+            parameters,
+            build_transport(config.muloco, config.group, self.device),
+            share=lambda: json.dumps(self.dataloader.state_dict()),
+            transfer=transfer,
+        )
+        return transfer.outer
 
     def close(self) -> None:
         super().close()
         if self.outer is not None:
             self.outer.close()
-
-    def _build_outer_loop(self, config: RunConfig) -> OuterLoop | None:
-        if config.fault_tolerance.semi_sync_method == "none":
-            return None
-        outer = config.outer_optimizer
-        return OuterLoop(
-            {n: sharding.local(p) for part in self.model_parts for n, p in part.named_parameters()},
-            partial(
-                build_outer_optimizer,
-                class_name=outer.class_name,
-                lr=outer.lr,
-                momentum=outer.momentum,
-                nesterov=outer.nesterov,
-            ),
-            _build_transport(config),
-            worker=config.fault_tolerance.replica_id,
-            sync_interval=config.fault_tolerance.sync_steps,
-        )
-
-
-def _build_transport(config: RunConfig) -> Transport:
-    """A group of one for K = 1, else torchft at the lighthouse of the environment."""
-    ft = config.fault_tolerance
-    if ft.group_size == 1:
-        return InProcessGroup(1).transport(0)
-    from muloco.outer.torchft import TorchftTransport
-
-    if LIGHTHOUSE not in os.environ:
-        raise RuntimeError(
-            f"{ft.group_size} workers meet at a lighthouse: set {LIGHTHOUSE}=http://host:port, or start them all with "
-            "`muloco train`"
-        )
-    assert config.run.name is not None
-    return TorchftTransport(
-        run=config.run.name,
-        worker=ft.replica_id,
-        workers=ft.group_size,
-        lighthouse=os.environ[LIGHTHOUSE],
-        rank=int(os.environ["RANK"]),
-        ranks=int(os.environ["WORLD_SIZE"]),
-        store=(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])),
-        process_group=_process_group(ft.process_group),
-        quorum_timeout=timedelta(seconds=ft.quorum_timeout_seconds),
-        exchange_timeout=timedelta(seconds=ft.exchange_timeout_seconds),
-    )
-
-
-def _process_group(chosen: str) -> str:
-    if chosen == "auto":  # the launcher says gloo where workers share devices
-        return "nccl" if torch.cuda.is_available() else "gloo"
-    if chosen == "nccl" and not torch.cuda.is_available():
-        raise RuntimeError("fault_tolerance.process_group nccl needs CUDA devices; this machine has none: use gloo")
-    return chosen

@@ -36,7 +36,7 @@ class AnchorValidator(Validator):
         if self.outer is None:
             self._report("validation_loss", model_parts, step)
             return
-        if self.outer.in_mid_window:
+        if not self.outer.parameters_are_anchor:
             self._report("local_validation_loss", model_parts, step)
         with self.outer.anchor_weights():
             self._report("validation_loss", model_parts, step)

@@ -1,12 +1,17 @@
 """One rank of one worker, from its environment to the end of training."""
 
+import copy
 import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.distributed import TCPStore
 
+from muloco.outer import TransportError
+from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import to_dict
@@ -40,16 +45,51 @@ def run_worker(config: Config, *, chosen: Config) -> None:
     if os.environ["RANK"] == "0" and not folder.config.exists():
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     data = prepare_data(config)
-    trainer = None
+    attempt = int(os.environ.get(ATTEMPT, "1"))
+    in_process = config.worker_processes == 1
+    group = InProcessGroup(config.workers) if in_process else None
+
+    def train(config: Config) -> None:
+        trainer = None
+        try:
+            trainer = trainer_config(config, folder, data, attempt=attempt, group=group).build()
+            trainer.train()
+        finally:
+            if trainer is not None:
+                trainer.close()
+
     try:
-        trainer = trainer_config(config, folder, data, attempt=int(os.environ.get(ATTEMPT, "1"))).build()
-        trainer.train()
+        if group is None or config.workers == 1:
+            train(config)
+        else:
+            _take_turns(config, group, train)
     finally:
-        if trainer is not None:
-            trainer.close()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         del store
+
+
+def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:
+    """Trains all workers in this process, each in a thread; raises the first failure of all."""
+    failures: list[BaseException] = []
+
+    def run(worker: int) -> None:
+        own = copy.deepcopy(config)
+        own.fault_tolerance.replica_id = worker
+        torch.autograd.set_multithreading_enabled(False)  # of each thread; torchtitan sets it for its first one
+        try:
+            with group.taking_turns(worker):
+                train(own)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in range(group.size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise next((f for f in failures if not isinstance(f, TransportError)), failures[0])
 
 
 def _store_of_single_rank(config: Config) -> TCPStore | None:

@@ -1,7 +1,7 @@
-"""Runs workers as threads; the first failure ends all and is raised."""
+"""Runs workers as threads that take turns; the first failure of all is raised."""
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from muloco.outer import TransportError
@@ -11,12 +11,22 @@ T = TypeVar("T")
 
 
 def run_workers(group: InProcessGroup, work: Callable[[int], T]) -> list[T]:
-    """`work(rank)` in a thread each; the results in rank order."""
-    with ThreadPoolExecutor(group.size) as pool:
-        futures = [pool.submit(work, rank) for rank in range(group.size)]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        failures = [future.exception() for future in futures if future.done() and future.exception()]
-        if failures:
-            group.abort()
-            raise next((f for f in failures if not isinstance(f, TransportError)), failures[0])
-        return [future.result() for future in futures]
+    """`work(worker)` in a thread each; the results in the workers' order."""
+    results: dict[int, T] = {}
+    failures: list[BaseException] = []
+
+    def run(worker: int) -> None:
+        try:
+            with group.taking_turns(worker):
+                results[worker] = work(worker)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(worker,)) for worker in range(group.size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise next((f for f in failures if not isinstance(f, TransportError)), failures[0])
+    return [results[worker] for worker in range(group.size)]

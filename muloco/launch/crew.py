@@ -1,0 +1,109 @@
+"""The worker processes of a run: started, and started again when one is lost."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from muloco.launch.processes import Child
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
+"""Seconds before a lost worker is started again; they double with each time."""
+STABLE_SECONDS = 300.0
+"""A worker that has run so long begins again with the first back-off."""
+LAST_SECONDS = 60.0
+"""From the first worker that is done to the end: all that take part in the last sync are done about then."""
+FAILURE_SECONDS = 3.0
+"""After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
+
+
+@dataclass
+class _Post:
+    """A worker's place in the crew, whoever fills it."""
+
+    child: Child
+    started: float
+    restarts: int = 0
+    back_off: float = FIRST_BACK_OFF
+    due: float | None = None
+    """When it is to be started again; None: it runs, is done, or is given up."""
+    lost: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+
+class Crew:
+    """The workers of a run.
+
+    Args:
+        start: starts the process of a worker.
+        workers: their number.
+        least: fewest that can go on.
+        restarts: how often each of them may be started again.
+    """
+
+    def __init__(self, start: Callable[[int], Child], *, workers: int, least: int, restarts: int):
+        self._start = start
+        self._least = least
+        self._limit = restarts
+        self._posts = [_Post(child=start(worker), started=time.monotonic()) for worker in range(workers)]
+        self._first_done: float | None = None
+
+    @property
+    def restarts(self) -> int:
+        """How often workers have been started again."""
+        return sum(post.restarts for post in self._posts)
+
+    @property
+    def children(self) -> list[Child]:
+        return [post.child for post in self._posts]
+
+    def watch(self) -> bool:
+        """To be called again and again: notices who was lost, starts who is due. True: the run is over, well or not."""
+        now = time.monotonic()
+        for worker, post in enumerate(self._posts):
+            if post.due is not None and now >= post.due:
+                post.child, post.started, post.due = self._start(worker), now, None
+                post.restarts += 1
+            elif post.due is None and not post.lost and post.child.status:
+                self._lose(post, now)
+        running = [post for post in self._posts if post.due is None and post.child.status is None]
+        done = [post for post in self._posts if post.due is None and post.child.status == 0]
+        if done and self._first_done is None:
+            self._first_done = now
+        if self._first_done is not None:
+            return not running or now > self._first_done + LAST_SECONDS
+        able = [post for post in self._posts if not post.lost]
+        return self._fatal() or len(able) < self._least or not running
+
+    def failures(self) -> list[Child]:
+        """Once it is over: the workers that are the cause, where the run has not reached its end."""
+        if self._first_done is not None:
+            return []
+        time.sleep(FAILURE_SECONDS)
+        failed = [post.child for post in self._posts if post.child.status]
+        causes = [child for child in failed if not recoverable(child)] or [
+            post.child for post in self._posts if post.child.status and (post.lost or post.due is not None)
+        ]
+        return causes or failed
+
+    def _lose(self, post: _Post, now: float) -> None:
+        logger.warning("%s was lost: %s", post.child.name, post.child.reason())
+        if now > post.started + STABLE_SECONDS:
+            post.back_off = FIRST_BACK_OFF
+        if recoverable(post.child) and post.restarts < self._limit:
+            logger.warning("%s is started again in %g s", post.child.name, post.back_off)
+            post.due = now + post.back_off
+            post.back_off = min(2 * post.back_off, LONGEST_BACK_OFF)
+        else:
+            post.lost = True
+
+    def _fatal(self) -> bool:
+        return any(post.lost and not recoverable(post.child) for post in self._posts)
+
+
+def recoverable(child: Child) -> bool:
+    """Whether a process ended by something outside of it: a signal, a lost peer; not by an error of the run."""
+    reason = child.reason()
+    return reason.startswith(("killed by", "TransportError", "exit status"))

@@ -1,0 +1,146 @@
+"""One fragment of the model on one rank: its anchor, its outer optimizer, its place in the window."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from muloco import sharding
+from muloco.outer.digest import digest
+
+OuterOptimizer = Callable[[Mapping[str, torch.Tensor]], torch.optim.Optimizer]
+"""Makes the outer optimizer for anchor tensors, by name; they may be DTensors."""
+
+
+class FragmentState:
+    """The outer loop's state of some parameters.
+
+    Args:
+        parameters: plain tensors or DTensors, by name; changed in place.
+        build_optimizer: makes the outer optimizer for the anchor.
+        device: where anchor and outer state are kept; None: with the parameters. Elsewhere the optimizer sees this
+            rank's part of every tensor as a plain tensor.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        build_optimizer: OuterOptimizer,
+        *,
+        device: torch.device | None = None,
+    ):
+        self.parameters = {name: sharding.local(tensor).detach() for name, tensor in parameters.items()}
+        self.anchor = {name: _keep(tensor, device) for name, tensor in self.parameters.items()}
+        """This rank's part of the global parameters as of the last outer step, by name: plain tensors."""
+        self._copies = {name: sharding.copies(tensor) for name, tensor in parameters.items()}
+        self.window = 0
+        """Inner steps since the parameters were last merged with the anchor."""
+        self.merged_with_local = False
+        """Whether the last merge kept a share of the local parameters."""
+        self.outer_steps = 0
+        self._handles = {  # what the optimizer moves: the same memory, known as sharded where it is
+            name: anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=tensor)
+            for (name, anchor), tensor in zip(self.anchor.items(), parameters.values(), strict=True)
+        }
+        self.optimizer = build_optimizer(self._handles)
+        self._make_optimizer_state()
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of this rank's part of each tensor."""
+        return [tuple(tensor.shape) for tensor in self.anchor.values()]
+
+    def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors in a vector of all of them, by name, in the vector's memory."""
+        parts = flat.split([tensor.numel() for tensor in self.anchor.values()])
+        return {name: part.view_as(self.anchor[name]) for name, part in zip(self.anchor, parts, strict=True)}
+
+    def product(self, one: torch.Tensor, other: torch.Tensor) -> float:
+        """This rank's share of the inner product of two vectors: summed over the ranks of a worker, whatever their
+        layout, it is that of the whole tensors."""
+        pairs = zip(self.views(one).values(), self.views(other).values(), self._copies.values(), strict=True)
+        return float(sum(a.flatten().dot(b.flatten()) / copies for a, b, copies in pairs))
+
+    def pseudogradient(self, device: torch.device) -> torch.Tensor:
+        """anchor - parameters, as one fp32 vector on `device`."""
+        parts = []
+        for name, tensor in self.parameters.items():
+            anchor = self.anchor[name].to(tensor.device, non_blocking=True)
+            parts.append((anchor.float() - tensor.float()).view(-1))
+        return torch.cat(parts).to(device)
+
+    def step(self, mean: torch.Tensor, *, lr: float | None = None) -> None:
+        """The outer step: moves the anchor, with the mean pseudogradient (fp32 vector) as its gradient.
+
+        Args:
+            mean: as `pseudogradient` orders it.
+            lr: outer learning rate from now on; None: as it is.
+        """
+        for name, part in self.views(mean).items():
+            anchor, handle = self.anchor[name], self._handles[name]
+            handle.grad = sharding.wrap(part.to(anchor.device, anchor.dtype), like=handle)
+        if lr is not None:
+            self._set_lr(lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.outer_steps += 1
+
+    def merge(self, alpha: float = 0.0) -> None:
+        """parameters <- alpha parameters + (1 - alpha) anchor: a new window begins."""
+        for name, tensor in self.parameters.items():
+            if alpha:
+                tensor.lerp_(self.anchor[name].to(tensor.device, tensor.dtype), 1 - alpha)
+            else:
+                tensor.copy_(self.anchor[name], non_blocking=True)
+        self.merged_with_local = alpha > 0
+        self.window = 0
+
+    def digest(self) -> torch.Tensor:
+        """64-bit checksum of this rank's part of the anchor, an int64 scalar."""
+        return digest(self.anchor.values())
+
+    def global_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The anchor and the outer optimizer's buffers of its shape, by kind and parameter name: this rank's parts, in
+        the memory that is in use, so that writing into them restores it."""
+        tensors = {"anchor": dict(self.anchor)}
+        for name, handle in self._handles.items():
+            for key, value in self.optimizer.state[handle].items():
+                if isinstance(value, torch.Tensor) and value.ndim:
+                    tensors.setdefault(f"outer_{key}", {})[name] = sharding.local(value)
+        return tensors
+
+    def load_position(self, *, window: int, outer_steps: int) -> None:
+        """Continues where another run was; the tensors are restored through `global_tensors`."""
+        self.window = window
+        self.outer_steps = outer_steps
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(state["step"], outer_steps)
+
+    def _make_optimizer_state(self) -> None:
+        """All buffers are there from the start, as zeros, so that a checkpoint always finds them: by one step of lr 0
+        on a gradient of zeros."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for handle in self._handles.values():
+            handle.grad = torch.zeros_like(handle)
+        self._set_lr(0.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr
+        for name, tensor in self.parameters.items():
+            self.anchor[name].copy_(tensor)
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+
+def _keep(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """A copy on the device; on the CPU beside an accelerator pinned, so that copies go beside the inner steps."""
+    if device is None or device == tensor.device:
+        return tensor.clone()
+    return torch.empty_like(tensor, device=device, pin_memory=device.type == "cpu").copy_(tensor)

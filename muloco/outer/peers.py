@@ -1,0 +1,106 @@
+"""What workers ask each other outside the rounds: what has become of one, and the state of who was in it.
+
+A worker that loses contact in a vote cannot know whether the others have heard from everyone. It asks them. A worker
+that was away takes over the state of one that was not.
+"""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import OrderedDict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+VOTING, COMMITTED, FAILED = "voting", "committed", "failed"
+KEPT = 64
+"""Rounds that are remembered."""
+
+
+class PeerServer:
+    """Answers the same rank of other workers.
+
+    `GET /round/NAME` -> voting, committed or failed; `GET /state/NAME` -> the state offered after that round. What is
+    not known (yet) is 404.
+
+    Args:
+        host: name or address of the interface to serve on.
+    """
+
+    def __init__(self, host: str):
+        self._rounds: OrderedDict[str, str] = OrderedDict()
+        self._offer: tuple[str, bytes] = ("", b"")
+        self._lock = threading.Lock()
+        answer = self._answer
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = answer(self.path)
+                self.send_response(404 if body is None else 200)
+                self.send_header("Content-Length", str(len(body or b"")))
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((host, 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"{host}:{self._server.server_port}"
+        """`host:port`"""
+        threading.Thread(target=self._server.serve_forever, name="peer server", daemon=True).start()
+
+    def say(self, round: str, state: str) -> None:
+        """From now on this is the answer about a round."""
+        with self._lock:
+            self._rounds[round] = state
+            while len(self._rounds) > KEPT:
+                self._rounds.popitem(last=False)
+
+    def offer(self, round: str, state: bytes) -> None:
+        """Keeps this state, and no earlier one, for those who missed something in a round."""
+        with self._lock:
+            self._offer = (round, state)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, path: str) -> bytes | None:
+        _, kind, name = path.split("/", 2)
+        with self._lock:
+            if kind == "state":
+                return self._offer[1] if self._offer[0] == name else None
+            state = self._rounds.get(name)
+        return None if state is None else state.encode()
+
+
+def ask(address: str, round: str, *, seconds: float) -> str | None:
+    """What has become of a round at the peer `host:port`; None: it does not answer, or does not know."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/round/{round}", timeout=seconds) as response:
+            return response.read().decode()
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:
+    """The state that the peer `host:port` offers after a round.
+
+    Args:
+        address: of the peer's server.
+        round: its name.
+        patience: seconds that the peer may take to offer it.
+        seconds: that it may be silent.
+
+    Raises:
+        OSError: the peer is gone, silent, or offers nothing.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/state/{round}", timeout=seconds) as response:
+                return response.read()
+        except urllib.error.HTTPError as error:
+            if error.code != 404 or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)

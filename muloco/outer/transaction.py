@@ -1,0 +1,233 @@
+"""One sync as a transaction: all surviving members end with the same mean, or nobody has it and they try again."""
+
+import hashlib
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from muloco.outer.digest import as_hex
+from muloco.outer.exchange import Codec, average, gather_bytes
+from muloco.outer.transport import Round, Transport, TransportError
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 10
+"""Rounds that may fail in a row before the worker gives up."""
+NOTHING = -1
+"""In a header: the member sends no fragment; it has come to meet the others before its first inner step."""
+
+
+class AnchorMismatch(RuntimeError):
+    """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
+
+
+class NonFinitePseudogradient(RuntimeError):
+    """A worker's pseudogradient holds NaN or Inf."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a member tells the others before its payload."""
+
+    worker: int
+    step: int
+    """Inner step after which it came."""
+    fragment: int
+    weight: int
+    """Inner steps in its window."""
+    finite: bool
+    digest: int
+    """Of its part of the fragment's anchor; of all anchors where it sends nothing."""
+    share: str
+    """Its position in its share of the data, opaque."""
+    history: str
+    """What it has committed so far: equal on all that were in the same rounds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """What the members of a committed round share."""
+
+    step: int
+    fragment: int
+    mean: torch.Tensor | None
+    """fp32 vector of the fragment; None where the leaders sent nothing."""
+    weights: dict[int, int]
+    """Of the workers that took part, by worker."""
+    shares: dict[int, str]
+    """Their positions in the data."""
+    behind: tuple[int, ...]
+    """Workers that missed something: they have to take over a leader's state."""
+    donor: int | None
+    """For a worker that is behind: rank of the leader whose state it takes over."""
+    donates: bool
+    """Whether a worker that is behind takes over this one's state."""
+    name: str
+    """Of the round."""
+    history: str
+    """Of its members, with this round."""
+    bytes_sent: int
+    """By this rank to other workers, failed attempts included."""
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a fragment looks like on the wire."""
+
+    tensors: Sequence[tuple[int, ...]]
+    codecs: Sequence[Codec]
+
+
+def agree(
+    transport: Transport, own: Header, payload: torch.Tensor | None, shape_of: Callable[[int], Shape]
+) -> Agreement:
+    """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
+
+    Members at the highest step lead. Others, restarted or left out of a round meanwhile, help to carry this one with
+    weight 0, and know afterwards whose state to take over.
+
+    Args:
+        transport: opens the rounds.
+        own: this worker's header.
+        payload: its pseudogradient, an fp32 vector on the transport's device; None: it sends nothing.
+        shape_of: of a fragment by index.
+
+    Raises:
+        TransportError: too few workers came, or round after round failed.
+        AnchorMismatch, NonFinitePseudogradient: on every member alike.
+    """
+    sent = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        round = transport.open(own.step)
+        agreement = None
+        try:
+            headers = _meet(round, own)
+            agreement = _carry(round, headers, own, payload, shape_of, attempt, transport.device)
+        except TransportError as error:
+            logger.warning("sync after step %d: %s", own.step, error)
+        committed = round.vote(agreement is not None)
+        sent += round.bytes_sent
+        if committed and agreement is not None:
+            return replace(agreement, bytes_sent=sent)
+        logger.warning("sync after step %d: trying again with those who are left", own.step)
+    raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
+
+
+def assemble(
+    transport: Transport, own: Header, shape_of: Callable[[int], Shape], *, workers: int, seconds: float
+) -> Agreement:
+    """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
+    anchors; else those of the run that goes on, at their next sync.
+
+    Args:
+        transport: opens the rounds.
+        own: header whose digest is of all fragments.
+        shape_of: of a fragment by index.
+        workers: how many have to be there to begin.
+        seconds: how long those who are there already wait for the others.
+
+    Raises:
+        TransportError: they did not all come.
+        AnchorMismatch: they do not start alike.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        round = transport.open(own.step)
+        agreement = None
+        try:
+            headers = _meet(round, own)
+            if len(headers) == workers or any(header.fragment != NOTHING for header in headers):
+                agreement = _carry(round, headers, own, None, shape_of, 1, transport.device)
+        except TransportError as error:
+            logger.warning("before the first step: %s", error)
+        if round.vote(agreement is not None) and agreement is not None:
+            return replace(agreement, bytes_sent=round.bytes_sent)
+        if time.monotonic() > deadline:
+            raise TransportError(
+                f"{round.size} of {workers} workers met within {seconds:g} s (fault_tolerance.quorum_timeout_seconds)"
+            )
+        time.sleep(0.2)
+
+
+def _meet(round: Round, own: Header) -> list[Header]:
+    return [Header(**json.loads(data)) for data in gather_bytes(round, json.dumps(asdict(own)).encode())]
+
+
+def _carry(
+    round: Round,
+    headers: Sequence[Header],
+    own: Header,
+    payload: torch.Tensor | None,
+    shape_of: Callable[[int], Shape],
+    attempt: int,
+    device: torch.device,
+) -> Agreement:
+    """Exchanges what the leaders have brought."""
+    leaders = find_leaders(headers)
+    leading = [headers[rank] for rank in leaders]
+    check_alike(leading)
+    _refuse_non_finite(leading)
+    step, fragment = leading[0].step, leading[0].fragment
+    mean = None
+    if fragment != NOTHING:
+        shape = shape_of(fragment)
+        if round.rank not in leaders or payload is None:
+            payload = torch.zeros(sum(map(math.prod, shape.tensors)), device=device)
+        weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
+        mean = average(round, payload, shape.tensors, weights, shape.codecs)
+    behind = [rank for rank in range(len(headers)) if rank not in leaders]
+    donors = dict(zip(behind, itertools.cycle(leaders)))
+    members = " ".join(str(header.worker) for header in leading)
+    return Agreement(
+        step=step,
+        fragment=fragment,
+        mean=mean,
+        weights={header.worker: header.weight for header in leading},
+        shares={header.worker: header.share for header in leading},
+        behind=tuple(headers[rank].worker for rank in behind),
+        donor=donors.get(round.rank),
+        donates=round.rank in donors.values(),
+        name=round.name,
+        history=hashlib.sha256(f"{leading[0].history} {round.name}: {members}".encode()).hexdigest()[:16],
+        bytes_sent=0,
+        attempts=attempt,
+    )
+
+
+def find_leaders(headers: Sequence[Header]) -> list[int]:
+    """Ranks of the members that are where the run is: at the highest step, on the way rather than about to begin, and
+    of those the largest number that was in the same rounds (the one with the lowest rank, if there are two)."""
+    furthest = max((header.step, header.fragment != NOTHING) for header in headers)
+    by_history: dict[str, list[int]] = {}
+    for rank, header in enumerate(headers):
+        if (header.step, header.fragment != NOTHING) == furthest:
+            by_history.setdefault(header.history, []).append(rank)
+    return max(by_history.values(), key=lambda ranks: (len(ranks), -ranks[0]))
+
+
+def check_alike(headers: Sequence[Header]) -> None:
+    """Raises AnchorMismatch where members of one step send different fragments or hold different anchors."""
+    step = headers[0].step
+    if len({header.fragment for header in headers}) > 1:
+        where = ", ".join(f"worker {header.worker}: {header.fragment}" for header in headers)
+        raise AnchorMismatch(f"sync after step {step}: the workers send different fragments ({where})")
+    if len({header.digest for header in headers}) > 1:
+        what = "" if headers[0].fragment == NOTHING else f" of fragment {headers[0].fragment}"
+        digests = ", ".join(f"worker {header.worker}: {as_hex(header.digest)}" for header in headers)
+        raise AnchorMismatch(f"sync after step {step}: the workers' anchors{what} differ ({digests})")
+
+
+def _refuse_non_finite(headers: Sequence[Header]) -> None:
+    guilty = [header.worker for header in headers if not header.finite]
+    if guilty:
+        raise NonFinitePseudogradient(
+            f"sync after step {headers[0].step}: NaN or Inf in the pseudogradient of worker {guilty}, "
+            f"fragment {headers[0].fragment}"
+        )

@@ -1,0 +1,171 @@
+"""The outer loop of a worker, built from its config."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed as dist
+
+from muloco.optim import Muon
+from muloco.outer import OuterLoop, StateTransfer, Transport
+from muloco.outer.fragments import Fragment, by_modules, by_number
+from muloco.outer.in_process import InProcessGroup
+from muloco.training.config import Config, OuterOptimizer
+
+LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
+"""Environment variable with the lighthouse's address, `http://host:port`."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def build_outer_loop(
+    config: Config,
+    parameters: Mapping[str, torch.Tensor],
+    transport: Transport,
+    *,
+    share: Callable[[], str],
+    transfer: StateTransfer,
+) -> OuterLoop:
+    """The outer loop over a worker's parameters.
+
+    Args:
+        config: resolved; `fault_tolerance.replica_id` says which worker this is.
+        parameters: this rank's, by name, plain or DTensors.
+        transport: meets the other workers.
+        share: says where the worker is in its data.
+        transfer: hands its state to others and takes over theirs.
+    """
+    ft = config.fault_tolerance
+    return OuterLoop(
+        parameters,
+        partial(build_outer_optimizer, config.outer_optimizer),
+        transport,
+        worker=ft.replica_id,
+        sync_interval=ft.sync_steps,
+        fragments=_fragments(config, parameters),
+        delay=ft.fragment_sync_delay,
+        alpha=ft.fragment_update_alpha,
+        learning_rate=outer_learning_rate(config),
+        device=torch.device("cpu") if config.outer_optimizer.offload else None,
+        workers=ft.group_size,
+        patience=ft.quorum_timeout_seconds,
+        share=share,
+        transfer=transfer,
+    )
+
+
+def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
+    """The outer optimizer for some anchor tensors, by name.
+
+    sgd: buf = momentum buf + g; theta -= lr (g + momentum buf) with Nesterov, else theta -= lr buf. At a constant lr
+    this is the outer step of the paper's Algorithm 1 (PAPER 3.1). adamw: without weight decay. muon: on matrices, and
+    adamw on all others.
+
+    Args:
+        chosen: the config's section, resolved.
+        anchor: fp32 tensors, plain or DTensors, that the optimizer moves in place.
+    """
+    assert chosen.lr is not None and chosen.momentum is not None
+    if chosen.class_name == "sgd":
+        return torch.optim.SGD(
+            anchor.values(),
+            lr=chosen.lr,
+            momentum=chosen.momentum,
+            nesterov=chosen.nesterov and chosen.momentum > 0,
+            foreach=False,
+        )
+    betas = (chosen.beta1, chosen.beta2)
+    if chosen.class_name == "adamw":
+        return torch.optim.AdamW(
+            anchor.values(), lr=chosen.lr, betas=betas, eps=chosen.eps, weight_decay=0.0, foreach=False
+        )
+    return Muon(
+        anchor.items(),
+        lr=chosen.lr,
+        momentum=chosen.momentum,
+        nesterov=chosen.nesterov,
+        betas=betas,
+        eps=chosen.eps,
+    )
+
+
+def outer_learning_rate(config: Config) -> Callable[[int], float]:
+    """The outer learning rate by inner step: from `lr` down to `min_lr_factor` of it at the last step."""
+    outer, steps = config.outer_optimizer, config.training.steps
+    assert outer.lr is not None and steps is not None
+    lr, least = outer.lr, outer.min_lr_factor
+
+    def at(step: int) -> float:
+        left = 1 - min(step, steps) / steps
+        share = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[outer.schedule]
+        return lr if outer.schedule == "constant" else lr * (least + (1 - least) * share)
+
+    return at
+
+
+def build_transport(config: Config, group: InProcessGroup | None, device: torch.device) -> Transport:
+    """A worker's end of its group in this process, or torchft at the lighthouse of the environment.
+
+    Args:
+        config: resolved; `fault_tolerance.replica_id` says which worker this is.
+        group: the workers of this process; None: they are processes of their own.
+        device: of the parameters.
+
+    Raises:
+        RuntimeError: the environment names no lighthouse.
+    """
+    ft = config.fault_tolerance
+    if group is not None:
+        return group.transport(ft.replica_id, device)
+    from muloco.outer.torchft import TorchftTransport
+
+    if LIGHTHOUSE not in os.environ:
+        raise RuntimeError(
+            f"{ft.group_size} workers meet at a lighthouse: set {LIGHTHOUSE}=http://host:port, or start them all with "
+            "`muloco train`"
+        )
+    assert config.run.name is not None
+    ranks = int(os.environ["WORLD_SIZE"])
+    patience = timedelta(seconds=ft.quorum_timeout_seconds + 2 * ft.exchange_timeout_seconds)
+    return TorchftTransport(
+        run=config.run.name,
+        worker=ft.replica_id,
+        least=ft.min_replica_size,
+        lighthouse=os.environ[LIGHTHOUSE],
+        rank=int(os.environ["RANK"]),
+        ranks=ranks,
+        store=(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])),
+        host=ft.host or _own_host(os.environ[LIGHTHOUSE]),
+        process_group=_process_group(ft.process_group),
+        quorum_timeout=timedelta(seconds=ft.quorum_timeout_seconds),
+        exchange_timeout=timedelta(seconds=ft.exchange_timeout_seconds),
+        ranks_group=dist.new_group(backend="gloo", timeout=patience) if ranks > 1 else None,
+    )
+
+
+def _fragments(config: Config, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
+    modules = config.fault_tolerance.module_fqns_per_model_fragment
+    if modules is not None:
+        return by_modules(list(parameters), [fragment.split(",") for fragment in modules])
+    sizes = {name: tensor.numel() for name, tensor in parameters.items()}
+    assert config.fault_tolerance.num_fragments is not None
+    return by_number(sizes, config.fault_tolerance.num_fragments)
+
+
+def _own_host(lighthouse: str) -> str:
+    """Where others reach this process: on loopback where the lighthouse is there, else by the host's name."""
+    import socket
+
+    return "127.0.0.1" if urlsplit(lighthouse).hostname in LOOPBACK else socket.gethostname()
+
+
+def _process_group(chosen: str) -> str:
+    if chosen == "auto":  # the launcher says gloo where workers share devices
+        return "nccl" if torch.cuda.is_available() else "gloo"
+    if chosen == "nccl" and not torch.cuda.is_available():
+        raise RuntimeError("fault_tolerance.process_group nccl needs CUDA devices; this machine has none: use gloo")
+    return chosen
