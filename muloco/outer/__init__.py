@@ -1,11 +1,14 @@
 """The outer loop of DiLoCo: what happens to the workers' parameters every H inner steps. Needs torch alone."""
 
-from muloco.outer.loop import OuterLoop, StateTransfer, Sync
-from muloco.outer.transaction import AnchorMismatch, NonFinitePseudogradient
+from muloco.outer.loop import OuterLoop, Sync
+from muloco.outer.membership import StateTransfer
+from muloco.outer.transaction import AnchorMismatch, Crowd, ForeignRun, NonFinitePseudogradient
 from muloco.outer.transport import Round, Transport, TransportError
 
 __all__ = [
     "AnchorMismatch",
+    "Crowd",
+    "ForeignRun",
     "NonFinitePseudogradient",
     "OuterLoop",
     "Round",

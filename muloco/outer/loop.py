@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,8 +16,9 @@ from muloco.outer.digest import digest
 from muloco.outer.exchange import Codec
 from muloco.outer.fragment import FragmentState, OuterOptimizer
 from muloco.outer.fragments import Schedule
-from muloco.outer.transaction import NOTHING, Agreement, Header, NonFinitePseudogradient, Shape, agree, assemble
-from muloco.outer.transport import Transport, TransportError
+from muloco.outer.membership import Crowd, Membership, StateTransfer
+from muloco.outer.transaction import Agreement, NonFinitePseudogradient, Shape
+from muloco.outer.transport import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +68,6 @@ class _Sent:
     pending: Pending[_Arrived]
 
 
-class StateTransfer(Protocol):
-    """What lets a worker that was away take over the state of one that was not."""
-
-    def pack(self) -> bytes:
-        """All that a worker needs to go on from here, but its position in the data."""
-        ...
-
-    def unpack(self, state: bytes) -> None:
-        """Goes on from a packed state, and from this worker's own position in the data (`OuterLoop.shares`)."""
-        ...
-
-
 class OuterLoop:
     """DiLoCo's outer loop over one worker's parameters (PAPER 3.1), in one fragment or streaming in several (3.5).
 
@@ -87,7 +76,7 @@ class OuterLoop:
             names and shapes, and start from the same values.
         build_optimizer: makes the outer optimizer of a fragment from its anchor tensors, by name.
         transport: meets the other workers.
-        worker: id of this worker, from 0.
+        crowd: who this worker is, and whom it waits for at the start.
         sync_interval: H, inner steps between two outer steps of a fragment.
         fragments: names of the parameters of each; None: one fragment.
         delay: tau, inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside
@@ -95,8 +84,6 @@ class OuterLoop:
         alpha: share of the local parameters that is kept when the anchor is merged into them, in [0, 1].
         learning_rate: outer learning rate after an inner step; None: the optimizer's own.
         device: where anchor and outer state are kept; None: with the parameters.
-        workers: how many have to be there to begin, K.
-        patience: seconds that those who are there at the start wait for the others.
         share: says where this worker is in its share of the data, as JSON.
         transfer: lets workers that were away join again; None: they cannot.
 
@@ -110,15 +97,13 @@ class OuterLoop:
         build_optimizer: OuterOptimizer,
         transport: Transport,
         *,
-        worker: int,
+        crowd: Crowd,
         sync_interval: int,
         fragments: Sequence[Sequence[str]] | None = None,
         delay: int = 0,
         alpha: float = 0.0,
         learning_rate: Callable[[int], float] | None = None,
         device: torch.device | None = None,
-        workers: int = 1,
-        patience: float = 1800.0,
         share: Callable[[], str] = lambda: "",
         transfer: StateTransfer | None = None,
     ):
@@ -132,38 +117,16 @@ class OuterLoop:
             FragmentState({name: parameters[name] for name in fragment}, build_optimizer, device=device)
             for fragment in names
         ]
+        self.membership = Membership(transport, crowd, shape_of=self._shape, share=share, transfer=transfer)
         self._transport = transport
-        self._worker = worker
         self._alpha = alpha
         self._learning_rate = learning_rate
         self._codec: Codec = build_codec("none")
-        self._workers = workers
-        self._patience = patience
-        self._share = share
-        self._transfer = transfer
         self._sent: _Sent | None = None
-        self._history = ""
-        self.shares: dict[int, str] = {}
-        """Each worker's position in its share of the data, as of the last round that it was in."""
-        self.members: list[int] = []
-        """Workers that took part in the last round."""
 
     def start(self, step: int) -> None:
-        """Meets the other workers before the first inner step (or the first after `step`): all of them, to compare
-        their anchors; or, where the run goes on already, those at their next sync, to take over their state.
-
-        Raises:
-            TransportError: they did not all come.
-            AnchorMismatch: they do not start alike.
-        """
-        own = self._header(step, NOTHING, weight=0, finite=True, checksum=digest(self._all_anchors()))
-        while True:
-            agreement = assemble(self._transport, own, self._shape, workers=self._workers, seconds=self._patience)
-            if agreement.donor is None:
-                self._commit(agreement)
-                return
-            if self._take_over(agreement):
-                return
+        """To be called before the first inner step (or the first after `step`); see `Membership.start`."""
+        self.membership.start(step, digest(self._all_anchors()))
 
     def after_inner_step(self, step: int, *, last: bool = False) -> list[Sync]:
         """To be called after every inner step, with its number from 1. After the `last` one all fragments are synced,
@@ -223,9 +186,7 @@ class OuterLoop:
         position: dict[str, Any] = {
             "windows": [fragment.window for fragment in self.fragments],
             "outer_steps": [fragment.outer_steps for fragment in self.fragments],
-            "history": self._history,
-            "shares": list(self.shares.items()),
-            "members": self.members,
+            "membership": self.membership.state(),
         }
         if self._sent is not None:
             arrived = self._sent.pending.result()
@@ -242,8 +203,7 @@ class OuterLoop:
             self.fragments, position["windows"], position["outer_steps"], strict=True
         ):
             fragment.load_position(window=window, outer_steps=outer_steps)
-        self._history, self.members = position["history"], position["members"]
-        self.shares = dict(position["shares"])
+        self.membership.load_state(position["membership"])
         if self._sent is not None:
             arrived = position["arrived"]
             agreement = arrived["agreement"]
@@ -295,12 +255,12 @@ class OuterLoop:
         weight, checksum = fragment.window, fragment.digest()
 
         def work() -> _Arrived:
-            header = self._header(step, index, weight=weight, finite=bool(torch.isfinite(own).all()), checksum=checksum)
+            finite = bool(torch.isfinite(own).all())
             try:
-                agreement = agree(self._transport, header, own, self._shape)
+                agreement = self.membership.agree(step, index, own, weight=weight, finite=finite, checksum=checksum)
             except NonFinitePseudogradient as error:
                 bad = [name for name, part in fragment.views(own).items() if not torch.isfinite(part).all()]
-                where = f"; on worker {self._worker} in {', '.join(bad)}" if bad else ""
+                where = f"; on worker {self.membership.crowd.worker} in {', '.join(bad)}" if bad else ""
                 raise NonFinitePseudogradient(f"{error}{where}") from None
             if agreement.donor is not None:
                 return _Arrived(agreement=agreement)
@@ -327,14 +287,14 @@ class OuterLoop:
         agreement = arrived.agreement
         if agreement.donor is not None:
             logger.warning("the others are at step %d, this worker was left behind at step %d", agreement.step, step)
-            if not self._take_over(agreement):
+            if not self.membership.take_over(agreement):
                 self.start(step)
             return []
         exchanged = time.perf_counter() - started
         assert agreement.mean is not None
         fragment.step(agreement.mean, lr=None if self._learning_rate is None else self._learning_rate(step))
         fragment.merge(0.0 if last else self._alpha)
-        self._commit(agreement)
+        self.membership.commit(agreement)
         return [
             Sync(
                 fragment=sent.fragment,
@@ -349,43 +309,6 @@ class OuterLoop:
                 product=arrived.product,
             )
         ]
-
-    def _commit(self, agreement: Agreement) -> None:
-        """Keeps what all members know now, and hands this worker's state to those who were away."""
-        self._history = agreement.history
-        self.shares |= agreement.shares
-        self.members = sorted(agreement.weights)
-        if agreement.donates:
-            if self._transfer is None:
-                raise RuntimeError(
-                    f"workers {agreement.behind} want to join again, which this run does not provide for"
-                )
-            self._transport.offer(agreement.name, self._transfer.pack())
-
-    def _take_over(self, agreement: Agreement) -> bool:
-        """Goes on from a leader's state; False: the leader is gone."""
-        if self._transfer is None:
-            raise RuntimeError("this worker is behind the others, and the run does not provide for joining again")
-        assert agreement.donor is not None
-        try:
-            state = self._transport.fetch(agreement.name, agreement.donor)
-        except TransportError as error:
-            logger.warning("%s; meeting the others again", error)
-            return False
-        self._transfer.unpack(state)
-        return True
-
-    def _header(self, step: int, fragment: int, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
-        return Header(
-            worker=self._worker,
-            step=step,
-            fragment=fragment,
-            weight=weight,
-            finite=finite,
-            digest=int(checksum),
-            share=self._share(),
-            history=self._history,
-        )
 
     def _shape(self, fragment: int) -> Shape:
         tensors = self.fragments[fragment].shapes

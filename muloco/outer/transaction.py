@@ -27,14 +27,41 @@ class AnchorMismatch(RuntimeError):
     """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
 
 
+class ForeignRun(RuntimeError):
+    """A worker does not belong to those that meet at its lighthouse."""
+
+
 class NonFinitePseudogradient(RuntimeError):
     """A worker's pseudogradient holds NaN or Inf."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crowd:
+    """Who this worker is, and whom it waits for at the start.
+
+    Args:
+        run: name of the run; workers of another one are not met.
+        worker: id of this worker, from 0.
+        workers: how many begin a run together.
+        least: how many begin without the others, once those are late.
+        late_after: seconds until then.
+        patience: seconds after which those who are too few give up.
+    """
+
+    run: str = ""
+    worker: int = 0
+    workers: int = 1
+    least: int = 1
+    late_after: float = 1200.0
+    patience: float = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What a member tells the others before its payload."""
 
+    run: str
+    """Name of the run."""
     worker: int
     step: int
     """Inner step after which it came."""
@@ -109,7 +136,7 @@ def agree(
         agreement = None
         try:
             headers = _meet(round, own)
-            agreement = _carry(round, headers, own, payload, shape_of, attempt, transport.device)
+            agreement = _carry(round, headers, payload, shape_of, attempt, transport.device)
         except TransportError as error:
             logger.warning("sync after step %d: %s", own.step, error)
         committed = round.vote(agreement is not None)
@@ -120,9 +147,7 @@ def agree(
     raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
 
 
-def assemble(
-    transport: Transport, own: Header, shape_of: Callable[[int], Shape], *, workers: int, seconds: float
-) -> Agreement:
+def assemble(transport: Transport, own: Header, shape_of: Callable[[int], Shape], awaited: Crowd) -> Agreement:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
 
@@ -130,28 +155,31 @@ def assemble(
         transport: opens the rounds.
         own: header whose digest is of all fragments.
         shape_of: of a fragment by index.
-        workers: how many have to be there to begin.
-        seconds: how long those who are there already wait for the others.
+        awaited: how many have to be there to begin.
 
     Raises:
-        TransportError: they did not all come.
+        TransportError: too few of them came.
         AnchorMismatch: they do not start alike.
+        ForeignRun: they are at work on something else.
     """
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while True:
         round = transport.open(own.step)
+        waited = time.monotonic() - started
         agreement = None
         try:
             headers = _meet(round, own)
-            if len(headers) == workers or any(header.fragment != NOTHING for header in headers):
-                agreement = _carry(round, headers, own, None, shape_of, 1, transport.device)
+            enough = awaited.workers if waited < awaited.late_after else awaited.least
+            if len(headers) >= enough or any(header.fragment != NOTHING for header in headers):
+                agreement = _carry(round, headers, None, shape_of, 1, transport.device)
         except TransportError as error:
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
             return replace(agreement, bytes_sent=round.bytes_sent)
-        if time.monotonic() > deadline:
+        if waited > awaited.patience:
             raise TransportError(
-                f"{round.size} of {workers} workers met within {seconds:g} s (fault_tolerance.quorum_timeout_seconds)"
+                f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "
+                "(fault_tolerance.quorum_timeout_seconds)"
             )
         time.sleep(0.2)
 
@@ -163,7 +191,6 @@ def _meet(round: Round, own: Header) -> list[Header]:
 def _carry(
     round: Round,
     headers: Sequence[Header],
-    own: Header,
     payload: torch.Tensor | None,
     shape_of: Callable[[int], Shape],
     attempt: int,
@@ -172,6 +199,7 @@ def _carry(
     """Exchanges what the leaders have brought."""
     leaders = find_leaders(headers)
     leading = [headers[rank] for rank in leaders]
+    _refuse_strangers(headers, leaders, round.rank)
     check_alike(leading)
     _refuse_non_finite(leading)
     step, fragment = leading[0].step, leading[0].fragment
@@ -210,6 +238,30 @@ def find_leaders(headers: Sequence[Header]) -> list[int]:
         if (header.step, header.fragment != NOTHING) == furthest:
             by_history.setdefault(header.history, []).append(rank)
     return max(by_history.values(), key=lambda ranks: (len(ranks), -ranks[0]))
+
+
+def _refuse_strangers(headers: Sequence[Header], leaders: Sequence[int], rank: int) -> None:
+    """Whoever belongs to another run than the leaders, or bears the number of one of them, stops; the leaders try again
+    without it."""
+    run = headers[leaders[0]].run
+    numbers = [headers[leader].worker for leader in leaders]
+    twice = {number for number in numbers if numbers.count(number) > 1}
+    if twice:
+        raise ForeignRun(f"several workers of run {run!r} have the number {min(twice)} (fault_tolerance.replica_id)")
+    strangers = [
+        other
+        for other, header in enumerate(headers)
+        if other not in leaders and (header.run != run or header.worker in numbers)
+    ]
+    if rank in strangers:
+        own = headers[rank]
+        raise ForeignRun(
+            f"the lighthouse serves run {run!r}; start run {own.run!r} with one of its own"
+            if own.run != run
+            else f"run {run!r} has a worker {own.worker} already (fault_tolerance.replica_id)"
+        )
+    if strangers:
+        raise TransportError(f"a stranger came to the lighthouse: {headers[strangers[0]]}")
 
 
 def check_alike(headers: Sequence[Header]) -> None:

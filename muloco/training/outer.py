@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from muloco.optim import Muon
-from muloco.outer import OuterLoop, StateTransfer, Transport
+from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Config, OuterOptimizer
@@ -44,15 +44,20 @@ def build_outer_loop(
         parameters,
         partial(build_outer_optimizer, config.outer_optimizer),
         transport,
-        worker=ft.replica_id,
+        crowd=Crowd(
+            run=str(config.run.name),
+            worker=ft.replica_id,
+            workers=ft.group_size,
+            least=ft.min_replica_size,
+            late_after=ft.straggler_timeout_seconds,
+            patience=ft.quorum_timeout_seconds,
+        ),
         sync_interval=ft.sync_steps,
         fragments=_fragments(config, parameters),
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
-        workers=ft.group_size,
-        patience=ft.quorum_timeout_seconds,
         share=share,
         transfer=transfer,
     )

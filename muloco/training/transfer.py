@@ -57,7 +57,7 @@ class WorkerTransfer:
         self.outer.load_state_dict(packed["position"])
         self.outer.begin_windows()
         self._trainer.step = packed["step"]
-        self._trainer.joined(share=self.outer.shares.get(self._worker))
+        self._trainer.joined(share=self.outer.membership.shares.get(self._worker))
 
 
 def _local(value: Any) -> Any:

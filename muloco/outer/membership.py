@@ -1,0 +1,125 @@
+"""One worker among the others: what it tells them, what it remembers of them, and how it joins again."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, Shape, agree, assemble
+from muloco.outer.transport import Transport, TransportError
+
+logger = logging.getLogger(__name__)
+
+
+class StateTransfer(Protocol):
+    """What lets a worker that was away take over the state of one that was not."""
+
+    def pack(self) -> bytes:
+        """All that a worker needs to go on from here, but its position in the data."""
+        ...
+
+    def unpack(self, state: bytes) -> None:
+        """Goes on from a packed state, and from this worker's own position in the data (`Membership.shares`)."""
+        ...
+
+
+class Membership:
+    """What a worker and the others know of each other.
+
+    Args:
+        transport: meets them.
+        crowd: who they are.
+        shape_of: of a fragment by index.
+        share: says where this worker is in its share of the data.
+        transfer: lets workers that were away join again; None: they cannot.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        crowd: Crowd,
+        *,
+        shape_of: Callable[[int], Shape],
+        share: Callable[[], str],
+        transfer: StateTransfer | None,
+    ):
+        self.transport = transport
+        self.crowd = crowd
+        self.shares: dict[int, str] = {}
+        """Each worker's position in its share of the data, as of the last round that it was in."""
+        self.members: list[int] = []
+        """Workers that took part in the last round."""
+        self._history = ""
+        self._shape_of = shape_of
+        self._share = share
+        self._transfer = transfer
+
+    def start(self, step: int, checksum: torch.Tensor) -> None:
+        """Meets the others before the first inner step (or the first after `step`): all of them, to compare their
+        anchors by `checksum`; or, where the run goes on already, those at their next sync, to take over their state.
+
+        Raises:
+            TransportError: too few of them came.
+            AnchorMismatch: they do not start alike.
+        """
+        own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
+        while True:
+            agreement = assemble(self.transport, own, self._shape_of, self.crowd)
+            if agreement.donor is None:
+                self.commit(agreement)
+                return
+            if self.take_over(agreement):
+                return
+
+    def agree(
+        self, step: int, fragment: int, own: torch.Tensor, *, weight: int, finite: bool, checksum: torch.Tensor
+    ) -> Agreement:
+        """The mean of a fragment's pseudogradients; see `muloco.outer.transaction.agree`."""
+        header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
+        return agree(self.transport, header, own, self._shape_of)
+
+    def commit(self, agreement: Agreement) -> None:
+        """Keeps what all members know now, and hands this worker's state to those who were away."""
+        self._history = agreement.history
+        self.shares |= agreement.shares
+        self.members = sorted(agreement.weights)
+        if agreement.donates:
+            if self._transfer is None:
+                raise RuntimeError(f"workers {agreement.behind} want to join again, for which nothing is provided")
+            logger.info("workers %s join again", ", ".join(map(str, agreement.behind)))
+            self.transport.offer(agreement.name, self._transfer.pack())
+
+    def take_over(self, agreement: Agreement) -> bool:
+        """Goes on from a leader's state; False: the leader is gone."""
+        if self._transfer is None:
+            raise RuntimeError("this worker is behind the others, and nothing is provided for joining again")
+        assert agreement.donor is not None
+        try:
+            state = self.transport.fetch(agreement.name, agreement.donor)
+        except TransportError as error:
+            logger.warning("%s; meeting the others again", error)
+            return False
+        self._transfer.unpack(state)
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"history": self._history, "shares": list(self.shares.items()), "members": self.members}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._history, self.members = state["history"], state["members"]
+        self.shares = dict(state["shares"])
+
+    def _header(self, step: int, fragment: int, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
+        return Header(
+            run=self.crowd.run,
+            worker=self.crowd.worker,
+            step=step,
+            fragment=fragment,
+            weight=weight,
+            finite=finite,
+            digest=int(checksum),
+            share=self._share(),
+            history=self._history,
+        )
