@@ -1,27 +1,34 @@
 """The torchft lighthouse of a run: where its workers find each other."""
 
+import logging
 import queue
 import re
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from muloco.launch.processes import Child
 
+logger = logging.getLogger(__name__)
+
 START_SECONDS = 30
+RESTARTS = 20
+"""How often a lost lighthouse is started again."""
 
 
 def start_lighthouse(
-    *, workers: int, log: Path, heartbeat_timeout: float = 5.0, join_timeout: float = 60.0
+    *, workers: int, log: Path, heartbeat_timeout: float = 5.0, join_timeout: float = 60.0, port: int = 0
 ) -> tuple[Child, str]:
-    """Starts `torchft_lighthouse` on a free port of the loopback interface.
+    """Starts `torchft_lighthouse` on a port of the loopback interface.
 
     Args:
         workers: fewest that make a quorum.
         log: file for its output.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
         join_timeout: seconds that those who have come wait for one that is alive but late.
+        port: 0: a free one.
 
     Returns:
         the process and its address, `http://127.0.0.1:PORT`.
@@ -32,7 +39,7 @@ def start_lighthouse(
     lines: queue.Queue[str] = queue.Queue()
     command = [
         _program("torchft_lighthouse"),
-        *("--bind", "127.0.0.1:0"),
+        *("--bind", f"127.0.0.1:{port}"),
         *("--min_replicas", str(workers)),
         *("--heartbeat_timeout_ms", str(round(1000 * heartbeat_timeout))),
         *("--join_timeout_ms", str(round(1000 * join_timeout))),
@@ -48,6 +55,30 @@ def start_lighthouse(
             return child, f"http://127.0.0.1:{match[1]}"
     child.end(grace_seconds=1)
     raise RuntimeError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
+
+
+class Lighthouse:
+    """The lighthouse of a run, started again on the same port when it is lost: its state is in the workers.
+
+    Args:
+        start: starts it on a port (0: a free one), as `start_lighthouse` does.
+    """
+
+    def __init__(self, start: Callable[[int], tuple[Child, str]]):
+        self._start = start
+        self._restarts = 0
+        self.child, self.address = start(0)
+
+    def keep_alive(self) -> bool:
+        """To be called again and again. False: it is lost for good."""
+        if self.child.status is None:
+            return True
+        if self._restarts == RESTARTS:
+            return False
+        logger.warning("the lighthouse was lost (%s) and is started again", self.child.reason())
+        self._restarts += 1
+        self.child, _ = self._start(int(self.address.rsplit(":", 1)[1]))
+        return True
 
 
 def _program(name: str) -> str:

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from muloco.launch.crew import Crew
 from muloco.launch.devices import Placement, place
-from muloco.launch.lighthouse import start_lighthouse
+from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
 from muloco.launch.processes import Child
 from muloco.launch.summary import summarize, summary_table
@@ -66,14 +65,18 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     interrupted, failed, restarts = False, [], 0
     with View(config, console) as view:
         try:
-            environment = _environment(config, folder, attempt, children)
+            environment = _environment(attempt)
+            lighthouse = None
+            if config.worker_processes > 1:
+                lighthouse = Lighthouse(partial(_start_lighthouse, config, folder, children))
+                environment["TORCHFT_LIGHTHOUSE"] = lighthouse.address
             crew = Crew(
                 lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
                 workers=config.worker_processes,
                 least=config.fault_tolerance.min_replica_size,
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
-            failed = _watch(crew, children, tail, view)
+            failed = _watch(crew, lighthouse, tail, view)
             restarts = crew.restarts
         except KeyboardInterrupt:
             interrupted = True
@@ -117,24 +120,26 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
         raise ConfigError(f"a resumed run keeps its config; this differs: {', '.join(changed)}")
 
 
-def _environment(config: Config, folder: RunFolder, attempt: int, children: list[Child]) -> dict[str, str]:
-    """What all workers' environments add to this one's; starts the lighthouse, if they need one."""
-    environment = {
+def _environment(attempt: int) -> dict[str, str]:
+    """What all workers' environments add to this one's."""
+    return {
         "MULOCO_ATTEMPT": str(attempt),
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
         # all processes are on this machine; gloo would look for the address of its host name
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
     }
-    if config.worker_processes > 1:
-        lighthouse, address = start_lighthouse(
-            workers=config.fault_tolerance.min_replica_size,
-            log=folder.log(LIGHTHOUSE),
-            heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
-            join_timeout=config.fault_tolerance.straggler_timeout_seconds,
-        )
-        children.append(lighthouse)
-        environment["TORCHFT_LIGHTHOUSE"] = address
-    return environment
+
+
+def _start_lighthouse(config: Config, folder: RunFolder, children: list[Child], port: int) -> tuple[Child, str]:
+    child, address = start_lighthouse(
+        workers=config.fault_tolerance.min_replica_size,
+        log=folder.log(LIGHTHOUSE),
+        heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
+        join_timeout=config.fault_tolerance.straggler_timeout_seconds,
+        port=port,
+    )
+    children.append(child)
+    return child, address
 
 
 def _start_worker(
@@ -170,13 +175,12 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, process_grou
     return [sys.executable, *module, "worker", str(folder.config), *overrides]
 
 
-def _watch(crew: Crew, children: Sequence[Child], tail: MetricsTail, view: View) -> list[Child]:
+def _watch(crew: Crew, lighthouse: Lighthouse | None, tail: MetricsTail, view: View) -> list[Child]:
     """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
         view.update(tail.new_lines())
-        lost = [child for child in children if child.name == LIGHTHOUSE and child.status is not None]
-        if lost:
-            return lost
+        if lighthouse is not None and not lighthouse.keep_alive():
+            return [lighthouse.child]
         if crew.watch():
             view.update(tail.new_lines())
             return crew.failures()

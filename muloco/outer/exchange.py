@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from muloco.outer.transport import Round
+from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
 """Pieces of one owner that are worked on together, as fp32; a larger piece is on its own."""
@@ -84,6 +85,7 @@ def average(
         received = round.exchange(outgoing, [bytes_of[round.rank]] * round.size)
         _accumulate(mean, mine, received, shares, codecs)
         payload = _encode(mine, mean, codecs)
+        reach("gather")
         for pieces, part in zip(batch, round.exchange([payload] * round.size, bytes_of), strict=True):
             for piece, values in _decode(pieces, part, codecs):
                 piece.of(mean).copy_(values)

@@ -128,6 +128,9 @@ class InProcessTransport:
             raise TransportError(f"worker {key[1]} left before it offered its state")
         return self._group.offers[key]
 
+    def cut(self) -> None:
+        self._round.cut = True
+
     def close(self) -> None:
         pass
 
@@ -138,6 +141,7 @@ class InProcessRound:
     def __init__(self, shared: "_SharedRound", worker: int, device: torch.device):
         self._shared = shared
         self._exchanges = 0
+        self.cut = False
         self.members = shared.members
         self.device = device
         self.rank = shared.members.index(worker)
@@ -149,6 +153,8 @@ class InProcessRound:
         return self._shared.name
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        if self.cut:
+            raise TransportError(f"worker {self.members[self.rank]} is cut off")
         received = self._shared.exchange(self._exchanges, self.rank, outgoing)
         self._exchanges += 1
         assert [tensor.numel() for tensor in received] == list(sizes)

@@ -8,6 +8,7 @@ import torch
 
 from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, Shape, agree, assemble
 from muloco.outer.transport import Transport, TransportError
+from muloco.phases import reach
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Membership:
         if self._transfer is None:
             raise RuntimeError("this worker is behind the others, and nothing is provided for joining again")
         assert agreement.donor is not None
+        reach("join")
         try:
             state = self.transport.fetch(agreement.name, agreement.donor)
         except TransportError as error:

@@ -5,9 +5,11 @@ so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against o
 """
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 CHUNK_BYTES = 16 * 2**20
 """Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
 ASK_SECONDS = 5.0
+RECONNECT_SECONDS = 1.0
+WAITING_SECONDS = 30.0
+"""After so long a worker says that it waits for others."""
 
 
 class TorchftTransport:
@@ -77,7 +82,9 @@ class TorchftTransport:
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
-        self._manager = Manager(
+        self._rank = rank
+        self._new_manager = partial(
+            Manager,
             pg=self.group,
             load_state_dict=None,
             state_dict=None,
@@ -95,17 +102,21 @@ class TorchftTransport:
             checkpoint_transport=_NoHealing(),
             init_sync=False,  # torchft's default throws away the first window of every worker but one
         )
+        self._manager = self._connect()
 
     def open(self, step: int) -> "TorchftRound":
-        # For torchft all workers are always at the same step, so that it heals none of them.
-        self._manager.load_state_dict({"step": 0, "batches_committed": 0})
+        deadline = time.monotonic() + self._quorum_timeout.total_seconds()
+        reminder = threading.Timer(
+            WAITING_SECONDS,
+            logger.info,
+            ("waiting for %d or more workers at the sync after step %d", self._least, step),
+        )
+        reminder.start()
         try:
-            self._manager.start_quorum(allow_heal=False)
-        except (RuntimeError, TimeoutError) as error:
-            raise TransportError(
-                f"sync after step {step}: no quorum of {self._least} or more workers within "
-                f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
-            ) from error
+            while not self._meet(step, deadline):
+                time.sleep(RECONNECT_SECONDS)
+        finally:
+            reminder.cancel()
         self._rounds += 1
         failure = self._manager.errored()
         broken = None if failure is None else f"the workers could not be connected: {failure.original_exception}"
@@ -113,6 +124,33 @@ class TorchftTransport:
         if self._configured != self.group.configurations and broken is None:
             self._introduce(round)
         return round
+
+    def _meet(self, step: int, deadline: float) -> bool:
+        """One try to get a quorum; False: the lighthouse was out of reach."""
+        # For torchft all workers are always at the same step, so that it heals none of them.
+        self._manager.load_state_dict({"step": 0, "batches_committed": 0})
+        try:
+            self._manager.start_quorum(allow_heal=False)
+            return True
+        except (RuntimeError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise TransportError(
+                    f"sync after step {step}: no quorum of {self._least} or more workers within "
+                    f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
+                ) from error
+            logger.warning("sync after step %d: no answer from the lighthouse, trying again: %s", step, error)
+        self._manager.shutdown(wait=False)
+        self._manager = self._connect()
+        return False
+
+    def _connect(self) -> Manager:
+        """A manager; that of rank 0 first, where the others find its address."""
+        if self._rank == 0:
+            manager = self._new_manager()
+            self.all_ranks(True)
+            return manager
+        self.all_ranks(True)
+        return self._new_manager()
 
     def finish(self, *, committed: bool, step: int) -> None:
         """Tells torchft how a round ended; after a failure it connects the workers anew."""
@@ -140,6 +178,9 @@ class TorchftTransport:
             return fetch(address, round, patience=self._quorum_timeout.total_seconds(), seconds=self.exchange_seconds)
         except OSError as error:
             raise TransportError(f"no state from the worker at {address} after round {round}: {error}") from error
+
+    def cut(self) -> None:
+        self.group.abort()
 
     def close(self) -> None:
         self._manager.shutdown(wait=False)

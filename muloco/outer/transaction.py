@@ -14,6 +14,7 @@ import torch
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import Codec, average, gather_bytes
 from muloco.outer.transport import Round, Transport, TransportError
+from muloco.phases import reach
 
 logger = logging.getLogger(__name__)
 
@@ -132,14 +133,18 @@ def agree(
     """
     sent = 0
     for attempt in range(1, ATTEMPTS + 1):
+        reach("open")
         round = transport.open(own.step)
         agreement = None
         try:
+            reach("headers")
             headers = _meet(round, own)
             agreement = _carry(round, headers, payload, shape_of, attempt, transport.device)
         except TransportError as error:
             logger.warning("sync after step %d: %s", own.step, error)
+        reach("vote")
         committed = round.vote(agreement is not None)
+        reach("commit")
         sent += round.bytes_sent
         if committed and agreement is not None:
             return replace(agreement, bytes_sent=sent)
@@ -209,6 +214,7 @@ def _carry(
         if round.rank not in leaders or payload is None:
             payload = torch.zeros(sum(map(math.prod, shape.tensors)), device=device)
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
+        reach("scatter")
         mean = average(round, payload, shape.tensors, weights, shape.codecs)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))

@@ -79,6 +79,10 @@ class Transport(Protocol):
         """
         ...
 
+    def cut(self) -> None:
+        """Breaks the connections of an open round, as a fault of the network would."""
+        ...
+
     def close(self) -> None:
         """Leaves the group of workers."""
         ...

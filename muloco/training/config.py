@@ -278,6 +278,24 @@ class Checkpoint:
 
 
 @dataclass(kw_only=True)
+class Chaos:
+    """Faults on demand, to see for oneself what happens then; docs/fault-tolerance.md says more."""
+
+    interval_seconds: float | None = None
+    """Seconds between two faults, each in one worker; longer than a worker needs to come back. None: no faults."""
+    kinds: tuple[Literal["kill", "stop", "cut"], ...] = ("kill", "stop", "cut")
+    """kill: kill -9. stop: it stands still. cut: it loses its connections to other workers."""
+    stop_seconds: float = 10
+    """How long a stopped worker stands still."""
+    seed: int = 0
+    """Chooses the workers."""
+
+    def __post_init__(self) -> None:
+        """JSON knows lists only."""
+        self.kinds = tuple(self.kinds)
+
+
+@dataclass(kw_only=True)
 class Config:
     """Everything that describes a run."""
 
@@ -295,6 +313,7 @@ class Config:
     validation: Validation = field(default_factory=Validation)
     metrics: Metrics = field(default_factory=Metrics)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    chaos: Chaos = field(default_factory=Chaos)
 
     @property
     def workers(self) -> int:

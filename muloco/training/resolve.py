@@ -78,6 +78,8 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         **{f"optimizer.{name}.lr_factor": role.lr_factor for name, role in config.optimizer.roles().items()},
         "outer_optimizer.lr": config.outer_optimizer.lr,
         "outer_optimizer.eps": config.outer_optimizer.eps,
+        "chaos.interval_seconds": config.chaos.interval_seconds,
+        "chaos.stop_seconds": config.chaos.stop_seconds,
         "fault_tolerance.quorum_timeout_seconds": config.fault_tolerance.quorum_timeout_seconds,
         "fault_tolerance.straggler_timeout_seconds": config.fault_tolerance.straggler_timeout_seconds,
         "fault_tolerance.heartbeat_timeout_seconds": config.fault_tolerance.heartbeat_timeout_seconds,
@@ -194,6 +196,10 @@ def _check_workers(config: Config) -> None:
         raise ConfigError(
             f"fault_tolerance.min_replica_size {ft.min_replica_size} is more than the group_size {ft.group_size}"
         )
+    if config.chaos.interval_seconds is not None and config.worker_processes == 1:
+        raise ConfigError("chaos.interval_seconds needs several workers that are processes: nobody would go on")
+    if not config.chaos.kinds:
+        raise ConfigError("chaos.kinds names no kind of fault; there are kill, stop and cut")
     if ft.transport == "in_process" and ft.process_group == "nccl":
         raise ConfigError("fault_tolerance.process_group nccl joins processes; with transport in_process leave it auto")
 

@@ -10,6 +10,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there 
                        bytes_sent, seconds_waited, seconds_hidden, pseudogradient_norm, mean_norm, cosine (of this
                        worker's pseudogradient to the mean), digest (of the new anchor)
     join lines:        event "join": the worker was away and took over another one's state after that step
+    fault lines:       event "fault", kind, phase: the worker was struck on demand (`chaos`)
     validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
 """
 

@@ -10,6 +10,8 @@ import tyro
 from muloco._torchtitan import Trainer
 from muloco.outer import OuterLoop
 from muloco.outer.in_process import InProcessGroup
+from muloco.phases import listen, reach
+from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.config import Config as RunConfig
 from muloco.training.finite import GradientWatch
 from muloco.training.outer import build_outer_loop, build_transport
@@ -53,6 +55,7 @@ class MulocoTrainer(Trainer):
 
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
+        reach("inner_step")
         super().train_step(data_iterator)
         if self.outer is None:
             return
@@ -100,10 +103,21 @@ class MulocoTrainer(Trainer):
             worker=config.muloco.fault_tolerance.replica_id,
             trainer=self,
         )
+        transport = build_transport(config.muloco, config.group, self.device)
+        chaos = config.muloco.chaos
+        if chaos.interval_seconds is not None:
+            injector = FaultInjector(
+                FaultSchedule(chaos, workers=config.muloco.workers),
+                worker=config.muloco.fault_tolerance.replica_id,
+                stop_seconds=chaos.stop_seconds,
+                cut=transport.cut,
+                tell=lambda kind, phase: self.metrics_processor.log_fault(self.step, kind, phase),
+            )
+            listen(injector)
         transfer.outer = build_outer_loop(
             config.muloco,
             parameters,
-            build_transport(config.muloco, config.group, self.device),
+            transport,
             share=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=transfer,
         )

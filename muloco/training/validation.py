@@ -8,6 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from muloco._torchtitan import Validator
 from muloco.outer import OuterLoop
+from muloco.phases import reach
 
 
 class AnchorValidator(Validator):
@@ -25,6 +26,7 @@ class AnchorValidator(Validator):
         return step % self.config.freq == 0 or step == self.config.last_step
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        reach("validation")
         started = time.perf_counter()
         tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
         self._validate(model_parts, step)
