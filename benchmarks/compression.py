@@ -1,0 +1,251 @@
+"""What compression costs.
+
+    python benchmarks/compression.py codecs [--threads N] [--rounds N] [--workers K] [--device cuda]
+
+codecs: encode and decode of every kind on Gaussian pieces of the shapes of the 150M flavor: all its matrices and norms,
+and of embedding and head the rows that one of K workers owns. Beside them, in turns in the same run: a copy (memcpy),
+torch's and torchao's quantizers as far as they are installed, and torch.topk. GB/s are fp32 bytes of the pieces over
+the median time of all pieces, one after the other; encoding includes the search for scales or levels and the packing,
+where there is any. bits/element is what the result takes, with metadata. Prints a table and writes
+results/compression/codecs.json. With one CPU thread the clock is the processor time of this process, which other work
+on the machine disturbs less.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from muloco.model.flavors import flavor
+from muloco.outer.codecs import build_codec
+
+RESULTS = Path(__file__).parents[1] / "results" / "compression"
+QUANTIZED = ("linear", "statistical", "lloyd_max")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a piece small: `encode` gives tensors, `decode` gets them and the shape of the piece."""
+
+    name: str
+    encode: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+    decode: Callable[[tuple[torch.Tensor, ...], torch.Size], torch.Tensor]
+
+
+def ours(kind: str, **settings) -> Method:
+    codec = build_codec(kind, **settings)
+    name = " ".join(str(value) + (" bits" if key == "bits" else "") for key, value in settings.items())
+    return Method(
+        f"{kind} {name}".strip(), lambda piece: (codec.encode(piece),), lambda sent, shape: codec.decode(*sent, shape)
+    )
+
+
+def our_methods() -> list[Method]:
+    methods = [ours("none"), ours("bf16")]
+    for granularity in ("tensor", "row"):
+        methods += [
+            ours(kind, bits=bits, granularity=granularity)
+            for kind in QUANTIZED
+            for bits in ((1, 2, 3, 4, 8) if granularity == "tensor" else (2, 4, 8))
+        ]
+    methods += [ours("topk", fraction=fraction) for fraction in (0.01, 0.1, 0.5)]
+    return [*methods, ours("topk", fraction=0.1, values="lloyd_max", bits=2)]
+
+
+def torch_methods() -> list[Method]:
+    def quantize(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.quantize_per_tensor_dynamic(piece, torch.quint8, False),)
+
+    def topk(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        flat = piece.view(-1)
+        index = flat.abs().topk(max(1, round(0.1 * flat.numel())), sorted=False).indices
+        return flat[index], index
+
+    def scatter(sent: tuple[torch.Tensor, ...], shape: torch.Size) -> torch.Tensor:
+        values, index = sent
+        return values.new_zeros(shape.numel()).scatter_(0, index, values).view(shape)
+
+    return [
+        Method("memcpy", lambda piece: (piece.clone(),), lambda sent, shape: sent[0].clone()),
+        Method("torch quint8, tensor", quantize, lambda sent, shape: sent[0].dequantize()),
+        Method("torch.topk 0.1, int64 indices", topk, scatter),
+    ]
+
+
+def torchao_methods() -> list[Method]:
+    """Even steps by `torchao.quantization` (8 bits, one scale a piece or a row) and a codebook of torchao's optimizers
+    (8 and 4 bits, one scale for 256 or 128 elements; pieces that do not divide are sent as they are)."""
+    from torchao.optim.quant_utils import (
+        create_dynamic_map,
+        dequant_with_qmap,
+        quantize_4bit_with_qmap,
+        quantize_8bit_with_qmap,
+        scale_tensor,
+    )
+    from torchao.quantization.quant_primitives import (
+        MappingType,
+        choose_qparams_affine,
+        dequantize_affine,
+        quantize_affine,
+    )
+
+    def block(shape: torch.Size, by_row: bool) -> tuple[int, ...]:
+        return (1, *shape[1:]) if by_row and len(shape) > 1 else tuple(shape)
+
+    def even(piece: torch.Tensor, by_row: bool) -> tuple[torch.Tensor, ...]:
+        size = block(piece.shape, by_row)
+        scale, zero = choose_qparams_affine(piece, MappingType.ASYMMETRIC, size, torch.uint8)
+        return quantize_affine(piece, size, scale, zero, torch.uint8), scale, zero
+
+    def uneven(sent: tuple[torch.Tensor, ...], shape: torch.Size, by_row: bool) -> torch.Tensor:
+        codes, scale, zero = sent
+        return dequantize_affine(codes, block(shape, by_row), scale, zero, torch.uint8)
+
+    methods = [
+        Method(
+            f"torchao uint8, {'row' if by_row else 'tensor'}",
+            functools.partial(even, by_row=by_row),
+            functools.partial(uneven, by_row=by_row),
+        )
+        for by_row in (False, True)
+    ]
+    eight = torch.tensor(create_dynamic_map(True))
+    four = torch.tensor(create_dynamic_map(True, 3, 4))
+
+    def map_8bit(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scaled, scale = scale_tensor(piece.view(-1), 256)
+        return quantize_8bit_with_qmap(scaled, eight.to(piece.device)), scale
+
+    def unmap_8bit(sent: tuple[torch.Tensor, ...], shape: torch.Size) -> torch.Tensor:
+        codes, scale = sent
+        return dequant_with_qmap(codes, eight.to(codes.device), scale).view(shape)
+
+    def map_4bit(piece: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scaled, scale = scale_tensor(piece.view(-1), 128)
+        codes = quantize_4bit_with_qmap(scaled, four.to(piece.device))
+        return codes[::2] << 4 | codes[1::2], scale
+
+    def unmap_4bit(sent: tuple[torch.Tensor, ...], shape: torch.Size) -> torch.Tensor:
+        packed, scale = sent
+        codes = torch.stack([packed >> 4, packed & 15], dim=-1).view(-1)
+        return dequant_with_qmap(codes, four.to(codes.device), scale).view(shape)
+
+    return [
+        *methods,
+        Method("torchao codebook 8 bits", map_8bit, unmap_8bit),
+        Method("torchao codebook 4 bits", map_4bit, unmap_4bit),
+    ]
+
+
+def gaussian_pieces(workers: int, device: str) -> list[torch.Tensor]:
+    size = flavor("150M")
+    width, inner = size.width, size.feed_forward_width
+    rows = size.vocabulary // workers
+    layer = [*4 * [(width, width)], (inner, width), (width, inner), (inner, width), *4 * [(width,)]]
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(rows, width), *size.layers * layer, (width,), (rows, width)]
+    return [1e-3 * torch.randn(shape, generator=generator).to(device) for shape in shapes]
+
+
+def measure(methods: list[Method], pieces: list[torch.Tensor], rounds: int, clock: Callable[[], float]) -> dict:
+    """Each round runs every method once, after one round that is not timed."""
+    encoding: dict[str, list[float]] = {method.name: [] for method in methods}
+    decoding: dict[str, list[float]] = {method.name: [] for method in methods}
+    rows: dict[str, dict] = {}
+    for timed in range(-1, rounds):
+        for method in methods:
+            spent = [0.0, 0.0]
+            size, wrong = 0, 0.0
+            for piece in pieces:
+                started = clock()
+                sent = method.encode(piece)
+                encoded = clock()
+                decoded = method.decode(sent, piece.shape)
+                spent[1] += clock() - encoded
+                spent[0] += encoded - started
+                size += sum(tensor.nbytes for tensor in sent)
+                if timed < 0:
+                    wrong += float((decoded - piece).double().square().sum())
+            if timed < 0:
+                total = sum(float(piece.double().square().sum()) for piece in pieces)
+                elements = sum(piece.numel() for piece in pieces)
+                rows[method.name] = {"bits_per_element": 8 * size / elements, "relative_error": (wrong / total) ** 0.5}
+                continue
+            encoding[method.name].append(spent[0])
+            decoding[method.name].append(spent[1])
+    gigabytes = sum(piece.nbytes for piece in pieces) / 1e9
+    for name, row in rows.items():
+        row["encode_gigabytes_per_second"] = gigabytes / statistics.median(encoding[name])
+        row["decode_gigabytes_per_second"] = gigabytes / statistics.median(decoding[name])
+    return rows
+
+
+def table(result: dict) -> str:
+    lines = [
+        f"{result['pieces']} pieces, {result['elements']:,} elements; {result['machine']}, {result['clock']} time, "
+        f"load {result['load_average']:.1f} on {os.cpu_count()} cores, medians of {result['rounds']} rounds",
+        f"{'':32} {'bits/element':>12} {'error':>8} {'encode GB/s':>12} {'decode GB/s':>12}",
+    ]
+    for name, row in result["methods"].items():
+        lines.append(
+            f"{name:32} {row['bits_per_element']:12.3f} {row['relative_error']:8.4f} "
+            f"{row['encode_gigabytes_per_second']:12.2f} {row['decode_gigabytes_per_second']:12.2f}"
+        )
+    return "\n".join([*lines, *(f"not installed: {name}" for name in result["not_installed"])])
+
+
+def codecs(chosen: argparse.Namespace) -> None:
+    torch.set_num_threads(chosen.threads)
+    by_processor = chosen.device == "cpu" and chosen.threads == 1
+
+    def clock() -> float:
+        if chosen.device == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if by_processor else time.perf_counter()
+
+    pieces = gaussian_pieces(chosen.workers, chosen.device)
+    methods, missing = [*torch_methods(), *our_methods()], []
+    try:
+        methods[3:3] = torchao_methods()
+    except ImportError:
+        missing.append("torchao")
+    device = torch.cuda.get_device_name() if chosen.device == "cuda" else f"{chosen.threads} CPU threads"
+    result = {
+        "pieces": len(pieces),
+        "elements": sum(piece.numel() for piece in pieces),
+        "machine": f"{device}, {platform.machine()}, torch {torch.__version__}",
+        "clock": "processor" if by_processor else "wall",
+        "rounds": chosen.rounds,
+        "load_average": os.getloadavg()[0],
+        "not_installed": missing,
+        "methods": measure(methods, pieces, chosen.rounds, clock),
+    }
+    print(table(result))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    suffix = "" if chosen.device == "cpu" else f"_{chosen.device}"
+    (RESULTS / f"codecs{suffix}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    part = parts.add_parser("codecs", help="encode and decode rates")
+    part.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    part.add_argument("--rounds", type=int, default=5, help="timed passes over the pieces by each method")
+    part.add_argument("--workers", type=int, default=8, help="K; embedding and head are cut into so many parts")
+    part.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    part.set_defaults(run=codecs)
+    chosen = parser.parse_args()
+    chosen.run(chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Codecs: a piece of a pseudogradient as bytes, and back (PAPER 3.4). Need torch alone.
+
+A codec is a pure function of one tensor and of its settings. The size of a payload follows from shape and settings
+alone; equal pieces give equal payloads (on one device with one thread count), and equal payloads decode to the same
+bits on every device. Nothing here waits for a GPU.
+
+| kind          | bits   | granularity | decodes to                                                                 |
+|---------------|--------|-------------|----------------------------------------------------------------------------|
+| `none`        |        |             | the piece, bit by bit, in fp32                                             |
+| `bf16`        |        |             | the piece, rounded                                                         |
+| `linear`      | 1 to 8 | tensor, row | the nearest of 2^bits even steps from the least to the greatest element    |
+| `statistical` | 1 to 8 | tensor, row | an even grid of 2^bits bins over 6 standard deviations, each bin its mean  |
+| `lloyd_max`   | 1 to 8 | tensor, row | the 2^bits levels of least squared error for these very elements           |
+| `topk`        | values | tensor      | the share `fraction` of the elements that are greatest in magnitude, else 0 |
+
+Byte layout, little endian; n elements, b bits, R rows (R = 1 at granularity `tensor`; else the first dimension, a
+piece of fewer than two dimensions being one row). A piece without elements has a payload without bytes.
+
+    none          n fp32
+    bf16          n bf16
+    linear        R x (least element, step) fp32; n codes
+    statistical   R x 2^b levels fp32; n codes
+    lloyd_max     R x 2^b levels fp32; n codes
+    topk          the k values that stay, in order of their index: k fp32, k bf16, or a payload of the chosen kind;
+                  then their k indices, ascending, in the fewest whole bits that hold n - 1
+
+Codes are packed without gaps, least significant bit first, over all rows: ceil(n b / 8) bytes (`packing.pack`). Indices
+of more than 8 bits: first the lowest byte of each, then the second, ...; then the rest as codes (`packing.pack_wide`).
+
+A piece with NaN or infinities encodes to a payload of the usual size. Dense kinds and unquantized top-k carry such
+elements as they are, top-k counting NaN as the greatest of all; a quantized row or tensor that holds one decodes to NaN
+throughout. Whether a piece is finite is for the exchange to tell (its header has a flag).
+"""
+
+import difflib
+from collections.abc import Callable, Collection
+
+import torch
+
+from muloco.outer.codecs.codec import Codec
+from muloco.outer.codecs.dense import Dense
+from muloco.outer.codecs.linear import Linear
+from muloco.outer.codecs.lloyd_max import LloydMax
+from muloco.outer.codecs.statistical import Statistical
+from muloco.outer.codecs.topk import TopK
+
+__all__ = ["KINDS", "Codec", "build_codec"]
+
+DENSE = {"none": torch.float32, "bf16": torch.bfloat16}
+QUANTIZED: dict[str, Callable[[int, bool], Codec]] = {
+    "linear": Linear,
+    "statistical": Statistical,
+    "lloyd_max": LloydMax,
+}
+KINDS = (*DENSE, *QUANTIZED, "topk")
+GRANULARITIES = ("tensor", "row")
+VALUES = {"fp32": "none", "bf16": "bf16", **{kind: kind for kind in QUANTIZED}}
+"""How top-k may carry its values -> the kind that does it."""
+
+
+def build_codec(
+    kind: str,
+    *,
+    bits: int | None = None,
+    granularity: str = "tensor",
+    fraction: float | None = None,
+    values: str | None = None,
+) -> Codec:
+    """The codec of that kind and those settings.
+
+    Args:
+        kind: one of `KINDS`.
+        bits: 1 to 8 a code, for `linear`, `statistical`, `lloyd_max`, and for `topk` with values of these kinds.
+        granularity: `tensor`, one codebook a piece; or `row`, one for each index of the first dimension, for `linear`,
+            `statistical` and `lloyd_max`.
+        fraction: share of the elements that `topk` keeps, above 0 and at most 1. Of n elements it keeps n x fraction,
+            rounded, and at least 1.
+        values: how `topk` carries values: `fp32` (the default), `bf16`, `linear`, `statistical` or `lloyd_max`.
+
+    Raises:
+        ValueError: unknown kind, a setting out of range, one that is missing, or one that the kind does not take.
+    """
+    _refuse_unknown(kind, KINDS, "compression kind")
+    _refuse_unknown(granularity, GRANULARITIES, "granularity")
+    if kind == "topk":
+        return _build_topk(bits, granularity, fraction, values)
+    _refuse_given("fraction", fraction, kind, ["topk"])
+    _refuse_given("values", values, kind, ["topk"])
+    if kind in DENSE:
+        _refuse_given("bits", bits, kind, [*QUANTIZED, "topk"])
+        _refuse_rows(granularity, kind)
+        return Dense(DENSE[kind])
+    return QUANTIZED[kind](_checked_bits(bits, kind), granularity == "row")
+
+
+def _build_topk(bits: int | None, granularity: str, fraction: float | None, values: str | None) -> TopK:
+    _refuse_rows(granularity, "topk")
+    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        raise ValueError(f"topk needs the fraction of elements to keep, above 0 and at most 1; got {fraction!r}")
+    values = "fp32" if values is None else values
+    _refuse_unknown(values, VALUES, "topk values")
+    return TopK(float(fraction), build_codec(VALUES[values], bits=bits))
+
+
+def _checked_bits(bits: int | None, kind: str) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
+        raise ValueError(f"{kind} needs bits, a whole number from 1 to 8; got {bits!r}")
+    return bits
+
+
+def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
+    if name not in allowed:
+        nearest = difflib.get_close_matches(str(name), allowed, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"unknown {what} {name!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
+
+
+def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:
+    if value is not None:
+        raise ValueError(f"compression kind {kind!r} takes no {setting}, got {value!r}; {', '.join(takers)} do")
+
+
+def _refuse_rows(granularity: str, kind: str) -> None:
+    if granularity == "row":
+        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; {', '.join(QUANTIZED)} have")

@@ -1,0 +1,29 @@
+"""Even steps from the least to the greatest element."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from muloco.outer.codecs.quantized import Quantized, blocks, extremes
+
+
+@dataclass(frozen=True)
+class Linear(Quantized):
+    """code = round((x - least) / step), step = (greatest - least) / (2^bits - 1); decoded: least + step x code."""
+
+    @property
+    def metadata(self) -> int:
+        return 2
+
+    def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
+        least, greatest = extremes(rows)
+        step = ((greatest.double() - least.double()) / (self.levels - 1)).float()
+        for block, target in zip(blocks(rows), blocks(codes), strict=True):
+            scaled = (block - least).div_(step).nan_to_num_(0.0)  # 0 / 0 in a constant row
+            target.copy_(scaled.round_().clamp_(0, self.levels - 1).to(torch.int32))  # much faster in two steps
+        return torch.cat([least, step], 1)
+
+    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
+        least, step = metadata.split(1, dim=1)
+        return codes.to(torch.float32).mul_(step).add_(least)

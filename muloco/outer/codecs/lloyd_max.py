@@ -1,0 +1,124 @@
+"""Levels of least squared error for the elements at hand."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from muloco.outer.codecs.quantized import Quantized, Totals, blocks, extremes, look_up, moments
+
+_ITERATIONS = 10
+_CAPPINGS = 8
+_MANTISSA, _BIAS = 23, 127  # of an fp32 number
+
+
+@dataclass(frozen=True)
+class LloydMax(Quantized):
+    """The quantizer of Lloyd (1957) and Max (1960) for a fine histogram of each row, whose cells keep exact means.
+
+    The levels start at equal shares of the cube root of the density, the optimum for many levels (Panter and Dite,
+    1951), and move by Lloyd's iteration: boundaries half way between levels, levels to the means between boundaries.
+    """
+
+    @property
+    def metadata(self) -> int:
+        return self.levels
+
+    def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
+        least, greatest = extremes(rows)
+        mean, sigma = moments(rows, least, greatest)
+        grid = _Grid.of(rows.shape[1], self.bits)
+        totals = Totals(len(rows), grid.cells, rows.device)
+        for block in blocks(rows):
+            scores = _scores(block, mean, sigma)
+            totals.add(grid.cell(scores).to(torch.int64), scores)
+        levels, starts = _fit(grid, totals.counts, totals.sums, self.levels)
+        code_of_cell = _codes_between(starts, grid.cells)
+        for block, target in zip(blocks(rows), blocks(codes), strict=True):
+            target.copy_(look_up(code_of_cell, grid.cell(_scores(block, mean, sigma))))
+        return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
+
+    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
+        return look_up(metadata, codes)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Cells for standard scores z, in order: of width 2^-fineness where |z| < 1, twice that where |z| < 3, and so on.
+
+    The cell follows from the bits of the fp32 number |z| + 1: its exponent and the first `fineness` bits behind it.
+    """
+
+    fineness: int
+    half: int
+    """Cells on either side of 0."""
+
+    @staticmethod
+    def of(elements: int, bits: int) -> "_Grid":
+        """Fine enough for 2^bits levels, and in short rows with about as many cells as elements."""
+        octaves = (math.isqrt(elements) + 2).bit_length()  # no score of n elements is above sqrt(n)
+        affordable = (elements // (2 * octaves)).bit_length() - 1
+        fineness = max(3, bits - 1, min(bits + 5, 11, affordable))
+        return _Grid(fineness, octaves << fineness)
+
+    @property
+    def cells(self) -> int:
+        return 2 * self.half
+
+    def cell(self, scores: Tensor) -> Tensor:
+        """int32, of fp32 scores; the outermost cells take what lies beyond."""
+        distance = (scores.abs() + 1).view(torch.int32).bitwise_right_shift_(_MANTISSA - self.fineness)
+        distance = distance.sub_(_BIAS << self.fineness).clamp_max_(self.half - 1)
+        return distance.bitwise_xor_(scores.view(torch.int32) >> 31).add_(self.half)
+
+
+def _scores(block: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    return (block - mean).div_(sigma).nan_to_num_(0.0, 0.0, 0.0)  # 0 / 0 in a constant row
+
+
+def _fit(grid: _Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """The levels for cells with these counts and sums [r, cells], all fp64.
+
+    Returns:
+        levels, fp64 [r, levels], ascending; and the first cell of each but the first, int64 [r, levels - 1].
+    """
+    means = sums / counts.clamp_min(1)
+    counts_before, sums_before = pad(counts.cumsum(1), (1, 0)), pad(sums.cumsum(1), (1, 0))
+    fitted = _first_guess(counts, means, levels)
+    for _ in range(_ITERATIONS):
+        middles = (fitted[:, 1:] + fitted[:, :-1]) / 2
+        starts = grid.cell(middles.float()).to(torch.int64)
+        starts += means.gather(1, starts) < middles
+        edges = pad(pad(starts, (1, 0)), (0, 1), value=grid.cells)
+        inside = counts_before.gather(1, edges).diff(dim=1)
+        average = sums_before.gather(1, edges).diff(dim=1) / inside.clamp_min(1)
+        fitted = torch.where(inside > 0, average, fitted)
+    return fitted, starts
+
+
+def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
+    """Means of the cells at equal shares of the cube root of the density, [r, levels].
+
+    Between a filled cell and the filled one before, (elements / gap)^(1/3) x gap. A gap so wide that it would have many
+    levels to itself counts for one, as there is nothing inside.
+    """
+    filled = counts > 0
+    reached = torch.where(filled, means, -torch.inf).cummax(1).values
+    gaps = torch.where(filled, means - pad(reached, (1, -1), value=-torch.inf), 0.0)
+    gaps = gaps.masked_fill_(gaps == torch.inf, 0.0).clamp_min_(0.0)  # before the first filled cell
+    shares = (counts * gaps.square()).float().pow(1 / 3)
+    for _ in range(_CAPPINGS):
+        shares = torch.minimum(shares, shares.sum(1, keepdim=True) / levels)
+    running = shares.cumsum(1)
+    quantiles = (torch.arange(levels, dtype=torch.float64, device=counts.device) + 0.5) / levels
+    cells = torch.searchsorted(running, running[:, -1:] * quantiles).clamp_max_(counts.shape[1] - 1)
+    return means.gather(1, cells)
+
+
+def _codes_between(starts: Tensor, cells: int) -> Tensor:
+    """uint8 [r, cells]: how many of the starts [r, levels - 1] each cell has reached."""
+    steps = torch.zeros(len(starts), cells + 1, dtype=torch.int16, device=starts.device)
+    steps.scatter_add_(1, starts, torch.ones_like(starts, dtype=torch.int16))
+    return steps.cumsum(1, dtype=torch.int16)[:, :-1].to(torch.uint8)

@@ -1,0 +1,169 @@
+"""What the quantized kinds share: rows, blocks, a few numbers a row, packed codes."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from muloco.outer.codecs.codec import check_payload
+from muloco.outer.codecs.packing import block_elements, pack, packed_bytes, unpack
+
+
+@dataclass(frozen=True)
+class Quantized(ABC):
+    """Sends a code of `bits` bits for each element and fp32 metadata for each row; see `muloco.outer.codecs`."""
+
+    bits: int
+    by_row: bool
+
+    @property
+    def levels(self) -> int:
+        """Number of codes."""
+        return 2**self.bits
+
+    @property
+    @abstractmethod
+    def metadata(self) -> int:
+        """How many numbers of metadata a row has."""
+
+    @abstractmethod
+    def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
+        """Finds metadata and codes of a few rows.
+
+        Args:
+            rows: fp32 [r, n], n at least 1.
+            codes: uint8 [r, n], overwritten by numbers below `levels`.
+
+        Returns:
+            fp32 [r, metadata].
+        """
+
+    @abstractmethod
+    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
+        """What metadata [r, metadata] and codes [r, n] say, fp32 [r, n].
+
+        By a look-up, or by operations that round alike on all devices: one product or one sum each.
+        """
+
+    def payload_bytes(self, shape: Sequence[int]) -> int:
+        rows, columns = self._matrix(shape)
+        return 4 * rows * self.metadata + packed_bytes(rows * columns, self.bits)
+
+    @torch.no_grad()
+    def encode(self, piece: Tensor) -> Tensor:
+        rows, columns = self._matrix(piece.shape)
+        matrix = piece.detach().to(torch.float32).reshape(rows, columns).contiguous()
+        codes = torch.empty(rows, columns, dtype=torch.uint8, device=piece.device)
+        metadata = torch.empty(rows, self.metadata, device=piece.device)
+        for some in self._groups(rows, columns, piece.device):
+            metadata[some] = self.quantize(matrix[some], codes[some])
+        return torch.cat([metadata.view(-1).view(torch.uint8), pack(codes.view(-1), self.bits)])
+
+    @torch.no_grad()
+    def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        check_payload(payload, self.payload_bytes(shape), shape)
+        rows, columns = self._matrix(shape)
+        before, behind = payload.tensor_split([4 * rows * self.metadata])
+        metadata = before.clone().view(torch.float32).view(rows, self.metadata)  # a clone is aligned
+        codes = unpack(behind, self.bits, rows * columns).view(rows, columns)
+        decoded = torch.empty(rows, columns, dtype=dtype, device=payload.device)
+        for some in self._groups(rows, columns, payload.device):
+            for target, source in zip(blocks(decoded[some]), blocks(codes[some]), strict=True):
+                target.copy_(self.dequantize(metadata[some], source))
+        return decoded.view(tuple(shape))
+
+    def _matrix(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns that a piece of that shape is taken as."""
+        elements = math.prod(shape)
+        if elements == 0:
+            return 0, 0
+        rows = shape[0] if self.by_row and len(shape) > 1 else 1
+        return rows, elements // rows
+
+    def _groups(self, rows: int, columns: int, device: torch.device) -> Iterator[slice]:
+        """As many rows at once as fill a block, counting their codebooks."""
+        step = max(1, block_elements(device) // max(columns, self.levels, 1))
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
+
+
+def blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """[r, n] in blocks of columns, of the size that `block_elements` gives."""
+    return rows.split(max(1, block_elements(rows.device) // len(rows)), dim=1)
+
+
+def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest element of each row, [r, 1] each; NaN where the row has one."""
+    return rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+
+
+def moments(rows: Tensor, least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (of a sample: over n - 1; 0 where n = 1) of each row, fp32 [r, 1] each.
+
+    Squares are taken of elements over the greatest magnitude, so that they stay in the range of fp32.
+    """
+    count = rows.shape[1]
+    scale = torch.maximum(least.abs(), greatest.abs())
+    scale = torch.where(scale > 0, scale, 1.0)
+    mean = _row_sums(block / scale for block in blocks(rows)) / count
+    squares = _row_sums((block / scale).sub_(mean.float()).square_() for block in blocks(rows))
+    sigma = (squares / max(count - 1, 1)).sqrt()
+    return (mean * scale).float(), (sigma * scale).float()
+
+
+def _row_sums(parts: Iterable[Tensor]) -> Tensor:
+    """fp64 [r, 1], over fp32 blocks of columns."""
+    return torch.stack([part.sum(1, keepdim=True).double() for part in parts]).sum(0)
+
+
+def look_up(levels: Tensor, codes: Tensor) -> Tensor:
+    """levels[row, code] for levels [r, L] and whole numbers below L as codes [r, n]."""
+    index = codes.to(torch.int32, copy=True)
+    if len(levels) > 1:
+        index += torch.arange(0, levels.numel(), levels.shape[1], dtype=torch.int32, device=codes.device).view(-1, 1)
+    return levels.reshape(-1).index_select(0, index.view(-1)).view(codes.shape)
+
+
+class Totals:
+    """How many values fell into each cell of a row, and their sum: integers, so that no order of adding them matters.
+
+    Args:
+        rows: r.
+        cells: number of cells a row.
+        device: where.
+    """
+
+    _ONE = 2**24  # a value of 1 in the sums: fp32 keeps as many digits
+    _LANES = 4  # a single row is added up in parts: CPUs are twice as fast at it
+
+    def __init__(self, rows: int, cells: int, device: torch.device):
+        self._rows = rows
+        lanes = self._LANES if rows == 1 else rows
+        self._counts = torch.zeros(lanes, cells, dtype=torch.int64, device=device)
+        self._sums = torch.zeros_like(self._counts)
+
+    def add(self, cells: Tensor, values: Tensor) -> None:
+        """Counts fp32 values [r, n], of a mean magnitude below 100, into cells [r, n] (int64); overwrites `values`."""
+        lanes = len(self._counts)
+        if self._rows == 1:
+            lanes = lanes if cells.numel() % lanes == 0 else 1
+            cells, values = cells.view(lanes, -1), values.view(lanes, -1)
+        ones = torch.ones((), dtype=torch.int64, device=cells.device).expand_as(cells)
+        self._counts[:lanes].scatter_add_(1, cells, ones)
+        self._sums[:lanes].scatter_add_(1, cells, values.mul_(self._ONE).to(torch.int64))
+
+    @property
+    def counts(self) -> Tensor:
+        """fp64 [r, cells], whole numbers."""
+        return self._of_rows(self._counts).double()
+
+    @property
+    def sums(self) -> Tensor:
+        """fp64 [r, cells]."""
+        return self._of_rows(self._sums).double() / self._ONE
+
+    def _of_rows(self, totals: Tensor) -> Tensor:
+        return totals.sum(0, keepdim=True) if self._rows == 1 else totals

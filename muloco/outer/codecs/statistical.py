@@ -1,0 +1,38 @@
+"""An even grid over six standard deviations, each bin decoded to its mean."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from muloco.outer.codecs.quantized import Quantized, Totals, blocks, extremes, look_up, moments
+
+_SIGMAS = 6.0
+
+
+@dataclass(frozen=True)
+class Statistical(Quantized):
+    """PAPER 3.4: code = clamp(round((x - mean) / step) + 2^bits / 2), step = 6 sigma / 2^bits; level = mean of the bin.
+
+    The level of an empty bin is the mean of the row. At most about 2^32 elements a row.
+    """
+
+    @property
+    def metadata(self) -> int:
+        return self.levels
+
+    def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
+        least, greatest = extremes(rows)
+        mean, sigma = moments(rows, least, greatest)
+        step = sigma * (_SIGMAS / self.levels)
+        totals = Totals(len(rows), self.levels, rows.device)
+        for block, target in zip(blocks(rows), blocks(codes), strict=True):
+            steps = (block - mean).div_(step).nan_to_num_(0.0, 0.0, 0.0)  # 0 / 0 in a constant row
+            bins = steps.round().add_(self.levels // 2).clamp_(0, self.levels - 1).to(torch.int64)
+            target.copy_(bins)
+            totals.add(bins, steps)
+        average = totals.sums / totals.counts.clamp_min(1)
+        return torch.clamp((mean + step.double() * average).float(), least, greatest)
+
+    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
+        return look_up(metadata, codes)
