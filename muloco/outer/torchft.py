@@ -7,9 +7,9 @@ so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against o
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHUNK_BYTES = 16 * 2**20
 """Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
 ASK_SECONDS = 5.0
-RECONNECT_SECONDS = 1.0
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
 
@@ -79,12 +79,11 @@ class TorchftTransport:
         self._quorum_timeout = quorum_timeout
         self._ranks_group = ranks_group
         self._configured = -1  # number of configurations of the group for which `peers` holds
+        self._group_name = ""
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
-        self._rank = rank
-        self._new_manager = partial(
-            Manager,
+        self._manager = Manager(
             pg=self.group,
             load_state_dict=None,
             state_dict=None,
@@ -92,9 +91,10 @@ class TorchftTransport:
             use_async_quorum=False,
             timeout=exchange_timeout,
             quorum_timeout=quorum_timeout,
+            quorum_retries=int(quorum_timeout.total_seconds()),  # one a second, while the lighthouse is away
             rank=rank,
             world_size=ranks,
-            store_addr=store[0],
+            store_addr=host if store[0] in LOOPBACK else store[0],  # torchft tells it to the other workers
             store_port=store[1],
             lighthouse_addr=lighthouse,
             replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
@@ -102,19 +102,21 @@ class TorchftTransport:
             checkpoint_transport=_NoHealing(),
             init_sync=False,  # torchft's default throws away the first window of every worker but one
         )
-        self._manager = self._connect()
 
     def open(self, step: int) -> "TorchftRound":
-        deadline = time.monotonic() + self._quorum_timeout.total_seconds()
+        # For torchft all workers are always at the same step, so that it heals none of them.
+        self._manager.load_state_dict({"step": 0, "batches_committed": 0})
         reminder = threading.Timer(
-            WAITING_SECONDS,
-            logger.info,
-            ("waiting for %d or more workers at the sync after step %d", self._least, step),
+            WAITING_SECONDS, logger.info, ("waiting for %d or more workers after step %d", self._least, step)
         )
         reminder.start()
         try:
-            while not self._meet(step, deadline):
-                time.sleep(RECONNECT_SECONDS)
+            self._manager.start_quorum(allow_heal=False)
+        except (RuntimeError, TimeoutError) as error:
+            raise TransportError(
+                f"sync after step {step}: no quorum of {self._least} or more workers within "
+                f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
+            ) from error
         finally:
             reminder.cancel()
         self._rounds += 1
@@ -124,33 +126,6 @@ class TorchftTransport:
         if self._configured != self.group.configurations and broken is None:
             self._introduce(round)
         return round
-
-    def _meet(self, step: int, deadline: float) -> bool:
-        """One try to get a quorum; False: the lighthouse was out of reach."""
-        # For torchft all workers are always at the same step, so that it heals none of them.
-        self._manager.load_state_dict({"step": 0, "batches_committed": 0})
-        try:
-            self._manager.start_quorum(allow_heal=False)
-            return True
-        except (RuntimeError, TimeoutError) as error:
-            if time.monotonic() > deadline:
-                raise TransportError(
-                    f"sync after step {step}: no quorum of {self._least} or more workers within "
-                    f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
-                ) from error
-            logger.warning("sync after step %d: no answer from the lighthouse, trying again: %s", step, error)
-        self._manager.shutdown(wait=False)
-        self._manager = self._connect()
-        return False
-
-    def _connect(self) -> Manager:
-        """A manager; that of rank 0 first, where the others find its address."""
-        if self._rank == 0:
-            manager = self._new_manager()
-            self.all_ranks(True)
-            return manager
-        self.all_ranks(True)
-        return self._new_manager()
 
     def finish(self, *, committed: bool, step: int) -> None:
         """Tells torchft how a round ended; after a failure it connects the workers anew."""
@@ -188,19 +163,25 @@ class TorchftTransport:
         self.server.close()
 
     def _introduce(self, round: "TorchftRound") -> None:
-        """Tells the members of a new group where to ask this one about rounds."""
+        """Tells the members of a new group where to ask this one about rounds, and gives the group the name that its
+        first member draws: a lighthouse that was started again repeats its numbers."""
+        own = f"{self.server.address} {uuid.uuid4().hex[:8]}"
         try:
-            self.peers = [address.decode() for address in gather_bytes(round, self.server.address.encode())]
+            told = [data.decode().split() for data in gather_bytes(round, own.encode())]
         except TransportError as error:
             round.broken = str(error)
             return
+        self.peers = [address for address, _ in told]
+        self._group_name = told[0][1]
         self._configured = self.group.configurations
         self._rounds = 1
+        if round.rank == 0:
+            self.group.forget_rendezvous()
 
     @property
     def round_name(self) -> str:
         """What all members call the round that is open."""
-        return f"{self.group.quorum}-{self._rounds}"
+        return f"{self._group_name}-{self._rounds}"
 
     def _reduce(self, value: bool, operation: Any) -> bool:
         if self._ranks_group is None:
@@ -242,10 +223,9 @@ class TorchftRound:
 
     def vote(self, ok: bool) -> bool:
         transport, name = self._transport, self._transport.round_name
-        ok = transport.all_ranks(ok)
+        ok = transport.all_ranks(ok and transport.server.begin_vote(name))
         committed = False
         if ok:
-            transport.server.say(name, VOTING)
             try:
                 one = torch.ones(1, dtype=torch.uint8, device=transport.device)
                 self.exchange([one] * self.size, [1] * self.size)
@@ -279,7 +259,7 @@ class TorchftRound:
         """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
         self._transport.server.say(name, FAILED)  # from here on this rank does not commit unless another one has
         waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
-        deadline = time.monotonic() + self._transport.exchange_seconds
+        deadline = time.monotonic() + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
         while waiting and time.monotonic() < deadline:
             for rank, address in list(waiting.items()):
                 answer = ask(address, name, seconds=ASK_SECONDS)
@@ -297,13 +277,23 @@ class _KnowsItsQuorum:
     place = 0
     """Of this worker among the members."""
     members = 0
-    quorum = -1
     configurations = 0
+    _store = ""
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
-        self.place, self.members, self.quorum = rank, world_size, quorum_id
+        self.place, self.members = rank, world_size
         self.configurations += 1
         super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)  # type: ignore[misc]
+
+    def forget_rendezvous(self) -> None:
+        """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums
+        from 1 again: the members of the next quorum of this number must not find it."""
+        address, _, prefix = self._store.partition("/")
+        host, _, port = address.rpartition(":")
+        store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False)
+        for key in store.list_keys():
+            if key.startswith(f"{prefix}/"):
+                store.delete_key(key)
 
 
 class _Gloo(_KnowsItsQuorum, ProcessGroupGloo):
