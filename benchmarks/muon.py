@@ -1,12 +1,16 @@
-"""One step of Muon on the matrices of a flavor: ours, torch.optim.Muon and torch.optim.AdamW, in turns in one run.
+"""One step of Muon on the matrices of a flavor: ours, torch's, those of other packages that are installed, and AdamW.
 
     python benchmarks/muon.py [--flavor 416M] [--threads N] [--rounds N] [--device cuda]
 
-Prints a table and writes results/muon/FLAVOR.json. "of GEMM" is the rate of the plain 5-step iteration (its FLOPs over
-the time of the whole step) beside that of a bf16 product of 1024-cubed measured in the same round; ratios are medians
-over the rounds, as other work on the machine comes and goes. With one CPU thread the clock is the processor time of
-this process, which other work disturbs less. Orthogonality: singular values of one update of a Gaussian gradient,
-without momentum and with the scale of the lr divided out; 1 is exact.
+All take turns in one run. Prints a table and writes results/muon/FLAVOR.json. "of GEMM" is the rate of the plain 5-step
+iteration (its FLOPs over the time of the whole step) beside that of a bf16 product of 1024-cubed measured in the same
+round; ratios are medians over the rounds, as other work on the machine comes and goes. With one CPU thread the clock is
+the processor time of this process, which other work disturbs less. Orthogonality: singular values of one update of a
+Gaussian gradient, without momentum and with the scale of the lr divided out; 1 is exact.
+
+"plain products" are those of the plain iteration alone, at their sizes and layouts, without any pass between them; "and
+two passes" adds what no step is without: momentum <- momentum + gradient, and the parameter multiplied in place. An
+optimizer is above that where it needs fewer products.
 """
 
 import argparse
@@ -14,10 +18,14 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import muon_peers
 import torch
 
 from muloco.model.flavors import Flavor, flavor
@@ -76,6 +84,34 @@ def gemm_rate(device: str, repeats: int = 20) -> float:
     return repeats * 2 * GEMM**3 / seconds(work, device)
 
 
+def floor(matrices: list[tuple[int, int]], device: str) -> tuple[float, float]:
+    """Seconds of the products of the plain iteration, and of two passes over parameters and state."""
+    products = passes = 0.0
+    for (rows, cols), count in Counter(matrices).items():
+        x, spare = (torch.randn(rows, cols, device=device).bfloat16() for _ in range(2))
+        gram, factor = (torch.empty(2 * [min(rows, cols)], device=device, dtype=x.dtype) for _ in range(2))
+        last = (x, factor, spare) if rows > cols else (factor, x, spare)
+        first = (x.mT, x, gram) if rows > cols else (x, x.mT, gram)
+
+        def work(steps: int, triples: tuple = (first, (gram, gram, factor), last)) -> None:
+            for _ in range(steps):
+                for left, right, out in triples:
+                    torch.mm(left, right, out=out)
+
+        work(1)
+        products += seconds(partial(work, count * STEPS), device)
+        params = [torch.zeros(3, rows, cols, device=device) for _ in range(count)]
+
+        def sweep(params: list[torch.Tensor] = params) -> None:
+            for param, gradient, momentum in params:
+                torch.add(gradient, momentum, alpha=0.9, out=momentum)
+                param.mul_(0.9)
+
+        sweep()
+        passes += seconds(sweep, device)
+    return products, passes
+
+
 def with_gradients(matrices: list[tuple[int, int]], device: str) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(device)) for shape in matrices]
@@ -85,15 +121,29 @@ def with_gradients(matrices: list[tuple[int, int]], device: str) -> list[torch.T
 
 
 def measure(matrices: list[tuple[int, int]], rounds: int, device: str) -> dict:
-    optimizers = {name: build(with_gradients(matrices, device)) for name, build in OPTIMIZERS.items()}
+    builds = OPTIMIZERS | muon_peers.installed()
+    params = with_gradients(matrices, device)
+    gradients = [param.grad for param in params]
+    optimizers = {
+        name: build([torch.nn.Parameter(p.detach().clone()) for p in params]) for name, build in builds.items()
+    }
+
+    def step(optimizer: torch.optim.Optimizer) -> float:
+        for param, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
+            param.grad = gradient.clone()  # which some peers overwrite or take away
+        taken = seconds(optimizer.step, device)
+        optimizer.zero_grad()
+        return taken
+
     for optimizer in optimizers.values():  # makes the state, warms the libraries
-        optimizer.step()
+        step(optimizer)
     times: dict[str, list[float]] = {name: [] for name in optimizers}
-    rates = []
+    rates, floors = [], []
     for _ in range(rounds):
         rates.append(gemm_rate(device))
+        floors.append(floor(matrices, device))
         for name, optimizer in optimizers.items():
-            times[name].append(seconds(optimizer.step, device))
+            times[name].append(step(optimizer))
     work, ours = flops(matrices), times["muloco Muon"]
     rows = {}
     for name, taken in times.items():
@@ -101,10 +151,14 @@ def measure(matrices: list[tuple[int, int]], rounds: int, device: str) -> dict:
             "milliseconds": 1e3 * statistics.median(taken),
             "time_beside_ours": statistics.median(t / own for t, own in zip(taken, ours, strict=True)),
         }
-        if "Muon" in name:
+        if name != "torch AdamW":
             shares = (work / t / rate for t, rate in zip(taken, rates, strict=True))
             rows[name]["share_of_gemm_rate"] = statistics.median(shares)
-    return {"gemm_gigaflops": statistics.median(rates) / 1e9, "optimizers": rows}
+    bounds = {
+        "plain_products": statistics.median(work / p / rate for (p, _), rate in zip(floors, rates, strict=True)),
+        "and_two_passes": statistics.median(work / (p + q) / rate for (p, q), rate in zip(floors, rates, strict=True)),
+    }
+    return {"gemm_gigaflops": statistics.median(rates) / 1e9, "share_of_gemm_rate": bounds, "optimizers": rows}
 
 
 def orthogonality(matrices: list[tuple[int, int]], device: str) -> dict:
@@ -137,16 +191,22 @@ def table(result: dict) -> str:
         f"{result['flavor']}: {result['matrices']} matrices, {result['elements']:,} elements, plain iteration "
         f"{result['gigaflops']:.0f} GFLOP; bf16 {GEMM}-cubed at {result['gemm_gigaflops']:.0f} GFLOP/s; "
         f"{result['machine']}, {result['clock']} time, load {result['load_average']:.1f} on {os.cpu_count()} cores",
-        f"{'':12} {'ms a step':>10} {'x ours':>7} {'of GEMM':>8}   singular values of an update",
+        f"{'':18} {'ms a step':>10} {'x ours':>7} {'of GEMM':>8}   singular values of an update",
     ]
     for name, row in result["optimizers"].items():
         share = f"{row['share_of_gemm_rate']:8.2f}" if "share_of_gemm_rate" in row else " " * 8
-        line = f"{name:12} {row['milliseconds']:10.1f} {row['time_beside_ours']:7.2f} {share}"
+        line = f"{name:18} {row['milliseconds']:10.1f} {row['time_beside_ours']:7.2f} {share}"
         if name in result["orthogonality"]:
             line += "   {least:.3f} to {greatest:.3f}, rms error {rms_error:.3f}".format(
                 **result["orthogonality"][name]
             )
         lines.append(line)
+    bounds = result["share_of_gemm_rate"]
+    lines += [f"{'plain products':36} {bounds['plain_products']:8.2f}"]
+    lines += [f"{'and two passes':36} {bounds['and_two_passes']:8.2f}"]
+    missing = [package for package, version in result["peers"].items() if version is None]
+    if missing:
+        lines.append(f"not installed: {', '.join(missing)} (pip install 'muloco[bench]')")
     share = result["optimizers"]["muloco Muon"]["share_of_gemm_rate"]
     lines.append(f"bar: at least {BAR} of the GEMM rate: {'met' if share >= BAR else 'MISSED'} ({share:.2f})")
     return "\n".join(lines)
@@ -164,6 +224,7 @@ def main() -> None:
     matrices = shapes(size)
     device = torch.cuda.get_device_name() if chosen.device == "cuda" else f"{chosen.threads} CPU threads"
     result = {
+        "command": f"python benchmarks/muon.py {' '.join(sys.argv[1:])}".strip(),
         "flavor": size.alias,
         "matrices": len(matrices),
         "elements": sum(rows * cols for rows, cols in matrices),
@@ -171,6 +232,7 @@ def main() -> None:
         "machine": f"{device}, {platform.machine()}, torch {torch.__version__}",
         "clock": "processor" if _counts_processor_time(chosen.device) else "wall",
         "rounds": chosen.rounds,
+        "peers": muon_peers.versions(),
         "load_average": os.getloadavg()[0],
         **measure(matrices, chosen.rounds, chosen.device),
         "orthogonality": orthogonality(matrices, chosen.device),

@@ -3,11 +3,20 @@
 Each recipe returns a whole config; an experiment module calls one and changes what differs.
 """
 
+import dataclasses
+
 from muloco.training.config import Config, FaultTolerance, OuterOptimizer
 from muloco.training.load import ConfigError
 
 # Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
 LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4}
+
+# The paper's three fragments of 416M (PAPER 3.5): four layers each, embedding and head with their neighbours
+FRAGMENTS_416M = (
+    "tok_embeddings,layers.0,layers.1,layers.2,layers.3",
+    "layers.4,layers.5,layers.6,layers.7",
+    "layers.8,layers.9,layers.10,layers.11,norm,lm_head",
+)
 
 
 def paper(flavor: str) -> Config:
@@ -67,6 +76,23 @@ def diloco(config: Config, *, lr: float, outer_lr: float, outer_momentum: float)
     config.optimizer.name = "AdamW"
     config.optimizer.lr = lr
     config.outer_optimizer = OuterOptimizer(lr=outer_lr, momentum=outer_momentum)
+    return config
+
+
+def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 0) -> Config:
+    """The model in fragments that are synced one after the other, each every H steps (PAPER 3.5).
+
+    Args:
+        config: of workers that synchronize.
+        fragments: how many, balanced by size; or the modules of each, with commas in between.
+        delay: tau, inner steps beside which the exchange of a fragment runs.
+    """
+    ft = dataclasses.replace(config.fault_tolerance, fragment_sync_delay=delay)
+    if isinstance(fragments, int):
+        ft.num_fragments = fragments
+    else:
+        ft.module_fqns_per_model_fragment = fragments
+    config.fault_tolerance = ft
     return config
 
 

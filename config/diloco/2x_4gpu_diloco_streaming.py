@@ -5,4 +5,9 @@ from muloco.training.config import Config
 
 
 def config() -> Config:
-    raise base.not_yet("streaming (several fragments)", instead="config/diloco/2x_4gpu_diloco.py")
+    config = base.workers(base.paper("416M"), 2)
+    config.parallelism.data_parallel_replicate_degree = 4  # the paper replicates 150M and 416M (PAPER 2.1)
+    # Neither overlap nor mixing, as in all the paper's streaming runs: tau = 0, alpha = 0 (PAPER 3.5)
+    config = base.streaming(config, base.FRAGMENTS_416M)
+    # lr and outer momentum of the paper's DiLoCo at 416M (PAPER 4.1), its outer lr for streaming is .9 as well (3.5)
+    return base.diloco(config, lr=0.003906, outer_lr=0.9, outer_momentum=0.9)

@@ -49,6 +49,8 @@ class Crew:
         self._limit = restarts
         self._posts = [_Post(child=start(worker), started=time.monotonic()) for worker in range(workers)]
         self._first_done: float | None = None
+        self._leaving: list[Child] = []
+        """Workers that have been asked to stop."""
 
     @property
     def restarts(self) -> int:
@@ -61,6 +63,8 @@ class Crew:
 
     def watch(self) -> bool:
         """To be called again and again: notices who was lost, starts who is due. True: the run is over, well or not."""
+        if self._leaving:
+            return all(child.status is not None for child in self._leaving)
         now = time.monotonic()
         for worker, post in enumerate(self._posts):
             if post.due is not None and now >= post.due:
@@ -79,6 +83,8 @@ class Crew:
 
     def failures(self) -> list[Child]:
         """Once it is over: the workers that are the cause, where the run has not reached its end."""
+        if self._leaving:
+            return [child for child in self._leaving if child.status and not _ended_by_asking(child)]
         if self._first_done is not None:
             return []
         time.sleep(FAILURE_SECONDS)
@@ -87,6 +93,13 @@ class Crew:
             post.child for post in self._posts if post.child.status and (post.lost or post.due is not None)
         ]
         return causes or failed
+
+    def leave(self) -> None:
+        """Asks all workers to stop after their next sync; none is started again."""
+        if not self._leaving:
+            self._leaving = [child for child in self.children if child.status is None]
+            for child in self._leaving:
+                child.ask_to_leave()
 
     def _lose(self, post: _Post, now: float) -> None:
         logger.warning("%s was lost: %s", post.child.name, post.child.reason())
@@ -107,3 +120,9 @@ def recoverable(child: Child) -> bool:
     """Whether a process ended by something outside of it: a signal, a lost peer; not by an error of the run."""
     reason = child.reason()
     return reason.startswith(("killed by", "TransportError", "exit status"))
+
+
+def _ended_by_asking(child: Child) -> bool:
+    """Whether the process knew no better answer to the wish that it stop: it had just begun, or it is torchrun, whose
+    ranks have stopped."""
+    return child.reason().startswith(("killed by SIGUSR1", "SignalException"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -23,6 +24,7 @@ class Child:
         log: file that its output is appended to.
         environment: added to this process's.
         on_line: called with each line, from a thread of the child.
+        end_signal: what ends it at once, also when this process ends without a word.
     """
 
     def __init__(
@@ -33,9 +35,11 @@ class Child:
         log: Path,
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
+        end_signal: signal.Signals = signal.SIGTERM,
     ):
         self.name = name
         self.log = log
+        self._end_signal = end_signal
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log.stat().st_size if log.exists() else 0
         self._process = subprocess.Popen(
@@ -47,7 +51,7 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(_die_with_parent, end_signal) if sys.platform == "linux" else None,
         )
         self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
         self._pump.start()
@@ -57,9 +61,13 @@ class Child:
         """Exit status; negative: the signal that ended it; None: it runs."""
         return self._process.poll()
 
+    def ask_to_leave(self) -> None:
+        """Asks the process, by SIGUSR1, to bring its work to a good end before it ends."""
+        self._process.send_signal(signal.SIGUSR1)
+
     def ask_to_end(self) -> None:
         """Asks the process and all of its session to end, without waiting for it."""
-        self._signal(signal.SIGTERM)
+        self._signal(self._end_signal)
 
     def end(self, grace_seconds: float) -> None:
         """Ends the process and all of its session: asks, and after the grace period insists."""
@@ -106,5 +114,5 @@ def exception_in(log: str) -> str | None:
     return found
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _die_with_parent(number: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
 from muloco.training.run_folder import RunFolder, read_metrics
 
@@ -35,8 +36,20 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restart
         "bytes_sent_per_worker": _sent(syncs, config.workers),
         "restarts": restarts,
         "lost_steps": _lost_steps(lines),
+        "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "wall_seconds": round(wall_seconds, 1),
     }
+
+
+def reached_end(config: Config, folder: RunFolder) -> bool:
+    """Whether the workers have made all inner steps: behind the last one they validate."""
+    return any(line["step"] == config.training.steps and "validation_loss" in line for line in read_metrics(folder))
+
+
+def newest_checkpoint(folder: RunFolder) -> int | None:
+    """Step of the newest checkpoint that is whole."""
+    newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    return None if newest is None else newest.step
 
 
 def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
@@ -51,6 +64,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "syncs": str(summary["syncs"]),
         "sent by a worker": f"{summary['bytes_sent_per_worker'] / 1e6:,.1f} MB to other workers",
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
+        **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from muloco.launch.devices import Placement, place
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
 from muloco.launch.processes import Child
-from muloco.launch.summary import summarize, summary_table
+from muloco.launch.stop_signals import StopSignals
+from muloco.launch.summary import newest_checkpoint, reached_end, summarize, summary_table
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import ConfigError, flatten, load_config, to_dict
-from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, write_json
+from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,10 @@ POLL_SECONDS = 0.25
 LIGHTHOUSE = "lighthouse"
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
+LEAVE_SECONDS = 3600
+"""How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
 _FIXED = ("model", "data", "training", "optimizer", "lr_scheduler", "fault_tolerance", "outer_optimizer", "parallelism")
 
 
@@ -36,7 +42,7 @@ class Outcome:
 
     folder: RunFolder
     status: int
-    """Exit status: 0, 1 after a failure, 130 after Ctrl-C."""
+    """Exit status: 0, 1 after a failure, 128 and a signal's number where one has stopped it: 130 after Ctrl-C."""
 
 
 def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> Outcome:
@@ -63,7 +69,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
     interrupted, failed, restarts = False, [], 0
-    with View(config, console) as view:
+    with StopSignals() as stop, View(config, console) as view:
         try:
             environment = _environment(attempt)
             lighthouse = None
@@ -76,7 +82,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
                 least=config.fault_tolerance.min_replica_size,
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
-            failed = _watch(crew, lighthouse, tail, view)
+            failed = _watch(crew, lighthouse, stop, tail, view)
             restarts = crew.restarts
         except KeyboardInterrupt:
             interrupted = True
@@ -87,10 +93,22 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
                 child.end(GRACE_SECONDS)
     if interrupted:
         console.print(f"stopped; take it up again with: muloco train {folder.config} --resume")
-        return Outcome(folder=folder, status=130)
+        return Outcome(folder=folder, status=stop.status)
     if failed:
         for child in failed:
             console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
+        return Outcome(folder=folder, status=1)
+    newest = newest_checkpoint(folder)
+    if stop.received is not None and not reached_end(config, folder):
+        where = "before the first checkpoint" if newest is None else f"with a checkpoint of step {newest}"
+        console.print(f"stopped {where}; take it up again with: muloco train {folder.config} --resume")
+        return Outcome(folder=folder, status=stop.status)
+    if config.checkpoint.enable and newest != config.training.steps:
+        console.print(
+            f"the checkpoint of the last step is not whole, the logs in {folder.log(0).parent} say why; "
+            f"go on from that of step {newest} with: muloco train {folder.config} --resume",
+            style="red",
+        )
         return Outcome(folder=folder, status=1)
     summary = summarize(config, folder, wall_seconds=time.monotonic() - started, restarts=restarts)
     write_json(folder.summary, summary)
@@ -99,6 +117,8 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
 
 
 def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
+    if (reason := why_unwritable(folder)) is not None:
+        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
     exists = folder.config.exists()
     if not resume:
         if exists:
@@ -158,6 +178,7 @@ def _start_worker(
         log=folder.log(worker),
         environment={**environment, **placement.environments[worker]},
         on_line=partial(view.log, worker),
+        end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
     )
     children.append(child)
     return child
@@ -166,8 +187,11 @@ def _start_worker(
 def _worker_command(config: Config, folder: RunFolder, worker: int, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks_per_worker}"]
-        module = [*torchrun, *module]
+        module = [
+            *("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks_per_worker}"),
+            *(f"--signals-to-handle={TORCHRUN_SIGNALS}", f"--shutdown-timeout={LEAVE_SECONDS}"),
+            *module,
+        ]
     overrides = [
         *("--fault_tolerance.replica_id", str(worker)),
         *("--fault_tolerance.process_group", process_group),
@@ -175,12 +199,14 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, process_grou
     return [sys.executable, *module, "worker", str(folder.config), *overrides]
 
 
-def _watch(crew: Crew, lighthouse: Lighthouse | None, tail: MetricsTail, view: View) -> list[Child]:
+def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:
     """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
         view.update(tail.new_lines())
         if lighthouse is not None and not lighthouse.keep_alive():
             return [lighthouse.child]
+        if stop.received is not None:
+            crew.leave()
         if crew.watch():
             view.update(tail.new_lines())
             return crew.failures()

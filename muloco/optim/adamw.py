@@ -11,7 +11,10 @@ from muloco.optim.decay import decay_
 
 
 def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any]) -> None:
-    """One step, in place, of parameters that have a gradient; state: `step`, `exp_avg`, `exp_avg_sq`."""
+    """One step, in place, of parameters that have a gradient; state: `step`, `exp_avg`, `exp_avg_sq`.
+
+    `fused` and `foreach` in the group choose torch's implementation, as in torch.optim.AdamW.
+    """
     if not params:
         return
     beta1, beta2 = group["betas"]
@@ -20,7 +23,7 @@ def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapp
     states = [state[param] for param in params]
     for param, own in zip(params, states, strict=True):
         if "step" not in own:
-            own["step"] = torch.tensor(0.0)  # on the host, as torch keeps it
+            own["step"] = torch.zeros((), device=param.device if group.get("fused") else "cpu")  # where torch keeps it
             own["exp_avg"] = torch.zeros_like(param)
             own["exp_avg_sq"] = torch.zeros_like(param)
     if group["cautious_weight_decay"]:
@@ -35,6 +38,8 @@ def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapp
         [own["exp_avg_sq"] for own in states],
         [],
         [own["step"] for own in states],
+        foreach=group.get("foreach"),
+        fused=group.get("fused"),
         amsgrad=False,
         beta1=beta1,
         beta2=beta2,

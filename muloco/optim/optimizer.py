@@ -26,8 +26,9 @@ class Muon(ByRule):
     Args:
         params: a module or (name, parameter) pairs, which are sorted into groups: matrices to muon; embeddings, head
             and whatever is no matrix to adamw (`account()` says how). Or parameters, all for muon. Or groups, where
-            every option can be set beside `algorithm`, `lr_factor` (times lr; 1) and `layout`, which muon needs for
-            more than two dimensions: `stacked`, the last two are matrices, or `flatten`, the first is the rows.
+            every option can be set beside `algorithm`, `lr_factor` (times lr; 1), `fused` and `foreach` (adamw; as in
+            torch.optim.AdamW) and `layout`, which muon needs for more than two dimensions: `stacked`, the last two are
+            matrices, or `flatten`, the first is the rows.
         lr: learning rate, a float or a tensor of one element.
         momentum: of muon, in [0, 1).
         nesterov: muon looks one momentum step ahead.

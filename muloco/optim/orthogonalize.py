@@ -7,9 +7,10 @@ from torch import Tensor
 
 from muloco.optim.lookup import lookup
 
-__all__ = ["PRESETS", "coefficients", "orthogonalize"]
+__all__ = ["PRESETS", "coefficients", "orthogonal_direction", "orthogonalize"]
 
 Triple = tuple[float, float, float]
+Step = tuple[Triple, float]  # and what its result is multiplied by
 
 PRESETS: dict[str, tuple[Triple, ...]] = {
     # Steep at first, then flat: they end within 0.04 of one. The per-step triples of MuLoCo's Muon (arXiv 2505.23725).
@@ -86,7 +87,24 @@ def orthogonalize(
     Source: MuLoCo (arXiv 2505.23725), inner optimizer; Keller Jordan, "Muon: An optimizer for hidden layers in neural
     networks" (2024); "The Polar Express" (arXiv 2505.16932).
     """
-    triples = coefficients(preset, steps)
+    return orthogonal_direction(matrix, coefficients(preset, steps), dtype=dtype).to(matrix.dtype)
+
+
+@torch.no_grad()
+def orthogonal_direction(
+    matrix: Tensor, triples: tuple[Triple, ...], scale: float = 1.0, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """`scale` times `orthogonalize(matrix)`, left in the dtype of the products, which saves an optimizer two passes.
+
+    Args:
+        matrix: see `orthogonalize`, and for the errors.
+        triples: of each step, see `coefficients`.
+        scale: any finite number.
+        dtype: see `orthogonalize`.
+
+    Returns:
+        A new tensor of the shape of `matrix` in `dtype`.
+    """
     if matrix.ndim < 2:
         raise ValueError(f"a matrix needs at least 2 dimensions, this tensor has shape {tuple(matrix.shape)}")
     if dtype is None:
@@ -95,44 +113,77 @@ def orthogonalize(
         if not kind.is_floating_point:
             raise ValueError(f"only real floating dtypes can be orthogonalized, not {kind}")
     if matrix.numel() == 0:
-        return matrix.clone()
+        return matrix.to(dtype, copy=True)
 
     rows, cols = matrix.shape[-2:]
-    x = _iterate(_normalize(matrix.reshape(-1, rows, cols), dtype), triples)
-    return x.to(matrix.dtype).reshape(matrix.shape)
+    scales = (1.0,) * (len(triples) - 1) + (scale,)
+    steps = tuple(zip(triples, scales, strict=True))
+    return _iterate(_normalize(matrix.reshape(-1, rows, cols), dtype), steps).reshape(matrix.shape)
 
 
-def _iterate(x: Tensor, triples: tuple[Triple, ...]) -> Tensor:
+def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
     """`[batch, rows, cols]` -> the same after all steps; overwrites `x`.
 
-    The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products.
+    The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products. Where
+    that side is much the smaller, two steps become one factor. Not more: in bfloat16 the eigenvalues of an updated Gram
+    matrix near zero are noise, also below zero, which a third step would blow up.
     """
-    rows, cols = x.shape[-2:]
-    tall = rows > cols
+    small, large = sorted(x.shape[-2:])
+    tall = x.shape[-2] > small
+    at_once = 2 if 2 * large > 3 * small else 1  # per pair, two products with X fewer and three small ones more
     spare = torch.empty_like(x)
-    gram = x.new_empty(len(x), min(rows, cols), min(rows, cols))
-    factor = torch.empty_like(gram)
-    for a, b, c in triples:
-        left, right = (x.mT, x) if tall else (x, x.mT)
-        torch.bmm(left, right, out=gram)
-        torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=factor)
-        factor.diagonal(dim1=-2, dim2=-1).add_(a)  # a I inside the factor spares adding a X to every product
-        left, right = (x, factor) if tall else (factor, x)
-        torch.bmm(left, right, out=spare)
+    gram, *room = (x.new_empty(len(x), small, small) for _ in range(4 if at_once > 1 else 2))
+    for start in range(0, len(steps), at_once):
+        torch.bmm(*((x.mT, x) if tall else (x, x.mT)), out=gram)
+        factor = _factor(gram, steps[start : start + at_once], room)
+        torch.bmm(*((x, factor) if tall else (factor, x)), out=spare)
         x, spare = spare, x
     return x
 
 
-def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` -> the same in `dtype`, each nonzero matrix of Frobenius norm one; at least float32 inside.
+def _factor(gram: Tensor, steps: tuple[Step, ...], room: list[Tensor]) -> Tensor:
+    """The F of X <- F X after one step or two, from X X^T `[batch, n, n]`, with which it commutes; overwrites all."""
+    first, *more = room
+    if len(steps) == 1:
+        return _polynomial(gram, steps[0], out=first)
+    half, second = more
+    _polynomial(half.copy_(gram), steps[0], out=first)
+    torch.bmm(first, gram, out=half)
+    torch.bmm(half, first, out=gram)
+    _polynomial(gram, steps[1], out=second)
+    return torch.bmm(first, second, out=half)
 
-    The largest entry is divided out first, so that squares neither overflow nor vanish.
+
+def _polynomial(gram: Tensor, step: Step, *, out: Tensor) -> Tensor:
+    """The scale times a I + b G + c G^2 of each G of `[batch, n, n]`, which it overwrites.
+
+    Computed as c (G + b/2c I)^2 + (a - b^2/4c) I: only diagonals are added to, which costs no pass over the memory.
     """
-    x = x.to(torch.promote_types(torch.promote_types(x.dtype, torch.float32), dtype))
-    largest = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
-    x = x / torch.where(largest == 0, 1, largest)
-    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    return x.div_(norm.clamp(min=1)).to(dtype)  # an entry is one now, so only the norm of zeros is below one
+    (a, b, c), scale = step
+    gram.diagonal(dim1=-2, dim2=-1).add_(b / (2 * c))
+    torch.baddbmm(out, gram, gram, beta=0, alpha=scale * c, out=out)
+    out.diagonal(dim1=-2, dim2=-1).add_(scale * (a - b * b / (4 * c)))
+    return out
+
+
+def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[batch, rows, cols]` -> a new tensor in `dtype`, each nonzero matrix of Frobenius norm one."""
+    # The norm is taken after rounding, which spares a pass, unless rounding loses small numbers.
+    kind = dtype if torch.finfo(dtype).tiny <= torch.finfo(x.dtype).tiny else x.dtype
+    scaled = x.to(kind, copy=True)
+    norm = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
+    if not (_can_see(norm) and bool(((norm > 1e-9) & (norm < 1e9)).all())):
+        # Squares may overflow or vanish, so a power of two near the largest entry is divided out first, which is exact.
+        x = x.to(torch.promote_types(torch.promote_types(x.dtype, torch.float32), kind))
+        largest = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
+        scaled = (x / torch.where(largest == 0, 1, largest / largest.frexp().mantissa)).to(kind)
+        norm = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
+    return scaled.mul_(torch.where(norm == 0, 1, norm.reciprocal())).to(dtype)
+
+
+def _can_see(tensor: Tensor) -> bool:
+    """Whether values can be read without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 @cache

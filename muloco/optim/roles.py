@@ -48,8 +48,10 @@ def account(groups: Iterable[dict[str, Any]]) -> str:
     for group in groups:
         params = group["params"]
         role = group.get("role", "as its group says")
+        scaled = f", lr times {group['lr_factor']:g}" if group["lr_factor"] != 1 else ""
         lines.append(
-            f"{group['algorithm']} ({role}): {len(params)} parameters, {sum(p.numel() for p in params):,} elements"
+            f"{group['algorithm']} ({role}{scaled}): {len(params)} parameters, "
+            f"{sum(p.numel() for p in params):,} elements"
         )
         alike: dict[str, int] = {}
         for name, param in named(group):

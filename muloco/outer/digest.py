@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio as a signed integer: spreads consecutive indices
-_BLOCK = 2**20
+_BLOCK, _BLOCK_ON_DEVICE = 2**16, 2**22  # elements at once: within a CPU's cache; enough to keep an accelerator busy
 _WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -25,12 +25,21 @@ def digest(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors:
         words = tensor.detach().contiguous().view(-1).view(_WORD[tensor.element_size()])
         if total is None:
+            size = _BLOCK if words.device.type == "cpu" else _BLOCK_ON_DEVICE
             total = torch.zeros((), dtype=torch.int64, device=words.device)
-        for block in words.split(_BLOCK):
-            index = torch.arange(start, start + block.numel(), dtype=torch.int64, device=block.device)
-            total += (block.to(torch.int64) * (index * _GOLDEN | 1)).sum()
+            first = torch.arange(size, dtype=torch.int64, device=words.device) * _GOLDEN
+        for block in words.split(size):
+            factors = first[: block.numel()] + _signed(start * _GOLDEN)
+            factors |= 1
+            factors *= block
+            total += factors.sum()
             start += block.numel()
     return torch.zeros((), dtype=torch.int64) if total is None else total
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as a signed integer."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 def as_hex(value: int) -> str:

@@ -93,7 +93,7 @@ def average(
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Every member's `data`, of any length, in rank order."""
+    """Every member's `data`, of any length above 0, in rank order."""
     device = round.device
     length = torch.tensor([len(data)], device=device).view(torch.uint8)
     lengths = round.exchange([length] * round.size, [length.numel()] * round.size)

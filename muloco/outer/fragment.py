@@ -104,7 +104,7 @@ class FragmentState:
         tensors = {"anchor": dict(self.anchor)}
         for name, handle in self._handles.items():
             for key, value in self.optimizer.state[handle].items():
-                if isinstance(value, torch.Tensor) and value.ndim:
+                if isinstance(value, torch.Tensor) and key != "step":
                     tensors.setdefault(f"outer_{key}", {})[name] = sharding.local(value)
         return tensors
 

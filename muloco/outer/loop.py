@@ -190,7 +190,7 @@ class OuterLoop:
         }
         if self._sent is not None:
             arrived = self._sent.pending.result()
-            agreement = {**vars(arrived.agreement), "mean": None, "behind": [], "donates": False}
+            agreement = {**vars(arrived.agreement), "mean": None, "behind": [], "donates": False, "leaving": False}
             for table in ("weights", "shares"):
                 agreement[table] = list(agreement[table].items())
             position["arrived"] = {**vars(arrived), "agreement": agreement}
@@ -216,7 +216,14 @@ class OuterLoop:
         """The parameters are the anchor from here on."""
         for fragment in self.fragments:
             fragment.merge()
-        self._sent = None
+
+    def last_round(self) -> tuple[list[int], str]:
+        """The workers that took part in the last committed round (before the first one: all), and the history with it,
+        which is equal on all of them. Waits for a fragment in flight, whose round counts."""
+        if self._sent is not None:
+            agreement = self._sent.pending.result().agreement
+            return sorted(agreement.weights), agreement.history
+        return self.membership.members, self.membership.history
 
     def prepare_to_load(self, step: int, *, in_flight: bool) -> None:
         """Makes room for the state that was saved after inner step `step`: with or without the mean of a fragment."""
@@ -255,7 +262,7 @@ class OuterLoop:
         weight, checksum = fragment.window, fragment.digest()
 
         def work() -> _Arrived:
-            finite = bool(torch.isfinite(own).all())
+            finite = _all_finite(own)
             try:
                 agreement = self.membership.agree(step, index, own, weight=weight, finite=finite, checksum=checksum)
             except NonFinitePseudogradient as error:
@@ -340,3 +347,8 @@ def _empty_agreement(mean: torch.Tensor) -> Agreement:
         bytes_sent=0,
         attempts=0,
     )
+
+
+def _all_finite(vector: torch.Tensor) -> bool:
+    """Whether it holds neither NaN nor Inf; in one pass, where `torch.isfinite` on all of it takes several."""
+    return vector.numel() == 0 or bool(torch.isfinite(torch.stack(vector.aminmax())).all())

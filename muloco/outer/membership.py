@@ -49,9 +49,14 @@ class Membership:
         self.crowd = crowd
         self.shares: dict[int, str] = {}
         """Each worker's position in its share of the data, as of the last round that it was in."""
-        self.members: list[int] = []
-        """Workers that took part in the last round."""
-        self._history = ""
+        self.members = list(range(crowd.workers))
+        """Workers that took part in the last round; before the first one, all."""
+        self.history = ""
+        """Of the rounds that this worker was in: equal on all that were in the same ones."""
+        self.wants_to_leave = False
+        """Whether this worker asks all to stop at the next sync."""
+        self.leaving = False
+        """Whether they have agreed to stop here."""
         self._shape_of = shape_of
         self._share = share
         self._transfer = transfer
@@ -82,7 +87,8 @@ class Membership:
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""
-        self._history = agreement.history
+        self.leaving |= agreement.leaving
+        self.history = agreement.history
         self.shares |= agreement.shares
         self.members = sorted(agreement.weights)
         if agreement.donates:
@@ -92,7 +98,13 @@ class Membership:
             self.transport.offer(agreement.name, self._transfer.pack())
 
     def take_over(self, agreement: Agreement) -> bool:
-        """Goes on from a leader's state; False: the leader is gone."""
+        """Goes on from a leader's state; False: the leader is gone.
+
+        Where all stop, there is nothing to go on with: this worker has no part in what they leave behind.
+        """
+        if agreement.leaving:
+            self.leaving, self.members = True, []
+            return True
         if self._transfer is None:
             raise RuntimeError("this worker is behind the others, and nothing is provided for joining again")
         assert agreement.donor is not None
@@ -107,10 +119,10 @@ class Membership:
 
     def state(self) -> dict[str, Any]:
         """JSON values."""
-        return {"history": self._history, "shares": list(self.shares.items()), "members": self.members}
+        return {"history": self.history, "shares": list(self.shares.items()), "members": self.members}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._history, self.members = state["history"], state["members"]
+        self.history, self.members = state["history"], state["members"]
         self.shares = dict(state["shares"])
 
     def _header(self, step: int, fragment: int, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
@@ -123,5 +135,6 @@ class Membership:
             finite=finite,
             digest=int(checksum),
             share=self._share(),
-            history=self._history,
+            history=self.history,
+            leaving=self.wants_to_leave,
         )

@@ -19,8 +19,9 @@ KEPT = 64
 class PeerServer:
     """Answers the same rank of other workers.
 
-    `GET /round/NAME` -> voting, committed or failed; `GET /state/NAME` -> the state offered after that round. What is
-    not known (yet) is 404.
+    `GET /round/NAME` -> voting, committed or failed. Who asks has lost contact in its vote and may give the round up;
+    so what this rank has not voted on yet has failed from then on. `GET /state/NAME` -> the state offered after that
+    round, or 404 if there is none (yet).
 
     Args:
         host: name or address of the interface to serve on.
@@ -49,12 +50,18 @@ class PeerServer:
         """`host:port`"""
         threading.Thread(target=self._server.serve_forever, name="peer server", daemon=True).start()
 
+    def begin_vote(self, round: str) -> bool:
+        """From now on the answer is that this rank votes; False: it may not any more, a peer has asked already."""
+        with self._lock:
+            if round in self._rounds:
+                return False
+            self._set(round, VOTING)
+            return True
+
     def say(self, round: str, state: str) -> None:
         """From now on this is the answer about a round."""
         with self._lock:
-            self._rounds[round] = state
-            while len(self._rounds) > KEPT:
-                self._rounds.popitem(last=False)
+            self._set(round, state)
 
     def offer(self, round: str, state: bytes) -> None:
         """Keeps this state, and no earlier one, for those who missed something in a round."""
@@ -70,12 +77,18 @@ class PeerServer:
         with self._lock:
             if kind == "state":
                 return self._offer[1] if self._offer[0] == name else None
-            state = self._rounds.get(name)
-        return None if state is None else state.encode()
+            if name not in self._rounds:
+                self._set(name, FAILED)
+            return self._rounds[name].encode()
+
+    def _set(self, round: str, state: str) -> None:
+        self._rounds[round] = state
+        while len(self._rounds) > KEPT:
+            self._rounds.popitem(last=False)
 
 
 def ask(address: str, round: str, *, seconds: float) -> str | None:
-    """What has become of a round at the peer `host:port`; None: it does not answer, or does not know."""
+    """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
         with urllib.request.urlopen(f"http://{address}/round/{round}", timeout=seconds) as response:
             return response.read().decode()

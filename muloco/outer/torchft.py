@@ -278,17 +278,18 @@ class _KnowsItsQuorum:
     """Of this worker among the members."""
     members = 0
     configurations = 0
-    _store = ""
+    rendezvous = ""
+    """Address of the store in which the members find each other, with the prefix of their keys."""
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
-        self.place, self.members = rank, world_size
+        self.place, self.members, self.rendezvous = rank, world_size, store_addr
         self.configurations += 1
         super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)  # type: ignore[misc]
 
     def forget_rendezvous(self) -> None:
         """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums
         from 1 again: the members of the next quorum of this number must not find it."""
-        address, _, prefix = self._store.partition("/")
+        address, _, prefix = self.rendezvous.partition("/")
         host, _, port = address.rpartition(":")
         store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False)
         for key in store.list_keys():

@@ -1,5 +1,6 @@
 """One sync as a transaction: all surviving members end with the same mean, or nobody has it and they try again."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -76,6 +77,8 @@ class Header:
     """Its position in its share of the data, opaque."""
     history: str
     """What it has committed so far: equal on all that were in the same rounds."""
+    leaving: bool = False
+    """Whether it has been asked to stop, and so asks all to stop after this sync."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,8 @@ class Agreement:
     bytes_sent: int
     """By this rank to other workers, failed attempts included."""
     attempts: int
+    leaving: bool = False
+    """Whether all of them stop here, as one has been asked to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +210,13 @@ def _carry(
     leaders = find_leaders(headers)
     leading = [headers[rank] for rank in leaders]
     _refuse_strangers(headers, leaders, round.rank)
-    check_alike(leading)
-    _refuse_non_finite(leading)
+    try:
+        check_alike(leading)
+        _refuse_non_finite(leading)
+    except (AnchorMismatch, NonFinitePseudogradient):
+        with contextlib.suppress(TransportError):
+            gather_bytes(round, b"read")  # whoever left before all have read the headers would look like a lost worker
+        raise
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment != NOTHING:
@@ -232,6 +242,7 @@ def _carry(
         history=hashlib.sha256(f"{leading[0].history} {round.name}: {members}".encode()).hexdigest()[:16],
         bytes_sent=0,
         attempts=attempt,
+        leaving=any(header.leaving for header in headers),
     )
 
 

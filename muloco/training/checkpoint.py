@@ -1,18 +1,18 @@
 """Checkpoints of a run: one folder a step, to which every worker adds its part.
 
-checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers; worker 0 writes them
+checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers; the lowest of them writes them
 checkpoint/step-N/worker-NNN/   that worker's parameters, inner optimizer, learning rate, data and window position
-checkpoint/step-N/manifest.json written last, by whoever completes the set: without it the checkpoint does not count
+
+The workers of a checkpoint are those that took part in the last committed round. One that was not among them, and so
+finds no part of its own, goes on from the anchor.
 """
 
 import logging
-import re
-import shutil
-import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,11 +21,22 @@ import torch.distributed.checkpoint as dcp
 from muloco import sharding
 from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop
-from muloco.training.run_folder import write_json
+from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, Save, worker_part
+from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
+from muloco.training.transfer import Joining
 
 logger = logging.getLogger(__name__)
 
-_METADATA = ".metadata"  # torch writes it last into a part
+_OWN_STATES = ("model", "dataloader")
+"""What a worker cannot take from another one's part."""
+
+
+class Owner(Joining, Protocol):
+    """Whose checkpoints these are."""
+
+    def checkpoint_failed(self, step: int, reason: str) -> None:
+        """The checkpoint of an inner step was not written."""
+        ...
 
 
 class RunCheckpoint(BaseCheckpointManager):
@@ -34,7 +45,8 @@ class RunCheckpoint(BaseCheckpointManager):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseCheckpointManager.Config):
         worker: int
-        workers: int
+        attempt: int
+        asynchronous: bool
 
     def __init__(
         self,
@@ -48,11 +60,12 @@ class RunCheckpoint(BaseCheckpointManager):
         sd_adapter: Any,
         base_folder: str,
     ):
-        self.enable = config.enable
         self.save_future = None
+        self.leaving = False
+        """Whether the next save is the last one of this process, whatever the interval."""
         self._config = config
-        self._folder = Path(base_folder) / config.folder
         self._model_parts = model_parts
+        self._owner: Owner = states["train_state"]
         self._states = {
             "model": ModelWrapper(model_parts),
             "optimizer": optimizers,
@@ -61,51 +74,114 @@ class RunCheckpoint(BaseCheckpointManager):
             **states,
         }
         self._outer: OuterLoop | None = None
+        self._folder = CheckpointFolder(Path(base_folder) / config.folder)
+        self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
+        self._begun = 0
+        """Step of the newest save."""
+        self.enable = config.enable
 
     def add_outer_loop(self, outer: OuterLoop) -> None:
         """The trainer has built its outer loop: its state belongs into the checkpoint from now on."""
         self._outer = outer
-        self._states["outer"] = outer
+        self._states[f"outer_rank_{dist.get_rank()}"] = outer  # of text, torch keeps only one rank's by the same name
 
     def newest_step(self) -> int | None:
         """Step of the newest whole checkpoint."""
-        return max(self._whole_steps(), default=None) if self.enable else None
+        if not self.enable:
+            return None
+        newest, _ = self._folder.newest()
+        return None if newest is None else newest.step
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        if curr_step % self._config.interval and not last_step:
+        waits = last_step or self.leaving
+        if curr_step % self._config.interval and not waits:
             return False
-        started = time.monotonic()
-        dcp.save(self._states, checkpoint_id=self._part(curr_step, f"worker-{self._config.worker:03d}"))
-        if self._config.worker == 0:
-            dcp.save(self._global_state(), checkpoint_id=self._part(curr_step, "global"))
-        if dist.get_rank() == 0:
-            self._complete(curr_step)
-            self._purge()
-        logger.info("saved checkpoint step-%d in %.2f s", curr_step, time.monotonic() - started)
+        self._finish()
+        worker = self._config.worker
+        workers, history = ([worker], "") if self._outer is None else self._outer.last_round()
+        if worker not in workers:
+            logger.info("no part in checkpoint step-%d, having joined after the last sync", curr_step)
+            return False
+        save = Save(
+            step=curr_step,
+            attempt=self._config.attempt,
+            history=history,
+            parts=[GLOBAL, *map(worker_part, workers)],
+        )
+        parts = {worker_part(worker): {name: state.state_dict() for name, state in self._states.items()}}
+        if worker == workers[0]:
+            parts[GLOBAL] = self._global_state()
+        self._begun = curr_step
+        self._writer.begin(save, parts)
+        if waits:
+            self._finish(essential=True)
         return True
 
     def _load(self, step: int = -1) -> bool:
-        found = self.newest_step()
-        if found is None:
+        newest, aside = self._folder.newest()
+        for reason in aside:
+            logger.warning("left aside: checkpoint %s", reason)
+        if dist.get_rank() == 0:
+            for part in (GLOBAL, worker_part(self._config.worker)):
+                self._folder.discard_unfinished(part)
+        if newest is None:
+            if self._config.attempt > 1:
+                logger.warning("there is no checkpoint to go on from: starting at step 0")
             return False
+        own = worker_part(self._config.worker)
         if self._outer is not None:
-            written = dcp.FileSystemReader(self._part(found, "global")).read_metadata().state_dict_metadata
-            self._outer.prepare_to_load(found, in_flight=any(name.startswith("mean.") for name in written))
-        dcp.load(self._global_state(), checkpoint_id=self._part(found, "global"))
-        with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
-            warnings.filterwarnings("ignore", message="To get the last learning rate")
-            dcp.load(self._states, checkpoint_id=self._part(found, f"worker-{self._config.worker:03d}"))
-        logger.info("resumed from checkpoint step-%d", found)
+            path = self._folder.part(newest.step, GLOBAL)
+            written = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+            self._outer.prepare_to_load(newest.step, in_flight=any(name.startswith("mean.") for name in written))
+        dcp.load(self._global_state(), checkpoint_id=self._folder.part(newest.step, GLOBAL))
+        if own in newest.parts:
+            self._load_part(newest, own, self._states)
+        else:
+            self._begin_from_anchor(newest)
+        logger.info("resumed from checkpoint step-%d", newest.step)
         return True
 
+    def _begin_from_anchor(self, checkpoint: Manifest) -> None:
+        """Goes on without a part of its own: with the anchor, another worker's state, and its own place in the data."""
+        assert self._outer is not None  # without, there is one worker
+        other = min(part for part in checkpoint.parts if part != GLOBAL)
+        logger.warning(
+            "checkpoint step-%d has no part of worker %d, which was away then: it begins with the anchor, and with the "
+            "inner optimizer's state of %s",
+            *(checkpoint.step, self._config.worker, other),
+        )
+        states = {name: state for name, state in self._states.items() if name not in _OWN_STATES}
+        self._load_part(checkpoint, other, states)
+        self._outer.begin_windows()
+        self._owner.joined(share=self._outer.membership.shares.get(self._config.worker))
+
+    def _load_part(self, checkpoint: Manifest, part: str, states: Mapping[str, Any]) -> None:
+        with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
+            warnings.filterwarnings("ignore", message="To get the last learning rate")
+            dcp.load(dict(states), checkpoint_id=self._folder.part(checkpoint.step, part))
+
     def _maybe_wait_for_staging(self) -> None:
-        pass  # saves are synchronous
+        """torchtitan asks before every step of the optimizer. Staging is over; a save may be."""
+        if self._writer.done:
+            self._finish()
 
     def _wait_for_saving(self) -> None:
-        pass
+        self._finish()
 
     def _close(self) -> None:
-        pass
+        self._finish()
+        self._writer.close()
+
+    def _finish(self, *, essential: bool = False) -> None:
+        """Waits for the save that is on its way. What the disk does not take is told, but the training goes on: its
+        state is alive. An `essential` save, behind which there is none, has to succeed."""
+        try:
+            self._writer.finish()
+        except CheckpointNotWritten as error:
+            self._owner.checkpoint_failed(self._begun, str(error))
+            if essential:
+                raise
+            logger.error("%s; the training goes on, and older checkpoints stay", error)
 
     def _global_state(self) -> dict[str, Any]:
         """What all workers share, as tensors that know their sharding; loading fills them in place."""
@@ -116,25 +192,3 @@ class RunCheckpoint(BaseCheckpointManager):
             group: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in tensors.items()}
             for group, tensors in self._outer.global_tensors().items()
         }
-
-    def _part(self, step: int, part: str) -> Path:
-        return self._folder / f"step-{step}" / part
-
-    def _manifest(self, step: int) -> Path:
-        return self._folder / f"step-{step}" / "manifest.json"
-
-    def _whole_steps(self) -> list[int]:
-        steps = (re.fullmatch(r"step-(\d+)", path.name) for path in self._folder.glob("step-*"))
-        return sorted(step for step in (int(m[1]) for m in steps if m) if self._manifest(step).exists())
-
-    def _complete(self, step: int) -> None:
-        parts = ["global", *(f"worker-{worker:03d}" for worker in range(self._config.workers))]
-        if all((self._part(step, part) / _METADATA).exists() for part in parts):
-            write_json(self._manifest(step), {"step": step, "parts": parts})
-
-    def _purge(self) -> None:
-        """Removes whole checkpoints older than those to keep."""
-        if self._config.worker == 0 and self._config.keep_latest_k:
-            for step in self._whole_steps()[: -self._config.keep_latest_k]:
-                self._manifest(step).unlink()
-                shutil.rmtree(self._folder / f"step-{step}")

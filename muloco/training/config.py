@@ -275,6 +275,8 @@ class Checkpoint:
     """Inner steps between two checkpoints; besides, one after the last step."""
     keep: int = 2
     """How many of the newest checkpoints stay; 0: all."""
+    asynchronous: bool = True
+    """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
 
 
 @dataclass(kw_only=True)

@@ -103,6 +103,10 @@ class RunMetrics(MetricsProcessor):
         logger.info("joined the others after step %d", step)
         self._write(step, {"event": "join"})
 
+    def log_checkpoint_failure(self, step: int, reason: str) -> None:
+        """This worker's part of the checkpoint of inner step `step` was not written."""
+        self._write(step, {"event": "checkpoint_failed", "reason": reason})
+
     def log_fault(self, step: int, kind: str, phase: str) -> None:
         """This worker is about to be struck on demand."""
         self._write(step, {"event": "fault", "kind": kind, "phase": phase})

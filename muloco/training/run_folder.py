@@ -10,6 +10,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there 
                        bytes_sent, seconds_waited, seconds_hidden, pseudogradient_norm, mean_norm, cosine (of this
                        worker's pseudogradient to the mean), digest (of the new anchor)
     join lines:        event "join": the worker was away and took over another one's state after that step
+    failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
     fault lines:       event "fault", kind, phase: the worker was struck on demand (`chaos`)
     validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
 """
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import uuid4
 
 SCHEMA = 1
 
@@ -110,10 +112,21 @@ class MetricsTail:
                 yield json.loads(line)
 
 
+def why_unwritable(folder: RunFolder) -> str | None:
+    """What keeps a run from writing into its folder, which need not exist yet; None: nothing."""
+    for path in (folder.root, folder.checkpoint, folder.log(0).parent, folder.metrics(0).parent):
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            return f"{existing} is not a folder"
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return f"{existing} is read-only, or belongs to another user"
+    return None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
 

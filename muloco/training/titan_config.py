@@ -26,6 +26,7 @@ from muloco.training.config import Config
 from muloco.training.metrics import RunMetrics
 from muloco.training.optimizers import inner_optimizers
 from muloco.training.run_folder import RunFolder
+from muloco.training.stop_request import StopRequest
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
 
@@ -33,7 +34,13 @@ ACTIVATION_CHECKPOINTS = {"none": None, "selective": SelectiveAC.Config(), "full
 
 
 def trainer_config(
-    config: Config, folder: RunFolder, data: TrainingData, *, attempt: int, group: InProcessGroup | None
+    config: Config,
+    folder: RunFolder,
+    data: TrainingData,
+    *,
+    attempt: int,
+    group: InProcessGroup | None,
+    stop: StopRequest,
 ) -> MulocoTrainer.Config:
     """What one worker's trainer is built from.
 
@@ -43,6 +50,7 @@ def trainer_config(
         data: as `muloco.training.data.prepare_data` returns it.
         attempt: how many times the run has been started, this one included.
         group: the workers of this process, where they are not processes of their own.
+        stop: tells whether the run shall stop before its end.
     """
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
@@ -50,6 +58,7 @@ def trainer_config(
     return MulocoTrainer.Config(
         muloco=config,
         group=group,
+        stop=stop,
         model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),
@@ -86,7 +95,8 @@ def trainer_config(
             keep_latest_k=config.checkpoint.keep,
             initial_load_model_only=False,
             worker=worker,
-            workers=config.workers,
+            attempt=attempt,
+            asynchronous=config.checkpoint.asynchronous,
         ),
         activation_checkpoint=ACTIVATION_CHECKPOINTS[config.activation_checkpoint.mode],
         compile=CompileConfig(enable=config.compile.enable),

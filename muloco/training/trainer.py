@@ -1,10 +1,12 @@
 """torchtitan's Trainer, told about the outer loop."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.distributed as dist
 import tyro
 
 from muloco._torchtitan import Trainer
@@ -15,7 +17,10 @@ from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.config import Config as RunConfig
 from muloco.training.finite import GradientWatch
 from muloco.training.outer import build_outer_loop, build_transport
+from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
+
+logger = logging.getLogger(__name__)
 
 
 class MulocoTrainer(Trainer):
@@ -27,6 +32,8 @@ class MulocoTrainer(Trainer):
         """The resolved config that this one was made from."""
         group: Annotated[InProcessGroup | None, tyro.conf.Suppress]
         """The workers of this process, where they are not processes of their own."""
+        stop: Annotated[StopRequest, tyro.conf.Suppress]
+        """Whether the run shall stop before its end."""
 
     outer: OuterLoop | None = None
 
@@ -34,6 +41,9 @@ class MulocoTrainer(Trainer):
         super().__init__(config)
         self._gradients = GradientWatch(named for part in self.model_parts for named in part.named_parameters())
         self._backward_passes = 0  # of this step
+        self._leaves = False
+        """Whether this worker stops here, before the last step."""
+        self._ranks = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
         if config.muloco.fault_tolerance.semi_sync_method != "none":
             self.outer = self._build_outer_loop(config)
         self.validator.outer = self.outer
@@ -48,7 +58,9 @@ class MulocoTrainer(Trainer):
     def batch_generator(self, data_iterable):
         """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet."""
         if self.outer is not None:
+            self.outer.membership.wants_to_leave = self._asked_to_stop()
             self.outer.start(self.step)
+            self._leaves = self.outer.membership.leaving
             if self.step == self.config.training.steps:
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
         return super().batch_generator(data_iterable)
@@ -57,10 +69,18 @@ class MulocoTrainer(Trainer):
         self._backward_passes = 0
         reach("inner_step")
         super().train_step(data_iterator)
-        if self.outer is None:
-            return
-        for sync in self.outer.after_inner_step(self.step, last=self.step == self.config.training.steps):
-            self.metrics_processor.log_sync(self.step, sync)
+        if self.config.muloco.workers == 1:
+            self._leaves = self._asked_to_stop()
+        if self.outer is not None:
+            if self.outer.sends_after(self.step):
+                self.outer.membership.wants_to_leave |= self._asked_to_stop()
+            for sync in self.outer.after_inner_step(self.step, last=self.step == self.config.training.steps):
+                self.metrics_processor.log_sync(self.step, sync)
+            self._leaves |= self.outer.membership.leaving
+        if self._leaves:
+            self._gradients.check(self.step)
+            self.checkpointer.leaving = True
+            logger.info("stopping after step %d, as a signal asks for it", self.step)
 
     def forward_backward_step(self, **batch) -> torch.Tensor:
         """torchtitan's; behind the last one of a step the gradients are whole and not clipped yet."""
@@ -81,7 +101,7 @@ class MulocoTrainer(Trainer):
         )
 
     def should_continue_training(self) -> bool:
-        goes_on = super().should_continue_training()
+        goes_on = super().should_continue_training() and not self._leaves
         if not goes_on and self.config.group is not None:
             self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)  # torchtitan sleeps after this
         return goes_on
@@ -95,6 +115,18 @@ class MulocoTrainer(Trainer):
             sequences = next(iter(place.values()))["sequences"]
         self.ntokens_seen = sequences * self.config.training.seq_len
         self.metrics_processor.log_join(self.step)
+
+    def checkpoint_failed(self, step: int, reason: str) -> None:
+        """See `Owner` of the checkpoint."""
+        self.metrics_processor.log_checkpoint_failure(step, reason)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether one of this worker's ranks is. All of them ask at the same steps."""
+        if self._ranks is None:
+            return self.config.stop.made
+        asked = torch.tensor(int(self.config.stop.made))
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._ranks)
+        return bool(asked)
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
         parameters = {n: p for part in self.model_parts for n, p in part.named_parameters()}

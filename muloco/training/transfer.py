@@ -51,6 +51,7 @@ class WorkerTransfer:
 
     def unpack(self, state: bytes) -> None:
         packed = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        self.outer.prepare_to_load(packed["step"], in_flight="mean" in packed["tensors"])
         for name, part in self._states.items():
             part.load_state_dict(_fill(part.state_dict(), packed["states"][name]))
         _fill(self.outer.global_tensors(), packed["tensors"])

@@ -16,6 +16,7 @@ from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import to_dict
 from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,15 @@ def run_worker(config: Config, *, chosen: Config) -> None:
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     data = prepare_data(config)
     attempt = int(os.environ.get(ATTEMPT, "1"))
+    stop = StopRequest()
+    stop.listen()
     in_process = config.worker_processes == 1
     group = InProcessGroup(config.workers) if in_process else None
 
     def train(config: Config) -> None:
         trainer = None
         try:
-            trainer = trainer_config(config, folder, data, attempt=attempt, group=group).build()
+            trainer = trainer_config(config, folder, data, attempt=attempt, group=group, stop=stop).build()
             trainer.train()
         finally:
             if trainer is not None:

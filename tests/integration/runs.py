@@ -38,11 +38,11 @@ class Run:
         return [m for m in read_metrics(self.folder) if all(m.get(k) == v for k, v in having.items())]
 
     def digests(self) -> list[dict[int, str]]:
-        """Digest of the anchor by worker, for each sync."""
-        syncs: dict[int, dict[int, str]] = {}
+        """Digest of the anchor by worker, for each sync of a fragment, in the order of steps and fragments."""
+        syncs: dict[tuple[int, int], dict[int, str]] = {}
         for line in self.lines(event="sync"):
-            syncs.setdefault(line["step"], {})[line["worker"]] = line["digest"]
-        return [syncs[step] for step in sorted(syncs)]
+            syncs.setdefault((line["step"], line["fragment"]), {})[line["worker"]] = line["digest"]
+        return [syncs[sync] for sync in sorted(syncs)]
 
     def losses(self, worker: int = 0) -> list[tuple[int, float]]:
         return [(line["step"], line["loss"]) for line in self.lines(worker=worker) if "loss" in line]
@@ -64,6 +64,24 @@ class Run:
         }
         dcp.load(anchor, checkpoint_id=path, no_dist=True)
         return anchor
+
+    def learned(self) -> dict[str, Any]:
+        """All that two runs of the same numbers share, to the last bit."""
+        workers = range(self.summary()["workers"])
+        return {
+            "digests": self.digests(),
+            "losses": [self.losses(worker) for worker in workers],
+            "rates": [[line["lr"] for line in self.lines(worker=worker) if "lr" in line] for worker in workers],
+            "validation": self.validation(),
+            "tokens": self.summary()["tokens"],
+        }
+
+    def go_back_to(self, step: int) -> None:
+        """As if it had been stopped after the checkpoint of this step."""
+        self.folder.summary.unlink()
+        for manifest in self.folder.checkpoint.glob("*/manifest.json"):
+            if manifest.parent.name != f"step-{step}":
+                manifest.unlink()
 
 
 Train = Callable[..., Run]

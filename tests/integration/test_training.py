@@ -70,7 +70,7 @@ def test_eight_workers_agree_and_learn(tmp_path: Path) -> None:
 
 
 def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
-    """K = 2, H = 1, outer lr 1, no momentum, SGD inside, no clipping: one worker of two data-parallel ranks."""
+    """K = 2, H = 1, the average of the parameters, SGD inside, no clipping: one worker of two data-parallel ranks."""
     settings = {
         "optimizer__name": "SGD",
         "optimizer__lr": 0.5,
@@ -79,14 +79,15 @@ def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
         "training__max_norm": None,
         "training__steps": 6,
     }
-    outer = {"fault_tolerance__sync_steps": 1, "outer_optimizer__lr": 1.0, "outer_optimizer__momentum": 0.0}
-    diloco = train(tmp_path, "diloco", MULOCO, **settings, **outer)
+    outer = {"outer_optimizer__lr": None, "outer_optimizer__momentum": None}  # derived, instead of MuLoCo's
+    local_sgd = {"fault_tolerance__semi_sync_method": "local_sgd", "fault_tolerance__sync_steps": 1, **outer}
+    averaged = train(tmp_path, "averaged", MULOCO, **settings, **local_sgd)
     joint = train(
         tmp_path, "joint", "config/laptop/adamw.py", **settings, parallelism__data_parallel_replicate_degree=2
     )
-    assert (diloco.status, joint.status) == (0, 0), diloco.output + joint.output
-    ours, theirs = diloco.anchor(6), joint.anchor(6)
-    moved = diloco.validation()[0] - diloco.validation()[6]
+    assert (averaged.status, joint.status) == (0, 0), averaged.output + joint.output
+    ours, theirs = averaged.anchor(6), joint.anchor(6)
+    moved = averaged.validation()[0] - averaged.validation()[6]
     assert moved > 0.1
     assert ours.keys() == theirs.keys() and len(ours) == 29
     for name, tensor in ours.items():
@@ -105,6 +106,9 @@ def test_one_worker_needs_no_lighthouse_and_every_method_runs(tmp_path: Path) ->
     assert alone.status == 0, alone.output
     assert len(alone.digests()) == 4 and not alone.folder.log("lighthouse").exists()
     assert alone.summary()["bytes_sent_per_worker"] == 0
+    for line in alone.lines(event="sync"):
+        assert line["weights"] == {"0": 2 if line["step"] == 20 else 6}
+        assert line["cosine"] == pytest.approx(1) and line["mean_norm"] == line["pseudogradient_norm"] > 0
     assert alone.validation()[20] < alone.validation()[0] - 0.5
 
 

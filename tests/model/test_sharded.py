@@ -10,10 +10,10 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from muloco._torchtitan import FullAC, SelectiveAC
-from muloco.optim import Muon
 from muloco.outer.digest import digest
 from muloco.sharding import gather, local, shard_like, wrap
 from muloco.training.config import Optimizer
+from muloco.training.finite import GradientWatch, NonFiniteGradient
 from muloco.training.optimizers import inner_optimizers
 
 from .layouts import Layout, assert_close, build, build_whole, check_gradients
@@ -49,6 +49,7 @@ def check_layout(layout: Layout, folder: Path) -> None:
     check_start(layout, ours, theirs)
     check_gradients(layout, sharded, whole)
     check_same_gradients(layout, sharded)
+    check_watch(layout, ours)
     check_step(layout, sharded, whole)
     check_checkpoint(layout, ours, folder)
 
@@ -72,6 +73,20 @@ def check_same_gradients(layout: Layout, sharded: nn.Module) -> None:
     assert lowest == highest, f"{layout}: ranks see different gradients"
 
 
+def check_watch(layout: Layout, ours: dict[str, nn.Parameter]) -> None:
+    """A NaN in the part of one rank stops all ranks, with the same words."""
+    watch = GradientWatch(ours.items())
+    watch.observe(1)
+    watch.check(1)
+    if dist.get_rank() == dist.get_world_size() - 1:
+        local(ours["layers.1.attention.wo.weight"].grad).view(-1)[-1] = float("nan")
+    watch.observe(2)
+    with pytest.raises(NonFiniteGradient) as found:
+        watch.check(3)
+    expected = "NaN or Inf in the gradient of layers.1.attention.wo.weight at inner step 2, seen at step 3"
+    assert str(found.value) == expected, f"{layout}: {found.value}"
+
+
 def check_step(layout: Layout, sharded: nn.Module, whole: nn.Module) -> None:
     """One step of the inner optimizers: AdamW divides by the gradient's size, so both get the same gradients."""
     for parameter, other in zip(whole.parameters(), sharded.parameters(), strict=True):
@@ -79,7 +94,7 @@ def check_step(layout: Layout, sharded: nn.Module, whole: nn.Module) -> None:
     before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
     for model in (whole, sharded):
         optimizers = inner_optimizers(Optimizer(weight_decay=0.1)).build(model_parts=[model])
-        assert sum(len(g["params"]) for o in optimizers if isinstance(o, Muon) for g in o.param_groups) == 2 * 7
+        assert sum(len(g["params"]) for o in optimizers for g in o.param_groups if g["algorithm"] == "muon") == 2 * 7
         optimizers.step()
     for (name, parameter), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):
         moved, expected = gather(other) - before[name], parameter.detach() - before[name]

@@ -2,9 +2,13 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+from muloco.training.load import flatten, load_config
+from muloco.training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()
@@ -40,6 +44,19 @@ def test_groups_step(tmp_path):
 def test_the_trainer_trains(tmp_path):
     last = float(run("trainer", tmp_path).splitlines()[-1])
     assert last < 3.5, "ln 128 = 4.85 before training"
+
+
+def test_the_command_and_its_fields_are_there():
+    """As the command line reads it; unknown fields and mixtures that make no sense would be refused."""
+    (command,) = re.findall(r"^```bash\n(.*?)^```$", TEXT, re.M | re.S)
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[:2] == ["muloco", "train"]
+    optimizer = resolve(load_config(words[2], words[3:])).optimizer
+    assert (optimizer.embedding.rule, optimizer.embedding.lr_factor) == ("lion", 0.1)
+    assert (optimizer.scalar.weight_decay_factor, optimizer.orthogonalization_steps) == (0, 4)
+    fields = re.findall(r"^\| `optimizer\.(.*?)` \|", TEXT, re.M)
+    described = {name.replace("ROLE", role) for name in fields for role in optimizer.roles()}
+    assert described <= flatten(optimizer).keys() and len(described) == 3 * 4 + 2
 
 
 def test_the_table_of_speed_is_the_committed_one():

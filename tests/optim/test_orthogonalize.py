@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from muloco.optim import PRESETS, orthogonalize
+from muloco.optim.orthogonalize import coefficients, orthogonal_direction
 
 from ..coefficients import MULOCO, QUINTIC
 
@@ -124,12 +125,58 @@ def test_takes_strided_input():
     )
 
 
-@pytest.mark.parametrize("shape", [(64, 16), (16, 64), (3, 64, 16)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 16), (16, 64), (3, 64, 16), (24, 16), (16, 16)], ids=str)
 def test_the_gram_matrix_is_on_the_smaller_side(shape):
+    """Two steps at once where that is cheaper: 2 products with X instead of 4, and 5 of small matrices instead of 2."""
     with FlopCounterMode(display=False) as counter:
         orthogonalize(gaussian(*shape), steps=5)
     batch = shape[0] if len(shape) == 3 else 1
-    assert counter.get_total_flops() == batch * 5 * (4 * 16 * 16 * 64 + 2 * 16**3)
+    large = max(shape[-2:])
+    with_x, small = (6, 11) if large == 64 else (10, 5)
+    assert counter.get_total_flops() == batch * 2 * (with_x * 16 * 16 * large + small * 16**3)
+
+
+SPECTRA = {
+    "flat": torch.linspace(0.1, 1, 96),
+    "to a hundredth": torch.logspace(-2, 0, 96),
+    "to a thousandth": torch.logspace(-3, 0, 96),
+    "power law": 1 / torch.arange(1, 97),
+    "rank one and noise": torch.tensor([1.0] + 95 * [5e-3]),
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", [(96, 288), (288, 96), (96, 96)], ids=str)
+def test_bfloat16_is_stable_whatever_the_spectrum(shape, spectrum):
+    """Where a Gram matrix is updated, not computed anew, its noise below zero can blow up."""
+    u, _, vh = torch.linalg.svd(gaussian(*shape), full_matrices=False)
+    matrix = (u * SPECTRA[spectrum].double()) @ vh
+    values = torch.linalg.svdvals(orthogonalize(matrix, dtype=torch.bfloat16))
+    expected = torch.linalg.svdvals(oracle(matrix, MULOCO))
+    assert values.max() < expected.max() + 0.03
+    assert (values - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 0.3, -2.0])
+@pytest.mark.parametrize("steps", [1, 4, 5])
+@pytest.mark.parametrize("shape", [(7, 20), (6, 6)], ids=str)
+def test_the_direction_is_scaled(shape, steps, scale):
+    matrix = gaussian(*shape)
+    result = orthogonal_direction(matrix, coefficients(steps=steps), scale, dtype=torch.float32)
+    assert result.dtype == torch.float32
+    expected = scale * oracle(matrix, coefficients(steps=steps))
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-5 * abs(scale))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_where_values_cannot_be_read_the_numbers_are_the_same(monkeypatch, dtype, kind):
+    """As on a GPU, for which reading would wait."""
+    matrix = gaussian(3, 12, 5, dtype=dtype)
+    matrix[1] = 0
+    expected = orthogonalize(matrix, dtype=kind)
+    monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_can_see", lambda tensor: False)
+    assert torch.equal(orthogonalize(matrix, dtype=kind), expected)
 
 
 def test_records_no_gradient():

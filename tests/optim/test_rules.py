@@ -113,9 +113,10 @@ def test_elementwise_rules_are_their_formulas(rule, cautious, lr):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_adamw_is_torchs_bit_by_bit(weight_decay):
+@pytest.mark.parametrize("implementation", [{}, {"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}])
+def test_adamw_is_torchs_bit_by_bit(weight_decay, implementation):
     params, others = parameters(), parameters()
-    options = {"betas": (0.9, 0.95), "eps": 1e-6, "weight_decay": weight_decay}
+    options = {"betas": (0.9, 0.95), "eps": 1e-6, "weight_decay": weight_decay, **implementation}
     ours = run(Muon([{"params": params, "algorithm": "adamw", **options}], 0.01), params)
     theirs = run(torch.optim.AdamW(others, 0.01, **options), others)
     assert all(map(torch.equal, ours, theirs))

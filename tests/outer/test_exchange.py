@@ -1,65 +1,120 @@
-"""The exchange against a plain mean, for group sizes and lengths that do not divide."""
+"""The exchange against a plain mean, for group sizes and shapes that do not divide."""
+
+import itertools
+import math
+import random
 
 import pytest
 import torch
 
 from muloco.outer import exchange
-from muloco.outer.exchange import average
+from muloco.outer.codecs import build_codec
+from muloco.outer.exchange import average, gather_bytes, split
 from muloco.outer.in_process import InProcessGroup
 
+from .toy import Case, train_in_process
 from .workers import run_workers
 
+Shapes = list[tuple[int, ...]]
 
-def averaged(tensors: list[torch.Tensor], weights: list[int]) -> tuple[list[torch.Tensor], list[int]]:
+
+def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) -> list[tuple[torch.Tensor, int]]:
     """What each worker holds after the exchange, and the bytes that it sent."""
-    group = InProcessGroup(len(tensors))
+    group = InProcessGroup(len(vectors))
+    codecs = [build_codec("none")] * len(shapes)
 
     def work(rank: int) -> tuple[torch.Tensor, int]:
         round = group.transport(rank).open(1)
-        flat = tensors[rank].clone()
-        average(round, flat, weights)
-        return flat, round.bytes_sent
+        before = vectors[rank].clone()
+        mean = average(round, vectors[rank], shapes, weights, codecs)
+        assert torch.equal(vectors[rank].nan_to_num(7), before.nan_to_num(7)), "what is sent is left alone"
+        return mean, round.bytes_sent
 
-    results = run_workers(group, work)
-    return [flat for flat, _ in results], [sent for _, sent in results]
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 64, 1001])
-@pytest.mark.parametrize("workers", [1, 2, 3, 5])
-def test_mean_of_equal_weights(workers: int, length: int) -> None:
-    torch.manual_seed(length)
-    tensors = [torch.randn(length) for _ in range(workers)]
-    results, _ = averaged(tensors, [30] * workers)
-    expected = torch.stack([t.double() for t in tensors]).mean(0)
-    for result in results:
-        torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=1e-6)
-        assert torch.equal(result, results[0])
+    return run_workers(group, work)
 
 
-def test_weights_count_and_weight_zero_is_left_out() -> None:
-    tensors = [torch.tensor([1.0, 2.0]), torch.tensor([float("nan"), float("inf")]), torch.tensor([5.0, -2.0])]
-    results, _ = averaged(tensors, [1, 0, 3])
-    for result in results:
-        assert result.tolist() == [4.0, -1.0]
+def random_shapes(draw: random.Random) -> Shapes:
+    sizes = [0, 1, 2, 3, 7, 16]
+    return [tuple(draw.choices(sizes, k=draw.randint(0, 3))) for _ in range(draw.randint(1, 6))]
+
+
+def test_split_is_a_balanced_partition_at_row_boundaries() -> None:
+    draw = random.Random(1)
+    for shapes, members in ((random_shapes(draw), draw.randint(1, 8)) for _ in range(1000)):
+        owned = split(shapes, members)
+        starts = list(itertools.accumulate(map(math.prod, shapes), initial=0))
+        assert len(owned) == members
+        position = 0
+        for piece in itertools.chain(*owned):
+            assert piece.start == position and piece.elements > 0, "all elements once, in order"
+            shape, offset = shapes[piece.tensor], piece.start - starts[piece.tensor]
+            assert 0 <= offset <= math.prod(shape) - piece.elements
+            assert piece.shape[1:] == shape[1:] and offset % math.prod(shape[1:]) == 0, "whole rows"
+            position += piece.elements
+        assert position == starts[-1]
+        widest = max((math.prod(shape[1:]) for shape in shapes if math.prod(shape)), default=0)
+        for pieces in owned:
+            assert abs(sum(piece.elements for piece in pieces) - starts[-1] / members) <= widest, (shapes, members)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])
+def test_mean_of_any_shapes_and_weights(workers: int) -> None:
+    draw = random.Random(workers)
+    torch.manual_seed(workers)
+    for _ in range(20):
+        shapes = [*random_shapes(draw), (3, 5)]
+        weights = [draw.randint(0, 30) for _ in range(workers - 1)] + [30]
+        vectors = [torch.randn(sum(map(math.prod, shapes))) for _ in range(workers)]
+        weighted = sum(weight * vector.double() for weight, vector in zip(weights, vectors, strict=True))
+        results = averaged(vectors, shapes, weights)
+        for mean, _ in results:
+            torch.testing.assert_close(mean.double(), weighted / sum(weights), rtol=1e-6, atol=1e-6)
+            assert torch.equal(mean, results[0][0])
+
+
+def test_weight_zero_is_left_out_whatever_it_holds() -> None:
+    vectors = [torch.tensor([1.0, 2.0]), torch.tensor([float("nan"), float("inf")]), torch.tensor([5.0, -2.0])]
+    for mean, _ in averaged(vectors, [(2,)], [1, 0, 3]):
+        assert mean.tolist() == [4.0, -1.0]
 
 
 def test_weights_of_zero_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must not sum to 0; got \[0\]"):
-        average(InProcessGroup(1).transport(0).open(1), torch.ones(3), [0])
+    with pytest.raises(ValueError, match=r"must not sum to 0; got \[0, 0\]"):
+        averaged([torch.ones(3)] * 2, [(3,)], [0, 0])
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
 def test_bytes_follow_the_formula(workers: int) -> None:
     """2 (K - 1) / K x 4 bytes an element leave each worker."""
-    length = 840  # every K divides it
-    _, sent = averaged([torch.ones(length) for _ in range(workers)], [1] * workers)
-    assert sent == [2 * (workers - 1) * length * 4 // workers] * workers
+    shapes = [(8, 3, 5), (720,)]  # rows that every K divides
+    results = averaged([torch.ones(840)] * workers, shapes, [1] * workers)
+    assert [sent for _, sent in results] == [2 * (workers - 1) * 840 * 4 // workers] * workers
 
 
-def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_a_sync_are_those_of_the_mean_and_of_small_headers() -> None:
+    """Uneven parts: a worker sends all but its own part, and its own part to all others."""
+    case = Case(workers=3, fragments=2, steps=13)
+    for worker, result in enumerate(train_in_process(case)):
+        for _, sync in result.syncs:
+            fragment = result.loop.fragments[sync.fragment]
+            own = sum(piece.elements for piece in split(fragment.shapes, 3)[worker])
+            elements = sum(map(math.prod, fragment.shapes))
+            payload = 4 * (elements - own + 2 * own)
+            assert payload < sync.bytes_sent < payload + 2 * 1000
+
+
+def test_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    tensors = [torch.randn(1000) for _ in range(3)]
-    whole, _ = averaged(tensors, [1, 2, 3])
-    monkeypatch.setattr(exchange, "CHUNK_BYTES", 4 * 7)
-    pieces, _ = averaged(tensors, [1, 2, 3])
-    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
+    shapes = [(10, 7), (1, 50), (), (300,), (9, 1)]
+    vectors = [torch.randn(430) for _ in range(3)]
+    whole = averaged(vectors, shapes, [1, 2, 3])
+    for limit in (1, 100, 4 * 143):
+        monkeypatch.setattr(exchange, "BATCH_BYTES", limit)
+        for (mean, sent), (expected, bytes_expected) in zip(averaged(vectors, shapes, [1, 2, 3]), whole, strict=True):
+            assert torch.equal(mean, expected) and sent == bytes_expected, limit
+
+
+def test_bytes_of_any_length_are_gathered() -> None:
+    group = InProcessGroup(4)
+    said = [b"\0", b"abc", bytes(range(256)), b"x"]
+    assert run_workers(group, lambda rank: gather_bytes(group.transport(rank).open(1), said[rank])) == [said] * 4

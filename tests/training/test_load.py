@@ -10,17 +10,16 @@ import pytest
 
 from muloco.cli import main
 from muloco.optim import PRESETS
+from muloco.optim.by_rule import RULES
 from muloco.optim.muon import LR_SCALES
-from muloco.training.config import Config, Optimizer
-from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, load_config, to_dict
+from muloco.training.config import Config, FaultTolerance, Optimizer, Role
+from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, to_dict
 from muloco.training.resolve import resolve
 
 SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
 MISSING = {
     "config/diloco/2x_4gpu_diloco_quantized_outer.py": "compression",
     "config/diloco/2x_4gpu_muloco_quantized_outer.py": "compression",
-    "config/diloco/2x_4gpu_diloco_streaming.py": "streaming",
-    "config/diloco/2x_4gpu_muloco_streaming.py": "streaming",
     "config/diloco/2x_4gpu_gpa.py": "GPA",
 }
 
@@ -54,15 +53,37 @@ def test_shipped_configs_are_the_methods_that_they_are_named_after() -> None:
     assert (diloco.outer_optimizer.lr, diloco.outer_optimizer.momentum) == (0.9, 0.9)
 
 
+@pytest.mark.parametrize("method", ["muloco", "diloco"])
+def test_the_papers_streaming_differs_in_its_fragments_alone(method: str) -> None:
+    """PAPER 3.5: contiguous thirds of the layers, neither overlap nor mixing; 3.2: polar_express in one of the two."""
+    plain, streaming = (resolve(load_config(f"config/diloco/2x_4gpu_{method}{what}.py")) for what in ("", "_streaming"))
+    modules = [fragment.split(",") for fragment in streaming.fault_tolerance.module_fqns_per_model_fragment]
+    assert [len(fragment) for fragment in modules] == [5, 4, 6]
+    assert sum(modules, []) == ["tok_embeddings", *(f"layers.{i}" for i in range(12)), "norm", "lm_head"]
+    values, others = flatten(streaming), flatten(plain)
+    differing = {name: values[name] for name in values if values[name] != others[name] and name != "run.name"}
+    assert differing.pop("fault_tolerance.module_fqns_per_model_fragment")
+    polar = {"optimizer.orthogonalization": "polar_express"} if method == "muloco" else {}
+    assert differing == {"fault_tolerance.num_fragments": 3, **polar}
+    assert values["fault_tolerance.fragment_sync_delay"] == values["fault_tolerance.fragment_update_alpha"] == 0
+
+
 def test_overrides_of_every_kind() -> None:
     words = "--training.max_norm None --outer_optimizer.nesterov false --optimizer.name=AdamW --run.name x"
     config = apply_overrides(Config(), [*words.split(), "--optimizer.lr", "1e-3", "--training.steps", "7"])
     assert config.training.max_norm is None and config.outer_optimizer.nesterov is False
     assert (config.optimizer.name, config.optimizer.lr, config.training.steps) == ("AdamW", 1e-3, 7)
     assert config.run.name == "x"
+    words = "--optimizer.embedding.rule lion --optimizer.embedding.lr_factor 0.5 --optimizer.matrix.rule None"
+    config = apply_overrides(Config(), words.split())
+    assert (config.optimizer.embedding, config.optimizer.matrix) == (Role(rule="lion", lr_factor=0.5), Role())
     words = "--optimizer.adjust_lr none --fault_tolerance.semi_sync_method none"
     config = apply_overrides(Config(), words.split())
     assert (config.optimizer.adjust_lr, config.fault_tolerance.semi_sync_method) == ("none", "none")
+    words = "--fault_tolerance.module_fqns_per_model_fragment tok_embeddings,layers.0 layers.1,norm,lm_head"
+    config = apply_overrides(Config(), [*words.split(), "--fault_tolerance.num_fragments", "2"])
+    fragments = ("tok_embeddings,layers.0", "layers.1,norm,lm_head")
+    assert config.fault_tolerance.module_fqns_per_model_fragment == fragments
 
 
 @pytest.mark.parametrize(
@@ -73,6 +94,9 @@ def test_overrides_of_every_kind() -> None:
         ("--training.steps many", "Error parsing --training.steps"),
         ("--optimizer.name Adam", "invalid choice 'Adam' for argument '--optimizer.name'"),
         ("--optimizer.lr", "--optimizer.lr"),
+        ("--optimizer.embeding.rule lion", "did you mean --optimizer.embedding.rule?"),
+        ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule?"),
+        ("--optimizer.head.rule lyon", "invalid choice 'lyon' for argument '--optimizer.head.rule'"),
         ("stray", "stray"),
     ],
 )
@@ -83,16 +107,32 @@ def test_bad_overrides_are_refused_in_one_line(words: str, message: str) -> None
 
 
 def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
-    resolved = resolve(load_config("config/laptop/muloco.py"), config_name="laptop")
+    overrides = ["--optimizer.embedding.rule", "lion", "--optimizer.head.lr_factor", "0.5"]
+    resolved = resolve(load_config("config/laptop/muloco.py", overrides), config_name="laptop")
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"chosen": {}, "resolved": to_dict(resolved)}))
     assert load_config(str(file)) == resolved
     file.write_text(json.dumps({"resolved": {"optimizer": {"lrr": 1.0}}}))
     with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean lr\?"):
         load_config(str(file))
+    file.write_text(json.dumps({"resolved": {"optimizer": {"head": {"lr_facto": 1.0}}}}))
+    with pytest.raises(ConfigError, match=r"unknown field optimizer.head.lr_facto; did you mean lr_factor\?"):
+        load_config(str(file))
     file.write_text("{}")
     with pytest.raises(ConfigError, match="is not the config.json of a run"):
         load_config(str(file))
+
+
+@pytest.mark.parametrize("spelling", [["a,b", "c"], [["a", "b"], ["c"]], (("a", "b"), "c")])
+def test_fragments_may_be_lists_of_their_modules(spelling, tmp_path: Path) -> None:
+    """As in the paper's configs; in a Python file and in a config.json alike."""
+    config = Config(fault_tolerance=FaultTolerance(module_fqns_per_model_fragment=spelling))
+    assert config.fault_tolerance.module_fqns_per_model_fragment == ("a,b", "c")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"resolved": {"fault_tolerance": {"module_fqns_per_model_fragment": spelling}}}))
+    assert load_config(str(file)) == config
+    file.write_text(json.dumps({"resolved": to_dict(config)}))
+    assert load_config(str(file)) == config
 
 
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
@@ -116,6 +156,7 @@ def test_options_are_those_of_the_optimizers() -> None:
     hints = get_type_hints(Optimizer)
     assert set(get_args(hints["orthogonalization"])) == set(PRESETS)
     assert set(get_args(hints["adjust_lr"])) == set(LR_SCALES)
+    assert set(get_args(get_args(get_type_hints(Role)["rule"])[0])) == set(RULES)
 
 
 def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +176,7 @@ def test_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "config/laptop/muloco.py", "--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
+    assert "--optimizer.embedding.lr_factor FLOAT" in shown
     assert "--fault_tolerance.sync_steps INT" in shown and "(default: 30)" in shown
 
 

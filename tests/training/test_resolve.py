@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from muloco.training.config import Config
+from muloco.training.config import Config, FaultTolerance, Optimizer, OuterOptimizer, Role
 from muloco.training.load import ConfigError
 from muloco.training.resolve import resolve
 
@@ -30,6 +30,9 @@ POINTS = [
     for size, steps in zip(SIZES, row, strict=True)
     if steps is not None
 ]
+
+# two fragments of 150M's six layers
+FIRST, REST = "tok_embeddings,layers.0", "layers.1,layers.2,layers.3,layers.4,layers.5,norm,lm_head"
 
 
 def paper(flavor: str, batch: int, workers: int = 1, optimizer: str = "Muon") -> Config:
@@ -139,6 +142,123 @@ def test_tensor_parallel_degrees_that_do_not_divide_are_refused(flavor, seq_len,
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (Optimizer(head=Role(lr_factor=0.0)), "optimizer.head.lr_factor must be above 0; got 0.0"),
+        (Optimizer(scalar=Role(weight_decay_factor=-1.0)), "optimizer.scalar.weight_decay_factor must be 0 or more"),
+        (Optimizer(orthogonalization_steps=0), "optimizer.orthogonalization_steps must be at least 1; got 0"),
+        (Optimizer(scalar=Role(rule="muon")), "optimizer.scalar.rule muon: norms are vectors"),
+        (Optimizer(name="SGD", matrix=Role(rule="lion")), "SGD steps all parameters alike .* optimizer.matrix"),
+        (Optimizer(name="SGD", head=Role(lr_factor=2.0)), "SGD steps all parameters alike .* optimizer.head"),
+        (Optimizer(name="SGD", cautious_weight_decay=True), "not know optimizer.cautious_weight_decay; choose"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(optimizer: Optimizer, message: str) -> None:
+    config = paper("150M", 512)
+    config.optimizer = optimizer
+    with pytest.raises(ConfigError, match=message) as refusal:
+        resolve(config)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("ft", "message"),
+    [
+        ({"num_fragments": 0}, "fault_tolerance.num_fragments must be at least 1; got 0"),
+        ({"num_fragments": 7, "sync_steps": 6}, "6 inner steps are too few for 7 fragments: one step each"),
+        ({"num_fragments": 10}, "fault_tolerance: 9 modules make 1 to 9 fragments, not 10"),
+        # 10 steps in 3 fragments are due at 3, 6 and 10
+        ({"num_fragments": 3, "sync_steps": 10, "fragment_sync_delay": 3}, "must be from 0 to 2, below the 3 inner"),
+        ({"num_fragments": 3, "sync_steps": 10, "fragment_sync_delay": -1}, "must be from 0 to 2, .*; got -1"),
+        ({"fragment_sync_delay": 30}, "the delay must be from 0 to 29, below the 30 inner steps .*; got 30"),
+        ({"fragment_update_alpha": 1.1}, "fault_tolerance.fragment_update_alpha must be from 0 to 1; got 1.1"),
+        ({"fragment_update_alpha": -0.1}, "fault_tolerance.fragment_update_alpha must be from 0 to 1; got -0.1"),
+        (
+            {"module_fqns_per_model_fragment": (FIRST, REST), "num_fragments": 3},
+            "fault_tolerance.num_fragments is 3, module_fqns_per_model_fragment has 2",
+        ),
+        (
+            {"module_fqns_per_model_fragment": (FIRST, f"{REST},layers.0")},
+            "layers.0.weight is in fragment 0 and again, by 'layers.0', in 1",
+        ),
+        (
+            {"module_fqns_per_model_fragment": (FIRST, REST.removesuffix(",norm,lm_head"))},
+            "fault_tolerance: 2 parameters are in no fragment, the first is norm.weight",
+        ),
+        (
+            {"module_fqns_per_model_fragment": (FIRST, REST.replace("lm_head", "lm_haed"))},
+            "fragment 1 names 'lm_haed', which holds no parameter; did you mean lm_head?",
+        ),
+        (
+            {"module_fqns_per_model_fragment": (FIRST, REST.replace("lm_head", "output"))},
+            "fragment 1 names 'output', which holds no parameter; there are layers.0, .*, norm, tok_embeddings",
+        ),
+        ({"module_fqns_per_model_fragment": ()}, "9 parameters are in no fragment, the first is tok_embeddings.weight"),
+        ({"min_replica_size": 3}, "fault_tolerance.min_replica_size 3 is more than the group_size 2"),
+        ({"min_replica_size": 0}, "fault_tolerance.min_replica_size must be at least 1; got 0"),
+        ({"transport": "in_process", "process_group": "nccl"}, "with transport in_process leave it auto"),
+        ({"exchange_timeout_seconds": 0}, "fault_tolerance.exchange_timeout_seconds must be above 0; got 0"),
+        ({"heartbeat_timeout_seconds": -1}, "fault_tolerance.heartbeat_timeout_seconds must be above 0; got -1"),
+    ],
+)
+def test_workers_and_fragments_that_cannot_be_are_refused(ft, message) -> None:
+    config = paper("150M", 512)
+    config.fault_tolerance = FaultTolerance(group_size=2, **ft)
+    with pytest.raises(ConfigError, match=message) as refusal:
+        resolve(config)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [OuterOptimizer(class_name="adamw"), OuterOptimizer(lr=0.7), OuterOptimizer(momentum=0.9)],
+)
+def test_local_sgd_takes_no_other_outer_optimizer(outer: OuterOptimizer) -> None:
+    config = paper("150M", 512, 2)
+    config.fault_tolerance.semi_sync_method, config.outer_optimizer = "local_sgd", outer
+    with pytest.raises(ConfigError, match=r"local_sgd averages .* is sgd with lr 1 and momentum 0; got") as refusal:
+        resolve(config)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("outer", "message"),
+    [
+        ({"min_lr_factor": 1.5}, "outer_optimizer.min_lr_factor must be from 0 to 1; got 1.5"),
+        ({"lr": 0.0}, "outer_optimizer.lr must be above 0; got 0.0"),
+        ({"beta2": 1.0}, "outer_optimizer.beta2 must be from 0 to below 1; got 1.0"),
+        ({"eps": 0.0}, "outer_optimizer.eps must be above 0; got 0.0"),
+    ],
+)
+def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
+    config = paper("150M", 512, 2)
+    config.outer_optimizer = OuterOptimizer(**outer)
+    with pytest.raises(ConfigError, match=message):
+        resolve(config)
+
+
+def test_the_outer_optimizer_is_derived_from_the_method() -> None:
+    """The paper's best at K = 1 (PAPER 4.2), or the average: theta - (theta - mean of the workers)."""
+    config = paper("150M", 512, 2)
+    resolved = resolve(config)
+    assert (resolved.outer_optimizer.lr, resolved.outer_optimizer.momentum) == (0.7, 0.6)
+    config.fault_tolerance.semi_sync_method = "local_sgd"
+    resolved = resolve(config)
+    assert (resolved.outer_optimizer.lr, resolved.outer_optimizer.momentum) == (1.0, 0.0)
+    assert resolve(resolved) == resolved
+    assert config.outer_optimizer == OuterOptimizer(), "what the user chose is left alone"
+
+
+def test_the_number_of_fragments_is_derived_from_their_modules() -> None:
+    config = paper("150M", 512, 2)
+    assert resolve(config).fault_tolerance.num_fragments == 1
+    config.fault_tolerance.module_fqns_per_model_fragment = (FIRST, REST)
+    assert resolve(config).fault_tolerance.num_fragments == 2
+    config.fault_tolerance = FaultTolerance(num_fragments=9, sync_steps=9)
+    assert resolve(config).fault_tolerance.num_fragments == 9, "one a module"
+
+
 def test_tensor_parallel_ranks_share_their_batch() -> None:
     """Three data-parallel ranks of four ranks each are 12 processes, that read 3 different parts of a batch."""
     config = paper("150M", 6)
@@ -146,6 +266,13 @@ def test_tensor_parallel_ranks_share_their_batch() -> None:
     config.training.local_batch_size, config.validation.sequences = 2, 6
     resolved = resolve(config)
     assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)
+
+
+def test_wandb_with_several_workers_in_a_process_is_refused() -> None:
+    config = paper("150M", 512, 2)
+    config.metrics.wandb, config.fault_tolerance.transport = True, "in_process"
+    with pytest.raises(ConfigError, match="metrics.wandb needs a process for each worker: .*transport torchft"):
+        resolve(config)
 
 
 def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

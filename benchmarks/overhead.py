@@ -1,0 +1,70 @@
+"""What synchronization costs, and what overlap saves.
+
+    python benchmarks/overhead.py sync        tokens/s with outer steps beside without, and beside torchtitan's Trainer
+    python benchmarks/overhead.py link        the same on a slow link, with and without overlap (needs root: see below)
+    python benchmarks/overhead.py exchange    our exchange beside gloo's all-reduce and torchft's, on loopback
+
+sync: real runs of `muloco train`, one window each. A worker with outer steps trains at the same time as one without, so
+that whatever else the machine does disturbs both; two workers over torchft take turns with two that know nothing of
+each other. Ratios are medians over the rounds.
+link: two workers in network namespaces of their own, on links shaped so that a dense exchange takes some inner steps
+(`shaped_link.py` says what it needs). hidden share: what of the rounds' time ran beside inner steps; waited is all that
+inner steps stood still, the outer step included.
+exchange: processes of one thread average the same number of fp32 elements, in turns.
+
+Each prints a table and writes results/overhead/WHAT.json.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import overhead_exchange
+import overhead_link
+import overhead_sync
+from shaped_link import why_impossible
+
+RESULTS = Path(__file__).parents[1] / "results" / "overhead"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    sync, link, exchange = (kinds.add_parser(kind) for kind in ("sync", "link", "exchange"))
+    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9)):
+        kind.add_argument("--rounds", type=int, default=rounds)
+    for kind in (sync, link):
+        kind.add_argument("--threads", type=int, default=1, help="of a worker")
+    link.add_argument("--exchange-steps", type=float, default=1.5, help="inner steps in which it carries an exchange")
+    link.add_argument("--megabits", type=float, help="rate of the link, in place of that")
+    exchange.add_argument("--elements", type=int, default=16 * 2**20, help="fp32 numbers to average")
+    chosen = parser.parse_args()
+    if chosen.kind == "link" and (reason := why_impossible()):
+        parser.exit(2, f"overhead: {reason}\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        if chosen.kind == "sync":
+            result = overhead_sync.measure(Path(scratch), rounds=chosen.rounds, threads=chosen.threads)
+            text = overhead_sync.table(result)
+        elif chosen.kind == "link":
+            result = overhead_link.measure(
+                Path(scratch),
+                rounds=chosen.rounds,
+                threads=chosen.threads,
+                exchange_steps=chosen.exchange_steps,
+                megabits=chosen.megabits,
+            )
+            text = overhead_link.table(result)
+        else:
+            result = overhead_exchange.measure(Path(scratch), rounds=chosen.rounds, elements=chosen.elements)
+            text = overhead_exchange.table(result)
+    print(text)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", "benchmarks/overhead.py", *sys.argv[1:]])
+    (RESULTS / f"{chosen.kind}.json").write_text(json.dumps({"command": command, **result}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

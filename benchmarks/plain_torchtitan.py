@@ -1,0 +1,110 @@
+"""The same training by torchtitan's own Trainer, to hold ours against: its optimizer, metrics, checkpointing (off).
+
+    python benchmarks/plain_torchtitan.py CONFIG [--section.field value ...]
+
+What it shares with a run of ours is what both are to work on: the model, the corpus and its loader, the batch, the
+schedule. The optimizer is torchtitan's default AdamW. The speed of every step is on its console.
+"""
+
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from muloco._torchtitan import (
+    CommConfig,
+    CompileConfig,
+    CrossEntropyLoss,
+    DebugConfig,
+    HuggingFaceTokenizer,
+    LRSchedulersContainer,
+    MetricsProcessor,
+    ParallelismConfig,
+    Trainer,
+    TrainingConfig,
+)
+
+# torchtitan's own, which the package has no use for; imported behind its gate, which prepares torchtitan for the CPU
+from torchtitan.components.optimizer import default_adamw  # isort: skip
+from torchtitan.tools.logging import init_logger  # isort: skip
+
+from muloco.data.loader import PackedDataLoader
+from muloco.model.llama import model_spec
+from muloco.training.config import Config
+from muloco.training.data import prepare_data
+from muloco.training.load import load_config
+from muloco.training.resolve import resolve
+
+
+def trainer_config(config: Config, folder: Path) -> Trainer.Config:
+    """torchtitan's config for a resolved one of ours."""
+    data = prepare_data(config)
+    training, optimizer = config.training, config.optimizer
+    return Trainer.Config(
+        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
+        hf_assets_path=str(data.tokenizer_folder),
+        dump_folder=str(folder),
+        tokenizer=HuggingFaceTokenizer.Config(),
+        metrics=MetricsProcessor.Config(
+            log_freq=1, enable_tensorboard=False, enable_wandb=False, disable_color_printing=True
+        ),
+        dataloader=PackedDataLoader.Config(
+            folders=tuple(str(prepared.folder) for prepared in data.prepared),
+            split="train",
+            weights=data.weights,
+            worker=0,
+            workers=1,
+            seed=config.run.seed,
+        ),
+        optimizer=default_adamw(
+            lr=optimizer.lr,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+        ),
+        lr_scheduler=LRSchedulersContainer.Config(decay_type="cosine", **asdict(config.lr_scheduler)),
+        training=TrainingConfig(
+            local_batch_size=training.local_batch_size,
+            global_batch_size=training.global_batch_size,
+            seq_len=training.seq_len,
+            max_norm=training.max_norm,
+            steps=training.steps,
+            mixed_precision_param=training.precision,
+            disable_cuda_graphs=True,
+        ),
+        parallelism=ParallelismConfig(spmd_backend="partial_dtensor"),
+        activation_checkpoint=None,
+        compile=CompileConfig(enable=False),
+        comm=CommConfig(trace_buf_size=0),
+        debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
+        loss=CrossEntropyLoss.Config(),
+    )
+
+
+def main() -> None:
+    import torch
+
+    init_logger()
+    config = resolve(load_config(sys.argv[1], sys.argv[2:]))
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.environ.update(
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE="1",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(store.port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+        TORCHELASTIC_RESTART_COUNT="0",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_config(config, Path(folder)).build()
+        try:
+            trainer.train()
+        finally:
+            trainer.close()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Short training runs as a user starts them, and how fast they were by their run folders.
+
+The first inner step is left out: it warms caches and libraries. What a sync takes counts in the step after it.
+"""
+
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muloco.launch.processes import Child
+from muloco.training.run_folder import RunFolder, read_metrics
+
+CHECKOUT = Path(__file__).parents[1]
+SETTINGS: dict[str, object] = {
+    "training.global_batch_size": 16,
+    "validation.freq": 1_000_000,
+    "validation.sequences": 8,
+    "checkpoint.enable": False,
+    "metrics.tensorboard": False,
+    "metrics.log_freq": 1,
+}
+"""Validation before the first and after the last step alone; no checkpoints."""
+LOG_LINES = 30
+"""Of a failed run that are shown."""
+
+
+def words(settings: Mapping[str, object]) -> list[str]:
+    """`{"training.steps": 3}` as `--training.steps 3`."""
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def muloco(command: str, config: str, settings: Mapping[str, object]) -> list[str]:
+    """`muloco COMMAND CONFIG ...` with this checkout's package."""
+    return [sys.executable, "-m", "muloco", command, config, *words(SETTINGS | dict(settings))]
+
+
+def environment(threads: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(CHECKOUT)}
+
+
+def start(name: str, command: Sequence[str], *, outputs: Path, threads: int) -> Child:
+    """Starts a run or a part of one on this machine."""
+    log = outputs / f"{name}.log"
+    return Child(name, command, log=log, environment=environment(threads), on_line=lambda line: None)
+
+
+def wait(children: Iterable[Child], *, seconds: float = 900) -> None:
+    """Until all have ended well; else ends them and says why.
+
+    Raises:
+        RuntimeError: one failed or took too long.
+    """
+    children = list(children)
+    deadline = time.monotonic() + seconds
+    try:
+        while any(child.status is None for child in children):
+            failed = [child for child in children if child.status]
+            if failed or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        for child in children:
+            if child.status is None and not any(other.status for other in children):
+                raise RuntimeError(f"{child.name} did not end within {seconds:g} s")
+            if child.status:
+                end = "".join(child.log.read_text().splitlines(keepends=True)[-LOG_LINES:])
+                raise RuntimeError(f"{child.name} failed: {child.reason()}; its log ends with\n{end}")
+    finally:
+        for child in children:
+            child.end(grace_seconds=5)
+
+
+def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
+    """How fast a run was in its inner steps 2 to `last`, the syncs after steps 1 to `last` - 1 included.
+
+    Returns:
+        tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync) and, where
+        there are syncs, sync_share (of the time, that workers stood still for them), waited and hidden (seconds a sync)
+        and hidden_share (of the rounds' time).
+    """
+    lines = read_metrics(folder)
+    if restarted := {line["worker"] for line in lines if line["attempt"] > 1}:
+        raise RuntimeError(f"workers {sorted(restarted)} were lost and started again: there is nothing to compare")
+    rates, plain, whole = [], [], 0.0
+    for worker in sorted({line["worker"] for line in lines}):
+        training = {line["step"]: line for line in lines if line["worker"] == worker and "loss" in line}
+        synced = {line["step"] for line in lines if line["worker"] == worker and line.get("event") == "sync"}
+        seconds = {step: taken(training, step) for step in range(2, last + 1)}
+        tokens = training[last]["tokens"] - training[1]["tokens"]
+        rates.append(tokens / sum(seconds.values()))
+        plain += [duration for step, duration in seconds.items() if step - 1 not in synced]
+        whole += sum(seconds.values())
+    result = {"tokens_per_second": sum(rates), "step_seconds": statistics.median(plain)}
+    syncs = [line for line in lines if line.get("event") == "sync" and line["step"] < last]
+    if syncs:
+        waited, hidden = (sum(line[key] for line in syncs) for key in ("seconds_waited", "seconds_hidden"))
+        result |= {
+            "sync_share": waited / whole,
+            "waited": waited / len(syncs),
+            "hidden": hidden / len(syncs),
+            "hidden_share": hidden / (hidden + waited),
+            "bytes_a_sync": sum(line["bytes_sent"] for line in syncs) / len(syncs),
+        }
+    return result
+
+
+def speed_on_console(log: str, *, tokens: int, last: int) -> dict[str, Any]:
+    """The same of torchtitan's console, on which every inner step of `tokens` tokens has a line; without syncs."""
+    rates = {int(step): float(tps.replace(",", "")) for step, tps in re.findall(r"step: +(\d+) .*tps: ([\d,]+)", log)}
+    seconds = [tokens / rates[step] for step in range(2, last + 1)]
+    return {"tokens_per_second": tokens * len(seconds) / sum(seconds), "step_seconds": statistics.median(seconds)}
+
+
+def taken(training: Mapping[int, dict[str, Any]], step: int) -> float:
+    """Seconds of an inner step, from the log line before it to its own."""
+    return (training[step]["tokens"] - training[step - 1]["tokens"]) / training[step]["tokens_per_second"]
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the figures were taken on, for the JSON."""
+    import torch
+
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "threads_a_worker": threads,
+        "architecture": platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,32 @@
+"""SIGTERM and SIGUSR1 to the supervisor: the workers save a checkpoint after their next sync, and the run stops."""
+
+import signal
+from types import FrameType
+
+
+class StopSignals:
+    """Which signal has asked for a stop; use as a context, in the main thread. A second one is a KeyboardInterrupt, as
+    Ctrl-C is, and ends the run at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def status(self) -> int:
+        """Exit status of a run that was stopped: 128 and the signal's number."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)

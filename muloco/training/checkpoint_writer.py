@@ -1,0 +1,145 @@
+"""Writes the parts of a checkpoint, in a thread beside the training or at once; what fails is not lost."""
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from muloco.training.checkpoint_folder import CheckpointFolder, Save
+
+logger = logging.getLogger(__name__)
+
+_METADATA = ".metadata"  # torch writes it last into a part
+
+
+class CheckpointNotWritten(RuntimeError):
+    """The disk did not take a checkpoint; the message says which part, and why."""
+
+
+class CheckpointWriter:
+    """One worker's saves, one after the other. All ranks of the worker make one and give it the same saves.
+
+    Args:
+        folder: of the run's checkpoints.
+        asynchronous: copy the state to host memory and write it while the training goes on.
+        keep: how many checkpoints stay; 0: all.
+    """
+
+    def __init__(self, folder: CheckpointFolder, *, asynchronous: bool, keep: int):
+        self._folder = folder
+        self._keep = keep
+        self._leads = dist.get_rank() == 0
+        self._ranks = dist.new_group(backend="gloo")  # its own: it is used beside those of the training
+        self._asynchronous = asynchronous
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pinned = _stager(pinned=True) if torch.cuda.is_available() else None  # kept: it is slow to get
+        self._running: Future[None] | None = None
+
+    def begin(self, save: Save, parts: Mapping[str, dict[str, Any]]) -> None:
+        """Starts a save; the one before has to be done with (`finish`).
+
+        Args:
+            save: to which the parts belong.
+            parts: state of each part that this worker writes, by name.
+        """
+        assert self._running is None
+        if self._asynchronous:
+            stager = self._pinned or _stager(pinned=False)
+            parts = cast(dict[str, Any], stager.stage(dict(parts)))
+        self._running = self._thread.submit(self._write, save, parts)
+        if not self._asynchronous:
+            wait([self._running])
+
+    @property
+    def done(self) -> bool:
+        """Whether a save is to be finished, for which nobody has to wait any more."""
+        return self._running is not None and self._running.done()
+
+    def finish(self) -> None:
+        """Waits for the save that was begun, if there is one.
+
+        Raises:
+            CheckpointNotWritten: the disk did not take it.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Frees what it holds; to be called behind `finish`."""
+        self._thread.shutdown()
+        if self._pinned is not None:
+            self._pinned.close()
+
+    def _write(self, save: Save, parts: Mapping[str, dict[str, Any]]) -> None:
+        started = time.monotonic()
+        try:
+            written = {name: self._write_part(save.step, name, state) for name, state in parts.items()}
+            if self._leads:
+                self._publish(save, written)
+        except OSError as error:
+            raise CheckpointNotWritten(f"checkpoint step-{save.step} was not written: {error}") from error
+        finally:
+            if self._leads:
+                for name in parts:  # nothing, but for a failure
+                    shutil.rmtree(self._folder.unfinished(save.step, name), ignore_errors=True)
+        logger.info("wrote checkpoint step-%d in %.2f s", save.step, time.monotonic() - started)
+
+    def _write_part(self, step: int, name: str, state: dict[str, Any]) -> Metadata:
+        writer = dcp.FileSystemWriter(self._folder.unfinished(step, name))
+        writer.fs = _FileSystem()
+        try:
+            return dcp.save(state, storage_writer=writer, process_group=self._ranks)
+        except CheckpointException as failure:
+            errors = [error for error, _ in failure.failures.values()]
+            raise next((error for error in errors if isinstance(error, OSError)), errors[0]) from failure
+
+    def _publish(self, save: Save, written: Mapping[str, Metadata]) -> None:
+        for name, metadata in written.items():
+            files = {_METADATA: (self._folder.unfinished(save.step, name) / _METADATA).stat().st_size}
+            for stored in metadata.storage_data.values():
+                file, end = stored.relative_path, stored.offset + stored.length
+                files[file] = max(files.get(file, 0), end)
+            self._folder.publish(save, name, files)
+        if self._folder.complete(save):
+            self._folder.purge(self._keep)
+
+
+def _stager(*, pinned: bool) -> DefaultStager:
+    """What copies a state to host memory before it returns."""
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=pinned,
+            use_shared_memory=False,
+            use_async_staging=False,
+            use_non_blocking_copy=pinned,
+        )
+    )
+
+
+class _FileSystem(FileSystem):
+    """torch's, whose errors name the file: torch's zip writer covers those of a full disk with its own."""
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[Any]:
+        try:
+            with super().create_stream(path, mode) as stream:
+                yield stream
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror, str(Path(path))) from error

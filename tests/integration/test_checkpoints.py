@@ -1,0 +1,196 @@
+"""Checkpoints when things go wrong: workers lost for good, bad disks, signals."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
+
+from muloco.training.run_folder import RunFolder
+
+from .runs import Run, command, train
+
+pytestmark = pytest.mark.integration
+
+MULOCO = "config/laptop/muloco.py"
+ALONE = {"fault_tolerance__group_size": 1, "fault_tolerance__sync_steps": 4, "metrics__log_freq": 1}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def start(outputs: Path, name: str, **settings: Any) -> tuple[subprocess.Popen, RunFolder]:
+    process = subprocess.Popen(
+        command(outputs, name, MULOCO, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return process, RunFolder(outputs / name)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 150
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def ended(process: subprocess.Popen, folder: RunFolder) -> Run:
+    output, _ = process.communicate(timeout=150)
+    return Run(folder=folder, status=process.returncode, output=output)
+
+
+def synced(folder: RunFolder, worker: int) -> bool:
+    return folder.metrics(worker).exists() and '"sync"' in folder.metrics(worker).read_text()
+
+
+def contents(part: Path) -> dict[str, Any]:
+    """Every value of a part, by its full name."""
+
+    def flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        flat = {}
+        for key, value in values.items():
+            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return flat
+
+    return flatten(_load_state_dict_from_keys(checkpoint_id=part), "")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_written_beside_the_training_they_hold_the_same(tmp_path: Path) -> None:
+    """Every step is saved, in mid-window too; and a checkpoint that was cut short is passed over for the one before."""
+    settings = {**ALONE, "training__steps": 6, "checkpoint__interval": 1, "checkpoint__keep": 0}
+    settings |= {"fault_tolerance__num_fragments": 2, "fault_tolerance__fragment_sync_delay": 1}
+    runs = [train(tmp_path, name, MULOCO, **settings, checkpoint__asynchronous=name) for name in ("true", "false")]
+    assert [run.status for run in runs] == [0, 0], runs
+    for step in range(1, 7):
+        for part in ("global", "worker-000"):
+            one, other = (contents(run.folder.checkpoint / f"step-{step}" / part) for run in runs)
+            assert one.keys() == other.keys() and len(one) > 50
+            for name, value in one.items():
+                same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+                assert same, (step, part, name)
+
+    whole = runs[0].learned()
+    runs[0].folder.summary.unlink()
+    data = runs[0].folder.checkpoint / "step-6" / "worker-000" / "__0_0.distcp"
+    os.truncate(data, data.stat().st_size - 1)
+    (runs[0].folder.checkpoint / "step-5" / "manifest.json").unlink()
+    again = train(tmp_path, "true", MULOCO, "--resume", **settings)
+    assert again.status == 0, again.output
+    assert re.search(rf"left aside: checkpoint \S+step-6: {data} has \d+ bytes instead of \d+", again.output)
+    assert re.search(r"left aside: checkpoint \S+step-5: not all of its parts were written", again.output)
+    assert "resumed from checkpoint step-4" in again.output
+    assert again.learned() == whole
+
+
+def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
+    settings = {**ALONE, "training__steps": 8, "checkpoint__interval": 4}
+    whole = train(tmp_path, "whole", MULOCO, **settings)
+    assert whole.status == 0, whole.output
+    learned = whole.learned()
+    whole.go_back_to(4)
+    (before,) = (path.read_bytes() for path in whole.folder.checkpoint.glob("step-4/global/__0_0.distcp"))
+    settings["checkpoint__interval"] = 3  # steps 6, and 8 as the last one
+    limited = subprocess.run(
+        command(tmp_path, "whole", MULOCO, "--resume", **settings),
+        capture_output=True,
+        text=True,
+        timeout=150,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    run = Run(folder=whole.folder, status=limited.returncode, output=limited.stdout + limited.stderr)
+    assert run.status == 1
+    message = r"checkpoint step-{}\s+was not written: \[Errno 27\] File too large: '\S+/step-{}/\.worker-000\S+distcp'"
+    assert re.search(message.format(6, 6) + "; the training goes on", run.output), run.output
+    assert re.search("worker 0 failed: CheckpointNotWritten: " + message.format(8, 8), run.output)
+    assert [line["step"] for line in run.lines(event="checkpoint_failed")] == [6, 8]
+    assert not list(run.folder.checkpoint.glob("*/.*"))
+    assert (run.folder.checkpoint / "step-4" / "global" / "__0_0.distcp").read_bytes() == before
+
+    again = train(tmp_path, "whole", MULOCO, "--resume", **settings)
+    assert again.status == 0 and "resumed from checkpoint step-4" in again.output, again.output
+    assert again.learned() == learned
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = train(tmp_path / "file", "refused", MULOCO, training__steps=2)
+    assert run.status == 2
+    message = f"the run folder cannot be written to (run.outputs, run.name): {tmp_path}/file is not a folder"
+    assert message in run.output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_by_bit(tmp_path: Path, workers: int) -> None:
+    settings = {**ALONE, "fault_tolerance__group_size": workers, "training__steps": 40}
+    whole = train(tmp_path, "whole", MULOCO, **settings)
+    assert whole.status == 0, whole.output
+
+    process, folder = start(tmp_path, "stopped", **settings)
+    wait_for(lambda: synced(folder, workers - 1), process)
+    number = signal.SIGTERM if workers == 2 else signal.SIGUSR1
+    process.send_signal(number)
+    stopped = ended(process, folder)
+    assert stopped.status == 128 + number, stopped.output
+    where = re.search(r"stopped with a checkpoint of step (\d+); .* muloco train (\S+) --resume", stopped.output)
+    assert where is not None and where[2] == str(folder.config), stopped.output
+    step = int(where[1])
+    assert 4 <= step < 40 and (workers == 1 or step % 4 == 0)
+    assert max(line["step"] for line in stopped.lines()) == step
+    assert not folder.summary.exists()
+
+    again = train(tmp_path, "stopped", MULOCO, "--resume", **settings)
+    assert again.status == 0 and f"resumed from checkpoint step-{step}" in again.output
+    assert {line["attempt"] for line in again.lines(worker=0)} == {1, 2}
+    assert again.learned() == whole.learned()
+
+
+def test_a_run_that_lost_a_worker_for_good_is_taken_up_again_by_all(tmp_path: Path) -> None:
+    settings = {
+        "fault_tolerance__group_size": 3,
+        "fault_tolerance__restarts": 0,
+        "fault_tolerance__sync_steps": 4,
+        "training__global_batch_size": 12,
+        "training__steps": 60,
+        "checkpoint__interval": 6,
+        "metrics__log_freq": 1,
+    }
+    process, folder = start(tmp_path, "diminished", **settings)
+    wait_for(lambda: synced(folder, 2), process)
+    subprocess.run(["pkill", "-9", "-f", f"{folder.config} --fault_tolerance.replica_id 2"], check=True)
+
+    def without_it() -> list[int]:
+        manifests = (json.loads(path.read_text()) for path in folder.checkpoint.glob("*/manifest.json"))
+        return [m["step"] for m in manifests if m["parts"] == ["global", "worker-000", "worker-001"]]
+
+    wait_for(lambda: bool(without_it()), process)
+    process.send_signal(signal.SIGINT)
+    diminished = ended(process, folder)
+    assert diminished.status == 130, diminished.output
+    resumed = max(without_it())
+    last = max(line["step"] for line in diminished.lines(event="sync", worker=2))
+
+    again = train(tmp_path, "diminished", MULOCO, "--resume", **settings)
+    assert again.status == 0, again.output
+    assert f"checkpoint step-{resumed} has no part of worker 2, which was away then" in again.output
+    assert [line["step"] for line in again.lines(event="join")] == [resumed]
+    assert all(len(set(digests.values())) == 1 for digests in again.digests())
+    later = [line for line in again.lines(event="sync") if line["step"] > resumed]
+    assert later and all(line["participants"] == 3 for line in later)
+    first = [line for line in later if line["step"] == later[0]["step"]]
+    assert all(line["weights"]["2"] == line["step"] - resumed for line in first)
+    # it goes on in its data where its last sync was: tokens of 4 sequences of 64 a step
+    tokens = {line["step"]: line["tokens"] for line in again.lines(worker=2) if "tokens" in line}
+    assert tokens[60] == (last + 60 - resumed) * 4 * 64
+    manifest = json.loads((folder.checkpoint / "step-60" / "manifest.json").read_text())
+    assert manifest["parts"] == ["global", "worker-000", "worker-001", "worker-002"]

@@ -1,0 +1,29 @@
+"""A real lighthouse for tests whose workers are threads of one process."""
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from torchft.coordination import LighthouseServer
+
+
+@pytest.fixture
+def lighthouse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """`lighthouse(least, heartbeat_seconds=...)` starts torchft's lighthouse in a thread of its own; its address."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    servers = []
+
+    def start(least: int, *, heartbeat_seconds: float = 5.0) -> str:
+        server = LighthouseServer(
+            bind="127.0.0.1:0",
+            min_replicas=least,
+            join_timeout_ms=60_000,
+            quorum_tick_ms=20,
+            heartbeat_timeout_ms=round(1000 * heartbeat_seconds),
+        )
+        servers.append(server)
+        return f"http://127.0.0.1:{urlsplit(server.address()).port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()

@@ -1,0 +1,97 @@
+"""Transports that fail at a chosen point of a chosen round."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from muloco.outer import Round, Transport, TransportError
+
+
+class Died(Exception):
+    """What a worker that dies raises in its own thread, so that nothing of it runs on."""
+
+
+class Faulty:
+    """A transport whose first round at inner step `step` fails.
+
+    Args:
+        inner: carries the rounds.
+        step: inner step of the sync.
+        point: `exchange N` (before the round's exchange number N, from 0), `vote` (before this worker votes), `voted`
+            (its vote has gone out to all, and it has heard theirs).
+        act: what happens there.
+    """
+
+    def __init__(self, inner: Transport, step: int, point: str, act: Callable[[], None]):
+        self._inner, self._step, self._point, self._act = inner, step, point, act
+        self.exchanges: list[int] = []
+        """How many each round had."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def open(self, step: int) -> Round:
+        round = self._inner.open(step)
+        point, act = self._point if step == self._step else "never", self._act
+        if step == self._step:
+            self._point = "never"
+        self.exchanges.append(0)
+        return _FaultyRound(self, round, point, act)
+
+
+class _FaultyRound:
+    def __init__(self, transport: Faulty, inner: Round, point: str, act: Callable[[], None]):
+        self._transport, self._inner, self._point, self._act = transport, inner, point, act
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        if self._point == f"exchange {self._transport.exchanges[-1]}":
+            self._act()
+        self._transport.exchanges[-1] += 1
+        return self._inner.exchange(outgoing, sizes)
+
+    def vote(self, ok: bool) -> bool:
+        if self._point == "vote":
+            self._act()
+        if self._point != "voted":
+            return self._inner.vote(ok)
+        group = getattr(self._transport, "group", None)
+        if group is None or not hasattr(group, "alltoall_base"):  # in process
+            answer = self._inner.vote(ok)
+            self._act()
+            return answer
+        send = group.alltoall_base
+
+        def send_once(*args):
+            group.alltoall_base = send
+            send(*args).wait()
+            self._act()
+
+        group.alltoall_base = send_once
+        return self._inner.vote(ok)
+
+
+def die_in_process() -> None:
+    raise Died
+
+
+def die_at(transport) -> Callable[[], None]:
+    """Ends a worker at a lighthouse as its process' end would: no heartbeat, no connection, no answer."""
+
+    def act() -> None:
+        transport.close()
+        raise Died
+
+    return act
+
+
+def lose_contact() -> None:
+    """The worker lives, its connection has broken; within a vote it cannot know what the others have decided."""
+    raise TransportError("the test has broken the connection")
+
+
+def lose_contact_in_vote() -> None:
+    raise RuntimeError("the test has broken the connection")

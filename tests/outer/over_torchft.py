@@ -1,0 +1,51 @@
+"""Workers as threads that meet at a real lighthouse."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TypeVar
+
+from torch.distributed import TCPStore
+
+from muloco.outer.torchft import TorchftTransport
+
+T = TypeVar("T")
+
+
+def own_store() -> TCPStore:
+    """The store that torchrun gives a worker."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def connect(
+    worker: int,
+    lighthouse: str,
+    *,
+    run: str = "run",
+    least: int = 1,
+    quorum_seconds: float = 30,
+    exchange_seconds: float = 20,
+) -> TorchftTransport:
+    """One worker's end; a worker of one rank."""
+    store = own_store()
+    transport = TorchftTransport(
+        run=run,
+        worker=worker,
+        least=least,
+        lighthouse=lighthouse,
+        rank=0,
+        ranks=1,
+        store=("127.0.0.1", store.port),
+        host="127.0.0.1",
+        process_group="gloo",
+        quorum_timeout=timedelta(seconds=quorum_seconds),
+        exchange_timeout=timedelta(seconds=exchange_seconds),
+    )
+    transport.store_kept_alive = store
+    return transport
+
+
+def in_threads(workers: int, work: Callable[[int], T]) -> list[T]:
+    """`work(worker)` in a thread each; the results in the workers' order."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, range(workers)))

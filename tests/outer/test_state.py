@@ -1,0 +1,110 @@
+"""State saved after any step, mid-window or with a fragment in flight, continues to the bit in a fresh loop."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from muloco.outer.in_process import InProcessGroup
+from muloco.training.config import OuterOptimizer
+from muloco.training.outer import build_outer_optimizer
+
+from .toy import Case, Result, drift, restore, save, start, train_in_process, walk
+from .workers import run_workers
+
+CASE = Case(workers=2, fragments=3, interval=13, steps=30, alpha=0.5)
+OPTIMIZERS = {
+    "sgd": OuterOptimizer(lr=0.7, momentum=0.9),
+    "adamw": OuterOptimizer(class_name="adamw", lr=0.1, momentum=0.0),
+    "muon": OuterOptimizer(class_name="muon", lr=0.1, momentum=0.8),
+}
+
+
+def saved_after_every_step(case: Case, **options) -> list[list[tuple]]:
+    """`[worker][step - 1]` of a run that is saved after each of its steps."""
+    group = InProcessGroup(case.workers)
+
+    def work(worker: int) -> list[tuple]:
+        parameters = start()
+        loop = case.loop(parameters, group.transport(worker), worker, **options)
+        loop.start(0)
+        states = []
+        for step in range(1, case.steps):
+            walk(loop, parameters, worker, [step], case.steps)
+            states.append(save(loop, parameters))
+        return states
+
+    return run_workers(group, work)
+
+
+def continued(case: Case, states: list[tuple], step: int, **options) -> list[Result]:
+    """The run from `step` on, in fresh loops that began with something else."""
+    group = InProcessGroup(case.workers)
+
+    def work(worker: int) -> Result:
+        parameters = {name: torch.full_like(tensor, 9.0) for name, tensor in start().items()}
+        loop = case.loop(parameters, group.transport(worker), worker, **options)
+        restore(states[worker], loop, parameters, step)
+        loop.start(step)
+        return walk(loop, parameters, worker, range(step + 1, case.steps + 1), case.steps)
+
+    return run_workers(group, work)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_continues_to_the_bit_from_any_step(delay: int, optimizer: str) -> None:
+    case = CASE.with_(delay=delay)
+    options = {"build": partial(build_outer_optimizer, OPTIMIZERS[optimizer]), "learning_rate": lambda step: 1 / step}
+    whole = train_in_process(case, **options)
+    states = saved_after_every_step(case, **options)
+    in_flight = [step for step in range(1, case.steps) if "mean" in states[0][step - 1][1]]
+    due = [4, 8, 13, 17, 21, 26, 30]
+    assert in_flight == [d - before for d in due for before in range(delay, 0, -1)]
+    for step in range(1, case.steps):
+        again = continued(case, [states[worker][step - 1] for worker in range(2)], step, **options)
+        for worker, (result, uninterrupted) in enumerate(zip(again, whole, strict=True)):
+            later = [(at, sync) for at, sync in uninterrupted.syncs if at > step]
+            assert [(at, sync.digest) for at, sync in result.syncs] == [(at, sync.digest) for at, sync in later], step
+            for (_, mine), (_, theirs) in zip(result.syncs, later, strict=True):
+                assert (mine.weights, mine.attempts, mine.own_square, mine.mean_square, mine.product) == (
+                    *(theirs.weights, theirs.attempts, theirs.own_square, theirs.mean_square, theirs.product),
+                ), f"step {step}, worker {worker}"
+            for name, value in uninterrupted.parameters.items():
+                assert torch.equal(result.parameters[name], value), f"step {step}, worker {worker}, {name}"
+
+
+def test_saving_disturbs_nothing() -> None:
+    case = CASE.with_(delay=3)
+    states = saved_after_every_step(case)
+    for worker, result in enumerate(train_in_process(case)):
+        for name, value in result.local[-2].items():
+            assert torch.equal(states[worker][-1][2][name], value)
+
+
+def test_validation_sees_the_anchor_and_training_goes_on_from_the_local_weights() -> None:
+    parameters = start()
+    loop = Case(workers=1, interval=3).loop(parameters, InProcessGroup(1).transport(0), 0)
+    assert loop.parameters_are_anchor
+    walk(loop, parameters, 0, [1], 99)
+    local = {name: tensor.clone() for name, tensor in parameters.items()}
+    assert not loop.parameters_are_anchor
+    with loop.anchor_weights():
+        assert all(torch.equal(parameters[name], value) for name, value in start().items())
+    assert all(torch.equal(parameters[name], value) for name, value in local.items())
+    walk(loop, parameters, 0, [2, 3], 99)
+    assert loop.parameters_are_anchor
+
+
+def test_parameters_that_kept_a_local_share_are_not_the_anchor() -> None:
+    parameters = start()
+    loop = Case(workers=1, interval=3, alpha=0.5).loop(parameters, InProcessGroup(1).transport(0), 0)
+    for step in (1, 2, 3):
+        for name, change in drift(0, step).items():
+            parameters[name] += change
+        loop.after_inner_step(step)
+    anchor = loop.global_tensors()["anchor"]
+    assert not loop.parameters_are_anchor
+    with loop.anchor_weights():
+        assert all(torch.equal(parameters[name], value) for name, value in anchor.items())
+    assert not any(torch.equal(parameters[name], value) for name, value in anchor.items())

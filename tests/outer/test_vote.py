@@ -1,0 +1,125 @@
+"""Votes at a real lighthouse in which one member does not hear the others: all come to the same answer."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from muloco.outer import TransportError, torchft
+from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
+from muloco.outer.torchft import TorchftRound, TorchftTransport
+
+from .over_torchft import connect, in_threads
+
+SECONDS = 20
+
+
+def vote_of_two(address: str, votes: dict[int, Callable[[TorchftTransport, TorchftRound], bool]]) -> list[bool]:
+    """What each of two workers hears when it votes as told."""
+    both_left = threading.Barrier(2, timeout=SECONDS)
+
+    def work(worker: int) -> bool:
+        transport = connect(worker, address, least=2)
+        try:
+            return votes[worker](transport, transport.open(1))
+        finally:
+            both_left.wait()
+            transport.close()
+
+    return in_threads(2, work)
+
+
+def lose_contact_after(transport: TorchftTransport, happened: Callable[[], object]) -> None:
+    """The next exchange leaves this member without an answer, once something else has happened."""
+    send = transport.group.alltoall_base
+
+    def lost(*args) -> None:
+        transport.group.alltoall_base = send
+        work = send(*args)  # what this member has to say is on its way
+        happened()
+        transport.work_kept_alive = work
+        raise RuntimeError("the test has broken the connection")
+
+    transport.group.alltoall_base = lost
+
+
+def test_a_vote_against_is_heard_by_all(lighthouse) -> None:
+    votes = {0: lambda _, round: round.vote(True), 1: lambda _, round: round.vote(False)}
+    assert vote_of_two(lighthouse(2), votes) == [False, False]
+
+
+def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer is asked while it votes; it commits only after that."""
+    asked, answers = threading.Event(), []
+
+    def watched(*args, **options) -> str | None:
+        answers.append(ask(*args, **options))
+        asked.set()
+        return answers[-1]
+
+    monkeypatch.setattr(torchft, "ask", watched)
+    voting = threading.Event()
+
+    def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
+        lose_contact_after(transport, lambda: voting.wait(SECONDS))
+        return round.vote(True)
+
+    def late(transport: TorchftTransport, round: TorchftRound) -> bool:
+        send = transport.group.alltoall_base
+
+        def slow(*args):
+            transport.group.alltoall_base = send
+            voting.set()
+            assert asked.wait(SECONDS)
+            return send(*args)
+
+        transport.group.alltoall_base = slow
+        return round.vote(True)
+
+    assert vote_of_two(lighthouse(2), {0: unsure, 1: late}) == [True, True]
+    assert answers[0] == VOTING and answers[-1] == COMMITTED
+
+
+def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member has given the round up before another one votes: that one may not commit alone, though it could hear
+    every vote."""
+    asked = threading.Event()
+    voted = threading.Event()
+
+    def watched(*args, **options) -> str | None:
+        answer = ask(*args, **options)
+        asked.set()
+        assert voted.wait(SECONDS), "the connections are still there when the late one votes"
+        return answer
+
+    monkeypatch.setattr(torchft, "ask", watched)
+
+    def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
+        lose_contact_after(transport, lambda: None)
+        return round.vote(True)
+
+    def late(transport: TorchftTransport, round: TorchftRound) -> bool:
+        assert asked.wait(SECONDS)
+        try:
+            return round.vote(True)
+        finally:
+            voted.set()
+
+    assert vote_of_two(lighthouse(2), {0: unsure, 1: late}) == [False, False]
+
+
+def test_a_quorum_that_does_not_come_is_an_error_that_says_so(lighthouse) -> None:
+    transport = connect(0, lighthouse(2), least=2, quorum_seconds=1)
+    with pytest.raises(TransportError, match="sync after step 7: no quorum of 2 or more workers within 1 s"):
+        transport.open(7)
+    transport.close()
+
+
+def test_a_server_remembers_its_last_rounds_and_speaks_no_more_once_closed() -> None:
+    server = PeerServer("127.0.0.1")
+    for number in range(70):
+        server.say(f"1-{number}", COMMITTED)
+    assert ask(server.address, "1-69", seconds=SECONDS) == COMMITTED
+    assert ask(server.address, "1-0", seconds=SECONDS) == FAILED, "forgotten"
+    server.close()
+    assert ask(server.address, "1-69", seconds=SECONDS) is None

@@ -1,0 +1,106 @@
+"""What the benchmarks compute from runs, against figures worked out by hand."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from muloco.training.load import CHECKOUT
+from muloco.training.run_folder import MetricsWriter, RunFolder
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch):
+    """`benchmark(name)` is the module of that name."""
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    return importlib.import_module
+
+
+def test_a_filter_is_set_by_rate_burst_and_latency(benchmark) -> None:
+    tbf = benchmark("shaped_link").tbf
+    assert " ".join(tbf("eth0", 100)) == ("tc qdisc add dev eth0 root tbf rate 100000000bit burst 65536b latency 50ms")
+    assert " ".join(tbf("port3", 2.5)) == "tc qdisc add dev port3 root tbf rate 2500000bit burst 65536b latency 50ms"
+    assert tbf("eth0", 1000)[9] == "500000b", "4 ms of 1 Gbit/s"
+
+
+def test_commands_of_a_network(benchmark) -> None:
+    network = benchmark("shaped_link").Network(3, 100)
+    assert [network.address(worker) for worker in range(3)] == ["10.77.0.1", "10.77.0.2", "10.77.0.3"]
+    assert network.within(2, ["ls", "-l"]) == ["ip", "netns", "exec", network.namespaces[2], "ls", "-l"]
+    other = benchmark("shaped_link").Network(3, 100)
+    assert len({*network.namespaces, network.switch, *other.namespaces, other.switch}) == 8
+
+
+def test_a_machine_without_the_means_is_told_why(benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    shaped_link = benchmark("shaped_link")
+    monkeypatch.setattr(shaped_link.os, "geteuid", lambda: 1000)
+    assert "need root" in shaped_link.why_impossible()
+    monkeypatch.setattr(shaped_link.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shaped_link.shutil, "which", lambda program: None if program == "tc" else f"/sbin/{program}")
+    assert shaped_link.why_impossible().endswith("and tc is not here: apt-get install iproute2")
+
+
+def write_run(folder: Path) -> RunFolder:
+    """Two workers, 4 steps of 100 tokens, a sync after step 2; worker 1 takes twice as long for all of it."""
+    run = RunFolder(folder)
+    for worker, pace in ((0, 1), (1, 2)):
+        writer = MetricsWriter(run.metrics(worker), worker=worker, attempt=1)
+        for step, seconds in ((1, 50), (2, 1), (3, 3), (4, 1)):
+            writer.write(step, {"loss": 1.0, "tokens": 100 * step, "tokens_per_second": 100 / (seconds * pace)})
+            if step in (2, 4):
+                sync = {"event": "sync", "seconds_waited": 1.5 * pace, "seconds_hidden": 0.5 * pace, "bytes_sent": 8}
+                writer.write(step, sync)
+        writer.close()
+    return run
+
+
+def test_speed_of_a_run(benchmark, tmp_path: Path) -> None:
+    found = benchmark("training_runs").speed(write_run(tmp_path), last=4)
+    assert found == {
+        "tokens_per_second": pytest.approx(300 / 5 + 300 / 10),
+        "step_seconds": 1.5,  # of 1, 1 and 2, 2: the steps after no sync
+        "sync_share": pytest.approx((1.5 + 3) / (5 + 10)),  # the sync after the last step is not in these steps
+        "waited": pytest.approx(4.5 / 2),
+        "hidden": pytest.approx(1.5 / 2),
+        "hidden_share": pytest.approx(1.5 / 6),
+        "bytes_a_sync": 8,
+    }
+
+
+def test_a_run_in_which_a_worker_was_lost_is_no_measurement(benchmark, tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    writer = MetricsWriter(run.metrics(1), worker=1, attempt=2)
+    writer.write(4, {"loss": 1.0, "tokens": 400, "tokens_per_second": 50})
+    writer.close()
+    with pytest.raises(RuntimeError, match=r"workers \[1\] were lost"):
+        benchmark("training_runs").speed(run, last=4)
+
+
+def test_speed_on_torchtitans_console(benchmark) -> None:
+    log = """
+[titan] 2026-01-01 00:00:00,000 - root - INFO - Training starts at step 1
+[titan] 2026-01-01 00:00:00,000 - root - INFO - step:  1  loss:  8.15490  grad_norm:  8.7588  tps: 3  tflops: 0.01
+[titan] 2026-01-01 00:00:00,000 - root - INFO - step:  2  loss:  8.15490  grad_norm:  8.7588  tps: 1,000  tflops: 0.01
+[titan] 2026-01-01 00:00:00,000 - root - INFO - step:  3  loss:  8.15490  grad_norm:  8.7588  tps: 2,000  tflops: 0.01
+[titan] 2026-01-01 00:00:00,000 - root - INFO - step: 10  loss:  8.15490  grad_norm:  8.7588  tps: 9  tflops: 0.01
+"""
+    found = benchmark("training_runs").speed_on_console(log, tokens=4000, last=3)
+    assert found == {"tokens_per_second": pytest.approx(8000 / 6), "step_seconds": 3}
+
+
+def test_a_failed_run_is_told_with_the_end_of_its_log(benchmark, tmp_path: Path) -> None:
+    runs = benchmark("training_runs")
+    child = runs.start("run0", ["sh", "-c", "echo no luck; exit 3"], outputs=tmp_path, threads=1)
+    with pytest.raises(RuntimeError, match=r"run0 failed: exit status 3(.|\n)*no luck"):
+        runs.wait([child])
+
+
+@pytest.mark.parametrize("kind", ["sync", "link", "exchange"])
+def test_the_documented_tables_are_the_committed_ones(benchmark, kind: str) -> None:
+    import json
+
+    result = json.loads((CHECKOUT / "results" / "overhead" / f"{kind}.json").read_text())
+    module: ModuleType = benchmark(f"overhead_{kind}")
+    table = "\n".join(f"    {line}" for line in module.table(result).splitlines())
+    assert table in (CHECKOUT / "docs" / "performance.md").read_text(), f"`{result['command']}` prints:\n{table}"
