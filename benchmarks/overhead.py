@@ -6,10 +6,12 @@
 
 sync: real runs of `muloco train`, one window each. A worker with outer steps trains at the same time as one without, so
 that whatever else the machine does disturbs both; two workers over torchft take turns with two that know nothing of
-each other. Ratios are medians over the rounds.
+each other. On a busy machine single inner steps take several times as long as others; so every inner step counts as
+the median one of its run, a sync as it was (untrimmed: the ratio without that). Ratios are medians over the rounds.
 link: two workers in network namespaces of their own, on links shaped so that a dense exchange takes some inner steps
-(`shaped_link.py` says what it needs). hidden share: what of the rounds' time ran beside inner steps; waited is all that
-inner steps stood still, the outer step included.
+(`shaped_link.py` says what it needs). kept: share of the time that inner steps ran, beside that without the shaping,
+all inner steps counting as the median one of their run; waited: that they stood still for a sync, the outer step
+included; hidden share: what of the rounds' time ran beside them.
 exchange: processes of one thread average the same number of fp32 elements, in turns.
 
 Each prints a table and writes results/overhead/WHAT.json.

@@ -44,7 +44,7 @@ def measure(outputs: Path, *, rounds: int, elements: int) -> dict[str, Any]:
 
 def _group(folder: Path, size: int, rounds: int, elements: int) -> dict[str, Any]:
     folder.mkdir()
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
     lighthouses = [start_lighthouse(workers=size, log=folder / f"lighthouse-{name}.log") for name in ("a", "b")]
     try:
         addresses = [address for _, address in lighthouses]

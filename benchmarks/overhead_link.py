@@ -88,10 +88,9 @@ def measure(outputs: Path, *, rounds: int, threads: int, exchange_steps: float, 
 
 
 def _row(rows: list[dict[str, Any]], unshaped: list[dict[str, Any]]) -> dict[str, float]:
-    keys = ("tokens_per_second", "step_seconds", "sync_share", "waited", "hidden", "hidden_share")
-    result = {key: statistics.median(row[key] for row in rows) for key in keys}
+    result = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     pairs = zip(rows, unshaped, strict=True)
-    return result | {"kept": statistics.median(a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs)}
+    return result | {"kept": statistics.median(a["running"] / b["running"] for a, b in pairs)}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -101,12 +100,12 @@ def table(result: dict[str, Any]) -> str:
         f"(a plain transfer: {result['measured_megabits']:.0f}), "
         f"which needs {result['exchange_seconds']:.2f} s for a dense exchange",
         f"{result['threads_a_worker']} thread a worker, {result['cores']} cores; load before each round: {load}",
-        f"{'':20} {'tokens/s':>8} {'kept':>6} {'s a step':>9} {'waited':>7} {'hidden':>7} {'hidden share':>13}",
+        f"{'':20} {'kept':>6} {'tokens/s':>9} {'s a step':>9} {'s waited':>9} {'s hidden':>9} {'hidden share':>13}",
     ]
     for name, row in result["variants"].items():
         lines.append(
-            f"{name:20} {row['tokens_per_second']:8.0f} {row['kept']:6.3f} {row['step_seconds']:9.3f} "
-            f"{row['waited']:7.2f} {row['hidden']:7.2f} {100 * row['hidden_share']:12.1f}%"
+            f"{name:20} {row['kept']:6.3f} {row['tokens_per_second']:9.0f} {row['step_seconds']:9.3f} "
+            f"{row['waited']:9.2f} {row['hidden']:9.2f} {100 * row['hidden_share']:12.1f}%"
         )
     worst = min(row["hidden_share"] for name, row in result["variants"].items() if f"tau = {TAU}" in name)
     lines.append(

@@ -79,31 +79,40 @@ def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
     """How fast a run was in its inner steps 2 to `last`, the syncs after steps 1 to `last` - 1 included.
 
     Returns:
-        tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync) and, where
-        there are syncs, sync_share (of the time, that workers stood still for them), waited and hidden (seconds a sync)
-        and hidden_share (of the rounds' time).
+        tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync), typical
+        (tokens a second if every inner step had taken that long, syncs as they were) and, where there are syncs,
+        sync_share (of the time, that workers stood still for them), running (share of the time that they did not, if
+        every inner step had taken as long as the median one), waited and hidden (seconds a sync), hidden_share (of the
+        rounds' time) and bytes_a_sync.
     """
     lines = read_metrics(folder)
     if restarted := {line["worker"] for line in lines if line["attempt"] > 1}:
         raise RuntimeError(f"workers {sorted(restarted)} were lost and started again: there is nothing to compare")
-    rates, plain, whole = [], [], 0.0
+    syncs = [line for line in lines if line.get("event") == "sync" and line["step"] < last]
+    rates, typical, plain, whole = [], [], [], 0.0
     for worker in sorted({line["worker"] for line in lines}):
         training = {line["step"]: line for line in lines if line["worker"] == worker and "loss" in line}
-        synced = {line["step"] for line in lines if line["worker"] == worker and line.get("event") == "sync"}
+        waited = {line["step"]: line["seconds_waited"] for line in syncs if line["worker"] == worker}
         seconds = {step: taken(training, step) for step in range(2, last + 1)}
+        unsynced = [duration for step, duration in seconds.items() if step - 1 not in waited]
         tokens = training[last]["tokens"] - training[1]["tokens"]
         rates.append(tokens / sum(seconds.values()))
-        plain += [duration for step, duration in seconds.items() if step - 1 not in synced]
+        typical.append(tokens / (statistics.median(unsynced) * len(seconds) + sum(waited.values())))
+        plain += unsynced
         whole += sum(seconds.values())
-    result = {"tokens_per_second": sum(rates), "step_seconds": statistics.median(plain)}
-    syncs = [line for line in lines if line.get("event") == "sync" and line["step"] < last]
+    result = {
+        "tokens_per_second": sum(rates),
+        "typical": sum(typical),
+        "step_seconds": statistics.median(plain),
+    }
     if syncs:
-        waited, hidden = (sum(line[key] for line in syncs) for key in ("seconds_waited", "seconds_hidden"))
+        standing, hidden = (sum(line[key] for line in syncs) for key in ("seconds_waited", "seconds_hidden"))
         result |= {
-            "sync_share": waited / whole,
-            "waited": waited / len(syncs),
+            "sync_share": standing / whole,
+            "running": 1 - standing / sum(tokens / rate for rate in typical),
+            "waited": standing / len(syncs),
             "hidden": hidden / len(syncs),
-            "hidden_share": hidden / (hidden + waited),
+            "hidden_share": hidden / (hidden + standing),
             "bytes_a_sync": sum(line["bytes_sent"] for line in syncs) / len(syncs),
         }
     return result
@@ -113,7 +122,9 @@ def speed_on_console(log: str, *, tokens: int, last: int) -> dict[str, Any]:
     """The same of torchtitan's console, on which every inner step of `tokens` tokens has a line; without syncs."""
     rates = {int(step): float(tps.replace(",", "")) for step, tps in re.findall(r"step: +(\d+) .*tps: ([\d,]+)", log)}
     seconds = [tokens / rates[step] for step in range(2, last + 1)]
-    return {"tokens_per_second": tokens * len(seconds) / sum(seconds), "step_seconds": statistics.median(seconds)}
+    median = statistics.median(seconds)
+    rate = tokens * len(seconds) / sum(seconds)
+    return {"tokens_per_second": rate, "typical": tokens / median, "step_seconds": median}
 
 
 def taken(training: Mapping[int, dict[str, Any]], step: int) -> float:

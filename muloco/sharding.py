@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-__all__ = ["copies", "gather", "local", "shard_like", "wrap"]
+__all__ = ["copies", "gather", "local", "shard_like", "to_host", "wrap"]
 
 
 @torch.no_grad()
@@ -85,6 +85,21 @@ def wrap(part: Tensor, *, like: Tensor) -> Tensor:
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+@torch.no_grad()
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy of this rank's part in host memory, known as what `tensor` is sharded as. No communication.
+
+    From an accelerator it is pinned and may be under way on return: synchronize before it is read.
+
+    Args:
+        tensor: any shape and dtype, plain or DTensor.
+    """
+    part = local(tensor).detach()
+    host = torch.empty_like(part, device="cpu", pin_memory=part.device.type == "cuda").copy_(part, non_blocking=True)
+    # from_local would bring it back to the device of the mesh
+    return DTensor(host, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else host
 
 
 def copies(tensor: Tensor) -> int:

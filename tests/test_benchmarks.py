@@ -21,7 +21,7 @@ def test_a_filter_is_set_by_rate_burst_and_latency(benchmark) -> None:
     tbf = benchmark("shaped_link").tbf
     assert " ".join(tbf("eth0", 100)) == ("tc qdisc add dev eth0 root tbf rate 100000000bit burst 65536b latency 50ms")
     assert " ".join(tbf("port3", 2.5)) == "tc qdisc add dev port3 root tbf rate 2500000bit burst 65536b latency 50ms"
-    assert tbf("eth0", 1000)[9] == "500000b", "4 ms of 1 Gbit/s"
+    assert tbf("eth0", 1000)[10] == "500000b", "4 ms of 1 Gbit/s"
 
 
 def test_commands_of_a_network(benchmark) -> None:
@@ -59,8 +59,10 @@ def test_speed_of_a_run(benchmark, tmp_path: Path) -> None:
     found = benchmark("training_runs").speed(write_run(tmp_path), last=4)
     assert found == {
         "tokens_per_second": pytest.approx(300 / 5 + 300 / 10),
+        "typical": pytest.approx(300 / (3 * 1 + 1.5) + 300 / (3 * 2 + 3)),
         "step_seconds": 1.5,  # of 1, 1 and 2, 2: the steps after no sync
         "sync_share": pytest.approx((1.5 + 3) / (5 + 10)),  # the sync after the last step is not in these steps
+        "running": pytest.approx(9 / 13.5),
         "waited": pytest.approx(4.5 / 2),
         "hidden": pytest.approx(1.5 / 2),
         "hidden_share": pytest.approx(1.5 / 6),
@@ -86,7 +88,7 @@ def test_speed_on_torchtitans_console(benchmark) -> None:
 [titan] 2026-01-01 00:00:00,000 - root - INFO - step: 10  loss:  8.15490  grad_norm:  8.7588  tps: 9  tflops: 0.01
 """
     found = benchmark("training_runs").speed_on_console(log, tokens=4000, last=3)
-    assert found == {"tokens_per_second": pytest.approx(8000 / 6), "step_seconds": 3}
+    assert found == {"tokens_per_second": pytest.approx(8000 / 6), "typical": 4000 / 3, "step_seconds": 3}
 
 
 def test_a_failed_run_is_told_with_the_end_of_its_log(benchmark, tmp_path: Path) -> None:

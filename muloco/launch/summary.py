@@ -33,7 +33,8 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restart
         "validation_loss_before": _at_step(validations, min),
         "validation_loss": _at_step(validations, max),
         "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
-        "bytes_sent_per_worker": _sent(syncs, config.workers),
+        "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
+        "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
         "lost_steps": _lost_steps(lines),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
@@ -62,7 +63,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "tokens": f"{summary['tokens']:,} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
         "tokens/s": f"{summary['tokens_per_second']:,.0f} by all workers, syncs included",
         "syncs": str(summary["syncs"]),
-        "sent by a worker": f"{summary['bytes_sent_per_worker'] / 1e6:,.1f} MB to other workers",
+        "sent by a worker": _traffic(summary),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
@@ -70,6 +71,12 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _traffic(summary: dict[str, Any]) -> str:
+    sent, ring = summary["bytes_sent_per_worker"], summary["bytes_ring_per_worker"]
+    saved = f", {ring / sent:.1f} times less than an fp32 ring all-reduce" if ring > 1.1 * sent > 0 else ""
+    return f"{sent / 1e6:,.1f} MB to other workers{saved}"
 
 
 def _losses(summary: dict[str, Any]) -> str:
@@ -96,9 +103,9 @@ def _rate(training: list[dict[str, Any]]) -> float:
     return tokens / seconds
 
 
-def _sent(syncs: list[dict[str, Any]], workers: int) -> int:
+def _sent(syncs: list[dict[str, Any]], workers: int, key: str) -> int:
     """Bytes that a worker has sent to others in all syncs: of whom has sent most."""
-    return max((sum(s["bytes_sent"] for s in syncs if s["worker"] == worker) for worker in range(workers)), default=0)
+    return max((sum(sync[key] for sync in syncs if sync["worker"] == worker) for worker in range(workers)), default=0)
 
 
 def _at_step(validations: list[dict[str, Any]], which) -> float:

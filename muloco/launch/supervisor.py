@@ -33,7 +33,10 @@ TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
 LEAVE_SECONDS = 3600
 """How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
-_FIXED = ("model", "data", "training", "optimizer", "lr_scheduler", "fault_tolerance", "outer_optimizer", "parallelism")
+_FIXED = (
+    *("model", "data", "training", "optimizer", "lr_scheduler"),
+    *("fault_tolerance", "outer_optimizer", "compression", "parallelism"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,25 +9,16 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from muloco.outer.compression import DENSE, Wire
+from muloco.outer.residual import Residual
 from muloco.outer.transport import Round
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
 """Pieces of one owner that are worked on together, as fp32; a larger piece is on its own."""
-
-
-class Codec(Protocol):
-    """See `muloco.outer.codecs`."""
-
-    def encode(self, piece: torch.Tensor) -> torch.Tensor: ...
-
-    def decode(self, payload: torch.Tensor, shape: Sequence[int], dtype: torch.dtype = ...) -> torch.Tensor: ...
-
-    def payload_bytes(self, shape: Sequence[int]) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -49,21 +40,15 @@ class Piece:
         return flat[self.start : self.start + self.elements].view(self.shape)
 
 
-def average(
-    round: Round,
-    flat: torch.Tensor,
-    shapes: Sequence[tuple[int, ...]],
-    weights: Sequence[int],
-    codecs: Sequence[Codec],
-) -> torch.Tensor:
+def average(round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int]) -> torch.Tensor:
     """The weighted mean of the members' vectors; the same bits on every member.
 
     Args:
         round: open round.
         flat: this member's fp32 vector of all tensors of the fragment, on the transport's device; left alone.
-        shapes: of the tensors in `flat`, in order; the same on every member.
+        wire: how the tensors in `flat` travel, the same on every member. Its residuals take up what is lost, to be
+            committed by the caller.
         weights: one a member, in rank order; those of weight 0 do not contribute.
-        codecs: one a tensor.
 
     Returns:
         fp32 vector like `flat`.
@@ -76,19 +61,50 @@ def average(
     if total <= 0:
         raise ValueError(f"the weights of a round must not sum to 0; got {list(weights)}")
     shares = [weight / total for weight in weights]
+    for residual in wire.residuals.values():
+        residual.begin()
+    if round.size == 1 and wire.exact:
+        return flat.clone()
+    return (_reduce_at_owners if wire.reduce == "reselect" else _gather)(round, flat, wire, shares)
+
+
+def bytes_sent(wire: Wire, members: int, rank: int) -> int:
+    """Bytes of payload that one member's rank sends to others in a round; the headers of the round come on top."""
+    sizes = [sum(_sizes(wire, pieces)) for pieces in split(wire.shapes, members)]
+    if wire.reduce == "gather":
+        return (members - 1) * sum(_sizes(wire, split(wire.shapes, 1)[0]))
+    return sum(sizes) - sizes[rank] + (members - 1) * sizes[rank]
+
+
+def ring_bytes(wire: Wire, members: int) -> float:
+    """Bytes that each member would send in an fp32 ring all-reduce of the same elements."""
+    return 2 * (members - 1) / members * 4 * sum(map(math.prod, wire.shapes))
+
+
+def _reduce_at_owners(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
     mean = torch.empty_like(flat)
-    owned = [list(_batches(pieces)) for pieces in split(shapes, round.size)]
+    owned = [list(_batches(pieces)) for pieces in split(wire.shapes, round.size)]
     for batch in itertools.zip_longest(*owned, fillvalue=()):
         mine = batch[round.rank]
-        bytes_of = [sum(codecs[p.tensor].payload_bytes(p.shape) for p in pieces) for pieces in batch]
-        outgoing = [_encode(pieces, flat, codecs) for pieces in batch]
-        received = round.exchange(outgoing, [bytes_of[round.rank]] * round.size)
-        _accumulate(mean, mine, received, shares, codecs)
-        payload = _encode(mine, mean, codecs)
+        sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
+        outgoing = [_encode(pieces, flat, wire, wire.sent) for pieces in batch]
+        received = round.exchange(outgoing, [sizes[round.rank]] * round.size)
+        _accumulate(mean, mine, received, wire, shares)
+        payload = _encode(mine, mean, wire, wire.owned)
         reach("gather")
-        for pieces, part in zip(batch, round.exchange([payload] * round.size, bytes_of), strict=True):
-            for piece, values in _decode(pieces, part, codecs):
+        for pieces, part in zip(batch, round.exchange([payload] * round.size, sizes), strict=True):
+            for piece, values in _decode(pieces, part, wire):
                 piece.of(mean).copy_(values)
+    return mean
+
+
+def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
+    mean = torch.empty_like(flat)
+    for pieces in _batches(split(wire.shapes, 1)[0]):
+        payload = _encode(pieces, flat, wire, wire.sent)
+        reach("gather")
+        received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
+        _accumulate(mean, pieces, received, wire, shares)
     return mean
 
 
@@ -138,32 +154,37 @@ def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
         yield batch
 
 
-def _encode(pieces: Sequence[Piece], flat: torch.Tensor, codecs: Sequence[Codec]) -> torch.Tensor:
-    payloads = [codecs[piece.tensor].encode(piece.of(flat)) for piece in pieces]
+def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:
+    return [wire.codecs[piece.tensor].payload_bytes(piece.shape) for piece in pieces]
+
+
+def _encode(pieces: Sequence[Piece], flat: torch.Tensor, wire: Wire, residual: Residual | None) -> torch.Tensor:
+    payloads = []
+    for piece in pieces:
+        codec, values = wire.codecs[piece.tensor], piece.of(flat)
+        if residual is None or codec == DENSE:
+            payloads.append(codec.encode(values))
+        else:
+            payloads.append(residual.encode(codec, values, piece.start))
     return torch.cat(payloads) if payloads else flat.new_empty(0, dtype=torch.uint8)
 
 
-def _decode(
-    pieces: Sequence[Piece], payload: torch.Tensor, codecs: Sequence[Codec]
-) -> Iterator[tuple[Piece, torch.Tensor]]:
-    offset = 0
-    for piece in pieces:
-        codec = codecs[piece.tensor]
-        size = codec.payload_bytes(piece.shape)
-        yield piece, codec.decode(payload[offset : offset + size], piece.shape)
-        offset += size
+def _decode(pieces: Sequence[Piece], payload: torch.Tensor, wire: Wire) -> Iterator[tuple[Piece, torch.Tensor]]:
+    for piece, part in zip(pieces, payload.split(_sizes(wire, pieces)), strict=True):
+        yield piece, wire.codecs[piece.tensor].decode(part, piece.shape)
 
 
 def _accumulate(
     mean: torch.Tensor,
-    mine: Sequence[Piece],
+    pieces: Sequence[Piece],
     received: Sequence[torch.Tensor],
+    wire: Wire,
     shares: Sequence[float],
-    codecs: Sequence[Codec],
 ) -> None:
-    for piece in mine:
+    """The pieces of `mean` become the sum of what has come from each member times its share, in rank order."""
+    for piece in pieces:
         piece.of(mean).zero_()
     for share, payload in zip(shares, received, strict=True):
         if share:
-            for piece, values in _decode(mine, payload, codecs):
+            for piece, values in _decode(pieces, payload, wire):
                 piece.of(mean).add_(values, alpha=share)

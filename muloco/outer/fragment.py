@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from muloco import sharding
+from muloco.outer.compression import Compression
 from muloco.outer.digest import digest
 
 OuterOptimizer = Callable[[Mapping[str, torch.Tensor]], torch.optim.Optimizer]
@@ -17,6 +18,7 @@ class FragmentState:
     Args:
         parameters: plain tensors or DTensors, by name; changed in place.
         build_optimizer: makes the outer optimizer for the anchor.
+        compression: how the pseudogradients travel; None: as they are.
         device: where anchor and outer state are kept; None: with the parameters. Elsewhere the optimizer sees this
             rank's part of every tensor as a plain tensor.
     """
@@ -26,6 +28,7 @@ class FragmentState:
         parameters: Mapping[str, torch.Tensor],
         build_optimizer: OuterOptimizer,
         *,
+        compression: Compression | None = None,
         device: torch.device | None = None,
     ):
         self.parameters = {name: sharding.local(tensor).detach() for name, tensor in parameters.items()}
@@ -37,17 +40,14 @@ class FragmentState:
         self.merged_with_local = False
         """Whether the last merge kept a share of the local parameters."""
         self.outer_steps = 0
+        self.wire = (compression or Compression()).wire(self.anchor)
+        """How it travels."""
         self._handles = {  # what the optimizer moves: the same memory, known as sharded where it is
             name: anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=tensor)
             for (name, anchor), tensor in zip(self.anchor.items(), parameters.values(), strict=True)
         }
         self.optimizer = build_optimizer(self._handles)
         self._make_optimizer_state()
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Of this rank's part of each tensor."""
-        return [tuple(tensor.shape) for tensor in self.anchor.values()]
 
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensors in a vector of all of them, by name, in the vector's memory."""
@@ -107,6 +107,16 @@ class FragmentState:
                 if isinstance(value, torch.Tensor) and key != "step":
                     tensors.setdefault(f"outer_{key}", {})[name] = sharding.local(value)
         return tensors
+
+    def residuals(self, device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+        """What compression has left on this rank, by kind and parameter name: copies."""
+        elements = sum(tensor.numel() for tensor in self.anchor.values())
+        return {kind: self.views(left.to_vector(elements, device)) for kind, left in self.wire.residuals.items()}
+
+    def load_residuals(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Continues with what `residuals` gave."""
+        for kind, left in self.wire.residuals.items():
+            left.load_vector(torch.cat([tensors[kind][name].flatten() for name in self.anchor]))
 
     def load_position(self, *, window: int, outer_steps: int) -> None:
         """Continues where another run was; the tensors are restored through `global_tensors`."""

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from muloco.outer.background import Pending
-from muloco.outer.codecs import build_codec
+from muloco.outer.compression import Compression, Wire
 from muloco.outer.digest import digest
-from muloco.outer.exchange import Codec
+from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, OuterOptimizer
 from muloco.outer.fragments import Schedule
 from muloco.outer.membership import Crowd, Membership, StateTransfer
-from muloco.outer.transaction import Agreement, NonFinitePseudogradient, Shape
+from muloco.outer.transaction import Agreement, NonFinitePseudogradient
 from muloco.outer.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class Sync:
     """Rounds that it took; more than one where a worker was lost."""
     bytes_sent: int
     """By this rank, to other workers."""
+    bytes_ring: float
+    """What it would have sent in an fp32 ring all-reduce of the same tensors."""
     seconds_waited: float
     """That the inner steps stood still for it."""
     seconds_hidden: float
@@ -83,6 +85,7 @@ class OuterLoop:
             them; what they change in that fragment is lost but for the share `alpha`.
         alpha: share of the local parameters that is kept when the anchor is merged into them, in [0, 1].
         learning_rate: outer learning rate after an inner step; None: the optimizer's own.
+        compression: how the pseudogradients travel; None: as they are.
         device: where anchor and outer state are kept; None: with the parameters.
         share: says where this worker is in its share of the data, as JSON.
         transfer: lets workers that were away join again; None: they cannot.
@@ -103,6 +106,7 @@ class OuterLoop:
         delay: int = 0,
         alpha: float = 0.0,
         learning_rate: Callable[[int], float] | None = None,
+        compression: Compression | None = None,
         device: torch.device | None = None,
         share: Callable[[], str] = lambda: "",
         transfer: StateTransfer | None = None,
@@ -114,14 +118,15 @@ class OuterLoop:
             raise ValueError(f"alpha must be from 0 to 1; got {alpha}")
         self._schedule = Schedule(sync_interval=sync_interval, fragments=len(names), delay=delay)
         self.fragments = [
-            FragmentState({name: parameters[name] for name in fragment}, build_optimizer, device=device)
+            FragmentState(
+                {name: parameters[name] for name in fragment}, build_optimizer, compression=compression, device=device
+            )
             for fragment in names
         ]
-        self.membership = Membership(transport, crowd, shape_of=self._shape, share=share, transfer=transfer)
+        self.membership = Membership(transport, crowd, wire_of=self._wire, share=share, transfer=transfer)
         self._transport = transport
         self._alpha = alpha
         self._learning_rate = learning_rate
-        self._codec: Codec = build_codec("none")
         self._sent: _Sent | None = None
 
     def start(self, step: int) -> None:
@@ -216,6 +221,8 @@ class OuterLoop:
         """The parameters are the anchor from here on."""
         for fragment in self.fragments:
             fragment.merge()
+            for residual in fragment.wire.residuals.values():
+                residual.clear()
 
     def last_round(self) -> tuple[list[int], str]:
         """The workers that took part in the last committed round (before the first one: all), and the history with it,
@@ -254,6 +261,21 @@ class OuterLoop:
             assert mean is not None
             tensors["mean"] = self.fragments[self._sent.fragment].views(mean)
         return tensors
+
+    def residuals(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What compression has left on this rank, by kind and parameter name: copies. Waits for what is in flight."""
+        if self._sent is not None:
+            self._sent.pending.result()
+        tensors: dict[str, dict[str, torch.Tensor]] = {}
+        for fragment in self.fragments:
+            for kind, values in fragment.residuals(self._transport.device).items():
+                tensors.setdefault(kind, {}).update(values)
+        return tensors
+
+    def load_residuals(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Continues with what `residuals` gave."""
+        for fragment in self.fragments:
+            fragment.load_residuals(tensors)
 
     def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
@@ -308,6 +330,7 @@ class OuterLoop:
                 weights=agreement.weights,
                 attempts=agreement.attempts,
                 bytes_sent=agreement.bytes_sent,
+                bytes_ring=ring_bytes(fragment.wire, len(agreement.weights)),
                 seconds_waited=time.perf_counter() - started,
                 seconds_hidden=max(0.0, sent.pending.seconds - exchanged),
                 digest=int(fragment.digest()),
@@ -317,9 +340,8 @@ class OuterLoop:
             )
         ]
 
-    def _shape(self, fragment: int) -> Shape:
-        tensors = self.fragments[fragment].shapes
-        return Shape(tensors=tensors, codecs=[self._codec] * len(tensors))
+    def _wire(self, fragment: int) -> Wire:
+        return self.fragments[fragment].wire
 
     def _load(self, values: Sequence[Mapping[str, torch.Tensor]]) -> None:
         for fragment, tensors in zip(self.fragments, values, strict=True):

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, Shape, agree, assemble
+from muloco.outer.compression import Wire
+from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
 
@@ -31,7 +32,7 @@ class Membership:
     Args:
         transport: meets them.
         crowd: who they are.
-        shape_of: of a fragment by index.
+        wire_of: how a fragment travels, by index.
         share: says where this worker is in its share of the data.
         transfer: lets workers that were away join again; None: they cannot.
     """
@@ -41,7 +42,7 @@ class Membership:
         transport: Transport,
         crowd: Crowd,
         *,
-        shape_of: Callable[[int], Shape],
+        wire_of: Callable[[int], Wire],
         share: Callable[[], str],
         transfer: StateTransfer | None,
     ):
@@ -57,7 +58,7 @@ class Membership:
         """Whether this worker asks all to stop at the next sync."""
         self.leaving = False
         """Whether they have agreed to stop here."""
-        self._shape_of = shape_of
+        self._wire_of = wire_of
         self._share = share
         self._transfer = transfer
 
@@ -71,7 +72,7 @@ class Membership:
         """
         own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
         while True:
-            agreement = assemble(self.transport, own, self._shape_of, self.crowd)
+            agreement = assemble(self.transport, own, self._wire_of, self.crowd)
             if agreement.donor is None:
                 self.commit(agreement)
                 return
@@ -83,7 +84,7 @@ class Membership:
     ) -> Agreement:
         """The mean of a fragment's pseudogradients; see `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
-        return agree(self.transport, header, own, self._shape_of)
+        return agree(self.transport, header, own, self._wire_of)
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""

@@ -11,7 +11,7 @@ import urllib.request
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-VOTING, COMMITTED, FAILED = "voting", "committed", "failed"
+VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 KEPT = 64
 """Rounds that are remembered."""
 
@@ -19,9 +19,9 @@ KEPT = 64
 class PeerServer:
     """Answers the same rank of other workers.
 
-    `GET /round/NAME` -> voting, committed or failed. Who asks has lost contact in its vote and may give the round up;
-    so what this rank has not voted on yet has failed from then on. `GET /state/NAME` -> the state offered after that
-    round, or 404 if there is none (yet).
+    `GET /round/NAME` -> voting, in doubt (it has voted, lost contact and asks the others), committed or failed. Who
+    asks may give the round up if nobody has committed it; so what this rank has not voted on yet has failed from then
+    on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet).
 
     Args:
         host: name or address of the interface to serve on.

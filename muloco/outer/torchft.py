@@ -20,7 +20,7 @@ from torchft.manager import Manager
 from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL
 
 from muloco.outer.exchange import gather_bytes
-from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask, fetch
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch
 from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class TorchftTransport:
         self._ranks_group = ranks_group
         self._configured = -1  # number of configurations of the group for which `peers` holds
         self._group_name = ""
+        self.committed: str | None = None
+        """Name of the last round, where it has been committed."""
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
@@ -158,9 +160,19 @@ class TorchftTransport:
         self.group.abort()
 
     def close(self) -> None:
+        if self.committed is not None:
+            self._answer_those_in_doubt(self.committed)
         self._manager.shutdown(wait=False)
         self.group.abort()
         self.server.close()
+
+    def _answer_those_in_doubt(self, name: str) -> None:
+        """Stays until no other member needs to hear from this one that the round has been committed."""
+        waiting = [address for address in self.peers if address != self.server.address]
+        deadline = time.monotonic() + 2 * self.exchange_seconds
+        while waiting and time.monotonic() < deadline:
+            waiting = [peer for peer in waiting if ask(peer, name, seconds=ASK_SECONDS) in (VOTING, IN_DOUBT)]
+            time.sleep(0.05 if waiting else 0)
 
     def _introduce(self, round: "TorchftRound") -> None:
         """Tells the members of a new group where to ask this one about rounds, and gives the group the name that its
@@ -236,6 +248,7 @@ class TorchftRound:
         # Each rank of each worker has all it needs once its worker has said ok, so that one who knows is enough.
         committed = transport.any_rank(committed)
         transport.server.say(name, COMMITTED if committed else FAILED)
+        transport.committed = name if committed else None
         if not committed:
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
         transport.finish(committed=committed and self.broken is None, step=self._step)
@@ -257,7 +270,7 @@ class TorchftRound:
 
     def _ask_others(self, name: str) -> bool:
         """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
-        self._transport.server.say(name, FAILED)  # from here on this rank does not commit unless another one has
+        self._transport.server.say(name, IN_DOUBT)  # from here on this rank does not commit unless another one has
         waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
         deadline = time.monotonic() + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
         while waiting and time.monotonic() < deadline:

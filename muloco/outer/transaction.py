@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
-from muloco.outer.exchange import Codec, average, gather_bytes
+from muloco.outer.exchange import average, gather_bytes
 from muloco.outer.transport import Round, Transport, TransportError
 from muloco.phases import reach
 
@@ -110,17 +111,7 @@ class Agreement:
     """Whether all of them stop here, as one has been asked to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a fragment looks like on the wire."""
-
-    tensors: Sequence[tuple[int, ...]]
-    codecs: Sequence[Codec]
-
-
-def agree(
-    transport: Transport, own: Header, payload: torch.Tensor | None, shape_of: Callable[[int], Shape]
-) -> Agreement:
+def agree(transport: Transport, own: Header, payload: torch.Tensor | None, wire_of: Callable[[int], Wire]) -> Agreement:
     """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
 
     Members at the highest step lead. Others, restarted or left out of a round meanwhile, help to carry this one with
@@ -130,7 +121,7 @@ def agree(
         transport: opens the rounds.
         own: this worker's header.
         payload: its pseudogradient, an fp32 vector on the transport's device; None: it sends nothing.
-        shape_of: of a fragment by index.
+        wire_of: how a fragment travels, by index.
 
     Raises:
         TransportError: too few workers came, or round after round failed.
@@ -144,7 +135,7 @@ def agree(
         try:
             reach("headers")
             headers = _meet(round, own)
-            agreement = _carry(round, headers, payload, shape_of, attempt, transport.device)
+            agreement = _carry(round, headers, payload, wire_of, attempt, transport.device)
         except TransportError as error:
             logger.warning("sync after step %d: %s", own.step, error)
         reach("vote")
@@ -152,19 +143,22 @@ def agree(
         reach("commit")
         sent += round.bytes_sent
         if committed and agreement is not None:
+            if agreement.donor is None:
+                for residual in wire_of(own.fragment).residuals.values():
+                    residual.commit()
             return replace(agreement, bytes_sent=sent)
         logger.warning("sync after step %d: trying again with those who are left", own.step)
     raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
 
 
-def assemble(transport: Transport, own: Header, shape_of: Callable[[int], Shape], awaited: Crowd) -> Agreement:
+def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], awaited: Crowd) -> Agreement:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
 
     Args:
         transport: opens the rounds.
         own: header whose digest is of all fragments.
-        shape_of: of a fragment by index.
+        wire_of: how a fragment travels, by index.
         awaited: how many have to be there to begin.
 
     Raises:
@@ -181,7 +175,7 @@ def assemble(transport: Transport, own: Header, shape_of: Callable[[int], Shape]
             headers = _meet(round, own)
             enough = awaited.workers if waited < awaited.late_after else awaited.least
             if len(headers) >= enough or any(header.fragment != NOTHING for header in headers):
-                agreement = _carry(round, headers, None, shape_of, 1, transport.device)
+                agreement = _carry(round, headers, None, wire_of, 1, transport.device)
         except TransportError as error:
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
@@ -202,7 +196,7 @@ def _carry(
     round: Round,
     headers: Sequence[Header],
     payload: torch.Tensor | None,
-    shape_of: Callable[[int], Shape],
+    wire_of: Callable[[int], Wire],
     attempt: int,
     device: torch.device,
 ) -> Agreement:
@@ -220,12 +214,13 @@ def _carry(
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment != NOTHING:
-        shape = shape_of(fragment)
+        wire = wire_of(fragment)
         if round.rank not in leaders or payload is None:
-            payload = torch.zeros(sum(map(math.prod, shape.tensors)), device=device)
+            payload = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
+            wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         reach("scatter")
-        mean = average(round, payload, shape.tensors, weights, shape.codecs)
+        mean = average(round, payload, wire, weights)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)

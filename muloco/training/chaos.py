@@ -1,7 +1,8 @@
 """Faults on demand: a worker is killed, stopped for a while or cut off, on a schedule that all workers can compute.
 
 Time is divided into slots. Each has one victim, one kind and one phase; the victim strikes itself when it first reaches
-that phase in the slot. So no two workers are struck at once, as long as they recover within a slot.
+that phase in the slot. So no two workers are struck at once, as long as they recover within a slot. Of a worker with
+several ranks, one is struck. A worker that runs does not join: for a fault in that phase it is killed first.
 """
 
 import logging
@@ -10,12 +11,31 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from muloco.phases import PHASES
 from muloco.training.config import Chaos
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What happens in a slot."""
+
+    worker: int
+    rank: int
+    """Of the worker's."""
+    kind: str
+    phase: str
+
+    @property
+    def strikes(self) -> list[tuple[str, str]]:
+        """(kind, phase) of what the victim does to itself, one after the other."""
+        before = [("kill", "inner_step")] if self.phase == "join" else []
+        return [*before, (self.kind, self.phase)]
 
 
 class FaultSchedule:
@@ -24,23 +44,32 @@ class FaultSchedule:
     Args:
         chosen: the config's section, with an interval.
         workers: number of workers, K.
+        ranks: of each worker.
     """
 
-    def __init__(self, chosen: Chaos, *, workers: int):
+    def __init__(self, chosen: Chaos, *, workers: int, ranks: int = 1):
         assert chosen.interval_seconds is not None
+        self._interval = chosen.interval_seconds
         self._chosen = chosen
         self._workers = workers
+        self._ranks = ranks
 
     def slot(self, now: float) -> int:
-        assert self._chosen.interval_seconds is not None
-        return int(now // self._chosen.interval_seconds)
+        """Which one a moment (seconds since 1970) is in."""
+        return int(now // self._interval)
 
-    def fault(self, slot: int) -> tuple[int, str, str]:
-        """(worker, kind, phase) of a slot: all kinds in all phases, one after the other."""
+    def fault(self, slot: int) -> Fault:
+        """That of a slot: all kinds in all phases, and all workers, one after the other."""
         kinds = self._chosen.kinds
         phase, round_ = slot % len(PHASES), slot // len(PHASES)
-        victim = random.Random(f"{self._chosen.seed} {slot}").randrange(self._workers)
-        return victim, kinds[(round_ + phase) % len(kinds)], PHASES[phase]
+        turn = list(range(self._workers))
+        random.Random(f"{self._chosen.seed} {slot // self._workers}").shuffle(turn)
+        return Fault(
+            worker=turn[slot % self._workers],
+            rank=random.Random(f"{self._chosen.seed} {slot} rank").randrange(self._ranks),
+            kind=kinds[(round_ + phase) % len(kinds)],
+            phase=PHASES[phase],
+        )
 
 
 class FaultInjector:
@@ -49,6 +78,8 @@ class FaultInjector:
     Args:
         schedule: who is struck.
         worker: which worker this process belongs to.
+        rank: which of the worker's ranks it is.
+        earlier: when this worker was struck so far, maybe as another process: seconds since 1970.
         stop_seconds: how long it stands still when it is stopped.
         cut: breaks its connections to other workers.
         tell: called with (kind, phase) before it is struck.
@@ -59,23 +90,33 @@ class FaultInjector:
         schedule: FaultSchedule,
         *,
         worker: int,
+        rank: int,
+        earlier: Iterable[float],
         stop_seconds: float,
         cut: Callable[[], None],
         tell: Callable[[str, str], None],
     ):
         self._schedule = schedule
-        self._worker = worker
+        self._who = (worker, rank)
+        slots = [schedule.slot(when) for when in earlier]
+        self._struck = Counter(slots)
+        self._last = slots[-1] if slots else -1
+        """Slot in which this worker was struck last."""
         self._stop_seconds = stop_seconds
         self._cut = cut
         self._tell = tell
-        self._struck = schedule.slot(time.time())  # not in the slot in which it starts
 
     def __call__(self, phase: str) -> None:
-        slot = self._schedule.slot(time.time())
-        victim, kind, where = self._schedule.fault(slot)
-        if victim != self._worker or where != phase or slot == self._struck:
-            return
-        self._struck = slot
+        for slot in (self._last, self._schedule.slot(time.time())):  # a worker that was killed may join in a later slot
+            fault = self._schedule.fault(slot)
+            left = fault.strikes[self._struck[slot] :]
+            if slot >= 0 and (fault.worker, fault.rank) == self._who and left and left[0][1] == phase:
+                self._struck[slot] += 1
+                self._last = slot
+                self._strike(left[0][0], phase)
+                return
+
+    def _strike(self, kind: str, phase: str) -> None:
         self._tell(kind, phase)
         logger.warning("chaos: %s in phase %s", kind, phase)
         if kind == "kill":

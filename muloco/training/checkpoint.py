@@ -27,7 +27,7 @@ from muloco.training.transfer import Joining
 
 logger = logging.getLogger(__name__)
 
-_OWN_STATES = ("model", "dataloader")
+_OWN_STATES = ("model", "dataloader", "residuals")
 """What a worker cannot take from another one's part."""
 
 
@@ -84,6 +84,9 @@ class RunCheckpoint(BaseCheckpointManager):
         """The trainer has built its outer loop: its state belongs into the checkpoint from now on."""
         self._outer = outer
         self._states[f"outer_rank_{dist.get_rank()}"] = outer  # of text, torch keeps only one rank's by the same name
+
+        if outer.residuals():
+            self._states["residuals"] = _Residuals(outer, self._parameters())
 
     def newest_step(self) -> int | None:
         """Step of the newest whole checkpoint."""
@@ -185,10 +188,35 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _global_state(self) -> dict[str, Any]:
         """What all workers share, as tensors that know their sharding; loading fills them in place."""
-        parameters = {name: p for part in self._model_parts for name, p in part.named_parameters()}
+        parameters = self._parameters()
         if self._outer is None:
             return {"anchor": {name: parameter.detach() for name, parameter in parameters.items()}}
         return {
             group: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in tensors.items()}
             for group, tensors in self._outer.global_tensors().items()
         }
+
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for part in self._model_parts for name, p in part.named_parameters()}
+
+
+class _Residuals:
+    """What compression has left on a worker, as tensors that know their sharding."""
+
+    def __init__(self, outer: OuterLoop, parameters: Mapping[str, torch.nn.Parameter]):
+        self._outer = outer
+        self._parameters = parameters
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            kind: {name: sharding.wrap(tensor, like=self._parameters[name]) for name, tensor in tensors.items()}
+            for kind, tensors in self._outer.residuals().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._outer.load_residuals(
+            {
+                kind: {name: sharding.local(tensor) for name, tensor in tensors.items()}
+                for kind, tensors in state.items()
+            }
+        )

@@ -1,6 +1,7 @@
 """Writes the parts of a checkpoint, in a thread beside the training or at once; what fails is not lost."""
 
 import contextlib
+import copy
 import logging
 import os
 import shutil
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,8 +17,9 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from muloco import sharding
+from muloco.phases import reach
 from muloco.training.checkpoint_folder import CheckpointFolder, Save
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,6 @@ class CheckpointWriter:
         self._ranks = dist.new_group(backend="gloo")  # its own: it is used beside those of the training
         self._asynchronous = asynchronous
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pinned = _stager(pinned=True) if torch.cuda.is_available() else None  # kept: it is slow to get
         self._running: Future[None] | None = None
 
     def begin(self, save: Save, parts: Mapping[str, dict[str, Any]]) -> None:
@@ -57,8 +58,9 @@ class CheckpointWriter:
         """
         assert self._running is None
         if self._asynchronous:
-            stager = self._pinned or _stager(pinned=False)
-            parts = cast(dict[str, Any], stager.stage(dict(parts)))
+            parts = _in_host_memory(parts)
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
         self._running = self._thread.submit(self._write, save, parts)
         if not self._asynchronous:
             wait([self._running])
@@ -81,13 +83,12 @@ class CheckpointWriter:
     def close(self) -> None:
         """Frees what it holds; to be called behind `finish`."""
         self._thread.shutdown()
-        if self._pinned is not None:
-            self._pinned.close()
 
     def _write(self, save: Save, parts: Mapping[str, dict[str, Any]]) -> None:
         started = time.monotonic()
         try:
             written = {name: self._write_part(save.step, name, state) for name, state in parts.items()}
+            reach("checkpoint")
             if self._leads:
                 self._publish(save, written)
         except OSError as error:
@@ -118,16 +119,15 @@ class CheckpointWriter:
             self._folder.purge(self._keep)
 
 
-def _stager(*, pinned: bool) -> DefaultStager:
-    """What copies a state to host memory before it returns."""
-    return DefaultStager(
-        StagingOptions(
-            use_pinned_memory=pinned,
-            use_shared_memory=False,
-            use_async_staging=False,
-            use_non_blocking_copy=pinned,
-        )
-    )
+def _in_host_memory(state: Any) -> Any:
+    """A copy of nested state that the training does not touch. (torch's own stager fails on views of one storage.)"""
+    if isinstance(state, torch.Tensor):
+        return sharding.to_host(state)
+    if isinstance(state, Mapping):
+        return {key: _in_host_memory(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_in_host_memory(value) for value in state)
+    return copy.deepcopy(state)
 
 
 class _FileSystem(FileSystem):

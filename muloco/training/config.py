@@ -222,6 +222,36 @@ class OuterOptimizer:
 
 
 @dataclass(kw_only=True)
+class Compression:
+    """How pseudogradients travel between workers; docs/compression.md says more."""
+
+    kind: Literal["none", "bf16", "linear", "statistical", "lloyd_max", "topk"] = "none"
+    """none: fp32. bf16. linear, statistical: the paper's, of `bits` an element. lloyd_max: the best levels for the
+    data. topk: the `fraction` of the elements that is largest."""
+    bits: int | None = None
+    """Bits an element of linear, statistical and lloyd_max, from 1 to 8. Derived: 4."""
+    granularity: Literal["tensor", "row"] = "tensor"
+    """One set of levels for a tensor (or a worker's part of it), or one for each row."""
+    fraction: float | None = None
+    """Share of the elements that topk sends. Derived: 0.1."""
+    values: Literal["fp32", "bf16", "linear", "statistical", "lloyd_max"] | None = None
+    """How topk sends values. Derived: fp32."""
+    reduce: Literal["reselect", "gather"] = "reselect"
+    """reselect: the owner of each part encodes the mean again, so that 2 (K - 1) / K payloads leave a worker. gather:
+    everyone gets every payload, as in the paper's code: an exact mean, but K - 1 payloads leave a worker."""
+    error_feedback: bool = False
+    """What is lost in a sync is added in the next one."""
+    error_decay: float = 0.9
+    """Share of it that is kept (beta)."""
+    error_alpha: float = 1.0
+    """Share of what was sent that is taken off (alpha)."""
+    skip_norms: bool = True
+    """Norms travel as fp32."""
+    skip_embeddings: bool = False
+    """Token embedding and output head travel as fp32."""
+
+
+@dataclass(kw_only=True)
 class Parallelism:
     """How one worker spreads over its ranks (processes, one a device)."""
 
@@ -309,6 +339,7 @@ class Config:
     lr_scheduler: LRScheduler = field(default_factory=LRScheduler)
     fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)
     outer_optimizer: OuterOptimizer = field(default_factory=OuterOptimizer)
+    compression: Compression = field(default_factory=Compression)
     parallelism: Parallelism = field(default_factory=Parallelism)
     activation_checkpoint: ActivationCheckpoint = field(default_factory=ActivationCheckpoint)
     compile: Compile = field(default_factory=Compile)

@@ -14,7 +14,7 @@ import torch
 from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger, device_type
 from muloco.outer import Sync
 from muloco.outer.digest import as_hex
-from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class RunMetrics(MetricsProcessor):
         # torchtitan keeps the TensorBoard folders of workers apart by its "replica" id
         super().__init__(config, dump_folder=dump_folder, ft_enable=True, ft_replica_id=config.worker, **kwargs)
         self._validation_name = "validation_loss"
+        self._path = RunFolder(Path(dump_folder)).metrics(config.worker)
         self._writer = None
         if torch.distributed.get_rank() == 0:
-            path = RunFolder(Path(dump_folder)).metrics(config.worker)
-            self._writer = MetricsWriter(path, worker=config.worker, attempt=config.attempt)
+            self._writer = MetricsWriter(self._path, worker=config.worker, attempt=config.attempt)
             if config.enable_wandb:
                 self._insist_on_wandb()
 
@@ -75,19 +75,20 @@ class RunMetrics(MetricsProcessor):
 
     def log_sync(self, step: int, sync: Sync) -> None:
         """`sync` as rank 0 saw it, but with bytes, digests and products of all ranks of the worker added up."""
-        counts = torch.tensor([sync.bytes_sent, sync.digest])
+        counts = torch.tensor([sync.bytes_sent, round(sync.bytes_ring), sync.digest])
         products = torch.tensor([sync.own_square, sync.mean_square, sync.product], dtype=torch.float32)
         if torch.distributed.get_world_size() > 1:
             counts, products = counts.to(device_type()), products.to(device_type())
             torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(products)
-        bytes_sent, digest = counts.tolist()
+        bytes_sent, bytes_ring, digest = counts.tolist()
         own_square, mean_square, product = products.tolist()
         values = {
             "fragment": sync.fragment,
             "participants": len(sync.weights),
             "attempts": sync.attempts,
             "bytes_sent": bytes_sent,
+            "bytes_ring": bytes_ring,
             "seconds_waited": sync.seconds_waited,
             "seconds_hidden": sync.seconds_hidden,
             "pseudogradient_norm": own_square**0.5,
@@ -108,8 +109,15 @@ class RunMetrics(MetricsProcessor):
         self._write(step, {"event": "checkpoint_failed", "reason": reason})
 
     def log_fault(self, step: int, kind: str, phase: str) -> None:
-        """This worker is about to be struck on demand."""
-        self._write(step, {"event": "fault", "kind": kind, "phase": phase})
+        """This rank of this worker is about to be struck on demand."""
+        writer = MetricsWriter(self._path, worker=self.config.worker, attempt=self.config.attempt)
+        writer.write(step, {"event": "fault", "kind": kind, "phase": phase, "rank": torch.distributed.get_rank()})
+        writer.close()
+
+    def times_of_faults(self) -> list[float]:
+        """When this worker was struck on demand so far."""
+        lines = read_lines(self._path) if self._path.exists() else ()
+        return [line["time"] for line in lines if line.get("event") == "fault"]
 
     def close(self) -> None:
         super().close()

@@ -12,12 +12,18 @@ import torch.distributed as dist
 
 from muloco.optim import Muon
 from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
+from muloco.outer.codecs import build_codec
+from muloco.outer.compression import Compression
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
+from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 """Environment variable with the lighthouse's address, `http://host:port`."""
+
+TABLES = ("tok_embeddings", "lm_head")
+"""Modules with a row for each entry of the vocabulary."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -57,6 +63,7 @@ def build_outer_loop(
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
+        compression=build_compression(config.compression, parameters),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         share=share,
         transfer=transfer,
@@ -95,6 +102,31 @@ def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Ten
         nesterov=chosen.nesterov,
         betas=betas,
         eps=chosen.eps,
+    )
+
+
+def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor]) -> Compression:
+    """How the pseudogradients of these parameters travel.
+
+    Args:
+        chosen: the config's section, resolved.
+        parameters: by name; vectors are norms.
+    """
+    norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
+    tables = {name for name in parameters if name.split(".")[0] in TABLES and chosen.skip_embeddings}
+    return Compression(
+        codec=build_codec(
+            chosen.kind,
+            bits=chosen.bits,
+            granularity=chosen.granularity,
+            fraction=chosen.fraction,
+            values=chosen.values,
+        ),
+        dense=frozenset(norms | tables),
+        reduce=chosen.reduce,
+        error_feedback=chosen.error_feedback,
+        error_decay=chosen.error_decay,
+        error_alpha=chosen.error_alpha,
     )
 
 

@@ -10,9 +10,10 @@ from muloco.data.errors import DataError
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
-from muloco.training.config import Config, Optimizer, Role
+from muloco.training.config import Compression, Config, Optimizer, Role
 from muloco.training.load import ConfigError
 
+_FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "skip_norms", "skip_embeddings")
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
 
@@ -37,6 +38,7 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
     _resolve_data(config, size)
     _check_workers(config)
     _resolve_outer(config, size)
+    _resolve_compression(config)
     _check_tensor_parallel(config, size)
     _derive_steps(config, size)
     if config.optimizer.weight_decay is None:
@@ -235,6 +237,38 @@ def _resolve_outer(config: Config, size: Flavor) -> None:
         Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
     except ValueError as error:
         raise ConfigError(f"fault_tolerance: {error}") from None
+
+
+def _resolve_compression(config: Config) -> None:
+    chosen = config.compression
+    for name, share in (("error_decay", chosen.error_decay), ("error_alpha", chosen.error_alpha)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"compression.{name} must be from 0 to 1; got {share}")
+    if chosen.kind == "none" and chosen.error_feedback:
+        raise ConfigError(
+            "compression.error_feedback needs a compression.kind that loses something; with none, nothing"
+        )
+    if chosen.kind in ("linear", "statistical", "lloyd_max") and chosen.bits is None:
+        chosen.bits = 4
+    if chosen.kind == "topk":
+        chosen.fraction = 0.1 if chosen.fraction is None else chosen.fraction
+        chosen.values = chosen.values or "fp32"
+        if chosen.values not in ("fp32", "bf16") and chosen.bits is None:
+            chosen.bits = 4
+    if chosen == Compression(**{name: getattr(chosen, name) for name in _FREE_OF_CODEC}):
+        return  # kind none, and nothing that it does not take
+    from muloco.outer.codecs import build_codec  # with torch, which plain runs need not wait for
+
+    try:
+        build_codec(
+            chosen.kind,
+            bits=chosen.bits,
+            granularity=chosen.granularity,
+            fraction=chosen.fraction,
+            values=chosen.values,
+        )
+    except ValueError as error:
+        raise ConfigError(f"compression: {error}") from None
 
 
 def _check_tensor_parallel(config: Config, size: Flavor) -> None:

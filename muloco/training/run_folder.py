@@ -7,11 +7,12 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there 
 
     training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second
     sync lines:        event "sync", fragment, participants, weights (inner steps by worker), attempts (rounds it took),
-                       bytes_sent, seconds_waited, seconds_hidden, pseudogradient_norm, mean_norm, cosine (of this
-                       worker's pseudogradient to the mean), digest (of the new anchor)
+                       bytes_sent, bytes_ring (of an fp32 ring all-reduce), seconds_waited, seconds_hidden,
+                       pseudogradient_norm, mean_norm, cosine (of this worker's pseudogradient to the mean),
+                       digest (of the new anchor)
     join lines:        event "join": the worker was away and took over another one's state after that step
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
-    fault lines:       event "fault", kind, phase: the worker was struck on demand (`chaos`)
+    fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
     validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
 """
 
@@ -54,6 +55,7 @@ class MetricsWriter:
     def __init__(self, path: Path, *, worker: int, attempt: int):
         self._worker, self._attempt = worker, attempt
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -78,7 +80,7 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line (but for a torn last one, which is left out) is not JSON; the message says which.
     """
-    lines = [line for path in folder.metrics_files().values() for line in _parse(path)]
+    lines = [line for path in folder.metrics_files().values() for line in read_lines(path)]
     latest: dict[tuple[int, int], int] = {}
     for line in lines:
         key = (line["worker"], line["step"])
@@ -88,7 +90,8 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
 
 def next_attempt(folder: RunFolder) -> int:
     """1 for a fresh run, one more for each time that it was taken up again."""
-    return 1 + max((line["attempt"] for path in folder.metrics_files().values() for line in _parse(path)), default=0)
+    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
+    return 1 + max((line["attempt"] for line in lines), default=0)
 
 
 class MetricsTail:
@@ -131,7 +134,8 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def _parse(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of one metrics file, all attempts; see `read_metrics`."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
@@ -140,3 +144,11 @@ def _parse(path: Path) -> Iterator[dict[str, Any]]:
             if number == len(lines) and not line.endswith("\n"):
                 return
             raise ValueError(f"{path}, line {number}: not a line of metrics: {error}") from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line without an end, which the machine's own end may leave."""
+    data = path.read_bytes() if path.exists() else b""
+    if not data.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.truncate(data.rfind(b"\n") + 1)

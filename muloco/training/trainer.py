@@ -10,7 +10,7 @@ import torch.distributed as dist
 import tyro
 
 from muloco._torchtitan import Trainer
-from muloco.outer import OuterLoop
+from muloco.outer import OuterLoop, Transport
 from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.chaos import FaultInjector, FaultSchedule
@@ -136,16 +136,8 @@ class MulocoTrainer(Trainer):
             trainer=self,
         )
         transport = build_transport(config.muloco, config.group, self.device)
-        chaos = config.muloco.chaos
-        if chaos.interval_seconds is not None:
-            injector = FaultInjector(
-                FaultSchedule(chaos, workers=config.muloco.workers),
-                worker=config.muloco.fault_tolerance.replica_id,
-                stop_seconds=chaos.stop_seconds,
-                cut=transport.cut,
-                tell=lambda kind, phase: self.metrics_processor.log_fault(self.step, kind, phase),
-            )
-            listen(injector)
+        if config.muloco.chaos.interval_seconds is not None:
+            self._expect_faults(config.muloco, transport)
         transfer.outer = build_outer_loop(
             config.muloco,
             parameters,
@@ -154,6 +146,19 @@ class MulocoTrainer(Trainer):
             transfer=transfer,
         )
         return transfer.outer
+
+    def _expect_faults(self, config: RunConfig, transport: Transport) -> None:
+        metrics = self.metrics_processor
+        injector = FaultInjector(
+            FaultSchedule(config.chaos, workers=config.workers, ranks=config.ranks_per_worker),
+            worker=config.fault_tolerance.replica_id,
+            rank=dist.get_rank(),
+            earlier=metrics.times_of_faults(),
+            stop_seconds=config.chaos.stop_seconds,
+            cut=transport.cut,
+            tell=lambda kind, phase: metrics.log_fault(self.step, kind, phase),
+        )
+        listen(injector)
 
     def close(self) -> None:
         super().close()

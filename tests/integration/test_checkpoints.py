@@ -70,7 +70,8 @@ def test_written_beside_the_training_they_hold_the_same(tmp_path: Path) -> None:
     """Every step is saved, in mid-window too; and a checkpoint that was cut short is passed over for the one before."""
     settings = {**ALONE, "training__steps": 6, "checkpoint__interval": 1, "checkpoint__keep": 0}
     settings |= {"fault_tolerance__num_fragments": 2, "fault_tolerance__fragment_sync_delay": 1}
-    runs = [train(tmp_path, name, MULOCO, **settings, checkpoint__asynchronous=name) for name in ("true", "false")]
+    ways = {"beside": True, "between": False}
+    runs = [train(tmp_path, name, MULOCO, **settings, checkpoint__asynchronous=way) for name, way in ways.items()]
     assert [run.status for run in runs] == [0, 0], runs
     for step in range(1, 7):
         for part in ("global", "worker-000"):
@@ -85,7 +86,7 @@ def test_written_beside_the_training_they_hold_the_same(tmp_path: Path) -> None:
     data = runs[0].folder.checkpoint / "step-6" / "worker-000" / "__0_0.distcp"
     os.truncate(data, data.stat().st_size - 1)
     (runs[0].folder.checkpoint / "step-5" / "manifest.json").unlink()
-    again = train(tmp_path, "true", MULOCO, "--resume", **settings)
+    again = train(tmp_path, "beside", MULOCO, "--resume", **settings)
     assert again.status == 0, again.output
     assert re.search(rf"left aside: checkpoint \S+step-6: {data} has \d+ bytes instead of \d+", again.output)
     assert re.search(r"left aside: checkpoint \S+step-5: not all of its parts were written", again.output)

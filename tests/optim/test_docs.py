@@ -67,3 +67,12 @@ def test_the_table_of_speed_is_the_committed_one():
         cells.append(f"{adamw['milliseconds']:.0f} ms")
         cells += [f"{result['orthogonality'][name]['rms_error']:.3f}" for name in ("muloco Muon", "torch Muon")]
         assert f"| {flavor} | {' | '.join(cells)} |" in TEXT
+
+
+def test_the_table_of_peers_is_the_committed_one():
+    names = ["torch Muon", "muon-optimizer", "pytorch_optimizer", "optimuon", "heavyball"]
+    for flavor in ("150M", "416M"):
+        result = json.loads((ROOT / "results" / "muon" / f"{flavor}.json").read_text())
+        cells = [result["optimizers"][name]["time_beside_ours"] for name in names]
+        cells += [result["share_of_gemm_rate"][name] for name in ("plain_products", "and_two_passes")]
+        assert f"| {flavor} | {' | '.join(f'{cell:.2f}' for cell in cells)} |" in TEXT

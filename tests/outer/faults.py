@@ -82,7 +82,9 @@ def die_at(transport) -> Callable[[], None]:
     """Ends a worker at a lighthouse as its process' end would: no heartbeat, no connection, no answer."""
 
     def act() -> None:
-        transport.close()
+        transport._manager.shutdown(wait=False)
+        transport.cut()
+        transport.server.close()
         raise Died
 
     return act

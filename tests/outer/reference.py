@@ -79,10 +79,14 @@ def diloco(
             if sent == step:
                 who = range(workers) if present is None else present(step)
                 weights = dict.fromkeys(who, step - merged[index])
-                means[index] = weights, {
-                    name: sum(w * (anchor[name] - local[k][name]) for k, w in weights.items()) / sum(weights.values())
-                    for name in fragments[index]
-                }
+                means[index] = (
+                    weights,
+                    {
+                        name: sum(w * (anchor[name] - local[k][name]) for k, w in weights.items())
+                        / sum(weights.values())
+                        for name in fragments[index]
+                    },
+                )
         for _, applied, index in rounds:
             if applied == step:
                 weights, mean = means.pop(index)

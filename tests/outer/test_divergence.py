@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from muloco.outer import AnchorMismatch, NonFinitePseudogradient
+from muloco.outer.compression import Compression
 from muloco.outer.digest import as_hex, digest
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.transaction import Header, Shape, agree
+from muloco.outer.transaction import Header, agree
 
 from .over_torchft import connect, in_threads
 from .toy import FRAGMENTS, SHAPES, Case, start, walk
@@ -105,9 +106,9 @@ def test_workers_that_send_different_fragments_are_stopped() -> None:
 
     def work(worker: int) -> None:
         own = replace(header, worker=worker, fragment=2 * worker)
-        agree(group.transport(worker), own, torch.ones(1), lambda fragment: Shape(tensors=[(1,)], codecs=[]))
+        agree(group.transport(worker), own, torch.ones(1), lambda fragment: Compression().wire({"a": torch.ones(1)}))
 
-    with pytest.raises(AnchorMismatch, match=r"step 7: the workers send different fragments \(worker 0: 0, worker 1: 2"):
+    with pytest.raises(AnchorMismatch, match=r"the workers send different fragments \(worker 0: 0, worker 1: 2"):
         run_workers(group, work)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from muloco.outer import exchange
-from muloco.outer.codecs import build_codec
+from muloco.outer.compression import Compression, Wire
 from muloco.outer.exchange import average, gather_bytes, split
 from muloco.outer.in_process import InProcessGroup
 
@@ -18,15 +18,19 @@ from .workers import run_workers
 Shapes = list[tuple[int, ...]]
 
 
+def wire_of(shapes: Shapes) -> Wire:
+    return Compression().wire({str(index): torch.empty(shape) for index, shape in enumerate(shapes)})
+
+
 def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) -> list[tuple[torch.Tensor, int]]:
     """What each worker holds after the exchange, and the bytes that it sent."""
     group = InProcessGroup(len(vectors))
-    codecs = [build_codec("none")] * len(shapes)
+    wire = wire_of(shapes)
 
     def work(rank: int) -> tuple[torch.Tensor, int]:
         round = group.transport(rank).open(1)
         before = vectors[rank].clone()
-        mean = average(round, vectors[rank], shapes, weights, codecs)
+        mean = average(round, vectors[rank], wire, weights)
         assert torch.equal(vectors[rank].nan_to_num(7), before.nan_to_num(7)), "what is sent is left alone"
         return mean, round.bytes_sent
 
@@ -97,8 +101,8 @@ def test_bytes_of_a_sync_are_those_of_the_mean_and_of_small_headers() -> None:
     for worker, result in enumerate(train_in_process(case)):
         for _, sync in result.syncs:
             fragment = result.loop.fragments[sync.fragment]
-            own = sum(piece.elements for piece in split(fragment.shapes, 3)[worker])
-            elements = sum(map(math.prod, fragment.shapes))
+            own = sum(piece.elements for piece in split(fragment.wire.shapes, 3)[worker])
+            elements = sum(map(math.prod, fragment.wire.shapes))
             payload = 4 * (elements - own + 2 * own)
             assert payload < sync.bytes_sent < payload + 2 * 1000
 

@@ -116,18 +116,22 @@ def test_lost_contact_in_process() -> None:
 
 def test_all_but_one_die_in_process() -> None:
     case = CASE.with_(workers=4)
-    points = {3: (2, "exchange 0", die_in_process), 0: (6, "vote", die_in_process), 2: (8, "exchange 1", die_in_process)}
+    points = {
+        3: (2, "exchange 0", die_in_process),
+        0: (6, "vote", die_in_process),
+        2: (8, "exchange 1", die_in_process),
+    }
     results = in_process(case, points)
     present = present_until(case, {worker: point[0] for worker, point in points.items()})
     assert_survivors_agree(results, case, present, retried=[2, 6, 8], what=points)
 
 
-@pytest.mark.parametrize("point", ["first exchange", "middle", "last exchange", "vote"])
-def test_death_before_the_vote(point: str, lighthouse) -> None:
-    points = points_before_the_vote()
-    place = {"first exchange": 0, "middle": len(points) - 2, "last exchange": len(points) - 2, "vote": -1}[point]
-    victim = {"first exchange": 0, "middle": 1}.get(point, 2)
-    results = over_torchft(CASE, lighthouse(1, heartbeat_seconds=1.5), {victim: (AT, points[place], die_at)})
+@pytest.mark.parametrize(("point", "victim"), [(0, 0), (-3, 2), (-2, 1), (-1, 2)])
+def test_death_before_the_vote(point: int, victim: int, lighthouse) -> None:
+    """Before the headers, before the pieces go to their owners, before the means go back, and with all exchanged."""
+    results = over_torchft(
+        CASE, lighthouse(1, heartbeat_seconds=1.5), {victim: (AT, points_before_the_vote()[point], die_at)}
+    )
     assert results[victim] is None and results.count(None) == 1
     assert_survivors_agree(results, CASE, present_until(CASE, {victim: AT}), retried=[AT], what=point)
 

@@ -56,7 +56,10 @@ def test_by_modules_takes_all_below_a_name_and_keeps_the_models_order() -> None:
     ("modules", "message"),
     [
         ([["layers"], ["norm"]], "1 parameters are in no fragment, the first is tok_embeddings.weight"),
-        ([["layers"], ["norm", "tok_embeddings", "layers.1"]], "layers.1.wq.weight is in fragment 0 and again, by 'lay"),
+        (
+            [["layers"], ["norm", "tok_embeddings", "layers.1"]],
+            "layers.1.wq.weight is in fragment 0 and again, by 'lay",
+        ),
         ([["layers"], ["norm", "tok_embedding"]], "fragment 1 names 'tok_embedding', .*did you mean tok_embeddings?"),
         ([["layer.0"]], "did you mean layers.0?"),
         ([["xyz"]], "'xyz', which holds no parameter; there are layers.0, layers.1, norm, tok_embeddings"),

@@ -10,7 +10,7 @@ from .toy import Case, assert_equals_reference, train_in_process
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
 def test_equals_the_reference(workers: int) -> None:
-    """H = 13 divides by neither 2 nor 3, H = 12 by both; both runs end in mid-window, some with a fragment in flight."""
+    """H = 13 divides by neither 2 nor 3, H = 12 by both; runs end in mid-window, some with a fragment in flight."""
     for (interval, steps, lr), fragments, delay, alpha in itertools.product(
         [(13, 29, 0.7), (12, 31, 1.0)], [1, 2, 3], [0, 1, 3], [0.0, 0.5]
     ):

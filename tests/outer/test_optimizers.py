@@ -75,7 +75,7 @@ def test_adamw_is_torchs_without_decay() -> None:
 def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
     """Matrix by matrix; which of them are matrices is said by hand."""
     chosen = OuterOptimizer(class_name="muon", lr=0.05, momentum=0.8, nesterov=True, beta1=0.7, beta2=0.95)
-    matrices = ["layers.0.wq", "layers.1.wq"]
+    matrices = ["layers.0.wq", "layers.1.wq", "layers.1.bias"]  # the head is none
 
     def by_hand(name: str, parameter: Tensor) -> torch.optim.Optimizer:
         if name not in matrices:

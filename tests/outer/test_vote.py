@@ -108,6 +108,39 @@ def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, monkeypatc
     assert vote_of_two(lighthouse(2), {0: unsure, 1: late}) == [False, False]
 
 
+def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
+    lighthouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has committed and closes; the other one has lost contact in the same vote, and asks only then."""
+    address, leaving = lighthouse(2), threading.Event()
+
+    def watched(*args, **options) -> str | None:
+        if threading.current_thread() is in_doubt[0]:
+            assert leaving.wait(SECONDS), "the other one has asked, or gone"
+        else:
+            leaving.set()
+        return ask(*args, **options)
+
+    in_doubt: list[threading.Thread] = []
+    monkeypatch.setattr(torchft, "ask", watched)
+
+    def work(worker: int) -> bool:
+        transport = connect(worker, address, least=2, exchange_seconds=5)
+        round = transport.open(1)
+        if worker == 0:
+            in_doubt.append(threading.current_thread())
+            lose_contact_after(transport, lambda: None)
+            answer = round.vote(True)
+            transport.close()
+            return answer
+        answer = round.vote(True)
+        transport.close()
+        leaving.set()
+        return answer
+
+    assert in_threads(2, work) == [True, True]
+
+
 def test_a_quorum_that_does_not_come_is_an_error_that_says_so(lighthouse) -> None:
     transport = connect(0, lighthouse(2), least=2, quorum_seconds=1)
     with pytest.raises(TransportError, match="sync after step 7: no quorum of 2 or more workers within 1 s"):

@@ -74,7 +74,9 @@ class Case:
             "delay": self.delay,
             "alpha": self.alpha,
         }
-        return OuterLoop(parameters, options.pop("build", sgd(self.lr, self.momentum)), transport, **settings, **options)
+        return OuterLoop(
+            parameters, options.pop("build", sgd(self.lr, self.momentum)), transport, **settings, **options
+        )
 
     def expected(self, **options) -> reference.Outcome:
         """By the reference."""

@@ -1,0 +1,149 @@
+"""What a run under faults on demand amounts to, by its run folder: figures, and what went wrong."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from muloco.phases import PHASES
+from muloco.training.run_folder import RunFolder, read_lines
+
+COMMIT_SECONDS = 5.0
+"""From a kill to the next sync of the others, at most, in the median."""
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """Of one run, or of several."""
+
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By phase and kind."""
+    syncs: int = 0
+    digests: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    """Syncs after which workers held different anchors."""
+    commits: list[float] = field(default_factory=list)
+    """Seconds from each kill to the next sync of another worker."""
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds from each kill to the victim's return, where it returned before the next one."""
+    joins: int = 0
+    steps: int = 0
+    """That all workers would have taken without faults."""
+    lost: int = 0
+    """Of those, taken by no worker or thrown away."""
+
+    def add(self, other: "Figures") -> None:
+        self.faults += other.faults
+        for name in ("syncs", "digests", "joins", "steps", "lost"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("mismatches", "commits", "recoveries"):
+            getattr(self, name).extend(getattr(other, name))
+
+    def of_phase(self, phase: str) -> int:
+        return sum(count for (where, _), count in self.faults.items() if where == phase)
+
+    def missing(self, *, per_phase: int, total: int) -> list[str]:
+        """What has not been struck often enough, in words."""
+        short = [f"{phase} ({self.of_phase(phase)})" for phase in PHASES if self.of_phase(phase) < per_phase]
+        words = [f"struck fewer than {per_phase} times: {', '.join(short)}"] if short else []
+        if self.faults.total() < total:
+            words.append(f"{self.faults.total()} faults instead of {total}")
+        return words
+
+    @property
+    def efficiency(self) -> float:
+        return 1 - self.lost / self.steps
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values."""
+        kinds = sorted({kind for _, kind in self.faults})
+        return {
+            "faults": self.faults.total(),
+            "faults_by_phase": {phase: {k: self.faults[phase, k] for k in kinds} for phase in PHASES},
+            "syncs": self.syncs,
+            "digests": self.digests,
+            "mismatches": self.mismatches,
+            "joins": self.joins,
+            "step_efficiency": round(self.efficiency, 4),
+            "seconds_to_next_commit": spread(self.commits),
+            "seconds_to_return": spread(self.recoveries),
+        }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {
+        "median": round(statistics.median(ordered), 2),
+        "p90": round(ordered[int(0.9 * (len(ordered) - 1))], 2),
+        "most": round(ordered[-1], 2),
+    }
+
+
+def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) -> Figures:
+    """The figures of a run that has ended.
+
+    Args:
+        folder: of the run.
+        workers: K.
+        steps: of each worker.
+        since: seconds since 1970; what comes before is left out.
+    """
+    lines = [line for path in folder.metrics_files().values() for line in read_lines(path) if line["time"] >= since]
+    lines.sort(key=lambda line: line["time"])
+    syncs, joins, faults = (
+        [line for line in lines if line.get("event") == event] for event in ("sync", "join", "fault")
+    )
+    anchors: dict[tuple[int, int, int], dict[str, list[int]]] = {}
+    for line in syncs:
+        place = (line["attempt"], line["step"], line["fragment"])
+        anchors.setdefault(place, {}).setdefault(line["digest"], []).append(line["worker"])
+    kills = [line for line in faults if line["kind"] == "kill"]
+    return Figures(
+        faults=Counter((line["phase"], line["kind"]) for line in faults),
+        syncs=len(anchors),
+        digests=len(syncs),
+        mismatches=[f"step {p[1]}, fragment {p[2]}: {held}" for p, held in anchors.items() if len(held) > 1],
+        commits=[taken for kill in kills if (taken := _until(kill, syncs, same_worker=False)) is not None],
+        recoveries=_recoveries(kills, joins),
+        joins=len(joins),
+        steps=workers * steps,
+        lost=lost_steps(lines, workers=workers, steps=steps),
+    )
+
+
+def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) -> int:
+    """Inner steps of workers that no sync has taken in: from a worker's last sync to where it joined again, or to the
+    end of the run."""
+    events = [line for line in lines if line.get("event") in ("sync", "join")]
+    lost = 0
+    for worker in range(workers):
+        reached = 0
+        for line in (line for line in events if line["worker"] == worker):
+            if line["event"] == "join":
+                lost += line["step"] - reached
+            reached = line["step"]
+        lost += steps - reached
+    return lost
+
+
+def _until(kill: Mapping[str, Any], lines: Iterable[Mapping[str, Any]], *, same_worker: bool) -> float | None:
+    """Seconds from a kill to the first of these lines of its victim, or of the others."""
+    later = (
+        line["time"] - kill["time"]
+        for line in lines
+        if line["time"] > kill["time"] and (line["worker"] == kill["worker"]) == same_worker
+    )
+    return next(later, None)
+
+
+def _recoveries(kills: Sequence[Mapping[str, Any]], joins: Sequence[Mapping[str, Any]]) -> list[float]:
+    found = []
+    for kill in kills:
+        back = _until(kill, joins, same_worker=True)
+        again = _until(kill, kills, same_worker=True)
+        if back is not None and (again is None or back < again):
+            found.append(back)
+    return found

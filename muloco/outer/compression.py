@@ -1,0 +1,71 @@
+"""How a run's pseudogradients travel: by which codec, reduced how, with or without error feedback."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from muloco.outer.codecs import Codec, build_codec
+from muloco.outer.residual import Residual
+
+DENSE = build_codec("none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """Settings; as they are here: none.
+
+    Args:
+        codec: of all tensors but the dense ones.
+        dense: names of parameters that travel as fp32.
+        reduce: `reselect`: each part's owner encodes the mean again, and a worker sends 2 (K - 1) / K payloads.
+            `gather`: every worker gets every payload and takes the mean itself, exactly, and sends K - 1.
+        error_feedback: what is lost in a round is added in the next one, at the sender and at the owner.
+        error_decay, error_alpha: of error feedback, see `muloco.outer.error_feedback`.
+    """
+
+    codec: Codec = DENSE
+    dense: frozenset[str] = frozenset()
+    reduce: Literal["reselect", "gather"] = "reselect"
+    error_feedback: bool = False
+    error_decay: float = 0.9
+    error_alpha: float = 1.0
+
+    def wire(self, tensors: Mapping[str, torch.Tensor]) -> "Wire":
+        """What a fragment of these tensors is on the wire."""
+
+        def residual() -> Residual | None:
+            return Residual(decay=self.error_decay, alpha=self.error_alpha) if self.error_feedback else None
+
+        return Wire(
+            shapes=[tuple(tensor.shape) for tensor in tensors.values()],
+            codecs=[DENSE if name in self.dense else self.codec for name in tensors],
+            reduce=self.reduce,
+            sent=residual(),
+            owned=residual() if self.reduce == "reselect" else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """A fragment as it travels, and what is left of it on the way."""
+
+    shapes: Sequence[tuple[int, ...]]
+    codecs: Sequence[Codec]
+    reduce: Literal["reselect", "gather"] = "reselect"
+    sent: Residual | None = field(default=None, compare=False)
+    """Of this worker's pseudogradients; None: no error feedback."""
+    owned: Residual | None = field(default=None, compare=False)
+    """Of the means that this worker owns."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every bit arrives."""
+        return all(codec == DENSE for codec in self.codecs)
+
+    @property
+    def residuals(self) -> dict[str, Residual]:
+        """By kind: `sent`, `owned`."""
+        kinds = {"sent": self.sent, "owned": self.owned}
+        return {kind: residual for kind, residual in kinds.items() if residual is not None}
