@@ -6,8 +6,8 @@
 
 sync: real runs of `muloco train`, one window each. A worker with outer steps trains at the same time as one without, so
 that whatever else the machine does disturbs both; two workers over torchft take turns with two that know nothing of
-each other. On a busy machine single inner steps take several times as long as others; so every inner step counts as
-the median one of its run, a sync as it was (untrimmed: the ratio without that). Ratios are medians over the rounds.
+each other. As wall time on a busy machine tells no few per cent apart, ratio is of processor time, times the share of
+the time that inner steps did not stand still for a sync (medians over the rounds); wall ratios are of tokens/s.
 link: two workers in network namespaces of their own, on links shaped so that a dense exchange takes some inner steps
 (`shaped_link.py` says what it needs). kept: share of the time that inner steps ran, beside that without the shaping,
 all inner steps counting as the median one of their run; waited: that they stood still for a sync, the outer step

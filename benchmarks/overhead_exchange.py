@@ -17,7 +17,8 @@ from training_runs import machine
 from muloco.launch.lighthouse import start_lighthouse
 
 GROUPS = (2, 4)
-WIDTH = 1024
+TENSORS, WIDTH = 16, 1024
+"""The vector is that of so many matrices, so wide."""
 TIMEOUT = timedelta(seconds=60)
 EXCHANGE, GLOO = "our exchange", "gloo all_reduce"
 ROUND, TORCHFT = "our round: meet, exchange, vote", "torchft: quorum, allreduce, should_commit"
@@ -30,7 +31,7 @@ def measure(outputs: Path, *, rounds: int, elements: int) -> dict[str, Any]:
     Args:
         outputs: scratch folder.
         rounds: timed ones, after one that warms up.
-        elements: fp32 numbers in each process's vector; a multiple of 1024.
+        elements: fp32 numbers in each process's vector; a multiple of 16 x 1024.
     """
     load = os.getloadavg()[0]
     return {
@@ -93,7 +94,7 @@ def _ways(
     from torchft.manager import Manager
     from torchft.process_group import ProcessGroupGloo
 
-    from muloco.outer.codecs import build_codec
+    from muloco.outer.compression import Compression
     from muloco.outer.exchange import average
     from muloco.outer.torchft import TorchftTransport
 
@@ -130,7 +131,8 @@ def _ways(
     )
     values = torch.arange(elements, dtype=torch.float32).remainder_(1001) * (rank + 1)
     expected = torch.arange(elements, dtype=torch.float32).remainder_(1001) * (size + 1) / 2
-    shapes, codecs = [(elements // WIDTH, WIDTH)], [build_codec("none")]
+    rows = elements // WIDTH // TENSORS
+    wire = Compression().wire({str(index): torch.empty(rows, WIDTH, device="meta") for index in range(TENSORS)})
 
     def timed(work: Callable[[], torch.Tensor]) -> float:
         dist.barrier()
@@ -142,13 +144,13 @@ def _ways(
 
     def exchange() -> float:
         round = transport.open(0)
-        seconds = timed(lambda: average(round, values, shapes, [1] * size, codecs))
+        seconds = timed(lambda: average(round, values, wire, [1] * size))
         assert round.vote(True)
         return seconds
 
     def whole() -> torch.Tensor:
         round = transport.open(0)
-        mean = average(round, values, shapes, [1] * size, codecs)
+        mean = average(round, values, wire, [1] * size)
         assert round.vote(True)
         return mean
 

@@ -26,7 +26,7 @@ class Figures:
     commits: list[float] = field(default_factory=list)
     """Seconds from each kill to the next sync of another worker."""
     recoveries: list[float] = field(default_factory=list)
-    """Seconds from each kill to the victim's return, where it returned before the next one."""
+    """Seconds from each kill to the next sync that the victim takes part in, where it was not killed again before."""
     joins: int = 0
     steps: int = 0
     """That all workers would have taken without faults."""
@@ -107,7 +107,7 @@ def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) ->
         digests=len(syncs),
         mismatches=[f"step {p[1]}, fragment {p[2]}: {held}" for p, held in anchors.items() if len(held) > 1],
         commits=[taken for kill in kills if (taken := _until(kill, syncs, same_worker=False)) is not None],
-        recoveries=_recoveries(kills, joins),
+        recoveries=_recoveries(kills, syncs),
         joins=len(joins),
         steps=workers * steps,
         lost=lost_steps(lines, workers=workers, steps=steps),
@@ -139,10 +139,10 @@ def _until(kill: Mapping[str, Any], lines: Iterable[Mapping[str, Any]], *, same_
     return next(later, None)
 
 
-def _recoveries(kills: Sequence[Mapping[str, Any]], joins: Sequence[Mapping[str, Any]]) -> list[float]:
+def _recoveries(kills: Sequence[Mapping[str, Any]], syncs: Sequence[Mapping[str, Any]]) -> list[float]:
     found = []
     for kill in kills:
-        back = _until(kill, joins, same_worker=True)
+        back = _until(kill, syncs, same_worker=True)
         again = _until(kill, kills, same_worker=True)
         if back is not None and (again is None or back < again):
             found.append(back)

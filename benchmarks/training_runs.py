@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SETTINGS: dict[str, object] = {
     "metrics.log_freq": 1,
 }
 """Validation before the first and after the last step alone; no checkpoints."""
+POLL_SECONDS = 0.1
 LOG_LINES = 30
 """Of a failed run that are shown."""
 
@@ -50,8 +51,8 @@ def start(name: str, command: Sequence[str], *, outputs: Path, threads: int) -> 
     return Child(name, command, log=log, environment=environment(threads), on_line=lambda line: None)
 
 
-def wait(children: Iterable[Child], *, seconds: float = 900) -> None:
-    """Until all have ended well; else ends them and says why.
+def wait(children: Iterable[Child], *, seconds: float = 900, look: Callable[[], None] = lambda: None) -> None:
+    """Until all have ended well, calling `look` meanwhile; else ends them and says why.
 
     Raises:
         RuntimeError: one failed or took too long.
@@ -63,7 +64,8 @@ def wait(children: Iterable[Child], *, seconds: float = 900) -> None:
             failed = [child for child in children if child.status]
             if failed or time.monotonic() > deadline:
                 break
-            time.sleep(0.1)
+            look()
+            time.sleep(POLL_SECONDS)
         for child in children:
             if child.status is None and not any(other.status for other in children):
                 raise RuntimeError(f"{child.name} did not end within {seconds:g} s")
@@ -79,40 +81,32 @@ def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
     """How fast a run was in its inner steps 2 to `last`, the syncs after steps 1 to `last` - 1 included.
 
     Returns:
-        tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync), typical
-        (tokens a second if every inner step had taken that long, syncs as they were) and, where there are syncs,
-        sync_share (of the time, that workers stood still for them), running (share of the time that they did not, if
-        every inner step had taken as long as the median one), waited and hidden (seconds a sync), hidden_share (of the
-        rounds' time) and bytes_a_sync.
+        tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync) and, where
+        there are syncs, running (share of the time that workers did not stand still for them, if every inner step had
+        taken as long as the median one), waited and hidden (seconds a sync), hidden_share (of the rounds' time) and
+        bytes_a_sync.
     """
     lines = read_metrics(folder)
     if restarted := {line["worker"] for line in lines if line["attempt"] > 1}:
         raise RuntimeError(f"workers {sorted(restarted)} were lost and started again: there is nothing to compare")
     syncs = [line for line in lines if line.get("event") == "sync" and line["step"] < last]
-    rates, typical, plain, whole = [], [], [], 0.0
+    rates, plain, steps = [], [], 0.0
     for worker in sorted({line["worker"] for line in lines}):
         training = {line["step"]: line for line in lines if line["worker"] == worker and "loss" in line}
-        waited = {line["step"]: line["seconds_waited"] for line in syncs if line["worker"] == worker}
+        synced = {line["step"] for line in syncs if line["worker"] == worker}
         seconds = {step: taken(training, step) for step in range(2, last + 1)}
-        unsynced = [duration for step, duration in seconds.items() if step - 1 not in waited]
-        tokens = training[last]["tokens"] - training[1]["tokens"]
-        rates.append(tokens / sum(seconds.values()))
-        typical.append(tokens / (statistics.median(unsynced) * len(seconds) + sum(waited.values())))
+        unsynced = [duration for step, duration in seconds.items() if step - 1 not in synced]
+        rates.append((training[last]["tokens"] - training[1]["tokens"]) / sum(seconds.values()))
         plain += unsynced
-        whole += sum(seconds.values())
-    result = {
-        "tokens_per_second": sum(rates),
-        "typical": sum(typical),
-        "step_seconds": statistics.median(plain),
-    }
+        steps += statistics.median(unsynced) * len(seconds)
+    result = {"tokens_per_second": sum(rates), "step_seconds": statistics.median(plain)}
     if syncs:
-        standing, hidden = (sum(line[key] for line in syncs) for key in ("seconds_waited", "seconds_hidden"))
+        waited, hidden = (sum(line[key] for line in syncs) for key in ("seconds_waited", "seconds_hidden"))
         result |= {
-            "sync_share": standing / whole,
-            "running": 1 - standing / sum(tokens / rate for rate in typical),
-            "waited": standing / len(syncs),
+            "running": steps / (steps + waited),
+            "waited": waited / len(syncs),
             "hidden": hidden / len(syncs),
-            "hidden_share": hidden / (hidden + standing),
+            "hidden_share": hidden / (hidden + waited),
             "bytes_a_sync": sum(line["bytes_sent"] for line in syncs) / len(syncs),
         }
     return result
@@ -122,9 +116,7 @@ def speed_on_console(log: str, *, tokens: int, last: int) -> dict[str, Any]:
     """The same of torchtitan's console, on which every inner step of `tokens` tokens has a line; without syncs."""
     rates = {int(step): float(tps.replace(",", "")) for step, tps in re.findall(r"step: +(\d+) .*tps: ([\d,]+)", log)}
     seconds = [tokens / rates[step] for step in range(2, last + 1)]
-    median = statistics.median(seconds)
-    rate = tokens * len(seconds) / sum(seconds)
-    return {"tokens_per_second": rate, "typical": tokens / median, "step_seconds": median}
+    return {"tokens_per_second": tokens * len(seconds) / sum(seconds), "step_seconds": statistics.median(seconds)}
 
 
 def taken(training: Mapping[int, dict[str, Any]], step: int) -> float:

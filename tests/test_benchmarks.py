@@ -1,6 +1,9 @@
 """What the benchmarks compute from runs, against figures worked out by hand."""
 
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -59,10 +62,8 @@ def test_speed_of_a_run(benchmark, tmp_path: Path) -> None:
     found = benchmark("training_runs").speed(write_run(tmp_path), last=4)
     assert found == {
         "tokens_per_second": pytest.approx(300 / 5 + 300 / 10),
-        "typical": pytest.approx(300 / (3 * 1 + 1.5) + 300 / (3 * 2 + 3)),
         "step_seconds": 1.5,  # of 1, 1 and 2, 2: the steps after no sync
-        "sync_share": pytest.approx((1.5 + 3) / (5 + 10)),  # the sync after the last step is not in these steps
-        "running": pytest.approx(9 / 13.5),
+        "running": pytest.approx(9 / 13.5),  # 3 x 1 + 3 x 2, and 1.5 + 3; the sync after the last step is not in it
         "waited": pytest.approx(4.5 / 2),
         "hidden": pytest.approx(1.5 / 2),
         "hidden_share": pytest.approx(1.5 / 6),
@@ -88,7 +89,25 @@ def test_speed_on_torchtitans_console(benchmark) -> None:
 [titan] 2026-01-01 00:00:00,000 - root - INFO - step: 10  loss:  8.15490  grad_norm:  8.7588  tps: 9  tflops: 0.01
 """
     found = benchmark("training_runs").speed_on_console(log, tokens=4000, last=3)
-    assert found == {"tokens_per_second": pytest.approx(8000 / 6), "typical": 4000 / 3, "step_seconds": 3}
+    assert found == {"tokens_per_second": pytest.approx(8000 / 6), "step_seconds": 3}
+
+
+def test_processor_time_of_a_process(benchmark, tmp_path: Path) -> None:
+    """A process that computes for 0.5 s and sleeps for 0.5 s has used as much as it says itself."""
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, "worker", f"{tmp_path}/x/config.json"], stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        module = benchmark("processor_time")
+        assert module.worker_processes(tmp_path, "x") == [process.pid]
+        assert module.worker_processes(tmp_path, "y") == []
+        assert 0.4 < module.used(process.pid) < 0.8
+        process.kill()
+
+
+def test_newest_step_on_torchtitans_console(benchmark) -> None:
+    assert benchmark("processor_time").newest_step("step:  9  loss: 1 tps: 3\nstep: 10  loss: 1 tps: 3\n") == 10
+    assert benchmark("processor_time").newest_step("Training starts at step 1\n") == 0
 
 
 def test_a_failed_run_is_told_with_the_end_of_its_log(benchmark, tmp_path: Path) -> None:
@@ -100,8 +119,6 @@ def test_a_failed_run_is_told_with_the_end_of_its_log(benchmark, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["sync", "link", "exchange"])
 def test_the_documented_tables_are_the_committed_ones(benchmark, kind: str) -> None:
-    import json
-
     result = json.loads((CHECKOUT / "results" / "overhead" / f"{kind}.json").read_text())
     module: ModuleType = benchmark(f"overhead_{kind}")
     table = "\n".join(f"    {line}" for line in module.table(result).splitlines())

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from muloco.launch.processes import Child
 
@@ -11,12 +11,24 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
 """Seconds before a lost worker is started again; they double with each time."""
-STABLE_SECONDS = 300.0
-"""A worker that has run so long begins again with the first back-off."""
+STABLE_SECONDS = 60.0
+"""A worker that has run so long is not one that fails again and again: its restarts and its back-off begin anew."""
 LAST_SECONDS = 60.0
 """From the first worker that is done to the end: all that take part in the last sync are done about then."""
 FAILURE_SECONDS = 3.0
 """After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
+_REFUSED = 2
+"""Exit status of a worker whose config is refused."""
+_FATAL = (
+    # of the run
+    *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun", "StateLost"),
+    *("NoWholeCheckpoint", "CheckpointNotWritten"),
+    # of the program, its config or its surroundings
+    *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
+    *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
+    *("FileNotFoundError", "PermissionError", "DataError"),
+)
+"""Exceptions that come back, however often a worker is started again."""
 
 
 @dataclass
@@ -26,11 +38,12 @@ class _Post:
     child: Child
     started: float
     restarts: int = 0
+    in_a_row: int = 0
+    """Restarts since it last ran for long."""
     back_off: float = FIRST_BACK_OFF
     due: float | None = None
     """When it is to be started again; None: it runs, is done, or is given up."""
     lost: bool = False
-    reasons: list[str] = field(default_factory=list)
 
 
 class Crew:
@@ -40,7 +53,7 @@ class Crew:
         start: starts the process of a worker.
         workers: their number.
         least: fewest that can go on.
-        restarts: how often each of them may be started again.
+        restarts: how often in a row each of them may be started again.
     """
 
     def __init__(self, start: Callable[[int], Child], *, workers: int, least: int, restarts: int):
@@ -67,9 +80,10 @@ class Crew:
             return all(child.status is not None for child in self._leaving)
         now = time.monotonic()
         for worker, post in enumerate(self._posts):
-            if post.due is not None and now >= post.due:
+            if post.due is not None and now >= post.due and self._first_done is None:
                 post.child, post.started, post.due = self._start(worker), now, None
                 post.restarts += 1
+                post.in_a_row += 1
             elif post.due is None and not post.lost and post.child.status:
                 self._lose(post, now)
         running = [post for post in self._posts if post.due is None and post.child.status is None]
@@ -79,7 +93,8 @@ class Crew:
         if self._first_done is not None:
             return not running or now > self._first_done + LAST_SECONDS
         able = [post for post in self._posts if not post.lost]
-        return self._fatal() or len(able) < self._least or not running
+        back_soon = any(post.due is not None for post in self._posts)
+        return self._fatal() or len(able) < self._least or not (running or back_soon)
 
     def failures(self) -> list[Child]:
         """Once it is over: the workers that are the cause, where the run has not reached its end."""
@@ -104,8 +119,10 @@ class Crew:
     def _lose(self, post: _Post, now: float) -> None:
         logger.warning("%s was lost: %s", post.child.name, post.child.reason())
         if now > post.started + STABLE_SECONDS:
-            post.back_off = FIRST_BACK_OFF
-        if recoverable(post.child) and post.restarts < self._limit:
+            post.back_off, post.in_a_row = FIRST_BACK_OFF, 0
+        if self._first_done is not None:
+            post.lost = True  # what it would come back to is over
+        elif recoverable(post.child) and post.in_a_row < self._limit:
             logger.warning("%s is started again in %g s", post.child.name, post.back_off)
             post.due = now + post.back_off
             post.back_off = min(2 * post.back_off, LONGEST_BACK_OFF)
@@ -117,9 +134,10 @@ class Crew:
 
 
 def recoverable(child: Child) -> bool:
-    """Whether a process ended by something outside of it: a signal, a lost peer; not by an error of the run."""
+    """Whether a process may do better when it is started again: it was killed, it lost its peers or its device; but not
+    where the run itself has gone wrong, or the program or its config is at fault."""
     reason = child.reason()
-    return reason.startswith(("killed by", "TransportError", "exit status"))
+    return not reason.startswith(tuple(f"{name}:" for name in _FATAL)) and reason != f"exit status {_REFUSED}"
 
 
 def _ended_by_asking(child: Child) -> bool:

@@ -21,10 +21,10 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def status(self) -> int:
-        """Exit status of a run that was stopped: 128 and the signal's number."""
-        return 128 + (self.received or signal.SIGINT)
+    def status(self, otherwise: signal.Signals) -> int:
+        """Exit status of a run that was stopped: 128 and the number of the signal, which is `otherwise` where none has
+        come here."""
+        return 128 + (self.received or otherwise)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

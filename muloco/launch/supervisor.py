@@ -96,16 +96,16 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
                 child.end(GRACE_SECONDS)
     if interrupted:
         console.print(f"stopped; take it up again with: muloco train {folder.config} --resume")
-        return Outcome(folder=folder, status=stop.status)
+        return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     if failed:
         for child in failed:
             console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
         return Outcome(folder=folder, status=1)
     newest = newest_checkpoint(folder)
-    if stop.received is not None and not reached_end(config, folder):
+    if not reached_end(config, folder):  # a signal came, here or to a worker
         where = "before the first checkpoint" if newest is None else f"with a checkpoint of step {newest}"
         console.print(f"stopped {where}; take it up again with: muloco train {folder.config} --resume")
-        return Outcome(folder=folder, status=stop.status)
+        return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(
             f"the checkpoint of the last step is not whole, the logs in {folder.log(0).parent} say why; "

@@ -2,7 +2,7 @@
 
 from muloco.outer.loop import OuterLoop, Sync
 from muloco.outer.membership import StateTransfer
-from muloco.outer.transaction import AnchorMismatch, Crowd, ForeignRun, NonFinitePseudogradient
+from muloco.outer.transaction import AnchorMismatch, Crowd, ForeignRun, NonFinitePseudogradient, StateLost
 from muloco.outer.transport import Round, Transport, TransportError
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "NonFinitePseudogradient",
     "OuterLoop",
     "Round",
+    "StateLost",
     "StateTransfer",
     "Sync",
     "Transport",

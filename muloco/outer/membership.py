@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from muloco.outer.compression import Wire
-from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, agree, assemble
+from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
 
@@ -69,11 +69,18 @@ class Membership:
         Raises:
             TransportError: too few of them came.
             AnchorMismatch: they do not start alike.
+            StateLost: the run has come further than they.
         """
         own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
         while True:
+            reached = self.crowd.reached()  # before they meet: what comes later, they do together
             agreement = assemble(self.transport, own, self._wire_of, self.crowd)
             if agreement.donor is None:
+                if reached > step:
+                    raise StateLost(
+                        f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
+                        f"step {step}; go on from its newest checkpoint with: muloco train CONFIG --resume"
+                    )
                 self.commit(agreement)
                 return
             if self.take_over(agreement):

@@ -221,6 +221,10 @@ class TorchftRound:
         return self._transport.round_name
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        self._insist_on_connection()
+        own = outgoing[self.rank]  # stays here
+        outgoing = [part[:0] if r == self.rank else part for r, part in enumerate(outgoing)]
+        sizes = [0 if r == self.rank else size for r, size in enumerate(sizes)]
         longest = max([*sizes, *(part.numel() for part in outgoing)])
         chunks = [
             self._exchange_chunk(
@@ -230,8 +234,11 @@ class TorchftRound:
             for start in range(0, longest, CHUNK_BYTES)
         ]
         if len(chunks) == 1:
-            return chunks[0]
-        return [torch.cat([chunk[r] for chunk in chunks]) if chunks else outgoing[r][:0] for r in range(self.size)]
+            received = chunks[0]
+        else:
+            received = [torch.cat([chunk[r] for chunk in chunks]) if chunks else own[:0] for r in range(self.size)]
+        received[self.rank] = own
+        return received
 
     def vote(self, ok: bool) -> bool:
         transport, name = self._transport, self._transport.round_name
@@ -254,9 +261,14 @@ class TorchftRound:
         transport.finish(committed=committed and self.broken is None, step=self._step)
         return committed
 
-    def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+    def _insist_on_connection(self) -> None:
+        if self.broken is None and not self._transport.group.connected:
+            self.broken = f"sync after step {self._step}: this worker was cut off"
         if self.broken is not None:
             raise TransportError(self.broken)
+
+    def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+        self._insist_on_connection()
         lengths = [part.numel() for part in outgoing]
         received = torch.empty(sum(sizes), dtype=torch.uint8, device=self._transport.device)
         sent = torch.cat(outgoing)
@@ -265,7 +277,7 @@ class TorchftRound:
         except RuntimeError as error:
             self.broken = f"sync after step {self._step}: lost contact with another worker: {error}"
             raise TransportError(self.broken) from error
-        self.bytes_sent += sum(lengths) - lengths[self.rank]
+        self.bytes_sent += sum(lengths)
         return list(received.split(sizes))
 
     def _ask_others(self, name: str) -> bool:
@@ -298,6 +310,11 @@ class _KnowsItsQuorum:
         self.place, self.members, self.rendezvous = rank, world_size, store_addr
         self.configurations += 1
         super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has not been aborted since it was configured."""
+        return self._pg is not None  # type: ignore[attr-defined]
 
     def forget_rendezvous(self) -> None:
         """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums

@@ -34,6 +34,10 @@ class ForeignRun(RuntimeError):
     """A worker does not belong to those that meet at its lighthouse."""
 
 
+class StateLost(RuntimeError):
+    """A run has come further than any worker that is left: to begin anew would throw away what it has learned."""
+
+
 class NonFinitePseudogradient(RuntimeError):
     """A worker's pseudogradient holds NaN or Inf."""
 
@@ -49,6 +53,7 @@ class Crowd:
         least: how many begin without the others, once those are late.
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
+        reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
     """
 
     run: str = ""
@@ -57,6 +62,7 @@ class Crowd:
     least: int = 1
     late_after: float = 1200.0
     patience: float = 1800.0
+    reached: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,8 +125,7 @@ class RunCheckpoint(BaseCheckpointManager):
         for reason in aside:
             logger.warning("left aside: checkpoint %s", reason)
         if dist.get_rank() == 0:
-            for part in (GLOBAL, worker_part(self._config.worker)):
-                self._folder.discard_unfinished(part)
+            self._folder.discard_unfinished(worker_part(self._config.worker))
         if newest is None:
             if self._config.attempt > 1:
                 logger.warning("there is no checkpoint to go on from: starting at step 0")

@@ -215,7 +215,7 @@ class OuterOptimizer:
     """Epsilon of adamw."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the outer learning rate falls over the run."""
-    min_lr_factor: float = 0.0
+    min_lr_factor: float = 0.1
     """Outer learning rate at the end, as a share of `lr`, where it falls."""
     offload: bool = False
     """Keep anchor and outer state in pinned host memory instead of on the device."""

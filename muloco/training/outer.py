@@ -35,6 +35,7 @@ def build_outer_loop(
     *,
     share: Callable[[], str],
     transfer: StateTransfer,
+    reached: Callable[[], int],
 ) -> OuterLoop:
     """The outer loop over a worker's parameters.
 
@@ -44,6 +45,7 @@ def build_outer_loop(
         transport: meets the other workers.
         share: says where the worker is in its data.
         transfer: hands its state to others and takes over theirs.
+        reached: says how far the run is known to have come, in inner steps.
     """
     ft = config.fault_tolerance
     return OuterLoop(
@@ -57,6 +59,7 @@ def build_outer_loop(
             least=ft.min_replica_size,
             late_after=ft.straggler_timeout_seconds,
             patience=ft.quorum_timeout_seconds,
+            reached=reached,
         ),
         sync_interval=ft.sync_steps,
         fragments=_fragments(config, parameters),

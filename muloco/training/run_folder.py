@@ -94,6 +94,12 @@ def next_attempt(folder: RunFolder) -> int:
     return 1 + max((line["attempt"] for line in lines), default=0)
 
 
+def last_sync(folder: RunFolder, attempt: int) -> int:
+    """Step of the last sync of an attempt, by any worker; 0: there was none."""
+    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
+    return max((m["step"] for m in lines if m["attempt"] == attempt and m.get("event") == "sync"), default=0)
+
+
 class MetricsTail:
     """Reads what workers append to their metrics files while they run."""
 

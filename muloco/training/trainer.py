@@ -17,6 +17,7 @@ from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.config import Config as RunConfig
 from muloco.training.finite import GradientWatch
 from muloco.training.outer import build_outer_loop, build_transport
+from muloco.training.run_folder import RunFolder, last_sync
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
@@ -144,8 +145,14 @@ class MulocoTrainer(Trainer):
             transport,
             share=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=transfer,
+            reached=self._reached,
         )
         return transfer.outer
+
+    def _reached(self) -> int:
+        """The step that this attempt at the run is known to have come to, by any of its workers."""
+        attempt = self.config.metrics.attempt
+        return max(last_sync(RunFolder(self.config.dump_folder), attempt), self.checkpointer.newest_step() or 0)
 
     def _expect_faults(self, config: RunConfig, transport: Transport) -> None:
         metrics = self.metrics_processor

@@ -67,13 +67,13 @@ def contents(part: Path) -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore")
 def test_written_beside_the_training_they_hold_the_same(tmp_path: Path) -> None:
-    """Every step is saved, in mid-window too; and a checkpoint that was cut short is passed over for the one before."""
-    settings = {**ALONE, "training__steps": 6, "checkpoint__interval": 1, "checkpoint__keep": 0}
+    """Every step is saved: with a fragment in flight, and without."""
+    settings = {**ALONE, "training__steps": 5, "checkpoint__interval": 1, "checkpoint__keep": 0}
     settings |= {"fault_tolerance__num_fragments": 2, "fault_tolerance__fragment_sync_delay": 1}
     ways = {"beside": True, "between": False}
     runs = [train(tmp_path, name, MULOCO, **settings, checkpoint__asynchronous=way) for name, way in ways.items()]
     assert [run.status for run in runs] == [0, 0], runs
-    for step in range(1, 7):
+    for step in range(1, 6):
         for part in ("global", "worker-000"):
             one, other = (contents(run.folder.checkpoint / f"step-{step}" / part) for run in runs)
             assert one.keys() == other.keys() and len(one) > 50
@@ -81,27 +81,31 @@ def test_written_beside_the_training_they_hold_the_same(tmp_path: Path) -> None:
                 same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
                 assert same, (step, part, name)
 
-    whole = runs[0].learned()
-    runs[0].folder.summary.unlink()
-    data = runs[0].folder.checkpoint / "step-6" / "worker-000" / "__0_0.distcp"
+
+def test_what_was_cut_short_is_passed_over_for_the_checkpoint_before(tmp_path: Path) -> None:
+    settings = {**ALONE, "training__steps": 6, "checkpoint__interval": 2, "checkpoint__keep": 0}
+    first = train(tmp_path, "cut", MULOCO, **settings)
+    assert first.status == 0, first.output
+    whole = first.learned()
+    first.folder.summary.unlink()
+    data = first.folder.checkpoint / "step-6" / "worker-000" / "__0_0.distcp"
     os.truncate(data, data.stat().st_size - 1)
-    (runs[0].folder.checkpoint / "step-5" / "manifest.json").unlink()
-    again = train(tmp_path, "beside", MULOCO, "--resume", **settings)
+    (first.folder.checkpoint / "step-4" / "manifest.json").unlink()
+    again = train(tmp_path, "cut", MULOCO, "--resume", **settings)
     assert again.status == 0, again.output
     assert re.search(rf"left aside: checkpoint \S+step-6: {data} has \d+ bytes instead of \d+", again.output)
-    assert re.search(r"left aside: checkpoint \S+step-5: not all of its parts were written", again.output)
-    assert "resumed from checkpoint step-4" in again.output
+    assert re.search(r"left aside: checkpoint \S+step-4: not all of its parts were written", again.output)
+    assert "resumed from checkpoint step-2" in again.output
     assert again.learned() == whole
 
 
 def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
-    settings = {**ALONE, "training__steps": 8, "checkpoint__interval": 4}
+    settings = {**ALONE, "training__steps": 10, "checkpoint__interval": 4, "checkpoint__keep": 0}
     whole = train(tmp_path, "whole", MULOCO, **settings)
     assert whole.status == 0, whole.output
     learned = whole.learned()
     whole.go_back_to(4)
     (before,) = (path.read_bytes() for path in whole.folder.checkpoint.glob("step-4/global/__0_0.distcp"))
-    settings["checkpoint__interval"] = 3  # steps 6, and 8 as the last one
     limited = subprocess.run(
         command(tmp_path, "whole", MULOCO, "--resume", **settings),
         capture_output=True,
@@ -112,9 +116,9 @@ def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
     run = Run(folder=whole.folder, status=limited.returncode, output=limited.stdout + limited.stderr)
     assert run.status == 1
     message = r"checkpoint step-{}\s+was not written: \[Errno 27\] File too large: '\S+/step-{}/\.worker-000\S+distcp'"
-    assert re.search(message.format(6, 6) + "; the training goes on", run.output), run.output
-    assert re.search("worker 0 failed: CheckpointNotWritten: " + message.format(8, 8), run.output)
-    assert [line["step"] for line in run.lines(event="checkpoint_failed")] == [6, 8]
+    assert re.search(message.format(8, 8) + "; the training goes on", run.output), run.output
+    assert re.search("worker 0 failed: CheckpointNotWritten: " + message.format(10, 10), run.output)
+    assert [line["step"] for line in run.lines(event="checkpoint_failed")] == [8, 10]
     assert not list(run.folder.checkpoint.glob("*/.*"))
     assert (run.folder.checkpoint / "step-4" / "global" / "__0_0.distcp").read_bytes() == before
 

@@ -8,7 +8,7 @@ import torch
 
 from .runs import Run, train
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]  # several runs a test
 
 STREAMING = "config/laptop/muloco_streaming.py"
 PARAMETERS = 363_200

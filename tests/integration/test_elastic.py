@@ -1,0 +1,75 @@
+"""Workers come and go while the run goes on."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from .by_hand import SECONDS, wait_until, workers
+
+pytestmark = pytest.mark.integration
+
+
+def test_workers_are_added_and_removed_and_too_few_wait(tmp_path: Path) -> None:
+    """Two of three begin; the third comes later; two leave: one is too few, and waits until another comes back."""
+    three = {"fault_tolerance__group_size": 3, "fault_tolerance__min_replica_size": 2}
+    with workers(tmp_path, least=2) as run:
+        run.start(0, **three)
+        leaver = run.start(1, **three)
+        run.wait_for_sync({0, 1})
+        latecomer = run.start(2, **three)
+        joined = run.wait_for_sync({0, 1, 2})
+        assert any(line["step"] < joined["step"] for line in run.lines(event="join", worker=2))
+        assert sum(joined["weights"].values()) == 12, "each of them took a window of 4 inner steps"
+        for process in (leaver, latecomer):
+            process.kill()
+            process.wait()
+        log = run.log(0)
+        wait_until(
+            lambda: "waiting for 2 or more workers after step" in log.read_text(), "it does not say that it waits"
+        )
+        last = run.lines(event="sync", worker=0)[-1]["step"]
+        time.sleep(2)
+        assert run.lines(event="sync", worker=0)[-1]["step"] == last, "one worker is too few"
+        run.start(1, **three)
+        again = run.wait_for_sync({0, 1})
+        assert again["step"] == last + 4, "it has kept its window"
+        anchors: dict[int, set[str]] = {}
+        for line in run.lines(event="sync"):
+            anchors.setdefault(line["step"], set()).add(line["digest"])
+        assert all(len(digests) == 1 for digests in anchors.values())
+        assert sorted(anchors) == list(range(4, 4 * len(anchors) + 1, 4)), "no sync was left out"
+
+
+def test_a_stopped_worker_is_left_out_and_comes_back(tmp_path: Path) -> None:
+    two = {"fault_tolerance__group_size": 2, "training__global_batch_size": 4}
+    with workers(tmp_path) as run:
+        run.start(0, **two)
+        sleeper = run.start(1, **two)
+        run.wait_for_sync({0, 1})
+        sleeper.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        sleeper.send_signal(signal.SIGCONT)
+        run.wait_for_sync({0, 1})
+        assert {line["participants"] for line in run.lines(event="sync")} == {2}, "a short pause is waited for"
+        sleeper.send_signal(signal.SIGSTOP)
+        run.wait_for_sync({0})
+        sleeper.send_signal(signal.SIGCONT)
+        again = run.wait_for_sync({0, 1})
+        assert [line["worker"] for line in run.lines(event="join")] == [1]
+        digests = {line["digest"] for line in run.lines(event="sync", step=again["step"])}
+        assert sleeper.poll() is None and len(digests) == 1
+
+
+def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
+    """One of another run at the same lighthouse, and a second worker of the same number."""
+    two = {"fault_tolerance__group_size": 2, "training__global_batch_size": 4}
+    with workers(tmp_path) as run:
+        run.start(0, **two)
+        run.start(1, **two)
+        run.wait_for_sync({0, 1})
+        stranger = run.start(0, run="other", **two)
+        assert stranger.wait(SECONDS) == 1
+        assert "ForeignRun: the lighthouse serves run 'run'" in run.log(0, "other").read_text()
+        run.wait_for_sync({0, 1})

@@ -1,0 +1,179 @@
+"""Who is started again when, and when a run is over."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from muloco.launch import crew as crew_module
+from muloco.launch.crew import FIRST_BACK_OFF, LAST_SECONDS, LONGEST_BACK_OFF, STABLE_SECONDS, Crew, recoverable
+
+KILLED = "killed by SIGKILL"
+
+
+@dataclass
+class FakeChild:
+    """A process that ends when the test says so."""
+
+    name: str
+    started: float
+    status: int | None = None
+    why: str = ""
+    asked: int = 0
+
+    def reason(self) -> str:
+        return self.why
+
+    def ask_to_leave(self) -> None:
+        self.asked += 1
+
+    def end(self, status: int, why: str = "") -> None:
+        self.status, self.why = status, why
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class House:
+    """A crew of fake processes, on a clock that the test sets."""
+
+    clock: Clock
+    started: list[FakeChild] = field(default_factory=list)
+
+    def crew(self, workers: int, *, least: int = 1, restarts: int = 3) -> Crew:
+        return Crew(self.start, workers=workers, least=least, restarts=restarts)
+
+    def start(self, worker: int) -> FakeChild:
+        self.started.append(FakeChild(f"worker {worker}", self.clock.now))
+        return self.started[-1]
+
+    def watch(self, crew: Crew, seconds: float) -> bool:
+        """Watches for so long, or until the run is over."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            if crew.watch():
+                return True
+            self.clock.now += 0.25
+        return crew.watch()
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    clock = Clock()
+    monkeypatch.setattr(crew_module, "time", clock)
+    return House(clock)
+
+
+def test_a_lost_worker_is_started_again_later_and_later(house: House) -> None:
+    crew = house.crew(2, restarts=8)
+    waits = []
+    for _ in range(8):
+        lost_at = house.clock.now
+        crew.children[1].end(-9, KILLED)
+        assert not house.watch(crew, LONGEST_BACK_OFF + 1)
+        waits.append(round(crew.children[1].started - lost_at))
+        house.clock.now = crew.children[1].started
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert crew.restarts == 8 and crew.children[0].status is None
+
+
+def test_one_that_ran_for_long_begins_anew(house: House) -> None:
+    crew = house.crew(2, restarts=1)
+    for _ in range(5):
+        house.clock.now += STABLE_SECONDS + 1
+        crew.children[1].end(-9, KILLED)
+        assert not house.watch(crew, FIRST_BACK_OFF + 1)
+        assert crew.children[1].status is None
+    assert crew.restarts == 5
+
+
+def test_the_others_go_on_without_one_that_is_given_up_as_long_as_they_are_enough(house: House) -> None:
+    crew = house.crew(3, least=2, restarts=1)
+    for _ in range(2):
+        crew.children[2].end(-9, KILLED)
+        assert not house.watch(crew, 10)
+    assert crew.restarts == 1 and len(house.started) == 4, "it is given up"
+    for _ in range(2):
+        crew.children[0].end(1, "TransportError: nobody there")
+        over = house.watch(crew, 10)
+    assert over, "one is left of two"
+    assert {child.name for child in crew.failures()} == {"worker 0", "worker 2"}
+
+
+def test_what_comes_back_however_often_it_is_tried_ends_the_run(house: House) -> None:
+    crew = house.crew(3)
+    crew.children[0].end(-9, KILLED)
+    assert not house.watch(crew, 0.5)
+    crew.children[1].end(1, "NonFiniteGradient: NaN or Inf in the gradient")
+    assert house.watch(crew, 0.5) and len(house.started) == 3
+    assert [child.name for child in crew.failures()] == ["worker 1"]
+
+
+def test_the_run_goes_on_when_all_are_lost_at_once(house: House) -> None:
+    crew = house.crew(2)
+    for child in crew.children:
+        child.end(-9, KILLED)
+    assert not house.watch(crew, FIRST_BACK_OFF + 1)
+    assert all(child.status is None for child in crew.children)
+
+
+def test_the_end_waits_for_those_who_run_but_starts_nobody(house: House) -> None:
+    crew = house.crew(3)
+    crew.children[2].end(-9, KILLED)
+    assert not crew.watch()
+    crew.children[0].end(0)
+    assert not crew.watch() and not house.watch(crew, 10)
+    crew.children[1].end(-9, KILLED)
+    assert house.watch(crew, 1) and len(house.started) == 3
+    assert crew.failures() == []
+
+
+def test_a_worker_that_does_not_find_the_end_is_not_waited_for_long(house: House) -> None:
+    crew = house.crew(2)
+    crew.children[0].end(0)
+    assert not house.watch(crew, LAST_SECONDS - 1)
+    assert house.watch(crew, 2)
+
+
+def test_nobody_is_started_again_once_all_are_asked_to_leave(house: House) -> None:
+    crew = house.crew(2)
+    crew.leave()
+    crew.leave()
+    assert [child.asked for child in crew.children] == [1, 1]
+    crew.children[0].end(0)
+    crew.children[1].end(1, "SignalException: Process got signal: 10")
+    assert house.watch(crew, 1) and len(house.started) == 2
+    assert crew.failures() == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "again"),
+    [
+        (KILLED, True),
+        ("TransportError: sync after step 8: nobody there", True),
+        ("RuntimeError: [pair.cc:553] Connection closed by peer", True),
+        ("DistNetworkError: The client socket has timed out", True),
+        ("OutOfMemoryError: CUDA out of memory", True),
+        ("exit status 1", True),
+        ("exit status 2", False),
+        ("NonFiniteGradient: NaN or Inf", False),
+        ("AnchorMismatch: sync after step 8", False),
+        ("StateLost: run 'a' has come to step 8", False),
+        ("ForeignRun: the lighthouse serves run 'a'", False),
+        ("ConfigError: model.flavor", False),
+        ("ModuleNotFoundError: No module named 'torch'", False),
+        ("TypeError: 'NoneType' object is not callable", False),
+    ],
+)
+def test_which_failures_may_pass(reason: str, again: bool) -> None:
+    child = FakeChild("worker 0", 0.0)
+    child.end(1, reason)
+    assert recoverable(child) == again

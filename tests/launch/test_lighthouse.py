@@ -1,0 +1,63 @@
+"""The lighthouse comes back on its port."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from muloco.launch import lighthouse as lighthouse_module
+from muloco.launch.lighthouse import Lighthouse, start_lighthouse
+
+
+def listens(address: str) -> bool:
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def test_a_killed_lighthouse_is_started_again_where_it_was(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lighthouse_module, "RESTARTS", 2)
+    children = []
+
+    def start(port: int):
+        started = start_lighthouse(workers=1, log=tmp_path / "lighthouse.log", port=port)
+        children.append(started[0])
+        return started
+
+    lighthouse = Lighthouse(start)
+    try:
+        assert lighthouse.keep_alive() and len(children) == 1
+        for restarts in (1, 2, 2):
+            os.kill(lighthouse.child._process.pid, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while lighthouse.child.status is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            alive = lighthouse.keep_alive()
+            assert len(children) == restarts + 1
+        assert not alive, "it is not started for ever"
+        assert children[1] is not children[0] and not listens(lighthouse.address)
+        assert lighthouse.child.reason() == "killed by SIGKILL"
+    finally:
+        for child in children:
+            child.end(grace_seconds=5)
+
+
+def test_its_address_stays(tmp_path: Path) -> None:
+    children = []
+
+    def start(port: int):
+        started = start_lighthouse(workers=1, log=tmp_path / "lighthouse.log", port=port)
+        children.append(started)
+        return started
+
+    lighthouse = Lighthouse(start)
+    try:
+        children[0][0].end(grace_seconds=5)
+        assert lighthouse.keep_alive()
+        assert children[0][1] == children[1][1] == lighthouse.address and listens(lighthouse.address)
+    finally:
+        for child, _ in children:
+            child.end(grace_seconds=5)
