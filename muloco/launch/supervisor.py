@@ -66,8 +66,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     placement = place(config)
     attempt = next_attempt(folder)
     console.print(prepare_data(config).description(), markup=False)
-    if not resume:
-        write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
+    write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     console.print(f"run folder: {folder.root}\n{placement.description}")
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
