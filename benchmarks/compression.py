@@ -1,6 +1,8 @@
 """What compression costs.
 
     python benchmarks/compression.py codecs [--threads N] [--rounds N] [--workers K] [--device cuda]
+    python benchmarks/compression.py link [--rounds N]         (needs root: shaped_link.py says why)
+    python benchmarks/compression.py streaming [--rounds N]    (so does this)
 
 codecs: encode and decode of every kind on Gaussian pieces of the shapes of the 150M flavor: all its matrices and norms,
 and of embedding and head the rows that one of K workers owns. Beside them, in turns in the same run: a copy (memcpy),
@@ -9,6 +11,11 @@ the median time of all pieces, one after the other; encoding includes the search
 where there is any. bits/element is what the result takes, with metadata. Prints a table and writes
 results/compression/codecs.json. With one CPU thread the clock is the processor time of this process, which other work
 on the machine disturbs less.
+link: two workers, each in a network namespace, average a tenth of the 150M flavor over links shaped to 100 Mbit/s and
+1 Gbit/s and over an unshaped one; beside the seconds: bytes over the rate. Writes results/compression/link.json.
+streaming: two workers train with 4 bits, three fragments and overlap on a link on which an all-reduce of the gradients
+at every step would take ten times the compute; kept: share of the time that inner steps ran, beside that without
+shaping. Writes results/compression/streaming.json.
 """
 
 import argparse
@@ -16,13 +23,18 @@ import functools
 import json
 import os
 import platform
+import shlex
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import compression_link
 import torch
+from shaped_link import why_impossible
 
 from muloco.model.flavors import flavor
 from muloco.outer.codecs import build_codec
@@ -234,6 +246,26 @@ def codecs(chosen: argparse.Namespace) -> None:
     (RESULTS / f"codecs{suffix}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
+def link(chosen: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        result = compression_link.measure(Path(scratch), rounds=chosen.rounds)
+    print(compression_link.table(result))
+    write("link", result)
+
+
+def streaming(chosen: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        result = compression_link.measure_streaming(Path(scratch), rounds=chosen.rounds)
+    print(compression_link.streaming_table(result))
+    write("streaming", result)
+
+
+def write(name: str, result: dict) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", "benchmarks/compression.py", *sys.argv[1:]])
+    (RESULTS / f"{name}.json").write_text(json.dumps({"command": command, **result}, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -243,7 +275,13 @@ def main() -> None:
     part.add_argument("--workers", type=int, default=8, help="K; embedding and head are cut into so many parts")
     part.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     part.set_defaults(run=codecs)
+    for name, run in (("link", link), ("streaming", streaming)):
+        part = parts.add_parser(name)
+        part.add_argument("--rounds", type=int, default=3, help="timed ones")
+        part.set_defaults(run=run)
     chosen = parser.parse_args()
+    if chosen.part != "codecs" and (reason := why_impossible()):
+        parser.exit(2, f"compression: {reason}\n")
     chosen.run(chosen)
 
 

@@ -31,7 +31,7 @@ def train(network: Network, config: str, settings: Mapping[str, object], *, outp
     """
     name, workers = str(settings["run.name"]), len(network.namespaces)
     logs = outputs / name / "logs"
-    address = _start_lighthouse(network, workers, logs / "lighthouse.log")
+    address = start_lighthouse(network, workers, logs / "lighthouse.log")
     children = []
     for worker in range(workers):
         own = {
@@ -53,7 +53,7 @@ def train(network: Network, config: str, settings: Mapping[str, object], *, outp
     return RunFolder(outputs / name)
 
 
-def _start_lighthouse(network: Network, workers: int, log: Path) -> str:
+def start_lighthouse(network: Network, workers: int, log: Path) -> str:
     """In the first worker's namespace, where every port is free; returns its address."""
     program = Path(sys.executable).parent / "torchft_lighthouse"
     found = str(program) if program.exists() else shutil.which("torchft_lighthouse")

@@ -4,8 +4,9 @@ Each recipe returns a whole config; an experiment module calls one and changes w
 """
 
 import dataclasses
+from typing import Any, Literal
 
-from muloco.training.config import Config, FaultTolerance, OuterOptimizer
+from muloco.training.config import Compression, Config, FaultTolerance, OuterOptimizer
 from muloco.training.load import ConfigError
 
 # Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
@@ -93,6 +94,18 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
     else:
         ft.module_fqns_per_model_fragment = fragments
     config.fault_tolerance = ft
+    return config
+
+
+def compressed(config: Config, kind: Literal["linear", "statistical", "lloyd_max", "topk"], **options: Any) -> Config:
+    """Pseudogradients that travel compressed, with the paper's error feedback: beta 0.9, alpha 1 (PAPER 3.3).
+
+    Args:
+        config: of workers that synchronize.
+        kind: of codec.
+        options: other fields of the section `compression`.
+    """
+    config.compression = Compression(kind=kind, **{"error_feedback": True, **options})
     return config
 
 

@@ -14,10 +14,11 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
-from muloco.outer import OuterLoop
+from muloco.outer import Crowd, OuterLoop
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.optimizer import build_outer_optimizer
 from muloco.pytorch import MuLoCo1, Muon
+from muloco.training.config import OuterOptimizer
+from muloco.training.outer import build_outer_optimizer
 
 from .coefficients import MULOCO
 
@@ -155,9 +156,9 @@ def test_is_the_training_systems_run_with_one_worker_bit_by_bit(dtype):
         Muon(matrices, 0.05, weight_decay=0.1),
         torch.optim.AdamW(rest, 0.05, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
     ]
-    outer = partial(build_outer_optimizer, class_name="sgd", lr=0.7, momentum=0.6, nesterov=True)
+    outer = partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6))
     tensors = {name: param.data for name, param in other.named_parameters()}
-    loop = OuterLoop(tensors, outer, InProcessGroup(1).transport(0), worker=0, sync_interval=4)
+    loop = OuterLoop(tensors, outer, InProcessGroup(1).transport(0), crowd=Crowd(), sync_interval=4)
 
     decay = partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: 0.9**step)
     schedulers = [decay(optimizer), *map(decay, inner)]

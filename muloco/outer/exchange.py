@@ -18,7 +18,7 @@ from muloco.outer.transport import Round
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Pieces of one owner that are worked on together, as fp32; a larger piece is on its own."""
+"""Pieces of one owner that are worked on together, as fp32; where a piece is larger, as much of the others' as that."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def ring_bytes(wire: Wire, members: int) -> float:
 
 def _reduce_at_owners(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
     mean = torch.empty_like(flat)
-    owned = [list(_batches(pieces)) for pieces in split(wire.shapes, round.size)]
-    for batch in itertools.zip_longest(*owned, fillvalue=()):
+    for batch in _batches(split(wire.shapes, round.size)):
         mine = batch[round.rank]
         sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
         outgoing = [_encode(pieces, flat, wire, wire.sent) for pieces in batch]
@@ -100,7 +99,7 @@ def _reduce_at_owners(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequ
 
 def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
     mean = torch.empty_like(flat)
-    for pieces in _batches(split(wire.shapes, 1)[0]):
+    for (pieces,) in _batches(split(wire.shapes, 1)):
         payload = _encode(pieces, flat, wire, wire.sent)
         reach("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
@@ -141,17 +140,23 @@ def _nearest(value: float, unit: int) -> int:
     return math.floor(value / unit + 0.5)
 
 
-def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
-    batch: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        if batch and size + 4 * piece.elements > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(piece)
-        size += 4 * piece.elements
-    if batch:
+def _batches(owned: Sequence[Sequence[Piece]]) -> Iterator[list[Sequence[Piece]]]:
+    """Which pieces of each owner are worked on together, one batch after the other, large ones first. All owners'
+    shares of a batch are of about the same size, so that nobody waits for one who has more to send."""
+    owned = [sorted(pieces, key=lambda piece: -piece.elements) for pieces in owned]
+    done = [0] * len(owned)
+    while any(at < len(pieces) for at, pieces in zip(done, owned, strict=True)):
+        next_ones = [4 * pieces[at].elements for at, pieces in zip(done, owned, strict=True) if at < len(pieces)]
+        room = max(BATCH_BYTES, *next_ones)
+        batch = [_fitting(pieces[at:], room) for at, pieces in zip(done, owned, strict=True)]
+        done = [at + len(pieces) for at, pieces in zip(done, batch, strict=True)]
         yield batch
+
+
+def _fitting(pieces: Sequence[Piece], room: int) -> Sequence[Piece]:
+    """The first pieces that take `room` bytes as fp32."""
+    ends = itertools.accumulate(4 * piece.elements for piece in pieces)
+    return pieces[: sum(end <= room for end in ends)]
 
 
 def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:

@@ -328,7 +328,26 @@ class _KnowsItsQuorum:
 
 
 class _Gloo(_KnowsItsQuorum, ProcessGroupGloo):
-    pass
+    def alltoall_base(self, received, sent, sizes, lengths, options) -> "_All":
+        """What comes is asked for before anything is sent. gloo's own all-to-all sends first; its request for the other
+        side's part then waits behind what it sends, and the two directions of a link take turns."""
+        coming, going = received.split(sizes), sent.split(lengths)
+        works = [self.recv([part], r, 0) for r, part in enumerate(coming) if part.numel()]
+        return _All([*works, *(self.send([part], r, 0) for r, part in enumerate(going) if part.numel())])
+
+
+class _All:
+    """Several works of a process group as one."""
+
+    def __init__(self, works: list[Any]):
+        self._works = works
+
+    def wait(self) -> None:
+        try:
+            for work in self._works:
+                work.wait()
+        finally:
+            self._works.clear()  # they would keep the connections open after an abort
 
 
 class _NCCL(_KnowsItsQuorum, ProcessGroupNCCL):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from muloco.training.config import Config, FaultTolerance, Optimizer, OuterOptimizer, Role
+from muloco.training.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
 from muloco.training.load import ConfigError
 from muloco.training.resolve import resolve
 
@@ -236,6 +236,52 @@ def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
     config.outer_optimizer = OuterOptimizer(**outer)
     with pytest.raises(ConfigError, match=message):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("compression", "message"),
+    [
+        ({"kind": "statistical", "bits": 0}, "compression: statistical needs bits, a whole number from 1 to 8; got 0"),
+        ({"kind": "lloyd_max", "bits": 9}, "lloyd_max needs bits, .* from 1 to 8; got 9"),
+        ({"kind": "topk", "fraction": 0.0}, "topk needs the fraction .* above 0 and at most 1; got 0.0"),
+        ({"kind": "topk", "fraction": 1.5}, "topk needs the fraction .*; got 1.5"),
+        ({"kind": "topk", "granularity": "row"}, "kind 'topk' has no granularity 'row'; linear, .* have"),
+        ({"kind": "topk", "values": "fp32", "bits": 4}, "compression: .* takes no bits, got 4"),
+        ({"kind": "linear", "fraction": 0.1}, "kind 'linear' takes no fraction, got 0.1; topk do"),
+        ({"kind": "linear", "values": "bf16"}, "kind 'linear' takes no values"),
+        ({"values": "bf16"}, "kind 'none' takes no values"),
+        ({"bits": 4}, "kind 'none' takes no bits, got 4"),
+        ({"kind": "bf16", "bits": 4}, "kind 'bf16' takes no bits, got 4"),
+        ({"granularity": "row"}, "kind 'none' has no granularity 'row'"),
+        ({"kind": "linaer"}, "did you mean 'linear'"),
+        ({"error_feedback": True}, "error_feedback needs a compression.kind that loses something; with none, nothing"),
+        ({"kind": "linear", "error_decay": 1.1}, "compression.error_decay must be from 0 to 1; got 1.1"),
+        ({"kind": "linear", "error_alpha": -0.1}, "compression.error_alpha must be from 0 to 1; got -0.1"),
+    ],
+)
+def test_compression_that_cannot_be_is_refused(compression: dict, message: str) -> None:
+    config = paper("150M", 512, 2)
+    config.compression = Compression(**compression)
+    with pytest.raises(ConfigError, match=message) as refusal:
+        resolve(config)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("compression", "derived"),
+    [
+        ({}, {}),
+        ({"kind": "bf16", "error_feedback": True}, {}),
+        ({"kind": "linear"}, {"bits": 4}),
+        ({"kind": "lloyd_max", "bits": 3, "granularity": "row"}, {}),
+        ({"kind": "topk"}, {"fraction": 0.1, "values": "fp32"}),
+        ({"kind": "topk", "fraction": 0.01, "values": "lloyd_max"}, {"bits": 4}),
+    ],
+)
+def test_compression_is_derived_where_it_is_left_open(compression: dict, derived: dict) -> None:
+    config = paper("150M", 512, 2)
+    config.compression = Compression(**compression)
+    assert resolve(config).compression == Compression(**{**compression, **derived})
 
 
 def test_the_outer_optimizer_is_derived_from_the_method() -> None:

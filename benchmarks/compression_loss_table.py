@@ -1,0 +1,161 @@
+"""The runs of `compression_loss.py` beside the paper's: a table, claims that hold or do not, a plot."""
+
+from pathlib import Path
+from typing import Any
+
+METHODS = {"muloco": "MuLoCo", "diloco": "DiLoCo"}
+CODECS = ("statistical", "linear", "lloyd_max")
+BITS = (2, 4, 8)
+FRACTIONS = ("2.5%", "10%")
+LOSSY = [f"{codec}-{bits}bit" for codec in CODECS for bits in BITS] + [f"topk-{fraction}" for fraction in FRACTIONS]
+# PAPER 5.8: final losses at 416M, K = 8, read off the figures: without and with error feedback
+PAPER = {
+    "muloco": {
+        "fp32": 2.6477,
+        "statistical-2bit": (2.6939, 2.6741),
+        "statistical-4bit": (2.6505, 2.6528),
+        "statistical-8bit": (2.6473, 2.6516),
+        "linear-2bit": (3.0473, 2.8218),
+        "linear-4bit": (2.6552, 2.6543),
+        "linear-8bit": (2.6477, 2.6513),
+        "topk-2.5%": (2.921, 2.798),
+        "topk-10%": (2.777, 2.7226),
+    },
+    "diloco": {
+        "fp32": 2.7238,
+        "statistical-2bit": (2.7574, 2.7502),
+        "statistical-4bit": (2.7257, 2.7229),
+        "statistical-8bit": (2.7215, 2.7210),
+        "linear-2bit": (3.123, 2.9422),
+        "linear-4bit": (2.7266, 2.7240),
+        "linear-8bit": (2.7224, 2.7245),
+        "topk-2.5%": (3.063, 2.940),
+        "topk-10%": (2.871, 2.822),
+    },
+}
+
+
+def loss(result: dict[str, Any], method: str, what: str, *, feedback: bool = False) -> float | None:
+    """Final held-out loss of a run; None: it has not been made."""
+    run = result["runs"].get(f"{method}-{what}{'-ef' if feedback else ''}")
+    return run and run["loss"]
+
+
+def spread(result: dict[str, Any]) -> float:
+    """How far fp32 runs of the two seeds lie apart, the larger of both methods."""
+    return max(abs(loss(result, m, "fp32") - loss(result, m, "fp32-seed2")) for m in METHODS)
+
+
+def over_fp32(result: dict[str, Any], method: str, what: str, *, feedback: bool) -> float | None:
+    """Final loss in % above the method's own fp32 run."""
+    found = loss(result, method, what, feedback=feedback)
+    return None if found is None else 100 * (found / loss(result, method, "fp32") - 1)
+
+
+def paper_over_fp32(method: str, what: str, *, feedback: bool) -> float | None:
+    found = PAPER[method].get(what)
+    return None if found is None else 100 * (found[feedback] / PAPER[method]["fp32"] - 1)
+
+
+def claims(result: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
+    """What the paper's figures say of the order of the losses: (claim, method, whether it holds here; None where runs
+    are missing)."""
+    near = spread(result)
+    found: list[tuple[str, str, bool | None]] = []
+    for method, name in METHODS.items():
+
+        def at(what: str, feedback: bool = False, method: str = method) -> float:
+            value = loss(result, method, what, feedback=feedback)
+            if value is None:
+                raise LookupError(what)
+            return value
+
+        def fp32() -> float:
+            return at("fp32")
+
+        for claim, holds in (
+            (
+                "8 bits lose nothing (less than the seeds differ)",
+                lambda: within([(c, 8) for c in CODECS[:2]], at, near),
+            ),
+            (
+                "4 bits lose nothing (less than the seeds differ)",
+                lambda: within([(c, 4) for c in CODECS[:2]], at, near),
+            ),
+            ("2 bits lose more than 4", lambda: all(at(f"{c}-2bit") > at(f"{c}-4bit") for c in CODECS[:2])),
+            ("statistical loses less than linear at 2 bits", lambda: at("statistical-2bit") < at("linear-2bit")),
+            (
+                "error feedback helps at 2 bits",
+                lambda: all(at(f"{c}-2bit", True) < at(f"{c}-2bit") for c in CODECS[:2]),
+            ),
+            ("top-k loses more than 2 bits", lambda: at("topk-10%") > at("statistical-2bit")),
+            ("fewer elements lose more in top-k", lambda: at("topk-2.5%") > at("topk-10%") > fp32()),
+            ("error feedback helps top-k", lambda: all(at(f"topk-{f}", True) < at(f"topk-{f}") for f in FRACTIONS)),
+        ):
+            try:
+                found.append((claim, name, holds()))
+            except LookupError:
+                found.append((claim, name, None))
+    return found
+
+
+def within(pairs: list[tuple[str, int]], at: Any, near: float) -> bool:
+    return all(at(f"{codec}-{bits}bit") - at("fp32") <= near for codec, bits in pairs)
+
+
+def table(result: dict[str, Any]) -> str:
+    def cell(value: float | None) -> str:
+        return f"{'-':>8}" if value is None else f"{value:+8.2f}"
+
+    lines = [
+        f"flavor {result['flavor']}, K = {result['workers']}, H = {result['sync_steps']}, {result['steps']} steps of "
+        f"{result['sequences_a_step']} x {result['seq_len']} tokens; % above the method's own fp32 run; paper: 416M",
+        f"{'':20} {'':8} {'no EF':>8} {'EF':>8} {'paper':>8} {'EF':>8}",
+    ]
+    for method, name in METHODS.items():
+        lines.append(f"{name}: fp32 {loss(result, method, 'fp32'):.4f}, paper {PAPER[method]['fp32']}")
+        for what in LOSSY:
+            ours = [over_fp32(result, method, what, feedback=feedback) for feedback in (False, True)]
+            theirs = [paper_over_fp32(method, what, feedback=feedback) for feedback in (False, True)]
+            lines.append(f"  {what:27} " + " ".join(map(cell, [*ours, *theirs])))
+    lines.append(f"fp32 runs of two seeds lie {spread(result):.4f} apart")
+    says = {True: "as in the paper", False: "NOT as in the paper", None: "not run"}
+    lines += [f"{name}: {claim}: {says[holds]}" for claim, name, holds in claims(result)]
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], file: Path) -> None:
+    """Loss above fp32 in % by codec, beside the paper's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
+    places = range(len(LOSSY))
+    for row, (method, name) in zip(axes, METHODS.items(), strict=True):
+        for axis, values, title in (
+            (row[0], over_fp32, f"{name}, flavor {result['flavor']}, here"),
+            (row[1], None, f"{name}, 416M, paper"),
+        ):
+            for feedback, colour, shift in ((False, "tab:blue", -0.2), (True, "tab:orange", 0.2)):
+                heights = [
+                    values(result, method, what, feedback=feedback)
+                    if values
+                    else paper_over_fp32(method, what, feedback=feedback)
+                    for what in LOSSY
+                ]
+                label = "with error feedback" if feedback else "without"
+                axis.bar([p + shift for p in places], [h or 0 for h in heights], 0.4, color=colour, label=label)
+            axis.axhline(0, color="black", linewidth=0.8)
+            if values:
+                near = 100 * spread(result) / loss(result, method, "fp32")
+                axis.axhspan(-near, near, color="grey", alpha=0.25, label="two seeds of fp32")
+            axis.set_title(title, fontsize=10)
+            axis.set_ylabel("% above fp32")
+            axis.set_xticks(list(places), LOSSY, rotation=60, ha="right", fontsize=8)
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(f"Final held-out loss with compressed pseudogradients, K = {result['workers']}")
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
