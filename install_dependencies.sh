@@ -5,7 +5,8 @@
 #   ./install_dependencies.sh                  what a run needs, and what the tests and the linter need
 #   ./install_dependencies.sh --runtime        what a run needs
 #
-#   --extras A,B          also these extras of pyproject.toml: wandb, eval, math, ifeval, multilingual, vllm
+#   --extras A,B          also these extras of pyproject.toml: wandb, bench, eval, math, ifeval, multilingual,
+#                         vllm
 #   --editable NAME=PATH  your fork in PATH in place of the pinned package NAME: torchtitan, torchft or lm-eval; may be
 #                         given more than once, and is kept when this script runs again
 #   --from-source         build torchft with Rust instead of taking its wheel; needed on aarch64

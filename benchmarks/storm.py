@@ -5,10 +5,10 @@
     python benchmarks/storm.py short    four workers, each phase once
     python benchmarks/storm.py many     16 workers through 50 syncs, with joins and leaves
 
-Real runs of `muloco train` under `chaos`, one after the other, with different seeds of the faults, in two fragments with
-tau = 2. Inner steps are held up to a pace, so that a run lasts as long on a fast machine. A storm is passed where no run
-hangs, all end with status 0, the anchors of all workers are equal after every sync, the held-out loss lies in the band
-of runs that nobody disturbs, and the others' next sync comes within 5 s of a kill (median).
+Real runs of `muloco train` under `chaos`, one after the other, with different seeds of the faults, in two fragments
+with tau = 2. Inner steps are held up to a pace, so that a run lasts as long on a fast machine. A storm is passed where
+no run hangs, all end with status 0, the anchors of all workers are equal after every sync, the held-out loss lies in
+the band of runs that nobody disturbs, and the others' next sync comes within 5 s of a kill (median).
 
 Prints a table and writes results/storm/NAME.json.
 """
@@ -163,7 +163,8 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
     Raises:
         Failed: see above.
     """
-    figures, losses, restarts = Figures(), [], 0
+    figures, restarts = Figures(), 0
+    losses: list[float] = []
     started = time.monotonic()
     workers, steps = (int(str((SETTINGS | dict(chosen.settings))[name])) for name in (GROUP_SIZE, STEPS))
     while missing := figures.missing(per_phase=chosen.per_phase, total=chosen.total):

@@ -176,7 +176,7 @@ def test_is_the_training_systems_run_with_one_worker_bit_by_bit(dtype):
             scheduler.step()
         assert_same(weights(model), weights(other))
     anchors = [optimizer.state[param]["anchor"] for param in model.parameters()]
-    assert_same(anchors, loop.anchor.values())
+    assert_same(anchors, loop.global_tensors()["anchor"].values())
 
 
 # --- state ------------------------------------------------------------------------------------------------------------
