@@ -125,6 +125,7 @@ def test_a_bad_gradient_stops_the_run_before_it_gets_out(tmp_path: Path, monkeyp
     (tmp_path / "sitecustomize.py").write_text(POISON)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     settings = {"training__steps": 30, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 4}
+    settings["checkpoint__keep"] = 0  # worker 0 goes on alone until the launcher ends it
     run = train(tmp_path, "poisoned", MULOCO, **settings, metrics__log_freq=100)
     assert run.status == 1
     message = "NaN or Inf in the gradient of layers.1.attention.wo.weight at inner step 6, seen at step 8\n"
