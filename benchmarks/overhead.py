@@ -11,7 +11,8 @@ the time that inner steps did not stand still for a sync (medians over the round
 link: two workers in network namespaces of their own, on links shaped so that a dense exchange takes some inner steps
 (`shaped_link.py` says what it needs). kept: share of the time that inner steps ran, beside that without the shaping,
 all inner steps counting as the median one of their run; waited: that they stood still for a sync, the outer step
-included; hidden share: what of the rounds' time ran beside them.
+included; hidden: what of the rounds' time ran beside them; both of the worker that came last to a round, in seconds a
+round. share: of its rounds' time, hidden. skew: seconds that the other one waited longer, for that one.
 exchange: processes of one thread average the same number of fp32 elements, in turns.
 
 Each prints a table and writes results/overhead/WHAT.json.

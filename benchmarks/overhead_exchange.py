@@ -45,7 +45,6 @@ def measure(outputs: Path, *, rounds: int, elements: int) -> dict[str, Any]:
 
 def _group(folder: Path, size: int, rounds: int, elements: int) -> dict[str, Any]:
     folder.mkdir()
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
     lighthouses = [start_lighthouse(workers=size, log=folder / f"lighthouse-{name}.log") for name in ("a", "b")]
     try:
         addresses = [address for _, address in lighthouses]
@@ -66,6 +65,7 @@ def _group(folder: Path, size: int, rounds: int, elements: int) -> dict[str, Any
 
 def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: int, elements: int) -> None:
     torch.set_num_threads(1)
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     stores = [_store(), _store()]
     ways = _ways(rank, size, lighthouses, stores, elements)

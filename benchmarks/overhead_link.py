@@ -100,12 +100,13 @@ def table(result: dict[str, Any]) -> str:
         f"(a plain transfer: {result['measured_megabits']:.0f}), "
         f"which needs {result['exchange_seconds']:.2f} s for a dense exchange",
         f"{result['threads_a_worker']} thread a worker, {result['cores']} cores; load before each round: {load}",
-        f"{'':20} {'kept':>6} {'tokens/s':>9} {'s a step':>9} {'s waited':>9} {'s hidden':>9} {'hidden share':>13}",
+        f"{'':20} {'kept':>6} {'tokens/s':>9} {'s a step':>9} {'s waited':>9} {'s hidden':>9} {'share':>8} {'skew':>7}",
     ]
     for name, row in result["variants"].items():
         lines.append(
             f"{name:20} {row['kept']:6.3f} {row['tokens_per_second']:9.0f} {row['step_seconds']:9.3f} "
-            f"{row['waited']:9.2f} {row['hidden']:9.2f} {100 * row['hidden_share']:12.1f}%"
+            f"{row['waited']:9.2f} {row['hidden']:9.2f} {100 * row['hidden_share']:7.1f}% "
+            f"{row['skew']:7.2f}"
         )
     worst = min(row["hidden_share"] for name, row in result["variants"].items() if f"tau = {TAU}" in name)
     lines.append(

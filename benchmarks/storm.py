@@ -2,7 +2,7 @@
 
     python benchmarks/storm.py four     four workers, until each phase was struck 8 times, and 80 times in all
     python benchmarks/storm.py pairs    two workers of two ranks (FSDP2), until each phase was struck once
-    python benchmarks/storm.py short    four workers, each phase once
+    python benchmarks/storm.py short    four workers, mostly stopped and cut off, each phase once
     python benchmarks/storm.py many     16 workers through 50 syncs, with joins and leaves
 
 Real runs of `muloco train` under `chaos`, one after the other, with different seeds of the faults, in two fragments
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ SETTINGS: dict[str, object] = {
     "training.seq_len": 64,
     "training.global_batch_size": 8,
     "training.local_batch_size": 2,
-    "training.steps": 250,
+    "training.steps": 400,
     "lr_scheduler.warmup_steps": 10,
     "validation.sequences": 32,
     "validation.freq": 5,
@@ -73,15 +74,21 @@ class Storm:
 
 FOUR: dict[str, object] = {"fault_tolerance.group_size": 4}
 PAIRS: dict[str, object] = {"fault_tolerance.group_size": 2, "parallelism.data_parallel_shard_degree": 2}
+SHORT: dict[str, object] = {
+    **FOUR,
+    "training.steps": 130,
+    "chaos.kinds": "stop cut",  # one that is killed misses the next faults; to strike one that joins it is killed
+    "chaos.stop_seconds": 3,
+}
 MANY: dict[str, object] = {
     "fault_tolerance.group_size": 16,
     "training.global_batch_size": 16,
     "training.local_batch_size": 1,
 }
 STORMS = {
-    "four": Storm(settings=FOUR, interval=12, per_phase=8, total=80),
+    "four": Storm(settings=FOUR, interval=15, per_phase=8, total=80),
     "pairs": Storm(settings=PAIRS, interval=45, per_phase=1, total=10),
-    "short": Storm(settings=FOUR, interval=5, per_phase=1, total=10, seeds=(1,)),
+    "short": Storm(settings=SHORT, interval=5, per_phase=1, total=10, seeds=(1,)),
     "many": Storm(settings=MANY, interval=20, per_phase=0, total=10, seeds=(1,)),
 }
 GROUP_SIZE, STEPS = "fault_tolerance.group_size", "training.steps"
@@ -118,7 +125,7 @@ def run(outputs: Path, name: str, settings: Mapping[str, object], *, pace: float
     hook.mkdir(parents=True, exist_ok=True)
     (hook / "sitecustomize.py").write_text(PACE.format(seconds=pace) if pace else "")
     values = {**SETTINGS, **settings, "run.name": name, "run.outputs": str(outputs)}
-    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    words = [word for name, value in values.items() for word in (f"--{name}", *str(value).split())]
     log = outputs / f"{name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -145,7 +152,7 @@ def held_out(folder: RunFolder) -> float:
 
 def undisturbed(outputs: Path, chosen: Storm) -> list[float]:
     """Held-out losses of runs without faults, in one process."""
-    alone = {key: value for key, value in chosen.settings.items() if not key.startswith("parallelism.")}
+    alone = {name: value for name, value in chosen.settings.items() if not name.startswith(("parallelism.", "chaos."))}
     calm = {**alone, "fault_tolerance.transport": "in_process", "checkpoint.enable": False, "validation.freq": 1000}
     return [held_out(run(outputs, f"calm-{seed}", {**calm, "run.seed": seed})) for seed in chosen.seeds]
 
@@ -166,13 +173,14 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
     figures, restarts = Figures(), 0
     losses: list[float] = []
     started = time.monotonic()
+    calm = ThreadPoolExecutor(1).submit(undisturbed, outputs, chosen)
     workers, steps = (int(str((SETTINGS | dict(chosen.settings))[name])) for name in (GROUP_SIZE, STEPS))
     while missing := figures.missing(per_phase=chosen.per_phase, total=chosen.total):
         if time.monotonic() - started > limit:
             raise Failed(f"within {limit:g} s: {'; '.join(missing)}")
         number = len(losses)
         chaos = {"chaos.interval_seconds": chosen.interval, "chaos.seed": number}
-        folder = run(outputs, f"storm-{number}", {**chosen.settings, **TIMEOUTS, **chaos}, pace=pace)
+        folder = run(outputs, f"storm-{number}", {**TIMEOUTS, **chosen.settings, **chaos}, pace=pace)
         figures.add(judge(folder, workers=workers, steps=steps))
         losses.append(held_out(folder))
         restarts += json.loads(folder.summary.read_text())["restarts"]
@@ -180,7 +188,7 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         if figures.mismatches:
             raise Failed(f"{folder.root}: the workers' anchors differ: {figures.mismatches}")
     seconds = round(time.monotonic() - started)
-    low, high = band(undisturbed(outputs, chosen))
+    low, high = band(calm.result())
     if outside := [loss for loss in losses if not low <= loss <= high]:
         raise Failed(f"held-out losses {outside}; of runs that nobody disturbed they are from {low:.4f} to {high:.4f}")
     return {

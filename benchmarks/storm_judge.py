@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from muloco.launch.summary import lost_steps
 from muloco.phases import PHASES
 from muloco.training.run_folder import RunFolder, read_lines
 
@@ -112,21 +113,6 @@ def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) ->
         steps=workers * steps,
         lost=lost_steps(lines, workers=workers, steps=steps),
     )
-
-
-def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) -> int:
-    """Inner steps of workers that no sync has taken in: from a worker's last sync to where it joined again, or to the
-    end of the run."""
-    events = [line for line in lines if line.get("event") in ("sync", "join")]
-    lost = 0
-    for worker in range(workers):
-        reached = 0
-        for line in (line for line in events if line["worker"] == worker):
-            if line["event"] == "join":
-                lost += line["step"] - reached
-            reached = line["step"]
-        lost += steps - reached
-    return lost
 
 
 def _until(kill: Mapping[str, Any], lines: Iterable[Mapping[str, Any]], *, same_worker: bool) -> float | None:

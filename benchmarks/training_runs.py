@@ -70,8 +70,9 @@ def wait(children: Iterable[Child], *, seconds: float = 900, look: Callable[[], 
             if child.status is None and not any(other.status for other in children):
                 raise RuntimeError(f"{child.name} did not end within {seconds:g} s")
             if child.status:
+                reason = child.reason()  # waits for the rest of the log
                 end = "".join(child.log.read_text().splitlines(keepends=True)[-LOG_LINES:])
-                raise RuntimeError(f"{child.name} failed: {child.reason()}; its log ends with\n{end}")
+                raise RuntimeError(f"{child.name} failed: {reason}; its log ends with\n{end}")
     finally:
         for child in children:
             child.end(grace_seconds=5)
@@ -82,9 +83,10 @@ def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
 
     Returns:
         tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync) and, where
-        there are syncs, running (share of the time that workers did not stand still for them, if every inner step had
-        taken as long as the median one), waited and hidden (seconds a sync), hidden_share (of the rounds' time) and
-        bytes_a_sync.
+        there are syncs, for the worker that came last to each: waited and hidden (seconds a sync), hidden_share (of the
+        rounds' time) and running (share of the time that inner steps did not stand still, all of them taken as long as
+        the median one). What the others waited longer, for the last one, is skew (seconds a sync and worker): on shared
+        cores it is chance. Besides, bytes_a_sync.
     """
     lines = read_metrics(folder)
     if restarted := {line["worker"] for line in lines if line["attempt"] > 1}:
@@ -101,12 +103,18 @@ def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
         steps += statistics.median(unsynced) * len(seconds)
     result = {"tokens_per_second": sum(rates), "step_seconds": statistics.median(plain)}
     if syncs:
-        waited, hidden = (sum(line[key] for line in syncs) for key in ("seconds_waited", "seconds_hidden"))
+        rounds: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for line in syncs:
+            rounds.setdefault((line["step"], line["fragment"]), []).append(line)
+        last_ones = [min(round, key=lambda line: line["seconds_waited"]) for round in rounds.values()]
+        waited, hidden = (sum(line[key] for line in last_ones) for key in ("seconds_waited", "seconds_hidden"))
+        all_waited = sum(line["seconds_waited"] for line in syncs)
         result |= {
-            "running": steps / (steps + waited),
-            "waited": waited / len(syncs),
-            "hidden": hidden / len(syncs),
+            "running": steps / (steps + len(rates) * waited),
+            "waited": waited / len(rounds),
+            "hidden": hidden / len(rounds),
             "hidden_share": hidden / (hidden + waited),
+            "skew": all_waited / len(syncs) - waited / len(rounds),
             "bytes_a_sync": sum(line["bytes_sent"] for line in syncs) / len(syncs),
         }
     return result

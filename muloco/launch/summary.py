@@ -1,5 +1,6 @@
 """What a finished run amounts to: summary.json, and the same for the eye."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -36,7 +37,7 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restart
         "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
-        "lost_steps": _lost_steps(lines),
+        "lost_steps": lost_steps(lines, workers=config.workers, steps=last_step) if syncs else 0,
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "wall_seconds": round(wall_seconds, 1),
     }
@@ -83,15 +84,22 @@ def _losses(summary: dict[str, Any]) -> str:
     return f"{summary['restarts']} started again, {summary['lost_steps']} inner steps lost"
 
 
-def _lost_steps(lines: list[dict[str, Any]]) -> int:
-    """Inner steps of workers that no sync has taken in: from a worker's last sync to where it joined again."""
-    lost = 0
-    for worker in {line["worker"] for line in lines}:
-        own = [line for line in lines if line["worker"] == worker and line.get("event") in ("sync", "join")]
-        for before, line in zip([None, *own], own, strict=False):
-            if line["event"] == "join":
-                lost += line["step"] - (before["step"] if before else 0)
-    return lost
+def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) -> int:
+    """Inner steps of workers that no sync has taken in: from a worker's last sync to where it joined again, or to the
+    end of the run.
+
+    Args:
+        lines: of metrics, those of a worker in the order written.
+        workers: K.
+        steps: inner steps of the run.
+    """
+    lost, reached = 0, dict.fromkeys(range(workers), 0)
+    for line in lines:
+        if line.get("event") == "join":
+            lost += max(0, line["step"] - reached[line["worker"]])
+        if line.get("event") in ("sync", "join"):
+            reached[line["worker"]] = max(line["step"], reached[line["worker"]])
+    return lost + sum(steps - step for step in reached.values())
 
 
 def _rate(training: list[dict[str, Any]]) -> float:

@@ -158,7 +158,8 @@ class FaultTolerance:
     min_replica_size: int = 1
     """Fewest workers that may go on together when others are lost. All of them have to be there at the start."""
     restarts: int = 10
-    """How often a worker that was lost is started again; after that the others go on without it."""
+    """How often in a row a worker that was lost within a minute is started again, later and later; after that the
+    others go on without it."""
     replica_id: int = 0
     """Which worker this process belongs to, from 0; the launcher sets it."""
     sync_steps: int = 30

@@ -34,7 +34,7 @@ def test_workers_are_added_and_removed_and_too_few_wait(tmp_path: Path) -> None:
         assert run.lines(event="sync", worker=0)[-1]["step"] == last, "one worker is too few"
         run.start(1, **three)
         again = run.wait_for_sync({0, 1})
-        assert again["step"] == last + 4, "it has kept its window"
+        assert again["step"] == last + 8, "it joins at the next sync, and takes part from the one after"
         anchors: dict[int, set[str]] = {}
         for line in run.lines(event="sync"):
             anchors.setdefault(line["step"], set()).add(line["digest"])
@@ -72,4 +72,8 @@ def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
         stranger = run.start(0, run="other", **two)
         assert stranger.wait(SECONDS) == 1
         assert "ForeignRun: the lighthouse serves run 'run'" in run.log(0, "other").read_text()
+        run.wait_for_sync({0, 1})
+        twin = run.start(1, **two)
+        assert twin.wait(SECONDS) == 1
+        assert "ForeignRun: run 'run' has a worker 1 already (fault_tolerance.replica_id)" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
