@@ -21,6 +21,7 @@ Each prints a table and writes results/overhead/WHAT.json.
 import argparse
 import json
 import shlex
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -47,6 +48,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.kind == "link" and (reason := why_impossible()):
         parser.exit(2, f"overhead: {reason}\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # namespaces and processes go then too
     with tempfile.TemporaryDirectory() as scratch:
         if chosen.kind == "sync":
             result = overhead_sync.measure(Path(scratch), rounds=chosen.rounds, threads=chosen.threads)
