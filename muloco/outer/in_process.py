@@ -128,6 +128,9 @@ class InProcessTransport:
             raise TransportError(f"worker {key[1]} left before it offered its state")
         return self._group.offers[key]
 
+    def any_rank(self, value: bool) -> bool:
+        return value  # nobody is ever left behind here
+
     def cut(self) -> None:
         self._round.cut = True
 

@@ -152,7 +152,7 @@ class OuterLoop:
         if last:
             for index, fragment in enumerate(self.fragments):
                 if fragment.window:
-                    self._send(step, index, due=step)
+                    self._send(step, index, due=step, last=True)
                     syncs += self._apply(step, last=True)
         elif (leaving := self._schedule.sent_after(step)) is not None:
             self._send(step, leaving, due=step + self._schedule.delay)
@@ -277,7 +277,7 @@ class OuterLoop:
         for fragment in self.fragments:
             fragment.load_residuals(tensors)
 
-    def _send(self, step: int, index: int, *, due: int) -> None:
+    def _send(self, step: int, index: int, *, due: int, last: bool = False) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
         fragment = self.fragments[index]
         own = fragment.pseudogradient(self._transport.device)
@@ -286,7 +286,14 @@ class OuterLoop:
         def work() -> _Arrived:
             finite = _all_finite(own)
             try:
-                agreement = self.membership.agree(step, index, own, weight=weight, finite=finite, checksum=checksum)
+                agreement = self.membership.agree(
+                    *(step, index, own),
+                    due=due,
+                    last=last,
+                    weight=weight,
+                    finite=finite,
+                    checksum=checksum,
+                )
             except NonFinitePseudogradient as error:
                 bad = [name for name, part in fragment.views(own).items() if not torch.isfinite(part).all()]
                 where = f"; on worker {self.membership.crowd.worker} in {', '.join(bad)}" if bad else ""
@@ -315,7 +322,7 @@ class OuterLoop:
         arrived = sent.pending.result()
         agreement = arrived.agreement
         if agreement.donor is not None:
-            logger.warning("the others are at step %d, this worker was left behind at step %d", agreement.step, step)
+            logger.warning("the others have gone on, this worker was left behind at step %d", step)
             if not self.membership.take_over(agreement):
                 self.start(step)
             return []

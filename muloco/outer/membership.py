@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from muloco.outer.compression import Wire
-from muloco.outer.transaction import NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
+from muloco.outer.transaction import NOBODY, NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
 
@@ -76,7 +77,7 @@ class Membership:
             reached = self.crowd.reached()  # before they meet: what comes later, they do together
             agreement = assemble(self.transport, own, self._wire_of, self.crowd)
             if agreement.donor is None:
-                if reached > step:
+                if self.transport.any_rank(reached > step):
                     raise StateLost(
                         f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
                         f"step {step}; go on from its newest checkpoint with: muloco train CONFIG --resume"
@@ -87,11 +88,22 @@ class Membership:
                 return
 
     def agree(
-        self, step: int, fragment: int, own: torch.Tensor, *, weight: int, finite: bool, checksum: torch.Tensor
+        self,
+        step: int,
+        fragment: int,
+        own: torch.Tensor,
+        *,
+        due: int,
+        last: bool,
+        weight: int,
+        finite: bool,
+        checksum: torch.Tensor,
     ) -> Agreement:
-        """The mean of a fragment's pseudogradients; see `muloco.outer.transaction.agree`."""
+        """The mean of a fragment's pseudogradients, to be applied after step `due`, maybe as the `last` of the run; see
+        `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
-        return agree(self.transport, header, own, self._wire_of)
+        passed = partial(self.crowd.passed, due, fragment if last else None)
+        return agree(self.transport, header, own, self._wire_of, passed)
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""
@@ -106,7 +118,7 @@ class Membership:
             self.transport.offer(agreement.name, self._transfer.pack())
 
     def take_over(self, agreement: Agreement) -> bool:
-        """Goes on from a leader's state; False: the leader is gone.
+        """Goes on from a leader's state; False: the leader is gone, or there is none.
 
         Where all stop, there is nothing to go on with: this worker has no part in what they leave behind.
         """
@@ -116,6 +128,8 @@ class Membership:
         if self._transfer is None:
             raise RuntimeError("this worker is behind the others, and nothing is provided for joining again")
         assert agreement.donor is not None
+        if agreement.donor == NOBODY:
+            return False
         reach("join")
         try:
             state = self.transport.fetch(agreement.name, agreement.donor)

@@ -24,6 +24,8 @@ ATTEMPTS = 10
 """Rounds that may fail in a row before the worker gives up."""
 NOTHING = -1
 """In a header: the member sends no fragment; it has come to meet the others before its first inner step."""
+NOBODY = -1
+"""As a donor: the others have gone on without this worker, and it has to look for them."""
 
 
 class AnchorMismatch(RuntimeError):
@@ -54,6 +56,8 @@ class Crowd:
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
         reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
+        passed: whether the run is known to have made a sync behind this step or, where a fragment is named, that one
+            of it at this step.
     """
 
     run: str = ""
@@ -63,6 +67,7 @@ class Crowd:
     late_after: float = 1200.0
     patience: float = 1800.0
     reached: Callable[[], int] = lambda: 0
+    passed: Callable[[int, int | None], bool] = lambda step, fragment: False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,7 @@ class Agreement:
     behind: tuple[int, ...]
     """Workers that missed something: they have to take over a leader's state."""
     donor: int | None
-    """For a worker that is behind: rank of the leader whose state it takes over."""
+    """For a worker that is behind: rank of the leader whose state it takes over, or NOBODY."""
     donates: bool
     """Whether a worker that is behind takes over this one's state."""
     name: str
@@ -117,7 +122,13 @@ class Agreement:
     """Whether all of them stop here, as one has been asked to."""
 
 
-def agree(transport: Transport, own: Header, payload: torch.Tensor | None, wire_of: Callable[[int], Wire]) -> Agreement:
+def agree(
+    transport: Transport,
+    own: Header,
+    payload: torch.Tensor | None,
+    wire_of: Callable[[int], Wire],
+    passed: Callable[[], bool] = lambda: False,
+) -> Agreement:
     """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
 
     Members at the highest step lead. Others, restarted or left out of a round meanwhile, help to carry this one with
@@ -128,6 +139,7 @@ def agree(transport: Transport, own: Header, payload: torch.Tensor | None, wire_
         own: this worker's header.
         payload: its pseudogradient, an fp32 vector on the transport's device; None: it sends nothing.
         wire_of: how a fragment travels, by index.
+        passed: whether the others are known to have gone on without this worker, which then must not lead a round.
 
     Raises:
         TransportError: too few workers came, or round after round failed.
@@ -136,6 +148,8 @@ def agree(transport: Transport, own: Header, payload: torch.Tensor | None, wire_
     sent = 0
     for attempt in range(1, ATTEMPTS + 1):
         reach("open")
+        if transport.any_rank(passed()):
+            return _left_behind(own)
         round = transport.open(own.step)
         agreement = None
         try:
@@ -192,6 +206,24 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
                 "(fault_tolerance.quorum_timeout_seconds)"
             )
         time.sleep(0.2)
+
+
+def _left_behind(own: Header) -> Agreement:
+    """What a worker that does not know where the others are has agreed on with nobody."""
+    return Agreement(
+        step=own.step,
+        fragment=own.fragment,
+        mean=None,
+        weights={},
+        shares={},
+        behind=(own.worker,),
+        donor=NOBODY,
+        donates=False,
+        name="",
+        history=own.history,
+        bytes_sent=0,
+        attempts=0,
+    )
 
 
 def _meet(round: Round, own: Header) -> list[Header]:

@@ -79,6 +79,10 @@ class Transport(Protocol):
         """
         ...
 
+    def any_rank(self, value: bool) -> bool:
+        """Whether it holds on one of the ranks of this worker, all of which ask."""
+        ...
+
     def cut(self) -> None:
         """Breaks the connections of an open round, as a fault of the network would."""
         ...

@@ -36,6 +36,7 @@ def build_outer_loop(
     share: Callable[[], str],
     transfer: StateTransfer,
     reached: Callable[[], int],
+    passed: Callable[[int, int | None], bool],
 ) -> OuterLoop:
     """The outer loop over a worker's parameters.
 
@@ -46,6 +47,7 @@ def build_outer_loop(
         share: says where the worker is in its data.
         transfer: hands its state to others and takes over theirs.
         reached: says how far the run is known to have come, in inner steps.
+        passed: says whether it has come past a sync; see `Crowd`.
     """
     ft = config.fault_tolerance
     return OuterLoop(
@@ -60,6 +62,7 @@ def build_outer_loop(
             late_after=ft.straggler_timeout_seconds,
             patience=ft.quorum_timeout_seconds,
             reached=reached,
+            passed=passed,
         ),
         sync_interval=ft.sync_steps,
         fragments=_fragments(config, parameters),

@@ -94,10 +94,17 @@ def next_attempt(folder: RunFolder) -> int:
     return 1 + max((line["attempt"] for line in lines), default=0)
 
 
-def last_sync(folder: RunFolder, attempt: int) -> int:
-    """Step of the last sync of an attempt, by any worker; 0: there was none."""
-    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
-    return max((m["step"] for m in lines if m["attempt"] == attempt and m.get("event") == "sync"), default=0)
+def newest_syncs(folder: RunFolder, attempt: int) -> list[tuple[int, int]]:
+    """(step, fragment) of the newest syncs of an attempt, by any worker: of the last MiB of each metrics file."""
+    found = []
+    for path in folder.metrics_files().values():
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 2**20))
+            lines = file.read().split(b"\n")[1 if file.tell() > 2**20 else 0 : -1]  # whole ones
+        for line in (json.loads(line) for line in lines if b'"sync"' in line):
+            if line["attempt"] == attempt:
+                found.append((line["step"], line["fragment"]))
+    return found
 
 
 class MetricsTail:

@@ -17,7 +17,7 @@ from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.config import Config as RunConfig
 from muloco.training.finite import GradientWatch
 from muloco.training.outer import build_outer_loop, build_transport
-from muloco.training.run_folder import RunFolder, last_sync
+from muloco.training.run_folder import RunFolder, newest_syncs
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
@@ -146,13 +146,20 @@ class MulocoTrainer(Trainer):
             share=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=transfer,
             reached=self._reached,
+            passed=self._passed,
         )
         return transfer.outer
 
     def _reached(self) -> int:
         """The step that this attempt at the run is known to have come to, by any of its workers."""
-        attempt = self.config.metrics.attempt
-        return max(last_sync(RunFolder(self.config.dump_folder), attempt), self.checkpointer.newest_step() or 0)
+        return max([self.checkpointer.newest_step() or 0, *(step for step, _ in self._syncs())])
+
+    def _passed(self, step: int, fragment: int | None) -> bool:
+        """Whether a worker of this attempt is known to have made a sync behind a step, or this one of a fragment."""
+        return any(made > step or (made == step and of == fragment) for made, of in self._syncs())
+
+    def _syncs(self) -> list[tuple[int, int]]:
+        return newest_syncs(RunFolder(self.config.dump_folder), self.config.metrics.attempt)
 
     def _expect_faults(self, config: RunConfig, transport: Transport) -> None:
         metrics = self.metrics_processor

@@ -77,3 +77,18 @@ def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
         assert twin.wait(SECONDS) == 1
         assert "ForeignRun: run 'run' has a worker 1 already (fault_tolerance.replica_id)" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
+
+
+def test_a_worker_that_slept_through_the_end_does_not_make_one_of_its_own(tmp_path: Path) -> None:
+    two = {"fault_tolerance__group_size": 2, "training__global_batch_size": 4, "training__steps": 60}
+    with workers(tmp_path) as run:
+        awake = run.start(0, **two)
+        sleeper = run.start(1, **two)
+        run.wait_for_sync({0, 1})
+        sleeper.send_signal(signal.SIGSTOP)
+        assert awake.wait(SECONDS) == 0
+        made = run.lines(event="sync", worker=1)
+        sleeper.send_signal(signal.SIGCONT)
+        assert sleeper.wait(SECONDS) == 1
+        assert "StateLost: run 'run' has come to step 60" in run.log(1).read_text()
+        assert run.lines(event="sync", worker=1) == made

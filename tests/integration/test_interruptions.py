@@ -190,6 +190,8 @@ def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> Non
     (lighthouse,) = children.stdout.split()
     subprocess.run(["kill", "-9", lighthouse], check=True)
     lost = time.time()
-    wait_until(lambda: [m for m in events(folder, "sync") if m["time"] > lost + 5], "no sync without the lighthouse")
+    wait_until(
+        lambda: [m for m in events(folder, "sync") if m["time"] > lost + 5 and m["participants"] == 2],
+        "no sync of both without the lighthouse",  # who knocks first at the new one may go a window alone
+    )
     assert "the lighthouse was lost (killed by SIGKILL)" in stop(process, folder)
-    assert {line["participants"] for line in events(folder, "sync")} == {2}
