@@ -86,7 +86,7 @@ MANY: dict[str, object] = {
     "training.local_batch_size": 1,
 }
 STORMS = {
-    "four": Storm(settings=FOUR, interval=15, per_phase=8, total=80),
+    "four": Storm(settings=FOUR, interval=12, per_phase=8, total=80),
     "pairs": Storm(settings=PAIRS, interval=45, per_phase=1, total=10),
     "short": Storm(settings=SHORT, interval=5, per_phase=1, total=10, seeds=(1,)),
     "many": Storm(settings=MANY, interval=20, per_phase=0, total=10, seeds=(1,)),

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.run_folder import MetricsTail, MetricsWriter, RunFolder, next_attempt, read_metrics, write_json
+from muloco.training.run_folder import (
+    MetricsTail,
+    MetricsWriter,
+    RunFolder,
+    newest_syncs,
+    next_attempt,
+    read_metrics,
+    write_json,
+)
 
 
 def write(folder: RunFolder, worker: int, attempt: int, steps: range) -> None:
@@ -75,3 +83,37 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
     write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in path.parent.iterdir()] == ["summary.json"]
+
+
+def test_the_newest_syncs_of_an_attempt_are_those_of_all_workers(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert newest_syncs(folder, 1) == []
+    for worker, attempt, step, fragment in ((0, 1, 8, 0), (1, 1, 9, 1), (1, 2, 5, 0)):
+        writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=attempt)
+        writer.write(step, {"event": "sync", "fragment": fragment})
+        writer.write(step, {"event": "join"})
+        writer.close()
+    with folder.metrics(1).open("a") as file:
+        file.write('{"event": "sync", "ste')
+    assert sorted(newest_syncs(folder, 1)) == [(8, 0), (9, 1)]
+    assert newest_syncs(folder, 2) == [(5, 0)]
+
+
+def test_of_a_long_file_the_end_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
+    for step in range(12_000):
+        writer.write(step, {"event": "sync", "fragment": 0, "digest": "0" * 16})
+    writer.close()
+    assert folder.metrics(0).stat().st_size > 2**20
+    steps = [step for step, _ in newest_syncs(folder, 1)]
+    assert steps == list(range(steps[0], 12_000)) and 0 < steps[0] < 6_000
+
+
+def test_a_torn_last_line_is_dropped_before_more_is_written(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 3))
+    with folder.metrics(0).open("a") as file:
+        file.write('{"attempt": 1, "st')
+    write(folder, 0, 1, range(3, 5))
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4]

@@ -1,0 +1,48 @@
+"""A worker that the run has left behind begins nothing and leads nothing."""
+
+import pytest
+import torch
+
+from muloco.outer import Crowd, StateLost
+from muloco.outer.in_process import InProcessGroup
+from muloco.outer.membership import Membership
+from muloco.outer.transaction import NOBODY
+
+
+class Shut:
+    """A transport that nobody may use."""
+
+    def any_rank(self, value: bool) -> bool:
+        return value
+
+    def open(self, step: int):
+        raise AssertionError("it meets nobody")
+
+
+def membership(transport, **crowd) -> Membership:
+    return Membership(transport, Crowd(run="r", **crowd), wire_of=lambda fragment: None, share=str, transfer=None)
+
+
+@pytest.mark.parametrize("reached", [0, 4])
+def test_who_is_as_far_as_the_run_begins(reached: int) -> None:
+    member = membership(InProcessGroup(1).transport(0), reached=lambda: reached)
+    member.start(4, torch.tensor(1))
+    assert member.members == [0]
+
+
+def test_who_is_behind_the_run_begins_nothing() -> None:
+    member = membership(InProcessGroup(1).transport(0), reached=lambda: 5)
+    with pytest.raises(StateLost, match="run 'r' has come to step 5, .* begin after step 4; .* --resume"):
+        member.start(4, torch.tensor(1))
+
+
+@pytest.mark.parametrize(("last", "asked"), [(False, (10, None)), (True, (10, 1))])
+def test_who_was_passed_at_a_sync_opens_no_round(last: bool, asked: tuple[int, int | None]) -> None:
+    """It asks for syncs behind the one that it comes for; of the run's last one also for that one itself."""
+    seen = []
+    member = membership(Shut(), passed=lambda *sync: seen.append(sync) or True)
+    agreement = member.agree(8, 1, torch.ones(1), due=10, last=last, weight=4, finite=True, checksum=torch.tensor(1))
+    assert agreement.donor == NOBODY and seen == [asked]
+    member = membership(Shut(), passed=lambda *sync: True)
+    member._transfer = Shut()
+    assert not member.take_over(agreement), "it has to look for the others"
