@@ -44,7 +44,8 @@ def start_lighthouse(
         *("--heartbeat_timeout_ms", str(round(1000 * heartbeat_timeout))),
         *("--join_timeout_ms", str(round(1000 * join_timeout))),
     ]
-    child = Child("lighthouse", command, log=log, environment={}, on_line=lines.put)
+    # it tells its port at the level info, whatever RUST_LOG says to the workers
+    child = Child("lighthouse", command, log=log, environment={"RUST_LOG": "info"}, on_line=lines.put)
     deadline = time.monotonic() + START_SECONDS
     while child.status is None and time.monotonic() < deadline:
         try:
