@@ -152,7 +152,7 @@ class OuterLoop:
         if last:
             for index, fragment in enumerate(self.fragments):
                 if fragment.window:
-                    self._send(step, index, due=step, last=True)
+                    self._send(step, index, due=step)
                     syncs += self._apply(step, last=True)
         elif (leaving := self._schedule.sent_after(step)) is not None:
             self._send(step, leaving, due=step + self._schedule.delay)
@@ -277,7 +277,7 @@ class OuterLoop:
         for fragment in self.fragments:
             fragment.load_residuals(tensors)
 
-    def _send(self, step: int, index: int, *, due: int, last: bool = False) -> None:
+    def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
         fragment = self.fragments[index]
         own = fragment.pseudogradient(self._transport.device)
@@ -289,7 +289,6 @@ class OuterLoop:
                 agreement = self.membership.agree(
                     *(step, index, own),
                     due=due,
-                    last=last,
                     weight=weight,
                     finite=finite,
                     checksum=checksum,
@@ -324,7 +323,7 @@ class OuterLoop:
         if agreement.donor is not None:
             logger.warning("the others have gone on, this worker was left behind at step %d", step)
             if not self.membership.take_over(agreement):
-                self.start(step)
+                self.membership.start(step, digest(self._all_anchors()), left_behind=True)
             return []
         exchanged = time.perf_counter() - started
         assert agreement.mean is not None

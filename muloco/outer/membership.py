@@ -63,9 +63,10 @@ class Membership:
         self._share = share
         self._transfer = transfer
 
-    def start(self, step: int, checksum: torch.Tensor) -> None:
+    def start(self, step: int, checksum: torch.Tensor, *, left_behind: bool = False) -> None:
         """Meets the others before the first inner step (or the first after `step`): all of them, to compare their
         anchors by `checksum`; or, where the run goes on already, those at their next sync, to take over their state.
+        Who was `left_behind` can only do that.
 
         Raises:
             TransportError: too few of them came.
@@ -77,7 +78,7 @@ class Membership:
             reached = self.crowd.reached()  # before they meet: what comes later, they do together
             agreement = assemble(self.transport, own, self._wire_of, self.crowd)
             if agreement.donor is None:
-                if self.transport.any_rank(reached > step):
+                if self.transport.any_rank(left_behind or reached > step):
                     raise StateLost(
                         f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
                         f"step {step}; go on from its newest checkpoint with: muloco train CONFIG --resume"
@@ -94,15 +95,14 @@ class Membership:
         own: torch.Tensor,
         *,
         due: int,
-        last: bool,
         weight: int,
         finite: bool,
         checksum: torch.Tensor,
     ) -> Agreement:
-        """The mean of a fragment's pseudogradients, to be applied after step `due`, maybe as the `last` of the run; see
+        """The mean of a fragment's pseudogradients, to be applied after step `due`; see
         `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
-        passed = partial(self.crowd.passed, due, fragment if last else None)
+        passed = partial(self.crowd.passed, due, fragment)
         return agree(self.transport, header, own, self._wire_of, passed)
 
     def commit(self, agreement: Agreement) -> None:

@@ -56,8 +56,7 @@ class Crowd:
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
         reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
-        passed: whether the run is known to have made a sync behind this step or, where a fragment is named, that one
-            of it at this step.
+        passed: whether the others are known to have synced a fragment at a step without this worker, or gone on since.
     """
 
     run: str = ""
@@ -67,7 +66,7 @@ class Crowd:
     late_after: float = 1200.0
     patience: float = 1800.0
     reached: Callable[[], int] = lambda: 0
-    passed: Callable[[int, int | None], bool] = lambda step, fragment: False
+    passed: Callable[[int, int], bool] = lambda step, fragment: False
 
 
 @dataclass(frozen=True, kw_only=True)

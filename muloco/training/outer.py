@@ -36,7 +36,7 @@ def build_outer_loop(
     share: Callable[[], str],
     transfer: StateTransfer,
     reached: Callable[[], int],
-    passed: Callable[[int, int | None], bool],
+    passed: Callable[[int, int], bool],
 ) -> OuterLoop:
     """The outer loop over a worker's parameters.
 
@@ -47,7 +47,7 @@ def build_outer_loop(
         share: says where the worker is in its data.
         transfer: hands its state to others and takes over theirs.
         reached: says how far the run is known to have come, in inner steps.
-        passed: says whether it has come past a sync; see `Crowd`.
+        passed: says whether the others have synced a fragment at a step without this worker; see `Crowd`.
     """
     ft = config.fault_tolerance
     return OuterLoop(

@@ -94,17 +94,16 @@ def next_attempt(folder: RunFolder) -> int:
     return 1 + max((line["attempt"] for line in lines), default=0)
 
 
-def newest_syncs(folder: RunFolder, attempt: int) -> list[tuple[int, int]]:
-    """(step, fragment) of the newest syncs of an attempt, by any worker: of the last MiB of each metrics file."""
+def newest_syncs(folder: RunFolder, attempt: int) -> list[dict[str, Any]]:
+    """Sync lines of an attempt, by any worker, in the last MiB of each metrics file."""
     found = []
     for path in folder.metrics_files().values():
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 2**20))
-            lines = file.read().split(b"\n")[1 if file.tell() > 2**20 else 0 : -1]  # whole ones
-        for line in (json.loads(line) for line in lines if b'"sync"' in line):
-            if line["attempt"] == attempt:
-                found.append((line["step"], line["fragment"]))
-    return found
+            skipped = max(0, path.stat().st_size - 2**20)
+            file.seek(skipped)
+            lines = file.read().split(b"\n")[1 if skipped else 0 : -1]  # whole ones
+        found += [json.loads(line) for line in lines if b'"sync"' in line]
+    return [line for line in found if line["attempt"] == attempt]
 
 
 class MetricsTail:

@@ -3,7 +3,7 @@
 import json
 import logging
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -152,13 +152,18 @@ class MulocoTrainer(Trainer):
 
     def _reached(self) -> int:
         """The step that this attempt at the run is known to have come to, by any of its workers."""
-        return max([self.checkpointer.newest_step() or 0, *(step for step, _ in self._syncs())])
+        return max([self.checkpointer.newest_step() or 0, *(line["step"] for line in self._syncs())])
 
-    def _passed(self, step: int, fragment: int | None) -> bool:
-        """Whether a worker of this attempt is known to have made a sync behind a step, or this one of a fragment."""
-        return any(made > step or (made == step and of == fragment) for made, of in self._syncs())
+    def _passed(self, due: int, fragment: int) -> bool:
+        """Whether others are known to have synced a fragment after step `due` without this worker, or gone on since."""
+        own, due = str(self.config.muloco.fault_tolerance.replica_id), min(due, self.config.training.steps)
+        return any(
+            own not in line["weights"]
+            and (line["step"] > due or (line["step"] == due and line["fragment"] == fragment))
+            for line in self._syncs()
+        )
 
-    def _syncs(self) -> list[tuple[int, int]]:
+    def _syncs(self) -> list[dict[str, Any]]:
         return newest_syncs(RunFolder(self.config.dump_folder), self.config.metrics.attempt)
 
     def _expect_faults(self, config: RunConfig, transport: Transport) -> None:

@@ -36,13 +36,18 @@ def test_who_is_behind_the_run_begins_nothing() -> None:
         member.start(4, torch.tensor(1))
 
 
-@pytest.mark.parametrize(("last", "asked"), [(False, (10, None)), (True, (10, 1))])
-def test_who_was_passed_at_a_sync_opens_no_round(last: bool, asked: tuple[int, int | None]) -> None:
-    """It asks for syncs behind the one that it comes for; of the run's last one also for that one itself."""
+def test_who_was_left_behind_begins_nothing_though_it_is_as_far() -> None:
+    member = membership(InProcessGroup(1).transport(0), reached=lambda: 4)
+    with pytest.raises(StateLost, match="has come to step 4, .* begin after step 4"):
+        member.start(4, torch.tensor(1), left_behind=True)
+
+
+def test_who_was_passed_at_a_sync_opens_no_round() -> None:
+    """It asks for the step at which the mean is due."""
     seen = []
     member = membership(Shut(), passed=lambda *sync: seen.append(sync) or True)
-    agreement = member.agree(8, 1, torch.ones(1), due=10, last=last, weight=4, finite=True, checksum=torch.tensor(1))
-    assert agreement.donor == NOBODY and seen == [asked]
+    agreement = member.agree(8, 1, torch.ones(1), due=10, weight=4, finite=True, checksum=torch.tensor(1))
+    assert agreement.donor == NOBODY and seen == [(10, 1)]
     member = membership(Shut(), passed=lambda *sync: True)
     member._transfer = Shut()
     assert not member.take_over(agreement), "it has to look for the others"

@@ -95,8 +95,11 @@ def test_the_newest_syncs_of_an_attempt_are_those_of_all_workers(tmp_path: Path)
         writer.close()
     with folder.metrics(1).open("a") as file:
         file.write('{"event": "sync", "ste')
-    assert sorted(newest_syncs(folder, 1)) == [(8, 0), (9, 1)]
-    assert newest_syncs(folder, 2) == [(5, 0)]
+    assert [(line["worker"], line["step"], line["fragment"]) for line in newest_syncs(folder, 1)] == [
+        (0, 8, 0),
+        (1, 9, 1),
+    ]
+    assert [(line["worker"], line["step"], line["fragment"]) for line in newest_syncs(folder, 2)] == [(1, 5, 0)]
 
 
 def test_of_a_long_file_the_end_is_read(tmp_path: Path) -> None:
@@ -106,7 +109,7 @@ def test_of_a_long_file_the_end_is_read(tmp_path: Path) -> None:
         writer.write(step, {"event": "sync", "fragment": 0, "digest": "0" * 16})
     writer.close()
     assert folder.metrics(0).stat().st_size > 2**20
-    steps = [step for step, _ in newest_syncs(folder, 1)]
+    steps = [line["step"] for line in newest_syncs(folder, 1)]
     assert steps == list(range(steps[0], 12_000)) and 0 < steps[0] < 6_000
 
 
