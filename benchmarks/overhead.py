@@ -4,10 +4,10 @@
     python benchmarks/overhead.py link        the same on a slow link, with and without overlap (needs root: see below)
     python benchmarks/overhead.py exchange    our exchange beside gloo's all-reduce and torchft's, on loopback
 
-sync: real runs of `muloco train`, one window each. A worker with outer steps trains at the same time as one without, so
-that whatever else the machine does disturbs both; two workers over torchft take turns with two that know nothing of
-each other. As wall time on a busy machine tells no few per cent apart, ratio is of processor time, times the share of
-the time that inner steps did not stand still for a sync (medians over the rounds); wall ratios are of tokens/s.
+sync: real runs of `muloco train`, one window each. What is compared trains at the same time, so that whatever else the
+machine does disturbs both: a worker with outer steps beside one without, two workers over torchft beside two that know
+nothing of each other. As wall time on shared cores tells no few per cent apart, ratio is of processor time, times the
+share of the time that inner steps did not stand still for a sync (medians over the rounds); wall ratios: of tokens/s.
 link: two workers in network namespaces of their own, on links shaped so that a dense exchange takes some inner steps
 (`shaped_link.py` says what it needs). kept: share of the time that inner steps ran, beside that without the shaping,
 all inner steps counting as the median one of their run; waited: that they stood still for a sync, the outer step

@@ -1,5 +1,6 @@
 """How a run's pseudogradients travel: by which codec, reduced how, with or without error feedback."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +11,8 @@ from muloco.outer.codecs import Codec, build_codec
 from muloco.outer.residual import Residual
 
 DENSE = build_codec("none")
+PART_ELEMENTS = 4 * 2**20
+"""Where every bit travels, tensors do not matter: the fragment is one vector in parts of so many elements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,15 @@ class Compression:
         def residual() -> Residual | None:
             return Residual(decay=self.error_decay, alpha=self.error_alpha) if self.error_feedback else None
 
+        shapes = [tuple(tensor.shape) for tensor in tensors.values()]
+        codecs = [DENSE if name in self.dense else self.codec for name in tensors]
+        if all(codec == DENSE for codec in codecs):
+            elements = sum(map(math.prod, shapes))
+            shapes = [(min(PART_ELEMENTS, elements - start),) for start in range(0, elements, PART_ELEMENTS)]
+            codecs = [DENSE] * len(shapes)
         return Wire(
-            shapes=[tuple(tensor.shape) for tensor in tensors.values()],
-            codecs=[DENSE if name in self.dense else self.codec for name in tensors],
+            shapes=shapes,
+            codecs=codecs,
             reduce=self.reduce,
             sent=residual(),
             owned=residual() if self.reduce == "reselect" else None,

@@ -167,10 +167,14 @@ def _encode(pieces: Sequence[Piece], flat: torch.Tensor, wire: Wire, residual: R
     payloads = []
     for piece in pieces:
         codec, values = wire.codecs[piece.tensor], piece.of(flat)
-        if residual is None or codec == DENSE:
+        if codec == DENSE:
+            payloads.append(values.view(-1).view(torch.uint8))  # as `codec.encode`, without a copy
+        elif residual is None:
             payloads.append(codec.encode(values))
         else:
             payloads.append(residual.encode(codec, values, piece.start))
+    if len(payloads) == 1:
+        return payloads[0]
     return torch.cat(payloads) if payloads else flat.new_empty(0, dtype=torch.uint8)
 
 
@@ -187,9 +191,10 @@ def _accumulate(
     shares: Sequence[float],
 ) -> None:
     """The pieces of `mean` become the sum of what has come from each member times its share, in rank order."""
-    for piece in pieces:
-        piece.of(mean).zero_()
-    for share, payload in zip(shares, received, strict=True):
-        if share:
-            for piece, values in _decode(pieces, payload, wire):
+    contributing = [(share, payload) for share, payload in zip(shares, received, strict=True) if share]
+    for number, (share, payload) in enumerate(contributing):
+        for piece, values in _decode(pieces, payload, wire):
+            if number == 0:
+                torch.mul(values, share, out=piece.of(mean))
+            else:
                 piece.of(mean).add_(values, alpha=share)

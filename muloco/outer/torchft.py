@@ -269,15 +269,13 @@ class TorchftRound:
 
     def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
         self._insist_on_connection()
-        lengths = [part.numel() for part in outgoing]
         received = torch.empty(sum(sizes), dtype=torch.uint8, device=self._transport.device)
-        sent = torch.cat(outgoing)
         try:
-            self._transport.group.alltoall_base(received, sent, list(sizes), lengths, AllToAllOptions()).wait()
+            self._transport.group.swap(received, sizes, outgoing)
         except RuntimeError as error:
             self.broken = f"sync after step {self._step}: lost contact with another worker: {error}"
             raise TransportError(self.broken) from error
-        self.bytes_sent += sum(lengths)
+        self.bytes_sent += sum(part.numel() for part in outgoing)
         return list(received.split(sizes))
 
     def _ask_others(self, name: str) -> bool:
@@ -328,30 +326,24 @@ class _KnowsItsQuorum:
 
 
 class _Gloo(_KnowsItsQuorum, ProcessGroupGloo):
-    def alltoall_base(self, received, sent, sizes, lengths, options) -> "_All":
-        """What comes is asked for before anything is sent. gloo's own all-to-all sends first; its request for the other
-        side's part then waits behind what it sends, and the two directions of a link take turns."""
-        coming, going = received.split(sizes), sent.split(lengths)
-        works = [self.recv([part], r, 0) for r, part in enumerate(coming) if part.numel()]
-        return _All([*works, *(self.send([part], r, 0) for r, part in enumerate(going) if part.numel())])
-
-
-class _All:
-    """Several works of a process group as one."""
-
-    def __init__(self, works: list[Any]):
-        self._works = works
-
-    def wait(self) -> None:
+    def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """Fills `received` with what the members have for this one, `sizes` bytes in rank order, and hands `sent` to
+        them. What comes is asked for before anything is sent: gloo's own all-to-all sends first; its request for the
+        other side's part then waits behind what it sends, and the two directions of a link take turns."""
+        works = [self.recv([part], r, 0) for r, part in enumerate(received.split(sizes)) if part.numel()]
+        works += [self.send([part], r, 0) for r, part in enumerate(sent) if part.numel()]
         try:
-            for work in self._works:
+            for work in works:
                 work.wait()
         finally:
-            self._works.clear()  # they would keep the connections open after an abort
+            works.clear()  # they would keep the connections open after an abort
 
 
 class _NCCL(_KnowsItsQuorum, ProcessGroupNCCL):
-    pass
+    def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """See `_Gloo.swap`."""
+        lengths = [part.numel() for part in sent]
+        self.alltoall_base(received, torch.cat(sent), sizes, lengths, AllToAllOptions()).wait()
 
 
 class _NoHealing(CheckpointTransport[dict[str, object]]):

@@ -59,18 +59,18 @@ class _FaultyRound:
         if self._point != "voted":
             return self._inner.vote(ok)
         group = getattr(self._transport, "group", None)
-        if group is None or not hasattr(group, "alltoall_base"):  # in process
+        if group is None or not hasattr(group, "swap"):  # in process
             answer = self._inner.vote(ok)
             self._act()
             return answer
-        send = group.alltoall_base
+        send = group.swap
 
         def send_once(*args):
-            group.alltoall_base = send
-            send(*args).wait()
+            group.swap = send
+            send(*args)
             self._act()
 
-        group.alltoall_base = send_once
+        group.swap = send_once
         return self._inner.vote(ok)
 
 

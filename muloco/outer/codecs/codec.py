@@ -23,7 +23,8 @@ class Codec(Protocol):
         ...
 
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """What a payload says of a piece of that shape, on the payload's device; computed in fp32, then cast.
+        """What a payload says of a piece of that shape, on the payload's device; computed in fp32, then cast. Where the
+        payload holds the numbers as they are, it may share its memory.
 
         Raises:
             ValueError: the payload is not uint8 [payload_bytes(shape)].

@@ -27,4 +27,6 @@ class Dense:
     @torch.no_grad()
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         check_payload(payload, self.payload_bytes(shape), shape)
-        return payload.clone().view(self.wire).view(tuple(shape)).to(torch.float32).to(dtype)
+        if payload.data_ptr() % self.wire.itemsize or not payload.is_contiguous():
+            payload = payload.clone()  # torch takes no number that begins in the middle of a word
+        return payload.view(self.wire).view(tuple(shape)).to(torch.float32).to(dtype)
