@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any, Literal
 
 from muloco.training.config import Compression, Config, FaultTolerance, OuterOptimizer
-from muloco.training.load import ConfigError
 
 # Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
 LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4}
@@ -80,6 +79,15 @@ def diloco(config: Config, *, lr: float, outer_lr: float, outer_momentum: float)
     return config
 
 
+def gpa(config: Config, *, lr: float) -> Config:
+    """Generalized Primal Averaging: AdamW (0.95, 0.99) inside, averaged at every step in place of outer steps. Several
+    workers average z every H steps (PAPER 3.6)."""
+    config.optimizer.name = "GPA"
+    config.optimizer.lr = lr
+    config.optimizer.beta1 = 0.95
+    return config
+
+
 def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 0) -> Config:
     """The model in fragments that are synced one after the other, each every H steps (PAPER 3.5).
 
@@ -115,8 +123,3 @@ def data_parallel(config: Config, *, optimizer: str, lr: float) -> Config:
     config.optimizer.name = optimizer
     config.optimizer.lr = lr
     return config
-
-
-def not_yet(feature: str, *, instead: str) -> ConfigError:
-    """What an experiment raises whose method muloco does not have."""
-    return ConfigError(f"this experiment needs {feature}, which muloco does not have yet; without it: {instead}")

@@ -6,6 +6,6 @@ optimizer = MuLoCo1(model, inner_lr=0.02, sync_interval=30)
 print(optimizer.account())
 """
 
-from muloco.optim import MuLoCo1, Muon
+from muloco.optim import GPA, MuLoCo1, Muon
 
-__all__ = ["MuLoCo1", "Muon"]
+__all__ = ["GPA", "MuLoCo1", "Muon"]

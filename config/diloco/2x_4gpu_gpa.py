@@ -1,8 +1,11 @@
-"""Generalized Primal Averaging at 416M."""
+"""Generalized Primal Averaging at 416M: two workers of four GPUs each."""
 
 from config import base
 from muloco.training.config import Config
 
 
 def config() -> Config:
-    raise base.not_yet("GPA (Generalized Primal Averaging)", instead="config/diloco/2x_4gpu_diloco.py")
+    config = base.workers(base.paper("416M"), 2, sync_steps=32)
+    config.parallelism.data_parallel_replicate_degree = 4  # the paper replicates 150M and 416M (PAPER 2.1)
+    config.optimizer.weight_decay = 1e-4  # lr, betas and weight decay of the published config (PAPER 3.6)
+    return base.gpa(config, lr=0.015)

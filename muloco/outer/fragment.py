@@ -1,6 +1,8 @@
 """One fragment of the model on one rank: its anchor, its outer optimizer, its place in the window."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -10,6 +12,8 @@ from muloco.outer.digest import digest
 
 OuterOptimizer = Callable[[Mapping[str, torch.Tensor]], torch.optim.Optimizer]
 """Makes the outer optimizer for anchor tensors, by name; they may be DTensors."""
+Merging = Callable[[Iterable[str]], AbstractContextManager[object]]
+"""Context in which parameters are written, given their names."""
 
 
 class FragmentState:
@@ -21,6 +25,7 @@ class FragmentState:
         compression: how the pseudogradients travel; None: as they are.
         device: where anchor and outer state are kept; None: with the parameters. Elsewhere the optimizer sees this
             rank's part of every tensor as a plain tensor.
+        merging: around every merge.
     """
 
     def __init__(
@@ -30,7 +35,9 @@ class FragmentState:
         *,
         compression: Compression | None = None,
         device: torch.device | None = None,
+        merging: Merging = contextlib.nullcontext,
     ):
+        self._merging = merging
         self.parameters = {name: sharding.local(tensor).detach() for name, tensor in parameters.items()}
         self.anchor = {name: _keep(tensor, device) for name, tensor in self.parameters.items()}
         """This rank's part of the global parameters as of the last outer step, by name: plain tensors."""
@@ -86,11 +93,12 @@ class FragmentState:
 
     def merge(self, alpha: float = 0.0) -> None:
         """parameters <- alpha parameters + (1 - alpha) anchor: a new window begins."""
-        for name, tensor in self.parameters.items():
-            if alpha:
-                tensor.lerp_(self.anchor[name].to(tensor.device, tensor.dtype), 1 - alpha)
-            else:
-                tensor.copy_(self.anchor[name], non_blocking=True)
+        with self._merging(self.parameters):
+            for name, tensor in self.parameters.items():
+                if alpha:
+                    tensor.lerp_(self.anchor[name].to(tensor.device, tensor.dtype), 1 - alpha)
+                else:
+                    tensor.copy_(self.anchor[name], non_blocking=True)
         self.merged_with_local = alpha > 0
         self.window = 0
 

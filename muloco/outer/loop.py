@@ -14,7 +14,7 @@ from muloco.outer.background import Pending
 from muloco.outer.compression import Compression, Wire
 from muloco.outer.digest import digest
 from muloco.outer.exchange import ring_bytes
-from muloco.outer.fragment import FragmentState, OuterOptimizer
+from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
 from muloco.outer.fragments import Schedule
 from muloco.outer.membership import Crowd, Membership, StateTransfer
 from muloco.outer.transaction import Agreement, NonFinitePseudogradient
@@ -89,6 +89,7 @@ class OuterLoop:
         device: where anchor and outer state are kept; None: with the parameters.
         share: says where this worker is in its share of the data, as JSON.
         transfer: lets workers that were away join again; None: they cannot.
+        merging: context in which the parameters of a fragment are written, given their names.
 
     Raises:
         ValueError: H, J and tau do not fit together, alpha is out of range, or the fragments are not a partition.
@@ -110,6 +111,7 @@ class OuterLoop:
         device: torch.device | None = None,
         share: Callable[[], str] = lambda: "",
         transfer: StateTransfer | None = None,
+        merging: Merging = contextlib.nullcontext,
     ):
         names = [list(parameters)] if fragments is None else [list(fragment) for fragment in fragments]
         if sorted(name for fragment in names for name in fragment) != sorted(parameters):
@@ -119,7 +121,11 @@ class OuterLoop:
         self._schedule = Schedule(sync_interval=sync_interval, fragments=len(names), delay=delay)
         self.fragments = [
             FragmentState(
-                {name: parameters[name] for name in fragment}, build_optimizer, compression=compression, device=device
+                {name: parameters[name] for name in fragment},
+                build_optimizer,
+                compression=compression,
+                device=device,
+                merging=merging,
             )
             for fragment in names
         ]

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 KEPT = 64
 """Rounds that are remembered."""
+_PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Workers reach each other without the proxy that the environment may name for the outside."""
 
 
 class PeerServer:
@@ -48,7 +50,7 @@ class PeerServer:
         self._server.daemon_threads = True
         self.address = f"{host}:{self._server.server_port}"
         """`host:port`"""
-        threading.Thread(target=self._server.serve_forever, name="peer server", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="peer server", daemon=True).start()
 
     def begin_vote(self, round: str) -> bool:
         """From now on the answer is that this rank votes; False: it may not any more, a peer has asked already."""
@@ -90,7 +92,7 @@ class PeerServer:
 def ask(address: str, round: str, *, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://{address}/round/{round}", timeout=seconds) as response:
+        with _PLAIN.open(f"http://{address}/round/{round}", timeout=seconds) as response:
             return response.read().decode()
     except (urllib.error.URLError, OSError):
         return None
@@ -111,7 +113,7 @@ def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes
     deadline = time.monotonic() + patience
     while True:
         try:
-            with urllib.request.urlopen(f"http://{address}/state/{round}", timeout=seconds) as response:
+            with _PLAIN.open(f"http://{address}/state/{round}", timeout=seconds) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
             if error.code != 404 or time.monotonic() > deadline:

@@ -189,20 +189,21 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
     while True:
         round = transport.open(own.step)
         waited = time.monotonic() - started
-        agreement = None
+        agreement, failure = None, ""
         try:
             headers = _meet(round, own)
             enough = awaited.workers if waited < awaited.late_after else awaited.least
             if len(headers) >= enough or any(header.fragment != NOTHING for header in headers):
                 agreement = _carry(round, headers, None, wire_of, 1, transport.device)
         except TransportError as error:
+            failure = f", the last time: {error}"
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
             return replace(agreement, bytes_sent=round.bytes_sent)
         if waited > awaited.patience:
             raise TransportError(
                 f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "
-                "(fault_tolerance.quorum_timeout_seconds)"
+                f"(fault_tolerance.quorum_timeout_seconds){failure}"
             )
         time.sleep(0.2)
 

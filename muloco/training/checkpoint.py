@@ -21,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 from muloco import sharding
 from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop
+from muloco.training.averaging import Averaging
 from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, Save, worker_part
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
 from muloco.training.transfer import Joining
@@ -74,6 +75,8 @@ class RunCheckpoint(BaseCheckpointManager):
             **states,
         }
         self._outer: OuterLoop | None = None
+        self.averaging: Averaging | None = None
+        """The trainer sets it; not None: the global part has the average too, which is the model to use."""
         self._folder = CheckpointFolder(Path(base_folder) / config.folder)
         self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
         self._begun = 0
@@ -152,7 +155,8 @@ class RunCheckpoint(BaseCheckpointManager):
             "inner optimizer's state of %s",
             *(checkpoint.step, self._config.worker, other),
         )
-        states = {name: state for name, state in self._states.items() if name not in _OWN_STATES}
+        left_out = [name for name in _OWN_STATES if name != "model" or self.averaging is None]
+        states = {name: state for name, state in self._states.items() if name not in left_out}
         self._load_part(checkpoint, other, states)
         self._outer.begin_windows()
         self._owner.joined(share=self._outer.membership.shares.get(self._config.worker))
@@ -188,12 +192,17 @@ class RunCheckpoint(BaseCheckpointManager):
     def _global_state(self) -> dict[str, Any]:
         """What all workers share, as tensors that know their sharding; loading fills them in place."""
         parameters = self._parameters()
-        if self._outer is None:
-            return {"anchor": {name: parameter.detach() for name, parameter in parameters.items()}}
-        return {
-            group: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in tensors.items()}
-            for group, tensors in self._outer.global_tensors().items()
-        }
+        state: dict[str, Any] = {}
+        if self._outer is not None:
+            state = {
+                group: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in tensors.items()}
+                for group, tensors in self._outer.global_tensors().items()
+            }
+        elif self.averaging is None:
+            state["anchor"] = {name: parameter.detach() for name, parameter in parameters.items()}
+        if self.averaging is not None:
+            state["average"] = self.averaging.x()
+        return state
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for part in self._model_parts for name, p in part.named_parameters()}

@@ -93,9 +93,9 @@ class Role:
 class Optimizer:
     """The inner optimizer of every worker."""
 
-    name: Literal["AdamW", "Muon", "SGD"] = "Muon"
+    name: Literal["AdamW", "Muon", "SGD", "GPA"] = "Muon"
     """Muon takes the matrices of the layers; embedding, head and norms go to AdamW at the same learning rate. AdamW and
-    SGD take all. Other mixtures of rules: by role, below."""
+    SGD take all. GPA is AdamW under primal averaging (docs/optimizers.md). Other mixtures of rules: by role, below."""
     lr: float = 0.02
     """Peak learning rate."""
     weight_decay: float | None = None
@@ -110,6 +110,10 @@ class Optimizer:
     """Epsilon of AdamW."""
     mu: float = 0.9
     """Momentum of Muon and of SGD."""
+    mu_x: float | None = None
+    """GPA: how slowly the average follows. Derived: 0.9967^(32 / H), so that it averages over some H inner steps."""
+    mu_y: float | None = None
+    """GPA: how near to the average gradients are taken. Derived: 0.7."""
     nesterov: bool = False
     """Nesterov momentum in Muon and in SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
@@ -147,9 +151,10 @@ class LRScheduler:
 class FaultTolerance:
     """Workers: how many, when they agree, and how long they wait for each other."""
 
-    semi_sync_method: Literal["diloco", "local_sgd", "none"] = "diloco"
-    """diloco: an outer step every `sync_steps`. local_sgd: the average of the parameters instead. none: plain training
-    of a single worker."""
+    semi_sync_method: Literal["diloco", "local_sgd", "gpa", "none"] | None = None
+    """diloco: an outer step every `sync_steps`. local_sgd: the average of the parameters instead. gpa: primal
+    averaging, whose z is averaged every `sync_steps` where there are several workers. none: plain training of a single
+    worker. Derived: gpa with `optimizer.name` GPA, else diloco."""
     transport: Literal["torchft", "in_process"] = "torchft"
     """torchft: workers are processes that meet at a lighthouse. in_process: all workers take turns in one process (one
     for each of a worker's ranks), so that one device can study many of them."""
@@ -353,6 +358,12 @@ class Config:
     def workers(self) -> int:
         """K."""
         return self.fault_tolerance.group_size
+
+    @property
+    def syncs(self) -> bool:
+        """Whether there is an outer loop. (Resolved configs know.)"""
+        method = self.fault_tolerance.semi_sync_method
+        return method != "none" and (method != "gpa" or self.workers > 1)
 
     @property
     def worker_processes(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from muloco._torchtitan import OptimizersContainer, ParamGroupConfig
-from muloco.optim import Muon
+from muloco.optim import GPA, Muon
 from muloco.training.config import Optimizer
 
 PATTERNS = {
@@ -21,6 +21,7 @@ PATTERNS = {
 RULES = {
     "Muon": {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw"},
     "AdamW": dict.fromkeys(PATTERNS, "adamw"),
+    "GPA": dict.fromkeys(PATTERNS, "adamw"),
 }
 """By `optimizer.name`: the rule of each role that has none of its own."""
 
@@ -30,7 +31,7 @@ class ByRole(Muon):
 
 
 class InnerOptimizers(OptimizersContainer):
-    """torchtitan's container, which also knows ours and SGD."""
+    """torchtitan's container, which also knows ours, GPA and SGD."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
@@ -38,7 +39,7 @@ class InnerOptimizers(OptimizersContainer):
 
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., torch.optim.Optimizer]:
-        return {"ByRole": ByRole, "SGD": torch.optim.SGD}[name]
+        return {"ByRole": ByRole, "GPA": GPA, "SGD": torch.optim.SGD}[name]
 
 
 def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
@@ -66,6 +67,10 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
         "betas": (chosen.beta1, chosen.beta2),
         "eps": chosen.eps,
     }
+    kind = "ByRole"
+    if chosen.name == "GPA":
+        kind = "GPA"
+        shared |= {"mu_x": chosen.mu_x, "mu_y": chosen.mu_y}
     groups = []
     for name, role in chosen.roles().items():
         settings: dict[str, Any] = {
@@ -75,6 +80,6 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }
-        groups.append(ParamGroupConfig(pattern=PATTERNS[name], optimizer_name="ByRole", optimizer_kwargs=settings))
-    # Muon has no default learning rate; the groups' own is what counts
-    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"ByRole": {"lr": chosen.lr}})
+        groups.append(ParamGroupConfig(pattern=PATTERNS[name], optimizer_name=kind, optimizer_kwargs=settings))
+    # neither has a default learning rate; the groups' own is what counts
+    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: {"lr": chosen.lr}})

@@ -14,6 +14,7 @@ from muloco.optim import Muon
 from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
+from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Compression as CompressionConfig
@@ -37,6 +38,7 @@ def build_outer_loop(
     transfer: StateTransfer,
     reached: Callable[[], int],
     passed: Callable[[int, int], bool],
+    merging: Merging,
 ) -> OuterLoop:
     """The outer loop over a worker's parameters.
 
@@ -48,6 +50,7 @@ def build_outer_loop(
         transfer: hands its state to others and takes over theirs.
         reached: says how far the run is known to have come, in inner steps.
         passed: says whether the others have synced a fragment at a step without this worker; see `Crowd`.
+        merging: context in which the parameters of a fragment are written.
     """
     ft = config.fault_tolerance
     return OuterLoop(
@@ -73,6 +76,7 @@ def build_outer_loop(
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         share=share,
         transfer=transfer,
+        merging=merging,
     )
 
 

@@ -35,6 +35,7 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
     config.model.flavor = size.name
     _check_ranges(config, size)
     _check_optimizer(config.optimizer)
+    _resolve_method(config)
     _resolve_data(config, size)
     _check_workers(config)
     _resolve_outer(config, size)
@@ -101,6 +102,7 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         "optimizer.beta1": config.optimizer.beta1,
         "optimizer.beta2": config.optimizer.beta2,
         "optimizer.mu": config.optimizer.mu,
+        "optimizer.mu_x": config.optimizer.mu_x,
         "outer_optimizer.momentum": config.outer_optimizer.momentum,
         "outer_optimizer.beta1": config.outer_optimizer.beta1,
         "outer_optimizer.beta2": config.outer_optimizer.beta2,
@@ -139,6 +141,27 @@ def _check_optimizer(optimizer: Optimizer) -> None:
             )
     if optimizer.scalar.rule == "muon":
         raise ConfigError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
+
+
+def _resolve_method(config: Config) -> None:
+    """How workers are brought together, and the constants of primal averaging (PAPER 3.6), which is one of the ways."""
+    ft, optimizer = config.fault_tolerance, config.optimizer
+    averages = optimizer.name == "GPA"
+    if ft.semi_sync_method is None:
+        ft.semi_sync_method = "gpa" if averages else "diloco"
+    if averages != (ft.semi_sync_method == "gpa"):
+        raise ConfigError(
+            "optimizer.name GPA and fault_tolerance.semi_sync_method gpa go together; got "
+            f"{optimizer.name} and {ft.semi_sync_method} (without the latter, it follows from the former)"
+        )
+    if not averages:
+        if optimizer.mu_x is not None or optimizer.mu_y is not None:
+            raise ConfigError(f"optimizer.mu_x and optimizer.mu_y belong to optimizer.name GPA; got {optimizer.name}")
+        return
+    optimizer.mu_x = 0.9967 ** (32 / ft.sync_steps) if optimizer.mu_x is None else optimizer.mu_x
+    optimizer.mu_y = 0.7 if optimizer.mu_y is None else optimizer.mu_y
+    if not 0 < optimizer.mu_y <= 1:
+        raise ConfigError(f"optimizer.mu_y must be above 0 and at most 1; got {optimizer.mu_y}")
 
 
 def _resolve_data(config: Config, size: Flavor) -> None:
@@ -209,11 +232,11 @@ def _check_workers(config: Config) -> None:
 def _resolve_outer(config: Config, size: Flavor) -> None:
     """The outer optimizer's derived values, and whether fragments, sync interval and delay fit together."""
     ft, outer = config.fault_tolerance, config.outer_optimizer
-    averages = ft.semi_sync_method == "local_sgd"
+    averages = ft.semi_sync_method in ("local_sgd", "gpa")
     if averages and (outer.class_name != "sgd" or outer.lr not in (None, 1.0) or outer.momentum not in (None, 0.0)):
         raise ConfigError(
-            "fault_tolerance.semi_sync_method local_sgd averages the parameters: its outer optimizer is sgd with lr 1 "
-            f"and momentum 0; got {outer.class_name}, {outer.lr}, {outer.momentum} (diloco takes any)"
+            f"fault_tolerance.semi_sync_method {ft.semi_sync_method} averages the workers: its outer optimizer is sgd "
+            f"with lr 1 and momentum 0; got {outer.class_name}, {outer.lr}, {outer.momentum} (diloco takes any)"
         )
     outer.lr = (1.0 if averages else 0.7) if outer.lr is None else outer.lr
     outer.momentum = (0.0 if averages else 0.6) if outer.momentum is None else outer.momentum
@@ -241,6 +264,11 @@ def _resolve_outer(config: Config, size: Flavor) -> None:
 
 def _resolve_compression(config: Config) -> None:
     chosen = config.compression
+    if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
+        raise ConfigError(
+            f"compression.kind {chosen.kind} has no pseudogradients to compress: fault_tolerance.semi_sync_method is "
+            "none; choose diloco, or leave compression out"
+        )
     for name, share in (("error_decay", chosen.error_decay), ("error_alpha", chosen.error_alpha)):
         if not 0 <= share <= 1:
             raise ConfigError(f"compression.{name} must be from 0 to 1; got {share}")
@@ -298,7 +326,9 @@ def _derive_steps(config: Config, size: Flavor) -> None:
 
 def _weight_decay(config: Config, size: Flavor) -> float:
     """The paper's rule (PAPER 2.4): proportional to the batch of one worker."""
-    best = size.muon_decay if config.optimizer.name == "Muon" else size.adamw_decay
+    chosen = config.optimizer
+    muon = chosen.name == "Muon" or (chosen.name == "GPA" and chosen.matrix.rule == "muon")
+    best = size.muon_decay if muon else size.adamw_decay
     return best * config.training.global_batch_size / config.workers / WEIGHT_DECAY_BATCH
 
 

@@ -20,6 +20,7 @@ class StopRequest:
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         for number in (signal.SIGUSR1,) if under_torchrun else (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # a launcher may have kept it back until now
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, even where the process waits for others
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

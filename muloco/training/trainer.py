@@ -1,7 +1,9 @@
 """torchtitan's Trainer, told about the outer loop."""
 
+import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -9,10 +11,12 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from muloco._torchtitan import Trainer
+from muloco._torchtitan import ModelWrapper, Trainer
 from muloco.outer import OuterLoop, Transport
+from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
+from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.config import Config as RunConfig
 from muloco.training.finite import GradientWatch
@@ -45,9 +49,13 @@ class MulocoTrainer(Trainer):
         self._leaves = False
         """Whether this worker stops here, before the last step."""
         self._ranks = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
-        if config.muloco.fault_tolerance.semi_sync_method != "none":
+        self._averaging: Averaging | None = None
+        if config.muloco.optimizer.name == "GPA":
+            self._averaging = Averaging(self.optimizers, self._parameters())
+        if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
-        self.validator.outer = self.outer
+        self.validator.outer, self.validator.averaging = self.outer, self._averaging
+        self.checkpointer.averaging = self._averaging
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)
 
@@ -130,9 +138,14 @@ class MulocoTrainer(Trainer):
         return bool(asked)
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
-        parameters = {n: p for part in self.model_parts for n, p in part.named_parameters()}
+        states: dict[str, Any] = {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers}
+        parameters: Mapping[str, torch.Tensor] = self._parameters()
+        merging: Merging = contextlib.nullcontext
+        if self._averaging is not None:  # the parameters are y; what the workers have in common is z
+            states["model"] = ModelWrapper(self.model_parts)
+            parameters, merging = self._averaging.z(), self._averaging.moving_z
         transfer = WorkerTransfer(
-            {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers},
+            states,
             worker=config.muloco.fault_tolerance.replica_id,
             trainer=self,
         )
@@ -147,8 +160,12 @@ class MulocoTrainer(Trainer):
             transfer=transfer,
             reached=self._reached,
             passed=self._passed,
+            merging=merging,
         )
         return transfer.outer
+
+    def _parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for part in self.model_parts for name, p in part.named_parameters()}
 
     def _reached(self) -> int:
         """The step that this attempt at the run is known to have come to, by any of its workers."""

@@ -22,10 +22,10 @@ class Joining(Protocol):
 
 class WorkerTransfer:
     """Packs this rank's inner optimizer, learning rate, step, and all that the outer loop holds. The parameters need
-    not go: a worker that joins begins with the anchor.
+    not go, unless they are among the states: a worker that joins begins with the anchor.
 
     Args:
-        states: inner optimizer and learning rate, by name, as they go into a checkpoint.
+        states: inner optimizer and learning rate, by name, as they go into a checkpoint, in the order of loading.
         worker: id of this worker.
         trainer: whose step it is.
     """

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 from muloco._torchtitan import Validator
 from muloco.outer import OuterLoop
 from muloco.phases import reach
+from muloco.training.averaging import Averaging
 
 
 class AnchorValidator(Validator):
@@ -21,6 +22,8 @@ class AnchorValidator(Validator):
 
     outer: OuterLoop | None = None
     """The trainer sets it; None: plain training, there is no anchor but the model itself."""
+    averaging: Averaging | None = None
+    """The trainer sets it; not None: what is validated is this worker's average."""
 
     def should_validate(self, step: int) -> bool:
         return step % self.config.freq == 0 or step == self.config.last_step
@@ -35,6 +38,10 @@ class AnchorValidator(Validator):
         self.metrics_processor.time_last_log = last_log + time.perf_counter() - started
 
     def _validate(self, model_parts: list[nn.Module], step: int) -> None:
+        if self.averaging is not None:
+            with self.averaging.average_weights():
+                self._report("validation_loss", model_parts, step)
+            return
         if self.outer is None:
             self._report("validation_loss", model_parts, step)
             return

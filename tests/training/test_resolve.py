@@ -284,6 +284,50 @@ def test_compression_is_derived_where_it_is_left_open(compression: dict, derived
     assert resolve(config).compression == Compression(**{**compression, **derived})
 
 
+@pytest.mark.parametrize(("interval", "mu_x"), [(16, 0.9934), (32, 0.9967), (64, 0.9984)])
+def test_gpa_implies_its_method(interval: int, mu_x: float) -> None:
+    """The published constants for each H (PAPER 3.6)."""
+    config = paper("150M", 512, 2)
+    config.optimizer.name, config.fault_tolerance.sync_steps = "GPA", interval
+    resolved = resolve(config)
+    assert resolved.fault_tolerance.semi_sync_method == "gpa" and resolved.syncs
+    assert resolved.optimizer.mu_x == pytest.approx(mu_x, abs=1e-4) and resolved.optimizer.mu_y == 0.7
+    assert (resolved.outer_optimizer.lr, resolved.outer_optimizer.momentum) == (1.0, 0.0)
+    assert resolve(resolved) == resolved
+    config.fault_tolerance.group_size = 1
+    assert not resolve(config).syncs
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "message"),
+    [
+        ("GPA", {"semi_sync_method": "diloco"}, "go together; got GPA and diloco"),
+        ("Muon", {"semi_sync_method": "gpa"}, "go together; got Muon and gpa"),
+        ("Muon", {"mu_x": 0.5}, "belong to optimizer.name GPA; got Muon"),
+        ("GPA", {"mu_y": 0.0}, "optimizer.mu_y must be above 0 and at most 1; got 0.0"),
+        ("GPA", {"mu_x": 1.0}, "optimizer.mu_x must be from 0 to below 1; got 1.0"),
+        ("GPA", {"lr": 0.5}, "semi_sync_method gpa averages the workers: .* got sgd, 0.5, None"),
+    ],
+)
+def test_what_does_not_go_with_gpa_is_refused(name: str, chosen: dict, message: str) -> None:
+    config = paper("150M", 512, 2)
+    config.optimizer.name = name
+    for field, value in chosen.items():
+        section = {"semi_sync_method": config.fault_tolerance, "lr": config.outer_optimizer}.get(
+            field, config.optimizer
+        )
+        setattr(section, field, value)
+    with pytest.raises(ConfigError, match=message):
+        resolve(config)
+
+
+def test_compression_without_syncs_is_refused() -> None:
+    config = paper("150M", 512)
+    config.fault_tolerance.semi_sync_method, config.compression = "none", Compression(kind="linear")
+    with pytest.raises(ConfigError, match="compression.kind linear has no pseudogradients to compress"):
+        resolve(config)
+
+
 def test_the_outer_optimizer_is_derived_from_the_method() -> None:
     """The paper's best at K = 1 (PAPER 4.2), or the average: theta - (theta - mean of the workers)."""
     config = paper("150M", 512, 2)

@@ -1,0 +1,8 @@
+"""Generalized Primal Averaging with two workers, at laptop size."""
+
+from config import base
+from muloco.training.config import Config
+
+
+def config() -> Config:
+    return base.gpa(base.workers(base.laptop(), 2), lr=0.004)

@@ -1,0 +1,185 @@
+"""Generalized Primal Averaging: the smoothed form of a single worker's outer steps, with one buffer and no window."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from muloco.optim.by_rule import ByRule
+from muloco.sharding import local
+
+
+class GPA(ByRule):
+    """Three points for each parameter: z takes the inner steps, x is their average, gradients are taken at y between
+    them, which the parameter holds (PAPER 3.6):
+
+        y = mu_y x + (1 - mu_y) z
+        z <- z - lr * step(gradient at y), by the rules of `Muon`, weight decay included
+        x <- mu_x x + (1 - mu_x) z
+
+    State of a parameter, besides that of its inner rule (see `Muon`): `z`, of its shape, dtype and layout. It is made
+    at the first step with a gradient, so load a model's weights before it. x is not kept: it follows from y and z.
+
+    Evaluate and export within `average_weights()`, where the parameters hold x.
+
+    Args:
+        params: a module, (name, parameter) pairs, parameters or groups, as for `Muon`. For averaged AdamW give groups
+            with `"algorithm": "adamw"`.
+        lr: of the inner steps, a float or a tensor of one element.
+        mu_x: in [0, 1): how slowly x follows. 0.9967 is like a window of H = 32 inner steps (0.9934: 16, 0.9984: 64); a
+            group may have its own.
+        mu_y: in (0, 1]: how near to x gradients are taken; a group may have its own.
+        weight_decay: of z, decoupled, times the unscaled lr.
+        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group: see
+            `Muon`.
+
+    Raises:
+        ValueError: as for `Muon`, and for mu_x or mu_y out of range.
+
+    Source: Defazio et al., "Smoothing DiLoCo with Primal Averaging" (arXiv 2512.17131).
+    """
+
+    _early: dict[Tensor, Tensor]
+    """z of parameters that have taken no step yet."""
+
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Any],
+        lr: float | Tensor,
+        mu_x: float = 0.9967,
+        mu_y: float = 0.7,
+        weight_decay: float = 0.0,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        adjust_lr: str = "spectral_norm",
+        orthogonalization: str = "muloco",
+        steps: int | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        cautious_weight_decay: bool = False,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        self._early = {}
+        defaults = {
+            "lr": lr,
+            "mu_x": mu_x,
+            "mu_y": mu_y,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "adjust_lr": adjust_lr,
+            "orthogonalization": orthogonalization,
+            "steps": steps,
+            "eps": eps,
+            "cautious_weight_decay": cautious_weight_decay,
+        }
+        super().__init__(params, defaults, betas=betas, process_group=process_group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in `torch.optim.Optimizer`.
+
+        Raises:
+            ValueError: as for the class; the optimizer is then as it was.
+        """
+        group = self.defaults | param_group
+        if not 0 <= group["mu_x"] < 1:
+            raise ValueError(f"mu_x must be in [0, 1), not {group['mu_x']}")
+        if not 0 < group["mu_y"] <= 1:
+            raise ValueError(f"mu_y must be in (0, 1], not {group['mu_y']}")
+        super().add_param_group(param_group)
+
+    def z(self, param: Tensor) -> Tensor:
+        """The z of a parameter, made now where it is not there yet. It stays the same tensor, whatever is loaded; who
+        writes into it does so within `moving_z`."""
+        if "z" in self.state.get(param, {}):
+            return self.state[param]["z"]
+        if param not in self._early:
+            self._early[param] = param.detach().clone()
+        return self._early[param]
+
+    @contextlib.contextmanager
+    def average_weights(self) -> Iterator[None]:
+        """Within the context the parameters hold x; y, kept meanwhile, comes back afterwards."""
+        kept = [(param, param.detach().clone()) for group in self.param_groups for param in group["params"]]
+        self._to_average(param for param, _ in kept)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for param, y in kept:
+                    param.copy_(y)
+
+    @contextlib.contextmanager
+    def moving_z(self, params: Iterable[Tensor]) -> Iterator[None]:
+        """Within the context the z of these parameters may be written, as by averaging it over workers. Their x stays,
+        and y follows: it is mu_y x + (1 - mu_y) z again afterwards."""
+        params = list(params)
+        self._to_average(params)
+        yield
+        self._to_y(params)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in `torch.optim.Optimizer`."""
+        before = {param: z for param in self._parameters() if (z := self._existing_z(param)) is not None}
+        super().load_state_dict(state_dict)
+        self._early = {}
+        with torch.no_grad():
+            for param, z in before.items():
+                if "z" in self.state.get(param, {}):
+                    self.state[param]["z"] = z.copy_(self.state[param]["z"])
+                else:
+                    self._early[param] = z
+
+    def _step(self) -> None:
+        """Each parameter holds its z while that takes its inner step, and the buffer what x leaves in the new y:
+
+        y <- mu_x mu_y x + (1 - mu_x mu_y) z
+        """
+        given = [(param, group) for group in self.param_groups for param in group["params"] if param.grad is not None]
+        for param, group in given:
+            own = self.state[param]
+            if "z" not in own:
+                own["z"] = self.z(param)
+                self._early.pop(param)
+            y, z = local(param), local(own["z"])
+            left = y.sub(z, alpha=1 - group["mu_y"]).mul_(group["mu_x"])
+            y.copy_(z)
+            z.copy_(left)
+        super()._step()
+        for param, group in given:
+            new, left = local(param), local(self.state[param]["z"])
+            y = left.add(new, alpha=1 - group["mu_x"] * group["mu_y"])
+            left.copy_(new)
+            new.copy_(y)
+
+    @torch.no_grad()
+    def _to_average(self, params: Iterable[Tensor]) -> None:
+        for param, mu_y in self._mu_y(params):
+            if (z := self._existing_z(param)) is not None:
+                local(param).sub_(local(z), alpha=1 - mu_y).div_(mu_y)
+
+    @torch.no_grad()
+    def _to_y(self, params: Iterable[Tensor]) -> None:
+        for param, mu_y in self._mu_y(params):
+            if (z := self._existing_z(param)) is not None:
+                local(param).mul_(mu_y).add_(local(z), alpha=1 - mu_y)
+
+    def _mu_y(self, params: Iterable[Tensor]) -> Iterator[tuple[Tensor, float]]:
+        wanted = set(params)
+        for group in self.param_groups:
+            yield from ((param, group["mu_y"]) for param in group["params"] if param in wanted)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            yield from group["params"]
+
+    def _existing_z(self, param: Tensor) -> Tensor | None:
+        return self.state.get(param, {}).get("z", self._early.get(param))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_early", {})
