@@ -1,6 +1,7 @@
 """A storm: workers are killed, stopped and cut off in every phase, again and again, and the run goes on.
 
-    python benchmarks/storm.py four     four workers, until each phase was struck 8 times, and 80 times in all
+    python benchmarks/storm.py four     four workers, until each phase was struck 8 times, by each kind of fault, and
+                                        80 faults have struck in all
     python benchmarks/storm.py pairs    two workers of two ranks (FSDP2), until each phase was struck once
     python benchmarks/storm.py short    four workers, mostly stopped and cut off, each phase once
     python benchmarks/storm.py many     16 workers through 50 syncs, with joins and leaves
@@ -68,6 +69,8 @@ class Storm:
     """Seconds between two faults: above what a worker needs to come back, shared by the workers."""
     per_phase: int
     total: int
+    kinds: tuple[str, ...] = ()
+    """Of faults that each phase has to be struck by."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Of the runs that nobody disturbs."""
 
@@ -86,7 +89,7 @@ MANY: dict[str, object] = {
     "training.local_batch_size": 1,
 }
 STORMS = {
-    "four": Storm(settings=FOUR, interval=12, per_phase=8, total=80),
+    "four": Storm(settings=FOUR, interval=12, per_phase=8, total=80, kinds=("kill", "stop", "cut")),
     "pairs": Storm(settings=PAIRS, interval=45, per_phase=1, total=10),
     "short": Storm(settings=SHORT, interval=5, per_phase=1, total=10, seeds=(1,)),
     "many": Storm(settings=MANY, interval=20, per_phase=0, total=10, seeds=(1,)),
@@ -175,7 +178,7 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
     started = time.monotonic()
     calm = ThreadPoolExecutor(1).submit(undisturbed, outputs, chosen)
     workers, steps = (int(str((SETTINGS | dict(chosen.settings))[name])) for name in (GROUP_SIZE, STEPS))
-    while missing := figures.missing(per_phase=chosen.per_phase, total=chosen.total):
+    while missing := figures.missing(per_phase=chosen.per_phase, total=chosen.total, kinds=chosen.kinds):
         if time.monotonic() - started > limit:
             raise Failed(f"within {limit:g} s: {'; '.join(missing)}")
         number = len(losses)

@@ -44,10 +44,12 @@ class Figures:
     def of_phase(self, phase: str) -> int:
         return sum(count for (where, _), count in self.faults.items() if where == phase)
 
-    def missing(self, *, per_phase: int, total: int) -> list[str]:
-        """What has not been struck often enough, in words."""
+    def missing(self, *, per_phase: int, total: int, kinds: Sequence[str] = ()) -> list[str]:
+        """What has not been struck often enough, or in a phase not by each of `kinds`, in words."""
         short = [f"{phase} ({self.of_phase(phase)})" for phase in PHASES if self.of_phase(phase) < per_phase]
         words = [f"struck fewer than {per_phase} times: {', '.join(short)}"] if short else []
+        if unseen := [f"{kind} in {phase}" for phase in PHASES for kind in kinds if not self.faults[phase, kind]]:
+            words.append(f"never: {', '.join(unseen)}")
         if self.faults.total() < total:
             words.append(f"{self.faults.total()} faults instead of {total}")
         return words

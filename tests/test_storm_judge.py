@@ -74,5 +74,7 @@ def test_what_was_not_struck_is_missing(storm_judge: ModuleType, tmp_path: Path)
     assert figures.missing(per_phase=1, total=9) == [f"struck fewer than 1 times: {unstruck}"]
     assert figures.missing(per_phase=0, total=10) == ["9 faults instead of 10"]
     assert figures.missing(per_phase=0, total=9) == []
+    unseen = figures.missing(per_phase=0, total=9, kinds=["kill", "cut"])[0]
+    assert "cut in commit" in unseen and "kill in commit" not in unseen and "kill in vote" in unseen
     assert "vote (3)" in figures.missing(per_phase=4, total=0)[0]
     assert "commit" not in figures.missing(per_phase=4, total=0)[0]
