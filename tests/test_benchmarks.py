@@ -124,9 +124,25 @@ def test_a_failed_run_is_told_with_the_end_of_its_log(benchmark, tmp_path: Path)
         runs.wait([child])
 
 
-@pytest.mark.parametrize("kind", ["exchange", "sync"])
+@pytest.mark.parametrize("kind", ["exchange", "link", "sync"])
 def test_the_documented_tables_are_the_committed_ones(benchmark, kind: str) -> None:
     result = json.loads((CHECKOUT / "results" / "overhead" / f"{kind}.json").read_text())
     module: ModuleType = benchmark(f"overhead_{kind}")
     table = "\n".join(f"    {line}" for line in module.table(result).splitlines())
     assert table in (CHECKOUT / "docs" / "performance.md").read_text(), f"`{result['command']}` prints:\n{table}"
+
+
+def test_the_documented_table_of_sharded_muon_is_the_committed_one(benchmark) -> None:
+    result = json.loads((CHECKOUT / "results" / "muon" / "150M_ranks.json").read_text())
+    table = "\n".join(f"    {line}" for line in benchmark("muon_ranks").table(result).splitlines())
+    assert table in (CHECKOUT / "docs" / "muon-with-fsdp.md").read_text(), f"`{result['command']}` prints:\n{table}"
+
+
+def test_bytes_of_sharded_muon_are_the_least(benchmark) -> None:
+    """2 bytes an element each way, of all that the owner lacks."""
+    result = json.loads((CHECKOUT / "results" / "muon" / "150M_ranks.json").read_text())
+    elements = 6 * (4 * 512 * 512 + 3 * 512 * 1408)
+    assert [found["ranks"] for found in result["meshes"]] == [2, 4]
+    for found in result["meshes"]:
+        least = 4 * elements * (found["ranks"] - 1) / found["ranks"]
+        assert found["least_bytes"] == found["optimizers"]["muloco Muon"]["bytes"] == least
