@@ -1,4 +1,4 @@
-"""The command line: `muloco train`, `muloco prepare`, `muloco worker`."""
+"""The command line: `muloco train`, `muloco prepare`, `muloco worker`, `muloco sweep`."""
 
 import argparse
 import logging
@@ -11,13 +11,20 @@ from muloco.training.config import Config
 from muloco.training.load import ConfigError, find_config, load_config
 from muloco.training.resolve import resolve
 
-_TRAIN = """Train CONFIG: start the lighthouse and all workers on this machine, show them while they run, and end with a
-summary and a plot of the loss in the run's folder."""
+_TRAIN = """Train CONFIG: start the lighthouse and all workers, here or over the nodes of the SLURM job that this is,
+show them while they run, and end with a summary and a plot of the loss in the run's folder."""
 _PREPARE = """Tokenize the data of CONFIG into the cache ($MULOCO_CACHE, else ~/.cache/muloco), which `muloco train`
 would do first. For big data, on a machine with many cores."""
 _WORKER = """Run one worker of CONFIG (under torchrun where it has several ranks), joining the lighthouse at
 $TORCHFT_LIGHTHOUSE. `muloco train` and job scripts start workers with it; by hand, give each worker its
 --fault_tolerance.replica_id and all of them the same --run.name."""
+_SWEEP = """Write the job scripts of the sweep in FILE (a Python file with a function `sweep()`) and list its jobs, or
+submit them to SLURM: within the node limit, each once, and again what has failed. `muloco sweep FILE status` says where
+they stand. --section.field value words hold for all jobs. What --submit and status are not told is as in the last
+--dry-run."""
+
+_PLAN = """What the run of FILE, a config, will take, or all the runs of FILE, a sweep: GPUs, bytes on the wire, memory,
+and hours by the bandwidth of the workers' links. --section.field value words hold for all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,11 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.parser.print_help()
             return 0
         if command.config is None:
-            raise ConfigError(f"{command.parser.prog} needs a CONFIG; try `{command.parser.prog} --help`")
+            raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
         if command.help:
             overrides = [*overrides, "--help"]
-        chosen = load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
-        return command.run(command, chosen)
+        return command.run(command, overrides)
     except ConfigError as error:
         sys.stderr.write(f"muloco: {error}\n")
         return 2
@@ -51,10 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"muloco {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = _command(commands, "train", _train, "train on this machine", _TRAIN)
+    train = _command(commands, "train", _train, "train, here or over a SLURM job", _TRAIN)
     train.add_argument("--resume", action="store_true", help="take the run up again from its newest checkpoint")
     _command(commands, "prepare", _prepare, "tokenize a config's data", _PREPARE)
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
+    _add_sweep(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -70,17 +78,61 @@ def _command(commands, name: str, run, summary: str, description: str) -> argpar
     )
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="such as config/laptop/muloco.py, or a config.json")
     parser.add_argument("-h", "--help", action="store_true", help="show this, or after CONFIG its fields, and exit")
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, needs="CONFIG")
     return parser
 
 
-def _train(command: argparse.Namespace, chosen: Config) -> int:
+def _add_sweep(commands) -> None:
+    from muloco.sweeps.options import add_profile_options
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="write and submit many runs",
+        description=_SWEEP,
+        usage="muloco sweep FILE [--dry-run | --submit | status] [options] [--section.field value ...]",
+        epilog="`muloco train CONFIG --help` lists every field of a config.",
+        allow_abbrev=False,
+    )
+    sweep.add_argument("config", metavar="FILE", nargs="?", help="such as jobs/muloco_paper/ddp_baselines_h100.py")
+    what = sweep.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="write the scripts and list the jobs (the default)")
+    what.add_argument("--submit", action="store_true", help="write the scripts and submit them")
+    sweep.add_argument("--retry", action="store_true", help="submit also what has failed too often to be tried again")
+    sweep.add_argument("--folder", help="for the scripts; left out: generated_job_files/NAME beside FILE")
+    add_profile_options(sweep)
+    sweep.set_defaults(run=_sweep, parser=sweep, needs="FILE", help=False)
+
+
+def _add_plan(commands) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="hours, bytes and memory of runs to come",
+        description=_PLAN,
+        usage="muloco plan FILE [options] [--section.field value ...]",
+        epilog="`muloco train CONFIG --help` lists every field of a config.",
+        allow_abbrev=False,
+    )
+    plan.add_argument("config", metavar="FILE", nargs="?", help="a config or a sweep, as for `train` and `sweep`")
+    plan.add_argument("--gpu", default="H100", metavar="NAME", help="A100, H100, H200 or B200; left out: H100")
+    plan.add_argument("--gpus", type=int, metavar="N", help="of all workers of a run; left out: one a rank")
+    plan.add_argument("--utilization", type=float, metavar="SHARE", help="of the GPUs' peak; left out: 0.39")
+    plan.add_argument("--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link; several")
+    plan.add_argument("--plot", metavar="PICTURE", help="draws hours against bandwidth, as .png or .svg")
+    plan.set_defaults(run=_plan, parser=plan, needs="FILE", help=False)
+
+
+def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
+
+
+def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from rich.console import Console
     from rich.logging import RichHandler
 
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
+    chosen = _chosen(command, overrides)
     console = Console(soft_wrap=True, highlight=False)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
@@ -91,12 +143,13 @@ def _train(command: argparse.Namespace, chosen: Config) -> int:
     return outcome.status
 
 
-def _prepare(command: argparse.Namespace, chosen: Config) -> int:
+def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from rich.console import Console
     from rich.logging import RichHandler
 
     from muloco.training.data import prepare_data
 
+    chosen = _chosen(command, overrides)
     console = Console(soft_wrap=True, highlight=False)
     handler = RichHandler(console=console, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
@@ -104,9 +157,10 @@ def _prepare(command: argparse.Namespace, chosen: Config) -> int:
     return 0
 
 
-def _worker(command: argparse.Namespace, chosen: Config) -> int:
+def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from muloco.training.worker import run_worker
 
+    chosen = _chosen(command, overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
     logging.basicConfig(
@@ -123,3 +177,45 @@ def _worker(command: argparse.Namespace, chosen: Config) -> int:
     sys.stderr.flush()
     # A thread of gloo may still hold a tensor; to let go of it while Python ends would abort a worker that succeeded.
     os._exit(0)
+
+
+def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
+    from muloco.sweeps.command import run_sweep
+
+    return run_sweep(command, words)
+
+
+def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, PAPER_UTILIZATION, plan
+    from muloco.analysis.plan_table import plan_table, plot_plans, totals
+
+    rates = tuple(command.gbit or BANDWIDTHS)
+    if not all(rate > 0 for rate in rates):
+        raise ConfigError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
+    options = {"gpu": command.gpu, "gpus": command.gpus, "utilization": command.utilization or PAPER_UTILIZATION}
+    plans = [plan(config, name=name, **options) for name, config in _to_plan(command, words)]
+    console = Console(soft_wrap=False, highlight=False)
+    console.print(plan_table(plans, rates))
+    console.print(totals(plans, rates))
+    console.print(ASSUMPTIONS, style="dim")
+    if command.plot:
+        plot_plans(plans, Path(command.plot))
+        console.print(f"curves: {command.plot}", soft_wrap=True)
+    return 0
+
+
+def _to_plan(command: argparse.Namespace, words: Sequence[str]) -> list[tuple[str, Config]]:
+    """Names and resolved configs of what FILE holds."""
+    from muloco.sweeps.cluster import ClusterProfile
+    from muloco.sweeps.expand import expand
+    from muloco.sweeps.files import load_sweep
+
+    file = find_config(command.config)
+    if "def sweep(" not in file.read_text():
+        return [(file.stem, resolve(_chosen(command, words)))]
+    expansion = expand(load_sweep(command.config), overrides=words, profile=ClusterProfile())
+    return [(job.name, job.resolved) for job in expansion.jobs]

@@ -1,1 +1,6 @@
-"""Looking at finished runs. Reads run folders and nothing else."""
+"""Looking at finished runs, and ahead at runs to come: plots, reports, scaling laws, time and memory."""
+
+from muloco.analysis.power_law import PowerLaw, fit_power_law
+from muloco.analysis.wall_clock import WallClock, wall_clock
+
+__all__ = ["PowerLaw", "WallClock", "fit_power_law", "wall_clock"]

@@ -68,7 +68,7 @@ def build_outer_loop(
             passed=passed,
         ),
         sync_interval=ft.sync_steps,
-        fragments=_fragments(config, parameters),
+        fragments=fragments_of(config, parameters),
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
@@ -194,7 +194,8 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     )
 
 
-def _fragments(config: Config, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
+def fragments_of(config: Config, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
+    """The names of the parameters of each fragment that a config (resolved) asks for."""
     modules = config.fault_tolerance.module_fqns_per_model_fragment
     if modules is not None:
         return by_modules(list(parameters), [fragment.split(",") for fragment in modules])

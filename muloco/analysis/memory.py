@@ -1,0 +1,62 @@
+"""Memory of a worker's training state, in fp32 words a parameter and in bytes (PAPER 6.2)."""
+
+from dataclasses import dataclass
+
+WORD = 4
+"""Bytes of an fp32 number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of a whole worker; its ranks share them where the model is sharded. Activations are not in it."""
+
+    parameters: int
+    gradients: int
+    inner: int
+    """State of the inner optimizer."""
+    outer: int
+    """Anchor and outer optimizer."""
+    error_feedback: int
+    syncing: int
+    """Only while a fragment is exchanged: its pseudogradient and the mean."""
+
+    @property
+    def state(self) -> int:
+        """All that is always there."""
+        return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback
+
+    @property
+    def peak(self) -> int:
+        return self.state + self.syncing
+
+
+def memory(
+    *,
+    parameters: int,
+    matrix_parameters: int = 0,
+    averaged: bool = False,
+    outer_buffers: int | None = None,
+    error_feedback: bool = False,
+    fragments: int = 1,
+) -> Memory:
+    """The training state of one worker.
+
+    Args:
+        parameters: N.
+        matrix_parameters: of them, those stepped by Muon, which keeps one buffer; the others' AdamW keeps two.
+        averaged: by GPA, which keeps z.
+        outer_buffers: of the outer optimizer, of N each: 1 for sgd with momentum, 0 without, 2 for adamw; None: there
+            is no outer loop, and so no anchor.
+        error_feedback: of what is compressed.
+        fragments: J, of equal size.
+    """
+    n = WORD * parameters
+    has_outer = outer_buffers is not None
+    return Memory(
+        parameters=n,
+        gradients=n,
+        inner=WORD * (matrix_parameters + 2 * (parameters - matrix_parameters)) + (n if averaged else 0),
+        outer=n * (1 + outer_buffers) if outer_buffers is not None else 0,
+        error_feedback=n if error_feedback else 0,
+        syncing=2 * n // fragments if has_outer else 0,
+    )

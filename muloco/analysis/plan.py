@@ -1,0 +1,179 @@
+"""What a run will take, before the cluster is rented: GPUs, bytes, memory, and hours by the links' bandwidth.
+
+Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; within a
+worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a step over the link
+(16-bit gradients, once), as in the paper's own model (PAPER 6.1); several workers send what their codec makes of the
+fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from muloco.analysis.memory import Memory, memory
+from muloco.analysis.wall_clock import WallClock, wall_clock
+from muloco.model.flavors import flavor
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+ASSUMPTIONS = (__doc__ or "").split("\n\n", 1)[1].strip()
+BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
+"""Gbit/s of a worker's link."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """By its data sheet."""
+
+    flops: float
+    """bf16, dense, a second."""
+    memory: float
+    """Bytes."""
+
+
+GPUS = {
+    "A100": Gpu(312e12, 80e9),
+    "H100": Gpu(989e12, 80e9),
+    "H200": Gpu(989e12, 141e9),
+    "B200": Gpu(2250e12, 180e9),
+}
+PAPER_UTILIZATION = 0.39
+"""Of H100s, which fits the paper's wall-clock figure (PAPER 6.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Of one run."""
+
+    name: str
+    steps: int
+    tokens: int
+    gpus: int
+    step_seconds: float
+    """Compute of an inner step."""
+    sync_steps: int
+    """Inner steps from one exchange over the link to the next."""
+    exchange_bytes: float
+    """That leave a worker for it, of the whole model."""
+    fragments: int
+    delay: int
+    memory: Memory
+    """Of a worker."""
+    bytes_per_gpu: float
+    """Of its largest share in that, at a sync."""
+    fits: bool
+    """Whether that is less than a GPU has. Activations come on top."""
+
+    def at(self, gbit_per_second: float) -> WallClock:
+        """The time on such links."""
+        return wall_clock(
+            steps=self.steps,
+            compute_seconds=self.step_seconds,
+            exchange_bytes=self.exchange_bytes,
+            gbit_per_second=gbit_per_second,
+            sync_steps=self.sync_steps,
+            fragments=self.fragments,
+            delay=self.delay,
+        )
+
+    def gpu_hours(self, gbit_per_second: float) -> float:
+        return self.at(gbit_per_second).total / 3600 * self.gpus
+
+
+def plan(
+    config: Config,
+    *,
+    gpu: str = "H100",
+    gpus: int | None = None,
+    utilization: float = PAPER_UTILIZATION,
+    name: str = "",
+) -> Plan:
+    """The plan of a run.
+
+    Args:
+        config: resolved.
+        gpu: a name in `GPUS`.
+        gpus: of all workers together; None: one for each rank of the config.
+        utilization: share of the peak that training reaches.
+        name: of the run; empty: the config's.
+
+    Raises:
+        ConfigError: an unknown GPU, or numbers that are not possible.
+    """
+    if gpu not in GPUS:
+        raise ConfigError(f"--gpu {gpu} is not known; there are {', '.join(GPUS)}")
+    if not 0 < utilization <= 1:
+        raise ConfigError(f"--utilization must be above 0 and at most 1; got {utilization:g}")
+    ranks = config.workers * config.ranks_per_worker
+    gpus = ranks if gpus is None else gpus
+    if gpus < 1:
+        raise ConfigError(f"--gpus must be at least 1; got {gpus}")
+    size = flavor(config.model.flavor)
+    assert config.training.steps is not None and config.training.tokens is not None
+    ft = config.fault_tolerance
+    apart = config.syncs and config.workers > 1
+    state = _memory(config)
+    per_gpu = state.peak / (config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree)
+    return Plan(
+        name=name or str(config.run.name),
+        steps=config.training.steps,
+        tokens=config.training.tokens,
+        gpus=gpus,
+        step_seconds=6 * size.parameters * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
+        sync_steps=ft.sync_steps if apart else 1,
+        exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
+        fragments=(ft.num_fragments or 1) if apart else 1,
+        delay=ft.fragment_sync_delay if apart else 0,
+        memory=state,
+        bytes_per_gpu=per_gpu,
+        fits=per_gpu < GPUS[gpu].memory,
+    )
+
+
+def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
+    """The one that is done first on such links."""
+    return min(plans, key=lambda plan: plan.at(gbit_per_second).total)
+
+
+def _memory(config: Config) -> Memory:
+    size = flavor(config.model.flavor)
+    optimizer = config.optimizer
+    muon = (optimizer.matrix.rule or ("muon" if optimizer.name == "Muon" else "adamw")) == "muon"
+    buffers = {"sgd": int(bool(config.outer_optimizer.momentum)), "adamw": 2, "muon": 1}
+    return memory(
+        parameters=size.parameters,
+        matrix_parameters=size.matrix_parameters if muon else 0,
+        averaged=optimizer.name == "GPA",
+        outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
+        error_feedback=config.compression.error_feedback,
+        fragments=config.fault_tolerance.num_fragments or 1,
+    )
+
+
+def _exchange_bytes(config: Config) -> int:
+    """Of the worker that sends most."""
+    from muloco.outer.exchange import bytes_sent
+    from muloco.training.outer import build_compression, fragments_of
+
+    shapes = _shapes(config.model.flavor)
+    compression = build_compression(config.compression, shapes)
+    total = 0
+    for fragment in fragments_of(config, shapes):
+        wire = compression.wire({name: shapes[name] for name in fragment})
+        total += max(bytes_sent(wire, config.workers, rank) for rank in range(config.workers))
+    return total
+
+
+@cache
+def _shapes(name: str):
+    """The model's parameters, without memory."""
+    from muloco.model import build
+
+    return {name: parameter.detach() for name, parameter in build(name, device="meta").named_parameters()}
+
+
+def hours(seconds: float) -> str:
+    """For a table: three digits, in hours."""
+    value = seconds / 3600
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,144 @@
+"""Power laws of loss against compute, L = A C^a + L_irr (PAPER 5.5), and of other positive numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+BREADTH = 1e-3
+"""Relative deviations of a loss that are more than noise."""
+RESAMPLES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """coefficient * x ** exponent + irreducible."""
+
+    coefficient: float
+    exponent: float
+    irreducible: float = 0.0
+    exponent_interval: tuple[float, float] | None = None
+    """90 % bootstrap interval; None: not asked for."""
+    irreducible_interval: tuple[float, float] | None = None
+    """The same, where it was fitted."""
+
+    def predict(self, compute: float | Sequence[float] | np.ndarray) -> np.ndarray:
+        """The value at each x, as float64."""
+        return self.coefficient * np.asarray(compute, dtype=float) ** self.exponent + self.irreducible
+
+
+def fit_power_law(
+    compute: Sequence[float],
+    loss: Sequence[float],
+    irreducible: float | None = None,
+    *,
+    breadth: float = BREADTH,
+    intervals: bool = False,
+    seed: int = 0,
+) -> PowerLaw:
+    """Fits L = A C^a + L_irr, robustly: deviations count squared while they are small, else linearly.
+
+    Args:
+        compute: C, positive; in FLOPs, 6 N D, for the paper's laws.
+        loss: L at each, of the same length.
+        irreducible: L_irr, below every loss; None: fitted too, at least 0, which takes three different C.
+        breadth: relative deviation of a loss up to which it counts squared.
+        intervals: also 90 % intervals, from refits to the fitted values with deviations drawn from those seen.
+        seed: of these draws.
+
+    Raises:
+        ValueError: too few points, values that are not positive, or a loss at or below L_irr.
+    """
+    x, y = _checked(compute, loss, "compute", "loss")
+    least = 3 if irreducible is None else 2
+    if len(set(x)) < least:
+        raise ValueError(
+            f"a fit {'without' if irreducible is None else 'with'} a given irreducible loss needs "
+            f"{least} different computes; got {len(set(x))}"
+        )
+    if irreducible is not None and not 0 <= irreducible < y.min():
+        raise ValueError(f"irreducible must be from 0 to below every loss ({y.min():g}); got {irreducible}")
+
+    def fit(values: np.ndarray) -> PowerLaw:
+        return _free(x, values, breadth) if irreducible is None else _fixed(x, values, irreducible, breadth)
+
+    law = fit(y)
+    if not intervals:
+        return law
+    drawn = [fit(values) for values in _redrawn(x, y, law, 3 if irreducible is None else 2, seed)]
+    law = replace(law, exponent_interval=_interval([one.exponent for one in drawn]))
+    return (
+        law
+        if irreducible is not None
+        else replace(law, irreducible_interval=_interval([one.irreducible for one in drawn]))
+    )
+
+
+def _checked(x: Sequence[float], y: Sequence[float], *names: str) -> tuple[np.ndarray, np.ndarray]:
+    arrays = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if arrays[0].shape != arrays[1].shape or arrays[0].ndim != 1:
+        raise ValueError(f"{names[0]} and {names[1]} must be of one length; got {len(x)} and {len(y)}")
+    for name, values in zip(names, arrays, strict=True):
+        if not np.all((values > 0) & np.isfinite(values)):
+            raise ValueError(f"{name} must be positive and finite; got {list(values)}")
+    return arrays
+
+
+def _fixed(x: np.ndarray, y: np.ndarray, irreducible: float, breadth: float) -> PowerLaw:
+    from scipy.optimize import least_squares
+
+    logs, targets = np.log(x), np.log(y - irreducible)
+    middle = logs.mean()
+    scale = breadth * float(np.median(y / (y - irreducible)))  # as a deviation of the target
+    slope, height = np.polyfit(logs - middle, targets, 1)
+
+    def deviations(at: np.ndarray) -> np.ndarray:
+        return at[0] * (logs - middle) + at[1] - targets
+
+    slope, height = least_squares(deviations, (slope, height), loss="soft_l1", f_scale=scale).x
+    return PowerLaw(coefficient=float(np.exp(height - slope * middle)), exponent=float(slope), irreducible=irreducible)
+
+
+def _free(x: np.ndarray, y: np.ndarray, breadth: float) -> PowerLaw:
+    """All three numbers at once, from the best of a grid of irreducible losses."""
+    from scipy.optimize import least_squares
+
+    logs, targets = np.log(x), np.log(y)
+    middle = logs.mean()
+
+    def line(irreducible: float) -> tuple[float, float, float]:
+        """The least squares of what is above it: the start, and its quality."""
+        above = np.log(y - irreducible)
+        slope, height = np.polyfit(logs - middle, above, 1)
+        relative = (slope * (logs - middle) + height - above) * (1 - irreducible / y)
+        return slope, height, float(np.square(relative).sum())
+
+    most = float(y.min()) * (1 - 1e-9)
+    start = min(np.linspace(0, most, 100, endpoint=False), key=lambda value: line(value)[2])
+
+    def deviations(at: np.ndarray) -> np.ndarray:
+        return np.log(np.exp(at[0] * (logs - middle) + at[1]) + at[2]) - targets
+
+    slope, height, irreducible = least_squares(
+        deviations,
+        (*line(start)[:2], start),
+        bounds=([-np.inf, -np.inf, 0.0], [np.inf, np.inf, most]),
+        x_scale=(0.1, 0.1, 0.1),
+        loss="soft_l1",
+        f_scale=breadth,
+    ).x
+    coefficient = float(np.exp(height - slope * middle))
+    return PowerLaw(coefficient=coefficient, exponent=float(slope), irreducible=float(irreducible))
+
+
+def _redrawn(x: np.ndarray, y: np.ndarray, law: PowerLaw, fitted_numbers: int, seed: int) -> list[np.ndarray]:
+    """Losses as they might have been: those of the law, with deviations drawn from the ones seen."""
+    values = law.predict(x)
+    widen = np.sqrt(len(x) / max(1, len(x) - fitted_numbers))  # a fit's own deviations are too small
+    draws = np.random.default_rng(seed).choice((y / values - 1) * widen, (RESAMPLES, len(x)))
+    return [np.maximum(values * (1 + draw), law.irreducible + 1e-9) for draw in draws]
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.percentile(values, (5, 95))
+    return float(low), float(high)

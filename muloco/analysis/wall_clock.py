@@ -1,0 +1,67 @@
+"""How long a run takes, idealized: compute, and what exchanges between workers add to it (PAPER 6.1)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class WallClock:
+    """Seconds of a run."""
+
+    compute: float
+    communication: float
+    """That inner steps stand still for."""
+    hidden: float
+    """Of exchanges that run beside inner steps."""
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.communication
+
+    @property
+    def utilization(self) -> float:
+        """Share of the time that is compute."""
+        return self.compute / self.total
+
+
+def wall_clock(
+    *,
+    steps: int,
+    compute_seconds: float,
+    exchange_bytes: float,
+    gbit_per_second: float,
+    sync_steps: int = 1,
+    fragments: int = 1,
+    delay: int = 0,
+) -> WallClock:
+    """The time of a run whose workers exchange something every `sync_steps` inner steps.
+
+    Args:
+        steps: inner steps of the run.
+        compute_seconds: of one inner step, all that is within a worker included.
+        exchange_bytes: that leave a worker for one sync of the whole model; both directions of its link are busy.
+        gbit_per_second: of each worker's link, in each direction.
+        sync_steps: H; 1: every step, as data-parallel training does.
+        fragments: J, each exchanged once in H steps.
+        delay: tau, inner steps beside which the exchange of a fragment runs.
+
+    Raises:
+        ValueError: a number is not positive, or the delay is negative.
+    """
+    positive = {
+        "steps": steps,
+        "compute_seconds": compute_seconds,
+        "gbit_per_second": gbit_per_second,
+        "sync_steps": sync_steps,
+        "fragments": fragments,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0; got {value}")
+    if exchange_bytes < 0 or delay < 0:
+        raise ValueError(f"exchange_bytes and delay must be 0 or more; got {exchange_bytes} and {delay}")
+    exchange = 8 * exchange_bytes / fragments / (gbit_per_second * 1e9)
+    hidden = min(exchange, delay * compute_seconds)
+    exchanges = steps / sync_steps * fragments
+    return WallClock(
+        compute=steps * compute_seconds, communication=exchanges * (exchange - hidden), hidden=exchanges * hidden
+    )

@@ -1,0 +1,154 @@
+"""Plans: the paper's memory (PAPER 6.2) and hours (6.1) by configs, bytes by the codecs, and the command."""
+
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from muloco.analysis import published
+from muloco.analysis.plan import GPUS, fastest, plan
+from muloco.model import build
+from muloco.model.flavors import flavor
+from muloco.optim import Muon
+from muloco.outer import Crowd, OuterLoop
+from muloco.outer.in_process import InProcessGroup
+from muloco.training.config import Config, OuterOptimizer
+from muloco.training.load import CHECKOUT, ConfigError, load_config
+from muloco.training.optimizers import PATTERNS
+from muloco.training.outer import build_outer_optimizer
+from muloco.training.resolve import resolve
+
+N = flavor("15B").parameters
+
+
+def paper(method: str, **fields) -> Config:
+    """A run of the paper at 15B: one rank a worker, whose number of GPUs the test gives."""
+    config = load_config("config/diloco/2x_4gpu_muloco.py")
+    config.model.flavor, config.parallelism.data_parallel_replicate_degree = "15B", 1
+    config.training.local_batch_size = 1
+    config.optimizer.name = "Muon" if "Mu" in method else "AdamW"
+    config.fault_tolerance.group_size = int(method.partition("K=")[2] or 1)
+    if method.startswith("DP"):
+        config.fault_tolerance.semi_sync_method = "none"
+    for name, value in fields.items():
+        section, field = name.split("__")
+        setattr(getattr(config, section), field, value)
+    return resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "gigabytes"), [("DP AdamW", 243.7), ("DP Muon", 187.5), ("DiLoCo K=1", 365.5), ("MuLoCo K=1", 309.3)]
+)
+def test_the_papers_memory(method: str, gigabytes: float) -> None:
+    assert plan(paper(method)).memory.state / 1e9 == pytest.approx(gigabytes, abs=0.1)
+
+
+def test_error_feedback_adds_n_words() -> None:
+    compressed = {"compression__kind": "linear", "compression__bits": 4}
+    without, with_ = (plan(paper("MuLoCo K=16", **compressed, compression__error_feedback=on)) for on in (False, True))
+    assert with_.memory.state - without.memory.state == 4 * N
+
+
+@pytest.mark.parametrize("sharded", [1, 8])
+def test_a_gpu_holds_its_share(sharded: int) -> None:
+    planned = plan(paper("DP AdamW", parallelism__data_parallel_shard_degree=sharded), gpus=sharded)
+    assert planned.bytes_per_gpu == planned.memory.peak / sharded and planned.fits == (sharded == 8)
+
+
+@pytest.mark.parametrize("method", published.WALL_CLOCK)
+@pytest.mark.parametrize("gbit", [10, 6400])
+def test_the_papers_hours(method: str, gbit: int) -> None:
+    """4096 tokens a GPU and step. With K = 16 the paper charges 16 bits a parameter and sync, once: half of bf16 both
+    ways."""
+    steps = published.WALL_CLOCK_STEPS[method]
+    batch = round(flavor("15B").token_budget / steps / 2048)
+    codec = {"compression__kind": "bf16"} if "K=16" in method else {}
+    planned = plan(paper(method, training__global_batch_size=batch, training__steps=steps, **codec), gpus=batch // 2)
+    time = planned.at(gbit)
+    once = planned.exchange_bytes / (2 * N) if "K=16" in method else 1.0
+    assert once == pytest.approx(1.0 if "K=16" not in method else 2 * 15 / 16, rel=1e-3)
+    assert (time.compute + time.communication / once) / 3600 == pytest.approx(
+        published.WALL_CLOCK[method][gbit], rel=0.04
+    )
+
+
+@pytest.mark.parametrize(
+    ("codec", "share"), [({}, 1.0), ({"kind": "linear", "bits": 4}, 1 / 8), ({"kind": "topk", "fraction": 0.01}, None)]
+)
+@pytest.mark.parametrize("workers", [2, 8])
+def test_bytes_are_those_of_the_codec(codec: dict, share: float | None, workers: int) -> None:
+    fields = {f"compression__{name}": value for name, value in codec.items()}
+    sent = plan(paper(f"MuLoCo K={workers}", model__flavor="416M", **fields)).exchange_bytes
+    full = 2 * (workers - 1) / workers * 4 * flavor("416M").parameters
+    if share is None:
+        assert 0.005 * full < sent < 0.02 * full
+    else:
+        assert sent == pytest.approx(share * full, rel=0.02)
+
+
+def test_the_state_of_a_worker_is_what_is_planned() -> None:
+    """Every tensor that model, inner optimizer and outer loop keep after a window, counted."""
+    config = resolve(load_config("config/laptop/muloco.py"))
+    model = build(config.model.flavor, device="cpu")
+    params = dict(model.named_parameters())
+    matrices = [p for n, p in params.items() if n.startswith("layers.") and p.ndim == 2]
+    others = [p for p in params.values() if all(p is not matrix for matrix in matrices)]
+    inner = Muon([{"params": matrices}, {"params": others, "algorithm": "adamw"}], lr=0.01)
+    loop = OuterLoop(
+        params,
+        partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6)),
+        InProcessGroup(1).transport(0),
+        crowd=Crowd(),
+        sync_interval=1,
+    )
+    loop.start(0)
+    for param in params.values():
+        param.grad = torch.ones_like(param)
+    inner.step()
+    loop.after_inner_step(1, last=True)
+    kept = [*params.values(), *(p.grad for p in params.values())]
+    kept += [t for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor) and t.ndim]
+    kept += [t for tensors in loop.global_tensors().values() for t in tensors.values() if t.ndim]
+    scalars = sum(t.numel() for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor))
+    assert scalars  # the numbers of steps, which the plan leaves out
+    assert sum(4 * t.numel() for t in kept) == plan(config).memory.state
+    assert len(PATTERNS) == 4
+
+
+def test_the_fastest_depends_on_the_link() -> None:
+    """MuLoCo at K = 1 takes half as many steps as at K = 16, but sends at each of them (PAPER 6.1)."""
+    plans = [
+        plan(paper(f"MuLoCo K={k}", training__global_batch_size=b, training__steps=s), gpus=b // 2, name=f"K={k}")
+        for k, b, s in ((1, 8192, 18165), (16, 4096, 36330))
+    ]
+    assert [fastest(plans, rate).name for rate in (10, 6400)] == ["K=16", "K=1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpu": "H1000"}, "--gpu H1000 is not known; there are A100, H100"),
+        ({"gpus": 0}, "--gpus must be at least 1"),
+        ({"utilization": 1.5}, "--utilization must be above 0 and at most 1; got 1.5"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(paper("DP Muon"), **options)
+    assert GPUS["H100"].flops > 9e14
+
+
+def test_the_command(tmp_path) -> None:
+    picture = tmp_path / "hours.png"
+    command = [sys.executable, "-m", "muloco", "plan", "jobs/muloco_paper/ddp_baselines_h100.py"]
+    run = subprocess.run(
+        [*command, "--gbit", "10", "400", "--plot", str(picture)],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        env={"COLUMNS": "160", "PATH": "/usr/bin:/bin"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "GPU-hours of " in run.stdout and "6 N FLOPs a token" in run.stdout and picture.exists()
