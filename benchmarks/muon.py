@@ -1,6 +1,9 @@
 """One step of Muon on the matrices of a flavor: ours, torch's, those of other packages that are installed, and AdamW.
 
     python benchmarks/muon.py [--flavor 416M] [--threads N] [--rounds N] [--device cuda]
+    python benchmarks/muon.py --ranks 2,4 [--flavor 416M] [--rounds N]
+
+The second form steps matrices that are sharded over ranks, see benchmarks/muon_ranks.py. Of the first:
 
 All take turns in one run. Prints a table and writes results/muon/FLAVOR.json. "of GEMM" is the rate of the plain 5-step
 iteration (its FLOPs over the time of the whole step) beside that of a bf16 product of 1024-cubed measured in the same
@@ -26,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import muon_peers
+import muon_ranks
 import torch
 
 from muloco.model.flavors import Flavor, flavor
@@ -218,10 +222,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--rounds", type=int, default=9, help="timed steps of each optimizer")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--ranks", type=_counts, help="counts of ranks, one CPU thread each, to shard over")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     size = flavor(chosen.flavor)
     matrices = shapes(size)
+    if chosen.ranks:
+        if chosen.device != "cpu" or chosen.threads != parser.get_default("threads"):
+            parser.error("--ranks takes one CPU thread a rank: leave --device and --threads out")
+        write(size.alias, "_ranks", muon_ranks.compare(size.alias, matrices, chosen.ranks, chosen.rounds))
+        return
     device = torch.cuda.get_device_name() if chosen.device == "cuda" else f"{chosen.threads} CPU threads"
     result = {
         "command": f"python benchmarks/muon.py {' '.join(sys.argv[1:])}".strip(),
@@ -239,9 +249,16 @@ def main() -> None:
     }
     assert result["elements"] == size.matrix_parameters
     print(table(result))
+    write(size.alias, "" if chosen.device == "cpu" else f"_{chosen.device}", result)
+
+
+def write(alias: str, suffix: str, result: dict) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    suffix = "" if chosen.device == "cpu" else f"_{chosen.device}"
-    (RESULTS / f"{size.alias}{suffix}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{alias}{suffix}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line: `muloco train`, `muloco prepare`, `muloco worker`, `muloco sweep`."""
 
 import argparse
+import difflib
 import logging
 import os
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 
 from muloco import __version__
 from muloco.training.config import Config
+from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, find_config, load_config
 from muloco.training.resolve import resolve
 
@@ -23,6 +25,11 @@ submit them to SLURM: within the node limit, each once, and again what has faile
 they stand. --section.field value words hold for all jobs. What --submit and status are not told is as in the last
 --dry-run."""
 
+_EVAL = """Evaluate a CHECKPOINT (a run folder, or checkpoint/step-N in one) on lm-eval's tasks, zero-shot: lm-eval's
+JSON below evaluations/ in the run folder, a table, and the mean accuracy. Under torchrun the ranks share the work."""
+_EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one) into a new folder DIR: for
+transformers and what builds on it, or as a state dict of torch."""
+_GENERATE = """Go on from a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
 _PLAN = """What the run of FILE, a config, will take, or all the runs of FILE, a sweep: GPUs, bytes on the wire, memory,
 and hours by the bandwidth of the workers' links. --section.field value words hold for all of them."""
 
@@ -63,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
     _add_sweep(commands)
     _add_plan(commands)
+    _add_uses_of_checkpoints(commands)
     return parser
 
 
@@ -121,6 +129,28 @@ def _add_plan(commands) -> None:
     plan.set_defaults(run=_plan, parser=plan, needs="FILE", help=False)
 
 
+def _add_uses_of_checkpoints(commands) -> None:
+    from muloco import generate
+    from muloco.evals import options as eval_options
+    from muloco.export import options as export_options
+
+    for name, run, options, words, summary, description in (
+        ("eval", _eval, eval_options, "--tasks A,B", "lm-eval on a checkpoint", _EVAL),
+        ("export", _export, export_options, "DIR", "a checkpoint for transformers", _EXPORT),
+        ("generate", _generate, generate, "--prompt TEXT", "text from a checkpoint", _GENERATE),
+    ):
+        parser = commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            usage=f"muloco {name} CHECKPOINT {words} [options]",
+            allow_abbrev=False,
+        )
+        parser.add_argument("config", metavar="CHECKPOINT", nargs="?", help="outputs/NAME or .../checkpoint/step-N")
+        options.add_options(parser)
+        parser.set_defaults(run=run, parser=parser, needs="CHECKPOINT", help=False)
+
+
 def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
     return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
 
@@ -137,6 +167,10 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     config = resolve(chosen, config_name=find_config(command.config).stem)
+    if config.evaluation.tasks:
+        from muloco.evals.in_training import tasks_of
+
+        tasks_of(config)  # what is not known, or not here, is said now
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
         console.print(f"loss curve: {plot_loss(outcome.folder)}")
@@ -171,7 +205,13 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     )
     for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
         logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
-    run_worker(resolve(chosen, config_name=find_config(command.config).stem), chosen=chosen)
+    config = resolve(chosen, config_name=find_config(command.config).stem)
+    make_evaluation: MakeEvaluation | None = None
+    if config.evaluation.tasks:
+        from muloco.evals.in_training import TaskEvaluation
+
+        make_evaluation = TaskEvaluation
+    run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -219,3 +259,34 @@ def _to_plan(command: argparse.Namespace, words: Sequence[str]) -> list[tuple[st
         return [(file.stem, resolve(_chosen(command, words)))]
     expansion = expand(load_sweep(command.config), overrides=words, profile=ClusterProfile())
     return [(job.name, job.resolved) for job in expansion.jobs]
+
+
+def _eval(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.evals.command import run_eval
+
+    return run_eval(command)
+
+
+def _export(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.export.command import run_export
+
+    return run_export(command)
+
+
+def _generate(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.generate import run_generate
+
+    return run_generate(command)
+
+
+def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:
+    """Raises ConfigError for words that a command without a config does not know."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if words:
+        known = [name for action in command.parser._actions for name in action.option_strings]
+        nearest = difflib.get_close_matches(words[0].split("=")[0], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; try `{command.parser.prog} --help`"
+        raise ConfigError(f"unknown option {words[0]}{hint}")

@@ -6,12 +6,16 @@ tensor each of them is the identity, so that callers need no branch of their own
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
-__all__ = ["copies", "gather", "local", "shard_like", "to_host", "wrap"]
+__all__ = ["Axis", "axes", "copies", "gather", "local", "part_shape", "shard_like", "to_host", "wrap"]
 
 
 @torch.no_grad()
@@ -107,4 +111,74 @@ def copies(tensor: Tensor) -> int:
     if not isinstance(tensor, DTensor):
         return 1
     sizes = tensor.device_mesh.shape
-    return math.prod(size for size, placement in zip(sizes, tensor.placements, strict=True) if not placement.is_shard())
+    return math.prod(size for size, placement in zip(sizes, tensor.placements, strict=True) if placement.is_replicate())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Ranks that have parts of one tensor, or copies of it."""
+
+    group: ProcessGroup
+    """Those ranks, this one among them."""
+    dim: int | None
+    """The dimension that is divided, as `torch.chunk` does, ranks behind its end getting nothing; None: copies."""
+
+    @property
+    def size(self) -> int:
+        return self.group.size()
+
+    @property
+    def rank(self) -> int:
+        """This one's, in the group."""
+        return self.group.rank()
+
+    def lengths(self, length: int) -> list[int]:
+        """Of each rank's part of a dimension of this length."""
+        longest = -(-length // self.size)
+        return [max(0, min(longest, length - rank * longest)) for rank in range(self.size)]
+
+    def part(self, shape: torch.Size, rank: int) -> torch.Size:
+        """Shape of what a rank has of a tensor of this shape."""
+        if self.dim is None:
+            return shape
+        return torch.Size((*shape[: self.dim], self.lengths(shape[self.dim])[rank], *shape[self.dim + 1 :]))
+
+
+def part_shape(shape: torch.Size, axes: Sequence[Axis]) -> torch.Size:
+    """Shape of what this rank has of a tensor of this shape that is divided over these axes, one after the other."""
+    for axis in axes:
+        shape = axis.part(shape, axis.rank)
+    return shape
+
+
+def axes(tensor: Tensor) -> tuple[Axis, ...]:
+    """How a tensor lies on the ranks of its mesh: the axes that divide it, in the order in which they do, and then
+    those that repeat it. Axes of one rank are left out. A plain tensor has none.
+
+    Raises:
+        ValueError: the parts are not those of `torch.chunk`, axis by axis, or sums are pending.
+    """
+    if not isinstance(tensor, DTensor):
+        return ()
+    mesh, places = tensor.device_mesh, tensor.placements
+    used = [index for index, size in enumerate(mesh.shape) if size > 1]
+    plain = [index for index in used if isinstance(places[index], Shard)]
+    # FSDP2 divides what axes to its right, those of tensor parallelism, have divided already: it is strided over them.
+    strided = [
+        index
+        for index in reversed(used)
+        if isinstance(place := places[index], _StridedShard)
+        and place.split_factor == math.prod(mesh.size(i) for i in used if i > index and _dim(places[i]) == place.dim)
+    ]
+    copied = [index for index in used if places[index].is_replicate()]
+    found = tuple(Axis(mesh.get_group(index), _dim(places[index])) for index in (*plain, *strided, *copied))
+    if len(found) < len(used) or part_shape(tensor.shape, found) != local(tensor).shape:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} with placements {tensor.placements} has parts of shape "
+            f"{tuple(local(tensor).shape)} here; only replication and sharding as torch.chunk divides are known"
+        )
+    return found
+
+
+def _dim(placement: Placement) -> int | None:
+    return placement.dim if isinstance(placement, Shard | _StridedShard) else None

@@ -13,7 +13,8 @@ LEVELS = [
     {"optim", "outer"},
     {"model", "data", "pytorch"},
     {"training"},
-    {"launch", "analysis"},
+    {"launch", "analysis", "evals", "export", "generate"},
+    {"sweeps"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from muloco.training.config import Config
-from muloco.training.load import CHECKOUT, ConfigError, load_config
+from muloco.training.load import CHECKOUT, load_config
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
@@ -471,7 +471,7 @@ def codes(cell: str) -> list[str]:
 def test_what_the_table_offers_exists() -> None:
     offered = [word for _, ours in ROWS for word in codes(re.split(r"[^;|]*not there yet", ours)[0])]
     files = [word for word in offered if re.match(r"(config|jobs|docs|muloco)/", word)]
-    options = [word for word in offered if re.match(r"--\w+\.\w+$", word)]
+    options = [word for word in offered if re.match(r"--\w+\.\w+$", word) and word != "--section.field"]
     assert len(files) > 15 and [file for file in files if not (CHECKOUT / file).exists()] == []
     assert len(options) > 30 and [option for option in options if option not in OPTIONS] == []
 
@@ -479,7 +479,6 @@ def test_what_the_table_offers_exists() -> None:
 def test_what_the_table_says_is_not_there_yet_is_not() -> None:
     """Fails once it is: then the row has to say how."""
     missing = [word.strip(",") for old, ours in ROWS if ours.startswith("not there yet") for word in codes(old)]
-    assert len(missing) > 5
     assert [word for word in missing if word.startswith("jobs/") and (CHECKOUT / word).exists()] == []
     assert [word for word in missing if f"--{word}" in OPTIONS] == []
 
@@ -487,8 +486,4 @@ def test_what_the_table_says_is_not_there_yet_is_not() -> None:
 @pytest.mark.parametrize("old, ours", [row for row in ROWS if row[0].startswith("`config/d")])
 def test_configs_of_the_table(old: str, ours: str) -> None:
     (path,) = codes(old)
-    if ours == "not there yet":
-        with pytest.raises(ConfigError, match="does not have yet"):
-            load_config(path)
-    else:
-        assert ours == old and load_config(path)
+    assert ours == old and load_config(path)

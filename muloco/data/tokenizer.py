@@ -95,6 +95,14 @@ class DocumentTokenizer:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array([self.bos_id, *encoding.ids, self.eos_id], dtype=np.uint32) for encoding in encodings]
 
+    def encode_text(self, text: str) -> list[int]:
+        """The tokens of a text alone, without BOS and EOS."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; special tokens are left out."""
+        return self._tokenizer.decode(list(tokens))
+
     def copy_to(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, the latter with BOS and EOS in it."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Starting a run on this machine: the lighthouse, the workers, one view of them all."""
+"""Starting a run, here or over the nodes of a SLURM job: the lighthouse, the workers, one view of them all."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from muloco.launch.processes import Child
+from muloco.launch.processes import REFUSED, Child
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +17,6 @@ LAST_SECONDS = 60.0
 """From the first worker that is done to the end: all that take part in the last sync are done about then."""
 FAILURE_SECONDS = 3.0
 """After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
-_REFUSED = 2
-"""Exit status of a worker whose config is refused."""
 _FATAL = (
     # of the run
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun", "StateLost"),
@@ -137,7 +135,7 @@ def recoverable(child: Child) -> bool:
     """Whether a process may do better when it is started again: it was killed, it lost its peers or its device; but not
     where the run itself has gone wrong, or the program or its config is at fault."""
     reason = child.reason()
-    return not reason.startswith(tuple(f"{name}:" for name in _FATAL)) and reason != f"exit status {_REFUSED}"
+    return not reason.startswith(tuple(f"{name}:" for name in _FATAL)) and reason != f"exit status {REFUSED}"
 
 
 def _ended_by_asking(child: Child) -> bool:

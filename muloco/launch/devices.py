@@ -1,22 +1,10 @@
-"""Which devices and how many threads each worker gets, and what carries the exchange between workers."""
+"""Which devices and how many threads each worker gets on this machine, and what carries the outer exchange."""
 
 import os
-from dataclasses import dataclass
 
+from muloco.launch.placement import Placement, Station
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where the workers of a run live on this machine."""
-
-    environments: tuple[dict[str, str], ...]
-    """What each worker's environment adds to this one's, by worker."""
-    process_group: str
-    """gloo or nccl."""
-    description: str
-    """One line for the user."""
 
 
 def place(config: Config) -> Placement:
@@ -47,6 +35,8 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
             raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, this machine has none; use gloo")
         return Placement(
             environments=(common,) * workers,
+            stations=(Station(),) * workers,
+            lighthouse=Station(),
             process_group="gloo",
             description=f"{what} on the CPU: {cores} cores, {threads} thread{'s' * (threads != '1')} a rank, gloo",
         )
@@ -69,7 +59,13 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
             "fault_tolerance.group_size or parallelism.*_degree (workers of one rank can share a device)"
         )
     environments = tuple({**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices)
-    return Placement(environments=environments, process_group=group, description=description)
+    return Placement(
+        environments=environments,
+        stations=(Station(),) * workers,
+        lighthouse=Station(),
+        process_group=group,
+        description=description,
+    )
 
 
 def _usable_cores() -> int:

@@ -4,11 +4,11 @@ import logging
 import queue
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from muloco.launch.placement import Station
 from muloco.launch.processes import Child
 
 logger = logging.getLogger(__name__)
@@ -19,27 +19,35 @@ RESTARTS = 20
 
 
 def start_lighthouse(
-    *, workers: int, log: Path, heartbeat_timeout: float = 5.0, join_timeout: float = 60.0, port: int = 0
+    *,
+    workers: int,
+    log: Path,
+    station: Station = Station(),  # noqa: B008 (it is frozen)
+    heartbeat_timeout: float = 5.0,
+    join_timeout: float = 60.0,
+    port: int = 0,
 ) -> tuple[Child, str]:
-    """Starts `torchft_lighthouse` on a port of the loopback interface.
+    """Starts `torchft_lighthouse`, on one address alone.
 
     Args:
         workers: fewest that make a quorum.
         log: file for its output.
+        station: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
         join_timeout: seconds that those who have come wait for one that is alive but late.
         port: 0: a free one.
 
     Returns:
-        the process and its address, `http://127.0.0.1:PORT`.
+        the process and its address, `http://HOST:PORT`.
 
     Raises:
         RuntimeError: it did not come up; the message names its log.
     """
     lines: queue.Queue[str] = queue.Queue()
     command = [
-        _program("torchft_lighthouse"),
-        *("--bind", f"127.0.0.1:{port}"),
+        *station.start,
+        _program("torchft_lighthouse", station.python),
+        *("--bind", f"{station.host}:{port}"),
         *("--min_replicas", str(workers)),
         *("--heartbeat_timeout_ms", str(round(1000 * heartbeat_timeout))),
         *("--join_timeout_ms", str(round(1000 * join_timeout))),
@@ -53,7 +61,7 @@ def start_lighthouse(
         except queue.Empty:
             continue
         if match := re.search(r"listening on: http://.*:(\d+)", line):
-            return child, f"http://127.0.0.1:{match[1]}"
+            return child, f"http://{station.host}:{match[1]}"
     child.end(grace_seconds=1)
     raise RuntimeError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
 
@@ -63,12 +71,13 @@ class Lighthouse:
 
     Args:
         start: starts it on a port (0: a free one), as `start_lighthouse` does.
+        port: the first one.
     """
 
-    def __init__(self, start: Callable[[int], tuple[Child, str]]):
+    def __init__(self, start: Callable[[int], tuple[Child, str]], port: int = 0):
         self._start = start
         self._restarts = 0
-        self.child, self.address = start(0)
+        self.child, self.address = start(port)
 
     def keep_alive(self) -> bool:
         """To be called again and again. False: it is lost for good."""
@@ -78,13 +87,19 @@ class Lighthouse:
             return False
         logger.warning("the lighthouse was lost (%s) and is started again", self.child.reason())
         self._restarts += 1
-        self.child, _ = self._start(int(self.address.rsplit(":", 1)[1]))
+        try:
+            self.child, _ = self._start(int(self.address.rsplit(":", 1)[1]))
+        except RuntimeError as error:
+            logger.error("%s", error)
+            return False
         return True
 
 
-def _program(name: str) -> str:
-    """A program of this Python's environment, whether that is activated or not."""
-    beside = Path(sys.executable).parent / name
+def _program(name: str, python: str) -> str:
+    """A program of a Python's environment, whether that is activated or not."""
+    if "/" not in python:
+        return name
+    beside = Path(python).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
         raise RuntimeError(f"{name} is not installed; it comes with torchft: pip install torchft")

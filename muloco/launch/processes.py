@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+REFUSED = 2
+"""Exit status of a program of ours that cannot run as it is asked to."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -86,7 +88,8 @@ class Child:
             return f"killed by {signal.Signals(-status).name}"
         with self.log.open(errors="replace") as file:
             file.seek(self._log_start)
-            return exception_in(file.read()) or f"exit status {status}"
+            log = file.read()
+        return exception_in(log) or (refusal_in(log) if status == REFUSED else None) or f"exit status {status}"
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it and its children are gone
@@ -112,6 +115,12 @@ def exception_in(log: str) -> str | None:
                     found = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
                 break
     return found
+
+
+def refusal_in(log: str) -> str | None:
+    """What our program has said last, as the error that it is."""
+    said = re.findall(r"^muloco: (.*)$", log, flags=re.M)
+    return f"ConfigError: {said[-1]}" if said else None
 
 
 def _die_with_parent(number: int) -> None:

@@ -1,9 +1,8 @@
-"""The supervisor of a run on this machine: starts everything, watches it, ends everything, sums it up."""
+"""The supervisor of a run, here or over the nodes of a SLURM job: starts all, watches it, ends it, sums it up."""
 
 import logging
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.launch.allocation import current_allocation
 from muloco.launch.crew import Crew
-from muloco.launch.devices import Placement, place
+from muloco.launch.devices import place
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
+from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
+from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.summary import newest_checkpoint, reached_end, summarize, summary_table
 from muloco.training.config import Config
@@ -49,7 +51,7 @@ class Outcome:
 
 
 def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> Outcome:
-    """Runs all workers of a config on this machine until they are done.
+    """Runs all workers of a config until they are done: on this machine or, in a SLURM job, on its nodes.
 
     Args:
         config: resolved.
@@ -58,12 +60,13 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
         console: where to show it.
 
     Raises:
-        ConfigError: the run folder or this machine does not allow it.
+        ConfigError: the run folder, this machine or the SLURM job does not allow it.
     """
     started = time.monotonic()
     folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
     _check_folder(config, folder, resume=resume)
-    placement = place(config)
+    job = current_allocation()
+    placement = place(config) if job is None else place_in(config, job, environment=os.environ)
     attempt = next_attempt(folder)
     console.print(prepare_data(config).description(), markup=False)
     write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
@@ -76,7 +79,8 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             environment = _environment(attempt)
             lighthouse = None
             if config.worker_processes > 1:
-                lighthouse = Lighthouse(partial(_start_lighthouse, config, folder, children))
+                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children)
+                lighthouse = Lighthouse(start, placement.lighthouse.port)
                 environment["TORCHFT_LIGHTHOUSE"] = lighthouse.address
             crew = Crew(
                 lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
@@ -147,15 +151,16 @@ def _environment(attempt: int) -> dict[str, str]:
     return {
         "MULOCO_ATTEMPT": str(attempt),
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
-        # all processes are on this machine; gloo would look for the address of its host name
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
     }
 
 
-def _start_lighthouse(config: Config, folder: RunFolder, children: list[Child], port: int) -> tuple[Child, str]:
+def _start_lighthouse(
+    config: Config, folder: RunFolder, station: Station, children: list[Child], port: int
+) -> tuple[Child, str]:
     child, address = start_lighthouse(
         workers=config.fault_tolerance.min_replica_size,
         log=folder.log(LIGHTHOUSE),
+        station=station,
         heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
         join_timeout=config.fault_tolerance.straggler_timeout_seconds,
         port=port,
@@ -174,11 +179,14 @@ def _start_worker(
     worker: int,
 ) -> Child:
     """Starts a worker's process; it is added to `children` at once, so that whatever happens it is ended."""
+    station = placement.stations[worker]
+    # gloo by itself would look for the address of the host's name
+    interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
     child = Child(
         f"worker {worker}" if config.worker_processes == config.workers else "workers",
-        _worker_command(config, folder, worker, placement.process_group),
+        _worker_command(config, folder, worker, station, placement.process_group),
         log=folder.log(worker),
-        environment={**environment, **placement.environments[worker]},
+        environment={**environment, **interface, **placement.environments[worker]},
         on_line=partial(view.log, worker),
         end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
     )
@@ -186,19 +194,28 @@ def _start_worker(
     return child
 
 
-def _worker_command(config: Config, folder: RunFolder, worker: int, process_group: str) -> list[str]:
+def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
         module = [
-            *("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks_per_worker}"),
+            *("-m", "torch.distributed.run", f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
+            *_rendezvous(station),
             *(f"--signals-to-handle={TORCHRUN_SIGNALS}", f"--shutdown-timeout={LEAVE_SECONDS}"),
             *module,
         ]
     overrides = [
         *("--fault_tolerance.replica_id", str(worker)),
         *("--fault_tolerance.process_group", process_group),
+        *("--fault_tolerance.host", config.fault_tolerance.host or station.host),
     ]
-    return [sys.executable, *module, "worker", str(folder.config), *overrides]
+    return [*station.start, station.python, *module, "worker", str(folder.config), *overrides]
+
+
+def _rendezvous(station: Station) -> list[str]:
+    """How torchrun brings the ranks of a worker together; the node tells its number itself (`muloco.launch.node`)."""
+    if station.nodes == 1:
+        return ["--standalone", f"--local-addr={station.host}"]
+    return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]
 
 
 def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 __all__ = ["build", "flavors"]
 
 
-def build(flavor: str, device: str = "meta", *, seq_len: int = 2048) -> "nn.Module":
+def build(flavor: str, device: str = "meta", *, seq_len: int = 2048, dense: bool = False) -> "nn.Module":
     """The model of a flavor: initialized where the device is real, shapes alone on `meta`.
 
     Args:
         flavor: a name or alias of `flavors()`.
         device: `meta`, or where the parameters (fp32) are to live.
         seq_len: longest sequence, in tokens, that the rotary embedding is prepared for.
+        dense: attention takes dense masks (bool [B, 1, L, L], True where a query sees a key) on every device; without,
+            only on the CPU.
 
     Returns:
         a module; `model(tokens, positions, attention_masks)` maps int64 [B, L] to logits [B, L, vocabulary], with
@@ -30,7 +32,7 @@ def build(flavor: str, device: str = "meta", *, seq_len: int = 2048) -> "nn.Modu
     from muloco.model.llama import llama_config
 
     with torch.device("meta"):
-        model = llama_config(flavor, seq_len=seq_len).build()
+        model = llama_config(flavor, seq_len=seq_len, dense=dense).build()
     if torch.device(device).type != "meta":
         model.to_empty(device=device)
         with torch.no_grad():

@@ -1,9 +1,14 @@
-"""Attention with document masks on the CPU, where FlexAttention has no backward pass."""
+"""Attention with dense masks: on the CPU, where FlexAttention has no backward pass, and of trained models."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask
 
 from muloco._torchtitan import FlexAttention
 
@@ -29,11 +34,57 @@ class DenseDocumentAttention(FlexAttention):
     It derives from FlexAttention because torchtitan's trainer builds masks for that class (and for varlen) alone.
     """
 
+    past: "Past | None" = None
+    """Keys and values of earlier calls, which queries see as well; see `remembering`."""
+
     @dataclass(kw_only=True, slots=True)
     class Config(FlexAttention.Config):
         pass
 
     def forward(self, q_BLNH, k_BLNH, v_BLNH, *, attention_masks, scale=None, enable_gqa=False, **kwargs):
         q, k, v = (tensor.transpose(1, 2) for tensor in (q_BLNH, k_BLNH, v_BLNH))
+        if self.past is not None:
+            k, v = self.past.extended(k, v)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_masks, scale=scale, enable_gqa=enable_gqa)
         return out.transpose(1, 2)
+
+
+class Past:
+    """Keys and values [B, heads, L, head width] of all tokens so far."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def extended(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """With those of new tokens behind them."""
+        if self._seen is not None:
+            k, v = torch.cat((self._seen[0], k), dim=2), torch.cat((self._seen[1], v), dim=2)
+        self._seen = k, v
+        return k, v
+
+
+@contextlib.contextmanager
+def remembering(model: nn.Module) -> Iterator[None]:
+    """Within the context the model's dense attention remembers the tokens of every call: the next one goes on behind
+    them, given their positions and masks [B, 1, new, all] (None: new tokens see all)."""
+    layers = [module for module in model.modules() if isinstance(module, DenseDocumentAttention)]
+    for layer in layers:
+        layer.past = Past()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.past = None
+
+
+def attention_mask(model: Any, sees: torch.Tensor):
+    """A mask of any shape as the model's attention takes it.
+
+    Args:
+        model: `muloco.model.build`'s.
+        sees: bool [B, L, L], True where a query (second axis) sees a key.
+    """
+    if isinstance(model.config.first_attention.inner_attention, DenseDocumentAttention.Config):
+        return sees.unsqueeze(1)
+    rows, length, _ = sees.shape
+    return create_block_mask(lambda b, h, q, k: sees[b, q, k], rows, None, length, length, device=sees.device)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 PAPER_VOCABULARY = 128_256
 LAPTOP_VOCABULARY = 2048
+NORM_EPS = 1e-6
+ROPE_THETA = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)

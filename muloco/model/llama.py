@@ -38,11 +38,8 @@ from muloco._torchtitan import (
     spmd,
 )
 from muloco.model.attention import DenseDocumentAttention, document_mask
-from muloco.model.flavors import Flavor
+from muloco.model.flavors import NORM_EPS, ROPE_THETA, Flavor
 from muloco.model.flavors import flavor as find_flavor
-
-NORM_EPS = 1e-6
-ROPE_THETA = 500_000
 
 
 class PostNormBlock(Llama3TransformerBlock):
@@ -89,9 +86,12 @@ class MulocoLlama(Llama3Model):
             yield canonical_fqn(name), parameter
 
 
-def llama_config(flavor: str, *, seq_len: int) -> MulocoLlama.Config:
-    """torchtitan's config of a flavor; `seq_len` is the longest sequence in tokens."""
+def llama_config(flavor: str, *, seq_len: int, dense: bool = False) -> MulocoLlama.Config:
+    """torchtitan's config of a flavor; `seq_len` is the longest sequence in tokens. `dense`: attention takes dense
+    masks on every device, not on the CPU alone."""
     size = find_flavor(flavor)
+    dense = dense or device_type() == "cpu"
+    attention = DenseDocumentAttention if dense else FlexAttention
     head_std = size.width**-0.5
     return MulocoLlama.Config(
         dim=size.width,
@@ -99,7 +99,7 @@ def llama_config(flavor: str, *, seq_len: int) -> MulocoLlama.Config:
         tok_embeddings=Embedding.Config(
             num_embeddings=size.vocabulary, embedding_dim=size.width, param_init=_init(nn.init.normal_, std=1.0)
         ),
-        layers=[_block(size, layer, seq_len) for layer in range(size.layers)],
+        layers=[_block(size, layer, seq_len, attention) for layer in range(size.layers)],
         norm=_norm(size.width),
         lm_head=Linear.Config(
             in_features=size.width,
@@ -122,10 +122,9 @@ def model_spec(flavor: str, *, seq_len: int) -> ModelSpec:
     )
 
 
-def _block(size: Flavor, layer: int, seq_len: int) -> PostNormBlock.Config:
+def _block(size: Flavor, layer: int, seq_len: int, attention: type[FlexAttention]) -> PostNormBlock.Config:
     narrow = _init(nn.init.trunc_normal_, std=0.02)
     narrower_with_depth = _init(nn.init.trunc_normal_, std=depth_scaled_std(0.02, layer))
-    inner_attention = DenseDocumentAttention.Config() if device_type() == "cpu" else FlexAttention.Config()
     return PostNormBlock.Config(
         attention_norm=_norm(size.width),
         post_attention_norm=_norm(size.width),
@@ -136,7 +135,7 @@ def _block(size: Flavor, layer: int, seq_len: int) -> PostNormBlock.Config:
             n_heads=size.heads,
             wqkv_param_init=narrow,
             wo_param_init=narrower_with_depth,
-            inner_attention=inner_attention,
+            inner_attention=attention.Config(),
             qk_norm=_norm(size.head_width),
             rope=ComplexRoPE.Config(dim=size.head_width, max_seq_len=seq_len, theta=ROPE_THETA),
         ),

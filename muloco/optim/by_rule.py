@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from muloco.optim.adamw import adamw_update
 from muloco.optim.checks import check_distinct, check_gradients, check_group
@@ -15,7 +16,9 @@ from muloco.optim.roles import account, sort
 
 logger = logging.getLogger(__name__)
 
-RULES: dict[str, Callable[..., None]] = {"muon": muon_update, "adamw": adamw_update, "lion": lion_update}
+ELEMENTWISE: dict[str, Callable[..., None]] = {"adamw": adamw_update, "lion": lion_update}
+"""Rules that step each group, and each shard, for itself."""
+RULES = ("muon", *ELEMENTWISE)
 """What a group's `algorithm` may be."""
 
 
@@ -26,11 +29,24 @@ class ByRule(torch.optim.Optimizer):
         params: see `Muon`.
         defaults: of every option of the rules but `betas`.
         betas: default of the groups that have some.
+        process_group: see `Muon`.
     """
 
+    _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
+
     def __init__(
-        self, params: nn.Module | Iterable[Any], defaults: dict[str, Any], *, betas: tuple[float, float]
+        self,
+        params: nn.Module | Iterable[Any],
+        defaults: dict[str, Any],
+        *,
+        betas: tuple[float, float],
+        process_group: ProcessGroup | None,
     ) -> None:
+        if process_group is not None and not isinstance(process_group, ProcessGroup):
+            raise ValueError(
+                f"process_group must be None or a torch.distributed.ProcessGroup with this rank, not {process_group!r}"
+            )
+        self._process_group = process_group
         # Among the defaults, OneCycleLR and CyclicLR would find them and cycle them in place of Muon's momentum.
         self._betas = betas
         own = {"algorithm": "muon", "lr_factor": 1.0, "layout": None}
@@ -75,9 +91,12 @@ class ByRule(torch.optim.Optimizer):
 
     def _step(self) -> None:
         """The step itself; to be extended here and not in `step`, around which torch wraps the hooks of every class."""
-        for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
-            RULES[group["algorithm"]](params, group, self.state)
+        given = [([param for param in group["params"] if param.grad is not None], group) for group in self.param_groups]
+        for params, group in given:
+            if group["algorithm"] in ELEMENTWISE:
+                ELEMENTWISE[group["algorithm"]](params, group, self.state)
+        # of all groups at once, as ranks share the work
+        muon_update([one for one in given if one[1]["algorithm"] == "muon"], self.state, self._process_group)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_betas": self._betas}

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from muloco.optim.lookup import lookup
 from muloco.optim.matrices import LAYOUTS
@@ -51,10 +52,15 @@ def check_distinct(groups: list[dict[str, Any]], param_group: dict[str, Any]) ->
 def check_gradients(groups: list[dict[str, Any]]) -> None:
     """
     Raises:
-        ValueError: a gradient is sparse.
+        ValueError: a gradient is sparse, or a plain tensor where its parameter is a DTensor.
     """
     for group in groups:
         for name, param in named(group):
+            if isinstance(param, DTensor) and not isinstance(param.grad, DTensor | None):
+                raise ValueError(
+                    f"parameter{called(name)} of shape {tuple(param.shape)} is a DTensor, and its gradient is not; "
+                    "distribute it as the parameter is"
+                )
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(
                     f"parameter{called(name)} of shape {tuple(param.shape)} has a gradient of {param.grad.layout}; "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from muloco.optim.by_rule import ByRule
 from muloco.sharding import local
@@ -35,7 +36,8 @@ class MuLoCo1(ByRule):
         outer_momentum: in [0, 1); a group may have its own.
         sync_interval: inner steps of a window (H), at least 1; a group may have its own.
         weight_decay: of the inner step, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay: see `Muon`.
+        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group: see
+            `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for outer options out of range.
@@ -62,6 +64,7 @@ class MuLoCo1(ByRule):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         defaults = {
             "lr": inner_lr,
@@ -78,7 +81,7 @@ class MuLoCo1(ByRule):
             "cautious_weight_decay": cautious_weight_decay,
             "window": 0,
         }
-        super().__init__(params, defaults, betas=betas)
+        super().__init__(params, defaults, betas=betas, process_group=process_group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in `torch.optim.Optimizer`; it joins the window of the groups of its `sync_interval`.

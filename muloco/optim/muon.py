@@ -1,19 +1,23 @@
-"""Muon's rule for one parameter group: momentum, orthogonalized."""
+"""Muon's rule: momentum, orthogonalized. Ranks that hold the same matrices share the work."""
 
 import math
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Generator, Iterable, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor
 
 from muloco.optim.decay import decay_
 from muloco.optim.lookup import lookup
 from muloco.optim.matrices import from_matrices, matrix_shape, to_matrices
-from muloco.optim.orthogonalize import coefficients, orthogonal_direction
-from muloco.sharding import gather, local, shard_like
+from muloco.optim.orthogonalize import coefficients, exchange_dtypes, orthogonal_direction
+from muloco.optim.owners import Batch, Matrix, Stack, batches, split
+from muloco.optim.travel import from_owners, overlap, to_owners
+from muloco.sharding import Axis, axes
 
-__all__ = ["BATCH_ELEMENTS", "LR_SCALES", "muon_update"]
+__all__ = ["LR_SCALES", "muon_update"]
 
 LR_SCALES: dict[str, Callable[[int, int], float]] = {
     "spectral_norm": lambda rows, cols: math.sqrt(rows / cols),
@@ -22,56 +26,68 @@ LR_SCALES: dict[str, Callable[[int, int], float]] = {
 }
 """What the learning rate of a `[rows, cols]` = `[fan_out, fan_in]` matrix is multiplied by, by name."""
 
-BATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
-"""Matrices of one shape are orthogonalized together, up to so many elements, by device: more leave a CPU's caches,
-fewer leave cores idle when the matrices are small. That of a GPU is not measured."""
+
+def muon_update(
+    groups: Iterable[tuple[list[Tensor], dict[str, Any]]],
+    state: MutableMapping[Tensor, Any],
+    process_group: ProcessGroup | None = None,
+) -> None:
+    """One step, in place. See `muloco.optim.Muon`.
+
+    Args:
+        groups: of each parameter group, those of its parameters that have a gradient, and the group.
+        state: `momentum_buffer` by parameter.
+        process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other.
+    """
+    copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
+    matrices = [matrix for params, group in groups for param in params for matrix in _of(param, group, state, copies)]
+    overlap(_update(batch) for batch in batches(matrices))
 
 
-def muon_update(params: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any]) -> None:
-    """One step, in place, of parameters that have a gradient; state: `momentum_buffer`. See `muloco.optim.Muon`."""
-    for alike in _batches(params):
-        _update(alike, group, state)
-
-
-def _update(params: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any]) -> None:
-    updates = _stack([gather(_accumulate(param, group, state[param])) for param in params])
-    shape, layout = params[0].shape, group["layout"]
-    scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(shape, layout))
-    lr = group["lr"] * group["lr_factor"]
-    triples = coefficients(group["orthogonalization"], group["steps"])
-    if isinstance(lr, Tensor):  # reading it would wait for the device
-        directions = orthogonal_direction(to_matrices(updates, layout), triples, scale) * lr
-    else:
-        directions = orthogonal_direction(to_matrices(updates, layout), triples, lr * scale)
-    for param, direction in zip(params, from_matrices(directions, shape), strict=True):
-        own = shard_like(direction, param)
-        decay_(local(param), own, lr * group["weight_decay"], cautious=group["cautious_weight_decay"])
-        local(param).sub_(own)
-
-
-def _accumulate(param: Tensor, group: dict[str, Any], own: dict[str, Any]) -> Tensor:
-    assert param.grad is not None
+def _of(
+    param: Tensor, group: dict[str, Any], state: MutableMapping[Tensor, Any], copies: tuple[Axis, ...]
+) -> Iterable[Matrix]:
+    gradient, own = param.grad, state[param]
+    assert gradient is not None
     if "momentum_buffer" not in own:
         own["momentum_buffer"] = torch.zeros_like(param)
-    buffer = own["momentum_buffer"]
-    if local(buffer) is buffer:  # in one pass over the memory, half the time
-        torch.add(param.grad, buffer, alpha=group["momentum"], out=buffer)
-    else:  # a gradient may have sums pending, which DTensor sees to
-        buffer.mul_(group["momentum"]).add_(param.grad)
-    return param.grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
+    if not isinstance(param, DTensor):
+        return split(param, gradient, own["momentum_buffer"], group, copies)
+    assert isinstance(gradient, DTensor)
+    if gradient.placements != param.placements:  # as where sums are pending
+        gradient = gradient.redistribute(param.device_mesh, param.placements)
+    return split(param, gradient, own["momentum_buffer"], group, axes(param))
 
 
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]  # one needs no copy
+def _update(batch: Batch) -> Generator[None, None, None]:
+    matrices = [matrix for stack in batch.stacks for matrix in stack.matrices]
+    for matrix in matrices:
+        torch.add(matrix.gradient, matrix.momentum, alpha=matrix.group["momentum"], out=matrix.momentum)
+    given, result = exchange_dtypes(matrices[0].param)
+    stacks = yield from to_owners(batch, _look_ahead, given)
+    directions = yield from from_owners(batch, [_direction(stack, whole) for stack, whole in stacks], result)
+    for matrix, direction in zip(matrices, directions, strict=True):
+        group = matrix.group
+        lr = group["lr"] * group["lr_factor"]
+        if isinstance(lr, Tensor):
+            direction = direction * lr
+        decay_(matrix.param, direction, lr * group["weight_decay"], cautious=group["cautious_weight_decay"])
+        matrix.param.sub_(direction)
 
 
-def _batches(params: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Those alike together, at most `BATCH_ELEMENTS` (or one parameter) at a time."""
-    alike: dict[tuple, list[Tensor]] = {}
-    for param in params:
-        alike.setdefault((param.shape, param.dtype, param.device), []).append(param)
-    for same in alike.values():
-        most = BATCH_ELEMENTS.get(same[0].device.type, BATCH_ELEMENTS["cuda"])
-        size = max(1, most // max(1, same[0].numel()))
-        for start in range(0, len(same), size):
-            yield same[start : start + size]
+def _look_ahead(matrix: Matrix) -> Tensor:
+    """What is orthogonalized, with the new momentum."""
+    if not matrix.group["nesterov"]:
+        return matrix.momentum
+    return matrix.gradient.add(matrix.momentum, alpha=matrix.group["momentum"])
+
+
+def _direction(stack: Stack, whole: Tensor) -> Tensor:
+    """What is subtracted, but for a learning rate that is a tensor: reading it would wait for the device."""
+    group = stack.matrices[0].group
+    layout = group["layout"]
+    scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))
+    lr = group["lr"] * group["lr_factor"]
+    triples = coefficients(group["orthogonalization"], group["steps"])
+    factor = scale if isinstance(lr, Tensor) else lr * scale
+    return from_matrices(orthogonal_direction(to_matrices(whole, layout), triples, factor), stack.shape)

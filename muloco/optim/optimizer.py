@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from muloco.optim.by_rule import ByRule
 
@@ -18,10 +19,12 @@ class Muon(ByRule):
 
     A group with `"algorithm": "adamw"` or `"lion"` takes parameters of any shape and steps them by that rule instead.
 
-    Parameters may be DTensors: the full matrix is then orthogonalized, and the state is sharded as its parameter is.
-    Every rank of the mesh must step the same parameters in the same order. State of a parameter, of its shape, dtype
-    and layout: `momentum_buffer` (muon); `exp_avg`, `exp_avg_sq` and the number `step` (adamw); `exp_avg` (lion). Keys
-    of a group that are not known here are left alone.
+    Parameters may be DTensors: the full matrix is then orthogonalized, by one of the ranks of their mesh, and the state
+    is sharded as its parameter is (docs/muon-with-fsdp.md). All ranks of a mesh must step the same parameters, with a
+    gradient on all of them or on none, in the same order; else collectives wait until their group's timeout.
+
+    State of a parameter, of its shape, dtype and layout: `momentum_buffer` (muon); `exp_avg`, `exp_avg_sq` and the
+    number `step` (adamw); `exp_avg` (lion). Keys of a group that are not known here are left alone.
 
     Args:
         params: a module or (name, parameter) pairs, which are sorted into groups: matrices to muon; embeddings, head
@@ -40,10 +43,13 @@ class Muon(ByRule):
         betas: of adamw and lion, each in [0, 1).
         eps: of adamw, added to the root.
         cautious_weight_decay: decay only what the step does not move away from zero.
+        process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
+            them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
 
     Raises:
-        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown name, or a number
-            out of range. From `step`: a sparse gradient; nothing has changed then.
+        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown name, a number out
+            of range, or a process group without this rank. From `step`: a sparse gradient, or a plain one of a
+            DTensor; nothing has changed then.
 
     Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for
     hidden layers in neural networks" (2024); `rms_norm` is from "Muon is Scalable for LLM Training" (arXiv 2502.16982).
@@ -63,6 +69,7 @@ class Muon(ByRule):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -75,4 +82,4 @@ class Muon(ByRule):
             "eps": eps,
             "cautious_weight_decay": cautious_weight_decay,
         }
-        super().__init__(params, defaults, betas=betas)
+        super().__init__(params, defaults, betas=betas, process_group=process_group)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from muloco.optim.lookup import lookup
 
-__all__ = ["PRESETS", "coefficients", "orthogonal_direction", "orthogonalize"]
+__all__ = ["PRESETS", "coefficients", "exchange_dtypes", "orthogonal_direction", "orthogonalize"]
 
 Triple = tuple[float, float, float]
 Step = tuple[Triple, float]  # and what its result is multiplied by
@@ -169,7 +169,7 @@ def _polynomial(gram: Tensor, step: Step, *, out: Tensor) -> Tensor:
 def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`[batch, rows, cols]` -> a new tensor in `dtype`, each nonzero matrix of Frobenius norm one."""
     # The norm is taken after rounding, which spares a pass, unless rounding loses small numbers.
-    kind = dtype if torch.finfo(dtype).tiny <= torch.finfo(x.dtype).tiny else x.dtype
+    kind = dtype if _reaches_as_low(dtype, x.dtype) else x.dtype
     scaled = x.to(kind, copy=True)
     norm = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
     if not (_can_see(norm) and bool(((norm > 1e-9) & (norm < 1e9)).all())):
@@ -179,6 +179,18 @@ def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
         scaled = (x / torch.where(largest == 0, 1, largest / largest.frexp().mantissa)).to(kind)
         norm = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
     return scaled.mul_(torch.where(norm == 0, 1, norm.reciprocal())).to(dtype)
+
+
+def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
+    """In which dtype `orthogonal_direction` may be given this matrix with the same result, as it rounds to that before
+    anything else, but for numbers near the end of its range; and the dtype of the result."""
+    products = _fast_dtype(matrix.device.type)
+    smaller = products.itemsize < matrix.dtype.itemsize and _reaches_as_low(products, matrix.dtype)
+    return products if smaller else matrix.dtype, products
+
+
+def _reaches_as_low(dtype: torch.dtype, other: torch.dtype) -> bool:
+    return torch.finfo(dtype).tiny <= torch.finfo(other).tiny
 
 
 def _can_see(tensor: Tensor) -> bool:

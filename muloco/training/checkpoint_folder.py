@@ -104,16 +104,21 @@ class CheckpointFolder:
             NoWholeCheckpoint: there were whole ones, and all are damaged.
         """
         aside: list[str] = []
-        steps = sorted(self._steps(), reverse=True)
+        steps = self.steps()[::-1]
         for step in steps:
             try:
-                return self._read(step), aside
+                return self.read(step), aside
             except ValueError as error:
                 aside.append(f"{self._step(step)}: {error}")
         if any(self._manifest(step).exists() for step in steps):
             damages = "; ".join(aside)
             raise NoWholeCheckpoint(f"no checkpoint can be used ({damages}); move {self.root} away to start anew")
         return None, aside
+
+    def steps(self) -> list[int]:
+        """Of all checkpoints, whole or not, in ascending order."""
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.root.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
 
     def discard_unfinished(self, name: str) -> None:
         """Removes what earlier saves of a part have left half done."""
@@ -122,15 +127,19 @@ class CheckpointFolder:
 
     def purge(self, keep: int) -> None:
         """Removes what is older than the `keep` newest checkpoints with a manifest, whole or not; 0: nothing."""
-        with_manifest = sorted(step for step in self._steps() if self._manifest(step).exists())
+        with_manifest = [step for step in self.steps() if self._manifest(step).exists()]
         if keep and len(with_manifest) > keep:
-            for step in self._steps():
+            for step in self.steps():
                 if step < with_manifest[-keep]:
                     self._manifest(step).unlink(missing_ok=True)
                     shutil.rmtree(self._step(step), ignore_errors=True)  # what remains goes the next time
 
-    def _read(self, step: int) -> Manifest:
-        """Raises ValueError where the checkpoint is not whole: why."""
+    def read(self, step: int) -> Manifest:
+        """The checkpoint of a step.
+
+        Raises:
+            ValueError: there is none, or it is not whole: why.
+        """
         path = self._manifest(step)
         if not path.exists():
             raise ValueError("not all of its parts were written")
@@ -152,7 +161,3 @@ class CheckpointFolder:
 
     def _manifest(self, step: int) -> Path:
         return self._step(step) / _MANIFEST
-
-    def _steps(self) -> list[int]:
-        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.root.glob("step-*"))
-        return [int(match[1]) for match in found if match]

@@ -294,6 +294,26 @@ class Validation:
 
 
 @dataclass(kw_only=True)
+class Evaluation:
+    """lm-eval on the anchor while it is trained, zero-shot; docs/evaluation.md says more."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks and groups of lm-eval or of your own; `paper`: those of the paper. None given: no evaluation."""
+    at: tuple[int | float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """When: a number with a point is a share of the run (1.0: after the last step), one without is an inner step."""
+    include_path: str | None = None
+    """Folder with tasks of your own, as lm-eval's YAML files."""
+    limit: int | None = None
+    """Documents of each task. None: all."""
+    batch_tokens: int = 8192
+    """Tokens in a batch of a rank, padding included."""
+
+    def __post_init__(self) -> None:
+        """JSON knows lists only."""
+        self.tasks, self.at = tuple(self.tasks), tuple(self.at)
+
+
+@dataclass(kw_only=True)
 class Metrics:
     log_freq: int = 10
     """Inner steps between two lines of metrics."""
@@ -313,6 +333,8 @@ class Checkpoint:
     """How many of the newest checkpoints stay; 0: all."""
     asynchronous: bool = True
     """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
+    initial: str | None = None
+    """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: drawn."""
 
 
 @dataclass(kw_only=True)
@@ -350,6 +372,7 @@ class Config:
     activation_checkpoint: ActivationCheckpoint = field(default_factory=ActivationCheckpoint)
     compile: Compile = field(default_factory=Compile)
     validation: Validation = field(default_factory=Validation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     metrics: Metrics = field(default_factory=Metrics)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     chaos: Chaos = field(default_factory=Chaos)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,13 @@ class RunMetrics(MetricsProcessor):
         line = {self._validation_name: loss}
         super().log_validation(loss, step, extra_metrics={**(extra_metrics or {}), **line})
         self._write(step, line)
+
+    def log_evaluation(self, step: int, figures: Mapping[str, float], seconds: float) -> None:
+        """What an evaluation of the anchor after inner step `step` has found, by TASK/METRIC, and how long it took."""
+        line = {f"evaluation/{name}": value for name, value in figures.items()}
+        self.logger.log({**line, "evaluation_seconds": seconds}, step)
+        self._write(step, {"event": "evaluation", "evaluation_seconds": seconds, **line})
+        logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
 
     @contextlib.contextmanager
     def reporting_validation_as(self, name: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """From what the user chose to what will run: every derived value is derived here, once, and the whole is checked."""
 
 import copy
+import functools
 import importlib.util
 import math
 import time
@@ -11,6 +12,7 @@ from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
 from muloco.training.config import Compression, Config, Optimizer, Role
+from muloco.training.evaluation import check_evaluation
 from muloco.training.load import ConfigError
 
 _FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "skip_norms", "skip_embeddings")
@@ -45,6 +47,12 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = _weight_decay(config, size)
     _check_batches(config)
+    check_evaluation(config)
+    if config.checkpoint.initial is not None:
+        from muloco.training.initial import check_initial  # with torch, which plain runs need not wait for
+
+        config.checkpoint.initial = str(Path(config.checkpoint.initial).absolute())
+        check_initial(Path(config.checkpoint.initial), size)
     if config.run.name is None:
         config.run.name = f"{config_name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if Path(config.run.name).name != config.run.name:
@@ -187,7 +195,7 @@ def _resolve_data(config: Config, size: Flavor) -> None:
                 open_source(name, data.text_field)
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
-            entries = DocumentTokenizer(Path(data.tokenizer)).vocab_size
+            entries = _entries(Path(data.tokenizer))
             if entries > size.vocabulary:
                 raise ConfigError(
                     f"data.tokenizer {data.tokenizer} has {entries} entries, "
@@ -200,6 +208,12 @@ def _resolve_data(config: Config, size: Flavor) -> None:
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
+
+
+@functools.cache
+def _entries(tokenizer: Path) -> int:
+    """How many entries a tokenizer has. A large one takes a second to load, and a sweep asks for each of its runs."""
+    return DocumentTokenizer(tokenizer).vocab_size
 
 
 def _absolute(source: str) -> str:

@@ -1,6 +1,7 @@
 """What a run leaves on disk: where each file is, how metrics are written and read. Needs nothing but Python.
 
-    outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  checkpoint/  loss.png
+    outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  checkpoint/  tokenizer/
+                   evaluations/  loss.png
 
 Every worker writes a metrics file of its own, so that a shared file system needs no locks. A line is one JSON object;
 all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there are
@@ -14,6 +15,8 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there 
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
     fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
     validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
+    evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
+                       evaluation/mean over the accuracies of the tasks
 """
 
 import json
@@ -36,6 +39,8 @@ class RunFolder:
         self.summary = self.root / "summary.json"
         self.loss_plot = self.root / "loss.png"
         self.checkpoint = self.root / "checkpoint"
+        self.tokenizer = self.root / "tokenizer"
+        self.evaluations = self.root / "evaluations"
 
     def metrics(self, worker: int) -> Path:
         return self.root / "metrics" / f"worker-{worker:03d}.jsonl"

@@ -23,6 +23,7 @@ from muloco.model.llama import model_spec
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.checkpoint import RunCheckpoint
 from muloco.training.config import Config
+from muloco.training.evaluation import Evaluation, evaluation_steps
 from muloco.training.metrics import RunMetrics
 from muloco.training.optimizers import inner_optimizers
 from muloco.training.run_folder import RunFolder
@@ -41,6 +42,7 @@ def trainer_config(
     attempt: int,
     group: InProcessGroup | None,
     stop: StopRequest,
+    evaluation: Evaluation | None,
 ) -> MulocoTrainer.Config:
     """What one worker's trainer is built from.
 
@@ -51,6 +53,7 @@ def trainer_config(
         attempt: how many times the run has been started, this one included.
         group: the workers of this process, where they are not processes of their own.
         stop: tells whether the run shall stop before its end.
+        evaluation: evaluates the anchor on tasks; None: nobody asked for it, or another worker does.
     """
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
@@ -59,6 +62,7 @@ def trainer_config(
         muloco=config,
         group=group,
         stop=stop,
+        evaluation=evaluation,
         model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),
@@ -105,6 +109,7 @@ def trainer_config(
             enable=True,
             freq=config.validation.freq,
             last_step=training.steps,
+            evaluated=evaluation_steps(config),
             steps=config.validation.sequences // (training.local_batch_size * ranks),
             dataloader=HeldOutDataLoader.Config(
                 folders=tuple(str(prepared.folder) for prepared in data.held_out),

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.distributed as dist
 import tyro
 
 from muloco._torchtitan import ModelWrapper, Trainer
+from muloco.model.flavors import flavor
 from muloco.outer import OuterLoop, Transport
 from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
@@ -19,7 +21,9 @@ from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.config import Config as RunConfig
+from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
+from muloco.training.initial import load_initial
 from muloco.training.outer import build_outer_loop, build_transport
 from muloco.training.run_folder import RunFolder, newest_syncs
 from muloco.training.stop_request import StopRequest
@@ -39,6 +43,8 @@ class MulocoTrainer(Trainer):
         """The workers of this process, where they are not processes of their own."""
         stop: Annotated[StopRequest, tyro.conf.Suppress]
         """Whether the run shall stop before its end."""
+        evaluation: Annotated[Evaluation | None, tyro.conf.Suppress]
+        """Evaluates the anchor on tasks, after the steps that the validator's config names."""
 
     outer: OuterLoop | None = None
 
@@ -49,12 +55,16 @@ class MulocoTrainer(Trainer):
         self._leaves = False
         """Whether this worker stops here, before the last step."""
         self._ranks = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        initial = config.muloco.checkpoint.initial
+        if initial is not None and self.checkpointer.newest_step() is None:
+            load_initial(Path(initial), self.model_parts, flavor(config.muloco.model.flavor))
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
             self._averaging = Averaging(self.optimizers, self._parameters())
         if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
         self.validator.outer, self.validator.averaging = self.outer, self._averaging
+        self.validator.evaluation, self.validator.ranks = config.evaluation, self._ranks
         self.checkpointer.averaging = self._averaging
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)

@@ -1,15 +1,20 @@
-"""Validation of the anchor: what the workers have agreed on, not what one of them happens to hold."""
+"""Validation of the anchor: what the workers have agreed on, not what one of them happens to hold. And its evaluation
+on tasks, where that is asked for."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
 from muloco._torchtitan import Validator
 from muloco.outer import OuterLoop
 from muloco.phases import reach
 from muloco.training.averaging import Averaging
+from muloco.training.evaluation import Evaluation, random_state_kept
 
 
 class AnchorValidator(Validator):
@@ -19,41 +24,74 @@ class AnchorValidator(Validator):
     class Config(Validator.Config):
         last_step: int
         """Step after which the run ends; validated whatever `freq` says."""
+        evaluated: frozenset[int]
+        """Steps after which it is evaluated on tasks as well."""
 
     outer: OuterLoop | None = None
     """The trainer sets it; None: plain training, there is no anchor but the model itself."""
     averaging: Averaging | None = None
     """The trainer sets it; not None: what is validated is this worker's average."""
 
+    evaluation: Evaluation | None = None
+    """The trainer sets it; None: no evaluation."""
+    ranks: ProcessGroup | None = None
+    """The trainer sets it: of this worker, where there are several."""
+
     def should_validate(self, step: int) -> bool:
-        return step % self.config.freq == 0 or step == self.config.last_step
+        return self._validates(step) or self._evaluates(step)
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         reach("validation")
         started = time.perf_counter()
         tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
-        self._validate(model_parts, step)
-        # Validation counts neither as tokens nor as time of training.
+        if self._validates(step) and self.outer is not None and not self.outer.parameters_are_anchor:
+            self._report("local_validation_loss", model_parts, step)
+        with self._anchor_weights():
+            if self._validates(step):
+                self._report("validation_loss", model_parts, step)
+            if self._evaluates(step):
+                self._evaluate(model_parts, step)
+        # Neither counts as tokens or as time of training.
         self.metrics_processor.ntokens_since_last_log = tokens
         self.metrics_processor.time_last_log = last_log + time.perf_counter() - started
 
-    def _validate(self, model_parts: list[nn.Module], step: int) -> None:
+    def _validates(self, step: int) -> bool:
+        return step % self.config.freq == 0 or step == self.config.last_step
+
+    def _evaluates(self, step: int) -> bool:
+        return self.evaluation is not None and step in self.config.evaluated
+
+    @contextlib.contextmanager
+    def _anchor_weights(self) -> Iterator[None]:
         if self.averaging is not None:
             with self.averaging.average_weights():
-                self._report("validation_loss", model_parts, step)
-            return
-        if self.outer is None:
-            self._report("validation_loss", model_parts, step)
-            return
-        if not self.outer.parameters_are_anchor:
-            self._report("local_validation_loss", model_parts, step)
-        with self.outer.anchor_weights():
-            self._report("validation_loss", model_parts, step)
+                yield
+        elif self.outer is not None:
+            with self.outer.anchor_weights():
+                yield
+        else:
+            yield
+
+    def _evaluate(self, model_parts: list[nn.Module], step: int) -> None:
+        assert self.evaluation is not None
+        (model,) = model_parts
+        started = time.perf_counter()
+        model.eval()
+        with random_state_kept():
+            figures = self.evaluation(model, self.ranks)
+        model.train()
+        _reshard(model_parts)
+        if figures is not None:
+            self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
 
     def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
         with self.metrics_processor.reporting_validation_as(name):
             super().validate(model_parts, step)
-        # FSDP keeps the root's gathered weights after a forward pass without backward: the next pass must not use them.
-        for module in (module for part in model_parts for module in part.modules()):
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        _reshard(model_parts)
+
+
+def _reshard(model_parts: list[nn.Module]) -> None:
+    """FSDP keeps the root's gathered weights after a forward pass without backward: the next one must not use them."""
+    for module in (module for part in model_parts for module in part.modules()):
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -3,17 +3,21 @@
 import copy
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch.distributed import TCPStore
 
+from muloco.data.tokenizer import DocumentTokenizer
 from muloco.outer import TransportError
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
+from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import to_dict
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.stop_request import StopRequest
@@ -25,12 +29,13 @@ ATTEMPT = "MULOCO_ATTEMPT"
 """Environment variable: how many times the run has been started; the launcher sets it."""
 
 
-def run_worker(config: Config, *, chosen: Config) -> None:
+def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
     """Trains as worker `fault_tolerance.replica_id`, in the environment of torchrun or, without one, as its only rank.
 
     Args:
         config: resolved.
         chosen: what it was resolved from, for config.json.
+        make_evaluation: what evaluates the anchor after the steps that the config names; None: nothing does.
 
     Raises:
         RuntimeError: the environment does not fit the config, or training failed.
@@ -46,6 +51,9 @@ def run_worker(config: Config, *, chosen: Config) -> None:
     if os.environ["RANK"] == "0" and not folder.config.exists():
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     data = prepare_data(config)
+    if os.environ["RANK"] == "0":
+        _keep_tokenizer(data.tokenizer_folder, folder)
+    evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
     attempt = int(os.environ.get(ATTEMPT, "1"))
     stop = StopRequest()
     stop.listen()
@@ -55,7 +63,14 @@ def run_worker(config: Config, *, chosen: Config) -> None:
     def train(config: Config) -> None:
         trainer = None
         try:
-            trainer = trainer_config(config, folder, data, attempt=attempt, group=group, stop=stop).build()
+            first = not in_process or config.fault_tolerance.replica_id == 0  # in one process, one evaluation is enough
+            trainer = trainer_config(
+                *(config, folder, data),
+                attempt=attempt,
+                group=group,
+                stop=stop,
+                evaluation=evaluation if first else None,
+            ).build()
             trainer.train()
         finally:
             if trainer is not None:
@@ -70,6 +85,20 @@ def run_worker(config: Config, *, chosen: Config) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         del store
+
+
+def _keep_tokenizer(tokenizer: Path, folder: RunFolder) -> None:
+    """Copies the tokenizer into the run folder, where the model is of no use without it. Workers may do so at once."""
+    if folder.tokenizer.exists():
+        return
+    draft = folder.root / f".tokenizer.{uuid4().hex[:12]}"
+    DocumentTokenizer(tokenizer).copy_to(draft)
+    try:
+        draft.rename(folder.tokenizer)
+    except OSError:
+        if not folder.tokenizer.exists():
+            raise
+        shutil.rmtree(draft)  # another worker was quicker
 
 
 def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from muloco.training.run_folder import RunFolder, read_lines
 
 from .by_hand import wait_until
-from .runs import command, train
+from .runs import Run, command, train
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +79,37 @@ def test_a_killed_worker_is_started_again_and_takes_over_the_state_of_another(tm
     for line in syncs:
         anchors.setdefault(line["step"], set()).add(line["digest"])
     assert all(len(digests) == 1 for digests in anchors.values())
+
+
+def test_sharded_workers_that_stream_in_few_bits_come_back_and_resume(tmp_path: Path) -> None:
+    """Two workers of two ranks (FSDP2). The other one waits for the killed one, so that the end is the same each time;
+    in the checkpoint of step 27 a fragment is on its way."""
+    settings = {
+        "training__steps": 32,
+        "fault_tolerance__sync_steps": 8,
+        "fault_tolerance__num_fragments": 2,
+        "fault_tolerance__fragment_sync_delay": 1,
+        "fault_tolerance__min_replica_size": 2,
+        "compression__kind": "lloyd_max",
+        "compression__bits": 4,
+        "parallelism__data_parallel_shard_degree": 2,
+        "checkpoint__interval": 9,
+        "metrics__log_freq": 1,
+    }
+    process, folder = start_and_wait_for_syncs(tmp_path, "sharded", **settings)
+    kill(folder, 1)
+    assert process.wait(timeout=200) == 0, said(folder)
+    run = Run(folder=folder, status=0, output=said(folder))
+    assert "worker 1 was lost: killed by SIGKILL" in run.output and "worker 0 was lost" not in run.output
+    assert [line["worker"] for line in run.lines(event="join")] == [1]
+    assert all(len(set(digests.values())) == 1 for digests in run.digests())
+    assert run.validation()[32] < run.validation()[0] - 0.5
+    learned = run.learned()
+    run.go_back_to(27)
+    again = train(tmp_path, "sharded", MULOCO, "--resume", **settings)
+    assert again.status == 0, again.output
+    assert {line["attempt"] for line in again.lines(worker=0) if line["step"] > 27} == {2}
+    assert again.learned() == learned
 
 
 def test_a_run_whose_state_is_lost_does_not_begin_anew(tmp_path: Path) -> None:

@@ -61,3 +61,18 @@ def test_its_address_stays(tmp_path: Path) -> None:
     finally:
         for child, _ in children:
             child.end(grace_seconds=5)
+
+
+def test_one_that_cannot_be_started_again_is_lost(tmp_path: Path, caplog) -> None:
+    """As in a SLURM job that is being cancelled."""
+    started = [start_lighthouse(workers=1, log=tmp_path / "lighthouse.log")]
+
+    def start(port: int):
+        if not started:
+            raise RuntimeError("the lighthouse did not come up")
+        return started.pop()
+
+    lighthouse = Lighthouse(start)
+    lighthouse.child.end(grace_seconds=5)
+    assert not lighthouse.keep_alive()
+    assert "the lighthouse did not come up" in caplog.text

@@ -117,7 +117,7 @@ def test_steps_reach_the_orthogonalization():
 def test_how_matrices_are_batched_does_not_matter(monkeypatch, elements):
     params, others = parameters(), parameters()
     run(Muon(params, 0.05), params)
-    monkeypatch.setitem(importlib.import_module("muloco.optim.muon").BATCH_ELEMENTS, "cpu", elements)
+    monkeypatch.setitem(importlib.import_module("muloco.optim.owners").BATCH_ELEMENTS, "cpu", elements)
     run(Muon(others, 0.05), others)
     assert_equal(params, others, rtol=0, atol=1e-5)
 
