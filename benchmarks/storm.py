@@ -39,8 +39,8 @@ CONFIG = "config/laptop/muloco.py"
 SETTINGS: dict[str, object] = {
     "model.flavor": "tiny",
     "training.seq_len": 64,
-    "training.global_batch_size": 8,
-    "training.local_batch_size": 2,
+    "training.global_batch_size": 32,
+    "training.local_batch_size": 8,
     "training.steps": 400,
     "lr_scheduler.warmup_steps": 10,
     "validation.sequences": 32,
@@ -89,7 +89,7 @@ MANY: dict[str, object] = {
     "training.local_batch_size": 1,
 }
 STORMS = {
-    "four": Storm(settings=FOUR, interval=12, per_phase=8, total=80, kinds=("kill", "stop", "cut")),
+    "four": Storm(settings=FOUR, interval=16, per_phase=8, total=80, kinds=("kill", "stop", "cut")),
     "pairs": Storm(settings=PAIRS, interval=45, per_phase=1, total=10),
     "short": Storm(settings=SHORT, interval=5, per_phase=1, total=10, seeds=(1,)),
     "many": Storm(settings=MANY, interval=20, per_phase=0, total=10, seeds=(1,)),
@@ -192,8 +192,6 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
             raise Failed(f"{folder.root}: the workers' anchors differ: {figures.mismatches}")
     seconds = round(time.monotonic() - started)
     low, high = band(calm.result())
-    if outside := [loss for loss in losses if not low <= loss <= high]:
-        raise Failed(f"held-out losses {outside}; of runs that nobody disturbed they are from {low:.4f} to {high:.4f}")
     return {
         **figures.summary(),
         "restarts": restarts,
@@ -201,6 +199,7 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         "seconds": seconds,
         "held_out_loss": losses,
         "band_undisturbed": [low, high],
+        "within_band": all(low <= loss <= high for loss in losses),
     }
 
 
@@ -245,6 +244,9 @@ def main() -> int:
     chosen.results.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"command": command, **result}, indent=2)
     (chosen.results / f"{chosen.storm}.json").write_text(text + "\n")
+    if not result["within_band"]:
+        print("a held-out loss is outside of the band", file=sys.stderr)
+        return 1
     if median > COMMIT_SECONDS:
         print(f"the others' next sync came later than {COMMIT_SECONDS:g} s after a kill (median)", file=sys.stderr)
         return 1
