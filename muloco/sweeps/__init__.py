@@ -1,0 +1,1 @@
+"""Many runs: the cluster, its jobs, and grids of them."""

@@ -1,0 +1,174 @@
+"""What a job needs to know about the cluster it runs on: one TOML file, and flags that win over it."""
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from muloco.launch.layout import layout
+from muloco.training.load import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterProfile:
+    """A cluster as its user sees it. What is None is left to the cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: int | None = None
+    """Nodes of a job. None: as many as its workers need."""
+    gpus_per_node: int = 0
+    """0: the nodes have none, and the ranks share the cores."""
+    gpu_type: str | None = None
+    """As the cluster names it, such as h100, where it has several."""
+    cpus_per_node: int | None = None
+    memory: str | None = None
+    """Of a node, as sbatch reads it: 500G; 0 is all of it."""
+    time: str | None = None
+    """Limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00."""
+    signal_seconds: int = 600
+    """How long before that limit a job saves a checkpoint and queues up again."""
+    mail: str | None = None
+    """Who hears of jobs that end, fail or queue up again."""
+    modules: tuple[str, ...] = ()
+    """Loaded at the start of a job."""
+    environment: tuple[str, ...] = ()
+    """Lines of bash at the start of a job, such as the one that activates the Python environment."""
+    nccl: Mapping[str, str] = field(default_factory=dict)
+    """Variables NCCL_* and their values."""
+    container: str | None = None
+    """Words before every command on a node, such as `apptainer exec --nv /images/muloco.sif`."""
+    log_folder: str = "."
+    """Where the output of jobs goes; sbatch does not make it."""
+    node_limit: int | None = None
+    """Most nodes that all jobs of a sweep may hold together."""
+    interface: str | None = None
+    """Network interface of the nodes that workers use, such as ib0. None: the one that leads to the other nodes."""
+
+    def __post_init__(self) -> None:
+        limit = None if self.time is None else seconds_of(self.time)
+        if limit is not None and limit <= self.signal_seconds:
+            raise ConfigError(
+                f"a job with time {self.time} would be told to stop when it starts: signal_seconds is "
+                f"{self.signal_seconds}; make it less, or the time more"
+            )
+
+    def nodes_for(self, *, workers: int, ranks: int) -> int:
+        """Nodes of a job of so many workers with so many ranks each.
+
+        Raises:
+            ConfigError: a worker fits on no number of nodes, or the job needs more than `nodes`.
+        """
+        if not self.gpus_per_node:
+            return self.nodes or 1
+        needed = layout(workers=workers, ranks=ranks, per_node=self.gpus_per_node).nodes
+        if self.nodes is not None and self.nodes < needed:
+            raise ConfigError(
+                f"{workers} worker{'s' * (workers > 1)} of {ranks} rank{'s' * (ranks > 1)} need {needed} nodes of "
+                f"{self.gpus_per_node} GPUs; the cluster profile's nodes = {self.nodes}"
+            )
+        return self.nodes or needed
+
+    def describe(self) -> str:
+        """All that is set, in one line."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return ", ".join(f"{name} {_show(value)}" for name, value in values.items() if value not in (None, (), {}))
+
+
+def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
+    """The profile in a TOML file, or that of a cluster that needs none.
+
+    Args:
+        path: of the file.
+        overrides: values that win over the file's, as words of a command line; None: the file's holds.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key, or a value of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    where = str(path)
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"the cluster profile {path} cannot be read: {error.strerror}") from None
+        except ValueError as error:  # not TOML, or not text
+            raise ConfigError(f"the cluster profile {path} is not TOML: {error}") from None
+    read = {name: _value(name, value, where) for name, value in values.items()}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    read |= {name: _value(name, _from_word(name, value), f"--{name}") for name, value in given.items()}
+    return ClusterProfile(**read)
+
+
+def seconds_of(time: str) -> int:
+    """A time limit as sbatch reads it: minutes[:seconds], hours:minutes:seconds, or days-hours[:minutes[:seconds]].
+
+    Raises:
+        ConfigError: it is none.
+    """
+    form = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if form is None:
+        raise ConfigError(f"time must be such as 24:00:00 or 2-12:00:00; got {time!r}")
+    days, *rest = form.groups()
+    parts = [int(part) for part in rest if part is not None]
+    if days is None and len(parts) < 3:
+        parts = [0, *parts]
+    hours, minutes, seconds = (parts + [0, 0])[:3]
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
+
+
+_TYPES = get_type_hints(ClusterProfile)
+
+
+def _value(name: str, value: Any, where: str) -> Any:
+    """The value of a field from what TOML has for it."""
+    if name not in _TYPES:
+        match = difflib.get_close_matches(name, list(_TYPES), n=1, cutoff=0.5)
+        hint = f"did you mean {match[0]}?" if match else f"known: {', '.join(_TYPES)}"
+        raise ConfigError(f"{where}: unknown key {name}; {hint}")
+    if name == "nccl":
+        return _nccl(value, where)
+    if name in ("modules", "environment"):
+        if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+            raise ConfigError(f"{where}: {name} must be a list of strings; got {value!r}")
+        lines = value
+    elif _TYPES[name] in (int, int | None):
+        least = 0 if name == "gpus_per_node" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{where}: {name} must be a whole number from {least} on; got {value!r}")
+        return value
+    elif not isinstance(value, str) or not value:
+        raise ConfigError(f'{where}: {name} must be a string such as {name} = "..."; got {value!r}')
+    else:
+        lines = [value]
+    if any("\n" in line for line in lines):
+        raise ConfigError(f"{where}: {name} must be on one line; got {value!r}")
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _nccl(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: nccl must be a table [nccl] of variables NCCL_*; got {value!r}")
+    for name, setting in value.items():
+        if not name.startswith("NCCL_") or not name.isidentifier():
+            raise ConfigError(f"{where}: [nccl] holds variables NCCL_*; got {name} (other ones go into environment)")
+        if not isinstance(setting, str | int) or isinstance(setting, bool) or "\n" in str(setting):
+            raise ConfigError(f"{where}: nccl.{name} must be a string of one line or a whole number; got {setting!r}")
+    return {name: str(setting) for name, setting in value.items()}
+
+
+def _from_word(name: str, word: str) -> Any:
+    """A word of the command line as TOML would have it."""
+    number = name in _TYPES and _TYPES[name] in (int, int | None) and word.isdecimal()
+    return int(word) if number else word
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={setting}" for name, setting in value.items())
+    return "; ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,165 @@
+"""`muloco sweep`: write and list the jobs of a sweep, submit them, or say where they stand."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from muloco.sweeps import listing, slurm
+from muloco.sweeps.cluster import ClusterProfile
+from muloco.sweeps.expand import Expansion, Job, expand
+from muloco.sweeps.files import find_sweep, load_sweep
+from muloco.sweeps.folder import SweepFolder
+from muloco.sweeps.options import given_options
+from muloco.sweeps.script import render_script
+from muloco.sweeps.settings import Settings, by_option
+from muloco.sweeps.state import progress, state_of
+from muloco.sweeps.submit import submit
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import RunFolder
+
+PROFILE = "cluster.toml"
+"""Cluster profile that is taken where none is named and it lies beside the sweep."""
+GENERATED = "generated_job_files"
+PIPED_WIDTH = 200
+
+
+def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Console | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        command: with the options of `muloco sweep`.
+        words: what is left of its command line: `status`, if it is there, and `--section.field value` for all jobs.
+        console: where to write; None: standard output.
+
+    Returns:
+        exit status: 0; 1 where a job was refused or could not be submitted, or SLURM did not answer.
+
+    Raises:
+        ConfigError: the command line, the sweep's file or the cluster profile cannot be used.
+    """
+    console = console or _console()
+    status = list(words[:1]) == ["status"]
+    words = words[1:] if status else words
+    if words and not words[0].startswith("--"):
+        raise ConfigError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
+    if status and (command.submit or command.dry_run):
+        raise ConfigError("status stands alone, without --submit or --dry-run")
+    file = find_sweep(command.config)
+    folder = SweepFolder(Path(command.folder or file.parent / GENERATED / file.stem).absolute())
+    settings = _settings(command, words, file, folder, fresh=not (status or command.submit))
+    profile = settings.cluster(beside=folder.root)
+    found = expand(load_sweep(file), overrides=settings.words, profile=profile)
+    try:
+        if status:
+            return _status(found, folder, console)
+        written, left = write_scripts(found.jobs, folder, profile)
+        folder.settings = settings
+        folder.save()
+        console.print(f"cluster: {profile.describe()}", markup=False)
+        if not command.submit:
+            _list(found.jobs, console)
+            return _conclude(found, left, f"{len(written)} scripts in {folder.root}", console)
+        Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
+        outcome = submit(written, folder, profile=profile, console=console, retry=command.retry)
+        done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
+        return _conclude(found, left | outcome.left, done, console)
+    except slurm.SlurmError as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+
+
+def write_scripts(
+    jobs: Sequence[Job], folder: SweepFolder, profile: ClusterProfile
+) -> tuple[list[Job], dict[str, str]]:
+    """Writes the scripts of jobs.
+
+    Returns:
+        the jobs whose scripts are as they should be, and by name why others are not.
+    """
+    written, refused = [], {}
+    for job in jobs:
+        if RunFolder(job.run_folder).summary.exists() and folder.script(job.name).exists():
+            written.append(job)  # done: whatever its script looks like now
+            continue
+        text = render_script(
+            name=job.name,
+            config=str(job.config),
+            overrides=job.overrides,
+            nodes=job.nodes,
+            profile=profile,
+            outputs=job.resolved.run.outputs,
+            notes=listing.notes(job),
+        )
+        try:
+            folder.write(job.name, text)
+            written.append(job)
+        except ConfigError as error:
+            refused[job.name] = str(error)
+    return written, refused
+
+
+def _settings(
+    command: argparse.Namespace, words: Sequence[str], file: Path, folder: SweepFolder, *, fresh: bool
+) -> Settings:
+    """As given; what is not given is as in the last `--dry-run`, unless this is one."""
+    beside = file.parent / PROFILE
+    given = Settings(
+        profile=str(Path(command.profile).absolute()) if command.profile else None,
+        options=given_options(command),
+        overrides={option: _anchored(option, values) for option, values in by_option(words).items()},
+    )
+    settings = given if fresh else folder.settings.updated(given)
+    return Settings(profile=str(beside)).updated(settings) if beside.is_file() else settings
+
+
+def _anchored(option: str, values: list[str]) -> list[str]:
+    """Paths as seen from any folder."""
+    if option == "--run.outputs":
+        return [str(Path(value).absolute()) for value in values]
+    if option in ("--data.corpus", "--data.validation", "--data.tokenizer"):
+        return [str(Path(value).absolute()) if Path(value).exists() else value for value in values]
+    return values
+
+
+def _list(jobs: Sequence[Job], console: Console) -> None:
+    console.print(listing.jobs_table(jobs))
+    for line in [*listing.origins_of(jobs), *listing.hints(jobs)]:
+        console.print(line, markup=False)
+
+
+def _conclude(found: Expansion, left: dict[str, str], done: str, console: Console) -> int:
+    """Says what was not done, and returns the exit status."""
+    for line in [*listing.remarks(found), *(f"left: {name}: {reason}" for name, reason in left.items())]:
+        console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False)
+    largest = max((job.nodes for job in found.jobs), default=0)
+    problems = len(found.refused) + len(left)
+    console.print(
+        f"{done}; the largest job has {largest} node{'s' * (largest != 1)}"
+        + (f"; {problems} not usable, see above" if problems else ""),
+        markup=False,
+    )
+    return 1 if problems else 0
+
+
+def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
+    queue = None
+    try:
+        queue = slurm.queue()
+    except slurm.SlurmError as error:
+        console.print(f"known from the run folders alone: {error}", style="yellow", markup=False)
+    states = {job.name: state_of(job, folder, queue) for job in found.jobs}
+    if folder.root.exists():
+        folder.save()
+    at = {job.name: progress(RunFolder(job.run_folder)) for job in found.jobs}
+    console.print(listing.status_table(found.jobs, states, at))
+    for line in listing.remarks(found):
+        console.print(line, markup=False)
+    console.print(listing.counts(states.values()))
+    return 1 if found.refused else 0
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)

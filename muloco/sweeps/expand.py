@@ -1,0 +1,146 @@
+"""From a sweep to its jobs: every point is checked and completed as `muloco train` would do it."""
+
+import copy
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muloco.sweeps.cluster import ClusterProfile
+from muloco.sweeps.names import job_names
+from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain
+from muloco.sweeps.words import Reader, given_by, words_of
+from muloco.training.config import Config
+from muloco.training.load import CHECKOUT, ConfigError, find_config, flatten, load_config
+from muloco.training.resolve import resolve
+
+_PATHS = ("data.corpus", "data.validation", "data.tokenizer")  # resolve makes them absolute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run of a sweep."""
+
+    name: str
+    """Of the job, of its script and of its run folder."""
+    config: Path
+    """The config file."""
+    overrides: tuple[str, ...]
+    """Command-line words on top of it."""
+    resolved: Config
+    nodes: int
+    origins: Mapping[str, str]
+    """Where values come from, by field."""
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.resolved.run.outputs) / self.name
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A point that cannot be run."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a sweep amounts to."""
+
+    jobs: list[Job]
+    refused: list[Refused]
+    merged: list[tuple[str, str]]
+    """Jobs that are run under another grid's name: (theirs, that one)."""
+
+
+def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfile) -> Expansion:
+    """The jobs of a sweep, in its order.
+
+    Args:
+        sweep: what to expand.
+        overrides: `--section.field value` words that apply to all jobs, on top of their own values.
+        profile: of the cluster, for the nodes that a job needs.
+
+    Raises:
+        ConfigError: unusable `overrides`. A point that is unusable is not raised but listed, with its reason; so is a
+            point that is the same run as another one of its grid. Where grids share a run, the first one has it.
+    """
+    everywhere = given_by(overrides)
+    if "run.name" in everywhere:
+        raise ConfigError("run.name is given by the sweep, which names its jobs by what differs between them")
+    everywhere["run.outputs"] = str(Path(everywhere.get("run.outputs", CHECKOUT / "outputs")).absolute())
+    found = Expansion(jobs=[], refused=[], merged=[])
+    reader = Reader({**plain(point), **everywhere} for grid in sweep.grids for point in grid.points)
+    load = functools.cache(load_config)
+    by_name: dict[str, Job] = {}
+    by_run: dict[str, tuple[Job, Grid]] = {}
+    for grid in sweep.grids:
+        for name, job in _expand(grid, everywhere, profile, reader, load):
+            if isinstance(job, ConfigError):
+                found.refused.append(Refused(name, str(job)))
+                continue
+            same, owner = by_run.setdefault(_identity(job.resolved), (job, grid))
+            if same is not job and owner is grid:
+                found.refused.append(Refused(name, f"the same run as {same.name}, after all derived values"))
+            elif same is not job:
+                found.merged.append((name, same.name))
+            elif by_name.setdefault(name, job) is not job:
+                found.refused.append(Refused(name, "another grid has a job of this name that is another run"))
+            else:
+                found.jobs.append(job)
+    return found
+
+
+def _expand(
+    grid: Grid,
+    everywhere: Mapping[str, Any],
+    profile: ClusterProfile,
+    reader: Reader,
+    load: Callable[[str], Config],
+) -> list[tuple[str, Job | ConfigError]]:
+    """Name and job of every point of a grid, or the reason why there is none."""
+    names = job_names(grid.name, [plain(point) for point in grid.points], named=grid.named)
+    try:
+        file = find_config(grid.config)
+        base = load(grid.config)
+    except ConfigError as error:
+        return [(name, error) for name in names]
+    jobs: list[tuple[str, Job | ConfigError]] = []
+    for name, point in zip(names, grid.points, strict=True):
+        try:
+            values = reader.values({**plain(point), **everywhere})
+            jobs.append((name, _job(name, file, base, values, point, profile)))
+        except ConfigError as error:
+            jobs.append((name, error))
+    return jobs
+
+
+def _job(name: str, file: Path, base: Config, values: dict[str, Any], point: Point, profile: ClusterProfile) -> Job:
+    chosen = copy.deepcopy(base)
+    for field, value in (values | {"run.name": name}).items():
+        *sections, last = field.split(".")
+        section = chosen
+        for part in sections:
+            section = getattr(section, part)
+        setattr(section, last, value)
+    config = resolve(chosen)
+    fields = flatten(config)
+    values |= {field: fields[field] for field in _PATHS if field in values}
+    given = {field: value for field, value in values.items() if field != "run.outputs"}
+    return Job(
+        name=name,
+        config=file,
+        overrides=tuple(word for field, value in given.items() for word in words_of(field, value)),
+        resolved=config,
+        nodes=profile.nodes_for(workers=config.worker_processes, ranks=config.ranks_per_worker),
+        origins={field: origin for field, origin in origins(point).items() if plain(point)[field] == values[field]},
+    )
+
+
+def _identity(config: Config) -> str:
+    """Equal for configs that describe the same run."""
+    return json.dumps({field: value for field, value in flatten(config).items() if field != "run.name"})

@@ -1,0 +1,144 @@
+"""The folder of a sweep: its scripts, and `sweep.json`, which says what was written and submitted.
+
+    FOLDER/  NAME.sh ...  sweep.json
+
+sweep.json holds what the sweep was asked to run with and, by the name of a job, the hash of the script that it wrote
+last, and its submissions in order.
+"""
+
+import difflib
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from muloco.sweeps.settings import Settings
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import write_json
+
+SCHEMA = 1
+
+
+@dataclass
+class Submission:
+    """One job of SLURM."""
+
+    id: str
+    time: str
+    script: str
+    """Hash of what was submitted."""
+    log: str = ""
+    """Where its output goes."""
+    ended: str = ""
+    """State in which it was last seen after its end, such as FAILED."""
+    exit_status: int = 0
+
+
+@dataclass
+class Record:
+    """What the sweep has done for a job."""
+
+    written: str = ""
+    """Hash of the script that it wrote last."""
+    submissions: list[Submission] = field(default_factory=list)
+
+    @property
+    def tries(self) -> list[Submission]:
+        """Submissions of the script as it is now."""
+        return [submission for submission in self.submissions if submission.script == self.written]
+
+
+class SweepFolder:
+    def __init__(self, root: Path):
+        self.root = root
+        self._state = root / "sweep.json"
+        self.records: dict[str, Record] = {}
+        self.settings = Settings()
+        if self._state.exists():
+            try:
+                stored = json.loads(self._state.read_text())
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{self._state} is not what a sweep wrote: {error}") from None
+            if stored.get("schema") != SCHEMA:
+                raise ConfigError(f"{self._state} has schema {stored.get('schema')}; this muloco reads {SCHEMA}")
+            self.settings = Settings(**stored["settings"])
+            for name, record in stored["jobs"].items():
+                submissions = [Submission(**submission) for submission in record["submissions"]]
+                self.records[name] = Record(written=record["written"], submissions=submissions)
+
+    def script(self, name: str) -> Path:
+        return self.root / f"{name}.sh"
+
+    def record(self, name: str) -> Record:
+        return self.records.setdefault(name, Record())
+
+    def save(self) -> None:
+        """Writes sweep.json, whole or not at all."""
+        jobs = {name: asdict(record) for name, record in self.records.items()}
+        write_json(self._state, {"schema": SCHEMA, "settings": self.settings.to_json(), "jobs": jobs})
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a script; `save` is left to the caller.
+
+        Raises:
+            ConfigError: another script is there, which somebody else has written or changed, or which was submitted;
+                the message says what differs.
+        """
+        path, record = self.script(name), self.record(name)
+        if path.exists():
+            present = path.read_text()
+            if present == text:
+                record.written = _hash(text)
+                return
+            if _hash(present) != record.written:
+                raise ConfigError(
+                    f"{path} is not as this sweep wrote it, and stays: {_difference(present, text)} "
+                    "(delete it or choose another --folder)"
+                )
+            if record.tries:
+                raise ConfigError(
+                    f"{path} was submitted as job {record.tries[-1].id}, and stays: {_difference(present, text)} "
+                    "(delete it to submit the new one, or choose another --folder)"
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        record.written = _hash(text)
+
+    def submitted(self, name: str, id_: str, *, log: str) -> None:
+        """Remembers that the script of a job was submitted, at once."""
+        record = self.record(name)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        record.submissions.append(Submission(id=id_, time=now, script=record.written, log=log))
+        self.save()
+
+    @contextmanager
+    def only_one_submits(self) -> Iterator[None]:
+        """Holds a lock as long as jobs are submitted from here.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".submitting").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"another `muloco sweep --submit` works in {self.root}") from None
+            yield
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _difference(before: str, after: str) -> str:
+    """The first lines that differ, in one line."""
+    lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
+    changed = [line for line in lines if not line.startswith("@@")]
+    shown = "; ".join(changed[:4])
+    return f"it would change: {shown}" + (f"; and {len(changed) - 4} lines more" if len(changed) > 4 else "")

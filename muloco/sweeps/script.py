@@ -1,0 +1,74 @@
+"""The sbatch script of a run, from a template: to be read, edited and submitted without this package."""
+
+import functools
+import shlex
+from collections.abc import Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from muloco.sweeps.cluster import ClusterProfile
+from muloco.training.load import ConfigError
+
+TEMPLATE = "job.sh.jinja"
+
+
+def render_script(
+    *,
+    name: str,
+    config: str,
+    overrides: Sequence[str],
+    nodes: int,
+    profile: ClusterProfile,
+    outputs: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """The text of the script.
+
+    Args:
+        name: of the run, and of the job.
+        config: file that `muloco train` reads, as seen from the folder in which sbatch is called.
+        overrides: `--section.field value` words; neither run.name nor run.outputs.
+        nodes: that the job asks for.
+        profile: of the cluster.
+        outputs: folder that holds the run's folder, on a file system that all nodes share.
+        notes: comment lines about the run, such as where its values come from.
+
+    Raises:
+        ConfigError: the name cannot be that of a job.
+    """
+    if not name or any(not (c.isalnum() or c in "._-") for c in name):
+        raise ConfigError(f"the name of a job has letters, digits, dots, dashes and underscores; got {name!r}")
+    return _template().render(
+        name=name,
+        config=config,
+        overrides=_by_option(overrides),
+        nodes=nodes,
+        profile=profile,
+        run=f"{outputs.rstrip('/') or '/'}/{name}",
+        outputs=outputs,
+        notes=notes,
+    )
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("muloco.sweeps"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["quote"] = shlex.quote
+    return environment.get_template(TEMPLATE)
+
+
+def _by_option(words: Sequence[str]) -> list[str]:
+    """Quoted words, each option together with its values."""
+    lines: list[str] = []
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return lines

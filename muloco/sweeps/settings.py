@@ -1,0 +1,62 @@
+"""What a sweep was asked to run with: cluster, options, and fields for all its jobs. Kept between commands."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muloco.sweeps.cluster import ClusterProfile, load_profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    profile: str | None = None
+    """File of the cluster profile."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Fields of the profile that win over the file's."""
+    overrides: dict[str, list[str]] = field(default_factory=dict)
+    """Words by option, for all jobs: `{"--data.corpus": ["books.jsonl"]}`."""
+
+    def updated(self, newer: "Settings") -> "Settings":
+        """These, where `newer` does not say otherwise."""
+        return Settings(
+            profile=newer.profile or self.profile,
+            options=self.options | newer.options,
+            overrides=self.overrides | newer.overrides,
+        )
+
+    @property
+    def words(self) -> list[str]:
+        return [word for option, values in self.overrides.items() for word in (option, *values)]
+
+    def describe(self) -> str:
+        """As on a command line."""
+        profile = ["--profile", self.profile] if self.profile else []
+        options = [word for name, value in self.options.items() for word in (f"--{name}", value)]
+        return " ".join([*profile, *options, *self.words])
+
+    def cluster(self, beside: Path) -> ClusterProfile:
+        """The cluster profile, with its log folder relative to `beside`.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        profile = load_profile(Path(self.profile) if self.profile else None, **self.options)
+        return dataclasses.replace(profile, log_folder=str(beside / profile.log_folder))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def by_option(words: Sequence[str]) -> dict[str, list[str]]:
+    """Words of a command line by the option that they belong to."""
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            option, *value = word.split("=", 1)
+            values = found[option] = value
+        else:
+            values.append(word)
+    return found

@@ -1,0 +1,94 @@
+"""The few questions that sweeps ask SLURM. Every call has a time limit; needs nothing but Python."""
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_SECONDS = 60
+"""How long SLURM may take to answer; a busy controller takes seconds."""
+WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
+"""States of jobs that have not begun, or not again. What else is in the queue has nodes."""
+_FIELDS = ("%i", "%T", "%D", "%P", "%o", "%j")  # id, state, nodes, partition, script, name
+_SEPARATOR = "\x1f"
+
+
+class SlurmError(RuntimeError):
+    """SLURM is not here, does not answer or refuses; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A job of this user that has not ended."""
+
+    id: str
+    name: str
+    state: str
+    """Such as PENDING or RUNNING."""
+    nodes: int
+    partition: str
+    script: str
+    """What was submitted."""
+
+    @property
+    def waits(self) -> bool:
+        return self.state in WAITING
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended."""
+
+    state: str
+    """Such as COMPLETED, FAILED, CANCELLED, TIMEOUT or NODE_FAIL."""
+    exit_status: int
+
+
+def queue() -> list[Queued]:
+    """All jobs of this user that have not ended, in all partitions."""
+    output = _call(["squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--format={_SEPARATOR.join(_FIELDS)}"])
+    jobs = []
+    for line in output.splitlines():
+        id_, state, nodes, partition, script, name = line.split(_SEPARATOR)
+        jobs.append(Queued(id=id_, name=name, state=state, nodes=int(nodes), partition=partition, script=script))
+    return jobs
+
+
+def submit(script: Path) -> str:
+    """Submits a script and returns the id of its job."""
+    answer = _call(["sbatch", "--parsable", str(script)]).strip()
+    id_ = answer.splitlines()[-1].split(";")[0] if answer else ""
+    if not re.fullmatch(r"\d+", id_):
+        raise SlurmError(f"sbatch {script} answered {answer!r} instead of the id of a job")
+    return id_
+
+
+def ended(job: str) -> Ended | None:
+    """How a job that is no longer in the queue ended; None: SLURM has forgotten it, as it does after some minutes."""
+    try:
+        answer = _call(["scontrol", "--oneliner", "show", "job", job])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+    state = re.search(r"\bJobState=(\w+)", answer)
+    status = re.search(r"\bExitCode=(\d+):", answer)
+    return Ended(state[1], int(status[1])) if state and status else None
+
+
+def _call(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    except FileNotFoundError:
+        raise SlurmError(
+            f"there is no {command[0]} on this machine: submit from a login node of the cluster, "
+            "or use --dry-run, which needs no SLURM"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_SECONDS} s; try again later") from None
+    if done.returncode:
+        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise SlurmError(f"{command[0]} failed: {reason}")
+    return done.stdout

@@ -1,0 +1,156 @@
+"""Where each job of a sweep stands: from its run folder, what the sweep remembers of it, and SLURM's queue."""
+
+import enum
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muloco.sweeps import slurm
+from muloco.sweeps.expand import Job
+from muloco.sweeps.folder import Submission, SweepFolder
+from muloco.training.load import flatten, from_dict
+from muloco.training.run_folder import RunFolder
+
+UNUSABLE = 2
+"""Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
+_SAME_RUN = (
+    *("model", "data", "training", "optimizer", "lr_scheduler"),
+    *("fault_tolerance", "outer_optimizer", "compression", "parallelism"),
+)
+_TAIL_BYTES = 2**16
+
+
+class Kind(enum.StrEnum):
+    NEW = "not submitted"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """Submitted and not done, where no SLURM can be asked."""
+    TAKEN = "taken"
+    """Its name, in the queue or among the run folders, belongs to something else."""
+
+
+@dataclass(frozen=True)
+class State:
+    kind: Kind
+    job: str = ""
+    """Id of its newest job of SLURM."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come; None: not known yet."""
+
+    step: int | None = None
+    loss: float | None = None
+    """Training loss at that step, the mean over the workers that have written it."""
+    validation_loss: float | None = None
+    """The newest."""
+
+
+def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None) -> State:
+    """Where a job stands.
+
+    Args:
+        job: of the sweep.
+        folder: of the sweep. What SLURM still knows of the end of a job is kept in its record.
+        queue: SLURM's; None where there is no SLURM.
+
+    Raises:
+        slurm.SlurmError: SLURM does not answer.
+    """
+    submissions = folder.record(job.name).submissions
+    newest = submissions[-1] if submissions else None
+    run = RunFolder(job.run_folder)
+    if (difference := _other_run(job, run)) is not None:
+        return State(Kind.TAKEN, note=f"{run.root} holds another run: {difference}")
+    if run.summary.exists():
+        return State(Kind.DONE, job=newest.id if newest else "")
+    for queued in queue or ():
+        if queued.name == job.name:
+            if queued.script != str(folder.script(job.name)):
+                return State(Kind.TAKEN, job=queued.id, note=f"a job of this name is queued, from {queued.script}")
+            return State(Kind.QUEUED if queued.waits else Kind.RUNNING, job=queued.id)
+    if newest is None:
+        return State(Kind.NEW)
+    if queue is None:
+        return State(Kind.UNKNOWN, job=newest.id, note=f"submitted {newest.time}; there is no SLURM here to ask")
+    _learn_end(newest)
+    return State(Kind.FAILED, job=newest.id, note=_failure(newest))
+
+
+def is_unusable(submission: Submission) -> bool:
+    """Whether a job ended because its config cannot be used."""
+    return submission.exit_status == UNUSABLE or (not submission.ended and _complaint(submission) != "")
+
+
+def progress(folder: RunFolder) -> Progress:
+    """How far a run has come, from the ends of its metrics files."""
+    lines = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
+    attempt = max((line["attempt"] for line in lines), default=0)
+    lines = [line for line in lines if line["attempt"] == attempt]
+    training = {(line["step"], line["worker"]): line["loss"] for line in lines if "loss" in line}
+    validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    step = max((step for step, _ in training), default=None)
+    losses = [loss for (at, _), loss in training.items() if at == step]
+    return Progress(
+        step=step,
+        loss=sum(losses) / len(losses) if losses else None,
+        validation_loss=validations[max(validations)] if validations else None,
+    )
+
+
+def _other_run(job: Job, run: RunFolder) -> str | None:
+    """What differs between a job and the run in its folder, if there is one."""
+    if not run.config.exists():
+        return None
+    there = flatten(from_dict(json.loads(run.config.read_text())["resolved"], where=str(run.config)))
+    here = flatten(job.resolved)
+    changed = [
+        f"{field} {there[field]!r}, here {here[field]!r}"
+        for field in here
+        if field.split(".")[0] in _SAME_RUN and there[field] != here[field]
+    ]
+    return ", ".join(changed) or None
+
+
+def _learn_end(submission: Submission) -> None:
+    if not submission.ended and (end := slurm.ended(submission.id)) is not None:
+        submission.ended, submission.exit_status = end.state, end.exit_status
+
+
+def _failure(submission: Submission) -> str:
+    how = submission.ended or "ended"
+    if submission.exit_status:
+        how += f", exit status {submission.exit_status}"
+    complaint = _complaint(submission)
+    log = f"; log: {submission.log}" if submission.log else ""
+    return how + (f": {complaint}" if complaint else "") + log
+
+
+def _complaint(submission: Submission) -> str:
+    """What `muloco train` said at the end of a job's log about a config that it could not use."""
+    log = Path(submission.log)
+    if not submission.log or not log.is_file():
+        return ""
+    said = [line for line in _tail(log)[-20:] if line.startswith("muloco: ") and line != "muloco: stopped"]
+    return said[-1].removeprefix("muloco: ") if said else ""
+
+
+def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in _tail(path):
+        yield json.loads(line)
+
+
+def _tail(path: Path) -> list[str]:
+    """The whole lines in the last 64 KiB of a file."""
+    with path.open("rb") as file:
+        skipped = max(0, path.stat().st_size - _TAIL_BYTES)
+        file.seek(skipped)
+        lines = file.read().decode(errors="replace").split("\n")
+    return lines[1 if skipped else 0 : -1]

@@ -1,0 +1,67 @@
+#!/bin/bash
+#SBATCH --job-name=diloco_416M_K8_B512_lr0.003906_statistical_feedback_bits4
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --mem=0
+#SBATCH --time=24:00:00
+#SBATCH --output=/sweep/logs/%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@600
+
+# One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
+# A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
+# optimizer.lr: published: PAPER 4.1
+# outer_optimizer.lr: published: 0.9, which the paper's code applies twice with error feedback, PAPER 3.3
+# outer_optimizer.momentum: published: PAPER 4.1
+# parallelism.data_parallel_shard_degree: rule: sharded over a node from 914M on, PAPER 2.1
+# parallelism.data_parallel_replicate_degree: rule: 8 GPUs at 416M
+# training.local_batch_size: rule: the launchers' (PAPER 2.3), at most a rank's share of batch and evaluation
+# training.steps 8160: derived by muloco/training/resolve.py
+# optimizer.weight_decay 0.00125: derived by muloco/training/resolve.py
+
+
+run=/muloco/outputs/diloco_416M_K8_B512_lr0.003906_statistical_feedback_bits4
+if [ -e "$run/config.json" ]; then
+    train=(muloco train "$run/config.json" --resume)
+else
+    train=(
+        muloco train /muloco/config/diloco/2x_4gpu_diloco_quantized_outer.py
+        --model.flavor 416M
+        --fault_tolerance.group_size 8
+        --training.global_batch_size 512
+        --optimizer.lr 0.003906
+        --compression.kind statistical
+        --compression.error_feedback True
+        --outer_optimizer.lr 0.81
+        --outer_optimizer.momentum 0.9
+        --parallelism.data_parallel_shard_degree 1
+        --parallelism.data_parallel_replicate_degree 1
+        --training.local_batch_size 32
+        --compression.skip_norms True
+        --compression.reduce reselect
+        --compression.fraction None
+        --compression.values None
+        --compression.bits 4
+        --run.name diloco_416M_K8_B512_lr0.003906_statistical_feedback_bits4
+        --run.outputs /muloco/outputs
+    )
+fi
+
+# USR1 comes 600 s before the time limit, and with pre-emption: the run saves a checkpoint and stops. So it does after
+# TERM, but then the job is not requeued.
+pass_on() { interrupted=yes; kill -s "$1" $! 2>/dev/null; }
+trap 'pass_on USR1' USR1
+trap 'pass_on TERM' TERM
+"${train[@]}" &
+interrupted=yes
+while [ "$interrupted" ]; do  # a signal interrupts `wait`, too
+    interrupted=
+    wait $!
+    status=$?
+done
+if [ "$status" -eq 138 ]; then  # stopped by USR1 before its end
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,85 @@
+"""Where the jobs of a sweep stand, with SLURM and without."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from muloco.sweeps.state import progress
+from muloco.training.load import load_config, to_dict
+from muloco.training.resolve import resolve
+from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
+
+from .fake_slurm import FakeSlurm
+
+Muloco = Callable[..., tuple[int, str]]
+SweepFile = Callable[[int], Path]
+
+
+def test_every_state_with_the_last_loss(fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path) -> None:
+    file = sweep_file(5)
+    names = [f"tiny_lr{lr}" for lr in (0.01, 0.02, 0.03, 0.04, 0.05)]
+    fake.before_sbatch = lambda: (_ for _ in ()).throw(KeyboardInterrupt) if len(fake.jobs) == 4 else None
+    muloco("sweep", file, "--submit")
+    write_json(RunFolder(tmp_path / "runs" / names[0]).summary, {})
+    fake.end(names[0])
+    fake.jobs[1].state = "RUNNING"
+    for worker, loss in ((0, 3.0), (1, 4.0)):
+        writer = MetricsWriter(RunFolder(tmp_path / "runs" / names[1]).metrics(worker), worker=worker, attempt=1)
+        writer.write(5, {"loss": loss + 1, "validation_loss": 6.5})
+        writer.write(10, {"loss": loss})
+    fake.end(names[2], "OUT_OF_MEMORY", 1)
+    status, said = muloco("sweep", file, "status")
+    assert status == 0
+    for row in (
+        f"│ {names[0]} │ done │ 1 │",
+        f"│ {names[1]} │ running │ 2 │ 10/180 │ 3.5000 │ 6.5000 │",
+        f"│ {names[2]} │ failed │ 3 │",
+        f"│ {names[3]} │ queued │ 4 │",
+        f"│ {names[4]} │ not submitted │",
+        "1 not submitted, 1 queued, 1 running, 1 done, 1 failed",
+    ):
+        assert row in said
+    assert "OUT_OF_MEMORY, exit status 1" in said
+
+
+def test_without_slurm_it_says_what_the_run_folders_know(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sweep_file(3)
+    muloco("sweep", file, "--submit")
+    write_json(RunFolder(tmp_path / "runs" / "tiny_lr0.01").summary, {})
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, said = muloco("sweep", file, "status")
+    assert status == 0 and "known from the run folders alone" in said and "1 done, 2 unknown" in said
+
+
+def test_another_run_of_that_name_is_not_taken_for_the_job(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    there = resolve(load_config("config/laptop/muloco.py", ["--optimizer.lr", "0.5"]))
+    write_json(run.config, {"resolved": to_dict(there)})
+    write_json(run.summary, {})
+    status, said = muloco("sweep", sweep_file(1), "--submit")
+    assert status == 1 and not fake.jobs and "holds another run: optimizer.lr 0.5, here 0.01" in said
+
+
+def test_progress_is_of_the_newest_attempt_and_reads_only_the_end_of_long_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert progress(folder).step is None
+    for attempt, steps in ((1, 3000), (2, 2990)):
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
+        for step in range(1, steps + 1):
+            writer.write(step, {"loss": float(attempt)})
+        writer.close()
+    with folder.metrics(0).open("a") as file:
+        file.write('{"torn')
+    found = progress(folder)
+    assert (found.step, found.loss, found.validation_loss) == (2990, 2.0, None)
+
+
+def test_asking_leaves_nothing_behind(fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path) -> None:
+    assert "2 not submitted" in muloco("sweep", sweep_file(2), "status")[1]
+    assert not (tmp_path / "generated_job_files").exists()

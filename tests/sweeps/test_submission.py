@@ -1,0 +1,191 @@
+"""Submitting under a SLURM in memory: within the node limit, each job once, again what failed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from muloco.training.run_folder import RunFolder, write_json
+
+from .fake_slurm import FakeSlurm
+
+Muloco = Callable[..., tuple[int, str]]
+SweepFile = Callable[[int], Path]
+
+
+def folder_of(file: Path) -> Path:
+    return file.parent / "generated_job_files" / file.stem
+
+
+def test_the_node_limit_holds_under_twenty_jobs(fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco) -> None:
+    status, said = muloco("sweep", sweep_file(20), "--submit", "--node-limit", 3)
+    assert status == 0 and len(fake.names) == len(set(fake.names)) == 20
+    assert fake.most_nodes == 3 and "3 of 3 nodes are taken" in said and "20 submitted" in said
+
+
+def test_other_jobs_of_the_user_count_but_not_those_of_other_partitions(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    big = tmp_path / "big.sh"
+    big.write_text("#SBATCH --job-name=big\n#SBATCH --nodes=4\n")
+    fake.add(big)
+    fake.add(big, partition="other")
+    fake.most_nodes = 0
+    status, said = muloco("sweep", sweep_file(1), "--submit", "--node-limit", 4, "--partition", "main")
+    assert status == 0 and "4 of 4 nodes are taken" in said
+    assert [job.name for job in fake.queue] == ["big", "tiny"] and fake.queue[0].partition == "other"
+
+
+def test_a_job_of_more_nodes_than_the_limit_is_left(fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco) -> None:
+    status, said = muloco("sweep", sweep_file(2), "--submit", "--node-limit", 1, "--nodes", 2)
+    assert status == 1 and not fake.jobs and "takes 2 nodes, and the node limit is 1" in said
+
+
+def test_a_submission_that_was_interrupted_is_taken_up_without_losing_or_doubling_a_job(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    """Whenever Ctrl-C comes: before a job is SLURM's, or when it is but nobody has written that down."""
+    file = sweep_file(4)
+
+    def interrupt_at(count: int) -> Callable[[], None]:
+        def interrupt() -> None:
+            if len(fake.jobs) == count:
+                raise KeyboardInterrupt
+
+        return interrupt
+
+    fake.before_sbatch = interrupt_at(1)
+    assert muloco("sweep", file, "--submit")[0] == 130 and len(fake.jobs) == 1
+    fake.before_sbatch, fake.after_sbatch = (lambda: None), interrupt_at(2)
+    assert muloco("sweep", file, "--submit")[0] == 130 and len(fake.jobs) == 2
+    fake.after_sbatch = lambda: None
+    status, said = muloco("sweep", file, "--submit")
+    assert status == 0 and "job 2 is there already" in said and "2 submitted, 2 queued" in said
+    assert len(fake.names) == len(set(fake.names)) == 4
+    assert muloco("sweep", file, "--submit")[0] == 0 and len(fake.jobs) == 4
+    _, said = muloco("sweep", file, "status")
+    assert "4 queued" in said
+
+
+def test_a_job_of_that_name_from_elsewhere_is_neither_adopted_nor_doubled(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    (tmp_path / "else.sh").write_text("#SBATCH --job-name=tiny\n#SBATCH --nodes=1\n")
+    fake.add(tmp_path / "else.sh")
+    status, said = muloco("sweep", sweep_file(1), "--submit")
+    assert status == 1 and len(fake.jobs) == 1 and "a job of this name is queued, from" in said
+
+
+def test_what_failed_is_submitted_again_but_not_for_ever(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    file = sweep_file(2)
+    muloco("sweep", file, "--submit")
+    write_json(RunFolder(tmp_path / "runs" / "tiny_lr0.01").summary, {})
+    fake.end("tiny_lr0.01")
+    for attempt in (2, 3):
+        fake.end("tiny_lr0.02", "NODE_FAIL", 1)
+        status, said = muloco("sweep", file, "--submit")
+        assert status == 0 and f"try {attempt}" in said and "1 submitted, 1 queued, running or done" in said
+    fake.end("tiny_lr0.02", "TIMEOUT")
+    fake.forgotten = {job.id for job in fake.jobs}
+    status, said = muloco("sweep", file, "--submit")
+    assert status == 1 and "failed 3 times" in said and len(fake.jobs) == 4
+    assert muloco("sweep", file, "--submit", "--retry")[0] == 0 and len(fake.jobs) == 5
+    assert fake.names.count("tiny_lr0.01") == 1
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_an_unusable_config_is_not_tried_again_before_it_is_changed(
+    remembered: bool, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    """Known from SLURM as long as it remembers the job, and from the job's log after that."""
+    file = sweep_file(1)
+    muloco("sweep", file, "--submit")
+    (folder_of(file) / "tiny-1.out").write_text("...\nmuloco: there is no /data/books.jsonl\n")
+    fake.end("tiny", "FAILED", 2)
+    if not remembered:
+        fake.forgotten = {"1"}
+    status, said = muloco("sweep", file, "--submit")
+    assert status == 1 and len(fake.jobs) == 1
+    assert "its config cannot be used" in said and "there is no /data/books.jsonl" in said
+    assert "1 failed" in muloco("sweep", file, "status")[1]
+    (folder_of(file) / "tiny.sh").unlink()
+    assert muloco("sweep", file, "--submit", "--training.steps", 9)[0] == 0 and len(fake.jobs) == 2
+
+
+def test_scripts_that_differ_stay_unless_the_sweep_wrote_them_and_nobody_has_submitted_them(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    file = sweep_file(2)
+    mine, other = (folder_of(file) / f"tiny_lr{lr}.sh" for lr in (0.01, 0.02))
+    assert muloco("sweep", file)[0] == 0 and "--training.steps 9" not in mine.read_text()
+    assert muloco("sweep", file, "--training.steps", 9)[0] == 0 and "--training.steps 9" in mine.read_text()
+    mine.write_text(mine.read_text() + "echo by hand\n")
+    kept = mine.read_text()
+    status, said = muloco("sweep", file, "--submit")
+    assert status == 1 and "is not as this sweep wrote it" in said and "-echo by hand" in said
+    assert mine.read_text() == kept and fake.names == ["tiny_lr0.02"]
+    before = other.read_text()
+    status, said = muloco("sweep", file, "--dry-run", "--training.steps", 7)
+    assert status == 1 and "was submitted as job 1, and stays" in said and "+ --training.steps 7" in said
+    assert other.read_text() == before
+
+
+def test_what_submit_and_status_are_not_told_is_as_in_the_last_dry_run(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    file = sweep_file(1)
+    muloco("sweep", file, "--partition", "gpu", "--training.steps", 9)
+    written = (folder_of(file) / "tiny.sh").read_text()
+    assert muloco("sweep", file, "--submit", "--node-limit", 5)[0] == 0
+    assert (folder_of(file) / "tiny.sh").read_text() == written and "--training.steps 9" in written
+    assert fake.jobs[0].partition == "gpu"
+
+
+def test_a_second_submission_at_the_same_time_is_refused(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    file = sweep_file(1)
+    answers = []
+    fake.before_sbatch = lambda: answers.append(muloco("sweep", file, "--submit"))
+    status, _ = muloco("sweep", file, "--submit")
+    assert status == 0 and len(fake.jobs) == 1
+    assert answers[0][0] == 2 and "another `muloco sweep --submit`" in answers[0][1]
+
+
+def test_without_slurm_submitting_says_what_to_do_and_a_dry_run_works(
+    sweep_file: SweepFile, muloco: Muloco, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = sweep_file(1)
+    assert muloco("sweep", file)[0] == 0
+    status, said = muloco("sweep", file, "--submit")
+    assert status == 1 and "there is no squeue on this machine: submit from a login node" in said
+
+
+def test_a_job_that_is_done_stays_done_whatever_its_script_would_be_now(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    file = sweep_file(1)
+    muloco("sweep", file, "--submit")
+    fake.end("tiny")
+    write_json(RunFolder(tmp_path / "runs" / "tiny").summary, {})
+    before = (folder_of(file) / "tiny.sh").read_text()
+    status, said = muloco("sweep", file, "--submit", "--time", "1:00:00")
+    assert status == 0 and "0 submitted, 1 queued, running or done" in said and len(fake.jobs) == 1
+    assert (folder_of(file) / "tiny.sh").read_text() == before
+
+
+def test_paths_hold_from_every_folder(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sweep_file(1)
+    (tmp_path / "books.txt").write_text("text\n")
+    monkeypatch.chdir(tmp_path)
+    assert muloco("sweep", file, "--data.corpus", "books.txt")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert muloco("sweep", file, "--submit")[0] == 0
+    assert f"--data.corpus {tmp_path}/books.txt" in Path(fake.jobs[0].script).read_text()
+    assert "1 queued" in muloco("sweep", file, "status")[1]
