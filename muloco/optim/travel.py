@@ -1,0 +1,166 @@
+"""The way of matrices to their owners, and of directions back, while other batches are computed on.
+
+The axes of a batch are gone through one by one. On the way to the owners, from the last to the first: of an axis of
+copies a rank keeps what it is to own, over an axis that divides it gets what the others have of that. On the way back,
+from the first to the last, the owner on an axis gives every other rank its part, or its copy.
+
+The functions are generators that yield when they have sent something and would have to wait for an answer. Ranks that
+share matrices have to take the same steps in the same order.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from muloco.optim.owners import Batch, Matrix, Stack
+from muloco.sharding import Axis, part_shape
+
+__all__ = ["from_owners", "overlap", "to_owners"]
+
+Parts = Sequence[Tensor] | Tensor
+"""What a rank has of the matrices of a stack: one by one, or as `[matrices, *shape]`."""
+
+
+def overlap(works: Iterable[Generator[None, None, None]]) -> None:
+    """Runs all to their ends. In each round one more begins before those under way go on, the youngest first: it
+    computes while what the others wait for travels."""
+    under_way: list[Generator[None, None, None]] = []
+    for work in works:
+        under_way = [one for one in (work, *under_way) if _goes_on(one)]
+    while under_way:
+        under_way = [one for one in under_way if _goes_on(one)]
+
+
+def to_owners(
+    batch: Batch, part: Callable[[Matrix], Tensor], dtype: torch.dtype
+) -> Generator[None, None, list[tuple[Stack, Tensor]]]:
+    """The stacks that this rank owns, in the batch's order, each as a tensor `[matrices, *shape]`: of a single matrix
+    that did not travel, `part` itself, else a new one.
+
+    Args:
+        batch: what is wanted.
+        part: what this rank has of a matrix; not asked for where another copy of it is sent.
+        dtype: in which they travel.
+    """
+    copied = [place for place, axis in enumerate(batch.axes) if axis.dim is None]
+    here = [stack for stack in batch.stacks if all(stack.owner[i] == batch.axes[i].rank for i in copied)]
+    parts: list[Parts] = [[part(matrix) for matrix in stack.matrices] for stack in here]
+    for place, axis in reversed(list(enumerate(batch.axes))):
+        if axis.dim is None:
+            continue
+        outgoing: list[list[Tensor]] = [[] for _ in range(axis.size)]
+        for stack, ones in zip(here, parts, strict=True):
+            outgoing[stack.owner[place]] += ones
+        here = [stack for stack in here if stack.owner[place] == axis.rank]
+        shapes = [part_shape(stack.shape, batch.axes[:place]) for stack in here]
+        incoming = [
+            [axis.part(shape, rank) for stack, shape in zip(here, shapes, strict=True) for _ in stack.matrices]
+            for rank in range(axis.size)
+        ]
+        received = yield from _all_to_all(axis, outgoing, incoming, dtype, batch.device)
+        parts = []
+        for stack, shape in zip(here, shapes, strict=True):
+            whole = torch.empty(len(stack.matrices), *shape, dtype=dtype, device=batch.device)
+            for pieces, target in zip(received, whole.split(axis.lengths(shape[axis.dim]), 1 + axis.dim), strict=True):
+                _copy(list(target), list(islice(pieces, len(stack.matrices))))
+            parts.append(whole)
+    return [(stack, _stacked(ones, dtype)) for stack, ones in zip(here, parts, strict=True)]
+
+
+def from_owners(batch: Batch, directions: list[Tensor], dtype: torch.dtype) -> Generator[None, None, list[Tensor]]:
+    """This rank's part of the direction of every matrix of the batch, in its order.
+
+    Args:
+        batch: what is wanted.
+        directions: of the stacks that this rank owns, in the batch's order, `[matrices, *shape]`.
+        dtype: theirs.
+    """
+    here = [one for stack in directions for one in stack]
+    for place, axis in enumerate(batch.axes):
+        outgoing = [here] * axis.size
+        if axis.dim is not None:
+            cut = [one.split(axis.lengths(one.shape[axis.dim]), axis.dim) for one in here]
+            outgoing = [[pieces[rank] for pieces in cut] for rank in range(axis.size)]
+        later = range(place + 1, len(batch.axes))
+        wanted = [stack for stack in batch.stacks if all(stack.owner[i] == batch.axes[i].rank for i in later)]
+        incoming: list[list[torch.Size]] = [[] for _ in range(axis.size)]
+        for stack in wanted:
+            shape = part_shape(stack.shape, batch.axes[: place + 1])
+            incoming[stack.owner[place]] += [shape] * len(stack.matrices)
+        received = yield from _all_to_all(axis, outgoing, incoming, dtype, batch.device)
+        here = [one for stack in wanted for one in islice(received[stack.owner[place]], len(stack.matrices))]
+    return here
+
+
+def _all_to_all(
+    axis: Axis,
+    outgoing: list[list[Tensor]],
+    incoming: list[list[torch.Size]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Generator[None, None, list[Iterator[Tensor]]]:
+    """One message between each two ranks of an axis; what is for this rank itself does not travel.
+
+    Args:
+        axis: whose ranks.
+        outgoing: what each of them gets.
+        incoming: the shapes of what each of them has for this one.
+        dtype, device: of the messages.
+
+    Returns:
+        From each rank, what it had.
+    """
+    others = [rank for rank in range(axis.size) if rank != axis.rank]
+    leaving = [one for rank in others for one in outgoing[rank]]
+    coming = [shape for rank in others for shape in incoming[rank]]
+    sent = torch.empty(sum(one.numel() for one in leaving), dtype=dtype, device=device)
+    _copy(_pieces(sent, [one.shape for one in leaving]), leaving)
+    received = torch.empty(sum(shape.numel() for shape in coming), dtype=dtype, device=device)
+
+    def sizes(counts: list[int]) -> list[int]:
+        return [0 if rank == axis.rank else count * dtype.itemsize for rank, count in enumerate(counts)]
+
+    work = dist.all_to_all_single(
+        received.view(torch.uint8),  # which every backend knows
+        sent.view(torch.uint8),
+        sizes([sum(shape.numel() for shape in shapes) for shapes in incoming]),
+        sizes([sum(one.numel() for one in ones) for ones in outgoing]),
+        group=axis.group,
+        async_op=True,
+    )
+    yield
+    assert work is not None
+    work.wait()  # until then the buffers have to live
+    came = iter(_pieces(received, coming))
+    return [
+        iter(outgoing[rank]) if rank == axis.rank else iter(list(islice(came, len(shapes))))
+        for rank, shapes in enumerate(incoming)
+    ]
+
+
+def _pieces(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    """Views of these shapes, one after the other."""
+    pieces = flat.split([shape.numel() for shape in shapes]) if shapes else []
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _stacked(parts: Parts, dtype: torch.dtype) -> Tensor:
+    if isinstance(parts, Tensor):
+        return parts
+    if len(parts) == 1:
+        return parts[0][None]  # needs no copy
+    whole = parts[0].new_empty(len(parts), *parts[0].shape, dtype=dtype)
+    _copy(list(whole), list(parts))
+    return whole
+
+
+def _copy(targets: list[Tensor], values: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, values)
+
+
+def _goes_on(work: Generator[None, None, None]) -> bool:
+    return next(work, work) is None
