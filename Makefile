@@ -12,8 +12,8 @@ help: ## list these commands
 demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with a summary and a loss curve
 	$(MULOCO) train config/laptop/muloco.py
 
-test: $(INSTALLED) ## run all tests
-	$(VENV)/bin/python -m pytest
+test: $(INSTALLED) ## run all tests, two at a time
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 install: $(INSTALLED) ## make the environment in .venv
 
