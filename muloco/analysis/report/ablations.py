@@ -1,0 +1,250 @@
+"""Tables along one setting, all else equal: H, bits or fraction, fragments (PAPER 5.7, 5.8, 5.9)."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from muloco.analysis import published
+from muloco.analysis.report.cells import Measured, Table
+from muloco.analysis.report.method import Codec, Variant, baseline
+from muloco.analysis.report.pooling import Group, Point
+from muloco.analysis.report.tables import Choice, Key, best_by_variant, chosen, relative, table
+
+FP32 = "fp32"
+UNFRAGMENTED = Variant("").streaming
+_PAPER_SCALE, _PAPER_WORKERS = "416M", 8
+_SAME_BATCH = "At the batches that all of a row have in common, if there are any."
+Along = dict[Key, dict[str, Choice]]
+"""Rows, which are alike but for one setting, and by that setting the best point."""
+
+
+def sync_intervals(group: Group) -> Along:
+    """By H, of each method and K that has several."""
+    return _along(
+        group,
+        row=lambda _, variant: [variant.without("sync_steps")] if variant.workers is not None else [],
+        column=lambda variant: str(variant.sync_steps),
+    )
+
+
+def codecs(group: Group) -> Along:
+    """By bits or fraction, of each method, K and codec; fp32 beside them where it was run."""
+    families: dict[Key, set[Codec]] = defaultdict(set)
+    for point in group.points:
+        if point.variant.codec:
+            families[point.scale, point.variant.without("codec")].add(point.variant.codec.family)
+
+    def rows(scale: str, variant: Variant) -> list[Variant]:
+        plain = variant.without("codec")
+        own = {variant.codec.family} if variant.codec else families.get((scale, plain), set())
+        return [replace(variant, codec=family) for family in own]
+
+    found = _along(group, row=rows, column=lambda variant: variant.codec.size if variant.codec else FP32, least=1)
+    return {key: columns for key, columns in found.items() if set(columns) != {FP32}}
+
+
+def fragments(group: Group) -> Along:
+    """By fragments and delay, of each method and K that streams; unfragmented beside them where it was run."""
+    found = _along(
+        group,
+        row=lambda _, variant: [variant.without("fragments", "delay", "alpha")] if variant.workers is not None else [],
+        column=lambda variant: variant.streaming,
+        least=1,
+    )
+    return {key: columns for key, columns in found.items() if set(columns) != {UNFRAGMENTED}}
+
+
+def sync_interval_tables(group: Group, *, everything: bool) -> list[Table]:
+    """Loss by H, and % over the data-parallel baseline."""
+    found = sync_intervals(group)
+    at_best = best_by_variant(group)
+    over, missing = {}, {}
+    for (scale, variant), columns in found.items():
+        own = baseline(variant.method)
+        reference = at_best.get((scale, Variant(own)))
+        for column, one in columns.items():
+            if reference is None:
+                missing[(scale, variant), column] = f"no {own}"
+            else:
+                over[(scale, variant), column] = relative(one.measured, reference.point.loss)
+    theirs = {
+        ((_PAPER_SCALE, Variant(method, _PAPER_WORKERS)), str(interval)): value
+        for method, by_interval in published.SYNC_INTERVAL_OVER_DP.items()
+        for interval, value in by_interval.items()
+    }
+    loss = table(
+        "sync_interval",
+        "Final held-out loss by sync interval H",
+        measured=_losses(found),
+        published={},
+        everything=everything,
+        across="H",
+        column_order=int,
+        notes=[_SAME_BATCH],
+        needs="a method with two sync intervals at one scale and K",
+    )
+    over_dp = table(
+        "sync_interval_over_dp",
+        "% over the own data-parallel baseline by sync interval H",
+        measured=over,
+        missing=missing,
+        published=theirs,
+        everything=everything,
+        across="H",
+        column_order=int,
+        form="+.2f",
+        notes=[_SAME_BATCH, "The paper does not say its K; its figures fit K = 8 and stand there."],
+    )
+    return [loss, over_dp]
+
+
+def compression_tables(group: Group, *, everything: bool) -> list[Table]:
+    """Loss by bits or fraction, and % over fp32."""
+    found = codecs(group)
+    theirs = published_compression()
+    columns = {column for columns in found.values() for column in columns} | {column for _, column in theirs}
+    order = sorted(columns, key=_by_size).index
+    loss = table(
+        "compression",
+        "Final held-out loss by compression",
+        measured=_losses(found),
+        published=theirs,
+        everything=everything,
+        across="size",
+        column_order=order,
+        notes=[_SAME_BATCH, "The paper gathers all payloads; its linear codec is per row."],
+        needs="runs with compressed pseudogradients",
+    )
+    over, missing = _over(found, FP32)
+    over_fp32 = table(
+        "compression_over_fp32",
+        "% over fp32 by compression",
+        measured=over,
+        missing=missing,
+        published=_published_over(theirs, FP32),
+        everything=everything,
+        across="size",
+        column_order=order,
+        form="+.2f",
+    )
+    return [loss, over_fp32]
+
+
+def streaming_tables(group: Group, *, everything: bool) -> list[Table]:
+    """Loss by fragments and delay, and % over one fragment."""
+    found = fragments(group)
+    theirs = {
+        ((_PAPER_SCALE, Variant(method, _PAPER_WORKERS)), "J=3"): loss
+        for method, loss in published.STREAMING_LOSS.items()
+    }
+    columns = {column for columns in found.values() for column in columns} | {UNFRAGMENTED, "J=3"}
+    order = sorted(columns, key=lambda column: (column != UNFRAGMENTED, column)).index
+    loss = table(
+        "streaming",
+        "Final held-out loss by fragments (J) and delay (tau)",
+        measured=_losses(found),
+        published=theirs,
+        everything=everything,
+        across="streaming",
+        column_order=order,
+        notes=[_SAME_BATCH, "The paper gives two digits and no K; they fit K = 8 and stand there."],
+        needs="runs with fragments",
+    )
+    over, missing = _over(found, UNFRAGMENTED)
+    over_unfragmented = table(
+        "streaming_over_unfragmented",
+        "% over one fragment without delay",
+        measured=over,
+        missing=missing,
+        published={},
+        everything=everything,
+        across="streaming",
+        column_order=order,
+        form="+.2f",
+    )
+    return [loss, over_unfragmented]
+
+
+def published_compression() -> dict[tuple[Key, str], float]:
+    """Published losses in the rows and columns of our tables: linear is per row, statistical per tensor."""
+    found = {}
+    for name, by_bits in published.COMPRESSED_LOSS.items():
+        method, kind, *feedback = name.split()
+        codec = Codec(kind, details="per row" if kind == "linear" else "", error_feedback=bool(feedback))
+        for bits, loss in by_bits.items():
+            found[_theirs(method, codec), FP32 if bits == 32 else replace(codec, bits=bits).size] = loss
+    for name, by_fraction in published.TOPK_LOSS.items():
+        method, *feedback = name.split()
+        codec = Codec("topk", error_feedback=bool(feedback))
+        for fraction, loss in by_fraction.items():
+            found[_theirs(method, codec), replace(codec, fraction=fraction).size] = loss
+        found[_theirs(method, codec), FP32] = published.COMPRESSED_LOSS[f"{method} linear"][32]
+    return found
+
+
+def _theirs(method: str, codec: Codec) -> Key:
+    return _PAPER_SCALE, Variant(method, _PAPER_WORKERS, codec=codec)
+
+
+def _along(
+    group: Group,
+    *,
+    row: Callable[[str, Variant], Iterable[Variant]],
+    column: Callable[[Variant], str],
+    least: int = 2,
+) -> Along:
+    """Rows with at least so many columns. `row` says in which rows a variant stands at a scale."""
+    points: dict[Key, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for point in group.points:
+        for variant in row(point.scale, point.variant):
+            points[point.scale, variant][column(point.variant)].append(point)
+    found: Along = {}
+    for key, columns in points.items():
+        if len(columns) >= least:
+            comparable = at_common_batches(columns)
+            best = {name: one for name, among in comparable.items() if (one := chosen(among)) is not None}
+            found |= {key: best} if best else {}
+    return found
+
+
+def at_common_batches(columns: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
+    """The points at batches that all columns have, or all points where there is no such batch."""
+    common = set.intersection(*({point.batch for point in points} for points in columns.values()))
+    return {
+        column: [point for point in points if point.batch in common] if common else points
+        for column, points in columns.items()
+    }
+
+
+def _losses(found: Along) -> dict[tuple[Key, str], Measured]:
+    return {(key, column): one.measured for key, columns in found.items() for column, one in columns.items()}
+
+
+def _over(found: Along, reference: str) -> tuple[dict[tuple[Key, str], Measured], dict[tuple[Key, str], str]]:
+    """What a table in % over the column `reference` has measured, and what it lacks."""
+    measured, missing = {}, {}
+    for key, columns in found.items():
+        for column, one in columns.items():
+            if column == reference:
+                continue
+            if reference in columns:
+                measured[key, column] = relative(one.measured, columns[reference].point.loss)
+            else:
+                missing[key, column] = f"no run with {reference}"
+    return measured, missing
+
+
+def _published_over(theirs: Mapping[tuple[Key, str], float], reference: str) -> dict[tuple[Key, str], float]:
+    return {
+        (key, column): 100 * (loss / theirs[key, reference] - 1)
+        for (key, column), loss in theirs.items()
+        if column != reference
+    }
+
+
+def _by_size(column: str) -> tuple[int, float]:
+    """fp32 first, then bits from few to many, then fractions."""
+    if column == FP32:
+        return 0, 0
+    number, unit = column.split()
+    return (1 if unit == "bits" else 2), float(number)

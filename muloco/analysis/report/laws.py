@@ -1,0 +1,238 @@
+"""What follows from fits over scales: power laws, critical batches, iso-loss compute and steps (PAPER 5.4 to 5.6)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from muloco.analysis import published
+from muloco.analysis.critical_batch import critical_batch
+from muloco.analysis.power_law import PowerLaw, fit_power_law
+from muloco.analysis.report.cells import Measured, Table
+from muloco.analysis.report.method import Variant
+from muloco.analysis.report.pooling import Group
+from muloco.analysis.report.tables import (
+    SCALES,
+    Key,
+    best_by_variant,
+    chosen,
+    published_losses,
+    published_variant,
+    table,
+)
+from muloco.model.flavors import flavor
+
+LEAST_SCALES = 3
+NEEDS = f"a method at {LEAST_SCALES} scales of one corpus and budget"
+BASE = Variant("DP AdamW")
+"""What iso-loss figures compare with."""
+_LARGEST_FITTED = "3.1B"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is known of a variant at several scales, smallest first."""
+
+    compute: Sequence[float]
+    """FLOPs at each scale, 6 x parameters x tokens."""
+    loss: Sequence[float]
+    law: PowerLaw
+    """Of loss against compute."""
+    tokens: PowerLaw
+    """That belong to a compute."""
+    batch: PowerLaw | None = None
+    """Critical batch by tokens trained on; None: not known at enough scales."""
+
+    def compute_for(self, loss: float) -> float | None:
+        """FLOPs at which the law reaches a loss; None: never."""
+        above = loss - self.law.irreducible
+        return (above / self.law.coefficient) ** (1 / self.law.exponent) if above > 0 else None
+
+    def sequential_steps(self, compute: float) -> float | None:
+        """Compute over critical batch, the paper's measure of time, up to a factor."""
+        if self.batch is None:
+            return None
+        return compute / float(self.batch.predict(float(self.tokens.predict(compute))))
+
+
+def measured_scalings(group: Group) -> dict[Variant, Scaling]:
+    """Of every variant with enough scales; the irreducible loss is one for all, since it belongs to the corpus."""
+    at_best = best_by_variant(group)
+    curves: dict[Variant, list[tuple[float, float, float]]] = {}
+    for (_, variant), one in at_best.items():
+        run = one.point.first
+        curves.setdefault(variant, []).append((run.compute, one.point.loss, float(run.tokens)))
+    curves = {variant: sorted(points) for variant, points in curves.items() if len(points) >= LEAST_SCALES}
+    if not curves:
+        return {}
+    irreducible = shared_irreducible(
+        [([compute for compute, _, _ in points], [loss for _, loss, _ in points]) for points in curves.values()]
+    )
+    batches = critical_batches(group)
+    found = {}
+    for variant, points in curves.items():
+        compute, loss, tokens = zip(*points, strict=True)
+        found[variant] = Scaling(
+            *(compute, loss, fit_power_law(compute, loss, irreducible), fit_power_law(compute, tokens, 0.0)),
+            _batch_law(group, {scale: size for (scale, of), size in batches.items() if of == variant}),
+        )
+    return found
+
+
+def published_scalings() -> dict[Variant, Scaling]:
+    """The paper's, refitted from its losses with its irreducible loss; critical batches by its exponents."""
+    losses: dict[Variant, dict[str, float]] = {}
+    for variant, scale, loss in published_losses():
+        if SCALES.index(scale) <= SCALES.index(_LARGEST_FITTED):
+            losses.setdefault(variant, {})[scale] = loss
+    found = {}
+    for variant, by_scale in sorted(losses.items(), key=lambda item: item[0].order):
+        sizes = [flavor(scale) for scale in by_scale]
+        compute = [6.0 * size.parameters * size.token_budget for size in sizes]
+        found[variant] = Scaling(
+            *(compute, list(by_scale.values())),
+            fit_power_law(compute, list(by_scale.values()), published.IRREDUCIBLE),
+            fit_power_law(compute, [float(size.token_budget) for size in sizes], 0.0),
+            _published_batch_law(variant),
+        )
+    return found
+
+
+def shared_irreducible(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The irreducible loss with which power laws fit several curves of compute and loss best, in relative squares."""
+    from scipy.optimize import minimize_scalar
+
+    def misfit(irreducible: float) -> float:
+        laws = [fit_power_law(compute, loss, irreducible) for compute, loss in curves]
+        return float(sum(np.sum((law.predict(x) / y - 1) ** 2) for law, (x, y) in zip(laws, curves, strict=True)))
+
+    most = min(min(loss) for _, loss in curves) * (1 - 1e-3)
+    grid = np.linspace(0, most, 40)
+    place = int(np.argmin([misfit(value) for value in grid]))
+    around = (grid[max(0, place - 1)], grid[min(len(grid) - 1, place + 1)])
+    found = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-6})
+    return float(found.x if misfit(found.x) < misfit(grid[place]) else grid[place])
+
+
+def critical_batches(group: Group) -> dict[Key, int]:
+    """Critical batch in tokens, by scale and variant, where two batches or more are there."""
+    found = {}
+    for scale in group.scales:
+        for variant in group.variants:
+            points = group.at(scale, variant)
+            at = {
+                batch: chosen(point for point in points if point.batch == batch) for batch in {p.batch for p in points}
+            }
+            losses = {batch: one.point.loss for batch, one in at.items() if one is not None}
+            if len(losses) > 1:
+                found[scale, variant] = critical_batch(losses)
+    return found
+
+
+def power_law_table(scalings: Mapping[Variant, Scaling], *, everything: bool) -> Table:
+    """Exponent, coefficient and irreducible loss."""
+    measured = {}
+    for variant, scaling in scalings.items():
+        law = scaling.law
+        note = f"{len(scaling.loss)} scales"
+        for column, value in zip(_LAW, (law.exponent, law.coefficient, law.irreducible), strict=True):
+            measured[("", variant), column] = Measured(value, note=note)
+    theirs = {(("", published_variant(name)), _LAW[0]): value for name, value in published.EXPONENT.items()}
+    theirs |= {(("", published_variant(name)), _LAW[2]): published.IRREDUCIBLE for name in published.EXPONENT}
+    return table(
+        "power_law",
+        "Power laws: loss = coefficient x compute ^ exponent + irreducible",
+        measured=measured,
+        published=theirs,
+        everything=everything,
+        across="parameter",
+        column_order=_LAW.index,
+        form=".5g",
+        notes=["Compute is 6 x parameters x tokens. The irreducible loss is fitted once for all methods of a corpus."],
+        needs=NEEDS,
+    )
+
+
+def critical_batch_table(group: Group, *, everything: bool) -> Table:
+    """The largest batch whose loss is within 1 % of the best."""
+    measured = {}
+    for (scale, variant), batch in critical_batches(group).items():
+        largest = max(point.batch for point in group.at(scale, variant))
+        note = "the largest batch tried: it may be larger" if batch == largest else ""
+        measured[("", variant), scale] = Measured(batch, note=note)
+    return table(
+        "critical_batch",
+        "Critical batch in tokens an inner step",
+        measured=measured,
+        published={
+            (("", published_variant(name)), scale): float(batch)
+            for name, by_scale in published.CRITICAL_BATCH.items()
+            for scale, batch in by_scale.items()
+        },
+        everything=everything,
+        across="scale",
+        column_order=SCALES.index,
+        form=",.0f",
+        notes=["The largest batch tried whose loss is at most 1.01 times that of the best batch."],
+        needs="a method with two batch sizes at one scale",
+    )
+
+
+def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group, *, everything: bool) -> Table:
+    """How much less compute and how many fewer steps reach the loss that DP AdamW has, at the largest scale."""
+    measured = {}
+    if BASE in scalings and group.points:
+        scale = group.scales[-1]
+        for variant, scaling in scalings.items():
+            at = scaling.compute[-1]
+            for column, value in zip(_ISO, iso_loss(scaling, scalings[BASE], at), strict=True):
+                if variant != BASE and value is not None:
+                    measured[(scale, variant), column] = Measured(value)
+    theirs = {
+        ((_LARGEST_FITTED, published_variant(name)), column): value
+        for name, values in published.ISO_LOSS.items()
+        for column, value in zip(_ISO, values, strict=True)
+    }
+    return table(
+        "iso_loss",
+        "DP AdamW's compute and steps for the same loss, as multiples",
+        measured=measured,
+        published=theirs,
+        everything=everything,
+        across="of",
+        column_order=_ISO.index,
+        form=".3g",
+        notes=["From the power laws, at the largest scale. Steps are compute over critical batch."],
+        needs=f"DP AdamW and another method at {LEAST_SCALES} scales of one corpus and budget",
+    )
+
+
+def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> tuple[float | None, float | None]:
+    """Compute and steps that `base` needs for the loss that `scaling` reaches with `compute`, as multiples of its own;
+    None where its law never reaches it, or a critical batch is not known."""
+    needed = base.compute_for(float(scaling.law.predict(compute)))
+    if needed is None:
+        return None, None
+    theirs, ours = base.sequential_steps(needed), scaling.sequential_steps(compute)
+    return needed / compute, theirs / ours if theirs and ours else None
+
+
+_LAW = ("exponent", "coefficient", "irreducible")
+_ISO = ("compute", "steps")
+
+
+def _batch_law(group: Group, by_scale: Mapping[str, int]) -> PowerLaw | None:
+    """Of critical batch against tokens trained on, where there are enough scales."""
+    if len(by_scale) < LEAST_SCALES:
+        return None
+    tokens = {point.scale: float(point.first.tokens) for point in group.points}
+    return fit_power_law([tokens[scale] for scale in by_scale], [float(size) for size in by_scale.values()], 0.0)
+
+
+def _published_batch_law(variant: Variant) -> PowerLaw | None:
+    """The printed exponent through the batch of the largest scale."""
+    exponent = published.CRITICAL_BATCH_EXPONENT.get(variant.name)
+    if exponent is None:
+        return None
+    size, tokens = published.CRITICAL_BATCH[variant.name][_LARGEST_FITTED], flavor(_LARGEST_FITTED).token_budget
+    return PowerLaw(coefficient=size / tokens**exponent, exponent=exponent)

@@ -1,0 +1,192 @@
+"""What a run is called in tables and figures: from its resolved config to method, K and variant."""
+
+import re
+from dataclasses import dataclass, replace
+
+from muloco.training.config import Compression, Config, Role
+
+PAPER_SYNC_STEPS = 30
+METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
+"""In the order of the tables; others come behind them."""
+_RULES = {"Muon": "muon", "AdamW": "adamw", "GPA": "adamw", "SGD": "sgd"}
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How pseudogradients travel."""
+
+    kind: str
+    bits: int | None = None
+    fraction: float | None = None
+    details: str = ""
+    """What else tells it apart: `per row`, or how topk sends values."""
+    gathered: bool = False
+    """Everyone gets every payload."""
+    error_feedback: bool = False
+
+    @property
+    def family(self) -> "Codec":
+        """The same without bits and fraction."""
+        return replace(self, bits=None, fraction=None)
+
+    @property
+    def size(self) -> str:
+        """Bits an element or share of elements, as a column of a table; empty for a family of codecs."""
+        if self.fraction is not None:
+            return f"{100 * self.fraction:g} %"
+        return "" if self.bits is None else f"{self.bits} bits"
+
+    @property
+    def label(self) -> str:
+        named = f"{self.kind} {self.size}".strip()
+        extras = ("gathered" * self.gathered, "error feedback" * self.error_feedback)
+        return ", ".join(filter(None, (named, self.details, *extras)))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method as it stands in a row of a table. Learning rates and batch are not part of it: the best ones count."""
+
+    method: str
+    workers: int | None = None
+    """K; None for the data-parallel baselines."""
+    sync_steps: int = PAPER_SYNC_STEPS
+    codec: Codec | None = None
+    fragments: int = 1
+    delay: int = 0
+    alpha: float = 0.0
+
+    @property
+    def streams(self) -> bool:
+        return self.fragments > 1 or self.delay > 0
+
+    @property
+    def streaming(self) -> str:
+        """Fragments, delay and merge, as a column of a table."""
+        parts = (
+            f"J={self.fragments}" if self.fragments > 1 else "",
+            f"tau={self.delay}" if self.delay else "",
+            f"alpha={self.alpha:g}" if self.alpha else "",
+        )
+        return ", ".join(filter(None, parts)) or "one fragment"
+
+    @property
+    def rest(self) -> str:
+        """What differs from the paper's plain setting: H = 30, fp32, one fragment."""
+        parts = (
+            f"H={self.sync_steps}" if self.sync_steps != PAPER_SYNC_STEPS else "",
+            self.codec.label if self.codec else "",
+            self.streaming if self.streams or self.alpha else "",
+        )
+        return ", ".join(filter(None, parts))
+
+    @property
+    def name(self) -> str:
+        """Method and K, as the published tables call them."""
+        return self.method if self.workers is None else f"{self.method} K={self.workers}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.rest}" if self.rest else self.name
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Method, K and the rest, as the first columns of a row."""
+        return self.method, "" if self.workers is None else str(self.workers), self.rest
+
+    @property
+    def order(self) -> tuple:
+        """Sorts variants as the tables have them."""
+        known = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
+        codec = self.codec or Codec("")
+        return (
+            *(known, self.method, self.workers or 0, self.rest != "", self.sync_steps, codec.kind, codec.details),
+            *(
+                codec.gathered,
+                codec.error_feedback,
+                codec.bits or 0,
+                codec.fraction or 0.0,
+                self.fragments,
+                self.delay,
+                self.alpha,
+            ),
+        )
+
+    def plain(self) -> "Variant":
+        """The same method and K in the paper's plain setting."""
+        return Variant(self.method, self.workers)
+
+    def without(self, *fields: str) -> "Variant":
+        """The same with these fields as in the plain setting."""
+        return replace(self, **{field: getattr(Variant(""), field) for field in fields})
+
+
+def variant(config: Config) -> Variant:
+    """The variant that a resolved config describes."""
+    ft = config.fault_tolerance
+    method = _method(config)
+    if not config.syncs:
+        return Variant(method) if ft.semi_sync_method == "none" else Variant(method, 1, ft.sync_steps)
+    fragments = ft.num_fragments or len(ft.module_fqns_per_model_fragment or ()) or 1
+    return Variant(
+        *(method, config.workers, ft.sync_steps, _codec(config.compression)),
+        *(fragments, ft.fragment_sync_delay, ft.fragment_update_alpha),
+    )
+
+
+def baseline(method: str) -> str:
+    """The data-parallel baseline that a method is compared with: the one with its inner optimizer."""
+    if method.startswith("DP "):
+        return method
+    if named := re.search(r"\((?!outer )(.*?)\)", method):
+        return f"DP {named[1]}"
+    if "other roles" in method:
+        return f"DP {method}"
+    return "DP Muon" if method.startswith("MuLoCo") else "DP AdamW"
+
+
+def _method(config: Config) -> str:
+    inner = _inner(config)
+    how = config.fault_tolerance.semi_sync_method
+    if how == "none":
+        return f"DP {inner}"
+    if how == "gpa":
+        return inner
+    if how == "local_sgd":
+        return f"local SGD ({inner})"
+    outer = "" if config.outer_optimizer.class_name == "sgd" else f" (outer {config.outer_optimizer.class_name})"
+    return {"Muon": "MuLoCo", "AdamW": "DiLoCo"}.get(inner, f"DiLoCo ({inner})") + outer
+
+
+def _inner(config: Config) -> str:
+    """The inner optimizer; with `, other roles` where parameters are not stepped as the name alone would have it."""
+    optimizer = config.optimizer
+    matrices = _RULES[optimizer.name]
+    usual = {name: matrices if name == "matrix" else "adamw" for name in optimizer.roles()}
+    same = all(
+        role.rule in (None, usual[name]) and (role.lr_factor, role.weight_decay_factor) == _FACTORS
+        for name, role in optimizer.roles().items()
+    )
+    return optimizer.name if same else f"{optimizer.name}, other roles"
+
+
+_FACTORS = (Role().lr_factor, Role().weight_decay_factor)
+
+
+def _codec(compression: Compression) -> Codec | None:
+    kind = compression.kind
+    if kind == "none":
+        return None
+    details = ""
+    if kind in ("linear", "statistical", "lloyd_max") and compression.granularity == "row":
+        details = "per row"
+    if kind == "topk" and compression.values not in (None, "fp32"):
+        details = f"{compression.values} values"
+    return Codec(
+        kind=kind,
+        bits={"bf16": 16, "topk": None}.get(kind, compression.bits),
+        fraction=compression.fraction if kind == "topk" else None,
+        details=details,
+        gathered=compression.reduce == "gather",
+        error_feedback=compression.error_feedback,
+    )

@@ -1,0 +1,91 @@
+"""The folder of a report: what is written there, and what is left alone."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from muloco.analysis.report.contents import Report
+from muloco.analysis.report.draw import draw
+from muloco.analysis.report.markdown import markdown
+from muloco.analysis.report.page import page
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import write_json
+
+MARKER = ".muloco-report.json"
+"""Lists the files that a report has written into its folder."""
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError if the folder holds what no report has written."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; --out names the folder of the report")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).exists():
+        raise ConfigError(f"{folder} holds files that no report has written; choose another --out")
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Writes report.md, report.html, tables and figures; those of an earlier report in this folder go.
+
+    Returns:
+        report.md and report.html.
+
+    Raises:
+        ConfigError: the folder, or a file that would be written, is not a report's.
+    """
+    check_folder(folder)
+    marker = folder / MARKER
+    earlier = set(json.loads(marker.read_text())["files"]) if marker.exists() else set()
+    files = _files(report)
+    strange = [name for name in files if name not in earlier and (folder / name).exists()]
+    if strange:
+        raise ConfigError(f"{folder / strange[0]} was not written by a report and stays; choose another --out")
+    write_json(marker, {"files": sorted(earlier | set(files))})
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for name in earlier - set(files):
+        (folder / Path(name).parent.name / Path(name).name).unlink(missing_ok=True)
+    write_json(marker, {"files": sorted(files)})
+    return [folder / "report.md", folder / "report.html"]
+
+
+def tables_as_csv(report: Report) -> dict[str, str]:
+    """CSV by table, a line a cell; its first column is the section."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for section in report.sections:
+        for table in section.tables:
+            rows.setdefault(table.name, []).extend({"section": section.title, **line} for line in table.long())
+    if report.problems.rows:
+        rows[report.problems.name] = list(report.problems.long())
+    texts = {}
+    for name, lines in rows.items():
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        texts[name] = text.getvalue()
+    return texts
+
+
+def _files(report: Report) -> dict[str, bytes]:
+    """Contents by path in the folder."""
+    figures = _drawn(report)
+    images = {Path(name).stem: content for name, content in figures.items() if name.endswith(".svg")}
+    texts = {
+        "report.md": markdown(report),
+        "report.html": page(report, images),
+        **{f"tables/{name}.csv": text for name, text in tables_as_csv(report).items()},
+    }
+    return {**{name: text.encode() for name, text in texts.items()}, **figures}
+
+
+def _drawn(report: Report) -> Mapping[str, bytes]:
+    with TemporaryDirectory() as folder:
+        for section in report.sections:
+            for figure in section.figures:
+                draw(dataclasses.replace(figure, name=figure.name + section.suffix), Path(folder))
+        return {f"figures/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir())}
