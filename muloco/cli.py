@@ -32,6 +32,13 @@ transformers and what builds on it, or as a state dict of torch."""
 _GENERATE = """Go on from a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
 _PLAN = """What the run of FILE, a config, will take, or all the runs of FILE, a sweep: GPUs, bytes on the wire, memory,
 and hours by the bandwidth of the workers' links. --section.field value words hold for all of them."""
+_REPORT = """Tables and figures over finished runs, with what the paper has published beside them: report.md,
+report.html, tables/*.csv, figures/*.png and *.svg. RUN is a run folder, a folder of run folders, or a sweep's file,
+whose jobs' run folders are taken. Runs that are missing, unfinished or broken are listed."""
+_PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (a run folder, or checkpoint/step-N in one),
+one after the other in this process, and compare their pseudogradients: cosine to that of one worker, spectra,
+interference gap, and Proposition 4.2 of the paper, step by step. Of several checkpoints, such as one of Muon and one of
+AdamW, the figures stand side by side. docs/pseudogradients.md says what is computed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
     _add_sweep(commands)
     _add_plan(commands)
+    _add_report(commands)
+    _add_analyze(commands)
     _add_uses_of_checkpoints(commands)
     return parser
 
@@ -127,6 +136,43 @@ def _add_plan(commands) -> None:
     plan.add_argument("--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link; several")
     plan.add_argument("--plot", metavar="PICTURE", help="draws hours against bandwidth, as .png or .svg")
     plan.set_defaults(run=_plan, parser=plan, needs="FILE", help=False)
+
+
+def _add_report(commands) -> None:
+    report = commands.add_parser(
+        "report",
+        help="tables and figures over finished runs",
+        description=_REPORT,
+        usage="muloco report RUN ... [--out DIR] [--published]",
+        epilog="Exit status 2: there is no finished run to report on.",
+        allow_abbrev=False,
+    )
+    report.add_argument(
+        "runs", metavar="RUN", nargs="*", help="such as outputs, outputs/NAME or jobs/muloco_paper/15B.py"
+    )
+    report.add_argument("--out", metavar="DIR", default="report", help="folder to write; left out: report")
+    report.add_argument(
+        "--published", action="store_true", help="also draw the paper's points, and add its own tables; needs no RUN"
+    )
+    report.set_defaults(run=_report, parser=report, config="", needs="RUN", help=False)
+
+
+def _add_analyze(commands) -> None:
+    analyze = commands.add_parser("analyze", help="measurements on checkpoints", allow_abbrev=False)
+    parser = analyze.add_subparsers(required=True, metavar="WHAT").add_parser(
+        "pseudogradients",
+        help="how K workers' pseudogradients agree",
+        description=_PSEUDOGRADIENTS,
+        usage="muloco analyze pseudogradients CHECKPOINT ... [--workers K ...] [--steps H] [--out DIR]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="*", help="outputs/NAME or .../checkpoint/step-N")
+    parser.add_argument(
+        "--workers", metavar="K", type=int, nargs="+", default=[1, 2, 4, 8], help="left out: 1 2 4 8; 1 is always in"
+    )
+    parser.add_argument("--steps", metavar="H", type=int, default=30, help="inner steps of each worker; left out: 30")
+    parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder; left out: pseudogradients")
+    parser.set_defaults(run=_pseudogradients, parser=parser, config="", needs="CHECKPOINT", help=False)
 
 
 def _add_uses_of_checkpoints(commands) -> None:
@@ -259,6 +305,35 @@ def _to_plan(command: argparse.Namespace, words: Sequence[str]) -> list[tuple[st
         return [(file.stem, resolve(_chosen(command, words)))]
     expansion = expand(load_sweep(command.config), overrides=words, profile=ClusterProfile())
     return [(job.name, job.resolved) for job in expansion.jobs]
+
+
+def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from muloco.analysis.report.command import run_report
+    from muloco.sweeps.runs import run_folders
+
+    _refuse(command, words)
+    if not command.runs and not command.published:
+        raise ConfigError(f"{command.parser.prog} needs a RUN, or --published; try `{command.parser.prog} --help`")
+    folders, problems = [], []
+    for name in command.runs:
+        found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
+        folders += found
+        problems += missing
+    console = Console(soft_wrap=True, highlight=False)
+    return run_report(folders, problems=problems, out=Path(command.out), published=command.published, console=console)
+
+
+def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    if not command.checkpoints:
+        raise ConfigError(f"{command.parser.prog} needs a CHECKPOINT; try `{command.parser.prog} --help`")
+    from muloco.analysis.pseudogradients.command import run_pseudogradients
+
+    return run_pseudogradients(command)
 
 
 def _eval(command: argparse.Namespace, words: Sequence[str]) -> int:

@@ -45,6 +45,7 @@ def test_imports_point_down() -> None:
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
+        ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )
 def test_what_a_module_does_not_need(module: str, absent: list[str]) -> None:

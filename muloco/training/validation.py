@@ -81,8 +81,7 @@ class AnchorValidator(Validator):
             figures = self.evaluation(model, self.ranks)
         model.train()
         _reshard(model_parts)
-        if figures is not None:
-            self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
 
     def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
         with self.metrics_processor.reporting_validation_as(name):

@@ -40,7 +40,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
     Raises:
         RuntimeError: the environment does not fit the config, or training failed.
     """
-    store = _store_of_single_rank(config)
+    store = store_of_single_rank(config)
     world = int(os.environ["WORLD_SIZE"])
     if world != config.ranks_per_worker:
         raise RuntimeError(
@@ -124,7 +124,7 @@ def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config],
         raise next((f for f in failures if not isinstance(f, TransportError)), failures[0])
 
 
-def _store_of_single_rank(config: Config) -> TCPStore | None:
+def store_of_single_rank(config: Config) -> TCPStore | None:
     """A worker of one rank needs no torchrun: this opens the store that torchrun would have, and sets what it would.
 
     The store takes a free port itself. To choose one here and let torch open it later would leave it to others

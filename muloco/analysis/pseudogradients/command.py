@@ -1,0 +1,59 @@
+"""`muloco analyze pseudogradients`."""
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.progress import Progress
+
+from muloco.analysis.pseudogradients.collect import collect
+from muloco.analysis.pseudogradients.figures import draw
+from muloco.analysis.pseudogradients.study import Study, study
+from muloco.analysis.pseudogradients.tables import console_table, listings, markdown, tables
+from muloco.training.continuation import Continuation, check, one_rank
+from muloco.training.load import ConfigError
+from muloco.training.trained import Trained, find_trained
+
+
+def run_pseudogradients(command: argparse.Namespace) -> int:
+    """Returns 0; raises ConfigError for what cannot be analyzed, before anything is written."""
+    counts = sorted({1, *command.workers})
+    if counts == [1]:
+        raise ConfigError("--workers needs a K above 1; its workers are compared with K = 1")
+    out = Path(command.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out: {out} exists and is not an empty folder; nothing in it is overwritten")
+    found = [find_trained(checkpoint) for checkpoint in command.checkpoints]
+    names = [trained.name for trained in found]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"a checkpoint is given twice, or two runs have the same name: {'; '.join(names)}")
+    for trained in found:
+        check(trained, counts=counts, steps=command.steps)
+    console = Console(highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    with one_rank(), Progress(console=console) as progress:
+        studies = [_study(trained, counts, command.steps, out, progress) for trained in found]
+    (out / "table.md").write_text(markdown(studies), encoding="utf-8")
+    for name, text in tables(studies).items():
+        (out / name).write_text(text, encoding="utf-8")
+    draw(studies, out)
+    for listing in listings(studies):
+        console.print(console_table(listing))
+    console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _study(trained: Trained, counts: list[int], steps: int, out: Path, progress: Progress) -> Study:
+    folder = out / "tensors" / trained.name.replace(", step ", "-step")
+    folder.mkdir(parents=True)
+    task = progress.add_task(trained.name, total=2 * sum(counts))
+    with (
+        TemporaryDirectory() as scratch,
+        closing(Continuation(trained, counts=counts, steps=steps, scratch=Path(scratch))) as continuation,
+    ):
+        for workers in counts:
+            collect(continuation, workers=workers, steps=steps, folder=folder, done=lambda: progress.advance(task))
+    optimizer = trained.config.optimizer.name
+    return study(folder, counts, run=trained.name, optimizer=optimizer, steps=steps)

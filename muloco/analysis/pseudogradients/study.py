@@ -1,0 +1,146 @@
+"""What the pseudogradients of a run's checkpoint say: figures by matrix and by number of workers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from torch import Tensor
+
+from muloco.analysis.pseudogradients.collect import read_steps, read_tensors
+from muloco.analysis.pseudogradients.measures import Box, box, cosine, interference_gap, mean, singular_values
+from muloco.analysis.pseudogradients.proposition import Step, nuclear_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixFigures:
+    """Of one matrix, by K workers."""
+
+    workers: int
+    matrix: str
+    rank: int
+    """r: the smaller side."""
+    cosine: float
+    """Of the mean pseudogradient to the one of K = 1."""
+    top_of_workers: float
+    """Mean over workers of the mean of their top 5 % singular values."""
+    top_of_mean: float
+    """Of the mean pseudogradient."""
+    gap: float
+    """Interference gap: the former minus the latter, as a share of the former."""
+    nuclear_norm: float
+    """Of the mean pseudogradient: the left side of Proposition 4.2."""
+    from_steps: float
+    """The right side, but for decay: sqrt(r) / K sum rho alpha |psi|_F."""
+    from_decay: float
+    """The decay's part of the right side."""
+    if_orthonormal: float
+    """r / K sum rho alpha."""
+    mean_rho: float
+    mean_norm: float
+    """Of |psi|_F / sqrt(r) over steps and workers."""
+    least_norm: float
+    greatest_norm: float
+
+    @property
+    def error(self) -> float:
+        """How far the sides of the proposition are apart, relatively."""
+        return abs(self.from_steps + self.from_decay - self.nuclear_norm) / self.nuclear_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Of one matrix by K workers: singular values, the largest first."""
+
+    workers: int
+    matrix: str
+    own: Sequence[float]
+    """Means over the workers."""
+    of_mean: Sequence[float]
+    """Of the mean pseudogradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Of one checkpoint."""
+
+    run: str
+    """Which."""
+    optimizer: str
+    steps: int
+    """H."""
+    matrices: Sequence[MatrixFigures]
+    spectra: Sequence[Spectrum]
+    measured: Mapping[int, Mapping[str, Sequence[Step]]]
+    """Inner steps by K and matrix."""
+
+    @property
+    def counts(self) -> list[int]:
+        """The K studied, in ascending order."""
+        return sorted(self.measured)
+
+    def of(self, workers: int) -> list[MatrixFigures]:
+        return [figures for figures in self.matrices if figures.workers == workers]
+
+    def cosines(self, workers: int) -> Box:
+        """Over the matrices."""
+        return box([figures.cosine for figures in self.of(workers)])
+
+    def norms(self, workers: int) -> list[float]:
+        """|psi|_F / sqrt(r) of each inner step from the first on, means over matrices and workers."""
+        ranks = {figures.matrix: figures.rank for figures in self.of(workers)}
+        by_step: list[list[float]] = [[] for _ in range(self.steps)]
+        for matrix, steps in self.measured[workers].items():
+            for step in steps:
+                by_step[step.step - 1].append(step.norm / math.sqrt(ranks[matrix]))
+        return list(map(fmean, by_step))
+
+
+def study(folder: Path, counts: Sequence[int], *, run: str, optimizer: str, steps: int) -> Study:
+    """Of what `collect` has written into a folder.
+
+    Args:
+        folder: with the files of each K.
+        counts: the K; 1 is among them.
+        run, optimizer, steps: see `Study`.
+    """
+    single = {name: tensors[0] for name, tensors in read_tensors(folder, 1).items()}
+    measured = {workers: read_steps(folder, workers) for workers in counts}
+    matrices, spectra = [], []
+    for workers in counts:
+        for name, tensors in read_tensors(folder, workers).items():
+            figures, spectrum = _matrix(name, tensors, single[name], measured[workers][name])
+            matrices.append(figures)
+            spectra.append(spectrum)
+    return Study(run=run, optimizer=optimizer, steps=steps, matrices=matrices, spectra=spectra, measured=measured)
+
+
+def _matrix(
+    name: str, tensors: Sequence[Tensor], single: Tensor, steps: Sequence[Step]
+) -> tuple[MatrixFigures, Spectrum]:
+    averaged = mean(tensors)
+    own = [singular_values(tensor) for tensor in tensors]
+    of_mean = singular_values(averaged)
+    gap = interference_gap(own, of_mean)
+    workers, rank = len(tensors), len(of_mean)
+    right = nuclear_norm(steps, workers=workers, rank=rank)
+    norms = [step.norm / math.sqrt(rank) for step in steps]
+    figures = MatrixFigures(
+        workers=workers,
+        matrix=name,
+        rank=rank,
+        cosine=cosine(averaged, single),
+        top_of_workers=gap.workers,
+        top_of_mean=gap.averaged,
+        gap=gap.relative,
+        nuclear_norm=of_mean.sum().item(),
+        from_steps=right.steps,
+        from_decay=right.decay,
+        if_orthonormal=right.if_orthonormal,
+        mean_rho=fmean(step.rho for step in steps),
+        mean_norm=fmean(norms),
+        least_norm=min(norms),
+        greatest_norm=max(norms),
+    )
+    return figures, Spectrum(workers=workers, matrix=name, own=mean(own).tolist(), of_mean=of_mean.tolist())

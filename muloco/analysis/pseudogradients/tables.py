@@ -1,0 +1,141 @@
+"""What was found as tables: on the console, in Markdown and as CSV."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from rich.table import Table
+
+from muloco.analysis.pseudogradients.study import Study
+from muloco.analysis.published import COSINE, INTERFERENCE_GAP
+
+_METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A table as text."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+def listings(studies: Sequence[Study]) -> list[Listing]:
+    """How the workers agree, and what their steps are like: a row for each checkpoint and K."""
+    rows = [(study, workers) for study in studies for workers in study.counts]
+    return [
+        Listing(
+            f"Pseudogradients of K workers after {studies[0].steps} inner steps",
+            ("checkpoint", "K", "cosine", "quartiles", "paper", "gap %", "paper", "top 5 %", "of the mean"),
+            [_agreement(study, workers) for study, workers in rows],
+            "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one of "
+            "K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
+            "pseudogradient; gap: the interference gap, by how many % the latter is smaller. paper: 416M on other "
+            "data, and its definition of the gap was not published (PAPER 5.10): orders and trends can be compared, "
+            "figures cannot.",
+        ),
+        Listing(
+            "Inner steps and Proposition 4.2",
+            ("checkpoint", "K", "|psi|/sqrt(r)", "least", "greatest", "rho", "decay %", "error", "Muon's form"),
+            [_steps(study, workers) for study, workers in rows],
+            "Over matrices, workers and steps. |psi|/sqrt(r): Frobenius norm of a step without its learning rate, 1 "
+            "where it is orthonormal. rho: its cosine to the orthonormal factor of the mean pseudogradient. decay: "
+            "weight decay's part of the nuclear norm. error: how far the two sides of the proposition are apart "
+            "(relative; the worst matrix). Muon's form: r / K sum rho alpha over sqrt(r) / K sum rho alpha |psi|.",
+        ),
+    ]
+
+
+def _agreement(study: Study, workers: int) -> list[str]:
+    matrices, cosines = study.of(workers), study.cosines(workers)
+    return [
+        study.run,
+        str(workers),
+        f"{cosines.mean:.3f}",
+        f"{cosines.lower:.3f}-{cosines.upper:.3f}",
+        _published(COSINE[study.optimizer], workers),
+        f"{100 * fmean(figures.gap for figures in matrices):.1f}",
+        _published(INTERFERENCE_GAP[_METHOD[study.optimizer]], workers),
+        f"{fmean(figures.top_of_workers for figures in matrices):.3g}",
+        f"{fmean(figures.top_of_mean for figures in matrices):.3g}",
+    ]
+
+
+def _steps(study: Study, workers: int) -> list[str]:
+    matrices = study.of(workers)
+    by_steps = sum(figures.from_steps for figures in matrices)
+    return [
+        study.run,
+        str(workers),
+        f"{fmean(figures.mean_norm for figures in matrices):.3f}",
+        f"{min(figures.least_norm for figures in matrices):.3f}",
+        f"{max(figures.greatest_norm for figures in matrices):.3f}",
+        f"{fmean(figures.mean_rho for figures in matrices):.3f}",
+        f"{100 * sum(figures.from_decay for figures in matrices) / sum(f.nuclear_norm for f in matrices):.3f}",
+        f"{max(figures.error for figures in matrices):.0e}",
+        f"{sum(figures.if_orthonormal for figures in matrices) / by_steps:.3f}",
+    ]
+
+
+def _published(values: dict[int, float], workers: int) -> str:
+    return f"{values[workers]:g}" if workers in values else "-"
+
+
+def console_table(listing: Listing) -> Table:
+    table = Table(title=listing.title, caption=listing.note, title_justify="left", caption_justify="left")
+    for place, header in enumerate(listing.headers):
+        table.add_column(header, justify="left" if place == 0 else "right")
+    for row in listing.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(studies: Sequence[Study]) -> str:
+    """All listings with their notes."""
+    lines = []
+    for listing in listings(studies):
+        lines += [f"## {listing.title}", "", _line(listing.headers), _line(["---"] * len(listing.headers))]
+        lines += [*map(_line, listing.rows), "", listing.note, ""]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def tables(studies: Sequence[Study]) -> dict[str, str]:
+    """CSV by name of file: `matrices` a line a checkpoint, K and matrix; `spectra` a line a singular
+    value."""
+    return {
+        "matrices.csv": _csv(
+            {"checkpoint": study.run, **dataclasses.asdict(figures)} for study in studies for figures in study.matrices
+        ),
+        "spectra.csv": _csv(_singular_values(studies)),
+    }
+
+
+def _singular_values(studies: Sequence[Study]) -> Iterator[dict]:
+    for study in studies:
+        for spectrum in study.spectra:
+            for place, (own, of_mean) in enumerate(zip(spectrum.own, spectrum.of_mean, strict=True), start=1):
+                yield {
+                    "checkpoint": study.run,
+                    "workers": spectrum.workers,
+                    "matrix": spectrum.matrix,
+                    "place": place,
+                    "mean_over_workers": own,
+                    "of_mean": of_mean,
+                }
+
+
+def _csv(lines) -> str:
+    lines = list(lines)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

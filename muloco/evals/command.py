@@ -1,0 +1,91 @@
+"""`muloco eval`: lm-eval on a checkpoint, by one process or several."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from muloco.evals.report import figures, mean, table
+from muloco.training.evaluation import need_lm_eval
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import write_json
+from muloco.training.trained import Trained, find_trained
+
+if TYPE_CHECKING:
+    from muloco.evals.tasks import Tasks
+
+BOOTSTRAP = 100_000
+"""Samples for standard errors, as many as lm-eval's own command takes."""
+
+
+def run_eval(command: argparse.Namespace) -> int:
+    """Returns 0; raises ConfigError for what cannot be evaluated."""
+    if not command.tasks:
+        raise ConfigError("muloco eval needs --tasks, such as --tasks hellaswag,piqa or --tasks paper")
+    for name, value in (("--limit", command.limit), ("--batch-tokens", command.batch_tokens)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1; got {value}")
+    if command.shots < 0:
+        raise ConfigError(f"--shots must be 0 or more; got {command.shots}")
+    trained = find_trained(command.config, step=command.step)
+    output = _output(command.output, trained)
+    need_lm_eval()
+    from muloco.evals.tasks import find_tasks, load_tasks
+
+    tasks = load_tasks(*find_tasks(command.tasks.split(","), command.include_path))
+    results = _evaluate(command, trained, tasks)
+    if os.environ.get("RANK", "0") == "0":
+        average = mean(figures(results), tasks.asked)
+        results["muloco"] = {"run": str(trained.run.root.resolve()), "step": trained.step, "mean_accuracy": average}
+        from lm_eval.utils import handle_non_serializable
+
+        write_json(output, json.loads(json.dumps(results, default=handle_non_serializable)))
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(table(results, tasks.asked, title=trained.name))
+        console.print(f"results: {output}", markup=False)
+    return 0
+
+
+def _output(chosen: str | None, trained: Trained) -> Path:
+    if chosen is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return trained.run.evaluations / f"step-{trained.step}" / f"results-{stamp}.json"
+    if Path(chosen).exists():
+        raise ConfigError(f"--output: {chosen} exists; it is not overwritten")
+    return Path(chosen)
+
+
+def _evaluate(command: argparse.Namespace, trained: Trained, tasks: "Tasks") -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from muloco._torchtitan import device_type
+    from muloco.evals.adapter import MulocoLM
+    from muloco.evals.run import evaluate
+    from muloco.evals.scoring import Scorer
+
+    several, rank = int(os.environ.get("WORLD_SIZE", "1")) > 1, int(os.environ.get("RANK", "0"))
+    device = torch.device(device_type())
+    if device.type != "cpu":
+        device = torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.accelerator.set_device_index(device.index)
+    if several:
+        dist.init_process_group("gloo")
+    try:
+        scorer = Scorer(
+            model=trained.model(device, dtype=getattr(torch, command.precision)),
+            device=device,
+            batch_tokens=command.batch_tokens,
+            longest=trained.config.training.seq_len,
+            ranks=dist.group.WORLD if several else None,
+        )
+        adapter = MulocoLM(scorer, trained.tokenizer(), quiet=not sys.stderr.isatty())
+        return evaluate(adapter, tasks, limit=command.limit, shots=command.shots, bootstrap=0 if rank else BOOTSTRAP)
+    finally:
+        if several:
+            dist.destroy_process_group()

@@ -1,0 +1,64 @@
+"""The tasks of a config, for evaluations while it is trained. Importing this imports lm-eval."""
+
+from pathlib import Path
+
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from muloco.data.tokenizer import DocumentTokenizer
+from muloco.evals.adapter import MulocoLM
+from muloco.evals.report import figures, mean
+from muloco.evals.run import evaluate
+from muloco.evals.scoring import Scorer
+from muloco.evals.tasks import Tasks, find_tasks, load_tasks
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+
+def tasks_of(config: Config) -> Tasks:
+    """The tasks of a resolved config, loaded with their data.
+
+    Raises:
+        ConfigError: an unknown task, data that is not there, or a task that generates text: its requests end at
+            different lengths, and the ranks of a sharded model have to call it equally often.
+    """
+    chosen = config.evaluation
+    tasks = load_tasks(*find_tasks(chosen.tasks, chosen.include_path))
+    for name, task in tasks.leaves.items():
+        if task.OUTPUT_TYPE == "generate_until":
+            raise ConfigError(
+                f"evaluation.tasks: {name} generates text; in training only tasks are evaluated that ask for "
+                "likelihoods (muloco eval takes all)"
+            )
+    return tasks
+
+
+class TaskEvaluation:
+    """See `muloco.training.evaluation.Evaluation`.
+
+    Args:
+        config: resolved.
+        tokenizer: folder with tokenizer.json.
+
+    Raises:
+        ConfigError: as `tasks_of`.
+    """
+
+    def __init__(self, config: Config, tokenizer: Path):
+        self._config = config
+        self._tokenizer = DocumentTokenizer(tokenizer)
+        self._tasks = tasks_of(config)
+
+    def __call__(self, model: nn.Module, ranks: ProcessGroup | None) -> dict[str, float]:
+        chosen = self._config.evaluation
+        scorer = Scorer(
+            model=model,
+            device=next(model.buffers()).device,
+            batch_tokens=chosen.batch_tokens,
+            longest=self._config.training.seq_len,
+            ranks=ranks,
+        )
+        adapter = MulocoLM(scorer, self._tokenizer, quiet=True)
+        found = figures(evaluate(adapter, self._tasks, limit=chosen.limit))
+        average = mean(found, self._tasks.asked)
+        return found if average is None else {**found, "mean": average}

@@ -1,0 +1,62 @@
+"""What lm-eval found, as figures by name, as a table and as a mean. Needs nothing but Python and rich."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+ACCURACIES = ("acc_norm", "acc")
+"""What counts in the mean: the first of these that a task has."""
+
+
+def figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """Each metric of each task and group as TASK/METRIC, standard errors left out.
+
+    Args:
+        results: what `lm_eval.simple_evaluate` returns.
+    """
+    found = {}
+    for task, metrics in results["results"].items():
+        for name, value in metrics.items():
+            metric, _, kind = name.partition(",")
+            if kind and not metric.endswith("_stderr") and isinstance(value, int | float):
+                found[f"{task}/{metric}" if kind == "none" else f"{task}/{metric},{kind}"] = float(value)
+    return found
+
+
+def mean(found: Mapping[str, float], tasks: list[str]) -> float | None:
+    """The mean accuracy of these tasks and groups, each counted once; None where none has an accuracy.
+
+    Args:
+        found: see `figures`.
+        tasks: those that were asked for, without the subtasks of groups.
+    """
+    accuracies = []
+    for task in tasks:
+        values = [found[f"{task}/{metric}"] for metric in ACCURACIES if f"{task}/{metric}" in found]
+        accuracies += values[:1]
+    return sum(accuracies) / len(accuracies) if accuracies else None
+
+
+def table(results: Mapping[str, Any], tasks: list[str], *, title: str) -> Table:
+    """One row a metric, and the mean."""
+    drawn = Table(title=title, title_justify="left")
+    for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("standard error", "right")):
+        drawn.add_column(column, justify=justify)  # type: ignore[arg-type]
+    found = figures(results)
+    shown = ""
+    for name, value in found.items():
+        task, metric = name.rsplit("/", 1)
+        plain, _, kind = metric.partition(",")
+        error = results["results"][task].get(f"{plain}_stderr,{kind or 'none'}")
+        drawn.add_row(
+            "" if task == shown else task,
+            metric,
+            f"{value:.4f}",
+            f"{error:.4f}" if isinstance(error, float) else "",
+        )
+        shown = task
+    if (average := mean(found, tasks)) is not None:
+        drawn.add_section()
+        drawn.add_row("mean", " or ".join(ACCURACIES), f"{average:.4f}", "")
+    return drawn

@@ -1,0 +1,82 @@
+"""lm-eval's tasks, found and loaded with errors that say what is missing. Importing this imports lm-eval."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.tasks import TaskManager
+
+from muloco.evals.suites import SUITES, expand
+from muloco.training.load import ConfigError
+
+
+def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str], TaskManager]:
+    """Checks that all tasks are known. lm-eval's own are looked through only where the folder has not all of them,
+    which takes some seconds.
+
+    Args:
+        names: of tasks, groups of tasks, or suites.
+        include_path: folder with the user's own tasks, as YAML files.
+
+    Returns:
+        the names without suites, and what loads them.
+
+    Raises:
+        ConfigError: no such folder, or no such task; names the nearest ones.
+    """
+    tasks = expand(list(names))
+    if not tasks:
+        raise ConfigError("no tasks; give lm-eval's names of some, or a suite: " + ", ".join(SUITES))
+    if include_path is not None:
+        if not Path(include_path).is_dir():
+            raise ConfigError(f"there is no folder of tasks {include_path}")
+        manager = TaskManager(include_path=include_path, include_defaults=False)
+        if all(name in manager.task_index for name in tasks):
+            return tasks, manager
+    manager = TaskManager(include_path=include_path)
+    for name in tasks:
+        if name not in manager.task_index:
+            nearest = difflib.get_close_matches(name, [*manager.all_tasks, *SUITES], n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+            raise ConfigError(f"lm-eval knows no task {name!r}{hint} (own tasks: a folder of YAML files)")
+    return tasks, manager
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Tasks with their data."""
+
+    asked: list[str]
+    """What results are asked for: tasks, and groups of them."""
+    leaves: dict[str, Any]
+    """lm-eval's tasks, by name."""
+    groups: dict[str, Any]
+    """lm-eval's groups, by name."""
+
+
+def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
+    """What `find_tasks` has found.
+
+    Raises:
+        ConfigError: the data of a task is not there; names task and data set.
+    """
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    tasks = Tasks(asked=[], leaves={}, groups={})
+    for name in names:
+        try:
+            found = manager.load([name])
+        except (OSError, DatasetsError, HfHubHTTPError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"task {name}: its data set is not here and cannot be fetched: {reason} (offline: fetch it once where "
+                "there is a network and copy the folder $HF_HOME, or give local data by a task of your own)"
+            ) from error
+        groups = found.get("groups", {})
+        tasks.asked.extend([name] if name in groups else found["tasks"])  # the name of a tag stands for its tasks
+        tasks.leaves.update(found["tasks"])
+        tasks.groups.update(groups)
+    return tasks

@@ -1,0 +1,69 @@
+"""The README of an exported model."""
+
+import json
+
+from muloco.training.load import to_dict
+from muloco.training.run_folder import read_metrics
+from muloco.training.trained import Trained
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [muloco]
+---
+
+# {name}
+
+A Llama with norms before and after attention and feed-forward, and on queries and keys ({parameters:,} parameters),
+trained by muloco with {method}. transformers loads it as Gemma3ForCausalLM, which is the same function:
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model = AutoModelForCausalLM.from_pretrained("FOLDER")
+    tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+
+| | |
+|---|---|
+| flavor | `{flavor}` |
+| step | {step:,} of {steps:,} |
+| tokens | {tokens:,}, by all workers |
+| sequence length | {seq_len} |
+| data | {data} |
+{loss}
+Documents began with BOS and ended with EOS in training; text becomes tokens as tokenizer.json says.
+
+<details><summary>The run's config</summary>
+
+```json
+{config}
+```
+
+</details>
+"""
+
+
+def card(trained: Trained) -> str:
+    """Markdown."""
+    config, training = trained.config, trained.config.training
+    method: str = config.optimizer.name
+    if config.syncs:
+        ft = config.fault_tolerance
+        method += f" in {config.workers} workers by {ft.semi_sync_method}, which sync every {ft.sync_steps} steps"
+    losses = [
+        line["validation_loss"]
+        for line in read_metrics(trained.run)
+        if line["step"] == trained.step and "validation_loss" in line
+    ]
+    return _CARD.format(
+        name=trained.name,
+        parameters=trained.flavor.parameters,
+        method=method,
+        flavor=trained.flavor.name,
+        step=trained.step,
+        steps=training.steps,
+        tokens=trained.step * config.tokens_per_step,
+        seq_len=training.seq_len,
+        data=", ".join(config.data.sources),
+        loss=f"| held-out loss | {losses[0]:.4f} nats a token |\n" if losses else "",
+        config=json.dumps(to_dict(config), indent=2),
+    )

@@ -1,0 +1,29 @@
+"""`muloco export`: a checkpoint as a folder for other software."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from muloco.training.load import ConfigError
+from muloco.training.trained import find_trained
+
+
+def run_export(command: argparse.Namespace) -> int:
+    """Returns 0; raises ConfigError for what cannot be exported."""
+    if command.folder is None:
+        raise ConfigError("muloco export needs CHECKPOINT and DIR, the folder to be made")
+    if command.shard_gib <= 0:
+        raise ConfigError(f"--shard-gib must be above 0; got {command.shard_gib}")
+    trained, folder = find_trained(command.config, step=command.step), Path(command.folder)
+    import torch
+
+    from muloco.export.folders import GIB, export_huggingface, export_torch
+
+    dtype = getattr(torch, command.precision)
+    if command.format == "hf":
+        export_huggingface(trained, folder, dtype=dtype, largest=int(command.shard_gib * GIB))
+    else:
+        export_torch(trained, folder, dtype=dtype)
+    Console(soft_wrap=True, highlight=False).print(f"{trained.name}: {folder}", markup=False)
+    return 0

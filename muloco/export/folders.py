@@ -1,0 +1,96 @@
+"""The two kinds of folder: Hugging Face's, and plain torch."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muloco.data.tokenizer import DocumentTokenizer
+from muloco.export.card import card
+from muloco.model.huggingface import check_names, model_config, names, to_huggingface
+from muloco.model.weights_folder import write_weights
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import write_json
+from muloco.training.trained import Trained
+
+GIB = 2**30
+
+
+def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, largest: int = 5 * GIB) -> None:
+    """A folder that transformers, and what builds on it, loads as it is: model.safetensors (or shards and their
+    index), config.json, generation_config.json, the tokenizer, a card.
+
+    Args:
+        trained: the checkpoint.
+        folder: is made; it must not exist, or be empty.
+        dtype: of the weights.
+        largest: bytes of a shard.
+
+    Raises:
+        ConfigError: the folder holds something; the tokenizer is gone.
+        ValueError: a tensor of the checkpoint has no place in the folder, or one is missing.
+    """
+    size, tokenizer = trained.flavor, trained.tokenizer()
+    weights, theirs = trained.weights(), names(size)
+    check_names(weights, theirs, where=f"{trained.part}")
+    config = model_config(
+        size, seq_len=trained.config.training.seq_len, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
+    )
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    with _made(folder) as draft:
+        write_weights(
+            draft,
+            {theirs[name]: tensor.numel() * dtype.itemsize for name, tensor in weights.items()},
+            ((theirs[name], to_huggingface(name, tensor, size).to(dtype)) for name, tensor in weights.items()),
+            largest=largest,
+        )
+        write_json(draft / "config.json", config)
+        write_json(
+            draft / "generation_config.json",
+            {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False},
+        )
+        _write_tokenizer(tokenizer, draft, seq_len=trained.config.training.seq_len)
+        (draft / "README.md").write_text(card(trained), encoding="utf-8")
+
+
+def export_torch(trained: Trained, folder: Path, *, dtype: torch.dtype) -> None:
+    """A folder with model.pt (a state dict for `muloco.model.build`, which `torch.load(..., weights_only=True)` reads),
+    the run's config.json and the tokenizer. Arguments and errors as `export_huggingface`."""
+    tokenizer, weights = trained.tokenizer(), trained.weights()
+    check_names(weights, names(trained.flavor), where=f"{trained.part}")
+    with _made(folder) as draft:
+        torch.save({name: tensor.to(dtype) for name, tensor in weights.items()}, draft / "model.pt")
+        shutil.copyfile(trained.run.config, draft / "config.json")
+        tokenizer.copy_to(draft)
+
+
+def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int) -> None:
+    """tokenizer.json as it is, and settings under which transformers adds nothing of its own to it."""
+    tokenizer.copy_to(folder)
+    file = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    kept = {name: settings[name] for name in ("bos_token", "eos_token", "chat_template") if settings.get(name)}
+    fixed = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": seq_len,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(file, {**kept, **fixed})
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """A draft that becomes `folder` at the end: it is there whole or not at all."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not an empty folder; nothing is overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        draft = Path(scratch) / "draft"
+        draft.mkdir()
+        yield draft
+        draft.rename(folder)

@@ -1,0 +1,102 @@
+"""Weights in a folder of safetensors files, as Hugging Face lays them out: one file, or shards with an index."""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, torch.Tensor]], *, largest: int):
+    """Writes tensors as they come, so that no more than one file of them is held.
+
+    Args:
+        folder: exists.
+        sizes: bytes of each tensor, by name, in the order in which they come.
+        tensors: names and tensors, plain, on any device.
+        largest: bytes of a file, from which a next one is begun; a larger tensor gets a file of its own.
+    """
+    files: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if files[-1] and filled + size > largest:
+            files.append([])
+            filled = 0
+        files[-1].append(name)
+        filled += size
+    titles = [SINGLE]
+    if len(files) > 1:
+        titles = [f"model-{number + 1:05d}-of-{len(files):05d}.safetensors" for number in range(len(files))]
+    coming = iter(tensors)
+    for title, names in zip(titles, files, strict=True):
+        part = dict(next(coming) for _ in names)
+        assert list(part) == names
+        save_file({name: t.detach().cpu().contiguous() for name, t in part.items()}, folder / title, {"format": "pt"})
+        (folder / title).chmod(0o644)  # safetensors lets nobody else read it
+    if len(files) > 1:
+        where = {name: title for title, names in zip(titles, files, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+class WeightsFolder:
+    """The weights in a folder: what there is, known from the files' heads, and one tensor at a time.
+
+    Raises:
+        ValueError: there are none, or files that the index names are missing or damaged; in one line.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        index = folder / INDEX
+        if index.is_file():
+            titles = sorted(set(_json(index)["weight_map"].values()))
+        elif (folder / SINGLE).is_file():
+            titles = [SINGLE]
+        else:
+            raise ValueError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX}")
+        self._file: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Shape of each tensor, by name."""
+        for title in titles:
+            for name, described in _head(folder / title).items():
+                self._file[name] = folder / title
+                self.shapes[name] = tuple(described["shape"])
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor, in host memory, in the dtype that it was written in."""
+        with safe_open(self._file[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+
+def _head(file: Path) -> dict[str, Any]:
+    """What a safetensors file says it holds, by name; the file's size has to agree."""
+    if not file.is_file():
+        raise ValueError(f"{file} is missing")
+    with file.open("rb") as stream:
+        length = stream.read(8)
+        size = struct.unpack("<Q", length)[0] if len(length) == 8 else 0
+        text = stream.read(size) if 0 < size < file.stat().st_size else b""
+    try:
+        head = json.loads(text)
+    except ValueError:
+        raise ValueError(f"{file} is no safetensors file, or damaged") from None
+    head.pop("__metadata__", None)
+    end = 8 + size + max((described["data_offsets"][1] for described in head.values()), default=0)
+    if file.stat().st_size != end:
+        raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {end}")
+    return head
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from error

@@ -1,0 +1,202 @@
+"""Inner steps from a checkpoint on, by one process and on demand: what a run would have done next, or part of it."""
+
+import contextlib
+import copy
+import dataclasses
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from muloco import sharding
+from muloco.data.loader import Batch, MixtureLoader
+from muloco.training.checkpoint_folder import CheckpointFolder, worker_part
+from muloco.training.config import Chaos, Checkpoint, Config, Parallelism
+from muloco.training.data import prepare_data
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import RunFolder
+from muloco.training.stop_request import StopRequest
+from muloco.training.titan_config import trainer_config
+from muloco.training.trained import Trained
+from muloco.training.worker import store_of_single_rank
+
+OPTIMIZERS = ("Muon", "AdamW")
+
+
+@contextlib.contextmanager
+def one_rank() -> Iterator[None]:
+    """Around continuations: this process is the only rank there is.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("this runs in one process: start it without torchrun")
+    store = store_of_single_rank(Config())
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        del store
+
+
+class Continuation:
+    """One model that takes inner steps again and again from the same checkpoint, without outer steps.
+
+    It starts from the checkpoint's global weights (the anchor) and from the inner optimizer of its first worker, at the
+    learning rates that the run had planned. The global batches are those that the run would have taken next: the next
+    sequences of all its ranks. The run folder is only read.
+
+    To be used within `one_rank`.
+
+    Args:
+        trained: the checkpoint.
+        counts: the numbers of workers among which global batches will be divided.
+        steps: most inner steps that will be taken.
+        scratch: an empty folder, for what a trainer writes.
+
+    Raises:
+        ConfigError: the run's method, its batch or its number of steps do not allow it, or a part is missing.
+    """
+
+    def __init__(self, trained: Trained, *, counts: list[int], steps: int, scratch: Path):
+        self._trained, run = trained, trained.config
+        check(trained, counts=counts, steps=steps)
+        self._batch = run.training.global_batch_size
+        self._local = math.gcd(run.training.local_batch_size, *(self._batch // count for count in counts))
+        config = _alone(run, self._local)
+        self._trainer = trainer_config(
+            *(config, RunFolder(scratch), prepare_data(config)),
+            attempt=1,
+            group=None,
+            stop=StopRequest(),
+            evaluation=None,
+        ).build()
+        self._weights = trained.weights()
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """By name; restarting and stepping changes them in place."""
+        return {name: p for part in self._trainer.model_parts for name, p in part.named_parameters()}
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of all parameters."""
+        (optimizer,) = self._trainer.optimizers.optimizers
+        return optimizer
+
+    def restart(self) -> None:
+        """Back to the checkpoint."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                sharding.local(parameter).copy_(self._weights[name])
+        trainer = self._trainer
+        states = {"optimizer": trainer.optimizers, "lr_scheduler": trainer.lr_schedulers, "train_state": trainer}
+        self._load(_parts(self._trained)[0], states)
+
+    def take(self, steps: int, *, worker: int, workers: int) -> None:
+        """Inner steps on worker number `worker`'s part of each of the next global batches: all after a restart."""
+        trainer = self._trainer
+        trainer.gradient_accumulation_steps = self._batch // workers // self._local
+        streams = [iter(loader) for loader in self._loaders()]
+        own = deal(streams, batches=self._batch // self._local, worker=worker, workers=workers)
+        batches = trainer.batch_generator(own)
+        for _ in range(steps):
+            trainer.step += 1
+            trainer.train_step(batches)
+
+    def close(self) -> None:
+        self._trainer.close()
+
+    def _loaders(self) -> Iterator[MixtureLoader]:
+        """Of each rank of each worker of the run, where the checkpoint has left it."""
+        config, trainer = self._trained.config, self._trainer
+        ranks = config.data_parallel_ranks
+        for worker, part in enumerate(_parts(self._trained)):
+            for rank in range(ranks):
+                share = dataclasses.replace(trainer.config.dataloader, worker=worker, workers=config.workers)
+                loader = share.build(
+                    dp_world_size=ranks,
+                    dp_rank=rank,
+                    tokenizer=trainer.tokenizer,
+                    seq_len=config.training.seq_len,
+                    local_batch_size=self._local,
+                )
+                self._load(part, {"dataloader": loader})
+                yield loader
+
+    def _load(self, part: Path, states: dict) -> None:
+        with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
+            warnings.filterwarnings("ignore", message="To get the last learning rate")
+            dcp.load(states, checkpoint_id=part)
+
+
+def check(trained: Trained, *, counts: list[int], steps: int) -> None:
+    """Raises ConfigError where such a continuation is not possible; see `Continuation`."""
+    config, name = trained.config, trained.name
+    if config.optimizer.name not in OPTIMIZERS:
+        raise ConfigError(
+            f"{name} was trained with optimizer.name {config.optimizer.name}; its inner steps can be repeated with "
+            f"{' and '.join(OPTIMIZERS)} only"
+        )
+    for count in counts:
+        if count < 1 or config.training.global_batch_size % count:
+            raise ConfigError(
+                f"the global batch of {config.training.global_batch_size} sequences of {name} cannot be divided over "
+                f"{count} workers"
+            )
+    assert config.training.steps is not None
+    left = config.training.steps - trained.step
+    if not 1 <= steps <= left:
+        raise ConfigError(
+            f"{name} has {left} of the run's {config.training.steps} steps before it, whose learning rates are "
+            f"planned; {steps} cannot be taken: choose an earlier checkpoint, or another number from 1 on"
+        )
+    _parts(trained)
+
+
+def deal(streams: Sequence[Iterator[Batch]], *, batches: int, worker: int, workers: int) -> Iterator[Batch]:
+    """One worker's part of each global batch, as consecutive batches.
+
+    Args:
+        streams: of the ranks that the global batch comes from, each as much of it as the others.
+        batches: that a global batch consists of; a multiple of the streams and of `workers`.
+        worker, workers: which part, of how many.
+    """
+    own = batches // workers
+    while True:
+        whole = [next(stream) for stream in streams for _ in range(batches // len(streams))]
+        yield from whole[worker * own : (worker + 1) * own]
+
+
+def _parts(trained: Trained) -> list[Path]:
+    """Of all workers of the run."""
+    folder = CheckpointFolder(trained.run.checkpoint)
+    manifest = folder.read(trained.step)
+    names = [worker_part(worker) for worker in range(trained.config.workers)]
+    for name in names:
+        if name not in manifest.parts:
+            raise ConfigError(f"{trained.name} has no part {name}, whose place in the data is needed")
+    return [folder.part(trained.step, name) for name in names]
+
+
+def _alone(run: Config, local_batch_size: int) -> Config:
+    """The run's config for one worker of one rank that neither syncs nor saves."""
+    config = copy.deepcopy(run)
+    config.training.local_batch_size = local_batch_size
+    config.fault_tolerance.semi_sync_method = "none"
+    config.fault_tolerance.group_size = 1
+    config.fault_tolerance.replica_id = 0
+    config.parallelism = Parallelism()
+    config.checkpoint = Checkpoint(enable=False, asynchronous=False)
+    config.chaos = Chaos()
+    config.evaluation.tasks = ()
+    config.metrics.log_freq = 1  # each step's loss and gradients are looked at
+    config.metrics.tensorboard = config.metrics.wandb = False
+    return config

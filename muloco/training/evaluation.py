@@ -1,0 +1,104 @@
+"""When the anchor is evaluated on tasks while it is trained, and by whom. Needs nothing but Python.
+
+What evaluates is above this package (`muloco.evals`); whoever starts a worker hands it in.
+"""
+
+import contextlib
+import importlib.util
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributed import ProcessGroup
+
+
+class Evaluation(Protocol):
+    """Evaluates a model on tasks that it was made for."""
+
+    def __call__(self, model: "nn.Module", ranks: "ProcessGroup | None") -> dict[str, float]:
+        """Figures by TASK/METRIC, and `mean`, on all ranks.
+
+        Args:
+            model: on all ranks, in evaluation mode; FSDP2 may shard it.
+            ranks: those that share the work, all of them calling; None: this one alone.
+        """
+        ...
+
+
+class MakeEvaluation(Protocol):
+    """Makes one for a resolved config, before the first step, from the folder with the tokenizer."""
+
+    def __call__(self, config: Config, tokenizer: Path) -> Evaluation: ...
+
+
+def need_lm_eval() -> None:
+    """Raises ConfigError, with what to install, unless lm-eval is there."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError(
+            "evaluation needs lm-eval: pip install 'lm-eval[hf]==0.4.13', or ./install_dependencies.sh --extras eval"
+        )
+
+
+def check_evaluation(config: Config) -> None:
+    """Checks the section `evaluation` of a config whose steps are known; its folder becomes absolute.
+
+    Raises:
+        ConfigError: in one line.
+    """
+    chosen, steps = config.evaluation, config.training.steps
+    for name, value in (("limit", chosen.limit), ("batch_tokens", chosen.batch_tokens)):
+        if value is not None and value < 1:
+            raise ConfigError(f"evaluation.{name} must be at least 1; got {value}")
+    for at in chosen.at:
+        if isinstance(at, float) and not 0 < at <= 1:
+            raise ConfigError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
+        if isinstance(at, int) and at < 1:
+            raise ConfigError(f"evaluation.at: steps count from 1; got {at}")
+        if isinstance(at, int) and chosen.tasks and steps is not None and at > steps:
+            raise ConfigError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
+    if not chosen.tasks:
+        return
+    need_lm_eval()
+    if config.parallelism.tensor_parallel_degree > 1:
+        raise ConfigError(
+            "evaluation.tasks needs parallelism.tensor_parallel_degree 1; evaluate checkpoints instead (muloco eval)"
+        )
+    if chosen.include_path is not None:
+        chosen.include_path = str(Path(chosen.include_path).absolute())
+        if not Path(chosen.include_path).is_dir():
+            raise ConfigError(f"evaluation.include_path: there is no folder {chosen.include_path}")
+
+
+def evaluation_steps(config: Config) -> frozenset[int]:
+    """The inner steps of a resolved config after which the anchor is evaluated."""
+    steps = config.training.steps
+    assert steps is not None
+    if not config.evaluation.tasks:
+        return frozenset()
+    return frozenset(at if isinstance(at, int) else max(1, round(at * steps)) for at in config.evaluation.at)
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever happens within the context, the random generators of Python, numpy and torch go on from here."""
+    import numpy as np
+    import torch
+
+    python, arrays, host = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    device = torch.accelerator.current_accelerator()
+    module = None if device is None else torch.get_device_module(device)
+    on_device = None if module is None else module.get_rng_state_all()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.set_rng_state(host)
+        if module is not None:
+            module.set_rng_state_all(on_device)

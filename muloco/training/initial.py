@@ -1,0 +1,58 @@
+"""A run that starts from given weights: a folder that `muloco export --format hf` has written."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from muloco import sharding
+from muloco.model.flavors import Flavor
+from muloco.model.huggingface import check_names, from_huggingface, names, to_huggingface
+from muloco.model.weights_folder import WeightsFolder
+from muloco.training.load import ConfigError
+
+
+def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
+    """The weights in a folder, whose heads say that they are those of a flavor.
+
+    Raises:
+        ConfigError: they are not; names the first tensor that differs.
+    """
+    try:
+        weights = WeightsFolder(folder)
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind != "gemma3_text":
+            raise ValueError(f"{folder} holds a model of type {kind!r}; only what `muloco export` has written is read")
+        theirs = names(size)
+        check_names(weights.shapes, theirs.values(), where=str(folder))
+        with torch.device("meta"):
+            for name, shape in _shapes(size).items():
+                wanted = tuple(to_huggingface(name, torch.empty(shape), size).shape)
+                if (found := weights.shapes[theirs[name]]) != wanted:
+                    raise ValueError(f"{folder}: {theirs[name]} is {found}, flavor {size.alias} has {wanted}")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"checkpoint.initial: {error}") from None
+    return weights
+
+
+def load_initial(folder: Path, parts: Iterable[nn.Module], size: Flavor) -> None:
+    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time.
+
+    Raises:
+        ConfigError: as `check_initial`.
+    """
+    weights, theirs = check_initial(folder, size), names(size)
+    with torch.no_grad():
+        for part in parts:
+            for name, parameter in part.named_parameters():
+                tensor = from_huggingface(name, weights.read(theirs[name]).float(), size)
+                own = sharding.local(parameter)
+                own.copy_(sharding.shard_like(tensor.to(own.device), parameter))
+
+
+def _shapes(size: Flavor) -> dict[str, torch.Size]:
+    from muloco.model import build
+
+    return {name: parameter.shape for name, parameter in build(size.name).named_parameters()}

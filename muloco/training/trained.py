@@ -1,0 +1,133 @@
+"""The model that a run has trained, from one of its checkpoints: whatever workers, ranks and layout wrote it.
+
+Of a checkpoint the global part is taken: the average where there is one (GPA), else the anchor.
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from muloco.data.cache import default_cache
+from muloco.data.errors import DataError
+from muloco.data.prepare import open_tokenizer
+from muloco.data.tokenizer import DocumentTokenizer
+from muloco.model.flavors import Flavor, flavor
+from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
+from muloco.training.config import Config
+from muloco.training.load import ConfigError, load_config
+from muloco.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A whole checkpoint of a run."""
+
+    run: RunFolder
+    step: int
+    config: Config
+    """Of the run, resolved."""
+
+    @property
+    def flavor(self) -> Flavor:
+        return flavor(self.config.model.flavor)
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.root.resolve().name}, step {self.step}"
+
+    @property
+    def part(self) -> Path:
+        """Where the global part is."""
+        return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All parameters by name: fp32, plain, in host memory."""
+        stored = dcp.FileSystemReader(self.part).read_metadata().state_dict_metadata
+        kind = "average." if any(name.startswith("average.") for name in stored) else "anchor."
+        found = {
+            name: torch.empty(about.size, dtype=about.properties.dtype)
+            for name, about in stored.items()
+            if name.startswith(kind) and isinstance(about, TensorStorageMetadata)
+        }
+        with warnings.catch_warnings():  # torch warns of what is meant
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(found, checkpoint_id=self.part, no_dist=True)
+        return {name.removeprefix(kind): tensor for name, tensor in found.items()}
+
+    def model(self, device: torch.device | str, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The model in evaluation mode, with dense attention masks (`muloco.model.attention`).
+
+        Args:
+            device: for the parameters.
+            dtype: of the parameters; rotary embedding and normalization are computed as in training.
+        """
+        from muloco.model import build
+
+        model = build(self.config.model.flavor, str(device), seq_len=self.config.training.seq_len, dense=True)
+        model.load_state_dict(self.weights())
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(dtype)
+        return model.eval()
+
+    def tokenizer(self) -> DocumentTokenizer:
+        """The copy in the run folder; runs of older versions have none, for them the one that their config names.
+
+        Raises:
+            ConfigError: it is gone or cannot be read.
+        """
+        data = self.config.data
+        try:
+            if self.run.tokenizer.exists():
+                return DocumentTokenizer(self.run.tokenizer)
+            logger.warning("%s is missing: taking the tokenizer %s of now", self.run.tokenizer, data.tokenizer)
+            return open_tokenizer(data.tokenizer, data.vocabulary, default_cache())
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+
+
+def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
+    """The checkpoint that a user means.
+
+    Args:
+        checkpoint: a run folder, or `.../checkpoint/step-N` in one.
+        step: of a run folder's checkpoint; None: the newest whole one.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is not whole; in one line that says why and which there are.
+    """
+    path = Path(checkpoint)
+    if path.name.startswith("step-") and path.parent.name == "checkpoint":
+        named = path.name.removeprefix("step-")
+        if not named.isdecimal() or (step is not None and step != int(named)):
+            raise ConfigError(f"{path} and --step {step} are not the same checkpoint; give one of the two")
+        path, step = path.parent.parent, int(named)
+    run = RunFolder(path)
+    if not run.config.is_file():
+        raise ConfigError(f"{path} is not the folder of a run: it has no config.json (nor is it .../checkpoint/step-N)")
+    folder = CheckpointFolder(run.checkpoint)
+    if step is None:
+        try:
+            newest, aside = folder.newest()
+        except NoWholeCheckpoint as error:
+            raise ConfigError(str(error).split("; move")[0]) from None
+        for reason in aside:
+            logger.warning("left aside: checkpoint %s", reason)
+        if newest is None:
+            raise ConfigError(f"{path} has no checkpoint" + ("" if not aside else f" that is whole ({aside[0]})"))
+        step = newest.step
+    else:
+        try:
+            folder.read(step)
+        except ValueError as error:
+            steps = ", ".join(map(str, folder.steps())) or "none"
+            raise ConfigError(f"{path}: checkpoint step-{step} cannot be used: {error}; steps there: {steps}") from None
+    return Trained(run=run, step=step, config=load_config(str(run.config)))

@@ -1,0 +1,43 @@
+"""Weights in safetensors files: shards, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from muloco.model.weights_folder import INDEX, SINGLE, WeightsFolder, write_weights
+
+TENSORS = {f"t{i}": torch.full((i + 1, 4), float(i)) for i in range(5)}  # 16 to 80 bytes
+SIZES = {name: tensor.nbytes for name, tensor in TENSORS.items()}
+
+
+@pytest.mark.parametrize(("largest", "files"), [(10**6, 1), (100, 3), (1, 5)])
+def test_all_tensors_come_back(tmp_path: Path, largest: int, files: int) -> None:
+    write_weights(tmp_path, SIZES, TENSORS.items(), largest=largest)
+    written = sorted(tmp_path.glob("*.safetensors"))
+    assert len(written) == files and (tmp_path / INDEX).exists() == (files > 1)
+    peer = {name: tensor for file in written for name, tensor in load_file(file).items()}
+    assert peer.keys() == TENSORS.keys()
+    found = WeightsFolder(tmp_path)
+    assert found.shapes == {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+    for name, tensor in TENSORS.items():
+        assert torch.equal(found.read(name), tensor) and torch.equal(peer[name], tensor)
+    if files > 1:
+        index = json.loads((tmp_path / INDEX).read_text())
+        assert index["metadata"]["total_size"] == sum(SIZES.values())
+        assert all(name in load_file(tmp_path / title) for name, title in index["weight_map"].items())
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no weights"):
+        WeightsFolder(tmp_path)
+    write_weights(tmp_path, SIZES, TENSORS.items(), largest=10**6)
+    whole = (tmp_path / SINGLE).read_bytes()
+    (tmp_path / SINGLE).write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=rf"has {len(whole) - 1} bytes instead of {len(whole)}"):
+        WeightsFolder(tmp_path)
+    (tmp_path / SINGLE).write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        WeightsFolder(tmp_path)

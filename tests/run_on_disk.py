@@ -1,0 +1,58 @@
+"""A run folder with a whole checkpoint, made without training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from muloco.data.corpus import Corpus, Document
+from muloco.data.tokenizer import train_tokenizer
+from muloco.model import build
+from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save
+from muloco.training.config import Config
+from muloco.training.load import to_dict
+from muloco.training.resolve import resolve
+from muloco.training.run_folder import RunFolder, write_json
+
+BYTES = Corpus(name="bytes", documents=tuple(Document(name=str(i), text=f"text {i}") for i in range(40)))
+
+
+def random_weights(seed: int = 0, flavor: str = "tiny", *, says: int | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor is away from its initialization, norms included. Tokens from `says` on are never the
+    likeliest."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build(flavor, "cpu", seq_len=64)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: parameter.detach() + 0.1 * torch.randn(parameter.shape, generator=generator)
+        for name, parameter in model.named_parameters()
+    }
+    if says is not None:
+        weights["lm_head.weight"][says:] = 0
+    return weights
+
+
+def write_run(
+    root: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], *, step: int = 3, vocabulary: int = 258
+) -> RunFolder:
+    """A run of flavor tiny with a tokenizer of bytes (or larger), and a checkpoint that holds these tensors, by kind
+    (`anchor`, `average`, ...) and name."""
+    chosen = Config()
+    chosen.model.flavor, chosen.data.vocabulary = "tiny", vocabulary
+    chosen.training.seq_len, chosen.training.steps, chosen.training.precision = 64, 10, "float32"
+    run = RunFolder(root)
+    write_json(run.config, {"chosen": to_dict(chosen), "resolved": to_dict(resolve(chosen))})
+    train_tokenizer(BYTES, vocabulary, run.tokenizer)
+    add_checkpoint(run, tensors, step=step)
+    return run
+
+
+def add_checkpoint(run: RunFolder, tensors: Mapping[str, Mapping[str, torch.Tensor]], *, step: int) -> None:
+    folder = CheckpointFolder(run.checkpoint)
+    save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
+    draft = folder.unfinished(step, GLOBAL)
+    dcp.save({kind: dict(group) for kind, group in tensors.items()}, checkpoint_id=draft, no_dist=True)
+    folder.publish(save, GLOBAL, {path.name: path.stat().st_size for path in draft.iterdir()})
+    assert folder.complete(save)
