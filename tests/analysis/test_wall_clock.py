@@ -43,8 +43,8 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("variant", ["tau = 0", "tau = 3", "tau = 3, J = 3"])
 def test_measured_beside_modelled(variant: str) -> None:
-    """The runs of `benchmarks/overhead.py link`: the wait of a sync follows from bytes, rate and step time, but for what
-    the outer step itself takes."""
+    """The runs of `benchmarks/overhead.py link`: the wait of a sync follows from bytes, rate and step time, but for
+    what the outer step itself takes."""
     result = json.loads((CHECKOUT / "results" / "overhead" / "link.json").read_text())
     runs = result["runs"][variant]
     step = sum(run["step_seconds"] for run in runs) / len(runs)
