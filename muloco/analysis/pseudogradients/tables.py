@@ -88,7 +88,7 @@ def _published(values: dict[int, float], workers: int) -> str:
 def console_table(listing: Listing) -> Table:
     table = Table(title=listing.title, caption=listing.note, title_justify="left", caption_justify="left")
     for place, header in enumerate(listing.headers):
-        table.add_column(header, justify="left" if place == 0 else "right")
+        table.add_column(header, justify="left" if place == 0 else "right", overflow="fold")
     for row in listing.rows:
         table.add_row(*row)
     return table
