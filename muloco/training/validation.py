@@ -24,7 +24,7 @@ class AnchorValidator(Validator):
     class Config(Validator.Config):
         last_step: int
         """Step after which the run ends; validated whatever `freq` says."""
-        evaluated: frozenset[int]
+        evaluated: tuple[int, ...]
         """Steps after which it is evaluated on tasks as well."""
 
     outer: OuterLoop | None = None

@@ -13,7 +13,7 @@ from muloco.training.resolve import resolve
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()
 EXAMPLES = dict(
-    zip(["loop", "groups", "trainer"], re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S), strict=True)
+    zip(["loop", "groups", "gpa", "trainer"], re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S), strict=True)
 )
 
 
@@ -39,6 +39,11 @@ def test_the_plain_loop_trains(tmp_path):
 
 def test_groups_step(tmp_path):
     run("groups", tmp_path)
+
+
+def test_the_average_learns(tmp_path):
+    (loss,) = run("gpa", tmp_path).split()
+    assert float(loss) < 0.01, "about 1.3 before training"
 
 
 def test_the_trainer_trains(tmp_path):
