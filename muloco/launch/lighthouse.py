@@ -71,13 +71,19 @@ class Lighthouse:
 
     Args:
         start: starts it on a port (0: a free one), as `start_lighthouse` does.
-        port: the first one.
+        port: the first one. Where it cannot be used, the lighthouse takes a free one.
     """
 
     def __init__(self, start: Callable[[int], tuple[Child, str]], port: int = 0):
         self._start = start
         self._restarts = 0
-        self.child, self.address = start(port)
+        try:
+            self.child, self.address = start(port)
+        except RuntimeError as error:
+            if port == 0:
+                raise
+            logger.warning("%s; trying a free port instead of %d", error, port)
+            self.child, self.address = start(0)
 
     def keep_alive(self) -> bool:
         """To be called again and again. False: it is lost for good."""

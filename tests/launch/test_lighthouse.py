@@ -45,6 +45,18 @@ def test_a_killed_lighthouse_is_started_again_where_it_was(tmp_path: Path, monke
             child.end(grace_seconds=5)
 
 
+def test_a_port_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        lighthouse = Lighthouse(lambda port: start_lighthouse(workers=1, log=tmp_path / "log", port=port), port=taken)
+        try:
+            assert listens(lighthouse.address) and not lighthouse.address.endswith(f":{taken}")
+        finally:
+            lighthouse.child.end(grace_seconds=5)
+
+
 def test_its_address_stays(tmp_path: Path) -> None:
     children = []
 

@@ -130,7 +130,7 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
     monkeypatch.setattr(torchft, "ask", watched)
 
     def work(worker: int) -> bool:
-        transport = connect(worker, address, least=2, exchange_seconds=5)
+        transport = connect(worker, address, least=2)
         round = transport.open(1)
         if worker == 0:
             in_doubt.append(threading.current_thread())
