@@ -24,6 +24,7 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restart
     validations = [line for line in lines if "validation_loss" in line]
     syncs = [line for line in lines if line.get("event") == "sync"]
     last_step = max(line["step"] for line in training)
+    reached = max(line["step"] for line in lines)  # not every step is logged
     final = {line["worker"]: line for line in training if line["step"] == last_step}
     return {
         "workers": config.workers,
@@ -37,7 +38,7 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restart
         "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
-        "lost_steps": lost_steps(lines, workers=config.workers, steps=last_step) if syncs else 0,
+        "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "wall_seconds": round(wall_seconds, 1),
     }

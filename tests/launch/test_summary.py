@@ -1,8 +1,13 @@
 """What a summary counts."""
 
+import json
+from pathlib import Path
 from typing import Any
 
-from muloco.launch.summary import lost_steps
+from muloco.launch.summary import lost_steps, summarize
+from muloco.training.load import load_config
+from muloco.training.resolve import resolve
+from muloco.training.run_folder import RunFolder
 
 
 def line(worker: int, step: int, event: str) -> dict[str, Any]:
@@ -25,3 +30,19 @@ def test_nothing_is_lost_where_nobody_was() -> None:
 
 def test_a_worker_that_never_came_has_lost_all() -> None:
     assert lost_steps([line(0, 10, "sync")], workers=2, steps=10) == 10
+
+
+def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics(0).parent.mkdir(parents=True)
+    shared = {"schema": 1, "attempt": 1, "time": 0.0, "worker": 0}
+    sent = {"fragment": 0, "bytes_sent": 8, "bytes_ring": 8}
+    lines = [
+        {"step": 10, "loss": 2.0, "tokens": 640, "tokens_per_second": 64.0},
+        {"step": 12, "event": "sync", **sent},
+        {"step": 0, "validation_loss": 3.0},
+        {"step": 12, "validation_loss": 2.0},
+    ]
+    folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
+    config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
+    assert summarize(config, folder, wall_seconds=1.0, restarts=0)["lost_steps"] == 0
