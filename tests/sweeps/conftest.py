@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -30,7 +31,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
         found.queue[0].state = "COMPLETED"
 
     monkeypatch.setattr(slurm, "_call", found)
-    monkeypatch.setattr(submit.time, "sleep", sleep)
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=sleep))  # of this module alone: threads sleep, too
     return found
 
 
