@@ -14,7 +14,7 @@ from pathlib import Path
 
 from muloco.sweeps.expand import expand
 from muloco.sweeps.options import add_profile_options, given_options
-from muloco.sweeps.script import render_script
+from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings
 from muloco.sweeps.sweep import Grid, Sweep
 from muloco.training.load import ConfigError
@@ -68,14 +68,7 @@ def _script(command: argparse.Namespace, words: Sequence[str]) -> str:
     if found.refused:
         raise ConfigError(found.refused[0].reason)
     (job,) = found.jobs
-    return render_script(
-        name=job.name,
-        config=str(job.config),
-        overrides=job.overrides,
-        nodes=job.nodes,
-        profile=profile,
-        outputs=job.resolved.run.outputs,
-    )
+    return job_script(job, profile)
 
 
 def _write(file: Path, text: str) -> None:

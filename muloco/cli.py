@@ -40,6 +40,11 @@ one after the other in this process, and compare their pseudogradients: cosine t
 interference gap, and Proposition 4.2 of the paper, step by step. Of several checkpoints, such as one of Muon and one of
 AdamW, the figures stand side by side. docs/pseudogradients.md says what is computed."""
 
+_PAPER = """Check the paper's claims at a size for two CPU cores, on the embedded corpus: data-parallel AdamW and Muon,
+DiLoCo and MuLoCo with 1 to 8 workers, each at its best inner learning rate with three seeds; critical batches, bits,
+fragments, pseudogradients; and four studies beyond the paper. Says first how long it takes, goes on where it was
+stopped, and ends with a page of claims, tables and figures. docs/claims.md has the one of our machine."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -79,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_report(commands)
     _add_analyze(commands)
+    _add_paper(commands)
     _add_uses_of_checkpoints(commands)
     return parser
 
@@ -106,7 +112,7 @@ def _add_sweep(commands) -> None:
         "sweep",
         help="write and submit many runs",
         description=_SWEEP,
-        usage="muloco sweep FILE [--dry-run | --submit | status] [options] [--section.field value ...]",
+        usage="muloco sweep FILE [--dry-run | --submit | --here | status] [options] [--section.field value ...]",
         epilog="`muloco train CONFIG --help` lists every field of a config.",
         allow_abbrev=False,
     )
@@ -114,6 +120,8 @@ def _add_sweep(commands) -> None:
     what = sweep.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="write the scripts and list the jobs (the default)")
     what.add_argument("--submit", action="store_true", help="write the scripts and submit them")
+    what.add_argument("--here", action="store_true", help="run the jobs on this machine, without SLURM")
+    sweep.add_argument("--at-once", type=int, default=1, metavar="N", help="jobs that --here runs at the same time")
     sweep.add_argument("--retry", action="store_true", help="submit also what has failed too often to be tried again")
     sweep.add_argument("--folder", help="for the scripts; left out: generated_job_files/NAME beside FILE")
     add_profile_options(sweep)
@@ -173,6 +181,20 @@ def _add_analyze(commands) -> None:
     parser.add_argument("--steps", metavar="H", type=int, default=30, help="inner steps of each worker; left out: 30")
     parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder; left out: pseudogradients")
     parser.set_defaults(run=_pseudogradients, parser=parser, config="", needs="CHECKPOINT", help=False)
+
+
+def _add_paper(commands) -> None:
+    from muloco.paper.options import add_options
+
+    paper = commands.add_parser(
+        "paper",
+        help="the paper's claims, checked on this machine",
+        description=_PAPER,
+        usage="muloco paper [--quick] [options]",
+        allow_abbrev=False,
+    )
+    add_options(paper)
+    paper.set_defaults(run=_paper, parser=paper, config="", needs="nothing", help=False)
 
 
 def _add_uses_of_checkpoints(commands) -> None:
@@ -276,35 +298,20 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, PAPER_UTILIZATION, plan
-    from muloco.analysis.plan_table import plan_table, plot_plans, totals
+    from muloco.analysis.plan_command import run_plan
+    from muloco.sweeps.runs import runs_of
 
-    rates = tuple(command.gbit or BANDWIDTHS)
-    if not all(rate > 0 for rate in rates):
-        raise ConfigError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
-    options = {"gpu": command.gpu, "gpus": command.gpus, "utilization": command.utilization or PAPER_UTILIZATION}
-    plans = [plan(config, name=name, **options) for name, config in _to_plan(command, words)]
-    console = Console(soft_wrap=False, highlight=False)
-    console.print(plan_table(plans, rates))
-    console.print(totals(plans, rates))
-    console.print(ASSUMPTIONS, style="dim")
-    if command.plot:
-        plot_plans(plans, Path(command.plot))
-        console.print(f"curves: {command.plot}", soft_wrap=True)
-    return 0
-
-
-def _to_plan(command: argparse.Namespace, words: Sequence[str]) -> list[tuple[str, Config]]:
-    """Names and resolved configs of what FILE holds."""
-    from muloco.sweeps.cluster import ClusterProfile
-    from muloco.sweeps.expand import expand
-    from muloco.sweeps.files import load_sweep
-
-    file = find_config(command.config)
-    if "def sweep(" not in file.read_text():
-        return [(file.stem, resolve(_chosen(command, words)))]
-    expansion = expand(load_sweep(command.config), overrides=words, profile=ClusterProfile())
-    return [(job.name, job.resolved) for job in expansion.jobs]
+    runs, refused = runs_of(command.config, words)
+    return run_plan(
+        runs,
+        refused=refused,
+        gpu=command.gpu,
+        gpus=command.gpus,
+        utilization=command.utilization,
+        rates=command.gbit,
+        picture=Path(command.plot) if command.plot else None,
+        console=Console(soft_wrap=False, highlight=False),
+    )
 
 
 def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
@@ -325,6 +332,13 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
         problems += missing
     console = Console(soft_wrap=True, highlight=False)
     return run_report(folders, problems=problems, out=Path(command.out), published=command.published, console=console)
+
+
+def _paper(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.paper.command import run_paper
+
+    return run_paper(command)
 
 
 def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:

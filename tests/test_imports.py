@@ -15,6 +15,7 @@ LEVELS = [
     {"training"},
     {"launch", "analysis", "evals", "export", "generate"},
     {"sweeps"},
+    {"paper"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

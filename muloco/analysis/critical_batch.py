@@ -63,3 +63,23 @@ def optimum(loss_by_rate: Mapping[float, float]) -> Optimum:
     vertex = (x0 + x1) / 2 - left / (2 * curvature)
     loss = y0 + (vertex - x0) * (left + curvature * (vertex - x1))
     return Optimum(at=math.exp(vertex), loss=loss, at_edge=False)
+
+
+def crossing(loss_by_batch: Mapping[int, float], *, tolerance: float = TOLERANCE) -> float:
+    """The critical batch between the batches of a grid: where the loss, linear in log(batch) between them, leaves
+    `tolerance` above the best of all for the last time; the largest batch if it never does.
+
+    Args:
+        loss_by_batch: final loss by batch size, in tokens or sequences.
+        tolerance: relative.
+
+    Raises:
+        ValueError: there is no loss.
+    """
+    inside = critical_batch(loss_by_batch, tolerance=tolerance)
+    beyond = min((batch for batch in loss_by_batch if batch > inside), default=None)
+    if beyond is None:
+        return float(inside)
+    limit = (1 + tolerance) * min(loss_by_batch.values())
+    share = (limit - loss_by_batch[inside]) / (loss_by_batch[beyond] - loss_by_batch[inside])
+    return inside * (beyond / inside) ** share

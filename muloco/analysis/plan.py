@@ -1,10 +1,4 @@
-"""What a run will take, before the cluster is rented: GPUs, bytes, memory, and hours by the links' bandwidth.
-
-Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; within a
-worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a step over the link
-(16-bit gradients, once), as in the paper's own model (PAPER 6.1); several workers send what their codec makes of the
-fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in it.
-"""
+"""What a run will take, before the cluster is rented: GPUs, bytes, memory, and hours by the links' bandwidth."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +11,11 @@ from muloco.model.flavors import flavor
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
-ASSUMPTIONS = (__doc__ or "").split("\n\n", 1)[1].strip()
+ASSUMPTIONS = """\
+Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; within a
+worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a step over the link
+(16-bit gradients, once), as in the paper's own model (PAPER 6.1); several workers send what their codec makes of the
+fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in it."""
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
 

@@ -47,7 +47,7 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
 
     Args:
         plans: at least one.
-        path: of the picture; its ending says which kind.
+        path: of the picture; its ending says which kind. Its folder is made.
     """
     import matplotlib
 
@@ -63,5 +63,6 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
     axes.grid(which="both", alpha=0.25)
     axes.legend(frameon=False, fontsize="small")
     figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)

@@ -10,7 +10,7 @@ import os
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,12 @@ def load_corpus(name: str) -> Corpus:
 
 
 def _embedded() -> Corpus:
-    library = Path(sysconfig.get_path("stdlib"))
+    return _read(Path(sysconfig.get_path("stdlib")))
+
+
+@cache
+def _read(library: Path) -> Corpus:
+    """Once a process, which may need it for the data and for the tokenizer."""
     documents, unreadable, empty = [], 0, 0
     for path in _sources(library):
         try:

@@ -69,6 +69,8 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)
     attempt = next_attempt(folder)
     console.print(prepare_data(config).description(), markup=False)
+    if not resume:
+        _claim(folder)
     write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
     console.print(f"run folder: {folder.root}\n{placement.description}")
     tail = MetricsTail(folder, config.workers)
@@ -128,9 +130,7 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
     exists = folder.config.exists()
     if not resume:
         if exists:
-            raise ConfigError(
-                f"{folder.root} already holds a run; choose another --run.name, or take it up again with --resume"
-            )
+            raise _taken(folder)
         return
     if not exists:
         raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
@@ -144,6 +144,20 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
     ]
     if changed:
         raise ConfigError(f"a resumed run keeps its config; this differs: {', '.join(changed)}")
+
+
+def _claim(folder: RunFolder) -> None:
+    """Makes the file that says that a run is there; of two supervisors that do it at the same time one succeeds."""
+    try:
+        folder.config.open("x").close()
+    except FileExistsError:
+        raise _taken(folder) from None
+
+
+def _taken(folder: RunFolder) -> ConfigError:
+    return ConfigError(
+        f"{folder.root} already holds a run; choose another --run.name, or take it up again with --resume"
+    )
 
 
 def _environment(attempt: int) -> dict[str, str]:

@@ -11,8 +11,9 @@ from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job, expand
 from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
+from muloco.sweeps.local import cores, run_tasks, training, unfinished
 from muloco.sweeps.options import given_options
-from muloco.sweeps.script import render_script
+from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
 from muloco.sweeps.state import progress, state_of
 from muloco.sweeps.submit import submit
@@ -44,8 +45,10 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     words = words[1:] if status else words
     if words and not words[0].startswith("--"):
         raise ConfigError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
-    if status and (command.submit or command.dry_run):
-        raise ConfigError("status stands alone, without --submit or --dry-run")
+    if status and (command.submit or command.dry_run or command.here):
+        raise ConfigError("status stands alone, without --submit, --here or --dry-run")
+    if command.at_once < 1:
+        raise ConfigError(f"--at-once is how many jobs run at the same time, 1 or more; got {command.at_once}")
     file = find_sweep(command.config)
     folder = SweepFolder(Path(command.folder or file.parent / GENERATED / file.stem).absolute())
     settings = _settings(command, words, file, folder, fresh=not (status or command.submit))
@@ -54,13 +57,17 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     try:
         if status:
             return _status(found, folder, console)
+        if command.here:
+            return _run(found, command.at_once, console)
         written, left = write_scripts(found.jobs, folder, profile)
         folder.settings = settings
         folder.save()
         console.print(f"cluster: {profile.describe()}", markup=False)
         if not command.submit:
             _list(found.jobs, console)
-            return _conclude(found, left, f"{len(written)} scripts in {folder.root}", console)
+            largest = max((job.nodes for job in found.jobs), default=0)
+            size = f"the largest job has {largest} node{'s' * (largest != 1)}"
+            return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
         Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
         outcome = submit(written, folder, profile=profile, console=console, retry=command.retry)
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
@@ -68,6 +75,19 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     except slurm.SlurmError as error:
         console.print(str(error), style="red", markup=False)
         return 1
+
+
+def _run(found: Expansion, at_once: int, console: Console) -> int:
+    """On this machine, without SLURM and without scripts."""
+    before = len(found.jobs) - len(unfinished(found.jobs))
+    failed = run_tasks(
+        lambda: map(training, unfinished(found.jobs)),
+        at_once=at_once,
+        threads=max(1, cores() // at_once),
+        console=console,
+    )
+    done = len(found.jobs) - len(unfinished(found.jobs))
+    return _conclude(found, failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console)
 
 
 def write_scripts(
@@ -83,15 +103,7 @@ def write_scripts(
         if RunFolder(job.run_folder).summary.exists() and folder.script(job.name).exists():
             written.append(job)  # done: whatever its script looks like now
             continue
-        text = render_script(
-            name=job.name,
-            config=str(job.config),
-            overrides=job.overrides,
-            nodes=job.nodes,
-            profile=profile,
-            outputs=job.resolved.run.outputs,
-            notes=listing.notes(job),
-        )
+        text = job_script(job, profile)
         try:
             folder.write(job.name, text)
             written.append(job)
@@ -133,13 +145,8 @@ def _conclude(found: Expansion, left: dict[str, str], done: str, console: Consol
     """Says what was not done, and returns the exit status."""
     for line in [*listing.remarks(found), *(f"left: {name}: {reason}" for name, reason in left.items())]:
         console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False)
-    largest = max((job.nodes for job in found.jobs), default=0)
     problems = len(found.refused) + len(left)
-    console.print(
-        f"{done}; the largest job has {largest} node{'s' * (largest != 1)}"
-        + (f"; {problems} not usable, see above" if problems else ""),
-        markup=False,
-    )
+    console.print(done + (f"; {problems} not usable, see above" if problems else ""), markup=False)
     return 1 if problems else 0
 
 

@@ -1,13 +1,18 @@
-"""The run folders of a sweep, for those who report on it."""
+"""The runs of a sweep: their folders, for those who report on it, and their configs, for those who plan it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from muloco.analysis.report.runs import Problem
+from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.command import GENERATED, PROFILE
 from muloco.sweeps.expand import expand
 from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
 from muloco.sweeps.settings import Settings
+from muloco.training.config import Config
+from muloco.training.load import find_config, load_config
+from muloco.training.resolve import resolve
 
 
 def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
@@ -28,3 +33,23 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
     folders = [job.run_folder for job in found.jobs]
     problems += [Problem(str(one), "not started", f"a job of {file.name}") for one in folders if not one.exists()]
     return [one for one in folders if one.exists()], problems
+
+
+def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], list[tuple[str, str]]]:
+    """The runs that a file describes, a config or a sweep, whatever the cluster.
+
+    Args:
+        path: of the file.
+        words: `--section.field value` for all runs.
+
+    Returns:
+        names and resolved configs; and names of the points of a sweep that cannot be run, with the reason.
+
+    Raises:
+        ConfigError: no such file, nothing usable in it, or unusable words.
+    """
+    file = find_config(path)
+    if "def sweep(" not in file.read_text():
+        return [(file.stem, resolve(load_config(path, words)))], []
+    found = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
+    return [(job.name, job.resolved) for job in found.jobs], [(point.name, point.reason) for point in found.refused]

@@ -7,9 +7,28 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from muloco.sweeps.cluster import ClusterProfile
+from muloco.sweeps.expand import Job
+from muloco.sweeps.listing import notes
 from muloco.training.load import ConfigError
 
 TEMPLATE = "job.sh.jinja"
+
+
+def job_script(job: Job, profile: ClusterProfile) -> str:
+    """The text of the script of a sweep's job, with where its values come from.
+
+    Raises:
+        ConfigError: as `render_script`.
+    """
+    return render_script(
+        name=job.name,
+        config=str(job.config),
+        overrides=job.overrides,
+        nodes=job.nodes,
+        profile=profile,
+        outputs=job.resolved.run.outputs,
+        notes=notes(job),
+    )
 
 
 def render_script(

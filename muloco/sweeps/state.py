@@ -67,7 +67,7 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     submissions = folder.record(job.name).submissions
     newest = submissions[-1] if submissions else None
     run = RunFolder(job.run_folder)
-    if (difference := _other_run(job, run)) is not None:
+    if (difference := other_run(job)) is not None:
         return State(Kind.TAKEN, note=f"{run.root} holds another run: {difference}")
     if run.summary.exists():
         return State(Kind.DONE, job=newest.id if newest else "")
@@ -105,8 +105,9 @@ def progress(folder: RunFolder) -> Progress:
     )
 
 
-def _other_run(job: Job, run: RunFolder) -> str | None:
-    """What differs between a job and the run in its folder, if there is one."""
+def other_run(job: Job) -> str | None:
+    """What differs between a job and the run in its folder; None: nothing, or there is no run."""
+    run = RunFolder(job.run_folder)
     if not run.config.exists():
         return None
     there = flatten(from_dict(json.loads(run.config.read_text())["resolved"], where=str(run.config)))

@@ -75,13 +75,13 @@ def check_evaluation(config: Config) -> None:
             raise ConfigError(f"evaluation.include_path: there is no folder {chosen.include_path}")
 
 
-def evaluation_steps(config: Config) -> frozenset[int]:
-    """The inner steps of a resolved config after which the anchor is evaluated."""
+def evaluation_steps(config: Config) -> tuple[int, ...]:
+    """The inner steps of a resolved config after which the anchor is evaluated, in order, each once."""
     steps = config.training.steps
     assert steps is not None
     if not config.evaluation.tasks:
-        return frozenset()
-    return frozenset(at if isinstance(at, int) else max(1, round(at * steps)) for at in config.evaluation.at)
+        return ()
+    return tuple(sorted({at if isinstance(at, int) else max(1, round(at * steps)) for at in config.evaluation.at}))
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def trainer_config(
             enable=True,
             freq=config.validation.freq,
             last_step=training.steps,
-            evaluated=tuple(sorted(evaluation_steps(config))),
+            evaluated=evaluation_steps(config),
             steps=config.validation.sequences // (training.local_batch_size * ranks),
             dataloader=HeldOutDataLoader.Config(
                 folders=tuple(str(prepared.folder) for prepared in data.held_out),

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from muloco.analysis import published
 from muloco.analysis.plan import GPUS, fastest, plan
+from muloco.cli import main
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
@@ -132,12 +134,46 @@ def test_the_fastest_depends_on_the_link() -> None:
         ({"gpu": "H1000"}, "--gpu H1000 is not known; there are A100, H100"),
         ({"gpus": 0}, "--gpus must be at least 1"),
         ({"utilization": 1.5}, "--utilization must be above 0 and at most 1; got 1.5"),
+        ({"utilization": 0.0}, "--utilization must be above 0 and at most 1; got 0"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(paper("DP Muon"), **options)
     assert GPUS["H100"].flops > 9e14
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--utilization", "0"], "--utilization must be above 0 and at most 1; got 0"),
+        (["--gpus", "0"], "--gpus must be at least 1; got 0"),
+        (["--gbit", "10", "0"], "--gbit must be above 0; got 10 0"),
+        (["--plot", "hours.jpgg"], "--plot writes .png or .svg; got hours.jpgg"),
+        (["--plot", "hours"], "--plot writes .png or .svg; got hours"),
+    ],
+)
+def test_the_command_refuses_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "config/laptop/muloco.py", *words]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"muloco: {message}\n")
+
+
+@pytest.mark.parametrize(("rates", "refused"), [((0.02, -1.0), "rates_lr-1"), ((-1.0,), "rates")])
+def test_refused_points_of_a_sweep_are_listed(
+    rates: tuple[float, ...], refused: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    points = [{"optimizer.lr": rate} for rate in rates]
+    file, picture = tmp_path / "rates.py", tmp_path / "new" / "hours.svg"
+    file.write_text(
+        "from muloco.sweeps.sweep import Grid, Sweep\n\n\ndef sweep():\n"
+        f"    return Sweep(Grid(name='rates', config='config/laptop/muloco.py', points={points}))\n"
+    )
+    assert main(["plan", str(file), "--plot", str(picture)]) == 1
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if line.startswith("refused: "))
+    assert line == f"refused: {refused}: optimizer.lr must be above 0; got -1.0"
+    assert ("GPU-hours of the run" in said) == picture.exists() == (len(rates) > 1)
 
 
 def test_the_command(tmp_path) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import sysconfig
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from muloco.data import corpus as module
 from muloco.data.corpus import Corpus, Document, load_corpus
+from muloco.data.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,16 @@ def test_bad_files_are_skipped_and_counted(library: Path, caplog: pytest.LogCapt
         ("good.py", "print('größer')\n")
     ]
     assert "skipped 2 unreadable and 2 empty files" in caplog.text
+
+
+def test_a_run_reads_it_once(library: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """For the data and for the tokenizer that is trained on it."""
+    caplog.set_level(logging.INFO)
+    for number in range(60):
+        write(library, f"{number}.py", f"print({number}, 'and more', {number**3})\n".encode())
+    prepare("embedded", vocabulary=300, held_out_sequences=1, seq_len=8, cache=tmp_path / "cache")
+    said = [message for message in caplog.messages if message.startswith("embedded corpus: ")]
+    assert said == [f"embedded corpus: 60 files of {library}"]
 
 
 def test_long_files_are_cut_at_a_line_end(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

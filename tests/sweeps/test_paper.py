@@ -11,29 +11,17 @@ import pytest
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.files import load_sweep
-from muloco.sweeps.listing import COLUMNS, notes, row
-from muloco.sweeps.script import render_script
+from muloco.sweeps.listing import COLUMNS, row
+from muloco.sweeps.script import job_script
 from muloco.training.config import Config
 from muloco.training.load import CHECKOUT
 from muloco.training.resolve import resolve
 
+from ..papers_tables import DECAYS, SIZES, STEPS
+
 JOBS = CHECKOUT / "jobs" / "muloco_paper"
 GOLDEN = Path(__file__).parent / "golden"
 PROFILE = ClusterProfile(gpus_per_node=8, memory="0", time="24:00:00", log_folder="/sweep/logs")
-SIZES = ("150M", "416M", "914M", "1.76B", "3.1B", "15B")
-STEPS = {  # PAPER 2.2
-    32: (46080, 130560, None, None, None, 4650240),
-    64: (23040, 65280, 140160, 268800, 468480, 2325120),
-    128: (11520, 32640, 70080, 134400, 234240, 1162560),
-    256: (5760, 16320, 35040, 67200, 117120, 581280),
-    512: (2880, 8160, 17520, 33600, 58560, 290640),
-    1024: (1440, 4080, 8760, 16800, 29280, 145320),
-    2048: (720, 2040, 4380, 8400, 14640, 72660),
-    4096: (360, 1020, 2190, 4200, 7320, 36330),
-    8192: (None, None, None, 2100, 3660, 18165),
-    16384: (None, None, None, None, None, 9082),
-}
-DECAY = {"Muon": (0.01, 0.01, 0.01, 0.001, 0.001, 1e-4), "AdamW": (0.001, 0.01, 0.01, 0.001, 0.001, 1e-4)}  # PAPER 2.4
 PUBLISHED = {  # PAPER 4.1: learning rate, weight decay, outer lr and momentum
     "muloco_3.1B_K16_B2048_lr0.015625": (0.015625, 2.5e-4, 1.0, 0.9),
     "diloco_3.1B_K16_B1024_lr0.000691": (0.000691, 1.25e-4, 1.0, 0.9),
@@ -67,7 +55,7 @@ def jobs_of(file: str) -> Expansion:
 @pytest.mark.parametrize("batch", STEPS)
 def test_steps_and_weight_decay_follow_from_size_and_batch_as_in_the_papers_tables(batch: int) -> None:
     for index, (size, steps) in enumerate(zip(SIZES, STEPS[batch], strict=True)):
-        for optimizer, decays in DECAY.items():
+        for optimizer, decays in DECAYS.items():
             for workers in (1, 16):
                 config = Config()
                 config.model.flavor, config.optimizer.name = size, optimizer
@@ -164,15 +152,7 @@ def test_all_jobs_as_listed() -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts(name: str) -> None:
     (job,) = (job for job in whole_paper().jobs if job.name == name)
-    text = render_script(
-        name=job.name,
-        config=str(job.config),
-        overrides=job.overrides,
-        nodes=job.nodes,
-        profile=PROFILE,
-        outputs=job.resolved.run.outputs,
-        notes=notes(job),
-    )
+    text = job_script(job, PROFILE)
     _compare(f"{name}.sh", text.replace(str(CHECKOUT), "/muloco"))
 
 

@@ -16,6 +16,9 @@ from muloco.training.continuation import Continuation, check, one_rank
 from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
 
+TABLE = "table.md"
+"""Written last: a folder with it is complete."""
+
 
 def run_pseudogradients(command: argparse.Namespace) -> int:
     """Returns 0; raises ConfigError for what cannot be analyzed, before anything is written."""
@@ -35,10 +38,10 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with one_rank(), Progress(console=console) as progress:
         studies = [_study(trained, counts, command.steps, out, progress) for trained in found]
-    (out / "table.md").write_text(markdown(studies), encoding="utf-8")
     for name, text in tables(studies).items():
         (out / name).write_text(text, encoding="utf-8")
     draw(studies, out)
+    (out / TABLE).write_text(markdown(studies), encoding="utf-8")
     for listing in listings(studies):
         console.print(console_table(listing))
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from muloco.analysis import published
 from muloco.analysis.report.cells import Measured, Table
@@ -72,26 +73,21 @@ def sync_interval_tables(group: Group, *, everything: bool) -> list[Table]:
         for method, by_interval in published.SYNC_INTERVAL_OVER_DP.items()
         for interval, value in by_interval.items()
     }
-    loss = table(
+    make = partial(table, everything=everything, across="H", column_order=int)
+    loss = make(
         "sync_interval",
         "Final held-out loss by sync interval H",
         measured=_losses(found),
         published={},
-        everything=everything,
-        across="H",
-        column_order=int,
         notes=[_SAME_BATCH],
         needs="a method with two sync intervals at one scale and K",
     )
-    over_dp = table(
+    over_dp = make(
         "sync_interval_over_dp",
         "% over the own data-parallel baseline by sync interval H",
         measured=over,
         missing=missing,
         published=theirs,
-        everything=everything,
-        across="H",
-        column_order=int,
         form="+.2f",
         notes=[_SAME_BATCH, "The paper does not say its K; its figures fit K = 8 and stand there."],
     )
@@ -103,28 +99,22 @@ def compression_tables(group: Group, *, everything: bool) -> list[Table]:
     found = codecs(group)
     theirs = published_compression()
     columns = {column for columns in found.values() for column in columns} | {column for _, column in theirs}
-    order = sorted(columns, key=_by_size).index
-    loss = table(
+    make = partial(table, everything=everything, across="size", column_order=sorted(columns, key=_by_size).index)
+    loss = make(
         "compression",
         "Final held-out loss by compression",
         measured=_losses(found),
         published=theirs,
-        everything=everything,
-        across="size",
-        column_order=order,
         notes=[_SAME_BATCH, "The paper gathers all payloads; its linear codec is per row."],
         needs="runs with compressed pseudogradients",
     )
     over, missing = _over(found, FP32)
-    over_fp32 = table(
+    over_fp32 = make(
         "compression_over_fp32",
         "% over fp32 by compression",
         measured=over,
         missing=missing,
         published=_published_over(theirs, FP32),
-        everything=everything,
-        across="size",
-        column_order=order,
         form="+.2f",
     )
     return [loss, over_fp32]
@@ -139,27 +129,22 @@ def streaming_tables(group: Group, *, everything: bool) -> list[Table]:
     }
     columns = {column for columns in found.values() for column in columns} | {UNFRAGMENTED, "J=3"}
     order = sorted(columns, key=lambda column: (column != UNFRAGMENTED, column)).index
-    loss = table(
+    make = partial(table, everything=everything, across="streaming", column_order=order)
+    loss = make(
         "streaming",
         "Final held-out loss by fragments (J) and delay (tau)",
         measured=_losses(found),
         published=theirs,
-        everything=everything,
-        across="streaming",
-        column_order=order,
         notes=[_SAME_BATCH, "The paper gives two digits and no K; they fit K = 8 and stand there."],
         needs="runs with fragments",
     )
     over, missing = _over(found, UNFRAGMENTED)
-    over_unfragmented = table(
+    over_unfragmented = make(
         "streaming_over_unfragmented",
         "% over one fragment without delay",
         measured=over,
         missing=missing,
         published={},
-        everything=everything,
-        across="streaming",
-        column_order=order,
         form="+.2f",
     )
     return [loss, over_unfragmented]

@@ -120,9 +120,18 @@ def groups(points: Iterable[Point]) -> list[Group]:
 
 
 def best(points: Sequence[Point]) -> Point | None:
-    """The point of least loss; None if all have diverged or there is none."""
+    """The point of least loss; None if all have diverged or there is none.
+
+    Points are compared by the seeds that all of them have, if there are any: the best of a search with one seed stays
+    the best when it is run with others.
+    """
     finite = [point for point in points if math.isfinite(point.loss)]
-    return min(finite, key=lambda point: point.loss, default=None)
+    common = set.intersection(*({run.seed for run in point.runs} for point in finite)) if finite else set()
+
+    def compared(point: Point) -> float:
+        return statistics.fmean(run.loss for run in point.runs if not common or run.seed in common)
+
+    return min(finite, key=compared, default=None)
 
 
 def choice(chosen: Point, among: Sequence[Point]) -> str:

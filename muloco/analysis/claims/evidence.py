@@ -1,0 +1,89 @@
+"""A claim, the numbers that it is about, and its verdict."""
+
+import enum
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+class Verdict(enum.StrEnum):
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNDECIDED = "undecided"
+    MISSING = "not run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A number of which the claim is that it lies below a bound, measured once with each seed.
+
+    Each value compares runs of one seed, which start alike and see the same data in the same order; so what the seed
+    alone does to all of them is not in the spread.
+    """
+
+    label: str
+    values: Sequence[float]
+    bound: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def margin(self) -> float | None:
+        """Half the 95 % interval of the mean by Student's t; None with one seed."""
+        if len(self.values) < 2:
+            return None
+        from scipy.stats import t  # takes a second to import
+
+        deviation = statistics.stdev(self.values)
+        return float(t.ppf((1 + CONFIDENCE) / 2, len(self.values) - 1)) * deviation / math.sqrt(len(self.values))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Undecided where the interval has the bound in it, and with one seed."""
+        if self.margin is None:
+            return Verdict.UNDECIDED
+        if self.mean + self.margin < self.bound:
+            return Verdict.HOLDS
+        return Verdict.FAILS if self.mean - self.margin > self.bound else Verdict.UNDECIDED
+
+    def describe(self, form: str = "+.2f") -> str:
+        """Such as `K=2: -1.20 ± 0.31 (n=3)`, with `undecided` or `does not hold` where it is so."""
+        spread = "" if self.margin is None else f" ± {self.margin:{form.lstrip('+')}}"
+        verdict = "" if self.verdict == Verdict.HOLDS else f", {self.verdict}"
+        return f"{self.label}: {self.mean:{form}}{spread} (n={len(self.values)}{verdict})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement that holds if all of its parts do."""
+
+    title: str
+    about: str
+    """What the numbers are, and the bound."""
+    parts: Sequence[Part]
+    paper: str = ""
+    """The same numbers as the paper has them."""
+    form: str = "+.2f"
+    """How they are printed."""
+
+    @property
+    def verdict(self) -> Verdict:
+        verdicts = {part.verdict for part in self.parts}
+        for verdict in (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS):
+            if verdict in verdicts:
+                return verdict
+        return Verdict.MISSING
+
+    @property
+    def measured(self) -> str:
+        return "; ".join(part.describe(self.form) for part in self.parts)
+
+
+def slope_by_doubling(counts: Sequence[int], values: Sequence[float]) -> float:
+    """Of the line through values against log2 of counts, by least squares: how much they rise when a count doubles."""
+    return statistics.linear_regression([math.log2(count) for count in counts], values).slope

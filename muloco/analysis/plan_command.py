@@ -1,0 +1,61 @@
+"""`muloco plan`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, PAPER_UTILIZATION, plan
+from muloco.analysis.plan_table import plan_table, plot_plans, totals
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+PICTURES = (".png", ".svg")
+REFUSED = 1
+
+
+def run_plan(
+    runs: Sequence[tuple[str, Config]],
+    *,
+    refused: Sequence[tuple[str, str]] = (),
+    gpu: str,
+    gpus: int | None = None,
+    utilization: float | None = None,
+    rates: Sequence[float] | None = None,
+    picture: Path | None = None,
+    console: Console,
+) -> int:
+    """Says what runs will take.
+
+    Args:
+        runs: names and resolved configs.
+        refused: names of what cannot be run, and why.
+        gpu, gpus: as `muloco.analysis.plan.plan` takes them.
+        utilization: share of the GPUs' peak; None: the paper's.
+        rates: Gbit/s of a worker's link; None: some from slow to fast.
+        picture: file to draw hours against bandwidth into; None: no picture.
+        console: where to write.
+
+    Returns:
+        exit status: 0; 1 where something was refused.
+
+    Raises:
+        ConfigError: options that are not possible.
+    """
+    rates = BANDWIDTHS if rates is None else rates
+    utilization = PAPER_UTILIZATION if utilization is None else utilization
+    if not all(rate > 0 for rate in rates):
+        raise ConfigError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
+    if picture and picture.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--plot writes {' or '.join(PICTURES)}; got {picture}")
+    plans = [plan(config, name=name, gpu=gpu, gpus=gpus, utilization=utilization) for name, config in runs]
+    if plans:
+        console.print(plan_table(plans, rates))
+        console.print(totals(plans, rates))
+        console.print(ASSUMPTIONS, style="dim")
+    if plans and picture:
+        plot_plans(plans, picture)
+        console.print(f"curves: {picture}", soft_wrap=True)
+    for name, reason in refused:
+        console.print(f"refused: {name}: {reason}", style="red", markup=False, soft_wrap=True)
+    return REFUSED if refused else 0

@@ -1,0 +1,46 @@
+"""`muloco paper`: runs all of it, and says what was found."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from muloco.paper.design import FULL, QUICK, Design
+from muloco.paper.hours import planned_seconds, tokens_per_second
+from muloco.paper.queue import Queue
+from muloco.sweeps.local import cores, run_tasks
+from muloco.training.load import ConfigError
+
+
+def run_paper(command: argparse.Namespace) -> int:
+    """Runs what is left of it, and writes the page.
+
+    Returns:
+        exit status: 0; 1 where a run has failed.
+
+    Raises:
+        ConfigError: the options cannot be used, or the folder holds other runs.
+    """
+    at_once = cores() if command.at_once is None else command.at_once
+    if at_once < 1:
+        raise ConfigError(f"--at-once must be at least 1; got {at_once}")
+    size = QUICK if command.quick else FULL
+    design = Design(size)
+    queue = Queue(design, Path(command.out or size.folder).absolute())
+    console = Console(highlight=False, soft_wrap=True)
+    tasks = queue.tasks()
+    rate = tokens_per_second(size)
+    runs, least, most = planned_seconds(design, queue.losses, rate)
+    console.print(
+        f"{len(queue.losses)} runs are there, {runs} or more are left: {_hours(least / at_once)} to "
+        f"{_hours(most / at_once)} hours with {at_once} at once, at {rate:,.0f} tokens/s a core"
+    )
+    console.print(f"folder: {queue.folder}; whatever stops this, the same command goes on", markup=False)
+    if command.plan:
+        return 0
+    failed = run_tasks(queue.tasks, at_once=at_once, threads=1, console=console) if tasks else {}
+    return 1 if failed else 0
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f}"

@@ -1,0 +1,84 @@
+"""What is still to be done, from what is there: runs, and the studies of pseudogradients that need them."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from muloco.analysis.pseudogradients.command import TABLE
+from muloco.paper.design import Design, Setting
+from muloco.paper.runs import Runs
+from muloco.paper.search import Losses, Trial, best_rate, wanted
+from muloco.sweeps.local import Task, training
+
+
+class Queue:
+    """The tasks of a design; asked for again and again while they are done."""
+
+    def __init__(self, design: Design, folder: Path):
+        self.design, self.folder = design, folder
+        self.runs = Runs(design.size, folder / "runs")
+        self._losses: dict[Trial, float] = {}
+        for study in self.studies():
+            if study.exists() and not (study / TABLE).exists():
+                shutil.rmtree(study)  # what an interrupted one has left
+
+    @property
+    def losses(self) -> Losses:
+        return self._losses
+
+    def tasks(self) -> list[Task]:
+        """Those that can be run now, in order."""
+        runs = [training(self.runs.job(trial)) for trial in self._trials()]
+        return [*runs, *self._pseudogradients()]
+
+    def studies(self) -> list[Path]:
+        """Folders of the studies of pseudogradients, one a seed."""
+        return [self.folder / "pseudogradients" / f"seed-{seed}" for seed in self.design.size.seeds]
+
+    def chosen(self, setting: Setting) -> Mapping[int, float] | None:
+        """Losses by seed at the inner learning rate that was found for a setting; None while there is none."""
+        if (rate := self.rate(setting)) is None:
+            return None
+        return {
+            trial.seed: loss for trial, loss in self._losses.items() if (trial.setting, trial.lr) == (setting, rate)
+        }
+
+    def rate(self, setting: Setting) -> float | None:
+        size = self.design.size
+        return best_rate(setting, self._losses, seed=size.seeds[0], extensions=size.extensions)
+
+    def baselines(self, seed: int) -> list[str]:
+        """Names of the data-parallel runs whose checkpoints are studied; none before they are there."""
+        trials = [Trial(one, rate, seed) for one in self.design.baselines if (rate := self.rate(one)) is not None]
+        there = [self.runs.job(trial).name for trial in trials if trial in self._losses]
+        return there if len(there) == len(self.design.baselines) else []
+
+    def _trials(self) -> list[Trial]:
+        size = self.design.size
+        while True:
+            trials = [
+                trial
+                for stage in self.design.stages()
+                for trial in wanted(stage, self._losses, seeds=size.seeds, extensions=size.extensions)
+            ]
+            there = self.runs.losses(trials)
+            if not there:
+                return trials
+            self._losses |= there
+
+    def _pseudogradients(self) -> Iterator[Task]:
+        size = self.design.size
+        for seed, study in zip(size.seeds, self.studies(), strict=True):
+            names = self.baselines(seed)
+            if names and not (study / TABLE).exists():
+                step = f"checkpoint/step-{size.checkpoint_step}"
+                yield Task(
+                    f"pseudogradients of seed {seed}",
+                    (
+                        *("analyze", "pseudogradients", *(str(self.runs.folder / name / step) for name in names)),
+                        *("--workers", *map(str, size.workers), "--steps", str(size.sync_steps)),
+                        *("--out", str(study)),
+                    ),
+                    log=self.folder / "logs" / f"pseudogradients-seed-{seed}.log",
+                    is_done=(study / TABLE).exists,
+                )

@@ -1,0 +1,70 @@
+"""From trials to jobs of a sweep and back: what is set for all runs, and which of them are there."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from muloco.analysis.report.runs import read_run
+from muloco.paper.design import CONFIGS, WARMUP_SHARE, Setting, Size
+from muloco.paper.search import Losses, Trial
+from muloco.sweeps.cluster import ClusterProfile
+from muloco.sweeps.expand import Job, expand
+from muloco.sweeps.sweep import Grid, Sweep
+from muloco.training.load import ConfigError
+
+LOCAL_BATCH = 16
+"""Most sequences in one forward pass."""
+
+
+class Runs:
+    """The runs of a size in a folder."""
+
+    def __init__(self, size: Size, folder: Path):
+        self.size, self.folder = size, folder
+        self._jobs: dict[Trial, Job] = {}
+
+    def job(self, trial: Trial) -> Job:
+        """Its config resolved, its run folder named.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        if trial not in self._jobs:
+            setting = trial.setting
+            point = {**self._common(setting), "optimizer.lr": trial.lr, "run.seed": trial.seed}
+            named = ("optimizer.lr", "run.seed")
+            grid = Grid(name=setting.name, config=CONFIGS[setting.method], points=[point], named=named)
+            found = expand(Sweep(grid), overrides=["--run.outputs", str(self.folder)], profile=ClusterProfile())
+            if found.refused:
+                raise ConfigError(f"{found.refused[0].name}: {found.refused[0].reason}")
+            (self._jobs[trial],) = found.jobs
+        return self._jobs[trial]
+
+    def losses(self, trials: Iterable[Trial]) -> Losses:
+        """Of those trials that have ended."""
+        found = {trial: read_run(self.job(trial).run_folder)[0] for trial in trials if self._there(trial)}
+        return {trial: run.loss for trial, run in found.items() if run is not None}
+
+    def _there(self, trial: Trial) -> bool:
+        return (self.job(trial).run_folder / "summary.json").exists()
+
+    def _common(self, setting: Setting) -> dict[str, Any]:
+        size, fields = self.size, setting.fields
+        workers = fields.get("fault_tolerance.group_size", 1)
+        batch = fields.get("training.global_batch_size", size.batch)
+        common: dict[str, Any] = {
+            "model.flavor": size.flavor,
+            "training.seq_len": size.seq_len,
+            "training.global_batch_size": batch,
+            "training.local_batch_size": min(LOCAL_BATCH, batch // workers),
+            "training.steps": size.steps,
+            "lr_scheduler.warmup_steps": round(WARMUP_SHARE * size.steps),
+            "validation.freq": size.steps // 3,
+            "validation.sequences": size.held_out,
+            "metrics.log_freq": 10,
+            "metrics.tensorboard": False,
+            "checkpoint.enable": False,
+        }
+        if workers > 1:
+            common["fault_tolerance.transport"] = "in_process"
+        return {**common, **setting.fields}

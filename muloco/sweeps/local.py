@@ -1,0 +1,157 @@
+"""Work on this machine, some of it at a time: the jobs of a sweep, and what is computed from them."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from muloco.launch.processes import Child
+from muloco.sweeps.expand import Job
+from muloco.sweeps.state import other_run, progress
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import RunFolder
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 20.0
+"""From asking a run to end to insisting: its supervisor ends its workers in between."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command that leaves something behind."""
+
+    name: str
+    words: tuple[str, ...]
+    """Of the command line of `muloco`."""
+    log: Path
+    is_done: Callable[[], bool] = field(compare=False)
+    result: Callable[[], str] = field(compare=False, default=lambda: "done")
+    """What to say once it is done."""
+    steps: int | None = None
+    step: Callable[[], int] = field(compare=False, default=lambda: 0)
+    """How many of `steps` it has taken."""
+
+
+@dataclass
+class _Running:
+    task: Task
+    child: Child
+    started: float
+    bar: TaskID
+
+
+def run_tasks(pending: Callable[[], Iterable[Task]], *, at_once: int, threads: int, console: Console) -> dict[str, str]:
+    """Runs tasks until none is pending.
+
+    Args:
+        pending: the tasks that are still to be run, the next one first; asked again whenever one has ended, so that it
+            may follow from what was found. Tasks that run, and those that have failed, may be among them.
+        at_once: how many run at the same time.
+        threads: of each of them.
+        console: where to say what happens.
+
+    Returns:
+        by name, why tasks have failed. They are not tried again in this call.
+    """
+    failed: dict[str, str] = {}
+    running: dict[str, _Running] = {}
+    ended = 0
+    with _bars(console) as bars, _ending(running):
+        total = bars.add_task("all", total=None)
+        while True:
+            left = [task for task in pending() if task.name not in failed]
+            for task in left:
+                if len(running) < at_once and task.name not in running:
+                    bar = bars.add_task(task.name, total=task.steps)
+                    running[task.name] = _Running(task, _start(task, threads), time.monotonic(), bar)
+            bars.update(total, completed=ended, total=ended + len(left))
+            if not running:
+                return failed
+            for one in _wait_for_one(running, bars):
+                task = one.task
+                del running[task.name]
+                bars.remove_task(one.bar)
+                ended += 1
+                seconds = f"({time.monotonic() - one.started:.0f} s)"
+                if task.is_done():
+                    console.print(f"{task.name}: {task.result()} {seconds}", markup=False)
+                else:
+                    failed[task.name] = f"{one.child.reason()}; log: {task.log}"
+                    console.print(f"{task.name} failed: {failed[task.name]} {seconds}", style="red", markup=False)
+
+
+def training(job: Job) -> Task:
+    """The run of a job, or what is left of it.
+
+    Raises:
+        ConfigError: another run is in its folder.
+    """
+    folder = RunFolder(job.run_folder)
+    if (difference := other_run(job)) is not None:
+        raise ConfigError(f"{folder.root} holds another run: {difference}")
+    words = [str(job.config), *job.overrides, "--run.name", job.name, "--run.outputs", str(folder.root.parent)]
+    if folder.config.exists():
+        words = [str(folder.config), "--resume"]
+    return Task(
+        job.name,
+        ("train", *words),
+        log=folder.log("train"),
+        is_done=folder.summary.exists,
+        result=lambda: f"held-out loss {progress(folder).validation_loss or float('nan'):.4f}",
+        steps=job.resolved.training.steps,
+        step=lambda: progress(folder).step or 0,
+    )
+
+
+def unfinished(jobs: Iterable[Job]) -> list[Job]:
+    """Those without a summary in their run folders."""
+    return [job for job in jobs if not RunFolder(job.run_folder).summary.exists()]
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(task: Task, threads: int) -> Child:
+    return Child(
+        task.name,
+        [sys.executable, "-m", "muloco", *task.words],
+        log=task.log,
+        environment={"OMP_NUM_THREADS": str(threads)},
+        on_line=lambda line: None,
+        end_signal=signal.SIGINT,
+    )
+
+
+def _wait_for_one(running: dict[str, _Running], bars: Progress) -> list[_Running]:
+    """Those that have ended, at least one."""
+    while True:
+        if found := [one for one in running.values() if one.child.status is not None]:
+            return found
+        for one in running.values():
+            bars.update(one.bar, completed=one.task.step())
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _ending(running: dict[str, _Running]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for one in running.values():
+            one.child.ask_to_end()
+        for one in running.values():
+            one.child.end(GRACE_SECONDS)
+
+
+def _bars(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
