@@ -7,6 +7,7 @@ from rich.console import Console
 
 from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
+from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.sweeps.local import cores, run_tasks
 from muloco.training.load import ConfigError
@@ -39,6 +40,9 @@ def run_paper(command: argparse.Namespace) -> int:
     if command.plan:
         return 0
     failed = run_tasks(queue.tasks, at_once=at_once, threads=1, console=console) if tasks else {}
+    write_page(queue, console)
+    for name, reason in failed.items():
+        console.print(f"failed: {name}: {reason}", style="red", markup=False)
     return 1 if failed else 0
 
 

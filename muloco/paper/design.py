@@ -42,8 +42,6 @@ class Size:
     """Sequences of all workers in an inner step."""
     steps: int
     """Inner steps at that batch. Other batches take as many tokens."""
-    sync_steps: int
-    """H."""
     workers: tuple[int, ...]
     """The K compared; the largest one is that of the claims about bits and fragments, and of the studies."""
     seeds: tuple[int, ...]
@@ -73,7 +71,6 @@ FULL = Size(
     seq_len=256,
     batch=16,
     steps=300,
-    sync_steps=30,
     workers=(1, 2, 4, 8),
     seeds=(1, 2, 3),
     batches=(4, 8, 32),
@@ -85,15 +82,16 @@ QUICK = Size(
     folder="outputs/paper-quick",
     seq_len=128,
     batch=16,
-    steps=90,
-    sync_steps=15,
+    steps=150,
     workers=(1, 4),
     seeds=(1, 2, 3),
-    batches=(8, 32),
+    batches=(),
     held_out=32,
     extensions=0,
     studies=False,
 )
+SYNC_STEPS = 30
+"""H, the paper's."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +144,15 @@ class Design:
         claims = [*self.compressed, *self.streaming]
         return [main, claims, self.by_batch, [setting for setting in dict.fromkeys(studied) if setting not in main]]
 
+    def at_batches(self) -> dict[tuple[Method, int], Setting]:
+        """Those of K = 1, by method and batch."""
+        usual = {(method, self.size.batch): self.by_workers[method, 1] for method in OUTER}
+        return {**usual, **{(one.method, one.fields["training.global_batch_size"]): one for one in self.by_batch}}
+
+    def settings(self) -> list[Setting]:
+        """All, each once."""
+        return list(dict.fromkeys(setting for stage in self.stages() for setting in stage))
+
     def _baseline(self, method: Method) -> Setting:
         name = method.lower().replace(" ", "-")
         checkpoints = {
@@ -159,7 +166,7 @@ class Design:
         lr, momentum = OUTER[method][workers]
         fields = {
             "fault_tolerance.group_size": workers,
-            "fault_tolerance.sync_steps": self.size.sync_steps,
+            "fault_tolerance.sync_steps": SYNC_STEPS,
             "outer_optimizer.lr": lr,
             "outer_optimizer.momentum": momentum,
         }
@@ -183,7 +190,7 @@ class Design:
 
     def _gpa(self, method: Method) -> Setting:
         """One worker; averages over some H inner steps, as its derived mu_x says."""
-        fields: dict[str, Any] = {"fault_tolerance.group_size": 1, "fault_tolerance.sync_steps": self.size.sync_steps}
+        fields: dict[str, Any] = {"fault_tolerance.group_size": 1, "fault_tolerance.sync_steps": SYNC_STEPS}
         if method == "GPA (Muon)":
             fields["optimizer.matrix.rule"] = "muon"
         return Setting("gpa" if method == "GPA" else "gpa-muon", method, fields, RATES[method])

@@ -38,7 +38,7 @@ def planned_seconds(design: Design, losses: Losses, rate: float) -> tuple[int, f
     """
     done = Counter(trial.setting for trial in losses)
     runs, least, most = 0, 0.0, 0.0
-    for setting in dict.fromkeys(setting for stage in design.stages() for setting in stage):
+    for setting in design.settings():
         expected = (0 if setting.like else 2) + len(design.size.seeds)
         beyond = 0 if setting.like else design.size.extensions
         left = max(0, expected - done[setting])

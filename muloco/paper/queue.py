@@ -5,10 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from muloco.analysis.pseudogradients.command import TABLE
-from muloco.paper.design import Design, Setting
+from muloco.paper.design import SYNC_STEPS, Design, Setting
 from muloco.paper.runs import Runs
 from muloco.paper.search import Losses, Trial, best_rate, wanted
 from muloco.sweeps.local import Task, training
+
+STUDIED = (2, 4, 8)
+"""K of the studies of pseudogradients, beside 1."""
 
 
 class Queue:
@@ -28,8 +31,7 @@ class Queue:
 
     def tasks(self) -> list[Task]:
         """Those that can be run now, in order."""
-        runs = [training(self.runs.job(trial)) for trial in self._trials()]
-        return [*runs, *self._pseudogradients()]
+        return [*map(training, self.runs.jobs(self._trials())), *self._pseudogradients()]
 
     def studies(self) -> list[Path]:
         """Folders of the studies of pseudogradients, one a seed."""
@@ -50,8 +52,8 @@ class Queue:
     def baselines(self, seed: int) -> list[str]:
         """Names of the data-parallel runs whose checkpoints are studied; none before they are there."""
         trials = [Trial(one, rate, seed) for one in self.design.baselines if (rate := self.rate(one)) is not None]
-        there = [self.runs.job(trial).name for trial in trials if trial in self._losses]
-        return there if len(there) == len(self.design.baselines) else []
+        there = [trial for trial in trials if trial in self._losses]
+        return [job.name for job in self.runs.jobs(there)] if len(there) == len(self.design.baselines) else []
 
     def _trials(self) -> list[Trial]:
         size = self.design.size
@@ -76,7 +78,7 @@ class Queue:
                     f"pseudogradients of seed {seed}",
                     (
                         *("analyze", "pseudogradients", *(str(self.runs.folder / name / step) for name in names)),
-                        *("--workers", *map(str, size.workers), "--steps", str(size.sync_steps)),
+                        *("--workers", *map(str, STUDIED), "--steps", str(SYNC_STEPS)),
                         *("--out", str(study)),
                     ),
                     log=self.folder / "logs" / f"pseudogradients-seed-{seed}.log",

@@ -23,30 +23,34 @@ class Runs:
         self.size, self.folder = size, folder
         self._jobs: dict[Trial, Job] = {}
 
-    def job(self, trial: Trial) -> Job:
-        """Its config resolved, its run folder named.
+    def jobs(self, trials: Iterable[Trial]) -> list[Job]:
+        """Their configs resolved, their run folders named.
 
         Raises:
             ConfigError: there is no such run.
         """
-        if trial not in self._jobs:
-            setting = trial.setting
-            point = {**self._common(setting), "optimizer.lr": trial.lr, "run.seed": trial.seed}
-            named = ("optimizer.lr", "run.seed")
-            grid = Grid(name=setting.name, config=CONFIGS[setting.method], points=[point], named=named)
-            found = expand(Sweep(grid), overrides=["--run.outputs", str(self.folder)], profile=ClusterProfile())
-            if found.refused:
-                raise ConfigError(f"{found.refused[0].name}: {found.refused[0].reason}")
-            (self._jobs[trial],) = found.jobs
-        return self._jobs[trial]
+        trials = list(trials)
+        new = [trial for trial in trials if trial not in self._jobs]
+        if new:  # together: the command line's parser takes long
+            grids = [self._grid(trial) for trial in new]
+            found = expand(Sweep(*grids), overrides=["--run.outputs", str(self.folder)], profile=ClusterProfile())
+            if found.refused or found.merged:
+                raise ConfigError(f"the design has runs that cannot be: {found.refused}, {found.merged}")
+            self._jobs |= dict(zip(new, found.jobs, strict=True))
+        return [self._jobs[trial] for trial in trials]
 
     def losses(self, trials: Iterable[Trial]) -> Losses:
         """Of those trials that have ended."""
-        found = {trial: read_run(self.job(trial).run_folder)[0] for trial in trials if self._there(trial)}
+        trials = list(trials)
+        folders = dict(zip(trials, (job.run_folder for job in self.jobs(trials)), strict=True))
+        found = {one: read_run(folder)[0] for one, folder in folders.items() if (folder / "summary.json").exists()}
         return {trial: run.loss for trial, run in found.items() if run is not None}
 
-    def _there(self, trial: Trial) -> bool:
-        return (self.job(trial).run_folder / "summary.json").exists()
+    def _grid(self, trial: Trial) -> Grid:
+        setting = trial.setting
+        point = {**self._common(setting), "optimizer.lr": trial.lr, "run.seed": trial.seed}
+        named = ("optimizer.lr", "run.seed")
+        return Grid(name=setting.name, config=CONFIGS[setting.method], points=[point], named=named)
 
     def _common(self, setting: Setting) -> dict[str, Any]:
         size, fields = self.size, setting.fields

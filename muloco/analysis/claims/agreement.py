@@ -55,10 +55,12 @@ def agreement_claims(muon: Sequence[Agreement], adamw: Sequence[Agreement]) -> l
         Part(label=f"K={count}", values=[b.cosine[count] - a.cosine[count] for a, b in zip(muon, adamw, strict=True)])
         for count in counts
     ]
-    trends = [
-        Part(label="DP AdamW, negated", values=[-_slope(one.gap) for one in adamw]),
-        Part(label="DP Muon", values=[_slope(one.gap) for one in muon]),
-    ]
+    trends = []
+    if len(counts) > 1:
+        trends = [
+            Part(label="DP AdamW, negated", values=[-_slope(one.gap) for one in adamw]),
+            Part(label="DP Muon", values=[_slope(one.gap) for one in muon]),
+        ]
     published = [f"K={count}: {COSINE['AdamW'][count] - COSINE['Muon'][count]:+.3f}" for count in COSINE["Muon"]]
     return [
         Claim(
@@ -71,7 +73,7 @@ def agreement_claims(muon: Sequence[Agreement], adamw: Sequence[Agreement]) -> l
         Claim(
             title="The interference gap grows with K for AdamW and falls for Muon",
             about="points of the gap (in %) a doubling of K, AdamW's negated; below 0",
-            parts=trends if len(counts) > 1 else [],
+            parts=trends,
             paper="416M, its own definition: "
             f"DP AdamW, negated: {-_slope(INTERFERENCE_GAP['DiLoCo']):+.1f}; "
             f"DP Muon: {_slope(INTERFERENCE_GAP['MuLoCo']):+.1f}",

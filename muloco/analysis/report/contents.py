@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from muloco.analysis.claims.listing import claims_listing
+from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.report import law_figures
 from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
 from muloco.analysis.report.cells import Listing, Table
@@ -81,6 +83,7 @@ def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool)
         critical_batch_table(group, everything=paper),
         iso_loss_table(ours, group, everything=paper),
         wall_clock_table(group, everything=paper),
+        _claims(group),
         choices(group),
     ]
     figures = [
@@ -106,6 +109,12 @@ def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool)
         figures=[figure for figure in figures if isinstance(figure, Figure)],
         skipped=[Skipped(", ".join(names), needs) for needs, names in by_need.items()],
     )
+
+
+def _claims(group: Group) -> Listing:
+    """Of each scale, as far as there are runs to decide them."""
+    found = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
+    return claims_listing(found)
 
 
 def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:

@@ -15,7 +15,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ("# muloco report", "", f"{report.counts}.", "", LEGEND, "")
     if report.problems.rows:
         yield from ("## " + report.problems.title, "")
-        yield from _table(report.problems)
+        yield from table_lines(report.problems)
     for section in report.sections:
         yield from (f"## {section.title}", "")
         yield from _section(section)
@@ -25,7 +25,7 @@ def _section(section: Section) -> Iterator[str]:
     for table in section.tables:
         wide = table.wide()
         yield from (f"### {wide.title}", "")
-        yield from _table(wide)
+        yield from table_lines(wide)
     for figure in section.figures:
         yield from (f"### {figure.title}", "")
         yield from (f"![{figure.title}](figures/{figure.name}{section.suffix}.png)", "", figure.caption, "")
@@ -35,7 +35,8 @@ def _section(section: Section) -> Iterator[str]:
         yield ""
 
 
-def _table(table: Listing) -> Iterator[str]:
+def table_lines(table: Listing) -> Iterator[str]:
+    """A table with its notes."""
     yield _row(table.headers)
     yield _row(["---"] * len(table.headers))
     for row in table.rows:

@@ -1,0 +1,21 @@
+"""Claims as a table."""
+
+from collections.abc import Sequence
+
+from muloco.analysis.claims.evidence import Claim
+from muloco.analysis.report.cells import Listing
+
+NOTE = (
+    "Each number is computed seed by seed, from runs that start alike and see the same data; ± is half the 95 % "
+    "interval of its mean (Student's t). A claim holds if all of its numbers lie below their bound with their whole "
+    "interval, does not hold if one lies above it, and is undecided else."
+)
+
+
+def claims_listing(claims: Sequence[tuple[str, Claim]]) -> Listing:
+    """A row for each claim, with the scale of its runs."""
+    rows = [
+        (scale, claim.title, str(claim.verdict), claim.measured, claim.about, claim.paper) for scale, claim in claims
+    ]
+    headers = ("scale", "claim", "verdict", "measured", "what is measured", "paper")
+    return Listing("claims", "Claims", headers, [[(text, "") for text in row] for row in rows], notes=[NOTE])

@@ -1,0 +1,148 @@
+"""The whole of `muloco paper` with runs that a formula makes, and interrupted anywhere."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from muloco.paper import command as module
+from muloco.paper import queue
+from muloco.paper.options import add_options
+from muloco.sweeps import local
+from muloco.sweeps.expand import Job
+from muloco.sweeps.local import Task
+from muloco.training.load import to_dict
+from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
+
+Pretend = Callable[..., list[str]]
+
+
+def train(job: Job) -> None:
+    """Leaves a run whose loss is least at an inner lr of .08, rises with K, and is lower for Muon and with seed 2."""
+    config, folder = job.resolved, RunFolder(job.run_folder)
+    far = abs(math.log2(config.optimizer.lr / 0.08))
+    loss = 4 + 0.1 * far + 0.02 * math.log2(config.workers) + 0.3 * (config.optimizer.name == "AdamW")
+    loss += 0.01 * (config.run.seed % 2) * (1 + 0.01 * config.workers)
+    write_json(folder.config, {"chosen": {}, "resolved": to_dict(config)})
+    writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
+    writer.write(0, {"validation_loss": 8.0})
+    writer.write(150, {"validation_loss": loss})
+    writer.close()
+    summary = {"steps": 150, "validation_loss": loss, "wall_seconds": 1.0, "lost_steps": 0, "bytes_sent_per_worker": 0}
+    write_json(folder.summary, summary)
+
+
+def analyze(words: tuple[str, ...]) -> None:
+    """Leaves a study in which AdamW's workers agree less and interfere more."""
+    adamw, muon = (f"{Path(word).parents[1].name}, step 75" for word in words[2:4])
+    lines = ["checkpoint,workers,cosine,gap"]
+    for place, workers in enumerate((2, 4, 8)):
+        lines += [f'"{adamw}",{workers},0.5,{0.4 + 0.1 * place}', f'"{muon}",{workers},0.75,{0.4 + 0.2 * place}']
+    out = Path(words[words.index("--out") + 1])
+    out.mkdir(parents=True)
+    (out / "matrices.csv").write_text("\n".join(lines) + "\n")
+    (out / "table.md").write_text("done")
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pretend:
+    """`muloco paper --quick ...`, which ends after so many tasks; the names of those it has run."""
+
+    def run(*words: str, most: int = 1000, failing: str = "none") -> list[str]:
+        run.names = names = []
+
+        def run_tasks(pending: Callable[[], Iterable[Task]], **_: object) -> dict[str, str]:
+            failed: dict[str, str] = {}
+            while left := [task for task in pending() if task.name not in failed]:
+                if len(names) == most:
+                    raise KeyboardInterrupt
+                names.append(left[0].name)
+                if failing in left[0].name:
+                    failed[left[0].name] = "out of luck"
+                else:
+                    train(jobs[left[0].name]) if left[0].name in jobs else analyze(left[0].words)
+                    assert left[0].is_done()
+            return failed
+
+        jobs: dict[str, Job] = {}
+
+        def training(job: Job) -> Task:
+            jobs[job.name] = job
+            return local.training(job)
+
+        monkeypatch.setattr(queue, "training", training)
+        monkeypatch.setattr(module, "run_tasks", run_tasks)
+        monkeypatch.setattr(module, "tokens_per_second", lambda size: 1e5)
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        run.status = module.run_paper(parser.parse_args(["--quick", "--out", str(tmp_path / "paper"), *words]))
+        run.said = capsys.readouterr().out
+        return names
+
+    return run
+
+
+def test_all_of_it_makes_a_page_with_the_verdicts(paper: Pretend, tmp_path: Path) -> None:
+    names = paper()
+    assert paper.status == 0 and len(names) == len(set(names)) == 42 + 3
+    page = (tmp_path / "paper" / "paper.md").read_text()
+    verdicts = {line.split(" | ")[1]: line.split(" | ")[2] for line in page.splitlines() if line.startswith("| tiny |")}
+    assert verdicts == {
+        "MuLoCo with K = 1 is the best of all": "undecided",  # exactly as good as DP Muon
+        "MuLoCo is below DiLoCo at every K": "holds",
+        "DiLoCo's gap grows faster with K": "does not hold",
+        "MuLoCo's critical batch is larger": "not run",
+        "4 bits are free": "holds",
+        "Streaming is free": "holds",
+        "Muon's workers agree better than AdamW's": "holds",
+        "The interference gap grows with K for AdamW and falls for Muon": "does not hold",
+    }
+    assert "muloco-K4 | 0.04: " in page and "0.08: 4.0504*, " in page
+    assert "![" in page and (tmp_path / "paper" / "claims.png").stat().st_size > 20_000
+    assert "(n=3)" in page and "n=1" not in page
+    assert "Final held-out loss" in (tmp_path / "paper" / "report" / "report.md").read_text()
+
+
+def test_it_goes_on_where_it_was_stopped(paper: Pretend, tmp_path: Path) -> None:
+    done: list[str] = []
+    for most in (1, 10, 20, 11):
+        with pytest.raises(KeyboardInterrupt):
+            paper(most=most)
+        done += paper.names
+    left = tmp_path / "paper" / "pseudogradients" / "seed-1"
+    left.mkdir(parents=True)
+    (left / "spectra.csv").write_text("an interrupted study")
+    rest = paper()
+    assert "42 runs are there, 0 or more are left: 0.0 to 0.0 hours" in paper.said
+    assert rest == [f"pseudogradients of seed {seed}" for seed in (1, 2, 3)] and len(set(done)) == len(done) == 42
+    assert paper() == [] and paper.status == 0
+
+
+def test_a_run_that_fails_is_named_and_the_rest_goes_on(paper: Pretend, tmp_path: Path) -> None:
+    names = paper(failing="diloco-K4_")
+    assert paper.status == 1 and "failed: diloco-K4_lr0.008_seed1: out of luck" in paper.said
+    assert "muloco-K4_lr0.08_seed3" in names and "diloco-K4-J3_lr0.08_seed1" not in names
+    assert "| DiLoCo | 4 | not run | not run | not run |" in (tmp_path / "paper" / "paper.md").read_text()
+
+
+def test_a_plan_alone_runs_nothing(paper: Pretend, tmp_path: Path) -> None:
+    assert paper("--plan", "--at-once", "2") == [] and paper.status == 0
+    assert "0 runs are there, 42 or more are left" in paper.said and "with 2 at once" in paper.said
+    assert not (tmp_path / "paper").exists()
+
+
+def test_another_run_in_the_folder_of_one_is_refused(paper: Pretend, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        paper(most=1)
+    (folder,) = (tmp_path / "paper" / "runs").iterdir()
+    stored = json.loads((folder / "config.json").read_text())
+    stored["resolved"]["training"]["steps"] = 7
+    write_json(folder / "config.json", stored)
+    (folder / "summary.json").unlink()
+    with pytest.raises(module.ConfigError, match="holds another run: training.steps 7, here 150"):
+        paper()
+    with pytest.raises(module.ConfigError, match="--at-once must be at least 1; got 0"):
+        paper("--at-once", "0")
