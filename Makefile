@@ -4,16 +4,22 @@ VENV ?= .venv
 MULOCO = $(VENV)/bin/muloco
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help demo test install lint types clean
+.PHONY: help demo test paper paper-quick install lint types clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with a summary and a loss curve
 	$(MULOCO) train config/laptop/muloco.py
 
 test: $(INSTALLED) ## run all tests, two at a time
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+
+paper: $(INSTALLED) ## check the paper's claims on this machine, two hours or more; goes on where it was stopped
+	$(MULOCO) paper
+
+paper-quick: $(INSTALLED) ## a small part of it, in a quarter of an hour
+	$(MULOCO) paper --quick
 
 install: $(INSTALLED) ## make the environment in .venv
 

@@ -41,6 +41,11 @@ class TrainingData:
     def tokenizer_folder(self) -> Path:
         return self.held_out[0].tokenizer_folder
 
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of the text of each source, in hexadecimal; where it is streamed, of what is held out."""
+        return [prepared.corpus_sha256 for prepared in self.prepared or self.held_out]
+
     def description(self) -> str:
         """One line a source, for people."""
         total = sum(self.weights)

@@ -1,6 +1,6 @@
 """What a finished run amounts to: summary.json, and the same for the eye."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -10,12 +10,15 @@ from muloco.training.config import Config
 from muloco.training.run_folder import RunFolder, read_metrics
 
 
-def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restarts: int) -> dict[str, Any]:
+def summarize(
+    config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int
+) -> dict[str, Any]:
     """The contents of summary.json.
 
     Args:
         config: resolved.
         folder: of a run that has ended well.
+        corpus: SHA-256 of its sources, so that runs on other text are not taken for runs on this one.
         wall_seconds: of the launcher, from its start to its end.
         restarts: how often workers were started again.
     """
@@ -40,6 +43,7 @@ def summarize(config: Config, folder: RunFolder, *, wall_seconds: float, restart
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
+        "corpus_sha256": list(corpus),
         "wall_seconds": round(wall_seconds, 1),
     }
 

@@ -68,7 +68,8 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     job = current_allocation()
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)
     attempt = next_attempt(folder)
-    console.print(prepare_data(config).description(), markup=False)
+    data = prepare_data(config)
+    console.print(data.description(), markup=False)
     if not resume:
         _claim(folder)
     write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
@@ -118,7 +119,8 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             style="red",
         )
         return Outcome(folder=folder, status=1)
-    summary = summarize(config, folder, wall_seconds=time.monotonic() - started, restarts=restarts)
+    seconds = time.monotonic() - started
+    summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
     write_json(folder.summary, summary)
     console.print(summary_table(summary, config=config))
     return Outcome(folder=folder, status=0)

@@ -9,6 +9,7 @@ from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
 from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
+from muloco.paper.results import group
 from muloco.sweeps.local import cores, run_tasks
 from muloco.training.load import ConfigError
 
@@ -30,6 +31,7 @@ def run_paper(command: argparse.Namespace) -> int:
     queue = Queue(design, Path(command.out or size.folder).absolute())
     console = Console(highlight=False, soft_wrap=True)
     tasks = queue.tasks()
+    group(queue)  # what cannot be compared is said now
     rate = tokens_per_second(size)
     runs, least, most = planned_seconds(design, queue.losses, rate)
     console.print(

@@ -14,6 +14,7 @@ from muloco.analysis.report.pooling import Group, groups, pool
 from muloco.analysis.report.runs import read_run
 from muloco.paper.design import OUTER, Setting, Study
 from muloco.paper.queue import Queue
+from muloco.training.load import ConfigError
 
 NOTHING = "not run"
 
@@ -26,11 +27,22 @@ def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
 
 def claims(queue: Queue) -> list[Claim]:
     """All of the paper's claims, with what is there to decide them."""
-    design = queue.design
-    found = [read_run(folder)[0] for folder in run_folders(queue, design.settings())]
+    return [*loss_claims(group(queue), queue.design.size.flavor), *agreement_claims(*agreements(queue))]
+
+
+def group(queue: Queue) -> Group:
+    """The runs that are there.
+
+    Raises:
+        ConfigError: they are of different corpora, as when Python was replaced in between.
+    """
+    found = [read_run(folder)[0] for folder in run_folders(queue, queue.design.settings())]
     points, _ = pool([run for run in found if run is not None])
-    (group,) = groups(points) or [Group("", ())]
-    return [*loss_claims(group, design.size.flavor), *agreement_claims(*agreements(queue))]
+    of_corpora = groups(points) or [Group("", ())]
+    if len(of_corpora) > 1:
+        titles = "; ".join(one.title for one in of_corpora)
+        raise ConfigError(f"{queue.folder} has runs of different corpora; choose another --out: {titles}")
+    return of_corpora[0]
 
 
 def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:

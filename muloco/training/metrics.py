@@ -26,6 +26,8 @@ class RunMetrics(MetricsProcessor):
     class Config(MetricsProcessor.Config):
         worker: int
         attempt: int
+        last_step: int
+        """Of the run; logged whatever `log_freq` says."""
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any):
         run = Path(dump_folder).name
@@ -44,6 +46,9 @@ class RunMetrics(MetricsProcessor):
             self._writer = MetricsWriter(self._path, worker=config.worker, attempt=config.attempt)
             if config.enable_wandb:
                 self._insist_on_wandb()
+
+    def should_log(self, step: int) -> bool:
+        return super().should_log(step) or step == self.config.last_step
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
         rates = {name: value for name, value in (extra_metrics or {}).items() if name.startswith("lr/")}

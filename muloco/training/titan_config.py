@@ -70,6 +70,7 @@ def trainer_config(
         metrics=RunMetrics.Config(
             worker=worker,
             attempt=attempt,
+            last_step=training.steps,
             log_freq=config.metrics.log_freq,
             enable_tensorboard=config.metrics.tensorboard,
             enable_wandb=config.metrics.wandb,

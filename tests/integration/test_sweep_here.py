@@ -39,6 +39,7 @@ def test_a_sweep_runs_here_each_run_once_and_goes_on(tmp_path: Path) -> None:
         Run(folder=RunFolder(tmp_path / "runs" / f"s_lr{lr}"), status=0, output="") for lr in ("0.02", "0.04")
     )
     assert f"s_lr0.02: held-out loss {first.summary()['validation_loss']:.4f}" in said
+    assert first.summary()["steps"] == 4 and first.summary()["tokens"] == 4 * 8 * 64  # though 10 are between two lines
     assert first.summary()["validation_loss"] != second.summary()["validation_loss"]
     learned = second.learned()
     second.go_back_to(2)

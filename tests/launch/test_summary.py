@@ -45,4 +45,4 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     ]
     folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
     config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
-    assert summarize(config, folder, wall_seconds=1.0, restarts=0)["lost_steps"] == 0
+    assert summarize(config, folder, corpus=["5e"], wall_seconds=1.0, restarts=0)["lost_steps"] == 0

@@ -146,3 +146,13 @@ def test_another_run_in_the_folder_of_one_is_refused(paper: Pretend, tmp_path: P
         paper()
     with pytest.raises(module.ConfigError, match="--at-once must be at least 1; got 0"):
         paper("--at-once", "0")
+
+
+def test_runs_of_two_corpora_are_not_compared(paper: Pretend, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        paper(most=2)
+    summary = next((tmp_path / "paper" / "runs").glob("*/summary.json"))
+    write_json(summary, {**json.loads(summary.read_text()), "corpus_sha256": ["aa"]})
+    with pytest.raises(module.ConfigError, match="has runs of different corpora; choose another --out"):
+        paper()
+    assert paper.names == []

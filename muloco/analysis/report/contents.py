@@ -27,7 +27,7 @@ LEGEND = (
     "A cell is the mean over n seeds ± the sample standard deviation, at the best inner learning rate, batch and other "
     "settings that were tried (see the last table); in brackets what the paper has published for the same scale, "
     "method and K. Runs are pooled only if they differ in nothing but the seed. Corpora are told apart by the names in "
-    "the runs' configs: run folders hold no digest of the text."
+    "the runs' configs, and by the digest of their text."
 )
 
 

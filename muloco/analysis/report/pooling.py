@@ -200,7 +200,8 @@ def _budget_title(budget: str, members: Sequence[Point]) -> str:
 def _corpus_title(corpus: Mapping[str, Any]) -> str:
     names = corpus["corpus"] if isinstance(corpus["corpus"], tuple) else (corpus["corpus"],)
     weights = f" ({' : '.join(f'{weight:g}' for weight in corpus['weights'])})" if corpus["weights"] else ""
-    parts = [f"corpus {' + '.join(names)}{weights}"]
+    digest = f" (sha256 {', '.join(one[:8] for one in corpus['sha256'])})" if corpus["sha256"] else ""
+    parts = [f"corpus {' + '.join(names)}{weights}{digest}"]
     if corpus["text_field"] != "text":
         parts.append(f"field {corpus['text_field']}")
     entries = f" of {corpus['vocabulary']} entries" if "vocabulary" in corpus else ""

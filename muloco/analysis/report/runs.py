@@ -136,7 +136,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
         batch=config.tokens_per_step,
         steps=steps,
         seed=config.run.seed,
-        corpus=_corpus(config),
+        corpus=_corpus(config, summary),
         settings={
             name: value
             for name, value in flatten(config).items()
@@ -163,11 +163,12 @@ def _problem(folder: RunFolder, kind: str, reason: str) -> Problem:
     return Problem(str(folder.root), kind, reason)
 
 
-def _corpus(config: Config) -> tuple[tuple[str, Any], ...]:
-    """By name: run folders hold no digest of the text."""
+def _corpus(config: Config, summary: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """By name and digest; summaries of runs that were made by earlier versions have no digest."""
     named = {name: getattr(config.data, name) for name in _CORPUS}
     if config.data.tokenizer != "embedded":
         del named["vocabulary"]
+    named["sha256"] = tuple(summary.get("corpus_sha256", ()))
     return (*named.items(), ("seq_len", config.training.seq_len), ("held_out", config.validation.sequences))
 
 
