@@ -53,7 +53,7 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
-            preexec_fn=partial(_die_with_parent, end_signal) if sys.platform == "linux" else None,
+            preexec_fn=partial(_prepare, end_signal),
         )
         self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
         self._pump.start()
@@ -123,5 +123,9 @@ def refusal_in(log: str) -> str | None:
     return f"ConfigError: {said[-1]}" if said else None
 
 
-def _die_with_parent(number: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+def _prepare(end_signal: int) -> None:
+    """In the child before its program starts: it heeds the signal that ends it, which a shell's background jobs would
+    ignore if it is SIGINT, and on Linux gets it when its parent dies."""
+    signal.signal(end_signal, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, end_signal)

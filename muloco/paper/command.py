@@ -30,7 +30,7 @@ def run_paper(command: argparse.Namespace) -> int:
     design = Design(size)
     queue = Queue(design, Path(command.out or size.folder).absolute())
     console = Console(highlight=False, soft_wrap=True)
-    tasks = queue.tasks()
+    queue.tasks()  # finds what is there
     group(queue)  # what cannot be compared is said now
     rate = tokens_per_second(size)
     runs, least, most = planned_seconds(design, queue.losses, rate)
@@ -41,7 +41,7 @@ def run_paper(command: argparse.Namespace) -> int:
     console.print(f"folder: {queue.folder}; whatever stops this, the same command goes on", markup=False)
     if command.plan:
         return 0
-    failed = run_tasks(queue.tasks, at_once=at_once, threads=1, console=console) if tasks else {}
+    failed = run_tasks(queue.tasks, expected=runs + queue.studies_left, at_once=at_once, threads=1, console=console)
     write_page(queue, console)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False)

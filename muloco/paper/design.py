@@ -15,12 +15,12 @@ CONFIGS: dict[Method, str] = {
     "GPA (Muon)": "config/laptop/gpa.py",
 }
 RATES: dict[Method, float] = {
-    "DP Muon": 0.08,
-    "DP AdamW": 0.016,
-    "MuLoCo": 0.08,
-    "DiLoCo": 0.016,
-    "GPA": 0.016,
-    "GPA (Muon)": 0.08,
+    "DP Muon": 0.16,
+    "DP AdamW": 0.032,
+    "MuLoCo": 0.04,
+    "DiLoCo": 0.032,
+    "GPA": 0.032,
+    "GPA (Muon)": 0.04,
 }
 """Where the searches for inner learning rates begin, at the usual batch; it follows the root of the batch."""
 OUTER: dict[Method, dict[int, tuple[float, float]]] = {

@@ -37,6 +37,10 @@ class Queue:
         """Folders of the studies of pseudogradients, one a seed."""
         return [self.folder / "pseudogradients" / f"seed-{seed}" for seed in self.design.size.seeds]
 
+    @property
+    def studies_left(self) -> int:
+        return sum(not (study / TABLE).exists() for study in self.studies())
+
     def chosen(self, setting: Setting) -> Mapping[int, float] | None:
         """Losses by seed at the inner learning rate that was found for a setting; None while there is none."""
         if (rate := self.rate(setting)) is None:

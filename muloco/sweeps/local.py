@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from muloco.launch.processes import Child
 from muloco.sweeps.expand import Job
@@ -47,12 +55,15 @@ class _Running:
     bar: TaskID
 
 
-def run_tasks(pending: Callable[[], Iterable[Task]], *, at_once: int, threads: int, console: Console) -> dict[str, str]:
+def run_tasks(
+    pending: Callable[[], Iterable[Task]], *, expected: int = 0, at_once: int, threads: int, console: Console
+) -> dict[str, str]:
     """Runs tasks until none is pending.
 
     Args:
         pending: the tasks that are still to be run, the next one first; asked again whenever one has ended, so that it
             may follow from what was found. Tasks that run, and those that have failed, may be among them.
+        expected: how many there will be at least, where more than those now pending.
         at_once: how many run at the same time.
         threads: of each of them.
         console: where to say what happens.
@@ -71,7 +82,7 @@ def run_tasks(pending: Callable[[], Iterable[Task]], *, at_once: int, threads: i
                 if len(running) < at_once and task.name not in running:
                     bar = bars.add_task(task.name, total=task.steps)
                     running[task.name] = _Running(task, _start(task, threads), time.monotonic(), bar)
-            bars.update(total, completed=ended, total=ended + len(left))
+            bars.update(total, completed=ended, total=max(expected, ended + len(left)))
             if not running:
                 return failed
             for one in _wait_for_one(running, bars):
@@ -153,5 +164,6 @@ def _ending(running: dict[str, _Running]) -> Iterator[None]:
 
 
 def _bars(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

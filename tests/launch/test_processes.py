@@ -109,3 +109,21 @@ def test_children_die_with_their_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     wait_until_gone(pid)
+
+
+def test_a_run_in_the_background_of_a_script_ends_its_children_as_any_other(tmp_path: Path) -> None:
+    """There a shell has SIGINT ignored, and a program inherits that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+        lines: list[str] = []
+        child = Child(
+            "child", command, log=tmp_path / "c.log", environment={}, on_line=lines.append, end_signal=signal.SIGINT
+        )
+        while not lines:
+            time.sleep(0.05)
+        child.ask_to_end()
+        assert wait(child) in (-signal.SIGINT, 1)  # as Python ends a program on KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+        child.end(1.0)

@@ -108,7 +108,7 @@ def test_all_of_it_makes_a_page_with_the_verdicts(paper: Pretend, tmp_path: Path
 
 def test_it_goes_on_where_it_was_stopped(paper: Pretend, tmp_path: Path) -> None:
     done: list[str] = []
-    for most in (1, 10, 20, 11):
+    for most in (1, 41):
         with pytest.raises(KeyboardInterrupt):
             paper(most=most)
         done += paper.names
