@@ -31,7 +31,7 @@ def run_paper(command: argparse.Namespace) -> int:
     queue = Queue(design, Path(command.out or size.folder).absolute())
     console = Console(highlight=False, soft_wrap=True)
     queue.tasks()  # finds what is there
-    group(queue)  # what cannot be compared is said now
+    group(queue, design.settings())  # what cannot be compared is said now
     rate = tokens_per_second(size)
     runs, least, most = planned_seconds(design, queue.losses, rate)
     console.print(

@@ -139,10 +139,12 @@ class Design:
 
     def stages(self) -> list[list[Setting]]:
         """All settings in the order of their importance."""
-        studied = [setting for study in self.studies for setting in study.rows.values()]
-        main = [*self.baselines, *self.by_workers.values()]
-        claims = [*self.compressed, *self.streaming]
-        return [main, claims, self.by_batch, [setting for setting in dict.fromkeys(studied) if setting not in main]]
+        studied = dict.fromkeys(setting for study in self.studies for setting in study.rows.values())
+        return [*self._claimed(), [setting for setting in studied if setting not in self.claimed()]]
+
+    def claimed(self) -> list[Setting]:
+        """Those that the claims are about."""
+        return [setting for stage in self._claimed() for setting in stage]
 
     def at_batches(self) -> dict[tuple[Method, int], Setting]:
         """Those of K = 1, by method and batch."""
@@ -152,6 +154,9 @@ class Design:
     def settings(self) -> list[Setting]:
         """All, each once."""
         return list(dict.fromkeys(setting for stage in self.stages() for setting in stage))
+
+    def _claimed(self) -> list[list[Setting]]:
+        return [[*self.baselines, *self.by_workers.values()], [*self.compressed, *self.streaming], self.by_batch]
 
     def _baseline(self, method: Method) -> Setting:
         name = method.lower().replace(" ", "-")

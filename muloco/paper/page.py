@@ -1,5 +1,6 @@
 """The page: claims, tables, figures, and the report of the runs beside it."""
 
+import csv
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,13 @@ from muloco.paper.results import (
 )
 
 PAGE = "paper.md"
+RUNS = "runs.csv"
 REPORT = "report"
 
 
 def write_page(queue: Queue, console: Console) -> Path:
-    """Writes paper.md and its figure, and a report over the runs at the usual batch.
+    """Writes paper.md and its figure, runs.csv with the loss of every run, and a report over the runs of the claims at
+    the usual batch.
 
     Returns:
         paper.md.
@@ -37,11 +40,22 @@ def write_page(queue: Queue, console: Console) -> Path:
         draw(found, queue.folder)
     path = queue.folder / PAGE
     path.write_text("\n".join(_lines(queue, drawn=bool(found.panels))) + "\n", encoding="utf-8")
-    usual = [setting for setting in queue.design.settings() if setting not in queue.design.by_batch]
+    _write_runs(queue)
+    usual = [setting for setting in queue.design.claimed() if setting not in queue.design.by_batch]
     folders = run_folders(queue, usual)
     run_report(folders, out=queue.folder / REPORT, published=False, console=Console(quiet=True))
     console.print(f"{path}; tables and figures of the runs: {queue.folder / REPORT / 'report.html'}", markup=False)
     return path
+
+
+def _write_runs(queue: Queue) -> None:
+    with (queue.folder / RUNS).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["setting", "inner_lr", "seed", "loss"])
+        for trial, loss in sorted(
+            queue.losses.items(), key=lambda item: (item[0].setting.name, item[0].lr, item[0].seed)
+        ):
+            writer.writerow([trial.setting.name, trial.lr, trial.seed, loss])
 
 
 def _lines(queue: Queue, *, drawn: bool) -> Iterator[str]:

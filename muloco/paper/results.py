@@ -27,16 +27,17 @@ def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
 
 def claims(queue: Queue) -> list[Claim]:
     """All of the paper's claims, with what is there to decide them."""
-    return [*loss_claims(group(queue), queue.design.size.flavor), *agreement_claims(*agreements(queue))]
+    found = group(queue, queue.design.claimed())
+    return [*loss_claims(found, queue.design.size.flavor), *agreement_claims(*agreements(queue))]
 
 
-def group(queue: Queue) -> Group:
-    """The runs that are there.
+def group(queue: Queue, settings: Iterable[Setting]) -> Group:
+    """The runs of some settings that are there.
 
     Raises:
         ConfigError: they are of different corpora, as when Python was replaced in between.
     """
-    found = [read_run(folder)[0] for folder in run_folders(queue, queue.design.settings())]
+    found = [read_run(folder)[0] for folder in run_folders(queue, settings)]
     points, _ = pool([run for run in found if run is not None])
     of_corpora = groups(points) or [Group("", ())]
     if len(of_corpora) > 1:
@@ -80,8 +81,10 @@ def by_batch(queue: Queue) -> Listing:
         found = {batch: queue.chosen(settings[method, batch]) or {} for batch in batches}
         seeds = set.intersection(*map(set, found.values()))
         critical = [crossing({batch: found[batch][seed] for batch in batches}) for seed in sorted(seeds)]
-        rates = (_rate(queue, settings[method, batch]) for batch in batches)
-        cells = [f"{pooled(found[batch])}, lr {rate}" for batch, rate in zip(batches, rates, strict=True)]
+        cells = [
+            f"{pooled(found[batch])}, lr {_rate(queue, settings[method, batch])}" if found[batch] else NOTHING
+            for batch in batches
+        ]
         rows.append((f"{method} K=1", *cells, f"{fmean(critical):.1f}" if critical else NOTHING))
     headers = ("method", *(f"{batch} sequences" for batch in batches), "critical batch")
     note = "Critical batch: the largest whose loss is within 1 % of the best, interpolated, the mean over the seeds."
