@@ -30,8 +30,16 @@ class Queue:
         return self._losses
 
     def tasks(self) -> list[Task]:
-        """Those that can be run now, in order."""
-        return [*map(training, self.runs.jobs(self._trials())), *self._pseudogradients()]
+        """Those that can be run now, in order: what the claims need, and then what the studies beyond them do."""
+        trials = self._trials()
+        claimed = set(self.design.claimed())
+        first = [trial for trial in trials if trial.setting in claimed]
+        then = [trial for trial in trials if trial.setting not in claimed]
+        return [
+            *map(training, self.runs.jobs(first)),
+            *self._pseudogradients(),
+            *map(training, self.runs.jobs(then)),
+        ]
 
     def studies(self) -> list[Path]:
         """Folders of the studies of pseudogradients, one a seed."""
