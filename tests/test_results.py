@@ -8,7 +8,7 @@ import pytest
 from muloco.training.load import CHECKOUT
 from muloco.training.run_folder import RunFolder, read_metrics
 
-RUNS = sorted((CHECKOUT / "results").glob("*/*/"))
+RUNS = sorted(config.parent for config in (CHECKOUT / "results").glob("*/*/config.json"))
 
 
 def test_the_readmes_demo_is_the_committed_one() -> None:

@@ -11,6 +11,7 @@ from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.paper.results import group
 from muloco.sweeps.local import cores, run_tasks
+from muloco.sweeps.lock import only_one
 from muloco.training.load import ConfigError
 
 
@@ -41,8 +42,11 @@ def run_paper(command: argparse.Namespace) -> int:
     console.print(f"folder: {queue.folder}; whatever stops this, the same command goes on", markup=False)
     if command.plan:
         return 0
-    failed = run_tasks(queue.tasks, expected=runs + queue.studies_left, at_once=at_once, threads=1, console=console)
-    write_page(queue, console)
+    with only_one(queue.folder / ".running", f"another `muloco paper` works in {queue.folder}"):
+        queue.remove_broken_studies()
+        expected = runs + queue.studies_left
+        failed = run_tasks(queue.tasks, expected=expected, at_once=at_once, threads=1, console=console)
+        write_page(queue, console)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False)
     return 1 if failed else 0

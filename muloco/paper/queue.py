@@ -21,9 +21,6 @@ class Queue:
         self.design, self.folder = design, folder
         self.runs = Runs(design.size, folder / "runs")
         self._losses: dict[Trial, float] = {}
-        for study in self.studies():
-            if study.exists() and not (study / TABLE).exists():
-                shutil.rmtree(study)  # what an interrupted one has left
 
     @property
     def losses(self) -> Losses:
@@ -44,6 +41,12 @@ class Queue:
     def studies(self) -> list[Path]:
         """Folders of the studies of pseudogradients, one a seed."""
         return [self.folder / "pseudogradients" / f"seed-{seed}" for seed in self.design.size.seeds]
+
+    def remove_broken_studies(self) -> None:
+        """What interrupted ones have left, which nothing can take up again."""
+        for study in self.studies():
+            if study.exists() and not (study / TABLE).exists():
+                shutil.rmtree(study)
 
     @property
     def studies_left(self) -> int:

@@ -7,15 +7,14 @@ last, and its submissions in order.
 """
 
 import difflib
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from muloco.sweeps.lock import only_one
 from muloco.sweeps.settings import Settings
 from muloco.training.load import ConfigError
 from muloco.training.run_folder import write_json
@@ -116,20 +115,9 @@ class SweepFolder:
         record.submissions.append(Submission(id=id_, time=now, script=record.written, log=log))
         self.save()
 
-    @contextmanager
-    def only_one_submits(self) -> Iterator[None]:
-        """Holds a lock as long as jobs are submitted from here.
-
-        Raises:
-            ConfigError: another process holds it.
-        """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".submitting").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"another `muloco sweep --submit` works in {self.root}") from None
-            yield
+    def only_one_submits(self) -> AbstractContextManager[None]:
+        """Holds a lock as long as jobs are submitted from here; ConfigError: another process holds it."""
+        return only_one(self.root / ".submitting", f"another `muloco sweep --submit` works in {self.root}")
 
 
 def _hash(text: str) -> str:

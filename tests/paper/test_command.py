@@ -15,6 +15,7 @@ from muloco.paper.options import add_options
 from muloco.sweeps import local
 from muloco.sweeps.expand import Job
 from muloco.sweeps.local import Task
+from muloco.sweeps.lock import only_one
 from muloco.training.load import to_dict
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
 
@@ -119,6 +120,7 @@ def test_it_goes_on_where_it_was_stopped(paper: Pretend, tmp_path: Path) -> None
     left = tmp_path / "paper" / "pseudogradients" / "seed-1"
     left.mkdir(parents=True)
     (left / "spectra.csv").write_text("an interrupted study")
+    assert paper("--plan") == [] and (left / "spectra.csv").exists()  # another one may be at it
     rest = paper()
     assert "42 runs are there, 0 or more are left: 0.0 to 0.0 hours" in paper.said
     assert rest == [f"pseudogradients of seed {seed}" for seed in (1, 2, 3)] and len(set(done)) == len(done) == 42
@@ -160,3 +162,10 @@ def test_runs_of_two_corpora_are_not_compared(paper: Pretend, tmp_path: Path) ->
     with pytest.raises(module.ConfigError, match="has runs of different corpora; choose another --out"):
         paper()
     assert paper.names == []
+
+
+def test_two_do_not_work_in_one_folder(paper: Pretend, tmp_path: Path) -> None:
+    with only_one(tmp_path / "paper" / ".running", "busy"):
+        with pytest.raises(module.ConfigError, match="another `muloco paper` works in"):
+            paper()
+        assert paper.names == []
