@@ -45,8 +45,11 @@ def run_paper(command: argparse.Namespace) -> int:
     with only_one(queue.folder / ".running", f"another `muloco paper` works in {queue.folder}"):
         queue.remove_broken_studies()
         expected = runs + queue.studies_left
-        failed = run_tasks(queue.tasks, expected=expected, at_once=at_once, threads=1, console=console)
-        write_page(queue, console)
+        try:
+            failed = run_tasks(queue.tasks, expected=expected, at_once=at_once, threads=1, console=console)
+        finally:  # after Ctrl-C as well: of what is there
+            queue.tasks()
+            write_page(queue, console)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False)
     return 1 if failed else 0

@@ -117,6 +117,7 @@ def test_it_goes_on_where_it_was_stopped(paper: Pretend, tmp_path: Path) -> None
         with pytest.raises(KeyboardInterrupt):
             paper(most=most)
         done += paper.names
+        assert f"\n{len(done)} runs of the flavor tiny" in (tmp_path / "paper" / "paper.md").read_text()
     left = tmp_path / "paper" / "pseudogradients" / "seed-1"
     left.mkdir(parents=True)
     (left / "spectra.csv").write_text("an interrupted study")
