@@ -150,6 +150,7 @@ def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
 
 def _claim(folder: RunFolder) -> None:
     """Makes the file that says that a run is there; of two supervisors that do it at the same time one succeeds."""
+    folder.root.mkdir(parents=True, exist_ok=True)
     try:
         folder.config.open("x").close()
     except FileExistsError:
