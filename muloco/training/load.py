@@ -17,6 +17,9 @@ import tyro
 from muloco.training.config import Config
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+"""The checkout that this package belongs to; without one, the folder that packages are installed in."""
+SHIPPED = CHECKOUT if (CHECKOUT / "config" / "laptop").is_dir() else CHECKOUT / "muloco" / "recipes"
+"""The folder that holds `config/` and `jobs/`: the checkout or, where muloco is installed from a wheel, the package."""
 
 
 class ConfigError(ValueError):
@@ -27,8 +30,8 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
     """The config in a file, with overrides.
 
     Args:
-        path: a Python file with a function `config()` that returns a `Config`, or a run's config.json; relative to the
-            current folder or to the checkout.
+        path: a Python file with a function `config()` that returns a `Config`, or a run's config.json, relative to the
+            current folder; or a shipped config, such as `config/laptop/muloco.py` or, for short, `laptop/muloco`.
         overrides: command-line words such as `["--training.steps", "60"]`; with `--help`, prints all fields and exits.
         prog: how the help calls the command.
 
@@ -41,11 +44,11 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
 
 
 def find_config(path: str) -> Path:
-    """The file that `path` means: relative to the current folder, else to the checkout that holds this package."""
-    for candidate in (Path(path), CHECKOUT / path):
+    """The file that `path` means: relative to the current folder, or one that muloco ships (`laptop/muloco`)."""
+    for candidate in (Path(path), SHIPPED / path, SHIPPED / "config" / f"{path}.py"):
         if candidate.is_file():
             return candidate.resolve()
-    known = [str(file.relative_to(CHECKOUT)) for file in sorted(CHECKOUT.glob("config/*/*.py"))]
+    known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("config/*/*.py"))]
     nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.3)
     hint = f"; did you mean {nearest[0]}?" if nearest else f"; configs: {', '.join(known) or 'none'}"
     raise ConfigError(f"there is no config {path}{hint}")
@@ -117,26 +120,18 @@ def _from_python(file: Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"muloco_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    root = str(_import_root(file))
-    sys.path.insert(0, root)
+    folder = str(file.parent)  # a config may import what lies beside it
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(root)
+        sys.path.remove(folder)
     if not callable(getattr(module, "config", None)):
         raise ConfigError(f"{file} has no function config()")
     config = module.config()
     if not isinstance(config, Config):
         raise ConfigError(f"config() in {file} returned {type(config).__name__}, not a muloco.training.config.Config")
     return config
-
-
-def _import_root(file: Path) -> Path:
-    """Where `from config.base import ...` is to be found: above the folder `config` that holds the file."""
-    for folder in file.parents:
-        if folder.name == "config":
-            return folder.parent
-    return CHECKOUT
 
 
 def _from_json(file: Path) -> Config:
