@@ -3,7 +3,7 @@
 import copy
 import functools
 import importlib.util
-import math
+import re
 import time
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from muloco.data.errors import DataError
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
+from muloco.training.bounds import LONGEST_NAME
 from muloco.training.config import Compression, Config, Optimizer, Role
 from muloco.training.evaluation import check_evaluation
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, settle
 
 _FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "skip_norms", "skip_embeddings")
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
@@ -30,12 +31,13 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
         ConfigError: values or combinations that cannot run, in one line that says what is allowed.
     """
     config = copy.deepcopy(chosen)
+    settle(config)
     try:
         size = flavor(config.model.flavor)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     config.model.flavor = size.name
-    _check_ranges(config, size)
+    _check_metrics(config)
     _check_optimizer(config.optimizer)
     _resolve_method(config)
     _resolve_data(config, size)
@@ -54,83 +56,16 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
         config.checkpoint.initial = str(Path(config.checkpoint.initial).absolute())
         check_initial(Path(config.checkpoint.initial), size)
     if config.run.name is None:
-        config.run.name = f"{config_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if Path(config.run.name).name != config.run.name:
-        raise ConfigError(f"run.name is a folder below run.outputs, not a path; got {config.run.name!r}")
+        config.run.name = f"{_usable(config_name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     return config
 
 
-def _check_ranges(config: Config, size: Flavor) -> None:
-    training = config.training
-    at_least_one = {
-        "training.seq_len": training.seq_len,
-        "training.global_batch_size": training.global_batch_size,
-        "training.local_batch_size": training.local_batch_size,
-        "training.steps": training.steps,
-        "training.tokens": training.tokens,
-        "optimizer.orthogonalization_steps": config.optimizer.orthogonalization_steps,
-        "fault_tolerance.group_size": config.fault_tolerance.group_size,
-        "fault_tolerance.min_replica_size": config.fault_tolerance.min_replica_size,
-        "fault_tolerance.num_fragments": config.fault_tolerance.num_fragments,
-        "fault_tolerance.sync_steps": config.fault_tolerance.sync_steps,
-        "parallelism.data_parallel_shard_degree": config.parallelism.data_parallel_shard_degree,
-        "parallelism.data_parallel_replicate_degree": config.parallelism.data_parallel_replicate_degree,
-        "parallelism.tensor_parallel_degree": config.parallelism.tensor_parallel_degree,
-        "data.shuffle_buffer": config.data.shuffle_buffer,
-        "validation.freq": config.validation.freq,
-        "validation.sequences": config.validation.sequences,
-        "metrics.log_freq": config.metrics.log_freq,
-        "checkpoint.interval": config.checkpoint.interval,
-    }
-    positive = {
-        "training.max_norm": training.max_norm,
-        "optimizer.lr": config.optimizer.lr,
-        "optimizer.eps": config.optimizer.eps,
-        **{f"optimizer.{name}.lr_factor": role.lr_factor for name, role in config.optimizer.roles().items()},
-        "outer_optimizer.lr": config.outer_optimizer.lr,
-        "outer_optimizer.eps": config.outer_optimizer.eps,
-        "chaos.interval_seconds": config.chaos.interval_seconds,
-        "chaos.stop_seconds": config.chaos.stop_seconds,
-        "fault_tolerance.quorum_timeout_seconds": config.fault_tolerance.quorum_timeout_seconds,
-        "fault_tolerance.straggler_timeout_seconds": config.fault_tolerance.straggler_timeout_seconds,
-        "fault_tolerance.heartbeat_timeout_seconds": config.fault_tolerance.heartbeat_timeout_seconds,
-        "fault_tolerance.exchange_timeout_seconds": config.fault_tolerance.exchange_timeout_seconds,
-    }
-    not_negative = {
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        **{
-            f"optimizer.{name}.weight_decay_factor": role.weight_decay_factor
-            for name, role in config.optimizer.roles().items()
-        },
-        "fault_tolerance.restarts": config.fault_tolerance.restarts,
-        "lr_scheduler.warmup_steps": config.lr_scheduler.warmup_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    below_one = {
-        "optimizer.beta1": config.optimizer.beta1,
-        "optimizer.beta2": config.optimizer.beta2,
-        "optimizer.mu": config.optimizer.mu,
-        "optimizer.mu_x": config.optimizer.mu_x,
-        "outer_optimizer.momentum": config.outer_optimizer.momentum,
-        "outer_optimizer.beta1": config.outer_optimizer.beta1,
-        "outer_optimizer.beta2": config.outer_optimizer.beta2,
-    }
-    for checks, fits, allowed in (
-        (at_least_one, lambda value: value >= 1, "at least 1"),
-        (positive, lambda value: value > 0, "above 0"),
-        (not_negative, lambda value: value >= 0, "0 or more"),
-        (below_one, lambda value: 0 <= value < 1, "from 0 to below 1"),
-    ):
-        for name, value in checks.items():
-            if value is not None and not fits(value):
-                raise ConfigError(f"{name} must be {allowed}; got {value}")
-    for name, share in (
-        ("lr_scheduler.min_lr_factor", config.lr_scheduler.min_lr_factor),
-        ("outer_optimizer.min_lr_factor", config.outer_optimizer.min_lr_factor),
-        ("fault_tolerance.fragment_update_alpha", config.fault_tolerance.fragment_update_alpha),
-    ):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} must be from 0 to 1; got {share}")
+def _usable(name: str) -> str:
+    """The name of a config file, as far as a run may be called that."""
+    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name)[: LONGEST_NAME - len("-20260101-000000")].lstrip("-.") or "run"
+
+
+def _check_metrics(config: Config) -> None:
     if config.metrics.wandb and config.worker_processes < config.workers:
         raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
@@ -168,8 +103,6 @@ def _resolve_method(config: Config) -> None:
         return
     optimizer.mu_x = 0.9967 ** (32 / ft.sync_steps) if optimizer.mu_x is None else optimizer.mu_x
     optimizer.mu_y = 0.7 if optimizer.mu_y is None else optimizer.mu_y
-    if not 0 < optimizer.mu_y <= 1:
-        raise ConfigError(f"optimizer.mu_y must be above 0 and at most 1; got {optimizer.mu_y}")
 
 
 def _resolve_data(config: Config, size: Flavor) -> None:
@@ -182,8 +115,6 @@ def _resolve_data(config: Config, size: Flavor) -> None:
     if data.weights is not None:
         if len(data.weights) != len(data.sources):
             raise ConfigError(f"data.weights has {len(data.weights)} entries, data.corpus has {len(data.sources)}")
-        if not all(0 < weight < math.inf for weight in data.weights):
-            raise ConfigError(f"data.weights must be above 0; got {data.weights}")
     elif len(data.sources) > 1 and not data.prepare and any(map(is_hub, data.sources)):
         raise ConfigError("data.weights is needed: the size of a data set on the hub is not known while it is streamed")
     corpus = tuple(map(_absolute, data.sources))
@@ -283,9 +214,6 @@ def _resolve_compression(config: Config) -> None:
             f"compression.kind {chosen.kind} has no pseudogradients to compress: fault_tolerance.semi_sync_method is "
             "none; choose diloco, or leave compression out"
         )
-    for name, share in (("error_decay", chosen.error_decay), ("error_alpha", chosen.error_alpha)):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"compression.{name} must be from 0 to 1; got {share}")
     if chosen.kind == "none" and chosen.error_feedback:
         raise ConfigError(
             "compression.error_feedback needs a compression.kind that loses something; with none, nothing"
