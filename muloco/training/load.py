@@ -21,6 +21,9 @@ from muloco.training.other_names import PAPER, Values, hint
 from muloco.training.section import Section, full_name, section_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+"""The checkout that this package belongs to; without one, the folder that packages are installed in."""
+SHIPPED = CHECKOUT if (CHECKOUT / "config" / "laptop").is_dir() else CHECKOUT / "muloco" / "recipes"
+"""The folder that holds `config/` and `jobs/`: the checkout or, where muloco is installed from a wheel, the package."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
 
     Args:
         path: a Python file with a function `config()` that returns a `Config`, a config of the paper's repository, a
-            run's config.json, or the run's folder; relative to the current folder or to the checkout.
+            run's config.json or the run's folder, relative to the current folder; or a shipped config, such as
+            `config/laptop/muloco.py` or, for short, `laptop/muloco`.
         overrides: command-line words such as `["--training.steps", "60"]`; with `--help`, prints all fields and exits.
         prog: how the help calls the command.
 
@@ -48,26 +52,23 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
 
 
 def find_config(path: str) -> Path:
-    """The file that `path` means: relative to the current folder, else to the checkout that holds this package.
+    """The file that `path` means: relative to the current folder, or one that muloco ships (`laptop/muloco`).
 
     Raises:
         ConfigError: there is none, or it is neither a Python file nor a JSON file.
     """
-    for candidate in (Path(path), CHECKOUT / path):
-        try:
-            file = candidate / "config.json" if candidate.is_dir() else candidate
-            if file.is_file():
-                break
-            if candidate.is_dir():
-                raise ConfigError(f"{path} is a folder without a config.json, so it is not the folder of a run")
-        except (OSError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"there is no config {values.shown(path)}: {_reason(error)}") from error
-    else:
-        known = [str(file.relative_to(CHECKOUT)) for file in sorted(CHECKOUT.glob("config/*/*.py"))]
+    candidates = (Path(path), Path(path) / "config.json", SHIPPED / path, SHIPPED / "config" / f"{path}.py")
+    try:
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        folder = Path(path).is_dir()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"there is no config {values.shown(path)}: {_reason(error)}") from error
+    if file is None and folder:
+        raise ConfigError(f"{path} is a folder without a config.json: neither a config nor the folder of a run")
+    if file is None:
+        known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("config/*/*.py"))]
         nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-        hint = f"; did you mean {nearest[0]}?" if nearest else f"; configs are in {CHECKOUT / 'config'}"
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; the configs of muloco are in {SHIPPED / 'config'}"
         raise ConfigError(f"there is no config {path}{hint}")
     if file.suffix not in (".py", ".json"):
         raise ConfigError(f"{path} is no config: a config is a Python file (.py), a config.json or a run's folder")
@@ -299,8 +300,8 @@ def _from_python(file: Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"muloco_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    root = str(_import_root(file))
-    sys.path.insert(0, root)
+    folder = str(file.parent)  # a config may import what lies beside it
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         made = module.config() if callable(getattr(module, "config", None)) else _of_dicts(module)
@@ -309,8 +310,8 @@ def _from_python(file: Path) -> Config:
     except (Exception, SystemExit) as error:  # a config is a program of the user's: it may raise anything
         raise ConfigError(failure_in(file, error)) from error
     finally:
-        sys.path.remove(root)
-    if made is None:
+        sys.path.remove(folder)
+    if made is None and not hasattr(module, "config"):
         raise ConfigError(f"{file} has no function config()")
     if not isinstance(made, Config):
         raise ConfigError(f"config() in {file} returned {type(made).__name__}, not a muloco.training.config.Config")
@@ -341,14 +342,6 @@ def _of_dicts(module: ModuleType) -> Config | None:
     for name in [*sections, *(name for name in PAPER if "." not in name and hasattr(module, name))]:
         setattr(config, name, getattr(module, name))
     return config
-
-
-def _import_root(file: Path) -> Path:
-    """Where `from config.base import ...` is to be found: above the folder `config` that holds the file."""
-    for folder in file.parents:
-        if folder.name == "config":
-            return folder.parent
-    return CHECKOUT
 
 
 def _from_json(file: Path) -> Config:

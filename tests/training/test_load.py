@@ -158,7 +158,9 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
 
 
 def test_own_configs_can_build_on_the_shipped_ones(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from config import base\n\ndef config():\n    return base.laptop('tiny')\n")
+    (tmp_path / "mine.py").write_text(
+        "from muloco.recipes import base\n\ndef config():\n    return base.laptop('tiny')\n"
+    )
     assert load_config(str(tmp_path / "mine.py")).model.flavor == "tiny"
 
 
