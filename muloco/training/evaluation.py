@@ -52,9 +52,6 @@ def check_evaluation(config: Config) -> None:
         ConfigError: in one line.
     """
     chosen, steps = config.evaluation, config.training.steps
-    for name, value in (("limit", chosen.limit), ("batch_tokens", chosen.batch_tokens)):
-        if value is not None and value < 1:
-            raise ConfigError(f"evaluation.{name} must be at least 1; got {value}")
     for at in chosen.at:
         if isinstance(at, float) and not 0 < at <= 1:
             raise ConfigError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
