@@ -21,11 +21,12 @@ def run_generate(command: argparse.Namespace) -> int:
         raise ConfigError("muloco generate needs --prompt TEXT")
     if command.tokens < 1 or command.temperature < 0 or (command.top_k is not None and command.top_k < 1):
         raise ConfigError("--tokens and --top-k must be at least 1, --temperature 0 or more")
-    from muloco._torchtitan import device_type
-    from muloco.model.generation import generate
     from muloco.training.trained import find_trained
 
     trained = find_trained(command.config, step=command.step)
+    from muloco._torchtitan import device_type
+    from muloco.model.generation import generate
+
     tokenizer, longest = trained.tokenizer(), trained.config.training.seq_len
     prompt = [tokenizer.bos_id, *tokenizer.encode_text(command.prompt)]
     if len(prompt) >= longest:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from muloco.evals.names import check_names
 from muloco.evals.report import figures, mean, table
 from muloco.training.evaluation import need_lm_eval
 from muloco.training.load import ConfigError
@@ -35,6 +36,7 @@ def run_eval(command: argparse.Namespace) -> int:
     trained = find_trained(command.config, step=command.step)
     output = _output(command.output, trained)
     need_lm_eval()
+    check_names(command.tasks.split(","), command.include_path)
     from muloco.evals.tasks import find_tasks, load_tasks
 
     tasks = load_tasks(*find_tasks(command.tasks.split(","), command.include_path))

@@ -1,5 +1,6 @@
 """Reading a config: from a Python file or a run's config.json, with `--section.field value` on top."""
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -10,7 +11,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -62,7 +63,7 @@ def find_config(path: str) -> Path:
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         folder = Path(path).is_dir()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"there is no config {values.shown(path)}: {_reason(error)}") from error
+        raise ConfigError(f"there is no config {values.shown(path)}: {error_reason(error)}") from error
     if file is None and folder:
         raise ConfigError(f"{path} is a folder without a config.json: neither a config nor the folder of a run")
     if file is None:
@@ -160,6 +161,21 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def field_types() -> dict[str, Any]:
     """The annotation of every field by its full name."""
     return _types_below(Config, "")
+
+
+def error_reason(error: Exception) -> str:
+    """What went wrong, without numbers of errors and without the path."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Within the context what the file system refuses is a ConfigError that names the option and the path."""
+    try:
+        yield
+    except OSError as error:
+        path = "" if error.filename is None else f" {values.shown(str(error.filename))}"
+        raise ConfigError(f"{option}{path}: {error_reason(error)}") from error
 
 
 def unknown_field(name: str) -> str:
@@ -348,7 +364,7 @@ def _from_json(file: Path) -> Config:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        raise ConfigError(f"{file} cannot be read: {_reason(error)}") from error
+        raise ConfigError(f"{file} cannot be read: {error_reason(error)}") from error
     if not isinstance(stored, dict) or "resolved" not in stored:
         raise ConfigError(f"{file} is not the config.json of a run: it has no entry `resolved`")
     return from_dict(stored["resolved"], where=str(file))
@@ -360,7 +376,3 @@ def _hint(name: str, known: Mapping[str, Any] | None = None) -> str:
 
 def _prefix(where: str) -> str:
     return f"{where}: " if where else ""
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
