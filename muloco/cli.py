@@ -10,14 +10,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from muloco import __version__
 from muloco.model.flavors import aliases
 from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, error_reason, find_config, load_config
+from muloco.training.load import ConfigError, error_reason, find_config, load_config, naming
 from muloco.training.resolve import Resolution, resolution, resolve
+from muloco.training.values import shown
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, here or over the nodes of the SLURM job that this is,
 show them while they run, and end with a summary and a plot of the loss in the run's folder."""
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _refused(error, str(error), argv)
     except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
-        path = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
+        path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
         return _refused(error, f"{path}{error_reason(error)} (-v shows where)", argv)
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
@@ -285,6 +287,8 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     found = resolution(chosen, config_name=find_config(command.config).stem)
+    with naming("run.outputs"):
+        Path(found.config.run.outputs, str(found.config.run.name)).exists()
     if found.config.evaluation.tasks:
         from muloco.evals.names import check_names
 
@@ -351,8 +355,6 @@ def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from pathlib import Path
-
     from rich.console import Console
 
     from muloco.analysis.plan_command import run_plan
@@ -372,8 +374,6 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from pathlib import Path
-
     from rich.console import Console
 
     from muloco.analysis.report.command import run_report
@@ -384,6 +384,8 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
         raise ConfigError(f"{command.parser.prog} needs a RUN, or --published; try `{command.parser.prog} --help`")
     folders, problems = [], []
     for name in command.runs:
+        with naming("RUN"):
+            Path(name).exists()
         found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
         folders += found
         problems += missing

@@ -275,9 +275,12 @@ def hint(name: str, known: Iterable[str]) -> str:
     if last.lower() in _ELSEWHERE:
         return _ELSEWHERE[last.lower()]
     same = [one for one in ranked if lasts[one] == last]
+    theirs = [PAPER[one].here for one in PAPER if one.rsplit(".", 1)[-1] == last]
+    if theirs and not same:
+        return theirs[0]
     near = difflib.get_close_matches(last, list(dict.fromkeys(lasts.values())), n=1, cutoff=0.7)
     found = same or [one for one in ranked if near and lasts[one] == near[0]]
-    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if found:
         return _mean(found)
     return "`muloco train CONFIG --help` lists all options"
