@@ -14,10 +14,11 @@ from pathlib import Path
 
 from muloco import __version__
 from muloco.model.flavors import aliases
+from muloco.training.bounds import Count
 from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, error_reason, find_config, load_config, naming
+from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
 from muloco.training.resolve import Resolution, resolution, resolve
 from muloco.training.values import shown
 
@@ -404,6 +405,8 @@ def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
     _refuse(command, words)
     if not command.checkpoints:
         raise ConfigError(f"{command.parser.prog} needs a CHECKPOINT; try `{command.parser.prog} --help`")
+    check_option("--workers", tuple[Count, ...], command.workers)
+    check_option("--steps", Count, command.steps)
     from muloco.training.trained import find_trained
 
     for checkpoint in command.checkpoints:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from muloco.evals.suites import SUITES, expand
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 
 _NAMED = re.compile(rb"^\W*(?:task|group|tag)\s*:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
@@ -23,8 +23,12 @@ def check_names(names: Sequence[str], include_path: str | None) -> None:
         include_path: folder with the user's own tasks.
 
     Raises:
-        ConfigError: a name is unknown; the message has the nearest ones.
+        ConfigError: no such folder, or a name is unknown; the message has the nearest ones.
     """
+    with naming("--include-path"):
+        missing = include_path is not None and not Path(include_path).is_dir()
+    if missing:
+        raise ConfigError(f"there is no folder of tasks {include_path}")
     folders = [_lm_eval_tasks(), None if include_path is None else Path(include_path)]
     left = [name for name in expand(list(names)) if not _has_file(name, folders)]
     if not left:

@@ -5,6 +5,7 @@ One table answers unknown options and reads the paper's configs. Needs nothing b
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,12 @@ PAPER: dict[str, Other] = {
     "fault_tolerance.enable": Other(
         "here it is --fault_tolerance.semi_sync_method, which is none for plain training",
         lambda given: {} if given else {"fault_tolerance.semi_sync_method": "none"},
+        lambda given: (
+            None
+            if given
+            else "False is read as semi_sync_method none, plain training; for several workers give "
+            "--fault_tolerance.semi_sync_method diloco and --fault_tolerance.group_size"
+        ),
     ),
     "fault_tolerance.group_size": _renamed("fault_tolerance.group_size", {0: 1}),
     "fault_tolerance.module_fqns_per_model_fragment": Other(
@@ -251,14 +258,18 @@ _ELSEWHERE_FIELDS = {
 _ELSEWHERE |= {name: f"here it is --{ours}" for ours, names in _ELSEWHERE_FIELDS.items() for name in names.split()}
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str], *, prefix: str = "--") -> str:
     """What to write instead of a name that is no field.
 
     Args:
         name: in full, such as `training.compile`, or without a section.
         known: full names of fields, or the fields of the section that `name` is in.
+        prefix: of options.
     """
-    known = list(known)
+    return re.sub(r"--(?=\w+\.)", prefix, _hint(name, list(known)))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
     section, _, last = name.rpartition(".")
     if name in PAPER:
         return PAPER[name].here
