@@ -277,6 +277,8 @@ def _hint(name: str, known: Sequence[str]) -> str:
         return _mean(below)
     if almost := difflib.get_close_matches(name, known, n=1, cutoff=0.9):
         return _mean(almost)
+    if almost := difflib.get_close_matches(name, PAPER, n=1, cutoff=0.9):
+        return PAPER[almost[0]].here
     lasts = {one: one.rsplit(".", 1)[-1] for one in known}
     ranked = sorted(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio(), reverse=True)
     inside = [one for one in known if one.rpartition(".")[0] == section or "." not in one]

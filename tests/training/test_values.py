@@ -87,7 +87,11 @@ def test_values_of_python_configs(annotation: Any, given: Any, value: Any) -> No
         (Seed, -1, "must be from 0 to 9223372036854775807; got -1"),
         (bool, 1, "must be true or false; got the int 1"),
         (Literal["torchft", "in_process"], "inprocess", "got 'inprocess'; did you mean in_process?"),
-        (Literal["bfloat16", "float32"], "bf16", "must be one of bfloat16, float32; got 'bf16'; did you mean bfloat16?"),
+        (
+            Literal["bfloat16", "float32"],
+            "bf16",
+            "must be one of bfloat16, float32; got 'bf16'; did you mean bfloat16?",
+        ),
         (str, 3, "must be a text; got the int 3"),
         (str, "a\0b", "must be a text without line breaks and control characters; got 'a\\x00b'"),
         (tuple[str, ...], "abc", "must be a list, each entry a text; got the text 'abc'"),
