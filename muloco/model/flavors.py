@@ -105,6 +105,11 @@ def flavors() -> list[str]:
     return [flavor.name for flavor in _FLAVORS]
 
 
+def aliases() -> list[str]:
+    """Short names of all flavors, smallest first."""
+    return [flavor.alias for flavor in _FLAVORS]
+
+
 def flavor(name: str) -> Flavor:
     """The flavor with this name or alias.
 
@@ -115,5 +120,6 @@ def flavor(name: str) -> Flavor:
     if name in known:
         return known[name]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    aliases = ", ".join(flavor.alias for flavor in _FLAVORS)
-    raise ValueError(f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {aliases})")
+    raise ValueError(
+        f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {', '.join(aliases())})"
+    )

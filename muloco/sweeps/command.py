@@ -17,7 +17,7 @@ from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
 from muloco.sweeps.state import progress, state_of
 from muloco.sweeps.submit import submit
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
 
 PROFILE = "cluster.toml"
@@ -59,16 +59,18 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
             return _status(found, folder, console)
         if command.here:
             return _run(found, command.at_once, console)
-        written, left = write_scripts(found.jobs, folder, profile)
-        folder.settings = settings
-        folder.save()
+        with naming("--folder"):
+            written, left = write_scripts(found.jobs, folder, profile)
+            folder.settings = settings
+            folder.save()
         console.print(f"cluster: {profile.describe()}", markup=False)
         if not command.submit:
             _list(found.jobs, console)
             largest = max((job.nodes for job in found.jobs), default=0)
             size = f"the largest job has {largest} node{'s' * (largest != 1)}"
             return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
-        Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
+        with naming("log_folder"):
+            Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
         outcome = submit(written, folder, profile=profile, console=console, retry=command.retry)
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
         return _conclude(found, left | outcome.left, done, console)

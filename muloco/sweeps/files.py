@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from muloco.sweeps.sweep import Sweep
-from muloco.training.load import SHIPPED, ConfigError
+from muloco.training.load import SHIPPED, ConfigError, failure_in, naming
 
 
 def load_sweep(path: Path | str) -> Sweep:
@@ -31,6 +31,10 @@ def load_sweep(path: Path | str) -> Sweep:
         if not callable(getattr(module, "sweep", None)):
             raise ConfigError(f"{file} has no function sweep()")
         sweep = module.sweep()
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # a sweep is a program of the user's: it may raise anything
+        raise ConfigError(failure_in(file, error)) from error
     finally:
         sys.path.remove(folder)
     if not isinstance(sweep, Sweep):
@@ -41,9 +45,10 @@ def load_sweep(path: Path | str) -> Sweep:
 def find_sweep(path: Path | str) -> Path:
     """The file that `path` means: relative to the current folder, or one that muloco ships."""
     for candidate in (Path(path), SHIPPED / path):
-        if candidate.is_file():
-            return candidate.resolve()
+        with naming("FILE"):
+            if candidate.is_file():
+                return candidate.resolve()
     known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("jobs/*/*.py"))]
-    nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.3)
-    hint = f"; did you mean {nearest[0]}?" if nearest else f"; sweeps: {', '.join(known) or 'none'}"
+    nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.6)
+    hint = f"; did you mean {nearest[0]}?" if nearest else f"; the sweeps of muloco are in {SHIPPED / 'jobs'}"
     raise ConfigError(f"there is no sweep {path}{hint}")

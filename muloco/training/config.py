@@ -38,7 +38,8 @@ class Run(Section):
 @dataclass(kw_only=True, slots=True)
 class Model(Section):
     flavor: Text = "150M"
-    """Name or alias of a model size (`muloco.model.flavors()`)."""
+    """Size of the model, by its short or full name: tiny, small, laptop, 150M, 416M, 914M, 1.76B, 3.1B, 5B, 7.5B, 11B,
+    15B. The first three are for laptops, the others are the paper's."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,9 @@ def check_evaluation(config: Config) -> None:
         )
     if chosen.include_path is not None:
         chosen.include_path = str(Path(chosen.include_path).absolute())
-        if not Path(chosen.include_path).is_dir():
+        with naming("evaluation.include_path"):
+            there = Path(chosen.include_path).is_dir()
+        if not there:
             raise ConfigError(f"evaluation.include_path: there is no folder {chosen.include_path}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from muloco.model.flavors import Flavor
 from muloco.model.huggingface import check_names, from_huggingface, names
 from muloco.model.weights_folder import WeightsFolder
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +24,9 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
         ConfigError: they are not; names the first tensor that differs.
     """
     try:
-        weights = WeightsFolder(folder)
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        with naming("checkpoint.initial"):
+            weights = WeightsFolder(folder)
+            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind != "gemma3_text":
             raise ValueError(f"{folder} holds a model of type {kind!r}; only what `muloco export` has written is read")
         theirs = names(size)
@@ -33,7 +34,9 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
         for name, wanted in size.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
             if (found := weights.shapes[theirs[name]]) != wanted:
                 raise ValueError(f"{folder}: {theirs[name]} is {found}, flavor {size.alias} has {wanted}")
-    except (OSError, ValueError) as error:
+    except ConfigError:
+        raise
+    except ValueError as error:
         raise ConfigError(f"checkpoint.initial: {error}") from None
     return weights
 

@@ -1,5 +1,6 @@
 """Reading a config: from a Python file or a run's config.json, with `--section.field value` on top."""
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -10,7 +11,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -62,7 +63,7 @@ def find_config(path: str) -> Path:
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         folder = Path(path).is_dir()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"there is no config {values.shown(path)}: {_reason(error)}") from error
+        raise ConfigError(f"there is no config {values.shown(path)}: {error_reason(error)}") from error
     if file is None and folder:
         raise ConfigError(f"{path} is a folder without a config.json: neither a config nor the folder of a run")
     if file is None:
@@ -162,6 +163,29 @@ def field_types() -> dict[str, Any]:
     return _types_below(Config, "")
 
 
+def check_option(option: str, annotation: Any, value: Any) -> None:
+    """Raises ConfigError if the value of a command's option does not fit an annotation (`muloco.training.bounds`)."""
+    try:
+        values.checked(annotation, value)
+    except values.BadValue as error:
+        raise ConfigError(f"{option} {error}") from None
+
+
+def error_reason(error: Exception) -> str:
+    """What went wrong, without numbers of errors and without the path."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Within the context what the file system refuses is a ConfigError that names the option and the path."""
+    try:
+        yield
+    except OSError as error:
+        path = "" if error.filename is None else f" {values.shown(str(error.filename))}"
+        raise ConfigError(f"{option}{path}: {error_reason(error)}") from error
+
+
 def unknown_field(name: str) -> str:
     """Says that there is no field of that full name, and which one may be meant."""
     return f"unknown field {name}; {_hint(name)}"
@@ -176,7 +200,7 @@ def set_field(config: Config, name: str, value: Any) -> None:
     setattr(section, last, value)
 
 
-def settle(config: Config, *, where: str = "") -> None:
+def settle(config: Config, *, where: str = "", theirs: bool = False) -> None:
     """Reads what a config holds in the forms of the paper's repository, and checks every field against its annotation.
 
     Sections given as dicts become sections, lists become tuples, whole floats become ints where whole numbers are
@@ -185,11 +209,12 @@ def settle(config: Config, *, where: str = "") -> None:
     Args:
         config: changed in place.
         where: the file that it is from, for messages; empty: none.
+        theirs: it is a config of the paper's repository, whose options that muloco does not know are left out.
 
     Raises:
         ConfigError: a section or a field holds what it cannot.
     """
-    given, notes = _other_forms(config, where)
+    given, notes = _other_forms(config, where, theirs)
     _check_sections(config, where, "")
     for name, value in given.items():
         set_field(config, name, value)
@@ -207,23 +232,30 @@ def get_field(config: Config, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), config)
 
 
-def _other_forms(config: Config, where: str) -> tuple[Values, list[str]]:
+def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list[str]]:
     """Values by full name, and notes, of what is given in the paper's forms; these are taken out of the config."""
     given: Values = {}
     notes: list[str] = []
+    unknown: list[str] = []
     found = False
     for f in dataclasses.fields(config):
         section = getattr(config, f.name)
         if isinstance(section, Mapping):
             setattr(config, f.name, get_type_hints(Config)[f.name]())
-            found = _read(f.name, section, given, notes, where) or found
+            found = _read(f.name, section, given, notes, unknown) or found
     for section in [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]:
         if isinstance(section, Section):
             other = section.other_names()
-            found = _read(section_name(type(section).__name__), dict(other), given, notes, where) or found
+            found = _read(section_name(type(section).__name__), dict(other), given, notes, unknown) or found
             other.clear()
+    if unknown and not theirs:
+        raise ConfigError(_prefix(where) + unknown_field(unknown[0]))
+    if unknown:
+        notes.append(f"left out, as muloco has no such options: {', '.join(unknown)}")
     if given.get("compression.kind") == "none":
         given = {name: value for name, value in given.items() if not name.startswith("compression.")}
+    if given.get("compression.kind") == "topk":  # their top-k sends values as they are
+        given.pop("compression.bits", None)
     if given.get("optimizer.name") == "GPA":  # it is a method of its own, whatever the old names say
         for name in [name for name in given if name.startswith(("outer_optimizer.", "fault_tolerance.semi_sync"))]:
             del given[name]
@@ -236,8 +268,9 @@ def _other_forms(config: Config, where: str) -> tuple[Values, list[str]]:
     return given, notes
 
 
-def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[str], where: str) -> bool:
-    """Reads a section in the paper's forms into `given` and `notes`. Returns whether a name or meaning is theirs."""
+def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[str], unknown: list[str]) -> bool:
+    """Reads a section in the paper's forms into `given`, `notes` and `unknown` names. Returns whether a name is
+    theirs."""
     theirs = False
     for name, value in stored.items():
         full = full_name(section, str(name))
@@ -245,7 +278,7 @@ def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[st
         if full in PAPER:
             theirs = True
             if isinstance(value, Mapping) and any(other.startswith(below) for other in PAPER):
-                _read(full, value, given, notes, where)
+                _read(full, value, given, notes, unknown)
                 continue
             given |= PAPER[full].read(value)
             if note := PAPER[full].note(value):
@@ -253,9 +286,9 @@ def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[st
         elif full in field_types():
             given.setdefault(full, value)
         elif isinstance(value, Mapping) and any(field.startswith(below) for field in field_types()):
-            _read(full, value, given, notes, where)
+            _read(full, value, given, notes, unknown)
         else:
-            raise ConfigError(_prefix(where) + unknown_field(full))
+            unknown.append(full)
     return theirs
 
 
@@ -315,7 +348,7 @@ def _from_python(file: Path) -> Config:
         raise ConfigError(f"{file} has no function config()")
     if not isinstance(made, Config):
         raise ConfigError(f"config() in {file} returned {type(made).__name__}, not a muloco.training.config.Config")
-    settle(made, where=str(file))
+    settle(made, where=str(file), theirs=not callable(getattr(module, "config", None)))
     return made
 
 
@@ -348,19 +381,15 @@ def _from_json(file: Path) -> Config:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        raise ConfigError(f"{file} cannot be read: {_reason(error)}") from error
+        raise ConfigError(f"{file} cannot be read: {error_reason(error)}") from error
     if not isinstance(stored, dict) or "resolved" not in stored:
         raise ConfigError(f"{file} is not the config.json of a run: it has no entry `resolved`")
     return from_dict(stored["resolved"], where=str(file))
 
 
 def _hint(name: str, known: Mapping[str, Any] | None = None) -> str:
-    return hint(name, field_types() if known is None else known).replace("--", "")
+    return hint(name, field_types() if known is None else known, prefix="")
 
 
 def _prefix(where: str) -> str:
     return f"{where}: " if where else ""
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

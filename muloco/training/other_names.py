@@ -5,6 +5,7 @@ One table answers unknown options and reads the paper's configs. Needs nothing b
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,12 @@ PAPER: dict[str, Other] = {
     "fault_tolerance.enable": Other(
         "here it is --fault_tolerance.semi_sync_method, which is none for plain training",
         lambda given: {} if given else {"fault_tolerance.semi_sync_method": "none"},
+        lambda given: (
+            None
+            if given
+            else "False is read as semi_sync_method none, plain training; for several workers give "
+            "--fault_tolerance.semi_sync_method diloco and --fault_tolerance.group_size"
+        ),
     ),
     "fault_tolerance.group_size": _renamed("fault_tolerance.group_size", {0: 1}),
     "fault_tolerance.module_fqns_per_model_fragment": Other(
@@ -251,14 +258,18 @@ _ELSEWHERE_FIELDS = {
 _ELSEWHERE |= {name: f"here it is --{ours}" for ours, names in _ELSEWHERE_FIELDS.items() for name in names.split()}
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str], *, prefix: str = "--") -> str:
     """What to write instead of a name that is no field.
 
     Args:
         name: in full, such as `training.compile`, or without a section.
         known: full names of fields, or the fields of the section that `name` is in.
+        prefix: of options.
     """
-    known = list(known)
+    return re.sub(r"--(?=\w+\.)", prefix, _hint(name, list(known)))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
     section, _, last = name.rpartition(".")
     if name in PAPER:
         return PAPER[name].here
@@ -266,6 +277,8 @@ def hint(name: str, known: Iterable[str]) -> str:
         return _mean(below)
     if almost := difflib.get_close_matches(name, known, n=1, cutoff=0.9):
         return _mean(almost)
+    if almost := difflib.get_close_matches(name, PAPER, n=1, cutoff=0.9):
+        return PAPER[almost[0]].here
     lasts = {one: one.rsplit(".", 1)[-1] for one in known}
     ranked = sorted(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio(), reverse=True)
     inside = [one for one in known if one.rpartition(".")[0] == section or "." not in one]
@@ -275,9 +288,12 @@ def hint(name: str, known: Iterable[str]) -> str:
     if last.lower() in _ELSEWHERE:
         return _ELSEWHERE[last.lower()]
     same = [one for one in ranked if lasts[one] == last]
+    theirs = [PAPER[one].here for one in PAPER if one.rsplit(".", 1)[-1] == last]
+    if theirs and not same:
+        return theirs[0]
     near = difflib.get_close_matches(last, list(dict.fromkeys(lasts.values())), n=1, cutoff=0.7)
     found = same or [one for one in ranked if near and lasts[one] == near[0]]
-    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if found:
         return _mean(found)
     return "`muloco train CONFIG --help` lists all options"

@@ -20,7 +20,7 @@ from muloco.training.bounds import LONGEST_NAME
 from muloco.training.config import Config, Optimizer, Role
 from muloco.training.evaluation import check_evaluation
 from muloco.training.initial import check_initial
-from muloco.training.load import ConfigError, settle
+from muloco.training.load import ConfigError, naming, settle
 
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
@@ -166,12 +166,15 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
     try:
-        for name in (*corpus, *([data.validation] if data.validation else [])):
-            if name != EMBEDDED:
-                open_source(name, data.text_field)
+        for option, names in (("data.corpus", corpus), ("data.validation", [data.validation])):
+            for name in names:
+                if name is not None and name != EMBEDDED:
+                    with naming(option):
+                        open_source(name, data.text_field)
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
-            entries = _entries(Path(data.tokenizer))
+            with naming("data.tokenizer"):
+                entries = _entries(Path(data.tokenizer))
             if entries > size.vocabulary:
                 raise ConfigError(
                     f"data.tokenizer {data.tokenizer} has {entries} entries, "

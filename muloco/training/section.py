@@ -49,4 +49,4 @@ def _unknown(section: Section, name: str) -> AttributeError:
     of = section_name(type(section).__name__)
     known = [full_name(of, field) for field in section.__slots__]
     full = full_name(of, name)
-    return AttributeError(f"there is no {full} in a config; {hint(full, known).replace('--', '')}")
+    return AttributeError(f"there is no {full} in a config; {hint(full, known, prefix='')}")
