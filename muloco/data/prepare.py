@@ -46,6 +46,22 @@ class TrainingData:
         """SHA-256 of the text of each source, in hexadecimal; where it is streamed, of what is held out."""
         return [prepared.corpus_sha256 for prepared in self.prepared or self.held_out]
 
+    def check_shares(self, shares: int) -> None:
+        """Checks that every share has a document to train on.
+
+        Args:
+            shares: among how many the documents are dealt: workers x data-parallel ranks of each.
+
+        Raises:
+            DataError: one has none, in a source that is prepared. What a stream has, its reader finds out.
+        """
+        for prepared in self.prepared:
+            if (documents := prepared.sizes["train"].documents) < shares:
+                raise DataError(
+                    f"{prepared.corpus} has {documents} documents to train on, fewer than the {shares} shares "
+                    "(workers x data-parallel ranks) that they are dealt to; take fewer workers or ranks, or more text"
+                )
+
     def description(self) -> str:
         """One line a source, for people."""
         total = sum(self.weights)

@@ -1,5 +1,6 @@
 """The sequences of one share of a source that is read and tokenized while training goes on."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,10 +89,7 @@ class TextStream:
                 yield replace(position, pairs=pairs_read), ids
                 found, pairs_read = True, 0
             if not found:
-                raise DataError(
-                    f"share {self._share} of {self._shares} finds no text in {self._source.name}; "
-                    "take fewer workers x data-parallel ranks, or more data"
-                )
+                raise DataError(_no_text(self._share, self._shares, self._source.name))
             start, pairs_read = Position(epoch=start.epoch + 1), 0
 
     def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
@@ -124,6 +122,36 @@ class TextStream:
     def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
         ids = self._tokenizer.encode([text for _, text in batch])
         yield from ((position, document) for (position, _), document in zip(batch, ids, strict=True))
+
+
+def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
+    """Checks that every share of a stream finds a text, by reading the source until each has one.
+
+    Args:
+        source: what is streamed.
+        shares, hold_out: as in `TextStream`.
+
+    Raises:
+        DataError: an epoch has nothing for one of the shares.
+    """
+    reading = source.read(Skipped(strict=False, quiet=True))
+    missing = set(range(shares))
+    for record, raw in enumerate(iter(lambda: next(reading, None), None)):
+        if record % shares not in missing:
+            continue
+        with contextlib.suppress(BadRecord):
+            text = raw.text()
+            if not hold_out or Document("", text).split == "train":
+                missing.discard(record % shares)
+        if not missing:
+            return
+    raise DataError(_no_text(min(missing), shares, source.name))
+
+
+def _no_text(share: int, shares: int, source: str) -> str:
+    return (
+        f"share {share} of {shares} finds no text in {source}; take fewer workers x data-parallel ranks, or more data"
+    )
 
 
 class ShuffledStream:
