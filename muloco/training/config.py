@@ -75,8 +75,11 @@ class Training:
     """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be a short one."""
     max_norm: float | None = 1.0
     """Largest gradient norm, larger ones are clipped; None: no clipping."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """What parameters are cast to in the forward and backward pass; they are stored and reduced in float32."""
+    precision: Literal["bfloat16", "autocast", "float32"] | None = None
+    """Of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16: parameters
+    and activations are cast (FSDP's mixed precision). autocast: matrix products and attention alone are taken in
+    bfloat16; embedding, norms and residual stream stay float32. Derived, as in the paper: bfloat16 where parameters are
+    sharded, else autocast."""
 
 
 @dataclass(kw_only=True)

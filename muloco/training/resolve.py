@@ -44,6 +44,10 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
     _resolve_compression(config)
     _check_tensor_parallel(config, size)
     _derive_steps(config, size)
+    if config.training.precision is None:
+        layout = config.parallelism
+        sharded = layout.data_parallel_shard_degree > 1 or layout.tensor_parallel_degree > 1
+        config.training.precision = "bfloat16" if sharded else "autocast"
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = _weight_decay(config, size)
     _check_batches(config)

@@ -63,7 +63,7 @@ def trainer_config(
         group=group,
         stop=stop,
         evaluation=evaluation,
-        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
+        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),
         tokenizer=HuggingFaceTokenizer.Config(),
@@ -85,7 +85,7 @@ def trainer_config(
             seq_len=training.seq_len,
             max_norm=math.inf if training.max_norm is None else training.max_norm,
             steps=training.steps,
-            mixed_precision_param=training.precision,
+            mixed_precision_param="bfloat16" if training.precision == "bfloat16" else "float32",
             disable_cuda_graphs=True,
         ),
         parallelism=ParallelismConfig(
