@@ -91,6 +91,7 @@ def prepare(
     ahead: bool | None = None,
     held_out_sequences: int,
     seq_len: int,
+    predict_bos: bool = False,
     cache: Path | None = None,
 ) -> TrainingData:
     """Everything that has to be there before training, made now as far as the cache has it not.
@@ -104,6 +105,7 @@ def prepare(
         strict: refuse what is no text, instead of leaving it out and counting it.
         ahead: tokenize all before training. None: where no source is on the hub.
         held_out_sequences, seq_len: size of the held-out set.
+        predict_bos: the EOS of each document is an input too, with the label BOS.
         cache: where prepared folders are kept; `default_cache()` if None.
 
     Raises:
@@ -120,7 +122,7 @@ def prepare(
     if ahead:
         part = Part.ALL if validation is None else Part.TRAIN
         prepared = tuple(make(source, part=part) for source in sources)
-    shares = tuple(weights) if weights is not None else _sizes(sources, prepared)
+    shares = tuple(weights) if weights is not None else _sizes(sources, prepared, predict_bos=predict_bos)
     held_out_shares = shares if validation is None else (1.0,)
     needed = Schedule(held_out_shares, seed=HELD_OUT_SEED, share=0).counts(held_out_sequences)
     held_out: tuple[Prepared, ...]
@@ -135,7 +137,8 @@ def prepare(
             for source, count in zip(sources, needed, strict=True)
         )
     for one, count in zip(held_out, needed, strict=True):
-        _check_held_out(one, count, seq_len, by_hash=validation is None)
+        there = -(-one.sizes["validation"].pairs(predict_bos=predict_bos) // seq_len)
+        _check_held_out(one, count, there, seq_len, by_hash=validation is None)
     return TrainingData(
         weights=shares,
         prepared=prepared,
@@ -181,23 +184,21 @@ def prepare_source(
     return prepared
 
 
-def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared]) -> tuple[float, ...]:
+def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_bos: bool) -> tuple[float, ...]:
     if len(sources) == 1:
         return (1.0,)
     if prepared:
         for one in prepared:
             if not one.tokens["train"]:
                 raise DataError(f"{one.corpus} holds no text for training: its hash holds out all of it")
-        return tuple(float(one.tokens["train"] - one.sizes["train"].documents) for one in prepared)
+        return tuple(float(one.sizes["train"].pairs(predict_bos=predict_bos)) for one in prepared)
     unknown = [source.name for source in sources if source.size is None]
     if unknown:
         raise DataError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
     return tuple(float(source.size or 0) for source in sources)
 
 
-def _check_held_out(prepared: Prepared, sequences: int, seq_len: int, *, by_hash: bool) -> None:
-    size = prepared.sizes["validation"]
-    there = -(-(size.tokens - size.documents) // seq_len)
+def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int, *, by_hash: bool) -> None:
     if there < sequences:
         share = " (about 5 % of its documents, by their hash)" if by_hash else ""
         raise DataError(

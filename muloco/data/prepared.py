@@ -28,12 +28,16 @@ class DamagedCacheError(RuntimeError):
 
 @dataclass(frozen=True)
 class Size:
-    """How much one split holds. `tokens` counts BOS and EOS; a model predicts `tokens - documents` of them."""
+    """How much one split holds. `tokens` counts BOS and EOS."""
 
     documents: int
     tokens: int
     characters: int
     bytes: int
+
+    def pairs(self, *, predict_bos: bool) -> int:
+        """(input, label) pairs, as `ShareStream` cuts them."""
+        return self.tokens if predict_bos else self.tokens - self.documents
 
 
 @dataclass(frozen=True)

@@ -36,19 +36,30 @@ class TextStream:
     """All pairs of one share of a source, epoch after epoch, in the source's order.
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
-    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, as in `ShareStream`.
+    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, with `predict_bos` n, as in
+    `ShareStream`.
 
     Args:
         hold_out: leave out the documents that their hash puts into the validation split.
         strict: refuse what is no text, instead of leaving it out.
+        predict_bos: take the EOS of each document as an input too, with the label BOS.
     """
 
     def __init__(
-        self, source: Source, tokenizer: DocumentTokenizer, *, share: int, shares: int, hold_out: bool, strict: bool
+        self,
+        source: Source,
+        tokenizer: DocumentTokenizer,
+        *,
+        share: int,
+        shares: int,
+        hold_out: bool,
+        strict: bool,
+        predict_bos: bool = False,
     ):
         self._source, self._tokenizer = source, tokenizer
         self._share, self._shares = share, shares
         self._hold_out, self._strict = hold_out, strict
+        self._following = [tokenizer.bos_id] if predict_bos else []  # what labels know of the next document
         self.go_to(Position())
 
     @property
@@ -121,7 +132,8 @@ class TextStream:
 
     def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
         ids = self._tokenizer.encode([text for _, text in batch])
-        yield from ((position, document) for (position, _), document in zip(batch, ids, strict=True))
+        for (position, _), document in zip(batch, ids, strict=True):
+            yield position, np.append(document, np.array(self._following, dtype=document.dtype))
 
 
 def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:

@@ -41,6 +41,9 @@ class Data:
     """Entries of the embedded tokenizer; at most the vocabulary of the model."""
     validation: str | None = None
     """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
+    predict_bos: bool = False
+    """Let the model learn, and validation count, that behind a document's EOS comes the BOS of the next one, as in the
+    paper's stream. False: no label is of another document than its input."""
     strict: bool = False
     """Refuse broken records and empty files, instead of naming, counting and skipping them."""
     prepare: bool | None = None

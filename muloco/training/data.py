@@ -28,6 +28,7 @@ def prepare_data(config: Config) -> TrainingData:
             ahead=data.prepare,
             held_out_sequences=config.validation.sequences,
             seq_len=config.training.seq_len,
+            predict_bos=data.predict_bos,
         )
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)

@@ -116,6 +116,7 @@ def trainer_config(
                 folders=tuple(str(prepared.folder) for prepared in data.held_out),
                 weights=data.held_out_weights,
                 sequences=config.validation.sequences,
+                predict_bos=config.data.predict_bos,
             ),
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
@@ -126,6 +127,7 @@ def trainer_config(
 def _dataloader(config: Config, data: TrainingData) -> MixtureLoader.Config:
     worker, workers = config.fault_tolerance.replica_id, config.workers
     share: dict[str, Any] = {"worker": worker, "workers": workers, "seed": config.run.seed}
+    share["predict_bos"] = config.data.predict_bos
     if data.prepared:
         folders = tuple(str(prepared.folder) for prepared in data.prepared)
         return PackedDataLoader.Config(folders=folders, split="train", weights=data.weights, **share)
