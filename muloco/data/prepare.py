@@ -36,6 +36,8 @@ class TrainingData:
     held_out_weights: tuple[float, ...]
     hold_out: bool
     """Whether streams have to leave out what its hash holds out."""
+    left_out: tuple[str, ...] = ()
+    """Of each stream, what is known to be left out before it is read; empty where nothing is."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -72,9 +74,9 @@ class TrainingData:
                 f"corpus {prepared.corpus} (sha256 {prepared.corpus_sha256[:16]}): "
                 f"{prepared.tokens['train']:,} training tokens{share}{_skipped(prepared)}"
             )
-        for name, weight in zip(self.streamed, self.weights, strict=False):
+        for name, weight, left_out in zip(self.streamed, self.weights, self.left_out, strict=False):
             share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
-            lines.append(f"corpus {name}: streamed and tokenized on the way{share}")
+            lines.append(f"corpus {name}: streamed and tokenized on the way{share}{left_out}")
         held_out = sum(prepared.tokens["validation"] for prepared in self.held_out)
         return "\n".join([*lines, f"held out: {held_out:,} tokens"])
 
@@ -146,6 +148,7 @@ def prepare(
         held_out=held_out,
         held_out_weights=held_out_shares,
         hold_out=validation is None,
+        left_out=() if ahead else tuple(map(_left_out, sources)),
     )
 
 
@@ -179,6 +182,8 @@ def prepare_source(
     folder = cache / f"{label}-{key}-f{FORMAT}"
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = read_prepared(folder)
+    if strict and source.left_out:
+        raise DataError("{}: {}; data.strict refuses what is left out".format(*source.left_out[0]))
     if strict and prepared.skipped:
         raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
@@ -205,6 +210,11 @@ def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int
             f"{prepared.corpus} holds out {there} sequences of {seq_len} tokens{share}, {sequences} were asked for; "
             "take fewer (validation.sequences) or another data.validation"
         )
+
+
+def _left_out(source: Source) -> str:
+    found = source.left_out
+    return "; left out {} (first: {}: {})".format(len(found), *found[0]) if found else ""
 
 
 def _skipped(prepared: Prepared) -> str:
