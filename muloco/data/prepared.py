@@ -16,10 +16,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from muloco.data.errors import DataError
+
 FORMAT = 2
 
 
-class DamagedCacheError(RuntimeError):
+class DamagedCacheError(DataError):
     """A prepared folder does not hold what its meta.json says; deleting it and preparing again is the cure."""
 
     def __init__(self, folder: Path, problem: str):

@@ -7,11 +7,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from typing import TYPE_CHECKING
 
 from muloco.data.cache import default_cache
 from muloco.data.errors import DataError
@@ -22,6 +18,10 @@ from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeC
 from muloco.training.config import Config
 from muloco.training.load import ConfigError, load_config
 from muloco.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,12 @@ class Trained:
         """Where the global part is."""
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> "dict[str, torch.Tensor]":
         """All parameters by name: fp32, plain, in host memory."""
+        import torch
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
         stored = dcp.FileSystemReader(self.part).read_metadata().state_dict_metadata
         kind = "average." if any(name.startswith("average.") for name in stored) else "anchor."
         found = {
@@ -62,12 +66,12 @@ class Trained:
             dcp.load(found, checkpoint_id=self.part, no_dist=True)
         return {name.removeprefix(kind): tensor for name, tensor in found.items()}
 
-    def model(self, device: torch.device | str, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
         """The model in evaluation mode, with dense attention masks (`muloco.model.attention`).
 
         Args:
             device: for the parameters.
-            dtype: of the parameters; rotary embedding and normalization are computed as in training.
+            dtype: of the parameters, fp32 if None; rotary embedding and normalization are computed as in training.
         """
         from muloco.model import build
 
@@ -75,7 +79,8 @@ class Trained:
         model.load_state_dict(self.weights())
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-            parameter.data = parameter.data.to(dtype)
+            if dtype is not None:
+                parameter.data = parameter.data.to(dtype)
         return model.eval()
 
     def tokenizer(self) -> DocumentTokenizer:

@@ -1,6 +1,8 @@
 """Exported folders as others load them, and as a start of our own."""
 
+import errno
 import json
+import os
 import random
 from pathlib import Path
 
@@ -66,9 +68,31 @@ def test_nothing_is_overwritten_or_left_half_done(tmp_path: Path, capsys: pytest
     assert "nothing is overwritten" in capsys.readouterr().err
     del weights["norm.weight"]
     run = write_run(tmp_path / "less", {"anchor": weights})
-    with pytest.raises(ValueError, match=r"lacks norm\.weight"):
-        main(["export", str(run.root), str(tmp_path / "out" / "hf")])
+    assert main(["export", str(run.root), str(tmp_path / "out" / "hf")]) == 2
+    assert "lacks norm.weight" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+@pytest.mark.parametrize("name", ["file/hf", "x" * 300, "full"])
+@pytest.mark.parametrize("kind", ["hf", "torch"])
+def test_a_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    """Below a file, with a name that is too long, on a disk that is full; nothing of it stays."""
+    run = write_run(tmp_path / "run", {"anchor": random_weights()})
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+
+    def no_space(*args, **kwargs) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if name == "full":
+        monkeypatch.setattr("muloco.export.folders.write_weights", no_space)
+        monkeypatch.setattr("muloco.export.folders.torch.save", no_space)
+    assert main(["export", str(run.root), str(tmp_path / name), "--format", kind]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"muloco: DIR {tmp_path / name} cannot be written: ") and said.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_run_starts_from_it(tmp_path: Path) -> None:
