@@ -62,7 +62,7 @@ def test_takes_the_newest_whole_checkpoint_and_the_average(tmp_path: Path) -> No
         (["generate", "RUN", "--prompt", "x", "--temperature", "nan"], "--temperature must be 0 or more, and finite"),
         (["generate", "RUN", "--prompt", "x", "--temperature", "inf"], "--temperature must be 0 or more, and finite"),
         (["generate", "RUN", "--prompt", "x", "--seed", str(2**64)], "--seed must fit into 64 bits"),
-        (["generate", "RUN", "--prompt", "a\udcff"], "--prompt is not UTF-8 (at character 2)"),
+        (["generate", "RUN", "--prompt", "a\udcff"], r"--prompt is not UTF-8 \(at character 2\)"),
         (["generate", "nowhere", "--prompt", "x"], "nowhere is not the folder of a run"),
         (["export", "RUN", "out", "--shard-gib", "nan"], "--shard-gib must be above 0, and finite"),
     ],
