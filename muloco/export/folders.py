@@ -20,8 +20,8 @@ GIB = 2**30
 
 
 def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, largest: int = 5 * GIB) -> None:
-    """A folder that transformers, and what builds on it, loads as it is: model.safetensors (or shards and their
-    index), config.json, generation_config.json, the tokenizer, a card.
+    """A folder that transformers loads as it is: model.safetensors (or shards and their index), config.json,
+    generation_config.json, the tokenizer, a card.
 
     Args:
         trained: the checkpoint.

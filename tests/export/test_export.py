@@ -49,6 +49,31 @@ def test_transformers_loads_it_and_computes_the_same(tmp_path: Path, shards: lis
     assert "step | 3 of 10" in card and '"flavor"' in card
 
 
+def test_gemma_as_others_take_it_for_granted_is_another_function(tmp_path: Path) -> None:
+    """What the card says of other software: the two settings are not Gemma 3's usual ones, and either one matters."""
+    transformers = pytest.importorskip("transformers")
+    run = write_run(tmp_path / "run", {"anchor": random_weights()})
+    folder = tmp_path / "hf"
+    assert main(["export", str(run.root), str(folder)]) == 0
+    usual, ours = transformers.Gemma3TextConfig(), json.loads((folder / "config.json").read_text())
+    assert (usual.hidden_activation, ours["hidden_activation"]) == ("gelu_pytorch_tanh", "silu")
+    assert (usual.tie_word_embeddings, ours["tie_word_embeddings"]) == (True, False)
+    tokens = torch.randint(2048, (2, 64), generator=torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def logits(*, tied: bool = False, **changed) -> torch.Tensor:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **changed)
+        if tied:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        return model(tokens).logits
+
+    right = logits()
+    for wrong in (logits(hidden_activation="gelu_pytorch_tanh"), logits(tied=True)):
+        assert (wrong - right).norm() > 0.01 * right.norm()
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("vLLM", "llama.cpp", "`silu`", "`lm_head.weight`"))
+
+
 def test_torch_reads_the_state_dict(tmp_path: Path) -> None:
     weights = random_weights()
     run = write_run(tmp_path / "run", {"average": weights})
