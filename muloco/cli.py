@@ -37,7 +37,7 @@ they stand. --section.field value words hold for all jobs. What --submit and sta
 _EVAL = """Evaluate a CHECKPOINT (a run folder, or checkpoint/step-N in one) on lm-eval's tasks, zero-shot: lm-eval's
 JSON below evaluations/ in the run folder, a table, and the mean accuracy. Under torchrun the ranks share the work."""
 _EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one) into a new folder DIR: for
-transformers and what builds on it, or as a state dict of torch."""
+transformers, or as a state dict of torch."""
 _GENERATE = """Go on from a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
 _PLAN = """What the run of FILE, a config, will take, or all the runs of FILE, a sweep: GPUs, bytes on the wire, memory,
 and hours by the bandwidth of the workers' links. --section.field value words hold for all of them."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.export.target import check_target
 from muloco.training.bounds import Positive
 from muloco.training.load import ConfigError, check_option
 from muloco.training.trained import find_trained
@@ -16,7 +17,8 @@ def run_export(command: argparse.Namespace) -> int:
         raise ConfigError("muloco export needs CHECKPOINT and DIR, the folder to be made")
     check_option("--shard-gib", Positive, command.shard_gib)
     trained, folder = find_trained(command.config, step=command.step), Path(command.folder)
-    import torch
+    check_target(folder)
+    import torch  # what is wrong with the words above is said without waiting for it
 
     from muloco.export.folders import GIB, export_huggingface, export_torch
 

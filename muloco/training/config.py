@@ -59,6 +59,9 @@ class Data(Section):
     """Entries of the embedded tokenizer; at most the vocabulary of the model."""
     validation: Text | None = None
     """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
+    predict_bos: bool = False
+    """Let the model learn, and validation count, that behind a document's EOS comes the BOS of the next one, as in the
+    paper's stream. False: no label is of another document than its input."""
     strict: bool = False
     """Refuse broken records and empty files, instead of naming, counting and skipping them."""
     prepare: bool | None = None
@@ -88,8 +91,11 @@ class Training(Section):
     """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be a short one."""
     max_norm: Positive | None = 1.0
     """Largest gradient norm, larger ones are clipped; None: no clipping."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """What parameters are cast to in the forward and backward pass; they are stored and reduced in float32."""
+    precision: Literal["bfloat16", "autocast", "float32"] | None = None
+    """Of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16: parameters
+    and activations are cast (FSDP's mixed precision). autocast: matrix products and attention alone are taken in
+    bfloat16; embedding, norms and residual stream stay float32. Derived, as in the paper: bfloat16 where parameters are
+    sharded, else autocast."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -71,6 +71,11 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _resolve_compression(config, derived)
     _check_tensor_parallel(config, size)
     _derive_steps(config, size, derived)
+    if config.training.precision is None:
+        layout = config.parallelism
+        sharded = layout.data_parallel_shard_degree > 1 or layout.tensor_parallel_degree > 1
+        config.training.precision = "bfloat16" if sharded else "autocast"
+        derived["training.precision"] = "bfloat16 where a worker is sharded, else autocast (PAPER 11)"
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = _weight_decay(config, size, derived)
     _check_batches(config)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from muloco.training.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, load_config
 from muloco.training.resolve import resolve
 from tests.papers_tables import DECAYS, SIZES, STEPS
 
@@ -365,3 +365,17 @@ def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "precision"),
+    [
+        ("config/diloco/2x_4gpu_muloco.py", "autocast"),
+        ("config/ddp/adamw.py", "autocast"),
+        ("config/ddp/8gpu_test_3B.py", "bfloat16"),
+        ("config/laptop/muloco.py", "float32"),
+    ],
+)
+def test_precision_is_the_papers(path: str, precision: str) -> None:
+    """PAPER 11: autocast where parameters are replicated, FSDP's mixed precision where they are sharded."""
+    assert resolve(load_config(path)).training.precision == precision
