@@ -290,7 +290,7 @@ class Validation:
     freq: int = 15
     """Inner steps between two validations; besides, before the first and after the last step."""
     sequences: int = 1024
-    """Held-out sequences, of training.seq_len tokens."""
+    """Held-out sequences, of training.seq_len tokens; any number, whatever the ranks and their batches."""
 
 
 @dataclass(kw_only=True)

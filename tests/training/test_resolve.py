@@ -95,7 +95,7 @@ def test_resolving_twice_changes_nothing() -> None:
         ("fault_tolerance", "sync_steps", 0, "sync_steps must be at least 1"),
         ("outer_optimizer", "momentum", -0.1, "outer_optimizer.momentum must be from 0 to below 1"),
         ("data", "vocabulary", 200_000, "must be from 258 to the 128256 of flavor 150M; got 200000"),
-        ("validation", "sequences", 7, "validation.sequences 7 must be a multiple of 1 data-parallel ranks"),
+        ("validation", "sequences", 0, "validation.sequences must be at least 1; got 0"),
         ("run", "name", "a/b", "run.name is a folder below run.outputs, not a path; got 'a/b'"),
     ],
 )
