@@ -15,7 +15,7 @@ from muloco.training.config import Compression, Config, Optimizer, Role
 from muloco.training.evaluation import check_evaluation
 from muloco.training.load import ConfigError
 
-_FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "skip_norms", "skip_embeddings")
+_FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "error_gain", "skip_norms", "skip_embeddings")
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
 
@@ -89,6 +89,7 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         **{f"optimizer.{name}.lr_factor": role.lr_factor for name, role in config.optimizer.roles().items()},
         "outer_optimizer.lr": config.outer_optimizer.lr,
         "outer_optimizer.eps": config.outer_optimizer.eps,
+        "compression.error_gain": config.compression.error_gain,
         "chaos.interval_seconds": config.chaos.interval_seconds,
         "chaos.stop_seconds": config.chaos.stop_seconds,
         "fault_tolerance.quorum_timeout_seconds": config.fault_tolerance.quorum_timeout_seconds,
