@@ -15,7 +15,15 @@ from muloco.training.config import Compression, Config, Optimizer, Role
 from muloco.training.evaluation import check_evaluation
 from muloco.training.load import ConfigError
 
-_FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "error_gain", "skip_norms", "skip_embeddings")
+_FREE_OF_CODEC = (
+    "reduce",
+    "error_feedback",
+    "error_decay",
+    "error_alpha",
+    "error_gain",
+    "skip_norms",
+    "skip_embeddings",
+)
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
 

@@ -7,7 +7,7 @@ import pytest
 from muloco.training.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
 from muloco.training.load import ConfigError
 from muloco.training.resolve import resolve
-from tests.papers_tables import DECAYS, SIZES, STEPS
+from tests.papers_tables import DECAYS, SIZES, STEPS, UNTRAINED_STEPS
 
 POINTS = [
     (size, batch, steps)
@@ -41,6 +41,12 @@ def test_every_point_of_the_papers_tables(workers: int, optimizer: str) -> None:
         assert resolved.training.steps == steps, (size, batch)
         assert resolved.optimizer.weight_decay == pytest.approx(decay), (size, batch)
         sys.stdout.write(f"{size:>6} {batch:>6} {steps:>8} {resolved.optimizer.weight_decay:>13.3g}\n")
+
+
+@pytest.mark.parametrize(("size", "steps"), UNTRAINED_STEPS.items())
+def test_steps_of_sizes_that_the_paper_did_not_train(size: str, steps: int) -> None:
+    assert resolve(paper(size, 512)).training.steps == steps
+    assert resolve(paper(size, 2048)).training.steps == steps // 4
 
 
 @pytest.mark.parametrize(
