@@ -253,15 +253,19 @@ class Compression(Section):
     """Share of the elements that topk sends. Derived: 0.1."""
     values: Literal["fp32", "bf16", "linear", "statistical", "lloyd_max"] | None = None
     """How topk sends values. Derived: fp32."""
-    reduce: Literal["reselect", "gather"] = "reselect"
+    reduce: Literal["reselect", "gather", "requantize"] = "reselect"
     """reselect: the owner of each part encodes the mean again, so that 2 (K - 1) / K payloads leave a worker. gather:
-    everyone gets every payload, as in the paper's code: an exact mean, but K - 1 payloads leave a worker."""
+    everyone gets every payload, an exact mean, but K - 1 payloads leave a worker. requantize: gather, then the loss of
+    a second encoding on the mean, as the paper's quantized runs simulate it; it saves no bytes."""
     error_feedback: bool = False
     """What is lost in a sync is added in the next one."""
     error_decay: Share = 0.9
     """Share of it that is kept (beta)."""
     error_alpha: Share = 1.0
     """Share of what was sent that is taken off (alpha)."""
+    error_gain: Positive = 1.0
+    """What a pseudogradient is multiplied with before what was lost is added. The paper's code has outer_optimizer.lr
+    here as well as in the outer step, so that it acts twice on what is compressed."""
     skip_norms: bool = True
     """Norms travel as fp32."""
     skip_embeddings: bool = False
@@ -301,7 +305,7 @@ class Validation(Section):
     freq: Count = 15
     """Inner steps between two validations; besides, before the first and after the last step."""
     sequences: Count = 1024
-    """Held-out sequences, of training.seq_len tokens."""
+    """Held-out sequences, of training.seq_len tokens; any number, whatever the ranks and their batches."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -346,16 +346,11 @@ def _weight_decay(config: Config, size: Flavor, derived: dict[str, str]) -> floa
 
 
 def _check_batches(config: Config) -> None:
-    training, validation, ranks = config.training, config.validation, config.data_parallel_ranks
+    training, ranks = config.training, config.data_parallel_ranks
     share = training.local_batch_size * ranks * config.workers
     if training.global_batch_size % share:
         raise ConfigError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
             f"{config.workers} workers x {ranks} data-parallel ranks x local_batch_size {training.local_batch_size} "
             f"= {share}"
-        )
-    if validation.sequences % (training.local_batch_size * ranks):
-        raise ConfigError(
-            f"validation.sequences {validation.sequences} must be a multiple of {ranks} data-parallel ranks x "
-            f"training.local_batch_size {training.local_batch_size} = {training.local_batch_size * ranks}"
         )

@@ -69,6 +69,8 @@ def test_the_papers_compressed_experiments(method: str, lr: float, momentum: flo
     chosen = {name.split(".")[1]: value for name, value in values.items() if name.startswith("compression.")}
     assert (chosen["kind"], chosen["fraction"], chosen["reduce"]) == ("topk", 0.1, "gather")
     assert (chosen["error_feedback"], chosen["error_decay"], chosen["error_alpha"]) == (True, 0.9, 1.0)
+    assert chosen["error_gain"] == 0.9, "the outer rate, which acts twice (PAPER 3.3)"
+    assert chosen["values"] == "fp32"
     assert not chosen["skip_norms"] and not chosen["skip_embeddings"]
 
 

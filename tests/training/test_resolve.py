@@ -7,7 +7,7 @@ import pytest
 from muloco.training.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
 from muloco.training.load import ConfigError, load_config
 from muloco.training.resolve import resolve
-from tests.papers_tables import DECAYS, SIZES, STEPS
+from tests.papers_tables import DECAYS, SIZES, STEPS, UNTRAINED_STEPS
 
 POINTS = [
     (size, batch, steps)
@@ -41,6 +41,12 @@ def test_every_point_of_the_papers_tables(workers: int, optimizer: str) -> None:
         assert resolved.training.steps == steps, (size, batch)
         assert resolved.optimizer.weight_decay == pytest.approx(decay), (size, batch)
         sys.stdout.write(f"{size:>6} {batch:>6} {steps:>8} {resolved.optimizer.weight_decay:>13.3g}\n")
+
+
+@pytest.mark.parametrize(("size", "steps"), UNTRAINED_STEPS.items())
+def test_steps_of_sizes_that_the_paper_did_not_train(size: str, steps: int) -> None:
+    assert resolve(paper(size, 512)).training.steps == steps
+    assert resolve(paper(size, 2048)).training.steps == steps // 4
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_resolving_twice_changes_nothing() -> None:
         ("fault_tolerance", "sync_steps", 0, "sync_steps must be at least 1"),
         ("outer_optimizer", "momentum", -0.1, "outer_optimizer.momentum must be from 0 to below 1"),
         ("data", "vocabulary", 200_000, "must be from 258 to the 128256 of flavor 150M; got 200000"),
-        ("validation", "sequences", 7, "validation.sequences 7 must be a multiple of 1 data-parallel ranks"),
+        ("validation", "sequences", 0, "validation.sequences must be at least 1; got 0"),
         ("run", "name", "a/b", "run.name must be the name of a folder: up to 200 letters"),
     ],
 )
