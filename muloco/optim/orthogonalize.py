@@ -45,10 +45,10 @@ Where singular values of 0.009 of the norm and above end, those of 0.001 and abo
     quintic        0.681 to 1.135    0.470 to 1.203    1.21
     polar_express  0.858 to 1.142    0.846 to 1.142    1.99
 
-A step that is repeated or rounded stays bounded as long as no step exceeds its bound by more than 2 % (quintic: 4 %):
-beyond that the next polynomial leaves the range in which it turns back. Rounding in bfloat16 has exceeded it by 1.4 % at
-most, over spectra with one dominant direction of 0.05 to 1 of the norm, of low rank and of condition 1e6, with 1 to 10
-steps. `tests/optim/test_orthogonalize.py` holds both.
+Rounded steps stay bounded, however many, as long as none exceeds its bound by more than 2 % (quintic: 4 %): beyond that
+the next polynomial leaves the range in which it turns back. Rounding in bfloat16 has exceeded a bound by 1.4 % at most,
+over spectra with one dominant direction of 0.05 to 1 of the norm, of low rank and of condition 1e6, with 1 to 10 steps.
+`tests/optim/test_orthogonalize.py` holds both.
 """
 
 
@@ -76,10 +76,10 @@ def orthogonalize(
 ) -> Tensor:
     """Replace the singular values s of a matrix U diag(s) V^T by p(s / |s|), where p composes the steps' odd quintics.
 
-    p is near one except close to zero, so the result is near U V^T, the orthogonal matrix closest to the input. A finite
-    matrix gives a finite result that does not depend on its scale, down to subnormal and up to the largest numbers; the
-    paper's code divides by |s| + 1e-8 instead, which makes the result of a matrix smaller once its norm nears 1e-8. Zeros
-    stay zeros; a matrix that holds an infinity or NaN becomes NaN.
+    p is near one except close to zero, so the result is near U V^T, the orthogonal matrix closest to the input. A
+    finite matrix gives a finite result, whatever its scale, from subnormal to the largest numbers. (The paper's code
+    divides by |s| + 1e-8 instead, so that a matrix is stepped less once its norm nears 1e-8.) Zeros stay zeros; a
+    matrix that holds an infinity or NaN becomes NaN.
 
     Args:
         matrix: `[..., rows, cols]`, any floating dtype; leading dimensions are a batch. It is not modified.
@@ -136,7 +136,7 @@ def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
 
     The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products. Where
     that side is much the smaller, two steps become one factor. Not in 16 bits: the second step sees rounding errors of
-    the Gram matrix multiplied by a^2, which are then large enough to leave the range in which further steps are bounded.
+    the Gram matrix multiplied by a^2, large enough to leave the range in which further steps are bounded.
     """
     small, large = sorted(x.shape[-2:])
     tall = x.shape[-2] > small
@@ -178,11 +178,11 @@ def _polynomial(gram: Tensor, step: Step, *, out: Tensor) -> Tensor:
 
 
 def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` -> a new tensor in `dtype`, each nonzero finite matrix of Frobenius norm one, at any scale."""
+    """`[batch, rows, cols]` -> a new tensor in `dtype`, each nonzero matrix of norm one, whatever its scale."""
     # The norm is taken after rounding, which spares a pass, unless rounding loses small numbers.
     kind = dtype if _reaches_as_low(dtype, x.dtype) else x.dtype
-    # Squares may overflow or vanish, so a power of two near the largest entry is divided out first, which is exact; where
-    # values can be read, only if that is needed.
+    # Squares may overflow or vanish, so a power of two near the largest entry is divided out first, which is exact;
+    # where values can be read, only if that is needed.
     visible = _can_see(x)
     scaled = x.to(kind, copy=True) if visible else _near_one(x, kind)
     norm = _norm(scaled)
@@ -193,7 +193,7 @@ def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _near_one(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` in `dtype`, each matrix divided by the power of two that leaves its largest entry in [1, 2)."""
+    """`[batch, rows, cols]` in `dtype`, each divided by the power of two that leaves its largest entry in [1, 2)."""
     largest = torch.linalg.vector_norm(x, math.inf, dim=(-2, -1), keepdim=True)
     largest = largest.to(torch.promote_types(x.dtype, torch.float32))
     power = largest / (2 * largest.frexp().mantissa)  # the largest float's exponent would overflow without the 2
@@ -207,8 +207,8 @@ def _norm(x: Tensor) -> Tensor:
 
 def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
     """In which dtype `orthogonal_direction` may be given this matrix with the same result, as it rounds to that before
-    anything else; and the dtype of the result. Entries within 0.2 % of the largest float32 round to a bfloat16 infinity.
-    """
+    anything else (only entries within 0.2 % of the largest float32 would become infinite, and subnormal ones less exact
+    or zero); and the dtype of the result."""
     products = _fast_dtype(matrix.device.type)
     smaller = products.itemsize < matrix.dtype.itemsize and _reaches_as_low(products, matrix.dtype)
     return products if smaller else matrix.dtype, products
