@@ -27,13 +27,16 @@ def sort(params: Any) -> Any:
     returned as it is.
 
     An embedding is the weight of an nn.Embedding, or its name or its module's looks like one (`EMBEDDING`). A head is a
-    matrix outside the numbered layers that has a head's name or module (`HEADS`) or the shape of an embedding; or the
-    last matrix of the model, where its outputs feed no other (`_last_is_head`). A tensor that is both, tied, is an
-    embedding. Of a module, convolutions without groups are matrices of flattened kernels, and those of transformers'
-    Conv1D are known to be [in, out].
+    matrix outside the numbered layers that has a head's name or module (`HEADS`) or the shape of an embedding. A tensor
+    that is both, tied, is an embedding.
+
+    A module says more than names, which may be those of a part: if none is the head by these rules, the last matrix is
+    where its outputs feed no other (`_last_is_head`); convolutions without groups are matrices of flattened kernels;
+    matrices of transformers' Conv1D are [in, out].
     """
     tables: set[int] = set()
     layouts: dict[int, str] = {}
+    whole = isinstance(params, nn.Module)
     if isinstance(params, nn.Module):
         for module in params.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -52,7 +55,8 @@ def sort(params: Any) -> Any:
     shapes = {param.shape for _, param in params if id(param) in tables}
     roles = {id(param): _role(name, param, tables, shapes, layouts) for name, param in params}
     matrices = [(name, param) for name, param in params if roles[id(param)] == "matrix"]
-    if len(roles) > 1 and _last_is_head(matrices, layouts, alone=not (tables or "head" in roles.values())):
+    alone = len(matrices) == 1 and not tables  # there would be nothing for Muon
+    if whole and not alone and "head" not in roles.values() and _last_is_head(matrices, layouts):
         roles[id(matrices[-1][1])] = "head"
     found: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
     for role in ALGORITHMS:
@@ -109,10 +113,10 @@ def _role(name: str, param: Tensor, tables: set[int], shapes: set, layouts: dict
     return "matrix"
 
 
-def _last_is_head(matrices: list[tuple[str, Tensor]], layouts: dict[int, str], *, alone: bool) -> bool:
+def _last_is_head(matrices: list[tuple[str, Tensor]], layouts: dict[int, str]) -> bool:
     """Whether the last of these turns hidden features into outputs: no other takes as many inputs as it has outputs,
-    and it is not one of several alike in numbered layers. A model of a single matrix (`alone`) keeps it."""
-    if not matrices or (alone and len(matrices) == 1):
+    and it is not one of several alike in numbered layers."""
+    if not matrices:
         return False
     (*others, (name, last)) = matrices
     kinds = Counter((re.sub(r"\b\d+\b", "*", other), param.shape) for other, param in matrices)
