@@ -193,10 +193,11 @@ def _resolve_data(config: Config, size: Flavor) -> None:
     corpus = tuple(map(_absolute, data.sources))
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
+    for name in corpus:
+        _check_source("data.corpus", name, data.text_field)
+    if data.validation:
+        _check_source("data.validation", data.validation, data.text_field)
     try:
-        for name in (*corpus, *([data.validation] if data.validation else [])):
-            if name != EMBEDDED:
-                open_source(name, data.text_field)
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
             entries = _entries(Path(data.tokenizer))
@@ -212,6 +213,15 @@ def _resolve_data(config: Config, size: Flavor) -> None:
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
+
+
+def _check_source(option: str, name: str, text_field: str) -> None:
+    if name == EMBEDDED:
+        return
+    try:
+        open_source(name, text_field)
+    except DataError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 @functools.cache
