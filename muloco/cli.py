@@ -316,7 +316,7 @@ def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     handler = RichHandler(console=console, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    console.print(prepare_data(resolve(chosen)).description(), markup=False)
+    console.print(prepare_data(resolve(chosen), verify=True).description(), markup=False)
     return 0
 
 

@@ -8,8 +8,12 @@ from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
 
-def prepare_data(config: Config) -> TrainingData:
+def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
     """What the run of a resolved config trains on, made now as far as the cache has it not.
+
+    Args:
+        config: resolved.
+        verify: compare all of what the cache has with its checksum.
 
     Raises:
         ConfigError: the data cannot be used so, or there is less of it than there are data-parallel ranks in all
@@ -29,6 +33,7 @@ def prepare_data(config: Config) -> TrainingData:
             held_out_sequences=config.validation.sequences,
             seq_len=config.training.seq_len,
             predict_bos=data.predict_bos,
+            verify=verify,
         )
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)
