@@ -37,6 +37,7 @@ def summarize(
         "training_loss": sum(line["loss"] for line in final.values()) / len(final),
         "validation_loss_before": _at_step(validations, min),
         "validation_loss": _at_step(validations, max),
+        "local_validation_loss": own_loss(lines),
         "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
         "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
@@ -105,6 +106,23 @@ def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) 
         if line.get("event") in ("sync", "join"):
             reached[line["worker"]] = max(line["step"], reached[line["worker"]])
     return lost + sum(steps - step for step in reached.values())
+
+
+def own_loss(lines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Mean held-out loss of the workers' own weights just before the last validated sync, over those that took part in
+    it; None where no sync was validated so."""
+    own: dict[int, dict[int, float]] = {}
+    synced: set[tuple[int, int]] = set()
+    for line in lines:
+        if "local_validation_loss" in line:
+            own.setdefault(line["step"], {})[line["worker"]] = line["local_validation_loss"]
+        if line.get("event") == "sync":
+            synced.add((line["step"], line["worker"]))
+    for step in sorted(own, reverse=True):
+        losses = [loss for worker, loss in own[step].items() if (step, worker) in synced]
+        if losses:
+            return sum(losses) / len(losses)
+    return None
 
 
 def _rate(training: list[dict[str, Any]]) -> float:
