@@ -18,6 +18,7 @@ from muloco.paper.results import (
     by_batch,
     claims,
     final_losses,
+    own_claims,
     run_folders,
     searches,
     study_listing,
@@ -73,6 +74,11 @@ def _lines(queue: Queue, *, drawn: bool) -> Iterator[str]:
     yield from ("## Claims", "")
     flavor = size.flavor
     yield from table_lines(claims_listing([(flavor, claim) for claim in claims(queue)]))
+    compared = own_claims(queue)
+    if compared:
+        listing = claims_listing([(flavor, claim) for claim in compared], own=True)
+        yield from (f"## {listing.title}", "")
+        yield from table_lines(listing)
     if drawn:
         yield from (f"![{figure(queue).title}]({NAME}.png)", "", figure(queue).caption, "")
     for listing in (final_losses(queue), *([by_batch(queue)] if queue.design.by_batch else [])):

@@ -31,6 +31,12 @@ def claims(queue: Queue) -> list[Claim]:
     return [*loss_claims(found, queue.design.size.flavor), *agreement_claims(*agreements(queue))]
 
 
+def own_claims(queue: Queue) -> list[Claim]:
+    """The claims about losses by the workers' own, as the paper measures them; empty where none were logged."""
+    found = group(queue, queue.design.claimed())
+    return loss_claims(found.as_published(only=True), queue.design.size.flavor) if found.has_own_losses else []
+
+
 def group(queue: Queue, settings: Iterable[Setting]) -> Group:
     """The runs of some settings that are there.
 

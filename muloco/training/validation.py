@@ -20,9 +20,9 @@ from muloco.training.evaluation import Evaluation, random_state_kept
 class AnchorValidator(Validator):
     """torchtitan's validator, on the anchor's weights and on the worker's own.
 
-    At a step at which a sync is due, `validate_own` sees the weights after the inner step and before the outer step, and
-    `validate` the new anchor. The mean of the workers' own losses is what the paper's research code reports, although
-    that looks one inner step earlier in the window, and at other held-out sequences on each worker.
+    At a step at which a sync is due, `validate_own` sees the weights after the inner step and before the outer step,
+    and `validate` the new anchor. The mean of the workers' own losses is what the paper's research code reports,
+    although that looks one inner step earlier in the window, and at other held-out sequences on each worker.
     """
 
     @dataclass(kw_only=True, slots=True)

@@ -53,6 +53,9 @@ class Run:
     """All fields of the resolved config that have a part in the result, but for the seed."""
     loss: float
     """Final held-out loss of the anchor, in nats a token."""
+    own_loss: float | None
+    """Mean of the held-out losses of the workers' own weights just before the last sync; None: there were no outer
+    steps, or it was not logged."""
     curve: tuple[tuple[int, float], ...] = field(repr=False)
     """Held-out losses by inner step."""
     step_seconds: float | None
@@ -128,7 +131,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
         reason = f"its summary is of step {summary['steps']}, its config asks for {steps}"
         return None, [_problem(folder, "unfinished", reason)]
     zero_shot, left_out = read_zero_shot(folder, lines, steps=steps, limit=config.evaluation.limit)
-    loss = float(summary["validation_loss"])
+    loss, own = float(summary["validation_loss"]), summary.get("local_validation_loss")
     run = Run(
         folder=folder.root,
         variant=variant(config),
@@ -142,7 +145,8 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
             for name, value in flatten(config).items()
             if not name.startswith(_ELSEWHERE) and name not in _HOW
         },
-        loss=loss if math.isfinite(loss) else math.inf,
+        loss=_finite(loss),
+        own_loss=_finite(own) if own is not None else None,
         curve=_curve(lines),
         step_seconds=_step_seconds(lines),
         wall_seconds=float(summary["wall_seconds"]),
@@ -157,6 +161,11 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     if not math.isfinite(loss):
         problems.append(_problem(folder, "diverged", f"its final held-out loss is {loss}"))
     return run, problems
+
+
+def _finite(loss: float) -> float:
+    """Infinite where it is no number, so that it is never the best."""
+    return float(loss) if math.isfinite(loss) else math.inf
 
 
 def _problem(folder: RunFolder, kind: str, reason: str) -> Problem:
