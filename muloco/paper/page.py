@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from muloco.analysis.claims.listing import claims_listing
 from muloco.analysis.report.command import run_report
 from muloco.analysis.report.draw import draw
 from muloco.analysis.report.markdown import table_lines
@@ -18,7 +17,6 @@ from muloco.paper.results import (
     by_batch,
     claims,
     final_losses,
-    own_claims,
     run_folders,
     searches,
     study_listing,
@@ -71,12 +69,7 @@ def _lines(queue: Queue, *, drawn: bool) -> Iterator[str]:
         f"of the anchor over {size.held_out} held-out sequences, in nats a token.",
         "",
     )
-    yield from ("## Claims", "")
-    flavor = size.flavor
-    yield from table_lines(claims_listing([(flavor, claim) for claim in claims(queue)]))
-    compared = own_claims(queue)
-    if compared:
-        listing = claims_listing([(flavor, claim) for claim in compared], own=True)
+    for listing in claims(queue):
         yield from (f"## {listing.title}", "")
         yield from table_lines(listing)
     if drawn:
