@@ -1,6 +1,5 @@
 """What a run will take, before the cluster is rented: GPUs, bytes, memory, and hours by the links' bandwidth."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,11 +10,13 @@ from muloco.model.flavors import flavor
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
-ASSUMPTIONS = """\
-Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; within a
-worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a step over the link
-(16-bit gradients, once), as in the paper's own model (PAPER 6.1); several workers send what their codec makes of the
-fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in it."""
+ASSUMPTIONS = (
+    "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; "
+    "within a worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a "
+    "step over the link (16-bit gradients, once), as in the paper's own model; several workers send what their codec "
+    "makes of the fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in "
+    "it."
+)
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
 
@@ -75,8 +76,9 @@ class Plan:
             delay=self.delay,
         )
 
-    def gpu_hours(self, gbit_per_second: float) -> float:
-        return self.at(gbit_per_second).total / 3600 * self.gpus
+    def gpu_seconds(self, gbit_per_second: float) -> float:
+        """Of all GPUs together."""
+        return self.at(gbit_per_second).total * self.gpus
 
 
 def plan(
@@ -169,9 +171,3 @@ def _shapes(name: str):
     from muloco.model import build
 
     return {name: parameter.detach() for name, parameter in build(name, device="meta").named_parameters()}
-
-
-def hours(seconds: float) -> str:
-    """For a table: three digits, in hours."""
-    value = seconds / 3600
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value < 100 else f"{value:,.0f}"

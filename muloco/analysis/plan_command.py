@@ -7,7 +7,7 @@ from rich.console import Console
 
 from muloco.analysis.output import check_picture, writing
 from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, PAPER_UTILIZATION, plan
-from muloco.analysis.plan_table import plan_table, plot_plans, totals
+from muloco.analysis.plan_table import plan_tables, plot_plans, total
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -50,8 +50,11 @@ def run_plan(
         check_picture("--plot", picture)
     plans = [plan(config, name=name, gpu=gpu, gpus=gpus, utilization=utilization) for name, config in runs]
     if plans:
-        console.print(plan_table(plans, rates))
-        console.print(totals(plans, rates))
+        hardware = f"{gpu} at {100 * utilization:g} % of their peak"
+        for table in plan_tables(plans, rates, hardware=hardware, width=console.width):
+            console.print(table)
+        if len(plans) > 1:
+            console.print(total(plans, rates))
         console.print(ASSUMPTIONS, style="dim")
     if plans and picture:
         with writing("--plot", picture):
