@@ -12,7 +12,7 @@ from muloco.analysis.output import check_folder, writing
 from muloco.analysis.pseudogradients.collect import collect
 from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
-from muloco.analysis.pseudogradients.tables import console_table, listings, markdown, tables
+from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
 from muloco.training.continuation import Continuation, check, one_rank
 from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
@@ -47,7 +47,9 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
         draw(studies, out)
         (out / TABLE).write_text(markdown(studies), encoding="utf-8")
     for listing in listings(studies):
-        console.print(console_table(listing))
+        for table in console_tables(listing, width=console.width):
+            console.print(table)
+        console.print(listing.note, style="dim", markup=False)
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
     return 0
 
