@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from muloco.analysis.memory import Memory, memory
+from muloco.analysis.report.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.model.flavors import flavor
 from muloco.training.config import Config
@@ -46,6 +47,8 @@ class Plan:
     """Of one run."""
 
     name: str
+    look: str
+    """Method, K and scale: runs that share them look alike in a picture (`muloco.analysis.palette`)."""
     steps: int
     tokens: int
     gpus: int
@@ -117,6 +120,7 @@ def plan(
     per_gpu = state.peak / (config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree)
     return Plan(
         name=name or str(config.run.name),
+        look=f"{variant(config).name}, {size.alias}",
         steps=config.training.steps,
         tokens=config.training.tokens,
         gpus=gpus,

@@ -7,9 +7,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from muloco.analysis.canvas import canvas, save
+from muloco.analysis.palette import looks
 from muloco.analysis.plan import Plan, fastest
 from muloco.analysis.terminal import Column, facts, fitted
 
+_LISTED = 20
+"""Curves in the legend of a picture."""
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
@@ -118,20 +122,29 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
         plans: at least one.
         path: of the picture; its ending says which kind. Its folder is made.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     import numpy as np
-    from matplotlib import pyplot as plt
 
-    rates = np.geomspace(0.5, 12800, 200)
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+    rates = [float(rate) for rate in np.geomspace(0.5, 12800, 100)]
+    styles = looks(plan.look for plan in plans)
+    curves: dict[tuple[float, ...], list[Plan]] = {}
     for plan in plans:
-        axes.plot(rates, [plan.at(float(rate)).total / 3600 for rate in rates], label=plan.name)
-    axes.set(xscale="log", yscale="log", xlabel="Gbit/s of a worker's link", ylabel="hours")
-    axes.grid(which="both", alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
+        curves.setdefault(tuple(plan.at(rate).total for rate in rates), []).append(plan)
+    name, size = _unit(max(curve[-1] for curve in curves))
+    listed = min(_LISTED, len(curves))
+    with canvas(1, 1, width=8, height=4.5 + 0.1 * listed, name=path.stem) as (sheet, ((axes,),)):
+        for number, (times, alike) in enumerate(curves.items(), start=1):
+            label = alike[0].name + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
+            axes.plot(
+                *(rates, [time / size for time in times]),
+                linestyle=styles[alike[0].look].dash,
+                color=styles[alike[0].look].color,
+                label=label if number <= listed else None,
+            )
+        axes.set(xscale="log", yscale="log", title="wall-clock time, modelled")
+        axes.set(xlabel="bandwidth of a worker's link (Gbit/s)", ylabel=f"wall-clock time ({name})")
+        axes.grid(which="both", alpha=0.25)
+        title = None if listed == len(curves) else f"the first {listed} of {len(curves)} curves"
+        columns = 1 if listed == 1 else 2
+        sheet.legend(loc="outside lower center", frameon=False, fontsize=6.5, title=title, ncols=columns)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(sheet, path)
