@@ -53,7 +53,9 @@ def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
         handles = {
             label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        legend = sheet.legend(handles.values(), handles, loc="outside lower center", ncols=across, frameon=False, handlelength=3.2)
+        legend = sheet.legend(
+            handles.values(), handles, loc="outside lower center", ncols=across, frameon=False, handlelength=3.2
+        )
         for text in legend.get_texts():
             text.set_fontsize(7)
         if notes:
@@ -107,27 +109,27 @@ def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], figure: Fig
             x, y, spread = zip(*bars, strict=True)
             axes.errorbar(x, y, yerr=spread, fmt="none", color=style.color, capsize=2, linewidth=1)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    if panel.xlog:
-        axes.set_xscale("log", base=panel.xlog)
-    if panel.ylog:
-        axes.set_yscale("log", base=panel.ylog)
     if panel.zero:
-        axes.set_ylim(0, 1.1 * max(y for series in panel.series for y in series.y))
-    _plain_ticks(axes, panel)
+        axes.set_ylim(0, 1.1 * max(y for series in panel.series for y in series.y))  # room above the highest
+    _scales(axes, panel)
     axes.grid(alpha=0.25)
 
 
-def _plain_ticks(axes: Any, panel: Panel) -> None:
-    """Numbers as people write them: 4.2M. What stands at few places of a logarithmic axis has its numbers there."""
+def _scales(axes: Any, panel: Panel) -> None:
+    """Logarithmic axes, and numbers as people write them, such as 4.2M. What stands at few places of a logarithmic axis
+    has its numbers there."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     short = FuncFormatter(lambda value, _: _short(value))
-    for axis, base, values in (
-        (axes.xaxis, panel.xlog, {x for series in panel.series for x in series.x if math.isfinite(x)}),
-        (axes.yaxis, panel.ylog, {y for series in panel.series for y in series.y if math.isfinite(y)}),
+    for axis, scale, base, values in (
+        (axes.xaxis, axes.set_xscale, panel.xlog, {x for series in panel.series for x in series.x}),
+        (axes.yaxis, axes.set_yscale, panel.ylog, {y for series in panel.series for y in series.y}),
     ):
+        values = {value for value in values if math.isfinite(value) and (value > 0 or not base)}
         if not values:
             continue
+        if base:
+            scale("log", base=base)
         if base and len(values) <= _MOST_TICKS:
             axis.set_ticks(sorted(values), [_short(value) for value in sorted(values)])
             axis.minorticks_off()
