@@ -109,10 +109,10 @@ def _example(study: Study) -> Spectrum:
 def _draw_cosines(studies: Sequence[Study], folder: Path) -> list[Path]:
     """Boxes over the matrices, the paper's means as crosses."""
     paths = [folder / "cosine.png", folder / "cosine.svg"]
-    with canvas(1, 1, width=5.4, height=3.9 + 0.17 * len(studies), name="cosine") as (sheet, ((axes,),)):
+    with canvas(1, 1, width=5.4, height=3.5 + 0.34 * len(studies), name="cosine") as (sheet, ((axes,),)):
         _cosines(axes, studies)
         axes.grid(alpha=0.25)
-        sheet.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+        sheet.legend(loc="outside lower center", frameon=False, fontsize=7)
         save(sheet, *paths)
     return paths
 
@@ -135,7 +135,7 @@ def _cosines(axes: Any, studies: Sequence[Study]) -> None:
         )
         for patch in boxes["boxes"]:
             patch.set(facecolor=color, alpha=0.6)
-        axes.plot([], [], color=color, linewidth=6, alpha=0.6, label=f"{study.run}: matrices, dot: mean")
+        axes.plot([], [], color=color, linewidth=6, alpha=0.6, label=f"{study.run}: matrices and their mean")
         published = [
             (counts.index(k) + shift, COSINE[study.optimizer][k]) for k in shown if k in COSINE[study.optimizer]
         ]

@@ -28,8 +28,9 @@ LEGEND = (
     "settings that were tried (see the last table); in brackets what the paper has published for the same scale, "
     "method and K. Losses are those of the anchor; columns headed "
     f"`{OWN}` have the mean of the losses of the workers' own weights just before the last sync, which is what the "
-    "paper publishes. Runs are pooled only if they differ in nothing but the seed. Corpora are told apart by the names "
-    "in the runs' configs, and by the digest of their text."
+    "paper publishes, and figures with the paper's points show these where they were logged. Runs are pooled only if "
+    "they differ in nothing but the seed. Corpora are told apart by the names in the runs' configs, and by the digest "
+    "of their text."
 )
 
 

@@ -51,7 +51,9 @@ def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
             else:
                 axes.set_visible(False)
         handles = {
-            label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            "\n".join(textwrap.wrap(label, int(width / 0.055) - 12)): handle
+            for axes in grid.flat
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         legend = sheet.legend(
             handles.values(), handles, loc="outside lower center", ncols=across, frameon=False, handlelength=3.2
