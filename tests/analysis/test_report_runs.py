@@ -1,6 +1,7 @@
 """What is read from run folders, what is said of the rest, and what is pooled."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_a_run_without_a_summary_is_finished_once_its_last_step_is_validated(tmp
         writer.close()
         run, (problem,) = read_run(tmp_path / name)
         assert run is None
-        kinds.append((problem.kind, problem.reason.partition(";")[0]))
+        kinds.append((problem.kind, re.split("[;:]", problem.reason)[0]))
     assert kinds == [
         ("unfinished", "no summary.json"),
         ("unfinished", "all 8160 steps are made, but the last one is not validated"),

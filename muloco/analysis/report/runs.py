@@ -190,11 +190,13 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
 def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], steps: int) -> Problem:
     """All steps may be made, as by workers that were started by hand; the last one is validated."""
     last = max((line["step"] for line in lines), default=0)
+    makes_it = f"`muloco train {folder.config} --resume` does what is left"
     if any(line["step"] == steps and "validation_loss" in line for line in lines):
-        reason = f"finished, all {steps} steps are made; but the summary.json that `muloco train` writes is missing"
-        return _problem(folder, "without a summary", f"{reason}, so it is not in the tables")
+        reason = f"finished, all {steps} steps are made; but it has no summary.json, so it is not in the tables"
+        return _problem(folder, "without a summary", f"{reason}: {makes_it}")
     if last >= steps:
-        return _problem(folder, "unfinished", f"all {steps} steps are made, but the last one is not validated")
+        reason = f"all {steps} steps are made, but the last one is not validated"
+        return _problem(folder, "unfinished", f"{reason}: {makes_it}")
     return _problem(folder, "unfinished", f"no summary.json; metrics reach step {last} of {steps}")
 
 
