@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.analysis.output import check_folder, writing
 from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
 from muloco.paper.page import write_page
@@ -30,6 +31,7 @@ def run_paper(command: argparse.Namespace) -> int:
     size = QUICK if command.quick else FULL
     design = Design(size)
     queue = Queue(design, Path(command.out or size.folder).absolute())
+    check_folder("--out", queue.folder)
     console = Console(highlight=False, soft_wrap=True)
     queue.tasks()  # finds what is there
     group(queue, design.settings())  # what cannot be compared is said now
@@ -49,7 +51,8 @@ def run_paper(command: argparse.Namespace) -> int:
             failed = run_tasks(queue.tasks, expected=expected, at_once=at_once, threads=1, console=console)
         finally:  # after Ctrl-C as well: of what is there
             queue.tasks()
-            write_page(queue, console)
+            with writing("--out", queue.folder):
+                write_page(queue, console)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False)
     return 1 if failed else 0

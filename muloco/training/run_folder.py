@@ -14,7 +14,8 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there 
     join lines:        event "join": the worker was away and took over another one's state after that step
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
     fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
-    validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
+    validation lines:  local_validation_loss (of the worker's own weights, before the outer step where one is due),
+                       validation_loss (of the anchor, after it)
     evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
                        evaluation/mean over the accuracies of the tasks
 """

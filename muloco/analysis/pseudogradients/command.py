@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import Progress
 
+from muloco.analysis.output import check_folder, writing
 from muloco.analysis.pseudogradients.collect import collect
 from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
-from muloco.analysis.pseudogradients.tables import console_table, listings, markdown, tables
+from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
 from muloco.training.continuation import Continuation, check, one_rank
 from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
@@ -26,7 +27,8 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
     if counts == [1]:
         raise ConfigError("--workers needs a K above 1; its workers are compared with K = 1")
     out = Path(command.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_folder("--out", out)
+    if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out: {out} exists and is not an empty folder; nothing in it is overwritten")
     found = [find_trained(checkpoint) for checkpoint in command.checkpoints]
     names = [trained.name for trained in found]
@@ -35,15 +37,19 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
     for trained in found:
         check(trained, counts=counts, steps=command.steps)
     console = Console(highlight=False)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing("--out", out):
+        out.mkdir(parents=True, exist_ok=True)
     with one_rank(), Progress(console=console) as progress:
         studies = [_study(trained, counts, command.steps, out, progress) for trained in found]
-    for name, text in tables(studies).items():
-        (out / name).write_text(text, encoding="utf-8")
-    draw(studies, out)
-    (out / TABLE).write_text(markdown(studies), encoding="utf-8")
+    with writing("--out", out):
+        for name, text in tables(studies).items():
+            (out / name).write_text(text, encoding="utf-8")
+        draw(studies, out)
+        (out / TABLE).write_text(markdown(studies), encoding="utf-8")
     for listing in listings(studies):
-        console.print(console_table(listing))
+        for table in console_tables(listing, width=console.width):
+            console.print(table)
+        console.print(listing.note, style="dim", markup=False)
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
     return 0
 
