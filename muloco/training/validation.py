@@ -15,6 +15,7 @@ from muloco.outer import OuterLoop
 from muloco.phases import reach
 from muloco.training.averaging import Averaging
 from muloco.training.evaluation import Evaluation, random_state_kept
+from muloco.training.states import State
 
 
 class AnchorValidator(Validator):
@@ -43,6 +44,7 @@ class AnchorValidator(Validator):
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         reach("validation")
         started = time.perf_counter()
+        self.metrics_processor.enter(State.VALIDATING if self._validates(step) else State.EVALUATING, step)
         tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
         if self._validates(step) and self.outer is not None and not self.outer.parameters_are_anchor:
             self._report("local_validation_loss", model_parts, step)
@@ -76,6 +78,7 @@ class AnchorValidator(Validator):
         assert self.evaluation is not None
         (model,) = model_parts
         started = time.perf_counter()
+        self.metrics_processor.enter(State.EVALUATING, step)
         model.eval()
         with random_state_kept():
             figures = self.evaluation(model, self.ranks)
