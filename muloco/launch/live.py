@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from muloco.launch.standing import Standing, span, standings, summary
+from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
 from muloco.training.config import Config
 from muloco.training.run_folder import STATE
 from muloco.training.states import State
@@ -57,6 +57,9 @@ class View:
         self._console = console
         self._clock = clock
         self._steps = config.training.steps or 0
+        self._manner = Manner(
+            delay=config.fault_tolerance.fragment_sync_delay, in_turns=config.worker_processes < config.workers
+        )
         self._workers = [Standing(worker) for worker in range(config.workers)]
         self._began: tuple[float, float] | None = None
         """When the first worker began to train, and the mean of the workers' steps then."""
@@ -121,25 +124,38 @@ class View:
             self._began = self._clock(), mean
         self._done = max(self._done, mean)
 
+    def _speed(self) -> float | None:
+        """Inner steps of all workers a second since they began to train, syncs and validation included."""
+        if self._began is None or self._clock() <= self._began[0]:
+            return None
+        return (self._done - self._began[1]) / (self._clock() - self._began[0])
+
+    def _tokens_per_second(self) -> float | None:
+        speed = self._speed()
+        return speed * self._config.tokens_per_step if speed else None
+
     def _left(self) -> str:
-        """The time that is left at the speed so far, validation and syncs included."""
-        if self._began is None or self._done <= self._began[1]:
+        """The time that is left at this speed."""
+        speed = self._speed()
+        if not speed:
             return "-:--:--"
-        began, first = self._began
-        seconds = round((self._clock() - began) * (self._steps - self._done) / (self._done - first))
+        seconds = round((self._steps - self._done) / speed)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     def _render(self) -> RenderableType:
         room = max(1, self._console.height - _BESIDE_WORKERS)
-        texts = standings(self._workers, delay=self._config.fault_tolerance.fragment_sync_delay)
         shown, rest = self._workers, []
         if len(shown) > room:
-            by_need = sorted(self._workers, key=lambda standing: (-standing.attention, standing.worker))
-            shown, rest = by_need[: room - 1], by_need[room - 1 :]
-        rows = [({heading: cell(s) for heading, cell, _ in _COLUMNS}, texts[s.worker], _style(s)) for s in shown]
+            ordered = by_need(self._workers, self._manner)
+            shown, rest = ordered[: room - 1], ordered[room - 1 :]
+        rows = [
+            ({heading: cell(s) for heading, cell, _ in _COLUMNS}, doing(s, self._workers, self._manner), _style(s))
+            for s in shown
+        ]
         if rest:
             rows.append((_total(f"{len(rest)} more", rest), summary(rest), "dim"))
-        rows.append((_total("all", self._workers), summary(self._workers), "bold"))
+        total = _total("all", self._workers) | {"tokens/s": _number(self._tokens_per_second(), ",.0f")}
+        rows.append((total, summary(self._workers), "bold"))
         widths = {heading: max(len(heading), *(len(row[heading]) for row, _, _ in rows)) for heading, _, _ in _COLUMNS}
         columns = self._fitting(widths)
         table = Table.grid(padding=(0, _GAP, 0, 0))
@@ -148,8 +164,8 @@ class View:
         left = self._console.width - sum(widths[heading] + _GAP for heading in columns)
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, left))
         table.add_row(*columns, "doing", style="dim")
-        for row, doing, style in rows:
-            table.add_row(*(Text(row[heading]) for heading in columns), Text(doing), style=style)
+        for row, words, style in rows:
+            table.add_row(*(Text(row[heading]) for heading in columns), Text(words), style=style)
         return Group(self._progress(), table)
 
     def _progress(self) -> RenderableType:
@@ -175,18 +191,18 @@ class View:
 
 
 def _total(name: str, workers: Sequence[Standing]) -> dict[str, str]:
-    """A line for several workers: the means of their losses, the sums of their speeds and of what they have sent."""
+    """A line for several workers: the means of their losses, and the sum of what they have sent."""
     present = [standing for standing in workers if standing.takes_part]
-    losses, speeds, held_out = (
+    losses, held_out = (
         [value for standing in present if (value := standing.value(name)) is not None]
-        for name in ("loss", "tokens_per_second", "validation_loss")
+        for name in ("loss", "validation_loss")
     )
     sent = [standing.megabytes for standing in workers if standing.megabytes is not None]
     return {
         "worker": name,
         "step": span(standing.step for standing in present),
         "loss": _number(statistics.fmean(losses) if losses else None, ".4f"),
-        "tokens/s": _number(sum(speeds) if speeds else None, ",.0f"),
+        "tokens/s": "",
         "last sync": _number(max((s.synced for s in workers if s.synced is not None), default=None), "d"),
         "MB sent": _number(sum(sent) if sent else None, ",.1f"),
         "held-out loss": _number(statistics.fmean(held_out) if held_out else None, ".4f"),
@@ -195,7 +211,9 @@ def _total(name: str, workers: Sequence[Standing]) -> dict[str, str]:
 
 
 def _style(standing: Standing) -> str:
-    return {2: "bold red", 1: "yellow"}.get(standing.attention, _COLORS[standing.worker % len(_COLORS)])
+    if standing.state == LOST:
+        return "bold red"
+    return _COLORS[standing.worker % len(_COLORS)] if standing.takes_part else "yellow"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from muloco.training.run_folder import STATE
@@ -58,9 +59,9 @@ class Standing:
         return self.state != LOST and self.state not in _NOT_BEGUN
 
     @property
-    def attention(self) -> int:
-        """How much it needs: 2 it is lost, 1 it is not with the others yet, 0 none."""
-        return 2 if self.state == LOST else int(self.state in _NOT_BEGUN or self.state == State.MEETING)
+    def stands_still(self) -> bool:
+        """Whether it waits for others, or has nothing left to do."""
+        return self.state in (State.MEETING, State.SYNCING, *_ENDED)
 
     def has_come_to(self, step: int) -> bool:
         """Whether it takes part in the sync after that step already, or has done so."""
@@ -68,32 +69,55 @@ class Standing:
         return at_sync or (self.step or 0) > step or self.synced == step or self.state in _ENDED
 
 
-def standings(workers: Sequence[Standing], *, delay: int) -> list[str]:
-    """What each worker does, in a few words.
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How the workers of a run meet."""
 
-    Args:
-        workers: all of them.
-        delay: inner steps between sending a pseudogradient and applying the mean. Above 0 workers meet on the way, and
-            nobody can tell from outside who is late.
-    """
-    under_way = any(w.takes_part and w.state != State.MEETING for w in workers)
-    said = []
-    for worker in workers:
-        text = str(worker.state)
-        if worker.state == LOST:
-            text = "lost" if worker.restart is None else f"lost, restarting in {worker.restart:.0f} s"
-        elif worker.state == State.MEETING and under_way:
-            text = "rejoining at the next sync"
-        elif worker.state == State.MEETING:
-            late = [w.worker for w in workers if not w.takes_part]
-            text = _waiting(late) if late else "meeting the others"
-        elif worker.state == State.SYNCING and delay == 0:
-            step = worker.step or 0
-            late = [w.worker for w in workers if (w.takes_part or w.state == LOST) and not w.has_come_to(step)]
-            late = [other for other in late if workers[other].state != State.MEETING]
-            text = _waiting(late) if late else "syncing"
-        said.append(text)
-    return said
+    delay: int
+    """Inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside them, and
+    nobody can tell from outside who is late."""
+    in_turns: bool
+    """Whether they take turns in one process."""
+
+
+def doing(worker: Standing, workers: Sequence[Standing], manner: Manner) -> str:
+    """What a worker of these does, in a few words."""
+    step = worker.step or 0
+    if worker.state == LOST:
+        return LOST if worker.restart is None else f"{LOST}, restarting in {worker.restart:.0f} s"
+    if worker.state == State.MEETING:
+        if any(other.takes_part and (other.step or 0) > step for other in workers):
+            return "waits for its turn" if manner.in_turns else "rejoining at the next sync"
+        late = [other.worker for other in workers if other.state != State.MEETING]
+        return _waits(late) if late else str(worker.state)
+    if worker.state == State.SYNCING and manner.delay == 0:
+        late = late_for(step, workers)
+        return _waits(late) if late else "waits for its turn" if manner.in_turns else str(worker.state)
+    return str(worker.state)
+
+
+def late_for(step: int, workers: Sequence[Standing]) -> list[int]:
+    """Those who have not come to the sync after a step, and who are waited for there: a worker that is lost is, until
+    the lighthouse has noticed; one that is only about to begin is not."""
+    return [
+        other.worker
+        for other in workers
+        if (other.takes_part and other.state != State.MEETING) or other.state == LOST
+        if not other.has_come_to(step)
+    ]
+
+
+def by_need(workers: Sequence[Standing], manner: Manner) -> list[Standing]:
+    """The workers, those first that need attention: the lost ones, those that are not with the others yet, those that
+    others wait for."""
+    syncing = [worker.step or 0 for worker in workers if worker.state == State.SYNCING]
+    late = set(late_for(max(syncing), workers)) if syncing else set()
+
+    def need(worker: Standing) -> tuple[bool, bool, bool, bool, int]:
+        joins = not worker.takes_part or (worker.state == State.MEETING and not manner.in_turns)
+        return worker.state != LOST, not joins, worker.worker not in late, worker.stands_still, worker.worker
+
+    return sorted(workers, key=need)
 
 
 def summary(workers: Sequence[Standing]) -> str:
@@ -111,8 +135,7 @@ def span(steps: Iterable[int | None]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def _waiting(late: Sequence[int]) -> str:
-    if len(late) > 3:
-        return f"waiting for {len(late)} workers"
-    names = " and ".join(filter(None, [", ".join(map(str, late[:-1])), str(late[-1])]))
-    return f"waiting for worker {names}"
+def _waits(late: Sequence[int]) -> str:
+    if len(late) > 2:
+        return f"waits for {len(late)} workers"
+    return f"waits for worker {' and '.join(map(str, late))}"

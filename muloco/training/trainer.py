@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from muloco._torchtitan import ModelWrapper, Trainer
+from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.model.flavors import flavor
 from muloco.outer import OuterLoop, Transport
 from muloco.outer.fragment import Merging
@@ -71,6 +71,12 @@ class MulocoTrainer(Trainer):
             self.checkpointer.add_outer_loop(self.outer)
         size = flavor(config.muloco.model.flavor)
         logger.info("model %s (%s): %s parameters", size.alias, size.name, f"{size.parameters:,}")
+
+    def init_distributed(self) -> ParallelDims:
+        """torchtitan's, once a process."""
+        if dist.is_initialized():  # by another worker of this process
+            return ParallelDims.from_config(self.config.parallelism, dist.get_world_size())
+        return super().init_distributed()
 
     def train(self) -> None:
         if self.checkpointer.newest_step() is None:

@@ -23,6 +23,7 @@ from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
+from muloco.training.worker_log import thread_name
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,10 @@ def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config],
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in range(group.size)]
+    threads = [
+        threading.Thread(target=run, args=(worker,), name=thread_name(worker), daemon=True)
+        for worker in range(group.size)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,6 +12,12 @@ out: from INFO on those of muloco, from WARNING on those of others."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _ROUNDS = ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors")
 """Loggers that write several lines a round, which the metrics of a sync say in one."""
+_THREAD = "worker "
+
+
+def thread_name(worker: int) -> str:
+    """Name of the thread of a worker, where there are several in a process: their messages begin with it."""
+    return f"{_THREAD}{worker}"
 
 
 def set_up_log(*, rank: int) -> None:
@@ -25,12 +31,20 @@ def set_up_log(*, rank: int) -> None:
         raise ConfigError(f"{LEVEL} in the environment must be one of {', '.join(LEVELS)}; got {asked!r}")
     logging.basicConfig(
         level=asked or logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
+        format="%(asctime)s %(levelname)s %(speaker)s%(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stdout,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_name_speaker)
     if asked is not None:
         return
     logging.getLogger("muloco").setLevel(logging.INFO if rank == 0 else logging.WARNING)
     for name in _ROUNDS:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _name_speaker(record: logging.LogRecord) -> bool:
+    thread = record.threadName or ""
+    record.speaker = f"{thread}: " if thread.startswith(_THREAD) else ""
+    return True
