@@ -66,7 +66,7 @@ class View:
         self._done = 0.0
         """Inner steps of a worker, on average, that are done."""
         self._told: set[tuple[Any, ...]] = set()
-        self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
+        self._live = Live(self.frame(), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "View":
         if self._console.is_terminal:
@@ -86,7 +86,7 @@ class View:
             process = standing.worker if self._config.worker_processes > 1 else 0
             standing.supervised(away.get(process), lost=process in away)
         self._measure()
-        self._live.update(self._render())
+        self._live.update(self.frame())
 
     def log(self, worker: int, line: str) -> None:
         """Shows a line of a worker's log, or, on a terminal, only those that need attention."""
@@ -142,7 +142,8 @@ class View:
         seconds = round((self._steps - self._done) / speed)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
-    def _render(self) -> RenderableType:
+    def frame(self) -> RenderableType:
+        """What a terminal shows now, in its width and height."""
         room = max(1, self._console.height - _BESIDE_WORKERS)
         shown, rest = self._workers, []
         if len(shown) > room:

@@ -192,21 +192,15 @@ class RunMetrics(MetricsProcessor):
         return bytes_per_token(self.config.held_out, self.config.tokenizer, seq_len=self._run.training.seq_len)
 
     def _of_device(self, tokens_per_second: float) -> dict[str, float]:
-        """Speed and memory of one GPU of this worker: nothing on a CPU, and no share of a peak that is not known.
-
-        The FLOPs of a token are once torchtitan's (6 for each parameter but those of the embedding, and attention),
-        once 6 N as in the paper and in `muloco plan`.
-        """
         if device_type() == "cpu":
             return {}
-        rate = tokens_per_second / self._run.ranks_per_worker
-        found = {"memory_gib": self.device_memory_monitor.get_peak_stats().max_reserved_gib}
-        counts = {"": self.num_flops_per_token, "_6n": 6 * flavor(self._run.model.flavor).parameters}
-        for suffix, flops in counts.items():
-            found[f"tflops{suffix}"] = flops * rate / 1e12
-            if self._peak_flops is not None:
-                found[f"mfu{suffix}"] = flops * rate / self._peak_flops
-        return found
+        return gpu_figures(
+            tokens_per_second / self._run.ranks_per_worker,
+            flops=self.num_flops_per_token,
+            parameters=flavor(self._run.model.flavor).parameters,
+            peak_flops=self._peak_flops,
+            memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
+        )
 
     def _tell(self, step: int, values: Mapping[str, float], *, event: str | None = None) -> None:
         """Writes values everywhere."""
@@ -217,3 +211,23 @@ class RunMetrics(MetricsProcessor):
     def _write(self, step: int, line: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.write(step, line)
+
+
+def gpu_figures(
+    tokens_per_second: float, *, flops: int, parameters: int, peak_flops: float | None, memory_gib: float
+) -> dict[str, float]:
+    """Speed and memory of one GPU; without shares of the peak where that is not known.
+
+    Args:
+        tokens_per_second: of this GPU.
+        flops: of a token as torchtitan counts: 6 for each parameter but those of the embedding, and attention.
+        parameters: N, all of them; 6 N is how the paper and `muloco plan` count a token.
+        peak_flops: dense bf16 FLOP/s of the GPU.
+        memory_gib: most that was reserved, in GiB.
+    """
+    found = {"memory_gib": memory_gib}
+    for suffix, count in {"": flops, "_6n": 6 * parameters}.items():
+        found[f"tflops{suffix}"] = count * tokens_per_second / 1e12
+        if peak_flops is not None:
+            found[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
+    return found

@@ -131,8 +131,6 @@ def _check_ranges(config: Config, size: Flavor) -> None:
     ):
         if not 0 <= share <= 1:
             raise ConfigError(f"{name} must be from 0 to 1; got {share}")
-    if config.metrics.wandb and config.worker_processes < config.workers:
-        raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
 
