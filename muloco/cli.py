@@ -324,14 +324,9 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = _chosen(command, overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
-    logging.basicConfig(
-        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stdout,
-    )
-    for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
+    from muloco.training.worker_log import set_up_log
+
+    set_up_log(rank=int(os.environ.get("RANK", "0")))
     config = _resolution(command, chosen).config
     check_environment(config, os.environ)
     from muloco.training.worker import run_worker

@@ -72,6 +72,12 @@ class Crew:
     def children(self) -> list[Child]:
         return [post.child for post in self._posts]
 
+    def away(self) -> dict[int, float | None]:
+        """Workers that were lost: seconds until each is started again, or None where it is not."""
+        now = time.monotonic()
+        lost = {worker: None for worker, post in enumerate(self._posts) if post.lost}
+        return {**lost, **{w: max(0.0, post.due - now) for w, post in enumerate(self._posts) if post.due is not None}}
+
     def watch(self) -> bool:
         """To be called again and again: notices who was lost, starts who is due. True: the run is over, well or not."""
         if self._leaving:

@@ -19,7 +19,7 @@ from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
-from muloco.launch.summary import newest_checkpoint, reached_end, summarize, summary_table
+from muloco.launch.summary import how_it_stopped, newest_checkpoint, reached_end, summarize, summary_table
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import ConfigError, flatten, load_config, to_dict
@@ -101,7 +101,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             for child in children:
                 child.end(GRACE_SECONDS)
     if interrupted:
-        console.print(f"stopped; take it up again with: muloco train {folder.config} --resume")
+        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     if failed:
         for child in failed:
@@ -109,8 +109,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
         return Outcome(folder=folder, status=1)
     newest = newest_checkpoint(folder)
     if not reached_end(config, folder):  # a signal came, here or to a worker
-        where = "before the first checkpoint" if newest is None else f"with a checkpoint of step {newest}"
-        console.print(f"stopped {where}; take it up again with: muloco train {folder.config} --resume")
+        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(
@@ -238,12 +237,12 @@ def _rendezvous(station: Station) -> list[str]:
 def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:
     """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
-        view.update(tail.new_lines())
+        view.update(tail.new_lines(), crew.away())
         if lighthouse is not None and not lighthouse.keep_alive():
             return [lighthouse.child]
         if stop.received is not None:
             crew.leave()
         if crew.watch():
-            view.update(tail.new_lines())
+            view.update(tail.new_lines(), crew.away())
             return crew.failures()
         time.sleep(POLL_SECONDS)

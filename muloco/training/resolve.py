@@ -110,8 +110,6 @@ def _usable(name: str) -> str:
 
 
 def _check_metrics(config: Config) -> None:
-    if config.metrics.wandb and config.worker_processes < config.workers:
-        raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
 

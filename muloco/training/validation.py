@@ -15,6 +15,7 @@ from muloco.outer import OuterLoop
 from muloco.phases import reach
 from muloco.training.averaging import Averaging
 from muloco.training.evaluation import Evaluation, random_state_kept
+from muloco.training.states import State
 
 
 class AnchorValidator(Validator):
@@ -91,6 +92,7 @@ class AnchorValidator(Validator):
         assert self.evaluation is not None
         (model,) = model_parts
         started = time.perf_counter()
+        self.metrics_processor.enter(State.EVALUATING, step)
         model.eval()
         with random_state_kept():
             figures = self.evaluation(model, self.ranks)
@@ -99,6 +101,7 @@ class AnchorValidator(Validator):
         self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
 
     def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
+        self.metrics_processor.enter(State.VALIDATING, step)
         with self.metrics_processor.reporting_validation_as(name):
             super().validate(model_parts, step)
         _reshard(model_parts)

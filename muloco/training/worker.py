@@ -20,8 +20,10 @@ from muloco.training.data import prepare_data
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import to_dict
 from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
+from muloco.training.worker_log import thread_name
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +52,17 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
     folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
     if os.environ["RANK"] == "0" and not folder.config.exists():
         write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
+    attempt = int(os.environ.get(ATTEMPT, "1"))
+    in_process = config.worker_processes == 1
+    workers = range(config.workers) if in_process else (config.fault_tolerance.replica_id,)
+    if os.environ["RANK"] == "0":
+        tell_state(folder, workers, attempt=attempt, state=State.PREPARING)
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
         _keep_tokenizer(data.tokenizer_folder, folder)
     evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
-    attempt = int(os.environ.get(ATTEMPT, "1"))
     stop = StopRequest()
     stop.listen()
-    in_process = config.worker_processes == 1
     group = InProcessGroup(config.workers) if in_process else None
 
     def train(config: Config) -> None:
@@ -115,7 +120,10 @@ def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config],
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in range(group.size)]
+    threads = [
+        threading.Thread(target=run, args=(worker,), name=thread_name(worker), daemon=True)
+        for worker in range(group.size)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

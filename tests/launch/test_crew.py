@@ -177,3 +177,17 @@ def test_which_failures_may_pass(reason: str, again: bool) -> None:
     child = FakeChild("worker 0", 0.0)
     child.end(1, reason)
     assert recoverable(child) == again
+
+
+def test_who_is_away_and_for_how_long(house: House) -> None:
+    crew = house.crew(3, restarts=1)
+    assert crew.away() == {}
+    house.started[1].end(-9, KILLED)
+    house.started[2].end(1, "ValueError: no")
+    crew.watch()
+    assert crew.away() == {1: FIRST_BACK_OFF, 2: None}
+    house.clock.now += FIRST_BACK_OFF / 4
+    assert crew.away()[1] == pytest.approx(0.75 * FIRST_BACK_OFF)
+    house.clock.now += FIRST_BACK_OFF
+    crew.watch()
+    assert crew.away() == {2: None}

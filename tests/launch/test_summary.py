@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from muloco.launch.summary import lost_steps, own_loss, summarize
+import pytest
+
+from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import MetricsWriter, RunFolder
 
 
 def line(worker: int, step: int, event: str) -> dict[str, Any]:
@@ -60,3 +62,24 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
     config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
     assert summarize(config, folder, corpus=["5e"], wall_seconds=1.0, restarts=0)["lost_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reached", "kept", "said"),
+    [
+        ([], None, "stopped before the workers had begun; no checkpoint is kept, so that it begins anew"),
+        ([(1, 7)], None, "stopped at step 7 of 200; no checkpoint is kept, so that it begins anew"),
+        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept"),
+        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept"),
+    ],
+)
+def test_how_a_run_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: list[tuple[int, int]], kept: int | None, said: str
+) -> None:
+    folder = RunFolder(tmp_path)
+    for attempt, step in reached:
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
+        writer.write(step, {"event": "state", "state": "training"})
+        writer.close()
+    monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
+    assert how_it_stopped(folder, steps=200) == f"{said}; resume with: muloco train {folder.config} --resume"
