@@ -4,7 +4,7 @@
     python generate_job_file.py --config-file CONFIG [--job-name NAME] [--output-file FILE] [--section.field value ...]
 
 Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node. The
-text to train on is given as --data.corpus and --data.tokenizer; without them it is the embedded corpus, which is a few MB.
+text to train on is given as --data.corpus and --data.tokenizer; without them it is the embedded corpus of a few MB.
 For many runs: `muloco sweep` (docs/sweeps.md).
 """
 

@@ -23,7 +23,7 @@ fail() { # message, exit status
 
 # ---- options
 
-extras=dev
+extras=train,dev
 forks=() # NAME=PATH
 from_source=""
 while [ $# -gt 0 ]; do
@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
         --extras | --editable) [ -n "${2:-}" ] || fail "$1 needs a value; try --help" 2 ;;
     esac
     case "$1" in
-        --runtime) extras="${extras#dev}" ;;
+        --runtime) extras="${extras/,dev/}" ;;
         --from-source) from_source=yes ;;
         --extras)
             extras="$extras,$2"

@@ -15,6 +15,7 @@ LEVELS = [
     {"training"},
     {"launch", "analysis", "evals", "export", "generate"},
     {"sweeps"},
+    {"recipes"},
     {"paper"},
     {"cli"},
 ]
@@ -46,6 +47,8 @@ def test_imports_point_down() -> None:
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
+        ("muloco.export.command", ["torch", "torchtitan"]),
+        ("muloco.generate", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )

@@ -1,6 +1,6 @@
 """DiLoCo at 416M with compressed pseudogradients and error feedback."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

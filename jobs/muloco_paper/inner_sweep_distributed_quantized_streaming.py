@@ -11,9 +11,8 @@ muloco sweep jobs/muloco_paper/inner_sweep_distributed_quantized_streaming.py [-
 import sys
 from typing import Any
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Given, Point, Sweep, product
 
 SIZE = "416M"

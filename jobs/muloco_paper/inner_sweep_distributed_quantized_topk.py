@@ -10,9 +10,8 @@ muloco sweep jobs/muloco_paper/inner_sweep_distributed_quantized_topk.py [--subm
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Given, Grid, Point, Sweep, product
 
 SIZE = "416M"

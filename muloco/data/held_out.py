@@ -48,6 +48,9 @@ class HeldOutDataLoader(BaseDataLoader):
         sequences: int
         """How many sequences all ranks of a worker read together."""
 
+        predict_bos: bool = False
+        """As in the training data: see `MixtureLoader.Config`."""
+
         infinite: bool = False
         """torchtitan's validator sets it; it stops by itself where the set ends."""
 
@@ -69,7 +72,14 @@ class HeldOutDataLoader(BaseDataLoader):
             if count == 0:
                 continue
             feed = PreparedFeed(
-                opened[source], SPLIT, share=0, shares=1, seed=HELD_OUT_SEED, seq_len=seq_len, endless=False
+                opened[source],
+                SPLIT,
+                share=0,
+                shares=1,
+                seed=HELD_OUT_SEED,
+                seq_len=seq_len,
+                endless=False,
+                predict_bos=config.predict_bos,
             )
             if count > feed.left_in_epoch():
                 raise ValueError(

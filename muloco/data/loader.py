@@ -68,6 +68,9 @@ class MixtureLoader(BaseDataLoader):
         seed: int
         """Fixes every order; not negative."""
 
+        predict_bos: bool = False
+        """Take the EOS of each document as an input too, with the label BOS."""
+
     def __init__(
         self,
         config: Config,
@@ -105,6 +108,7 @@ class MixtureLoader(BaseDataLoader):
             "share": self._share,
             "seed": config.seed,
             "seq_len": seq_len,
+            "predict_bos": config.predict_bos,
         }
 
     @abstractmethod
@@ -188,6 +192,7 @@ class PackedDataLoader(MixtureLoader):
                 seed=config.seed,
                 seq_len=self._shape[1],
                 endless=config.infinite,
+                predict_bos=config.predict_bos,
             )
             for prepared in opened
         ]
@@ -253,6 +258,7 @@ class StreamingDataLoader(MixtureLoader):
                 shares=self._shares,
                 hold_out=config.hold_out,
                 strict=config.strict,
+                predict_bos=config.predict_bos,
             )
             block = max(1, round(config.shuffle_buffer * weight / total))
             feeds.append(ShuffledStream(stream, seq_len=length, block=block, seed=config.seed))
@@ -286,7 +292,8 @@ class PreparedFeed:
     def sequence(self, epoch: int, number: int) -> Pairs:
         """Any sequence, without going there."""
         index, depth = self._stream.sequence(epoch, number)
-        return Pairs(self._tokens[index], self._tokens[index + 1], depth)
+        following = (index + 1) % len(self._tokens)  # behind the last document's EOS comes a BOS, as behind any other
+        return Pairs(self._tokens[index], self._tokens[following], depth)
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "taken": self._taken}

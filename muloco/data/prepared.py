@@ -16,10 +16,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from muloco.data.errors import DataError
+
 FORMAT = 2
 
 
-class DamagedCacheError(RuntimeError):
+class DamagedCacheError(DataError):
     """A prepared folder does not hold what its meta.json says; deleting it and preparing again is the cure."""
 
     def __init__(self, folder: Path, problem: str):
@@ -28,12 +30,16 @@ class DamagedCacheError(RuntimeError):
 
 @dataclass(frozen=True)
 class Size:
-    """How much one split holds. `tokens` counts BOS and EOS; a model predicts `tokens - documents` of them."""
+    """How much one split holds. `tokens` counts BOS and EOS."""
 
     documents: int
     tokens: int
     characters: int
     bytes: int
+
+    def pairs(self, *, predict_bos: bool) -> int:
+        """(input, label) pairs, as `ShareStream` cuts them."""
+        return self.tokens if predict_bos else self.tokens - self.documents
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,25 @@ class Flavor:
         return ["tok_embeddings", *(f"layers.{index}" for index in range(self.layers)), "norm", "lm_head"]
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter, by name in no order that matters."""
+        square, up, norm = (self.width, self.width), (self.feed_forward_width, self.width), (self.width,)
+        layer: dict[str, tuple[int, ...]] = {
+            **{f"attention.qkv_linear.{name}.weight": square for name in ("wq", "wk", "wv")},
+            "attention.wo.weight": square,
+            **{f"attention.{name}.weight": (self.head_width,) for name in ("q_norm", "k_norm")},
+            **{f"feed_forward.{name}.weight": up for name in ("w1", "w3")},
+            "feed_forward.w2.weight": up[::-1],
+            **{
+                f"{name}.weight": norm
+                for name in ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")
+            },
+        }
+        table = (self.vocabulary, self.width)
+        layers = {f"layers.{index}.{name}": shape for index in range(self.layers) for name, shape in layer.items()}
+        return {"tok_embeddings.weight": table, **layers, "norm.weight": norm, "lm_head.weight": table}
+
+    @property
     def token_budget(self) -> int:
         """Tokens to train on: the paper's where its tables have this size, else 20 a parameter."""
         return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
@@ -86,6 +105,11 @@ def flavors() -> list[str]:
     return [flavor.name for flavor in _FLAVORS]
 
 
+def aliases() -> list[str]:
+    """Short names of all flavors, smallest first."""
+    return [flavor.alias for flavor in _FLAVORS]
+
+
 def flavor(name: str) -> Flavor:
     """The flavor with this name or alias.
 
@@ -96,5 +120,6 @@ def flavor(name: str) -> Flavor:
     if name in known:
         return known[name]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    aliases = ", ".join(flavor.alias for flavor in _FLAVORS)
-    raise ValueError(f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {aliases})")
+    raise ValueError(
+        f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {', '.join(aliases())})"
+    )

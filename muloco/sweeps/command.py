@@ -18,7 +18,7 @@ from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
 from muloco.sweeps.state import progress, state_of
 from muloco.sweeps.submit import submit
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
 
 PROFILE = "cluster.toml"
@@ -62,9 +62,10 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
             raise ConfigError(f"nothing was started: {reason}")
         if command.here:
             return _run(found, command.at_once, console)
-        written, left = write_scripts(found.jobs, folder, profile)
-        folder.settings = settings
-        folder.save()
+        with naming("--folder"):
+            written, left = write_scripts(found.jobs, folder, profile)
+            folder.settings = settings
+            folder.save()
         largest = max((job.nodes for job in found.jobs), default=0)
         profile = dataclasses.replace(profile, node_limit=profile.nodes_together(largest))
         console.print(f"cluster: {profile.describe()}", markup=False)
@@ -76,7 +77,8 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
             size = f"the largest job has {largest} node{'s' * (largest != 1)}"
             return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
         _warn(found.jobs, profile, console)
-        Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
+        with naming("log_folder"):
+            Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
         outcome = submit(written, folder, profile=profile, console=console, retry=command.retry)
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
         return _conclude(found, left | outcome.left, done, console)

@@ -2,6 +2,8 @@
 
 from muloco.data.errors import DataError
 from muloco.data.prepare import TrainingData, prepare
+from muloco.data.sources import open_source
+from muloco.data.text_stream import check_shares
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -10,12 +12,12 @@ def prepare_data(config: Config) -> TrainingData:
     """What the run of a resolved config trains on, made now as far as the cache has it not.
 
     Raises:
-        ConfigError: the data cannot be used so; in one line that says what to change.
-        DamagedCacheError: as `muloco.data.prepare.prepare`.
+        ConfigError: the data cannot be used so, or there is less of it than there are data-parallel ranks in all
+            workers; in one line that says what to change.
     """
     data = config.data
     try:
-        return prepare(
+        prepared = prepare(
             data.sources,
             weights=data.weights,
             text_field=data.text_field,
@@ -26,6 +28,12 @@ def prepare_data(config: Config) -> TrainingData:
             ahead=data.prepare,
             held_out_sequences=config.validation.sequences,
             seq_len=config.training.seq_len,
+            predict_bos=data.predict_bos,
         )
+        shares = config.workers * config.data_parallel_ranks
+        prepared.check_shares(shares)
+        for name in prepared.streamed:
+            check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
     except DataError as error:
         raise ConfigError(str(error)) from error
+    return prepared

@@ -63,7 +63,7 @@ def trainer_config(
         group=group,
         stop=stop,
         evaluation=evaluation,
-        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
+        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),
         tokenizer=HuggingFaceTokenizer.Config(),
@@ -85,7 +85,7 @@ def trainer_config(
             seq_len=training.seq_len,
             max_norm=math.inf if training.max_norm is None else training.max_norm,
             steps=training.steps,
-            mixed_precision_param=training.precision,
+            mixed_precision_param="bfloat16" if training.precision == "bfloat16" else "float32",
             disable_cuda_graphs=True,
         ),
         parallelism=ParallelismConfig(
@@ -116,6 +116,7 @@ def trainer_config(
                 folders=tuple(str(prepared.folder) for prepared in data.held_out),
                 weights=data.held_out_weights,
                 sequences=config.validation.sequences,
+                predict_bos=config.data.predict_bos,
             ),
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
@@ -126,6 +127,7 @@ def trainer_config(
 def _dataloader(config: Config, data: TrainingData) -> MixtureLoader.Config:
     worker, workers = config.fault_tolerance.replica_id, config.workers
     share: dict[str, Any] = {"worker": worker, "workers": workers, "seed": config.run.seed}
+    share["predict_bos"] = config.data.predict_bos
     if data.prepared:
         folders = tuple(str(prepared.folder) for prepared in data.prepared)
         return PackedDataLoader.Config(folders=folders, split="train", weights=data.weights, **share)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from muloco.model.flavors import flavor
+from muloco.recipes import base, model_map
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.files import load_sweep
@@ -256,13 +257,7 @@ def test_the_papers_15b_runs_take_the_hours_of_its_figure() -> None:
         assert seconds / 3600 == pytest.approx(expected, rel=0.03), prefix
 
 
-def test_the_model_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(JOBS))
-    monkeypatch.syspath_prepend(str(CHECKOUT))
-    import model_map
-
-    from config import base
-
+def test_the_model_map() -> None:
     assert {size: model_map.LOCAL_BATCH[size] for size in base.LOCAL_BATCH} == base.LOCAL_BATCH
     assert all(abs(lr / 2 ** (-k / 2) - 1) < 0.01 for k, lr in enumerate(model_map.LR_GRID))
     # K = 1: from .063 at 150M down to .016 at 3.1B (PAPER 4.2)

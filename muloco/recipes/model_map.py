@@ -112,7 +112,7 @@ def point(method: Method, size: str, workers: int = 0, *, batch: int | None = No
     values["optimizer.lr"] = best_lr(method, size, workers) if lr is None else lr
     if workers:
         values |= outer(method, workers)
-    return values | placement(size, workers, number)
+    return {**values, **placement(size, workers, number)}
 
 
 def grid(name: str, method: Method, points: Sequence[Point], *, config: str | None = None) -> Grid:
@@ -170,12 +170,13 @@ def outer(method: Method, workers: int) -> Point:
     """Outer learning rate and momentum; for K = 2 and 4 between those of 1 and 8, linear in log K, to one decimal."""
     known = OUTER[method]
     if workers in known:
-        pair, origin = known[workers], "published: PAPER 4.1"
+        lr, momentum = known[workers]
+        origin = "published: PAPER 4.1"
     else:
         share = math.log2(workers) / math.log2(8)
-        pair = tuple(round(a + share * (b - a), 1) for a, b in zip(known[1], known[8], strict=True))
+        lr, momentum = (round(a + share * (b - a), 1) for a, b in zip(known[1], known[8], strict=True))
         origin = "interpolated: between K = 1 and 8, linear in log K, to one decimal"
-    return {"outer_optimizer.lr": Given(pair[0], origin), "outer_optimizer.momentum": Given(pair[1], origin)}
+    return {"outer_optimizer.lr": Given(lr, origin), "outer_optimizer.momentum": Given(momentum, origin)}
 
 
 def error_feedback(method: Method, workers: int, on: bool, *, outer_lr: float | None = None) -> Point:
