@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from muloco.cores import usable_cores
 from muloco.data.corpus import SPLITS, Document
 from muloco.data.errors import DataError, Skipped
 from muloco.data.prepared import SplitWriter, write_meta
@@ -124,8 +125,7 @@ def _batches(
 
 
 def _processes(source: Source) -> int:
-    cores = len(os.sched_getaffinity(0))
-    return 1 if source.size is not None and source.size < _SMALL else min(cores, _MOST_PROCESSES)
+    return 1 if source.size is not None and source.size < _SMALL else min(usable_cores(), _MOST_PROCESSES)
 
 
 def _encoded(

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.cores import usable_cores
 from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
 from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.paper.results import group
-from muloco.sweeps.local import cores, run_tasks
+from muloco.sweeps.local import run_tasks
 from muloco.sweeps.lock import only_one
 from muloco.training.load import ConfigError
 
@@ -24,7 +25,7 @@ def run_paper(command: argparse.Namespace) -> int:
     Raises:
         ConfigError: the options cannot be used, or the folder holds other runs.
     """
-    at_once = cores() if command.at_once is None else command.at_once
+    at_once = usable_cores() if command.at_once is None else command.at_once
     if at_once < 1:
         raise ConfigError(f"--at-once must be at least 1; got {at_once}")
     size = QUICK if command.quick else FULL

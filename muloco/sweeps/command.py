@@ -6,12 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.cores import usable_cores
 from muloco.sweeps import listing, slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job, expand
 from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
-from muloco.sweeps.local import cores, run_tasks, training, unfinished
+from muloco.sweeps.local import run_tasks, training, unfinished
 from muloco.sweeps.options import given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
@@ -83,7 +84,7 @@ def _run(found: Expansion, at_once: int, console: Console) -> int:
     failed = run_tasks(
         lambda: map(training, unfinished(found.jobs)),
         at_once=at_once,
-        threads=max(1, cores() // at_once),
+        threads=max(1, usable_cores() // at_once),
         console=console,
     )
     done = len(found.jobs) - len(unfinished(found.jobs))

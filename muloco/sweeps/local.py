@@ -1,6 +1,5 @@
 """Work on this machine, some of it at a time: the jobs of a sweep, and what is computed from them."""
 
-import os
 import signal
 import sys
 import time
@@ -124,11 +123,6 @@ def training(job: Job) -> Task:
 def unfinished(jobs: Iterable[Job]) -> list[Job]:
     """Those without a summary in their run folders."""
     return [job for job in jobs if not RunFolder(job.run_folder).summary.exists()]
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(task: Task, threads: int) -> Child:

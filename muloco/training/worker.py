@@ -1,5 +1,6 @@
 """One rank of one worker, from its environment to the end of training."""
 
+import contextlib
 import copy
 import logging
 import os
@@ -13,8 +14,7 @@ import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.outer import TransportError
-from muloco.outer.in_process import InProcessGroup
+from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.evaluation import MakeEvaluation
@@ -80,7 +80,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         if group is None or config.workers == 1:
             train(config)
         else:
-            _take_turns(config, group, train)
+            take_turns(config, group, train)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -101,19 +101,21 @@ def _keep_tokenizer(tokenizer: Path, folder: RunFolder) -> None:
         shutil.rmtree(draft)  # another worker was quicker
 
 
-def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:
-    """Trains all workers in this process, each in a thread; raises the first failure of all."""
+def take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:
+    """Trains all workers in this process, each in a thread. The first failure ends all of them, and is raised."""
     failures: list[BaseException] = []
 
     def run(worker: int) -> None:
         own = copy.deepcopy(config)
         own.fault_tolerance.replica_id = worker
         torch.autograd.set_multithreading_enabled(False)  # of each thread; torchtitan sets it for its first one
-        try:
-            with group.taking_turns(worker):
+        with contextlib.suppress(GroupEnded), group.taking_turns(worker):
+            try:
                 train(own)
-        except BaseException as error:
-            failures.append(error)
+            except BaseException as error:
+                failures.append(error)
+                group.end()  # before the next one has its turn
+                raise GroupEnded from error
 
     threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in range(group.size)]
     for thread in threads:
@@ -121,7 +123,7 @@ def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config],
     for thread in threads:
         thread.join()
     if failures:
-        raise next((f for f in failures if not isinstance(f, TransportError)), failures[0])
+        raise failures[0]
 
 
 def store_of_single_rank(config: Config) -> TCPStore | None:
