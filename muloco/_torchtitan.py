@@ -87,6 +87,7 @@ from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: E402
 from torchtitan.components.dataloader import BaseDataLoader  # noqa: E402
 from torchtitan.components.loss import IGNORE_INDEX, CrossEntropyLoss  # noqa: E402
 from torchtitan.components.metrics import (  # noqa: E402
+    BaseLogger,
     LoggerContainer,
     MetricsProcessor,
     WandBLogger,
@@ -138,6 +139,7 @@ __all__ = [
     "IGNORE_INDEX",
     "BaseCheckpointManager",
     "BaseDataLoader",
+    "BaseLogger",
     "CommConfig",
     "CompileConfig",
     "ComplexRoPE",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from muloco import __version__
+from muloco.console import open_console, replace_what_cannot_be_encoded, silence
 from muloco.training.config import Config
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, find_config, load_config
@@ -52,22 +53,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         exit status: 0; 1 where the run failed; 2 where the command or the config cannot be used; 130 after Ctrl-C.
     """
-    command, overrides = _parser().parse_known_args(argv)
+    replace_what_cannot_be_encoded()
     try:
-        if command.help and command.config is None:
-            command.parser.print_help()
-            return 0
-        if command.config is None:
-            raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
-        if command.help:
-            overrides = [*overrides, "--help"]
-        return command.run(command, overrides)
+        return _run(argv)
     except ConfigError as error:
         sys.stderr.write(f"muloco: {error}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
+    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
+        return 0
+    finally:
+        _flush_output()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    command, overrides = _parser().parse_known_args(argv)
+    if command.help and command.config is None:
+        command.parser.print_help()
+        return 0
+    if command.config is None:
+        raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
+    if command.help:
+        overrides = [*overrides, "--help"]
+    return command.run(command, overrides)
+
+
+def _flush_output() -> None:
+    """Python would fail at its end on what a reader that is gone, or a full disk, does not take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,14 +243,13 @@ def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.logging import RichHandler
 
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
     chosen = _chosen(command, overrides)
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     config = resolve(chosen, config_name=find_config(command.config).stem)
@@ -246,13 +264,12 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.logging import RichHandler
 
     from muloco.training.data import prepare_data
 
     chosen = _chosen(command, overrides)
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     handler = RichHandler(console=console, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     console.print(prepare_data(resolve(chosen)).description(), markup=False)
@@ -296,8 +313,6 @@ def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
 def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
     from pathlib import Path
 
-    from rich.console import Console
-
     from muloco.analysis.plan_command import run_plan
     from muloco.sweeps.runs import runs_of
 
@@ -310,14 +325,12 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
         utilization=command.utilization,
         rates=command.gbit,
         picture=Path(command.plot) if command.plot else None,
-        console=Console(soft_wrap=False, highlight=False),
+        console=open_console(),
     )
 
 
 def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
     from pathlib import Path
-
-    from rich.console import Console
 
     from muloco.analysis.report.command import run_report
     from muloco.sweeps.runs import run_folders
@@ -330,7 +343,7 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
         found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
         folders += found
         problems += missing
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     return run_report(folders, problems=problems, out=Path(command.out), published=command.published, console=console)
 
 

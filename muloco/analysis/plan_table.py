@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from muloco.analysis.plan import Plan, fastest, hours
 
@@ -20,7 +21,7 @@ def plan_table(plans: Sequence[Plan], bandwidths: Sequence[float]) -> Table:
         for rate in bandwidths:
             time = plan.at(rate)
             text = f"{hours(time.total)} ({100 * time.utilization:.0f})"
-            cells.append(f"[bold]{text}[/bold]" if len(plans) > 1 and plan is best[rate] else text)
+            cells.append(Text(text, style="bold" if len(plans) > 1 and plan is best[rate] else ""))
         each = "-" if plan.exchange_bytes == 0 else "step" if plan.sync_steps == 1 else f"{plan.sync_steps} steps"
         table.add_row(
             plan.name,

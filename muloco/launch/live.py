@@ -26,9 +26,8 @@ class View:
         self._console = console
         self._steps = config.training.steps or 0
         self._workers: list[dict[str, Any]] = [{} for _ in range(config.workers)]
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-        )
+        name = TextColumn("{task.description}", markup=False)
+        self._progress = Progress(name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
         self._task = self._progress.add_task(str(config.run.name), total=self._steps)
         self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
 

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from muloco.console import open_console
 from muloco.cores import usable_cores
 from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
@@ -31,7 +30,7 @@ def run_paper(command: argparse.Namespace) -> int:
     size = QUICK if command.quick else FULL
     design = Design(size)
     queue = Queue(design, Path(command.out or size.folder).absolute())
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(soft_wrap=True)
     queue.tasks()  # finds what is there
     group(queue, design.settings())  # what cannot be compared is said now
     rate = tokens_per_second(size)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.console import open_console
 from muloco.cores import usable_cores
 from muloco.sweeps import listing, slurm
 from muloco.sweeps.cluster import ClusterProfile
@@ -169,5 +170,5 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
 
 
 def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    console = open_console()
+    return console if console.is_terminal else open_console(width=PIPED_WIDTH)

@@ -159,5 +159,5 @@ def _ending(running: dict[str, _Running]) -> Iterator[None]:
 
 def _bars(console: Console) -> Progress:
     times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -167,6 +167,7 @@ def _lower_booleans(word: str) -> str:
 
 def _first_sentence(box: str) -> str:
     """tyro's explanation without its frame and its help."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+    lines = [line.strip("│ ") for line in box.strip().splitlines()]
+    lines = lines[1:] if box.lstrip().startswith("╭") else lines[2:]  # in ASCII there is a line below the title
+    rule = next((i for i, line in enumerate(lines) if line.startswith(("─", "---"))), len(lines))
     return " ".join(line for line in lines[:rule] if line and not line.startswith(("Got errors", "-")))

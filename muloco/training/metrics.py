@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger, device_type
+from muloco._torchtitan import BaseLogger, LoggerContainer, MetricsProcessor, WandBLogger, device_type
 from muloco.outer import Sync
 from muloco.outer.digest import as_hex
+from muloco.training.lasting import LastingTracker
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,12 @@ class RunMetrics(MetricsProcessor):
         self._validation_name = "validation_loss"
         self._path = RunFolder(Path(dump_folder)).metrics(config.worker)
         self._writer = None
+        built: BaseLogger = self.logger  # type: ignore[has-type]
+        self.logger = LastingTracker(built)  # type: ignore[assignment]
         if torch.distributed.get_rank() == 0:
             self._writer = MetricsWriter(self._path, worker=config.worker, attempt=config.attempt)
             if config.enable_wandb:
-                self._insist_on_wandb()
+                self._insist_on_wandb(built)
 
     def should_log(self, step: int) -> bool:
         return super().should_log(step) or step == self.config.last_step
@@ -75,6 +78,10 @@ class RunMetrics(MetricsProcessor):
         self.logger.log({**line, "evaluation_seconds": seconds}, step)
         self._write(step, {"event": "evaluation", "evaluation_seconds": seconds, **line})
         logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
+
+    def log_evaluation_failure(self, step: int, reason: str) -> None:
+        """The anchor after inner step `step` was not evaluated."""
+        self._write(step, {"event": "evaluation_failed", "reason": reason})
 
     @contextlib.contextmanager
     def reporting_validation_as(self, name: str) -> Iterator[None]:
@@ -145,8 +152,8 @@ class RunMetrics(MetricsProcessor):
         if self._writer is not None:
             self._writer.write(step, line)
 
-    def _insist_on_wandb(self) -> None:
+    def _insist_on_wandb(self, built: BaseLogger) -> None:
         """torchtitan logs a failure to start W&B and goes on without; whoever asked for it wants to know."""
-        loggers = self.logger._loggers if isinstance(self.logger, LoggerContainer) else []
+        loggers = built._loggers if isinstance(built, LoggerContainer) else []
         if not any(isinstance(logger, WandBLogger) for logger in loggers):
             raise RuntimeError("metrics.wandb: Weights & Biases did not start; the line above says why")
