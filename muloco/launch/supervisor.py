@@ -238,7 +238,9 @@ def _rendezvous(station: Station) -> list[str]:
 def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:
     """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
-        view.update(tail.new_lines())
+        lines = list(tail.new_lines())
+        crew.take_note(lines)
+        view.update(lines)
         if lighthouse is not None and not lighthouse.keep_alive():
             return [lighthouse.child]
         if stop.received is not None:

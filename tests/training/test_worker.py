@@ -4,7 +4,8 @@ import pytest
 
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Config
-from muloco.training.worker import take_turns
+from muloco.training.load import ConfigError
+from muloco.training.worker import check_environment, take_turns
 
 
 @pytest.mark.parametrize("error", [ValueError("this share has no documents"), SystemExit(3)])
@@ -36,3 +37,30 @@ def test_a_worker_that_fails_before_its_first_round_ends_those_that_wait_for_it(
 
     with pytest.raises(ArithmeticError, match="fails"):
         take_turns(Config(), group, train)
+
+
+@pytest.mark.parametrize(
+    ("workers", "ranks", "environment", "message"),
+    [
+        (2, 1, {}, "2 workers meet at a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port, or start them all with"),
+        (2, 1, {"TORCHFT_LIGHTHOUSE": "host:29510"}, "set TORCHFT_LIGHTHOUSE=http://host:port, not host:29510, or"),
+        (1, 4, {}, "a worker of 4 ranks is started by torchrun: torchrun --standalone --nproc-per-node 4"),
+        (1, 1, {"RANK": "1", "WORLD_SIZE": "2"}, "those of 2 ranks, but the config's parallelism makes a worker of 1;"),
+        (1, 1, {"RANK": "1"}, "those of no ranks, but"),
+    ],
+)
+def test_a_worker_by_hand_that_cannot_start_says_why(
+    workers: int, ranks: int, environment: dict[str, str], message: str
+) -> None:
+    config = Config()
+    config.fault_tolerance.group_size, config.parallelism.data_parallel_shard_degree = workers, ranks
+    with pytest.raises(ConfigError, match=message):
+        check_environment(config, environment)
+
+
+@pytest.mark.parametrize("transport", ["torchft", "in_process"])
+def test_a_worker_that_can_start(transport: str) -> None:
+    config = Config()
+    config.fault_tolerance.group_size, config.fault_tolerance.transport = 2, transport
+    check_environment(config, {"TORCHFT_LIGHTHOUSE": "http://a:1"} if transport == "torchft" else {})
+    check_environment(config, {"TORCHFT_LIGHTHOUSE": "http://a:1", "RANK": "0", "WORLD_SIZE": "1"})
