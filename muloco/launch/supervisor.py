@@ -20,6 +20,7 @@ from muloco.launch.processes import Child
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.summary import newest_checkpoint, reached_end, summarize, summary_table
+from muloco.launch.surroundings import check_surroundings
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import ConfigError, flatten, load_config, to_dict
@@ -66,6 +67,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
     folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
     _check_folder(config, folder, resume=resume)
     job = current_allocation()
+    check_surroundings(config, os.environ, here=job is None)
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)
     attempt = next_attempt(folder)
     data = prepare_data(config)
@@ -121,7 +123,14 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
         return Outcome(folder=folder, status=1)
     seconds = time.monotonic() - started
     summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
-    write_json(folder.summary, summary)
+    try:
+        write_json(folder.summary, summary)
+    except OSError as error:
+        console.print(
+            f"the summary cannot be written: {error}; write it with: muloco train {folder.config} --resume",
+            style="red",
+        )
+        return Outcome(folder=folder, status=1)
     console.print(summary_table(summary, config=config))
     return Outcome(folder=folder, status=0)
 
