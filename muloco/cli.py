@@ -254,12 +254,15 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     config = resolve(chosen, config_name=find_config(command.config).stem)
     if config.evaluation.tasks:
-        from muloco.evals.in_training import tasks_of
+        from muloco.evals.in_training import rehearse
 
-        tasks_of(config)  # what is not known, or not here, is said now
+        rehearse(config)  # what is not known, not here or cannot be evaluated is said now
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
-        console.print(f"loss curve: {plot_loss(outcome.folder)}")
+        try:
+            console.print(f"loss curve: {plot_loss(outcome.folder)}")
+        except Exception as error:  # the run is whole without its picture, whatever a plotting library finds
+            console.print(f"the loss curve was not drawn: {type(error).__name__}: {error}", style="yellow")
     return outcome.status
 
 

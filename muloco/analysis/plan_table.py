@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from muloco.analysis.canvas import subplots
 from muloco.analysis.plan import Plan, fastest, hours
 
 
@@ -50,14 +51,10 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
         plans: at least one.
         path: of the picture; its ending says which kind. Its folder is made.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     import numpy as np
-    from matplotlib import pyplot as plt
 
     rates = np.geomspace(0.5, 12800, 200)
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+    figure, axes = subplots(figsize=(8, 5), dpi=120)
     for plan in plans:
         axes.plot(rates, [plan.at(float(rate)).total / 3600 for rate in rates], label=plan.name)
     axes.set(xscale="log", yscale="log", xlabel="Gbit/s of a worker's link", ylabel="hours")
@@ -66,4 +63,3 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-    plt.close(figure)

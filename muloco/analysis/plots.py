@@ -3,6 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
+from muloco.analysis.canvas import subplots
 from muloco.training.run_folder import RunFolder, read_metrics
 
 
@@ -15,11 +16,6 @@ def plot_loss(folder: RunFolder) -> Path:
     Raises:
         ValueError: the run has no line of training metrics.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     lines = read_metrics(folder)
     training: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for line in lines:
@@ -30,7 +26,7 @@ def plot_loss(folder: RunFolder) -> Path:
     validation = sorted((line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line)
     syncs = sorted({line["step"] for line in lines if line.get("event") == "sync"})
 
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+    figure, axes = subplots(figsize=(8, 5), dpi=120)
     for index, step in enumerate(syncs):
         axes.axvline(step, color="0.85", linewidth=0.8, zorder=0, label="sync" if index == 0 else None)
     for worker, points in sorted(training.items()):
@@ -43,5 +39,4 @@ def plot_loss(folder: RunFolder) -> Path:
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(folder.loss_plot)
-    plt.close(figure)
     return folder.loss_plot

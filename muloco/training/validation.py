@@ -2,6 +2,7 @@
 on tasks, where that is asked for."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from muloco.outer import OuterLoop
 from muloco.phases import reach
 from muloco.training.averaging import Averaging
 from muloco.training.evaluation import Evaluation, random_state_kept
+
+logger = logging.getLogger(__name__)
 
 
 class AnchorValidator(Validator):
@@ -77,11 +80,24 @@ class AnchorValidator(Validator):
         (model,) = model_parts
         started = time.perf_counter()
         model.eval()
-        with random_state_kept():
-            figures = self.evaluation(model, self.ranks)
-        model.train()
-        _reshard(model_parts)
-        self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        try:
+            with random_state_kept():
+                figures = self.evaluation(model, self.ranks)
+        except Exception as error:  # a task is a program of its own, and the training does not depend on it
+            if self.ranks is not None and isinstance(error, RuntimeError):
+                raise  # torch's may have come to this rank alone, and the others wait for it
+            logger.error(
+                "the evaluation after step %d failed, and the training goes on: %s: %s",
+                step,
+                type(error).__name__,
+                error,
+            )
+            self.metrics_processor.log_evaluation_failure(step, f"{type(error).__name__}: {error}")
+        else:
+            self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        finally:
+            model.train()
+            _reshard(model_parts)
 
     def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
         with self.metrics_processor.reporting_validation_as(name):

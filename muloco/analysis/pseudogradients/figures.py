@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from muloco.analysis.canvas import settings, subplots
 from muloco.analysis.pseudogradients.study import Spectrum, Study
 from muloco.analysis.published import COSINE
 
@@ -17,11 +18,6 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
     Returns:
         all paths.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     paths = []
     plots: dict[str, tuple[int, Callable[[Any, Sequence[Study]], None]]] = {
         "cosine": (1, _cosine),
@@ -30,9 +26,9 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
         "steps": (1, _steps),
     }
     for name, (panels, plot) in plots.items():
-        with plt.rc_context({"svg.hashsalt": name, "font.size": 9}):
+        with settings({"svg.hashsalt": name, "font.size": 9}):
             width = 4.6 * panels + 0.8
-            figure, axes = plt.subplots(1, panels, figsize=(width, 3.6), squeeze=False, dpi=130, layout="constrained")
+            figure, axes = subplots(1, panels, figsize=(width, 3.6), squeeze=False, dpi=130, layout="constrained")
             plot(axes[0], studies)
             for panel in axes[0]:
                 panel.grid(alpha=0.25)
@@ -40,7 +36,6 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
             paths += [folder / f"{name}.png", folder / f"{name}.svg"]
             figure.savefig(paths[-2], metadata={"Software": None})
             figure.savefig(paths[-1], metadata={"Date": None})
-            plt.close(figure)
     return paths
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from muloco.analysis.canvas import settings, subplots
 from muloco.analysis.report.chart import Figure, Panel, Series
 
 _COLORS = ("#0b6e4f", "#c8553d", "#2f5d9b", "#e0a100", "#7d4ea3", "#3aa7a3", "#8a5a35", "#c2437d", "#5f7d1f", "#444444")
@@ -20,19 +21,14 @@ def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
     Returns:
         both paths.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     columns = min(_ACROSS, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
     width = 4.6 * columns + 0.8
     labels = {_label(series, figure): None for panel in figure.panels for series in panel.series if series.label}
     across = max(1, int(width / (0.055 * max(map(len, labels)) + 0.5)))
     height = 3.4 * rows + 0.17 * math.ceil(len(labels) / across)
-    with plt.rc_context({"svg.hashsalt": figure.name, "font.size": 9}):
-        drawn, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, dpi=130, layout="constrained")
+    with settings({"svg.hashsalt": figure.name, "font.size": 9}):
+        drawn, grid = subplots(rows, columns, figsize=(width, height), squeeze=False, dpi=130, layout="constrained")
         styles = _styles(figure.panels)
         for place, axes in enumerate(grid.flat):
             if place < len(figure.panels):
@@ -48,7 +44,6 @@ def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
         paths = folder / f"{figure.name}.png", folder / f"{figure.name}.svg"
         drawn.savefig(paths[0], metadata={"Software": None})
         drawn.savefig(paths[1], metadata={"Date": None})
-        plt.close(drawn)
     return paths
 
 
