@@ -23,6 +23,7 @@ from muloco.launch.summary import newest_checkpoint, reached_end, summarize, sum
 from muloco.launch.surroundings import check_surroundings
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
+from muloco.training.lines import why_full
 from muloco.training.load import ConfigError, flatten, load_config, to_dict
 from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
 
@@ -110,7 +111,14 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
         return Outcome(folder=folder, status=1)
     newest = newest_checkpoint(folder)
-    if not reached_end(config, folder):  # a signal came, here or to a worker
+    if not reached_end(config, folder):  # a signal came, here or to a worker; or the disk is full
+        if stop.received is None and (reason := why_full(folder.root)) is not None:
+            console.print(
+                f"the metrics of the last steps could not be written: {reason}; make room, and then: muloco train "
+                f"{folder.config} --resume",
+                style="red",
+            )
+            return Outcome(folder=folder, status=1)
         where = "before the first checkpoint" if newest is None else f"with a checkpoint of step {newest}"
         console.print(f"stopped {where}; take it up again with: muloco train {folder.config} --resume")
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
@@ -123,14 +131,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
         return Outcome(folder=folder, status=1)
     seconds = time.monotonic() - started
     summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
-    try:
-        write_json(folder.summary, summary)
-    except OSError as error:
-        console.print(
-            f"the summary cannot be written: {error}; write it with: muloco train {folder.config} --resume",
-            style="red",
-        )
-        return Outcome(folder=folder, status=1)
+    write_json(folder.summary, summary)
     console.print(summary_table(summary, config=config))
     return Outcome(folder=folder, status=0)
 

@@ -1,11 +1,13 @@
 """A file that lines are appended to, and that outlasts a full disk. Needs nothing but Python."""
 
+import contextlib
 import errno
 import logging
 import os
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
+from uuid import uuid4
 
 logger = logging.getLogger(__name__)
 
@@ -50,3 +52,16 @@ class LineFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def why_full(folder: Path) -> str | None:
+    """What keeps a file in a folder from being written; None: nothing."""
+    probe = folder / f".probe.{uuid4().hex[:12]}"
+    try:
+        probe.write_bytes(b"x")
+        return None
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

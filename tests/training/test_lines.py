@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muloco.training.lasting import LastingTracker
-from muloco.training.lines import LineFile
+from muloco.training.lines import LineFile, why_full
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_metrics
 
 
@@ -68,6 +68,14 @@ def test_metrics_go_on_behind_a_gap(tmp_path: Path) -> None:
         *((1, 9.0, None), (5, None, 3), (5, 7.0, None))
     ]
     assert json.loads(folder.metrics(0).read_text().splitlines()[1])["event"] == "lines_lost"
+
+
+def test_a_full_disk_is_known(tmp_path: Path) -> None:
+    assert why_full(tmp_path) is None
+    with full_at(0):
+        assert why_full(tmp_path) == "File too large"  # the limit's word for it
+    assert why_full(tmp_path / "nowhere") == "No such file or directory"
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_tracker_that_cannot_write_is_gone_on_without(caplog: pytest.LogCaptureFixture) -> None:
