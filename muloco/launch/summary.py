@@ -44,6 +44,7 @@ def summarize(
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
+        "lost_lines": sum(line["lines"] for line in lines if line.get("event") == "lines_lost"),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "corpus_sha256": list(corpus),
         "wall_seconds": round(wall_seconds, 1),
@@ -92,6 +93,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "sent by a worker": _traffic(summary),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
+        **({"lost lines of metrics": str(summary["lost_lines"])} if summary["lost_lines"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():

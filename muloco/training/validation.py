@@ -2,6 +2,7 @@
 evaluated on tasks as well, where that is asked for."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from muloco.phases import reach
 from muloco.training.averaging import Averaging
 from muloco.training.evaluation import Evaluation, random_state_kept
 from muloco.training.states import State
+
+logger = logging.getLogger(__name__)
 
 
 class AnchorValidator(Validator):
@@ -94,11 +97,24 @@ class AnchorValidator(Validator):
         started = time.perf_counter()
         self.metrics_processor.enter(State.EVALUATING, step)
         model.eval()
-        with random_state_kept():
-            figures = self.evaluation(model, self.ranks)
-        model.train()
-        _reshard(model_parts)
-        self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        try:
+            with random_state_kept():
+                figures = self.evaluation(model, self.ranks)
+        except Exception as error:  # a task is a program of its own, and the training does not depend on it
+            if self.ranks is not None and isinstance(error, RuntimeError):
+                raise  # torch's may have come to this rank alone, and the others wait for it
+            logger.error(
+                "the evaluation after step %d failed, and the training goes on: %s: %s",
+                step,
+                type(error).__name__,
+                error,
+            )
+            self.metrics_processor.log_evaluation_failure(step, f"{type(error).__name__}: {error}")
+        else:
+            self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        finally:
+            model.train()
+            _reshard(model_parts)
 
     def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
         self.metrics_processor.enter(State.VALIDATING, step)

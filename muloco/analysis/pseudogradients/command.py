@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from muloco.analysis.output import check_folder, writing
 from muloco.analysis.pseudogradients.collect import collect
 from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
 from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
+from muloco.console import open_console
 from muloco.training.continuation import Continuation, check, one_rank
 from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
@@ -36,10 +36,11 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
         raise ConfigError(f"a checkpoint is given twice, or two runs have the same name: {'; '.join(names)}")
     for trained in found:
         check(trained, counts=counts, steps=command.steps)
-    console = Console(highlight=False)
+    console = open_console()
     with writing("--out", out):
         out.mkdir(parents=True, exist_ok=True)
-    with one_rank(), Progress(console=console) as progress:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+    with one_rank(), Progress(*columns, console=console) as progress:
         studies = [_study(trained, counts, command.steps, out, progress) for trained in found]
     with writing("--out", out):
         for name, text in tables(studies).items():
