@@ -172,8 +172,8 @@ def test_keeps_low_precision_parameters_in_their_dtype():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_with_products_in_bfloat16(monkeypatch, preset, dtype):
-    """The inputs' mean gives every gradient a direction with some 0.4 of its norm, of which eight steps of Polar Express
-    made NaN."""
+    """The inputs' mean gives every gradient a direction with some 0.4 of its norm, which made the eight steps of Polar
+    Express overflow."""
     module = importlib.import_module("muloco.optim.orthogonalize")
     monkeypatch.setattr(module, "_fast_dtype", lambda device_type: torch.bfloat16)
     torch.manual_seed(0)
