@@ -362,7 +362,7 @@ def failure_in(file: Path, error: BaseException) -> str:
     text = " ".join(str(error).split())
     if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         text += f"; {_hint(full_name(section_name(unknown[1]), unknown[2]))}"
-    kind = "" if isinstance(error, AttributeError) and " in a config; " in text else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, AttributeError) and " in a config" in text else f"{type(error).__name__}: "
     return f"{where}: {kind}{text}".removesuffix(": ")
 
 
