@@ -345,7 +345,8 @@ def _from_python(file: Path) -> Config:
     finally:
         sys.path.remove(folder)
     if made is None and not hasattr(module, "config"):
-        raise ConfigError(f"{file} has no function config()")
+        hint = "; it is a sweep, for `muloco sweep` and `muloco plan`" if hasattr(module, "sweep") else ""
+        raise ConfigError(f"{file} has no function config(){hint}")
     if not isinstance(made, Config):
         raise ConfigError(f"config() in {file} returned {type(made).__name__}, not a muloco.training.config.Config")
     settle(made, where=str(file), theirs=not callable(getattr(module, "config", None)))
