@@ -38,11 +38,13 @@ def summarize(
         "validation_loss_before": _at_step(validations, min),
         "validation_loss": _at_step(validations, max),
         "validation_bits_per_byte": max(validations, key=lambda line: line["step"]).get("validation_bits_per_byte"),
+        "local_validation_loss": own_loss(lines, step=max(line["step"] for line in validations)),
         "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
         "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
+        "lost_lines": sum(line["lines"] for line in lines if line.get("event") == "lines_lost"),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "corpus_sha256": list(corpus),
         "wall_seconds": round(wall_seconds, 1),
@@ -91,6 +93,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "sent by a worker": _traffic(summary),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
+        **({"lost lines of metrics": str(summary["lost_lines"])} if summary["lost_lines"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():
@@ -124,6 +127,21 @@ def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) 
         if line.get("event") in ("sync", "join"):
             reached[line["worker"]] = max(line["step"], reached[line["worker"]])
     return lost + sum(steps - step for step in reached.values())
+
+
+def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
+    """Mean held-out loss of the workers' own weights just before the sync after a step, over those that took part in
+    it; None where no worker has logged it, as without outer steps.
+
+    Args:
+        lines: of metrics.
+        step: inner step; the last one of a run is always validated and synced.
+    """
+    there = [line for line in lines if line["step"] == step]
+    synced = {line["worker"] for line in there if line.get("event") == "sync"}
+    own = {line["worker"]: line["local_validation_loss"] for line in there if "local_validation_loss" in line}
+    losses = [loss for worker, loss in own.items() if worker in synced]
+    return sum(losses) / len(losses) if losses else None
 
 
 def _rate(training: list[dict[str, Any]]) -> float:

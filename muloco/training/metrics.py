@@ -20,9 +20,10 @@ from muloco.model.flavors import flavor
 from muloco.outer import Sync
 from muloco.outer.digest import as_hex
 from muloco.training.config import Config as RunConfig
+from muloco.training.lasting import LastingTracker, Tracker
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines
 from muloco.training.states import State, state_line
-from muloco.training.trackers import TensorBoard, Tracker, WeightsAndBiases
+from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ class RunMetrics(MetricsProcessor):
             self._writer = MetricsWriter(self._path, worker=self._worker, attempt=config.attempt)
             self.enter(State.BUILDING, 0)
             if self._run.metrics.tensorboard:
-                self._trackers.append(TensorBoard(folder.tensorboard(self._worker), self._run))
+                self._trackers.append(LastingTracker(TensorBoard(folder.tensorboard(self._worker), self._run)))
             if self._run.metrics.wandb:
-                self._trackers.append(WeightsAndBiases(folder, self._worker, self._run))
+                self._trackers.append(LastingTracker(WeightsAndBiases(folder, self._worker, self._run)))
 
     def should_log(self, step: int) -> bool:
         return super().should_log(step) or step == self._run.training.steps
@@ -118,6 +119,10 @@ class RunMetrics(MetricsProcessor):
         line = {f"evaluation/{name}": value for name, value in figures.items()}
         self._tell(step, {**line, "evaluation_seconds": seconds}, event="evaluation")
         logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
+
+    def log_evaluation_failure(self, step: int, reason: str) -> None:
+        """The anchor after inner step `step` was not evaluated."""
+        self._write(step, {"event": "evaluation_failed", "reason": reason})
 
     @contextlib.contextmanager
     def reporting_validation_as(self, name: str) -> Iterator[None]:

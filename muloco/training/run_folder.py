@@ -14,22 +14,28 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
                        digest (of the new anchor)
     join lines:        event "join": the worker was away and took over another one's state after that step
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
+    losses:            event "lines_lost", lines, reason: so many lines before this one could not be written
+                       event "evaluation_failed", reason: the anchor was not evaluated after that step
     fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
-    validation lines:  validation_loss (of the anchor) and validation_bits_per_byte; in mid-window also
-                       local_validation_loss and local_validation_bits_per_byte
+    validation lines:  local_validation_loss and local_validation_bits_per_byte (of the worker's own weights, before the
+                       outer step where one is due), validation_loss and validation_bits_per_byte (of the anchor, after
+                       it)
     evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
                        evaluation/mean over the accuracies of the tasks
     state lines:       event "state", state: what the worker is doing from then on (`muloco.training.states`); for the
                        live view, and left out by `read_metrics`
 """
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from uuid import uuid4
+
+from muloco.training.lines import LineFile
 
 SCHEMA = 1
 STATE = "state"
@@ -64,28 +70,36 @@ class RunFolder:
 
 
 class MetricsWriter:
-    """Appends lines to one worker's metrics file, each at once and whole."""
+    """Appends lines to one worker's metrics file, each at once and whole. Where the disk does not take a line, the
+    training goes on without it, and a later line says how many are missing."""
 
     def __init__(self, path: Path, *, worker: int, attempt: int):
         self._worker, self._attempt = worker, attempt
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(path)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        with contextlib.suppress(OSError):  # the first line says what is wrong with the file
+            _drop_torn_line(path)
+        self._step = 0
+        self._file = LineFile(path, gap=self._gap)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        self._step = step
+        self._file.append(self._line(values))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _gap(self, lines: int, reason: str) -> str:
+        return self._line({"event": "lines_lost", "lines": lines, "reason": reason})
+
+    def _line(self, values: dict[str, Any]) -> str:
         line = {
             "schema": SCHEMA,
             "attempt": self._attempt,
             "time": round(time.time(), 3),
-            "step": step,
+            "step": self._step,
             "worker": self._worker,
             **values,
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        return json.dumps(line)
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -15,16 +14,6 @@ from muloco.training.run_folder import RunFolder
 
 HPARAM_METRICS = ("loss", "validation_loss", "validation_bits_per_byte")
 """What TensorBoard's HPARAMS tab shows of a run beside its settings."""
-
-
-class Tracker(Protocol):
-    """Takes a worker's metrics."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Takes values after inner step `step`."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class TensorBoard:

@@ -117,6 +117,7 @@ class MulocoTrainer(Trainer):
         if self.config.muloco.workers == 1:
             self._leaves = self._asked_to_stop()
         if self.outer is not None:
+            self.validator.validate_own(self.model_parts, self.step)
             if self.outer.sends_after(self.step):
                 self.outer.membership.wants_to_leave |= self._asked_to_stop()
             last = self.step == self.config.training.steps

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muloco.launch.summary import how_it_stopped, lost_steps, summarize
+from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder
@@ -32,6 +32,20 @@ def test_nothing_is_lost_where_nobody_was() -> None:
 
 def test_a_worker_that_never_came_has_lost_all() -> None:
     assert lost_steps([line(0, 10, "sync")], workers=2, steps=10) == 10
+
+
+def test_own_loss_is_the_mean_over_those_that_synced_after_the_step() -> None:
+    """Step 15 is in mid-window, and worker 2 was left behind at step 30."""
+    losses = {0: {15: 9.0, 30: 3.0, 45: 9.0}, 1: {15: 9.0, 30: 4.0, 45: 9.0}, 2: {15: 9.0, 30: 8.0}}
+    own = [
+        {"worker": worker, "step": step, "local_validation_loss": loss}
+        for worker, by_step in losses.items()
+        for step, loss in by_step.items()
+    ]
+    lines = [*own, line(0, 30, "sync"), line(1, 30, "sync"), line(2, 30, "join")]
+    assert own_loss(lines, step=30) == 3.5
+    assert own_loss(lines, step=45) is None, "nothing was synced"
+    assert own_loss([], step=30) is None
 
 
 def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
