@@ -30,9 +30,9 @@ class ByRule(torch.optim.Optimizer):
     Args:
         params: see `Muon`.
         defaults: of every option of the rules but `betas`.
-        unknown: other keywords of the constructor.
         betas: default of the groups that have some.
         process_group: see `Muon`.
+        unknown: keywords that the constructor does not have; they are refused.
     """
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither

@@ -45,7 +45,7 @@ def config(corpus: Path, *, workers: int, ranks: int, ahead: bool) -> Config:
 
 
 def test_more_shares_than_documents_are_refused(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"corpus.jsonl has documents for 30 shares, but 32 workers x 2 .* 64 shares"):
+    with pytest.raises(ConfigError, match="corpus.jsonl has 30 documents to train on, fewer than the 64 shares"):
         prepare_data(config(corpus, workers=32, ranks=2, ahead=True))
     prepare_data(config(corpus, workers=15, ranks=2, ahead=True))
 
@@ -59,6 +59,6 @@ def test_a_share_without_text_in_a_stream_is_refused(corpus: Path, tmp_path: Pat
     stream = tmp_path / "stream.jsonl"
     stream.write_text("\n".join([*train[:3], held_out[0], *train[3:7], '{"text": ""}', *held_out]) + "\n")
     prepare_data(config(stream, workers=3, ranks=1, ahead=False))
-    with pytest.raises(ConfigError, match="stream.jsonl has documents for 3 shares, but 4 workers x 1"):
+    with pytest.raises(ConfigError, match="share 3 of 4 finds no text in .*stream.jsonl"):
         stream.write_text("\n".join([*train[:3], held_out[0], *held_out]) + "\n")
         prepare_data(config(stream, workers=4, ranks=1, ahead=False))
