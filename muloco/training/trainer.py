@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,17 @@ class MulocoTrainer(Trainer):
         self.checkpointer.averaging = self._averaging
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)
-        size = flavor(config.muloco.model.flavor)
-        logger.info("model %s (%s): %s parameters", size.alias, size.name, f"{size.parameters:,}")
+        self._introduce()
+
+    def _introduce(self) -> None:
+        size = flavor(self.config.muloco.model.flavor)
+        elements: Counter[str] = Counter()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                rule = group.get("algorithm", type(optimizer).__name__)
+                elements[rule] += sum(parameter.numel() for parameter in group["params"])
+        rules = ", ".join(f"{count:,} by {rule}" for rule, count in elements.items())
+        logger.info("model %s (%s): %s parameters; %s", size.alias, size.name, f"{size.parameters:,}", rules)
 
     def init_distributed(self) -> ParallelDims:
         """torchtitan's, once a process."""
