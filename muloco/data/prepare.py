@@ -94,6 +94,7 @@ def prepare(
     held_out_sequences: int,
     seq_len: int,
     predict_bos: bool = False,
+    verify: bool = False,
     cache: Path | None = None,
 ) -> TrainingData:
     """Everything that has to be there before training, made now as far as the cache has it not.
@@ -108,6 +109,7 @@ def prepare(
         ahead: tokenize all before training. None: where no source is on the hub.
         held_out_sequences, seq_len: size of the held-out set.
         predict_bos: the EOS of each document is an input too, with the label BOS.
+        verify: compare all of what the cache has with its checksum.
         cache: where prepared folders are kept; `default_cache()` if None.
 
     Raises:
@@ -119,7 +121,7 @@ def prepare(
     cache = (cache or default_cache()).absolute()
     sources = [open_source(name, text_field) for name in names]
     opened = open_tokenizer(tokenizer, vocabulary, cache)
-    make = partial(prepare_source, tokenizer=opened, strict=strict, cache=cache)
+    make = partial(prepare_source, tokenizer=opened, strict=strict, verify=verify, cache=cache)
     prepared: tuple[Prepared, ...] = ()
     if ahead:
         part = Part.ALL if validation is None else Part.TRAIN
@@ -169,6 +171,7 @@ def prepare_source(
     part: Part = Part.ALL,
     most_pairs: int | None = None,
     strict: bool = False,
+    verify: bool = False,
     cache: Path,
 ) -> Prepared:
     """The prepared folder of one source, made anew where `Source.key` has changed; see `muloco.data.tokenize.tokenize`.
@@ -181,7 +184,7 @@ def prepare_source(
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name).name).strip("-.")[:40]
     folder = cache / f"{label}-{key}-f{FORMAT}"
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
-    prepared = read_prepared(folder)
+    prepared = read_prepared(folder, verify=verify)
     if strict and source.left_out:
         raise DataError("{}: {}; data.strict refuses what is left out".format(*source.left_out[0]))
     if strict and prepared.skipped:

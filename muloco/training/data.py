@@ -2,18 +2,23 @@
 
 from muloco.data.errors import DataError
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.sources import open_source
+from muloco.data.sources import is_hub, open_source
 from muloco.data.text_stream import check_shares
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
 
-def prepare_data(config: Config) -> TrainingData:
+def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
     """What the run of a resolved config trains on, made now as far as the cache has it not.
+
+    Args:
+        config: resolved.
+        verify: compare all of what the cache has with its checksum.
 
     Raises:
         ConfigError: the data cannot be used so, or there is less of it than there are data-parallel ranks in all
             workers; in one line that says what to change.
+        DamagedCacheError: as `muloco.data.prepare.prepare`.
     """
     data = config.data
     try:
@@ -29,11 +34,13 @@ def prepare_data(config: Config) -> TrainingData:
             held_out_sequences=config.validation.sequences,
             seq_len=config.training.seq_len,
             predict_bos=data.predict_bos,
+            verify=verify,
         )
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)
         for name in prepared.streamed:
-            check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
+            if not is_hub(name):  # data sets on the hub are taken to be large enough
+                check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
     except DataError as error:
         raise ConfigError(str(error)) from error
     return prepared

@@ -39,8 +39,9 @@ def test_one_source_or_several_on_the_command_line(corpus: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--data.corpus nowhere.jsonl", "there is no file or folder"),
-        ("--data.validation nowhere.jsonl", "there is no file or folder"),
+        ("--data.corpus nowhere.jsonl", "data.corpus: there is no file or folder"),
+        ("--data.validation nowhere.jsonl", "data.validation: there is no file or folder"),
+        ("--data.corpus embedded broken", "broken is a broken link: there is no nowhere"),
         ("--data.corpus hf:a:b:c", "write hf:OWNER/NAME"),
         ("--data.corpus embedded --data.weights 1 2", "data.weights has 2 entries, data.corpus has 1"),
         ("--data.corpus embedded a.jsonl --data.weights 1 0", "data.weights must be above 0; got 0"),
@@ -53,6 +54,7 @@ def test_one_source_or_several_on_the_command_line(corpus: Path, monkeypatch: py
 )
 def test_what_cannot_be_is_refused_in_one_line(corpus: Path, monkeypatch, words: str, message: str) -> None:
     monkeypatch.chdir(corpus.parent)
+    Path("broken").symlink_to("nowhere")
     Path("large").mkdir()
     vocabulary = {"<|begin_of_text|>": 0, "<|end_of_text|>": 4999}
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "?"}
