@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
+from muloco.launch.lighthouse import LighthouseError
 from muloco.training.config import Config
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, find_config, load_config
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"muloco: {error}\n")
         return 2
+    except LighthouseError as error:
+        sys.stderr.write(f"muloco: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130

@@ -1,8 +1,10 @@
 """A config's data, prepared."""
 
+from muloco.data.cache import default_cache
 from muloco.data.corpus import Document
 from muloco.data.errors import BadRecord, DataError, Skipped
 from muloco.data.prepare import TrainingData, prepare
+from muloco.data.prepared import DamagedCacheError
 from muloco.data.sources import Source, is_hub, open_source
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -12,9 +14,8 @@ def prepare_data(config: Config) -> TrainingData:
     """What the run of a resolved config trains on, made now as far as the cache has it not.
 
     Raises:
-        ConfigError: the data cannot be used so, or a rank of a worker has no document of its own; in one line that says
-            what to change.
-        DamagedCacheError: as `muloco.data.prepare.prepare`.
+        ConfigError: the data cannot be used so, a rank of a worker has no document of its own, an entry of the cache is
+            damaged, or the cache cannot be written to; in one line that says what to change.
     """
     data = config.data
     try:
@@ -31,8 +32,12 @@ def prepare_data(config: Config) -> TrainingData:
             seq_len=config.training.seq_len,
         )
         _check_shares(config, prepared)
-    except DataError as error:
+    except (DataError, DamagedCacheError) as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the data cannot be prepared: {error} (its cache is {default_cache()}; MULOCO_CACHE names another one)"
+        ) from error
     return prepared
 
 
