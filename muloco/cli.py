@@ -14,6 +14,7 @@ from pathlib import Path
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
+from muloco.launch.lighthouse import LighthouseError
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
 from muloco.training.config import Config
@@ -68,14 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except ConfigError as error:
         return _refused(error, str(error), argv)
+    except LighthouseError as error:
+        sys.stderr.write(f"muloco: {error}\n")
+        return 1
+    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
+        return 0
     except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
         return _refused(error, f"{path}{error_reason(error)} (-v shows where)", argv)
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
-    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
-        return 0
     finally:
         _flush_output()
 

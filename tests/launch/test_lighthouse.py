@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from muloco.launch import lighthouse as lighthouse_module
-from muloco.launch.lighthouse import Lighthouse, start_lighthouse
+from muloco.launch.lighthouse import Lighthouse, LighthouseError, start_lighthouse
 
 
 def listens(address: str) -> bool:
@@ -82,7 +82,7 @@ def test_one_that_cannot_be_started_again_is_lost(tmp_path: Path, caplog) -> Non
 
     def start(port: int):
         if not started:
-            raise RuntimeError("the lighthouse did not come up")
+            raise LighthouseError("the lighthouse did not come up")
         return started.pop()
 
     lighthouse = Lighthouse(start)
