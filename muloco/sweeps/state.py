@@ -11,7 +11,7 @@ from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 from muloco.training.load import flatten, from_dict
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import RunFolder, parsed_line, standing
 
 UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
@@ -91,9 +91,7 @@ def is_unusable(submission: Submission) -> bool:
 
 def progress(folder: RunFolder) -> Progress:
     """How far a run has come, from the ends of its metrics files."""
-    lines = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
-    attempt = max((line["attempt"] for line in lines), default=0)
-    lines = [line for line in lines if line["attempt"] == attempt]
+    lines = standing([line for path in folder.metrics_files().values() for line in _last_lines(path)])
     training = {(line["step"], line["worker"]): line["loss"] for line in lines if "loss" in line}
     validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     step = max((step for step, _ in training), default=None)
@@ -144,8 +142,7 @@ def _complaint(submission: Submission) -> str:
 
 
 def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in _tail(path):
-        yield json.loads(line)
+    yield from filter(None, map(parsed_line, _tail(path)))
 
 
 def _tail(path: Path) -> list[str]:

@@ -112,24 +112,26 @@ class MetricsWriter:
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """All lines of a run that stand (`standing`), by worker and in the order written. Lines that cannot be read are
     left out; see `read_lines`."""
-    return [line for path in folder.metrics_files().values() for line in standing(list(read_lines(path)))]
+    return standing([line for path in folder.metrics_files().values() for line in read_lines(path)])
 
 
 def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One worker's lines without those of steps that were lost: an attempt that takes the run up after a step makes the
+    """The lines of a run without those of steps that were lost: an attempt that takes the run up after a step makes the
     later steps of all earlier attempts void."""
     begun: dict[int, int] = {}
-    first: dict[int, int] = {}
+    first: dict[tuple[int, int], int] = {}
     for line in lines:
-        steps = begun if line.get("event") == "resume" else first
-        steps[line["attempt"]] = min(line["step"], steps.get(line["attempt"], line["step"]))
-    valid_up_to: dict[int, float] = {}
-    least = math.inf
-    for attempt in sorted(begun | first, reverse=True):
-        valid_up_to[attempt] = least
+        attempt, step, own = line["attempt"], line["step"], (line["worker"], line["attempt"])
+        first[own] = min(step, first.get(own, step))
+        if line.get("event") == "resume":
+            begun[attempt] = min(step, begun.get(attempt, step))
+    valid_up_to: dict[tuple[int, int], float] = {}
+    for worker, attempt in first:
+        later = [number for number in {one for _, one in first} if number > attempt]
         # metrics of earlier versions have no resume lines
-        least = min(least, begun[attempt] if attempt in begun else first[attempt] - 1)
-    return [line for line in lines if line["step"] <= valid_up_to[line["attempt"]]]
+        ends = [begun.get(number, first.get((worker, number), math.inf) - 1) for number in later]
+        valid_up_to[worker, attempt] = min(ends, default=math.inf)
+    return [line for line in lines if line["step"] <= valid_up_to[line["worker"], line["attempt"]]]
 
 
 def next_attempt(folder: RunFolder) -> int:
@@ -146,7 +148,7 @@ def newest_syncs(folder: RunFolder, attempt: int) -> list[dict[str, Any]]:
             skipped = max(0, path.stat().st_size - 2**20)
             file.seek(skipped)
             lines = file.read().split(b"\n")[1 if skipped else 0 : -1]  # whole ones
-        found += [line for raw in lines if b'"sync"' in raw and (line := _parsed(raw)) is not None]
+        found += [line for raw in lines if b'"sync"' in raw and (line := parsed_line(raw)) is not None]
     return [
         line
         for line in found
@@ -173,7 +175,7 @@ class MetricsTail:
                 data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._offsets[index] += len(whole)
-            yield from filter(None, map(_parsed, whole.splitlines()))
+            yield from filter(None, map(parsed_line, whole.splitlines()))
 
 
 def why_unwritable(folder: RunFolder) -> str | None:
@@ -226,7 +228,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     *whole, torn = path.read_bytes().split(b"\n")
     bad = []
     for number, line in enumerate([*whole, torn], start=1):
-        if (values := _parsed(line)) is not None:
+        if (values := parsed_line(line)) is not None:
             yield values
         elif number <= len(whole):
             bad.append(number)
@@ -240,7 +242,7 @@ def _warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def parsed_line(line: bytes | str) -> dict[str, Any] | None:
     """The values of a line of metrics; None: it is none."""
     try:
         values = json.loads(line)
