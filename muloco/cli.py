@@ -11,6 +11,7 @@ from muloco import __version__
 from muloco.training.config import Config
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, find_config, load_config
+from muloco.training.overrides import locate
 from muloco.training.resolve import resolve
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, here or over the nodes of the SLURM job that this is,
@@ -229,17 +230,24 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
+    from muloco.training.resuming import take_up
 
     chosen = _chosen(command, overrides)
     console = Console(soft_wrap=True, highlight=False)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
-    config = resolve(chosen, config_name=find_config(command.config).stem)
+    resumption = None
+    if command.resume:
+        locate(chosen, find_config(command.config), overrides)
+        resumption = take_up(chosen)
+        config, chosen = resumption.config, resumption.chosen
+    else:
+        config = resolve(chosen, config_name=find_config(command.config).stem)
     if config.evaluation.tasks:
         from muloco.evals.in_training import tasks_of
 
         tasks_of(config)  # what is not known, or not here, is said now
-    outcome = train(config, chosen=chosen, resume=command.resume, console=console)
+    outcome = train(config, chosen=chosen, resumption=resumption, console=console)
     if outcome.status == 0:
         console.print(f"loss curve: {plot_loss(outcome.folder)}")
     return outcome.status
@@ -263,6 +271,7 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from muloco.training.worker import run_worker
 
     chosen = _chosen(command, overrides)
+    locate(chosen, find_config(command.config), overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
     logging.basicConfig(

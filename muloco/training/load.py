@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import tyro
 
 from muloco.training.config import Config
+from muloco.training.overrides import settle_length
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +63,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(
+            overridden = tyro.cli(
                 Config,
                 default=copy.deepcopy(config),
                 args=words,
@@ -74,6 +75,8 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
         if not stop.code:
             raise
         raise ConfigError(_first_sentence(captured.getvalue())) from None
+    settle_length(overridden, words)
+    return overridden
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def _check_ranges(config: Config, size: Flavor) -> None:
         "training.local_batch_size": training.local_batch_size,
         "training.steps": training.steps,
         "training.tokens": training.tokens,
+        "lr_scheduler.total_steps": config.lr_scheduler.total_steps,
         "optimizer.orthogonalization_steps": config.optimizer.orthogonalization_steps,
         "fault_tolerance.group_size": config.fault_tolerance.group_size,
         "fault_tolerance.min_replica_size": config.fault_tolerance.min_replica_size,
