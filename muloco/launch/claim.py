@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.run_folder import RunFolder, has_trained, write_json
 
 
 class Claim:
@@ -15,16 +15,16 @@ class Claim:
     Args:
         folder: of the run.
         contents: of config.json.
+        attempt: how many times the run has been started, this one included.
         fresh: whether the run is a new one, and not taken up again.
 
     Raises:
         ConfigError: another run is there already, or the folder cannot be written to.
     """
 
-    def __init__(self, folder: RunFolder, contents: dict[str, Any], *, fresh: bool):
-        self._folder = folder
+    def __init__(self, folder: RunFolder, contents: dict[str, Any], *, attempt: int, fresh: bool):
+        self._folder, self._attempt = folder, attempt
         self._before = None if fresh else folder.config.read_bytes()
-        self._metrics_before = folder.metrics_size()
         try:
             if fresh:
                 folder.root.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ class Claim:
             raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
 
     def take_back(self) -> None:
-        """To be called where a start has failed: as long as no worker has written metrics, config.json is again what
-        it was before, or is not there."""
-        if self._folder.metrics_size() > self._metrics_before:
+        """To be called where a start has failed: if no worker has come to train, config.json is again what it was
+        before, or is not there."""
+        if has_trained(self._folder, self._attempt):
             return
         if self._before is None:
             self._remove()

@@ -9,6 +9,9 @@ from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
 from muloco.training.run_folder import RunFolder, read_metrics
 
+SHOWN_FIGURES = 4
+"""Of an evaluation in the table."""
+
 
 def summarize(
     config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int
@@ -42,6 +45,7 @@ def summarize(
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
+        "evaluation": last_evaluation(lines),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "corpus_sha256": list(corpus),
         "wall_seconds": round(wall_seconds, 1),
@@ -71,6 +75,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "syncs": str(summary["syncs"]),
         "sent by a worker": _traffic(summary),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
+        **({"evaluation": _evaluation(summary["evaluation"])} if summary["evaluation"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
@@ -87,6 +92,26 @@ def _traffic(summary: dict[str, Any]) -> str:
 
 def _losses(summary: dict[str, Any]) -> str:
     return f"{summary['restarts']} started again, {summary['lost_steps']} inner steps lost"
+
+
+def last_evaluation(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The step of the last evaluation in training and its figures by TASK/METRIC, `mean` among them; None where nothing
+    was evaluated. All workers evaluate the same anchor: any one speaks."""
+    evaluations = [line for line in lines if line.get("event") == "evaluation"]
+    if not evaluations:
+        return None
+    last = max(evaluations, key=lambda line: line["step"])
+    named = {name.removeprefix("evaluation/"): value for name, value in last.items() if name.startswith("evaluation/")}
+    return {"step": last["step"], "figures": named}
+
+
+def _evaluation(found: dict[str, Any]) -> str:
+    figures = [
+        f"{name} {value:.4f}" for name, value in sorted(found["figures"].items(), key=lambda one: one[0] != "mean")
+    ]
+    shown = figures[:SHOWN_FIGURES]
+    more = f", {len(figures) - len(shown)} more in summary.json" if len(figures) > len(shown) else ""
+    return f"{', '.join(shown)}{more}, after step {found['step']}"
 
 
 def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) -> int:

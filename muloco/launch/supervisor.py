@@ -78,7 +78,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
     if resumption is not None:
         for remark in filter(None, (*resumption.remarks, check_content(resumption, content))):
             console.print(remark, markup=False)
-    claim = Claim(folder, config_json(chosen, config, content), fresh=resumption is None)
+    claim = Claim(folder, config_json(chosen, config, content), attempt=attempt, fresh=resumption is None)
     console.print(f"run folder: {folder.root}\n{placement.description}")
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []

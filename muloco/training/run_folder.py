@@ -27,7 +27,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 from uuid import uuid4
@@ -80,7 +80,7 @@ class RunFolder:
         return {int(number): path for number, path in named.items() if number.isdecimal()}
 
     def metrics_size(self) -> int:
-        """Bytes of all metrics files: it grows as soon as a worker writes a line."""
+        """Bytes of all metrics files: it grows whenever a worker writes a line."""
         return sum(path.stat().st_size for path in self.metrics_files().values())
 
 
@@ -122,22 +122,36 @@ def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     first: dict[tuple[int, int], int] = {}
     for line in lines:
         attempt, step, own = line["attempt"], line["step"], (line["worker"], line["attempt"])
-        first[own] = min(step, first.get(own, step))
         if line.get("event") == "resume":
             begun[attempt] = min(step, begun.get(attempt, step))
-    valid_up_to: dict[tuple[int, int], float] = {}
-    for worker, attempt in first:
-        later = [number for number in {one for _, one in first} if number > attempt]
+        elif tells_of_training(line):
+            first[own] = min(step, first.get(own, step))
+    attempts = begun.keys() | {attempt for _, attempt in first}
+
+    @functools.cache
+    def valid_up_to(worker: int, attempt: int) -> float:
+        later = [number for number in attempts if number > attempt]
         # metrics of earlier versions have no resume lines
-        ends = [begun.get(number, first.get((worker, number), math.inf) - 1) for number in later]
-        valid_up_to[worker, attempt] = min(ends, default=math.inf)
-    return [line for line in lines if line["step"] <= valid_up_to[line["worker"], line["attempt"]]]
+        return min((begun.get(one, first.get((worker, one), math.inf) - 1) for one in later), default=math.inf)
+
+    return [line for line in lines if line["step"] <= valid_up_to(line["worker"], line["attempt"])]
+
+
+def tells_of_training(line: Mapping[str, Any]) -> bool:
+    """Whether a line says that a worker has computed something, or stood ready to."""
+    return "loss" in line or "validation_loss" in line or line.get("event") in ("sync", "resume")
 
 
 def next_attempt(folder: RunFolder) -> int:
     """1 for a fresh run, one more for each time that it was taken up again."""
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
     return 1 + max((line["attempt"] for line in lines), default=0)
+
+
+def has_trained(folder: RunFolder, attempt: int) -> bool:
+    """Whether a worker has come to train in an attempt."""
+    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
+    return any(line["attempt"] == attempt and tells_of_training(line) for line in lines)
 
 
 def newest_syncs(folder: RunFolder, attempt: int) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ class AnchorValidator(Validator):
         started = time.perf_counter()
         model.eval()
         with random_state_kept():
-            figures = self.evaluation(model, self.ranks)
+            figures = self.evaluation(model, self.ranks, step)
         model.train()
         _reshard(model_parts)
         self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)

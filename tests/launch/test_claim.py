@@ -12,7 +12,7 @@ CONTENTS = {"chosen": {}, "resolved": {"a": [1, 2]}}
 
 
 def claim(folder: RunFolder, *, fresh: bool = True) -> Claim:
-    return Claim(folder, CONTENTS, fresh=fresh)
+    return Claim(folder, CONTENTS, attempt=1, fresh=fresh)
 
 
 def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path: Path) -> None:
@@ -40,11 +40,11 @@ def test_a_full_disk_at_the_start_leaves_nothing(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
         with pytest.raises(ConfigError, match="No space left on device"):
-            Claim(folder, {**CONTENTS, "resolved": {}}, fresh=False)
+            Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
     assert folder.config.read_bytes() == before and list(folder.root.iterdir()) == [folder.config]
 
 
-def test_a_start_that_fails_is_taken_back_until_a_worker_has_written_metrics(tmp_path: Path) -> None:
+def test_a_start_that_fails_is_taken_back_unless_a_worker_came_to_train(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a")
     claim(folder).take_back()
     assert not folder.root.exists()
@@ -56,15 +56,16 @@ def test_a_start_that_fails_is_taken_back_until_a_worker_has_written_metrics(tmp
 
     begun = claim(folder)
     writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
+    writer.write(0, {"event": "fault"})
     begun.take_back()
-    assert not folder.config.exists(), "an empty file of metrics says nothing"
+    assert not folder.config.exists()
     begun = claim(folder)
-    writer.write(0, {})
+    writer.write(0, {"validation_loss": 7.0})
     begun.take_back()
     assert folder.config.exists()
 
     before = folder.config.read_bytes()
-    again = Claim(folder, {**CONTENTS, "resolved": {}}, fresh=False)
+    again = Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
     assert folder.config.read_bytes() != before
     again.take_back()
     assert folder.config.read_bytes() == before

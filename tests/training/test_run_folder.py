@@ -107,6 +107,7 @@ def test_what_was_written_of_lost_steps_is_void(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write(folder, 0, 1, range(2, 20, 2))
     for attempt, step, values in (
+        (2, 0, {"event": "fault"}),
         (2, 10, {"event": "resume"}),
         (2, 13, {"loss": 2.0}),
         (2, 14, {"event": "sync"}),
@@ -117,7 +118,7 @@ def test_what_was_written_of_lost_steps_is_void(tmp_path: Path) -> None:
         writer.write(step, values)
         writer.close()
     found = [(line["attempt"], line["step"]) for line in read_metrics(folder)]
-    assert found == [(1, step) for step in (2, 4, 6, 8, 10)] + [(2, 10), (2, 13), (3, 13), (3, 13)]
+    assert found == [(1, step) for step in (2, 4, 6, 8, 10)] + [(2, 0), (2, 10), (2, 13), (3, 13), (3, 13)]
 
 
 def test_the_tail_gives_whole_new_lines_once(tmp_path: Path) -> None:
