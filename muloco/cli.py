@@ -268,7 +268,8 @@ def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from muloco.training.worker import run_worker
+    from muloco.launch.summary import sum_up_by_hand
+    from muloco.training.worker import ATTEMPT, run_worker
 
     chosen = _chosen(command, overrides)
     locate(chosen, find_config(command.config), overrides)
@@ -289,6 +290,8 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
         make_evaluation = TaskEvaluation
     run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
+        sum_up_by_hand(config)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

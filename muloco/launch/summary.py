@@ -1,5 +1,6 @@
 """What a finished run amounts to: summary.json, and the same for the eye."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,10 @@ from rich.table import Table
 
 from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.training.resuming import run_folder
+from muloco.training.run_folder import RunFolder, read_json, read_metrics, write_json
+
+logger = logging.getLogger(__name__)
 
 SHOWN_FIGURES = 4
 """Of an evaluation in the table."""
@@ -50,6 +54,28 @@ def summarize(
         "corpus_sha256": list(corpus),
         "wall_seconds": round(wall_seconds, 1),
     }
+
+
+def sum_up_by_hand(config: Config) -> None:
+    """Writes summary.json at the end of a worker that no supervisor has started, if the last step is validated. Every
+    worker does that, so that the last one has seen the metrics of all.
+
+    Args:
+        config: resolved.
+    """
+    folder = run_folder(config)
+    if not reached_end(config, folder):
+        return
+    content = read_json(folder.config).get("data") or {}
+    corpus = content.get("text") or content.get("held out") or []
+    while True:  # until no other worker has written meanwhile
+        seen = folder.metrics_size()
+        times = [line["time"] for line in read_metrics(folder)]
+        summary = summarize(config, folder, corpus=corpus, wall_seconds=max(times) - min(times), restarts=0)
+        write_json(folder.summary, summary)
+        if folder.metrics_size() == seen:
+            break
+    logger.info("the summary of the run is %s", folder.summary)
 
 
 def reached_end(config: Config, folder: RunFolder) -> bool:

@@ -131,8 +131,15 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         return Outcome(folder=folder, status=1)
     seconds = time.monotonic() - started
     summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
-    write_json(folder.summary, summary)
     console.print(summary_table(summary, config=config))
+    try:
+        write_json(folder.summary, summary)
+    except OSError as error:
+        reason = (
+            f"the summary could not be written: {error}; make room, and then: muloco train {folder.config} --resume"
+        )
+        console.print(reason, style="red", markup=False)
+        return Outcome(folder=folder, status=1)
     return Outcome(folder=folder, status=0)
 
 

@@ -70,7 +70,9 @@ def take_up(asked: Config) -> Resumption:
         newest, _ = CheckpointFolder(folder.checkpoint).newest()
     except (ValueError, NoWholeCheckpoint) as error:
         raise ConfigError(str(error)) from None
-    remarks = [_find_tokenizer(asked, before, folder)]
+    remarks: list[str | None] = []
+    if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
+        remarks.append(f"data.tokenizer {named} is gone: its copy in the run folder is taken")
     _look_for_data(asked)
     config = _resolve(asked, begun=newest is not None)
     changed = _changes(before, asked, config)
@@ -108,6 +110,23 @@ def run_folder(config: Config) -> RunFolder:
         return RunFolder.of(config.run.outputs, config.run.name)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
+    """Where a config's tokenizer is gone, the copy in its run's folder takes its place.
+
+    Args:
+        config: changed in place.
+        folder: of the run.
+
+    Returns:
+        where the tokenizer was, if it is gone and there is a copy.
+    """
+    named = config.data.tokenizer
+    if named == EMBEDDED or Path(named).exists() or not folder.tokenizer.exists():
+        return None
+    config.data.tokenizer = str(folder.tokenizer.absolute())
+    return named
 
 
 def config_json(chosen: Config, config: Config, content: dict[str, Any]) -> dict[str, Any]:
@@ -166,14 +185,8 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
     return f"{where}: the same data as at the start of the run ({compared})" if where else None
 
 
-def _find_tokenizer(asked: Config, before: Config, folder: RunFolder) -> str | None:
-    """Takes the run folder's copy of the tokenizer, where that of the start is gone."""
-    named = asked.data.tokenizer
-    is_that_of_the_start = named != EMBEDDED and Path(named).absolute() == Path(before.data.tokenizer)
-    if not is_that_of_the_start or Path(named).exists() or not folder.tokenizer.exists():
-        return None
-    asked.data.tokenizer = str(folder.tokenizer.absolute())
-    return f"data.tokenizer {named} is gone: its copy in the run folder is taken"
+def _is_named_as_before(asked: Config, before: Config) -> bool:
+    return Path(asked.data.tokenizer).absolute() == Path(before.data.tokenizer)
 
 
 def _look_for_data(asked: Config) -> None:

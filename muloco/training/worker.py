@@ -18,7 +18,7 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import to_dict
+from muloco.training.resuming import config_json, content_of, run_folder
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
@@ -47,11 +47,11 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
             f"torchrun started {world} ranks, but the config's parallelism makes a worker of {config.ranks_per_worker}"
         )
     os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
-    folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
-    if os.environ["RANK"] == "0" and not folder.config.exists():
-        write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
+    folder = run_folder(config)
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
+        if not folder.config.exists():
+            write_json(folder.config, config_json(chosen, config, content_of(data, config)))
         _keep_tokenizer(data.tokenizer_folder, folder)
     evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
     attempt = int(os.environ.get(ATTEMPT, "1"))
