@@ -64,12 +64,12 @@ def take_up(asked: Config) -> Resumption:
     folder = run_folder(asked)
     if not folder.config.exists():
         raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
-    before = load_config(str(folder.config.absolute()))
     try:
         stored = read_json(folder.config)
         newest, _ = CheckpointFolder(folder.checkpoint).newest()
     except (ValueError, NoWholeCheckpoint) as error:
         raise ConfigError(str(error)) from None
+    before = load_config(str(folder.config.absolute()))
     remarks: list[str | None] = []
     if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
         remarks.append(f"data.tokenizer {named} is gone: its copy in the run folder is taken")
@@ -190,7 +190,12 @@ def _is_named_as_before(asked: Config, before: Config) -> bool:
 
 
 def _look_for_data(asked: Config) -> None:
-    for field, names in (("corpus", asked.data.sources), ("validation", (asked.data.validation or EMBEDDED,))):
+    data = asked.data
+    for field, names in (
+        ("corpus", data.sources),
+        ("validation", (data.validation or EMBEDDED,)),
+        ("tokenizer", (data.tokenizer,)),
+    ):
         for name in names:
             if name != EMBEDDED and not is_hub(name) and not Path(name).exists():
                 raise ConfigError(
