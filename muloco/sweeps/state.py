@@ -1,7 +1,6 @@
 """Where each job of a sweep stands: from its run folder, what the sweep remembers of it, and SLURM's queue."""
 
 import enum
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 from muloco.training.load import flatten, from_dict
-from muloco.training.run_folder import RunFolder, parsed_line, standing
+from muloco.training.run_folder import RunFolder, parsed_line, read_json, standing
 
 UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
@@ -108,7 +107,10 @@ def other_run(job: Job) -> str | None:
     run = RunFolder(job.run_folder)
     if not run.config.exists():
         return None
-    there = flatten(from_dict(json.loads(run.config.read_text())["resolved"], where=str(run.config)))
+    try:
+        there = flatten(from_dict(read_json(run.config)["resolved"], where=str(run.config)))
+    except (ValueError, AttributeError, KeyError) as error:  # the last two: JSON of another shape
+        return f"its config.json cannot be used: {error}"
     here = flatten(job.resolved)
     changed = [
         f"{field} {there[field]!r}, here {here[field]!r}"

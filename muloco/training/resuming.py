@@ -125,7 +125,7 @@ def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
     named = config.data.tokenizer
     if named == EMBEDDED or Path(named).exists() or not folder.tokenizer.exists():
         return None
-    config.data.tokenizer = str(folder.tokenizer.absolute())
+    config.data.tokenizer = str(folder.tokenizer.resolve())
     return named
 
 

@@ -217,7 +217,7 @@ def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> 
     (tmp_path / "kept" / "summary.json").unlink()
     changed = train(tmp_path, "kept", MULOCO, "--resume", **settings, outer_optimizer__lr=0.1)
     assert changed.status == 2
-    assert "a resumed run keeps its config; this differs: outer_optimizer.lr 0.7 -> 0.1" in changed.output
+    assert "this differs: outer_optimizer.lr 0.7 -> 0.1;" in changed.output
 
 
 def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> None:
