@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from muloco.launch.summary import lost_steps, summarize
+import pytest
+
+from muloco.launch import summary
+from muloco.launch.summary import lost_steps, sum_up_by_hand, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
 
 
 def line(worker: int, step: int, event: str) -> dict[str, Any]:
@@ -46,3 +49,34 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
     config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
     assert summarize(config, folder, corpus=["5e"], wall_seconds=1.0, restarts=0)["lost_steps"] == 0
+
+
+def test_of_workers_started_by_hand_the_last_one_has_seen_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker 1 writes its last lines while worker 0 sums up."""
+    words = ["--run.name", "a", "--run.outputs", str(tmp_path), "--training.steps", "12"]
+    config, folder = resolve(load_config("config/laptop/muloco.py", words)), RunFolder(tmp_path / "a")
+    write_json(folder.config, {"data": {"text": ["5e"]}})
+
+    def work(worker: int, steps: tuple[int, ...]) -> None:
+        writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=1)
+        for step in steps:
+            writer.write(step, {"validation_loss": 3.0})
+            writer.write(step, {"loss": 2.0, "tokens": 64 * step, "tokens_per_second": 64.0})
+        writer.close()
+
+    work(0, (6,))
+    work(1, (6,))
+    sum_up_by_hand(config)
+    assert not folder.summary.exists(), "it was stopped before its end"
+    work(0, (12,))
+    late = iter([1])
+
+    def write(path: Path, value: Any) -> None:
+        for worker in late:
+            work(worker, (12,))
+        write_json(path, value)
+
+    monkeypatch.setattr(summary, "write_json", write)
+    sum_up_by_hand(config)
+    found = read_json(folder.summary)
+    assert (found["steps"], found["tokens"], found["corpus_sha256"]) == (12, 2 * 64 * 12, ["5e"])
