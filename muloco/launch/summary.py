@@ -9,7 +9,7 @@ from rich.table import Table
 from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
 from muloco.training.resuming import run_folder
-from muloco.training.run_folder import RunFolder, read_json, read_metrics, write_json
+from muloco.training.run_folder import RunFolder, read_json, read_lines, read_metrics, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ def summarize(
         config: resolved.
         folder: of a run that has ended well.
         corpus: SHA-256 of its sources, so that runs on other text are not taken for runs on this one.
-        wall_seconds: of the launcher, from its start to its end.
-        restarts: how often workers were started again.
+        wall_seconds: of the launcher, from its start to its end, and of earlier starts (`seconds_before`).
+        restarts: how often workers were started again, since the last start.
     """
     lines = read_metrics(folder)
     training = [line for line in lines if "loss" in line]
@@ -76,6 +76,16 @@ def sum_up_by_hand(config: Config) -> None:
         if folder.metrics_size() == seen:
             break
     logger.info("the summary of the run is %s", folder.summary)
+
+
+def seconds_before(folder: RunFolder, attempt: int) -> float:
+    """Seconds that earlier starts of a run took, from the first to the last line of metrics of each."""
+    times: dict[int, list[float]] = {}
+    for path in folder.metrics_files().values():
+        for line in read_lines(path):
+            if line["attempt"] < attempt and isinstance(line.get("time"), int | float):
+                times.setdefault(line["attempt"], []).append(line["time"])
+    return sum(max(of_attempt) - min(of_attempt) for of_attempt in times.values())
 
 
 def reached_end(config: Config, folder: RunFolder) -> bool:

@@ -19,7 +19,7 @@ from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
-from muloco.launch.summary import newest_checkpoint, reached_end, summarize, summary_table
+from muloco.launch.summary import newest_checkpoint, reached_end, seconds_before, summarize, summary_table
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import ConfigError
@@ -129,7 +129,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
             style="red",
         )
         return Outcome(folder=folder, status=1)
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started + seconds_before(folder, attempt)
     summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
     console.print(summary_table(summary, config=config))
     try:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def take_up(asked: Config) -> Resumption:
     if asked.run.name is None:
         raise ConfigError("which run is to be resumed? Give its config.json as CONFIG, or its --run.name")
     folder = run_folder(asked)
-    if not folder.config.exists():
+    if not os.path.exists(folder.config):  # False also for a name that no file can have
         raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
     try:
         stored = read_json(folder.config)

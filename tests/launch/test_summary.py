@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from muloco.launch import summary
-from muloco.launch.summary import lost_steps, sum_up_by_hand, summarize
+from muloco.launch.summary import lost_steps, seconds_before, sum_up_by_hand, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
@@ -49,6 +49,19 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
     config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
     assert summarize(config, folder, corpus=["5e"], wall_seconds=1.0, restarts=0)["lost_steps"] == 0
+
+
+def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics(0).parent.mkdir()
+    for worker, lines in {
+        0: [(1, 10.0), (1, 14.5), (2, 100.0), (2, 101.0)],
+        1: [(1, 12.0), (1, 16.0), (3, 500.0)],
+    }.items():
+        shared = {"step": 1, "worker": worker}
+        text = [json.dumps({**shared, "attempt": attempt, "time": time}) for attempt, time in lines]
+        folder.metrics(worker).write_text("\n".join(text) + "\n")
+    assert [seconds_before(folder, attempt) for attempt in (1, 2, 3)] == [0, 6.0, 7.0]
 
 
 def test_of_workers_started_by_hand_the_last_one_has_seen_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
