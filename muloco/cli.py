@@ -21,6 +21,7 @@ from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
+from muloco.training.overrides import locate
 from muloco.training.resolve import Resolution, resolution, resolve
 from muloco.training.values import shown
 
@@ -302,12 +303,22 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     chosen = _chosen(command, overrides)
-    found = _resolution(command, chosen)
-    if command.dry_run:
-        return _show(found, resume=command.resume)
-    config = found.config
-    for note in found.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+    resumption = None
+    if command.resume:
+        if command.dry_run:
+            raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
+        from muloco.training.resuming import take_up
+
+        locate(chosen, find_config(command.config), overrides)
+        resumption = take_up(chosen)
+        config, chosen = resumption.config, resumption.chosen
+    else:
+        found = _resolution(command, chosen)
+        if command.dry_run:
+            return _show(found)
+        config = found.config
+        for note in found.notes:
+            console.print(f"note: {note}", style="yellow", markup=False)
     if config.evaluation.tasks:
         from muloco.evals.in_training import rehearse
 
@@ -315,7 +326,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
-    outcome = train(config, chosen=chosen, resume=command.resume, console=console)
+    outcome = train(config, chosen=chosen, resumption=resumption, console=console)
     if outcome.status == 0:
         try:
             console.print(f"loss curve: {plot_loss(outcome.folder)}")
@@ -335,11 +346,9 @@ def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     return found
 
 
-def _show(found: Resolution, *, resume: bool) -> int:
+def _show(found: Resolution) -> int:
     from muloco.training.describe import describe
 
-    if resume:
-        raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
     sys.stdout.write(describe(found) + "\n")
     return 0
 
@@ -359,6 +368,7 @@ def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = _chosen(command, overrides)
+    locate(chosen, find_config(command.config), overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
     from muloco.training.worker_log import set_up_log
@@ -366,7 +376,8 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     set_up_log(rank=int(os.environ.get("RANK", "0")))
     config = resolve(chosen, config_name=find_config(command.config).stem)
     check_environment(config, os.environ)
-    from muloco.training.worker import run_worker
+    from muloco.launch.summary import sum_up_by_hand
+    from muloco.training.worker import ATTEMPT, run_worker
 
     make_evaluation: MakeEvaluation | None = None
     if config.evaluation.tasks:
@@ -374,6 +385,8 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
         make_evaluation = TaskEvaluation
     run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
+        sum_up_by_hand(config)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
