@@ -1,17 +1,26 @@
-"""The command line: `muloco train`, `muloco prepare`, `muloco worker`, `muloco sweep`."""
+"""The command line: one function a command, each of which imports what it needs.
+
+Mistakes are ConfigErrors, and end as one line and status 2; with -v the traceback comes before it.
+"""
 
 import argparse
 import difflib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from muloco import __version__
+from muloco.model.flavors import aliases
+from muloco.training.bounds import Count
 from muloco.training.config import Config
+from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, find_config, load_config
-from muloco.training.resolve import resolve
+from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
+from muloco.training.resolve import Resolution, resolution, resolve
+from muloco.training.values import shown
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, here or over the nodes of the SLURM job that this is,
 show them while they run, and end with a summary and a plot of the loss in the run's folder."""
@@ -63,11 +72,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides = [*overrides, "--help"]
         return command.run(command, overrides)
     except ConfigError as error:
-        sys.stderr.write(f"muloco: {error}\n")
-        return 2
+        return _refused(error, str(error), argv)
+    except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
+        path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
+        return _refused(error, f"{path}{error_reason(error)} (-v shows where)", argv)
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
+
+
+def _refused(error: Exception, reason: str, argv: Sequence[str] | None) -> int:
+    if not {"-v", "--verbose"}.isdisjoint(sys.argv[1:] if argv is None else argv):
+        traceback.print_exception(error)
+    sys.stderr.write(f"muloco: {reason}\n")
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"muloco {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train, here or over a SLURM job", _TRAIN)
+    train.add_argument(
+        "--dry-run", action="store_true", help="show the config with all derived values, and start nothing"
+    )
     train.add_argument("--resume", action="store_true", help="take the run up again from its newest checkpoint")
     _command(commands, "prepare", _prepare, "tokenize a config's data", _PREPARE)
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
@@ -86,7 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_paper(commands)
     _add_uses_of_checkpoints(commands)
+    for command in commands.choices.values():
+        _add_verbose(command)
     return parser
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
 
 
 def _command(commands, name: str, run, summary: str, description: str) -> argparse.ArgumentParser:
@@ -95,11 +122,14 @@ def _command(commands, name: str, run, summary: str, description: str) -> argpar
         help=summary,
         description=description,
         usage=f"muloco {name} CONFIG [options] [--section.field value ...]",
-        epilog=f"`muloco {name} CONFIG --help` lists every field of the config with its value.",
+        epilog=f"`muloco {name} CONFIG --help` lists every field of the config with its value. "
+        f"--model.flavor is one of {', '.join(aliases())}.",
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("config", metavar="CONFIG", nargs="?", help="such as config/laptop/muloco.py, or a config.json")
+    parser.add_argument(
+        "config", metavar="CONFIG", nargs="?", help="such as config/laptop/muloco.py, or a run's folder"
+    )
     parser.add_argument("-h", "--help", action="store_true", help="show this, or after CONFIG its fields, and exit")
     parser.set_defaults(run=run, parser=parser, needs="CONFIG")
     return parser
@@ -180,6 +210,7 @@ def _add_analyze(commands) -> None:
     )
     parser.add_argument("--steps", metavar="H", type=int, default=30, help="inner steps of each worker; left out: 30")
     parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder; left out: pseudogradients")
+    _add_verbose(parser)
     parser.set_defaults(run=_pseudogradients, parser=parser, config="", needs="CHECKPOINT", help=False)
 
 
@@ -220,6 +251,11 @@ def _add_uses_of_checkpoints(commands) -> None:
 
 
 def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
+    for option in (word.split("=", 1)[0] for word in overrides if word.startswith("--")):
+        nearest = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
+        if nearest and "." not in option and option not in own:
+            raise ConfigError(f"unknown option {option}; did you mean {nearest[0]}?")
     return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
 
 
@@ -227,22 +263,47 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from muloco.analysis.plots import plot_loss
-    from muloco.launch.supervisor import train
-
-    chosen = _chosen(command, overrides)
     console = Console(soft_wrap=True, highlight=False)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
-    config = resolve(chosen, config_name=find_config(command.config).stem)
+    chosen = _chosen(command, overrides)
+    found = _resolution(command, chosen)
+    if command.dry_run:
+        return _show(found, resume=command.resume)
+    config = found.config
+    for note in found.notes:
+        console.print(f"note: {note}", style="yellow", markup=False)
     if config.evaluation.tasks:
         from muloco.evals.in_training import tasks_of
 
         tasks_of(config)  # what is not known, or not here, is said now
+    from muloco.analysis.plots import plot_loss
+    from muloco.launch.supervisor import train
+
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
         console.print(f"loss curve: {plot_loss(outcome.folder)}")
     return outcome.status
+
+
+def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
+    found = resolution(chosen, config_name=find_config(command.config).stem)
+    with naming("run.outputs"):
+        Path(found.config.run.outputs, str(found.config.run.name)).exists()
+    if found.config.evaluation.tasks:
+        from muloco.evals.names import check_names
+
+        check_names(found.config.evaluation.tasks, found.config.evaluation.include_path)
+    return found
+
+
+def _show(found: Resolution, *, resume: bool) -> int:
+    from muloco.training.describe import describe
+
+    if resume:
+        raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
+    sys.stdout.write(describe(found) + "\n")
+    return 0
 
 
 def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -260,8 +321,6 @@ def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from muloco.training.worker import run_worker
-
     chosen = _chosen(command, overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
@@ -273,7 +332,10 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     )
     for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
         logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
-    config = resolve(chosen, config_name=find_config(command.config).stem)
+    config = _resolution(command, chosen).config
+    check_environment(config, os.environ)
+    from muloco.training.worker import run_worker
+
     make_evaluation: MakeEvaluation | None = None
     if config.evaluation.tasks:
         from muloco.evals.in_training import TaskEvaluation
@@ -294,8 +356,6 @@ def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from pathlib import Path
-
     from rich.console import Console
 
     from muloco.analysis.plan_command import run_plan
@@ -315,8 +375,6 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from pathlib import Path
-
     from rich.console import Console
 
     from muloco.analysis.report.command import run_report
@@ -327,6 +385,8 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
         raise ConfigError(f"{command.parser.prog} needs a RUN, or --published; try `{command.parser.prog} --help`")
     folders, problems = [], []
     for name in command.runs:
+        with naming("RUN"):
+            Path(name).exists()
         found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
         folders += found
         problems += missing
@@ -345,6 +405,12 @@ def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
     _refuse(command, words)
     if not command.checkpoints:
         raise ConfigError(f"{command.parser.prog} needs a CHECKPOINT; try `{command.parser.prog} --help`")
+    check_option("--workers", tuple[Count, ...], command.workers)
+    check_option("--steps", Count, command.steps)
+    from muloco.training.trained import find_trained
+
+    for checkpoint in command.checkpoints:
+        find_trained(checkpoint)  # what is not there is said before the imports, which take long
     from muloco.analysis.pseudogradients.command import run_pseudogradients
 
     return run_pseudogradients(command)

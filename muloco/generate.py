@@ -1,11 +1,10 @@
 """`muloco generate`: text from a checkpoint."""
 
 import argparse
-import math
 import sys
 
-from muloco.training.load import ConfigError
-from muloco.training.trained import find_trained
+from muloco.training.bounds import Count, NotNegative, Seed
+from muloco.training.load import ConfigError, check_option
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,25 +20,26 @@ def run_generate(command: argparse.Namespace) -> int:
     """Writes the prompt and what follows to stdout as it comes. Returns 0; raises ConfigError for what cannot be."""
     if command.prompt is None:
         raise ConfigError("muloco generate needs --prompt TEXT")
-    if command.tokens < 1 or (command.top_k is not None and command.top_k < 1):
-        raise ConfigError("--tokens and --top-k must be at least 1")
-    if not 0 <= command.temperature < math.inf:
-        raise ConfigError(f"--temperature must be 0 or more, and finite; got {command.temperature}")
-    if not -(2**63) <= command.seed < 2**64:
-        raise ConfigError(f"--seed must fit into 64 bits; got {command.seed}")
+    check_option("--tokens", Count, command.tokens)
+    check_option("--temperature", NotNegative, command.temperature)
+    check_option("--top-k", Count | None, command.top_k)
+    check_option("--seed", Seed, command.seed)
     try:
         command.prompt.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"--prompt is not UTF-8 (at character {error.start + 1})") from None
+    from muloco.training.trained import find_trained
+
     trained = find_trained(command.config, step=command.step)
+    from muloco._torchtitan import device_type
+    from muloco.model.generation import generate
+
     tokenizer, longest = trained.tokenizer(), trained.config.training.seq_len
     prompt = [tokenizer.bos_id, *tokenizer.encode_text(command.prompt)]
     if len(prompt) >= longest:
         raise ConfigError(f"--prompt has {len(prompt)} tokens, the model takes {longest}")
     if len(prompt) + command.tokens > longest:
         sys.stderr.write(f"muloco: ends after {longest} tokens, the prompt's included, which is what the model takes\n")
-    from muloco._torchtitan import device_type  # what is wrong with the words above is said without waiting for torch
-    from muloco.model.generation import generate
 
     written = tokenizer.decode(prompt)
     sys.stdout.write(written)

@@ -15,6 +15,7 @@ LEVELS = [
     {"training"},
     {"launch", "analysis", "evals", "export", "generate"},
     {"sweeps"},
+    {"recipes"},
     {"paper"},
     {"cli"},
 ]

@@ -1,5 +1,6 @@
 """The fixed held-out set: the same sequences for every run, worker and number of ranks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,16 @@ from muloco.data.stream import Pairs
 SPLIT = "validation"
 
 
+def held_out_batches(sequences: int, together: int) -> int:
+    """Batches of each rank for so many sequences, where all ranks take `together` sequences at a time."""
+    return math.ceil(sequences / together)
+
+
 class HeldOutDataLoader(BaseDataLoader):
     """The first `sequences` sequences of the validation splits, divided over the data-parallel ranks of a worker.
 
-    Iterating yields batches as `PackedDataLoader` does, once.
+    Iterating yields batches as `PackedDataLoader` does, once. All ranks yield the same number of batches, as they
+    compute together; where the sequences do not fill the last ones, rows are padding whose labels do not count.
 
     Args:
         dp_world_size, dp_rank: rank r of R takes every R-th batch from the r-th.
@@ -26,7 +33,7 @@ class HeldOutDataLoader(BaseDataLoader):
         seq_len, local_batch_size: L and B.
 
     Raises:
-        ValueError: `sequences` is not a multiple of B x R, or more than the split holds.
+        ValueError: `sequences` is more than the split holds.
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
@@ -58,11 +65,6 @@ class HeldOutDataLoader(BaseDataLoader):
         local_batch_size: int,
         **kwargs: Any,
     ):
-        if config.sequences % (local_batch_size * dp_world_size):
-            raise ValueError(
-                f"{config.sequences} held-out sequences are no multiple of "
-                f"{dp_world_size} ranks x {local_batch_size} sequences a batch"
-            )
         schedule = Schedule(config.weights, seed=HELD_OUT_SEED, share=0)
         opened = [read_prepared(Path(folder)) for folder in config.folders]
         self._feeds: dict[int, PreparedFeed] = {}
@@ -88,12 +90,14 @@ class HeldOutDataLoader(BaseDataLoader):
         self._eos_id = opened[0].eos_id
         self._shape = local_batch_size, seq_len
         self._order = [schedule.source(number) for number in range(config.sequences)]
-        self._starts = range(dp_rank * local_batch_size, config.sequences, dp_world_size * local_batch_size)
+        together = local_batch_size * dp_world_size
+        end = held_out_batches(config.sequences, together) * together
+        self._starts = range(dp_rank * local_batch_size, end, together)
 
     def __iter__(self) -> Iterator[Batch]:
         rows = self._shape[0]
         for start in self._starts:
-            sequences = [self._sequence(number) for number in range(start, start + rows)]
+            sequences = [self._sequence(number) for number in range(start, min(start + rows, len(self._order)))]
             yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
 
     def _sequence(self, number: int) -> Pairs:

@@ -1,6 +1,5 @@
 """lm-eval's tasks, found and loaded with errors that say what is missing. Importing this imports lm-eval."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 
+from muloco.evals.names import unknown_task
 from muloco.evals.suites import SUITES, expand
 from muloco.training.load import ConfigError
 
@@ -38,9 +38,7 @@ def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str
     manager = TaskManager(include_path=include_path)
     for name in tasks:
         if name not in manager.task_index:
-            nearest = difflib.get_close_matches(name, [*manager.all_tasks, *SUITES], n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-            raise ConfigError(f"lm-eval knows no task {name!r}{hint} (own tasks: a folder of YAML files)")
+            raise ConfigError(unknown_task(name, [*manager.all_tasks, *SUITES]))
     return tasks, manager
 
 

@@ -1,13 +1,13 @@
 """`muloco export`: a checkpoint as a folder for other software."""
 
 import argparse
-import math
 from pathlib import Path
 
 from rich.console import Console
 
 from muloco.export.target import check_target
-from muloco.training.load import ConfigError
+from muloco.training.bounds import Positive
+from muloco.training.load import ConfigError, check_option
 from muloco.training.trained import find_trained
 
 
@@ -15,8 +15,7 @@ def run_export(command: argparse.Namespace) -> int:
     """Returns 0; raises ConfigError for what cannot be exported."""
     if command.folder is None:
         raise ConfigError("muloco export needs CHECKPOINT and DIR, the folder to be made")
-    if not 0 < command.shard_gib < math.inf:
-        raise ConfigError(f"--shard-gib must be above 0, and finite; got {command.shard_gib}")
+    check_option("--shard-gib", Positive, command.shard_gib)
     trained, folder = find_trained(command.config, step=command.step), Path(command.folder)
     check_target(folder)
     import torch  # what is wrong with the words above is said without waiting for it

@@ -1,20 +1,22 @@
-"""Weights in a folder of safetensors files, as Hugging Face lays them out: one file, or shards with an index."""
+"""Weights in a folder of safetensors files, as Hugging Face lays them out: one file, or shards with an index.
+
+What a folder holds is known without torch.
+"""
 
 import json
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, torch.Tensor]], *, largest: int):
+def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, "Tensor"]], *, largest: int):
     """Writes tensors as they come, so that no more than one file of them is held.
 
     Args:
@@ -23,6 +25,8 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
         tensors: names and tensors, plain, on any device.
         largest: bytes of a file, from which a next one is begun; a larger tensor gets a file of its own.
     """
+    from safetensors.torch import save_file
+
     files: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -72,8 +76,10 @@ class WeightsFolder:
                 self._file[name] = folder / title
                 self.shapes[name] = tuple(described["shape"])
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> "Tensor":
         """A tensor, in host memory, in the dtype that it was written in."""
+        from safetensors import safe_open
+
         with safe_open(self._file[name], framework="pt") as file:
             return file.get_tensor(name)
 

@@ -1,6 +1,7 @@
 """`muloco sweep`: write and list the jobs of a sweep, submit them, or say where they stand."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
 from muloco.sweeps.state import progress, state_of
 from muloco.sweeps.submit import submit
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
 
 PROFILE = "cluster.toml"
@@ -57,18 +58,27 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     try:
         if status:
             return _status(found, folder, console)
+        if (command.here or command.submit) and (reason := listing.too_little_text(unfinished(found.jobs))):
+            raise ConfigError(f"nothing was started: {reason}")
         if command.here:
             return _run(found, command.at_once, console)
-        written, left = write_scripts(found.jobs, folder, profile)
-        folder.settings = settings
-        folder.save()
+        with naming("--folder"):
+            written, left = write_scripts(found.jobs, folder, profile)
+            folder.settings = settings
+            folder.save()
+        largest = max((job.nodes for job in found.jobs), default=0)
+        profile = dataclasses.replace(profile, node_limit=profile.nodes_together(largest))
         console.print(f"cluster: {profile.describe()}", markup=False)
         if not command.submit:
-            _list(found.jobs, console)
-            largest = max((job.nodes for job in found.jobs), default=0)
+            console.print(listing.jobs_table(found.jobs, width=console.width))
+            for line in listing.origins_of(found.jobs):
+                console.print(line, markup=False)
+            _warn(found.jobs, profile, console)
             size = f"the largest job has {largest} node{'s' * (largest != 1)}"
             return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
-        Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
+        _warn(found.jobs, profile, console)
+        with naming("log_folder"):
+            Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
         outcome = submit(written, folder, profile=profile, console=console, retry=command.retry)
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
         return _conclude(found, left | outcome.left, done, console)
@@ -135,10 +145,9 @@ def _anchored(option: str, values: list[str]) -> list[str]:
     return values
 
 
-def _list(jobs: Sequence[Job], console: Console) -> None:
-    console.print(listing.jobs_table(jobs))
-    for line in [*listing.origins_of(jobs), *listing.hints(jobs)]:
-        console.print(line, markup=False)
+def _warn(jobs: Sequence[Job], profile: ClusterProfile, console: Console) -> None:
+    for line in listing.warnings(jobs, profile):
+        console.print(line, style="yellow", markup=False)
 
 
 def _conclude(found: Expansion, left: dict[str, str], done: str, console: Console) -> int:
@@ -160,7 +169,7 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
     if folder.root.exists():
         folder.save()
     at = {job.name: progress(RunFolder(job.run_folder)) for job in found.jobs}
-    console.print(listing.status_table(found.jobs, states, at))
+    console.print(listing.status_table(found.jobs, states, at, width=console.width))
     for line in listing.remarks(found):
         console.print(line, markup=False)
     console.print(listing.counts(states.values()))

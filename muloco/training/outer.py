@@ -137,6 +137,7 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
         error_feedback=chosen.error_feedback,
         error_decay=chosen.error_decay,
         error_alpha=chosen.error_alpha,
+        error_gain=chosen.error_gain,
     )
 
 

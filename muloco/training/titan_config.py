@@ -16,7 +16,7 @@ from muloco._torchtitan import (
     SelectiveAC,
     TrainingConfig,
 )
-from muloco.data.held_out import HeldOutDataLoader
+from muloco.data.held_out import HeldOutDataLoader, held_out_batches
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
 from muloco.model.llama import model_spec
@@ -111,7 +111,7 @@ def trainer_config(
             freq=config.validation.freq,
             last_step=training.steps,
             evaluated=evaluation_steps(config),
-            steps=config.validation.sequences // (training.local_batch_size * ranks),
+            steps=held_out_batches(config.validation.sequences, training.local_batch_size * ranks),
             dataloader=HeldOutDataLoader.Config(
                 folders=tuple(str(prepared.folder) for prepared in data.held_out),
                 weights=data.held_out_weights,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from config import base
 from muloco.analysis.report.method import baseline, variant
 from muloco.analysis.report.pooling import Point, best, choice, groups, pool
 from muloco.analysis.report.runs import Run, find_folders, read_run
+from muloco.recipes import base
 from muloco.training.config import Config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from config import base
 from muloco.analysis import published
 from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
 from muloco.analysis.report.cells import Table
@@ -16,6 +15,7 @@ from muloco.analysis.report.pooling import Group, groups, pool
 from muloco.analysis.report.runs import read_run
 from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
 from muloco.analysis.report.wall_time import published_times, wall_clock_table
+from muloco.recipes import base
 from muloco.training.config import Config
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
 

@@ -177,6 +177,41 @@ def test_a_job_that_is_done_stays_done_whatever_its_script_would_be_now(
     assert (folder_of(file) / "tiny.sh").read_text() == before
 
 
+@pytest.mark.parametrize("how", ["--submit", "--here"])
+def test_jobs_for_which_the_embedded_corpus_is_too_small_are_not_started(
+    how: str, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    """1024 sequences of 2048 tokens to validate on, as in the paper: more tokens than a twentieth of it has bytes."""
+    file = sweep_file(3)
+    words = ("--validation.sequences", 1024, "--training.seq_len", 2048)
+    status, said = muloco("sweep", file, *words)
+    assert status == 0 and "warning: 3 of 3 jobs have the embedded corpus" in said
+    status, said = muloco("sweep", file, how, *words)
+    assert status == 2 and "3 of 3 jobs" in said and "--data.corpus" in said and "--data.tokenizer" in said
+    assert fake.jobs == [] and not (tmp_path / "runs").exists()
+    (tmp_path / "books.txt").write_text("text\n")
+    assert muloco("sweep", file, "--submit", *words, "--data.corpus", tmp_path / "books.txt")[0] == 0
+    assert len(fake.jobs) == 3
+
+
+def test_what_slurm_gives_unasked_is_said(fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco) -> None:
+    file = sweep_file(1)
+    asked = ("--memory", "0", "--gpus-per-node", 8)
+    for how in ("--dry-run", "--submit"):
+        said = muloco("sweep", file, how, *asked)[1]
+        assert "one CPU of each node (cpus_per_node), the partition's default time (time)" in said
+    said = muloco("sweep", file, *asked, "--cpus-per-node", 0, "--time", "1:00:00")[1]
+    assert "warning" not in said
+
+
+def test_without_a_node_limit_sixteen_nodes_are_taken_at_a_time(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    file = sweep_file(20)
+    assert muloco("sweep", file, "--submit")[0] == 0
+    assert len(fake.jobs) == 20 and fake.most_nodes == 16
+
+
 def test_paths_hold_from_every_folder(
     fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from muloco.optim import PRESETS
 from muloco.optim.by_rule import RULES
 from muloco.optim.muon import LR_SCALES
 from muloco.training.config import Config, FaultTolerance, Optimizer, Role
-from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, to_dict
+from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, settle, to_dict
 from muloco.training.resolve import resolve
 
 SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
@@ -69,6 +69,8 @@ def test_the_papers_compressed_experiments(method: str, lr: float, momentum: flo
     chosen = {name.split(".")[1]: value for name, value in values.items() if name.startswith("compression.")}
     assert (chosen["kind"], chosen["fraction"], chosen["reduce"]) == ("topk", 0.1, "gather")
     assert (chosen["error_feedback"], chosen["error_decay"], chosen["error_alpha"]) == (True, 0.9, 1.0)
+    assert chosen["error_gain"] == 0.9, "the outer rate, which acts twice (PAPER 3.3)"
+    assert chosen["values"] == "fp32"
     assert not chosen["skip_norms"] and not chosen["skip_embeddings"]
 
 
@@ -95,13 +97,19 @@ def test_overrides_of_every_kind() -> None:
     [
         ("--outer_optimizer.lrr 3", "unknown option --outer_optimizer.lrr; did you mean --outer_optimizer.lr?"),
         ("--fault_tolerence.group_size 3", "did you mean --fault_tolerance.group_size?"),
-        ("--training.steps many", "Error parsing --training.steps"),
-        ("--optimizer.name Adam", "invalid choice 'Adam' for argument '--optimizer.name'"),
-        ("--optimizer.lr", "--optimizer.lr"),
+        ("--training.steps many", "--training.steps must be a whole number; got the text 'many'"),
+        (
+            "--optimizer.name Adam",
+            "AdamW, Muon, SGD, GPA; got 'Adam'; did you mean AdamW?",
+        ),
+        ("--optimizer.lr", "--optimizer.lr has no value; it must be a number, above 0"),
         ("--optimizer.embeding.rule lion", "did you mean --optimizer.embedding.rule?"),
-        ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule?"),
-        ("--optimizer.head.rule lyon", "invalid choice 'lyon' for argument '--optimizer.head.rule'"),
-        ("stray", "stray"),
+        ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule or"),
+        (
+            "--optimizer.head.rule lyon",
+            "--optimizer.head.rule must be one of muon, adamw, lion; got 'lyon'",
+        ),
+        ("stray", "unexpected word 'stray'"),
     ],
 )
 def test_bad_overrides_are_refused_in_one_line(words: str, message: str) -> None:
@@ -117,10 +125,10 @@ def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
     file.write_text(json.dumps({"chosen": {}, "resolved": to_dict(resolved)}))
     assert load_config(str(file)) == resolved
     file.write_text(json.dumps({"resolved": {"optimizer": {"lrr": 1.0}}}))
-    with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean lr\?"):
+    with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean optimizer.lr\?"):
         load_config(str(file))
     file.write_text(json.dumps({"resolved": {"optimizer": {"head": {"lr_facto": 1.0}}}}))
-    with pytest.raises(ConfigError, match=r"unknown field optimizer.head.lr_facto; did you mean lr_factor\?"):
+    with pytest.raises(ConfigError, match=r"optimizer.head.lr_facto; did you mean optimizer.head.lr_factor\?"):
         load_config(str(file))
     file.write_text("{}")
     with pytest.raises(ConfigError, match="is not the config.json of a run"):
@@ -131,6 +139,7 @@ def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
 def test_fragments_may_be_lists_of_their_modules(spelling, tmp_path: Path) -> None:
     """As in the paper's configs; in a Python file and in a config.json alike."""
     config = Config(fault_tolerance=FaultTolerance(module_fqns_per_model_fragment=spelling))
+    settle(config)
     assert config.fault_tolerance.module_fqns_per_model_fragment == ("a,b", "c")
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"resolved": {"fault_tolerance": {"module_fqns_per_model_fragment": spelling}}}))
@@ -151,7 +160,9 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
 
 
 def test_own_configs_can_build_on_the_shipped_ones(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from config import base\n\ndef config():\n    return base.laptop('tiny')\n")
+    (tmp_path / "mine.py").write_text(
+        "from muloco.recipes import base\n\ndef config():\n    return base.laptop('tiny')\n"
+    )
     assert load_config(str(tmp_path / "mine.py")).model.flavor == "tiny"
 
 

@@ -205,7 +205,7 @@ def table(
     filled = [*measured, *missing, *(published if everything else ())]
     rows = sorted({key for key, _ in filled}, key=_row_order)
     columns = sorted({column for _, column in filled}, key=column_order)  # type: ignore[arg-type]
-    beside = {(key, column): (_ungathered(key), column) for key in rows for column in columns}
+    beside = {(key, column): (_however_reduced(key), column) for key in rows for column in columns}
     return Table(
         name=name,
         title=title,
@@ -265,7 +265,7 @@ def _row_order(key: Key) -> tuple:
     return (SCALES.index(scale) if scale else -1), variant.order
 
 
-def _ungathered(key: Key) -> Key:
-    """Both ways to reduce stand beside the paper's, which gathers."""
+def _however_reduced(key: Key) -> Key:
+    """All ways to reduce stand beside the paper's figure."""
     scale, variant = key
-    return scale, replace(variant, codec=variant.codec and replace(variant.codec, gathered=False))
+    return scale, replace(variant, codec=variant.codec and replace(variant.codec, reduce="reselect"))

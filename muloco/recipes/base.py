@@ -118,7 +118,7 @@ def compressed(config: Config, kind: Literal["linear", "statistical", "lloyd_max
     return config
 
 
-def data_parallel(config: Config, *, optimizer: str, lr: float) -> Config:
+def data_parallel(config: Config, *, optimizer: Literal["AdamW", "Muon"], lr: float) -> Config:
     """The baseline: one worker, no outer optimizer."""
     config.fault_tolerance = FaultTolerance(semi_sync_method="none")
     config.optimizer.name = optimizer
