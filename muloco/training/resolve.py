@@ -170,12 +170,14 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
     corpus = tuple(map(_absolute, data.sources))
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
+    for option, names in (("data.corpus", corpus), ("data.validation", [data.validation])):
+        for name in names:
+            if name is not None and name != EMBEDDED:
+                try:
+                    open_source(name, data.text_field)
+                except DataError as error:
+                    raise ConfigError(f"{option}: {error}") from None
     try:
-        for option, names in (("data.corpus", corpus), ("data.validation", [data.validation])):
-            for name in names:
-                if name is not None and name != EMBEDDED:
-                    with naming(option):
-                        open_source(name, data.text_field)
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
             with naming("data.tokenizer"):
