@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muloco import __version__
+from muloco.console import open_console, replace_what_cannot_be_encoded, silence
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
 from muloco.training.config import Config
@@ -61,16 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         exit status: 0; 1 where the run failed; 2 where the command or the config cannot be used; 130 after Ctrl-C.
     """
-    command, overrides = _parser().parse_known_args(argv)
+    replace_what_cannot_be_encoded()
     try:
-        if command.help and command.config is None:
-            command.parser.print_help()
-            return 0
-        if command.config is None:
-            raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
-        if command.help:
-            overrides = [*overrides, "--help"]
-        return command.run(command, overrides)
+        return _run(argv)
     except ConfigError as error:
         return _refused(error, str(error), argv)
     except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
@@ -79,6 +73,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
+    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
+        return 0
+    finally:
+        _flush_output()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    command, overrides = _parser().parse_known_args(argv)
+    if command.help and command.config is None:
+        command.parser.print_help()
+        return 0
+    if command.config is None:
+        raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
+    if command.help:
+        overrides = [*overrides, "--help"]
+    return command.run(command, overrides)
+
+
+def _flush_output() -> None:
+    """Python would fail at its end on what a reader that is gone, or a full disk, does not take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
 
 
 def _refused(error: Exception, reason: str, argv: Sequence[str] | None) -> int:
@@ -260,10 +279,9 @@ def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.logging import RichHandler
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     chosen = _chosen(command, overrides)
@@ -274,15 +292,18 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     for note in found.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     if config.evaluation.tasks:
-        from muloco.evals.in_training import tasks_of
+        from muloco.evals.in_training import rehearse
 
-        tasks_of(config)  # what is not known, or not here, is said now
+        rehearse(config)  # what is not known, not here or cannot be evaluated is said now
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
     outcome = train(config, chosen=chosen, resume=command.resume, console=console)
     if outcome.status == 0:
-        console.print(f"loss curve: {plot_loss(outcome.folder)}")
+        try:
+            console.print(f"loss curve: {plot_loss(outcome.folder)}")
+        except Exception as error:  # the run is whole without its picture, whatever a plotting library finds
+            console.print(f"the loss curve was not drawn: {type(error).__name__}: {error}", style="yellow")
     return outcome.status
 
 
@@ -307,13 +328,12 @@ def _show(found: Resolution, *, resume: bool) -> int:
 
 
 def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.logging import RichHandler
 
     from muloco.training.data import prepare_data
 
     chosen = _chosen(command, overrides)
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     handler = RichHandler(console=console, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     console.print(prepare_data(resolve(chosen), verify=True).description(), markup=False)
@@ -324,14 +344,9 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = _chosen(command, overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
-    logging.basicConfig(
-        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stdout,
-    )
-    for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
+    from muloco.training.worker_log import set_up_log
+
+    set_up_log(rank=int(os.environ.get("RANK", "0")))
     config = _resolution(command, chosen).config
     check_environment(config, os.environ)
     from muloco.training.worker import run_worker
@@ -356,7 +371,6 @@ def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
 
     from muloco.analysis.plan_command import run_plan
     from muloco.sweeps.runs import runs_of
@@ -370,12 +384,11 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
         utilization=command.utilization,
         rates=command.gbit,
         picture=Path(command.plot) if command.plot else None,
-        console=Console(soft_wrap=False, highlight=False),
+        console=open_console(),
     )
 
 
 def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
 
     from muloco.analysis.report.command import run_report
     from muloco.sweeps.runs import run_folders
@@ -390,7 +403,7 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
         found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
         folders += found
         problems += missing
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     return run_report(folders, problems=problems, out=Path(command.out), published=command.published, console=console)
 
 

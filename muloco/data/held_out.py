@@ -3,15 +3,17 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from muloco._torchtitan import BaseDataLoader
+from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
 from muloco.data.loader import Batch, PreparedFeed, lay_out
 from muloco.data.mixture import Schedule
 from muloco.data.prepare import HELD_OUT_SEED
 from muloco.data.prepared import read_prepared
 from muloco.data.stream import Pairs
+from muloco.data.tokenizer import DocumentTokenizer
 
 SPLIT = "validation"
 
@@ -109,3 +111,32 @@ class HeldOutDataLoader(BaseDataLoader):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def bytes_per_token(config: HeldOutDataLoader.Config, tokenizer: str, *, seq_len: int) -> float:
+    """UTF-8 bytes of the held-out text for each token that is predicted in validation, EOS and BOS among them.
+
+    A loss of x nats a token is x / ln 2 / this bits a byte. Counted from the text that the tokenizer (its folder) makes
+    of the labels of each sequence; a character that two sequences share counts as the three bytes of U+FFFD in each.
+    """
+    return _bytes_per_token(config.folders, config.weights, config.sequences, config.predict_bos, tokenizer, seq_len)
+
+
+@cache
+def _bytes_per_token(
+    folders: tuple[str, ...],
+    weights: tuple[float, ...],
+    sequences: int,
+    predict_bos: bool,
+    tokenizer: str,
+    seq_len: int,
+) -> float:
+    config = HeldOutDataLoader.Config(folders=folders, weights=weights, sequences=sequences, predict_bos=predict_bos)
+    loader = HeldOutDataLoader(config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=1)
+    opened = DocumentTokenizer(Path(tokenizer))
+    tokens = size = 0
+    for _, labels in loader:
+        predicted = labels[labels != IGNORE_INDEX].tolist()
+        tokens += len(predicted)
+        size += len(opened.decode(predicted).encode())
+    return size / tokens

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from muloco.console import open_console
 from muloco.evals.names import check_names
 from muloco.evals.report import figures, mean, table
 from muloco.training.bounds import Amount, Count
@@ -46,7 +45,7 @@ def run_eval(command: argparse.Namespace) -> int:
         from lm_eval.utils import handle_non_serializable
 
         write_json(output, json.loads(json.dumps(results, default=handle_non_serializable)))
-        console = Console(soft_wrap=True, highlight=False)
+        console = open_console(soft_wrap=True)
         console.print(table(results, tasks.asked, title=trained.name))
         console.print(f"results: {output}", markup=False)
     return 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 ACCURACIES = ("acc_norm", "acc")
 """What counts in the mean: the first of these that a task has."""
@@ -40,9 +41,9 @@ def mean(found: Mapping[str, float], tasks: list[str]) -> float | None:
 
 def table(results: Mapping[str, Any], tasks: list[str], *, title: str) -> Table:
     """One row a metric, and the mean."""
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(title=Text(title), title_justify="left")
     for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("standard error", "right")):
-        drawn.add_column(column, justify=justify)  # type: ignore[arg-type]
+        drawn.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     found = figures(results)
     shown = ""
     for name, value in found.items():

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from muloco.console import open_console
 from muloco.export.target import check_target
 from muloco.training.bounds import Positive
 from muloco.training.load import ConfigError, check_option
@@ -27,5 +26,5 @@ def run_export(command: argparse.Namespace) -> int:
         export_huggingface(trained, folder, dtype=dtype, largest=int(command.shard_gib * GIB))
     else:
         export_torch(trained, folder, dtype=dtype)
-    Console(soft_wrap=True, highlight=False).print(f"{trained.name}: {folder}", markup=False)
+    open_console(soft_wrap=True).print(f"{trained.name}: {folder}", markup=False)
     return 0

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.console import open_console
+from muloco.cores import usable_cores
 from muloco.sweeps import listing, slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job, expand
 from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
-from muloco.sweeps.local import cores, run_tasks, training, unfinished
+from muloco.sweeps.local import run_tasks, training, unfinished
 from muloco.sweeps.options import given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
@@ -93,7 +95,7 @@ def _run(found: Expansion, at_once: int, console: Console) -> int:
     failed = run_tasks(
         lambda: map(training, unfinished(found.jobs)),
         at_once=at_once,
-        threads=max(1, cores() // at_once),
+        threads=max(1, usable_cores() // at_once),
         console=console,
     )
     done = len(found.jobs) - len(unfinished(found.jobs))
@@ -177,5 +179,5 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
 
 
 def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    console = open_console()
+    return console if console.is_terminal else open_console(width=PIPED_WIDTH)

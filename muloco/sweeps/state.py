@@ -11,7 +11,7 @@ from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 from muloco.training.load import flatten, from_dict
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import STATE, RunFolder
 
 UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
@@ -92,6 +92,7 @@ def is_unusable(submission: Submission) -> bool:
 def progress(folder: RunFolder) -> Progress:
     """How far a run has come, from the ends of its metrics files."""
     lines = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
+    lines = [line for line in lines if line.get("event") != STATE]
     attempt = max((line["attempt"] for line in lines), default=0)
     lines = [line for line in lines if line["attempt"] == attempt]
     training = {(line["step"], line["worker"]): line["loss"] for line in lines if "loss" in line}

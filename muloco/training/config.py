@@ -138,10 +138,9 @@ class Optimizer(Section):
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's eight."""
+    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's five."""
     orthogonalization_steps: Count | None = None
-    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5, and 8 with
-    polar_express."""
+    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5."""
     matrix: Role = field(default_factory=Role)
     """The matrices of the layers: attention and feed-forward."""
     embedding: Role = field(default_factory=Role)

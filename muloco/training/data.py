@@ -2,7 +2,7 @@
 
 from muloco.data.errors import DataError
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.sources import open_source
+from muloco.data.sources import is_hub, open_source
 from muloco.data.text_stream import check_shares
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -18,6 +18,7 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
     Raises:
         ConfigError: the data cannot be used so, or there is less of it than there are data-parallel ranks in all
             workers; in one line that says what to change.
+        DamagedCacheError: as `muloco.data.prepare.prepare`.
     """
     data = config.data
     try:
@@ -38,7 +39,8 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)
         for name in prepared.streamed:
-            check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
+            if not is_hub(name):  # data sets on the hub are taken to be large enough
+                check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
     except DataError as error:
         raise ConfigError(str(error)) from error
     return prepared

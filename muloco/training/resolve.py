@@ -110,8 +110,6 @@ def _usable(name: str) -> str:
 
 
 def _check_metrics(config: Config) -> None:
-    if config.metrics.wandb and config.worker_processes < config.workers:
-        raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
 
@@ -170,13 +168,10 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
     corpus = tuple(map(_absolute, data.sources))
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
-    for option, names in (("data.corpus", corpus), ("data.validation", [data.validation])):
-        for name in names:
-            if name is not None and name != EMBEDDED:
-                try:
-                    open_source(name, data.text_field)
-                except DataError as error:
-                    raise ConfigError(f"{option}: {error}") from None
+    for name in corpus:
+        _check_source("data.corpus", name, data.text_field)
+    if data.validation:
+        _check_source("data.validation", data.validation, data.text_field)
     try:
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
@@ -194,6 +189,16 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
+
+
+def _check_source(option: str, name: str, text_field: str) -> None:
+    if name == EMBEDDED:
+        return
+    try:
+        with naming(option):
+            open_source(name, text_field)
+    except DataError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 @functools.cache

@@ -58,6 +58,12 @@ def trainer_config(
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
     assert training.steps is not None
+    held_out = HeldOutDataLoader.Config(
+        folders=tuple(str(prepared.folder) for prepared in data.held_out),
+        weights=data.held_out_weights,
+        sequences=config.validation.sequences,
+        predict_bos=config.data.predict_bos,
+    )
     return MulocoTrainer.Config(
         muloco=config,
         group=group,
@@ -68,13 +74,11 @@ def trainer_config(
         dump_folder=str(folder.root),
         tokenizer=HuggingFaceTokenizer.Config(),
         metrics=RunMetrics.Config(
-            worker=worker,
+            muloco=config,
             attempt=attempt,
-            last_step=training.steps,
+            held_out=held_out,
+            tokenizer=str(data.tokenizer_folder),
             log_freq=config.metrics.log_freq,
-            enable_tensorboard=config.metrics.tensorboard,
-            enable_wandb=config.metrics.wandb,
-            disable_color_printing=True,
         ),
         dataloader=_dataloader(config, data),
         optimizer=inner_optimizers(config.optimizer),
@@ -112,12 +116,7 @@ def trainer_config(
             last_step=training.steps,
             evaluated=evaluation_steps(config),
             steps=held_out_batches(config.validation.sequences, training.local_batch_size * ranks),
-            dataloader=HeldOutDataLoader.Config(
-                folders=tuple(str(prepared.folder) for prepared in data.held_out),
-                weights=data.held_out_weights,
-                sequences=config.validation.sequences,
-                predict_bos=config.data.predict_bos,
-            ),
+            dataloader=held_out,
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
         loss=CrossEntropyLoss.Config(),

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from muloco._torchtitan import ModelWrapper, Trainer
+from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.model.flavors import flavor
 from muloco.outer import OuterLoop, Transport
 from muloco.outer.fragment import Merging
@@ -26,6 +26,7 @@ from muloco.training.finite import GradientWatch
 from muloco.training.initial import load_initial
 from muloco.training.outer import build_outer_loop, build_transport
 from muloco.training.run_folder import RunFolder, newest_syncs
+from muloco.training.states import State
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
@@ -68,16 +69,29 @@ class MulocoTrainer(Trainer):
         self.checkpointer.averaging = self._averaging
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)
+        size = flavor(config.muloco.model.flavor)
+        logger.info("model %s (%s): %s parameters", size.alias, size.name, f"{size.parameters:,}")
+
+    def init_distributed(self) -> ParallelDims:
+        """torchtitan's, once a process."""
+        if dist.is_initialized():  # by another worker of this process
+            return ParallelDims.from_config(self.config.parallelism, dist.get_world_size())
+        return super().init_distributed()
 
     def train(self) -> None:
         if self.checkpointer.newest_step() is None:
             self.validator.validate(self.model_parts, 0)
         super().train()
+        if not self._leaves:
+            logger.info("finished all %d steps", self.step)
 
     def batch_generator(self, data_iterable):
         """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet."""
+        if self.step > 0:
+            self.enter(State.RESUMED)
         if self.outer is not None:
             self.outer.membership.wants_to_leave = self._asked_to_stop()
+            self.enter(State.MEETING)
             self.outer.start(self.step)
             self._leaves = self.outer.membership.leaving
             if self.step == self.config.training.steps:
@@ -87,13 +101,19 @@ class MulocoTrainer(Trainer):
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
         reach("inner_step")
+        self.enter(State.TRAINING)
         super().train_step(data_iterator)
+        self.metrics_processor.compiled = True
         if self.config.muloco.workers == 1:
             self._leaves = self._asked_to_stop()
         if self.outer is not None:
+            self.validator.validate_own(self.model_parts, self.step)
             if self.outer.sends_after(self.step):
                 self.outer.membership.wants_to_leave |= self._asked_to_stop()
-            for sync in self.outer.after_inner_step(self.step, last=self.step == self.config.training.steps):
+            last = self.step == self.config.training.steps
+            if last or self.outer.applies_after(self.step):
+                self.enter(State.SYNCING)
+            for sync in self.outer.after_inner_step(self.step, last=last):
                 self.metrics_processor.log_sync(self.step, sync)
             self._leaves |= self.outer.membership.leaving
         if self._leaves:
@@ -121,9 +141,15 @@ class MulocoTrainer(Trainer):
 
     def should_continue_training(self) -> bool:
         goes_on = super().should_continue_training() and not self._leaves
+        if not goes_on:
+            self.enter(State.STOPPED if self._leaves else State.FINISHED)
         if not goes_on and self.config.group is not None:
             self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)  # torchtitan sleeps after this
         return goes_on
+
+    def enter(self, state: State) -> None:
+        """This worker does something else from here on; who watches the run is told."""
+        self.metrics_processor.enter(state, self.step)
 
     def joined(self, *, share: str | None) -> None:
         """See `Joining`: this worker goes on from another one's state, with its own data."""

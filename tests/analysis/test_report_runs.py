@@ -1,6 +1,7 @@
 """What is read from run folders, what is said of the rest, and what is pooled."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,45 @@ def test_what_is_no_finished_run_is_listed_with_the_reason(tmp_path: Path) -> No
     assert said["shape"][0] == "broken"
     assert said["broken_line"][0] == "broken" and "line 5: not a line of metrics" in said["broken_line"][1]
     assert said["headless"] == ("broken", "no config.json")
+
+
+def test_a_run_without_a_summary_is_finished_once_its_last_step_is_validated(tmp_path: Path) -> None:
+    """As where its workers were started by hand."""
+    kinds = []
+    for name, lines in {
+        "short": [(8159, {"loss": 3.0})],
+        "made": [(8160, {"loss": 3.0})],
+        "finished": [(8160, {"loss": 3.0}), (8160, {"validation_loss": 3.1})],
+    }.items():
+        written(tmp_path / name, muloco())
+        writer = MetricsWriter(RunFolder(tmp_path / name).metrics(0), worker=0, attempt=1)
+        for step, values in lines:
+            writer.write(step, values)
+        writer.close()
+        run, (problem,) = read_run(tmp_path / name)
+        assert run is None
+        kinds.append((problem.kind, re.split("[;:]", problem.reason)[0]))
+    assert kinds == [
+        ("unfinished", "no summary.json"),
+        ("unfinished", "all 8160 steps are made, but the last one is not validated"),
+        ("without a summary", "finished, all 8160 steps are made"),
+    ]
+
+
+def test_runs_in_a_run_folder_are_found(tmp_path: Path) -> None:
+    """As where one without a name was written beside others. A tokenizer's config.json makes no run."""
+    finished(tmp_path / "outputs", muloco(), 3.0)
+    finished(tmp_path / "outputs" / "named", muloco(), 3.0)
+    write_json(tmp_path / "outputs" / "tokenizer" / "config.json", {})
+    folders, problems = find_folders([tmp_path / "outputs"])
+    assert [folder.name for folder in folders] == ["outputs", "named"] and problems == []
+
+
+def test_names_are_shown_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "two\nlines").mkdir(parents=True)
+    written(tmp_path / "runs" / "begun", muloco())
+    _, (problem,) = find_folders([tmp_path / "runs"])
+    assert problem.folder == rf"{tmp_path}/runs/two\nlines"
 
 
 def test_a_run_that_has_diverged_is_never_the_best(tmp_path: Path) -> None:

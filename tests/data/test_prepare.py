@@ -12,6 +12,7 @@ from muloco.data import corpus as corpus_module
 from muloco.data.cache import default_cache
 from muloco.data.corpus import Corpus, Document, load_corpus
 from muloco.data.errors import DataError
+from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.data.prepare import TrainingData, open_tokenizer, prepare_source
 from muloco.data.prepare import prepare as prepare_all
 from muloco.data.prepared import DamagedCacheError, Prepared, read_prepared, token_type
@@ -305,3 +306,15 @@ def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> 
             everything(str(tmp_path / "none.jsonl"), tmp_path, ahead=ahead)
     with pytest.raises(DataError, match="how large hf:a/b is cannot be known while it is streamed; give data.weights"):
         everything(["hf:a/b", "embedded"], tmp_path)
+
+
+@pytest.mark.parametrize(("seq_len", "tolerance"), [(100_000, 0.0), (64, 0.02)])
+def test_held_out_bytes_are_those_of_the_text(tiny: Corpus, tmp_path: Path, seq_len: int, tolerance: float) -> None:
+    """Of the whole split, whose bytes and tokens are counted when it is prepared; characters that the end of a sequence
+    cuts in two may count for a little more."""
+    prepared = prepare(tmp_path)
+    predicted = prepared.tokens["validation"] - prepared.sizes["validation"].documents
+    config = HeldOutDataLoader.Config(folders=(str(prepared.folder),), sequences=-(-predicted // seq_len))
+    found = bytes_per_token(config, str(prepared.tokenizer_folder), seq_len=seq_len)
+    text = "".join(document.text for document in tiny.split("validation"))
+    assert found == pytest.approx(len(text.encode()) / predicted, rel=tolerance)

@@ -147,7 +147,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_by_bit(tmp_
     process.send_signal(number)
     stopped = ended(process, folder)
     assert stopped.status == 128 + number, stopped.output
-    where = re.search(r"stopped with a checkpoint of step (\d+); .* muloco train (\S+) --resume", stopped.output)
+    where = re.search(r"the checkpoint of step (\d+) is kept; .* muloco train (\S+) --resume", stopped.output)
     assert where is not None and where[2] == str(folder.config), stopped.output
     step = int(where[1])
     assert 4 <= step < 40 and (workers == 1 or step % 4 == 0)

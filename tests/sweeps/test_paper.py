@@ -199,6 +199,8 @@ def test_every_job_is_as_the_papers_tables_say() -> None:
             "training.seq_len": 2048,
             "training.steps": STEPS[batch][SIZES.index(size)],
             "training.max_norm": 1.0,
+            "training.precision": "autocast" if size in ("150M", "416M") else "bfloat16",
+            "data.predict_bos": True,
             "training.local_batch_size": min(
                 share, LOCAL_BATCH[size] * (1 if config.compression.kind != "none" else 2)
             ),

@@ -358,13 +358,6 @@ def test_tensor_parallel_ranks_share_their_batch() -> None:
     assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)
 
 
-def test_wandb_with_several_workers_in_a_process_is_refused() -> None:
-    config = paper("150M", 512, 2)
-    config.metrics.wandb, config.fault_tolerance.transport = True, "in_process"
-    with pytest.raises(ConfigError, match="metrics.wandb needs a process for each worker: .*transport torchft"):
-        resolve(config)
-
-
 def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = paper("150M", 512)
     config.metrics.wandb = True

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from muloco.analysis import published
-from muloco.analysis.report.cells import Listing, Measured, Row, Table
+from muloco.analysis.report.cells import OWN, Listing, Measured, Row, Table
 from muloco.analysis.report.method import Variant, baseline
 from muloco.analysis.report.pooling import Group, Point, best, choice
 from muloco.analysis.report.zero_shot import TASKS, without_subtasks
@@ -166,6 +166,7 @@ def choices(group: Group) -> Listing:
         "outer momentum",
         "seeds",
         "loss",
+        OWN,
         "best of",
     ]
     rows = []
@@ -178,6 +179,7 @@ def choices(group: Group) -> Listing:
                 *("" if variant.workers is None else f"{settings[field]:g}" for field in outer),
                 ", ".join(str(run.seed) for run in one.point.runs),
                 f"{one.point.loss:.4f}",
+                f"{own.loss:.4f}" if variant.workers is not None and (own := one.point.as_published()) else "",
                 choice(one.point, one.among),
             ]
         )
