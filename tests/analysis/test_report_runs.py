@@ -236,12 +236,13 @@ def test_corpora_and_token_budgets_are_never_in_one_group(tmp_path: Path) -> Non
         finished(tmp_path / "f", data_parallel(), 3.5),
         finished(tmp_path / "g", muloco(), 3.6, corpus_sha256=["0123456789", "ab"]),
         finished(tmp_path / "h", muloco(), 3.7, corpus_sha256=["1123456789", "ab"]),
+        finished(tmp_path / "i", muloco(data__predict_bos=False), 3.8),
     ]
     points, _ = pool(runs_of(*made))
     found = groups(points)
     losses = sorted(sorted(point.loss for point in group.points) for group in found)
-    assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7]]
-    assert len({group.title for group in found}) == 7
+    assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7], [3.8]]
+    assert len({group.title for group in found}) == 8
     titles = {group.points[0].loss: group.title for group in found}
     assert titles[3.1].startswith(f"corpus {books}, ")
     assert titles[3.6].startswith("corpus embedded (sha256 01234567, ab), ")
