@@ -144,7 +144,7 @@ class MixtureLoader(BaseDataLoader):
         for name, own in {"predict_bos": False, **self._identity}.items():
             if state.get(name, False) != own:
                 raise ValueError(
-                    f"the data position was saved with {name} {state.get(name)!r}, this run has {own!r}; "
+                    f"the data position was saved with {name} {state.get(name, False)!r}, this run has {own!r}; "
                     "resume with the same data, sequence length, workers and data-parallel ranks, or start a new run"
                 )
         for feed, place in zip(self._feeds, json.loads(state["places"]), strict=True):
