@@ -60,8 +60,14 @@ def test_the_optimizers_of_the_wheel_need_torch_alone(installed: Path, tmp_path:
     assert (installed / "muloco" / "py.typed").exists()
 
 
-def test_a_missing_package_is_named_with_what_brings_it(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')\n")
-    done = run(installed, tmp_path, "-m", "muloco", "--version")
+@pytest.mark.parametrize(
+    ("package", "words"), [("tokenizers", ["--version"]), ("tyro", ["train", "laptop/muloco", "--help"])]
+)
+def test_a_missing_package_is_named_with_what_brings_it(
+    package: str, words: list[str], installed: Path, tmp_path: Path
+) -> None:
+    """Whether it is needed by every command, or by one of them."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package}', name='{package}')\n")
+    done = run(installed, tmp_path, "-m", "muloco", *words)
     assert done.returncode == 2 and "pip install 'muloco[train]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
