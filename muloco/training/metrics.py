@@ -77,6 +77,10 @@ class RunMetrics(MetricsProcessor):
             self._state = state
             self._write(step, state_line(state))
 
+    def begin(self) -> None:
+        """The inner steps begin: what came before is no time of training."""
+        self.time_last_log = time.perf_counter()
+
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
         assert extra_metrics is not None
         seconds = time.perf_counter() - self.time_last_log
