@@ -75,5 +75,5 @@ def test_a_cache_that_cannot_be_used_is_named_in_one_line(
         prepare_data(chosen)
     (entry / "train.tokens.npy").write_bytes(tokens)
     monkeypatch.setenv("MULOCO_CACHE", str(corpus / "below a file"))
-    with pytest.raises(ConfigError, match="the data cannot be prepared: .*its cache is .*below a file"):
+    with pytest.raises(ConfigError, match="the cache .*below a file cannot be written: .*MULOCO_CACHE"):
         prepare_data(chosen)

@@ -176,7 +176,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
         ("config.workers = 4", "line 5: there is no workers in a config; here it is fault_tolerance.group_size"),
         ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
-        ("config.training.precision = 'bf16'", "must be one of bfloat16, float32; got 'bf16'; did you mean bfloat16?"),
+        ("config.training.precision = 'bf16'", "must be one of bfloat16, autocast, float32; got 'bf16'; did you mean bfloat16?"),
         ("config.fault_tolerance.transport = 'inprocess'", "got 'inprocess'; did you mean in_process?"),
         ("config.training = None", "mine.py: section training must be a Training, or a dict of its fields; got None"),
         ("FaultTolerance(sync_step=3)", "line 5: TypeError: .*; did you mean fault_tolerance.sync_steps?"),
