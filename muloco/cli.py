@@ -73,20 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides = [*overrides, "--help"]
         return command.run(command, overrides)
     except ConfigError as error:
-        return _refused(error, str(error), argv)
-    except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
+        _tell(error, str(error), argv)
+        return 2
+    except (OSError, UnicodeError) as error:  # a disk that is full, a path that no option names
+        if command.run is _worker:
+            raise  # the supervisor knows by the traceback in the log whether to start the worker again
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
-        return _refused(error, f"{path}{error_reason(error)} (-v shows where)", argv)
+        _tell(error, f"{path}{error_reason(error)} (-v shows where)", argv)
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
 
 
-def _refused(error: Exception, reason: str, argv: Sequence[str] | None) -> int:
+def _tell(error: Exception, reason: str, argv: Sequence[str] | None) -> None:
+    """Says in one line what is wrong; with -v, after the traceback."""
     if not {"-v", "--verbose"}.isdisjoint(sys.argv[1:] if argv is None else argv):
         traceback.print_exception(error)
     sys.stderr.write(f"muloco: {reason}\n")
-    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
