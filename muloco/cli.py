@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muloco import __version__
+from muloco.console import open_console, replace_what_cannot_be_encoded, silence
+from muloco.launch.lighthouse import LighthouseError
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
 from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
+from muloco.training.overrides import locate
 from muloco.training.resolve import Resolution, resolution, resolve
 from muloco.training.values import shown
 
@@ -38,7 +41,7 @@ _EVAL = """Evaluate a CHECKPOINT (a run folder, or checkpoint/step-N in one) on 
 results as JSON below evaluations/ in the run folder, a table, and the mean accuracy. Under torchrun the ranks share the
 work."""
 _EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one) into a new folder DIR: for
-transformers and what builds on it, or as a state dict of torch."""
+transformers, or as a state dict of torch."""
 _GENERATE = """Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
 _PLAN = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
 workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
@@ -62,21 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         exit status: 0; 1 where the run failed; 2 where the command or the config cannot be used; 130 after Ctrl-C.
     """
-    command, overrides = _parser().parse_known_args(argv)
+    replace_what_cannot_be_encoded()
     try:
-        if command.help and command.config is None:
-            command.parser.print_help()
-            return 0
-        if command.config is None:
-            raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
-        if command.help:
-            overrides = [*overrides, "--help"]
-        return command.run(command, overrides)
+        return _run(argv)
     except ConfigError as error:
         _tell(error, str(error), argv)
         return 2
+    except LighthouseError as error:
+        _tell(error, str(error), argv)
+        return 1
+    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
+        return 0
     except (OSError, UnicodeError) as error:  # a disk that is full, a path that no option names
-        if command.run is _worker:
+        if _words(argv)[:1] == ["worker"]:
             raise  # the supervisor knows by the traceback in the log whether to start the worker again
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
         _tell(error, f"{path}{error_reason(error)} (-v shows where)", argv)
@@ -84,11 +85,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
+    finally:
+        _flush_output()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    command, overrides = _parser().parse_known_args(argv)
+    if command.help and command.config is None:
+        command.parser.print_help()
+        return 0
+    if command.config is None:
+        raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
+    if command.help:
+        overrides = [*overrides, "--help"]
+    return command.run(command, overrides)
+
+
+def _flush_output() -> None:
+    """Python would fail at its end on what a reader that is gone, or a full disk, does not take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
+
+
+def _words(argv: Sequence[str] | None) -> list[str]:
+    return sys.argv[1:] if argv is None else list(argv)
 
 
 def _tell(error: Exception, reason: str, argv: Sequence[str] | None) -> None:
     """Says in one line what is wrong; with -v, after the traceback."""
-    if not {"-v", "--verbose"}.isdisjoint(sys.argv[1:] if argv is None else argv):
+    if not {"-v", "--verbose"}.isdisjoint(_words(argv)):
         traceback.print_exception(error)
     sys.stderr.write(f"muloco: {reason}\n")
 
@@ -277,29 +305,41 @@ def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.logging import RichHandler
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     chosen = _chosen(command, overrides)
-    found = _resolution(command, chosen)
-    if command.dry_run:
-        return _show(found, resume=command.resume)
-    config = found.config
-    for note in found.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
-    if config.evaluation.tasks:
-        from muloco.evals.in_training import tasks_of
+    resumption = None
+    if command.resume:
+        if command.dry_run:
+            raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
+        from muloco.training.resuming import take_up
 
-        tasks_of(config)  # what is not known, or not here, is said now
+        locate(chosen, find_config(command.config), overrides)
+        resumption = take_up(chosen)
+        config, chosen = resumption.config, resumption.chosen
+    else:
+        found = _resolution(command, chosen)
+        if command.dry_run:
+            return _show(found)
+        config = found.config
+        for note in found.notes:
+            console.print(f"note: {note}", style="yellow", markup=False)
+    if config.evaluation.tasks:
+        from muloco.evals.in_training import rehearse
+
+        rehearse(config)  # what is not known, not here or cannot be evaluated is said now
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
-    outcome = train(config, chosen=chosen, resume=command.resume, console=console)
+    outcome = train(config, chosen=chosen, resumption=resumption, console=console)
     if outcome.status == 0:
-        console.print(f"loss curve: {plot_loss(outcome.folder)}")
+        try:
+            console.print(f"loss curve: {plot_loss(outcome.folder)}")
+        except Exception as error:  # the run is whole without its picture, whatever a plotting library finds
+            console.print(f"the loss curve was not drawn: {type(error).__name__}: {error}", style="yellow")
     return outcome.status
 
 
@@ -314,44 +354,38 @@ def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     return found
 
 
-def _show(found: Resolution, *, resume: bool) -> int:
+def _show(found: Resolution) -> int:
     from muloco.training.describe import describe
 
-    if resume:
-        raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
     sys.stdout.write(describe(found) + "\n")
     return 0
 
 
 def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.logging import RichHandler
 
     from muloco.training.data import prepare_data
 
     chosen = _chosen(command, overrides)
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     handler = RichHandler(console=console, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    console.print(prepare_data(resolve(chosen)).description(), markup=False)
+    console.print(prepare_data(resolve(chosen), verify=True).description(), markup=False)
     return 0
 
 
 def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = _chosen(command, overrides)
+    locate(chosen, find_config(command.config), overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
-    logging.basicConfig(
-        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stdout,
-    )
-    for name in ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # several lines a round; the sync's metrics say it in one
+    from muloco.training.worker_log import set_up_log
+
+    set_up_log(rank=int(os.environ.get("RANK", "0")))
     config = resolve(chosen, config_name=find_config(command.config).stem)
     check_environment(config, os.environ)
-    from muloco.training.worker import run_worker
+    from muloco.launch.summary import sum_up_by_hand
+    from muloco.training.worker import ATTEMPT, run_worker
 
     make_evaluation: MakeEvaluation | None = None
     if config.evaluation.tasks:
@@ -359,6 +393,8 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
         make_evaluation = TaskEvaluation
     run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
+        sum_up_by_hand(config)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -374,7 +410,6 @@ def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
 
     from muloco.analysis.plan_command import run_plan
     from muloco.sweeps.runs import runs_of
@@ -389,12 +424,11 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
         utilization=command.utilization,
         rates=command.gbit,
         picture=Path(command.plot) if command.plot else None,
-        console=Console(soft_wrap=False, highlight=False),
+        console=open_console(),
     )
 
 
 def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
 
     from muloco.analysis.report.command import run_report
     from muloco.sweeps.runs import run_folders
@@ -409,7 +443,7 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
         found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
         folders += found
         problems += missing
-    console = Console(soft_wrap=True, highlight=False)
+    console = open_console(soft_wrap=True)
     return run_report(folders, problems=problems, out=Path(command.out), published=command.published, console=console)
 
 

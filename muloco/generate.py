@@ -24,6 +24,10 @@ def run_generate(command: argparse.Namespace) -> int:
     check_option("--temperature", NotNegative, command.temperature)
     check_option("--top-k", Count | None, command.top_k)
     check_option("--seed", Seed, command.seed)
+    try:
+        command.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"--prompt is not UTF-8 (at character {error.start + 1})") from None
     from muloco.training.trained import find_trained
 
     trained = find_trained(command.config, step=command.step)
@@ -36,6 +40,7 @@ def run_generate(command: argparse.Namespace) -> int:
         raise ConfigError(f"--prompt has {len(prompt)} tokens, the model takes {longest}")
     if len(prompt) + command.tokens > longest:
         sys.stderr.write(f"muloco: ends after {longest} tokens, the prompt's included, which is what the model takes\n")
+
     written = tokenizer.decode(prompt)
     sys.stdout.write(written)
     tokens = list(prompt)

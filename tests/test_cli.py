@@ -177,9 +177,9 @@ LONG = "x" * 300
     [
         (["train", LONG], "there is no config 'xxx"),
         (["train", "LAPTOP", "--run.outputs", LONG], "run.outputs 'xxx"),
-        (["train", "LAPTOP", "--dry-run", "--data.corpus", LONG], "data.corpus '/"),
-        (["train", "LAPTOP", "--dry-run", "--data.validation", LONG], "data.validation '/"),
-        (["train", "LAPTOP", "--dry-run", "--data.tokenizer", LONG], "data.tokenizer '/"),
+        (["train", "LAPTOP", "--dry-run", "--data.corpus", LONG], "muloco: data.corpus"),
+        (["train", "LAPTOP", "--dry-run", "--data.validation", LONG], "muloco: data.validation"),
+        (["train", "LAPTOP", "--dry-run", "--data.tokenizer", LONG], "muloco: data.tokenizer"),
         (["train", "LAPTOP", "--dry-run", "--checkpoint.initial", LONG], "checkpoint.initial '/"),
         (["train", "LAPTOP", "--dry-run", "--run.name", LONG], "--run.name must be the name of a folder"),
         (["sweep", LONG], "FILE 'xxx"),

@@ -9,7 +9,7 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"sharding", "phases", "_torchtitan"},
+    {"sharding", "phases", "cores", "console", "_torchtitan"},
     {"optim", "outer"},
     {"model", "data", "pytorch"},
     {"training"},
@@ -49,6 +49,8 @@ def test_imports_point_down() -> None:
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
+        ("muloco.export.command", ["torch", "torchtitan"]),
+        ("muloco.generate", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )

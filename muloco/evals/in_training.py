@@ -1,18 +1,30 @@
 """The tasks of a config, for evaluations while it is trained. Importing this imports lm-eval."""
 
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
 
+from muloco.data.cache import default_cache
+from muloco.data.errors import DataError
+from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.evals.adapter import MulocoLM
-from muloco.evals.report import figures, mean
+from muloco.evals.report import figures, mean, write_results
 from muloco.evals.run import evaluate
-from muloco.evals.scoring import Scorer
+from muloco.evals.scoring import Continuation, Score, Scorer
 from muloco.evals.tasks import Tasks, find_tasks, load_tasks
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
+from muloco.training.resuming import run_folder
+from muloco.training.run_folder import DURING_TRAINING
+
+logger = logging.getLogger(__name__)
 
 
 def tasks_of(config: Config) -> Tasks:
@@ -33,8 +45,50 @@ def tasks_of(config: Config) -> Tasks:
     return tasks
 
 
+def rehearse(config: Config) -> None:
+    """Evaluates each of the tasks once, at the start of a run, with a model that knows nothing and takes no time: what
+    cannot be evaluated is known before the first step.
+
+    Args:
+        config: resolved.
+
+    Raises:
+        ConfigError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than what the
+            model takes.
+    """
+    chosen, tasks = config.evaluation, tasks_of(config)
+    try:
+        tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    scorer = _NoModel(
+        model=nn.Linear(1, 1),
+        device=torch.device("cpu"),
+        batch_tokens=chosen.batch_tokens,
+        longest=config.training.seq_len,
+    )
+    adapter = MulocoLM(scorer, tokenizer, quiet=True)
+    for name, task in tasks.leaves.items():
+        try:
+            evaluate(adapter, Tasks(asked=[name], leaves={name: task}, groups={}), limit=chosen.limit)
+        except Exception as error:  # a task is a program of its own, which may fail on anything
+            raise ConfigError(
+                f"evaluation.tasks: {name} cannot be evaluated: {type(error).__name__}: {error} "
+                f"(training.seq_len is {config.training.seq_len})"
+            ) from error
+
+
+class _NoModel(Scorer):
+    """Takes every continuation for certain."""
+
+    def __call__(
+        self, asked: Sequence[Continuation], progress: Callable[[int], object] = lambda count: None
+    ) -> list[Score]:
+        return [(0.0, True)] * len(asked)
+
+
 class TaskEvaluation:
-    """See `muloco.training.evaluation.Evaluation`.
+    """See `muloco.training.evaluation.Evaluation`. lm-eval's JSON goes into the run folder; all workers write the same.
 
     Args:
         config: resolved.
@@ -49,7 +103,7 @@ class TaskEvaluation:
         self._tokenizer = DocumentTokenizer(tokenizer)
         self._tasks = tasks_of(config)
 
-    def __call__(self, model: nn.Module, ranks: ProcessGroup | None) -> dict[str, float]:
+    def __call__(self, model: nn.Module, ranks: ProcessGroup | None, step: int) -> dict[str, float]:
         chosen = self._config.evaluation
         scorer = Scorer(
             model=model,
@@ -59,6 +113,18 @@ class TaskEvaluation:
             ranks=ranks,
         )
         adapter = MulocoLM(scorer, self._tokenizer, quiet=True)
-        found = figures(evaluate(adapter, self._tasks, limit=chosen.limit))
+        results = evaluate(adapter, self._tasks, limit=chosen.limit)
+        found = figures(results)
         average = mean(found, self._tasks.asked)
+        if ranks is None or dist.get_rank(ranks) == 0:
+            self._keep(results, step, average)
         return found if average is None else {**found, "mean": average}
+
+    def _keep(self, results: dict[str, Any], step: int, average: float | None) -> None:
+        """What the disk does not take is told; the figures are in the metrics, too."""
+        folder = run_folder(self._config)
+        try:
+            file = folder.evaluations / f"step-{step}" / DURING_TRAINING
+            write_results(file, results, run=folder.root, step=step, average=average)
+        except OSError as error:
+            logger.error("the evaluation's results were not written: %s", error)

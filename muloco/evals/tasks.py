@@ -58,7 +58,7 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
     """What `find_tasks` has found.
 
     Raises:
-        ConfigError: the data of a task is not there; names task and data set.
+        ConfigError: the data of a task is not there, or the task is broken; names the task.
     """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -73,6 +73,8 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
                 f"task {name}: its data set is not here and cannot be fetched: {reason} (offline: fetch it once where "
                 "there is a network and copy the folder $HF_HOME, or give local data by a task of your own)"
             ) from error
+        except Exception as error:  # a task is a program of its own, which may fail on anything
+            raise ConfigError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
         groups = found.get("groups", {})
         tasks.asked.extend([name] if name in groups else found["tasks"])  # the name of a tag stands for its tasks
         tasks.leaves.update(found["tasks"])

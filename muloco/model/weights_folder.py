@@ -42,8 +42,10 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
     for title, names in zip(titles, files, strict=True):
         part = dict(next(coming) for _ in names)
         assert list(part) == names
+        (folder / title).touch()
+        mode = (folder / title).stat().st_mode  # as the umask has it; safetensors lets nobody else read the file
         save_file({name: t.detach().cpu().contiguous() for name, t in part.items()}, folder / title, {"format": "pt"})
-        (folder / title).chmod(0o644)  # safetensors lets nobody else read it
+        (folder / title).chmod(mode)
     if len(files) > 1:
         where = {name: title for title, names in zip(titles, files, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
@@ -61,7 +63,7 @@ class WeightsFolder:
         self.folder = folder
         index = folder / INDEX
         if index.is_file():
-            titles = sorted(set(_json(index)["weight_map"].values()))
+            titles = _titles(index)
         elif (folder / SINGLE).is_file():
             titles = [SINGLE]
         else:
@@ -92,17 +94,18 @@ def _head(file: Path) -> dict[str, Any]:
         text = stream.read(size) if 0 < size < file.stat().st_size else b""
     try:
         head = json.loads(text)
-    except ValueError:
+        head.pop("__metadata__", None)
+        end = 8 + size + max((described["data_offsets"][1] for described in head.values()), default=0)
+    except (ValueError, TypeError, AttributeError, LookupError):
         raise ValueError(f"{file} is no safetensors file, or damaged") from None
-    head.pop("__metadata__", None)
-    end = 8 + size + max((described["data_offsets"][1] for described in head.values()), default=0)
     if file.stat().st_size != end:
         raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {end}")
     return head
 
 
-def _json(file: Path) -> Any:
+def _titles(index: Path) -> list[str]:
+    """Names of the files that an index names."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from error
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, TypeError, AttributeError, LookupError):
+        raise ValueError(f"{index} is not the index of weights, or damaged") from None

@@ -25,6 +25,7 @@ def paper(flavor: str) -> Config:
     config.model.flavor = flavor
     config.training.local_batch_size = LOCAL_BATCH.get(flavor, 2)
     config.compile.enable = True
+    config.data.predict_bos = True  # the paper's stream (PAPER 11)
     return config
 
 

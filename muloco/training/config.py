@@ -59,6 +59,9 @@ class Data(Section):
     """Entries of the embedded tokenizer; at most the vocabulary of the model."""
     validation: Text | None = None
     """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
+    predict_bos: bool = False
+    """Let the model learn, and validation count, that behind a document's EOS comes the BOS of the next one, as in the
+    paper's stream. False: no label is of another document than its input."""
     strict: bool = False
     """Refuse broken records and empty files, instead of naming, counting and skipping them."""
     prepare: bool | None = None
@@ -88,8 +91,11 @@ class Training(Section):
     """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be a short one."""
     max_norm: Positive | None = 1.0
     """Largest gradient norm, larger ones are clipped; None: no clipping."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """What parameters are cast to in the forward and backward pass; they are stored and reduced in float32."""
+    precision: Literal["bfloat16", "autocast", "float32"] | None = None
+    """Of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16: parameters
+    and activations are cast (FSDP's mixed precision). autocast: matrix products and attention alone are taken in
+    bfloat16; embedding, norms and residual stream stay float32. Derived, as in the paper: bfloat16 where parameters are
+    sharded, else autocast."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -132,10 +138,9 @@ class Optimizer(Section):
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's eight."""
+    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's five."""
     orthogonalization_steps: Count | None = None
-    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5, and 8 with
-    polar_express."""
+    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5."""
     matrix: Role = field(default_factory=Role)
     """The matrices of the layers: attention and feed-forward."""
     embedding: Role = field(default_factory=Role)
@@ -156,6 +161,9 @@ class LRScheduler(Section):
 
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
+    total_steps: Count | None = None
+    """Inner steps after which the inner learning rate, and an outer one with a schedule, have reached their end, where
+    they stay. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
     min_lr_factor: Share = 0.1
     """Learning rate at the end, as a share of the peak."""
 
@@ -247,15 +255,19 @@ class Compression(Section):
     """Share of the elements that topk sends. Derived: 0.1."""
     values: Literal["fp32", "bf16", "linear", "statistical", "lloyd_max"] | None = None
     """How topk sends values. Derived: fp32."""
-    reduce: Literal["reselect", "gather"] = "reselect"
+    reduce: Literal["reselect", "gather", "requantize"] = "reselect"
     """reselect: the owner of each part encodes the mean again, so that 2 (K - 1) / K payloads leave a worker. gather:
-    everyone gets every payload, as in the paper's code: an exact mean, but K - 1 payloads leave a worker."""
+    everyone gets every payload, an exact mean, but K - 1 payloads leave a worker. requantize: gather, then the loss of
+    a second encoding on the mean, as the paper's quantized runs simulate it; it saves no bytes."""
     error_feedback: bool = False
     """What is lost in a sync is added in the next one."""
     error_decay: Share = 0.9
     """Share of it that is kept (beta)."""
     error_alpha: Share = 1.0
     """Share of what was sent that is taken off (alpha)."""
+    error_gain: Positive = 1.0
+    """What a pseudogradient is multiplied with before what was lost is added. The paper's code has outer_optimizer.lr
+    here as well as in the outer step, so that it acts twice on what is compressed."""
     skip_norms: bool = True
     """Norms travel as fp32."""
     skip_embeddings: bool = False
@@ -295,7 +307,7 @@ class Validation(Section):
     freq: Count = 15
     """Inner steps between two validations; besides, before the first and after the last step."""
     sequences: Count = 1024
-    """Held-out sequences, of training.seq_len tokens."""
+    """Held-out sequences, of training.seq_len tokens; any number, whatever the ranks and their batches."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -26,7 +26,8 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
     try:
         with naming("checkpoint.initial"):
             weights = WeightsFolder(folder)
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = settings.get("model_type") if isinstance(settings, dict) else None
         if kind != "gemma3_text":
             raise ValueError(f"{folder} holds a model of type {kind!r}; only what `muloco export` has written is read")
         theirs = names(size)

@@ -19,6 +19,7 @@ from typing import Any, get_type_hints
 from muloco.training import values
 from muloco.training.config import Config
 from muloco.training.other_names import PAPER, Values, hint
+from muloco.training.overrides import settle_length
 from muloco.training.section import Section, full_name, section_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
             set_field(changed, name, values.read(field_types()[name], words))
         except values.BadValue as error:
             raise ConfigError(f"--{name} {error}") from None
+    settle_length(changed, overrides)
     return changed
 
 

@@ -71,6 +71,11 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _resolve_compression(config, derived)
     _check_tensor_parallel(config, size)
     _derive_steps(config, size, derived)
+    if config.training.precision is None:
+        layout = config.parallelism
+        sharded = layout.data_parallel_shard_degree > 1 or layout.tensor_parallel_degree > 1
+        config.training.precision = "bfloat16" if sharded else "autocast"
+        derived["training.precision"] = "bfloat16 where a worker is sharded, else autocast (PAPER 11)"
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = _weight_decay(config, size, derived)
     _check_batches(config)
@@ -105,8 +110,6 @@ def _usable(name: str) -> str:
 
 
 def _check_metrics(config: Config) -> None:
-    if config.metrics.wandb and config.worker_processes < config.workers:
-        raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
 
@@ -165,12 +168,11 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
     corpus = tuple(map(_absolute, data.sources))
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
+    for name in corpus:
+        _check_source("data.corpus", name, data.text_field)
+    if data.validation:
+        _check_source("data.validation", data.validation, data.text_field)
     try:
-        for option, names in (("data.corpus", corpus), ("data.validation", [data.validation])):
-            for name in names:
-                if name is not None and name != EMBEDDED:
-                    with naming(option):
-                        open_source(name, data.text_field)
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
             with naming("data.tokenizer"):
@@ -187,6 +189,16 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
+
+
+def _check_source(option: str, name: str, text_field: str) -> None:
+    if name == EMBEDDED:
+        return
+    try:
+        with naming(option):
+            open_source(name, text_field)
+    except DataError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 @functools.cache
@@ -272,6 +284,11 @@ def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
         raise ConfigError(
             "compression.error_feedback needs a compression.kind that loses something; with none, nothing"
         )
+    if chosen.kind == "topk" and chosen.reduce == "requantize":
+        raise ConfigError(
+            "compression.reduce requantize is for quantizers: of the mean of topk it would keep the largest elements "
+            "alone; choose gather, the exact mean of the paper's top-k, or reselect"
+        )
     if chosen.kind == "topk":
         if chosen.fraction is None:
             chosen.fraction = 0.1
@@ -341,16 +358,11 @@ def _weight_decay(config: Config, size: Flavor, derived: dict[str, str]) -> floa
 
 
 def _check_batches(config: Config) -> None:
-    training, validation, ranks = config.training, config.validation, config.data_parallel_ranks
+    training, ranks = config.training, config.data_parallel_ranks
     share = training.local_batch_size * ranks * config.workers
     if training.global_batch_size % share:
         raise ConfigError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
             f"{config.workers} workers x {ranks} data-parallel ranks x local_batch_size {training.local_batch_size} "
             f"= {share}"
-        )
-    if validation.sequences % (training.local_batch_size * ranks):
-        raise ConfigError(
-            f"validation.sequences {validation.sequences} must be a multiple of {ranks} data-parallel ranks x "
-            f"training.local_batch_size {training.local_batch_size} = {training.local_batch_size * ranks}"
         )

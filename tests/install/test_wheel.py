@@ -11,6 +11,8 @@ import pytest
 
 from muloco.training.load import CHECKOUT
 
+from ..patience import PATIENCE
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / part, folder / "sources")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
-    subprocess.run([*command, str(folder / "sources")], check=True, timeout=200)
+    subprocess.run([*command, str(folder / "sources")], check=True, timeout=PATIENCE)
     (wheel,) = folder.glob("muloco-*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
@@ -30,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
 
 

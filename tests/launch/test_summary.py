@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from muloco.launch.summary import lost_steps, summarize
+import pytest
+
+from muloco.launch import summary
+from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, seconds_before, sum_up_by_hand, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
 
 
 def line(worker: int, step: int, event: str) -> dict[str, Any]:
@@ -32,6 +35,20 @@ def test_a_worker_that_never_came_has_lost_all() -> None:
     assert lost_steps([line(0, 10, "sync")], workers=2, steps=10) == 10
 
 
+def test_own_loss_is_the_mean_over_those_that_synced_after_the_step() -> None:
+    """Step 15 is in mid-window, and worker 2 was left behind at step 30."""
+    losses = {0: {15: 9.0, 30: 3.0, 45: 9.0}, 1: {15: 9.0, 30: 4.0, 45: 9.0}, 2: {15: 9.0, 30: 8.0}}
+    own = [
+        {"worker": worker, "step": step, "local_validation_loss": loss}
+        for worker, by_step in losses.items()
+        for step, loss in by_step.items()
+    ]
+    lines = [*own, line(0, 30, "sync"), line(1, 30, "sync"), line(2, 30, "join")]
+    assert own_loss(lines, step=30) == 3.5
+    assert own_loss(lines, step=45) is None, "nothing was synced"
+    assert own_loss([], step=30) is None
+
+
 def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics(0).parent.mkdir(parents=True)
@@ -46,3 +63,68 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
     config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
     assert summarize(config, folder, corpus=["5e"], wall_seconds=1.0, restarts=0)["lost_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reached", "kept", "said"),
+    [
+        ([], None, "stopped before the workers had begun; no checkpoint is kept, so that it begins anew"),
+        ([(1, 7)], None, "stopped at step 7 of 200; no checkpoint is kept, so that it begins anew"),
+        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept"),
+        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept"),
+    ],
+)
+def test_how_a_run_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: list[tuple[int, int]], kept: int | None, said: str
+) -> None:
+    folder = RunFolder(tmp_path)
+    for attempt, step in reached:
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
+        writer.write(step, {"event": "state", "state": "training"})
+        writer.close()
+    monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
+    assert how_it_stopped(folder, steps=200) == f"{said}; resume with: muloco train {folder.config} --resume"
+
+
+def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics(0).parent.mkdir()
+    for worker, lines in {
+        0: [(1, 10.0), (1, 14.5), (2, 100.0), (2, 101.0)],
+        1: [(1, 12.0), (1, 16.0), (3, 500.0)],
+    }.items():
+        shared = {"step": 1, "worker": worker}
+        text = [json.dumps({**shared, "attempt": attempt, "time": time}) for attempt, time in lines]
+        folder.metrics(worker).write_text("\n".join(text) + "\n")
+    assert [seconds_before(folder, attempt) for attempt in (1, 2, 3)] == [0, 6.0, 7.0]
+
+
+def test_of_workers_started_by_hand_the_last_one_has_seen_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker 1 writes its last lines while worker 0 sums up."""
+    words = ["--run.name", "a", "--run.outputs", str(tmp_path), "--training.steps", "12"]
+    config, folder = resolve(load_config("config/laptop/muloco.py", words)), RunFolder(tmp_path / "a")
+    write_json(folder.config, {"data": {"text": ["5e"]}})
+
+    def work(worker: int, steps: tuple[int, ...]) -> None:
+        writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=1)
+        for step in steps:
+            writer.write(step, {"validation_loss": 3.0})
+            writer.write(step, {"loss": 2.0, "tokens": 64 * step, "tokens_per_second": 64.0})
+        writer.close()
+
+    work(0, (6,))
+    work(1, (6,))
+    sum_up_by_hand(config)
+    assert not folder.summary.exists(), "it was stopped before its end"
+    work(0, (12,))
+    late = iter([1])
+
+    def write(path: Path, value: Any) -> None:
+        for worker in late:
+            work(worker, (12,))
+        write_json(path, value)
+
+    monkeypatch.setattr(summary, "write_json", write)
+    sum_up_by_hand(config)
+    found = read_json(folder.summary)
+    assert (found["steps"], found["tokens"], found["corpus_sha256"]) == (12, 2 * 64 * 12, ["5e"])

@@ -105,6 +105,12 @@ def test_an_option_from_elsewhere_is_answered_with_ours(option: str, ours: str) 
             "compression.reduce",
             "gather",
         ),
+        (
+            {"outer_optimizer": {"kwargs": {"simulate_quantization_after_reduce": True}}},
+            "compression.reduce",
+            "requantize",
+        ),
+        ({"outer_optimizer": {"kwargs": {"use_ef": True}}}, "compression.error_feedback", True),
         ({"checkpoint": {"async_mode": "disabled", "keep_latest_k": 3}}, "checkpoint.asynchronous", False),
         (
             {"fault_tolerance": {"module_fqns_per_model_fragment": [["tok_embeddings"], ["norm", "output"]]}},

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from muloco.training.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, load_config
 from muloco.training.resolve import resolve
-from tests.papers_tables import DECAYS, SIZES, STEPS
+from tests.papers_tables import DECAYS, SIZES, STEPS, UNTRAINED_STEPS
 
 POINTS = [
     (size, batch, steps)
@@ -41,6 +41,12 @@ def test_every_point_of_the_papers_tables(workers: int, optimizer: str) -> None:
         assert resolved.training.steps == steps, (size, batch)
         assert resolved.optimizer.weight_decay == pytest.approx(decay), (size, batch)
         sys.stdout.write(f"{size:>6} {batch:>6} {steps:>8} {resolved.optimizer.weight_decay:>13.3g}\n")
+
+
+@pytest.mark.parametrize(("size", "steps"), UNTRAINED_STEPS.items())
+def test_steps_of_sizes_that_the_paper_did_not_train(size: str, steps: int) -> None:
+    assert resolve(paper(size, 512)).training.steps == steps
+    assert resolve(paper(size, 2048)).training.steps == steps // 4
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_resolving_twice_changes_nothing() -> None:
         ("fault_tolerance", "sync_steps", 0, "sync_steps must be at least 1"),
         ("outer_optimizer", "momentum", -0.1, "outer_optimizer.momentum must be from 0 to below 1"),
         ("data", "vocabulary", 200_000, "must be from 258 to the 128256 of flavor 150M; got 200000"),
-        ("validation", "sequences", 7, "validation.sequences 7 must be a multiple of 1 data-parallel ranks"),
+        ("validation", "sequences", 0, "validation.sequences must be at least 1; got 0"),
         ("run", "name", "a/b", "run.name must be the name of a folder: up to 200 letters"),
     ],
 )
@@ -250,6 +256,8 @@ def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
         ({"kind": "linaer"}, "got 'linaer'; did you mean linear"),
         ({"error_feedback": True}, "error_feedback needs a compression.kind that loses something; with none, nothing"),
         ({"kind": "linear", "error_decay": 1.1}, "compression.error_decay must be from 0 to 1; got 1.1"),
+        ({"kind": "linear", "error_gain": 0.0}, "compression.error_gain must be above 0; got 0.0"),
+        ({"kind": "topk", "reduce": "requantize"}, "requantize is for quantizers: .* choose gather"),
         ({"kind": "linear", "error_alpha": -0.1}, "compression.error_alpha must be from 0 to 1; got -0.1"),
     ],
 )
@@ -352,16 +360,23 @@ def test_tensor_parallel_ranks_share_their_batch() -> None:
     assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)
 
 
-def test_wandb_with_several_workers_in_a_process_is_refused() -> None:
-    config = paper("150M", 512, 2)
-    config.metrics.wandb, config.fault_tolerance.transport = True, "in_process"
-    with pytest.raises(ConfigError, match="metrics.wandb needs a process for each worker: .*transport torchft"):
-        resolve(config)
-
-
 def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = paper("150M", 512)
     config.metrics.wandb = True
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "precision"),
+    [
+        ("config/diloco/2x_4gpu_muloco.py", "autocast"),
+        ("config/ddp/adamw.py", "autocast"),
+        ("config/ddp/8gpu_test_3B.py", "bfloat16"),
+        ("config/laptop/muloco.py", "float32"),
+    ],
+)
+def test_precision_is_the_papers(path: str, precision: str) -> None:
+    """PAPER 11: autocast where parameters are replicated, FSDP's mixed precision where they are sharded."""
+    assert resolve(load_config(path)).training.precision == precision
