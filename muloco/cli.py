@@ -69,15 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except ConfigError as error:
-        return _refused(error, str(error), argv)
+        _tell(error, str(error), argv)
+        return 2
     except LighthouseError as error:
-        sys.stderr.write(f"muloco: {error}\n")
+        _tell(error, str(error), argv)
         return 1
     except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
         return 0
-    except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
+    except (OSError, UnicodeError) as error:  # a disk that is full, a path that no option names
+        if _words(argv)[:1] == ["worker"]:
+            raise  # the supervisor knows by the traceback in the log whether to start the worker again
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
-        return _refused(error, f"{path}{error_reason(error)} (-v shows where)", argv)
+        _tell(error, f"{path}{error_reason(error)} (-v shows where)", argv)
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
@@ -106,11 +110,15 @@ def _flush_output() -> None:
             silence(stream)
 
 
-def _refused(error: Exception, reason: str, argv: Sequence[str] | None) -> int:
-    if not {"-v", "--verbose"}.isdisjoint(sys.argv[1:] if argv is None else argv):
+def _words(argv: Sequence[str] | None) -> list[str]:
+    return sys.argv[1:] if argv is None else list(argv)
+
+
+def _tell(error: Exception, reason: str, argv: Sequence[str] | None) -> None:
+    """Says in one line what is wrong; with -v, after the traceback."""
+    if not {"-v", "--verbose"}.isdisjoint(_words(argv)):
         traceback.print_exception(error)
     sys.stderr.write(f"muloco: {reason}\n")
-    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

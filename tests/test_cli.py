@@ -153,6 +153,22 @@ def test_an_error_in_a_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
             assert f"{file}, {message}" in refusal(capsys, command, str(file))
 
 
+def test_what_the_disk_refuses_is_one_line_and_a_workers_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The supervisor tells by the traceback in a worker's log whether the worker is to be started again."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "outputs/x")
+
+    monkeypatch.setattr("muloco.cli.resolution", fail)
+    monkeypatch.setattr("muloco.cli.resolve", fail)
+    assert main(["train", "config/laptop/muon.py"]) == 1
+    assert capsys.readouterr().err == "muloco: 'outputs/x': No space left on device (-v shows where)\n"
+    with pytest.raises(OSError, match="No space left"):
+        main(["worker", "config/laptop/muon.py"])
+
+
 LONG = "x" * 300
 
 
@@ -161,9 +177,9 @@ LONG = "x" * 300
     [
         (["train", LONG], "there is no config 'xxx"),
         (["train", "LAPTOP", "--run.outputs", LONG], "run.outputs 'xxx"),
-        (["train", "LAPTOP", "--dry-run", "--data.corpus", LONG], "data.corpus: there is no file or folder"),
-        (["train", "LAPTOP", "--dry-run", "--data.validation", LONG], "data.validation: there is no file or folder"),
-        (["train", "LAPTOP", "--dry-run", "--data.tokenizer", LONG], "cannot be read: File name too long"),
+        (["train", "LAPTOP", "--dry-run", "--data.corpus", LONG], "muloco: data.corpus"),
+        (["train", "LAPTOP", "--dry-run", "--data.validation", LONG], "muloco: data.validation"),
+        (["train", "LAPTOP", "--dry-run", "--data.tokenizer", LONG], "muloco: data.tokenizer"),
         (["train", "LAPTOP", "--dry-run", "--checkpoint.initial", LONG], "checkpoint.initial '/"),
         (["train", "LAPTOP", "--dry-run", "--run.name", LONG], "--run.name must be the name of a folder"),
         (["sweep", LONG], "FILE 'xxx"),

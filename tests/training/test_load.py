@@ -1,7 +1,6 @@
 """Reading configs and overrides, as the command line does."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +175,10 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
         ("config.workers = 4", "line 5: there is no workers in a config; here it is fault_tolerance.group_size"),
         ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
-        ("config.training.precision = 'bf16'", "must be one of bfloat16, autocast, float32; got 'bf16'; did you mean bfloat16?"),
+        (
+            "config.training.precision = 'bf16'",
+            "training.precision must be one of .*; got 'bf16'; did you mean bfloat16?",
+        ),
         ("config.fault_tolerance.transport = 'inprocess'", "got 'inprocess'; did you mean in_process?"),
         ("config.training = None", "mine.py: section training must be a Training, or a dict of its fields; got None"),
         ("FaultTolerance(sync_step=3)", "line 5: TypeError: .*; did you mean fault_tolerance.sync_steps?"),
@@ -194,7 +196,7 @@ def test_a_mistake_in_a_python_config_is_one_line(line: str, message: str, tmp_p
         "from muloco.training.config import Config, FaultTolerance\n\n"
         f"def config():\n    config = Config()\n    {line}\n    return config\n"
     )
-    with pytest.raises(ConfigError, match=re.sub(r"([?+])", r"\\\1", message)) as refusal:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as refusal:
         load_config(str(file))
     assert "\n" not in str(refusal.value) and str(file) in str(refusal.value)
 
