@@ -122,8 +122,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     lines = read_metrics(folder)
     if not folder.summary.exists():
         last = max((line["step"] for line in lines), default=0)
-        more = f"; `muloco train {folder.config} --resume` makes one" if last >= steps else ""
-        return None, [_problem(folder, "unfinished", f"no summary.json; metrics reach step {last} of {steps}{more}")]
+        return None, [_problem(folder, "unfinished", f"no summary.json; metrics reach step {last} of {steps}")]
     summary = _object(folder.summary)
     if summary["steps"] != steps:
         reason = f"its summary is of step {summary['steps']}, its config asks for {steps}"
