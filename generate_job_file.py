@@ -3,8 +3,9 @@
 
     python generate_job_file.py --config-file CONFIG [--job-name NAME] [--output-file FILE] [--section.field value ...]
 
-Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node. For
-many runs: `muloco sweep` (docs/sweeps.md).
+Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node. The
+text to train on is given as --data.corpus and --data.tokenizer; without them it is the embedded corpus of a few MB.
+For many runs: `muloco sweep` (docs/sweeps.md).
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muloco.sweeps.expand import expand
+from muloco.sweeps.listing import warnings
 from muloco.sweeps.options import add_profile_options, given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings
@@ -68,6 +70,8 @@ def _script(command: argparse.Namespace, words: Sequence[str]) -> str:
     if found.refused:
         raise ConfigError(found.refused[0].reason)
     (job,) = found.jobs
+    for line in warnings(found.jobs, profile):
+        sys.stderr.write(f"generate_job_file: {line}\n")
     return job_script(job, profile)
 
 

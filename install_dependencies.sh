@@ -13,6 +13,7 @@
 #
 # PYTHON=/path/to/python3.12 chooses the Python. The settings of pip (PIP_INDEX_URL, ...) or uv (UV_TORCH_BACKEND, ...)
 # hold, so a machine without a GPU can take a CPU build of torch. More in docs/installing.md.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # when it is started by another shell
 set -euo pipefail
 
 fail() { # message, exit status
@@ -22,7 +23,7 @@ fail() { # message, exit status
 
 # ---- options
 
-extras=dev
+extras=train,dev
 forks=() # NAME=PATH
 from_source=""
 while [ $# -gt 0 ]; do
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
         --extras | --editable) [ -n "${2:-}" ] || fail "$1 needs a value; try --help" 2 ;;
     esac
     case "$1" in
-        --runtime) extras="${extras#dev}" ;;
+        --runtime) extras="${extras/,dev/}" ;;
         --from-source) from_source=yes ;;
         --extras)
             extras="$extras,$2"
@@ -54,7 +55,7 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         -h | --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            sed -n '2,/^[^#]/{/^[^#]/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) fail "unknown option $1; try --help" 2 ;;

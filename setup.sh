@@ -7,10 +7,18 @@
 # `hf auth login` have stored need nothing: the two find them by themselves. It installs nothing.
 # shellcheck shell=bash
 
-if [ -n "${BASH_VERSION:-}" ] && [ "${BASH_SOURCE[0]}" = "$0" ]; then
+if [ -z "${BASH_VERSION:-}${ZSH_VERSION:-}" ]; then
+    echo "setup.sh: source it in bash or zsh; this shell is neither (a job script starts with #!/bin/bash)" >&2
+    return 1 2>/dev/null || exit 1
+fi
+case "${ZSH_VERSION:+${ZSH_EVAL_CONTEXT:-}}" in
+    "") [ "${BASH_SOURCE[0]:-}" != "$0" ] ;; # in bash
+    *file*) true ;;
+    *) false ;;
+esac || {
     echo "setup.sh: it only has an effect when sourced: source $0" >&2
     exit 1
-fi
+}
 
 _muloco_setup() { # this file
     local own root venv

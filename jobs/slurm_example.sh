@@ -16,7 +16,7 @@
 # One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
 # A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
 
-module load cuda/12.8
+module load cuda/12.8 || exit
 source $HOME/muloco/setup.sh
 export MULOCO_CACHE=/scratch/$USER/muloco-cache
 export NCCL_DEBUG=WARN

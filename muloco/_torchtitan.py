@@ -65,7 +65,7 @@ def _use_cpu() -> None:
     warnings.filterwarnings("ignore", message="DTensor .* may not have complete support on cpu device mesh")
     _utils.device_type, _utils.device_module = "cpu", _CpuDeviceModule("muloco_cpu")
     _utils.get_local_device = lambda: torch.device("cpu")
-    _utils.get_peak_flops = lambda device_name: 1e12  # MFU has no meaning on a CPU; muloco does not report it there
+    _utils.get_peak_flops = lambda device_name: 1e12  # torchtitan divides by it; muloco reports no MFU on a CPU
 
 
 def _provide_set_timeout() -> None:
@@ -74,6 +74,9 @@ def _provide_set_timeout() -> None:
 
     torch.distributed.set_timeout = _set_pg_timeout  # type: ignore[attr-defined]
 
+
+_A100_FLOPS = 312e12
+"""What torchtitan assumes for accelerators that it does not know."""
 
 if not torch.accelerator.is_available():
     _use_cpu()
@@ -87,9 +90,7 @@ from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: E402
 from torchtitan.components.dataloader import BaseDataLoader  # noqa: E402
 from torchtitan.components.loss import IGNORE_INDEX, CrossEntropyLoss  # noqa: E402
 from torchtitan.components.metrics import (  # noqa: E402
-    LoggerContainer,
     MetricsProcessor,
-    WandBLogger,
 )
 from torchtitan.components.optimizer import (  # noqa: E402
     LRSchedulersContainer,
@@ -134,6 +135,16 @@ def device_module():
     return _utils.device_module
 
 
+def peak_flops() -> float | None:
+    """Dense bf16 FLOP/s of this accelerator, as torchtitan knows them; None: it does not, or this is a CPU."""
+    if _utils.device_type == "cpu":
+        return None
+    name = _utils.device_module.get_device_name(_utils.device_module.current_device())
+    known = _utils.get_peak_flops(name)
+    assumed = known == _A100_FLOPS and "A100" not in name
+    return None if assumed else known
+
+
 __all__ = [
     "IGNORE_INDEX",
     "BaseCheckpointManager",
@@ -152,7 +163,6 @@ __all__ = [
     "Linear",
     "Llama3Model",
     "Llama3TransformerBlock",
-    "LoggerContainer",
     "MetricsProcessor",
     "ModelSpec",
     "ModelWrapper",
@@ -166,7 +176,6 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "Validator",
-    "WandBLogger",
     "canonical_fqn",
     "dense_activation_placement",
     "dense_param_placement",
@@ -177,5 +186,6 @@ __all__ = [
     "make_gqa_config",
     "norm_config",
     "parallelize_llama",
+    "peak_flops",
     "spmd",
 ]

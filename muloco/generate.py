@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from muloco.training.load import ConfigError
+from muloco.training.bounds import Count, NotNegative, Seed
+from muloco.training.load import ConfigError, check_option
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,19 +20,27 @@ def run_generate(command: argparse.Namespace) -> int:
     """Writes the prompt and what follows to stdout as it comes. Returns 0; raises ConfigError for what cannot be."""
     if command.prompt is None:
         raise ConfigError("muloco generate needs --prompt TEXT")
-    if command.tokens < 1 or command.temperature < 0 or (command.top_k is not None and command.top_k < 1):
-        raise ConfigError("--tokens and --top-k must be at least 1, --temperature 0 or more")
-    from muloco._torchtitan import device_type
-    from muloco.model.generation import generate
+    check_option("--tokens", Count, command.tokens)
+    check_option("--temperature", NotNegative, command.temperature)
+    check_option("--top-k", Count | None, command.top_k)
+    check_option("--seed", Seed, command.seed)
+    try:
+        command.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"--prompt is not UTF-8 (at character {error.start + 1})") from None
     from muloco.training.trained import find_trained
 
     trained = find_trained(command.config, step=command.step)
+    from muloco._torchtitan import device_type
+    from muloco.model.generation import generate
+
     tokenizer, longest = trained.tokenizer(), trained.config.training.seq_len
     prompt = [tokenizer.bos_id, *tokenizer.encode_text(command.prompt)]
     if len(prompt) >= longest:
         raise ConfigError(f"--prompt has {len(prompt)} tokens, the model takes {longest}")
     if len(prompt) + command.tokens > longest:
         sys.stderr.write(f"muloco: ends after {longest} tokens, the prompt's included, which is what the model takes\n")
+
     written = tokenizer.decode(prompt)
     sys.stdout.write(written)
     tokens = list(prompt)

@@ -14,5 +14,7 @@ STEPS = {
     8192: (None, None, None, 2100, 3660, 18165),
     16384: (None, None, None, None, None, 9082),
 }
+# PAPER 11: steps at 512 sequences of the sizes that are in the published map and were not trained
+UNTRAINED_STEPS = {"5B": 94560, "7.5B": 143760, "11B": 208320}
 # PAPER 2.4: weight decay at 512 sequences and K = 1
 DECAYS = {"Muon": (0.01, 0.01, 0.01, 0.001, 0.001, 1e-4), "AdamW": (0.001, 0.01, 0.01, 0.001, 0.001, 1e-4)}

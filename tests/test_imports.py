@@ -9,12 +9,13 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"sharding", "phases", "_torchtitan"},
+    {"sharding", "phases", "cores", "console", "_torchtitan"},
     {"optim", "outer"},
     {"model", "data", "pytorch"},
     {"training"},
     {"launch", "analysis", "evals", "export", "generate"},
     {"sweeps"},
+    {"recipes"},
     {"paper"},
     {"cli"},
 ]
@@ -42,10 +43,14 @@ def test_imports_point_down() -> None:
         ("muloco.optim", ["torchtitan", "torchft", "datasets"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets"]),
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "muloco.outer", "muloco.training"]),
-        ("muloco.training.resolve", ["torch", "torchtitan", "torchft"]),
+        ("muloco.training.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets"]),
+        ("muloco.training.trained", ["torch", "torchtitan"]),
+        ("muloco.evals.names", ["torch", "lm_eval"]),
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
+        ("muloco.export.command", ["torch", "torchtitan"]),
+        ("muloco.generate", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )

@@ -1,6 +1,6 @@
 """416M on one GPU for a few steps: does this machine train at all?"""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

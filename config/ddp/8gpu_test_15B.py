@@ -1,6 +1,6 @@
 """15B sharded over the eight GPUs of one node, for a few steps: does it fit?"""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

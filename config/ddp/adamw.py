@@ -1,6 +1,6 @@
 """Data-parallel AdamW at 416M on eight GPUs: the baseline of DiLoCo."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

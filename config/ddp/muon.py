@@ -1,6 +1,6 @@
 """Data-parallel Muon at 416M on eight GPUs: the baseline of MuLoCo."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -1,6 +1,6 @@
 """MuLoCo at 416M: two workers of four GPUs each."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

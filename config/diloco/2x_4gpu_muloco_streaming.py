@@ -1,6 +1,6 @@
 """Streaming MuLoCo at 416M: three fragments, synchronized one after the other."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

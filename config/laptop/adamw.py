@@ -1,6 +1,6 @@
 """AdamW in one worker, synchronized at every step: the baseline of DiLoCo."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

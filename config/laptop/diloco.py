@@ -1,6 +1,6 @@
 """DiLoCo (AdamW inside) with two workers: what MuLoCo is compared with."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -1,6 +1,6 @@
 """Generalized Primal Averaging with two workers, at laptop size."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -1,6 +1,6 @@
 """MuLoCo with two workers in minutes on two CPU cores, on text that every Python brings along."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -1,6 +1,6 @@
 """MuLoCo with two workers whose pseudogradients travel in 4 bits an element, with error feedback."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -1,6 +1,6 @@
 """Streaming MuLoCo with two workers: three fragments, each exchanged beside the next inner step."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -1,6 +1,6 @@
 """Muon in one worker, synchronized at every step: the baseline of MuLoCo."""
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 
 

@@ -4,6 +4,7 @@
 #   jobs/ddp/run_1gpu_test.sh [--section.field value ...]
 #
 # With a GPU: the 416M flavor. Without one: the smallest laptop flavor on the CPU.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # when it is started by another shell
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../setup.sh"
 

@@ -4,6 +4,7 @@
 #   jobs/ddp/run_8gpu_test_adamw.sh [--section.field value ...]
 #
 # With eight GPUs: the 416M flavor. Without any: eight processes of the smallest laptop flavor share the CPU.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # when it is started by another shell
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../setup.sh"
 

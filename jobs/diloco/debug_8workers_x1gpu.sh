@@ -5,6 +5,7 @@
 #
 # With eight GPUs or more, each worker has one and trains the 150M flavor. With fewer, the workers share what is there (GPUs or
 # CPU cores) over gloo, and the model is the smallest laptop flavor.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # when it is started by another shell
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../setup.sh"
 

@@ -7,9 +7,8 @@ The inner learning rate is that of the best batch throughout; the paper has swep
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Grid, Sweep
 
 # Smallest and largest batch of the figure, in sequences, by K

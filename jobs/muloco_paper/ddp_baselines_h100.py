@@ -5,9 +5,8 @@ muloco sweep jobs/muloco_paper/ddp_baselines_h100.py [--submit | status] [--sect
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Grid, Sweep
 
 STEPS_AROUND = 1  # of the inner-LR grid; 0: the best alone

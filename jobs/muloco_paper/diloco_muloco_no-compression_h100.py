@@ -5,9 +5,8 @@ muloco sweep jobs/muloco_paper/diloco_muloco_no-compression_h100.py [--submit | 
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Grid, Sweep
 
 

@@ -5,9 +5,8 @@ muloco sweep jobs/muloco_paper/inner_lr.py [--submit | status] [--section.field 
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Grid, Sweep
 
 STEPS_AROUND = 2  # sqrt 2 each

@@ -1,14 +1,18 @@
 """Compressed pseudogradients at 416M with eight workers: quantized to 2, 4 and 8 bits, and top-k (PAPER 5.8).
 
+As the published launcher has them: the mean of quantized pseudogradients is encoded once more, that of top-k is exact;
+error feedback multiplies by the outer learning rate before it compresses, and the outer step does so again; norms
+travel as fp32; 16 sequences in a forward pass. One thing differs: the published runs end 29 steps after their last
+sync, as their launcher counts one step less than the others; these sync after the last of their 8160 steps.
+
 muloco sweep jobs/muloco_paper/inner_sweep_distributed_quantized_topk.py [--submit | status] [--section.field ...]
 """
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
-from muloco.sweeps.sweep import Grid, Point, Sweep, product
+from muloco.recipes import model_map as paper
+from muloco.sweeps.sweep import Given, Grid, Point, Sweep, product
 
 SIZE = "416M"
 WORKERS = paper.workers_on(nodes=1, per_node=8)
@@ -32,14 +36,20 @@ def sweep() -> Sweep:
 
 
 def _compressed(name: str, method: paper.Method, config: str) -> Grid:
-    """All codecs, with and without error feedback. Means are encoded again at their owners, norms travel as fp32."""
+    """All codecs, with and without error feedback."""
     common = {
         **paper.point(method, SIZE, WORKERS, batch=BATCH),
+        "training.local_batch_size": Given(paper.LOCAL_BATCH[SIZE], "published: not doubled here, PAPER 2.3"),
         "compression.skip_norms": True,
-        "compression.reduce": "reselect",
     }
     points = [
-        {**common, **(QUANTIZED if codec["compression.kind"] != "topk" else {}), **codec, **feedback}
+        {
+            **common,
+            **(QUANTIZED if codec["compression.kind"] != "topk" else {}),
+            **codec,
+            **paper.reduced(codec),
+            **feedback,
+        }
         for codec in CODECS
         for feedback in (paper.error_feedback(method, WORKERS, on) for on in (False, True))
     ]

@@ -5,9 +5,8 @@ muloco sweep jobs/muloco_paper/sync_intervals_416M.py [--submit | status] [--sec
 
 import sys
 
-import model_map as paper
-
 from muloco.cli import main
+from muloco.recipes import model_map as paper
 from muloco.sweeps.sweep import Grid, Sweep
 
 INTERVALS = (15, 60, 120, 240)  # besides 30, that of all other runs

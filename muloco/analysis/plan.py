@@ -1,21 +1,23 @@
 """What a run will take, before the cluster is rented: GPUs, bytes, memory, and hours by the links' bandwidth."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from muloco.analysis.memory import Memory, memory
+from muloco.analysis.report.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.model.flavors import flavor
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
-ASSUMPTIONS = """\
-Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; within a
-worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a step over the link
-(16-bit gradients, once), as in the paper's own model (PAPER 6.1); several workers send what their codec makes of the
-fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in it."""
+ASSUMPTIONS = (
+    "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; "
+    "within a worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a "
+    "step over the link (16-bit gradients, once), as in the paper's own model; several workers send what their codec "
+    "makes of the fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in "
+    "it."
+)
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
 
@@ -45,6 +47,8 @@ class Plan:
     """Of one run."""
 
     name: str
+    look: str
+    """Method, K and scale: runs that share them look alike in a picture (`muloco.analysis.palette`)."""
     steps: int
     tokens: int
     gpus: int
@@ -75,8 +79,9 @@ class Plan:
             delay=self.delay,
         )
 
-    def gpu_hours(self, gbit_per_second: float) -> float:
-        return self.at(gbit_per_second).total / 3600 * self.gpus
+    def gpu_seconds(self, gbit_per_second: float) -> float:
+        """Of all GPUs together."""
+        return self.at(gbit_per_second).total * self.gpus
 
 
 def plan(
@@ -115,6 +120,7 @@ def plan(
     per_gpu = state.peak / (config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree)
     return Plan(
         name=name or str(config.run.name),
+        look=f"{variant(config).name}, {size.alias}",
         steps=config.training.steps,
         tokens=config.training.tokens,
         gpus=gpus,
@@ -169,9 +175,3 @@ def _shapes(name: str):
     from muloco.model import build
 
     return {name: parameter.detach() for name, parameter in build(name, device="meta").named_parameters()}
-
-
-def hours(seconds: float) -> str:
-    """For a table: three digits, in hours."""
-    value = seconds / 3600
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value < 100 else f"{value:,.0f}"

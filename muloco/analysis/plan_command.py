@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.analysis.output import check_picture, writing
 from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, PAPER_UTILIZATION, plan
-from muloco.analysis.plan_table import plan_table, plot_plans, totals
+from muloco.analysis.plan_table import plan_tables, plot_plans, total
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
-PICTURES = (".png", ".svg")
 REFUSED = 1
 
 
@@ -46,15 +46,19 @@ def run_plan(
     utilization = PAPER_UTILIZATION if utilization is None else utilization
     if not all(rate > 0 for rate in rates):
         raise ConfigError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
-    if picture and picture.suffix.lower() not in PICTURES:
-        raise ConfigError(f"--plot writes {' or '.join(PICTURES)}; got {picture}")
+    if picture:
+        check_picture("--plot", picture)
     plans = [plan(config, name=name, gpu=gpu, gpus=gpus, utilization=utilization) for name, config in runs]
     if plans:
-        console.print(plan_table(plans, rates))
-        console.print(totals(plans, rates))
+        hardware = f"{gpu} at {100 * utilization:g} % of their peak"
+        for table in plan_tables(plans, rates, hardware=hardware, width=console.width):
+            console.print(table)
+        if len(plans) > 1:
+            console.print(total(plans, rates))
         console.print(ASSUMPTIONS, style="dim")
     if plans and picture:
-        plot_plans(plans, picture)
+        with writing("--plot", picture):
+            plot_plans(plans, picture)
         console.print(f"curves: {picture}", soft_wrap=True)
     for name, reason in refused:
         console.print(f"refused: {name}: {reason}", style="red", markup=False, soft_wrap=True)

@@ -1,45 +1,118 @@
-"""Plans as a table, and as curves against bandwidth."""
+"""Plans as tables, and as curves against bandwidth."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
-from muloco.analysis.plan import Plan, fastest, hours
+from muloco.analysis.canvas import canvas, save
+from muloco.analysis.palette import looks
+from muloco.analysis.plan import Plan, fastest
+from muloco.analysis.terminal import Column, facts, fitted
+
+_LISTED = 20
+"""Curves in the legend of a picture."""
+_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
-def plan_table(plans: Sequence[Plan], bandwidths: Sequence[float]) -> Table:
-    """A row a run; hours by Gbit/s with the share of them that is compute. The fastest run of each column is bold."""
-    table = Table(title="hours (and % of them that is compute) by Gbit/s of a worker's link", title_justify="left")
-    table.add_column("run", overflow="fold")
-    for name in ("GPUs", "steps", "s a step", "GB sent", "each", "GB a GPU", *(f"{rate:g}" for rate in bandwidths)):
-        table.add_column(name, justify="right", no_wrap=True)
-    best = {rate: fastest(plans, rate) for rate in bandwidths}
+def plan_tables(plans: Sequence[Plan], rates: Sequence[float], *, hardware: str, width: int) -> list[Table]:
+    """What the runs take, and how long by bandwidth.
+
+    Args:
+        plans: at least one.
+        rates: Gbit/s of a worker's link.
+        hardware: what the GPUs are and how far they are used.
+        width: of the terminal.
+    """
+    return (_of_one if len(plans) == 1 else _of_several)(plans, rates, hardware, width)
+
+
+def total(plans: Sequence[Plan], rates: Sequence[float]) -> str:
+    """GPU-hours of all runs, one after the other or not; GPU-minutes or GPU-seconds where they are few."""
+    seconds = [sum(plan.gpu_seconds(rate) for plan in plans) for rate in rates]
+    name, size = _unit(max(seconds))
+    parts = ", ".join(f"{_digits(all_of / size)} at {rate:g}" for all_of, rate in zip(seconds, rates, strict=True))
+    return f"GPU-{name} of all {len(plans)} runs by Gbit/s: {parts}"
+
+
+def _of_one(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width: int) -> list[Table]:
+    (plan,) = plans
+    times = [plan.at(rate) for rate in rates]
+    name, size = _unit(max(time.total for time in times))
+    gpu_name, gpu_size = _unit(max(plan.gpu_seconds(rate) for rate in rates))
+    rows = {
+        "GPUs": f"{plan.gpus:,} {hardware}",
+        "inner steps": f"{plan.steps:,}, of {plan.tokens:,} tokens together",
+        "compute of an inner step": f"{plan.step_seconds:.3g} s",
+        "sent by a worker": "nothing" if _each(plan) == "-" else f"{_gigabytes(plan)} GB every {_each(plan)}",
+        "memory of a GPU": f"{_memory(plan)} GB, without activations",
+    }
+    by_rate = fitted(
+        f"{plan.name} by bandwidth",
+        Column("Gbit/s of a worker's link", [f"{rate:g}" for rate in rates]),
+        [
+            Column(name, [_digits(time.total / size) for time in times]),
+            Column("% of it compute", [f"{100 * time.utilization:.0f}" for time in times]),
+            Column(f"GPU-{gpu_name}", [_digits(plan.gpu_seconds(rate) / gpu_size) for rate in rates]),
+        ],
+        width=width,
+    )
+    return [facts(plan.name, rows), *by_rate]
+
+
+def _of_several(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width: int) -> list[Table]:
+    """The fastest run at each bandwidth is bold."""
+    names = Column("run", [plan.name for plan in plans])
+    takes = [
+        Column("GPUs", [f"{plan.gpus:,}" for plan in plans]),
+        Column("steps", [f"{plan.steps:,}" for plan in plans]),
+        Column("s a step", [f"{plan.step_seconds:.3g}" for plan in plans]),
+        Column("GB sent", [_gigabytes(plan) for plan in plans]),
+        Column("each", [_each(plan) for plan in plans]),
+        Column("GB a GPU", [_memory(plan) for plan in plans]),
+    ]
+    name, size = _unit(max(plan.at(rate).total for plan in plans for rate in rates))
+    times = [Column(f"{rate:g}", _times(plans, rate, size)) for rate in rates]
+    return [
+        *fitted(f"what the runs take, on {hardware}", names, takes, width=width),
+        *fitted(f"{name} (and % of them that is compute) by Gbit/s of a worker's link", names, times, width=width),
+    ]
+
+
+def _times(plans: Sequence[Plan], rate: float, size: float) -> list[Text]:
+    best = fastest(plans, rate)
+    cells = []
     for plan in plans:
-        cells = []
-        for rate in bandwidths:
-            time = plan.at(rate)
-            text = f"{hours(time.total)} ({100 * time.utilization:.0f})"
-            cells.append(f"[bold]{text}[/bold]" if len(plans) > 1 and plan is best[rate] else text)
-        each = "-" if plan.exchange_bytes == 0 else "step" if plan.sync_steps == 1 else f"{plan.sync_steps} steps"
-        table.add_row(
-            plan.name,
-            f"{plan.gpus:,}",
-            f"{plan.steps:,}",
-            f"{plan.step_seconds:.3g}",
-            f"{plan.exchange_bytes / 1e9:.3g}",
-            each,
-            f"{plan.bytes_per_gpu / 1e9:.1f}{'' if plan.fits else ' (too much)'}",
-            *cells,
-        )
-    return table
+        time = plan.at(rate)
+        text = f"{_digits(time.total / size)} ({100 * time.utilization:.0f})"
+        cells.append(Text(text, style="bold" if plan is best else ""))
+    return cells
 
 
-def totals(plans: Sequence[Plan], bandwidths: Sequence[float]) -> str:
-    """GPU-hours of all runs, one after the other or not."""
-    parts = ", ".join(f"{sum(plan.gpu_hours(rate) for plan in plans):,.0f} at {rate:g}" for rate in bandwidths)
-    which = "the run" if len(plans) == 1 else f"all {len(plans)} runs"
-    return f"GPU-hours of {which} by Gbit/s: {parts}"
+def _each(plan: Plan) -> str:
+    return "-" if plan.exchange_bytes == 0 else "step" if plan.sync_steps == 1 else f"{plan.sync_steps} steps"
+
+
+def _gigabytes(plan: Plan) -> str:
+    return f"{plan.exchange_bytes / 1e9:.3g}"
+
+
+def _memory(plan: Plan) -> str:
+    return f"{plan.bytes_per_gpu / 1e9:.1f}{'' if plan.fits else ' (too much)'}"
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """In which so much time is at least one, if there is any; and its seconds."""
+    return next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
+
+
+def _digits(value: float) -> str:
+    """Three digits that count, no exponent."""
+    if value >= 100 or value == 0:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def plot_plans(plans: Sequence[Plan], path: Path) -> None:
@@ -49,20 +122,29 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
         plans: at least one.
         path: of the picture; its ending says which kind. Its folder is made.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     import numpy as np
-    from matplotlib import pyplot as plt
 
-    rates = np.geomspace(0.5, 12800, 200)
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+    rates = [float(rate) for rate in np.geomspace(0.5, 12800, 100)]
+    styles = looks(plan.look for plan in plans)
+    curves: dict[tuple[float, ...], list[Plan]] = {}
     for plan in plans:
-        axes.plot(rates, [plan.at(float(rate)).total / 3600 for rate in rates], label=plan.name)
-    axes.set(xscale="log", yscale="log", xlabel="Gbit/s of a worker's link", ylabel="hours")
-    axes.grid(which="both", alpha=0.25)
-    axes.legend(frameon=False, fontsize="small")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
+        curves.setdefault(tuple(plan.at(rate).total for rate in rates), []).append(plan)
+    name, size = _unit(max(curve[-1] for curve in curves))
+    listed = min(_LISTED, len(curves))
+    with canvas(1, 1, width=8, height=4.5 + 0.1 * listed, name=path.stem) as (sheet, ((axes,),)):
+        for number, (times, alike) in enumerate(curves.items(), start=1):
+            label = alike[0].name + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
+            axes.plot(
+                *(rates, [time / size for time in times]),
+                linestyle=styles[alike[0].look].dash,
+                color=styles[alike[0].look].color,
+                label=label if number <= listed else None,
+            )
+        axes.set(xscale="log", yscale="log", title="wall-clock time, modelled")
+        axes.set(xlabel="bandwidth of a worker's link (Gbit/s)", ylabel=f"wall-clock time ({name})")
+        axes.grid(which="both", alpha=0.25)
+        title = None if listed == len(curves) else f"the first {listed} of {len(curves)} curves"
+        columns = 1 if listed == 1 else 2
+        sheet.legend(loc="outside lower center", frameon=False, fontsize=6.5, title=title, ncols=columns)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(sheet, path)

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from muloco.data.errors import DataError
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,7 +28,21 @@ def default_cache() -> Path:
 
 
 def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Makes a cache entry unless it is there: `fill` writes it into an empty folder that then becomes `folder`."""
+    """Makes a cache entry unless it is there: `fill` writes it into an empty folder that then becomes `folder`.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    try:
+        _make_once(folder, fill)
+    except OSError as error:
+        raise DataError(
+            f"the cache {folder.parent} cannot be written: {error.strerror or error}; "
+            "MULOCO_CACHE in the environment names another folder for it"
+        ) from error
+
+
+def _make_once(folder: Path, fill: Callable[[Path], object]) -> None:
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,33 @@
 """The fixed held-out set: the same sequences for every run, worker and number of ranks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from muloco._torchtitan import BaseDataLoader
+from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
 from muloco.data.loader import Batch, PreparedFeed, lay_out
 from muloco.data.mixture import Schedule
 from muloco.data.prepare import HELD_OUT_SEED
 from muloco.data.prepared import read_prepared
 from muloco.data.stream import Pairs
+from muloco.data.tokenizer import DocumentTokenizer
 
 SPLIT = "validation"
+
+
+def held_out_batches(sequences: int, together: int) -> int:
+    """Batches of each rank for so many sequences, where all ranks take `together` sequences at a time."""
+    return math.ceil(sequences / together)
 
 
 class HeldOutDataLoader(BaseDataLoader):
     """The first `sequences` sequences of the validation splits, divided over the data-parallel ranks of a worker.
 
-    Iterating yields batches as `PackedDataLoader` does, once.
+    Iterating yields batches as `PackedDataLoader` does, once. All ranks yield the same number of batches, as they
+    compute together; where the sequences do not fill the last ones, rows are padding whose labels do not count.
 
     Args:
         dp_world_size, dp_rank: rank r of R takes every R-th batch from the r-th.
@@ -26,7 +35,7 @@ class HeldOutDataLoader(BaseDataLoader):
         seq_len, local_batch_size: L and B.
 
     Raises:
-        ValueError: `sequences` is not a multiple of B x R, or more than the split holds.
+        ValueError: `sequences` is more than the split holds.
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
@@ -40,6 +49,9 @@ class HeldOutDataLoader(BaseDataLoader):
 
         sequences: int
         """How many sequences all ranks of a worker read together."""
+
+        predict_bos: bool = False
+        """As in the training data: see `MixtureLoader.Config`."""
 
         infinite: bool = False
         """torchtitan's validator sets it; it stops by itself where the set ends."""
@@ -55,11 +67,6 @@ class HeldOutDataLoader(BaseDataLoader):
         local_batch_size: int,
         **kwargs: Any,
     ):
-        if config.sequences % (local_batch_size * dp_world_size):
-            raise ValueError(
-                f"{config.sequences} held-out sequences are no multiple of "
-                f"{dp_world_size} ranks x {local_batch_size} sequences a batch"
-            )
         schedule = Schedule(config.weights, seed=HELD_OUT_SEED, share=0)
         opened = [read_prepared(Path(folder)) for folder in config.folders]
         self._feeds: dict[int, PreparedFeed] = {}
@@ -67,7 +74,14 @@ class HeldOutDataLoader(BaseDataLoader):
             if count == 0:
                 continue
             feed = PreparedFeed(
-                opened[source], SPLIT, share=0, shares=1, seed=HELD_OUT_SEED, seq_len=seq_len, endless=False
+                opened[source],
+                SPLIT,
+                share=0,
+                shares=1,
+                seed=HELD_OUT_SEED,
+                seq_len=seq_len,
+                endless=False,
+                predict_bos=config.predict_bos,
             )
             if count > feed.left_in_epoch():
                 raise ValueError(
@@ -78,12 +92,14 @@ class HeldOutDataLoader(BaseDataLoader):
         self._eos_id = opened[0].eos_id
         self._shape = local_batch_size, seq_len
         self._order = [schedule.source(number) for number in range(config.sequences)]
-        self._starts = range(dp_rank * local_batch_size, config.sequences, dp_world_size * local_batch_size)
+        together = local_batch_size * dp_world_size
+        end = held_out_batches(config.sequences, together) * together
+        self._starts = range(dp_rank * local_batch_size, end, together)
 
     def __iter__(self) -> Iterator[Batch]:
         rows = self._shape[0]
         for start in self._starts:
-            sequences = [self._sequence(number) for number in range(start, start + rows)]
+            sequences = [self._sequence(number) for number in range(start, min(start + rows, len(self._order)))]
             yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
 
     def _sequence(self, number: int) -> Pairs:
@@ -95,3 +111,32 @@ class HeldOutDataLoader(BaseDataLoader):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def bytes_per_token(config: HeldOutDataLoader.Config, tokenizer: str, *, seq_len: int) -> float:
+    """UTF-8 bytes of the held-out text for each token that is predicted in validation, EOS and BOS among them.
+
+    A loss of x nats a token is x / ln 2 / this bits a byte. Counted from the text that the tokenizer (its folder) makes
+    of the labels of each sequence; a character that two sequences share counts as the three bytes of U+FFFD in each.
+    """
+    return _bytes_per_token(config.folders, config.weights, config.sequences, config.predict_bos, tokenizer, seq_len)
+
+
+@cache
+def _bytes_per_token(
+    folders: tuple[str, ...],
+    weights: tuple[float, ...],
+    sequences: int,
+    predict_bos: bool,
+    tokenizer: str,
+    seq_len: int,
+) -> float:
+    config = HeldOutDataLoader.Config(folders=folders, weights=weights, sequences=sequences, predict_bos=predict_bos)
+    loader = HeldOutDataLoader(config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=1)
+    opened = DocumentTokenizer(Path(tokenizer))
+    tokens = size = 0
+    for _, labels in loader:
+        predicted = labels[labels != IGNORE_INDEX].tolist()
+        tokens += len(predicted)
+        size += len(opened.decode(predicted).encode())
+    return size / tokens

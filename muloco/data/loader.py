@@ -68,6 +68,9 @@ class MixtureLoader(BaseDataLoader):
         seed: int
         """Fixes every order; not negative."""
 
+        predict_bos: bool = False
+        """Take the EOS of each document as an input too, with the label BOS."""
+
     def __init__(
         self,
         config: Config,
@@ -105,6 +108,7 @@ class MixtureLoader(BaseDataLoader):
             "share": self._share,
             "seed": config.seed,
             "seq_len": seq_len,
+            **({"predict_bos": True} if config.predict_bos else {}),  # positions of earlier versions have no such entry
         }
 
     @abstractmethod
@@ -137,10 +141,10 @@ class MixtureLoader(BaseDataLoader):
         if self._rank_key not in state_dict:
             raise ValueError(f"the data position has no {self._rank_key}; it has: {', '.join(state_dict) or 'nothing'}")
         state = state_dict[self._rank_key]
-        for name, own in self._identity.items():
-            if state.get(name) != own:
+        for name, own in {"predict_bos": False, **self._identity}.items():
+            if state.get(name, False) != own:
                 raise ValueError(
-                    f"the data position was saved with {name} {state.get(name)!r}, this run has {own!r}; "
+                    f"the data position was saved with {name} {state.get(name, False)!r}, this run has {own!r}; "
                     "resume with the same data, sequence length, workers and data-parallel ranks, or start a new run"
                 )
         for feed, place in zip(self._feeds, json.loads(state["places"]), strict=True):
@@ -188,6 +192,7 @@ class PackedDataLoader(MixtureLoader):
                 seed=config.seed,
                 seq_len=self._shape[1],
                 endless=config.infinite,
+                predict_bos=config.predict_bos,
             )
             for prepared in opened
         ]
@@ -253,6 +258,7 @@ class StreamingDataLoader(MixtureLoader):
                 shares=self._shares,
                 hold_out=config.hold_out,
                 strict=config.strict,
+                predict_bos=config.predict_bos,
             )
             block = max(1, round(config.shuffle_buffer * weight / total))
             feeds.append(ShuffledStream(stream, seq_len=length, block=block, seed=config.seed))
@@ -286,7 +292,8 @@ class PreparedFeed:
     def sequence(self, epoch: int, number: int) -> Pairs:
         """Any sequence, without going there."""
         index, depth = self._stream.sequence(epoch, number)
-        return Pairs(self._tokens[index], self._tokens[index + 1], depth)
+        following = (index + 1) % len(self._tokens)  # behind the last document's EOS comes a BOS, as behind any other
+        return Pairs(self._tokens[index], self._tokens[following], depth)
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "taken": self._taken}

@@ -36,6 +36,8 @@ class TrainingData:
     held_out_weights: tuple[float, ...]
     hold_out: bool
     """Whether streams have to leave out what its hash holds out."""
+    left_out: tuple[str, ...] = ()
+    """Of each stream, what is known to be left out before it is read; empty where nothing is."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -45,6 +47,22 @@ class TrainingData:
     def digests(self) -> list[str]:
         """SHA-256 of the text of each source, in hexadecimal; where it is streamed, of what is held out."""
         return [prepared.corpus_sha256 for prepared in self.prepared or self.held_out]
+
+    def check_shares(self, shares: int) -> None:
+        """Checks that every share has a document to train on.
+
+        Args:
+            shares: among how many the documents are dealt: workers x data-parallel ranks of each.
+
+        Raises:
+            DataError: one has none, in a source that is prepared. What a stream has, its reader finds out.
+        """
+        for prepared in self.prepared:
+            if (documents := prepared.sizes["train"].documents) < shares:
+                raise DataError(
+                    f"{prepared.corpus} has {documents} documents to train on, fewer than the {shares} shares "
+                    "(workers x data-parallel ranks) that they are dealt to; take fewer workers or ranks, or more text"
+                )
 
     def description(self) -> str:
         """One line a source, for people."""
@@ -56,9 +74,9 @@ class TrainingData:
                 f"corpus {prepared.corpus} (sha256 {prepared.corpus_sha256[:16]}): "
                 f"{prepared.tokens['train']:,} training tokens{share}{_skipped(prepared)}"
             )
-        for name, weight in zip(self.streamed, self.weights, strict=False):
+        for name, weight, left_out in zip(self.streamed, self.weights, self.left_out, strict=False):
             share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
-            lines.append(f"corpus {name}: streamed and tokenized on the way{share}")
+            lines.append(f"corpus {name}: streamed and tokenized on the way{share}{left_out}")
         held_out = sum(prepared.tokens["validation"] for prepared in self.held_out)
         return "\n".join([*lines, f"held out: {held_out:,} tokens"])
 
@@ -75,6 +93,8 @@ def prepare(
     ahead: bool | None = None,
     held_out_sequences: int,
     seq_len: int,
+    predict_bos: bool = False,
+    verify: bool = False,
     cache: Path | None = None,
 ) -> TrainingData:
     """Everything that has to be there before training, made now as far as the cache has it not.
@@ -88,6 +108,8 @@ def prepare(
         strict: refuse what is no text, instead of leaving it out and counting it.
         ahead: tokenize all before training. None: where no source is on the hub.
         held_out_sequences, seq_len: size of the held-out set.
+        predict_bos: the EOS of each document is an input too, with the label BOS.
+        verify: compare all of what the cache has with its checksum.
         cache: where prepared folders are kept; `default_cache()` if None.
 
     Raises:
@@ -99,12 +121,12 @@ def prepare(
     cache = (cache or default_cache()).absolute()
     sources = [open_source(name, text_field) for name in names]
     opened = open_tokenizer(tokenizer, vocabulary, cache)
-    make = partial(prepare_source, tokenizer=opened, strict=strict, cache=cache)
+    make = partial(prepare_source, tokenizer=opened, strict=strict, verify=verify, cache=cache)
     prepared: tuple[Prepared, ...] = ()
     if ahead:
         part = Part.ALL if validation is None else Part.TRAIN
         prepared = tuple(make(source, part=part) for source in sources)
-    shares = tuple(weights) if weights is not None else _sizes(sources, prepared)
+    shares = tuple(weights) if weights is not None else _sizes(sources, prepared, predict_bos=predict_bos)
     held_out_shares = shares if validation is None else (1.0,)
     needed = Schedule(held_out_shares, seed=HELD_OUT_SEED, share=0).counts(held_out_sequences)
     held_out: tuple[Prepared, ...]
@@ -119,7 +141,8 @@ def prepare(
             for source, count in zip(sources, needed, strict=True)
         )
     for one, count in zip(held_out, needed, strict=True):
-        _check_held_out(one, count, seq_len, by_hash=validation is None)
+        there = -(-one.sizes["validation"].pairs(predict_bos=predict_bos) // seq_len)
+        _check_held_out(one, count, there, seq_len, by_hash=validation is None)
     return TrainingData(
         weights=shares,
         prepared=prepared,
@@ -127,6 +150,7 @@ def prepare(
         held_out=held_out,
         held_out_weights=held_out_shares,
         hold_out=validation is None,
+        left_out=() if ahead else tuple(map(_left_out, sources)),
     )
 
 
@@ -147,6 +171,7 @@ def prepare_source(
     part: Part = Part.ALL,
     most_pairs: int | None = None,
     strict: bool = False,
+    verify: bool = False,
     cache: Path,
 ) -> Prepared:
     """The prepared folder of one source, made anew where `Source.key` has changed; see `muloco.data.tokenize.tokenize`.
@@ -159,35 +184,40 @@ def prepare_source(
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name).name).strip("-.")[:40]
     folder = cache / f"{label}-{key}-f{FORMAT}"
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
-    prepared = read_prepared(folder)
+    prepared = read_prepared(folder, verify=verify)
+    if strict and source.left_out:
+        raise DataError("{}: {}; data.strict refuses what is left out".format(*source.left_out[0]))
     if strict and prepared.skipped:
         raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
 
 
-def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared]) -> tuple[float, ...]:
+def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_bos: bool) -> tuple[float, ...]:
     if len(sources) == 1:
         return (1.0,)
     if prepared:
         for one in prepared:
             if not one.tokens["train"]:
                 raise DataError(f"{one.corpus} holds no text for training: its hash holds out all of it")
-        return tuple(float(one.tokens["train"] - one.sizes["train"].documents) for one in prepared)
+        return tuple(float(one.sizes["train"].pairs(predict_bos=predict_bos)) for one in prepared)
     unknown = [source.name for source in sources if source.size is None]
     if unknown:
         raise DataError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
     return tuple(float(source.size or 0) for source in sources)
 
 
-def _check_held_out(prepared: Prepared, sequences: int, seq_len: int, *, by_hash: bool) -> None:
-    size = prepared.sizes["validation"]
-    there = -(-(size.tokens - size.documents) // seq_len)
+def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int, *, by_hash: bool) -> None:
     if there < sequences:
         share = " (about 5 % of its documents, by their hash)" if by_hash else ""
         raise DataError(
             f"{prepared.corpus} holds out {there} sequences of {seq_len} tokens{share}, {sequences} were asked for; "
             "take fewer (validation.sequences) or another data.validation"
         )
+
+
+def _left_out(source: Source) -> str:
+    found = source.left_out
+    return "; left out {} (first: {}: {})".format(len(found), *found[0]) if found else ""
 
 
 def _skipped(prepared: Prepared) -> str:

@@ -11,15 +11,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
+from muloco.data.errors import DataError
+
 FORMAT = 2
+SMALL_BYTES = 64 << 20
+"""Up to this size the files of a split are compared with their checksum whenever they are opened: it takes no time."""
 
 
-class DamagedCacheError(RuntimeError):
+class DamagedCacheError(DataError):
     """A prepared folder does not hold what its meta.json says; deleting it and preparing again is the cure."""
 
     def __init__(self, folder: Path, problem: str):
@@ -28,12 +32,18 @@ class DamagedCacheError(RuntimeError):
 
 @dataclass(frozen=True)
 class Size:
-    """How much one split holds. `tokens` counts BOS and EOS; a model predicts `tokens - documents` of them."""
+    """How much one split holds. `tokens` counts BOS and EOS."""
 
     documents: int
     tokens: int
     characters: int
     bytes: int
+    sha256: str | None = None
+    """Of the contents of the two files. None: an older version has written them."""
+
+    def pairs(self, *, predict_bos: bool) -> int:
+        """(input, label) pairs, as `ShareStream` cuts them."""
+        return self.tokens if predict_bos else self.tokens - self.documents
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,12 @@ def token_type(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def read_prepared(folder: Path) -> Prepared:
+def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
     """Open a prepared folder and check that all of it is there.
+
+    Args:
+        folder: see the module.
+        verify: read large files as well to compare them with their checksum, at the speed of the disk.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -133,8 +147,14 @@ def read_prepared(folder: Path) -> Prepared:
             raise DamagedCacheError(folder, f"tokenizer/{name} is missing")
     if tokenizer_sha256(prepared.tokenizer_folder) != prepared.tokenizer_sha256:
         raise DamagedCacheError(folder, "tokenizer/tokenizer.json is not the one the corpus was tokenized with")
-    for split in sizes:
-        prepared.open(split)
+    for split, size in sizes.items():
+        tokens, offsets = prepared.open(split)
+        small = tokens.nbytes + offsets.nbytes <= SMALL_BYTES
+        if (verify or small) and size.sha256 not in (
+            None,
+            _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)),
+        ):
+            raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy is not as it was written")
     return prepared
 
 
@@ -160,7 +180,18 @@ class SplitWriter:
         """Completes the files."""
         self._tokens.close(self.tokens)
         self._offsets.close(self.documents + 1)
-        return Size(documents=self.documents, tokens=self.tokens, characters=self.characters, bytes=self.bytes)
+        return Size(
+            documents=self.documents,
+            tokens=self.tokens,
+            characters=self.characters,
+            bytes=self.bytes,
+            sha256=_sha256(self._tokens.sha256, self._offsets.sha256),
+        )
+
+
+def _sha256(tokens: Any, offsets: Any) -> str:
+    """The digest of a split from those of its two files' contents."""
+    return hashlib.sha256(tokens.digest() + offsets.digest()).hexdigest()
 
 
 class _ArrayFile:
@@ -168,12 +199,15 @@ class _ArrayFile:
 
     def __init__(self, path: Path, dtype: np.dtype):
         self._dtype = dtype
+        self.sha256 = hashlib.sha256()
         self._file: BinaryIO = path.open("wb", buffering=1 << 20)
         self._write_header(0)
         self._start = self._file.tell()
 
     def append(self, values: np.ndarray) -> None:
-        self._file.write(values.astype(self._dtype).tobytes())
+        content = values.astype(self._dtype).tobytes()
+        self.sha256.update(content)
+        self._file.write(content)
 
     def close(self, length: int) -> None:
         self._file.seek(0)

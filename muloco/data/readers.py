@@ -4,6 +4,8 @@ A reader yields `(number, raw)` with numbers that rise from 1: lines of a jsonl 
 of a parquet file, pieces of a text file. It raises `BrokenFile` where the file's content cannot be read any further.
 """
 
+import codecs
+import contextlib
 import gzip
 import io
 import json
@@ -12,14 +14,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from muloco.data.errors import BadRecord
+from muloco.data.errors import BadRecord, DataError
 
 PIECE_BYTES = 16 * 1024
 """A text file is cut into documents of at most so many bytes: at a blank line if possible, else at a line's end."""
 
-_BOM = b"\xef\xbb\xbf"
+_BOM = codecs.BOM_UTF8
 _ROWS_AT_ONCE = 256
 _COMPRESSIONS = ("", ".gz", ".zst")
+_ENDS = ((b"\n\n", b"\r\n\r\n", b"\r\r"), (b"\n",), (b"\r",))
+"""Where a text may be cut, the best place first: blank lines as Unix, Windows and the old Mac OS end them, lines."""
+_SAMPLE_BYTES = 1024
+_OTHER_BOMS = {  # those of UTF-32 before those of UTF-16, which they begin with
+    codecs.BOM_UTF32_LE: "UTF-32LE",
+    codecs.BOM_UTF32_BE: "UTF-32BE",
+    codecs.BOM_UTF16_LE: "UTF-16LE",
+    codecs.BOM_UTF16_BE: "UTF-16BE",
+}
+_NULS = {  # which bytes of four are mostly NUL in text of European languages, that has no mark
+    (False, True, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+}
 
 
 class BrokenFile(Exception):
@@ -64,6 +81,8 @@ def checked_text(value: Any, text_field: str) -> str:
         raise BadRecord(f"field {text_field!r} is {type(value).__name__}, not a text")
     if not value or value.isspace():
         raise BadRecord("the text is empty")
+    if (place := value.find("\0")) >= 0:
+        raise BadRecord(f"character {place + 1} of the text is NUL; what holds NULs is no text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -87,8 +106,8 @@ def _known(name: str) -> str:
 
 
 def _lines(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, bytes]]:
-    with _uncompressed(path, raw_file) as file:
-        for number, line in _broken_if_torn(enumerate(file, start=1)):
+    with _text_file(path, raw_file) as file:
+        for number, line in enumerate(file, start=1):
             line = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
             if line:
                 yield number, line
@@ -105,9 +124,9 @@ def _json_text(line: bytes, text_field: str) -> str:
 
 
 def _pieces(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, bytes]]:
-    with _uncompressed(path, raw_file) as file:
+    with _text_file(path, raw_file) as file:
         number, rest = 0, b""
-        for block in _broken_if_torn(iter(lambda: file.read(PIECE_BYTES), b"")):
+        while block := file.read(PIECE_BYTES):
             rest = rest + block if number or rest else block.removeprefix(_BOM)
             while len(rest) > PIECE_BYTES:
                 cut = _cut(rest)
@@ -120,9 +139,10 @@ def _pieces(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[
 
 def _cut(data: bytes) -> int:
     """Where the first piece of more than `PIECE_BYTES` bytes ends."""
-    for mark in (b"\n\n", b"\n"):
-        if (found := data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES)) >= 0:
-            return found + len(mark)
+    for marks in _ENDS:
+        found = [(data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES), len(mark)) for mark in marks]
+        if (last := max(found))[0] >= 0:
+            return sum(last)
     cut = PIECE_BYTES
     while cut > PIECE_BYTES - 4 and data[cut] & 0xC0 == 0x80:  # not inside a UTF-8 character
         cut -= 1
@@ -163,19 +183,45 @@ def _parquet_text(value: Any, text_field: str) -> str:
         raise BadRecord("not UTF-8") from None
 
 
-def _uncompressed(path: Path, raw_file: IO[bytes]) -> IO[bytes]:
+@contextlib.contextmanager
+def _text_file(path: Path, raw_file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The content of a file, uncompressed, where it may be UTF-8.
+
+    Raises:
+        DataError: it begins as text in another encoding, which would be lost.
+        BrokenFile: within the context, where the file cannot be uncompressed any further.
+    """
+    try:
+        with _uncompressed(path, raw_file) as file:
+            if encoding := _other_encoding(file.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES]):
+                raise DataError(
+                    f"{path} is text in {encoding}, not UTF-8; convert it (iconv -f {encoding} -t UTF-8), or remove it"
+                )
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BrokenFile(f"not gzip, damaged or cut off ({error})") from None
+
+
+def _other_encoding(start: bytes) -> str | None:
+    """UTF-16 or UTF-32, where the first bytes of a file are text in it: by a byte order mark, or by where NULs are."""
+    for mark, encoding in _OTHER_BOMS.items():
+        if start.startswith(mark):
+            return encoding
+    if len(start) < 8:
+        return None
+    nuls = [start[place::4].count(0) / len(start[place::4]) for place in range(4)]
+    for pattern, encoding in _NULS.items():
+        if all((share > 0.5) == nul for share, nul in zip(nuls, pattern, strict=True)):
+            return encoding
+    return None
+
+
+def _uncompressed(path: Path, raw_file: IO[bytes]) -> Any:
     if path.name.lower().endswith(".gz"):
-        return gzip.open(raw_file)  # type: ignore[return-value]
+        return gzip.open(raw_file)
     if path.name.lower().endswith(".zst"):
         return io.BufferedReader(_Zstandard(raw_file), 1 << 18)
     return raw_file
-
-
-def _broken_if_torn(blocks: Iterator) -> Iterator:
-    try:
-        yield from blocks
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BrokenFile(f"not gzip, damaged or cut off ({error})") from None
 
 
 class _Zstandard(io.RawIOBase):

@@ -7,11 +7,14 @@
 A *place* is a small JSON value that says where the next record is; only the source that gave it understands it.
 """
 
+import errno
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,9 +77,14 @@ class Source(Protocol):
         """A JSON value equal for copies of the same data on other machines: what a position is a position in."""
         ...
 
+    @property
+    def left_out(self) -> Sequence[tuple[str, str]]:
+        """What is there and will not be read: where, and why. Known before anything is read."""
+        ...
+
     def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
-        """Reads from a place on, or from the start. What is no record at all (an empty or broken file) goes to
-        `skipped`."""
+        """Reads from a place on, or from the start. What is no record at all (an empty or broken file, or `left_out`)
+        goes to `skipped`."""
         ...
 
 
@@ -99,6 +107,7 @@ class Embedded:
     """The embedded corpus, in the order of its hashes."""
 
     name = EMBEDDED
+    left_out = ()
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -145,7 +154,9 @@ class _File:
 
 
 class Files:
-    """A file, or all files below a folder that can be read, sorted by name. Hidden ones (`.name`) are passed over.
+    """A file, or all files below a folder, sorted by name. Hidden ones (`.name`) are passed over; links are followed.
+
+    What is of no known kind is left out, with its name. What should be there and cannot be read is an error.
 
     The cache key is the files' paths, sizes and modification times, since hashing the content at each start would read
     all of it. The identity has names (relative to the folder) and sizes alone, so that copies on other machines agree.
@@ -154,15 +165,22 @@ class Files:
     def __init__(self, name: str, text_field: str):
         self.name = name
         self._root, self._text_field = Path(name).absolute(), text_field
-        if not self._root.exists():
-            raise DataError(f"there is no file or folder {name}; a corpus is a path, {EMBEDDED}, or {HUB}OWNER/NAME")
-        self._files, self._foreign = self._list()
+        self._files: list[_File] = []
+        self.left_out: list[tuple[str, str]] = []
+        try:
+            if not os.path.lexists(self._root):
+                raise DataError(
+                    f"there is no file or folder {name}; a corpus is a path, {EMBEDDED}, or {HUB}OWNER/NAME"
+                )
+            self._list()
+        except OSError as error:
+            raise DataError(_unreadable(error)) from error
         self.size = sum(file.size for file in self._files)
 
     @property
     def key(self) -> Any:
         listing = [[file.name, file.size, file.mtime_ns] for file in self._files]
-        return [str(self._root), self._text_field, listing]
+        return [str(self._root), self._text_field, listing, *map(list, self.left_out)]
 
     @property
     def identity(self) -> Any:
@@ -170,33 +188,72 @@ class Files:
 
     def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
         if place is None:
-            for name in self._foreign:
-                skipped.skip(str(self._root / name), f"not a file that can be read ({endings()})")
+            for where, reason in self.left_out:
+                skipped.skip(where, reason)
         return _FilesReading(self._files, self._text_field, skipped, place or {"file": 0, "record": 0})
 
-    def _list(self) -> tuple[list[_File], list[str]]:
+    def _list(self) -> None:
         if self._root.is_dir():
-            paths = sorted(_below(self._root), key=lambda path: path.relative_to(self._root).as_posix())
-            names = [path.relative_to(self._root).as_posix() for path in paths]
+            paths, self.left_out = _below(self._root)
+            names = {path: path.relative_to(self._root).as_posix() for path in paths}
         else:
-            paths, names = [self._root], [self._root.name]
-        files, foreign = [], []
-        for name, path in zip(names, paths, strict=True):
-            if format_of(name) is None:
-                foreign.append(name)
+            names = {self._root: self._root.name}
+        for path, name in sorted(names.items(), key=lambda item: item[1]):
+            status = path.stat()
+            if format_of(name) is None or not stat.S_ISREG(status.st_mode):
+                self.left_out.append((str(path), f"not a file that can be read ({endings()})"))
                 continue
-            stat = path.stat()
-            files.append(_File(name, path, stat.st_size, stat.st_mtime_ns))
-        if not files:
-            found = f"; it holds {', '.join(foreign[:5])}" if self._root.is_dir() and foreign else ""
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            self._files.append(_File(name, path, status.st_size, status.st_mtime_ns))
+        if not self._files:
+            held = [Path(where).relative_to(self._root).as_posix() for where, _ in self.left_out[:5]]
+            found = f"; it holds {', '.join(held)}" if self._root.is_dir() and held else ""
             raise DataError(f"{self.name}: no file that can be read{found}; a file ends in {endings()}")
-        return files, foreign
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
+def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """All files below a folder, each folder read once, whatever links lead to it; and the links that add nothing.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    files: list[Path] = []
+    left_out: list[tuple[str, str]] = []
+    read: dict[tuple[int, int], Path] = {}
+    folders, links = [root], deque[Path]()
+    while folders or links:  # real folders first: a folder is read under its own name if it has one
+        folder = folders.pop() if folders else links.popleft()
+        status = folder.stat()
+        if first := read.get(identity := (status.st_dev, status.st_ino)):
+            left_out.append((str(folder), f"the folder {first}, which is read under that name"))
+            continue
+        if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+            left_out.append((str(folder), "a circular link, to a folder that it lies in"))
+            continue
+        read[identity] = folder
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if not entry.is_dir():
+                    files.append(Path(entry.path))
+                elif entry.is_symlink():
+                    links.append(Path(entry.path))
+                else:
+                    folders.append(Path(entry.path))
+    return files, left_out
+
+
+def _unreadable(error: OSError) -> str:
+    """What is wrong with a file or folder that the system does not give."""
+    path = str(error.filename)
+    if os.path.islink(path):
+        if error.errno == errno.ELOOP:
+            return f"{path} is a circular link; remove it"
+        if error.errno == errno.ENOENT:
+            return f"{path} is a broken link: there is no {os.readlink(path)}; bring that back, or remove the link"
+    return f"{path} cannot be read: {error.strerror}"
 
 
 class _FilesReading:
@@ -235,7 +292,7 @@ class _FilesReading:
         except BrokenFile as error:
             self._skipped.skip(f"{file.path}, all after {unit} {last}", str(error))
         except OSError as error:
-            raise DataError(f"{file.path} cannot be read: {error}") from error
+            raise DataError(f"{file.path} cannot be read: {error.strerror or error}") from error
         self.done = before + file.size
 
 
@@ -258,6 +315,7 @@ class Hub:
     """
 
     size: int | None = None
+    left_out = ()
 
     def __init__(self, name: str, text_field: str):
         match = re.fullmatch(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>[^:@]+))?", name.removeprefix(HUB))

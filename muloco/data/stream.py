@@ -18,8 +18,9 @@ class ShareStream:
     """What one share reads: the pairs of its documents, epoch after epoch, cut into sequences in a shuffled order.
 
     A document of n tokens gives n - 1 (input, label) pairs: its tokens but the last as inputs, its tokens but the first
-    as labels, so no label is of another document. An epoch is every `shares`-th document end to end, in an order fixed
-    by (seed, epoch).
+    as labels, so no label is of another document. With `predict_bos` it gives n: its EOS is an input too, whose
+    label is the BOS of the document that follows in the stream. An epoch is every `shares`-th document end to end, in
+    an order fixed by (seed, epoch).
 
     The epochs, end to end, are cut into sequences of `seq_len` pairs. A sequence belongs to the epoch it starts in and
     goes on into the next where it crosses the end, so nothing is lost and nothing read twice. The sequences of an epoch
@@ -31,16 +32,27 @@ class ShareStream:
         share, shares: this share (0 .. shares - 1) is documents share, share + shares, share + 2 * shares, ...
         seed: not negative.
         seq_len: at least 1.
+        predict_bos: see above.
 
     Raises:
         ValueError: `seed` is negative, or the share has no documents.
     """
 
-    def __init__(self, offsets: np.ndarray, *, share: int, shares: int, seed: int, seq_len: int, endless: bool):
+    def __init__(
+        self,
+        offsets: np.ndarray,
+        *,
+        share: int,
+        shares: int,
+        seed: int,
+        seq_len: int,
+        endless: bool,
+        predict_bos: bool = False,
+    ):
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
         self._starts = np.array(offsets[:-1][share::shares])
-        self._lengths = offsets[1:][share::shares] - self._starts - 1
+        self._lengths = offsets[1:][share::shares] - self._starts - (0 if predict_bos else 1)
         self._pairs = int(self._lengths.sum())
         if self._pairs == 0:
             raise ValueError(
@@ -61,7 +73,7 @@ class ShareStream:
 
         Returns:
             index: int64 [seq_len, or fewer at the end of a stream that is not endless], where in the tokens each input
-                is; its label is the token after it.
+                is; its label is the token after it, and BOS after the last token of all.
             depth: int64, as long, how many tokens of the same document come before each input.
         """
         order, _, _ = self._layout(epoch)

@@ -1,5 +1,6 @@
 """The sequences of one share of a source that is read and tokenized while training goes on."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,19 +36,30 @@ class TextStream:
     """All pairs of one share of a source, epoch after epoch, in the source's order.
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
-    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, as in `ShareStream`.
+    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, with `predict_bos` n, as in
+    `ShareStream`.
 
     Args:
         hold_out: leave out the documents that their hash puts into the validation split.
         strict: refuse what is no text, instead of leaving it out.
+        predict_bos: take the EOS of each document as an input too, with the label BOS.
     """
 
     def __init__(
-        self, source: Source, tokenizer: DocumentTokenizer, *, share: int, shares: int, hold_out: bool, strict: bool
+        self,
+        source: Source,
+        tokenizer: DocumentTokenizer,
+        *,
+        share: int,
+        shares: int,
+        hold_out: bool,
+        strict: bool,
+        predict_bos: bool = False,
     ):
         self._source, self._tokenizer = source, tokenizer
         self._share, self._shares = share, shares
         self._hold_out, self._strict = hold_out, strict
+        self._following = [tokenizer.bos_id] if predict_bos else []  # what labels know of the next document
         self.go_to(Position())
 
     @property
@@ -88,10 +100,7 @@ class TextStream:
                 yield replace(position, pairs=pairs_read), ids
                 found, pairs_read = True, 0
             if not found:
-                raise DataError(
-                    f"share {self._share} of {self._shares} finds no text in {self._source.name}; "
-                    "take fewer workers x data-parallel ranks, or more data"
-                )
+                raise DataError(_no_text(self._share, self._shares, self._source.name))
             start, pairs_read = Position(epoch=start.epoch + 1), 0
 
     def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
@@ -123,7 +132,38 @@ class TextStream:
 
     def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
         ids = self._tokenizer.encode([text for _, text in batch])
-        yield from ((position, document) for (position, _), document in zip(batch, ids, strict=True))
+        for (position, _), document in zip(batch, ids, strict=True):
+            yield position, np.append(document, np.array(self._following, dtype=document.dtype))
+
+
+def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
+    """Checks that every share of a stream finds a text, by reading the source until each has one.
+
+    Args:
+        source: what is streamed.
+        shares, hold_out: as in `TextStream`.
+
+    Raises:
+        DataError: an epoch has nothing for one of the shares.
+    """
+    reading = source.read(Skipped(strict=False, quiet=True))
+    missing = set(range(shares))
+    for record, raw in enumerate(iter(lambda: next(reading, None), None)):
+        if record % shares not in missing:
+            continue
+        with contextlib.suppress(BadRecord):
+            text = raw.text()
+            if not hold_out or Document("", text).split == "train":
+                missing.discard(record % shares)
+        if not missing:
+            return
+    raise DataError(_no_text(min(missing), shares, source.name))
+
+
+def _no_text(share: int, shares: int, source: str) -> str:
+    return (
+        f"share {share} of {shares} finds no text in {source}; take fewer workers x data-parallel ranks, or more data"
+    )
 
 
 class ShuffledStream:

@@ -16,9 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from muloco.console import open_console
+from muloco.cores import usable_cores
 from muloco.data.corpus import SPLITS, Document
 from muloco.data.errors import DataError, Skipped
 from muloco.data.prepared import SplitWriter, write_meta
@@ -124,8 +125,7 @@ def _batches(
 
 
 def _processes(source: Source) -> int:
-    cores = len(os.sched_getaffinity(0))
-    return 1 if source.size is not None and source.size < _SMALL else min(cores, _MOST_PROCESSES)
+    return 1 if source.size is not None and source.size < _SMALL else min(usable_cores(), _MOST_PROCESSES)
 
 
 def _encoded(
@@ -178,8 +178,9 @@ def _encode(texts: Sequence[str]) -> list[np.ndarray]:
 @contextlib.contextmanager
 def _progress(source: Source) -> Iterator[Callable[[Reading], None]]:
     """A bar on a terminal."""
-    columns = TextColumn("tokenizing {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    name = TextColumn("tokenizing {task.description}", markup=False)
+    columns = name, BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=open_console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(source.name, total=source.size)
         shown = 0
 

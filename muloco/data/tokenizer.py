@@ -75,6 +75,13 @@ class DocumentTokenizer:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        try:
+            self._open()
+        except OSError as error:
+            raise DataError(f"data.tokenizer {folder} cannot be read: {error.strerror or error}") from error
+
+    def _open(self) -> None:
+        folder = self.folder
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise DataError(_no_tokenizer(folder))

@@ -5,10 +5,10 @@ from typing import Any
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 
+from muloco.console import open_console
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.evals.scoring import Continuation, Score, Scorer
 from muloco.model.generation import generate
@@ -131,7 +131,7 @@ class MulocoLM(TemplateLM):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=open_console(stderr=True),
             disable=self._quiet,
         )
 

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from muloco.console import open_console
+from muloco.evals.names import check_names
 from muloco.evals.report import figures, mean, table, write_results
+from muloco.training.bounds import Amount, Count
 from muloco.training.evaluation import need_lm_eval
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, check_option
 from muloco.training.trained import Trained, find_trained
 
 if TYPE_CHECKING:
@@ -25,14 +26,13 @@ def run_eval(command: argparse.Namespace) -> int:
     """Returns 0; raises ConfigError for what cannot be evaluated."""
     if not command.tasks:
         raise ConfigError("muloco eval needs --tasks, such as --tasks hellaswag,piqa or --tasks paper")
-    for name, value in (("--limit", command.limit), ("--batch-tokens", command.batch_tokens)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1; got {value}")
-    if command.shots < 0:
-        raise ConfigError(f"--shots must be 0 or more; got {command.shots}")
+    check_option("--limit", Count | None, command.limit)
+    check_option("--batch-tokens", Count, command.batch_tokens)
+    check_option("--shots", Amount, command.shots)
     trained = find_trained(command.config, step=command.step)
     output = _output(command.output, trained)
     need_lm_eval()
+    check_names(command.tasks.split(","), command.include_path)
     from muloco.evals.tasks import find_tasks, load_tasks
 
     tasks = load_tasks(*find_tasks(command.tasks.split(","), command.include_path))
@@ -40,7 +40,7 @@ def run_eval(command: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         average = mean(figures(results), tasks.asked)
         write_results(output, results, run=trained.run.root, step=trained.step, average=average)
-        console = Console(soft_wrap=True, highlight=False)
+        console = open_console(soft_wrap=True)
         console.print(table(results, tasks.asked, title=trained.name))
         console.print(f"results: {output}", markup=False)
     return 0

@@ -1,18 +1,23 @@
 """The tasks of a config, for evaluations while it is trained. Importing this imports lm-eval."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
 
+from muloco.data.cache import default_cache
+from muloco.data.errors import DataError
+from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures, mean, write_results
 from muloco.evals.run import evaluate
-from muloco.evals.scoring import Scorer
+from muloco.evals.scoring import Continuation, Score, Scorer
 from muloco.evals.tasks import Tasks, find_tasks, load_tasks
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -38,6 +43,48 @@ def tasks_of(config: Config) -> Tasks:
                 "likelihoods (muloco eval takes all)"
             )
     return tasks
+
+
+def rehearse(config: Config) -> None:
+    """Evaluates each of the tasks once, at the start of a run, with a model that knows nothing and takes no time: what
+    cannot be evaluated is known before the first step.
+
+    Args:
+        config: resolved.
+
+    Raises:
+        ConfigError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than what the
+            model takes.
+    """
+    chosen, tasks = config.evaluation, tasks_of(config)
+    try:
+        tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    scorer = _NoModel(
+        model=nn.Linear(1, 1),
+        device=torch.device("cpu"),
+        batch_tokens=chosen.batch_tokens,
+        longest=config.training.seq_len,
+    )
+    adapter = MulocoLM(scorer, tokenizer, quiet=True)
+    for name, task in tasks.leaves.items():
+        try:
+            evaluate(adapter, Tasks(asked=[name], leaves={name: task}, groups={}), limit=chosen.limit)
+        except Exception as error:  # a task is a program of its own, which may fail on anything
+            raise ConfigError(
+                f"evaluation.tasks: {name} cannot be evaluated: {type(error).__name__}: {error} "
+                f"(training.seq_len is {config.training.seq_len})"
+            ) from error
+
+
+class _NoModel(Scorer):
+    """Takes every continuation for certain."""
+
+    def __call__(
+        self, asked: Sequence[Continuation], progress: Callable[[int], object] = lambda count: None
+    ) -> list[Score]:
+        return [(0.0, True)] * len(asked)
 
 
 class TaskEvaluation:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from muloco.training.run_folder import write_json
 
@@ -45,9 +46,9 @@ def mean(found: Mapping[str, float], tasks: list[str]) -> float | None:
 
 def table(results: Mapping[str, Any], tasks: list[str], *, title: str) -> Table:
     """One row a metric, and the mean."""
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(title=Text(title), title_justify="left")
     for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("standard error", "right")):
-        drawn.add_column(column, justify=justify)  # type: ignore[arg-type]
+        drawn.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     found = figures(results)
     shown = ""
     for name, value in found.items():

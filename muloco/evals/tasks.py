@@ -1,6 +1,5 @@
 """lm-eval's tasks, found and loaded with errors that say what is missing. Importing this imports lm-eval."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 
+from muloco.evals.names import unknown_task
 from muloco.evals.suites import SUITES, expand
 from muloco.training.load import ConfigError
 
@@ -38,9 +38,7 @@ def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str
     manager = TaskManager(include_path=include_path)
     for name in tasks:
         if name not in manager.task_index:
-            nearest = difflib.get_close_matches(name, [*manager.all_tasks, *SUITES], n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-            raise ConfigError(f"lm-eval knows no task {name!r}{hint} (own tasks: a folder of YAML files)")
+            raise ConfigError(unknown_task(name, [*manager.all_tasks, *SUITES]))
     return tasks, manager
 
 
@@ -60,7 +58,7 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
     """What `find_tasks` has found.
 
     Raises:
-        ConfigError: the data of a task is not there; names task and data set.
+        ConfigError: the data of a task is not there, or the task is broken; names the task.
     """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -75,6 +73,8 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
                 f"task {name}: its data set is not here and cannot be fetched: {reason} (offline: fetch it once where "
                 "there is a network and copy the folder $HF_HOME, or give local data by a task of your own)"
             ) from error
+        except Exception as error:  # a task is a program of its own, which may fail on anything
+            raise ConfigError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
         groups = found.get("groups", {})
         tasks.asked.extend([name] if name in groups else found["tasks"])  # the name of a tag stands for its tasks
         tasks.leaves.update(found["tasks"])

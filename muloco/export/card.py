@@ -32,6 +32,19 @@ trained by muloco with {method}. transformers loads it as Gemma3ForCausalLM, whi
 {loss}
 Documents began with BOS and ended with EOS in training; text becomes tokens as tokenizer.json says.
 
+## Other software
+
+Programs that know Gemma 3 may take two of its usual settings for granted: `gelu_pytorch_tanh` as the activation, and a
+head tied to the embedding. This model has `silu`, and a head of its own, as its config.json says.
+
+- transformers computes it exactly.
+- vLLM refuses to load it: its Gemma 3 takes no activation but `gelu_pytorch_tanh`, and in older versions no head of its
+  own.
+- llama.cpp converts it without a complaint, and wrongly: its converter leaves out `lm_head.weight`, and its Gemma 3
+  computes GELU.
+
+Compare the logits of any other program with those of transformers before you use it.
+
 <details><summary>The run's config</summary>
 
 ```json

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from muloco.training.load import ConfigError
+from muloco.console import open_console
+from muloco.export.target import check_target
+from muloco.training.bounds import Positive
+from muloco.training.load import ConfigError, check_option
 from muloco.training.trained import find_trained
 
 
@@ -13,10 +14,10 @@ def run_export(command: argparse.Namespace) -> int:
     """Returns 0; raises ConfigError for what cannot be exported."""
     if command.folder is None:
         raise ConfigError("muloco export needs CHECKPOINT and DIR, the folder to be made")
-    if command.shard_gib <= 0:
-        raise ConfigError(f"--shard-gib must be above 0; got {command.shard_gib}")
+    check_option("--shard-gib", Positive, command.shard_gib)
     trained, folder = find_trained(command.config, step=command.step), Path(command.folder)
-    import torch
+    check_target(folder)
+    import torch  # what is wrong with the words above is said without waiting for it
 
     from muloco.export.folders import GIB, export_huggingface, export_torch
 
@@ -25,5 +26,5 @@ def run_export(command: argparse.Namespace) -> int:
         export_huggingface(trained, folder, dtype=dtype, largest=int(command.shard_gib * GIB))
     else:
         export_torch(trained, folder, dtype=dtype)
-    Console(soft_wrap=True, highlight=False).print(f"{trained.name}: {folder}", markup=False)
+    open_console(soft_wrap=True).print(f"{trained.name}: {folder}", markup=False)
     return 0

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.export.card import card
+from muloco.export.target import made
 from muloco.model.huggingface import check_names, model_config, names, to_huggingface
 from muloco.model.weights_folder import write_weights
 from muloco.training.load import ConfigError
@@ -22,8 +20,8 @@ GIB = 2**30
 
 
 def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, largest: int = 5 * GIB) -> None:
-    """A folder that transformers, and what builds on it, loads as it is: model.safetensors (or shards and their
-    index), config.json, generation_config.json, the tokenizer, a card.
+    """A folder that transformers loads as it is: model.safetensors (or shards and their index), config.json,
+    generation_config.json, the tokenizer, a card.
 
     Args:
         trained: the checkpoint.
@@ -32,17 +30,16 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
         largest: bytes of a shard.
 
     Raises:
-        ConfigError: the folder holds something; the tokenizer is gone.
-        ValueError: a tensor of the checkpoint has no place in the folder, or one is missing.
+        ConfigError: the folder holds something or cannot be written; the tokenizer is gone; a tensor of the checkpoint
+            has no place in the folder, or one is missing.
     """
     size, tokenizer = trained.flavor, trained.tokenizer()
-    weights, theirs = trained.weights(), names(size)
-    check_names(weights, theirs, where=f"{trained.part}")
+    weights, theirs = _weights(trained), names(size)
     config = model_config(
         size, seq_len=trained.config.training.seq_len, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
     )
     config["dtype"] = str(dtype).removeprefix("torch.")
-    with _made(folder) as draft:
+    with made(folder) as draft:
         write_weights(
             draft,
             {theirs[name]: tensor.numel() * dtype.itemsize for name, tensor in weights.items()},
@@ -61,12 +58,20 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
 def export_torch(trained: Trained, folder: Path, *, dtype: torch.dtype) -> None:
     """A folder with model.pt (a state dict for `muloco.model.build`, which `torch.load(..., weights_only=True)` reads),
     the run's config.json and the tokenizer. Arguments and errors as `export_huggingface`."""
-    tokenizer, weights = trained.tokenizer(), trained.weights()
-    check_names(weights, names(trained.flavor), where=f"{trained.part}")
-    with _made(folder) as draft:
+    tokenizer, weights = trained.tokenizer(), _weights(trained)
+    with made(folder) as draft:
         torch.save({name: tensor.to(dtype) for name, tensor in weights.items()}, draft / "model.pt")
         shutil.copyfile(trained.run.config, draft / "config.json")
         tokenizer.copy_to(draft)
+
+
+def _weights(trained: Trained) -> dict[str, torch.Tensor]:
+    weights = trained.weights()
+    try:
+        check_names(weights, names(trained.flavor), where=f"{trained.part}")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return weights
 
 
 def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int) -> None:
@@ -81,16 +86,3 @@ def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int
         "clean_up_tokenization_spaces": False,
     }
     write_json(file, {**kept, **fixed})
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[Path]:
-    """A draft that becomes `folder` at the end: it is there whole or not at all."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not an empty folder; nothing is overwritten")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        draft = Path(scratch) / "draft"
-        draft.mkdir()
-        yield draft
-        draft.rename(folder)

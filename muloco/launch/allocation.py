@@ -1,5 +1,6 @@
 """The nodes of the SLURM job that this process is in, and how a program is started on them."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from muloco.launch.controller import ask_again
+from muloco.launch.node import MARK
 from muloco.training.load import ConfigError
 
 CONTAINER = "MULOCO_CONTAINER"
@@ -70,12 +74,14 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
             f"this is SLURM job {job}, but there is no srun here to start workers with; to stay on this machine: "
             "env -u SLURM_JOB_ID muloco train ..."
         )
-    names = _output(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]).split()
-    cores = read_cores(environment["SLURM_JOB_CPUS_PER_NODE"])
+    cores = read_cores(environment.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    names = _names(_output(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]), count=len(cores))
     container = tuple(shlex.split(environment.get(CONTAINER, "")))
     python = "python" if container else sys.executable
     look = [*_srun(names, cores=1, name="look", own=container), python, "-m", "muloco.launch.node", "look"]
-    seen = {node["name"]: node for node in map(json.loads, _output(look).splitlines())}
+    seen = _answers(_output(look))
+    if missing := [name for name in names if name not in seen]:
+        raise ConfigError(f"nodes of this job have not answered: {', '.join(missing)}; asked by: {shlex.join(look)}")
     nodes = [Node(**seen[name], cores=count) for name, count in zip(names, cores, strict=True)]
     loopback = [node.address.startswith("127.") for node in nodes]
     if any(loopback) and not all(loopback):
@@ -92,6 +98,26 @@ def read_cores(per_node: str) -> list[int]:
     return [int(cores) for cores, times in found for _ in range(int(times or 1))]
 
 
+def _names(answer: str, *, count: int) -> list[str]:
+    """Of the nodes, one a line, without what else `scontrol` may have printed."""
+    names = [line.strip() for line in answer.splitlines() if re.fullmatch(r"\s*[\w.-]+\s*", line)]
+    if len(names) != count:
+        raise ConfigError(
+            f"SLURM_JOB_CPUS_PER_NODE is about {count} nodes, but `scontrol show hostnames` answers {answer.strip()!r}"
+        )
+    return names
+
+
+def _answers(output: str) -> dict[str, dict[str, Any]]:
+    """What `muloco.launch.node look` has found, by node, in the output of all of them and of whatever else prints."""
+    found = {}
+    for answer in output.split(MARK)[1:]:
+        with contextlib.suppress(ValueError):
+            node, _ = json.JSONDecoder().raw_decode(answer)
+            found[node["name"]] = node
+    return found
+
+
 def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> tuple[str, ...]:
     return (
         *("srun", f"--job-name={name}", f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1"),
@@ -104,6 +130,11 @@ def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> t
 
 
 def _output(command: list[str]) -> str:
+    """What a command prints; it is run again for some minutes while SLURM's controller does not answer."""
+    return ask_again(lambda: _output_once(command), ConfigError)
+
+
+def _output_once(command: list[str]) -> str:
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

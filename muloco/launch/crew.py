@@ -1,9 +1,11 @@
 """The worker processes of a run: started, and started again when one is lost."""
 
 import logging
+import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from muloco.launch.processes import REFUSED, Child
 
@@ -17,6 +19,8 @@ LAST_SECONDS = 60.0
 """From the first worker that is done to the end: all that take part in the last sync are done about then."""
 FAILURE_SECONDS = 3.0
 """After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
+SILENT_SECONDS = 1800.0
+"""A worker that was asked to stop, and has said nothing for so long, is ended: it neither trains nor saves any more."""
 _FATAL = (
     # of the run
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun", "StateLost"),
@@ -27,6 +31,7 @@ _FATAL = (
     *("FileNotFoundError", "PermissionError", "DataError"),
 )
 """Exceptions that come back, however often a worker is started again."""
+_FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
 
 
 @dataclass
@@ -42,6 +47,17 @@ class _Post:
     due: float | None = None
     """When it is to be started again; None: it runs, is done, or is given up."""
     lost: bool = False
+    trained: bool = False
+    """Whether it has ever taken a step in this attempt at the run."""
+    reasons: list[str] = field(default_factory=list)
+    """Why it was lost, each time."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has failed twice in the same way before its first step: it will not do better the next time. To
+        be killed from outside is no failure of its own."""
+        last = [_without_numbers(reason) for reason in self.reasons[-2:]]
+        return not self.trained and len(last) == 2 and last[0] == last[1] and not last[0].startswith(_FROM_OUTSIDE)
 
 
 class Crew:
@@ -72,9 +88,23 @@ class Crew:
     def children(self) -> list[Child]:
         return [post.child for post in self._posts]
 
+    def away(self) -> dict[int, float | None]:
+        """Workers that were lost: seconds until each is started again, or None where it is not."""
+        now = time.monotonic()
+        lost = {worker: None for worker, post in enumerate(self._posts) if post.lost}
+        return {**lost, **{w: max(0.0, post.due - now) for w, post in enumerate(self._posts) if post.due is not None}}
+
+    def take_note(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Learns from new lines of metrics which workers train."""
+        for line in lines:
+            if "loss" in line or line.get("event") == "sync":
+                for post in self._posts[line["worker"] : line["worker"] + 1]:  # none, where one process holds several
+                    post.trained = True
+
     def watch(self) -> bool:
         """To be called again and again: notices who was lost, starts who is due. True: the run is over, well or not."""
         if self._leaving:
+            self._end_silent()
             return all(child.status is not None for child in self._leaving)
         now = time.monotonic()
         for worker, post in enumerate(self._posts):
@@ -102,7 +132,7 @@ class Crew:
             return []
         time.sleep(FAILURE_SECONDS)
         failed = [post.child for post in self._posts if post.child.status]
-        causes = [child for child in failed if not recoverable(child)] or [
+        causes = [post.child for post in self._posts if post.child.status and self._at_fault(post)] or [
             post.child for post in self._posts if post.child.status and (post.lost or post.due is not None)
         ]
         return causes or failed
@@ -114,12 +144,25 @@ class Crew:
             for child in self._leaving:
                 child.ask_to_leave()
 
+    def _end_silent(self) -> None:
+        for child in self._leaving:
+            if child.status is None and child.silent_seconds > SILENT_SECONDS:
+                logger.warning(
+                    "%s was asked to stop and has said nothing for %.0f s; it is ended (log: %s)",
+                    *(child.name, child.silent_seconds, child.log),
+                )
+                child.end(grace_seconds=1)
+
     def _lose(self, post: _Post, now: float) -> None:
-        logger.warning("%s was lost: %s", post.child.name, post.child.reason())
+        post.reasons.append(post.child.reason())
+        logger.warning("%s was lost: %s", post.child.name, post.reasons[-1])
         if now > post.started + STABLE_SECONDS:
             post.back_off, post.in_a_row = FIRST_BACK_OFF, 0
         if self._first_done is not None:
             post.lost = True  # what it would come back to is over
+        elif post.hopeless:
+            logger.error("%s has failed twice in the same way before its first step", post.child.name)
+            post.lost = True
         elif recoverable(post.child) and post.in_a_row < self._limit:
             logger.warning("%s is started again in %g s", post.child.name, post.back_off)
             post.due = now + post.back_off
@@ -128,7 +171,10 @@ class Crew:
             post.lost = True
 
     def _fatal(self) -> bool:
-        return any(post.lost and not recoverable(post.child) for post in self._posts)
+        return any(post.lost and self._at_fault(post) for post in self._posts)
+
+    def _at_fault(self, post: _Post) -> bool:
+        return post.hopeless or not recoverable(post.child)
 
 
 def recoverable(child: Child) -> bool:
@@ -136,6 +182,11 @@ def recoverable(child: Child) -> bool:
     where the run itself has gone wrong, or the program or its config is at fault."""
     reason = child.reason()
     return not reason.startswith(tuple(f"{name}:" for name in _FATAL)) and reason != f"exit status {REFUSED}"
+
+
+def _without_numbers(reason: str) -> str:
+    """Without ports, addresses and times, which differ from one failure to the next."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "", reason)
 
 
 def _ended_by_asking(child: Child) -> bool:

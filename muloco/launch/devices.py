@@ -2,6 +2,7 @@
 
 import os
 
+from muloco.cores import usable_cores
 from muloco.launch.placement import Placement, Station
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -18,7 +19,7 @@ def place(config: Config) -> Placement:
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
-    return place_on(config, devices=devices, cores=_usable_cores(), environment=os.environ)
+    return place_on(config, devices=devices, cores=usable_cores(), environment=os.environ)
 
 
 def place_on(config: Config, *, devices: list[str], cores: int, environment) -> Placement:
@@ -66,7 +67,3 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
         process_group=group,
         description=description,
     )
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

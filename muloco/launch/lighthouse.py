@@ -1,10 +1,14 @@
 """The torchft lighthouse of a run: where its workers find each other."""
 
+import contextlib
+import http.client
 import logging
 import queue
 import re
 import shutil
+import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +20,17 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 30
 RESTARTS = 20
 """How often a lost lighthouse is started again."""
+PROBE_SECONDS = 5.0
+"""Between two questions whether the lighthouse answers."""
+ANSWER_SECONDS = 10.0
+SILENT_SECONDS = 30.0
+"""A lighthouse that has not answered for so long hangs, and is replaced."""
+_PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The lighthouse is reached without the proxy that the environment may name for the outside."""
+
+
+class LighthouseError(RuntimeError):
+    """The lighthouse cannot be started; the message is one line."""
 
 
 def start_lighthouse(
@@ -41,7 +56,7 @@ def start_lighthouse(
         the process and its address, `http://HOST:PORT`.
 
     Raises:
-        RuntimeError: it did not come up; the message names its log.
+        LighthouseError: it did not come up; the message names its log.
     """
     lines: queue.Queue[str] = queue.Queue()
     command = [
@@ -63,11 +78,12 @@ def start_lighthouse(
         if match := re.search(r"listening on: http://.*:(\d+)", line):
             return child, f"http://{station.host}:{match[1]}"
     child.end(grace_seconds=1)
-    raise RuntimeError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
+    raise LighthouseError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
 
 
 class Lighthouse:
-    """The lighthouse of a run, started again on the same port when it is lost: its state is in the workers.
+    """The lighthouse of a run, started again on the same port when it is lost or no longer answers: its state is in the
+    workers.
 
     Args:
         start: starts it on a port (0: a free one), as `start_lighthouse` does.
@@ -79,26 +95,58 @@ class Lighthouse:
         self._restarts = 0
         try:
             self.child, self.address = start(port)
-        except RuntimeError as error:
+        except LighthouseError as error:
             if port == 0:
                 raise
             logger.warning("%s; trying a free port instead of %d", error, port)
             self.child, self.address = start(0)
+        self._probe = _Probe(self.address)
 
     def keep_alive(self) -> bool:
         """To be called again and again. False: it is lost for good."""
+        if self.child.status is None and self._probe.silent_seconds > SILENT_SECONDS:
+            logger.warning("the lighthouse has not answered for %.0f s and is ended", self._probe.silent_seconds)
+            self.child.end(grace_seconds=1)
         if self.child.status is None:
             return True
         if self._restarts == RESTARTS:
             return False
         logger.warning("the lighthouse was lost (%s) and is started again", self.child.reason())
         self._restarts += 1
+        self._probe.heard()
         try:
             self.child, _ = self._start(int(self.address.rsplit(":", 1)[1]))
-        except RuntimeError as error:
+        except LighthouseError as error:
             logger.error("%s", error)
             return False
         return True
+
+
+class _Probe:
+    """Asks a lighthouse again and again, in a thread of its own, whether it answers."""
+
+    def __init__(self, address: str):
+        self._address = address
+        self.heard()
+        threading.Thread(target=self._ask, name="lighthouse probe", daemon=True).start()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago it last answered, or was started."""
+        return time.monotonic() - self._heard
+
+    def heard(self) -> None:
+        self._heard = time.monotonic()
+
+    def _ask(self) -> None:
+        while True:
+            with (
+                contextlib.suppress(OSError, http.client.HTTPException),
+                _PLAIN.open(f"{self._address}/status", timeout=ANSWER_SECONDS) as answer,
+            ):
+                answer.read()
+                self.heard()
+            time.sleep(PROBE_SECONDS)
 
 
 def _program(name: str, python: str) -> str:
@@ -108,5 +156,5 @@ def _program(name: str, python: str) -> str:
     beside = Path(python).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise RuntimeError(f"{name} is not installed; it comes with torchft: pip install torchft")
+        raise LighthouseError(f"{name} is not installed; it comes with torchft: pip install torchft")
     return found

@@ -1,36 +1,72 @@
 """One view of all workers while they run: a table on a terminal, lines elsewhere."""
 
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
 from muloco.training.config import Config
+from muloco.training.run_folder import STATE
+from muloco.training.states import State
 
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _WORTH_SHOWING = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
+_GAP = 2
+"""Cells between two columns."""
+_BESIDE_WORKERS = 4
+"""Lines of the view that are not workers: progress, heading, total, and the one where the cursor waits."""
+_LEAST_DOING, _MOST_DOING = 12, 26
+"""Cells that other columns leave to what a worker is doing, by the width of the terminal."""
+
+Column = tuple[str, Callable[[Standing], str], int]
+"""Heading, a worker's cell, and how early the column gives way where the terminal is narrow: 0 never does."""
+_COLUMNS: tuple[Column, ...] = (
+    ("worker", lambda s: str(s.worker), 0),
+    ("step", lambda s: _number(s.step, "d"), 0),
+    ("loss", lambda s: _number(s.value("loss"), ".4f"), 1),
+    ("tokens/s", lambda s: _number(s.value("tokens_per_second"), ",.0f"), 2),
+    ("last sync", lambda s: _number(s.synced, "d"), 5),
+    ("MB sent", lambda s: _number(s.megabytes, ",.1f"), 4),
+    ("held-out loss", lambda s: _number(s.value("validation_loss"), ".4f"), 3),
+    ("anchor", lambda s: s.values.get("digest", "-"), 6),
+)
 
 
 class View:
     """Shows what metrics and logs say; use as a context.
 
-    On a terminal: a table that is kept up to date, and above it the workers' warnings. Elsewhere: every line that a
-    worker logs behind its name, and a line for each sync and validation.
+    On a terminal: progress, a line for each worker with what it is doing, and their total, in as many columns and lines
+    as there is room for; above it the workers' warnings. Elsewhere: every line that a worker logs behind its name, and
+    a line for each sync.
+
+    Args:
+        config: resolved.
+        console: where to show it.
+        clock: seconds, for the time that is left.
     """
 
-    def __init__(self, config: Config, console: Console):
+    def __init__(self, config: Config, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._config = config
         self._console = console
+        self._clock = clock
         self._steps = config.training.steps or 0
-        self._workers: list[dict[str, Any]] = [{} for _ in range(config.workers)]
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        self._manner = Manner(
+            delay=config.fault_tolerance.fragment_sync_delay, in_turns=config.worker_processes < config.workers
         )
-        self._task = self._progress.add_task(str(config.run.name), total=self._steps)
-        self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
+        self._workers = [Standing(worker) for worker in range(config.workers)]
+        self._began: tuple[float, float] | None = None
+        """When the first worker began to train, and the mean of the workers' steps then."""
+        self._done = 0.0
+        """Inner steps of a worker, on average, that are done."""
+        self._told: set[tuple[Any, ...]] = set()
+        self._live = Live(self.frame(), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "View":
         if self._console.is_terminal:
@@ -40,55 +76,146 @@ class View:
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
-    def update(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Takes new lines of metrics."""
+    def update(self, lines: Iterable[dict[str, Any]], away: Mapping[int, float | None] = {}) -> None:
+        """Takes new lines of metrics, and which processes of workers are lost: seconds until each is started again, or
+        None where it is not."""
         for line in lines:
-            state = self._workers[line["worker"]]
-            state.update(line)
-            if line.get("event") == "sync":
-                state["sent"] = state.get("sent", 0) + line["bytes_sent"]
-                state["synced"] = line["step"]
-            if not self._console.is_terminal and line["worker"] == 0:
-                self._tell(line)
-        self._progress.update(self._task, completed=min(state.get("step", 0) for state in self._workers))
-        self._live.update(self._render())
+            self._workers[line["worker"]].take(line)
+            self._tell(line)
+        for standing in self._workers:
+            process = standing.worker if self._config.worker_processes > 1 else 0
+            standing.supervised(away.get(process), lost=process in away)
+        self._measure()
+        self._live.update(self.frame())
 
     def log(self, worker: int, line: str) -> None:
         """Shows a line of a worker's log, or, on a terminal, only those that need attention."""
         if not self._console.is_terminal or any(word in line for word in _WORTH_SHOWING):
-            prefix = Text(f"worker {worker} | ", style=_COLORS[worker % len(_COLORS)])
+            name = f"worker {worker}" if self._config.worker_processes == self._config.workers else "workers"
+            prefix = Text(f"{name} | ", style=_COLORS[worker % len(_COLORS)])
             self._console.print(prefix + Text(line), soft_wrap=True)
 
     def _tell(self, line: dict[str, Any]) -> None:
-        if line.get("event") == "sync":
+        """Says once, by whichever worker is first, what concerns all of them."""
+        key: tuple[Any, ...]
+        if line.get("event") == "sync" and not self._console.is_terminal:
+            key = "sync", line["step"], line.get("fragment")
             what = (
+                f"step {line['step']}/{self._steps}: "
                 f"sync of {line['participants']} worker{'s' * (line['participants'] > 1)}, "
                 f"{line['bytes_sent'] / 1e6:.1f} MB sent by each, {line['seconds_waited']:.2f} s waited, "
                 f"anchor {line['digest']}"
             )
-        elif "validation_loss" in line:
-            what = f"validation loss {line['validation_loss']:.4f}"
+        elif line.get("event") == STATE and line["state"] == State.RESUMED:
+            key = (State.RESUMED,)
+            what = f"resumed from the checkpoint of step {line['step']}"
         else:
             return
-        self._console.print(Text(f"step {line['step']}/{self._steps}: {what}"), soft_wrap=True)
+        if key not in self._told:
+            self._told.add(key)
+            self._console.print(Text(what), soft_wrap=True)
 
-    def _render(self) -> RenderableType:
-        table = Table(box=None, header_style="dim")
-        for heading in ("worker", "step", "loss", "tokens/s", "last sync", "MB sent", "held-out loss", "anchor"):
-            table.add_column(heading, justify="left" if heading == "anchor" else "right")
-        for worker, state in enumerate(self._workers):
-            table.add_row(
-                Text(str(worker), style=_COLORS[worker % len(_COLORS)]),
-                _show(state, "step", "d"),
-                _show(state, "loss", ".4f"),
-                _show(state, "tokens_per_second", ",.0f"),
-                _show(state, "synced", "d"),
-                f"{state['sent'] / 1e6:,.1f}" if "sent" in state else "-",
-                _show(state, "validation_loss", ".4f"),
-                _show(state, "digest", ""),
-            )
-        return Group(self._progress, table)
+    def _measure(self) -> None:
+        steps = [standing.step for standing in self._workers if standing.step is not None and standing.takes_part]
+        if not steps:
+            return
+        mean = sum(steps) / len(steps)
+        if self._began is None and any(standing.state == State.TRAINING for standing in self._workers):
+            self._began = self._clock(), mean
+        self._done = max(self._done, mean)
+
+    def _speed(self) -> float | None:
+        """Inner steps of all workers a second since they began to train, syncs and validation included."""
+        if self._began is None or self._clock() <= self._began[0]:
+            return None
+        return (self._done - self._began[1]) / (self._clock() - self._began[0])
+
+    def _tokens_per_second(self) -> float | None:
+        speed = self._speed()
+        return speed * self._config.tokens_per_step if speed else None
+
+    def _left(self) -> str:
+        """The time that is left at this speed."""
+        speed = self._speed()
+        if not speed:
+            return "-:--:--"
+        seconds = round((self._steps - self._done) / speed)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def frame(self) -> RenderableType:
+        """What a terminal shows now, in its width and height."""
+        room = max(1, self._console.height - _BESIDE_WORKERS)
+        shown, rest = self._workers, []
+        if len(shown) > room:
+            ordered = by_need(self._workers, self._manner)
+            shown, rest = ordered[: room - 1], ordered[room - 1 :]
+        rows = [
+            ({heading: cell(s) for heading, cell, _ in _COLUMNS}, doing(s, self._workers, self._manner), _style(s))
+            for s in shown
+        ]
+        if rest:
+            rows.append((_total(f"{len(rest)} more", rest), summary(rest), "dim"))
+        total = _total("all", self._workers) | {"tokens/s": _number(self._tokens_per_second(), ",.0f")}
+        rows.append((total, summary(self._workers), "bold"))
+        widths = {heading: max(len(heading), *(len(row[heading]) for row, _, _ in rows)) for heading, _, _ in _COLUMNS}
+        columns = self._fitting(widths)
+        table = Table.grid(padding=(0, _GAP, 0, 0))
+        for heading in columns:
+            table.add_column(justify="left" if heading == "anchor" else "right", no_wrap=True)
+        left = self._console.width - sum(widths[heading] + _GAP for heading in columns)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, left))
+        table.add_row(*columns, "doing", style="dim")
+        for row, words, style in rows:
+            table.add_row(*(Text(row[heading]) for heading in columns), Text(words), style=style)
+        return Group(self._progress(), table)
+
+    def _progress(self) -> RenderableType:
+        steps = f"{self._done:.0f}/{self._steps}"
+        left = f"ETA {self._left()}"
+        name = Text(str(self._config.run.name), no_wrap=True, overflow="ellipsis")
+        grid = Table.grid(padding=(0, _GAP, 0, 0))
+        room = self._console.width - len(steps) - len(left) - 3 * _GAP
+        grid.add_column(max_width=max(4, room // 2), no_wrap=True, overflow="ellipsis")
+        bar = min(40, max(4, room - min(name.cell_len, room // 2) - _GAP))
+        grid.add_row(name, ProgressBar(total=max(1, self._steps), completed=self._done, width=bar), steps, left)
+        return grid
+
+    def _fitting(self, widths: Mapping[str, int]) -> list[str]:
+        """The headings of those columns that there is room for, beside what the workers are doing."""
+        kept = [heading for heading, _, _ in _COLUMNS]
+        wanted = max(_LEAST_DOING, min(_MOST_DOING, self._console.width // 3))
+        for heading, _, _ in sorted(_COLUMNS, key=lambda column: -column[2]):
+            if sum(widths[heading] + _GAP for heading in kept) + wanted <= self._console.width:
+                break
+            kept.remove(heading)
+        return kept
 
 
-def _show(state: dict[str, Any], key: str, form: str) -> str:
-    return format(state[key], form) if key in state else "-"
+def _total(name: str, workers: Sequence[Standing]) -> dict[str, str]:
+    """A line for several workers: the means of their losses, and the sum of what they have sent."""
+    present = [standing for standing in workers if standing.takes_part]
+    losses, held_out = (
+        [value for standing in present if (value := standing.value(name)) is not None]
+        for name in ("loss", "validation_loss")
+    )
+    sent = [standing.megabytes for standing in workers if standing.megabytes is not None]
+    return {
+        "worker": name,
+        "step": span(standing.step for standing in present),
+        "loss": _number(statistics.fmean(losses) if losses else None, ".4f"),
+        "tokens/s": "",
+        "last sync": _number(max((s.synced for s in workers if s.synced is not None), default=None), "d"),
+        "MB sent": _number(sum(sent) if sent else None, ",.1f"),
+        "held-out loss": _number(statistics.fmean(held_out) if held_out else None, ".4f"),
+        "anchor": "",
+    }
+
+
+def _style(standing: Standing) -> str:
+    if standing.state == LOST:
+        return "bold red"
+    return _COLORS[standing.worker % len(_COLORS)] if standing.takes_part else "yellow"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -9,6 +9,7 @@ Needs nothing but Python, and torch where there are devices.
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -18,12 +19,14 @@ from typing import Any, NoReturn
 
 from muloco.launch.processes import REFUSED
 
+MARK = "muloco.launch.node: "
+"""Before what this program answers: what a node's profile or a container prints beside it is not for us."""
 _SIOCGIFADDR = 0x8915
 
 
 def main(argv: Sequence[str]) -> None:
     if argv[0] == "look":
-        sys.stdout.write(json.dumps(look(os.environ)) + "\n")
+        sys.stdout.write(f"{MARK}{json.dumps(look(os.environ))}\n")
     else:
         devices = [int(device) for device in argv[1].split(",") if device]
         run(devices, list(argv[2:]))
@@ -33,6 +36,9 @@ def look(environment: Mapping[str, str]) -> dict[str, Any]:
     """Name, address, interface and number of GPUs of this node, as a task of the job sees them."""
     chosen = environment.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
     interfaces = _interfaces()
+    for name in ("SLURMD_NODENAME", *([] if chosen else ["SLURM_LAUNCH_NODE_IPADDR"])):
+        if name not in environment:
+            _refuse(f"srun has not set {name} here")
     address = interfaces.get(chosen) if chosen else _address_towards(environment["SLURM_LAUNCH_NODE_IPADDR"])
     interface = next((name for name, of in interfaces.items() if of == address), None)
     if address is None or interface is None:
@@ -43,8 +49,14 @@ def look(environment: Mapping[str, str]) -> dict[str, Any]:
         "name": environment["SLURMD_NODENAME"],
         "address": address,
         "interface": interface,
-        "devices": int(environment.get("SLURM_GPUS_ON_NODE", "0")),
+        "devices": read_count(environment.get("SLURM_GPUS_ON_NODE", "")),
     }
+
+
+def read_count(gpus: str) -> int:
+    """SLURM_GPUS_ON_NODE: a number, or with a kind before it, such as `gpu:a100:4`."""
+    numbers = re.findall(r"(?:^|:)(\d+)(?=$|\(|,)", gpus)
+    return sum(map(int, numbers))
 
 
 def run(devices: Sequence[int], command: list[str]) -> NoReturn:

@@ -2,19 +2,31 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from muloco.training.lines import LineFile
+
+logger = logging.getLogger(__name__)
+
 REFUSED = 2
 """Exit status of a program of ours that cannot run as it is asked to."""
 _PR_SET_PDEATHSIG = 1
+_OF_A_RANK = re.compile(
+    "(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PET_.*"
+    "|TORCH_NCCL_ASYNC_ERROR_HANDLING"
+)
+"""Variables by which a launcher such as torchrun tells a process its place among others. A child of ours is not one of
+them, though this process may be, or may have been started from a notebook or a job that has set them."""
 
 
 class Child:
@@ -42,19 +54,19 @@ class Child:
         self.name = name
         self.log = log
         self._end_signal = end_signal
-        log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log.stat().st_size if log.exists() else 0
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            text=True,
+            env={**_own_environment(), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace", **environment},
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
             preexec_fn=partial(_prepare, end_signal),
         )
+        self._heard = time.monotonic()
         self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
         self._pump.start()
 
@@ -62,6 +74,11 @@ class Child:
     def status(self) -> int | None:
         """Exit status; negative: the signal that ended it; None: it runs."""
         return self._process.poll()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago it last wrote a line, or was started."""
+        return time.monotonic() - self._heard
 
     def ask_to_leave(self) -> None:
         """Asks the process, by SIGUSR1, to bring its work to a good end before it ends."""
@@ -86,9 +103,12 @@ class Child:
         status = self.status
         if status is not None and status < 0:
             return f"killed by {signal.Signals(-status).name}"
-        with self.log.open(errors="replace") as file:
-            file.seek(self._log_start)
-            log = file.read()
+        try:
+            with self.log.open("rb") as file:
+                file.seek(self._log_start)
+                log = file.read().decode("utf-8", errors="replace")
+        except OSError:  # it could not be written, or somebody has removed it
+            log = ""
         return exception_in(log) or (refusal_in(log) if status == REFUSED else None) or f"exit status {status}"
 
     def _signal(self, number: int) -> None:
@@ -96,12 +116,29 @@ class Child:
             os.killpg(self._process.pid, number)
 
     def _copy_output(self, on_line: Callable[[str], None]) -> None:
+        """Reads until the pipe ends, whatever becomes of the log and of `on_line`: a child whose output nobody takes
+        stands still for good once the pipe is full."""
         assert self._process.stdout is not None
-        with self.log.open("a") as log:
-            for line in self._process.stdout:
-                log.write(line)
-                log.flush()
-                on_line(line.rstrip("\n"))
+        log, failed = LineFile(self.log, gap=_gap), False
+        for line in self._process.stdout:
+            self._heard = time.monotonic()
+            line = line.rstrip("\n")
+            log.append(line)
+            try:
+                on_line(line)
+            except BaseException as error:  # SystemExit, too, is to end nothing here
+                if not failed:
+                    logger.warning("%s: its output cannot be shown (%s); its log has it", self.name, error)
+                failed = True
+        log.close()
+
+
+def _gap(lines: int, reason: str) -> str:
+    return f"[{lines} lines are missing here: {reason}]"
+
+
+def _own_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not _OF_A_RANK.fullmatch(name)}
 
 
 def exception_in(log: str) -> str | None:

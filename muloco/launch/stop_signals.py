@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 to the supervisor: the workers save a checkpoint after their next sync, and the run stops."""
+"""SIGTERM, SIGUSR1 or SIGHUP to the supervisor: workers save a checkpoint after their next sync, and the run stops."""
 
 import signal
 from types import FrameType
@@ -6,15 +6,16 @@ from types import FrameType
 
 class StopSignals:
     """Which signal has asked for a stop; use as a context, in the main thread. A second one is a KeyboardInterrupt, as
-    Ctrl-C is, and ends the run at once."""
+    Ctrl-C is, and ends the run at once. Under nohup, SIGHUP stays ignored."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._receive)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -44,11 +44,14 @@ def summarize(
         "training_loss": sum(line["loss"] for line in final.values()) / len(final),
         "validation_loss_before": _at_step(validations, min),
         "validation_loss": _at_step(validations, max),
+        "validation_bits_per_byte": max(validations, key=lambda line: line["step"]).get("validation_bits_per_byte"),
+        "local_validation_loss": own_loss(lines, step=max(line["step"] for line in validations)),
         "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
         "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
+        "lost_lines": sum(line["lines"] for line in lines if line.get("event") == "lines_lost"),
         "evaluation": last_evaluation(lines),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "corpus_sha256": list(corpus),
@@ -99,12 +102,30 @@ def newest_checkpoint(folder: RunFolder) -> int | None:
     return None if newest is None else newest.step
 
 
+def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
+    """What a run has that was stopped before its end, and how it goes on: one line.
+
+    Args:
+        folder: of the run.
+        steps: inner steps that the config asks for.
+    """
+    lines = [line for path in folder.metrics_files().values() for line in read_lines(path)]
+    attempt = max((line["attempt"] for line in lines), default=0)
+    reached = max((line["step"] for line in lines if line["attempt"] == attempt), default=0)
+    kept = newest_checkpoint(folder)
+    where = f"stopped at step {reached} of {steps}" if reached else "stopped before the workers had begun"
+    has = "no checkpoint is kept, so that it begins anew" if kept is None else f"the checkpoint of step {kept} is kept"
+    return f"{where}; {has}; resume with: muloco train {folder.config} --resume"
+
+
 def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
     """The summary as a table of two columns."""
     table = Table(title=f"run {config.run.name}", show_header=False, title_justify="left")
     before, after = summary["validation_loss_before"], summary["validation_loss"]
+    bits = summary["validation_bits_per_byte"]
+    per_byte = f" ({bits:.4f} bits per byte)" if bits is not None else ""
     rows = {
-        "held-out loss": f"{before:.4f} before, {after:.4f} after",
+        "held-out loss": f"{before:.4f} before, {after:.4f} after{per_byte}",
         "training loss": f"{summary['training_loss']:.4f} at step {summary['steps']}",
         "tokens": f"{summary['tokens']:,} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
         "tokens/s": f"{summary['tokens_per_second']:,.0f} by all workers, syncs included",
@@ -113,6 +134,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
         **({"evaluation": _evaluation(summary["evaluation"])} if summary["evaluation"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
+        **({"lost lines of metrics": str(summary["lost_lines"])} if summary["lost_lines"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():
@@ -166,6 +188,21 @@ def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) 
         if line.get("event") in ("sync", "join"):
             reached[line["worker"]] = max(line["step"], reached[line["worker"]])
     return lost + sum(steps - step for step in reached.values())
+
+
+def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
+    """Mean held-out loss of the workers' own weights just before the sync after a step, over those that took part in
+    it; None where no worker has logged it, as without outer steps.
+
+    Args:
+        lines: of metrics.
+        step: inner step; the last one of a run is always validated and synced.
+    """
+    there = [line for line in lines if line["step"] == step]
+    synced = {line["worker"] for line in there if line.get("event") == "sync"}
+    own = {line["worker"]: line["local_validation_loss"] for line in there if "local_validation_loss" in line}
+    losses = [loss for worker, loss in own.items() if worker in synced]
+    return sum(losses) / len(losses) if losses else None
 
 
 def _rate(training: list[dict[str, Any]]) -> float:

@@ -19,9 +19,18 @@ from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
-from muloco.launch.summary import newest_checkpoint, reached_end, seconds_before, summarize, summary_table
+from muloco.launch.summary import (
+    how_it_stopped,
+    newest_checkpoint,
+    reached_end,
+    seconds_before,
+    summarize,
+    summary_table,
+)
+from muloco.launch.surroundings import check_surroundings
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
+from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
 from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
@@ -70,6 +79,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         return Outcome(folder=folder, status=0)
     _check_folder(folder, fresh=resumption is None)
     job = current_allocation()
+    check_surroundings(config, os.environ, here=job is None)
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)
     attempt = next_attempt(folder)
     data = prepare_data(config)
@@ -110,7 +120,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
             for child in children:
                 child.end(GRACE_SECONDS)
     if interrupted:
-        console.print(f"stopped; take it up again with: muloco train {folder.config} --resume")
+        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     if failed:
         claim.take_back()
@@ -118,9 +128,15 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
             console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
         return Outcome(folder=folder, status=1)
     newest = newest_checkpoint(folder)
-    if not reached_end(config, folder):  # a signal came, here or to a worker
-        where = "before the first checkpoint" if newest is None else f"with a checkpoint of step {newest}"
-        console.print(f"stopped {where}; take it up again with: muloco train {folder.config} --resume")
+    if not reached_end(config, folder):  # a signal came, here or to a worker; or the disk is full
+        if stop.received is None and (reason := why_full(folder.root)) is not None:
+            console.print(
+                f"the metrics of the last steps could not be written: {reason}; make room, and then: muloco train "
+                f"{folder.config} --resume",
+                style="red",
+            )
+            return Outcome(folder=folder, status=1)
+        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(
@@ -225,12 +241,14 @@ def _rendezvous(station: Station) -> list[str]:
 def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:
     """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
-        view.update(tail.new_lines())
+        lines = list(tail.new_lines())
+        crew.take_note(lines)
+        view.update(lines, crew.away())
         if lighthouse is not None and not lighthouse.keep_alive():
             return [lighthouse.child]
         if stop.received is not None:
             crew.leave()
         if crew.watch():
-            view.update(tail.new_lines())
+            view.update(tail.new_lines(), crew.away())
             return crew.failures()
         time.sleep(POLL_SECONDS)

@@ -28,7 +28,7 @@ class Flavor:
     adamw_decay: float = 0.01
     """The same for AdamW."""
     paper_steps: int | None = None
-    """Steps of 512 sequences of 2048 tokens that the paper trained it for (PAPER 2.2)."""
+    """Steps of 512 sequences of 2048 tokens in the paper's tables (PAPER 2.2, 11)."""
 
     @property
     def name(self) -> str:
@@ -40,8 +40,27 @@ class Flavor:
         return ["tok_embeddings", *(f"layers.{index}" for index in range(self.layers)), "norm", "lm_head"]
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter, by name in no order that matters."""
+        square, up, norm = (self.width, self.width), (self.feed_forward_width, self.width), (self.width,)
+        layer: dict[str, tuple[int, ...]] = {
+            **{f"attention.qkv_linear.{name}.weight": square for name in ("wq", "wk", "wv")},
+            "attention.wo.weight": square,
+            **{f"attention.{name}.weight": (self.head_width,) for name in ("q_norm", "k_norm")},
+            **{f"feed_forward.{name}.weight": up for name in ("w1", "w3")},
+            "feed_forward.w2.weight": up[::-1],
+            **{
+                f"{name}.weight": norm
+                for name in ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")
+            },
+        }
+        table = (self.vocabulary, self.width)
+        layers = {f"layers.{index}.{name}": shape for index in range(self.layers) for name, shape in layer.items()}
+        return {"tok_embeddings.weight": table, **layers, "norm.weight": norm, "lm_head.weight": table}
+
+    @property
     def token_budget(self) -> int:
-        """Tokens to train on: the paper's where it has trained this size, else 20 a parameter."""
+        """Tokens to train on: the paper's where its tables have this size, else 20 a parameter."""
         return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
 
     @property
@@ -73,10 +92,10 @@ _FLAVORS = (
     Flavor(alias="914M", width=1536, layers=18, heads=12, paper_steps=17520),
     Flavor(alias="1.76B", width=2048, layers=24, heads=16, paper_steps=33600, muon_decay=1e-3, adamw_decay=1e-3),
     Flavor(alias="3.1B", width=2560, layers=30, heads=20, paper_steps=58560, muon_decay=1e-3, adamw_decay=1e-3),
-    # The paper defines the next three and trains none of them: its weight decay for 3.1B
-    Flavor(alias="5B", width=3072, layers=36, heads=24, muon_decay=1e-3, adamw_decay=1e-3),
-    Flavor(alias="7.5B", width=3584, layers=42, heads=28, muon_decay=1e-3, adamw_decay=1e-3),
-    Flavor(alias="11B", width=4096, layers=48, heads=32, muon_decay=1e-3, adamw_decay=1e-3),
+    # The paper has steps for the next three and trains none of them: its weight decay for 3.1B
+    Flavor(alias="5B", width=3072, layers=36, heads=24, paper_steps=94560, muon_decay=1e-3, adamw_decay=1e-3),
+    Flavor(alias="7.5B", width=3584, layers=42, heads=28, paper_steps=143760, muon_decay=1e-3, adamw_decay=1e-3),
+    Flavor(alias="11B", width=4096, layers=48, heads=32, paper_steps=208320, muon_decay=1e-3, adamw_decay=1e-3),
     Flavor(alias="15B", width=4608, layers=54, heads=36, paper_steps=290640, muon_decay=1e-4, adamw_decay=1e-4),
 )
 
@@ -84,6 +103,11 @@ _FLAVORS = (
 def flavors() -> list[str]:
     """Full names of all flavors, smallest first."""
     return [flavor.name for flavor in _FLAVORS]
+
+
+def aliases() -> list[str]:
+    """Short names of all flavors, smallest first."""
+    return [flavor.alias for flavor in _FLAVORS]
 
 
 def flavor(name: str) -> Flavor:
@@ -96,5 +120,6 @@ def flavor(name: str) -> Flavor:
     if name in known:
         return known[name]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    aliases = ", ".join(flavor.alias for flavor in _FLAVORS)
-    raise ValueError(f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {aliases})")
+    raise ValueError(
+        f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {', '.join(aliases())})"
+    )

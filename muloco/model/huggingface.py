@@ -7,31 +7,32 @@ queries and keys, SwiGLU as `silu`). What differs is how it writes things down:
 - it turns the first half of a head against the second (ours turns neighbours), so the rows of queries and keys, and
   their norms, come in another order.
 
-Pure functions of names and tensors; transformers is not needed.
+Pure functions of names and tensors; transformers is not needed, nor is torch for the names.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from muloco.model.flavors import NORM_EPS, ROPE_THETA, Flavor
 
-Change = Callable[[torch.Tensor, Flavor], torch.Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Change = Callable[["Tensor", Flavor], "Tensor"]
 
 
-def _same(tensor: torch.Tensor, size: Flavor) -> torch.Tensor:
+def _same(tensor: "Tensor", size: Flavor) -> "Tensor":
     return tensor
 
 
-def _halves(tensor: torch.Tensor, size: Flavor) -> torch.Tensor:
+def _halves(tensor: "Tensor", size: Flavor) -> "Tensor":
     """Of each head the even rows first, then the odd ones."""
     return tensor.unflatten(0, (-1, size.head_width // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _neighbours(tensor: torch.Tensor, size: Flavor) -> torch.Tensor:
+def _neighbours(tensor: "Tensor", size: Flavor) -> "Tensor":
     return tensor.unflatten(0, (-1, 2, size.head_width // 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -80,7 +81,7 @@ def names(size: Flavor) -> dict[str, str]:
     return found
 
 
-def to_huggingface(name: str, tensor: torch.Tensor, size: Flavor) -> torch.Tensor:
+def to_huggingface(name: str, tensor: "Tensor", size: Flavor) -> "Tensor":
     """A parameter as Hugging Face has it under `names(size)[name]`.
 
     Args:
@@ -93,7 +94,7 @@ def to_huggingface(name: str, tensor: torch.Tensor, size: Flavor) -> torch.Tenso
     return _kind(name).out(tensor, size)
 
 
-def from_huggingface(name: str, tensor: torch.Tensor, size: Flavor) -> torch.Tensor:
+def from_huggingface(name: str, tensor: "Tensor", size: Flavor) -> "Tensor":
     """The inverse of `to_huggingface`, to rounding: `name` is ours as well."""
     return _kind(name).back(tensor, size)
 

@@ -4,6 +4,7 @@ It is Llama 3 with an RMSNorm per head on queries and keys, and RMSNorm after as
 feed-forward. Query, key and value are three matrices, so that Muon orthogonalizes each by itself.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -67,12 +68,22 @@ class MulocoLlama(Llama3Model):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
+        autocast: bool = False
+        """Take matrix products and attention in bf16 (`torch.autocast`), and keep the rest as the parameters are."""
+
         def update_from_config(self, *, config, **kwargs) -> None:
             """Takes over what the trainer's config says: checks, sequence length, layouts under tensor parallelism."""
             # Not super(): a slots dataclass is another class than the one that super() would look for
             Llama3Model.Config.update_from_config(self, config=config, **kwargs)
             for layer in self.layers:
                 _divide_norms(layer, sequence_parallel=config.parallelism.enable_sequence_parallel)
+
+    def forward(self, *args, **kwargs):
+        """As torchtitan's decoder: int64 [B, L] to logits [B, L, vocabulary]."""
+        if not self.config.autocast:
+            return super().forward(*args, **kwargs)
+        with torch.autocast(device_type(), torch.bfloat16):
+            return super().forward(*args, **kwargs)
 
     def get_attention_masks(self, positions: torch.Tensor):
         if isinstance(self.config.first_attention.inner_attention, DenseDocumentAttention.Config):
@@ -86,14 +97,15 @@ class MulocoLlama(Llama3Model):
             yield canonical_fqn(name), parameter
 
 
-def llama_config(flavor: str, *, seq_len: int, dense: bool = False) -> MulocoLlama.Config:
+def llama_config(flavor: str, *, seq_len: int, dense: bool = False, autocast: bool = False) -> MulocoLlama.Config:
     """torchtitan's config of a flavor; `seq_len` is the longest sequence in tokens. `dense`: attention takes dense
-    masks on every device, not on the CPU alone."""
+    masks on every device, not on the CPU alone. `autocast`: see `MulocoLlama.Config`."""
     size = find_flavor(flavor)
     dense = dense or device_type() == "cpu"
     attention = DenseDocumentAttention if dense else FlexAttention
     head_std = size.width**-0.5
     return MulocoLlama.Config(
+        autocast=autocast,
         dim=size.width,
         vocab_size=size.vocabulary,
         tok_embeddings=Embedding.Config(
@@ -109,12 +121,12 @@ def llama_config(flavor: str, *, seq_len: int, dense: bool = False) -> MulocoLla
     )
 
 
-def model_spec(flavor: str, *, seq_len: int) -> ModelSpec:
-    """What torchtitan's trainer needs to know of a flavor."""
+def model_spec(flavor: str, *, seq_len: int, autocast: bool = False) -> ModelSpec:
+    """What torchtitan's trainer needs to know of a flavor; arguments as of `llama_config`."""
     return ModelSpec(
         name="muloco",
         flavor=flavor,
-        model=llama_config(flavor, seq_len=seq_len),
+        model=llama_config(flavor, seq_len=seq_len, autocast=autocast),
         parallelize_fn=_parallelize,
         pipelining_fn=None,
         post_optimizer_build_fn=None,
@@ -190,6 +202,8 @@ def _parallelize(
     model: MulocoLlama, *, parallel_dims: ParallelDims, compile_config: CompileConfig, **kwargs
 ) -> nn.Module:
     model = parallelize_llama(model, parallel_dims=parallel_dims, compile_config=compile_config, **kwargs)
+    if model.config.autocast:  # norms of bf16 activations by fp32 weights are meant
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     if parallel_dims.tp_enabled and compile_config.enable:
         # The embedding hands on a tensor that is still on its way between ranks. torch 2.13's compile cache takes what
         # it compiled for such a tensor for any other one, and fails in the next layer; a copy has arrived.

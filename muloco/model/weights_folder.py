@@ -1,20 +1,22 @@
-"""Weights in a folder of safetensors files, as Hugging Face lays them out: one file, or shards with an index."""
+"""Weights in a folder of safetensors files, as Hugging Face lays them out: one file, or shards with an index.
+
+What a folder holds is known without torch.
+"""
 
 import json
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, torch.Tensor]], *, largest: int):
+def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, "Tensor"]], *, largest: int):
     """Writes tensors as they come, so that no more than one file of them is held.
 
     Args:
@@ -23,6 +25,8 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
         tensors: names and tensors, plain, on any device.
         largest: bytes of a file, from which a next one is begun; a larger tensor gets a file of its own.
     """
+    from safetensors.torch import save_file
+
     files: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -38,8 +42,10 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
     for title, names in zip(titles, files, strict=True):
         part = dict(next(coming) for _ in names)
         assert list(part) == names
+        (folder / title).touch()
+        mode = (folder / title).stat().st_mode  # as the umask has it; safetensors lets nobody else read the file
         save_file({name: t.detach().cpu().contiguous() for name, t in part.items()}, folder / title, {"format": "pt"})
-        (folder / title).chmod(0o644)  # safetensors lets nobody else read it
+        (folder / title).chmod(mode)
     if len(files) > 1:
         where = {name: title for title, names in zip(titles, files, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
@@ -57,7 +63,7 @@ class WeightsFolder:
         self.folder = folder
         index = folder / INDEX
         if index.is_file():
-            titles = sorted(set(_json(index)["weight_map"].values()))
+            titles = _titles(index)
         elif (folder / SINGLE).is_file():
             titles = [SINGLE]
         else:
@@ -70,8 +76,10 @@ class WeightsFolder:
                 self._file[name] = folder / title
                 self.shapes[name] = tuple(described["shape"])
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> "Tensor":
         """A tensor, in host memory, in the dtype that it was written in."""
+        from safetensors import safe_open
+
         with safe_open(self._file[name], framework="pt") as file:
             return file.get_tensor(name)
 
@@ -86,17 +94,18 @@ def _head(file: Path) -> dict[str, Any]:
         text = stream.read(size) if 0 < size < file.stat().st_size else b""
     try:
         head = json.loads(text)
-    except ValueError:
+        head.pop("__metadata__", None)
+        end = 8 + size + max((described["data_offsets"][1] for described in head.values()), default=0)
+    except (ValueError, TypeError, AttributeError, LookupError):
         raise ValueError(f"{file} is no safetensors file, or damaged") from None
-    head.pop("__metadata__", None)
-    end = 8 + size + max((described["data_offsets"][1] for described in head.values()), default=0)
     if file.stat().st_size != end:
         raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {end}")
     return head
 
 
-def _json(file: Path) -> Any:
+def _titles(index: Path) -> list[str]:
+    """Names of the files that an index names."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from error
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, TypeError, AttributeError, LookupError):
+        raise ValueError(f"{index} is not the index of weights, or damaged") from None

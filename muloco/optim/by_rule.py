@@ -1,8 +1,9 @@
 """An optimizer whose groups say by which rule their parameters are stepped."""
 
+import inspect
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Never
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from muloco.optim.adamw import adamw_update
 from muloco.optim.checks import check_distinct, check_gradients, check_group
 from muloco.optim.lion import lion_update
 from muloco.optim.muon import muon_update
+from muloco.optim.options import read_group, read_numbers, refuse_keywords
 from muloco.optim.roles import account, sort
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class ByRule(torch.optim.Optimizer):
         defaults: of every option of the rules but `betas`.
         betas: default of the groups that have some.
         process_group: see `Muon`.
+        unknown: keywords that the constructor does not have; they are refused.
     """
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
@@ -41,7 +44,10 @@ class ByRule(torch.optim.Optimizer):
         *,
         betas: tuple[float, float],
         process_group: ProcessGroup | None,
+        unknown: Mapping[str, Never],
     ) -> None:
+        keywords = [name for name in inspect.signature(type(self)).parameters if name != "unknown"]
+        refuse_keywords(type(self).__name__, unknown, keywords)
         if process_group is not None and not isinstance(process_group, ProcessGroup):
             raise ValueError(
                 f"process_group must be None or a torch.distributed.ProcessGroup with this rank, not {process_group!r}"
@@ -50,13 +56,17 @@ class ByRule(torch.optim.Optimizer):
         # Among the defaults, OneCycleLR and CyclicLR would find them and cycle them in place of Muon's momentum.
         self._betas = betas
         own = {"algorithm": "muon", "lr_factor": 1.0, "layout": None}
+        read_numbers(defaults)
         super().__init__(sort(params), own | defaults)
         if any("role" in group for group in self.param_groups):
             logger.info("parameters by rule:\n%s", self.account())
 
     def account(self) -> str:
-        """Which parameter gets which rule, as lines to print."""
+        """Which parameter gets which rule, as lines to print; also what `str()` gives."""
         return account(self.param_groups)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}\n{self.account()}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in `torch.optim.Optimizer`.
@@ -65,18 +75,28 @@ class ByRule(torch.optim.Optimizer):
             ValueError: as for the class; the optimizer is then as it was.
         """
         before = self.param_groups[:]
-        group = dict(param_group)
-        if group.get("algorithm", "muon") != "muon":
-            group.setdefault("betas", self._betas)
+        group = self._read(param_group, self.defaults)
         try:
             # On its own first: torch would refuse a parameter of another group, but not say which.
             self.param_groups = []
             super().add_param_group(group)
             check_distinct(before, group)
-            check_group(group, RULES)
+            self._check(group)
         finally:
             self.param_groups = before
         super().add_param_group(group)
+
+    def _read(self, group: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
+        """See `read_group`; with betas where the algorithm has some."""
+        result = read_group(group, options)
+        if result.get("algorithm", "muon") != "muon":
+            result.setdefault("betas", self._betas)
+        return result
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Of a group with every option set. Raises ValueError."""
+        read_numbers(group)
+        check_group(group, RULES)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -86,7 +106,10 @@ class ByRule(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         check_gradients(self.param_groups)
-        self._step()
+        if torch.compiler.is_compiling():  # there is nothing to gain, and Dynamo of torch 2.13 gets outer steps wrong
+            torch.compiler.disable(self._step)()
+        else:
+            self._step()
         return loss
 
     def _step(self) -> None:
@@ -102,7 +125,12 @@ class ByRule(torch.optim.Optimizer):
         return super().__getstate__() | {"_betas": self._betas}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "defaults" not in state:  # of a checkpoint, and not of a copied or pickled optimizer
+            own = set().union(*self.param_groups)  # what is in a group already may be in a checkpoint
+            groups = [self._read(group, {*self.defaults, *own}) for group in state["param_groups"]]
+            for group in groups:
+                for name in self.defaults.keys() - {"differentiable"}:  # which torch adds here
+                    group.setdefault(name, self.defaults[name])  # as in one that is older than an option
+                self._check(group)
+            state = state | {"param_groups": groups}
         super().__setstate__(state)
-        for group in self.param_groups:  # of a checkpoint that is older than an option
-            for name in self.defaults.keys() - {"differentiable"}:  # which torch adds here
-                group.setdefault(name, self.defaults[name])

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class GPA(ByRule):
 
     Raises:
         ValueError: as for `Muon`, and for mu_x or mu_y out of range.
+        TypeError: as for `Muon`.
 
     Source: Defazio et al., "Smoothing DiLoCo with Primal Averaging" (arXiv 2512.17131).
     """
@@ -48,7 +49,7 @@ class GPA(ByRule):
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
-        lr: float | Tensor,
+        lr: float | Tensor = 0.02,
         mu_x: float = 0.9967,
         mu_y: float = 0.7,
         weight_decay: float = 0.0,
@@ -62,6 +63,7 @@ class GPA(ByRule):
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
         process_group: ProcessGroup | None = None,
+        **unknown: Never,
     ) -> None:
         self._early = {}
         defaults = {
@@ -77,20 +79,7 @@ class GPA(ByRule):
             "eps": eps,
             "cautious_weight_decay": cautious_weight_decay,
         }
-        super().__init__(params, defaults, betas=betas, process_group=process_group)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as in `torch.optim.Optimizer`.
-
-        Raises:
-            ValueError: as for the class; the optimizer is then as it was.
-        """
-        group = self.defaults | param_group
-        if not 0 <= group["mu_x"] < 1:
-            raise ValueError(f"mu_x must be in [0, 1), not {group['mu_x']}")
-        if not 0 < group["mu_y"] <= 1:
-            raise ValueError(f"mu_y must be in (0, 1], not {group['mu_y']}")
-        super().add_param_group(param_group)
+        super().__init__(params, defaults, betas=betas, process_group=process_group, unknown=unknown)
 
     def z(self, param: Tensor) -> Tensor:
         """The z of a parameter, made now where it is not there yet. It stays the same tensor, whatever is loaded; who
@@ -123,7 +112,11 @@ class GPA(ByRule):
         self._to_y(params)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in `torch.optim.Optimizer`."""
+        """As in `torch.optim.Optimizer`.
+
+        Raises:
+            ValueError: as for the class; the optimizer is then as it was.
+        """
         before = {param: z for param in self._parameters() if (z := self._existing_z(param)) is not None}
         super().load_state_dict(state_dict)
         self._early = {}

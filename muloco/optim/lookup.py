@@ -18,7 +18,7 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     Raises:
         ValueError: there is no such name; the message has the nearest one and all that are allowed.
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
     nearest = difflib.get_close_matches(str(name), table, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""

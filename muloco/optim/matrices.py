@@ -1,4 +1,4 @@
-"""Tensors of more than two dimensions as matrices, in the way that their group's `layout` says."""
+"""Tensors as matrices, in the way that their group's `layout` says."""
 
 import math
 
@@ -10,22 +10,30 @@ __all__ = ["LAYOUTS", "from_matrices", "matrix_shape", "to_matrices"]
 LAYOUTS = {
     "stacked": "the last two dimensions are matrices, those before a batch of them",
     "flatten": "the first dimension is the rows, the others together are the columns",
+    "transposed": "a matrix [in, out], as transformers' Conv1D has",
 }
-"""What `layout` may be for a tensor of more than two dimensions; a matrix needs none."""
+"""What `layout` may be. A matrix [out, in] needs none; more than three dimensions without it are flattened, as in a
+convolution [out, in, height, width]."""
 
 
 def matrix_shape(shape: torch.Size, layout: str | None) -> tuple[int, int]:
-    """(rows, cols) of the matrices that a parameter of `shape` consists of."""
-    if layout == "flatten":
+    """(fan_out, fan_in) of the matrices that a parameter of `shape` consists of."""
+    if _flattened(len(shape), layout):
         return shape[0], math.prod(shape[1:])
+    if layout == "transposed":
+        return shape[1], shape[0]
     return shape[-2], shape[-1]
 
 
 def to_matrices(tensors: Tensor, layout: str | None) -> Tensor:
-    """`[batch, *shape]` -> `[batch, ..., rows, cols]`."""
-    return tensors.flatten(2) if layout == "flatten" else tensors
+    """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed ones stay as they are: so does their direction."""
+    return tensors.flatten(2) if _flattened(tensors.ndim - 1, layout) else tensors
 
 
 def from_matrices(matrices: Tensor, shape: torch.Size) -> Tensor:
     """`[batch, ..., rows, cols]` -> `[batch, *shape]`; the inverse of `to_matrices`."""
     return matrices.reshape(-1, *shape)
+
+
+def _flattened(dimensions: int, layout: str | None) -> bool:
+    return dimensions > 2 and layout in ("flatten", None)

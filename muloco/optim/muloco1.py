@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class MuLoCo1(ByRule):
 
     Raises:
         ValueError: as for `Muon`, and for outer options out of range.
+        TypeError: as for `Muon`.
 
     Source: MuLoCo (arXiv 2505.23725).
     """
@@ -65,6 +66,7 @@ class MuLoCo1(ByRule):
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
         process_group: ProcessGroup | None = None,
+        **unknown: Never,
     ) -> None:
         defaults = {
             "lr": inner_lr,
@@ -81,7 +83,7 @@ class MuLoCo1(ByRule):
             "cautious_weight_decay": cautious_weight_decay,
             "window": 0,
         }
-        super().__init__(params, defaults, betas=betas, process_group=process_group)
+        super().__init__(params, defaults, betas=betas, process_group=process_group, unknown=unknown)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in `torch.optim.Optimizer`; it joins the window of the groups of its `sync_interval`.
@@ -89,9 +91,8 @@ class MuLoCo1(ByRule):
         Raises:
             ValueError: as for the class; the optimizer is then as it was.
         """
-        group = self.defaults | param_group
-        _check_outer(group)
-        windows = [other["window"] for other in self.param_groups if other["sync_interval"] == group["sync_interval"]]
+        interval = param_group.get("sync_interval", self.defaults["sync_interval"])
+        windows = [group["window"] for group in self.param_groups if group["sync_interval"] == interval]
         super().add_param_group({"window": windows[0] if windows else 0, **param_group})
 
     @torch.no_grad()
@@ -159,15 +160,3 @@ class MuLoCo1(ByRule):
 def _copy(values: list[Tensor], params: list[Tensor]) -> None:
     for param, value in zip(params, values, strict=True):
         param.copy_(value)
-
-
-def _check_outer(group: dict[str, Any]) -> None:
-    if "inner_lr" in group:
-        raise ValueError("a group's inner learning rate is called lr, as schedulers do; it has inner_lr")
-    if not group["outer_lr"] >= 0:
-        raise ValueError(f"outer_lr must be at least 0, not {group['outer_lr']}")
-    if not 0 <= group["outer_momentum"] < 1:
-        raise ValueError(f"outer_momentum must be in [0, 1), not {group['outer_momentum']}")
-    interval = group["sync_interval"]
-    if not isinstance(interval, int) or interval < 1:
-        raise ValueError(f"sync_interval must be an integer of at least 1, not {interval!r}")

@@ -51,6 +51,8 @@ def _of(
     assert gradient is not None
     if "momentum_buffer" not in own:
         own["momentum_buffer"] = torch.zeros_like(param)
+    if param.numel() == 0:
+        return ()
     if not isinstance(param, DTensor):
         return split(param, gradient, own["momentum_buffer"], group, copies)
     assert isinstance(gradient, DTensor)
@@ -76,10 +78,12 @@ def _update(batch: Batch) -> Generator[None, None, None]:
 
 
 def _look_ahead(matrix: Matrix) -> Tensor:
-    """What is orthogonalized, with the new momentum."""
+    """What is orthogonalized, with the new momentum, up to a positive factor: the mean of gradient and momentum with
+    weights 1 and `momentum` is finite where both are."""
     if not matrix.group["nesterov"]:
         return matrix.momentum
-    return matrix.gradient.add(matrix.momentum, alpha=matrix.group["momentum"])
+    weight = 1 / (1 + matrix.group["momentum"])
+    return matrix.gradient.mul(weight).add_(matrix.momentum, alpha=1 - weight)
 
 
 def _direction(stack: Stack, whole: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Muon as a torch optimizer."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Never
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -24,14 +24,12 @@ class Muon(ByRule):
     gradient on all of them or on none, in the same order; else collectives wait until their group's timeout.
 
     State of a parameter, of its shape, dtype and layout: `momentum_buffer` (muon); `exp_avg`, `exp_avg_sq` and the
-    number `step` (adamw); `exp_avg` (lion). Keys of a group that are not known here are left alone.
+    number `step` (adamw); `exp_avg` (lion). A step is right wherever the momentum is finite.
 
     Args:
-        params: a module or (name, parameter) pairs, which are sorted into groups: matrices to muon; embeddings, head
-            and whatever is no matrix to adamw (`account()` says how). Or parameters, all for muon. Or groups, where
-            every option can be set beside `algorithm`, `lr_factor` (times lr; 1), `fused` and `foreach` (adamw; as in
-            torch.optim.AdamW) and `layout`, which muon needs for more than two dimensions: `stacked`, the last two are
-            matrices, or `flatten`, the first is the rows.
+        params: a module or (name, parameter) pairs, which are sorted into groups: hidden matrices to muon; embeddings,
+            head, norms, biases and the rest to adamw, norms and biases without weight decay (`account()` says how). Of
+            a module, convolutions without groups go to muon too. Or parameters, all for muon. Or groups, see below.
         lr: learning rate, a float or a tensor of one element.
         momentum: of muon, in [0, 1).
         nesterov: muon looks one momentum step ahead.
@@ -46,10 +44,24 @@ class Muon(ByRule):
         process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
             them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
 
+    A group may have every option of the constructor but `process_group`, and
+
+        algorithm: `muon`, `adamw` or `lion`. None given: by `role`, or by `use_muon` (True or False, as in Keller
+            Jordan's optimizers), else muon.
+        role: `matrix` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `account()` shows; beside an
+            algorithm any label. A scalar, as norms and biases are, has no weight decay unless the group gives one.
+        layout: for muon. A matrix is `[fan_out, fan_in]`; `transposed`: `[fan_in, fan_out]`, as transformers' Conv1D
+            has it (known in a module). More than three dimensions are a convolution, one row for each output; three
+            need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have too.
+        lr_factor: times lr; 1 by default.
+        fused, foreach: for adamw, as in torch.optim.AdamW.
+
     Raises:
-        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown name, a number out
-            of range, or a process group without this rank. From `step`: a sparse gradient, or a plain one of a
+        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, a
+            number out of range or not finite, or a process group without this rank; also from `add_param_group` and
+            `load_state_dict`, the optimizer is then as it was. From `step`: a sparse gradient, or a plain one of a
             DTensor; nothing has changed then.
+        TypeError: an unknown keyword.
 
     Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for
     hidden layers in neural networks" (2024); `rms_norm` is from "Muon is Scalable for LLM Training" (arXiv 2502.16982).
@@ -58,7 +70,7 @@ class Muon(ByRule):
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
-        lr: float | Tensor,
+        lr: float | Tensor = 0.02,
         *,
         momentum: float = 0.9,
         nesterov: bool = False,
@@ -70,6 +82,7 @@ class Muon(ByRule):
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
         process_group: ProcessGroup | None = None,
+        **unknown: Never,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -82,4 +95,4 @@ class Muon(ByRule):
             "eps": eps,
             "cautious_weight_decay": cautious_weight_decay,
         }
-        super().__init__(params, defaults, betas=betas, process_group=process_group)
+        super().__init__(params, defaults, betas=betas, process_group=process_group, unknown=unknown)

@@ -1,9 +1,16 @@
-"""The outer loop of DiLoCo: what happens to the workers' parameters every H inner steps. Needs torch alone."""
+"""The outer loop of DiLoCo: what happens to the workers' parameters every H inner steps. Needs torch alone.
 
-from muloco.outer.loop import OuterLoop, Sync
-from muloco.outer.membership import StateTransfer
-from muloco.outer.transaction import AnchorMismatch, Crowd, ForeignRun, NonFinitePseudogradient, StateLost
-from muloco.outer.transport import Round, Transport, TransportError
+Its names are imported when they are asked for: what needs no torch (`fragments`, `codec_settings`) comes without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muloco.outer.loop import OuterLoop, Sync
+    from muloco.outer.membership import StateTransfer
+    from muloco.outer.transaction import AnchorMismatch, Crowd, ForeignRun, NonFinitePseudogradient, StateLost
+    from muloco.outer.transport import Round, Transport, TransportError
 
 __all__ = [
     "AnchorMismatch",
@@ -18,3 +25,14 @@ __all__ = [
     "Transport",
     "TransportError",
 ]
+
+_HOMES = ("loop", "membership", "transaction", "transport")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            found = getattr(import_module(f"muloco.outer.{home}"), name, None)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__} has no attribute {name!r}")

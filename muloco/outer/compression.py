@@ -11,6 +11,7 @@ from muloco.outer.codecs import Codec, build_codec
 from muloco.outer.residual import Residual
 
 DENSE = build_codec("none")
+Reduce = Literal["reselect", "gather", "requantize"]
 PART_ELEMENTS = 4 * 2**20
 """Where every bit travels, tensors do not matter: the fragment is one vector in parts of so many elements."""
 
@@ -24,22 +25,27 @@ class Compression:
         dense: names of parameters that travel as fp32.
         reduce: `reselect`: each part's owner encodes the mean again, and a worker sends 2 (K - 1) / K payloads.
             `gather`: every worker gets every payload and takes the mean itself, exactly, and sends K - 1.
+            `requantize`: as `gather`, and every worker takes what the codec makes of the mean, with one set of
+            levels a tensor or row instead of one for each owner's part, and without error feedback.
         error_feedback: what is lost in a round is added in the next one, at the sender and at the owner.
-        error_decay, error_alpha: of error feedback, see `muloco.outer.error_feedback`.
+        error_decay, error_alpha, error_gain: of error feedback, see `muloco.outer.error_feedback`. The gain is the
+            sender's.
     """
 
     codec: Codec = DENSE
     dense: frozenset[str] = frozenset()
-    reduce: Literal["reselect", "gather"] = "reselect"
+    reduce: Reduce = "reselect"
     error_feedback: bool = False
     error_decay: float = 0.9
     error_alpha: float = 1.0
+    error_gain: float = 1.0
 
     def wire(self, tensors: Mapping[str, torch.Tensor]) -> "Wire":
         """What a fragment of these tensors is on the wire."""
 
-        def residual() -> Residual | None:
-            return Residual(decay=self.error_decay, alpha=self.error_alpha) if self.error_feedback else None
+        def residual(gain: float) -> Residual | None:
+            kept = Residual(decay=self.error_decay, alpha=self.error_alpha, gain=gain)
+            return kept if self.error_feedback else None
 
         shapes = [tuple(tensor.shape) for tensor in tensors.values()]
         codecs = [DENSE if name in self.dense else self.codec for name in tensors]
@@ -51,8 +57,8 @@ class Compression:
             shapes=shapes,
             codecs=codecs,
             reduce=self.reduce,
-            sent=residual(),
-            owned=residual() if self.reduce == "reselect" else None,
+            sent=residual(self.error_gain),
+            owned=residual(1.0) if self.reduce == "reselect" else None,
         )
 
 
@@ -62,7 +68,7 @@ class Wire:
 
     shapes: Sequence[tuple[int, ...]]
     codecs: Sequence[Codec]
-    reduce: Literal["reselect", "gather"] = "reselect"
+    reduce: Reduce = "reselect"
     sent: Residual | None = field(default=None, compare=False)
     """Of this worker's pseudogradients; None: no error feedback."""
     owned: Residual | None = field(default=None, compare=False)

@@ -71,7 +71,7 @@ def average(round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int]
 def bytes_sent(wire: Wire, members: int, rank: int) -> int:
     """Bytes of payload that one member's rank sends to others in a round; the headers of the round come on top."""
     sizes = [sum(_sizes(wire, pieces)) for pieces in split(wire.shapes, members)]
-    if wire.reduce == "gather":
+    if wire.reduce != "reselect":
         return (members - 1) * sum(_sizes(wire, split(wire.shapes, 1)[0]))
     return sum(sizes) - sizes[rank] + (members - 1) * sizes[rank]
 
@@ -104,6 +104,9 @@ def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float
         reach("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
         _accumulate(mean, pieces, received, wire, shares)
+        if wire.reduce == "requantize":
+            for piece, values in _decode(pieces, _encode(pieces, mean, wire, None), wire):
+                piece.of(mean).copy_(values)
     return mean
 
 

@@ -13,6 +13,10 @@ import torch
 from muloco.outer.transport import TransportError
 
 
+class GroupEnded(RuntimeError):
+    """Another worker of this process has failed, and so this one ends, too."""
+
+
 class InProcessGroup:
     """K workers of this process; `transport(worker)` gives each thread its own end.
 
@@ -30,6 +34,7 @@ class InProcessGroup:
         self._turn = 0
         self._waiting: dict[int, Callable[[], bool]] = {}
         self._stuck = False
+        self._ended = False
         self._arrived: set[int] = set()
         self._rounds: dict[int, _SharedRound] = {}  # formed, not yet taken up by this worker
         self._formed = 0
@@ -43,10 +48,15 @@ class InProcessGroup:
     @contextlib.contextmanager
     def taking_turns(self, worker: int) -> Iterator[None]:
         """Around all that a worker's thread does, where there are several: it waits for its turn, and leaves the group
-        at the end, whatever that is."""
+        at the end, whatever that is.
+
+        Raises:
+            GroupEnded: the group has ended before the worker began.
+        """
         with self._condition:
             self._condition.wait_for(lambda: self._turn == worker)
         try:
+            self._check_end()
             yield
         finally:
             self.leave(worker)
@@ -58,6 +68,11 @@ class InProcessGroup:
                 self.present.discard(worker)
                 self._form_round()
                 self._pass_turn(worker)
+
+    def end(self) -> None:
+        """Ends the work of all: each worker raises `GroupEnded` where it next waits for others, or in its wait now."""
+        with self._condition:
+            self._ended = True
 
     def join(self, worker: int) -> "_SharedRound":
         """Waits until all workers that are present have joined; returns their round."""
@@ -72,8 +87,10 @@ class InProcessGroup:
 
         Raises:
             TransportError: no worker can go on any more.
+            GroupEnded: the group has ended.
         """
         with self._condition:
+            self._check_end()
             if ready():
                 return
             state = _random_state()
@@ -83,7 +100,12 @@ class InProcessGroup:
             del self._waiting[worker]
             if self._stuck:
                 raise TransportError("every worker of this process waits for another one")
+            self._check_end()
             _restore_random_state(state)
+
+    def _check_end(self) -> None:
+        if self._ended:
+            raise GroupEnded("another worker of this process has failed")
 
     def _form_round(self) -> None:
         if self.present and self._arrived >= self.present:
@@ -96,7 +118,8 @@ class InProcessGroup:
     def _pass_turn(self, worker: int) -> None:
         for distance in range(1, self.size + 1):
             other = (worker + distance) % self.size
-            if other in self.present and (other not in self._waiting or self._waiting[other]()):
+            may_go_on = self._ended or other not in self._waiting or self._waiting[other]()
+            if other in self.present and may_go_on:
                 self._turn = other
                 break
         else:

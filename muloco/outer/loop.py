@@ -170,6 +170,10 @@ class OuterLoop:
         """Whether a fragment leaves for the other workers after inner step `step`."""
         return self._schedule.sent_after(step) is not None
 
+    def applies_after(self, step: int) -> bool:
+        """Whether a fragment's mean is applied after inner step `step`, which waits for it."""
+        return self._schedule.due_after(step) is not None
+
     @property
     def parameters_are_anchor(self) -> bool:
         """Whether the parameters hold the anchor, as after a sync of everything."""

@@ -4,6 +4,8 @@ A worker that loses contact in a vote cannot know whether the others have heard 
 that was away takes over the state of one that was not.
 """
 
+import logging
+import sys
 import threading
 import time
 import urllib.error
@@ -14,6 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 KEPT = 64
 """Rounds that are remembered."""
+REQUEST_SECONDS = 60.0
+"""For a request to arrive."""
+
+logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Workers reach each other without the proxy that the environment may name for the outside."""
 
@@ -36,7 +42,10 @@ class PeerServer:
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = REQUEST_SECONDS
+
             def do_GET(self) -> None:
+                self.connection.settimeout(None)  # a large state takes its time
                 body = answer(self.path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
@@ -46,8 +55,7 @@ class PeerServer:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((host, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, 0), Handler)
         self.address = f"{host}:{self._server.server_port}"
         """`host:port`"""
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="peer server", daemon=True).start()
@@ -75,7 +83,9 @@ class PeerServer:
         self._server.server_close()
 
     def _answer(self, path: str) -> bytes | None:
-        _, kind, name = path.split("/", 2)
+        kind, _, name = path.removeprefix("/").partition("/")
+        if kind not in ("round", "state") or not name:
+            return None  # such as a port scanner asks
         with self._lock:
             if kind == "state":
                 return self._offer[1] if self._offer[0] == name else None
@@ -87,6 +97,14 @@ class PeerServer:
         self._rounds[round] = state
         while len(self._rounds) > KEPT:
             self._rounds.popitem(last=False)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """One line: a traceback in the log of a worker would be taken for the reason of its end."""
+        logger.info("a request from %s was not answered: %s", client_address, sys.exc_info()[1])
 
 
 def ask(address: str, round: str, *, seconds: float) -> str | None:

@@ -15,13 +15,15 @@ class Residual:
     Args:
         decay: share that is kept from one round to the next.
         alpha: share of what was sent that is taken off.
+        gain: factor on what is encoded.
     """
 
-    def __init__(self, *, decay: float, alpha: float):
+    def __init__(self, *, decay: float, alpha: float, gain: float = 1.0):
         self.dropped = 0
         """Elements whose residual was given up, so far."""
         self._decay = decay
         self._alpha = alpha
+        self._gain = gain
         self._kept: dict[int, torch.Tensor] = {}  # flat, by where it starts in the fragment
         self._new: dict[int, torch.Tensor] = {}
 
@@ -33,7 +35,7 @@ class Residual:
         """The payload of a piece, fp32 of any shape, whose elements are at `start` in the fragment, and of what was
         left of them."""
         left = self._of(start, values.numel(), values.device).view(values.shape)
-        payload, new = error_feedback.encode(codec, values, left, self._decay, self._alpha)
+        payload, new = error_feedback.encode(codec, values, left, self._decay, self._alpha, self._gain)
         self._new[start] = new.flatten()
         return payload
 

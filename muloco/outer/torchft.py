@@ -5,6 +5,7 @@ so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against o
 """
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -123,7 +124,9 @@ class TorchftTransport:
             reminder.cancel()
         self._rounds += 1
         failure = self._manager.errored()
-        broken = None if failure is None else f"the workers could not be connected: {failure.original_exception}"
+        broken = (
+            None if failure is None else f"the workers could not be connected: {_in_short(failure.original_exception)}"
+        )
         round = TorchftRound(self, step, broken)
         if self._configured != self.group.configurations and broken is None:
             self._introduce(round)
@@ -250,7 +253,9 @@ class TorchftRound:
                 self.exchange([one] * self.size, [1] * self.size)
                 committed = True
             except TransportError as error:
-                logger.warning("%s; asking the others whether they have committed", error)
+                logger.warning(
+                    "sync after step %d: %s; asking the others whether they have committed", self._step, error
+                )
                 committed = self._ask_others(name)
         # Each rank of each worker has all it needs once its worker has said ok, so that one who knows is enough.
         committed = transport.any_rank(committed)
@@ -263,7 +268,7 @@ class TorchftRound:
 
     def _insist_on_connection(self) -> None:
         if self.broken is None and not self._transport.group.connected:
-            self.broken = f"sync after step {self._step}: this worker was cut off"
+            self.broken = "this worker was cut off"
         if self.broken is not None:
             raise TransportError(self.broken)
 
@@ -273,7 +278,7 @@ class TorchftRound:
         try:
             self._transport.group.swap(received, sizes, outgoing)
         except RuntimeError as error:
-            self.broken = f"sync after step {self._step}: lost contact with another worker: {error}"
+            self.broken = f"lost contact with another worker: {_in_short(error)}"
             raise TransportError(self.broken) from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
         return list(received.split(sizes))
@@ -292,6 +297,12 @@ class TorchftRound:
                     del waiting[rank]
             time.sleep(0.05)
         return False
+
+
+def _in_short(error: Exception) -> str:
+    """What gloo, NCCL or torchft says, without the place in its source, its advice and its stack."""
+    text = str(error).split("\n")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text).split(". ")[0]
 
 
 class _KnowsItsQuorum:

@@ -3,14 +3,15 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from muloco.analysis.output import check_folder, writing
+from muloco.console import open_console
+from muloco.cores import usable_cores
 from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
 from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.paper.results import group
-from muloco.sweeps.local import cores, run_tasks
+from muloco.sweeps.local import run_tasks
 from muloco.sweeps.lock import only_one
 from muloco.training.load import ConfigError
 
@@ -24,13 +25,14 @@ def run_paper(command: argparse.Namespace) -> int:
     Raises:
         ConfigError: the options cannot be used, or the folder holds other runs.
     """
-    at_once = cores() if command.at_once is None else command.at_once
+    at_once = usable_cores() if command.at_once is None else command.at_once
     if at_once < 1:
         raise ConfigError(f"--at-once must be at least 1; got {at_once}")
     size = QUICK if command.quick else FULL
     design = Design(size)
     queue = Queue(design, Path(command.out or size.folder).absolute())
-    console = Console(highlight=False, soft_wrap=True)
+    check_folder("--out", queue.folder)
+    console = open_console(soft_wrap=True)
     queue.tasks()  # finds what is there
     group(queue, design.settings())  # what cannot be compared is said now
     rate = tokens_per_second(size)
@@ -49,7 +51,8 @@ def run_paper(command: argparse.Namespace) -> int:
             failed = run_tasks(queue.tasks, expected=expected, at_once=at_once, threads=1, console=console)
         finally:  # after Ctrl-C as well: of what is there
             queue.tasks()
-            write_page(queue, console)
+            with writing("--out", queue.folder):
+                write_page(queue, console)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", style="red", markup=False)
     return 1 if failed else 0

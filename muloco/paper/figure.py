@@ -10,27 +10,39 @@ from muloco.paper.queue import Queue
 from muloco.paper.results import agreements
 
 NAME = "claims"
-_LOSS = "held-out loss"
+_LOSS = "held-out loss (nats per token)"
 
 
 def figure(queue: Queue) -> Figure:
     """Panels that have nothing to show are left out."""
     muon, adamw = agreements(queue)
     panels = [
-        Panel(title="loss by workers", xlabel="workers (K)", ylabel=_LOSS, series=_by_workers(queue), xlog=2),
-        Panel(title="over the own DP", xlabel="workers (K)", ylabel="%", series=_over_own(queue), xlog=2),
-        Panel(title="K = 1, by batch", xlabel="sequences a step", ylabel=_LOSS, series=_by_batch(queue), xlog=2),
+        Panel(title="loss by workers", xlabel="workers K", ylabel=_LOSS, series=_by_workers(queue), xlog=2),
+        Panel(
+            title="over the own DP baseline",
+            xlabel="workers K",
+            ylabel="loss over own DP baseline (%)",
+            series=_over_own(queue),
+            xlog=2,
+        ),
+        Panel(
+            title="K = 1, by batch",
+            xlabel="batch (sequences per inner step)",
+            ylabel=_LOSS,
+            series=_by_batch(queue),
+            xlog=2,
+        ),
         *(
             Panel(
                 title=f"pseudogradients: {title}",
-                xlabel="workers (K)",
+                xlabel="workers K",
                 ylabel=ylabel,
                 series=[_agreement("MuLoCo", muon, of), _agreement("DiLoCo", adamw, of)],
                 xlog=2,
             )
             for title, ylabel, of in (
-                ("cosine to K = 1", "cosine", lambda one: one.cosine),
-                ("interference gap", "%", lambda one: one.gap),
+                ("cosine to K = 1", "cosine to K = 1's pseudogradient", lambda one: one.cosine),
+                ("interference gap", "interference gap (% of the workers' top)", lambda one: one.gap),
             )
         ),
     ]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from muloco.analysis.claims.listing import claims_listing
 from muloco.analysis.report.command import run_report
 from muloco.analysis.report.draw import draw
 from muloco.analysis.report.markdown import table_lines
@@ -70,9 +69,9 @@ def _lines(queue: Queue, *, drawn: bool) -> Iterator[str]:
         f"of the anchor over {size.held_out} held-out sequences, in nats a token.",
         "",
     )
-    yield from ("## Claims", "")
-    flavor = size.flavor
-    yield from table_lines(claims_listing([(flavor, claim) for claim in claims(queue)]))
+    for listing in claims(queue):
+        yield from (f"## {listing.title}", "")
+        yield from table_lines(listing)
     if drawn:
         yield from (f"![{figure(queue).title}]({NAME}.png)", "", figure(queue).caption, "")
     for listing in (final_losses(queue), *([by_batch(queue)] if queue.design.by_batch else [])):

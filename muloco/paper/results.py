@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from muloco.analysis.claims.agreement import Agreement, agreement_claims, read_agreement
-from muloco.analysis.claims.evidence import Claim, Part
+from muloco.analysis.claims.evidence import Part
+from muloco.analysis.claims.listing import claims_listing
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.critical_batch import crossing
 from muloco.analysis.pseudogradients.command import TABLE
@@ -25,10 +26,17 @@ def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
     return [job.run_folder for job in queue.runs.jobs(trial for trial in queue.losses if trial.setting in chosen)]
 
 
-def claims(queue: Queue) -> list[Claim]:
-    """All of the paper's claims, with what is there to decide them."""
+def claims(queue: Queue) -> list[Listing]:
+    """All of the paper's claims, with what is there to decide them; and those about losses again by the
+    workers' own, as the paper measures them, where these were logged."""
+    flavor = queue.design.size.flavor
     found = group(queue, queue.design.claimed())
-    return [*loss_claims(found, queue.design.size.flavor), *agreement_claims(*agreements(queue))]
+    both = [*loss_claims(found, flavor), *agreement_claims(*agreements(queue))]
+    listings = [claims_listing([(flavor, claim) for claim in both])]
+    if found.has_own_losses:
+        own = loss_claims(found.as_published(only=True), flavor)
+        listings.append(claims_listing([(flavor, claim) for claim in own], own=True))
+    return listings
 
 
 def group(queue: Queue, settings: Iterable[Setting]) -> Group:

@@ -34,8 +34,11 @@ class Runs:
         if new:  # together: the command line's parser takes long
             grids = [self._grid(trial) for trial in new]
             found = expand(Sweep(*grids), overrides=["--run.outputs", str(self.folder)], profile=ClusterProfile())
-            if found.refused or found.merged:
-                raise ConfigError(f"the design has runs that cannot be: {found.refused}, {found.merged}")
+            assert not found.merged, found.merged
+            if found.refused:
+                one, *others = found.refused
+                more = f" (and {len(others)} more runs)" if others else ""
+                raise ConfigError(f"run {one.name} cannot be made{more}: {one.reason}")
             self._jobs |= dict(zip(new, found.jobs, strict=True))
         return [self._jobs[trial] for trial in trials]
 

@@ -12,6 +12,9 @@ from typing import Any, get_type_hints
 from muloco.launch.layout import layout
 from muloco.training.load import ConfigError
 
+DEFAULT_NODE_LIMIT = 16
+"""Nodes that the jobs of a sweep hold together, unless one of them needs more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterProfile:
@@ -27,10 +30,11 @@ class ClusterProfile:
     gpu_type: str | None = None
     """As the cluster names it, such as h100, where it has several."""
     cpus_per_node: int | None = None
+    """CPUs of a node that a job asks for. 0: the whole node, for itself. None: SLURM gives it one."""
     memory: str | None = None
-    """Of a node, as sbatch reads it: 500G; 0 is all of it."""
+    """Of a node, as sbatch reads it: 500G; 0 is all of it. None: what the partition gives by default."""
     time: str | None = None
-    """Limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00."""
+    """Limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00. None: what the partition gives by default."""
     signal_seconds: int = 600
     """How long before that limit a job saves a checkpoint and queues up again."""
     mail: str | None = None
@@ -46,7 +50,7 @@ class ClusterProfile:
     log_folder: str = "."
     """Where the output of jobs goes; sbatch does not make it."""
     node_limit: int | None = None
-    """Most nodes that all jobs of a sweep may hold together."""
+    """Most nodes that all jobs of a sweep may hold together. None: 16, or as many as its largest job needs."""
     interface: str | None = None
     """Network interface of the nodes that workers use, such as ib0. None: the one that leads to the other nodes."""
 
@@ -73,6 +77,20 @@ class ClusterProfile:
                 f"{self.gpus_per_node} GPUs; the cluster profile's nodes = {self.nodes}"
             )
         return self.nodes or needed
+
+    def nodes_together(self, largest: int) -> int:
+        """Most nodes that the jobs of a sweep may hold together, the largest of which needs `largest`."""
+        return max(DEFAULT_NODE_LIMIT, largest) if self.node_limit is None else self.node_limit
+
+    def unasked(self) -> list[str]:
+        """What SLURM gives a job that does not ask for it, a phrase for each field that is left out."""
+        given = {
+            "one CPU of each node (cpus_per_node)": self.cpus_per_node is None,
+            "the partition's default memory (memory)": self.memory is None,
+            "the partition's default time (time)": self.time is None,
+            "no GPU (gpus_per_node)": self.gpus_per_node == 0,
+        }
+        return [phrase for phrase, left_out in given.items() if left_out]
 
     def describe(self) -> str:
         """All that is set, in one line."""
@@ -138,7 +156,7 @@ def _value(name: str, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: {name} must be a list of strings; got {value!r}")
         lines = value
     elif _TYPES[name] in (int, int | None):
-        least = 0 if name == "gpus_per_node" else 1
+        least = 0 if name in ("gpus_per_node", "cpus_per_node") else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{where}: {name} must be a whole number from {least} on; got {value!r}")
         return value

@@ -1,23 +1,26 @@
 """`muloco sweep`: write and list the jobs of a sweep, submit them, or say where they stand."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from muloco.console import open_console
+from muloco.cores import usable_cores
 from muloco.sweeps import listing, slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job, expand
 from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
-from muloco.sweeps.local import cores, run_tasks, training, unfinished
+from muloco.sweeps.local import run_tasks, training, unfinished
 from muloco.sweeps.options import given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
 from muloco.sweeps.state import progress, state_of
 from muloco.sweeps.submit import submit
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
 
 PROFILE = "cluster.toml"
@@ -57,19 +60,28 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     try:
         if status:
             return _status(found, folder, console)
+        if (command.here or command.submit) and (reason := listing.too_little_text(unfinished(found.jobs))):
+            raise ConfigError(f"nothing was started: {reason}")
         if command.here:
             _remember(folder, settings)
             return _run(found, command.at_once, console)
-        written, left = write_scripts(found.jobs, folder, profile)
-        folder.settings = settings
-        folder.save()
+        with naming("--folder"):
+            written, left = write_scripts(found.jobs, folder, profile)
+            folder.settings = settings
+            folder.save()
+        largest = max((job.nodes for job in found.jobs), default=0)
+        profile = dataclasses.replace(profile, node_limit=profile.nodes_together(largest))
         console.print(f"cluster: {profile.describe()}", markup=False)
         if not command.submit:
-            _list(found.jobs, console)
-            largest = max((job.nodes for job in found.jobs), default=0)
+            console.print(listing.jobs_table(found.jobs, width=console.width))
+            for line in listing.origins_of(found.jobs):
+                console.print(line, markup=False)
+            _warn(found.jobs, profile, console)
             size = f"the largest job has {largest} node{'s' * (largest != 1)}"
             return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
-        Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
+        _warn(found.jobs, profile, console)
+        with naming("log_folder"):
+            Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
         outcome = submit(written, folder, profile=profile, console=console, retry=command.retry)
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
         return _conclude(found, left | outcome.left, done, console)
@@ -84,7 +96,7 @@ def _run(found: Expansion, at_once: int, console: Console) -> int:
     failed = run_tasks(
         lambda: map(training, unfinished(found.jobs)),
         at_once=at_once,
-        threads=max(1, cores() // at_once),
+        threads=max(1, usable_cores() // at_once),
         console=console,
     )
     done = len(found.jobs) - len(unfinished(found.jobs))
@@ -145,10 +157,9 @@ def _anchored(option: str, values: list[str]) -> list[str]:
     return values
 
 
-def _list(jobs: Sequence[Job], console: Console) -> None:
-    console.print(listing.jobs_table(jobs))
-    for line in [*listing.origins_of(jobs), *listing.hints(jobs)]:
-        console.print(line, markup=False)
+def _warn(jobs: Sequence[Job], profile: ClusterProfile, console: Console) -> None:
+    for line in listing.warnings(jobs, profile):
+        console.print(line, style="yellow", markup=False)
 
 
 def _conclude(found: Expansion, left: dict[str, str], done: str, console: Console) -> int:
@@ -170,7 +181,7 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
     if folder.root.exists():
         folder.save()
     at = {job.name: progress(RunFolder(job.run_folder)) for job in found.jobs}
-    console.print(listing.status_table(found.jobs, states, at))
+    console.print(listing.status_table(found.jobs, states, at, width=console.width))
     for line in listing.remarks(found):
         console.print(line, markup=False)
     console.print(listing.counts(states.values()))
@@ -178,5 +189,5 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
 
 
 def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    console = open_console()
+    return console if console.is_terminal else open_console(width=PIPED_WIDTH)

@@ -11,9 +11,9 @@ from typing import Any
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.names import job_names
 from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain
-from muloco.sweeps.words import Reader, given_by, words_of
+from muloco.sweeps.words import checked_point, given_by, words_of
 from muloco.training.config import Config
-from muloco.training.load import CHECKOUT, ConfigError, find_config, flatten, load_config
+from muloco.training.load import CHECKOUT, ConfigError, find_config, flatten, load_config, set_field
 from muloco.training.resolve import resolve
 
 _PATHS = ("data.corpus", "data.validation", "data.tokenizer")  # resolve makes them absolute
@@ -74,12 +74,11 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
         raise ConfigError("run.name is given by the sweep, which names its jobs by what differs between them")
     everywhere["run.outputs"] = str(Path(everywhere.get("run.outputs", CHECKOUT / "outputs")).absolute())
     found = Expansion(jobs=[], refused=[], merged=[])
-    reader = Reader({**plain(point), **everywhere} for grid in sweep.grids for point in grid.points)
     load = functools.cache(load_config)
     by_name: dict[str, Job] = {}
     by_run: dict[str, tuple[Job, Grid]] = {}
     for grid in sweep.grids:
-        for name, job in _expand(grid, everywhere, profile, reader, load):
+        for name, job in _expand(grid, everywhere, profile, load):
             if isinstance(job, ConfigError):
                 found.refused.append(Refused(name, str(job)))
                 continue
@@ -99,7 +98,6 @@ def _expand(
     grid: Grid,
     everywhere: Mapping[str, Any],
     profile: ClusterProfile,
-    reader: Reader,
     load: Callable[[str], Config],
 ) -> list[tuple[str, Job | ConfigError]]:
     """Name and job of every point of a grid, or the reason why there is none."""
@@ -112,7 +110,7 @@ def _expand(
     jobs: list[tuple[str, Job | ConfigError]] = []
     for name, point in zip(names, grid.points, strict=True):
         try:
-            values = reader.values({**plain(point), **everywhere})
+            values = checked_point({**plain(point), **everywhere})
             jobs.append((name, _job(name, file, base, values, point, profile)))
         except ConfigError as error:
             jobs.append((name, error))
@@ -122,11 +120,7 @@ def _expand(
 def _job(name: str, file: Path, base: Config, values: dict[str, Any], point: Point, profile: ClusterProfile) -> Job:
     chosen = copy.deepcopy(base)
     for field, value in (values | {"run.name": name}).items():
-        *sections, last = field.split(".")
-        section = chosen
-        for part in sections:
-            section = getattr(section, part)
-        setattr(section, last, value)
+        set_field(chosen, field, value)
     config = resolve(chosen)
     fields = flatten(config)
     values |= {field: fields[field] for field in _PATHS if field in values}

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 from muloco.sweeps.sweep import Sweep
-from muloco.training.load import CHECKOUT, ConfigError
+from muloco.training.load import SHIPPED, ConfigError, failure_in, naming
 
 
 def load_sweep(path: Path | str) -> Sweep:
     """The sweep in a file.
 
     Args:
-        path: relative to the current folder or to the checkout. The file may import what lies beside it, and `config`.
+        path: relative to the current folder, or a shipped sweep such as `jobs/muloco_paper/15B.py`. The file may import
+            what lies beside it.
 
     Raises:
         ConfigError: no such file, or no `sweep()` in it that returns a Sweep.
@@ -23,27 +24,32 @@ def load_sweep(path: Path | str) -> Sweep:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    folders = [str(file.parent), str(CHECKOUT)]
-    sys.path[:0] = folders
+    folder = str(file.parent)
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "sweep", None)):
-            raise ConfigError(f"{file} has no function sweep()")
+            hint = "; it is a config, for `muloco train`" if hasattr(module, "config") else ""
+            raise ConfigError(f"{file} has no function sweep(){hint}")
         sweep = module.sweep()
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # a sweep is a program of the user's: it may raise anything
+        raise ConfigError(failure_in(file, error)) from error
     finally:
-        for folder in folders:
-            sys.path.remove(folder)
+        sys.path.remove(folder)
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"sweep() in {file} returned {type(sweep).__name__}, not a muloco.sweeps.sweep.Sweep")
     return sweep
 
 
 def find_sweep(path: Path | str) -> Path:
-    """The file that `path` means: relative to the current folder, else to the checkout that holds this package."""
-    for candidate in (Path(path), CHECKOUT / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    known = [str(file.relative_to(CHECKOUT)) for file in sorted(CHECKOUT.glob("jobs/*/*.py"))]
-    nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.3)
-    hint = f"; did you mean {nearest[0]}?" if nearest else f"; sweeps: {', '.join(known) or 'none'}"
+    """The file that `path` means: relative to the current folder, or one that muloco ships."""
+    for candidate in (Path(path), SHIPPED / path):
+        with naming("FILE"):
+            if candidate.is_file():
+                return candidate.resolve()
+    known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("jobs/*/*.py"))]
+    nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.6)
+    hint = f"; did you mean {nearest[0]}?" if nearest else f"; the sweeps of muloco are in {SHIPPED / 'jobs'}"
     raise ConfigError(f"there is no sweep {path}{hint}")

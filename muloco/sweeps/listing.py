@@ -3,13 +3,23 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from muloco.data.sources import EMBEDDED
+from muloco.data.sources import EMBEDDED, Embedded
+from muloco.model.flavors import PAPER_VOCABULARY, flavor
+from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job
 from muloco.sweeps.state import Kind, Progress, State
 
 COLUMNS = ("name", "nodes", "workers", "batch", "steps", "lr", "weight decay", "outer lr", "outer momentum")
+STATUS = ("name", "state", "job", "step", "loss", "held-out loss", "note")
+WORDS = ("name", "state", "note")
+"""Columns that are text, and stand on the left."""
+NOTE = 40
+"""Columns of text that a note has at least, where it is in a table."""
 
 
 def row(job: Job) -> tuple[str, ...]:
@@ -30,13 +40,48 @@ def row(job: Job) -> tuple[str, ...]:
     )
 
 
-def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = Table()
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "name" else "right", overflow="fold")
-    for job in jobs:
-        table.add_row(*row(job))
-    return table
+def jobs_table(jobs: Iterable[Job], *, width: int) -> RenderableType:
+    """The jobs with their key values, in so many columns of text."""
+    return table(COLUMNS, [row(job) for job in jobs], width=width)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> RenderableType:
+    """A table of rows whose first cell is a name and whose last one may be a note.
+
+    Where it is wider than `width`, a name stands on a line of its own, its values on the next one, and then its note.
+    """
+    widest = {column: max(map(len, (column, *cells))) for column, *cells in zip(columns, *rows, strict=True)}
+    if "note" in widest:
+        widest["note"] = min(NOTE, widest["note"])
+    if sum(size + 3 for size in widest.values()) + 1 > width:
+        return _stacked(columns, rows)
+    full = Table()
+    for column in columns:
+        full.add_column(column, justify="left" if column in WORDS else "right", overflow="fold")
+    for cells in rows:
+        full.add_row(*map(escape, cells))
+    return full
+
+
+def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    """Two lines a row, or three where there is a note. Headers of two words take two lines."""
+    inner = [(at, column) for at, column in enumerate(columns) if column not in ("name", "note")]
+    heads = [[*column.split(" ", 1), ""][:2] if " " in column else ["", column] for _, column in inner]
+    wide = [max(map(len, (*head, *(cells[at] for cells in rows)))) for head, (at, _) in zip(heads, inner, strict=True)]
+
+    def line(cells: Iterable[str]) -> str:
+        aligned = [
+            cell.ljust(size) if column in WORDS else cell.rjust(size)
+            for cell, size, (_, column) in zip(cells, wide, inner, strict=True)
+        ]
+        return "  " + "  ".join(aligned).rstrip()
+
+    lines: list[Text] = [Text(line(head[part] for head in heads), style="bold") for part in (0, 1)]
+    for cells in rows:
+        lines += [Text(cells[0], no_wrap=True, overflow="ignore"), Text(line(cells[at] for at, _ in inner))]
+        if columns[-1] == "note" and cells[-1]:
+            lines.append(Text(f"  {cells[-1]}"))
+    return Group(*(text for text in lines if text.plain.strip()))
 
 
 def origins_of(jobs: Sequence[Job]) -> list[str]:
@@ -48,11 +93,48 @@ def origins_of(jobs: Sequence[Job]) -> list[str]:
     return [f"{field}: {', '.join(f'{n} {kind}' for kind, n in found.items())}" for field, found in kinds.items()]
 
 
-def hints(jobs: Sequence[Job]) -> list[str]:
-    """What is probably not meant."""
-    embedded = sum(job.resolved.data.corpus == EMBEDDED for job in jobs)
-    told = f"data.corpus of {embedded} jobs is embedded, a few MB: --data.corpus and --data.tokenizer give another"
-    return [told] if embedded else []
+def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
+    """What is probably not meant, or cannot run, a line each."""
+    found = [reason for reason in (too_little_text(jobs), _small_vocabulary(jobs)) if reason]
+    if unasked := profile.unasked():
+        found.append(f"what the cluster profile does not ask for is SLURM's default: {', '.join(unasked)}")
+    return [f"warning: {line}" for line in found]
+
+
+def too_little_text(jobs: Sequence[Job]) -> str | None:
+    """Why jobs on the embedded corpus would fail when they start; None: none of them would, as far as can be told."""
+    needed = {
+        job.name: job.resolved.validation.sequences * job.resolved.training.seq_len
+        for job in jobs
+        if job.resolved.data.corpus == EMBEDDED and job.resolved.data.validation is None
+    }
+    if not needed:
+        return None
+    there = sum(len(document.text.encode()) for document in Embedded().corpus.split("validation"))
+    failing = [name for name, tokens in needed.items() if tokens > there]  # a token is a byte or more
+    if not failing:
+        return None
+    return (
+        f"{len(failing)} of {len(jobs)} jobs have the embedded corpus, which is too small for them: it holds out "
+        f"{there:,} bytes, and {failing[0]} needs {needed[failing[0]]:,} tokens to validate on. Give a corpus with "
+        "--data.corpus, and its tokenizer with --data.tokenizer"
+    )
+
+
+def _small_vocabulary(jobs: Sequence[Job]) -> str | None:
+    """Which models of the paper would be trained with the embedded tokenizer, on a corpus that is not embedded."""
+    found = [
+        config
+        for config in (job.resolved for job in jobs)
+        if config.data.tokenizer == EMBEDDED != config.data.corpus
+        and flavor(config.model.flavor).vocabulary == PAPER_VOCABULARY
+    ]
+    if not found:
+        return None
+    return (
+        f"{len(found)} of {len(jobs)} jobs have the embedded tokenizer, with {found[0].data.vocabulary:,} of the "
+        f"{PAPER_VOCABULARY:,} entries that the model has. Give another one with --data.tokenizer"
+    )
 
 
 def notes(job: Job) -> list[str]:
@@ -73,18 +155,17 @@ def remarks(found: Expansion) -> list[str]:
     return refused + renamed + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
 
 
-def status_table(jobs: Sequence[Job], states: Mapping[str, State], progress: Mapping[str, Progress]) -> Table:
-    table = Table()
-    for column in ("name", "state", "job", "step", "loss", "held-out loss", "note"):
-        right = column in ("job", "step", "loss", "held-out loss")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+def status_table(
+    jobs: Sequence[Job], states: Mapping[str, State], progress: Mapping[str, Progress], *, width: int
+) -> RenderableType:
+    """Where the jobs stand, in so many columns of text."""
+    rows = []
     for job in jobs:
         state, at = states[job.name], progress[job.name]
         step = "" if at.step is None else f"{at.step}/{job.resolved.training.steps}"
-        table.add_row(
-            job.name, state.kind.value, state.job, step, _loss(at.loss), _loss(at.validation_loss), state.note
-        )
-    return table
+        losses = _loss(at.loss), _loss(at.validation_loss)
+        rows.append((job.name, state.kind.value, state.job, step, *losses, state.note))
+    return table(STATUS, rows, width=width)
 
 
 def counts(states: Iterable[State]) -> str:

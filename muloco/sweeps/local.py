@@ -1,6 +1,5 @@
 """Work on this machine, some of it at a time: the jobs of a sweep, and what is computed from them."""
 
-import os
 import signal
 import sys
 import time
@@ -126,11 +125,6 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
     return [job for job in jobs if not RunFolder(job.run_folder).summary.exists()]
 
 
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start(task: Task, threads: int) -> Child:
     return Child(
         task.name,
@@ -165,5 +159,5 @@ def _ending(running: dict[str, _Running]) -> Iterator[None]:
 
 def _bars(console: Console) -> Progress:
     times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(elapsed_when_finished=False))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

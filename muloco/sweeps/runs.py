@@ -49,7 +49,7 @@ def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], 
         ConfigError: no such file, nothing usable in it, or unusable words.
     """
     file = find_config(path)
-    if "def sweep(" not in file.read_text():
+    if b"def sweep(" not in file.read_bytes():
         return [(file.stem, resolve(load_config(path, words)))], []
     found = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
     return [(job.name, job.resolved) for job in found.jobs], [(point.name, point.reason) for point in found.refused]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from muloco.launch.controller import ask_again
+
 TIMEOUT_SECONDS = 60
 """How long SLURM may take to answer; a busy controller takes seconds."""
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
@@ -48,27 +50,42 @@ class Ended:
 
 def queue() -> list[Queued]:
     """All jobs of this user that have not ended, in all partitions."""
-    output = _call(["squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--format={_SEPARATOR.join(_FIELDS)}"])
+    output = _ask(["squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--format={_SEPARATOR.join(_FIELDS)}"])
     jobs = []
     for line in output.splitlines():
+        if _SEPARATOR not in line:
+            continue  # a message of the site, not a job
         id_, state, nodes, partition, script, name = line.split(_SEPARATOR)
-        jobs.append(Queued(id=id_, name=name, state=state, nodes=int(nodes), partition=partition, script=script))
+        jobs.append(Queued(id=id_, name=name, state=state, nodes=read_count(nodes), partition=partition, script=script))
     return jobs
 
 
+def read_count(text: str) -> int:
+    """A number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
+
+    Raises:
+        SlurmError: it is none.
+    """
+    found = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
+    if found is None:
+        raise SlurmError(f"squeue gives {text!r} as the number of a job's nodes")
+    return round(float(found[1]) * {"": 1, "K": 2**10, "M": 2**20}[found[2]])
+
+
 def submit(script: Path) -> str:
-    """Submits a script and returns the id of its job."""
+    """Submits a script and returns the id of its job. It asks once: where the controller does not answer
+    (`muloco.launch.controller.is_busy`), it may have taken the script nevertheless."""
     answer = _call(["sbatch", "--parsable", str(script)]).strip()
-    id_ = answer.splitlines()[-1].split(";")[0] if answer else ""
-    if not re.fullmatch(r"\d+", id_):
+    ids = re.findall(r"^(\d+)(?:;\S*)?$", answer, flags=re.MULTILINE)
+    if not ids:
         raise SlurmError(f"sbatch {script} answered {answer!r} instead of the id of a job")
-    return id_
+    return ids[-1]
 
 
 def ended(job: str) -> Ended | None:
     """How a job that is no longer in the queue ended; None: SLURM has forgotten it, as it does after some minutes."""
     try:
-        answer = _call(["scontrol", "--oneliner", "show", "job", job])
+        answer = _ask(["scontrol", "--oneliner", "show", "job", job])
     except SlurmError as error:
         if "Invalid job id" in str(error):
             return None
@@ -76,6 +93,11 @@ def ended(job: str) -> Ended | None:
     state = re.search(r"\bJobState=(\w+)", answer)
     status = re.search(r"\bExitCode=(\d+):", answer)
     return Ended(state[1], int(status[1])) if state and status else None
+
+
+def _ask(command: Sequence[str]) -> str:
+    """The answer to a question that changes nothing, and so may be asked again."""
+    return ask_again(lambda: _call(command), SlurmError)
 
 
 def _call(command: Sequence[str]) -> str:

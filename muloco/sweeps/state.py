@@ -10,7 +10,7 @@ from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 from muloco.training.load import flatten, from_dict
-from muloco.training.run_folder import RunFolder, parsed_line, read_json, standing
+from muloco.training.run_folder import STATE, RunFolder, parsed_line, read_json, standing
 
 UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
@@ -90,7 +90,8 @@ def is_unusable(submission: Submission) -> bool:
 
 def progress(folder: RunFolder) -> Progress:
     """How far a run has come, from the ends of its metrics files."""
-    lines = standing([line for path in folder.metrics_files().values() for line in _last_lines(path)])
+    every = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
+    lines = standing([line for line in every if line.get("event") != STATE])
     training = {(line["step"], line["worker"]): line["loss"] for line in lines if "loss" in line}
     validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     step = max((step for step, _ in training), default=None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from muloco.launch.controller import BUSY_SECONDS, is_busy
 from muloco.sweeps import slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
@@ -114,12 +115,27 @@ def _reason_not_to(state: State, job: Job, folder: SweepFolder, retry: bool) -> 
 
 
 def _submit(job: Job, folder: SweepFolder, profile: ClusterProfile, console: Console) -> None:
-    script = folder.script(job.name)
-    id_ = slurm.submit(script)
+    id_ = _submit_patiently(job, folder)
     folder.submitted(job.name, id_, log=_log(job, id_, profile))
     tries = len(folder.record(job.name).tries)
     again = f", try {tries}" if tries > 1 else ""
     console.print(f"{job.name}: job {id_} on {job.nodes} node{'s' * (job.nodes > 1)}{again}")
+
+
+def _submit_patiently(job: Job, folder: SweepFolder) -> str:
+    """Submits the script of a job; again for some minutes while SLURM does not answer, unless the job is there."""
+    left = BUSY_SECONDS
+    while True:
+        try:
+            return slurm.submit(folder.script(job.name))
+        except slurm.SlurmError as error:
+            if not is_busy(str(error)) or left <= 0:
+                raise
+        left -= POLL_SECONDS
+        time.sleep(POLL_SECONDS)
+        state = state_of(job, folder, slurm.queue())
+        if state.kind in (Kind.QUEUED, Kind.RUNNING):
+            return state.job
 
 
 def _log(job: Job, id_: str, profile: ClusterProfile) -> str:

@@ -24,6 +24,7 @@ from muloco.outer import OuterLoop
 from muloco.training.averaging import Averaging
 from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, Save, worker_part
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
+from muloco.training.states import State
 from muloco.training.transfer import Joining
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,10 @@ _OWN_STATES = ("model", "dataloader", "residuals")
 
 class Owner(Joining, Protocol):
     """Whose checkpoints these are."""
+
+    def enter(self, state: State) -> None:
+        """It saves or loads from here on."""
+        ...
 
     def checkpoint_failed(self, step: int, reason: str) -> None:
         """The checkpoint of an inner step was not written."""
@@ -102,6 +107,7 @@ class RunCheckpoint(BaseCheckpointManager):
         waits = last_step or self.leaving
         if curr_step % self._config.interval and not waits:
             return False
+        self._owner.enter(State.SAVING)
         self._finish()
         worker = self._config.worker
         workers, history = ([worker], "") if self._outer is None else self._outer.last_round()
@@ -133,6 +139,7 @@ class RunCheckpoint(BaseCheckpointManager):
             if self._config.attempt > 1:
                 logger.warning("there is no checkpoint to go on from: starting at step 0")
             return False
+        self._owner.enter(State.LOADING)
         own = worker_part(self._config.worker)
         if self._outer is not None:
             path = self._folder.part(newest.step, GLOBAL)

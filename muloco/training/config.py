@@ -7,52 +7,68 @@ over all workers unless said otherwise. Needs nothing but Python, so that `--hel
 from dataclasses import dataclass, field
 from typing import Literal
 
+from muloco.training.bounds import (
+    Amount,
+    Bits,
+    Count,
+    Momentum,
+    Name,
+    Names,
+    NotNegative,
+    Positive,
+    Seconds,
+    Seed,
+    Share,
+    SomeShare,
+    Text,
+)
+from muloco.training.section import Section
 
-@dataclass(kw_only=True)
-class Run:
-    name: str | None = None
+
+@dataclass(kw_only=True, slots=True)
+class Run(Section):
+    name: Name | None = None
     """Folder of the run below `outputs`. Derived: name of the config file and the time."""
-    outputs: str = "outputs"
+    outputs: Text = "outputs"
     """Folder that holds all run folders."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the initialization and of the order of the data."""
 
 
-@dataclass(kw_only=True)
-class Model:
-    flavor: str = "150M"
-    """Name or alias of a model size (`muloco.model.flavors()`)."""
+@dataclass(kw_only=True, slots=True)
+class Model(Section):
+    flavor: Text = "150M"
+    """Size of the model, by its short or full name: tiny, small, laptop, 150M, 416M, 914M, 1.76B, 3.1B, 5B, 7.5B, 11B,
+    15B. The first three are for laptops, the others are the paper's."""
 
 
-@dataclass(kw_only=True)
-class Data:
+@dataclass(kw_only=True, slots=True)
+class Data(Section):
     """Text to train on; docs/data.md says more."""
 
-    corpus: str | tuple[str, ...] = "embedded"
+    corpus: Text | tuple[Text, ...] = "embedded"
     """A file or folder (jsonl, txt, both also .gz and .zst; parquet), `hf:OWNER/NAME[:CONFIG][@SPLIT]` on the Hugging
     Face hub, or `embedded`: the sources of the running Python's standard library. Several make a mixture."""
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Positive, ...] | None = None
     """Share of each source of a mixture in the sequences. None: by size, in tokens or, where streamed, in bytes."""
-    text_field: str = "text"
+    text_field: Text = "text"
     """Field or column that holds the text."""
-    tokenizer: str = "embedded"
+    tokenizer: Text = "embedded"
     """Folder with a Hugging Face tokenizer.json, or `embedded`: trained on the embedded corpus."""
-    vocabulary: int = 2048
+    vocabulary: Count = 2048
     """Entries of the embedded tokenizer; at most the vocabulary of the model."""
-    validation: str | None = None
+    validation: Text | None = None
     """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
+    predict_bos: bool = False
+    """Let the model learn, and validation count, that behind a document's EOS comes the BOS of the next one, as in the
+    paper's stream. False: no label is of another document than its input."""
     strict: bool = False
     """Refuse broken records and empty files, instead of naming, counting and skipping them."""
     prepare: bool | None = None
     """Tokenize everything once before training, into a cache. False: read and tokenize while training (streaming).
     Derived: True, unless a source is on the hub."""
-    shuffle_buffer: int = 1024
+    shuffle_buffer: Count = 1024
     """Sequences that a rank holds to shuffle them, where it streams."""
-
-    def __post_init__(self) -> None:
-        """JSON knows lists only."""
-        self.corpus = self.corpus if isinstance(self.corpus, str) else tuple(self.corpus)
-        self.weights = None if self.weights is None else tuple(self.weights)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -60,69 +76,71 @@ class Data:
         return (self.corpus,) if isinstance(self.corpus, str) else self.corpus
 
 
-@dataclass(kw_only=True)
-class Training:
-    seq_len: int = 2048
+@dataclass(kw_only=True, slots=True)
+class Training(Section):
+    seq_len: Count = 2048
     """Length of a sequence in tokens."""
-    global_batch_size: int = 512
+    global_batch_size: Count = 512
     """Sequences that all workers together take in one inner step (the paper's B)."""
-    local_batch_size: int = 16
+    local_batch_size: Count = 16
     """Sequences in one forward pass of one rank; the rest of its share is accumulated."""
-    tokens: int | None = None
+    tokens: Count | None = None
     """Token budget of all workers together. Derived: steps x batch where steps are given, else the paper's for the
     flavor (about 20 a parameter)."""
-    steps: int | None = None
+    steps: Count | None = None
     """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be a short one."""
-    max_norm: float | None = 1.0
+    max_norm: Positive | None = 1.0
     """Largest gradient norm, larger ones are clipped; None: no clipping."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """What parameters are cast to in the forward and backward pass; they are stored and reduced in float32."""
+    precision: Literal["bfloat16", "autocast", "float32"] | None = None
+    """Of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16: parameters
+    and activations are cast (FSDP's mixed precision). autocast: matrix products and attention alone are taken in
+    bfloat16; embedding, norms and residual stream stay float32. Derived, as in the paper: bfloat16 where parameters are
+    sharded, else autocast."""
 
 
-@dataclass(kw_only=True)
-class Role:
+@dataclass(kw_only=True, slots=True)
+class Role(Section):
     rule: Literal["muon", "adamw", "lion"] | None = None
     """What steps these parameters. None: what optimizer.name says."""
-    lr_factor: float = 1.0
+    lr_factor: Positive = 1.0
     """Their learning rate, as a multiple of optimizer.lr."""
-    weight_decay_factor: float = 1.0
+    weight_decay_factor: NotNegative = 1.0
     """Their weight decay, as a multiple of optimizer.weight_decay; it takes part in their learning rate."""
 
 
-@dataclass(kw_only=True)
-class Optimizer:
+@dataclass(kw_only=True, slots=True)
+class Optimizer(Section):
     """The inner optimizer of every worker."""
 
     name: Literal["AdamW", "Muon", "SGD", "GPA"] = "Muon"
     """Muon takes the matrices of the layers; embedding, head and norms go to AdamW at the same learning rate. AdamW and
     SGD take all. GPA is AdamW under primal averaging (docs/optimizers.md). Other mixtures of rules: by role, below."""
-    lr: float = 0.02
+    lr: Positive = 0.02
     """Peak learning rate."""
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     """Decoupled weight decay. Derived by the paper's rule: (flavor's best at 512 sequences) x (B / K) / 512."""
     cautious_weight_decay: bool = False
     """Decay only what the step does not move away from zero."""
-    beta1: float = 0.9
+    beta1: Momentum = 0.9
     """First decay of AdamW and Lion."""
-    beta2: float = 0.99
+    beta2: Momentum = 0.99
     """Second decay of AdamW and Lion."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Epsilon of AdamW."""
-    mu: float = 0.9
+    mu: Momentum = 0.9
     """Momentum of Muon and of SGD."""
-    mu_x: float | None = None
+    mu_x: Momentum | None = None
     """GPA: how slowly the average follows. Derived: 0.9967^(32 / H), so that it averages over some H inner steps."""
-    mu_y: float | None = None
+    mu_y: SomeShare | None = None
     """GPA: how near to the average gradients are taken. Derived: 0.7."""
     nesterov: bool = False
     """Nesterov momentum in Muon and in SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's eight."""
-    orthogonalization_steps: int | None = None
-    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5, and 8 with
-    polar_express."""
+    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's five."""
+    orthogonalization_steps: Count | None = None
+    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5."""
     matrix: Role = field(default_factory=Role)
     """The matrices of the layers: attention and feed-forward."""
     embedding: Role = field(default_factory=Role)
@@ -137,21 +155,21 @@ class Optimizer:
         return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
 
 
-@dataclass(kw_only=True)
-class LRScheduler:
+@dataclass(kw_only=True, slots=True)
+class LRScheduler(Section):
     """The inner learning rate: linear warm-up, then cosine decay over the rest of the run."""
 
-    warmup_steps: int = 500
+    warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
-    total_steps: int | None = None
+    total_steps: Count | None = None
     """Inner steps after which the inner learning rate, and an outer one with a schedule, have reached their end, where
-    they stay. None: training.steps, so that a run that is extended follows the schedule of its new length."""
-    min_lr_factor: float = 0.1
+    they stay. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
+    min_lr_factor: Share = 0.1
     """Learning rate at the end, as a share of the peak."""
 
 
-@dataclass(kw_only=True)
-class FaultTolerance:
+@dataclass(kw_only=True, slots=True)
+class FaultTolerance(Section):
     """Workers: how many, when they agree, and how long they wait for each other."""
 
     semi_sync_method: Literal["diloco", "local_sgd", "gpa", "none"] | None = None
@@ -161,164 +179,156 @@ class FaultTolerance:
     transport: Literal["torchft", "in_process"] = "torchft"
     """torchft: workers are processes that meet at a lighthouse. in_process: all workers take turns in one process (one
     for each of a worker's ranks), so that one device can study many of them."""
-    group_size: int = 1
+    group_size: Count = 1
     """Number of workers (K)."""
-    min_replica_size: int = 1
+    min_replica_size: Count = 1
     """Fewest workers that may go on together when others are lost. All of them have to be there at the start."""
-    restarts: int = 10
+    restarts: Amount = 10
     """How often in a row a worker that was lost within a minute is started again, later and later; after that the
     others go on without it."""
-    replica_id: int = 0
+    replica_id: Amount = 0
     """Which worker this process belongs to, from 0; the launcher sets it."""
-    sync_steps: int = 30
+    sync_steps: Count = 30
     """Inner steps between two outer steps of a fragment (H)."""
-    num_fragments: int | None = None
+    num_fragments: Count | None = None
     """Parts of the model that are synced one after the other (J), whole modules, balanced by size. Derived: 1, or as
     many as the next field has."""
-    module_fqns_per_model_fragment: tuple[str, ...] | None = None
+    module_fqns_per_model_fragment: tuple[Names, ...] | None = None
     """The fragments' modules, with commas in between, such as `tok_embeddings,layers.0 layers.1,norm,lm_head`."""
-    fragment_sync_delay: int = 0
+    fragment_sync_delay: Amount = 0
     """Inner steps between sending a pseudogradient and applying the mean (tau); the exchange runs beside them."""
-    fragment_update_alpha: float = 0.0
+    fragment_update_alpha: Share = 0.0
     """Share of the local parameters that is kept when the anchor is merged into them, from 0 to 1."""
     process_group: Literal["auto", "gloo", "nccl"] = "auto"
     """What carries the outer exchange. auto: nccl where every rank has a CUDA device of its own, else gloo."""
-    host: str | None = None
+    host: Text | None = None
     """Name or address under which other workers reach this one. None: loopback where the lighthouse is on loopback,
     else the name of the machine."""
-    quorum_timeout_seconds: float = 1800
+    quorum_timeout_seconds: Seconds = 1800
     """How long a worker waits at a sync for the others to arrive; more than the slowest window may take longer."""
-    straggler_timeout_seconds: float = 1200
+    straggler_timeout_seconds: Seconds = 1200
     """How long those who have arrived wait for one that is alive but late, before they go on without it."""
-    heartbeat_timeout_seconds: float = 3
+    heartbeat_timeout_seconds: Seconds = 3
     """After how long without a sign of life a worker counts as dead."""
-    exchange_timeout_seconds: float = 60
+    exchange_timeout_seconds: Seconds = 60
     """How long a chunk of 16 MiB of an exchange between workers, or a collective within one, may take."""
 
-    def __post_init__(self) -> None:
-        """JSON and config files have lists; a fragment may be given as a list of its modules."""
-        if self.module_fqns_per_model_fragment is not None:
-            self.module_fqns_per_model_fragment = tuple(
-                fragment if isinstance(fragment, str) else ",".join(fragment)
-                for fragment in self.module_fqns_per_model_fragment
-            )
 
-
-@dataclass(kw_only=True)
-class OuterOptimizer:
+@dataclass(kw_only=True, slots=True)
+class OuterOptimizer(Section):
     """The step on the anchor (the global parameters), with the mean pseudogradient as gradient."""
 
     class_name: Literal["sgd", "adamw", "muon"] = "sgd"
     """sgd with momentum; adamw without weight decay; muon for matrices and adamw for the rest."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Outer learning rate. Derived: 0.7; 1 with local_sgd."""
-    momentum: float | None = None
+    momentum: Momentum | None = None
     """Outer momentum of sgd and muon. Derived: 0.6; 0 with local_sgd."""
     nesterov: bool = True
     """Nesterov momentum: theta -= lr (g + momentum buf) instead of theta -= lr buf."""
-    beta1: float = 0.9
+    beta1: Momentum = 0.9
     """First decay of adamw."""
-    beta2: float = 0.99
+    beta2: Momentum = 0.99
     """Second decay of adamw."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Epsilon of adamw."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the outer learning rate falls over the run."""
-    min_lr_factor: float = 0.1
+    min_lr_factor: Share = 0.1
     """Outer learning rate at the end, as a share of `lr`, where it falls."""
     offload: bool = False
     """Keep anchor and outer state in pinned host memory instead of on the device."""
 
 
-@dataclass(kw_only=True)
-class Compression:
+@dataclass(kw_only=True, slots=True)
+class Compression(Section):
     """How pseudogradients travel between workers; docs/compression.md says more."""
 
     kind: Literal["none", "bf16", "linear", "statistical", "lloyd_max", "topk"] = "none"
     """none: fp32. bf16. linear, statistical: the paper's, of `bits` an element. lloyd_max: the best levels for the
     data. topk: the `fraction` of the elements that is largest."""
-    bits: int | None = None
+    bits: Bits | None = None
     """Bits an element of linear, statistical and lloyd_max, from 1 to 8. Derived: 4."""
     granularity: Literal["tensor", "row"] = "tensor"
     """One set of levels for a tensor (or a worker's part of it), or one for each row."""
-    fraction: float | None = None
+    fraction: SomeShare | None = None
     """Share of the elements that topk sends. Derived: 0.1."""
     values: Literal["fp32", "bf16", "linear", "statistical", "lloyd_max"] | None = None
     """How topk sends values. Derived: fp32."""
-    reduce: Literal["reselect", "gather"] = "reselect"
+    reduce: Literal["reselect", "gather", "requantize"] = "reselect"
     """reselect: the owner of each part encodes the mean again, so that 2 (K - 1) / K payloads leave a worker. gather:
-    everyone gets every payload, as in the paper's code: an exact mean, but K - 1 payloads leave a worker."""
+    everyone gets every payload, an exact mean, but K - 1 payloads leave a worker. requantize: gather, then the loss of
+    a second encoding on the mean, as the paper's quantized runs simulate it; it saves no bytes."""
     error_feedback: bool = False
     """What is lost in a sync is added in the next one."""
-    error_decay: float = 0.9
+    error_decay: Share = 0.9
     """Share of it that is kept (beta)."""
-    error_alpha: float = 1.0
+    error_alpha: Share = 1.0
     """Share of what was sent that is taken off (alpha)."""
+    error_gain: Positive = 1.0
+    """What a pseudogradient is multiplied with before what was lost is added. The paper's code has outer_optimizer.lr
+    here as well as in the outer step, so that it acts twice on what is compressed."""
     skip_norms: bool = True
     """Norms travel as fp32."""
     skip_embeddings: bool = False
     """Token embedding and output head travel as fp32."""
 
 
-@dataclass(kw_only=True)
-class Parallelism:
+@dataclass(kw_only=True, slots=True)
+class Parallelism(Section):
     """How one worker spreads over its ranks (processes, one a device)."""
 
-    data_parallel_shard_degree: int = 1
+    data_parallel_shard_degree: Count = 1
     """Ranks over which parameters are sharded (FSDP2)."""
-    data_parallel_replicate_degree: int = 1
+    data_parallel_replicate_degree: Count = 1
     """Ranks over which parameters are replicated; with a shard degree above 1: HSDP."""
-    tensor_parallel_degree: int = 1
+    tensor_parallel_degree: Count = 1
     """Ranks that share every matrix product and read the same data; it divides heads, feed-forward width, vocabulary
     and training.seq_len. Times the two degrees above: the ranks of a worker."""
 
 
-@dataclass(kw_only=True)
-class ActivationCheckpoint:
+@dataclass(kw_only=True, slots=True)
+class ActivationCheckpoint(Section):
     mode: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it: nothing, what is cheap in each layer (all but
     attention and every second matrix product), or each layer from its input on. Gradients stay the same."""
 
 
-@dataclass(kw_only=True)
-class Compile:
+@dataclass(kw_only=True, slots=True)
+class Compile(Section):
     enable: bool = False
     """torch.compile for the layers and the loss."""
 
 
-@dataclass(kw_only=True)
-class Validation:
+@dataclass(kw_only=True, slots=True)
+class Validation(Section):
     """Loss of the anchor on a fixed held-out set, the same for every worker and method."""
 
-    freq: int = 15
+    freq: Count = 15
     """Inner steps between two validations; besides, before the first and after the last step."""
-    sequences: int = 1024
-    """Held-out sequences, of training.seq_len tokens."""
+    sequences: Count = 1024
+    """Held-out sequences, of training.seq_len tokens; any number, whatever the ranks and their batches."""
 
 
-@dataclass(kw_only=True)
-class Evaluation:
+@dataclass(kw_only=True, slots=True)
+class Evaluation(Section):
     """lm-eval on the anchor while it is trained, zero-shot; docs/evaluation.md says more."""
 
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[Text, ...] = ()
     """Tasks and groups of lm-eval or of your own; `paper`: those of the paper. None given: no evaluation."""
     at: tuple[int | float, ...] = (0.25, 0.5, 0.75, 1.0)
     """When: a number with a point is a share of the run (1.0: after the last step), one without is an inner step."""
-    include_path: str | None = None
+    include_path: Text | None = None
     """Folder with tasks of your own, as lm-eval's YAML files."""
-    limit: int | None = None
+    limit: Count | None = None
     """Documents of each task. None: all."""
-    batch_tokens: int = 8192
+    batch_tokens: Count = 8192
     """Tokens in a batch of a rank, padding included."""
 
-    def __post_init__(self) -> None:
-        """JSON knows lists only."""
-        self.tasks, self.at = tuple(self.tasks), tuple(self.at)
 
-
-@dataclass(kw_only=True)
-class Metrics:
-    log_freq: int = 10
+@dataclass(kw_only=True, slots=True)
+class Metrics(Section):
+    log_freq: Count = 10
     """Inner steps between two lines of metrics."""
     tensorboard: bool = True
     """Write TensorBoard events below the run folder."""
@@ -326,40 +336,36 @@ class Metrics:
     """Report to Weights & Biases (`pip install wandb`; project by WANDB_PROJECT, mode by WANDB_MODE)."""
 
 
-@dataclass(kw_only=True)
-class Checkpoint:
+@dataclass(kw_only=True, slots=True)
+class Checkpoint(Section):
     enable: bool = True
     """Write checkpoints."""
-    interval: int = 500
+    interval: Count = 500
     """Inner steps between two checkpoints; besides, one after the last step."""
-    keep: int = 2
+    keep: Amount = 2
     """How many of the newest checkpoints stay; 0: all."""
     asynchronous: bool = True
     """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
-    initial: str | None = None
+    initial: Text | None = None
     """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: drawn."""
 
 
-@dataclass(kw_only=True)
-class Chaos:
+@dataclass(kw_only=True, slots=True)
+class Chaos(Section):
     """Faults on demand, to see for oneself what happens then; docs/fault-tolerance.md says more."""
 
-    interval_seconds: float | None = None
+    interval_seconds: Seconds | None = None
     """Seconds between two faults, each in one worker; longer than a worker needs to come back. None: no faults."""
     kinds: tuple[Literal["kill", "stop", "cut"], ...] = ("kill", "stop", "cut")
     """kill: kill -9. stop: it stands still. cut: it loses its connections to other workers."""
-    stop_seconds: float = 10
+    stop_seconds: Seconds = 10
     """How long a stopped worker stands still."""
-    seed: int = 0
+    seed: Seed = 0
     """Chooses the workers."""
 
-    def __post_init__(self) -> None:
-        """JSON knows lists only."""
-        self.kinds = tuple(self.kinds)
 
-
-@dataclass(kw_only=True)
-class Config:
+@dataclass(kw_only=True, slots=True)
+class Config(Section):
     """Everything that describes a run."""
 
     run: Run = field(default_factory=Run)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,9 +53,6 @@ def check_evaluation(config: Config) -> None:
         ConfigError: in one line.
     """
     chosen, steps = config.evaluation, config.training.steps
-    for name, value in (("limit", chosen.limit), ("batch_tokens", chosen.batch_tokens)):
-        if value is not None and value < 1:
-            raise ConfigError(f"evaluation.{name} must be at least 1; got {value}")
     for at in chosen.at:
         if isinstance(at, float) and not 0 < at <= 1:
             raise ConfigError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
@@ -72,7 +69,9 @@ def check_evaluation(config: Config) -> None:
         )
     if chosen.include_path is not None:
         chosen.include_path = str(Path(chosen.include_path).absolute())
-        if not Path(chosen.include_path).is_dir():
+        with naming("evaluation.include_path"):
+            there = Path(chosen.include_path).is_dir()
+        if not there:
             raise ConfigError(f"evaluation.include_path: there is no folder {chosen.include_path}")
 
 

@@ -1,23 +1,33 @@
-"""Reading a config: from a Python file or a finished run's config.json, with `--section.field value` on top."""
+"""Reading a config: from a Python file or a run's config.json, with `--section.field value` on top."""
 
 import contextlib
 import copy
 import dataclasses
 import difflib
+import functools
 import importlib.util
-import io
 import json
+import logging
+import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
-import tyro
-
+from muloco.training import values
 from muloco.training.config import Config
+from muloco.training.other_names import PAPER, Values, hint
 from muloco.training.overrides import settle_length
+from muloco.training.section import Section, full_name, section_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+"""The checkout that this package belongs to; without one, the folder that packages are installed in."""
+SHIPPED = CHECKOUT if (CHECKOUT / "config" / "laptop").is_dir() else CHECKOUT / "muloco" / "recipes"
+"""The folder that holds `config/` and `jobs/`: the checkout or, where muloco is installed from a wheel, the package."""
+
+logger = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
@@ -28,13 +38,15 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
     """The config in a file, with overrides.
 
     Args:
-        path: a Python file with a function `config()` that returns a `Config`, or a run's config.json; relative to the
-            current folder or to the checkout.
+        path: a Python file with a function `config()` that returns a `Config`, a config of the paper's repository, a
+            run's config.json or the run's folder, relative to the current folder; or a shipped config, such as
+            `config/laptop/muloco.py` or, for short, `laptop/muloco`.
         overrides: command-line words such as `["--training.steps", "60"]`; with `--help`, prints all fields and exits.
         prog: how the help calls the command.
 
     Raises:
-        ConfigError: no such file, no `config()` in it, unknown or unreadable override.
+        ConfigError: there is no such file, it cannot be read or run, it holds no config, a value does not fit its
+            field, or an override is unknown or unreadable.
     """
     file = find_config(path)
     config = _from_json(file) if file.suffix == ".json" else _from_python(file)
@@ -42,41 +54,82 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
 
 
 def find_config(path: str) -> Path:
-    """The file that `path` means: relative to the current folder, else to the checkout that holds this package."""
-    for candidate in (Path(path), CHECKOUT / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    known = [str(file.relative_to(CHECKOUT)) for file in sorted(CHECKOUT.glob("config/*/*.py"))]
-    nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.3)
-    hint = f"; did you mean {nearest[0]}?" if nearest else f"; configs: {', '.join(known) or 'none'}"
-    raise ConfigError(f"there is no config {path}{hint}")
+    """The file that `path` means: relative to the current folder, or one that muloco ships (`laptop/muloco`).
+
+    Raises:
+        ConfigError: there is none, or it is neither a Python file nor a JSON file.
+    """
+    candidates = (Path(path), Path(path) / "config.json", SHIPPED / path, SHIPPED / "config" / f"{path}.py")
+    try:
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        folder = Path(path).is_dir()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"there is no config {values.shown(path)}: {error_reason(error)}") from error
+    if file is None and folder:
+        raise ConfigError(f"{path} is a folder without a config.json: neither a config nor the folder of a run")
+    if file is None:
+        known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("config/*/*.py"))]
+        nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; the configs of muloco are in {SHIPPED / 'config'}"
+        raise ConfigError(f"there is no config {path}{hint}")
+    if file.suffix not in (".py", ".json"):
+        raise ConfigError(f"{path} is no config: a config is a Python file (.py), a config.json or a run's folder")
+    return file.resolve()
 
 
 def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "muloco train CONFIG") -> Config:
     """A copy of `config` with `--section.field value` words applied.
 
     Raises:
-        ConfigError: unknown name (the message names the nearest one) or a value that does not fit the field.
+        ConfigError: an unknown name (the message says which one may be meant) or a value that does not fit the field.
     """
-    words = [_lower_booleans(word) for word in overrides]
-    _refuse_unknown(words)
-    captured = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(captured):
-            overridden = tyro.cli(
-                Config,
-                default=copy.deepcopy(config),
-                args=words,
-                prog=prog,
-                use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(_first_sentence(captured.getvalue())) from None
-    settle_length(overridden, words)
-    return overridden
+    if "--help" in overrides:
+        show_help(config, prog=prog)
+    changed = copy.deepcopy(config)
+    settle(changed)
+    for name, words in by_name(overrides).items():
+        try:
+            set_field(changed, name, values.read(field_types()[name], words))
+        except values.BadValue as error:
+            raise ConfigError(f"--{name} {error}") from None
+    settle_length(changed, overrides)
+    return changed
+
+
+def by_name(words: Sequence[str]) -> dict[str, list[str]]:
+    """Words of a command line by the field that they belong to; of a field that is given twice, the last ones.
+
+    Raises:
+        ConfigError: a word belongs to no option, or there is no such option.
+    """
+    found: dict[str, list[str]] = {}
+    last: list[str] | None = None
+    for word in words:
+        if word.startswith("--"):
+            option, *last = word.split("=", 1)
+            name = option[2:].replace("-", "_")
+            if name not in field_types():
+                raise ConfigError(f"unknown option {option}; {hint(name, field_types())}")
+            found[name] = last
+        elif last is None:
+            raise ConfigError(f"unexpected word {word!r}: options are --section.field value")
+        else:
+            last.append(word)
+    return found
+
+
+def show_help(config: Config, *, prog: str) -> None:
+    """Prints all fields with the values of a config, and exits."""
+    import tyro
+
+    tyro.cli(
+        Config,
+        default=config,
+        args=["--help"],
+        prog=prog,
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -84,13 +137,16 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(values: dict[str, Any], *, where: str) -> Config:
+def from_dict(stored: dict[str, Any], *, where: str) -> Config:
     """The config that `to_dict` wrote.
 
     Raises:
-        ConfigError: a section or field that this version does not know; `where` says in which file.
+        ConfigError: a section or field that this version does not know, or a value that does not fit; `where` says in
+            which file.
     """
-    return _build(Config, values, where, ())
+    config = _build(Config, stored, where, ())
+    settle(config, where=where)
+    return config
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -103,14 +159,173 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def _build(type_: Any, values: dict[str, Any], where: str, path: tuple[str, ...]) -> Any:
+@functools.cache
+def field_types() -> dict[str, Any]:
+    """The annotation of every field by its full name."""
+    return _types_below(Config, "")
+
+
+def check_option(option: str, annotation: Any, value: Any) -> None:
+    """Raises ConfigError if the value of a command's option does not fit an annotation (`muloco.training.bounds`)."""
+    try:
+        values.checked(annotation, value)
+    except values.BadValue as error:
+        raise ConfigError(f"{option} {error}") from None
+
+
+def error_reason(error: Exception) -> str:
+    """What went wrong, without numbers of errors and without the path."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Within the context what the file system refuses is a ConfigError that names the option and the path."""
+    try:
+        yield
+    except OSError as error:
+        path = "" if error.filename is None else f" {values.shown(str(error.filename))}"
+        raise ConfigError(f"{option}{path}: {error_reason(error)}") from error
+
+
+def unknown_field(name: str) -> str:
+    """Says that there is no field of that full name, and which one may be meant."""
+    return f"unknown field {name}; {_hint(name)}"
+
+
+def set_field(config: Config, name: str, value: Any) -> None:
+    """Sets a field by its full name."""
+    *sections, last = name.split(".")
+    section: Any = config
+    for part in sections:
+        section = getattr(section, part)
+    setattr(section, last, value)
+
+
+def settle(config: Config, *, where: str = "", theirs: bool = False) -> None:
+    """Reads what a config holds in the forms of the paper's repository, and checks every field against its annotation.
+
+    Sections given as dicts become sections, lists become tuples, whole floats become ints where whole numbers are
+    meant. What has another meaning in the paper's repository is logged.
+
+    Args:
+        config: changed in place.
+        where: the file that it is from, for messages; empty: none.
+        theirs: it is a config of the paper's repository, whose options that muloco does not know are left out.
+
+    Raises:
+        ConfigError: a section or a field holds what it cannot.
+    """
+    given, notes = _other_forms(config, where, theirs)
+    _check_sections(config, where, "")
+    for name, value in given.items():
+        set_field(config, name, value)
+    for name, annotation in field_types().items():
+        try:
+            set_field(config, name, values.checked(annotation, get_field(config, name)))
+        except values.BadValue as error:
+            raise ConfigError(f"{_prefix(where)}{name} {error}") from None
+    for note in notes:
+        logger.warning("%s%s", _prefix(where), note)
+
+
+def get_field(config: Config, name: str) -> Any:
+    """The value of a field by its full name."""
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list[str]]:
+    """Values by full name, and notes, of what is given in the paper's forms; these are taken out of the config."""
+    given: Values = {}
+    notes: list[str] = []
+    unknown: list[str] = []
+    found = False
+    for f in dataclasses.fields(config):
+        section = getattr(config, f.name)
+        if isinstance(section, Mapping):
+            setattr(config, f.name, get_type_hints(Config)[f.name]())
+            found = _read(f.name, section, given, notes, unknown) or found
+    for section in [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]:
+        if isinstance(section, Section):
+            other = section.other_names()
+            found = _read(section_name(type(section).__name__), dict(other), given, notes, unknown) or found
+            other.clear()
+    if unknown and not theirs:
+        raise ConfigError(_prefix(where) + unknown_field(unknown[0]))
+    if unknown:
+        notes.append(f"left out, as muloco has no such options: {', '.join(unknown)}")
+    if given.get("compression.kind") == "none":
+        given = {name: value for name, value in given.items() if not name.startswith("compression.")}
+    if given.get("compression.kind") == "topk":  # their top-k sends values as they are
+        given.pop("compression.bits", None)
+    if given.get("optimizer.name") == "GPA":  # it is a method of its own, whatever the old names say
+        for name in [name for name in given if name.startswith(("outer_optimizer.", "fault_tolerance.semi_sync"))]:
+            del given[name]
+    if found:
+        notes += [
+            "training.global_batch_size is taken as the sequences of all workers together; the paper's repository "
+            "counts those of one worker",
+            "training.steps is taken as it stands; the paper's repository needs one step more than it trains",
+        ]
+    return given, notes
+
+
+def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[str], unknown: list[str]) -> bool:
+    """Reads a section in the paper's forms into `given`, `notes` and `unknown` names. Returns whether a name is
+    theirs."""
+    theirs = False
+    for name, value in stored.items():
+        full = full_name(section, str(name))
+        below = f"{full}."
+        if full in PAPER:
+            theirs = True
+            if isinstance(value, Mapping) and any(other.startswith(below) for other in PAPER):
+                _read(full, value, given, notes, unknown)
+                continue
+            given |= PAPER[full].read(value)
+            if note := PAPER[full].note(value):
+                notes.append(f"{full} {note}")
+        elif full in field_types():
+            given.setdefault(full, value)
+        elif isinstance(value, Mapping) and any(field.startswith(below) for field in field_types()):
+            _read(full, value, given, notes, unknown)
+        else:
+            unknown.append(full)
+    return theirs
+
+
+def _check_sections(config: Any, where: str, prefix: str) -> None:
+    for name, type_ in get_type_hints(type(config)).items():
+        if dataclasses.is_dataclass(type_):
+            section = getattr(config, name)
+            if not isinstance(section, type_):  # type: ignore[arg-type]
+                raise ConfigError(
+                    f"{_prefix(where)}section {prefix}{name} must be a {type_.__name__}, or a dict of its fields; "  # type: ignore[union-attr]
+                    f"got {values.shown(section)}"
+                )
+            _check_sections(section, where, f"{prefix}{name}.")
+
+
+def _types_below(type_: type, prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, annotation in get_type_hints(type_, include_extras=True).items():
+        nested = dataclasses.is_dataclass(annotation)
+        found |= _types_below(annotation, f"{prefix}{name}.") if nested else {prefix + name: annotation}
+    return found
+
+
+def _build(type_: Any, stored: Any, where: str, path: tuple[str, ...]) -> Any:
     """An object of a dataclass from nested plain values; `path` are the names that lead to it."""
+    if not isinstance(stored, dict):
+        what = f"section {'.'.join(path)}" if path else "the config"
+        raise ConfigError(f"{where}: {what} must hold fields by name; got {values.shown(stored)}")
     types = get_type_hints(type_)
     built = {}
-    for name, value in values.items():
+    for name, value in stored.items():
+        full = ".".join((*path, name))
         if name not in types:
-            unknown = f"field {'.'.join((*path, name))}" if path else f"section {name!r}"
-            raise ConfigError(f"{where}: unknown {unknown}{_nearest(name, types)}")
+            unknown = f"field {full}" if path else f"section {name!r}"
+            raise ConfigError(f"{where}: unknown {unknown}; {_hint(full, types if not path else None)}")
         nested = dataclasses.is_dataclass(types[name])
         built[name] = _build(types[name], value, where, (*path, name)) if nested else value
     return type_(**built)
@@ -120,56 +335,64 @@ def _from_python(file: Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"muloco_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    root = str(_import_root(file))
-    sys.path.insert(0, root)
+    folder = str(file.parent)  # a config may import what lies beside it
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
+        made = module.config() if callable(getattr(module, "config", None)) else _of_dicts(module)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # a config is a program of the user's: it may raise anything
+        raise ConfigError(failure_in(file, error)) from error
     finally:
-        sys.path.remove(root)
-    if not callable(getattr(module, "config", None)):
-        raise ConfigError(f"{file} has no function config()")
-    config = module.config()
-    if not isinstance(config, Config):
-        raise ConfigError(f"config() in {file} returned {type(config).__name__}, not a muloco.training.config.Config")
+        sys.path.remove(folder)
+    if made is None and not hasattr(module, "config"):
+        hint = "; it is a sweep, for `muloco sweep` and `muloco plan`" if hasattr(module, "sweep") else ""
+        raise ConfigError(f"{file} has no function config(){hint}")
+    if not isinstance(made, Config):
+        raise ConfigError(f"config() in {file} returned {type(made).__name__}, not a muloco.training.config.Config")
+    settle(made, where=str(file), theirs=not callable(getattr(module, "config", None)))
+    return made
+
+
+def failure_in(file: Path, error: BaseException) -> str:
+    """What went wrong in a user's Python file: file and line, what was raised, in one line."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(file)), None)
+    where = f"{file}, line {line}" if line else str(file)
+    text = " ".join(str(error).split())
+    if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
+        text += f"; {_hint(full_name(section_name(unknown[1]), unknown[2]))}"
+    kind = "" if isinstance(error, AttributeError) and " in a config" in text else f"{type(error).__name__}: "
+    return f"{where}: {kind}{text}".removesuffix(": ")
+
+
+def _of_dicts(module: ModuleType) -> Config | None:
+    """The config of a file of the paper's repository, which holds a dict for each section; None where it is no such."""
+    sections = [f.name for f in dataclasses.fields(Config) if isinstance(getattr(module, f.name, None), Mapping)]
+    if not sections:
+        return None
+    config = Config()
+    for name in [*sections, *(name for name in PAPER if "." not in name and hasattr(module, name))]:
+        setattr(config, name, getattr(module, name))
     return config
 
 
-def _import_root(file: Path) -> Path:
-    """Where `from config.base import ...` is to be found: above the folder `config` that holds the file."""
-    for folder in file.parents:
-        if folder.name == "config":
-            return folder.parent
-    return CHECKOUT
-
-
 def _from_json(file: Path) -> Config:
-    stored = json.loads(file.read_text())
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        raise ConfigError(f"{file} cannot be read: {error_reason(error)}") from error
     if not isinstance(stored, dict) or "resolved" not in stored:
-        raise ConfigError(f"{file} is not the config.json of a run")
+        raise ConfigError(f"{file} is not the config.json of a run: it has no entry `resolved`")
     return from_dict(stored["resolved"], where=str(file))
 
 
-def _refuse_unknown(words: Sequence[str]) -> None:
-    known = list(flatten(Config()))
-    for word in words:
-        if not word.startswith("--") or word == "--help":
-            continue
-        name = word[2:].split("=", 1)[0].replace("-", "_")
-        if name not in known:
-            raise ConfigError(f"unknown option {word.split('=', 1)[0]}{_nearest(name, known, prefix='--')}")
+def _hint(name: str, known: Mapping[str, Any] | None = None) -> str:
+    return hint(name, field_types() if known is None else known, prefix="")
 
 
-def _nearest(name: str, known, prefix: str = "") -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{match[0]}?" if match else f"; known: {', '.join(known)}"
-
-
-def _lower_booleans(word: str) -> str:
-    return {"true": "True", "false": "False"}.get(word, word)
-
-
-def _first_sentence(box: str) -> str:
-    """tyro's explanation without its frame and its help."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(line for line in lines[:rule] if line and not line.startswith(("Got errors", "-")))
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -1,80 +1,132 @@
-"""Metrics of one worker: torchtitan's console, TensorBoard and W&B, and the run folder's own file."""
+"""Metrics of one worker: the run folder's own file, the console, TensorBoard and W&B. docs/metrics.md says what the
+values are."""
 
 import contextlib
 import logging
-import os
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 
-from muloco._torchtitan import LoggerContainer, MetricsProcessor, WandBLogger, device_type
+from muloco._torchtitan import MetricsProcessor, device_type, peak_flops
+from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
+from muloco.model.flavors import flavor
 from muloco.outer import Sync
 from muloco.outer.digest import as_hex
+from muloco.training.config import Config as RunConfig
+from muloco.training.lasting import LastingTracker, Tracker
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines, standing
+from muloco.training.states import State, state_line
+from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 logger = logging.getLogger(__name__)
 
 
 class RunMetrics(MetricsProcessor):
-    """torchtitan's metrics, and each line also in `metrics/worker-NNN.jsonl` (written by the worker's rank 0)."""
+    """torchtitan's clock of the steps; what it tells goes into `metrics/worker-NNN.jsonl`, to the console, to
+    TensorBoard and to W&B, each value once and everywhere by the same name. The worker's rank 0 does that."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
-        worker: int
+        muloco: Annotated[RunConfig, tyro.conf.Suppress]
+        """The resolved config of the run; `fault_tolerance.replica_id` says which worker this is."""
         attempt: int
-        last_step: int
-        """Of the run; logged whatever `log_freq` says."""
+        held_out: HeldOutDataLoader.Config
+        """What is validated on."""
+        tokenizer: str
+        """Folder of the tokenizer that it was made with."""
+
+    time_last_log: float
+    ntokens_since_last_log: int
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any):
-        run = Path(dump_folder).name
-        for name, value in (
-            ("WANDB_PROJECT", "muloco"),
-            ("WANDB_RUN_GROUP", run),
-            ("WANDB_RUN_NAME", f"{run}-worker-{config.worker:03d}"),
-        ):
-            os.environ.setdefault(name, value)
-        # torchtitan keeps the TensorBoard folders of workers apart by its "replica" id
-        super().__init__(config, dump_folder=dump_folder, ft_enable=True, ft_replica_id=config.worker, **kwargs)
+        super().__init__(config, dump_folder=dump_folder, **kwargs)
+        self._run = config.muloco
+        self._worker = config.muloco.fault_tolerance.replica_id
         self._validation_name = "validation_loss"
-        self._path = RunFolder(Path(dump_folder)).metrics(config.worker)
+        self._state: State | None = None
+        self.compiled = not (config.muloco.compile.enable or device_type() != "cpu")  # there attention always is
+        """Whether a training step has been taken, after which torch compiles no more; the trainer sets it."""
+        self._peak_flops = peak_flops()
+        folder = RunFolder(Path(dump_folder))
+        self._path = folder.metrics(self._worker)
         self._writer = None
+        self._trackers: list[Tracker] = []
         if torch.distributed.get_rank() == 0:
-            self._writer = MetricsWriter(self._path, worker=config.worker, attempt=config.attempt)
-            if config.enable_wandb:
-                self._insist_on_wandb()
+            self._writer = MetricsWriter(self._path, worker=self._worker, attempt=config.attempt)
+            self.enter(State.BUILDING, 0)
+            if self._run.metrics.tensorboard:
+                self._trackers.append(LastingTracker(TensorBoard(folder.tensorboard(self._worker), self._run)))
+            if self._run.metrics.wandb:
+                self._trackers.append(LastingTracker(WeightsAndBiases(folder, self._worker, self._run)))
 
     def should_log(self, step: int) -> bool:
-        return super().should_log(step) or step == self.config.last_step
+        return super().should_log(step) or step == self._run.training.steps
+
+    def enter(self, state: State, step: int) -> None:
+        """From here on, after inner step `step`, the worker does something else."""
+        if state in (State.TRAINING, State.VALIDATING) and not self.compiled:
+            state = State.COMPILING
+        if state is not self._state:
+            self._state = state
+            self._write(step, state_line(state))
+
+    def begin(self) -> None:
+        """The inner steps begin: what came before is no time of training."""
+        self.time_last_log = time.perf_counter()
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
-        rates = {name: value for name, value in (extra_metrics or {}).items() if name.startswith("lr/")}
-        extra = {name: value for name, value in (extra_metrics or {}).items() if name not in rates}
+        assert extra_metrics is not None
         seconds = time.perf_counter() - self.time_last_log
+        tokens_per_second = self._data_ranks * self.ntokens_since_last_log / seconds
         line = {
             "loss": global_avg_loss,
-            "lr": next(iter(rates.values())),  # one for all groups, whose factors are beside it
+            "lr": next(value for name, value in extra_metrics.items() if name.startswith("lr/")),  # of a factor of 1
             "grad_norm": grad_norm,
-            "tokens": int(extra["n_tokens_seen"]),
-            "tokens_per_second": self._ranks * self.ntokens_since_last_log / seconds,
+            "tokens": int(extra_metrics["n_tokens_seen"]),
+            "tokens_per_second": tokens_per_second,
+            "data_share": sum(self.data_loading_times) / seconds,
+            **self._of_device(tokens_per_second),
         }
-        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics={**extra, **line})
-        self._write(step, line)
+        self._tell(step, line)
+        speed = f"{tokens_per_second:,.0f} tokens/s" + "".join(
+            form.format(line[name])
+            for name, form in (("tflops", ", {:.1f} TFLOP/s"), ("mfu", ", MFU {:.1%}"), ("memory_gib", ", {:.1f} GiB"))
+            if name in line
+        )
+        logger.info(
+            "step %d/%d: loss %.4f, gradient norm %.4f, %s",
+            *(step, self._run.training.steps, global_avg_loss, grad_norm, speed),
+        )
+        self.ntokens_since_last_log = 0
+        self.data_loading_times.clear()
+        self.time_last_log = time.perf_counter()
+        self.device_memory_monitor.reset_peak_stats()
 
     def log_validation(self, loss, step, extra_metrics=None) -> None:
-        line = {self._validation_name: loss}
-        super().log_validation(loss, step, extra_metrics={**(extra_metrics or {}), **line})
-        self._write(step, line)
+        if self._writer is None:
+            return
+        name = self._validation_name
+        bits = loss / math.log(2) / self._bytes_per_token
+        self._tell(step, {name: loss, name.replace("loss", "bits_per_byte"): bits})
+        what = name.replace("_", " ").replace("validation loss", "held-out loss")
+        logger.info("step %d/%d: %s %.4f, %.4f bits per byte", step, self._run.training.steps, what, loss, bits)
 
     def log_evaluation(self, step: int, figures: Mapping[str, float], seconds: float) -> None:
         """What an evaluation of the anchor after inner step `step` has found, by TASK/METRIC, and how long it took."""
         line = {f"evaluation/{name}": value for name, value in figures.items()}
-        self.logger.log({**line, "evaluation_seconds": seconds}, step)
-        self._write(step, {"event": "evaluation", "evaluation_seconds": seconds, **line})
+        self._tell(step, {**line, "evaluation_seconds": seconds}, event="evaluation")
         logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
+
+    def log_evaluation_failure(self, step: int, reason: str) -> None:
+        """The anchor after inner step `step` was not evaluated."""
+        self._write(step, {"event": "evaluation_failed", "reason": reason})
 
     @contextlib.contextmanager
     def reporting_validation_as(self, name: str) -> Iterator[None]:
@@ -107,7 +159,8 @@ class RunMetrics(MetricsProcessor):
             "mean_norm": mean_square**0.5,
             "cosine": product / (own_square * mean_square) ** 0.5 if own_square * mean_square else 0.0,
         }
-        self.logger.log({f"sync/{name}": value for name, value in values.items()}, step)
+        for tracker in self._trackers:
+            tracker.log({f"sync/{name}": value for name, value in values.items()}, step)
         weights = {str(worker): weight for worker, weight in sync.weights.items()}
         self._write(step, {"event": "sync", **values, "weights": weights, "digest": as_hex(digest)})
 
@@ -133,7 +186,7 @@ class RunMetrics(MetricsProcessor):
 
     def log_fault(self, step: int, kind: str, phase: str) -> None:
         """This rank of this worker is about to be struck on demand."""
-        writer = MetricsWriter(self._path, worker=self.config.worker, attempt=self.config.attempt)
+        writer = MetricsWriter(self._path, worker=self._worker, attempt=self.config.attempt)
         writer.write(step, {"event": "fault", "kind": kind, "phase": phase, "rank": torch.distributed.get_rank()})
         writer.close()
 
@@ -144,20 +197,57 @@ class RunMetrics(MetricsProcessor):
 
     def close(self) -> None:
         super().close()
+        for tracker in self._trackers:
+            tracker.close()
         if self._writer is not None:
             self._writer.close()
 
     @property
-    def _ranks(self) -> int:
+    def _data_ranks(self) -> int:
         """Ranks of this worker that read different data."""
         return self.parallel_dims.dp_replicate * self.parallel_dims.dp_shard
+
+    @cached_property
+    def _bytes_per_token(self) -> float:
+        return bytes_per_token(self.config.held_out, self.config.tokenizer, seq_len=self._run.training.seq_len)
+
+    def _of_device(self, tokens_per_second: float) -> dict[str, float]:
+        if device_type() == "cpu":
+            return {}
+        return gpu_figures(
+            tokens_per_second / self._run.ranks_per_worker,
+            flops=self.num_flops_per_token,
+            parameters=flavor(self._run.model.flavor).parameters,
+            peak_flops=self._peak_flops,
+            memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
+        )
+
+    def _tell(self, step: int, values: Mapping[str, float], *, event: str | None = None) -> None:
+        """Writes values everywhere."""
+        for tracker in self._trackers:
+            tracker.log(values, step)
+        self._write(step, {**({} if event is None else {"event": event}), **values})
 
     def _write(self, step: int, line: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.write(step, line)
 
-    def _insist_on_wandb(self) -> None:
-        """torchtitan logs a failure to start W&B and goes on without; whoever asked for it wants to know."""
-        loggers = self.logger._loggers if isinstance(self.logger, LoggerContainer) else []
-        if not any(isinstance(logger, WandBLogger) for logger in loggers):
-            raise RuntimeError("metrics.wandb: Weights & Biases did not start; the line above says why")
+
+def gpu_figures(
+    tokens_per_second: float, *, flops: int, parameters: int, peak_flops: float | None, memory_gib: float
+) -> dict[str, float]:
+    """Speed and memory of one GPU; without shares of the peak where that is not known.
+
+    Args:
+        tokens_per_second: of this GPU.
+        flops: of a token as torchtitan counts: 6 for each parameter but those of the embedding, and attention.
+        parameters: N, all of them; 6 N is how the paper and `muloco plan` count a token.
+        peak_flops: dense bf16 FLOP/s of the GPU.
+        memory_gib: most that was reserved, in GiB.
+    """
+    found = {"memory_gib": memory_gib}
+    for suffix, count in {"": flops, "_6n": 6 * parameters}.items():
+        found[f"tflops{suffix}"] = count * tokens_per_second / 1e12
+        if peak_flops is not None:
+            found[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
+    return found

@@ -19,6 +19,7 @@ from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
+from muloco.training.load import ConfigError
 from muloco.training.schedule import schedule_steps
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
@@ -138,6 +139,7 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
         error_feedback=chosen.error_feedback,
         error_decay=chosen.error_decay,
         error_alpha=chosen.error_alpha,
+        error_gain=chosen.error_gain,
     )
 
 
@@ -162,20 +164,12 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
         group: the workers of this process; None: they are processes of their own.
         device: of the parameters.
-
-    Raises:
-        RuntimeError: the environment names no lighthouse.
     """
     ft = config.fault_tolerance
     if group is not None:
         return group.transport(ft.replica_id, device)
     from muloco.outer.torchft import TorchftTransport
 
-    if LIGHTHOUSE not in os.environ:
-        raise RuntimeError(
-            f"{ft.group_size} workers meet at a lighthouse: set {LIGHTHOUSE}=http://host:port, or start them all with "
-            "`muloco train`"
-        )
     assert config.run.name is not None
     ranks = int(os.environ["WORLD_SIZE"])
     patience = timedelta(seconds=ft.quorum_timeout_seconds + 2 * ft.exchange_timeout_seconds)
@@ -216,5 +210,5 @@ def _process_group(chosen: str) -> str:
     if chosen == "auto":  # the launcher says gloo where workers share devices
         return "nccl" if torch.cuda.is_available() else "gloo"
     if chosen == "nccl" and not torch.cuda.is_available():
-        raise RuntimeError("fault_tolerance.process_group nccl needs CUDA devices; this machine has none: use gloo")
+        raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices; this machine has none: use gloo")
     return chosen

@@ -4,23 +4,46 @@ import copy
 import functools
 import importlib.util
 import math
+import re
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from muloco.data.errors import DataError
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
-from muloco.training.config import Compression, Config, Optimizer, Role
+from muloco.outer.codec_settings import QUANTIZED, check_settings
+from muloco.outer.fragments import Schedule, by_modules, by_number
+from muloco.training.bounds import LONGEST_NAME
+from muloco.training.config import Config, Optimizer, Role
 from muloco.training.evaluation import check_evaluation
-from muloco.training.load import ConfigError
+from muloco.training.initial import check_initial
+from muloco.training.load import ConfigError, naming, settle
 
-_FREE_OF_CODEC = ("reduce", "error_feedback", "error_decay", "error_alpha", "skip_norms", "skip_embeddings")
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """What was chosen, completed."""
+
+    config: Config
+    """Nothing is left to derive in it."""
+    derived: Mapping[str, str]
+    """What each derived value follows from, by the full name of its field."""
+    notes: Sequence[str]
+    """What will run, but is perhaps not meant."""
+
+
 def resolve(chosen: Config, *, config_name: str = "run") -> Config:
-    """A copy of `chosen` in which nothing is left to derive.
+    """The config of `resolution`, which takes the same arguments and raises the same."""
+    return resolution(chosen, config_name=config_name).config
+
+
+def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
+    """A copy of `chosen` in which nothing is left to derive, and how its values were derived.
 
     Args:
         chosen: as loaded; fields that are not None stay as they are.
@@ -30,110 +53,63 @@ def resolve(chosen: Config, *, config_name: str = "run") -> Config:
         ConfigError: values or combinations that cannot run, in one line that says what is allowed.
     """
     config = copy.deepcopy(chosen)
+    derived: dict[str, str] = {}
+    settle(config)
     try:
         size = flavor(config.model.flavor)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    config.model.flavor = size.name
-    _check_ranges(config, size)
+    if config.model.flavor != size.name:
+        derived["model.flavor"] = f"the full name of {config.model.flavor}"
+        config.model.flavor = size.name
+    _check_metrics(config)
     _check_optimizer(config.optimizer)
-    _resolve_method(config)
-    _resolve_data(config, size)
+    _resolve_method(config, derived)
+    _resolve_data(config, size, derived)
     _check_workers(config)
-    _resolve_outer(config, size)
-    _resolve_compression(config)
+    _resolve_outer(config, size, derived)
+    _resolve_compression(config, derived)
     _check_tensor_parallel(config, size)
-    _derive_steps(config, size)
+    _derive_steps(config, size, derived)
+    if config.training.precision is None:
+        layout = config.parallelism
+        sharded = layout.data_parallel_shard_degree > 1 or layout.tensor_parallel_degree > 1
+        config.training.precision = "bfloat16" if sharded else "autocast"
+        derived["training.precision"] = "bfloat16 where a worker is sharded, else autocast (PAPER 11)"
     if config.optimizer.weight_decay is None:
-        config.optimizer.weight_decay = _weight_decay(config, size)
+        config.optimizer.weight_decay = _weight_decay(config, size, derived)
     _check_batches(config)
     check_evaluation(config)
     if config.checkpoint.initial is not None:
-        from muloco.training.initial import check_initial  # with torch, which plain runs need not wait for
-
         config.checkpoint.initial = str(Path(config.checkpoint.initial).absolute())
         check_initial(Path(config.checkpoint.initial), size)
     if config.run.name is None:
-        config.run.name = f"{config_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if Path(config.run.name).name != config.run.name:
-        raise ConfigError(f"run.name is a folder below run.outputs, not a path; got {config.run.name!r}")
-    return config
+        config.run.name = f"{_usable(config_name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        derived["run.name"] = "the name of the config file, and the time"
+    return Resolution(config=config, derived=derived, notes=_notes(config))
 
 
-def _check_ranges(config: Config, size: Flavor) -> None:
-    training = config.training
-    at_least_one = {
-        "training.seq_len": training.seq_len,
-        "training.global_batch_size": training.global_batch_size,
-        "training.local_batch_size": training.local_batch_size,
-        "training.steps": training.steps,
-        "training.tokens": training.tokens,
-        "lr_scheduler.total_steps": config.lr_scheduler.total_steps,
-        "optimizer.orthogonalization_steps": config.optimizer.orthogonalization_steps,
-        "fault_tolerance.group_size": config.fault_tolerance.group_size,
-        "fault_tolerance.min_replica_size": config.fault_tolerance.min_replica_size,
-        "fault_tolerance.num_fragments": config.fault_tolerance.num_fragments,
-        "fault_tolerance.sync_steps": config.fault_tolerance.sync_steps,
-        "parallelism.data_parallel_shard_degree": config.parallelism.data_parallel_shard_degree,
-        "parallelism.data_parallel_replicate_degree": config.parallelism.data_parallel_replicate_degree,
-        "parallelism.tensor_parallel_degree": config.parallelism.tensor_parallel_degree,
-        "data.shuffle_buffer": config.data.shuffle_buffer,
-        "validation.freq": config.validation.freq,
-        "validation.sequences": config.validation.sequences,
-        "metrics.log_freq": config.metrics.log_freq,
-        "checkpoint.interval": config.checkpoint.interval,
-    }
-    positive = {
-        "training.max_norm": training.max_norm,
-        "optimizer.lr": config.optimizer.lr,
-        "optimizer.eps": config.optimizer.eps,
-        **{f"optimizer.{name}.lr_factor": role.lr_factor for name, role in config.optimizer.roles().items()},
-        "outer_optimizer.lr": config.outer_optimizer.lr,
-        "outer_optimizer.eps": config.outer_optimizer.eps,
-        "chaos.interval_seconds": config.chaos.interval_seconds,
-        "chaos.stop_seconds": config.chaos.stop_seconds,
-        "fault_tolerance.quorum_timeout_seconds": config.fault_tolerance.quorum_timeout_seconds,
-        "fault_tolerance.straggler_timeout_seconds": config.fault_tolerance.straggler_timeout_seconds,
-        "fault_tolerance.heartbeat_timeout_seconds": config.fault_tolerance.heartbeat_timeout_seconds,
-        "fault_tolerance.exchange_timeout_seconds": config.fault_tolerance.exchange_timeout_seconds,
-    }
-    not_negative = {
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        **{
-            f"optimizer.{name}.weight_decay_factor": role.weight_decay_factor
-            for name, role in config.optimizer.roles().items()
-        },
-        "fault_tolerance.restarts": config.fault_tolerance.restarts,
-        "lr_scheduler.warmup_steps": config.lr_scheduler.warmup_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    below_one = {
-        "optimizer.beta1": config.optimizer.beta1,
-        "optimizer.beta2": config.optimizer.beta2,
-        "optimizer.mu": config.optimizer.mu,
-        "optimizer.mu_x": config.optimizer.mu_x,
-        "outer_optimizer.momentum": config.outer_optimizer.momentum,
-        "outer_optimizer.beta1": config.outer_optimizer.beta1,
-        "outer_optimizer.beta2": config.outer_optimizer.beta2,
-    }
-    for checks, fits, allowed in (
-        (at_least_one, lambda value: value >= 1, "at least 1"),
-        (positive, lambda value: value > 0, "above 0"),
-        (not_negative, lambda value: value >= 0, "0 or more"),
-        (below_one, lambda value: 0 <= value < 1, "from 0 to below 1"),
-    ):
-        for name, value in checks.items():
-            if value is not None and not fits(value):
-                raise ConfigError(f"{name} must be {allowed}; got {value}")
-    for name, share in (
-        ("lr_scheduler.min_lr_factor", config.lr_scheduler.min_lr_factor),
-        ("outer_optimizer.min_lr_factor", config.outer_optimizer.min_lr_factor),
-        ("fault_tolerance.fragment_update_alpha", config.fault_tolerance.fragment_update_alpha),
-    ):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} must be from 0 to 1; got {share}")
-    if config.metrics.wandb and config.worker_processes < config.workers:
-        raise ConfigError("metrics.wandb needs a process for each worker: fault_tolerance.transport torchft")
+def _notes(config: Config) -> list[str]:
+    """A warm-up that is cut off is no reason to refuse a run: a few steps of a long run's config are a usual trial."""
+    notes = []
+    warmup, steps, weights = config.lr_scheduler.warmup_steps, config.training.steps, config.data.weights
+    if steps is not None and warmup > steps:
+        notes.append(
+            f"lr_scheduler.warmup_steps {warmup} is more than the {steps} steps of the run: the learning rate rises "
+            "until the end"
+        )
+    if weights is not None and not math.isclose(total := math.fsum(weights), 1, rel_tol=1e-6):
+        shares = ", ".join(f"{weight / total:.4g}" for weight in weights)
+        notes.append(f"data.weights sum to {total:g}, not to 1; the shares of the sources are {shares}")
+    return notes
+
+
+def _usable(name: str) -> str:
+    """The name of a config file, as far as a run may be called that."""
+    return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name)[: LONGEST_NAME - len("-20260101-000000")].lstrip("-.") or "run"
+
+
+def _check_metrics(config: Config) -> None:
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
 
@@ -152,12 +128,13 @@ def _check_optimizer(optimizer: Optimizer) -> None:
         raise ConfigError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
 
 
-def _resolve_method(config: Config) -> None:
+def _resolve_method(config: Config, derived: dict[str, str]) -> None:
     """How workers are brought together, and the constants of primal averaging (PAPER 3.6), which is one of the ways."""
     ft, optimizer = config.fault_tolerance, config.optimizer
     averages = optimizer.name == "GPA"
     if ft.semi_sync_method is None:
         ft.semi_sync_method = "gpa" if averages else "diloco"
+        derived["fault_tolerance.semi_sync_method"] = f"optimizer.name {optimizer.name}"
     if averages != (ft.semi_sync_method == "gpa"):
         raise ConfigError(
             "optimizer.name GPA and fault_tolerance.semi_sync_method gpa go together; got "
@@ -167,36 +144,39 @@ def _resolve_method(config: Config) -> None:
         if optimizer.mu_x is not None or optimizer.mu_y is not None:
             raise ConfigError(f"optimizer.mu_x and optimizer.mu_y belong to optimizer.name GPA; got {optimizer.name}")
         return
-    optimizer.mu_x = 0.9967 ** (32 / ft.sync_steps) if optimizer.mu_x is None else optimizer.mu_x
-    optimizer.mu_y = 0.7 if optimizer.mu_y is None else optimizer.mu_y
-    if not 0 < optimizer.mu_y <= 1:
-        raise ConfigError(f"optimizer.mu_y must be above 0 and at most 1; got {optimizer.mu_y}")
+    if optimizer.mu_x is None:
+        optimizer.mu_x = 0.9967 ** (32 / ft.sync_steps)
+        derived["optimizer.mu_x"] = f"0.9967^(32 / {ft.sync_steps}) for fault_tolerance.sync_steps {ft.sync_steps}"
+    if optimizer.mu_y is None:
+        optimizer.mu_y = 0.7
+        derived["optimizer.mu_y"] = "the published value for every interval"
 
 
-def _resolve_data(config: Config, size: Flavor) -> None:
+def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None:
     """Checks that data and tokenizer are there and fit; paths become absolute, so that a run resumes from anywhere."""
     data = config.data
     if not data.sources:
         raise ConfigError("data.corpus names no source")
     if data.prepare is None:
         data.prepare = not any(map(is_hub, data.sources))
+        derived["data.prepare"] = f"{'no' if data.prepare else 'a'} source of data.corpus is on the hub"
     if data.weights is not None:
         if len(data.weights) != len(data.sources):
             raise ConfigError(f"data.weights has {len(data.weights)} entries, data.corpus has {len(data.sources)}")
-        if not all(0 < weight < math.inf for weight in data.weights):
-            raise ConfigError(f"data.weights must be above 0; got {data.weights}")
     elif len(data.sources) > 1 and not data.prepare and any(map(is_hub, data.sources)):
         raise ConfigError("data.weights is needed: the size of a data set on the hub is not known while it is streamed")
     corpus = tuple(map(_absolute, data.sources))
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
+    for name in corpus:
+        _check_source("data.corpus", name, data.text_field)
+    if data.validation:
+        _check_source("data.validation", data.validation, data.text_field)
     try:
-        for name in (*corpus, *([data.validation] if data.validation else [])):
-            if name != EMBEDDED:
-                open_source(name, data.text_field)
         if data.tokenizer != EMBEDDED:
             data.tokenizer = str(Path(data.tokenizer).absolute())
-            entries = _entries(Path(data.tokenizer))
+            with naming("data.tokenizer"):
+                entries = _entries(Path(data.tokenizer))
             if entries > size.vocabulary:
                 raise ConfigError(
                     f"data.tokenizer {data.tokenizer} has {entries} entries, "
@@ -209,6 +189,16 @@ def _resolve_data(config: Config, size: Flavor) -> None:
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
+
+
+def _check_source(option: str, name: str, text_field: str) -> None:
+    if name == EMBEDDED:
+        return
+    try:
+        with naming(option):
+            open_source(name, text_field)
+    except DataError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 @functools.cache
@@ -244,7 +234,7 @@ def _check_workers(config: Config) -> None:
         raise ConfigError("fault_tolerance.process_group nccl joins processes; with transport in_process leave it auto")
 
 
-def _resolve_outer(config: Config, size: Flavor) -> None:
+def _resolve_outer(config: Config, size: Flavor, derived: dict[str, str]) -> None:
     """The outer optimizer's derived values, and whether fragments, sync interval and delay fit together."""
     ft, outer = config.fault_tolerance, config.outer_optimizer
     averages = ft.semi_sync_method in ("local_sgd", "gpa")
@@ -253,19 +243,25 @@ def _resolve_outer(config: Config, size: Flavor) -> None:
             f"fault_tolerance.semi_sync_method {ft.semi_sync_method} averages the workers: its outer optimizer is sgd "
             f"with lr 1 and momentum 0; got {outer.class_name}, {outer.lr}, {outer.momentum} (diloco takes any)"
         )
-    outer.lr = (1.0 if averages else 0.7) if outer.lr is None else outer.lr
-    outer.momentum = (0.0 if averages else 0.6) if outer.momentum is None else outer.momentum
+    why = f"{ft.semi_sync_method}, which averages the workers" if averages else "the paper's best with one worker"
+    if outer.lr is None:
+        outer.lr = 1.0 if averages else 0.7
+        derived["outer_optimizer.lr"] = why
+    if outer.momentum is None:
+        outer.momentum = 0.0 if averages else 0.6
+        derived["outer_optimizer.momentum"] = why
     modules = ft.module_fqns_per_model_fragment
     if ft.num_fragments is None:
         ft.num_fragments = 1 if modules is None else len(modules)
+        derived["fault_tolerance.num_fragments"] = (
+            "the whole model is synced at once" if modules is None else "entries of module_fqns_per_model_fragment"
+        )
     if modules is not None and len(modules) != ft.num_fragments:
         raise ConfigError(
             f"fault_tolerance.num_fragments is {ft.num_fragments}, module_fqns_per_model_fragment has {len(modules)}"
         )
     if ft.num_fragments == 1 and ft.fragment_sync_delay == 0 and modules is None:
         return
-    from muloco.outer.fragments import Schedule, by_modules, by_number  # with torch, which plain runs need not wait for
-
     names = [f"{module}.weight" for module in size.modules]
     try:
         if modules is None:
@@ -277,33 +273,35 @@ def _resolve_outer(config: Config, size: Flavor) -> None:
         raise ConfigError(f"fault_tolerance: {error}") from None
 
 
-def _resolve_compression(config: Config) -> None:
+def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
     chosen = config.compression
     if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
         raise ConfigError(
             f"compression.kind {chosen.kind} has no pseudogradients to compress: fault_tolerance.semi_sync_method is "
             "none; choose diloco, or leave compression out"
         )
-    for name, share in (("error_decay", chosen.error_decay), ("error_alpha", chosen.error_alpha)):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"compression.{name} must be from 0 to 1; got {share}")
     if chosen.kind == "none" and chosen.error_feedback:
         raise ConfigError(
             "compression.error_feedback needs a compression.kind that loses something; with none, nothing"
         )
-    if chosen.kind in ("linear", "statistical", "lloyd_max") and chosen.bits is None:
-        chosen.bits = 4
+    if chosen.kind == "topk" and chosen.reduce == "requantize":
+        raise ConfigError(
+            "compression.reduce requantize is for quantizers: of the mean of topk it would keep the largest elements "
+            "alone; choose gather, the exact mean of the paper's top-k, or reselect"
+        )
     if chosen.kind == "topk":
-        chosen.fraction = 0.1 if chosen.fraction is None else chosen.fraction
-        chosen.values = chosen.values or "fp32"
-        if chosen.values not in ("fp32", "bf16") and chosen.bits is None:
-            chosen.bits = 4
-    if chosen == Compression(**{name: getattr(chosen, name) for name in _FREE_OF_CODEC}):
-        return  # kind none, and nothing that it does not take
-    from muloco.outer.codecs import build_codec  # with torch, which plain runs need not wait for
-
+        if chosen.fraction is None:
+            chosen.fraction = 0.1
+            derived["compression.fraction"] = "compression.kind topk: a tenth, as in the paper's experiments"
+        if chosen.values is None:
+            chosen.values = "fp32"
+            derived["compression.values"] = "compression.kind topk: values travel as they are"
+    coded = chosen.values if chosen.kind == "topk" else chosen.kind
+    if coded in QUANTIZED and chosen.bits is None:
+        chosen.bits = 4
+        derived["compression.bits"] = f"{coded} codes"
     try:
-        build_codec(
+        check_settings(
             chosen.kind,
             bits=chosen.bits,
             granularity=chosen.granularity,
@@ -326,8 +324,9 @@ def _check_tensor_parallel(config: Config, size: Flavor) -> None:
             raise ConfigError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 
 
-def _derive_steps(config: Config, size: Flavor) -> None:
+def _derive_steps(config: Config, size: Flavor, derived: dict[str, str]) -> None:
     training = config.training
+    step = f"{training.global_batch_size:,} sequences x {training.seq_len:,} tokens"
     if training.steps is not None:
         if training.tokens is not None and training.tokens != training.steps * config.tokens_per_step:
             raise ConfigError(
@@ -335,29 +334,35 @@ def _derive_steps(config: Config, size: Flavor) -> None:
                 f"training.tokens {training.tokens}; give one of the two"
             )
     else:
-        training.steps = max(1, (training.tokens or size.token_budget) // config.tokens_per_step)
-    training.tokens = training.steps * config.tokens_per_step
+        budget = size.token_budget if training.tokens is None else training.tokens
+        whose = f"of flavor {size.alias}" if training.tokens is None else "in training.tokens"
+        training.steps = max(1, budget // config.tokens_per_step)
+        derived["training.steps"] = f"{budget:,} tokens {whose} / ({step})"
+    if training.tokens != training.steps * config.tokens_per_step:
+        rounded = "" if training.tokens is None else f"; {training.tokens:,} were given"
+        training.tokens = training.steps * config.tokens_per_step
+        derived["training.tokens"] = f"{training.steps:,} steps x {step}{rounded}"
 
 
-def _weight_decay(config: Config, size: Flavor) -> float:
+def _weight_decay(config: Config, size: Flavor, derived: dict[str, str]) -> float:
     """The paper's rule (PAPER 2.4): proportional to the batch of one worker."""
     chosen = config.optimizer
     muon = chosen.name == "Muon" or (chosen.name == "GPA" and chosen.matrix.rule == "muon")
     best = size.muon_decay if muon else size.adamw_decay
-    return best * config.training.global_batch_size / config.workers / WEIGHT_DECAY_BATCH
+    batch, workers = config.training.global_batch_size, config.workers
+    derived["optimizer.weight_decay"] = (
+        f"{best:g} (the paper's best for {'Muon' if muon else 'AdamW'} at {size.alias} and {WEIGHT_DECAY_BATCH} "
+        f"sequences) x ({batch} sequences / {workers} worker{'s' * (workers > 1)}) / {WEIGHT_DECAY_BATCH}"
+    )
+    return best * batch / workers / WEIGHT_DECAY_BATCH
 
 
 def _check_batches(config: Config) -> None:
-    training, validation, ranks = config.training, config.validation, config.data_parallel_ranks
+    training, ranks = config.training, config.data_parallel_ranks
     share = training.local_batch_size * ranks * config.workers
     if training.global_batch_size % share:
         raise ConfigError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
             f"{config.workers} workers x {ranks} data-parallel ranks x local_batch_size {training.local_batch_size} "
             f"= {share}"
-        )
-    if validation.sequences % (training.local_batch_size * ranks):
-        raise ConfigError(
-            f"validation.sequences {validation.sequences} must be a multiple of {ranks} data-parallel ranks x "
-            f"training.local_batch_size {training.local_batch_size} = {training.local_batch_size * ranks}"
         )

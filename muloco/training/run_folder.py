@@ -1,12 +1,13 @@
 """What a run leaves on disk: where each file is, how metrics are written and read. Needs nothing but Python.
 
-    outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  checkpoint/  tokenizer/
-                   evaluations/  loss.png
+    outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  tb/worker-NNN/
+                   checkpoint/  tokenizer/  evaluations/  loss.png
 
 Every worker writes a metrics file of its own, so that a shared file system needs no locks. A line is one JSON object;
-all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there are
+all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.md says what the values are. There are
 
-    training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second
+    training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second, data_share; on GPUs also
+                       tflops, mfu, tflops_6n, mfu_6n, memory_gib
     sync lines:        event "sync", fragment, participants, weights (inner steps by worker), attempts (rounds it took),
                        bytes_sent, bytes_ring (of an fp32 ring all-reduce), seconds_waited, seconds_hidden,
                        pseudogradient_norm, mean_norm, cosine (of this worker's pseudogradient to the mean),
@@ -15,12 +16,19 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. Besides there 
                        void
     join lines:        event "join": the worker was away and took over another one's state after that step
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
+    losses:            event "lines_lost", lines, reason: so many lines before this one could not be written
+                       event "evaluation_failed", reason: the anchor was not evaluated after that step
     fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
-    validation lines:  validation_loss (of the anchor); in mid-window also local_validation_loss
+    validation lines:  local_validation_loss and local_validation_bits_per_byte (of the worker's own weights, before the
+                       outer step where one is due), validation_loss and validation_bits_per_byte (of the anchor, after
+                       it)
     evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
                        evaluation/mean over the accuracies of the tasks
+    state lines:       event "state", state: what the worker is doing from then on (`muloco.training.states`); for the
+                       live view, and left out by `read_metrics`
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -29,10 +37,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from uuid import uuid4
 
+from muloco.training.lines import LineFile
+
 SCHEMA = 1
+STATE = "state"
+"""Event of the lines that say what a worker is doing."""
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 DURING_TRAINING = "during-training.json"
 """Name of the results in `evaluations/step-N/` that come from an evaluation in training; the metrics have them, too."""
@@ -70,6 +82,9 @@ class RunFolder:
     def metrics(self, worker: int) -> Path:
         return self.root / "metrics" / f"worker-{worker:03d}.jsonl"
 
+    def tensorboard(self, worker: int) -> Path:
+        return self.root / "tb" / f"worker-{worker:03d}"
+
     def log(self, worker: int | str) -> Path:
         name = f"worker-{worker:03d}" if isinstance(worker, int) else worker
         return self.root / "logs" / f"{name}.log"
@@ -85,34 +100,43 @@ class RunFolder:
 
 
 class MetricsWriter:
-    """Appends lines to one worker's metrics file, each at once and whole."""
+    """Appends lines to one worker's metrics file, each at once and whole. Where the disk does not take a line, the
+    training goes on without it, and a later line says how many are missing."""
 
     def __init__(self, path: Path, *, worker: int, attempt: int):
         self._worker, self._attempt = worker, attempt
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(path)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        with contextlib.suppress(OSError):  # the first line says what is wrong with the file
+            _drop_torn_line(path)
+        self._step = 0
+        self._file = LineFile(path, gap=self._gap)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        line = {
-            "schema": SCHEMA,
-            "attempt": self._attempt,
-            "time": round(time.time(), 3),
-            "step": step,
-            "worker": self._worker,
-            **values,
-        }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._step = step
+        self._file.append(self._line(values))
 
     def close(self) -> None:
         self._file.close()
 
+    def _gap(self, lines: int, reason: str) -> str:
+        return self._line({"event": "lines_lost", "lines": lines, "reason": reason})
+
+    def _line(self, values: dict[str, Any]) -> str:
+        line = {
+            "schema": SCHEMA,
+            "attempt": self._attempt,
+            "time": round(time.time(), 3),
+            "step": self._step,
+            "worker": self._worker,
+            **values,
+        }
+        return json.dumps(line)
+
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """All lines of a run that stand (`standing`), by worker and in the order written. Lines that cannot be read are
-    left out; see `read_lines`."""
-    return standing([line for path in folder.metrics_files().values() for line in read_lines(path)])
+    """All lines of a run that stand (`standing`), but those of states, by worker and in the order written. Lines that
+    cannot be read are left out; see `read_lines`."""
+    every = (line for path in folder.metrics_files().values() for line in read_lines(path))
+    return standing([line for line in every if line.get("event") != STATE])
 
 
 def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

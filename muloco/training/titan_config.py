@@ -15,7 +15,7 @@ from muloco._torchtitan import (
     SelectiveAC,
     TrainingConfig,
 )
-from muloco.data.held_out import HeldOutDataLoader
+from muloco.data.held_out import HeldOutDataLoader, held_out_batches
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
 from muloco.model.llama import model_spec
@@ -57,23 +57,27 @@ def trainer_config(
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
     assert training.steps is not None
+    held_out = HeldOutDataLoader.Config(
+        folders=tuple(str(prepared.folder) for prepared in data.held_out),
+        weights=data.held_out_weights,
+        sequences=config.validation.sequences,
+        predict_bos=config.data.predict_bos,
+    )
     return MulocoTrainer.Config(
         muloco=config,
         group=group,
         stop=stop,
         evaluation=evaluation,
-        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
+        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),
         tokenizer=HuggingFaceTokenizer.Config(),
         metrics=RunMetrics.Config(
-            worker=worker,
+            muloco=config,
             attempt=attempt,
-            last_step=training.steps,
+            held_out=held_out,
+            tokenizer=str(data.tokenizer_folder),
             log_freq=config.metrics.log_freq,
-            enable_tensorboard=config.metrics.tensorboard,
-            enable_wandb=config.metrics.wandb,
-            disable_color_printing=True,
         ),
         dataloader=_dataloader(config, data),
         optimizer=inner_optimizers(config.optimizer),
@@ -84,7 +88,7 @@ def trainer_config(
             seq_len=training.seq_len,
             max_norm=math.inf if training.max_norm is None else training.max_norm,
             steps=training.steps,
-            mixed_precision_param=training.precision,
+            mixed_precision_param="bfloat16" if training.precision == "bfloat16" else "float32",
             disable_cuda_graphs=True,
         ),
         parallelism=ParallelismConfig(
@@ -110,12 +114,8 @@ def trainer_config(
             freq=config.validation.freq,
             last_step=training.steps,
             evaluated=evaluation_steps(config),
-            steps=config.validation.sequences // (training.local_batch_size * ranks),
-            dataloader=HeldOutDataLoader.Config(
-                folders=tuple(str(prepared.folder) for prepared in data.held_out),
-                weights=data.held_out_weights,
-                sequences=config.validation.sequences,
-            ),
+            steps=held_out_batches(config.validation.sequences, training.local_batch_size * ranks),
+            dataloader=held_out,
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
         loss=CrossEntropyLoss.Config(),
@@ -125,6 +125,7 @@ def trainer_config(
 def _dataloader(config: Config, data: TrainingData) -> MixtureLoader.Config:
     worker, workers = config.fault_tolerance.replica_id, config.workers
     share: dict[str, Any] = {"worker": worker, "workers": workers, "seed": config.run.seed}
+    share["predict_bos"] = config.data.predict_bos
     if data.prepared:
         folders = tuple(str(prepared.folder) for prepared in data.prepared)
         return PackedDataLoader.Config(folders=folders, split="train", weights=data.weights, **share)

@@ -1,17 +1,14 @@
 """The model that a run has trained, from one of its checkpoints: whatever workers, ranks and layout wrote it.
 
-Of a checkpoint the global part is taken: the average where there is one (GPA), else the anchor.
+Of a checkpoint the global part is taken: the average where there is one (GPA), else the anchor. To find a checkpoint
+needs no torch, so that one that is missing is told at once.
 """
 
 import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from typing import TYPE_CHECKING
 
 from muloco.data.cache import default_cache
 from muloco.data.errors import DataError
@@ -20,9 +17,14 @@ from muloco.data.tokenizer import DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
 from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
 from muloco.training.config import Config
-from muloco.training.load import ConfigError, load_config
+from muloco.training.load import ConfigError, error_reason, load_config
 from muloco.training.resuming import take_own_tokenizer
 from muloco.training.run_folder import RunFolder
+from muloco.training.values import shown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,12 @@ class Trained:
         """Where the global part is."""
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, "torch.Tensor"]:
         """All parameters by name: fp32, plain, in host memory."""
+        import torch
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
         stored = dcp.FileSystemReader(self.part).read_metadata().state_dict_metadata
         kind = "average." if any(name.startswith("average.") for name in stored) else "anchor."
         found = {
@@ -63,12 +69,12 @@ class Trained:
             dcp.load(found, checkpoint_id=self.part, no_dist=True)
         return {name.removeprefix(kind): tensor for name, tensor in found.items()}
 
-    def model(self, device: torch.device | str, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
         """The model in evaluation mode, with dense attention masks (`muloco.model.attention`).
 
         Args:
             device: for the parameters.
-            dtype: of the parameters; rotary embedding and normalization are computed as in training.
+            dtype: of the parameters; None: float32. Rotary embedding and normalization are computed as in training.
         """
         from muloco.model import build
 
@@ -76,7 +82,8 @@ class Trained:
         model.load_state_dict(self.weights())
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-            parameter.data = parameter.data.to(dtype)
+            if dtype is not None:
+                parameter.data = parameter.data.to(dtype)
         return model.eval()
 
     def tokenizer(self) -> DocumentTokenizer:
@@ -106,13 +113,19 @@ def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
         ConfigError: there is no such checkpoint, or it is not whole; in one line that says why and which there are.
     """
     path = Path(checkpoint)
+    if path.name == "config.json":
+        path = path.parent
     if path.name.startswith("step-") and path.parent.name == "checkpoint":
         named = path.name.removeprefix("step-")
         if not named.isdecimal() or (step is not None and step != int(named)):
             raise ConfigError(f"{path} and --step {step} are not the same checkpoint; give one of the two")
         path, step = path.parent.parent, int(named)
     run = RunFolder(path)
-    if not run.config.is_file():
+    try:
+        there = run.config.is_file()
+    except (OSError, ValueError) as error:  # too long for a path, not to be entered, a NUL in it
+        raise ConfigError(f"{shown(checkpoint)} cannot be looked at: {error_reason(error)}") from error
+    if not there:
         raise ConfigError(f"{path} is not the folder of a run: it has no config.json (nor is it .../checkpoint/step-N)")
     folder = CheckpointFolder(run.checkpoint)
     if step is None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from muloco._torchtitan import ModelWrapper, Trainer
+from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.model.flavors import flavor
 from muloco.outer import OuterLoop, Transport
 from muloco.outer.fragment import Merging
@@ -26,6 +27,7 @@ from muloco.training.finite import GradientWatch
 from muloco.training.initial import load_initial
 from muloco.training.outer import build_outer_loop, build_transport
 from muloco.training.run_folder import RunFolder, newest_syncs
+from muloco.training.states import State
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
@@ -68,26 +70,49 @@ class MulocoTrainer(Trainer):
         self.checkpointer.averaging = self._averaging
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        size = flavor(self.config.muloco.model.flavor)
+        elements: Counter[str] = Counter()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                rule = group.get("algorithm", type(optimizer).__name__)
+                elements[rule] += sum(parameter.numel() for parameter in group["params"])
+        rules = ", ".join(f"{count:,} by {rule}" for rule, count in elements.items())
+        logger.info("model %s (%s): %s parameters; %s", size.alias, size.name, f"{size.parameters:,}", rules)
+
+    def init_distributed(self) -> ParallelDims:
+        """torchtitan's, once a process."""
+        if dist.is_initialized():  # by another worker of this process
+            return ParallelDims.from_config(self.config.parallelism, dist.get_world_size())
+        return super().init_distributed()
 
     def train(self) -> None:
         if self.checkpointer.newest_step() is None:
             self.validator.validate(self.model_parts, 0)
         super().train()
+        if not self._leaves:
+            logger.info("finished all %d steps", self.step)
 
     def batch_generator(self, data_iterable):
         """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet, and make
         up for what the step of the checkpoint still owes."""
         loaded = self.step
+        if loaded > 0:
+            self.enter(State.RESUMED)
         if self.config.metrics.attempt > 1:
             self.metrics_processor.log_resume(loaded)
         if self.outer is not None:
             self.outer.membership.wants_to_leave = self._asked_to_stop()
+            self.enter(State.MEETING)
             self.outer.start(self.step)
             self._leaves = self.outer.membership.leaving
             if self.step == self.config.training.steps:
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
         if self.step == loaded > 0:
             self._make_up_for(loaded)
+        self.metrics_processor.begin()
         return super().batch_generator(data_iterable)
 
     def _make_up_for(self, step: int) -> None:
@@ -104,13 +129,19 @@ class MulocoTrainer(Trainer):
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
         reach("inner_step")
+        self.enter(State.TRAINING)
         super().train_step(data_iterator)
+        self.metrics_processor.compiled = True
         if self.config.muloco.workers == 1:
             self._leaves = self._asked_to_stop()
         if self.outer is not None:
+            self.validator.validate_own(self.model_parts, self.step)
             if self.outer.sends_after(self.step):
                 self.outer.membership.wants_to_leave |= self._asked_to_stop()
-            for sync in self.outer.after_inner_step(self.step, last=self.step == self.config.training.steps):
+            last = self.step == self.config.training.steps
+            if last or self.outer.applies_after(self.step):
+                self.enter(State.SYNCING)
+            for sync in self.outer.after_inner_step(self.step, last=last):
                 self.metrics_processor.log_sync(self.step, sync)
             self._leaves |= self.outer.membership.leaving
         if self._leaves:
@@ -138,9 +169,15 @@ class MulocoTrainer(Trainer):
 
     def should_continue_training(self) -> bool:
         goes_on = super().should_continue_training() and not self._leaves
+        if not goes_on:
+            self.enter(State.STOPPED if self._leaves else State.FINISHED)
         if not goes_on and self.config.group is not None:
             self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)  # torchtitan sleeps after this
         return goes_on
+
+    def enter(self, state: State) -> None:
+        """This worker does something else from here on; who watches the run is told."""
+        self.metrics_processor.enter(state, self.step)
 
     def joined(self, *, share: str | None) -> None:
         """See `Joining`: this worker goes on from another one's state, with its own data."""

@@ -1,7 +1,8 @@
-"""Validation of the anchor: what the workers have agreed on, not what one of them happens to hold. And its evaluation
-on tasks, where that is asked for."""
+"""Validation of the anchor, which the workers have agreed on, and beside it of each worker's own weights. The anchor is
+evaluated on tasks as well, where that is asked for."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +16,18 @@ from muloco.outer import OuterLoop
 from muloco.phases import reach
 from muloco.training.averaging import Averaging
 from muloco.training.evaluation import Evaluation, random_state_kept
+from muloco.training.states import State
+
+logger = logging.getLogger(__name__)
 
 
 class AnchorValidator(Validator):
-    """torchtitan's validator on the anchor's weights; in mid-window it reports the local weights' loss as well."""
+    """torchtitan's validator, on the anchor's weights and on the worker's own.
+
+    At a step at which a sync is due, `validate_own` sees the weights after the inner step and before the outer step,
+    and `validate` the new anchor. The mean of the workers' own losses is what the paper's research code reports,
+    although that looks one inner step earlier in the window, and at other held-out sequences on each worker.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Validator.Config):
@@ -42,18 +51,28 @@ class AnchorValidator(Validator):
     def should_validate(self, step: int) -> bool:
         return self._validates(step) or self._evaluates(step)
 
+    def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
+        """To be called after an inner step, before the outer loop is told of it: reports the loss of the worker's own
+        weights as `local_validation_loss`, if the step is validated and there is an anchor beside them. GPA has none:
+        what is validated there is the worker's own average."""
+        if self._validates(step) and self.outer is not None and self.averaging is None:
+            with self._beside_training():
+                self._report("local_validation_loss", model_parts, step)
+
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
-        reach("validation")
-        started = time.perf_counter()
-        tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
-        if self._validates(step) and self.outer is not None and not self.outer.parameters_are_anchor:
-            self._report("local_validation_loss", model_parts, step)
-        with self._anchor_weights():
+        with self._beside_training(), self._anchor_weights():
             if self._validates(step):
                 self._report("validation_loss", model_parts, step)
             if self._evaluates(step):
                 self._evaluate(model_parts, step)
-        # Neither counts as tokens or as time of training.
+
+    @contextlib.contextmanager
+    def _beside_training(self) -> Iterator[None]:
+        """What happens within counts neither as tokens nor as time of training."""
+        reach("validation")
+        started = time.perf_counter()
+        tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
+        yield
         self.metrics_processor.ntokens_since_last_log = tokens
         self.metrics_processor.time_last_log = last_log + time.perf_counter() - started
 
@@ -80,14 +99,29 @@ class AnchorValidator(Validator):
         assert self.evaluation is not None
         (model,) = model_parts
         started = time.perf_counter()
+        self.metrics_processor.enter(State.EVALUATING, step)
         model.eval()
-        with random_state_kept():
-            figures = self.evaluation(model, self.ranks, step)
-        model.train()
-        _reshard(model_parts)
-        self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        try:
+            with random_state_kept():
+                figures = self.evaluation(model, self.ranks, step)
+        except Exception as error:  # a task is a program of its own, and the training does not depend on it
+            if self.ranks is not None and isinstance(error, RuntimeError):
+                raise  # torch's may have come to this rank alone, and the others wait for it
+            logger.error(
+                "the evaluation after step %d failed, and the training goes on: %s: %s",
+                step,
+                type(error).__name__,
+                error,
+            )
+            self.metrics_processor.log_evaluation_failure(step, f"{type(error).__name__}: {error}")
+        else:
+            self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
+        finally:
+            model.train()
+            _reshard(model_parts)
 
     def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
+        self.metrics_processor.enter(State.VALIDATING, step)
         with self.metrics_processor.reporting_validation_as(name):
             super().validate(model_parts, step)
         _reshard(model_parts)

@@ -1,27 +1,32 @@
 """One rank of one worker, from its environment to the end of training."""
 
+import contextlib
 import copy
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.outer import TransportError
-from muloco.outer.in_process import InProcessGroup
+from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.evaluation import MakeEvaluation
+from muloco.training.load import ConfigError
+from muloco.training.outer import LIGHTHOUSE
 from muloco.training.resuming import config_json, content_of, run_folder
 from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
+from muloco.training.worker_log import thread_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,26 +43,29 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         make_evaluation: what evaluates the anchor after the steps that the config names; None: nothing does.
 
     Raises:
-        RuntimeError: the environment does not fit the config, or training failed.
+        ConfigError: the environment does not fit the config, or the run folder cannot be made.
+        RuntimeError: training failed.
     """
+    check_environment(config, os.environ)
     store = store_of_single_rank(config)
-    world = int(os.environ["WORLD_SIZE"])
-    if world != config.ranks_per_worker:
-        raise RuntimeError(
-            f"torchrun started {world} ranks, but the config's parallelism makes a worker of {config.ranks_per_worker}"
-        )
     os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
     folder = run_folder(config)
+    attempt = int(os.environ.get(ATTEMPT, "1"))
+    in_process = config.worker_processes == 1
+    workers = range(config.workers) if in_process else (config.fault_tolerance.replica_id,)
+    try:
+        if os.environ["RANK"] == "0":
+            tell_state(folder, workers, attempt=attempt, state=State.PREPARING)
+    except OSError as error:
+        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
         if not folder.config.exists():
             write_json(folder.config, config_json(chosen, config, content_of(data, config)))
         _keep_tokenizer(data.tokenizer_folder, folder)
     evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
-    attempt = int(os.environ.get(ATTEMPT, "1"))
     stop = StopRequest()
     stop.listen()
-    in_process = config.worker_processes == 1
     group = InProcessGroup(config.workers) if in_process else None
 
     def train(config: Config) -> None:
@@ -80,7 +88,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         if group is None or config.workers == 1:
             train(config)
         else:
-            _take_turns(config, group, train)
+            take_turns(config, group, train)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -101,27 +109,58 @@ def _keep_tokenizer(tokenizer: Path, folder: RunFolder) -> None:
         shutil.rmtree(draft)  # another worker was quicker
 
 
-def _take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:
-    """Trains all workers in this process, each in a thread; raises the first failure of all."""
+def take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:
+    """Trains all workers in this process, each in a thread. The first failure ends all of them, and is raised."""
     failures: list[BaseException] = []
 
     def run(worker: int) -> None:
         own = copy.deepcopy(config)
         own.fault_tolerance.replica_id = worker
         torch.autograd.set_multithreading_enabled(False)  # of each thread; torchtitan sets it for its first one
-        try:
-            with group.taking_turns(worker):
+        with contextlib.suppress(GroupEnded), group.taking_turns(worker):
+            try:
                 train(own)
-        except BaseException as error:
-            failures.append(error)
+            except BaseException as error:
+                failures.append(error)
+                group.end()  # before the next one has its turn
+                raise GroupEnded from error
 
-    threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in range(group.size)]
+    threads = [
+        threading.Thread(target=run, args=(worker,), name=thread_name(worker), daemon=True)
+        for worker in range(group.size)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
-        raise next((f for f in failures if not isinstance(f, TransportError)), failures[0])
+        raise failures[0]
+
+
+def check_environment(config: Config, environment: Mapping[str, str]) -> None:
+    """Checks that a worker of this config can start in this environment.
+
+    Raises:
+        ConfigError: there are not as many ranks as it has, or it does not know where it meets the others.
+    """
+    ranks = config.ranks_per_worker
+    if "RANK" not in environment and ranks > 1:
+        raise ConfigError(
+            f"a worker of {ranks} ranks is started by torchrun: "
+            f"torchrun --standalone --nproc-per-node {ranks} -m muloco worker CONFIG ..."
+        )
+    if "RANK" in environment and environment.get("WORLD_SIZE") != str(ranks):
+        raise ConfigError(
+            f"RANK and WORLD_SIZE are those of {environment.get('WORLD_SIZE', 'no')} ranks, but the config's "
+            f"parallelism makes a worker of {ranks}; start so many, or unset RANK if torchrun has not set it"
+        )
+    lighthouse = environment.get(LIGHTHOUSE)
+    if config.worker_processes > 1 and (lighthouse is None or not urlsplit(lighthouse).hostname):
+        raise ConfigError(
+            f"{config.workers} workers meet at a lighthouse: set {LIGHTHOUSE}=http://host:port"
+            + (f", not {lighthouse}" if lighthouse is not None else "")
+            + ", or start them all with `muloco train`"
+        )
 
 
 def store_of_single_rank(config: Config) -> TCPStore | None:
@@ -132,11 +171,6 @@ def store_of_single_rank(config: Config) -> TCPStore | None:
     """
     if "RANK" in os.environ:
         return None
-    if config.ranks_per_worker > 1:
-        raise RuntimeError(
-            f"a worker of {config.ranks_per_worker} ranks is started by torchrun: "
-            f"torchrun --standalone --nproc-per-node {config.ranks_per_worker} -m muloco worker CONFIG ..."
-        )
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     os.environ.update(
         RANK="0",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from config import base
+from muloco.recipes import base
 from muloco.training.config import Config
 from muloco.training.load import to_dict
 from muloco.training.resolve import resolve

@@ -173,7 +173,7 @@ def test_refused_points_of_a_sweep_are_listed(
     said = capsys.readouterr().out
     (line,) = (line for line in said.splitlines() if line.startswith("refused: "))
     assert line == f"refused: {refused}: optimizer.lr must be above 0; got -1.0"
-    assert ("GPU-hours of the run" in said) == picture.exists() == (len(rates) > 1)
+    assert ("Assumptions" in said) == picture.exists() == (len(rates) > 1)
 
 
 def test_the_command(tmp_path) -> None:
@@ -184,7 +184,8 @@ def test_the_command(tmp_path) -> None:
         capture_output=True,
         text=True,
         cwd=CHECKOUT,
-        env={"COLUMNS": "160", "PATH": "/usr/bin:/bin"},
+        env={"COLUMNS": "80", "PATH": "/usr/bin:/bin"},
     )
     assert run.returncode == 0, run.stderr
+    assert max(map(len, run.stdout.splitlines())) <= 80 and "…" not in run.stdout
     assert "GPU-hours of " in run.stdout and "6 N FLOPs a token" in run.stdout and picture.exists()

@@ -63,7 +63,7 @@ def test_iso_loss_compute_is_that_of_the_laws(tmp_path: Path) -> None:
     table = iso_loss_table(scalings, lawful(tmp_path / "again", SCALES), everything=False)
     assert values(table) == {("1.76B", "MuLoCo", "2", "", "compute"): pytest.approx(0.8**-5, rel=0.01)}
     figure = iso_loss_ratios(scalings, {}, paper=False)
-    assert isinstance(figure, Figure) and [panel.title for panel in figure.panels] == ["compute"]
+    assert isinstance(figure, Figure) and [panel.title for panel in figure.panels] == ["compute for the same loss"]
 
 
 def test_iso_loss_steps_take_the_critical_batch_at_each_compute() -> None:

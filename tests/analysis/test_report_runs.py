@@ -1,15 +1,16 @@
 """What is read from run folders, what is said of the rest, and what is pooled."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from config import base
 from muloco.analysis.report.method import baseline, variant
 from muloco.analysis.report.pooling import Point, best, choice, groups, pool
 from muloco.analysis.report.runs import Run, find_folders, read_run
+from muloco.recipes import base
 from muloco.training.config import Config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
@@ -125,6 +126,45 @@ def test_what_is_no_finished_run_is_listed_with_the_reason(tmp_path: Path) -> No
     assert said["headless"] == ("broken", "no config.json")
 
 
+def test_a_run_without_a_summary_is_finished_once_its_last_step_is_validated(tmp_path: Path) -> None:
+    """As where its workers were started by hand."""
+    kinds = []
+    for name, lines in {
+        "short": [(8159, {"loss": 3.0})],
+        "made": [(8160, {"loss": 3.0})],
+        "finished": [(8160, {"loss": 3.0}), (8160, {"validation_loss": 3.1})],
+    }.items():
+        written(tmp_path / name, muloco())
+        writer = MetricsWriter(RunFolder(tmp_path / name).metrics(0), worker=0, attempt=1)
+        for step, values in lines:
+            writer.write(step, values)
+        writer.close()
+        run, (problem,) = read_run(tmp_path / name)
+        assert run is None
+        kinds.append((problem.kind, re.split("[;:]", problem.reason)[0]))
+    assert kinds == [
+        ("unfinished", "no summary.json"),
+        ("unfinished", "all 8160 steps are made, but the last one is not validated"),
+        ("without a summary", "finished, all 8160 steps are made"),
+    ]
+
+
+def test_runs_in_a_run_folder_are_found(tmp_path: Path) -> None:
+    """As where one without a name was written beside others. A tokenizer's config.json makes no run."""
+    finished(tmp_path / "outputs", muloco(), 3.0)
+    finished(tmp_path / "outputs" / "named", muloco(), 3.0)
+    write_json(tmp_path / "outputs" / "tokenizer" / "config.json", {})
+    folders, problems = find_folders([tmp_path / "outputs"])
+    assert [folder.name for folder in folders] == ["outputs", "named"] and problems == []
+
+
+def test_names_are_shown_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "two\nlines").mkdir(parents=True)
+    written(tmp_path / "runs" / "begun", muloco())
+    _, (problem,) = find_folders([tmp_path / "runs"])
+    assert problem.folder == rf"{tmp_path}/runs/two\nlines"
+
+
 def test_a_damaged_line_of_metrics_is_named_and_the_run_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,12 +236,13 @@ def test_corpora_and_token_budgets_are_never_in_one_group(tmp_path: Path) -> Non
         finished(tmp_path / "f", data_parallel(), 3.5),
         finished(tmp_path / "g", muloco(), 3.6, corpus_sha256=["0123456789", "ab"]),
         finished(tmp_path / "h", muloco(), 3.7, corpus_sha256=["1123456789", "ab"]),
+        finished(tmp_path / "i", muloco(data__predict_bos=False), 3.8),
     ]
     points, _ = pool(runs_of(*made))
     found = groups(points)
     losses = sorted(sorted(point.loss for point in group.points) for group in found)
-    assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7]]
-    assert len({group.title for group in found}) == 7
+    assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7], [3.8]]
+    assert len({group.title for group in found}) == 8
     titles = {group.points[0].loss: group.title for group in found}
     assert titles[3.1].startswith(f"corpus {books}, ")
     assert titles[3.6].startswith("corpus embedded (sha256 01234567, ab), ")

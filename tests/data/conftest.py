@@ -27,7 +27,10 @@ def documents() -> dict[str, list[list[int]]]:
 def make_folder(tmp_path: Path, documents) -> Callable[..., Path]:
     """Write the documents as a prepared folder; other digests make it another corpus or tokenizer."""
 
-    def make(name: str = "prepared", *, corpus_sha256: str = "c0" * 32, tokenizer_json: str = "{}") -> Path:
+    def make(
+        name: str = "prepared", *, corpus_sha256: str = "c0" * 32, tokenizer_json: str = "{}", between: bool = False
+    ) -> Path:
+        """`between`: every document has BOS in front and EOS behind."""
         folder = tmp_path / name
         (folder / "tokenizer").mkdir(parents=True)
         (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer_json)
@@ -35,7 +38,7 @@ def make_folder(tmp_path: Path, documents) -> Callable[..., Path]:
         sizes = {}
         for split, lists in documents.items():
             writer = SplitWriter(folder, split, 100_000)
-            for ids in lists:
+            for ids in ([0, *ids, EOS_ID] if between else ids for ids in lists):
                 writer.append(np.array(ids), characters=0, size=0)
             sizes[split] = writer.close()
         write_meta(

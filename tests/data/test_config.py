@@ -7,6 +7,7 @@ import pytest
 
 from muloco.cli import main
 from muloco.training.config import Config
+from muloco.training.data import prepare_data
 from muloco.training.load import ConfigError, apply_overrides, from_dict, load_config, to_dict
 from muloco.training.resolve import resolve
 
@@ -38,11 +39,12 @@ def test_one_source_or_several_on_the_command_line(corpus: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--data.corpus nowhere.jsonl", "there is no file or folder"),
-        ("--data.validation nowhere.jsonl", "there is no file or folder"),
+        ("--data.corpus nowhere.jsonl", "data.corpus: there is no file or folder"),
+        ("--data.validation nowhere.jsonl", "data.validation: there is no file or folder"),
+        ("--data.corpus embedded broken", "broken is a broken link: there is no nowhere"),
         ("--data.corpus hf:a:b:c", "write hf:OWNER/NAME"),
         ("--data.corpus embedded --data.weights 1 2", "data.weights has 2 entries, data.corpus has 1"),
-        ("--data.corpus embedded a.jsonl --data.weights 1 0", "data.weights must be above 0; got (1.0, 0.0)"),
+        ("--data.corpus embedded a.jsonl --data.weights 1 0", "data.weights must be above 0; got 0"),
         ("--data.corpus embedded hf:a/b", "data.weights is needed"),
         ("--data.shuffle_buffer 0", "data.shuffle_buffer must be at least 1"),
         ("--data.tokenizer nowhere", "there is no tokenizer folder"),
@@ -52,6 +54,7 @@ def test_one_source_or_several_on_the_command_line(corpus: Path, monkeypatch: py
 )
 def test_what_cannot_be_is_refused_in_one_line(corpus: Path, monkeypatch, words: str, message: str) -> None:
     monkeypatch.chdir(corpus.parent)
+    Path("broken").symlink_to("nowhere")
     Path("large").mkdir()
     vocabulary = {"<|begin_of_text|>": 0, "<|end_of_text|>": 4999}
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "?"}
@@ -71,3 +74,16 @@ def test_prepare_command(corpus: Path, monkeypatch, capsys: pytest.CaptureFixtur
     assert "$MULOCO_CACHE" in capsys.readouterr().out
     assert main([*words[:-1], "8000"]) == 2
     assert "take fewer (validation.sequences)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prepare", ["true", "false"])
+def test_more_ranks_than_documents_are_refused_before_the_start(corpus: Path, monkeypatch, prepare: str) -> None:
+    """By the launcher, which prepares the data, and not by a worker that finds nothing to read."""
+    monkeypatch.setenv("MULOCO_CACHE", str(corpus.parent / "cache"))
+    words = f"--data.corpus {corpus} --validation.sequences 8 --data.prepare {prepare} --training.local_batch_size 1"
+    words += " --fault_tolerance.semi_sync_method diloco"
+    prepare_data(resolve(config(f"{words} --fault_tolerance.group_size 8 --training.global_batch_size 8")))
+    words += " --parallelism.data_parallel_shard_degree 8 --fault_tolerance.group_size 64"
+    with pytest.raises(ConfigError, match="take fewer workers") as refusal:
+        prepare_data(resolve(config(f"{words} --training.global_batch_size 512")))
+    assert "512" in str(refusal.value) and "\n" not in str(refusal.value)

@@ -12,6 +12,7 @@ from muloco.data import corpus as corpus_module
 from muloco.data.cache import default_cache
 from muloco.data.corpus import Corpus, Document, load_corpus
 from muloco.data.errors import DataError
+from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.data.prepare import TrainingData, open_tokenizer, prepare_source
 from muloco.data.prepare import prepare as prepare_all
 from muloco.data.prepared import DamagedCacheError, Prepared, read_prepared, token_type
@@ -113,6 +114,17 @@ def truncate(name: str):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-8])
 
 
+def set_byte(name: str, place: int = -3):
+    """The size stays, and so do the header and the last offset."""
+
+    def set_it(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[place] ^= 1
+        (folder / name).write_bytes(content)
+
+    return set_it
+
+
 def edit_meta(change):
     def edit(folder: Path) -> None:
         meta = json.loads((folder / "meta.json").read_text())
@@ -141,6 +153,8 @@ DAMAGES = {
         lambda folder: np.save(folder / "validation.offsets.npy", np.array([0, 1, 2, 3])),
         "validation.offsets.npy does not span 27 tokens",
     ),
+    "other tokens": (set_byte("train.tokens.npy"), "train.tokens.npy or train.offsets.npy is not as it was written"),
+    "other offsets": (set_byte("validation.offsets.npy", place=-13), "validation.offsets.npy is not as it was written"),
     "no tokenizer": (remove("tokenizer/tokenizer.json"), "tokenizer/tokenizer.json is missing"),
     "other tokenizer": (
         lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("{ }"),
@@ -158,6 +172,17 @@ def test_damaged_folders_are_refused(folder: Path, damage: str) -> None:
         DamagedCacheError, match=f"{message}.*delete the folder {re.escape(str(folder))} and prepare again"
     ):
         read_prepared(folder)
+
+
+def test_large_files_are_compared_with_their_checksum_on_demand(folder: Path, monkeypatch) -> None:
+    """And folders of older versions, which have none, are read."""
+    set_byte("train.tokens.npy")(folder)
+    monkeypatch.setattr("muloco.data.prepared.SMALL_BYTES", 100)
+    read_prepared(folder)
+    with pytest.raises(DamagedCacheError, match="is not as it was written"):
+        read_prepared(folder, verify=True)
+    edit_meta(lambda meta: [size.pop("sha256") for size in meta["sizes"].values()])(folder)
+    read_prepared(folder, verify=True)
 
 
 def test_prepare_refuses_a_damaged_cache_and_recovers_once_deleted(tiny: Corpus, tmp_path: Path) -> None:
@@ -281,3 +306,15 @@ def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> 
             everything(str(tmp_path / "none.jsonl"), tmp_path, ahead=ahead)
     with pytest.raises(DataError, match="how large hf:a/b is cannot be known while it is streamed; give data.weights"):
         everything(["hf:a/b", "embedded"], tmp_path)
+
+
+@pytest.mark.parametrize(("seq_len", "tolerance"), [(100_000, 0.0), (64, 0.02)])
+def test_held_out_bytes_are_those_of_the_text(tiny: Corpus, tmp_path: Path, seq_len: int, tolerance: float) -> None:
+    """Of the whole split, whose bytes and tokens are counted when it is prepared; characters that the end of a sequence
+    cuts in two may count for a little more."""
+    prepared = prepare(tmp_path)
+    predicted = prepared.tokens["validation"] - prepared.sizes["validation"].documents
+    config = HeldOutDataLoader.Config(folders=(str(prepared.folder),), sequences=-(-predicted // seq_len))
+    found = bytes_per_token(config, str(prepared.tokenizer_folder), seq_len=seq_len)
+    text = "".join(document.text for document in tiny.split("validation"))
+    assert found == pytest.approx(len(text.encode()) / predicted, rel=tolerance)

@@ -1,6 +1,8 @@
 """Exported folders as others load them, and as a start of our own."""
 
+import errno
 import json
+import os
 import random
 from pathlib import Path
 
@@ -47,6 +49,31 @@ def test_transformers_loads_it_and_computes_the_same(tmp_path: Path, shards: lis
     assert "step | 3 of 10" in card and '"flavor"' in card
 
 
+def test_gemma_as_others_take_it_for_granted_is_another_function(tmp_path: Path) -> None:
+    """What the card says of other software: the two settings are not Gemma 3's usual ones, and either one matters."""
+    transformers = pytest.importorskip("transformers")
+    run = write_run(tmp_path / "run", {"anchor": random_weights()})
+    folder = tmp_path / "hf"
+    assert main(["export", str(run.root), str(folder)]) == 0
+    usual, ours = transformers.Gemma3TextConfig(), json.loads((folder / "config.json").read_text())
+    assert (usual.hidden_activation, ours["hidden_activation"]) == ("gelu_pytorch_tanh", "silu")
+    assert (usual.tie_word_embeddings, ours["tie_word_embeddings"]) == (True, False)
+    tokens = torch.randint(2048, (2, 64), generator=torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def logits(*, tied: bool = False, **changed) -> torch.Tensor:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **changed)
+        if tied:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        return model(tokens).logits
+
+    right = logits()
+    for wrong in (logits(hidden_activation="gelu_pytorch_tanh"), logits(tied=True)):
+        assert (wrong - right).norm() > 0.01 * right.norm()
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("vLLM", "llama.cpp", "`silu`", "`lm_head.weight`"))
+
+
 def test_torch_reads_the_state_dict(tmp_path: Path) -> None:
     weights = random_weights()
     run = write_run(tmp_path / "run", {"average": weights})
@@ -66,9 +93,31 @@ def test_nothing_is_overwritten_or_left_half_done(tmp_path: Path, capsys: pytest
     assert "nothing is overwritten" in capsys.readouterr().err
     del weights["norm.weight"]
     run = write_run(tmp_path / "less", {"anchor": weights})
-    with pytest.raises(ValueError, match=r"lacks norm\.weight"):
-        main(["export", str(run.root), str(tmp_path / "out" / "hf")])
+    assert main(["export", str(run.root), str(tmp_path / "out" / "hf")]) == 2
+    assert "lacks norm.weight" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+@pytest.mark.parametrize("name", ["file/hf", "x" * 300, "full"])
+@pytest.mark.parametrize("kind", ["hf", "torch"])
+def test_a_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    """Below a file, with a name that is too long, on a disk that is full; nothing of it stays."""
+    run = write_run(tmp_path / "run", {"anchor": random_weights()})
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+
+    def no_space(*args, **kwargs) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if name == "full":
+        monkeypatch.setattr("muloco.export.folders.write_weights", no_space)
+        monkeypatch.setattr("muloco.export.folders.torch.save", no_space)
+    assert main(["export", str(run.root), str(tmp_path / name), "--format", kind]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"muloco: DIR {tmp_path / name} cannot be written: ") and said.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_run_starts_from_it(tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ from .machine import Machine
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
-PINS = {
-    r.name: str(r) for r in map(Requirement, PROJECT["dependencies"]) if r.name in ("torch", "torchft", "torchtitan")
-}
+PINS = {r.name: str(r) for r in EXTRAS["train"] if r.name in ("torch", "torchft", "torchtitan")}
 
 
 def fork(folder: Path, name: str) -> Path:
@@ -27,22 +25,22 @@ def fork(folder: Path, name: str) -> Path:
 
 
 def test_torch_comes_first_and_alone_then_muloco_with_what_tests_need(machine: Machine) -> None:
-    assert machine.installs() == [PINS["torch"], "--editable .[dev]"]
+    assert machine.installs() == [PINS["torch"], "--editable .[train,dev]"]
     assert (machine.checkout / ".venv/.installed").exists()
 
 
 def test_runtime_leaves_the_tests_out_and_does_not_tell_make_that_they_are_in(machine: Machine) -> None:
-    assert machine.installs("--runtime") == [PINS["torch"], "--editable ."]
+    assert machine.installs("--runtime") == [PINS["torch"], "--editable .[train]"]
     assert not (machine.checkout / ".venv/.installed").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "extras"),
     [
-        (["--extras", "math,wandb"], "dev,math,wandb"),
-        (["--extras=math", "--extras", "wandb"], "dev,math,wandb"),
-        (["--extras", "eval, math,", "--runtime"], "eval,math"),
-        (["--runtime", "--extras", "ifeval"], "ifeval"),
+        (["--extras", "math,wandb"], "train,dev,math,wandb"),
+        (["--extras=math", "--extras", "wandb"], "train,dev,math,wandb"),
+        (["--extras", "eval, math,", "--runtime"], "train,eval,math"),
+        (["--runtime", "--extras", "ifeval"], "train,ifeval"),
     ],
 )
 def test_extras(machine: Machine, options: list[str], extras: str) -> None:
@@ -62,7 +60,7 @@ def test_help_names_every_option_and_every_extra(machine: Machine) -> None:
     cases = (CHECKOUT / "install_dependencies.sh").read_text().split("# ---- what this machine has")[0]
     options = set(re.findall(r"^ +(--[a-z-]+)\)", cases, re.MULTILINE))
     assert done.returncode == 0 and len(options) == 4
-    assert [word for word in options | set(EXTRAS) - {"dev"} if word not in done.stdout] == []
+    assert [word for word in options | set(EXTRAS) - {"dev", "train"} if word not in done.stdout] == []
     assert "set -" not in done.stdout and not machine.calls
 
 
@@ -72,7 +70,7 @@ def test_a_fork_comes_last_and_cannot_change_torch(machine: Machine, tmp_path: P
     machine.says("protoc", "true")
     path = fork(tmp_path / "my fork", name)
     done = machine.install("--editable", f"{name}=my fork", cwd=tmp_path)  # a path relative to where the user is
-    assert machine.calls[-2:] == ["--editable .[dev]", f"{PINS['torch']} --editable {path}"]
+    assert machine.calls[-2:] == ["--editable .[train,dev]", f"{PINS['torch']} --editable {path}"]
     assert f"{name.replace('_', '-')} is your fork in {path}" in done.stdout
 
 
@@ -174,7 +172,7 @@ def test_from_source_brings_protoc_where_there_is_none(machine: Machine) -> None
     assert build == (
         f"PROTOC={machine.checkout}/.venv/bin/protoc --force-reinstall --no-deps --no-binary torchft {PINS['torchft']}"
     )
-    assert muloco.endswith("--editable .[dev]")
+    assert muloco.endswith("--editable .[train,dev]")
 
 
 @pytest.mark.parametrize("where", ["PATH", "PROTOC"])
@@ -200,7 +198,7 @@ def test_vllm_needs_a_cuda_build_of_torch(machine: Machine) -> None:
     done = machine.install("--extras", "vllm")
     assert done.returncode == 1 and "CUDA builds of torch" in done.stderr
     assert machine.calls == [PINS["torch"]]  # found out once torch is there; nothing else was touched
-    assert machine.installs("--extras", "vllm", CUDA="13")[-1] == "--editable .[dev,vllm]"
+    assert machine.installs("--extras", "vllm", CUDA="13")[-1] == "--editable .[train,dev,vllm]"
 
 
 def test_uv_is_used_where_there_is_one(machine: Machine) -> None:
@@ -209,7 +207,7 @@ def test_uv_is_used_where_there_is_one(machine: Machine) -> None:
         'if [ "$1" = venv ]; then mkdir -p "${*: -1}/bin" && cp "$(type -P "$5")" "${*: -1}/bin/python"\n'
         'else echo "uv ${*:2}" >> "$CALLS"; fi',
     )
-    assert machine.installs() == [f"uv {PINS['torch']}", "uv --editable .[dev]"]
+    assert machine.installs() == [f"uv {PINS['torch']}", "uv --editable .[train,dev]"]
 
 
 # ---- pyproject.toml
@@ -225,7 +223,10 @@ def test_the_papers_extras_extend_one_pinned_lm_eval() -> None:
 
 def test_no_extra_chooses_a_torch_of_its_own() -> None:
     pinned = {"torch", "torchtitan", "torchft", "triton"}
-    assert not pinned & {requirement.name for requirements in EXTRAS.values() for requirement in requirements}
+    others = [requirement.name for name, lines in EXTRAS.items() if name != "train" for requirement in lines]
+    assert not pinned & set(others)
+    (base,) = map(Requirement, PROJECT["dependencies"])
+    assert base.name == "torch" and base.specifier.contains(PINS["torch"].partition("==")[2])
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pin in PINS.values()) and len(PINS) == 3
     (vllm,) = (r for r in EXTRAS["vllm"] if r.name == "vllm")
     assert str(vllm.specifier).startswith("==")  # each release of vllm pins another torch

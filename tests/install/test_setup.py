@@ -128,6 +128,34 @@ def test_setup_activates_an_environment_elsewhere(installed: Machine, tmp_path: 
         assert Path(done.stdout.strip()).samefile(tmp_path / "scratch/bin/muloco")
 
 
-def test_setup_executed_says_that_it_has_to_be_sourced(installed: Machine) -> None:
-    done = sourced(installed, "bash", 'bash "$setup"')
-    assert done.returncode == 1 and "source" in done.stderr
+@pytest.mark.parametrize("shell", SHELLS)
+def test_setup_executed_says_that_it_has_to_be_sourced(installed: Machine, shell: str) -> None:
+    done = sourced(installed, shell, f'{shutil.which(shell)} "$setup"')
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"source {installed.checkout}/setup.sh" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not shutil.which("dash"), reason="no dash")
+@pytest.mark.parametrize("words", [("-c", '. "$setup"; exit $?'), ("-eu", "-c", '. "$setup"; echo on'), ("SETUP",)])
+def test_setup_in_another_shell_says_so(installed: Machine, words: tuple[str, ...]) -> None:
+    setup = str(installed.checkout / "setup.sh")
+    command = ["dash", *(setup if word == "SETUP" else word for word in words)]
+    done = subprocess.run(command, env={**os.environ, "setup": setup}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "source it in bash or zsh" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not shutil.which("dash"), reason="no dash")
+def test_a_shell_that_meets_setup_goes_on(installed: Machine) -> None:
+    """An interactive shell must not be closed by it."""
+    command = ["dash", "-c", '. "$setup"; echo "went on: $?"']
+    env = {**os.environ, "setup": str(installed.checkout / "setup.sh")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.stdout == "went on: 1\n"
+
+
+@pytest.mark.skipif(not shutil.which("dash"), reason="no dash")
+def test_the_installer_runs_under_sh(machine: Machine) -> None:
+    command = [shutil.which("dash"), str(machine.checkout / "install_dependencies.sh"), "--help"]
+    done = subprocess.run(command, env=machine.env, capture_output=True, text=True)
+    assert done.returncode == 0 and "--from-source" in done.stdout and "BASH_VERSION" not in done.stdout, done.stderr

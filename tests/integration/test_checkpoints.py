@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 from muloco.analysis.report.runs import read_run
 from muloco.training.run_folder import RunFolder
 
+from ..patience import PATIENCE
 from .runs import TINY, Run, command, train
 
 pytestmark = pytest.mark.integration
@@ -41,14 +42,14 @@ def start(outputs: Path, name: str, **settings: Any) -> tuple[subprocess.Popen, 
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.05)
 
 
 def ended(process: subprocess.Popen, folder: RunFolder) -> Run:
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=PATIENCE)
     return Run(folder=folder, status=process.returncode, output=output)
 
 
@@ -113,7 +114,7 @@ def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
         command(tmp_path, "whole", MULOCO, "--resume", **settings),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )
     run = Run(folder=whole.folder, status=limited.returncode, output=limited.stdout + limited.stderr)
@@ -150,7 +151,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_by_bit(tmp_
     process.send_signal(number)
     stopped = ended(process, folder)
     assert stopped.status == 128 + number, stopped.output
-    where = re.search(r"stopped with a checkpoint of step (\d+); .* muloco train (\S+) --resume", stopped.output)
+    where = re.search(r"the checkpoint of step (\d+) is kept; .* muloco train (\S+) --resume", stopped.output)
     assert where is not None and where[2] == str(folder.config), stopped.output
     step = int(where[1])
     assert 4 <= step < 40 and (workers == 1 or step % 4 == 0)
@@ -245,7 +246,7 @@ def test_a_run_killed_before_its_last_validation_ends_well_wherever_it_is_then(
             env={**os.environ, "PYTHONPATH": path or str(Path(__file__).parents[2])},
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=PATIENCE,
         )
         return Run(folder=folder, status=done.returncode, output=done.stdout + done.stderr)
 

@@ -55,6 +55,7 @@ def test_a_streaming_mixture_resumes_bit_by_bit(tmp_path: Path) -> None:
     write(tmp_path / "hub" / "train.jsonl", 250, seed=3)
     data = ["--data.corpus", cats, str(tmp_path / "folder"), f"hf:{tmp_path / 'hub'}", "--data.weights", "2", "1", "1"]
     settings = {"data__prepare": False, "data__shuffle_buffer": 12, "checkpoint__interval": 5}
+    settings |= {"data__predict_bos": True, "training__precision": "autocast"}
     steps = {"training__steps": 9, "fault_tolerance__sync_steps": 4}
     whole = train(tmp_path, "run", MULOCO, *data, **settings, **steps)
     assert whole.status == 0, whole.output

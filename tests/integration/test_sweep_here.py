@@ -8,6 +8,7 @@ import pytest
 
 from muloco.training.run_folder import RunFolder
 
+from ..patience import PATIENCE
 from .runs import TINY, Run
 
 pytestmark = pytest.mark.integration
@@ -27,7 +28,7 @@ def sweep_here(folder: Path) -> tuple[int, str]:
     values = {**TINY, **few, "checkpoint.interval": 2, "checkpoint.keep": 0, "run.outputs": folder / "runs"}
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "muloco", "sweep", str(folder / "s.py"), "--here", "--at-once", "2", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 

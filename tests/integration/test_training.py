@@ -11,7 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from muloco.launch.lighthouse import start_lighthouse
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import RunFolder, read_lines
+from muloco.training.trackers import run_id
 
 from .runs import Run, command, train
 
@@ -50,7 +51,7 @@ def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
     assert one.folder.loss_plot.read_bytes().startswith(b"\x89PNG")
     for part in ("held-out loss", "sent by a worker", f"loss curve: {one.folder.loss_plot}"):
         assert part in one.output
-    assert "Training completed" in one.folder.log(1).read_text()
+    assert "finished all 40 steps" in one.folder.log(1).read_text()
 
 
 def test_eight_workers_agree_and_learn(tmp_path: Path) -> None:
@@ -115,7 +116,12 @@ def test_one_worker_needs_no_lighthouse_and_every_method_runs(tmp_path: Path) ->
 def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     """Two workers of two FSDP ranks see the batches of two workers of one rank in other shares: the start is the same
     to rounding, the way down alike."""
-    settings = {"training__steps": 12, "fault_tolerance__sync_steps": 5, "validation__freq": 5}
+    settings = {
+        "training__steps": 12,
+        "fault_tolerance__sync_steps": 5,
+        "validation__freq": 5,
+        "validation__sequences": 5,  # the last batch of the second rank is padding alone
+    }
     sharded = train(tmp_path, "sharded", MULOCO, **settings, parallelism__data_parallel_shard_degree=2)
     whole = train(tmp_path, "whole", MULOCO, **settings)
     assert (sharded.status, whole.status) == (0, 0), sharded.output + whole.output
@@ -148,7 +154,12 @@ def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
     assert run.folder.config.exists()
 
 
-def test_tensorboard_and_wandb_get_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transport", ["torchft", "in_process"])
+def test_all_who_show_a_run_get_the_same_values_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """TensorBoard and W&B, beside the metrics files, and no figures of GPUs where there is none; and a worker says
+    little before its first step."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = train(
         tmp_path,
@@ -156,19 +167,35 @@ def test_tensorboard_and_wandb_get_the_same_values(tmp_path: Path, monkeypatch: 
         MULOCO,
         training__steps=6,
         fault_tolerance__sync_steps=4,
+        fault_tolerance__transport=transport,
         validation__freq=3,
         metrics__tensorboard=True,
         metrics__wandb=True,
     )
     assert run.status == 0, run.output
     for worker in (0, 1):
-        (events,) = run.folder.root.glob(f"tb/*/replica_{worker}/events*")
+        (events,) = run.folder.tensorboard(worker).glob("events*")
         accumulator = EventAccumulator(str(events)).Reload()
-        for name in ("loss", "lr", "tokens", "tokens_per_second", "validation_loss", "local_validation_loss"):
-            shown = [(event.step, event.value) for event in accumulator.Scalars(name)]
-            written = [(line["step"], line[name]) for line in run.lines(worker=worker) if name in line]
-            assert [step for step, _ in shown] == [step for step, _ in written] != []
-            assert [v for _, v in shown] == pytest.approx([v for _, v in written])
-        synced = [(event.step, event.value) for event in accumulator.Scalars("sync/bytes_sent")]
-        assert synced == [(line["step"], line["bytes_sent"]) for line in run.lines(worker=worker, event="sync")]
-        assert list(run.folder.root.glob(f"tb/*/replica_{worker}/wandb/offline-run-*/*.wandb"))
+        shown = {
+            name: [(event.step, pytest.approx(event.value)) for event in accumulator.Scalars(name)]
+            for name in accumulator.Tags()["scalars"]
+        }
+        written: dict[str, list[tuple[int, float]]] = {}
+        for line in run.lines(worker=worker):
+            prefix = "sync/" if line.get("event") == "sync" else ""
+            for name in line.keys() - {"schema", "attempt", "time", "step", "worker", "event", "weights", "digest"}:
+                written.setdefault(prefix + name, []).append((line["step"], line[name]))
+        assert written == shown
+        values = {name for name in written if not name.startswith("sync/")}
+        validated = {f"{which}validation_{unit}" for which in ("", "local_") for unit in ("loss", "bits_per_byte")}
+        assert values == {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "data_share", *validated}
+        told = [line["state"] for line in read_lines(run.folder.metrics(worker)) if line.get("event") == "state"]
+        assert (told[0], told[-1]) == ("preparing data", "finished")
+        passed = {"building the model", "validating", "meeting the others", "training", "syncing", "saving"}
+        assert set(told[1:-1]) == passed
+        (kept,) = run.folder.root.glob(f"wandb/offline-run-*-{run_id(run.folder, worker, 'shown')}")
+        assert list(kept.glob("*.wandb"))
+
+    log = run.folder.log(0).read_text().splitlines()
+    before = log[: next(number for number, line in enumerate(log) if "step 1/6" in line)]
+    assert len([line for line in before if "wandb" not in line]) <= 12 * (1 if transport == "torchft" else 2)

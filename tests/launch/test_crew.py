@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from muloco.launch import crew as crew_module
-from muloco.launch.crew import FIRST_BACK_OFF, LAST_SECONDS, LONGEST_BACK_OFF, STABLE_SECONDS, Crew, recoverable
+from muloco.launch.crew import (
+    FIRST_BACK_OFF,
+    LAST_SECONDS,
+    LONGEST_BACK_OFF,
+    SILENT_SECONDS,
+    STABLE_SECONDS,
+    Crew,
+    recoverable,
+)
 
 KILLED = "killed by SIGKILL"
 
@@ -19,6 +27,8 @@ class FakeChild:
     status: int | None = None
     why: str = ""
     asked: int = 0
+    silent_seconds: float = 0.0
+    log: str = "logs/worker.log"
 
     def reason(self) -> str:
         return self.why
@@ -26,8 +36,11 @@ class FakeChild:
     def ask_to_leave(self) -> None:
         self.asked += 1
 
-    def end(self, status: int, why: str = "") -> None:
+    def fail(self, status: int, why: str = "") -> None:
         self.status, self.why = status, why
+
+    def end(self, grace_seconds: float) -> None:
+        self.fail(-2, "killed by SIGINT")
 
 
 @dataclass
@@ -77,7 +90,7 @@ def test_a_lost_worker_is_started_again_later_and_later(house: House) -> None:
     waits = []
     for _ in range(8):
         lost_at = house.clock.now
-        crew.children[1].end(-9, KILLED)
+        crew.children[1].fail(-9, KILLED)
         assert not house.watch(crew, LONGEST_BACK_OFF + 1)
         waits.append(round(crew.children[1].started - lost_at))
         house.clock.now = crew.children[1].started
@@ -89,7 +102,7 @@ def test_one_that_ran_for_long_begins_anew(house: House) -> None:
     crew = house.crew(2, restarts=1)
     for _ in range(5):
         house.clock.now += STABLE_SECONDS + 1
-        crew.children[1].end(-9, KILLED)
+        crew.children[1].fail(-9, KILLED)
         assert not house.watch(crew, FIRST_BACK_OFF + 1)
         assert crew.children[1].status is None
     assert crew.restarts == 5
@@ -98,11 +111,12 @@ def test_one_that_ran_for_long_begins_anew(house: House) -> None:
 def test_the_others_go_on_without_one_that_is_given_up_as_long_as_they_are_enough(house: House) -> None:
     crew = house.crew(3, least=2, restarts=1)
     for _ in range(2):
-        crew.children[2].end(-9, KILLED)
+        crew.children[2].fail(-9, KILLED)
         assert not house.watch(crew, 10)
     assert crew.restarts == 1 and len(house.started) == 4, "it is given up"
+    crew.take_note([{"worker": 0, "step": 1, "loss": 9.0}])
     for _ in range(2):
-        crew.children[0].end(1, "TransportError: nobody there")
+        crew.children[0].fail(1, "TransportError: nobody there")
         over = house.watch(crew, 10)
     assert over, "one is left of two"
     assert {child.name for child in crew.failures()} == {"worker 0", "worker 2"}
@@ -110,9 +124,9 @@ def test_the_others_go_on_without_one_that_is_given_up_as_long_as_they_are_enoug
 
 def test_what_comes_back_however_often_it_is_tried_ends_the_run(house: House) -> None:
     crew = house.crew(3)
-    crew.children[0].end(-9, KILLED)
+    crew.children[0].fail(-9, KILLED)
     assert not house.watch(crew, 0.5)
-    crew.children[1].end(1, "NonFiniteGradient: NaN or Inf in the gradient")
+    crew.children[1].fail(1, "NonFiniteGradient: NaN or Inf in the gradient")
     assert house.watch(crew, 0.5) and len(house.started) == 3
     assert [child.name for child in crew.failures()] == ["worker 1"]
 
@@ -120,25 +134,25 @@ def test_what_comes_back_however_often_it_is_tried_ends_the_run(house: House) ->
 def test_the_run_goes_on_when_all_are_lost_at_once(house: House) -> None:
     crew = house.crew(2)
     for child in crew.children:
-        child.end(-9, KILLED)
+        child.fail(-9, KILLED)
     assert not house.watch(crew, FIRST_BACK_OFF + 1)
     assert all(child.status is None for child in crew.children)
 
 
 def test_the_end_waits_for_those_who_run_but_starts_nobody(house: House) -> None:
     crew = house.crew(3)
-    crew.children[2].end(-9, KILLED)
+    crew.children[2].fail(-9, KILLED)
     assert not crew.watch()
-    crew.children[0].end(0)
+    crew.children[0].fail(0)
     assert not crew.watch() and not house.watch(crew, 10)
-    crew.children[1].end(-9, KILLED)
+    crew.children[1].fail(-9, KILLED)
     assert house.watch(crew, 1) and len(house.started) == 3
     assert crew.failures() == []
 
 
 def test_a_worker_that_does_not_find_the_end_is_not_waited_for_long(house: House) -> None:
     crew = house.crew(2)
-    crew.children[0].end(0)
+    crew.children[0].fail(0)
     assert not house.watch(crew, LAST_SECONDS - 1)
     assert house.watch(crew, 2)
 
@@ -148,10 +162,54 @@ def test_nobody_is_started_again_once_all_are_asked_to_leave(house: House) -> No
     crew.leave()
     crew.leave()
     assert [child.asked for child in crew.children] == [1, 1]
-    crew.children[0].end(0)
-    crew.children[1].end(1, "SignalException: Process got signal: 10")
+    crew.children[0].fail(0)
+    crew.children[1].fail(1, "SignalException: Process got signal: 10")
     assert house.watch(crew, 1) and len(house.started) == 2
     assert crew.failures() == []
+
+
+def test_one_that_is_silent_for_long_after_the_wish_to_stop_is_ended(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew = house.crew(3)
+    crew.leave()
+    crew.children[0].fail(0)
+    crew.children[1].silent_seconds = crew.children[2].silent_seconds = SILENT_SECONDS - 1
+    assert not house.watch(crew, 1)
+    crew.children[1].silent_seconds, crew.children[2].silent_seconds = SILENT_SECONDS + 1, 0
+    assert not house.watch(crew, 1)
+    assert "worker 1 was asked to stop" in caplog.text and "worker 2" not in caplog.text
+    crew.children[2].fail(0)
+    assert house.watch(crew, 1) and [child.name for child in crew.failures()] == ["worker 1"]
+
+
+def test_one_that_fails_twice_in_the_same_way_before_its_first_step_ends_the_run(house: House) -> None:
+    crew = house.crew(2, restarts=10)
+    crew.children[1].fail(1, "RuntimeError: no device at port 4711")
+    assert not house.watch(crew, FIRST_BACK_OFF + 1)
+    crew.children[1].fail(1, "RuntimeError: no device at port 815")
+    assert house.watch(crew, 1) and len(house.started) == 3
+    assert [child.name for child in crew.failures()] == ["worker 1"]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "line"),
+    [
+        (["RuntimeError: a", "RuntimeError: b"], {}),
+        ([KILLED, KILLED], {}),
+        (["RuntimeError: a", "RuntimeError: a"], {"loss": 9.0}),
+        (["RuntimeError: a", "RuntimeError: a"], {"event": "sync"}),
+    ],
+)
+def test_one_that_may_do_better_is_started_again(house: House, reasons: list[str], line: dict) -> None:
+    crew = house.crew(2, restarts=10)
+    crew.take_note([{"worker": 1, "step": 0, "validation_loss": 9.0}])
+    if line:
+        crew.take_note([{"worker": 1, "step": 3, **line}])
+    for reason in reasons:
+        crew.children[1].fail(1, reason)
+        assert not house.watch(crew, 2 * FIRST_BACK_OFF + 1)
+    assert crew.children[1].status is None and len(house.started) == 4
 
 
 @pytest.mark.parametrize(
@@ -175,5 +233,19 @@ def test_nobody_is_started_again_once_all_are_asked_to_leave(house: House) -> No
 )
 def test_which_failures_may_pass(reason: str, again: bool) -> None:
     child = FakeChild("worker 0", 0.0)
-    child.end(1, reason)
+    child.fail(1, reason)
     assert recoverable(child) == again
+
+
+def test_who_is_away_and_for_how_long(house: House) -> None:
+    crew = house.crew(3, restarts=1)
+    assert crew.away() == {}
+    house.started[1].fail(-9, KILLED)
+    house.started[2].fail(1, "ValueError: no")
+    crew.watch()
+    assert crew.away() == {1: FIRST_BACK_OFF, 2: None}
+    house.clock.now += FIRST_BACK_OFF / 4
+    assert crew.away()[1] == pytest.approx(0.75 * FIRST_BACK_OFF)
+    house.clock.now += FIRST_BACK_OFF
+    crew.watch()
+    assert crew.away() == {2: None}

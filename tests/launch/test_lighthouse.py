@@ -4,10 +4,13 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from pathlib import Path
 
 from muloco.launch import lighthouse as lighthouse_module
-from muloco.launch.lighthouse import Lighthouse, start_lighthouse
+from muloco.launch.lighthouse import Lighthouse, LighthouseError, start_lighthouse
+
+from ..patience import PATIENCE
 
 
 def listens(address: str) -> bool:
@@ -31,7 +34,7 @@ def test_a_killed_lighthouse_is_started_again_where_it_was(tmp_path: Path, monke
         assert lighthouse.keep_alive() and len(children) == 1
         for restarts in (1, 2, 2):
             os.kill(lighthouse.child._process.pid, signal.SIGKILL)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while lighthouse.child.status is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -81,10 +84,40 @@ def test_one_that_cannot_be_started_again_is_lost(tmp_path: Path, caplog) -> Non
 
     def start(port: int):
         if not started:
-            raise RuntimeError("the lighthouse did not come up")
+            raise LighthouseError("the lighthouse did not come up")
         return started.pop()
 
     lighthouse = Lighthouse(start)
     lighthouse.child.end(grace_seconds=5)
     assert not lighthouse.keep_alive()
     assert "the lighthouse did not come up" in caplog.text
+
+
+def test_one_that_hangs_is_replaced(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lighthouse_module, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(lighthouse_module, "ANSWER_SECONDS", 0.5)
+    children = []
+
+    def start(port: int):
+        started = start_lighthouse(workers=1, log=tmp_path / "lighthouse.log", port=port)
+        children.append(started[0])
+        return started
+
+    lighthouse = Lighthouse(start)
+    try:
+        begun, deadline = time.monotonic(), time.monotonic() + PATIENCE
+        while time.monotonic() - lighthouse._probe.silent_seconds <= begun:
+            assert time.monotonic() < deadline, "it is not asked"
+            time.sleep(0.05)
+        assert lighthouse.keep_alive() and len(children) == 1
+        os.kill(children[0]._process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(lighthouse_module, "SILENT_SECONDS", 2)
+        while len(children) == 1:
+            assert lighthouse.keep_alive() and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert children[0].status is not None and listens(lighthouse.address)
+        with urllib.request.urlopen(f"{lighthouse.address}/status", timeout=30) as answer:
+            assert answer.status == 200
+    finally:
+        for child in children:
+            child.end(grace_seconds=5)

@@ -10,6 +10,8 @@ import pytest
 
 from muloco.launch.processes import Child, exception_in
 
+from ..patience import PATIENCE
+
 LOG = """12:00:00 INFO step 1
 Traceback (most recent call last):
   File "a.py", line 1, in f
@@ -38,7 +40,7 @@ def start(tmp_path: Path, code: str) -> tuple[Child, list[str]]:
 
 
 def wait(child: Child) -> int:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while child.status is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -46,7 +48,7 @@ def wait(child: Child) -> int:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -85,12 +87,55 @@ def test_one_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> No
         "time.sleep(60)"
     )
     child, lines = start(tmp_path, code)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not lines and time.monotonic() < deadline:
         time.sleep(0.02)
     child.end(grace_seconds=0.2)
     assert child.status == -signal.SIGKILL
     wait_until_gone(int(lines[0]))
+
+
+TALKS = "import sys\nfor i in range(3000): print(i, 'x' * 50)\nsys.stdout.flush(); print('end', file=sys.stderr)"
+"""More than a pipe holds."""
+
+
+def refuse(line: str) -> None:
+    raise SystemExit(1)  # as rich does where its reader is gone
+
+
+@pytest.mark.parametrize("log", ["c.log", "full"])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_child_is_read_to_its_end_whatever_becomes_of_what_it_says(
+    tmp_path: Path, log: str, refuses: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    lines: list[str] = []
+    child = Child(
+        *("child", [sys.executable, "-c", TALKS]),
+        log=tmp_path / log,
+        environment={},
+        on_line=refuse if refuses else lines.append,
+    )
+    assert wait(child) == 0
+    child.end(grace_seconds=5)
+    if log == "c.log":
+        assert len((tmp_path / log).read_text().splitlines()) == 3001
+    if not refuses:
+        assert len(lines) == 3001
+    assert len(caplog.records) == (log == "full") + refuses, "each is told once"
+
+
+def test_a_place_among_others_is_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (
+        "RANK LOCAL_RANK GROUP_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID PET_NNODES"
+    )
+    for name in names.split():
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("RANKING", "kept")
+    child, lines = start(tmp_path, f"import os; print([n for n in {(names + ' RANKING').split()} if n in os.environ])")
+    assert wait(child) == 0
+    child.end(grace_seconds=5)
+    assert lines == ["['RANKING']"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")

@@ -1,12 +1,15 @@
 """Where the workers of a run go in a SLURM job, and with which words they get there."""
 
+import json
 import re
 
 import pytest
 
 from muloco.launch import allocation as allocation_module
+from muloco.launch import controller
 from muloco.launch.allocation import PORTS, Allocation, Node, current_allocation, read_cores
-from muloco.launch.node import choose_devices, look
+from muloco.launch.controller import ask_again
+from muloco.launch.node import MARK, choose_devices, look, read_count
 from muloco.launch.slurm import place_in
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
@@ -115,16 +118,108 @@ def test_outside_of_a_job_and_without_srun(monkeypatch: pytest.MonkeyPatch) -> N
         current_allocation({"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]"})
 
 
-def test_addresses_that_cannot_reach_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = (
-        '{"name": "n1", "address": "127.0.1.1", "interface": "lo", "devices": 0}\n'
-        '{"name": "n2", "address": "10.0.0.2", "interface": "eth0", "devices": 0}\n'
-    )
+TWO_NODES = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
+
+
+def seen(name: str, address: str, interface: str = "eth0") -> str:
+    """What a node answers."""
+    return MARK + json.dumps({"name": name, "address": address, "interface": interface, "devices": 0}) + "\n"
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *, look: str, names: str = "n1\nn2\n") -> None:
+    """Those of scontrol and of the program on the nodes."""
     monkeypatch.setattr(allocation_module.shutil, "which", lambda name: name)
-    monkeypatch.setattr(allocation_module, "_output", lambda words: "n1\nn2\n" if words[0] == "scontrol" else seen)
-    environment = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
+    monkeypatch.setattr(allocation_module, "_output", lambda words: names if words[0] == "scontrol" else look)
+
+
+def test_addresses_that_cannot_reach_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, look=seen("n1", "127.0.1.1", "lo") + seen("n2", "10.0.0.2"))
     with pytest.raises(ConfigError, match=r"n1 127.0.1.1 \(lo\), n2 10.0.0.2 \(eth0\); name the interface to use"):
-        current_allocation(environment)
+        current_allocation(TWO_NODES)
+
+
+BANNER = "*** maintenance on Monday ***\n{not json\n"
+
+
+def test_what_a_site_prints_beside_the_answers_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = BANNER + seen("n2", "10.0.0.2") + f"module loaded {seen('n1', '10.0.0.1')}{BANNER}"
+    answers(monkeypatch, names=f"{BANNER}n1\nn2\n", look=look)
+    found = current_allocation(TWO_NODES)
+    assert found is not None and [(node.name, node.address, node.cores) for node in found.nodes] == [
+        *(("n1", "10.0.0.1", 4), ("n2", "10.0.0.2", 4))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "look", "message"),
+    [
+        ("n1\nn2\n", BANNER, "nodes of this job have not answered: n1, n2"),
+        ("n1\n", "", "is about 2 nodes, but `scontrol show hostnames` answers 'n1'"),
+    ],
+)
+def test_answers_that_are_not_whole_are_refused(
+    monkeypatch: pytest.MonkeyPatch, names: str, look: str, message: str
+) -> None:
+    answers(monkeypatch, names=names, look=look)
+    with pytest.raises(ConfigError, match=message):
+        current_allocation(TWO_NODES)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "count"), [("", 0), ("4", 4), ("gpu:8", 8), ("gpu:a100:2,gpu:h100:1", 3), ("gpu:a100:4(S:0-1)", 4)]
+)
+def test_gpus_of_a_node(gpus: str, count: int) -> None:
+    assert read_count(gpus) == count
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("reason", "times"),
+    [
+        ("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", 3),
+        ("Batch job submission failed: Socket timed out on send/recv operation", 3),
+        ("SLURM did not answer within 60 s", 3),
+        ("invalid partition specified: gpu", 1),
+    ],
+)
+def test_a_controller_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch, reason: str, times: int) -> None:
+    monkeypatch.setattr(controller, "time", Clock())
+    asked = []
+
+    def ask() -> str:
+        asked.append(reason)
+        if len(asked) < 3:
+            raise ConfigError(reason)
+        return "the answer"
+
+    if times == 3:
+        assert ask_again(ask, ConfigError) == "the answer"
+    else:
+        with pytest.raises(ConfigError, match=reason):
+            ask_again(ask, ConfigError)
+    assert len(asked) == times
+
+
+def test_a_controller_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(controller, "time", clock)
+
+    def ask() -> str:
+        raise ConfigError("Unable to contact slurm controller")
+
+    with pytest.raises(ConfigError):
+        ask_again(ask, ConfigError)
+    assert controller.BUSY_SECONDS < clock.now < controller.BUSY_SECONDS + 2 * controller.PAUSE_SECONDS
 
 
 def test_a_node_tells_its_address_towards_the_others() -> None:

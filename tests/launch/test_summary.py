@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from muloco.launch import summary
-from muloco.launch.summary import lost_steps, seconds_before, sum_up_by_hand, summarize
+from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, seconds_before, sum_up_by_hand, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
@@ -35,6 +35,20 @@ def test_a_worker_that_never_came_has_lost_all() -> None:
     assert lost_steps([line(0, 10, "sync")], workers=2, steps=10) == 10
 
 
+def test_own_loss_is_the_mean_over_those_that_synced_after_the_step() -> None:
+    """Step 15 is in mid-window, and worker 2 was left behind at step 30."""
+    losses = {0: {15: 9.0, 30: 3.0, 45: 9.0}, 1: {15: 9.0, 30: 4.0, 45: 9.0}, 2: {15: 9.0, 30: 8.0}}
+    own = [
+        {"worker": worker, "step": step, "local_validation_loss": loss}
+        for worker, by_step in losses.items()
+        for step, loss in by_step.items()
+    ]
+    lines = [*own, line(0, 30, "sync"), line(1, 30, "sync"), line(2, 30, "join")]
+    assert own_loss(lines, step=30) == 3.5
+    assert own_loss(lines, step=45) is None, "nothing was synced"
+    assert own_loss([], step=30) is None
+
+
 def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics(0).parent.mkdir(parents=True)
@@ -49,6 +63,27 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
     folder.metrics(0).write_text("".join(json.dumps(shared | one) + "\n" for one in lines))
     config = resolve(load_config("config/laptop/muloco.py", ["--fault_tolerance.group_size", "1"]))
     assert summarize(config, folder, corpus=["5e"], wall_seconds=1.0, restarts=0)["lost_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reached", "kept", "said"),
+    [
+        ([], None, "stopped before the workers had begun; no checkpoint is kept, so that it begins anew"),
+        ([(1, 7)], None, "stopped at step 7 of 200; no checkpoint is kept, so that it begins anew"),
+        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept"),
+        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept"),
+    ],
+)
+def test_how_a_run_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: list[tuple[int, int]], kept: int | None, said: str
+) -> None:
+    folder = RunFolder(tmp_path)
+    for attempt, step in reached:
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
+        writer.write(step, {"event": "state", "state": "training"})
+        writer.close()
+    monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
+    assert how_it_stopped(folder, steps=200) == f"{said}; resume with: muloco train {folder.config} --resume"
 
 
 def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ Layout = tuple[int, int, int]
 """Ranks to shard over, to replicate over, of tensor parallelism."""
 
 
-def build(layout: Layout, *, checkpointing=None, compiled: bool = False) -> nn.Module:
-    """The order of torchtitan/trainer.py: seed, shapes, ranks, values."""
+def build(layout: Layout, *, checkpointing=None, compiled: bool = False, precision: str = "float32") -> nn.Module:
+    """The order of torchtitan/trainer.py: seed, shapes, ranks, values. `precision` is as in a config."""
     from torchtitan.distributed.utils import set_spmd_backend
 
     shard, replicate, tensor = layout
@@ -30,7 +30,7 @@ def build(layout: Layout, *, checkpointing=None, compiled: bool = False) -> nn.M
         spmd_backend="partial_dtensor",
     )
     set_spmd_backend("partial_dtensor")
-    spec = model_spec("tiny", seq_len=LENGTH)
+    spec = model_spec("tiny", seq_len=LENGTH, autocast=precision == "autocast")
     torch.manual_seed(SEED)
     spec.model.update_from_config(config=SimpleNamespace(parallelism=parallelism))
     with torch.device("meta"):
@@ -38,7 +38,7 @@ def build(layout: Layout, *, checkpointing=None, compiled: bool = False) -> nn.M
     model = spec.parallelize_fn(
         model,
         parallel_dims=ParallelDims.from_config(parallelism, shard * replicate * tensor),
-        training=TrainingConfig(mixed_precision_param="float32"),
+        training=TrainingConfig(mixed_precision_param="bfloat16" if precision == "bfloat16" else "float32"),
         parallelism=parallelism,
         compile_config=CompileConfig(enable=compiled),
         ac_config=checkpointing,

@@ -1,6 +1,8 @@
 """Weights in safetensors files: shards, and what is refused."""
 
 import json
+import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,21 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / SINGLE).write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=rf"has {len(whole) - 1} bytes instead of {len(whole)}"):
         WeightsFolder(tmp_path)
-    (tmp_path / SINGLE).write_bytes(b"<html>")
-    with pytest.raises(ValueError, match="no safetensors file"):
-        WeightsFolder(tmp_path)
+    for damaged in (b"<html>", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 8) + b'{"a": {}}', b""):
+        (tmp_path / SINGLE).write_bytes(damaged + b"   ")
+        with pytest.raises(ValueError, match="no safetensors file"):
+            WeightsFolder(tmp_path)
+    for damaged in ("", "[]", "{}", '{"weight_map": ["a"]}'):
+        (tmp_path / INDEX).write_text(damaged)
+        with pytest.raises(ValueError, match="is not the index of weights, or damaged"):
+            WeightsFolder(tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o027])
+def test_files_are_as_open_as_the_umask_says(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_weights(tmp_path, SIZES, TENSORS.items(), largest=100)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}

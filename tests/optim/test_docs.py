@@ -1,5 +1,6 @@
 """The examples of docs/optimizers.md, run as they stand."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -7,13 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from muloco.training.load import flatten, load_config
 from muloco.training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()
 EXAMPLES = dict(
-    zip(["loop", "groups", "gpa", "trainer"], re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S), strict=True)
+    zip(
+        ["loop", "groups", "gpa", "trainer", "accelerate", "lightning"],
+        re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S),
+        strict=True,
+    )
 )
 
 
@@ -49,6 +56,15 @@ def test_the_average_learns(tmp_path):
 def test_the_trainer_trains(tmp_path):
     last = float(run("trainer", tmp_path).splitlines()[-1])
     assert last < 3.5, "ln 128 = 4.85 before training"
+
+
+def test_accelerate_trains(tmp_path):
+    assert float(run("accelerate", tmp_path)) < 3.5, "ln 100 = 4.6 before training"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs lightning")
+def test_lightning_trains(tmp_path):
+    assert float(run("lightning", tmp_path).splitlines()[-1]) < 3.5, "ln 100 = 4.6 before training"
 
 
 def test_the_command_and_its_fields_are_there():

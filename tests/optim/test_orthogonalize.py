@@ -1,6 +1,7 @@
 """Oracles: the scalar polynomial on singular values from an SVD in double precision, and U V^T itself."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -11,19 +12,15 @@ from muloco.optim.orthogonalize import coefficients, orthogonal_direction
 
 from ..coefficients import MULOCO, QUINTIC
 
-# As printed in the paper, before its safety factor: 1.01 on all but the last.
+# PAPER 11: on X / (1.02 |X|), to the digits that are printed there
 POLAR_EXPRESS_PRINTED = [
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-    (1.875, -1.25, 0.375),
+    (8.1566, -22.4833, 15.8788),
+    (4.0429, -2.8089, 0.5000),
+    (3.8917, -2.7725, 0.5061),
+    (3.2858, -2.3681, 0.4645),
+    (2.3465, -1.7098, 0.4232),
 ]
-POLAR_EXPRESS = [(a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in POLAR_EXPRESS_PRINTED[:-1]]
-POLAR_EXPRESS += POLAR_EXPRESS_PRINTED[-1:]
+TRIPLES = {"muloco": MULOCO, "quintic": QUINTIC, "polar_express": list(PRESETS["polar_express"])}
 SHAPES = [(12, 12), (20, 7), (7, 20), (1, 9), (9, 1), (3, 8, 5), (2, 3, 5, 8)]
 
 
@@ -48,9 +45,7 @@ def oracle(matrix, triples):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(
-    ("preset", "triples"), [("muloco", MULOCO), ("quintic", QUINTIC), ("polar_express", POLAR_EXPRESS)]
-)
+@pytest.mark.parametrize(("preset", "triples"), TRIPLES.items(), ids=list(TRIPLES))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)], ids=str)
 def test_is_the_polynomial_of_the_singular_values(shape, preset, triples, dtype, tolerance):
     matrix = gaussian(*shape)
@@ -74,19 +69,55 @@ def test_the_default_preset_is_the_papers():
     assert torch.equal(orthogonalize(matrix), orthogonalize(matrix, "muloco", 5))
 
 
-@pytest.mark.parametrize(
-    ("steps", "lowest", "highest"), [(5, 0.84, 1.124), (6, 0.994, 1.0012), (None, 1, 1), (9, 1, 1)]
-)
-def test_polar_express_brings_what_is_above_a_thousandth_to_one(steps, lowest, highest):
-    """A diagonal matrix, so that its singular values after normalization are known; 9 steps repeat the last triple."""
-    values = torch.logspace(-3, 0, 40, dtype=torch.float64)
-    inside = values / values.norm() >= 1e-3
-    result = orthogonalize(values.diag(), "polar_express", steps, dtype=torch.float64).diagonal()[inside]
-    assert inside.sum() > 30
-    assert lowest - 1e-9 <= result.min() and result.max() <= highest + 1e-9
+def test_polar_express_is_the_papers_on_a_norm_of_1_02():
+    values = torch.logspace(-3, 0, 60, dtype=torch.float64)
+    expected = values / values.norm() / 1.02
+    for a, b, c in POLAR_EXPRESS_PRINTED:
+        expected = a * expected + b * expected**3 + c * expected**5
+    result = orthogonalize(values.diag(), "polar_express", dtype=torch.float64).diagonal()
+    torch.testing.assert_close(result, expected, rtol=0, atol=4e-3)
 
 
-@pytest.mark.parametrize(("preset", "tolerance"), [("muloco", 0.032), ("quintic", 0.32), ("polar_express", 1e-12)])
+BANDS = {  # as PRESETS says: from 0.009 of the norm on, from 0.001 on, and the largest value of any step on [0, 1]
+    "muloco": ((0.977, 1.032), (0.474, 1.146), 1.274),
+    "quintic": ((0.681, 1.135), (0.470, 1.203), 1.203),
+    "polar_express": ((0.858, 1.142), (0.846, 1.142), 1.992),
+}
+
+
+def composed(preset, steps, values):
+    for a, b, c in (TRIPLES[preset] + TRIPLES[preset][-1:] * steps)[:steps]:
+        values = a * values + b * values**3 + c * values**5
+    return values
+
+
+def bounds(preset, steps, excess=0.0):
+    """An upper bound of each step in double precision: the largest value on all that the one before may give."""
+    found = [1 + excess]
+    for a, b, c in (TRIPLES[preset] + TRIPLES[preset][-1:] * steps)[:steps]:
+        values = torch.linspace(0, found[-1], 100_001, dtype=torch.float64)
+        found.append((a * values + b * values**3 + c * values**5).abs().max().item() * (1 + excess))
+    return found[1:]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_singular_values_end_where_the_table_says(preset):
+    upper, lower, most = BANDS[preset]
+    values = torch.logspace(-3, 0, 100_001, dtype=torch.float64)
+    for (lowest, highest), start in ((upper, 0.009), (lower, 0.001)):
+        ends = composed(preset, 5, values[values >= start * (1 - 1e-9)])
+        assert lowest <= ends.min() < lowest + 2e-3 and highest - 2e-3 < ends.max() <= highest
+    assert most - 2e-3 < max(bounds(preset, 10)) <= most
+
+
+@pytest.mark.parametrize(("preset", "excess"), [("muloco", 0.02), ("quintic", 0.04), ("polar_express", 0.02)])
+def test_a_step_may_exceed_its_bound_a_little_every_time(preset, excess):
+    exact, exceeded = bounds(preset, 15), bounds(preset, 15, excess)
+    assert all(more <= 1.1 * most for more, most in zip(exceeded, exact, strict=True))
+    assert max(bounds(preset, 15, 0.06)) > 1e3, "more than a little"
+
+
+@pytest.mark.parametrize(("preset", "tolerance"), [("muloco", 0.032), ("quintic", 0.32), ("polar_express", 0.142)])
 @pytest.mark.parametrize("shape", [(16, 16), (32, 12), (12, 32)], ids=str)
 def test_is_near_the_closest_orthogonal_matrix(preset, tolerance, shape):
     u, _, vh = torch.linalg.svd(gaussian(*shape), full_matrices=False)
@@ -103,7 +134,7 @@ def test_bfloat16_products_stay_close(preset, shape):
     exact = orthogonalize(matrix, preset, dtype=torch.float64)
     rounded = orthogonalize(matrix.float(), preset, dtype=torch.bfloat16)
     assert rounded.dtype == torch.float32
-    assert 0 < (rounded - exact).norm() < 0.04 * exact.norm()
+    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -125,14 +156,16 @@ def test_takes_strided_input():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(64, 16), (16, 64), (3, 64, 16), (24, 16), (16, 16)], ids=str)
-def test_the_gram_matrix_is_on_the_smaller_side(shape):
-    """Two steps at once where that is cheaper: 2 products with X instead of 4, and 5 of small matrices instead of 2."""
+def test_the_gram_matrix_is_on_the_smaller_side(shape, dtype):
+    """Two steps at once where that is cheaper: 2 products with X instead of 4, and 5 of small matrices instead of 2.
+    Not in 16 bits, where the second step would be far off."""
     with FlopCounterMode(display=False) as counter:
-        orthogonalize(gaussian(*shape), steps=5)
+        orthogonalize(gaussian(*shape), steps=5, dtype=dtype)
     batch = shape[0] if len(shape) == 3 else 1
     large = max(shape[-2:])
-    with_x, small = (6, 11) if large == 64 else (10, 5)
+    with_x, small = (6, 11) if large == 64 and dtype == torch.float32 else (10, 5)
     assert counter.get_total_flops() == batch * 2 * (with_x * 16 * 16 * large + small * 16**3)
 
 
@@ -155,6 +188,68 @@ def test_bfloat16_is_stable_whatever_the_spectrum(shape, spectrum):
     expected = torch.linalg.svdvals(oracle(matrix, MULOCO))
     assert values.max() < expected.max() + 0.03
     assert (values - expected).norm() < 0.05 * expected.norm()
+
+
+def basis(size, count, kind, seed):
+    """Orthonormal columns. The first of "even" is constant: rounding errors of equal entries add up."""
+    columns = gaussian(size, count, seed=seed)
+    if kind == "even":
+        columns[:, 0] = 1
+    return torch.linalg.qr(columns).Q if kind != "axes" else torch.eye(size, count, dtype=torch.float64)
+
+
+def hard_spectra(count):
+    """`[spectra, count]`: condition 1e6, low rank, one direction of .05 to 1 of the norm beside others."""
+    spectra = [torch.logspace(0, -6, count)]
+    for rank in {1, 2, min(3, count), (count + 1) // 2, count}:
+        spectra.append((torch.arange(count) < rank).double())
+    for dominant in torch.linspace(0.05, 1, 39).tolist():
+        for rest in (torch.linspace(0.2, 1, count - 1), torch.ones(count - 1)):
+            rest = rest / rest.norm() * (1 - dominant**2) ** 0.5 if count > 1 else rest
+            spectra.append(torch.cat([torch.tensor([dominant]), rest]))
+    return torch.stack([spectrum.double() for spectrum in spectra])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["random", "even", "axes"])
+@pytest.mark.parametrize("shape", [(32, 32), (24, 64), (64, 24), (2, 100), (100, 2), (1, 50), (50, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_no_spectrum_makes_it_overflow(preset, shape, kind, dtype):
+    """What comes out stays within the bound of its number of steps, and near the polynomial in the sense of the error
+    that the dtype may make; noise in place of a zero singular value may grow, but to no more than the bound."""
+    count = min(shape)
+    spectra = hard_spectra(count)
+    u, v = basis(shape[0], count, kind, 0), basis(shape[1], count, kind, 1)
+    matrices = (u * spectra[:, None, :]) @ v.mT
+    start = spectra / spectra.norm(dim=-1, keepdim=True)
+    for steps, most in enumerate(bounds(preset, 10), 1):
+        if steps in (7, 9):
+            continue  # enough of them
+        result = orthogonalize(matrices, preset, steps, dtype=dtype)
+        assert result.isfinite().all()
+        slack = 1.02 if dtype != torch.float32 else 1.0001
+        assert torch.linalg.matrix_norm(result, ord=2).max() <= slack * most
+        if dtype == torch.float32 and steps <= 5:
+            kept = start.min(-1).values > 0.01  # noise is not to be compared
+            expected = (u * composed(preset, steps, start[kept])[:, None, :]) @ v.mT
+            torch.testing.assert_close(result[kept], expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("shape", [(24, 64), (2, 100), (64, 4)], ids=str)
+def test_random_spectra_do_not_make_it_overflow(preset, shape):
+    """Of all steepnesses, beside a dominant direction: where two steps on one Gram matrix in bfloat16 went astray."""
+    count, many = min(shape), 300
+    u = torch.linalg.qr(gaussian(many, shape[0], count)).Q
+    v = torch.linalg.qr(gaussian(many, shape[1], count, seed=1)).Q
+    generator = torch.Generator().manual_seed(2)
+    uniform = torch.rand(many, count + 1, dtype=torch.float64, generator=generator)
+    spectra = uniform[:, 1:] ** (1 + 3 * uniform[:, :1])
+    spectra[:, 0] = spectra[:, 1:].norm(dim=-1) * torch.linspace(0.05, 8, many)
+    matrices = (u * spectra[:, None, :]) @ v.mT
+    for steps, most in enumerate(bounds(preset, 8), 1):
+        result = orthogonalize(matrices, preset, steps, dtype=torch.bfloat16)
+        assert torch.linalg.matrix_norm(result, ord=2).max() <= 1.02 * most
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 0.3, -2.0])
@@ -205,11 +300,40 @@ def test_rank_deficient_matrices_keep_their_null_space(shape):
     assert values[2:].max() < 1e-8
 
 
-@pytest.mark.parametrize("exponent", [-120, -100, -40, 40, 100, 124])
-def test_scale_does_not_matter_in_single_precision(exponent):
-    matrix = gaussian(6, 9, dtype=torch.float32)
-    expected = orthogonalize(matrix, dtype=torch.float32)
-    assert torch.equal(orthogonalize(matrix * 2.0**exponent, dtype=torch.float32), expected)
+def in_range(dtype):
+    """Powers of two at which the matrix of the next test is neither rounded nor infinite, and the ends of the dtype."""
+    info = torch.finfo(dtype)
+    low, high = math.frexp(info.tiny)[1] + 8, math.frexp(info.max)[1] - 4
+    return [low, low // 2, 0, high // 2, high]
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("seen", [True, False])
+def test_scale_does_not_matter(monkeypatch, seen, dtype, products):
+    """Powers of two change no bit, alone or beside other scales, whether the host can read values or not."""
+    if not seen:
+        monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_can_see", lambda tensor: False)
+    matrix = gaussian(6, 9).clamp(-4, 4).mul(16).round().div(16)  # few bits
+    expected = orthogonalize(matrix.to(dtype), dtype=products)
+    scaled = [(matrix * 2.0**exponent).to(dtype) for exponent in in_range(dtype)]
+    for one in scaled:
+        assert torch.equal(orthogonalize(one, dtype=products), expected)
+    assert torch.equal(orthogonalize(torch.stack(scaled), dtype=products), expected.expand(len(scaled), -1, -1))
+
+
+@pytest.mark.parametrize("products", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_largest_and_the_smallest_numbers_there_are(monkeypatch, seen, dtype, products):
+    if not seen:
+        monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_can_see", lambda tensor: False)
+    signs = torch.tensor([[1.0, 0, 0], [0, -1, 0]], dtype=torch.float64)
+    expected = oracle(signs, MULOCO)
+    info = torch.finfo(dtype)
+    for number in (info.max, info.tiny, info.tiny * info.eps):
+        result = orthogonalize((signs * number).to(dtype), dtype=products)
+        torch.testing.assert_close(result.double(), expected, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
@@ -217,14 +341,6 @@ def test_scale_does_not_matter_in_double_precision(scale):
     matrix = gaussian(6, 9)
     torch.testing.assert_close(
         orthogonalize(matrix * scale, dtype=torch.float32), orthogonalize(matrix, dtype=torch.float32)
-    )
-
-
-def test_each_matrix_of_a_batch_has_its_own_scale():
-    matrix = gaussian(6, 9, dtype=torch.float32)
-    batch = torch.stack([matrix * 1e-30, matrix, matrix * 1e30])
-    torch.testing.assert_close(
-        orthogonalize(batch, dtype=torch.float32), orthogonalize(matrix, dtype=torch.float32).expand(3, -1, -1)
     )
 
 

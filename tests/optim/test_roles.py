@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from muloco.optim import MuLoCo1, Muon
+from muloco.optim import GPA, MuLoCo1, Muon
 
 
 class Decoder(nn.Module):
@@ -42,8 +42,8 @@ def test_matrices_go_to_muon_and_the_rest_to_adamw(build, named, tied):
     for layer in range(3):
         expected[f"layers.{layer}.attention.weight"] = ("matrix", "muon")
         expected[f"layers.{layer}.output.weight"] = ("matrix", "muon")
-        expected[f"layers.{layer}.attention.bias"] = ("other", "adamw")
-        expected[f"layers.{layer}.norm.weight"] = expected[f"layers.{layer}.norm.bias"] = ("other", "adamw")
+        expected[f"layers.{layer}.attention.bias"] = ("scalar", "adamw")
+        expected[f"layers.{layer}.norm.weight"] = expected[f"layers.{layer}.norm.bias"] = ("scalar", "adamw")
     assert found == expected
 
 
@@ -60,18 +60,114 @@ def test_matrices_go_to_muon_and_the_rest_to_adamw(build, named, tied):
         ("layers.0.memberships.weight", (8, 8), "matrix"),
         ("conv.weight", (8, 3, 3, 3), "other"),
         ("pos_embed", (1, 9, 8), "other"),
-        ("scale", (), "other"),
+        ("scale", (), "scalar"),
+        ("bias", (8,), "scalar"),
+        ("fc.weight", (5, 8), "matrix"),  # these may be the names of a part of a model
     ],
 )
 def test_roles_by_name_and_shape(name, shape, role):
-    others = [("embed.weight", torch.ones(17, 8)), ("layers.0.wq.weight", torch.ones(8, 8))]
+    others = [("embed.weight", torch.ones(17, 8)), *((f"layers.{i}.wq.weight", torch.ones(8, 8)) for i in range(2))]
     assert roles(Muon([*others, (name, torch.ones(shape))], 0.1))[name][0] == role
 
 
 def test_an_embedding_module_is_known_by_its_type():
     model = nn.Sequential(nn.Embedding(17, 8), nn.Linear(8, 8), nn.Linear(8, 17))
-    assert [role for role, _ in roles(Muon(model, 0.1)).values()] == ["matrix", "matrix", "embedding", "other", "other"]
-    assert roles(Muon(model, 0.1))["0.weight"] == ("embedding", "adamw")
+    found = {name: role for name, (role, _) in roles(Muon(model, 0.1)).items()}
+    assert found == {
+        **{"0.weight": "embedding", "1.weight": "matrix", "2.weight": "head"},
+        **{"1.bias": "scalar", "2.bias": "scalar"},
+    }
+
+
+class VGG(nn.Module):
+    """Convolutions and a classifier, named as in torchvision."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6))
+        self.up = nn.ConvTranspose2d(6, 6, 2)
+        self.classifier = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 10))
+
+
+def two_blocks(last=None):
+    blocks = nn.ModuleList(nn.ModuleDict({"up": nn.Linear(8, 24), "down": nn.Linear(12, 5)}) for _ in range(2))
+    return nn.ModuleDict({"blocks": blocks} | ({"last": last} if last else {}))
+
+
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [
+        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), ["2.weight"]),
+        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)), []),  # may be fed back
+        (nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 3)), ["1.weight"]),
+        (nn.Linear(4, 3), []),  # else there would be nothing for Muon
+        (two_blocks(), []),  # 5 outputs, but in numbered layers
+        (two_blocks(nn.Linear(5, 2)), ["last.weight"]),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 21, 1)), ["2.weight"]),
+        (VGG(), ["classifier.4.weight"]),
+        (nn.ModuleDict({"head": nn.Linear(8, 3), "body": nn.Linear(4, 8), "more": nn.Linear(8, 7)}), ["head.weight"]),
+        (nn.Sequential(nn.Tanh(), nn.LayerNorm(3)), []),
+    ],
+)
+def test_the_last_matrix_whose_outputs_feed_no_other_is_the_head(model, heads):
+    assert [name for name, (role, _) in roles(Muon(model, 0.1)).items() if role == "head"] == heads
+
+
+def test_convolutions_of_a_module_are_flattened_matrices():
+    """Not those with groups, which are several, nor transposed ones, whose first dimension are the inputs."""
+    optimizer = MuLoCo1(VGG())
+    found = {name: group for group in optimizer.param_groups for name in group["param_names"]}
+    assert (found["features.0.weight"]["algorithm"], found["features.0.weight"]["layout"]) == ("muon", "flatten")
+    assert found["features.2.weight"]["role"] == found["up.weight"]["role"] == "other"
+    assert "    features.*.weight [6, 3, 3, 3] as [6, 27]" in optimizer.account().splitlines()
+
+
+def test_matrices_of_transformers_conv1d_are_stored_transposed():
+    """The step is that of the same matrix in an nn.Linear."""
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    ours, theirs = Conv1D(9, 4), nn.Linear(4, 9)
+    theirs.load_state_dict({"weight": ours.weight.T, "bias": ours.bias})
+    for layer in (ours, theirs):
+        optimizer = Muon(layer, 0.1, weight_decay=0.1)
+        layer(torch.arange(8.0).reshape(2, 4)).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(ours.weight.T, theirs.weight)
+    assert "weight [4, 9] as [9, 4]" in Muon(ours).account()
+
+
+def test_gpt2_is_sorted():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=17, n_positions=6, n_embd=8, n_layer=2, n_head=2))
+    optimizer = Muon(model)
+    found = {(group["role"], group["layout"]): group["param_names"] for group in optimizer.param_groups}
+    assert found.keys() == {("matrix", "transposed"), ("embedding", None), ("scalar", None)}
+    assert found["embedding", None] == ["transformer.wte.weight", "transformer.wpe.weight"]
+    assert len(found["matrix", "transposed"]) == 2 * 4
+
+
+def test_norms_and_biases_do_not_decay():
+    for optimizer in (
+        Muon(Decoder(), weight_decay=0.3),
+        MuLoCo1(Decoder(), weight_decay=0.3),
+        GPA(Decoder(), weight_decay=0.3),
+    ):
+        decays = {group["role"]: group["weight_decay"] for group in optimizer.param_groups}
+        assert decays == {"matrix": 0.3, "embedding": 0.3, "head": 0.3, "scalar": 0.0}
+        assert "adamw (scalar, no weight decay): 9 parameters" in str(optimizer)
+
+
+@pytest.mark.parametrize("role", ["matrix", "embedding", "head", "scalar", "other"])
+def test_a_group_may_say_its_role(role):
+    (group,) = Muon([{"params": [torch.ones(3, 3)], "role": role}], weight_decay=0.3).param_groups
+    assert group["algorithm"] == ("muon" if role == "matrix" else "adamw")
+    assert group["weight_decay"] == (0 if role == "scalar" else 0.3)
+    (group,) = Muon(
+        [{"params": [torch.ones(3, 3)], "role": role, "algorithm": "lion", "weight_decay": 0.1}]
+    ).param_groups
+    assert (group["role"], group["algorithm"], group["weight_decay"]) == (role, "lion", 0.1)
 
 
 def test_the_account_says_how():
@@ -84,7 +180,7 @@ def test_the_account_says_how():
         "    embed_tokens.weight [17, 8]",
         "adamw (head): 1 parameters, 136 elements",
         "    lm_head.weight [17, 8]",
-        "adamw (other): 9 parameters, 72 elements",
+        "adamw (scalar, no weight decay): 9 parameters, 72 elements",
         "    layers.*.attention.bias [8] x 3",
         "    layers.*.norm.weight [8] x 3",
         "    layers.*.norm.bias [8] x 3",

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from muloco.optim import Muon
+from muloco.optim import GPA, MuLoCo1, Muon
 
 from ..coefficients import MULOCO
 
@@ -196,6 +196,49 @@ def test_flattened_tensors_are_matrices_of_their_first_dimension():
     assert_close([value.flatten(1) for value in values], expected, 2e-4)
 
 
+def test_four_dimensions_without_a_layout_are_a_convolution():
+    """As the reference takes them: [out, in height width]."""
+    params, others = parameters([(6, 2, 3, 3)]), parameters([(6, 2, 3, 3)])
+    run(Muon(params, 0.05, weight_decay=0.3), params)
+    run(Muon([{"params": others, "layout": "flatten"}], 0.05, weight_decay=0.3), others)
+    assert all(map(torch.equal, params, others))
+
+
+@pytest.mark.parametrize("rule", ["muon", "adamw", "lion"])
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("kind", [Muon, MuLoCo1, GPA])
+def test_empty_parameters_are_stepped(kind, shape, rule):
+    params = [torch.nn.Parameter(torch.ones(3, 3)), torch.nn.Parameter(torch.ones(shape))]
+    optimizer = kind([{"params": params, "algorithm": rule}], weight_decay=0.1)
+    run(optimizer, params, 3)
+    assert params[0].isfinite().all() and params[1].shape == shape
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(optimizer, params, 1)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16], ids=str)
+def test_the_step_is_right_wherever_the_momentum_is_finite(monkeypatch, fast, dtype, nesterov):
+    """Up to the ends of the range: the second momentum nears the largest number, and a gradient plus that overflows."""
+    monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_fast_dtype", lambda device_type: fast)
+    info = torch.finfo(dtype)
+    signs = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).sign()
+    rounded = dtype == torch.float32 and fast == torch.bfloat16  # what is subnormal then may vanish
+    for size in (0.45 * info.max, info.tiny, info.tiny * (1 if rounded else info.eps * 4)):
+        params = [torch.nn.Parameter(torch.zeros(5, 4, dtype=dtype)) for _ in range(2)]
+        expected = [torch.nn.Parameter(torch.zeros(5, 4)) for _ in range(2)]
+        optimizer, plain = Muon(params, 0.05, nesterov=nesterov), Muon(expected, 0.05, nesterov=nesterov)
+        for _ in range(2):
+            for index, (param, other) in enumerate(zip(params, expected, strict=True)):
+                param.grad, other.grad = (size * signs[index].double()).to(dtype), signs[index].clone()
+            optimizer.step()
+            plain.step()
+        for param, other in zip(params, expected, strict=True):
+            assert optimizer.state[param]["momentum_buffer"].isfinite().all()
+            torch.testing.assert_close(param.detach().float(), other.detach(), rtol=0, atol=0.02 * 0.05)
+
+
 def test_rules_side_by_side_keep_their_own_state():
     params = parameters([(6, 4), (5,), (5,)])
     rules = ["muon", "adamw", "lion"]
@@ -272,9 +315,10 @@ def vector():
         ({"params": [vector()], "algorithm": "adamw", "lr_factor": -1.0}, "lr_factor must be at least 0, not -1.0"),
         ({"params": [vector()], "algorithm": "adamw", "lr": torch.ones(2)}, r"of one element, not of shape \(2,\)"),
         ({"params": [("b", torch.ones(3, dtype=torch.int64))], "algorithm": "lion"}, "parameter 'b' has torch.int64"),
-        ({"params": [("c", torch.ones(2, 3, 4))]}, r"'c' has shape \(2, 3, 4\).*'adamw'.*'stacked' or 'flatten'"),
+        ({"params": [("c", torch.ones(2, 3, 4))]}, r"'c' has shape \(2, 3, 4\).*'stacked'.*'flatten'.*'adamw'"),
         ({"params": [torch.ones(2, 3, 4)], "layout": "flat"}, "unknown layout 'flat': did you mean 'flatten'"),
         ({"params": [torch.ones(3)], "layout": "stacked"}, r"has shape \(3,\)"),
+        ({"params": [torch.ones(3, 2, 2)], "layout": "transposed"}, "layout 'transposed' is for two dimensions"),
     ],
 )  # fmt: skip
 def test_mistakes_are_explained(group, message):

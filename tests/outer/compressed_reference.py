@@ -17,10 +17,10 @@ from .reference import Nesterov
 
 
 class Feedback:
-    """e = decay r + value; what is sent is Q(e); r = e - alpha Q(e)."""
+    """e = decay r + gain value; what is sent is Q(e); r = e - alpha Q(e). The gain is that of senders alone."""
 
-    def __init__(self, decay: float = 0.9, alpha: float = 1.0):
-        self.decay, self.alpha = decay, alpha
+    def __init__(self, decay: float = 0.9, alpha: float = 1.0, gain: float = 1.0):
+        self.decay, self.alpha, self.gain = decay, alpha, gain
 
 
 class CompressedRounds:
@@ -29,7 +29,7 @@ class CompressedRounds:
     Args:
         shapes: of its tensors.
         codecs: of each tensor; None: it travels as fp32.
-        reduce: `reselect` or `gather`.
+        reduce: `reselect`, `gather` or `requantize`.
         feedback: None: without.
     """
 
@@ -47,13 +47,13 @@ class CompressedRounds:
     def mean(self, vectors: Mapping[int, Tensor], weights: Mapping[int, int]) -> Tensor:
         """Of these workers' vectors, in the order of the workers."""
         workers = sorted(vectors)
-        parts = split(self.shapes, 1 if self.reduce == "gather" else len(workers))
+        parts = split(self.shapes, len(workers) if self.reduce == "reselect" else 1)
         sent, owned = {}, {}
         for worker in workers:
             left = torch.zeros(self.elements)
             sent[worker] = torch.zeros(self.elements)
             for pieces in parts:
-                self._pass(pieces, vectors[worker], sent[worker], self.sent.get(worker), left)
+                self._pass(pieces, vectors[worker], sent[worker], self.sent.get(worker), left, self.feedback)
             self.sent[worker] = left
         mean = torch.zeros(self.elements)
         for worker in workers:
@@ -63,9 +63,13 @@ class CompressedRounds:
         if self.reduce == "gather":
             return mean
         arrived = torch.zeros(self.elements)
+        if self.reduce == "requantize":
+            self._pass(parts[0], mean, arrived, None, torch.zeros(self.elements), None)
+            return arrived
+        at_owners = self.feedback and Feedback(self.feedback.decay, self.feedback.alpha)
         for worker, pieces in zip(workers, parts, strict=True):
             left = torch.zeros(self.elements)
-            self._pass(pieces, mean, arrived, self.owned.get(worker), left)
+            self._pass(pieces, mean, arrived, self.owned.get(worker), left, at_owners)
             mine = torch.zeros(self.elements, dtype=torch.bool)
             for piece in pieces:
                 mine[piece.start : piece.start + piece.elements] = self.codecs[piece.tensor] is not None
@@ -75,7 +79,15 @@ class CompressedRounds:
         self.owned = owned
         return arrived
 
-    def _pass(self, pieces, values: Tensor, arrived: Tensor, residual: Tensor | None, left: Tensor) -> None:
+    def _pass(
+        self,
+        pieces,
+        values: Tensor,
+        arrived: Tensor,
+        residual: Tensor | None,
+        left: Tensor,
+        feedback: Feedback | None,
+    ) -> None:
         """What arrives of some pieces of `values`, and what is left of them."""
         for piece in pieces:
             at, codec = slice(piece.start, piece.start + piece.elements), self.codecs[piece.tensor]
@@ -83,13 +95,13 @@ class CompressedRounds:
             if codec is None:
                 arrived[at] = value.flatten()
                 continue
-            if self.feedback is not None:
+            if feedback is not None:
                 old = torch.zeros(self.elements) if residual is None else residual
-                value = self.feedback.decay * old[at].view(piece.shape) + value
+                value = feedback.decay * old[at].view(piece.shape) + feedback.gain * value
             decoded = codec.decode(codec.encode(value), piece.shape)
             arrived[at] = decoded.flatten()
-            if self.feedback is not None:
-                left[at] = (value - self.feedback.alpha * decoded).flatten()
+            if feedback is not None:
+                left[at] = (value - feedback.alpha * decoded).flatten()
 
 
 def diloco(

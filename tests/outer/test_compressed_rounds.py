@@ -46,6 +46,7 @@ def parts(
         error_feedback=feedback is not None,
         error_decay=feedback.decay if feedback else 0.9,
         error_alpha=feedback.alpha if feedback else 1.0,
+        error_gain=feedback.gain if feedback else 1.0,
     )
     codecs = [None if name in dense else CODECS[kind] for name in shapes]
     return ours, CompressedRounds(list(shapes.values()), codecs, reduce, feedback)
@@ -72,13 +73,13 @@ def averaged(wires: list[Wire], vectors: list[torch.Tensor], weights: list[int])
     return run_workers(group, work)
 
 
-@pytest.mark.parametrize("reduce", ["reselect", "gather"])
+@pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
 @pytest.mark.parametrize("kind", CODECS)
 def test_means_are_those_of_the_definition_to_the_bit(kind: str, reduce: str) -> None:
     """For many group sizes, with and without error feedback; weights, one of which is 0."""
     torch.manual_seed(0)
     elements = sum(map(math.prod, UNEVEN.values()))
-    other = Feedback(decay=0.5, alpha=0.25)
+    other = Feedback(decay=0.5, alpha=0.25, gain=2.0)  # exact in fp32
     for workers, feedback in ((1, Feedback()), (2, None), (2, Feedback()), (3, other), (4, None), (8, Feedback())):
         compression, reference = parts(kind, UNEVEN, reduce, feedback)
         own = wires(compression, UNEVEN, workers)
@@ -188,6 +189,39 @@ def test_the_outer_learning_rate_acts_once(feedback: Feedback | None) -> None:
     expected = diloco(fresh, start(), drift, workers=2, interval=2, steps=6, lr=0.5, momentum=0.0)
     for name, value in train_in_process(case, compression=compression)[1].parameters.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["statistical 4", "linear row 3", "topk"])
+def test_the_published_path_with_error_feedback(kind: str) -> None:
+    """Tensor by tensor: where error feedback is on, the published code multiplies a pseudogradient by the outer rate
+    before it is compressed, encodes the mean of quantized ones again, and multiplies by the rate in the outer step;
+    norms travel whole and are multiplied once."""
+    rate, momentum, workers, norm, codec = 0.8, 0.9, 3, "layers.0.norm", CODECS[kind]
+    reduce = "gather" if kind == "topk" else "requantize"
+    compression, _ = parts(kind, SHAPES, reduce, Feedback(gain=rate), dense=[norm])
+    case = Case(workers=workers, interval=2, steps=10, lr=rate, momentum=momentum)
+    results = train_in_process(case, compression=compression)
+
+    anchor = start()
+    left = [{name: torch.zeros(shape) for name, shape in SHAPES.items()} for _ in range(workers)]
+    buffers = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    for step in range(2, 11, 2):
+        for name, shape in SHAPES.items():
+            sent = []
+            for worker in range(workers):
+                delta = -(drift(worker, step - 1)[name] + drift(worker, step)[name])
+                if name != norm:
+                    error = 0.9 * left[worker][name] + rate * delta
+                    delta = codec.decode(codec.encode(error), shape)
+                    left[worker][name] = error - delta
+                sent.append(delta)
+            mean = sum(sent) / workers
+            if name != norm and reduce == "requantize":
+                mean = codec.decode(codec.encode(mean), shape)
+            buffers[name] = momentum * buffers[name] + mean
+            anchor[name] = anchor[name] - rate * (mean + momentum * buffers[name])
+    for name, value in anchor.items():
+        torch.testing.assert_close(results[0].parameters[name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_error_feedback_makes_up_for_what_is_lost() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from muloco.outer import TransportError
-from muloco.outer.in_process import InProcessGroup
+from muloco.outer.in_process import GroupEnded, InProcessGroup
 
 from .workers import run_workers
 
@@ -131,3 +131,20 @@ def test_random_numbers_of_a_worker_are_its_own() -> None:
 def test_a_group_has_at_least_one_worker() -> None:
     with pytest.raises(ValueError, match="at least one worker; got 0"):
         InProcessGroup(0)
+
+
+def test_the_end_of_a_group_ends_all_its_workers() -> None:
+    """Those that wait in a round, one that waits to be begun, and one that goes on until it next waits for others."""
+    group, log = InProcessGroup(4), []
+
+    def work(worker: int) -> None:
+        transport = group.transport(worker)
+        log.append(worker)
+        if worker == 2:
+            group.end()
+        transport.open(1)
+        log.append("met")
+
+    with pytest.raises(GroupEnded):
+        run_workers(group, work)
+    assert log == [0, 1, 2] and group.present == set()

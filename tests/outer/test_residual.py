@@ -51,7 +51,7 @@ def assert_same_residuals(ours: Result, theirs: Result, what: object = "") -> No
             assert torch.equal(ours.loop.residuals()[kind][name], value), f"{what} {kind} {name}"
 
 
-@pytest.mark.parametrize("reduce", ["reselect", "gather"])
+@pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
 @pytest.mark.parametrize("delay", [0, 1])
 def test_a_round_that_fails_is_tried_again_from_the_old_residual(delay: int, reduce: str) -> None:
     """Wherever contact is lost: the run ends as if nothing had been."""
@@ -125,7 +125,7 @@ def test_a_retry_forgets_the_attempt_before() -> None:
     assert not residual.to_vector(3, first.device).any()
 
 
-@pytest.mark.parametrize("reduce", ["reselect", "gather"])
+@pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
 def test_saved_and_restored_at_any_step(reduce: str) -> None:
     """Streaming with overlap, mid-window and with a fragment in flight: the run goes on to the bit."""
     case = Case(workers=2, fragments=2, interval=4, steps=11, delay=1, alpha=0.5)

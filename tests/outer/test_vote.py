@@ -1,6 +1,7 @@
 """Votes at a real lighthouse in which one member does not hear the others: all come to the same answer."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from muloco.outer.torchft import TorchftRound, TorchftTransport
 
 from .over_torchft import connect, in_threads
 
-SECONDS = 20
+SECONDS = 300
 
 
 def vote_of_two(address: str, votes: dict[int, Callable[[TorchftTransport, TorchftRound], bool]]) -> list[bool]:
@@ -161,3 +162,19 @@ def test_a_server_remembers_its_last_rounds_and_speaks_no_more_once_closed() -> 
     assert ask(server.address, "1-0", seconds=SECONDS) == FAILED, "forgotten"
     server.close()
     assert ask(server.address, "1-69", seconds=SECONDS) is None
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"GET / HTTP/1.0", b"GET /round/ HTTP/1.0", b"GET /state HTTP/1.0", b"nonsense"]
+)
+def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    server = PeerServer("127.0.0.1")
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as stranger:
+        stranger.sendall(request_line + b"\r\n\r\n")
+        answer = stranger.recv(1000)
+    assert b"404" in answer or b"400" in answer
+    server.begin_vote("1")
+    assert ask(server.address, "1", seconds=10) == VOTING
+    server.close()
+    assert "Traceback" not in capfd.readouterr().err

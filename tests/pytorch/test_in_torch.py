@@ -3,6 +3,8 @@
 import math
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,15 +126,14 @@ def test_cycled_momentum_is_muons(name):
 
 def test_a_compiled_step_gives_the_same_numbers():
     model, other = build_model(), build_model()
-    optimizer, plain = MuLoCo1(model, torch.tensor(0.02), sync_interval=2), MuLoCo1(other, sync_interval=2)
+    optimizer, plain = (MuLoCo1(each, torch.tensor(0.02), sync_interval=2) for each in (model, other))
     step = torch.compile(optimizer.step, backend="eager")
     for index in range(3):
         optimizer.zero_grad()
         loss_of(model, index).backward()
         step()
     train(other, plain, 3)
-    for value, expected in zip(weights(model), weights(other), strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    assert_same(weights(model), weights(other))
 
 
 def test_needs_torch_alone():
@@ -167,6 +168,16 @@ rooms = {name.split(".")[1] for name in sys.modules if name.startswith("muloco."
 assert rooms == {"optim", "pytorch", "sharding"}, rooms
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_type_checkers_are_told_that_there_are_types():
+    """PEP 561: a marker in the package, which an installed one has too."""
+    import muloco
+
+    root = Path(muloco.__path__[0])
+    assert (root / "py.typed").is_file()
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text())
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["muloco"]
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,10 @@ def test_is_the_training_systems_run_with_one_worker_bit_by_bit(dtype):
     model, other = build_model().to(dtype), build_model().to(dtype)
     optimizer = MuLoCo1(model, 0.05, 0.7, 0.6, sync_interval=4, weight_decay=0.1)
 
-    matrices, rest = [other[1].weight, other[4].weight], [other[0].weight, other[1].bias, *other[3].parameters()]
-    rest.append(other[4].bias)
+    scalars = [other[1].bias, *other[3].parameters(), other[4].bias]
+    rest = [{"params": [other[0].weight, other[4].weight]}, {"params": scalars, "weight_decay": 0.0}]
     inner = [
-        Muon(matrices, 0.05, weight_decay=0.1),
+        Muon([other[1].weight], 0.05, weight_decay=0.1),
         torch.optim.AdamW(rest, 0.05, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
     ]
     outer = partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6))

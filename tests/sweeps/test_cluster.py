@@ -61,6 +61,7 @@ def test_the_example_names_every_field_and_is_valid() -> None:
         ("partition = 3", "partition must be a string"),
         ('gpus_per_node = "8"', "gpus_per_node must be a whole number from 0 on; got '8'"),
         ("gpus_per_node = -1", "gpus_per_node must be a whole number from 0 on"),
+        ("cpus_per_node = -1", "cpus_per_node must be a whole number from 0 on"),
         ("nodes = 0", "nodes must be a whole number from 1 on"),
         ("node_limit = true", "node_limit must be a whole number"),
         ('modules = "cuda"', "modules must be a list of strings"),
@@ -96,6 +97,20 @@ def test_overrides_are_checked_too(tmp_path: Path) -> None:
 )
 def test_time_limits(time: str, seconds: int) -> None:
     assert seconds_of(time) == seconds
+
+
+def test_what_slurm_gives_unasked_is_named() -> None:
+    assert [phrase.split("(")[-1].rstrip(")") for phrase in ClusterProfile().unasked()] == [
+        *("cpus_per_node", "memory", "time", "gpus_per_node")
+    ]
+    assert ClusterProfile(cpus_per_node=0, memory="0", time="24:00:00", gpus_per_node=8).unasked() == []
+    papers = load_profile(EXAMPLE.parent / "muloco_paper" / "cluster.toml")
+    assert papers.unasked() == load_profile(EXAMPLE).unasked() == []
+
+
+def test_the_node_limit_has_a_default() -> None:
+    assert [ClusterProfile().nodes_together(largest) for largest in (1, 16, 128)] == [16, 16, 128]
+    assert ClusterProfile(node_limit=4).nodes_together(128) == 4
 
 
 def test_nodes_of_a_job() -> None:

@@ -51,8 +51,8 @@ def test_a_value_of_all_jobs_wins_and_its_origin_goes() -> None:
 @pytest.mark.parametrize(
     ("point", "reason"),
     [
-        ({"optimizer.lrr": 0.1}, "unknown option --optimizer.lrr; did you mean --optimizer.lr?"),
-        ({"optimizer.name": "Adam"}, "invalid choice"),
+        ({"optimizer.lrr": 0.1}, "unknown field optimizer.lrr; did you mean optimizer.lr?"),
+        ({"optimizer.name": "Adam"}, "optimizer.name must be one of AdamW, Muon"),
         ({"optimizer.lr": -1.0}, "optimizer.lr must be above 0; got -1.0"),
         ({"training.global_batch_size": 3}, "must be a multiple of 2 workers"),
         ({"parallelism.data_parallel_replicate_degree": 12, "training.local_batch_size": 1}, "multiple of"),

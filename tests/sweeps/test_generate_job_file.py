@@ -44,6 +44,24 @@ def test_a_file_is_written_and_no_other_one_overwritten(
     assert status == 2 and "is there already and differs" in said and file.read_text() == written
 
 
+def test_what_is_probably_not_meant_is_said_beside_the_script(
+    generate: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "k2.sh"
+    status, said = generate(*CONFIG, "--gpus-per-node", "8", "--memory", "0", "--output-file", str(file))
+    assert status == 0 and file.exists()
+    assert "--data.corpus" in said and "--data.tokenizer" in said
+    assert "one CPU of each node (cpus_per_node), the partition's default time (time)" in said
+    asked = ("--gpus-per-node", "8", "--memory", "0", "--cpus-per-node", "0", "--time", "24:00:00")
+    text = tmp_path / "books.txt"
+    text.write_text("text\n")
+    asked = (*asked, "--data.corpus", str(text), "--output-file", str(tmp_path / "x.sh"))
+    status, said = generate(*CONFIG, *asked)
+    assert status == 0 and "1 of 1 jobs have the embedded tokenizer, with 2,048 of the 128,256 entries" in said
+    small = ("--model.flavor", "tiny", "--output-file", str(tmp_path / "y.sh"))
+    assert generate(*CONFIG, *asked, *small) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -12,6 +12,8 @@ from muloco.sweeps.cluster import ClusterProfile, load_profile
 from muloco.sweeps.script import render_script
 from muloco.training.load import ConfigError
 
+from ..patience import PATIENCE
+
 PROFILE = ClusterProfile(
     partition="gpu big",
     account="a1",
@@ -73,6 +75,11 @@ def test_the_header() -> None:
     ]
 
 
+def test_a_whole_node_for_itself() -> None:
+    text = script(profile=ClusterProfile(cpus_per_node=0))
+    assert "\n#SBATCH --exclusive\n" in text and "cpus-per-task" not in text
+
+
 def test_a_name_that_is_none_for_a_job() -> None:
     with pytest.raises(ConfigError, match="letters, digits, dots, dashes and underscores; got 'a/b'"):
         script(name="a/b")
@@ -98,9 +105,15 @@ class Machine:
         self._add("muloco", muloco)
         self._add("scontrol", "")
         self._add("setup.sh", "")
+        self._add("module", "exit ${MODULE_STATUS:-0}")
         (folder / "muloco-home").mkdir()
         (folder / "job.sh").write_text(
-            script(folder / "runs", profile=ClusterProfile(interface="ib0", container="in box", nccl={"NCCL_X": "1 2"}))
+            script(
+                folder / "runs",
+                profile=ClusterProfile(
+                    interface="ib0", container="in box", nccl={"NCCL_X": "1 2"}, modules=("cuda", "gcc")
+                ),
+            )
         )
         self.environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
 
@@ -109,6 +122,10 @@ class Machine:
 
     def calls(self) -> list[str]:
         return self.called.read_text().splitlines() if self.called.exists() else []
+
+    def runs(self) -> list[str]:
+        """Calls of anything but `module`."""
+        return [call for call in self.calls() if not call.startswith("module|")]
 
     def _add(self, name: str, body: str) -> None:
         program = self.folder / name
@@ -126,24 +143,31 @@ for i in {1..400}; do sleep 0.05; done
 
 def run(machine: Machine, *signals: signal.Signals) -> int:
     process = machine.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while signals and not (machine.folder / "waits").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for number in signals:
         process.send_signal(number)
-    return process.wait(timeout=30)
+    return process.wait(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 143])
 def test_its_status_is_that_of_the_run(tmp_path: Path, status: int) -> None:
     machine = Machine(tmp_path, f'echo "$GLOO_SOCKET_IFNAME $NCCL_X $MULOCO_CONTAINER" > environment; exit {status}')
     assert run(machine) == status
-    assert machine.calls() == [
+    assert machine.runs() == [
         "muloco|train|config/laptop/muloco.py|--training.steps|20|--data.corpus|it's|b.txt|--compile.enable=True|"
         f"--run.name|a-run|--run.outputs|{tmp_path}/runs|"
     ]
     assert (tmp_path / "environment").read_text() == "ib0 1 2 in box\n"
+
+
+def test_a_module_that_cannot_be_loaded_ends_the_job(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "exit 0")
+    machine.environment["MODULE_STATUS"] = "3"
+    assert run(machine) == 3
+    assert machine.calls() == ["module|load|cuda|"]
 
 
 def test_a_run_that_is_there_is_taken_up_again(tmp_path: Path) -> None:
@@ -151,30 +175,30 @@ def test_a_run_that_is_there_is_taken_up_again(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a-run").mkdir(parents=True)
     (tmp_path / "runs" / "a-run" / "config.json").touch()
     assert run(machine) == 0
-    assert machine.calls() == [f"muloco|train|{tmp_path}/runs/a-run/config.json|--resume|"]
+    assert machine.runs() == [f"muloco|train|{tmp_path}/runs/a-run/config.json|--resume|"]
 
 
 def test_after_usr1_an_unfinished_run_is_requeued(tmp_path: Path) -> None:
     machine = Machine(tmp_path, ON_SIGNAL)
     assert run(machine, signal.SIGUSR1) == 138
-    assert machine.calls()[1:] == ["scontrol|requeue|77|"]
+    assert machine.runs()[1:] == ["scontrol|requeue|77|"]
 
 
 @pytest.mark.parametrize(("exit_of_the_run", "status"), [("exit 0", 0), ("exit 1", 1)])
 def test_after_usr1_a_run_that_ends_or_fails_is_not(tmp_path: Path, exit_of_the_run: str, status: int) -> None:
     machine = Machine(tmp_path, ON_SIGNAL.replace("exit 138", exit_of_the_run))
     assert run(machine, signal.SIGUSR1) == status
-    assert len(machine.calls()) == 1
+    assert len(machine.runs()) == 1
 
 
 def test_after_term_it_is_not(tmp_path: Path) -> None:
     machine = Machine(tmp_path, ON_SIGNAL)
     assert run(machine, signal.SIGTERM) == 143
-    assert len(machine.calls()) == 1
+    assert len(machine.runs()) == 1
 
 
 def test_it_passes_a_signal_on_and_waits_for_a_run_that_takes_its_time(tmp_path: Path) -> None:
     machine = Machine(tmp_path, ON_SIGNAL.replace("trap 'exit 138' USR1", "trap 'sleep 1; exit 138' USR1"))
     started = time.monotonic()
     assert run(machine, signal.SIGUSR1) == 138
-    assert time.monotonic() - started >= 1 and machine.calls()[1:] == ["scontrol|requeue|77|"]
+    assert time.monotonic() - started >= 1 and machine.runs()[1:] == ["scontrol|requeue|77|"]

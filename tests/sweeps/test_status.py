@@ -9,6 +9,7 @@ from muloco.sweeps.state import progress
 from muloco.training.load import load_config, to_dict
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
+from muloco.training.states import State, tell_state
 
 from .fake_slurm import FakeSlurm
 
@@ -97,6 +98,7 @@ def test_progress_is_of_the_newest_attempt_and_reads_only_the_end_of_long_files(
         for step in range(1, steps + 1):
             writer.write(step, {"loss": float(attempt)})
         writer.close()
+    tell_state(folder, [0], attempt=3, state=State.PREPARING)  # it has not trained yet
     with folder.metrics(0).open("a") as file:
         file.write('{"torn')
     found = progress(folder)

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from muloco.sweeps import slurm
+from muloco.sweeps import submit as submit_module
+from muloco.sweeps.slurm import SlurmError
 from muloco.training.run_folder import RunFolder, write_json
 
 from .fake_slurm import FakeSlurm
@@ -177,6 +181,41 @@ def test_a_job_that_is_done_stays_done_whatever_its_script_would_be_now(
     assert (folder_of(file) / "tiny.sh").read_text() == before
 
 
+@pytest.mark.parametrize("how", ["--submit", "--here"])
+def test_jobs_for_which_the_embedded_corpus_is_too_small_are_not_started(
+    how: str, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    """1024 sequences of 2048 tokens to validate on, as in the paper: more tokens than a twentieth of it has bytes."""
+    file = sweep_file(3)
+    words = ("--validation.sequences", 1024, "--training.seq_len", 2048)
+    status, said = muloco("sweep", file, *words)
+    assert status == 0 and "warning: 3 of 3 jobs have the embedded corpus" in said
+    status, said = muloco("sweep", file, how, *words)
+    assert status == 2 and "3 of 3 jobs" in said and "--data.corpus" in said and "--data.tokenizer" in said
+    assert fake.jobs == [] and not (tmp_path / "runs").exists()
+    (tmp_path / "books.txt").write_text("text\n")
+    assert muloco("sweep", file, "--submit", *words, "--data.corpus", tmp_path / "books.txt")[0] == 0
+    assert len(fake.jobs) == 3
+
+
+def test_what_slurm_gives_unasked_is_said(fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco) -> None:
+    file = sweep_file(1)
+    asked = ("--memory", "0", "--gpus-per-node", 8)
+    for how in ("--dry-run", "--submit"):
+        said = muloco("sweep", file, how, *asked)[1]
+        assert "one CPU of each node (cpus_per_node), the partition's default time (time)" in said
+    said = muloco("sweep", file, *asked, "--cpus-per-node", 0, "--time", "1:00:00")[1]
+    assert "warning" not in said
+
+
+def test_without_a_node_limit_sixteen_nodes_are_taken_at_a_time(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+) -> None:
+    file = sweep_file(20)
+    assert muloco("sweep", file, "--submit")[0] == 0
+    assert len(fake.jobs) == 20 and fake.most_nodes == 16
+
+
 def test_paths_hold_from_every_folder(
     fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,3 +228,46 @@ def test_paths_hold_from_every_folder(
     assert muloco("sweep", file, "--submit")[0] == 0
     assert f"--data.corpus {tmp_path}/books.txt" in Path(fake.jobs[0].script).read_text()
     assert "1 queued" in muloco("sweep", file, "status")[1]
+
+
+def test_a_controller_that_does_not_answer_loses_and_doubles_no_job(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it takes the script nevertheless, once it does not."""
+    monkeypatch.setattr(submit_module, "time", SimpleNamespace(sleep=lambda seconds: None))
+
+    def fail_at(*counts: int) -> Callable[[], None]:
+        def fail() -> None:
+            calls.append(len(fake.jobs))
+            if len(calls) in counts:
+                raise SlurmError("sbatch failed: error: Batch job submission failed: Socket timed out on send/recv")
+
+        calls: list[int] = []
+        return fail
+
+    fake.before_sbatch, fake.after_sbatch = fail_at(1, 2), fail_at(2)
+    status, said = muloco("sweep", sweep_file(3), "--submit")
+    assert status == 0 and "3 submitted" in said and len(fake.names) == len(set(fake.names)) == 3
+
+
+def test_answers_are_believed_only_as_far_as_they_are_answers(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a.sh").write_text("#SBATCH --job-name=a\n#SBATCH --nodes=2\n")
+    fake.add(tmp_path / "a.sh")
+    monkeypatch.setattr(slurm, "_call", lambda command: f"*** Welcome ***\n{fake(command)}see you\n")
+    assert [(job.id, job.nodes) for job in slurm.queue()] == [("1", 2)]
+    assert slurm.submit(tmp_path / "a.sh") == "2"
+    monkeypatch.setattr(slurm, "_call", lambda command: "*** Welcome ***\n")
+    with pytest.raises(SlurmError, match="instead of the id of a job"):
+        slurm.submit(tmp_path / "a.sh")
+
+
+@pytest.mark.parametrize(("text", "count"), [("4", 4), ("1-4", 1), ("1K", 1024), ("1.50K", 1536), (" 12 ", 12)])
+def test_numbers_of_nodes_as_squeue_writes_them(text: str, count: int) -> None:
+    assert slurm.read_count(text) == count
+
+
+def test_what_is_no_number_of_nodes_is_refused() -> None:
+    with pytest.raises(SlurmError, match="'N/A' as the number"):
+        slurm.read_count("N/A")

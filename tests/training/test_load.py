@@ -1,6 +1,7 @@
 """Reading configs and overrides, as the command line does."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from muloco.optim import PRESETS
 from muloco.optim.by_rule import RULES
 from muloco.optim.muon import LR_SCALES
 from muloco.training.config import Config, FaultTolerance, Optimizer, Role
-from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, to_dict
+from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, settle, to_dict
 from muloco.training.resolve import resolve
 
 SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
@@ -69,6 +70,8 @@ def test_the_papers_compressed_experiments(method: str, lr: float, momentum: flo
     chosen = {name.split(".")[1]: value for name, value in values.items() if name.startswith("compression.")}
     assert (chosen["kind"], chosen["fraction"], chosen["reduce"]) == ("topk", 0.1, "gather")
     assert (chosen["error_feedback"], chosen["error_decay"], chosen["error_alpha"]) == (True, 0.9, 1.0)
+    assert chosen["error_gain"] == 0.9, "the outer rate, which acts twice (PAPER 3.3)"
+    assert chosen["values"] == "fp32"
     assert not chosen["skip_norms"] and not chosen["skip_embeddings"]
 
 
@@ -95,13 +98,19 @@ def test_overrides_of_every_kind() -> None:
     [
         ("--outer_optimizer.lrr 3", "unknown option --outer_optimizer.lrr; did you mean --outer_optimizer.lr?"),
         ("--fault_tolerence.group_size 3", "did you mean --fault_tolerance.group_size?"),
-        ("--training.steps many", "Error parsing --training.steps"),
-        ("--optimizer.name Adam", "invalid choice 'Adam' for argument '--optimizer.name'"),
-        ("--optimizer.lr", "--optimizer.lr"),
+        ("--training.steps many", "--training.steps must be a whole number; got the text 'many'"),
+        (
+            "--optimizer.name Adam",
+            "AdamW, Muon, SGD, GPA; got 'Adam'; did you mean AdamW?",
+        ),
+        ("--optimizer.lr", "--optimizer.lr has no value; it must be a number, above 0"),
         ("--optimizer.embeding.rule lion", "did you mean --optimizer.embedding.rule?"),
-        ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule?"),
-        ("--optimizer.head.rule lyon", "invalid choice 'lyon' for argument '--optimizer.head.rule'"),
-        ("stray", "stray"),
+        ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule or"),
+        (
+            "--optimizer.head.rule lyon",
+            "--optimizer.head.rule must be one of muon, adamw, lion; got 'lyon'",
+        ),
+        ("stray", "unexpected word 'stray'"),
     ],
 )
 def test_bad_overrides_are_refused_in_one_line(words: str, message: str) -> None:
@@ -117,10 +126,10 @@ def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
     file.write_text(json.dumps({"chosen": {}, "resolved": to_dict(resolved)}))
     assert load_config(str(file)) == resolved
     file.write_text(json.dumps({"resolved": {"optimizer": {"lrr": 1.0}}}))
-    with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean lr\?"):
+    with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean optimizer.lr\?"):
         load_config(str(file))
     file.write_text(json.dumps({"resolved": {"optimizer": {"head": {"lr_facto": 1.0}}}}))
-    with pytest.raises(ConfigError, match=r"unknown field optimizer.head.lr_facto; did you mean lr_factor\?"):
+    with pytest.raises(ConfigError, match=r"optimizer.head.lr_facto; did you mean optimizer.head.lr_factor\?"):
         load_config(str(file))
     file.write_text("{}")
     with pytest.raises(ConfigError, match="is not the config.json of a run"):
@@ -131,6 +140,7 @@ def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
 def test_fragments_may_be_lists_of_their_modules(spelling, tmp_path: Path) -> None:
     """As in the paper's configs; in a Python file and in a config.json alike."""
     config = Config(fault_tolerance=FaultTolerance(module_fqns_per_model_fragment=spelling))
+    settle(config)
     assert config.fault_tolerance.module_fqns_per_model_fragment == ("a,b", "c")
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"resolved": {"fault_tolerance": {"module_fqns_per_model_fragment": spelling}}}))
@@ -150,8 +160,85 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         load_config(str(tmp_path / "other.py"))
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "config.optimizer.learnrate = 0.1",
+            "line 5: there is no optimizer.learnrate in a config; here it is optimizer",
+        ),
+        ("config.trainig = None", "line 5: there is no trainig in a config; did you mean training?"),
+        ("config.training.step = 7", "line 5: there is no training.step in a config; did you mean training.steps?"),
+        (
+            "config.optimizer.head.lr = 7",
+            "line 5: a role in a config has no lr; it has rule, lr_factor, weight_decay_factor",
+        ),
+        ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
+        ("config.workers = 4", "line 5: there is no workers in a config; here it is fault_tolerance.group_size"),
+        ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
+        ("config.training.precision = 'bf16'", "must be one of bfloat16, float32; got 'bf16'; did you mean bfloat16?"),
+        ("config.fault_tolerance.transport = 'inprocess'", "got 'inprocess'; did you mean in_process?"),
+        ("config.training = None", "mine.py: section training must be a Training, or a dict of its fields; got None"),
+        ("FaultTolerance(sync_step=3)", "line 5: TypeError: .*; did you mean fault_tolerance.sync_steps?"),
+        ("raise RuntimeError('two\\nlines')", "line 5: RuntimeError: two lines"),
+        ("import nothing_of_that_name", "line 5: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("raise SystemExit", "line 5: SystemExit"),
+        ("1 +", "line 5: invalid syntax"),
+        ("return None", "returned NoneType, not a muloco.training.config.Config"),
+    ],
+)
+def test_a_mistake_in_a_python_config_is_one_line(line: str, message: str, tmp_path: Path) -> None:
+    """With its file, and its line where Python knows it."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from muloco.training.config import Config, FaultTolerance\n\n"
+        f"def config():\n    config = Config()\n    {line}\n    return config\n"
+    )
+    with pytest.raises(ConfigError, match=re.sub(r"([?+])", r"\\\1", message)) as refusal:
+        load_config(str(file))
+    assert "\n" not in str(refusal.value) and str(file) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ("", "cannot be read: Expecting value"),
+        ('{"resolved": {"training"', "cannot be read: Expecting"),
+        (b"\xff\xfe{}", "cannot be read: 'utf-8' codec can't decode"),
+        ("[]", "is not the config.json of a run"),
+        ('{"resolved": []}', "the config must hold fields by name; got []"),
+        ('{"resolved": {"training": 3}}', "section training must hold fields by name; got 3"),
+        ('{"resolved": {"optimizer": {"head": null}}}', "section optimizer.head must hold fields by name; got None"),
+        ('{"resolved": {"training": {"steps": "7"}}}', "training.steps must be a whole number; got the text '7'"),
+        ('{"resolved": {"training": {"steps": NaN}}}', "training.steps must be a whole number; got nan"),
+        ('{"resolved": {"training": {"steps": Infinity}}}', "training.steps must be a whole number; got inf"),
+        ('{"resolved": {"training": {"compile": true}}}', "unknown field training.compile; here it is compile.enable"),
+        ('{"resolved": {"run": {"name": ".."}}}', "run.name must be the name of a folder"),
+    ],
+)
+def test_a_damaged_config_json_is_one_line(stored: str | bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(stored if isinstance(stored, bytes) else stored.encode())
+    with pytest.raises(ConfigError) as refusal:
+        load_config(str(file))
+    assert message in str(refusal.value) and str(file) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_numbers_as_python_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom muloco.training.config import Config\n\ndef config():\n    config = Config()\n"
+        "    config.training.tokens, config.optimizer.lr = 3e9, np.float32(0.5)\n"
+        "    config.fault_tolerance.group_size = np.int64(2)\n    return config\n"
+    )
+    config = load_config(str(tmp_path / "mine.py"))
+    assert (config.training.tokens, config.optimizer.lr, config.workers) == (3_000_000_000, 0.5, 2)
+    assert json.loads(json.dumps(to_dict(config)))["training"]["tokens"] == 3_000_000_000
+
+
 def test_own_configs_can_build_on_the_shipped_ones(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from config import base\n\ndef config():\n    return base.laptop('tiny')\n")
+    (tmp_path / "mine.py").write_text(
+        "from muloco.recipes import base\n\ndef config():\n    return base.laptop('tiny')\n"
+    )
     assert load_config(str(tmp_path / "mine.py")).model.flavor == "tiny"
 
 

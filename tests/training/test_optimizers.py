@@ -121,11 +121,7 @@ def test_roles_are_stepped_as_a_plain_loop_steps_their_groups(mix: str) -> None:
 
 def test_roles_are_those_of_the_library() -> None:
     model = muloco.model.build("tiny", "meta", seq_len=16)
-    sorted_by_library = {
-        name: {"other": "scalar"}.get(group["role"], group["role"])
-        for group in sort(model)
-        for name, _ in group["params"]
-    }
+    sorted_by_library = {name: group["role"] for group in sort(model) for name, _ in group["params"]}
     (optimizer,) = inner_optimizers(Optimizer(weight_decay=0.0)).build(model_parts=[model])
     ours = {name: group["role"] for group in optimizer.param_groups for name in group["param_names"]}
     assert ours == sorted_by_library and len(ours) == 29

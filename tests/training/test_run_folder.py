@@ -15,6 +15,7 @@ from muloco.training.run_folder import (
     read_metrics,
     write_json,
 )
+from muloco.training.states import State, tell_state
 
 
 def write(folder: RunFolder, worker: int, attempt: int, steps: range) -> None:
@@ -180,3 +181,14 @@ def test_a_torn_last_line_is_dropped_before_more_is_written(tmp_path: Path) -> N
         file.write('{"attempt": 1, "st')
     write(folder, 0, 1, range(3, 5))
     assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4]
+
+
+def test_states_are_for_those_who_watch_and_hide_no_earlier_line(tmp_path: Path) -> None:
+    """A run that is taken up again tells its state at step 0 before it knows where it goes on."""
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(3))
+    before, tail = read_metrics(folder), MetricsTail(folder, 1)
+    tell_state(folder, [0], attempt=2, state=State.PREPARING)
+    assert read_metrics(folder) == before
+    assert [(line["attempt"], line["state"]) for line in tail.new_lines()] == [(2, "preparing data")]
+    assert newest_syncs(folder, 2) == []

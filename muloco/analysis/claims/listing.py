@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from muloco.analysis.claims.evidence import Claim
-from muloco.analysis.report.cells import Listing
+from muloco.analysis.report.cells import OWN, Listing
 
 NOTE = (
     "Each number is computed seed by seed, from runs that start alike and see the same data; ± is half the 95 % "
@@ -12,10 +12,11 @@ NOTE = (
 )
 
 
-def claims_listing(claims: Sequence[tuple[str, Claim]]) -> Listing:
-    """A row for each claim, with the scale of its runs."""
+def claims_listing(claims: Sequence[tuple[str, Claim]], *, own: bool = False) -> Listing:
+    """A row for each claim, with the scale of its runs; of the anchor's losses, or of the workers' own."""
     rows = [
         (scale, claim.title, str(claim.verdict), claim.measured, claim.about, claim.paper) for scale, claim in claims
     ]
     headers = ("scale", "claim", "verdict", "measured", "what is measured", "paper")
-    return Listing("claims", "Claims", headers, [[(text, "") for text in row] for row in rows], notes=[NOTE])
+    name, title = ("claims_own", f"Claims, by the {OWN} losses") if own else ("claims", "Claims")
+    return Listing(name, title, headers, [[(text, "") for text in row] for row in rows], notes=[NOTE])

@@ -5,13 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from muloco.analysis.output import check_folder, writing
 from muloco.analysis.pseudogradients.collect import collect
 from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
-from muloco.analysis.pseudogradients.tables import console_table, listings, markdown, tables
+from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
+from muloco.console import open_console
 from muloco.training.continuation import Continuation, check, one_rank
 from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
@@ -26,7 +27,8 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
     if counts == [1]:
         raise ConfigError("--workers needs a K above 1; its workers are compared with K = 1")
     out = Path(command.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_folder("--out", out)
+    if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out: {out} exists and is not an empty folder; nothing in it is overwritten")
     found = [find_trained(checkpoint) for checkpoint in command.checkpoints]
     names = [trained.name for trained in found]
@@ -34,16 +36,21 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
         raise ConfigError(f"a checkpoint is given twice, or two runs have the same name: {'; '.join(names)}")
     for trained in found:
         check(trained, counts=counts, steps=command.steps)
-    console = Console(highlight=False)
-    out.mkdir(parents=True, exist_ok=True)
-    with one_rank(), Progress(console=console) as progress:
+    console = open_console()
+    with writing("--out", out):
+        out.mkdir(parents=True, exist_ok=True)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+    with one_rank(), Progress(*columns, console=console) as progress:
         studies = [_study(trained, counts, command.steps, out, progress) for trained in found]
-    for name, text in tables(studies).items():
-        (out / name).write_text(text, encoding="utf-8")
-    draw(studies, out)
-    (out / TABLE).write_text(markdown(studies), encoding="utf-8")
+    with writing("--out", out):
+        for name, text in tables(studies).items():
+            (out / name).write_text(text, encoding="utf-8")
+        draw(studies, out)
+        (out / TABLE).write_text(markdown(studies), encoding="utf-8")
     for listing in listings(studies):
-        console.print(console_table(listing))
+        for table in console_tables(listing, width=console.width):
+            console.print(table)
+        console.print(listing.note, style="dim", markup=False)
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
     return 0
 

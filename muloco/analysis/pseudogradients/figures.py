@@ -1,14 +1,19 @@
-"""The figures of PAPER 5.10 from what was measured, as PNG and SVG."""
+"""The figures of the paper's section on pseudogradients from what was measured, as PNG and SVG."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from muloco.analysis.canvas import canvas, save
+from muloco.analysis.palette import looks
 from muloco.analysis.pseudogradients.study import Spectrum, Study
 from muloco.analysis.published import COSINE
+from muloco.analysis.report.chart import Figure, Panel, Series
+from muloco.analysis.report.draw import draw as draw_figure
 
-_COLORS = ("#0b6e4f", "#c8553d", "#2f5d9b", "#e0a100", "#7d4ea3", "#444444")
+METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
+"""What workers with an inner optimizer are called, whose color they have."""
 
 
 def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
@@ -17,41 +22,109 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
     Returns:
         all paths.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    paths = []
-    plots: dict[str, tuple[int, Callable[[Any, Sequence[Study]], None]]] = {
-        "cosine": (1, _cosine),
-        "spectra": (len(studies), _spectra),
-        "gap": (1, _gap),
-        "steps": (1, _steps),
-    }
-    for name, (panels, plot) in plots.items():
-        with plt.rc_context({"svg.hashsalt": name, "font.size": 9}):
-            width = 4.6 * panels + 0.8
-            figure, axes = plt.subplots(1, panels, figsize=(width, 3.6), squeeze=False, dpi=130, layout="constrained")
-            plot(axes[0], studies)
-            for panel in axes[0]:
-                panel.grid(alpha=0.25)
-                panel.legend(frameon=False, fontsize=7)
-            paths += [folder / f"{name}.png", folder / f"{name}.svg"]
-            figure.savefig(paths[-2], metadata={"Software": None})
-            figure.savefig(paths[-1], metadata={"Date": None})
-            plt.close(figure)
+    paths = _draw_cosines(studies, folder)
+    for figure in (spectra(studies), gap(studies), steps(studies)):
+        paths += draw_figure(figure, folder)
     return paths
 
 
-def _cosine(axes: Any, studies: Sequence[Study]) -> None:
+def spectra(studies: Sequence[Study]) -> Figure:
+    """Of the last layer's w3, as in the paper, at the largest K; a panel a study."""
+    panels = []
+    for study in studies:
+        spectrum = _example(study)
+        places = [float(place) for place in range(1, len(spectrum.own) + 1)]
+        one, of_mean = f"a worker's pseudogradient (mean of {spectrum.workers})", "mean pseudogradient"
+        panels.append(
+            Panel(
+                title=f"{study.run}\n{spectrum.matrix}, K = {spectrum.workers}",
+                xlabel="place, from the largest",
+                ylabel="singular value",
+                series=[
+                    Series(
+                        label=f"{study.optimizer}: {label}",
+                        look=f"{METHOD[study.optimizer]}, {label}",
+                        x=places,
+                        y=values,
+                        points=False,
+                    )
+                    for label, values in ((of_mean, spectrum.of_mean), (one, spectrum.own))
+                ],
+                zero=True,
+            )
+        )
+    return Figure(name="spectra", title="Spectra", panels=panels, caption="")
+
+
+def gap(studies: Sequence[Study]) -> Figure:
+    """Interference gap by K, means over the matrices; a line a study."""
+    series = [
+        Series(
+            label=study.run,
+            look=_look(study),
+            x=study.counts,
+            y=[100 * fmean(figures.gap for figures in study.of(workers)) for workers in study.counts],
+        )
+        for study in studies
+    ]
+    ylabel = "interference gap (% of the workers' top)"
+    panel = Panel(title="interference gap", xlabel="workers K", ylabel=ylabel, series=series, xlog=2)
+    return Figure(name="gap", title="Interference gap", panels=[panel], caption="")
+
+
+def steps(studies: Sequence[Study]) -> Figure:
+    """The norms of inner steps, at the smallest and the largest K."""
+    series = []
+    for study in studies:
+        for workers in dict.fromkeys((study.counts[0], study.counts[-1])):
+            norms = study.norms(workers)
+            series.append(
+                Series(
+                    label=f"{study.run}, K={workers}",
+                    look=_look(study, workers),
+                    x=[float(step) for step in range(1, len(norms) + 1)],
+                    y=norms,
+                    points=False,
+                )
+            )
+    panel = Panel(
+        title="inner steps without their learning rate (1: orthonormal)",
+        xlabel="inner step",
+        ylabel="Frobenius norm / sqrt(rank)",
+        series=series,
+        zero=True,
+    )
+    return Figure(name="steps", title="Inner steps", panels=[panel], caption="")
+
+
+def _look(study: Study, workers: int | None = None) -> str:
+    return f"{METHOD[study.optimizer]}{f' K={workers}' if workers else ''}, {study.run}"
+
+
+def _example(study: Study) -> Spectrum:
+    last = [s for s in study.spectra if s.workers == study.counts[-1] and s.matrix.endswith("feed_forward.w3.weight")]
+    return max(last, key=lambda spectrum: int(spectrum.matrix.split(".")[1]))
+
+
+def _draw_cosines(studies: Sequence[Study], folder: Path) -> list[Path]:
     """Boxes over the matrices, the paper's means as crosses."""
+    paths = [folder / "cosine.png", folder / "cosine.svg"]
+    with canvas(1, 1, width=5.4, height=3.5 + 0.34 * len(studies), name="cosine") as (sheet, ((axes,),)):
+        _cosines(axes, studies)
+        axes.grid(alpha=0.25)
+        sheet.legend(loc="outside lower center", frameon=False, fontsize=7)
+        save(sheet, *paths)
+    return paths
+
+
+def _cosines(axes: Any, studies: Sequence[Study]) -> None:
     counts = sorted({workers for study in studies for workers in study.counts if workers > 1})
     width = 0.7 / len(studies)
+    styles = looks(map(_look, studies))
     for place, study in enumerate(studies):
-        color, shift = _color(place), (place - (len(studies) - 1) / 2) * width
+        color, shift = styles[_look(study)].color, (place - (len(studies) - 1) / 2) * width
         shown = [workers for workers in study.counts if workers > 1]
-        boxes = axes[0].boxplot(
+        boxes = axes.boxplot(
             [[figures.cosine for figures in study.of(workers)] for workers in shown],
             positions=[counts.index(workers) + shift for workers in shown],
             widths=0.8 * width,
@@ -62,54 +135,12 @@ def _cosine(axes: Any, studies: Sequence[Study]) -> None:
         )
         for patch in boxes["boxes"]:
             patch.set(facecolor=color, alpha=0.6)
-        axes[0].plot([], [], color=color, linewidth=6, alpha=0.6, label=study.run)
+        axes.plot([], [], color=color, linewidth=6, alpha=0.6, label=f"{study.run}: matrices and their mean")
         published = [
             (counts.index(k) + shift, COSINE[study.optimizer][k]) for k in shown if k in COSINE[study.optimizer]
         ]
         if published:
             label = f"{study.optimizer}, 416M (paper)"
-            axes[0].plot(*zip(*published, strict=True), "x", color=color, alpha=0.5, label=label)
-    axes[0].set(xlabel="workers K", ylabel="cosine to the pseudogradient of K = 1")
-    axes[0].set_xticks(range(len(counts)), [str(workers) for workers in counts])
-
-
-def _spectra(axes: Any, studies: Sequence[Study]) -> None:
-    """Of the last layer's w3, as in the paper, at the largest K."""
-    for place, (panel, study) in enumerate(zip(axes, studies, strict=True)):
-        spectrum = _example(study)
-        places = range(1, len(spectrum.own) + 1)
-        color = _color(place)
-        panel.plot(places, spectrum.own, "--", color=color, label=f"a worker (mean of {spectrum.workers})")
-        panel.plot(places, spectrum.of_mean, "-", color=color, label="mean pseudogradient")
-        panel.set(title=f"{study.run}\n{spectrum.matrix}, K = {spectrum.workers}", xlabel="place", ylim=(0, None))
-    axes[0].set_ylabel("singular value")
-
-
-def _color(place: int) -> str:
-    """Of a study, the same in all figures."""
-    return _COLORS[place % len(_COLORS)]
-
-
-def _example(study: Study) -> Spectrum:
-    last = [s for s in study.spectra if s.workers == study.counts[-1] and s.matrix.endswith("feed_forward.w3.weight")]
-    return max(last, key=lambda spectrum: int(spectrum.matrix.split(".")[1]))
-
-
-def _gap(axes: Any, studies: Sequence[Study]) -> None:
-    for place, study in enumerate(studies):
-        gaps = [100 * fmean(figures.gap for figures in study.of(workers)) for workers in study.counts]
-        axes[0].plot(study.counts, gaps, "o-", color=_color(place), markersize=4, label=study.run)
-    counts = sorted({workers for study in studies for workers in study.counts})
-    axes[0].set(xlabel="workers K", ylabel="interference gap, % of the workers' top", xscale="log")
-    axes[0].set_xticks(counts, [str(workers) for workers in counts])
-    axes[0].minorticks_off()
-
-
-def _steps(axes: Any, studies: Sequence[Study]) -> None:
-    """The norms of inner steps, at the smallest and the largest K."""
-    for place, study in enumerate(studies):
-        for workers, line in {study.counts[0]: "-", study.counts[-1]: "--"}.items():
-            norms = study.norms(workers)
-            label = f"{study.run}, K = {workers}"
-            axes[0].plot(range(1, len(norms) + 1), norms, line, color=_color(place), label=label)
-    axes[0].set(xlabel="inner step", ylabel="|psi| / sqrt(r)", ylim=(0, None))
+            axes.plot(*zip(*published, strict=True), "x", color=color, alpha=0.6, label=label)
+    axes.set(title="agreement of the workers", xlabel="workers K", ylabel="cosine to K = 1's pseudogradient")
+    axes.set_xticks(range(len(counts)), [str(workers) for workers in counts])

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from muloco.analysis.pseudogradients.study import Study
 from muloco.analysis.published import COSINE, INTERFERENCE_GAP
+from muloco.analysis.terminal import Column, fitted
 
 _METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 
@@ -85,13 +86,12 @@ def _published(values: dict[int, float], workers: int) -> str:
     return f"{values[workers]:g}" if workers in values else "-"
 
 
-def console_table(listing: Listing) -> Table:
-    table = Table(title=listing.title, caption=listing.note, title_justify="left", caption_justify="left")
-    for place, header in enumerate(listing.headers):
-        table.add_column(header, justify="left" if place == 0 else "right", overflow="fold")
-    for row in listing.rows:
-        table.add_row(*row)
-    return table
+def console_tables(listing: Listing, *, width: int) -> list[Table]:
+    """A listing for a terminal of that width; each row is named by its checkpoint and K."""
+    checkpoint, workers, *headers = listing.headers
+    names = Column(f"{checkpoint}, {workers}", [f"{row[0]}, K = {row[1]}" for row in listing.rows])
+    columns = [Column(header, [row[place] for row in listing.rows]) for place, header in enumerate(headers, start=2)]
+    return fitted(listing.title, names, columns, width=width)
 
 
 def markdown(studies: Sequence[Study]) -> str:

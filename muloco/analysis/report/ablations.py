@@ -105,7 +105,10 @@ def compression_tables(group: Group, *, everything: bool) -> list[Table]:
         "Final held-out loss by compression",
         measured=_losses(found),
         published=theirs,
-        notes=[_SAME_BATCH, "The paper gathers all payloads; its linear codec is per row."],
+        notes=[
+            _SAME_BATCH,
+            "The paper gathers all payloads and encodes the mean of quantized ones again; its linear codec is per row.",
+        ],
         needs="runs with compressed pseudogradients",
     )
     over, missing = _over(found, FP32)

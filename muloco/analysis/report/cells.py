@@ -1,9 +1,11 @@
 """A table: wide for the eye, with the published figure beside the measured one, and long for CSV."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Row = tuple[str, ...]
+OWN = "workers' own"
+"""Header of columns with the mean of the workers' own losses, instead of the anchor's."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Table:
     measured: Mapping[tuple[Row, str], Measured]
     missing: Mapping[tuple[Row, str], str] = field(default_factory=dict)
     """Why a cell that belongs in the table has no value."""
+    own: Mapping[tuple[Row, str], Measured] = field(default_factory=dict)
+    """The same of the workers' own losses; these stand in columns of their own, beside what is published."""
     published: Mapping[tuple[Row, str], float] = field(default_factory=dict)
     form: str = ".4f"
     """How values are printed, as a format of Python."""
@@ -60,18 +64,25 @@ class Table:
     needs: str = ""
     """What there would have to be for it to have rows."""
 
+    def with_own(self, other: "Table") -> "Table":
+        """With the same table of the workers' own losses beside it."""
+        return replace(self, own=other.measured)
+
     def number(self, value: float) -> str:
         return format(value, self.form)
 
     def wide(self) -> Listing:
         """A row for each of `rows`; columns of row names that are empty everywhere are left out."""
+        columns = [
+            (column, own) for column in self.columns for own in (False, *([True] if self._has_own(column) else []))
+        ]
         shown = [place for place in range(len(self.corner)) if any(row[place] for row in self.rows)]
         return Listing(
             name=self.name,
             title=self.title,
-            headers=[*(self.corner[place] for place in shown), *self.columns],
+            headers=[*(self.corner[place] for place in shown), *(self._header(*one) for one in columns)],
             rows=[
-                [*((row[place], "") for place in shown), *(self._cell(row, column) for column in self.columns)]
+                [*((row[place], "") for place in shown), *(self._cell(row, *one) for one in columns)]
                 for row in self.rows
             ],
             notes=self.notes,
@@ -91,21 +102,30 @@ class Table:
 
     def _values(self, at: tuple[Row, str]) -> dict[str, str]:
         measured = self.measured.get(at)
-        published = self.published.get(at)
+        own, published = self.own.get(at), self.published.get(at)
         return {
             "measured": "" if measured is None else repr(measured.value),
             "spread": "" if measured is None or measured.spread is None else repr(measured.spread),
             "seeds": "" if measured is None else str(measured.seeds),
+            "workers_own": "" if own is None else repr(own.value),
             "published": "" if published is None else repr(published),
             "note": measured.note if measured else self.missing.get(at, ""),
         }
 
-    def _cell(self, row: Row, column: str) -> tuple[str, str]:
-        measured = self.measured.get((row, column))
-        published = self.published.get((row, column))
-        text = self.missing.get((row, column), "")
-        if measured is not None:
-            text = self.number(measured.value)
-            if measured.spread is not None:
-                text += f" ± {format(measured.spread, self.form.lstrip('+'))} (n={measured.seeds})"
+    def _has_own(self, column: str) -> bool:
+        return any((row, column) in self.own for row in self.rows)
+
+    def _header(self, column: str, own: bool) -> str:
+        return f"{column}, {OWN}" if own else column
+
+    def _cell(self, row: Row, column: str, own: bool) -> tuple[str, str]:
+        """What was measured, and what was published: that stands where it can be compared."""
+        at = (row, column)
+        value = (self.own if own else self.measured).get(at)
+        text = self.missing.get(at, "") if value is None and not own else ""
+        if value is not None:
+            text = self.number(value.value)
+            if value.spread is not None:
+                text += f" ± {format(value.spread, self.form.lstrip('+'))} (n={value.seeds})"
+        published = self.published.get(at) if own == (at in self.own) else None
         return text, "" if published is None else self.number(published)

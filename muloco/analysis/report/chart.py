@@ -13,6 +13,8 @@ class Series:
     y: Sequence[float]
     spread: Sequence[float | None] = ()
     """Of each point, over seeds; empty where there are none."""
+    look: str = ""
+    """Name that decides its color, marker and dash (`muloco.analysis.palette`); empty: the label."""
     published: bool = False
     """The paper's; drawn faint."""
     line: bool = True
@@ -30,6 +32,8 @@ class Panel:
     xlog: int | None = None
     """Base of a logarithmic axis."""
     ylog: int | None = None
+    zero: bool = False
+    """The y axis begins at zero."""
 
 
 @dataclass(frozen=True, kw_only=True)

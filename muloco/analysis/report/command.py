@@ -29,12 +29,13 @@ def run_report(
         exit status: 0; 2 where there is nothing to report.
 
     Raises:
-        ConfigError: `out` holds other files.
+        ConfigError: `out` holds other files, or cannot be written.
     """
     check_folder(out)
     folders, not_found = find_folders(paths)
     problems, runs = [*problems, *not_found], []
-    for folder in track(folders, description="reading runs", console=console, transient=True, disable=not folders):
+    quiet = not folders or not console.is_terminal
+    for folder in track(folders, description="reading runs", console=console, transient=True, disable=quiet):
         run, remarks = read_run(folder)
         runs += [run] if run else []
         problems += remarks

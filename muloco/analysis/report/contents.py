@@ -7,7 +7,7 @@ from muloco.analysis.claims.listing import claims_listing
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.report import law_figures
 from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
-from muloco.analysis.report.cells import Listing, Table
+from muloco.analysis.report.cells import OWN, Listing, Table
 from muloco.analysis.report.chart import Figure, Skipped
 from muloco.analysis.report.figures import compression, loss_against_batch, loss_curves, worker_scaling
 from muloco.analysis.report.laws import (
@@ -26,8 +26,11 @@ PAPER = "The paper's own figures"
 LEGEND = (
     "A cell is the mean over n seeds ± the sample standard deviation, at the best inner learning rate, batch and other "
     "settings that were tried (see the last table); in brackets what the paper has published for the same scale, "
-    "method and K. Runs are pooled only if they differ in nothing but the seed. Corpora are told apart by the names in "
-    "the runs' configs, and by the digest of their text."
+    "method and K. Losses are those of the anchor; columns headed "
+    f"`{OWN}` have the mean of the losses of the workers' own weights just before the last sync, which is what the "
+    "paper publishes, and figures with the paper's points show these where they were logged. Runs are pooled only if "
+    "they differ in nothing but the seed. Corpora are told apart by the names in the runs' configs, and by the digest "
+    "of their text."
 )
 
 
@@ -69,30 +72,25 @@ def build(runs: Sequence[Run], problems: Sequence[Problem], *, published: bool) 
 
 
 def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool) -> Section:
-    """Of a group; of the paper, with all that is published and nothing measured."""
-    ours, theirs = measured_scalings(group), published_scalings() if drawn else {}
+    """Of a group; of the paper, with all that is published and nothing measured. Where the paper's points are drawn,
+    ours beside them are of the workers' own losses, as far as these were logged."""
     tables: list[Table | Listing] = [
-        final_loss(group, everything=paper),
-        over_baseline(group, everything=paper),
-        batches(group, everything=paper),
-        *sync_interval_tables(group, everything=paper),
-        *compression_tables(group, everything=paper),
-        *streaming_tables(group, everything=paper),
+        *_tables_of_losses(group, paper=paper),
         zero_shot(group, everything=paper),
-        power_law_table(ours, everything=paper),
-        critical_batch_table(group, everything=paper),
-        iso_loss_table(ours, group, everything=paper),
         wall_clock_table(group, everything=paper),
-        _claims(group),
+        _claims(group, own=False),
+        *([_claims(group.as_published(only=True), own=True)] if group.has_own_losses else []),
         choices(group),
     ]
+    shown, theirs = (group.as_published(), published_scalings()) if drawn else (group, {})
+    ours = measured_scalings(shown)
     figures = [
         loss_curves(group),
-        loss_against_batch(group, published=drawn),
-        worker_scaling(group, published=drawn),
-        compression(group, published=drawn),
+        loss_against_batch(shown, published=drawn),
+        worker_scaling(shown, published=drawn),
+        compression(shown, published=drawn),
         law_figures.power_laws(ours, theirs, paper=paper),
-        law_figures.critical_batches(group, published=drawn),
+        law_figures.critical_batches(shown, published=drawn),
         law_figures.iso_loss_ratios(ours, theirs, paper=paper),
         wall_clock_figure(group, published_too=drawn),
     ]
@@ -111,10 +109,33 @@ def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool)
     )
 
 
-def _claims(group: Group) -> Listing:
+def _tables_of_losses(group: Group, *, paper: bool) -> list[Table]:
+    """Of the anchor's losses, with the workers' own beside them where these were logged."""
+
+    def of(these: Group) -> list[Table]:
+        scalings = measured_scalings(these)
+        return [
+            final_loss(these, everything=paper),
+            over_baseline(these, everything=paper),
+            batches(these, everything=paper),
+            *sync_interval_tables(these, everything=paper),
+            *compression_tables(these, everything=paper),
+            *streaming_tables(these, everything=paper),
+            power_law_table(scalings, everything=paper),
+            critical_batch_table(these, everything=paper),
+            iso_loss_table(scalings, these, everything=paper),
+        ]
+
+    tables = of(group)
+    if not group.has_own_losses:
+        return tables
+    return [table.with_own(own) for table, own in zip(tables, of(group.as_published(only=True)), strict=True)]
+
+
+def _claims(group: Group, *, own: bool) -> Listing:
     """Of each scale, as far as there are runs to decide them."""
     found = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
-    return claims_listing(found)
+    return claims_listing(found, own=own)
 
 
 def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:

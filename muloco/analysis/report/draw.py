@@ -1,17 +1,31 @@
 """Figures as PNG and SVG."""
 
 import math
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from muloco.analysis.canvas import canvas, save
+from muloco.analysis.palette import Look, looks
 from muloco.analysis.report.chart import Figure, Panel, Series
 
-_COLORS = ("#0b6e4f", "#c8553d", "#2f5d9b", "#e0a100", "#7d4ea3", "#3aa7a3", "#8a5a35", "#c2437d", "#5f7d1f", "#444444")
-_MARKERS = "osD^vP*X"
-_FAINT = 0.38
+_FAINT = 0.45
 _ACROSS = 3
 _MOST_TICKS = 9
+_FEW_DECADES = 200
+"""Largest over smallest value up to which 2 and 5 are written at a logarithmic axis as well."""
+_SHORTENED = 10_000
+_SYMBOLS = {
+    "K=": "K: number of workers",
+    "DP ": "DP: data-parallel training, without outer steps",
+    "H=": "H: inner steps between two syncs (30 where it is not given)",
+    "J=": "J: fragments",
+    "tau=": "tau: inner steps that a fragment is under way",
+    "alpha=": "alpha: share of the local weights kept at a merge",
+    "error feedback": "error feedback: what compression leaves out is sent later",
+}
+"""What labels are made of, for who sees the figure alone."""
 
 
 def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
@@ -20,36 +34,43 @@ def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
     Returns:
         both paths.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     columns = min(_ACROSS, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
     width = 4.6 * columns + 0.8
-    labels = {_label(series, figure): None for panel in figure.panels for series in panel.series if series.label}
-    across = max(1, int(width / (0.055 * max(map(len, labels)) + 0.5)))
-    height = 3.4 * rows + 0.17 * math.ceil(len(labels) / across)
-    with plt.rc_context({"svg.hashsalt": figure.name, "font.size": 9}):
-        drawn, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, dpi=130, layout="constrained")
-        styles = _styles(figure.panels)
+    every = [series for panel in figure.panels for series in panel.series]
+    labels = list(dict.fromkeys(_label(series, figure) for series in every if series.label))
+    across = max(1, int(width / (0.055 * max(map(len, labels)) + 0.6)))
+    notes = textwrap.wrap(_explained(labels), int(width / 0.055))
+    height = 3.4 * rows + 0.17 * math.ceil(len(labels) / across) + 0.12 * len(notes)
+    styles = looks(_look(series) for series in every if series.label)
+    paths = folder / f"{figure.name}.png", folder / f"{figure.name}.svg"
+    with canvas(rows, columns, width=width, height=height, name=figure.name) as (sheet, grid):
         for place, axes in enumerate(grid.flat):
             if place < len(figure.panels):
                 _draw_panel(axes, figure.panels[place], styles, figure)
             else:
                 axes.set_visible(False)
         handles = {
-            label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            "\n".join(textwrap.wrap(label, int(width / 0.055) - 12)): handle
+            for axes in grid.flat
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        drawn.legend(handles.values(), handles, loc="outside lower center", ncols=across, frameon=False, fontsize=7)
-        drawn.draw_without_rendering()
-        drawn.set_layout_engine("none")  # it stays as it is now laid out, for both files
-        paths = folder / f"{figure.name}.png", folder / f"{figure.name}.svg"
-        drawn.savefig(paths[0], metadata={"Software": None})
-        drawn.savefig(paths[1], metadata={"Date": None})
-        plt.close(drawn)
+        legend = sheet.legend(
+            handles.values(), handles, loc="outside lower center", ncols=across, frameon=False, handlelength=3.2
+        )
+        for text in legend.get_texts():
+            text.set_fontsize(7)
+        if notes:
+            legend.set_title("\n".join(notes), prop={"size": 6})
+            legend.get_title().set_color("0.35")
+        save(sheet, *paths)
     return paths
+
+
+def _explained(labels: Iterable[str]) -> str:
+    """What the symbols in the labels mean."""
+    said = [meaning for symbol, meaning in _SYMBOLS.items() if any(symbol in label for label in labels)]
+    return "; ".join(said)
 
 
 def _label(series: Series, figure: Figure) -> str:
@@ -62,28 +83,19 @@ def _all_published(figure: Figure) -> bool:
     return all(series.published for panel in figure.panels for series in panel.series)
 
 
-def _styles(panels: Iterable[Panel]) -> dict[str, tuple[str, str]]:
-    """Color and marker of each label, the same in all panels."""
-    labels = dict.fromkeys(_root(series) for panel in panels for series in panel.series if series.label)
-    return {
-        label: (_COLORS[place % len(_COLORS)], _MARKERS[(place // len(_COLORS) + place) % len(_MARKERS)])
-        for place, label in enumerate(labels)
-    }
+def _look(series: Series) -> str:
+    return series.look or series.label
 
 
-def _root(series: Series) -> str:
-    return series.label.split(":")[0]
-
-
-def _draw_panel(axes: Any, panel: Panel, styles: dict[str, tuple[str, str]], figure: Figure) -> None:
-    color, marker = "black", "o"
+def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], figure: Figure) -> None:
+    style = Look("black", "o", "-")
     for series in panel.series:
         if series.label:  # one without goes with the one before it
-            color, marker = styles[_root(series)]
+            style = styles[_look(series)]
         faint = series.published and not _all_published(figure)
         look = {
-            "linestyle": ("--" if faint else "-") if series.line else "none",
-            "color": color,
+            "linestyle": style.dash if series.line else "none",
+            "color": style.color,
             "linewidth": 1.3,
             "alpha": _FAINT if faint else 1.0,
             "label": _label(series, figure) or None,
@@ -91,38 +103,49 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, tuple[str, str]], fig
         if series.level:
             axes.axhline(series.y[0], **look)
             continue
-        axes.plot(series.x, series.y, marker=marker if series.points else "none", markersize=4, **look)
+        marker = style.marker if series.points or len(series.x) == 1 else "none"
+        hollow = {"markerfacecolor": "white"} if faint else {}
+        axes.plot(series.x, series.y, marker=marker, markersize=4, **hollow, **look)
         bars = [(x, y, s) for x, y, s in zip(series.x, series.y, series.spread, strict=False) if s is not None]
         if bars:
             x, y, spread = zip(*bars, strict=True)
-            axes.errorbar(x, y, yerr=spread, fmt="none", color=color, capsize=2, linewidth=1)
+            axes.errorbar(x, y, yerr=spread, fmt="none", color=style.color, capsize=2, linewidth=1)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    if panel.xlog:
-        axes.set_xscale("log", base=panel.xlog)
-    if panel.ylog:
-        axes.set_yscale("log", base=panel.ylog)
-    _plain_ticks(axes, panel)
+    if panel.zero:
+        axes.set_ylim(0, 1.1 * max(y for series in panel.series for y in series.y))  # room above the highest
+    _scales(axes, panel)
     axes.grid(alpha=0.25)
 
 
-def _plain_ticks(axes: Any, panel: Panel) -> None:
-    """What stands at few places of a logarithmic axis has its numbers written out there."""
-    from matplotlib.ticker import NullFormatter
+def _scales(axes: Any, panel: Panel) -> None:
+    """Logarithmic axes, and numbers as people write them, such as 4.2M. What stands at few places of a logarithmic axis
+    has its numbers there."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
-    for axis, base, values in (
-        (axes.xaxis, panel.xlog, {x for series in panel.series for x in series.x}),
-        (axes.yaxis, panel.ylog, {y for series in panel.series for y in series.y}),
+    short = FuncFormatter(lambda value, _: _short(value))
+    for axis, scale, base, values in (
+        (axes.xaxis, axes.set_xscale, panel.xlog, {x for series in panel.series for x in series.x}),
+        (axes.yaxis, axes.set_yscale, panel.ylog, {y for series in panel.series for y in series.y}),
     ):
+        values = {value for value in values if math.isfinite(value) and (value > 0 or not base)}
+        if not values:
+            continue
+        if base:
+            scale("log", base=base)
         if base and len(values) <= _MOST_TICKS:
             axis.set_ticks(sorted(values), [_short(value) for value in sorted(values)])
             axis.minorticks_off()
-        elif base and max(values) > 10 * min(values):
-            axis.set_minor_formatter(NullFormatter())
+        elif base and max(values) < _FEW_DECADES * min(values):
+            axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+            axis.set_major_formatter(short)
+            axis.minorticks_off()
+        elif max(values) >= _SHORTENED and not base:
+            axis.set_major_formatter(short)
 
 
 def _short(value: float) -> str:
     """4194304 as 4.2M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.2g}{unit}" if value / size < 100 else f"{value / size:.0f}{unit}"
     return f"{value:g}"

@@ -10,8 +10,8 @@ from muloco.analysis.report.marks import Mark, label, lines, marks
 from muloco.analysis.report.pooling import Group
 from muloco.analysis.report.tables import SCALES, batches, best_by_variant, over_baseline
 
-LOSS = "held-out loss"
-OVER_DP = "% over own DP baseline"
+LOSS = "held-out loss (nats per token)"
+OVER_DP = "loss over own DP baseline (%)"
 
 
 def loss_curves(group: Group) -> Figure | Skipped:
@@ -22,15 +22,17 @@ def loss_curves(group: Group) -> Figure | Skipped:
         series = []
         for variant in group.variants:
             curve = found[scale, variant].point.curve() if (scale, variant) in found else []
+            curve = [(tokens, loss) for tokens, loss in curve if tokens] or curve
             if curve:
                 tokens, losses = zip(*curve, strict=True)
                 series.append(Series(label=variant.label, x=tokens, y=losses, points=len(curve) < 30))
-        panels.append(Panel(title=scale, xlabel="tokens", ylabel=LOSS, series=series))
+        panels.append(Panel(title=scale, xlabel="tokens trained on", ylabel=LOSS, series=series))
     return assemble(
         "loss_curves",
         "Loss curves",
         panels,
-        caption="Held-out loss of the anchor; of each method the run with the best end, the mean over its seeds.",
+        caption="Held-out loss of the anchor, without that of the untrained model; of each method the run with the "
+        "best end, the mean over its seeds.",
         needs="finished runs with held-out losses in their metrics" if group.points else "numbers that the paper lacks",
         paper=not group.points,
     )
@@ -45,7 +47,7 @@ def loss_against_batch(group: Group, *, published: bool) -> Figure | Skipped:
             (mark for mark in found if mark.row[0] == scale), lambda mark: float(mark.column.replace(",", ""))
         )
         series = [line for line in series if len(line.x) > 1]
-        panels.append(Panel(title=scale, xlabel="tokens an inner step", ylabel=LOSS, series=series, xlog=2))
+        panels.append(Panel(title=scale, xlabel="batch (tokens per inner step)", ylabel=LOSS, series=series, xlog=2))
     return assemble(
         "loss_against_batch",
         "Loss against batch",
@@ -68,10 +70,12 @@ def worker_scaling(group: Group, *, published: bool) -> Figure | Skipped:
             name=lambda mark: label((*mark.row[:2], "", mark.row[3])),
         )
         if any(len(line.x) > 1 for line in series):
-            panels.append(Panel(title=scale, xlabel="workers (K)", ylabel=OVER_DP, series=series, xlog=2))
+            panels.append(Panel(title=scale, xlabel="workers K", ylabel=OVER_DP, series=series, xlog=2))
     for scale in SCALES:
         series = lines((mark for mark in by_interval if mark.row[0] == scale), lambda mark: float(mark.column))
-        panels.append(Panel(title=f"{scale}, by H", xlabel="sync interval (H)", ylabel=OVER_DP, series=series, xlog=2))
+        panels.append(
+            Panel(title=f"{scale}, by H", xlabel="sync interval H (inner steps)", ylabel=OVER_DP, series=series, xlog=2)
+        )
     return assemble(
         "worker_scaling",
         "Worker scaling and sync interval",
@@ -87,7 +91,7 @@ def compression(group: Group, *, published: bool) -> Figure | Skipped:
     found = list(marks(compression_tables(group, everything=published)[0], published=published))
     panels = []
     for scale in SCALES:
-        for unit, xlabel in (("bits", "bits an element"), ("%", "% of the elements kept")):
+        for unit, xlabel in (("bits", "bits per element"), ("%", "elements kept (%)")):
             sized = [mark for mark in found if mark.row[0] == scale and mark.column.endswith(unit)]
             if sized:
                 series = lines(sized, lambda mark: float(mark.column.split()[0]))

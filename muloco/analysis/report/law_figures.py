@@ -39,8 +39,8 @@ def power_laws(measured: Scalings, published: Scalings, *, paper: bool) -> Figur
         for (variant, scaling), theirs in both:
             if baseline(variant.method) == base:
                 x, y = _curve(lambda c, law=scaling.law: float(law.predict(c)), scaling.compute)  # type: ignore[misc]
-                name = f"{variant.label}: {scaling.law.exponent:.4f}"
-                series.append(Series(label=name, x=x, y=y, published=theirs, points=False))
+                name = f"{variant.label}, exponent {scaling.law.exponent:.4f}"
+                series.append(Series(label=name, look=variant.label, x=x, y=y, published=theirs, points=False))
                 series.append(Series(label="", x=scaling.compute, y=scaling.loss, published=theirs, line=False))
         panels.append(
             Panel(
@@ -76,10 +76,15 @@ def critical_batches(group: Group, *, published: bool) -> Figure | Skipped:
         exponent = CRITICAL_BATCH_EXPONENT.get(name) if theirs else None
         if not theirs and len(at) >= LEAST_SCALES:
             exponent = fit_power_law(x, y, 0.0).exponent
-        label = name if exponent is None else f"{name}: {exponent:.3f}"
-        series.append(Series(label=label, x=x, y=y, published=theirs))
+        label = name if exponent is None else f"{name}, exponent {exponent:.3f}"
+        series.append(Series(label=label, look=name, x=x, y=y, published=theirs))
     panel = Panel(
-        title="", xlabel="tokens trained on", ylabel="critical batch (tokens)", series=series, xlog=10, ylog=2
+        title="critical batch",
+        xlabel="tokens trained on",
+        ylabel="critical batch (tokens per inner step)",
+        series=series,
+        xlog=10,
+        ylog=2,
     )
     return assemble(
         "critical_batch",
@@ -112,9 +117,13 @@ def iso_loss_ratios(measured: Scalings, published: Scalings, *, paper: bool) -> 
         "Iso-loss compute and time",
         [
             Panel(
-                title=title, xlabel="compute (FLOPs)", ylabel="DP AdamW's, as a multiple", series=panels[place], xlog=10
+                title=f"{name} for the same loss",
+                xlabel="compute of the method (FLOPs)",
+                ylabel=f"DP AdamW's {what} / the method's",
+                series=panels[place],
+                xlog=10,
             )
-            for place, title in enumerate(("compute", "sequential steps"))
+            for place, (what, name) in enumerate((("compute", "compute"), ("steps", "sequential steps")))
         ],
         caption="What DP AdamW needs for the same loss, by the power laws, over what the method needs. "
         f"Sequential steps, which stand for time, are compute over critical batch{timed}",

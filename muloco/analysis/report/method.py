@@ -8,6 +8,8 @@ from muloco.training.config import Compression, Config, Role
 PAPER_SYNC_STEPS = 30
 METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
 """In the order of the tables; others come behind them."""
+_REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
+"""What labels call each way to reduce, in the order of the tables."""
 _RULES = {"Muon": "muon", "AdamW": "adamw", "GPA": "adamw", "SGD": "sgd"}
 
 
@@ -20,8 +22,8 @@ class Codec:
     fraction: float | None = None
     details: str = ""
     """What else tells it apart: `per row`, or how topk sends values."""
-    gathered: bool = False
-    """Everyone gets every payload."""
+    reduce: str = "reselect"
+    """How the mean comes about, as `compression.reduce`."""
     error_feedback: bool = False
 
     @property
@@ -39,7 +41,7 @@ class Codec:
     @property
     def label(self) -> str:
         named = f"{self.kind} {self.size}".strip()
-        extras = ("gathered" * self.gathered, "error feedback" * self.error_feedback)
+        extras = (_REDUCED[self.reduce], "error feedback" * self.error_feedback)
         return ", ".join(filter(None, (named, self.details, *extras)))
 
 
@@ -102,7 +104,7 @@ class Variant:
         return (
             *(known, self.method, self.workers or 0, self.rest != "", self.sync_steps, codec.kind, codec.details),
             *(
-                codec.gathered,
+                list(_REDUCED).index(codec.reduce),
                 codec.error_feedback,
                 codec.bits or 0,
                 codec.fraction or 0.0,
@@ -187,6 +189,6 @@ def _codec(compression: Compression) -> Codec | None:
         bits={"bf16": 16, "topk": None}.get(kind, compression.bits),
         fraction=compression.fraction if kind == "topk" else None,
         details=details,
-        gathered=compression.reduce == "gather",
+        reduce=compression.reduce,
         error_feedback=compression.error_feedback,
     )

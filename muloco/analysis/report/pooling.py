@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muloco.analysis.report.method import Variant
@@ -58,6 +58,14 @@ class Point:
         """Sample standard deviation over the seeds; None with one."""
         return statistics.stdev(run.loss for run in self.runs) if len(self.runs) > 1 else None
 
+    def as_published(self) -> "Point | None":
+        """With the losses that published ones are compared with: means of the workers' own, and of runs without outer
+        steps the only ones that they have. None: not logged."""
+        if self.variant.workers is None:
+            return self
+        own = [replace(run, loss=run.own_loss) for run in self.runs if run.own_loss is not None]
+        return Point(tuple(own)) if len(own) == len(self.runs) else None
+
     def curve(self) -> list[tuple[int, float]]:
         """Held-out loss by tokens, the mean over the seeds at the steps that all of them have."""
         curves = [dict(run.curve) for run in self.runs]
@@ -81,6 +89,15 @@ class Group:
     def variants(self) -> list[Variant]:
         """In the order of the tables."""
         return sorted({point.variant for point in self.points}, key=lambda variant: variant.order)
+
+    @property
+    def has_own_losses(self) -> bool:
+        return any(point.variant.workers is not None and point.as_published() for point in self.points)
+
+    def as_published(self, *, only: bool = False) -> "Group":
+        """With `Point.as_published` of each point, and the others as they are, or (`only`) without them."""
+        points = [point.as_published() or (None if only else point) for point in self.points]
+        return Group(self.title, tuple(point for point in points if point is not None))
 
     def at(self, scale: str, variant: Variant) -> list[Point]:
         return [point for point in self.points if (point.scale, point.variant) == (scale, variant)]
@@ -204,6 +221,8 @@ def _corpus_title(corpus: Mapping[str, Any]) -> str:
     parts = [f"corpus {' + '.join(names)}{weights}{digest}"]
     if corpus["text_field"] != "text":
         parts.append(f"field {corpus['text_field']}")
+    if corpus["predict_bos"]:
+        parts.append("BOS behind each EOS counted")
     entries = f" of {corpus['vocabulary']} entries" if "vocabulary" in corpus else ""
     parts.append(f"tokenizer {corpus['tokenizer']}{entries}")
     held_out = f"{corpus['held_out']} sequences of {corpus['seq_len']} tokens held out"

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _HOW = (
     *(f"fault_tolerance.{name}_seconds" for name in ("quorum_timeout", "straggler_timeout", "heartbeat_timeout")),
     "fault_tolerance.exchange_timeout_seconds",
 )
-_CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation")
+_CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation", "predict_bos")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Problem:
 
     folder: str
     kind: str
-    """not a run, refused, not started, unfinished, broken, diverged, repeated or remark."""
+    """not a run, refused, not started, unfinished, without a summary, broken, diverged, repeated or remark."""
     reason: str
+
+    def __post_init__(self) -> None:
+        for name in ("folder", "reason"):
+            object.__setattr__(self, name, _printable(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,9 @@ class Run:
     """All fields of the resolved config that have a part in the result, but for the seed."""
     loss: float
     """Final held-out loss of the anchor, in nats a token."""
+    own_loss: float | None
+    """Mean of the held-out losses of the workers' own weights just before the last sync; None: there were no outer
+    steps, or it was not logged."""
     curve: tuple[tuple[int, float], ...] = field(repr=False)
     """Held-out losses by inner step."""
     step_seconds: float | None
@@ -79,7 +86,8 @@ class Run:
 
 
 def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
-    """The run folders among paths and one level below them, each once, in order.
+    """The run folders among paths and one level below them, each once, in order. A run folder may hold others, as where
+    a run without a name was written beside them.
 
     Returns:
         folders that look like runs (with config.json, summary.json or metrics), and for each path without any why.
@@ -87,17 +95,35 @@ def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
     found: dict[Path, None] = {}
     problems = []
     for path in paths:
-        if not path.is_dir():
-            problems.append(Problem(str(path), "not a run", "no such folder" if not path.exists() else "a file"))
+        try:
+            runs, others = _runs_in(path)
+        except OSError as error:
+            reason = f"it cannot be read: {error.strerror or error}"
+            if isinstance(error, FileNotFoundError):
+                reason = "no such folder"
+            elif isinstance(error, NotADirectoryError):
+                reason = "a file"
+            problems.append(Problem(str(path), "not a run", reason))
             continue
-        below = [path] if _looks_like_a_run(path) else sorted(one for one in path.iterdir() if one.is_dir())
-        runs = [one for one in below if _looks_like_a_run(one)]
         found |= dict.fromkeys(one.resolve() for one in runs)
         if not runs:
             problems.append(Problem(str(path), "not a run", "neither it nor a folder in it has a config.json"))
-        others = [one for one in below if one not in runs] if runs else []
-        problems += [Problem(str(one), "not a run", "no config.json") for one in others]
+        else:
+            problems += [Problem(str(one), "not a run", "no config.json") for one in others]
     return list(found), problems
+
+
+def _runs_in(path: Path) -> tuple[list[Path], list[Path]]:
+    """The run folders among a folder and those in it; and, where it is no run itself, the folders in it that are none.
+
+    Raises:
+        OSError: it is no folder that can be read.
+    """
+    below = sorted(one for one in path.iterdir() if one.is_dir())
+    if _looks_like_a_run(path):
+        return [path, *(one for one in below if (one / "config.json").exists() and (one / "metrics").exists())], []
+    runs = [one for one in below if _looks_like_a_run(one)]
+    return runs, [one for one in below if one not in runs]
 
 
 def _looks_like_a_run(path: Path) -> bool:
@@ -110,7 +136,9 @@ def read_run(root: Path) -> tuple[Run | None, list[Problem]]:
         return _read(RunFolder(root))
     except KeyError as error:
         reason = f"{error} is missing in its summary or metrics"
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON of another shape
+    except OSError as error:
+        reason = f"{error.filename or root} cannot be read: {error.strerror or error}"
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:  # the last three: JSON of another shape
         reason = str(error)
     return None, [Problem(str(root), "broken", reason)]
 
@@ -121,14 +149,13 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     assert steps is not None, "the resolved config was checked"
     lines = read_metrics(folder)
     if not folder.summary.exists():
-        last = max((line["step"] for line in lines), default=0)
-        return None, [_problem(folder, "unfinished", f"no summary.json; metrics reach step {last} of {steps}")]
+        return None, [_without_summary(folder, lines, steps)]
     summary = _object(folder.summary)
     if summary["steps"] != steps:
         reason = f"its summary is of step {summary['steps']}, its config asks for {steps}"
         return None, [_problem(folder, "unfinished", reason)]
     zero_shot, left_out = read_zero_shot(folder, lines, steps=steps, limit=config.evaluation.limit)
-    loss = float(summary["validation_loss"])
+    loss, own = float(summary["validation_loss"]), summary.get("local_validation_loss")
     run = Run(
         folder=folder.root,
         variant=variant(config),
@@ -142,7 +169,8 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
             for name, value in flatten(config).items()
             if not name.startswith(_ELSEWHERE) and name not in _HOW
         },
-        loss=loss if math.isfinite(loss) else math.inf,
+        loss=_finite(loss),
+        own_loss=_finite(own) if own is not None else None,
         curve=_curve(lines),
         step_seconds=_step_seconds(lines),
         wall_seconds=float(summary["wall_seconds"]),
@@ -157,6 +185,29 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     if not math.isfinite(loss):
         problems.append(_problem(folder, "diverged", f"its final held-out loss is {loss}"))
     return run, problems
+
+
+def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], steps: int) -> Problem:
+    """All steps may be made, as by workers that were started by hand; the last one is validated."""
+    last = max((line["step"] for line in lines), default=0)
+    makes_it = f"`muloco train {folder.config} --resume` does what is left"
+    if any(line["step"] == steps and "validation_loss" in line for line in lines):
+        reason = f"finished, all {steps} steps are made; but it has no summary.json, so it is not in the tables"
+        return _problem(folder, "without a summary", f"{reason}: {makes_it}")
+    if last >= steps:
+        reason = f"all {steps} steps are made, but the last one is not validated"
+        return _problem(folder, "unfinished", f"{reason}: {makes_it}")
+    return _problem(folder, "unfinished", f"no summary.json; metrics reach step {last} of {steps}")
+
+
+def _finite(loss: float) -> float:
+    """Infinite where it is no number, so that it is never the best."""
+    return float(loss) if math.isfinite(loss) else math.inf
+
+
+def _printable(text: str) -> str:
+    """With line breaks and other characters that no terminal or table shows written as escapes."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _problem(folder: RunFolder, kind: str, reason: str) -> Problem:
@@ -187,7 +238,7 @@ def _object(path: Path) -> dict[str, Any]:
         raise ValueError(f"no {path.name}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is not a JSON object")

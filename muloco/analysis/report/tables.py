@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from muloco.analysis import published
-from muloco.analysis.report.cells import Listing, Measured, Row, Table
+from muloco.analysis.report.cells import OWN, Listing, Measured, Row, Table
 from muloco.analysis.report.method import Variant, baseline
 from muloco.analysis.report.pooling import Group, Point, best, choice
 from muloco.analysis.report.zero_shot import TASKS, without_subtasks
@@ -166,6 +166,7 @@ def choices(group: Group) -> Listing:
         "outer momentum",
         "seeds",
         "loss",
+        OWN,
         "best of",
     ]
     rows = []
@@ -178,6 +179,7 @@ def choices(group: Group) -> Listing:
                 *("" if variant.workers is None else f"{settings[field]:g}" for field in outer),
                 ", ".join(str(run.seed) for run in one.point.runs),
                 f"{one.point.loss:.4f}",
+                f"{own.loss:.4f}" if variant.workers is not None and (own := one.point.as_published()) else "",
                 choice(one.point, one.among),
             ]
         )
@@ -205,7 +207,7 @@ def table(
     filled = [*measured, *missing, *(published if everything else ())]
     rows = sorted({key for key, _ in filled}, key=_row_order)
     columns = sorted({column for _, column in filled}, key=column_order)  # type: ignore[arg-type]
-    beside = {(key, column): (_ungathered(key), column) for key in rows for column in columns}
+    beside = {(key, column): (_however_reduced(key), column) for key in rows for column in columns}
     return Table(
         name=name,
         title=title,
@@ -265,7 +267,7 @@ def _row_order(key: Key) -> tuple:
     return (SCALES.index(scale) if scale else -1), variant.order
 
 
-def _ungathered(key: Key) -> Key:
-    """Both ways to reduce stand beside the paper's, which gathers."""
+def _however_reduced(key: Key) -> Key:
+    """All ways to reduce stand beside the paper's figure."""
     scale, variant = key
-    return scale, replace(variant, codec=variant.codec and replace(variant.codec, gathered=False))
+    return scale, replace(variant, codec=variant.codec and replace(variant.codec, reduce="reselect"))

@@ -118,7 +118,14 @@ def wall_clock_figure(group: Group, *, published_too: bool) -> Figure | Skipped:
         "wall_clock",
         "Wall clock against bandwidth",
         [
-            Panel(title=scale, xlabel="Gbit/s of a worker's link", ylabel="hours", series=series, xlog=10, ylog=10)
+            Panel(
+                title=scale,
+                xlabel="bandwidth of a worker's link (Gbit/s)",
+                ylabel="wall-clock time (hours)",
+                series=series,
+                xlog=10,
+                ylog=10,
+            )
             for scale, series in by_scale.items()
         ],
         caption=_MODEL,

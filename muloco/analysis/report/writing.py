@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from muloco.analysis import output
 from muloco.analysis.report.contents import Report
 from muloco.analysis.report.draw import draw
 from muloco.analysis.report.markdown import markdown
@@ -20,11 +21,11 @@ MARKER = ".muloco-report.json"
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ConfigError if the folder holds what no report has written."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; --out names the folder of the report")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).exists():
-        raise ConfigError(f"{folder} holds files that no report has written; choose another --out")
+    """Raises ConfigError if the folder cannot be written, or holds what no report has written."""
+    output.check_folder("--out", folder)
+    with output.writing("--out", folder):
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).exists():
+            raise ConfigError(f"--out: {folder} holds files that no report has written; choose another folder")
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -34,23 +35,39 @@ def write(report: Report, folder: Path) -> list[Path]:
         report.md and report.html.
 
     Raises:
-        ConfigError: the folder, or a file that would be written, is not a report's.
+        ConfigError: the folder, or a file that would be written, is not a report's or cannot be written.
     """
     check_folder(folder)
-    marker = folder / MARKER
-    earlier = set(json.loads(marker.read_text())["files"]) if marker.exists() else set()
     files = _files(report)
-    strange = [name for name in files if name not in earlier and (folder / name).exists()]
-    if strange:
-        raise ConfigError(f"{folder / strange[0]} was not written by a report and stays; choose another --out")
-    write_json(marker, {"files": sorted(earlier | set(files))})
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    for name in earlier - set(files):
-        (folder / Path(name).parent.name / Path(name).name).unlink(missing_ok=True)
-    write_json(marker, {"files": sorted(files)})
+    with output.writing("--out", folder):
+        earlier = _written_earlier(folder / MARKER)
+        strange = [name for name in files if name not in earlier and (folder / name).exists()]
+        if strange:
+            raise ConfigError(
+                f"--out: {folder / strange[0]} was not written by a report and stays; choose another folder"
+            )
+        write_json(folder / MARKER, {"files": sorted(earlier | set(files))})
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        for name in earlier - set(files):
+            (folder / Path(name).parent.name / Path(name).name).unlink(missing_ok=True)
+        write_json(folder / MARKER, {"files": sorted(files)})
     return [folder / "report.md", folder / "report.html"]
+
+
+def _written_earlier(marker: Path) -> set[str]:
+    """Files of an earlier report in the folder.
+
+    Raises:
+        ConfigError: its list of them is damaged.
+    """
+    if not marker.exists():
+        return set()
+    try:
+        return {str(name) for name in json.loads(marker.read_text(encoding="utf-8"))["files"]}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"--out: {marker} is damaged; choose another folder, or delete this one") from None
 
 
 def tables_as_csv(report: Report) -> dict[str, str]:
@@ -80,7 +97,7 @@ def _files(report: Report) -> dict[str, bytes]:
         "report.html": page(report, images),
         **{f"tables/{name}.csv": text for name, text in tables_as_csv(report).items()},
     }
-    return {**{name: text.encode() for name, text in texts.items()}, **figures}
+    return {**{name: text.encode("utf-8") for name, text in texts.items()}, **figures}
 
 
 def _drawn(report: Report) -> Mapping[str, bytes]:

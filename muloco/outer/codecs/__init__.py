@@ -32,11 +32,11 @@ elements as they are, top-k counting NaN as the greatest of all; a quantized row
 throughout. Whether a piece is finite is for the exchange to tell (its header has a flag).
 """
 
-import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import torch
 
+from muloco.outer.codec_settings import KINDS, VALUES, check_settings
 from muloco.outer.codecs.codec import Codec
 from muloco.outer.codecs.dense import Dense
 from muloco.outer.codecs.linear import Linear
@@ -52,10 +52,6 @@ QUANTIZED: dict[str, Callable[[int, bool], Codec]] = {
     "statistical": Statistical,
     "lloyd_max": LloydMax,
 }
-KINDS = (*DENSE, *QUANTIZED, "topk")
-GRANULARITIES = ("tensor", "row")
-VALUES = {"fp32": "none", "bf16": "bf16", **{kind: kind for kind in QUANTIZED}}
-"""How top-k may carry its values -> the kind that does it."""
 
 
 def build_codec(
@@ -80,46 +76,11 @@ def build_codec(
     Raises:
         ValueError: unknown kind, a setting out of range, one that is missing, or one that the kind does not take.
     """
-    _refuse_unknown(kind, KINDS, "compression kind")
-    _refuse_unknown(granularity, GRANULARITIES, "granularity")
+    check_settings(kind, bits=bits, granularity=granularity, fraction=fraction, values=values)
     if kind == "topk":
-        return _build_topk(bits, granularity, fraction, values)
-    _refuse_given("fraction", fraction, kind, ["topk"])
-    _refuse_given("values", values, kind, ["topk"])
+        assert fraction is not None
+        return TopK(float(fraction), build_codec(VALUES[values or "fp32"], bits=bits))
     if kind in DENSE:
-        _refuse_given("bits", bits, kind, [*QUANTIZED, "topk"])
-        _refuse_rows(granularity, kind)
         return Dense(DENSE[kind])
-    return QUANTIZED[kind](_checked_bits(bits, kind), granularity == "row")
-
-
-def _build_topk(bits: int | None, granularity: str, fraction: float | None, values: str | None) -> TopK:
-    _refuse_rows(granularity, "topk")
-    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
-        raise ValueError(f"topk needs the fraction of elements to keep, above 0 and at most 1; got {fraction!r}")
-    values = "fp32" if values is None else values
-    _refuse_unknown(values, VALUES, "topk values")
-    return TopK(float(fraction), build_codec(VALUES[values], bits=bits))
-
-
-def _checked_bits(bits: int | None, kind: str) -> int:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-        raise ValueError(f"{kind} needs bits, a whole number from 1 to 8; got {bits!r}")
-    return bits
-
-
-def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
-    if name not in allowed:
-        nearest = difflib.get_close_matches(str(name), allowed, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown {what} {name!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
-
-
-def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:
-    if value is not None:
-        raise ValueError(f"compression kind {kind!r} takes no {setting}, got {value!r}; {', '.join(takers)} do")
-
-
-def _refuse_rows(granularity: str, kind: str) -> None:
-    if granularity == "row":
-        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; {', '.join(QUANTIZED)} have")
+    assert bits is not None
+    return QUANTIZED[kind](bits, granularity == "row")

@@ -17,8 +17,8 @@ from muloco.training.run_folder import RunFolder, read_lines
 
 from ..runs import TINY, Run
 
-SECONDS = 200
-"""Whatever takes longer hangs."""
+SECONDS = 1200
+"""Whatever takes longer hangs, on a busy machine too; a run takes about ten seconds where nothing else runs."""
 HOOK = """
 import sys
 
@@ -58,7 +58,7 @@ class Jobs:
             log_folder=str(folder),
         )
 
-    def submit(self, name: str, config: str, *, nodes: int, gpus: int = 1, **overrides: Any) -> str:
+    def submit(self, name: str, config: str, *, nodes: int, gpus: int = 1, cpus: int = 4, **overrides: Any) -> str:
         """Submits a run of the tiny flavor and returns the job's id; `__` in a name stands for the dot."""
         values = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
         script = render_script(
@@ -66,7 +66,7 @@ class Jobs:
             config=str(Path(__file__).parents[3] / config),
             overrides=[word for key, value in values.items() for word in (f"--{key}", str(value))],
             nodes=nodes,
-            profile=dataclasses.replace(self.profile, gpus_per_node=gpus),
+            profile=dataclasses.replace(self.profile, gpus_per_node=gpus, cpus_per_node=cpus),
             outputs=str(self._folder / "runs"),
         )
         (self._folder / f"{name}.sh").write_text(script)

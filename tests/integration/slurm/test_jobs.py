@@ -47,8 +47,9 @@ def test_data_parallel_ranks_over_two_nodes_make_way_for_an_urgent_job_and_come_
 
 def test_workers_that_span_nodes(jobs: Jobs) -> None:
     settings = {"parallelism__data_parallel_shard_degree": 2, **SHORT}
-    job = jobs.submit("span", MULOCO, nodes=4, **settings)
+    job = jobs.submit("span", MULOCO, nodes=4, cpus=0, **settings)
     run = jobs.finish("span", job)
+    assert jobs.field(job, "NumCPUs") == "64", "whole nodes, as it was said"
     assert run.status == 0 and jobs.state(job) == "COMPLETED", run.output
     assert f"2 workers of 2 ranks on 4 of 4 nodes of job {job}, CPU, gloo" in run.output
     assert len(run.digests()) == 2 and all(len(set(digests.values())) == 1 for digests in run.digests())

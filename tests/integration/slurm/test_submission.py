@@ -1,5 +1,6 @@
 """Sweeps under a real SLURM: the node limit, a submission that is killed, and scripts that it accepts."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from muloco.sweeps import slurm as questions
-from muloco.sweeps.cluster import ClusterProfile
+from muloco.sweeps.cluster import load_profile
 from muloco.sweeps.command import write_scripts
 from muloco.sweeps.expand import expand
 from muloco.sweeps.files import load_sweep
@@ -69,7 +70,7 @@ GresTypes=gpu
 ResumeProgram=/bin/true
 SuspendProgram=/bin/true
 SuspendTime=600
-NodeName=f[1-256] NodeAddr=127.0.0.1 Port=[20001-20256] CPUs=16 RealMemory=20000 Gres=gpu:8 State=CLOUD
+NodeName=f[1-512] NodeAddr=127.0.0.1 Port=[20001-20512] CPUs=16 RealMemory=20000 Gres=gpu:8 State=CLOUD
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
 """
 
@@ -93,7 +94,7 @@ def test_a_killed_submission_of_twenty_jobs_goes_on_within_the_node_limit(
         return {name: ids for name, ids in found.items() if ids}
 
     process = submit()
-    deadline = time.monotonic() + 5 * SECONDS  # some 10 s where nothing else runs
+    deadline = time.monotonic() + 3 * SECONDS  # some 10 s where nothing else runs
     while process.poll() is None or len(submitted()) < JOBS:
         assert time.monotonic() < deadline
         most = max(most, sum(job.nodes for job in questions.queue()))
@@ -138,7 +139,8 @@ def test_sbatch_accepts_every_script_of_the_paper(tmp_path: Path) -> None:
     """By a cluster of as many nodes as the largest needs, none of which is ever started."""
     if (reason := why_missing()) is not None:
         pytest.skip(reason)
-    profile = ClusterProfile(gpus_per_node=8, memory="0", time="24:00:00", partition="main", log_folder=str(tmp_path))
+    papers = load_profile(CHECKOUT / "jobs" / "muloco_paper" / "cluster.toml", partition="main")
+    profile = dataclasses.replace(papers, log_folder=str(tmp_path))
     jobs = expand(load_sweep(CHECKOUT / "jobs" / "muloco_paper" / "whole_paper.py"), profile=profile).jobs
     folder = SweepFolder(tmp_path / "scripts")
     written, _ = write_scripts(jobs, folder, profile)
@@ -157,7 +159,7 @@ def test_sbatch_accepts_every_script_of_the_paper(tmp_path: Path) -> None:
             command = ["sbatch", "--test-only", str(folder.script(job.name))]
             said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
             assert said.returncode == 0 and "to start at" in said.stderr, f"{job.name}: {said.stderr}"
-        assert max(job.nodes for job in written) == 256 and len(written) == len(jobs) > 400
+        assert max(job.nodes for job in written) == 512 and len(written) == len(jobs) > 400
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(SECONDS)

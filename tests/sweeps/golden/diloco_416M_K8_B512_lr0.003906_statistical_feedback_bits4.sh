@@ -13,11 +13,12 @@
 # One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
 # A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
 # optimizer.lr: published: PAPER 4.1
-# outer_optimizer.lr: published: 0.9, which the paper's code applies twice with error feedback, PAPER 3.3
+# outer_optimizer.lr: published: PAPER 4.1
 # outer_optimizer.momentum: published: PAPER 4.1
 # parallelism.data_parallel_shard_degree: rule: sharded over a node from 914M on, PAPER 2.1
 # parallelism.data_parallel_replicate_degree: rule: 8 GPUs at 416M
-# training.local_batch_size: rule: the launchers' (PAPER 2.3), at most a rank's share of batch and evaluation
+# training.local_batch_size: published: not doubled here, PAPER 2.3
+# compression.error_gain: published: the outer rate, which the paper's code also applies before it compresses, PAPER 3.3
 # training.steps 8160: derived by muloco/training/resolve.py
 # optimizer.weight_decay 0.00125: derived by muloco/training/resolve.py
 
@@ -34,16 +35,17 @@ else
         --optimizer.lr 0.003906
         --compression.kind statistical
         --compression.error_feedback True
-        --outer_optimizer.lr 0.81
+        --outer_optimizer.lr 0.9
         --outer_optimizer.momentum 0.9
         --parallelism.data_parallel_shard_degree 1
         --parallelism.data_parallel_replicate_degree 1
-        --training.local_batch_size 32
+        --training.local_batch_size 16
         --compression.skip_norms True
-        --compression.reduce reselect
         --compression.fraction None
         --compression.values None
         --compression.bits 4
+        --compression.reduce requantize
+        --compression.error_gain 0.9
         --run.name diloco_416M_K8_B512_lr0.003906_statistical_feedback_bits4
         --run.outputs /muloco/outputs
     )

@@ -13,9 +13,9 @@
 # One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
 # A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
 # optimizer.lr: published: ddp_baselines_h100.py, PAPER 4.1
-# parallelism.data_parallel_shard_degree: rule: sharded over a node from 914M on, PAPER 2.1
+# parallelism.data_parallel_shard_degree: published: 16 x 8 GPUs in ddp_baselines_h100.py
 # parallelism.data_parallel_replicate_degree: rule: 128 GPUs at 3.1B
-# training.local_batch_size: rule: the launchers' (PAPER 2.3), at most a rank's share of batch and evaluation
+# training.local_batch_size: rule: the launchers' (PAPER 2.3), at most a rank's share of the batch
 # training.steps 3660: derived by muloco/training/resolve.py
 # optimizer.weight_decay 0.016: derived by muloco/training/resolve.py
 
@@ -29,8 +29,8 @@ else
         --model.flavor 3.1B
         --training.global_batch_size 8192
         --optimizer.lr 0.03125
-        --parallelism.data_parallel_shard_degree 8
-        --parallelism.data_parallel_replicate_degree 16
+        --parallelism.data_parallel_shard_degree 16
+        --parallelism.data_parallel_replicate_degree 8
         --training.local_batch_size 8
         --run.name dp-muon_3.1B_B8192_lr0.03125
         --run.outputs /muloco/outputs

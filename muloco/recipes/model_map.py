@@ -28,19 +28,13 @@ WORKERS = (1, 2, 4, 8, 16)
 NAMED = ("model.flavor", "fault_tolerance.group_size", "training.global_batch_size", "optimizer.lr")
 
 GPUS_PER_NODE = 8
-LOCAL_BATCH = {
-    "150M": 32,
-    "416M": 16,
-    "914M": 16,
-    "1.76B": 8,
-    "3.1B": 4,
-    "15B": 2,
-}  # PAPER 2.3; the launchers double it
+LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4, "15B": 2}
+"""Sequences in a forward pass of a GPU (PAPER 2.3). The launchers double it, but for the one of compressed runs."""
 SHARDED = ("914M", "1.76B", "3.1B", "15B")  # over the 8 GPUs of a node (PAPER 2.1); smaller ones are replicated
-EVALUATION = 1024  # sequences (PAPER 2.3)
 
-# GPUs of a run. Published: 128 at 3.1B, 8 at 416M with K = 8, 1024 of 15B at 2048 sequences, that is 2 sequences each
-# (PAPER 2.1, 6.1). The other sizes lie between, so that all take some hours.
+# GPUs of a run. Published: 128 at 3.1B, 8 at 416M with K = 8, 1024 of 15B at 2048 sequences, that is 2 sequences each,
+# at which the time of a step is the same in all the paper's 15B runs (PAPER 2.1, 6.1). The other sizes lie between, so
+# that all take some hours.
 GPUS = {"150M": 8, "416M": 8, "914M": 32, "1.76B": 64, "3.1B": 128}
 SEQUENCES_PER_GPU_15B = 2
 
@@ -74,6 +68,9 @@ PUBLISHED_LR = (
     Published("DiLoCo", 8, "416M", 0.003906, "PAPER 4.1"),
     Published("DiLoCo", 16, "3.1B", 0.000691, "PAPER 4.1"),
 )
+
+# Least and greatest inner learning rate of MuLoCo with K = 1 over all sizes (PAPER 4.2)
+MULOCO_K1_LR = (0.015625, 0.0625)
 
 # Outer learning rate and momentum by K (PAPER 0, 4.1); those of 2 and 4 are not published
 OUTER: dict[str, dict[int, tuple[float, float]]] = {
@@ -115,7 +112,7 @@ def point(method: Method, size: str, workers: int = 0, *, batch: int | None = No
     values["optimizer.lr"] = best_lr(method, size, workers) if lr is None else lr
     if workers:
         values |= outer(method, workers)
-    return values | placement(size, workers, number)
+    return {**values, **placement(size, workers, number)}
 
 
 def grid(name: str, method: Method, points: Sequence[Point], *, config: str | None = None) -> Grid:
@@ -126,19 +123,23 @@ def grid(name: str, method: Method, points: Sequence[Point], *, config: str | No
 def best_lr(method: Method, size: str, workers: int = 0) -> Given:
     """The published inner learning rate, or one interpolated from the nearest published K and, there, nearest size.
 
-    It falls by sqrt 2 with every doubling of the parameters (PAPER 4.2) and is snapped to the grid. It does not follow
-    the batch, for which the paper gives no rule: sweep around it.
+    It falls by sqrt 2 with every doubling of the parameters (PAPER 4.2) and is snapped to the grid; MuLoCo with K = 1
+    stays within the published range. It does not follow the batch, for which the paper gives no rule: sweep around it.
     """
     there = [row for row in PUBLISHED_LR if row.method == method]
     nearest = min(there, key=lambda row: (_apart(row.workers, workers), abs(_doublings(row.size, size))))
     if (nearest.workers, nearest.size) == (workers, size):
         return Given(nearest.lr, f"published: {nearest.source}")
-    lr = nearest.lr / math.sqrt(2) ** _doublings(nearest.size, size)
+    lr = LR_GRID[grid_step(nearest.lr / math.sqrt(2) ** _doublings(nearest.size, size))]
     whose = f"{method}{f' K={nearest.workers}' if nearest.workers else ''} at {nearest.size}"
-    return Given(
-        LR_GRID[grid_step(lr)],
-        f"interpolated: from {nearest.lr:g} of {whose} ({nearest.source}), 1/sqrt 2 a doubling of size, on the grid",
-    )
+    rule = "1/sqrt 2 a doubling of size, on the grid"
+    origin = f"interpolated: from {nearest.lr:g} of {whose} ({nearest.source}), {rule}"
+    if method == "MuLoCo" and workers == 1:
+        least, greatest = MULOCO_K1_LR
+        if not least <= lr <= greatest:
+            lr = min(max(lr, least), greatest)
+            origin += f", and within the published {least:g} to {greatest:g} (PAPER 4.2)"
+    return Given(lr, origin)
 
 
 def around(lr: Given, steps: int) -> list[Given]:
@@ -169,46 +170,63 @@ def outer(method: Method, workers: int) -> Point:
     """Outer learning rate and momentum; for K = 2 and 4 between those of 1 and 8, linear in log K, to one decimal."""
     known = OUTER[method]
     if workers in known:
-        pair, origin = known[workers], "published: PAPER 4.1"
+        lr, momentum = known[workers]
+        origin = "published: PAPER 4.1"
     else:
         share = math.log2(workers) / math.log2(8)
-        pair = tuple(round(a + share * (b - a), 1) for a, b in zip(known[1], known[8], strict=True))
+        lr, momentum = (round(a + share * (b - a), 1) for a, b in zip(known[1], known[8], strict=True))
         origin = "interpolated: between K = 1 and 8, linear in log K, to one decimal"
-    return {"outer_optimizer.lr": Given(pair[0], origin), "outer_optimizer.momentum": Given(pair[1], origin)}
+    return {"outer_optimizer.lr": Given(lr, origin), "outer_optimizer.momentum": Given(momentum, origin)}
 
 
 def error_feedback(method: Method, workers: int, on: bool, *, outer_lr: float | None = None) -> Point:
     """Error feedback on or off, and the outer learning rate that goes with it.
 
-    The paper's code applies the outer learning rate twice where error feedback is on (PAPER 3.3), muloco once; so its
-    published runs with error feedback are those with the square of the rate here.
+    The paper's code applies the outer learning rate twice to what error feedback compresses: to the pseudogradient
+    before it is compressed, and in the outer step; what travels as fp32 has it once (PAPER 3.3, 11). So it is both
+    here, and the runs with error feedback follow the published path.
     """
     rate = outer(method, workers)["outer_optimizer.lr"].value if outer_lr is None else outer_lr
-    origin = f"published: {rate:g}, which the paper's code applies twice with error feedback, PAPER 3.3"
-    chosen = Given(round(rate**2, 6), origin) if on else Given(rate, "published: PAPER 4.1")
-    return {"compression.error_feedback": on, "outer_optimizer.lr": chosen}
+    twice = "published: the outer rate, which the paper's code also applies before it compresses, PAPER 3.3"
+    return {
+        "compression.error_feedback": on,
+        "outer_optimizer.lr": Given(rate, "published: PAPER 4.1" if outer_lr is None else "published: PAPER 3.5"),
+        "compression.error_gain": Given(rate, twice) if on else 1.0,
+    }
+
+
+def reduced(codec: Point) -> Point:
+    """How the mean of a codec comes about: exactly for top-k; encoded once more, with one codebook a tensor or row, for
+    the quantizers, as the paper's launchers simulate it (PAPER 3.3, 11)."""
+    exact = codec["compression.kind"] == "topk"
+    return {"compression.reduce": "gather" if exact else "requantize"}
 
 
 def placement(size: str, workers: int, batch: int) -> Point:
     """Parallelism inside a worker, and the local batch.
 
     A run has `GPUS`, or as many as its workers need at least: one each, or a node where the size is sharded; no more
-    than sequences in a step, nor a worker more than sequences in an evaluation. The local batch is twice that of
-    `LOCAL_BATCH`, as in the published launchers, as far as batch and evaluation allow.
+    than sequences in a step. The local batch is twice that of `LOCAL_BATCH`, as in the published launchers, and at most
+    a rank's share of the batch.
     """
-    wanted = batch // SEQUENCES_PER_GPU_15B if size == "15B" else min(GPUS[size], batch)
-    total = min(wanted, EVALUATION * max(1, workers))
-    shards = GPUS_PER_NODE if size in SHARDED else 1
-    ranks = max(shards, total // max(1, workers))
+    total = batch // SEQUENCES_PER_GPU_15B if size == "15B" else min(GPUS[size], batch)
+    shards = _shards(size, workers)
+    ranks = max(shards.value, total // max(1, workers))
     share = batch // (ranks * max(1, workers))
     return {
-        "parallelism.data_parallel_shard_degree": Given(shards, "rule: sharded over a node from 914M on, PAPER 2.1"),
-        "parallelism.data_parallel_replicate_degree": Given(ranks // shards, f"rule: {total} GPUs at {size}"),
+        "parallelism.data_parallel_shard_degree": shards,
+        "parallelism.data_parallel_replicate_degree": Given(ranks // shards.value, f"rule: {total} GPUs at {size}"),
         "training.local_batch_size": Given(
-            max(1, min(2 * LOCAL_BATCH[size], share, EVALUATION // ranks)),
-            "rule: the launchers' (PAPER 2.3), at most a rank's share of batch and evaluation",
+            max(1, min(2 * LOCAL_BATCH[size], share)),
+            "rule: the launchers' (PAPER 2.3), at most a rank's share of the batch",
         ),
     }
+
+
+def _shards(size: str, workers: int) -> Given:
+    if size == "3.1B" and workers == 0:
+        return Given(16, "published: 16 x 8 GPUs in ddp_baselines_h100.py")
+    return Given(GPUS_PER_NODE if size in SHARDED else 1, "rule: sharded over a node from 914M on, PAPER 2.1")
 
 
 def workers_on(nodes: int, per_node: int, *, nodes_per_worker: int = 1) -> int:

@@ -25,6 +25,7 @@ def paper(flavor: str) -> Config:
     config.model.flavor = flavor
     config.training.local_batch_size = LOCAL_BATCH.get(flavor, 2)
     config.compile.enable = True
+    config.data.predict_bos = True  # the paper's stream (PAPER 11)
     return config
 
 
@@ -117,7 +118,7 @@ def compressed(config: Config, kind: Literal["linear", "statistical", "lloyd_max
     return config
 
 
-def data_parallel(config: Config, *, optimizer: str, lr: float) -> Config:
+def data_parallel(config: Config, *, optimizer: Literal["AdamW", "Muon"], lr: float) -> Config:
     """The baseline: one worker, no outer optimizer."""
     config.fault_tolerance = FaultTolerance(semi_sync_method="none")
     config.optimizer.name = optimizer

@@ -1,0 +1,67 @@
+"""Figures that go into files, whatever backend the environment names for windows or notebooks (MPLBACKEND)."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def canvas(rows: int, columns: int, *, width: float, height: float, name: str) -> Iterator[tuple[Any, Any]]:
+    """A sheet with a grid of axes; to be drawn on and saved within the context.
+
+    Args:
+        rows, columns: of the grid.
+        width, height: in inches.
+        name: makes the same SVG file each time.
+
+    Yields:
+        Matplotlib's figure, and its axes by row and column.
+    """
+    with settings({"svg.hashsalt": name, "font.size": 9, "axes.titlesize": 10}):
+        yield subplots(rows, columns, squeeze=False, figsize=(width, height), dpi=130, layout="constrained")
+
+
+def save(sheet: Any, *paths: Path) -> None:
+    """Writes a sheet, the kind of each file by its ending: the same bytes for the same sheet."""
+    sheet.draw_without_rendering()
+    sheet.set_layout_engine("none")  # it stays as it is now laid out, for all files
+    for path in paths:
+        sheet.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else {"Date": None})
+
+
+def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, but of no backend. It needs no closing.
+
+    Args:
+        rows, columns: of the axes.
+        squeeze: leave out dimensions of the array of axes that are 1.
+        options: of `matplotlib.figure.Figure`.
+    """
+    with _no_backend():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    figure = Figure(**options)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
+
+
+@contextlib.contextmanager
+def settings(values: Mapping[str, Any]) -> Iterator[None]:
+    """Within the context matplotlib's settings (`rcParams`) have these values."""
+    with _no_backend():
+        import matplotlib
+    with matplotlib.rc_context(dict(values)):  # type: ignore[arg-type]
+        yield
+
+
+@contextlib.contextmanager
+def _no_backend() -> Iterator[None]:
+    """matplotlib refuses to be imported where it does not know the backend, as in a program that a notebook starts."""
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen

@@ -1,0 +1,83 @@
+"""One look for a method in every figure: its color; a shade and a marker for each K; a dash for what else differs."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+COLORS = {
+    "MuLoCo": "#0b6e4f",
+    "DiLoCo": "#c8553d",
+    "DP Muon": "#2f5d9b",
+    "DP AdamW": "#d99a00",
+    "GPA": "#7d4ea3",
+    "local SGD": "#3aa7a3",
+}
+"""By method; a name that begins so has the color too."""
+_OTHERS = ("#8a5a35", "#c2437d", "#5f7d1f", "#444444")
+_DASHES: tuple[str | tuple, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1.2)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (5, 1.5, 1, 1, 1, 1.5)),
+)
+_MARKERS = {None: "o", 1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P"}
+_BASE_WORKERS = 8
+"""K whose shade is the method's color itself."""
+_STEP = 0.15
+"""Share of white or black that a doubling of K takes away or adds."""
+_MOST = 0.6
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of a line."""
+
+    color: str
+    marker: str
+    dash: str | tuple
+    """A line style of Matplotlib."""
+
+
+def looks(names: Iterable[str]) -> Mapping[str, Look]:
+    """The looks of all lines of one figure.
+
+    Args:
+        names: such as `MuLoCo K=8, J=3`: method, K if there is one, and what else differs. Names with the same method
+            have one color, and with the same rest one dash.
+    """
+    parts = {name: _parts(name) for name in dict.fromkeys(names)}
+    others = list(dict.fromkeys(method for method, _, _ in parts.values() if method not in COLORS))
+    rests: dict[str, list[str]] = {}
+    for method, _, rest in parts.values():
+        if rest not in rests.setdefault(method, []):
+            rests[method].append(rest)
+    return {
+        name: Look(
+            color=_shade(COLORS.get(method) or _OTHERS[others.index(method) % len(_OTHERS)], workers),
+            marker=_MARKERS.get(workers, "X"),
+            dash=_DASHES[rests[method].index(rest) % len(_DASHES)],
+        )
+        for name, (method, workers, rest) in parts.items()
+    }
+
+
+def _parts(name: str) -> tuple[str, int | None, str]:
+    """Method, K and the rest of a name."""
+    found = re.fullmatch(r"(?P<method>.+?)(?: K=(?P<workers>\d+))?(?:, (?P<rest>[^()]*))?", name)
+    assert found is not None, name
+    known = max((method for method in COLORS if name.startswith(method)), key=len, default=None)
+    method, workers, rest = found["method"], found["workers"], found["rest"] or ""
+    if known is not None and known != method:
+        method, rest = known, f"{method.removeprefix(known)} {rest}".strip()
+    return method, int(workers) if workers else None, rest
+
+
+def _shade(color: str, workers: int | None) -> str:
+    """Lighter with fewer workers than `_BASE_WORKERS`, darker with more."""
+    doublings = 0.0 if workers is None else math.log2(workers / _BASE_WORKERS)
+    towards, share = (0, _STEP * doublings) if doublings > 0 else (255, -_STEP * doublings)
+    share = min(share, _MOST)
+    parts = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * part + share * towards):02x}" for part in parts)

@@ -1,0 +1,84 @@
+"""Tables for a terminal: what is too wide is cut into several below each other, not within words or names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+_FRAME = 1
+_AROUND_A_COLUMN = 3  # a blank on either side, and a line
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of a table, with a cell a row."""
+
+    header: str
+    cells: Sequence[str | Text]
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(str(cell)) for cell in (self.header, *self.cells))
+
+
+def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) -> list[Table]:
+    """Tables with all columns, each as many as fit beside the names of the rows.
+
+    Args:
+        title: of the first one.
+        names: the first column of every table. Names that leave no room for another column are listed by number first,
+            and the numbers stand for them.
+        columns: numbers, to the right.
+        width: of the terminal.
+    """
+    tables = []
+    if _width([names, max(columns, key=lambda column: column.width)]) > width:
+        numbers = Column("#", [str(number) for number in range(1, len(names.cells) + 1)])
+        tables.append(_listing(title, numbers, names))
+        names, title = numbers, ""
+    rest = list(columns)
+    while rest:
+        taken = 1
+        while taken < len(rest) and _width([names, *rest[: taken + 1]]) <= width:
+            taken += 1
+        tables.append(_table(title, names, rest[:taken]))
+        rest, title = rest[taken:], ""
+    return tables
+
+
+def facts(title: str, rows: dict[str, str]) -> Table:
+    """A table of two columns, names and values."""
+    table = Table(title=Text(title), title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _width(columns: Sequence[Column]) -> int:
+    return _FRAME + sum(column.width + _AROUND_A_COLUMN for column in columns)
+
+
+def _listing(title: str, numbers: Column, names: Column) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None)
+    table.add_column(numbers.header, justify="right", no_wrap=True)
+    table.add_column(names.header, overflow="fold")
+    for number, name in zip(numbers.cells, names.cells, strict=True):
+        table.add_row(number, _text(name))
+    return table
+
+
+def _table(title: str, names: Column, columns: Sequence[Column]) -> Table:
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    table.add_column(names.header, overflow="fold")
+    for column in columns:
+        table.add_column(column.header, justify="right", no_wrap=True)
+    for row in zip(names.cells, *(column.cells for column in columns), strict=True):
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(cell: str | Text) -> Text:
+    """As it is: brackets are no markup."""
+    return cell if isinstance(cell, Text) else Text(cell)

@@ -1,0 +1,69 @@
+"""The console that all commands print to: plain text, in any encoding, on a stream that may end."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from rich.console import Console
+
+
+def open_console(*, stderr: bool = False, **options: Any) -> Console:
+    """A console on stdout or stderr. Square brackets are printed as they are, not taken for markup.
+
+    Printing never ends the program: where nobody reads any more (`muloco train ... | head`), or the disk is full that
+    the output goes to, this is said once on stderr, and what is printed from there on is dropped.
+
+    Args:
+        stderr: print to stderr instead of stdout.
+        options: of `rich.console.Console`.
+    """
+    stream: Any = LastingStream(sys.stderr if stderr else sys.stdout)
+    return Console(file=stream, markup=False, **{"highlight": False, **options})
+
+
+class LastingStream:
+    """A text stream whose end ends nothing else."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._ended = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._lasting():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lasting():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _lasting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._ended:
+                self._ended = True
+                silence(self._stream)
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"muloco: {self._stream.name} ends here ({error.strerror}); the work goes on\n")
+
+
+def silence(stream: TextIO) -> None:
+    """Sends to nowhere what is still to be written to a stream, so that Python does not fail on it when it ends."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def replace_what_cannot_be_encoded() -> None:
+    """Makes stdout and stderr print a question mark for a character that the terminal's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,38 @@
+"""The folder that an export makes: whole or not at all, and nothing is overwritten. Needs nothing but Python."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from muloco.training.load import ConfigError
+
+
+def check_target(folder: Path) -> None:
+    """Raises ConfigError unless a folder can be made there, as far as that is known before."""
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} exists and is not an empty folder; nothing is overwritten")
+    except OSError as error:
+        raise ConfigError(f"DIR {folder} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Path]:
+    """A draft that becomes `folder` at the end.
+
+    Raises:
+        ConfigError: there is something already, or the system refuses to write there.
+    """
+    check_target(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            draft = Path(scratch) / "draft"
+            draft.mkdir()
+            yield draft
+            draft.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"DIR {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error

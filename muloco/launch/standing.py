@@ -1,0 +1,141 @@
+"""What is known of each worker while a run goes on, and what to say of it: what it does, and whom it waits for."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from muloco.training.run_folder import STATE
+from muloco.training.states import State
+
+STARTING = "starting"
+LOST = "lost"
+_NOT_BEGUN = (STARTING, State.PREPARING, State.BUILDING, State.LOADING, State.RESUMED)
+_ENDED = (State.FINISHED, State.STOPPED)
+
+
+class Standing:
+    """One worker, as its metrics and its supervisor tell."""
+
+    def __init__(self, worker: int):
+        self.worker = worker
+        self.state: str = STARTING
+        self.step: int | None = None
+        """The last inner step that it has told of."""
+        self.synced: int | None = None
+        """The inner step of its last sync."""
+        self.megabytes: float | None = None
+        """That it has sent to others."""
+        self.values: dict[str, Any] = {}
+        """The newest of its metrics, by name."""
+        self.restart: float | None = None
+        """Seconds until it is started again, while it is lost."""
+
+    def take(self, line: dict[str, Any]) -> None:
+        """A line of its metrics."""
+        event = line.get("event")
+        if event == STATE:
+            self.state = line["state"]
+        if event != STATE or self.state not in _NOT_BEGUN or self.state == State.RESUMED:
+            self.step = line["step"]
+        if event == "sync":
+            self.synced = line["step"]
+            self.megabytes = (self.megabytes or 0.0) + line["bytes_sent"] / 1e6
+        self.values.update(line)
+
+    def supervised(self, restart: float | None, *, lost: bool) -> None:
+        """Whether its process is lost, and in how many seconds it is started again (None: it is not)."""
+        if lost:
+            self.state, self.restart = LOST, restart
+        elif self.state == LOST:
+            self.state, self.restart = STARTING, None
+
+    def value(self, name: str) -> float | None:
+        return self.values.get(name)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether it is under way, rather than lost or about to begin."""
+        return self.state != LOST and self.state not in _NOT_BEGUN
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it waits for others, or has nothing left to do."""
+        return self.state in (State.MEETING, State.SYNCING, *_ENDED)
+
+    def has_come_to(self, step: int) -> bool:
+        """Whether it takes part in the sync after that step already, or has done so."""
+        at_sync = self.state == State.SYNCING and (self.step or 0) >= step
+        return at_sync or (self.step or 0) > step or self.synced == step or self.state in _ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How the workers of a run meet."""
+
+    delay: int
+    """Inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside them, and
+    nobody can tell from outside who is late."""
+    in_turns: bool
+    """Whether they take turns in one process."""
+
+
+def doing(worker: Standing, workers: Sequence[Standing], manner: Manner) -> str:
+    """What a worker of these does, in a few words."""
+    step = worker.step or 0
+    if worker.state == LOST:
+        return LOST if worker.restart is None else f"{LOST}, restarting in {worker.restart:.0f} s"
+    if worker.state == State.MEETING:
+        if any(other.takes_part and (other.step or 0) > step for other in workers):
+            return "waits for its turn" if manner.in_turns else "rejoining at the next sync"
+        late = [other.worker for other in workers if other.state != State.MEETING]
+        return _waits(late) if late else str(worker.state)
+    if worker.state == State.SYNCING and manner.delay == 0:
+        late = late_for(step, workers)
+        return _waits(late) if late else "waits for its turn" if manner.in_turns else str(worker.state)
+    return str(worker.state)
+
+
+def late_for(step: int, workers: Sequence[Standing]) -> list[int]:
+    """Those who have not come to the sync after a step, and who are waited for there: a worker that is lost is, until
+    the lighthouse has noticed; one that is only about to begin is not."""
+    return [
+        other.worker
+        for other in workers
+        if (other.takes_part and other.state != State.MEETING) or other.state == LOST
+        if not other.has_come_to(step)
+    ]
+
+
+def by_need(workers: Sequence[Standing], manner: Manner) -> list[Standing]:
+    """The workers, those first that need attention: the lost ones, those that are not with the others yet, those that
+    others wait for."""
+    syncing = [worker.step or 0 for worker in workers if worker.state == State.SYNCING]
+    late = set(late_for(max(syncing), workers)) if syncing else set()
+
+    def need(worker: Standing) -> tuple[bool, bool, bool, bool, int]:
+        joins = not worker.takes_part or (worker.state == State.MEETING and not manner.in_turns)
+        return worker.state != LOST, not joins, worker.worker not in late, worker.stands_still, worker.worker
+
+    return sorted(workers, key=need)
+
+
+def summary(workers: Sequence[Standing]) -> str:
+    """What several workers do, such as `8 training, 1 lost`."""
+    counts = Counter(str(worker.state) for worker in workers)
+    return ", ".join(f"{count} {state}" for state, count in counts.most_common())
+
+
+def span(steps: Iterable[int | None]) -> str:
+    """From the lowest to the highest of them, where they are known."""
+    known = [step for step in steps if step is not None]
+    if not known:
+        return "-"
+    low, high = min(known), max(known)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _waits(late: Sequence[int]) -> str:
+    if len(late) > 2:
+        return f"waits for {len(late)} workers"
+    return f"waits for worker {' and '.join(map(str, late))}"

@@ -1,0 +1,72 @@
+"""What a run needs of the machine and the account that it is started from, looked at before anything is started."""
+
+import socket
+from collections.abc import Mapping
+
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
+
+def check_surroundings(config: Config, environment: Mapping[str, str], *, here: bool) -> None:
+    """Checks what workers would otherwise fail on one after the other, each time that they are started again.
+
+    Args:
+        config: resolved.
+        environment: of this process.
+        here: whether the workers run on this machine, and not on other nodes.
+
+    Raises:
+        ConfigError: a network interface or an address is not there, or nobody is logged in to W&B.
+    """
+    if here:
+        _check_interface(environment.get("GLOO_SOCKET_IFNAME", ""))
+    if here and config.worker_processes > 1 and config.fault_tolerance.host is not None:
+        _check_host(config.fault_tolerance.host)
+    if config.metrics.wandb:
+        _check_wandb()
+
+
+def _check_interface(chosen: str) -> None:
+    there = [name for _, name in socket.if_nameindex()]
+    missing = [name for name in chosen.split(",") if name and name not in there]
+    if missing:
+        raise ConfigError(
+            f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it has "
+            f"{', '.join(there)}"
+        )
+
+
+def _check_host(host: str) -> None:
+    try:
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, socket.AF_INET)}
+    except OSError as error:
+        raise ConfigError(f"fault_tolerance.host {host} is no name or address that is known here: {error}") from None
+    for address in addresses:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((address, 0))
+                return
+            except OSError:
+                continue
+    raise ConfigError(
+        f"fault_tolerance.host {host} ({', '.join(sorted(addresses))}) is not an address of this machine; workers that "
+        "are all here need none"
+    )
+
+
+def _check_wandb() -> None:
+    import wandb  # it takes a second
+
+    if wandb.setup().settings.mode not in ("online", "shared"):
+        return
+    try:
+        known = wandb.login(prompt=False, verify=False)
+    except wandb.Error as error:
+        raise ConfigError(f"metrics.wandb: {error}") from None
+    finally:
+        wandb.teardown()
+    if not known:
+        raise ConfigError(
+            "metrics.wandb: nobody is logged in to Weights & Biases here; run `wandb login`, set WANDB_API_KEY, or "
+            "keep the metrics here with WANDB_MODE=offline"
+        )

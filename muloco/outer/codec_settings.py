@@ -1,0 +1,69 @@
+"""Which settings each kind of codec takes (`muloco.outer.codecs`). Needs nothing but Python."""
+
+import difflib
+from collections.abc import Collection
+
+DENSE = ("none", "bf16")
+QUANTIZED = ("linear", "statistical", "lloyd_max")
+KINDS = (*DENSE, *QUANTIZED, "topk")
+GRANULARITIES = ("tensor", "row")
+VALUES = {"fp32": "none", "bf16": "bf16", **{kind: kind for kind in QUANTIZED}}
+"""How top-k may carry its values -> the kind that does it."""
+
+
+def check_settings(
+    kind: str,
+    *,
+    bits: int | None = None,
+    granularity: str = "tensor",
+    fraction: float | None = None,
+    values: str | None = None,
+) -> None:
+    """Checks what `muloco.outer.codecs.build_codec` is given, which says what the settings mean.
+
+    Raises:
+        ValueError: unknown kind, a setting out of range, one that is missing, or one that the kind does not take.
+    """
+    _refuse_unknown(kind, KINDS, "compression kind")
+    _refuse_unknown(granularity, GRANULARITIES, "granularity")
+    if kind == "topk":
+        _check_topk(bits, granularity, fraction, values)
+        return
+    _refuse_given("fraction", fraction, kind, ["topk"])
+    _refuse_given("values", values, kind, ["topk"])
+    if kind in DENSE:
+        _refuse_given("bits", bits, kind, [*QUANTIZED, "topk"])
+        _refuse_rows(granularity, kind)
+    else:
+        _check_bits(bits, kind)
+
+
+def _check_topk(bits: int | None, granularity: str, fraction: float | None, values: str | None) -> None:
+    _refuse_rows(granularity, "topk")
+    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        raise ValueError(f"topk needs the fraction of elements to keep, above 0 and at most 1; got {fraction!r}")
+    values = "fp32" if values is None else values
+    _refuse_unknown(values, VALUES, "topk values")
+    check_settings(VALUES[values], bits=bits)
+
+
+def _check_bits(bits: int | None, kind: str) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
+        raise ValueError(f"{kind} needs bits, a whole number from 1 to 8; got {bits!r}")
+
+
+def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
+    if name not in allowed:
+        nearest = difflib.get_close_matches(str(name), allowed, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"unknown {what} {name!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
+
+
+def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:
+    if value is not None:
+        raise ValueError(f"compression kind {kind!r} takes no {setting}, got {value!r}; {', '.join(takers)} do")
+
+
+def _refuse_rows(granularity: str, kind: str) -> None:
+    if granularity == "row":
+        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; {', '.join(QUANTIZED)} have")

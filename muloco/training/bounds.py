@@ -1,0 +1,93 @@
+"""What a field of the config takes, written beside its type: `lr: Rate`. Needs nothing but Python."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+YEAR_SECONDS = 365 * 24 * 3600
+LONGEST_NAME = 200
+
+
+class Bound(Protocol):
+    """Metadata of an annotation that a value of its type has to satisfy."""
+
+    @property
+    def words(self) -> str:
+        """What is allowed, as it follows "must be"."""
+        ...
+
+    def allows(self, value) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers between two limits, each of which may be left open."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    @property
+    def words(self) -> str:
+        if self.least is None:
+            return f"above {self.above}" + ("" if self.most is None else f" and at most {self.most}")
+        if self.most is not None:
+            return f"from {self.least} to {self.most}"
+        if self.below is not None:
+            return f"from {self.least} to below {self.below}"
+        return f"at least {self.least}" if self.least else "0 or more"
+
+    def allows(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+
+@dataclass(frozen=True)
+class FolderName:
+    """Names of folders that are safe in paths, on command lines and in other programs' files."""
+
+    words: str = (
+        f"the name of a folder: up to {LONGEST_NAME} letters (A to Z, a to z), digits and . _ - + = , of which the "
+        "first is a letter, a digit or _"
+    )
+
+    def allows(self, value: str) -> bool:
+        return re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9._+=,-]{{0,{LONGEST_NAME - 1}}}", value) is not None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Names that are kept as one text with commas in between, and may be given as a list."""
+
+    words: str = "names with commas in between"
+
+    def allows(self, value: str) -> bool:
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    words: str = "a text that is not empty"
+
+    def allows(self, value: str) -> bool:
+        return bool(value)
+
+
+Count = Annotated[int, Range(least=1)]
+Amount = Annotated[int, Range(least=0)]
+Seed = Annotated[int, Range(least=0, most=2**63 - 1)]
+Bits = Annotated[int, Range(least=1, most=8)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+SomeShare = Annotated[float, Range(above=0, most=1)]
+Momentum = Annotated[float, Range(least=0, below=1)]
+Seconds = Annotated[float, Range(above=0, most=YEAR_SECONDS)]
+Name = Annotated[str, FolderName()]
+Names = Annotated[str, Joined()]
+Text = Annotated[str, NotEmpty()]

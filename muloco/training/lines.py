@@ -1,0 +1,67 @@
+"""A file that lines are appended to, and that outlasts a full disk. Needs nothing but Python."""
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from uuid import uuid4
+
+logger = logging.getLogger(__name__)
+
+
+class LineFile:
+    """Appends lines, each at once, whole or not at all. What cannot be written is left out and counted.
+
+    Args:
+        path: of the file.
+        gap: the line that stands for lines that were left out, given their number and why. It is written before the
+            next line that can be written.
+    """
+
+    def __init__(self, path: Path, *, gap: Callable[[int, str], str]):
+        self._path, self._gap = path, gap
+        self._lost, self._reason = 0, ""
+        self._file: FileIO | None = None
+
+    def append(self, line: str) -> None:
+        """Writes a line in UTF-8 and ends it."""
+        lines = [self._gap(self._lost, self._reason), line] if self._lost else [line]
+        data = "".join(f"{one}\n" for one in lines).encode("utf-8", errors="replace")
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = FileIO(self._path, "a")
+            written = self._file.write(data)
+            if written < len(data):  # the disk has become full within the line
+                os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._reason = str(error.strerror)
+            if self._lost == 0:
+                logger.warning("%s: %s; lines that cannot be written are left out", self._path, self._reason)
+            self._lost += 1
+            self.close()
+        else:
+            self._lost = 0
+
+    def close(self) -> None:
+        """Closes the file, which the next line opens again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def why_full(folder: Path) -> str | None:
+    """What keeps a file in a folder from being written; None: nothing."""
+    probe = folder / f".probe.{uuid4().hex[:12]}"
+    try:
+        probe.write_bytes(b"x")
+        return None
+    except OSError as error:
+        return str(error.strerror)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -1,0 +1,313 @@
+"""What options are called elsewhere: in the paper's repository, whose configs are read, in torchtitan and transformers.
+
+One table answers unknown options and reads the paper's configs. Needs nothing but Python.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Values = dict[str, Any]
+"""Values of our fields, by full name."""
+_ANYTHING = object()
+
+
+@dataclass(frozen=True)
+class Other:
+    """What became of an option."""
+
+    here: str
+    """What to use here: a sentence, or the option."""
+    read: Callable[[Any], Values] = lambda value: {}
+    """What a value of theirs says in our fields."""
+    note: Callable[[Any], str | None] = lambda value: None
+    """What a reader of the config should know of that, if anything."""
+
+
+def _renamed(field: str, values: Mapping[Any, Any] | None = None) -> Other:
+    """The same under another name; `values` translates those that are written in another way."""
+
+    def read(value: Any) -> Values:
+        known = values is not None and isinstance(value, (str, bool, int, type(None))) and value in values
+        return {field: values[value] if known and values is not None else value}
+
+    return Other(f"here it is --{field}", read)
+
+
+def _gone(why: str, usual: Any = _ANYTHING) -> Other:
+    """Nothing here does it. A value other than the usual one is noted."""
+    return Other(why, note=lambda value: None if usual is _ANYTHING or value == usual else f"is left out: {why}")
+
+
+def _where_true(field: str, value: Any) -> Other:
+    return Other(f"here it is --{field} {value}", lambda given: {field: value} if given else {})
+
+
+def _bits(bins: Any) -> Values:
+    whole = isinstance(bins, int) and bins > 1 and math.log2(bins).is_integer()
+    return {"compression.bits": int(math.log2(bins)) if whole else bins}
+
+
+def _compressor(kind: Any) -> Values:
+    if isinstance(kind, str) and kind.startswith("row_wise_"):
+        return {"compression.kind": kind.removeprefix("row_wise_"), "compression.granularity": "row"}
+    return {"compression.kind": kind}
+
+
+def _fragments(fragments: Any) -> Values:
+    field = "fault_tolerance.module_fqns_per_model_fragment"
+    if not isinstance(fragments, (list, tuple)):
+        return {field: fragments}
+    names = [fragment.split(",") if isinstance(fragment, str) else fragment for fragment in fragments]
+    return {field: [["lm_head" if name == "output" else name for name in fragment] for fragment in names] or None}
+
+
+def _sources(field: str, data: Any) -> Values:
+    """Paths and weights of `data_train` or `data_val`."""
+    sets = data if isinstance(data, (list, tuple)) else [data]
+    sources = [source for one in sets if isinstance(one, Mapping) for source in one.get("sources", ())]
+    paths = [source["path"] for source in sources if isinstance(source, Mapping) and "path" in source]
+    if not paths:
+        return {}
+    if field == "data.validation" or len(paths) == 1:
+        return {field: paths[0]}
+    return {field: paths, "data.weights": [source.get("weight", 1) for source in sources]}
+
+
+def _tokenizer(path: Any) -> Values:
+    """The folder of a tokenizer, which they name by its file."""
+    return {"data.tokenizer": path}
+
+
+_NOT_HERE = "muloco has no such option"
+_COMM = "the timeouts are --fault_tolerance.quorum_timeout_seconds and --fault_tolerance.exchange_timeout_seconds"
+_WANDB = "the environment says it: WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_RUN_NAME"
+_ROLES = ("scalar", "embedding", "head")
+
+PAPER: dict[str, Other] = {
+    "model.tokenizer_path": Other("here it is --data.tokenizer, a folder with tokenizer.json", _tokenizer),
+    "training.dataset": _gone("here it is --data.corpus"),
+    "training.dataset_path": Other("here it is --data.corpus", lambda path: {"data.corpus": path} if path else {}),
+    "data_train": Other("here it is --data.corpus", lambda data: _sources("data.corpus", data)),
+    "data_val": Other("here it is --data.validation", lambda data: _sources("data.validation", data)),
+    "optimizer.use_polar_express": _where_true("optimizer.orthogonalization", "polar_express"),
+    "optimizer.use_triton": _gone("not needed; --optimizer.orthogonalization chooses the coefficients"),
+    "optimizer.adjust_lr": _renamed("optimizer.adjust_lr", {None: "none"}),
+    **{f"optimizer.{role}_optimizer": _renamed(f"optimizer.{role}.rule") for role in _ROLES},
+    **{f"optimizer.{role}_lr_factor": _renamed(f"optimizer.{role}.lr_factor") for role in _ROLES},
+    "optimizer.gpa_kwargs.lr": _renamed("optimizer.lr"),
+    "optimizer.gpa_kwargs.eps": _renamed("optimizer.eps"),
+    "optimizer.gpa_kwargs.weight_decay": _renamed("optimizer.weight_decay"),
+    "optimizer.gpa_kwargs.betas": Other(
+        "here it is --optimizer.beta1 and --optimizer.beta2",
+        lambda betas: dict(zip(("optimizer.beta1", "optimizer.beta2"), betas, strict=True)),
+    ),
+    "optimizer.gpa_kwargs.comms_interval": _gone("mu_x follows from --fault_tolerance.sync_steps"),
+    "optimizer.gpa_kwargs.diloco_lr": _gone("GPA has --optimizer.mu_x and --optimizer.mu_y"),
+    "optimizer.gpa_kwargs.diloco_momentum": _gone("GPA has --optimizer.mu_x and --optimizer.mu_y"),
+    "optimizer.head_lr_scaling": _gone("--optimizer.head.lr_factor scales the head's learning rate", False),
+    "lr_scheduler.lr_min": _renamed("lr_scheduler.min_lr_factor"),
+    "lr_scheduler.decay_type": _gone("the decay is a cosine", "cosine"),
+    "lr_scheduler.decay_ratio": _gone("the decay takes the rest of the run", None),
+    "training.compile": _renamed("compile.enable"),
+    "training.mixed_precision_param": _renamed("training.precision"),
+    "training.mixed_precision_reduce": _gone("gradients are reduced in float32", "float32"),
+    "training.seed": _renamed("run.seed"),
+    "metrics.eval_freq": _renamed("validation.freq"),
+    "metrics.enable_tensorboard": _renamed("metrics.tensorboard"),
+    "metrics.enable_wandb": _renamed("metrics.wandb"),
+    "metrics.wandb_project": _gone(_WANDB),
+    "metrics.wandb_suffix": _gone(_WANDB),
+    "metrics.enable_lm_evaluation": Other(
+        "here it is --evaluation.tasks paper", lambda given: {"evaluation.tasks": ["paper"]} if given else {}
+    ),
+    "fault_tolerance.enable": Other(
+        "here it is --fault_tolerance.semi_sync_method, which is none for plain training",
+        lambda given: {} if given else {"fault_tolerance.semi_sync_method": "none"},
+        lambda given: (
+            None
+            if given
+            else "False is read as semi_sync_method none, plain training; for several workers give "
+            "--fault_tolerance.semi_sync_method diloco and --fault_tolerance.group_size"
+        ),
+    ),
+    "fault_tolerance.group_size": _renamed("fault_tolerance.group_size", {0: 1}),
+    "fault_tolerance.module_fqns_per_model_fragment": Other(
+        "here it is --fault_tolerance.module_fqns_per_model_fragment", _fragments
+    ),
+    "fault_tolerance.use_gpa": _where_true("optimizer.name", "GPA"),
+    "fault_tolerance.should_quantize": _gone("here it is --compression.kind", False),
+    "fault_tolerance.use_quantized_outer_sgd": Other(
+        "here it is --compression.kind", lambda given: {} if given else {"compression.kind": "none"}
+    ),
+    "fault_tolerance.checkpoint_keep_latest_k": _gone("here it is --checkpoint.keep"),
+    "outer_optimizer.class_name": _renamed("outer_optimizer.class_name", {"quantized_outer_sgd": "sgd"}),
+    "outer_optimizer.kwargs.lr": _renamed("outer_optimizer.lr"),
+    "outer_optimizer.kwargs.momentum": _renamed("outer_optimizer.momentum"),
+    "outer_optimizer.kwargs.nesterov": _renamed("outer_optimizer.nesterov"),
+    "outer_optimizer.kwargs.weight_decay": _gone("the outer optimizer has no weight decay", 0.0),
+    "outer_optimizer.kwargs.maximize": Other(
+        "not needed: a pseudogradient is anchor minus worker everywhere",
+        note=lambda value: f"{value!r} is left out: a pseudogradient is anchor minus worker, so every step descends",
+    ),
+    "outer_optimizer.kwargs.compressor_type": Other("here it is --compression.kind", _compressor),
+    "outer_optimizer.kwargs.quantization_bins": Other("here it is --compression.bits", _bits),
+    "outer_optimizer.kwargs.quantization_range": _gone("the range is fixed at 6 standard deviations", 6),
+    "outer_optimizer.kwargs.topk_sparsity_ratio": _renamed("compression.fraction"),
+    "outer_optimizer.kwargs.skip_norm_quantization": _renamed("compression.skip_norms"),
+    "outer_optimizer.kwargs.skip_embedding_quantization": _renamed("compression.skip_embeddings"),
+    "outer_optimizer.kwargs.simulate_quantization_after_reduce": _renamed(
+        "compression.reduce", {False: "gather", True: "requantize"}
+    ),
+    "outer_optimizer.kwargs.use_ef": Other(
+        "here it is --compression.error_feedback",
+        lambda given: {"compression.error_feedback": given},
+        lambda given: (
+            "with error feedback the paper's code applies the outer learning rate twice: give "
+            "compression.error_gain the value of outer_optimizer.lr to do the same"
+            if given
+            else None
+        ),
+    ),
+    "outer_optimizer.kwargs.error_decay": _renamed("compression.error_decay"),
+    "outer_optimizer.kwargs.error_feedback_alpha": _renamed("compression.error_alpha"),
+    "checkpoint.enable_checkpoint": _renamed("checkpoint.enable"),
+    "checkpoint.keep_latest_k": _renamed("checkpoint.keep"),
+    "checkpoint.async_mode": _renamed(
+        "checkpoint.asynchronous", {"disabled": False, "async": True, "async_with_pinned_mem": True}
+    ),
+    "checkpoint.initial_load_path": _renamed("checkpoint.initial"),
+    "checkpoint.keep_selected_checkpoints": _gone(_NOT_HERE, False),
+    "job.dump_folder": _renamed("run.outputs"),
+    "comm": _gone(_COMM),
+    "comm.init_timeout_seconds": _gone(_COMM),
+    "comm.train_timeout_seconds": _gone(_COMM),
+    **{f"parallelism.{axis}_parallel_degree": _gone(_NOT_HERE, 1) for axis in ("context", "pipeline")},
+    "parallelism.enable_async_tensor_parallel": _gone(_NOT_HERE, False),
+    "training.enable_cpu_offload": _gone(_NOT_HERE, False),
+    "training.deterministic": _gone(_NOT_HERE, False),
+    "model.converters": _gone(_NOT_HERE, []),
+    "model.name": _gone("every model is a Llama", "llama3"),
+    "activation_checkpoint.selective_ac_option": _gone(_NOT_HERE, "op"),
+    **{name: _gone(_NOT_HERE) for name in ("experimental", "float8", "job", "memory_estimation", "mx", "profiling")},
+    **{
+        f"{section}.{name}": _gone(_NOT_HERE)
+        for section, names in {
+            "optimizer": "algorithm early_step_in_backward flatten implementation routing_lr_factor routing_optimizer",
+            "training": "eval_global_batch_size eval_local_batch_size gc_debug gc_freq train_num_workers "
+            "val_num_workers",
+            "checkpoint": "create_seed_checkpoint enable_first_step_checkpoint exclude_from_loading export_dtype "
+            "folder initial_load_model_weights_only last_save_model_weights_only load_step",
+            "metrics": "disable_color_printing is_sweep log_all_ranks save_for_all_ranks save_tb_folder sweep_id",
+            "model": "print_after_conversion",
+            "parallelism": "context_parallel_rotate_method disable_loss_parallel enable_compiled_autograd "
+            "fsdp_reshard_after_forward pipeline_parallel_layers_per_stage pipeline_parallel_microbatch_size "
+            "pipeline_parallel_schedule pipeline_parallel_schedule_csv pipeline_parallel_split_points",
+        }.items()
+        for name in names.split()
+    },
+    "outer_optimizer.kwargs": Other("here they are --outer_optimizer.lr and others, and --compression.kind and others"),
+    "optimizer.gpa_kwargs": Other("here they are --optimizer.lr and others"),
+}
+"""What was where in the paper's repository, by full name; its configs are read by it. Nested settings have a point more
+than the one that holds them. docs/coming-from-the-papers-repository.md is the same for people."""
+
+_ELSEWHERE = {
+    "cfg_options": "options are --section.field value, without --cfg_options",
+    "job.config_file": "the config is the first word: muloco train CONFIG",
+    "config": "the config is the first word: muloco train CONFIG",
+    "num_train_epochs": "here it is --training.tokens or --training.steps",
+    "epochs": "here it is --training.tokens or --training.steps",
+    "max_tokens": "here it is --training.tokens",
+    "max_seq_length": "here it is --training.seq_len",
+    "gradient_accumulation_steps": "it follows from --training.global_batch_size and --training.local_batch_size",
+    "bf16": "here it is --training.precision bfloat16",
+    "fp16": "here it is --training.precision bfloat16",
+    "gradient_checkpointing": "here it is --activation_checkpoint.mode full",
+    "resume": "it is an option without a section: muloco train CONFIG --resume",
+    "resume_from_checkpoint": "muloco train outputs/NAME/config.json --resume goes on",
+    "dry_run": "it is an option without a section: muloco train CONFIG --dry-run",
+    "report_to": "here it is --metrics.wandb true or --metrics.tensorboard true",
+    "h": "here it is --fault_tolerance.sync_steps",
+    "k": "here it is --fault_tolerance.group_size",
+}
+"""Other names, torchtitan's and transformers' among them, by their last part."""
+_ELSEWHERE_FIELDS = {
+    "optimizer.lr": "learning_rate learnrate max_lr peak_lr",
+    "optimizer.name": "optim optimizer optimizer_name",
+    "optimizer.beta1": "adam_beta1",
+    "optimizer.beta2": "adam_beta2",
+    "optimizer.eps": "adam_epsilon",
+    "optimizer.mu": "momentum",
+    "lr_scheduler.warmup_steps": "warmup warmup_steps num_warmup_steps",
+    "lr_scheduler.min_lr_factor": "min_lr min_lr_ratio min_lr_rate",
+    "training.steps": "max_steps total_steps num_steps max_iters train_steps",
+    "training.local_batch_size": "per_device_train_batch_size micro_batch_size batch_size",
+    "training.global_batch_size": "train_batch_size",
+    "training.max_norm": "max_grad_norm grad_clip clip_grad_norm",
+    "training.seq_len": "block_size sequence_length max_length",
+    "run.seed": "seed data_seed",
+    "run.outputs": "output_dir dump_folder",
+    "run.name": "run_name",
+    "model.flavor": "model model_name model_name_or_path",
+    "metrics.log_freq": "logging_steps log_interval",
+    "validation.freq": "eval_steps eval_interval eval_freq",
+    "checkpoint.interval": "save_steps save_interval",
+    "checkpoint.keep": "save_total_limit",
+    "compile.enable": "compile torch_compile",
+    "data.corpus": "dataset dataset_name dataset_path train_file",
+    "data.validation": "validation_file",
+    "data.tokenizer": "tokenizer tokenizer_name tokenizer_path hf_assets_path",
+    "fault_tolerance.group_size": "workers num_workers world_size",
+    "fault_tolerance.sync_steps": "sync_interval sync_every",
+}
+_ELSEWHERE |= {name: f"here it is --{ours}" for ours, names in _ELSEWHERE_FIELDS.items() for name in names.split()}
+
+
+def hint(name: str, known: Iterable[str], *, prefix: str = "--") -> str:
+    """What to write instead of a name that is no field.
+
+    Args:
+        name: in full, such as `training.compile`, or without a section.
+        known: full names of fields, or the fields of the section that `name` is in.
+        prefix: of options.
+    """
+    return re.sub(r"--(?=\w+\.)", prefix, _hint(name, list(known)))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    section, _, last = name.rpartition(".")
+    if name in PAPER:
+        return PAPER[name].here
+    if below := [one for one in known if one.startswith(f"{name}.")]:
+        return _mean(below)
+    if almost := difflib.get_close_matches(name, known, n=1, cutoff=0.9):
+        return _mean(almost)
+    if almost := difflib.get_close_matches(name, PAPER, n=1, cutoff=0.9):
+        return PAPER[almost[0]].here
+    lasts = {one: one.rsplit(".", 1)[-1] for one in known}
+    ranked = sorted(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio(), reverse=True)
+    inside = [one for one in known if one.rpartition(".")[0] == section or "." not in one]
+    close = difflib.get_close_matches(last, [lasts[one] for one in inside], n=1, cutoff=0.75)
+    if section and close:
+        return _mean([one for one in inside if lasts[one] == close[0]])
+    if last.lower() in _ELSEWHERE:
+        return _ELSEWHERE[last.lower()]
+    same = [one for one in ranked if lasts[one] == last]
+    theirs = [PAPER[one].here for one in PAPER if one.rsplit(".", 1)[-1] == last]
+    if theirs and not same:
+        return theirs[0]
+    near = difflib.get_close_matches(last, list(dict.fromkeys(lasts.values())), n=1, cutoff=0.7)
+    found = same or [one for one in ranked if near and lasts[one] == near[0]]
+    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if found:
+        return _mean(found)
+    return "`muloco train CONFIG --help` lists all options"
+
+
+def _mean(found: Sequence[str]) -> str:
+    few = [f"--{one}" if "." in one else one for one in found[:3]]
+    return f"did you mean {' or '.join(few)}?"

@@ -1,0 +1,54 @@
+"""What a worker writes to its log: muloco's own messages, and what else needs attention."""
+
+import logging
+import os
+import sys
+
+from muloco.training.load import ConfigError
+
+LEVEL = "MULOCO_LOG"
+"""Environment variable: from which level on messages are written, of all libraries: DEBUG, INFO, WARNING or ERROR. Left
+out: from INFO on those of muloco, from WARNING on those of others."""
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_TALKATIVE = {
+    **dict.fromkeys(("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"), logging.ERROR),
+    "muloco.optim": logging.WARNING,
+}
+"""Loggers that write several lines a round, which the metrics of a sync say in one; and one that writes a line for each
+kind of parameter, which the trainer sums up."""
+_THREAD = "worker "
+
+
+def thread_name(worker: int) -> str:
+    """Name of the thread of a worker, where there are several in a process: their messages begin with it."""
+    return f"{_THREAD}{worker}"
+
+
+def set_up_log(*, rank: int) -> None:
+    """Sends the messages of this process to its output. Ranks but 0 write only warnings and errors.
+
+    Raises:
+        ConfigError: MULOCO_LOG is not a level.
+    """
+    asked = os.environ.get(LEVEL)
+    if asked is not None and asked not in LEVELS:
+        raise ConfigError(f"{LEVEL} in the environment must be one of {', '.join(LEVELS)}; got {asked!r}")
+    logging.basicConfig(
+        level=asked or logging.WARNING,
+        format="%(asctime)s %(levelname)s %(speaker)s%(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout,
+    )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_name_speaker)
+    if asked is not None:
+        return
+    logging.getLogger("muloco").setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    for name, level in _TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _name_speaker(record: logging.LogRecord) -> bool:
+    thread = record.threadName or ""
+    record.speaker = f"{thread}: " if thread.startswith(_THREAD) else ""
+    return True

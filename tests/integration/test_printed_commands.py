@@ -1,0 +1,176 @@
+"""The commands that README and documents print do what they say, as a user types them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muloco.training.load import CHECKOUT
+
+from ..evals.local_tasks import write_tasks
+from ..patience import PATIENCE
+from ..printed_commands import printed, replaced, shortened
+
+GPU_PAGE = (CHECKOUT / "docs" / "untested-on-gpu.md").read_text()
+SWEEP = """
+from muloco.sweeps.sweep import Grid, Sweep, product
+
+def sweep():
+    points = product({"optimizer.lr": [0.01, 0.02]})
+    return Sweep(Grid(name="mine", config="config/laptop/muloco.py", points=points))
+"""
+
+
+def kind(command: str) -> str:
+    """How a command is tried; see `tests/printed_commands.py` for the rule."""
+    words = replaced(command).split()
+    program = [word for word in words if "=" not in word][0] if "=" in words[0] else words[0]
+    if program in ("pip", "uv") or program.endswith("install_dependencies.sh"):
+        return "installs"  # tests/install holds what these do
+    if program in ("sbatch", "torchrun", "torchft_lighthouse") or words[-1] == "status" or "cluster.py" in command:
+        return "cluster"  # tests/integration/slurm and by_hand.py do these for real
+    if program == "make":
+        return "target"
+    if program == "python" and words[1].startswith("benchmarks/"):
+        return "benchmark"
+    if re.fullmatch(r"muloco( analyze)? [a-z]+", command):
+        return "mention"
+    if program == "muloco" and "--help" in words:
+        return "run"
+    if "worker" in words[:3]:
+        return "worker"
+    if program == "muloco" and words[1] == "train":
+        needs_gpu = command in GPU_PAGE and f"`{command}`" not in (CHECKOUT / "README.md").read_text()
+        return "plan" if needs_gpu or "config/diloco" in command else "train"
+    return "run"
+
+
+COMMANDS = [(command, kind(command)) for command in printed()]
+
+
+def of(*kinds: str) -> list[str]:
+    return [command for command, kind in COMMANDS if kind in kinds]
+
+
+def test_every_kind_of_command_is_found() -> None:
+    """Guards the extraction itself: a document that prints commands in another way would not be read."""
+    assert {kind for _, kind in COMMANDS} == {
+        *("installs", "cluster", "target", "benchmark", "mention", "run", "worker", "plan", "train")
+    }
+    assert len(of("train")) > 12 and len(of("run")) > 15
+
+
+def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the documents speak of: a checkout, runs, text, an exported model, tasks, a sweep."""
+    folder = tmp_path_factory.mktemp("printed") / "checkout"
+    folder.mkdir()
+    for part in ("config", "jobs"):
+        shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("generated_job_files"))
+    for part in ("setup.sh", "generate_job_file.py", "Makefile", "pyproject.toml", "install_dependencies.sh"):
+        shutil.copy(CHECKOUT / part, folder)
+    (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    (folder / "muloco").symlink_to(CHECKOUT / "muloco")
+    texts = [" ".join(f"word{(i * j) % 97}" for j in range(200)) for i in range(60)]
+    (folder / "books.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "books").mkdir()
+    (folder / "books" / "one.txt").write_text("\n\n".join(texts))
+    import zstandard
+
+    (folder / "code.jsonl.zst").write_bytes(zstandard.compress((folder / "books.jsonl").read_bytes()))
+    write_tasks(folder / "tasks", documents=4)
+    (folder / "my_sweep.py").write_text(SWEEP)
+    first = shell(
+        shortened("muloco train config/laptop/muloco.py --run.name NAME --training.steps 4 --checkpoint.interval 2"),
+        folder,
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    for name in ("a", "b"):
+        shutil.copytree(folder / "outputs" / "NAME", folder / "outputs" / name)
+    assert shell("muloco export outputs/NAME exported", folder).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of it, for one command to do with as it likes."""
+    return Path(shutil.copytree(prepared, tmp_path / "checkout", symlinks=True))
+
+
+def ends_well(command: str, folder: Path) -> str:
+    done = shell(command, folder)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", of("train"))
+def test_a_command_that_trains(command: str, folder: Path) -> None:
+    if "--resume" in command:
+        (folder / "outputs" / "NAME" / "summary.json").unlink()
+        ends_well(replaced(command), folder)
+        return
+    tasks = " --evaluation.include_path tasks" if "--evaluation.tasks" in command else ""
+    said = ends_well(shortened(replaced(command) + tasks), folder)
+    assert "loss curve: " in said
+
+
+@pytest.mark.parametrize("command", of("plan"))
+def test_a_command_that_needs_gpus_would_start(command: str, folder: Path) -> None:
+    ends_well(f"{replaced(command)} --dry-run", folder)
+
+
+@pytest.mark.parametrize("command", of("run"))
+def test_a_command_that_is_quick_as_it_is(command: str, folder: Path) -> None:
+    command = replaced(command)
+    if "muloco eval" in command:
+        command += " --include-path tasks"
+    if "muloco analyze" in command:
+        command += " --steps 2" + " --workers 1 2" * ("--workers" not in command)
+    if "muloco paper" in command:
+        command += " --plan"
+    if "--here" in command:
+        command = shortened(command)
+    if command.startswith("bash -n"):
+        shutil.copy(folder / "jobs" / "slurm_example.sh", folder / "my-run.sh")
+    if command.startswith("muloco report jobs/"):
+        assert "not started: " in shell(command, folder).stdout, "none of the paper's runs has been made here"
+        return
+    ends_well(command.replace("--submit", "--dry-run"), folder)
+
+
+@pytest.mark.parametrize("command", of("worker"))
+def test_a_command_that_joins_others_is_understood(command: str, folder: Path) -> None:
+    ends_well(f"{replaced(command)} --help", folder)
+
+
+@pytest.mark.parametrize("command", of("mention"))
+def test_a_command_that_is_named_exists(command: str, folder: Path) -> None:
+    ends_well(f"{command} --help", folder)
+
+
+@pytest.mark.parametrize("command", of("target"))
+def test_a_target_of_make_exists(command: str, folder: Path) -> None:
+    ends_well(command.replace("make ", "make --dry-run "), folder)
+
+
+@pytest.mark.parametrize("command", of("benchmark"))
+def test_a_benchmark_knows_what_it_is_asked_for(command: str, folder: Path) -> None:
+    ends_well(f"{command.replace('benchmarks/', str(CHECKOUT / 'benchmarks') + '/')} --help", folder)

@@ -1,0 +1,71 @@
+"""What is printed is plain text in any encoding, and nobody has to read it to its end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys
+from rich.table import Table
+from muloco.console import open_console, replace_what_cannot_be_encoded
+replace_what_cannot_be_encoded()
+console = open_console(width=40)
+{what}
+sys.stderr.write("done\\n")
+"""
+
+
+def run(what: str, *, behind: str = "| cat", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code that prints to what follows the command."""
+    command = f'"$0" -c "$1" {behind}; echo "status ${{PIPESTATUS[0]}}" >&2'
+    return subprocess.run(
+        ["bash", "-c", command, sys.executable, CODE.format(what=what)],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **environment},
+        check=True,
+    )
+
+
+def test_brackets_are_text() -> None:
+    table = "t = Table(title='[/x]'); t.add_row('[/bold][red]a'); console.print(t)"
+    done = run("console.print('/data/[red]/x[/]', style='red'); " + table)
+    assert "/data/[red]/x[/]\n" in done.stdout and "[/x]" in done.stdout and "[/bold][red]a" in done.stdout
+    assert done.stderr == "done\nstatus 0\n"
+
+
+def test_characters_that_the_encoding_does_not_have_are_replaced() -> None:
+    done = run("console.print('Grüße')", PYTHONIOENCODING="ascii")
+    assert done.stdout == "Gr??e\n" and done.stderr == "done\nstatus 0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--training.steps", "abc"], "--training.steps"),
+        (["--data.corpus", "/nowhere/Grüße.jsonl"], "/nowhere/Gr??e.jsonl"),
+        (["--data.corpus", "/nowhere/[red]x[/b].jsonl"], "/nowhere/[red]x[/b].jsonl"),
+    ],
+)
+def test_errors_are_readable_in_any_encoding(words: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "muloco", "train", "config/laptop/muloco.py", *words],
+        capture_output=True,
+        encoding="ascii",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("muloco: ") and said in line
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason", "shown"),
+    [("| head -n 1", "Broken pipe", "a line of text\n"), ("> /dev/full", "No space left on device", "")],
+)
+def test_a_reader_that_goes_or_a_full_disk_ends_nothing(behind: str, reason: str, shown: str) -> None:
+    done = run("for i in range(5000): console.print('a line of text')", behind=behind)
+    assert done.stdout == shown
+    assert done.stderr == f"muloco: <stdout> ends here ({reason}); the work goes on\ndone\nstatus 0\n"

@@ -1,0 +1,41 @@
+"""Figures that metrics are made of."""
+
+import pytest
+
+from muloco._torchtitan import device_type, peak_flops
+from muloco.training.metrics import gpu_figures
+
+
+def test_the_speed_of_a_gpu_is_counted_both_ways() -> None:
+    """An H100 that takes 10,000 tokens a second of a model of 3 G parameters, 2.5 G of which multiply."""
+    figures = gpu_figures(10_000, flops=15_000_000_000, parameters=3_000_000_000, peak_flops=1e15, memory_gib=42.5)
+    assert figures == pytest.approx({"tflops": 150, "mfu": 0.15, "tflops_6n": 180, "mfu_6n": 0.18, "memory_gib": 42.5})
+
+
+def test_a_share_of_an_unknown_peak_is_not_invented() -> None:
+    figures = gpu_figures(10_000, flops=1_000_000, parameters=1_000_000, peak_flops=None, memory_gib=1.0)
+    assert set(figures) == {"tflops", "tflops_6n", "memory_gib"}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "known"),
+    [("NVIDIA H100 80GB HBM3", 989e12, 989e12), ("NVIDIA A100-SXM4-40GB", 312e12, 312e12), ("RTX 4090", 312e12, None)],
+)
+def test_the_peak_is_known_where_torchtitan_knows_the_device(
+    monkeypatch: pytest.MonkeyPatch, name: str, answer: float, known: float | None
+) -> None:
+    import muloco._torchtitan as gate
+
+    class Device:
+        current_device = staticmethod(lambda: 0)
+        get_device_name = staticmethod(lambda device: name)
+
+    monkeypatch.setattr(gate._utils, "device_type", "cuda")
+    monkeypatch.setattr(gate._utils, "device_module", Device)
+    monkeypatch.setattr(gate._utils, "get_peak_flops", lambda device_name: answer)
+    assert peak_flops() == known
+
+
+@pytest.mark.skipif(device_type() != "cpu", reason="on a CPU")
+def test_a_cpu_has_no_peak() -> None:
+    assert peak_flops() is None
