@@ -327,7 +327,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
         config = found.config
         for note in found.notes:
             console.print(f"note: {note}", style="yellow", markup=False)
-    if config.evaluation.tasks:
+    if config.evaluation.tasks and not (resumption is not None and resumption.ended):
         from muloco.evals.in_training import rehearse
 
         rehearse(config)  # what is not known, not here or cannot be evaluated is said now

@@ -98,6 +98,12 @@ def _notes(config: Config) -> list[str]:
             f"lr_scheduler.warmup_steps {warmup} is more than the {steps} steps of the run: the learning rate rises "
             "until the end"
         )
+    schedule = config.lr_scheduler.total_steps
+    if schedule is not None and schedule < min(warmup, steps or schedule):
+        notes.append(
+            f"lr_scheduler.warmup_steps {warmup} is more than lr_scheduler.total_steps {schedule}: the learning rate "
+            f"rises for {schedule} steps and stays there"
+        )
     if weights is not None and not math.isclose(total := math.fsum(weights), 1, rel_tol=1e-6):
         shares = ", ".join(f"{weight / total:.4g}" for weight in weights)
         notes.append(f"data.weights sum to {total:g}, not to 1; the shares of the sources are {shares}")

@@ -19,7 +19,7 @@ from muloco.training.schedule import inner_learning_rate, schedule_steps
 
 MAY_CHANGE = (
     *("run.name", "run.outputs", "metrics.*", "evaluation.*", "chaos.*", "compile.*", "activation_checkpoint.*"),
-    *("checkpoint.enable", "checkpoint.interval", "checkpoint.keep", "checkpoint.asynchronous"),
+    *("checkpoint.interval", "checkpoint.keep", "checkpoint.asynchronous"),
     *("data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
     *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
     *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "quorum_timeout_seconds")),
@@ -74,6 +74,8 @@ def take_up(asked: Config) -> Resumption:
     remarks: list[str | None] = []
     if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
         remarks.append(f"data.tokenizer {named} is gone: its copy in the run folder is taken")
+    if newest is None:
+        remarks.append("there is no checkpoint to go on from: the run begins again with step 1")
     _look_for_data(asked)
     config = _resolve(asked, begun=newest is not None)
     changed = _changes(before, asked, config)

@@ -24,9 +24,9 @@ def inner_share(step: int, *, warmup_steps: int, total_steps: int, least: float)
     warmup = min(warmup_steps, total_steps)
     if step < warmup:
         return float((step + 1) / warmup)
-    if step == warmup:
+    if step == warmup or warmup == total_steps:
         return 1.0
-    progress = min(1.0, float(step - warmup) / max(1, total_steps - warmup))
+    progress = min(1.0, float(step - warmup) / (total_steps - warmup))
     return least + (1 - least) * (0.5 * (1.0 + math.cos(math.pi * progress)))
 
 

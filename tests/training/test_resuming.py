@@ -99,10 +99,11 @@ def contents(folder: RunFolder) -> dict[str, str]:
         (["--data.text_field", "body"], "data.text_field 'text' -> 'body'"),
         (["--training.steps", "19"], "training.steps 19: the run has a checkpoint of step 20"),
         (["--training.tokens", str(19 * TOKENS)], "training.steps 19: the run has a checkpoint of step 20"),
+        (["--checkpoint.enable", "False"], "checkpoint.enable True -> False"),
         (["--data.tokenizer", "nowhere"], "nowhere"),
         (["--run.name", "absent"], "there is no run to resume in"),
         (["--run.name", ".."], "run.name"),
-        (["--run.name", "a" * 300], "must be the name of a folder"),
+        (["--run.name", "a" * 300], "run.name"),
     ],
 )
 def test_what_would_change_the_run_is_refused_and_leaves_no_trace(
@@ -310,5 +311,10 @@ def test_the_weights_that_a_run_began_with_are_not_needed_any_more(tmp_path: Pat
     write_json(folder.config, stored)
     with pytest.raises(ConfigError, match="checkpoint.initial"):
         resume(folder)
+    stored["resolved"]["checkpoint"]["initial"] = None
+    write_json(folder.config, stored)
+    assert "begins again" in resume(folder).remarks[0]
+    stored["resolved"]["checkpoint"]["initial"] = str(tmp_path / "gone")
+    write_json(folder.config, stored)
     add_checkpoint(folder, 20)
     assert resume(folder).config.checkpoint.initial == str(tmp_path / "gone")

@@ -5,8 +5,10 @@ import torch
 
 from muloco._torchtitan import LRSchedulersContainer
 from muloco.training.config import Config
+from muloco.training.load import load_config
 from muloco.training.optimizers import InnerRates
 from muloco.training.outer import outer_learning_rate
+from muloco.training.resolve import resolution
 from muloco.training.schedule import inner_learning_rate
 
 PEAK = 0.02
@@ -32,6 +34,15 @@ def test_after_its_end_the_rate_stays() -> None:
     short = factors(InnerRates(warmup_steps=2, min_lr_factor=0.25), training_steps=10)
     held = factors(InnerRates(warmup_steps=2, total_steps=10, min_lr_factor=0.25), training_steps=30)
     assert held == short + [0.25] * 20
+
+
+def test_a_warm_up_longer_than_the_schedule_ends_with_it_and_is_told() -> None:
+    rates = factors(InnerRates(warmup_steps=8, total_steps=4, min_lr_factor=0.1), training_steps=12)
+    assert rates == [0.25, 0.5, 0.75] + [1.0] * 10
+    words = ["--training.steps", "12", "--lr_scheduler.warmup_steps", "8"]
+    assert resolution(load_config("config/laptop/muloco.py", words)).notes == []
+    (note,) = resolution(load_config("config/laptop/muloco.py", [*words, "--lr_scheduler.total_steps", "4"])).notes
+    assert "lr_scheduler.total_steps 4" in note
 
 
 @pytest.mark.parametrize(("total", "at_the_end"), [(None, 30), (10, 10), (60, 60)])
