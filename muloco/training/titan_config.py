@@ -108,7 +108,9 @@ def trainer_config(
         ),
         activation_checkpoint=ACTIVATION_CHECKPOINTS[config.activation_checkpoint.mode],
         compile=CompileConfig(enable=config.compile.enable),
-        comm=CommConfig(trace_buf_size=0, train_timeout_seconds=int(config.fault_tolerance.exchange_timeout_seconds)),
+        comm=CommConfig(
+            trace_buf_size=0, train_timeout_seconds=math.ceil(config.fault_tolerance.exchange_timeout_seconds)
+        ),
         validator=AnchorValidator.Config(
             enable=True,
             freq=config.validation.freq,

@@ -4,11 +4,13 @@ import contextlib
 import copy
 import logging
 import os
+import re
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import torch
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPT = "MULOCO_ATTEMPT"
 """Environment variable: how many times the run has been started; the launcher sets it."""
+LIGHTHOUSE_SECONDS = 60.0
+"""For so long a worker that is started by hand waits for its lighthouse to be there."""
 
 
 def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
@@ -141,7 +145,8 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
     """Checks that a worker of this config can start in this environment.
 
     Raises:
-        ConfigError: there are not as many ranks as it has, or it does not know where it meets the others.
+        ConfigError: there are not as many ranks as it has, it does not know where it meets the others, or nobody is
+            there.
     """
     ranks = config.ranks_per_worker
     if "RANK" not in environment and ranks > 1:
@@ -154,13 +159,33 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
             f"RANK and WORLD_SIZE are those of {environment.get('WORLD_SIZE', 'no')} ranks, but the config's "
             f"parallelism makes a worker of {ranks}; start so many, or unset RANK if torchrun has not set it"
         )
+    if config.worker_processes == 1:
+        return
     lighthouse = environment.get(LIGHTHOUSE)
-    if config.worker_processes > 1 and (lighthouse is None or not urlsplit(lighthouse).hostname):
+    address = re.fullmatch(r"http://([^/:\[\]]+|\[[^/\]]+\]):(\d+)/?", lighthouse or "")
+    if address is None:
         raise ConfigError(
             f"{config.workers} workers meet at a lighthouse: set {LIGHTHOUSE}=http://host:port"
             + (f", not {lighthouse}" if lighthouse is not None else "")
             + ", or start them all with `muloco train`"
         )
+    if ATTEMPT not in environment:  # a worker started by hand; the supervisor brings a lost lighthouse back
+        _await_lighthouse(address[1].strip("[]"), int(address[2]))
+
+
+def _await_lighthouse(host: str, port: int) -> None:
+    deadline = time.monotonic() + LIGHTHOUSE_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=LIGHTHOUSE_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
+                    "(docs/fault-tolerance.md says how)"
+                ) from None
+        time.sleep(0.5)
 
 
 def store_of_single_rank(config: Config) -> TCPStore | None:
