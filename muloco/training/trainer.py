@@ -106,7 +106,8 @@ class MulocoTrainer(Trainer):
             self._leaves = self.outer.membership.leaving
             if self.step == self.config.training.steps:
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
-        self.metrics_processor.begin()
+        if self.config.muloco.worker_processes == self.config.muloco.workers:  # elsewhere it has waited for its turn
+            self.metrics_processor.begin()
         return super().batch_generator(data_iterable)
 
     def train_step(self, data_iterator) -> None:
