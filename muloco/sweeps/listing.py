@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from muloco.data.sources import EMBEDDED, Embedded
+from muloco.model.flavors import PAPER_VOCABULARY, flavor
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job
 from muloco.sweeps.state import Kind, Progress, State
@@ -94,7 +95,7 @@ def origins_of(jobs: Sequence[Job]) -> list[str]:
 
 def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
     """What is probably not meant, or cannot run, a line each."""
-    found = [reason] if (reason := too_little_text(jobs)) else []
+    found = [reason for reason in (too_little_text(jobs), _small_vocabulary(jobs)) if reason]
     if unasked := profile.unasked():
         found.append(f"what the cluster profile does not ask for is SLURM's default: {', '.join(unasked)}")
     return [f"warning: {line}" for line in found]
@@ -117,6 +118,22 @@ def too_little_text(jobs: Sequence[Job]) -> str | None:
         f"{len(failing)} of {len(jobs)} jobs have the embedded corpus, which is too small for them: it holds out "
         f"{there:,} bytes, and {failing[0]} needs {needed[failing[0]]:,} tokens to validate on. Give a corpus with "
         "--data.corpus, and its tokenizer with --data.tokenizer"
+    )
+
+
+def _small_vocabulary(jobs: Sequence[Job]) -> str | None:
+    """Which models of the paper would be trained with the embedded tokenizer, on a corpus that is not embedded."""
+    found = [
+        config
+        for config in (job.resolved for job in jobs)
+        if config.data.tokenizer == EMBEDDED != config.data.corpus
+        and flavor(config.model.flavor).vocabulary == PAPER_VOCABULARY
+    ]
+    if not found:
+        return None
+    return (
+        f"{len(found)} of {len(jobs)} jobs have the embedded tokenizer, with {found[0].data.vocabulary:,} of the "
+        f"{PAPER_VOCABULARY:,} entries that the model has. Give another one with --data.tokenizer"
     )
 
 

@@ -160,9 +160,18 @@ PAPER: dict[str, Other] = {
     "outer_optimizer.kwargs.skip_norm_quantization": _renamed("compression.skip_norms"),
     "outer_optimizer.kwargs.skip_embedding_quantization": _renamed("compression.skip_embeddings"),
     "outer_optimizer.kwargs.simulate_quantization_after_reduce": _renamed(
-        "compression.reduce", {False: "gather", True: "reselect"}
+        "compression.reduce", {False: "gather", True: "requantize"}
     ),
-    "outer_optimizer.kwargs.use_ef": _renamed("compression.error_feedback"),
+    "outer_optimizer.kwargs.use_ef": Other(
+        "here it is --compression.error_feedback",
+        lambda given: {"compression.error_feedback": given},
+        lambda given: (
+            "with error feedback the paper's code applies the outer learning rate twice: give "
+            "compression.error_gain the value of outer_optimizer.lr to do the same"
+            if given
+            else None
+        ),
+    ),
     "outer_optimizer.kwargs.error_decay": _renamed("compression.error_decay"),
     "outer_optimizer.kwargs.error_feedback_alpha": _renamed("compression.error_alpha"),
     "checkpoint.enable_checkpoint": _renamed("checkpoint.enable"),

@@ -284,6 +284,11 @@ def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
         raise ConfigError(
             "compression.error_feedback needs a compression.kind that loses something; with none, nothing"
         )
+    if chosen.kind == "topk" and chosen.reduce == "requantize":
+        raise ConfigError(
+            "compression.reduce requantize is for quantizers: of the mean of topk it would keep the largest elements "
+            "alone; choose gather, the exact mean of the paper's top-k, or reselect"
+        )
     if chosen.kind == "topk":
         if chosen.fraction is None:
             chosen.fraction = 0.1

@@ -55,7 +55,7 @@ def muloco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
         capsys.readouterr()
         status = main([*map(str, words), "--run.outputs", str(tmp_path / "runs")])
         said = capsys.readouterr()
-        return status, " ".join((said.out + said.err).split())
+        return status, " ".join((said.out + said.err).replace("│", " ").split())
 
     return run
 

@@ -55,8 +55,11 @@ def test_what_is_probably_not_meant_is_said_beside_the_script(
     asked = ("--gpus-per-node", "8", "--memory", "0", "--cpus-per-node", "0", "--time", "24:00:00")
     text = tmp_path / "books.txt"
     text.write_text("text\n")
-    status, said = generate(*CONFIG, *asked, "--data.corpus", str(text), "--output-file", str(tmp_path / "x.sh"))
-    assert (status, said) == (0, "")
+    asked = (*asked, "--data.corpus", str(text), "--output-file", str(tmp_path / "x.sh"))
+    status, said = generate(*CONFIG, *asked)
+    assert status == 0 and "1 of 1 jobs have the embedded tokenizer, with 2,048 of the 128,256 entries" in said
+    small = ("--model.flavor", "tiny", "--output-file", str(tmp_path / "y.sh"))
+    assert generate(*CONFIG, *asked, *small) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,18 @@ def test_a_share_without_text_in_a_stream_is_refused(corpus: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="share 3 of 4 finds no text in .*stream.jsonl"):
         stream.write_text("\n".join([*train[:3], held_out[0], *held_out]) + "\n")
         prepare_data(config(stream, workers=4, ranks=1, ahead=False))
+
+
+def test_a_cache_that_cannot_be_used_is_named_in_one_line(
+    corpus: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(corpus, workers=1, ranks=1, ahead=True)
+    (entry,) = {one.folder for one in prepare_data(chosen).prepared}
+    tokens = (entry / "train.tokens.npy").read_bytes()
+    (entry / "train.tokens.npy").write_bytes(tokens[:100])
+    with pytest.raises(ConfigError, match=f"damaged prepared corpus: .*delete the folder {entry}"):
+        prepare_data(chosen)
+    (entry / "train.tokens.npy").write_bytes(tokens)
+    monkeypatch.setenv("MULOCO_CACHE", str(corpus / "below a file"))
+    with pytest.raises(ConfigError, match="the cache .*below a file cannot be written: .*MULOCO_CACHE"):
+        prepare_data(chosen)

@@ -10,11 +10,10 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 import muloco.model
-from muloco._torchtitan import LRSchedulersContainer
 from muloco.optim.roles import sort
 from muloco.pytorch import Muon
 from muloco.training.config import Optimizer, Role
-from muloco.training.optimizers import inner_optimizers
+from muloco.training.optimizers import InnerRates, inner_optimizers
 
 STEPS, WARMUP, LOWEST = 6, 2, 0.1
 SETTINGS = {"lr": 0.05, "weight_decay": 0.3, "cautious_weight_decay": True, "nesterov": True}
@@ -56,7 +55,7 @@ class Run:
         torch.manual_seed(0)
         self.model = muloco.model.build("tiny", "cpu", seq_len=16)
         self.optimizers = inner_optimizers(chosen).build(model_parts=[self.model])
-        schedule = LRSchedulersContainer.Config(warmup_steps=WARMUP, decay_type="cosine", min_lr_factor=LOWEST)
+        schedule = InnerRates(warmup_steps=WARMUP, min_lr_factor=LOWEST)
         self.schedule = schedule.build(optimizers=self.optimizers, training_steps=STEPS)
 
     def step(self, number: int) -> None:

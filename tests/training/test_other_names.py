@@ -105,6 +105,12 @@ def test_an_option_from_elsewhere_is_answered_with_ours(option: str, ours: str) 
             "compression.reduce",
             "gather",
         ),
+        (
+            {"outer_optimizer": {"kwargs": {"simulate_quantization_after_reduce": True}}},
+            "compression.reduce",
+            "requantize",
+        ),
+        ({"outer_optimizer": {"kwargs": {"use_ef": True}}}, "compression.error_feedback", True),
         ({"checkpoint": {"async_mode": "disabled", "keep_latest_k": 3}}, "checkpoint.asynchronous", False),
         (
             {"fault_tolerance": {"module_fqns_per_model_fragment": [["tok_embeddings"], ["norm", "output"]]}},
@@ -195,7 +201,7 @@ def test_a_config_of_ours_is_read_without_a_note(caplog: pytest.LogCaptureFixtur
         (
             "fault_tolerance",
             {"enabel": True},
-            "unknown field fault_tolerance.enabel; here it is fault_tolerance.semi_sync",
+            "fault_tolerance.enabel; here it is fault_tolerance.semi_sync",
         ),
         ("outer_optimizer", {"kwargs": {"lrr": 1}}, "unknown field outer_optimizer.kwargs.lrr; "),
         ("outer_optimizer", {"kwargs": {"lr": "x"}}, "outer_optimizer.lr must be a number; got the text 'x'"),

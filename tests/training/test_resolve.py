@@ -256,6 +256,8 @@ def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
         ({"kind": "linaer"}, "got 'linaer'; did you mean linear"),
         ({"error_feedback": True}, "error_feedback needs a compression.kind that loses something; with none, nothing"),
         ({"kind": "linear", "error_decay": 1.1}, "compression.error_decay must be from 0 to 1; got 1.1"),
+        ({"kind": "linear", "error_gain": 0.0}, "compression.error_gain must be above 0; got 0.0"),
+        ({"kind": "topk", "reduce": "requantize"}, "requantize is for quantizers: .* choose gather"),
         ({"kind": "linear", "error_alpha": -0.1}, "compression.error_alpha must be from 0 to 1; got -0.1"),
     ],
 )
