@@ -112,7 +112,8 @@ class MulocoTrainer(Trainer):
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
         if self.step == loaded > 0:
             self._make_up_for(loaded)
-        self.metrics_processor.begin()
+        if self.config.muloco.worker_processes == self.config.muloco.workers:  # elsewhere it has waited for its turn
+            self.metrics_processor.begin()
         return super().batch_generator(data_iterable)
 
     def _make_up_for(self, step: int) -> None:
