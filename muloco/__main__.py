@@ -7,6 +7,8 @@ def main() -> int:
     """Runs the command line of `muloco.cli`; exit status 2 where the packages that it needs are not installed."""
     try:
         from muloco.cli import main
+
+        return main()  # commands import what they need
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "muloco":
             raise
@@ -14,7 +16,6 @@ def main() -> int:
             f"muloco: the package {error.name} is missing; install the commands: pip install 'muloco[train]'\n"
         )
         return 2
-    return main()
 
 
 if __name__ == "__main__":

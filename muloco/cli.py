@@ -14,34 +14,37 @@ from pathlib import Path
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
+from muloco.launch.lighthouse import LighthouseError
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
 from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
+from muloco.training.overrides import locate
 from muloco.training.resolve import Resolution, resolution, resolve
 from muloco.training.values import shown
 
-_TRAIN = """Train CONFIG: start the lighthouse and all workers, here or over the nodes of the SLURM job that this is,
-show them while they run, and end with a summary and a plot of the loss in the run's folder."""
+_TRAIN = """Train CONFIG: start the lighthouse and all workers, on this machine or on the nodes of the SLURM job that
+the command runs in, show them while they run, and end with a summary and a plot of the loss in the run's folder."""
 _PREPARE = """Tokenize the data of CONFIG into the cache ($MULOCO_CACHE, else ~/.cache/muloco), which `muloco train`
-would do first. For big data, on a machine with many cores."""
+would do first. This is meant for large data, on a machine with many cores."""
 _WORKER = """Run one worker of CONFIG (under torchrun where it has several ranks), joining the lighthouse at
 $TORCHFT_LIGHTHOUSE. `muloco train` and job scripts start workers with it; by hand, give each worker its
 --fault_tolerance.replica_id and all of them the same --run.name."""
 _SWEEP = """Write the job scripts of the sweep in FILE (a Python file with a function `sweep()`) and list its jobs, or
-submit them to SLURM: within the node limit, each once, and again what has failed. `muloco sweep FILE status` says where
-they stand. --section.field value words hold for all jobs. What --submit and status are not told is as in the last
---dry-run."""
+submit them to SLURM within the node limit, each once, and failed ones again. `muloco sweep FILE status` says where they
+stand. --section.field value options hold for all jobs. --submit and status use the options of the last --dry-run where
+they are given none."""
 
 _EVAL = """Evaluate a CHECKPOINT (a run folder, or checkpoint/step-N in one) on lm-eval's tasks, zero-shot: lm-eval's
-JSON below evaluations/ in the run folder, a table, and the mean accuracy. Under torchrun the ranks share the work."""
+results as JSON below evaluations/ in the run folder, a table, and the mean accuracy. Under torchrun the ranks share the
+work."""
 _EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one) into a new folder DIR: for
 transformers, or as a state dict of torch."""
-_GENERATE = """Go on from a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
-_PLAN = """What the run of FILE, a config, will take, or all the runs of FILE, a sweep: GPUs, bytes on the wire, memory,
-and hours by the bandwidth of the workers' links. --section.field value words hold for all of them."""
+_GENERATE = """Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
+_PLAN = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
+workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
 _REPORT = """Tables and figures over finished runs, with what the paper has published beside them: report.md,
 report.html, tables/*.csv, figures/*.png and *.svg. RUN is a run folder, a folder of run folders, or a sweep's file,
 whose jobs' run folders are taken. Runs that are missing, unfinished or broken are listed."""
@@ -52,8 +55,8 @@ AdamW, the figures stand side by side. docs/pseudogradients.md says what is comp
 
 _PAPER = """Check the paper's claims at a size for two CPU cores, on the embedded corpus: data-parallel AdamW and Muon,
 DiLoCo and MuLoCo with 1 to 8 workers, each at its best inner learning rate with three seeds; critical batches, bits,
-fragments, pseudogradients; and four studies beyond the paper. Says first how long it takes, goes on where it was
-stopped, and ends with a page of claims, tables and figures. docs/claims.md has the one of our machine."""
+fragments, pseudogradients; and four studies beyond the paper. The command first says how long it takes, continues where
+it was stopped, and ends with a page of claims, tables and figures. docs/claims.md shows such a page."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,14 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except ConfigError as error:
         return _refused(error, str(error), argv)
+    except LighthouseError as error:
+        sys.stderr.write(f"muloco: {error}\n")
+        return 1
+    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
+        return 0
     except (OSError, UnicodeError) as error:  # of a path that a command was given, or of a disk that is full
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
         return _refused(error, f"{path}{error_reason(error)} (-v shows where)", argv)
     except KeyboardInterrupt:
         sys.stderr.write("muloco: stopped\n")
         return 130
-    except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
-        return 0
     finally:
         _flush_output()
 
@@ -117,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry-run", action="store_true", help="show the config with all derived values, and start nothing"
     )
-    train.add_argument("--resume", action="store_true", help="take the run up again from its newest checkpoint")
+    train.add_argument("--resume", action="store_true", help="resume the run from its newest checkpoint")
     _command(commands, "prepare", _prepare, "tokenize a config's data", _PREPARE)
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
     _add_sweep(commands)
@@ -171,8 +177,8 @@ def _add_sweep(commands) -> None:
     what.add_argument("--submit", action="store_true", help="write the scripts and submit them")
     what.add_argument("--here", action="store_true", help="run the jobs on this machine, without SLURM")
     sweep.add_argument("--at-once", type=int, default=1, metavar="N", help="jobs that --here runs at the same time")
-    sweep.add_argument("--retry", action="store_true", help="submit also what has failed too often to be tried again")
-    sweep.add_argument("--folder", help="for the scripts; left out: generated_job_files/NAME beside FILE")
+    sweep.add_argument("--retry", action="store_true", help="submit also jobs that have failed too often")
+    sweep.add_argument("--folder", help="folder of the scripts (default: generated_job_files/NAME beside FILE)")
     add_profile_options(sweep)
     sweep.set_defaults(run=_sweep, parser=sweep, needs="FILE", help=False)
 
@@ -187,11 +193,13 @@ def _add_plan(commands) -> None:
         allow_abbrev=False,
     )
     plan.add_argument("config", metavar="FILE", nargs="?", help="a config or a sweep, as for `train` and `sweep`")
-    plan.add_argument("--gpu", default="H100", metavar="NAME", help="A100, H100, H200 or B200; left out: H100")
-    plan.add_argument("--gpus", type=int, metavar="N", help="of all workers of a run; left out: one a rank")
-    plan.add_argument("--utilization", type=float, metavar="SHARE", help="of the GPUs' peak; left out: 0.39")
-    plan.add_argument("--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link; several")
-    plan.add_argument("--plot", metavar="PICTURE", help="draws hours against bandwidth, as .png or .svg")
+    plan.add_argument("--gpu", default="H100", metavar="NAME", help="A100, H100, H200 or B200 (default: H100)")
+    plan.add_argument("--gpus", type=int, metavar="N", help="GPUs of all workers of a run (default: one a rank)")
+    plan.add_argument(
+        "--utilization", type=float, metavar="SHARE", help="share of the GPUs' peak that is reached (default: 0.39)"
+    )
+    plan.add_argument("--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link, one or several")
+    plan.add_argument("--plot", metavar="PICTURE", help="draw hours against bandwidth into a .png or .svg file")
     plan.set_defaults(run=_plan, parser=plan, needs="FILE", help=False)
 
 
@@ -207,7 +215,7 @@ def _add_report(commands) -> None:
     report.add_argument(
         "runs", metavar="RUN", nargs="*", help="such as outputs, outputs/NAME or jobs/muloco_paper/15B.py"
     )
-    report.add_argument("--out", metavar="DIR", default="report", help="folder to write; left out: report")
+    report.add_argument("--out", metavar="DIR", default="report", help="folder to write (default: report)")
     report.add_argument(
         "--published", action="store_true", help="also draw the paper's points, and add its own tables; needs no RUN"
     )
@@ -225,10 +233,15 @@ def _add_analyze(commands) -> None:
     )
     parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="*", help="outputs/NAME or .../checkpoint/step-N")
     parser.add_argument(
-        "--workers", metavar="K", type=int, nargs="+", default=[1, 2, 4, 8], help="left out: 1 2 4 8; 1 is always in"
+        "--workers",
+        metavar="K",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        help="numbers of workers (default: 1 2 4 8); 1 is always added",
     )
-    parser.add_argument("--steps", metavar="H", type=int, default=30, help="inner steps of each worker; left out: 30")
-    parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder; left out: pseudogradients")
+    parser.add_argument("--steps", metavar="H", type=int, default=30, help="inner steps of each worker (default: 30)")
+    parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder (default: pseudogradients)")
     _add_verbose(parser)
     parser.set_defaults(run=_pseudogradients, parser=parser, config="", needs="CHECKPOINT", help=False)
 
@@ -270,12 +283,17 @@ def _add_uses_of_checkpoints(commands) -> None:
 
 
 def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    _refuse_misspelt(command, overrides)
+    return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
+
+
+def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
+    """Raises ConfigError for a word that is nearly an option of the command itself, and none of a config."""
     own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
-    for option in (word.split("=", 1)[0] for word in overrides if word.startswith("--")):
+    for option in (word.split("=", 1)[0] for word in words if word.startswith("--")):
         nearest = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
         if nearest and "." not in option and option not in own:
             raise ConfigError(f"unknown option {option}; did you mean {nearest[0]}?")
-    return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -285,12 +303,22 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     chosen = _chosen(command, overrides)
-    found = _resolution(command, chosen)
-    if command.dry_run:
-        return _show(found, resume=command.resume)
-    config = found.config
-    for note in found.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+    resumption = None
+    if command.resume:
+        if command.dry_run:
+            raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
+        from muloco.training.resuming import take_up
+
+        locate(chosen, find_config(command.config), overrides)
+        resumption = take_up(chosen)
+        config, chosen = resumption.config, resumption.chosen
+    else:
+        found = _resolution(command, chosen)
+        if command.dry_run:
+            return _show(found)
+        config = found.config
+        for note in found.notes:
+            console.print(f"note: {note}", style="yellow", markup=False)
     if config.evaluation.tasks:
         from muloco.evals.in_training import rehearse
 
@@ -298,7 +326,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
-    outcome = train(config, chosen=chosen, resume=command.resume, console=console)
+    outcome = train(config, chosen=chosen, resumption=resumption, console=console)
     if outcome.status == 0:
         try:
             console.print(f"loss curve: {plot_loss(outcome.folder)}")
@@ -318,11 +346,9 @@ def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     return found
 
 
-def _show(found: Resolution, *, resume: bool) -> int:
+def _show(found: Resolution) -> int:
     from muloco.training.describe import describe
 
-    if resume:
-        raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
     sys.stdout.write(describe(found) + "\n")
     return 0
 
@@ -342,14 +368,16 @@ def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = _chosen(command, overrides)
+    locate(chosen, find_config(command.config), overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
         raise ConfigError("all workers of a run need the same --run.name")
     from muloco.training.worker_log import set_up_log
 
     set_up_log(rank=int(os.environ.get("RANK", "0")))
-    config = _resolution(command, chosen).config
+    config = resolve(chosen, config_name=find_config(command.config).stem)
     check_environment(config, os.environ)
-    from muloco.training.worker import run_worker
+    from muloco.launch.summary import sum_up_by_hand
+    from muloco.training.worker import ATTEMPT, run_worker
 
     make_evaluation: MakeEvaluation | None = None
     if config.evaluation.tasks:
@@ -357,6 +385,8 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
         make_evaluation = TaskEvaluation
     run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
+        sum_up_by_hand(config)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -367,6 +397,7 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.sweeps.command import run_sweep
 
+    _refuse_misspelt(command, words)
     return run_sweep(command, words)
 
 
@@ -375,6 +406,7 @@ def _plan(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.analysis.plan_command import run_plan
     from muloco.sweeps.runs import runs_of
 
+    _refuse_misspelt(command, words)
     runs, refused = runs_of(command.config, words)
     return run_plan(
         runs,

@@ -108,7 +108,7 @@ class MixtureLoader(BaseDataLoader):
             "share": self._share,
             "seed": config.seed,
             "seq_len": seq_len,
-            "predict_bos": config.predict_bos,
+            **({"predict_bos": True} if config.predict_bos else {}),  # positions of earlier versions have no such entry
         }
 
     @abstractmethod
@@ -141,10 +141,10 @@ class MixtureLoader(BaseDataLoader):
         if self._rank_key not in state_dict:
             raise ValueError(f"the data position has no {self._rank_key}; it has: {', '.join(state_dict) or 'nothing'}")
         state = state_dict[self._rank_key]
-        for name, own in self._identity.items():
-            if state.get(name) != own:
+        for name, own in {"predict_bos": False, **self._identity}.items():
+            if state.get(name, False) != own:
                 raise ValueError(
-                    f"the data position was saved with {name} {state.get(name)!r}, this run has {own!r}; "
+                    f"the data position was saved with {name} {state.get(name, False)!r}, this run has {own!r}; "
                     "resume with the same data, sequence length, workers and data-parallel ranks, or start a new run"
                 )
         for feed, place in zip(self._feeds, json.loads(state["places"]), strict=True):

@@ -1,7 +1,6 @@
 """`muloco eval`: lm-eval on a checkpoint, by one process or several."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from muloco.console import open_console
 from muloco.evals.names import check_names
-from muloco.evals.report import figures, mean, table
+from muloco.evals.report import figures, mean, table, write_results
 from muloco.training.bounds import Amount, Count
 from muloco.training.evaluation import need_lm_eval
 from muloco.training.load import ConfigError, check_option
-from muloco.training.run_folder import write_json
 from muloco.training.trained import Trained, find_trained
 
 if TYPE_CHECKING:
@@ -41,10 +39,7 @@ def run_eval(command: argparse.Namespace) -> int:
     results = _evaluate(command, trained, tasks)
     if os.environ.get("RANK", "0") == "0":
         average = mean(figures(results), tasks.asked)
-        results["muloco"] = {"run": str(trained.run.root.resolve()), "step": trained.step, "mean_accuracy": average}
-        from lm_eval.utils import handle_non_serializable
-
-        write_json(output, json.loads(json.dumps(results, default=handle_non_serializable)))
+        write_results(output, results, run=trained.run.root, step=trained.step, average=average)
         console = open_console(soft_wrap=True)
         console.print(table(results, tasks.asked, title=trained.name))
         console.print(f"results: {output}", markup=False)

@@ -1,9 +1,12 @@
 """The tasks of a config, for evaluations while it is trained. Importing this imports lm-eval."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
 
@@ -12,12 +15,16 @@ from muloco.data.errors import DataError
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.evals.adapter import MulocoLM
-from muloco.evals.report import figures, mean
+from muloco.evals.report import figures, mean, write_results
 from muloco.evals.run import evaluate
 from muloco.evals.scoring import Continuation, Score, Scorer
 from muloco.evals.tasks import Tasks, find_tasks, load_tasks
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
+from muloco.training.resuming import run_folder
+from muloco.training.run_folder import DURING_TRAINING
+
+logger = logging.getLogger(__name__)
 
 
 def tasks_of(config: Config) -> Tasks:
@@ -81,7 +88,7 @@ class _NoModel(Scorer):
 
 
 class TaskEvaluation:
-    """See `muloco.training.evaluation.Evaluation`.
+    """See `muloco.training.evaluation.Evaluation`. lm-eval's JSON goes into the run folder; all workers write the same.
 
     Args:
         config: resolved.
@@ -96,7 +103,7 @@ class TaskEvaluation:
         self._tokenizer = DocumentTokenizer(tokenizer)
         self._tasks = tasks_of(config)
 
-    def __call__(self, model: nn.Module, ranks: ProcessGroup | None) -> dict[str, float]:
+    def __call__(self, model: nn.Module, ranks: ProcessGroup | None, step: int) -> dict[str, float]:
         chosen = self._config.evaluation
         scorer = Scorer(
             model=model,
@@ -106,6 +113,18 @@ class TaskEvaluation:
             ranks=ranks,
         )
         adapter = MulocoLM(scorer, self._tokenizer, quiet=True)
-        found = figures(evaluate(adapter, self._tasks, limit=chosen.limit))
+        results = evaluate(adapter, self._tasks, limit=chosen.limit)
+        found = figures(results)
         average = mean(found, self._tasks.asked)
+        if ranks is None or dist.get_rank(ranks) == 0:
+            self._keep(results, step, average)
         return found if average is None else {**found, "mean": average}
+
+    def _keep(self, results: dict[str, Any], step: int, average: float | None) -> None:
+        """What the disk does not take is told; the figures are in the metrics, too."""
+        folder = run_folder(self._config)
+        try:
+            file = folder.evaluations / f"step-{step}" / DURING_TRAINING
+            write_results(file, results, run=folder.root, step=step, average=average)
+        except OSError as error:
+            logger.error("the evaluation's results were not written: %s", error)

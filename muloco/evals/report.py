@@ -1,10 +1,15 @@
-"""What lm-eval found, as figures by name, as a table and as a mean. Needs nothing but Python and rich."""
+"""What lm-eval found, as figures by name, as a table, as a mean and as a file. Needs nothing but Python and rich, and
+lm-eval for the file."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
+from muloco.training.run_folder import write_json
 
 ACCURACIES = ("acc_norm", "acc")
 """What counts in the mean: the first of these that a task has."""
@@ -61,3 +66,19 @@ def table(results: Mapping[str, Any], tasks: list[str], *, title: str) -> Table:
         drawn.add_section()
         drawn.add_row("mean", " or ".join(ACCURACIES), f"{average:.4f}", "")
     return drawn
+
+
+def write_results(file: Path, results: Mapping[str, Any], *, run: Path, step: int, average: float | None) -> None:
+    """Writes lm-eval's JSON, with a section `muloco` that says what was evaluated.
+
+    Args:
+        file: is overwritten.
+        results: what `lm_eval.simple_evaluate` returns.
+        run: folder of the run.
+        step: inner step of its checkpoint.
+        average: mean accuracy (`mean`).
+    """
+    from lm_eval.utils import handle_non_serializable
+
+    ours = {"run": str(run.resolve()), "step": step, "mean_accuracy": average}
+    write_json(file, json.loads(json.dumps({**results, "muloco": ours}, default=handle_non_serializable)))

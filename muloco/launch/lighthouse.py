@@ -29,6 +29,10 @@ _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """The lighthouse is reached without the proxy that the environment may name for the outside."""
 
 
+class LighthouseError(RuntimeError):
+    """The lighthouse cannot be started; the message is one line."""
+
+
 def start_lighthouse(
     *,
     workers: int,
@@ -52,7 +56,7 @@ def start_lighthouse(
         the process and its address, `http://HOST:PORT`.
 
     Raises:
-        RuntimeError: it did not come up; the message names its log.
+        LighthouseError: it did not come up; the message names its log.
     """
     lines: queue.Queue[str] = queue.Queue()
     command = [
@@ -74,7 +78,7 @@ def start_lighthouse(
         if match := re.search(r"listening on: http://.*:(\d+)", line):
             return child, f"http://{station.host}:{match[1]}"
     child.end(grace_seconds=1)
-    raise RuntimeError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
+    raise LighthouseError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
 
 
 class Lighthouse:
@@ -91,7 +95,7 @@ class Lighthouse:
         self._restarts = 0
         try:
             self.child, self.address = start(port)
-        except RuntimeError as error:
+        except LighthouseError as error:
             if port == 0:
                 raise
             logger.warning("%s; trying a free port instead of %d", error, port)
@@ -112,7 +116,7 @@ class Lighthouse:
         self._probe.heard()
         try:
             self.child, _ = self._start(int(self.address.rsplit(":", 1)[1]))
-        except RuntimeError as error:
+        except LighthouseError as error:
             logger.error("%s", error)
             return False
         return True
@@ -152,5 +156,5 @@ def _program(name: str, python: str) -> str:
     beside = Path(python).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise RuntimeError(f"{name} is not installed; it comes with torchft: pip install torchft")
+        raise LighthouseError(f"{name} is not installed; it comes with torchft: pip install torchft")
     return found

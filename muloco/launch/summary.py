@@ -1,5 +1,6 @@
 """What a finished run amounts to: summary.json, and the same for the eye."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,13 @@ from rich.table import Table
 
 from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
-from muloco.training.run_folder import RunFolder, read_lines, read_metrics
+from muloco.training.resuming import run_folder
+from muloco.training.run_folder import RunFolder, read_json, read_lines, read_metrics, write_json
+
+logger = logging.getLogger(__name__)
+
+SHOWN_FIGURES = 4
+"""Of an evaluation in the table."""
 
 
 def summarize(
@@ -19,8 +26,8 @@ def summarize(
         config: resolved.
         folder: of a run that has ended well.
         corpus: SHA-256 of its sources, so that runs on other text are not taken for runs on this one.
-        wall_seconds: of the launcher, from its start to its end.
-        restarts: how often workers were started again.
+        wall_seconds: of the launcher, from its start to its end, and of earlier starts (`seconds_before`).
+        restarts: how often workers were started again, since the last start.
     """
     lines = read_metrics(folder)
     training = [line for line in lines if "loss" in line]
@@ -45,10 +52,43 @@ def summarize(
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
         "lost_lines": sum(line["lines"] for line in lines if line.get("event") == "lines_lost"),
+        "evaluation": last_evaluation(lines),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
         "corpus_sha256": list(corpus),
         "wall_seconds": round(wall_seconds, 1),
     }
+
+
+def sum_up_by_hand(config: Config) -> None:
+    """Writes summary.json at the end of a worker that no supervisor has started, if the last step is validated. Every
+    worker does that, so that the last one has seen the metrics of all.
+
+    Args:
+        config: resolved.
+    """
+    folder = run_folder(config)
+    if not reached_end(config, folder):
+        return
+    content = read_json(folder.config).get("data") or {}
+    corpus = content.get("text") or content.get("held out") or []
+    while True:  # until no other worker has written meanwhile
+        seen = folder.metrics_size()
+        times = [line["time"] for line in read_metrics(folder)]
+        summary = summarize(config, folder, corpus=corpus, wall_seconds=max(times) - min(times), restarts=0)
+        write_json(folder.summary, summary)
+        if folder.metrics_size() == seen:
+            break
+    logger.info("the summary of the run is %s", folder.summary)
+
+
+def seconds_before(folder: RunFolder, attempt: int) -> float:
+    """Seconds that earlier starts of a run took, from the first to the last line of metrics of each."""
+    times: dict[int, list[float]] = {}
+    for path in folder.metrics_files().values():
+        for line in read_lines(path):
+            if line["attempt"] < attempt and isinstance(line.get("time"), int | float):
+                times.setdefault(line["attempt"], []).append(line["time"])
+    return sum(max(of_attempt) - min(of_attempt) for of_attempt in times.values())
 
 
 def reached_end(config: Config, folder: RunFolder) -> bool:
@@ -92,6 +132,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "syncs": str(summary["syncs"]),
         "sent by a worker": _traffic(summary),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
+        **({"evaluation": _evaluation(summary["evaluation"])} if summary["evaluation"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
         **({"lost lines of metrics": str(summary["lost_lines"])} if summary["lost_lines"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
@@ -109,6 +150,26 @@ def _traffic(summary: dict[str, Any]) -> str:
 
 def _losses(summary: dict[str, Any]) -> str:
     return f"{summary['restarts']} started again, {summary['lost_steps']} inner steps lost"
+
+
+def last_evaluation(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The step of the last evaluation in training and its figures by TASK/METRIC, `mean` among them; None where nothing
+    was evaluated. All workers evaluate the same anchor: any one speaks."""
+    evaluations = [line for line in lines if line.get("event") == "evaluation"]
+    if not evaluations:
+        return None
+    last = max(evaluations, key=lambda line: line["step"])
+    named = {name.removeprefix("evaluation/"): value for name, value in last.items() if name.startswith("evaluation/")}
+    return {"step": last["step"], "figures": named}
+
+
+def _evaluation(found: dict[str, Any]) -> str:
+    figures = [
+        f"{name} {value:.4f}" for name, value in sorted(found["figures"].items(), key=lambda one: one[0] != "mean")
+    ]
+    shown = figures[:SHOWN_FIGURES]
+    more = f", {len(figures) - len(shown)} more in summary.json" if len(figures) > len(shown) else ""
+    return f"{', '.join(shown)}{more}, after step {found['step']}"
 
 
 def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) -> int:

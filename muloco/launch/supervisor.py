@@ -6,11 +6,11 @@ import signal
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from muloco.launch.allocation import current_allocation
+from muloco.launch.claim import Claim, taken
 from muloco.launch.crew import Crew
 from muloco.launch.devices import place
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
@@ -19,12 +19,20 @@ from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
-from muloco.launch.summary import how_it_stopped, newest_checkpoint, reached_end, summarize, summary_table
+from muloco.launch.summary import (
+    how_it_stopped,
+    newest_checkpoint,
+    reached_end,
+    seconds_before,
+    summarize,
+    summary_table,
+)
 from muloco.launch.surroundings import check_surroundings
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.lines import why_full
-from muloco.training.load import ConfigError, flatten, load_config, to_dict
+from muloco.training.load import ConfigError
+from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
 from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
 
 logger = logging.getLogger(__name__)
@@ -37,10 +45,6 @@ TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
 LEAVE_SECONDS = 3600
 """How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
-_FIXED = (
-    *("model", "data", "training", "optimizer", "lr_scheduler"),
-    *("fault_tolerance", "outer_optimizer", "compression", "parallelism"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,30 +56,39 @@ class Outcome:
     """Exit status: 0, 1 after a failure, 128 and a signal's number where one has stopped it: 130 after Ctrl-C."""
 
 
-def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> Outcome:
+def train(config: Config, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
     """Runs all workers of a config until they are done: on this machine or, in a SLURM job, on its nodes.
 
     Args:
         config: resolved.
         chosen: what it was resolved from, for config.json.
-        resume: take up the run of that name from its newest checkpoint.
+        resumption: the run that is taken up again from its newest checkpoint; None: a new one.
         console: where to show it.
 
     Raises:
         ConfigError: the run folder, this machine or the SLURM job does not allow it.
     """
     started = time.monotonic()
-    folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
-    _check_folder(config, folder, resume=resume)
+    folder = run_folder(config)
+    if resumption is not None and resumption.ended:
+        console.print(
+            f"the run in {folder.root} has ended with step {config.training.steps}, its summary is {folder.summary}; "
+            "it goes on if it is given more --training.steps",
+            markup=False,
+        )
+        return Outcome(folder=folder, status=0)
+    _check_folder(folder, fresh=resumption is None)
     job = current_allocation()
     check_surroundings(config, os.environ, here=job is None)
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)
     attempt = next_attempt(folder)
     data = prepare_data(config)
     console.print(data.description(), markup=False)
-    if not resume:
-        _claim(folder)
-    write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
+    content = content_of(data, config)
+    if resumption is not None:
+        for remark in filter(None, (*resumption.remarks, check_content(resumption, content))):
+            console.print(remark, markup=False)
+    claim = Claim(folder, config_json(chosen, config, content), attempt=attempt, fresh=resumption is None)
     console.print(f"run folder: {folder.root}\n{placement.description}")
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
@@ -98,6 +111,9 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             restarts = crew.restarts
         except KeyboardInterrupt:
             interrupted = True
+        except BaseException:
+            claim.take_back()
+            raise
         finally:
             for child in children:
                 child.ask_to_end()
@@ -107,6 +123,7 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     if failed:
+        claim.take_back()
         for child in failed:
             console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
         return Outcome(folder=folder, status=1)
@@ -128,48 +145,25 @@ def train(config: Config, *, chosen: Config, resume: bool, console: Console) -> 
             style="red",
         )
         return Outcome(folder=folder, status=1)
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started + seconds_before(folder, attempt)
     summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
-    write_json(folder.summary, summary)
     console.print(summary_table(summary, config=config))
+    try:
+        write_json(folder.summary, summary)
+    except OSError as error:
+        reason = (
+            f"the summary could not be written: {error}; make room, and then: muloco train {folder.config} --resume"
+        )
+        console.print(reason, style="red", markup=False)
+        return Outcome(folder=folder, status=1)
     return Outcome(folder=folder, status=0)
 
 
-def _check_folder(config: Config, folder: RunFolder, *, resume: bool) -> None:
+def _check_folder(folder: RunFolder, *, fresh: bool) -> None:
     if (reason := why_unwritable(folder)) is not None:
         raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
-    exists = folder.config.exists()
-    if not resume:
-        if exists:
-            raise _taken(folder)
-        return
-    if not exists:
-        raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
-    if folder.summary.exists():
-        raise ConfigError(f"the run in {folder.root} has ended: its summary is {folder.summary}")
-    before, now = flatten(load_config(str(folder.config))), flatten(config)
-    changed = [
-        f"{name} {before[name]!r} -> {now[name]!r}"
-        for name in before
-        if name.split(".")[0] in _FIXED and before[name] != now[name]
-    ]
-    if changed:
-        raise ConfigError(f"a resumed run keeps its config; this differs: {', '.join(changed)}")
-
-
-def _claim(folder: RunFolder) -> None:
-    """Makes the file that says that a run is there; of two supervisors that do it at the same time one succeeds."""
-    folder.root.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.config.open("x").close()
-    except FileExistsError:
-        raise _taken(folder) from None
-
-
-def _taken(folder: RunFolder) -> ConfigError:
-    return ConfigError(
-        f"{folder.root} already holds a run; choose another --run.name, or take it up again with --resume"
-    )
+    if fresh and folder.config.exists():
+        raise taken(folder)
 
 
 def _environment(attempt: int) -> dict[str, str]:

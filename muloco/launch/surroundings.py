@@ -18,10 +18,10 @@ def check_surroundings(config: Config, environment: Mapping[str, str], *, here: 
     Raises:
         ConfigError: a network interface or an address is not there, or nobody is logged in to W&B.
     """
-    if here and config.worker_processes > 1:
+    if here:
         _check_interface(environment.get("GLOO_SOCKET_IFNAME", ""))
-        if config.fault_tolerance.host is not None:
-            _check_host(config.fault_tolerance.host)
+    if here and config.worker_processes > 1 and config.fault_tolerance.host is not None:
+        _check_host(config.fault_tolerance.host)
     if config.metrics.wandb:
         _check_wandb()
 

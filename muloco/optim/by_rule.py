@@ -14,7 +14,7 @@ from muloco.optim.checks import check_distinct, check_gradients, check_group
 from muloco.optim.lion import lion_update
 from muloco.optim.muon import muon_update
 from muloco.optim.options import read_group, read_numbers, refuse_keywords
-from muloco.optim.roles import account, sort, summary
+from muloco.optim.roles import account, sort
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ class ByRule(torch.optim.Optimizer):
     Args:
         params: see `Muon`.
         defaults: of every option of the rules but `betas`.
-        unknown: other keywords of the constructor.
         betas: default of the groups that have some.
         process_group: see `Muon`.
+        unknown: keywords that the constructor does not have; they are refused.
     """
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
@@ -59,8 +59,7 @@ class ByRule(torch.optim.Optimizer):
         read_numbers(defaults)
         super().__init__(sort(params), own | defaults)
         if any("role" in group for group in self.param_groups):
-            logger.info("parameters by rule: %s", summary(self.param_groups))
-            logger.debug("parameters by rule, one by one:\n%s", self.account())
+            logger.info("parameters by rule:\n%s", self.account())
 
     def account(self) -> str:
         """Which parameter gets which rule, as lines to print; also what `str()` gives."""

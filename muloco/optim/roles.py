@@ -66,14 +66,6 @@ def sort(params: Any) -> Any:
     return [{"params": members, "role": role, "layout": layout} for (role, layout), members in found.items()]
 
 
-def summary(groups: Iterable[dict[str, Any]]) -> str:
-    """How many parameters get which rule, in one line."""
-    return "; ".join(
-        f"{group['algorithm']} for {group.get('role', 'a group')}, {sum(p.numel() for p in group['params']):,} elements"
-        for group in groups
-    )
-
-
 def account(groups: Iterable[dict[str, Any]]) -> str:
     """Which parameter gets which rule: a line a group, and below it the parameters, alike ones in one line."""
     groups = list(groups)

@@ -63,6 +63,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         if (command.here or command.submit) and (reason := listing.too_little_text(unfinished(found.jobs))):
             raise ConfigError(f"nothing was started: {reason}")
         if command.here:
+            _remember(folder, settings)
             return _run(found, command.at_once, console)
         with naming("--folder"):
             written, left = write_scripts(found.jobs, folder, profile)
@@ -100,6 +101,15 @@ def _run(found: Expansion, at_once: int, console: Console) -> int:
     )
     done = len(found.jobs) - len(unfinished(found.jobs))
     return _conclude(found, failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console)
+
+
+def _remember(folder: SweepFolder, settings: Settings) -> None:
+    """So that `status` knows where the runs are."""
+    folder.settings = settings
+    try:
+        folder.save()
+    except OSError as error:
+        raise ConfigError(f"what the sweep runs with cannot be kept, choose another --folder: {error}") from None
 
 
 def write_scripts(

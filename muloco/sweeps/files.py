@@ -29,7 +29,8 @@ def load_sweep(path: Path | str) -> Sweep:
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "sweep", None)):
-            raise ConfigError(f"{file} has no function sweep()")
+            hint = "; it is a config, for `muloco train`" if hasattr(module, "config") else ""
+            raise ConfigError(f"{file} has no function sweep(){hint}")
         sweep = module.sweep()
     except ConfigError:
         raise

@@ -8,16 +8,16 @@ last, and its submissions in order.
 
 import difflib
 import hashlib
-import json
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from muloco.sweeps.lock import only_one
 from muloco.sweeps.settings import Settings
 from muloco.training.load import ConfigError
-from muloco.training.run_folder import write_json
+from muloco.training.run_folder import read_json, write_json
 
 SCHEMA = 1
 
@@ -59,15 +59,20 @@ class SweepFolder:
         self.settings = Settings()
         if self._state.exists():
             try:
-                stored = json.loads(self._state.read_text())
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{self._state} is not what a sweep wrote: {error}") from None
-            if stored.get("schema") != SCHEMA:
-                raise ConfigError(f"{self._state} has schema {stored.get('schema')}; this muloco reads {SCHEMA}")
-            self.settings = Settings(**stored["settings"])
-            for name, record in stored["jobs"].items():
-                submissions = [Submission(**submission) for submission in record["submissions"]]
-                self.records[name] = Record(written=record["written"], submissions=submissions)
+                stored = read_json(self._state)
+                if stored.get("schema") != SCHEMA:
+                    raise ValueError(f"{self._state} has schema {stored.get('schema')}; this muloco reads {SCHEMA}")
+                self._restore(stored)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+            except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape
+                raise ConfigError(f"{self._state} is not what a sweep wrote: {error!r}") from None
+
+    def _restore(self, stored: dict[str, Any]) -> None:
+        self.settings = Settings(**stored["settings"])
+        for name, record in stored["jobs"].items():
+            submissions = [Submission(**submission) for submission in record["submissions"]]
+            self.records[name] = Record(written=record["written"], submissions=submissions)
 
     def script(self, name: str) -> Path:
         return self.root / f"{name}.sh"

@@ -1,7 +1,6 @@
 """Where each job of a sweep stands: from its run folder, what the sweep remembers of it, and SLURM's queue."""
 
 import enum
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 from muloco.training.load import flatten, from_dict
-from muloco.training.run_folder import STATE, RunFolder
+from muloco.training.run_folder import STATE, RunFolder, parsed_line, read_json, standing
 
 UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
@@ -91,10 +90,8 @@ def is_unusable(submission: Submission) -> bool:
 
 def progress(folder: RunFolder) -> Progress:
     """How far a run has come, from the ends of its metrics files."""
-    lines = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
-    lines = [line for line in lines if line.get("event") != STATE]
-    attempt = max((line["attempt"] for line in lines), default=0)
-    lines = [line for line in lines if line["attempt"] == attempt]
+    every = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
+    lines = standing([line for line in every if line.get("event") != STATE])
     training = {(line["step"], line["worker"]): line["loss"] for line in lines if "loss" in line}
     validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     step = max((step for step, _ in training), default=None)
@@ -111,7 +108,10 @@ def other_run(job: Job) -> str | None:
     run = RunFolder(job.run_folder)
     if not run.config.exists():
         return None
-    there = flatten(from_dict(json.loads(run.config.read_text())["resolved"], where=str(run.config)))
+    try:
+        there = flatten(from_dict(read_json(run.config)["resolved"], where=str(run.config)))
+    except (ValueError, AttributeError, KeyError) as error:  # the last two: JSON of another shape
+        return f"its config.json cannot be used: {error}"
     here = flatten(job.resolved)
     changed = [
         f"{field} {there[field]!r}, here {here[field]!r}"
@@ -145,8 +145,7 @@ def _complaint(submission: Submission) -> str:
 
 
 def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in _tail(path):
-        yield json.loads(line)
+    yield from filter(None, map(parsed_line, _tail(path)))
 
 
 def _tail(path: Path) -> list[str]:

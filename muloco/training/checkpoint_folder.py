@@ -8,14 +8,16 @@ A part is written under another name and renamed once it is there. It tells the 
 so far, parts), so that parts of different saves of one step never make a set.
 """
 
-import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from muloco.training.run_folder import write_json
+from muloco.training.run_folder import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
 _PART = "part.json"
@@ -87,11 +89,15 @@ class CheckpointFolder:
         """Writes the manifest if all parts are there. Each worker calls it behind its own parts: the last one does."""
         files = {}
         for name in save.parts:
-            try:
-                part = json.loads((self.part(save.step, name) / _PART).read_text(encoding="utf-8"))
-            except FileNotFoundError:
+            path = self.part(save.step, name) / _PART
+            if not path.exists():
                 return False
-            if part["save"] != asdict(save):
+            try:
+                part = read_json(path)
+            except ValueError as error:
+                logger.warning("%s: checkpoint step-%d is not whole", error, save.step)
+                return False
+            if part.get("save") != asdict(save):
                 return False
             files[name] = part["files"]
         write_json(self._manifest(save.step), asdict(Manifest(**asdict(save), files=files)))
@@ -144,17 +150,30 @@ class CheckpointFolder:
         if not path.exists():
             raise ValueError("not all of its parts were written")
         try:
-            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path.name} cannot be read: {error}") from error
-        for name in manifest.parts:
-            for file, size in manifest.files[name].items():
+            manifest = Manifest(**read_json(path))
+            parts = {name: dict(manifest.files[name]) for name in manifest.parts}
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+        if manifest.step != step:
+            raise ValueError(f"{path.name} is that of step {manifest.step}")
+        for name, files in parts.items():
+            for file, size in files.items():
                 path = self.part(step, name) / file
                 if not path.exists():
                     raise ValueError(f"{path} is missing")
                 if path.stat().st_size != size:
                     raise ValueError(f"{path} has {path.stat().st_size} bytes instead of {size}")
+            self._check_save(manifest, name)
         return manifest
+
+    def _check_save(self, manifest: Manifest, name: str) -> None:
+        """Raises ValueError unless a part belongs to the save of the manifest."""
+        path = self.part(manifest.step, name) / _PART
+        if not path.exists():
+            raise ValueError(f"{path} is missing")
+        save = {key: value for key, value in asdict(manifest).items() if key != "files"}
+        if read_json(path).get("save") != save:
+            raise ValueError(f"{path.parent} belongs to another save than {_MANIFEST}")
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step}"

@@ -161,6 +161,9 @@ class LRScheduler(Section):
 
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
+    total_steps: Count | None = None
+    """Inner steps after which the inner learning rate, and an outer one with a schedule, have reached their end, where
+    they stay. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
     min_lr_factor: Share = 0.1
     """Learning rate at the end, as a share of the peak."""
 

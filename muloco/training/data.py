@@ -1,7 +1,9 @@
 """A config's data, prepared."""
 
+from muloco.data.cache import default_cache
 from muloco.data.errors import DataError
 from muloco.data.prepare import TrainingData, prepare
+from muloco.data.prepared import DamagedCacheError
 from muloco.data.sources import is_hub, open_source
 from muloco.data.text_stream import check_shares
 from muloco.training.config import Config
@@ -16,9 +18,8 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         verify: compare all of what the cache has with its checksum.
 
     Raises:
-        ConfigError: the data cannot be used so, or there is less of it than there are data-parallel ranks in all
-            workers; in one line that says what to change.
-        DamagedCacheError: as `muloco.data.prepare.prepare`.
+        ConfigError: the data cannot be used so, there is less of it than there are data-parallel ranks in all workers,
+            an entry of the cache is damaged, or the cache cannot be written to; in one line that says what to change.
     """
     data = config.data
     try:
@@ -41,6 +42,10 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         for name in prepared.streamed:
             if not is_hub(name):  # data sets on the hub are taken to be large enough
                 check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
-    except DataError as error:
+    except (DataError, DamagedCacheError) as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the data cannot be prepared: {error} (its cache is {default_cache()}; MULOCO_CACHE names another one)"
+        ) from error
     return prepared

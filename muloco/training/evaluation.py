@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 class Evaluation(Protocol):
     """Evaluates a model on tasks that it was made for."""
 
-    def __call__(self, model: "nn.Module", ranks: "ProcessGroup | None") -> dict[str, float]:
+    def __call__(self, model: "nn.Module", ranks: "ProcessGroup | None", step: int) -> dict[str, float]:
         """Figures by TASK/METRIC, and `mean`, on all ranks.
 
         Args:
             model: on all ranks, in evaluation mode; FSDP2 may shard it.
             ranks: those that share the work, all of them calling; None: this one alone.
+            step: the inner step after which the model is evaluated.
         """
         ...
 

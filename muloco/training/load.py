@@ -19,6 +19,7 @@ from typing import Any, get_type_hints
 from muloco.training import values
 from muloco.training.config import Config
 from muloco.training.other_names import PAPER, Values, hint
+from muloco.training.overrides import settle_length
 from muloco.training.section import Section, full_name, section_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
             set_field(changed, name, values.read(field_types()[name], words))
         except values.BadValue as error:
             raise ConfigError(f"--{name} {error}") from None
+    settle_length(changed, overrides)
     return changed
 
 
@@ -345,7 +347,8 @@ def _from_python(file: Path) -> Config:
     finally:
         sys.path.remove(folder)
     if made is None and not hasattr(module, "config"):
-        raise ConfigError(f"{file} has no function config()")
+        hint = "; it is a sweep, for `muloco sweep` and `muloco plan`" if hasattr(module, "sweep") else ""
+        raise ConfigError(f"{file} has no function config(){hint}")
     if not isinstance(made, Config):
         raise ConfigError(f"config() in {file} returned {type(made).__name__}, not a muloco.training.config.Config")
     settle(made, where=str(file), theirs=not callable(getattr(module, "config", None)))
@@ -362,7 +365,7 @@ def failure_in(file: Path, error: BaseException) -> str:
     text = " ".join(str(error).split())
     if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         text += f"; {_hint(full_name(section_name(unknown[1]), unknown[2]))}"
-    kind = "" if isinstance(error, AttributeError) and " in a config; " in text else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, AttributeError) and " in a config" in text else f"{type(error).__name__}: "
     return f"{where}: {kind}{text}".removesuffix(": ")
 
 

@@ -21,7 +21,7 @@ from muloco.outer import Sync
 from muloco.outer.digest import as_hex
 from muloco.training.config import Config as RunConfig
 from muloco.training.lasting import LastingTracker, Tracker
-from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines
+from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines, standing
 from muloco.training.states import State, state_line
 from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
@@ -76,6 +76,10 @@ class RunMetrics(MetricsProcessor):
         if state is not self._state:
             self._state = state
             self._write(step, state_line(state))
+
+    def begin(self) -> None:
+        """The inner steps begin: what came before is no time of training."""
+        self.time_last_log = time.perf_counter()
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
         assert extra_metrics is not None
@@ -159,6 +163,17 @@ class RunMetrics(MetricsProcessor):
             tracker.log({f"sync/{name}": value for name, value in values.items()}, step)
         weights = {str(worker): weight for worker, weight in sync.weights.items()}
         self._write(step, {"event": "sync", **values, "weights": weights, "digest": as_hex(digest)})
+
+    def log_resume(self, step: int) -> None:
+        """This attempt at the run begins after inner step `step`."""
+        self._write(step, {"event": "resume"})
+
+    def done_at(self, step: int) -> set[str]:
+        """What this worker has logged of `validation` and `evaluation` of the anchor after an inner step."""
+        lines = standing(list(read_lines(self._path))) if self._path.exists() else []
+        there = [line for line in lines if line["step"] == step]
+        validated = {"validation"} if any("validation_loss" in line for line in there) else set()
+        return validated | ({"evaluation"} if any(line.get("event") == "evaluation" for line in there) else set())
 
     def log_join(self, step: int) -> None:
         """This worker was away and goes on from another one's state after inner step `step`."""

@@ -1,14 +1,16 @@
-"""The inner optimizers as torchtitan builds them: which parameter gets which rule, and at which settings."""
+"""The inner optimizers as torchtitan builds them: which parameter gets which rule, at which settings and rates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from muloco._torchtitan import OptimizersContainer, ParamGroupConfig
+from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.optim import GPA, Muon
 from muloco.training.config import Optimizer
+from muloco.training.schedule import inner_share
 
 PATTERNS = {
     "matrix": r"^layers\.\d+\.(attention\.(qkv_linear\.(wq|wk|wv)|wo)|feed_forward\.w[123])\.weight$",
@@ -40,6 +42,20 @@ class InnerOptimizers(OptimizersContainer):
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., torch.optim.Optimizer]:
         return {"ByRole": ByRole, "GPA": GPA, "SGD": torch.optim.SGD}[name]
+
+
+@dataclass(kw_only=True, slots=True)
+class InnerRates(LRSchedulersContainer.Config):
+    """torchtitan's schedule with a cosine, which may end before the run does: the rate then stays where it is."""
+
+    def build(self, *, optimizers: OptimizersContainer, training_steps: int) -> LRSchedulersContainer:
+        share = partial(
+            inner_share,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps or training_steps,
+            least=self.min_lr_factor,
+        )
+        return LRSchedulersContainer(optimizers, share)
 
 
 def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:

@@ -20,6 +20,7 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
 from muloco.training.load import ConfigError
+from muloco.training.schedule import schedule_steps
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 """Environment variable with the lighthouse's address, `http://host:port`."""
@@ -143,9 +144,9 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
 
 
 def outer_learning_rate(config: Config) -> Callable[[int], float]:
-    """The outer learning rate by inner step: from `lr` down to `min_lr_factor` of it at the last step."""
-    outer, steps = config.outer_optimizer, config.training.steps
-    assert outer.lr is not None and steps is not None
+    """The outer learning rate by inner step: from `lr` down to `min_lr_factor` of it at the end of the schedule."""
+    outer, steps = config.outer_optimizer, schedule_steps(config)
+    assert outer.lr is not None
     lr, least = outer.lr, outer.min_lr_factor
 
     def at(step: int) -> float:

@@ -12,6 +12,8 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
                        bytes_sent, bytes_ring (of an fp32 ring all-reduce), seconds_waited, seconds_hidden,
                        pseudogradient_norm, mean_norm, cosine (of this worker's pseudogradient to the mean),
                        digest (of the new anchor)
+    resume lines:      event "resume": this attempt begins after that step; what earlier ones wrote of later steps is
+                       void
     join lines:        event "join": the worker was away and took over another one's state after that step
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
     losses:            event "lines_lost", lines, reason: so many lines before this one could not be written
@@ -27,10 +29,13 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
 """
 
 import contextlib
+import functools
 import json
+import logging
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -40,10 +45,30 @@ from muloco.training.lines import LineFile
 SCHEMA = 1
 STATE = "state"
 """Event of the lines that say what a worker is doing."""
+_IN_EVERY_LINE = ("attempt", "step", "worker")
+DURING_TRAINING = "during-training.json"
+"""Name of the results in `evaluations/step-N/` that come from an evaluation in training; the metrics have them, too."""
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
     """Paths of one run."""
+
+    @classmethod
+    def of(cls, outputs: str, name: str | None) -> "RunFolder":
+        """The folder of the run of this name.
+
+        Args:
+            outputs: `run.outputs`.
+            name: `run.name`.
+
+        Raises:
+            ValueError: the name is not that of a folder directly below `outputs`.
+        """
+        if not name or name in (".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"run.name has to be the name of a folder below run.outputs; got {name!r}")
+        return cls(Path(outputs) / name)
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
@@ -66,7 +91,12 @@ class RunFolder:
 
     def metrics_files(self) -> dict[int, Path]:
         """Metrics files by worker."""
-        return {int(p.stem.removeprefix("worker-")): p for p in sorted(self.root.glob("metrics/worker-*.jsonl"))}
+        named = {path.stem.removeprefix("worker-"): path for path in sorted(self.root.glob("metrics/worker-*.jsonl"))}
+        return {int(number): path for number, path in named.items() if number.isdecimal()}
+
+    def metrics_size(self) -> int:
+        """Bytes of all metrics files: it grows whenever a worker writes a line."""
+        return sum(path.stat().st_size for path in self.metrics_files().values())
 
 
 class MetricsWriter:
@@ -103,25 +133,49 @@ class MetricsWriter:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """All lines of a run but those of states, by worker and in the order written; of a step that was run twice only the
-    last attempt.
-
-    Raises:
-        ValueError: a line (but for a torn last one, which is left out) is not JSON; the message says which.
-    """
+    """All lines of a run that stand (`standing`), but those of states, by worker and in the order written. Lines that
+    cannot be read are left out; see `read_lines`."""
     every = (line for path in folder.metrics_files().values() for line in read_lines(path))
-    lines = [line for line in every if line.get("event") != STATE]
-    latest: dict[tuple[int, int], int] = {}
+    return standing([line for line in every if line.get("event") != STATE])
+
+
+def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a run without those of steps that were lost: an attempt that takes the run up after a step makes the
+    later steps of all earlier attempts void."""
+    begun: dict[int, int] = {}
+    first: dict[tuple[int, int], int] = {}
     for line in lines:
-        key = (line["worker"], line["step"])
-        latest[key] = max(latest.get(key, 0), line["attempt"])
-    return [line for line in lines if line["attempt"] == latest[line["worker"], line["step"]]]
+        attempt, step, own = line["attempt"], line["step"], (line["worker"], line["attempt"])
+        if line.get("event") == "resume":
+            begun[attempt] = min(step, begun.get(attempt, step))
+        elif tells_of_training(line):
+            first[own] = min(step, first.get(own, step))
+    attempts = begun.keys() | {attempt for _, attempt in first}
+
+    @functools.cache
+    def valid_up_to(worker: int, attempt: int) -> float:
+        later = [number for number in attempts if number > attempt]
+        # metrics of earlier versions have no resume lines
+        return min((begun.get(one, first.get((worker, one), math.inf) - 1) for one in later), default=math.inf)
+
+    return [line for line in lines if line["step"] <= valid_up_to(line["worker"], line["attempt"])]
+
+
+def tells_of_training(line: Mapping[str, Any]) -> bool:
+    """Whether a line says that a worker has computed something, or stood ready to."""
+    return "loss" in line or "validation_loss" in line or line.get("event") in ("sync", "resume")
 
 
 def next_attempt(folder: RunFolder) -> int:
     """1 for a fresh run, one more for each time that it was taken up again."""
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
     return 1 + max((line["attempt"] for line in lines), default=0)
+
+
+def has_trained(folder: RunFolder, attempt: int) -> bool:
+    """Whether a worker has come to train in an attempt."""
+    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
+    return any(line["attempt"] == attempt and tells_of_training(line) for line in lines)
 
 
 def newest_syncs(folder: RunFolder, attempt: int) -> list[dict[str, Any]]:
@@ -132,8 +186,14 @@ def newest_syncs(folder: RunFolder, attempt: int) -> list[dict[str, Any]]:
             skipped = max(0, path.stat().st_size - 2**20)
             file.seek(skipped)
             lines = file.read().split(b"\n")[1 if skipped else 0 : -1]  # whole ones
-        found += [json.loads(line) for line in lines if b'"sync"' in line]
-    return [line for line in found if line["attempt"] == attempt]
+        found += [line for raw in lines if b'"sync"' in raw and (line := parsed_line(raw)) is not None]
+    return [
+        line
+        for line in found
+        if line["attempt"] == attempt
+        and isinstance(line.get("fragment"), int)
+        and isinstance(line.get("weights"), dict)
+    ]
 
 
 class MetricsTail:
@@ -153,14 +213,16 @@ class MetricsTail:
                 data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._offsets[index] += len(whole)
-            for line in whole.splitlines():
-                yield json.loads(line)
+            yield from filter(None, map(parsed_line, whole.splitlines()))
 
 
 def why_unwritable(folder: RunFolder) -> str | None:
     """What keeps a run from writing into its folder, which need not exist yet; None: nothing."""
     for path in (folder.root, folder.checkpoint, folder.log(0).parent, folder.metrics(0).parent):
-        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        try:
+            existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        except OSError as error:  # such as a name that is too long
+            return str(error)
         if not existing.is_dir():
             return f"{existing} is not a folder"
         if not os.access(existing, os.W_OK | os.X_OK):
@@ -168,24 +230,65 @@ def why_unwritable(folder: RunFolder) -> str | None:
     return None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: it cannot be read, is damaged or holds something else; the message names the file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        what = "is empty" if not path.stat().st_size else f"is damaged, it is not JSON: {error}"
+        raise ValueError(f"{path} {what}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of one metrics file, all attempts; see `read_metrics`."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                return
-            raise ValueError(f"{path}, line {number}: not a line of metrics: {error}") from error
+    """The lines of one metrics file, all attempts; see `read_metrics`. What is no line of metrics, as a machine that
+    fails may leave it, is left out, and the log says once which; a torn last line is left out without a word."""
+    *whole, torn = path.read_bytes().split(b"\n")
+    bad = []
+    for number, line in enumerate([*whole, torn], start=1):
+        if (values := parsed_line(line)) is not None:
+            yield values
+        elif number <= len(whole):
+            bad.append(number)
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        _warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics, it is left out")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
+def parsed_line(line: bytes | str) -> dict[str, Any] | None:
+    """The values of a line of metrics; None: it is none."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or not all(isinstance(values.get(key), int) for key in _IN_EVERY_LINE):
+        return None
+    return values
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the sections of a config have in common: a name that is no field is refused where it is written."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muloco.training.other_names import PAPER, hint
 
@@ -14,19 +14,21 @@ class Section:
 
     __slots__ = ("_other",)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__slots__ or name == "_other":
-            object.__setattr__(self, name, value)
-        elif full_name(section_name(type(self).__name__), name) in PAPER:
-            self.other_names()[name] = value
-        else:
-            raise _unknown(self, name)
+    if not TYPE_CHECKING:  # to a type checker a section has its fields alone
 
-    def __getattr__(self, name: str) -> Any:
-        """Called for names that are not there."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise _unknown(self, name)
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in self.__slots__ or name == "_other":
+                object.__setattr__(self, name, value)
+            elif full_name(section_name(type(self).__name__), name) in PAPER:
+                self.other_names()[name] = value
+            else:
+                raise _unknown(self, name)
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for names that are not there."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise _unknown(self, name)
 
     def other_names(self) -> dict[str, Any]:
         """Values under names of the paper's repository."""
@@ -47,6 +49,8 @@ def full_name(section: str, name: str) -> str:
 
 def _unknown(section: Section, name: str) -> AttributeError:
     of = section_name(type(section).__name__)
+    if of == "role":  # there are several, and none knows which one it is
+        return AttributeError(f"a role in a config has no {name}; it has {', '.join(section.__slots__)}")
     known = [full_name(of, field) for field in section.__slots__]
     full = full_name(of, name)
     return AttributeError(f"there is no {full} in a config; {hint(full, known, prefix='')}")

@@ -11,7 +11,6 @@ from muloco._torchtitan import (
     DebugConfig,
     FullAC,
     HuggingFaceTokenizer,
-    LRSchedulersContainer,
     ParallelismConfig,
     SelectiveAC,
     TrainingConfig,
@@ -25,7 +24,7 @@ from muloco.training.checkpoint import RunCheckpoint
 from muloco.training.config import Config
 from muloco.training.evaluation import Evaluation, evaluation_steps
 from muloco.training.metrics import RunMetrics
-from muloco.training.optimizers import inner_optimizers
+from muloco.training.optimizers import InnerRates, inner_optimizers
 from muloco.training.run_folder import RunFolder
 from muloco.training.stop_request import StopRequest
 from muloco.training.trainer import MulocoTrainer
@@ -82,7 +81,7 @@ def trainer_config(
         ),
         dataloader=_dataloader(config, data),
         optimizer=inner_optimizers(config.optimizer),
-        lr_scheduler=LRSchedulersContainer.Config(decay_type="cosine", **asdict(config.lr_scheduler)),
+        lr_scheduler=InnerRates(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,
             global_batch_size=training.global_batch_size // config.workers,

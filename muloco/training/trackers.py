@@ -84,6 +84,7 @@ class WeightsAndBiases:
                 dir=os.environ.get("WANDB_DIR", str(folder.root)),
                 config=to_dict(config),
                 resume="allow",
+                settings={"quiet": True},  # it would end with some thirty lines
                 reinit="create_new",  # the workers of one process are runs side by side
             )
         except wandb.Error as error:

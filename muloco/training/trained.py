@@ -18,6 +18,7 @@ from muloco.model.flavors import Flavor, flavor
 from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
 from muloco.training.config import Config
 from muloco.training.load import ConfigError, error_reason, load_config
+from muloco.training.resuming import take_own_tokenizer
 from muloco.training.run_folder import RunFolder
 from muloco.training.values import shown
 
@@ -143,4 +144,6 @@ def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
         except ValueError as error:
             steps = ", ".join(map(str, folder.steps())) or "none"
             raise ConfigError(f"{path}: checkpoint step-{step} cannot be used: {error}; steps there: {steps}") from None
-    return Trained(run=run, step=step, config=load_config(str(run.config)))
+    config = load_config(str(run.config.absolute()))
+    take_own_tokenizer(config, run)
+    return Trained(run=run, step=step, config=config)

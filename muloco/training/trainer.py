@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,17 @@ class MulocoTrainer(Trainer):
         self.checkpointer.averaging = self._averaging
         if self.outer is not None and self.checkpointer.enable:
             self.checkpointer.add_outer_loop(self.outer)
-        size = flavor(config.muloco.model.flavor)
-        logger.info("model %s (%s): %s parameters", size.alias, size.name, f"{size.parameters:,}")
+        self._introduce()
+
+    def _introduce(self) -> None:
+        size = flavor(self.config.muloco.model.flavor)
+        elements: Counter[str] = Counter()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                rule = group.get("algorithm", type(optimizer).__name__)
+                elements[rule] += sum(parameter.numel() for parameter in group["params"])
+        rules = ", ".join(f"{count:,} by {rule}" for rule, count in elements.items())
+        logger.info("model %s (%s): %s parameters; %s", size.alias, size.name, f"{size.parameters:,}", rules)
 
     def init_distributed(self) -> ParallelDims:
         """torchtitan's, once a process."""
@@ -86,9 +96,13 @@ class MulocoTrainer(Trainer):
             logger.info("finished all %d steps", self.step)
 
     def batch_generator(self, data_iterable):
-        """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet."""
-        if self.step > 0:
+        """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet, and make
+        up for what the step of the checkpoint still owes."""
+        loaded = self.step
+        if loaded > 0:
             self.enter(State.RESUMED)
+        if self.config.metrics.attempt > 1:
+            self.metrics_processor.log_resume(loaded)
         if self.outer is not None:
             self.outer.membership.wants_to_leave = self._asked_to_stop()
             self.enter(State.MEETING)
@@ -96,7 +110,21 @@ class MulocoTrainer(Trainer):
             self._leaves = self.outer.membership.leaving
             if self.step == self.config.training.steps:
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
+        if self.step == loaded > 0:
+            self._make_up_for(loaded)
+        self.metrics_processor.begin()
         return super().batch_generator(data_iterable)
+
+    def _make_up_for(self, step: int) -> None:
+        """Validates and evaluates the anchor of a step whose checkpoint is there, as far as this was due and the worker
+        was stopped before it was done."""
+        done = [sorted(self.metrics_processor.done_at(step))]
+        if self._ranks is not None:  # they have to do the same, and may not see the same file yet
+            dist.broadcast_object_list(done, src=0, group=self._ranks)
+        self.validator.done = frozenset((step, what) for what in done[0])
+        if self.validator.should_validate(step):
+            logger.info("making up for what was due after step %d", step)
+            self.validator.validate(self.model_parts, step)
 
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0

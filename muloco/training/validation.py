@@ -45,6 +45,8 @@ class AnchorValidator(Validator):
     """The trainer sets it; None: no evaluation."""
     ranks: ProcessGroup | None = None
     """The trainer sets it: of this worker, where there are several."""
+    done: frozenset[tuple[int, str]] = frozenset()
+    """The trainer sets it: what the run has done before it was taken up, as steps with `validation` or `evaluation`."""
 
     def should_validate(self, step: int) -> bool:
         return self._validates(step) or self._evaluates(step)
@@ -75,10 +77,12 @@ class AnchorValidator(Validator):
         self.metrics_processor.time_last_log = last_log + time.perf_counter() - started
 
     def _validates(self, step: int) -> bool:
-        return step % self.config.freq == 0 or step == self.config.last_step
+        due = step % self.config.freq == 0 or step == self.config.last_step
+        return due and (step, "validation") not in self.done
 
     def _evaluates(self, step: int) -> bool:
-        return self.evaluation is not None and step in self.config.evaluated
+        due = self.evaluation is not None and step in self.config.evaluated
+        return due and (step, "evaluation") not in self.done
 
     @contextlib.contextmanager
     def _anchor_weights(self) -> Iterator[None]:
@@ -99,7 +103,7 @@ class AnchorValidator(Validator):
         model.eval()
         try:
             with random_state_kept():
-                figures = self.evaluation(model, self.ranks)
+                figures = self.evaluation(model, self.ranks, step)
         except Exception as error:  # a task is a program of its own, and the training does not depend on it
             if self.ranks is not None and isinstance(error, RuntimeError):
                 raise  # torch's may have come to this rank alone, and the others wait for it

@@ -19,8 +19,9 @@ from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, to_dict
+from muloco.training.load import ConfigError
 from muloco.training.outer import LIGHTHOUSE
+from muloco.training.resuming import config_json, content_of, run_folder
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
@@ -48,19 +49,19 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
     check_environment(config, os.environ)
     store = store_of_single_rank(config)
     os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
-    folder = RunFolder(Path(config.run.outputs) / str(config.run.name))
+    folder = run_folder(config)
     attempt = int(os.environ.get(ATTEMPT, "1"))
     in_process = config.worker_processes == 1
     workers = range(config.workers) if in_process else (config.fault_tolerance.replica_id,)
     try:
         if os.environ["RANK"] == "0":
-            if not folder.config.exists():
-                write_json(folder.config, {"chosen": to_dict(chosen), "resolved": to_dict(config)})
             tell_state(folder, workers, attempt=attempt, state=State.PREPARING)
     except OSError as error:
         raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
+        if not folder.config.exists():
+            write_json(folder.config, config_json(chosen, config, content_of(data, config)))
         _keep_tokenizer(data.tokenizer_folder, folder)
     evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
     stop = StopRequest()

@@ -10,8 +10,12 @@ LEVEL = "MULOCO_LOG"
 """Environment variable: from which level on messages are written, of all libraries: DEBUG, INFO, WARNING or ERROR. Left
 out: from INFO on those of muloco, from WARNING on those of others."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_ROUNDS = ("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors")
-"""Loggers that write several lines a round, which the metrics of a sync say in one."""
+_TALKATIVE = {
+    **dict.fromkeys(("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"), logging.ERROR),
+    "muloco.optim": logging.WARNING,
+}
+"""Loggers that write several lines a round, which the metrics of a sync say in one; and one that writes a line for each
+kind of parameter, which the trainer sums up."""
 _THREAD = "worker "
 
 
@@ -40,8 +44,8 @@ def set_up_log(*, rank: int) -> None:
     if asked is not None:
         return
     logging.getLogger("muloco").setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    for name in _ROUNDS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, level in _TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _name_speaker(record: logging.LogRecord) -> bool:

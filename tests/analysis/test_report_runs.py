@@ -99,16 +99,13 @@ def test_what_is_no_finished_run_is_listed_with_the_reason(tmp_path: Path) -> No
     write_json(tmp_path / "flavor" / "config.json", config)
     finished(tmp_path / "shape", muloco(), 3.0)
     write_json(tmp_path / "shape" / "config.json", {"resolved": {"model": [1]}})
-    finished(tmp_path / "broken_line", muloco(), 3.0)
-    with RunFolder(tmp_path / "broken_line").metrics(0).open("a") as file:
-        file.write("{oops}\n")
     finished(tmp_path / "headless", muloco(), 3.0)
     (tmp_path / "headless" / "config.json").unlink()
     (tmp_path / "notes").mkdir()
 
     folders, problems = find_folders([tmp_path, tmp_path / "cut", tmp_path / "nowhere"])
     assert sorted(folder.name for folder in folders) == sorted(
-        ["started", "cut", "no_loss", "torn", "newer", "flavor", "shape", "broken_line", "headless"]
+        ["started", "cut", "no_loss", "torn", "newer", "flavor", "shape", "headless"]
     )
     assert [(Path(one.folder).name, one.kind, one.reason) for one in problems] == [
         ("notes", "not a run", "no config.json"),
@@ -126,7 +123,6 @@ def test_what_is_no_finished_run_is_listed_with_the_reason(tmp_path: Path) -> No
     assert said["newer"][0] == "broken" and "unknown field optimizer.warp" in said["newer"][1]
     assert said["flavor"][0] == "broken" and "there is no flavor '417M'" in said["flavor"][1]
     assert said["shape"][0] == "broken"
-    assert said["broken_line"][0] == "broken" and "line 5: not a line of metrics" in said["broken_line"][1]
     assert said["headless"] == ("broken", "no config.json")
 
 
@@ -167,6 +163,17 @@ def test_names_are_shown_in_one_line(tmp_path: Path) -> None:
     written(tmp_path / "runs" / "begun", muloco())
     _, (problem,) = find_folders([tmp_path / "runs"])
     assert problem.folder == rf"{tmp_path}/runs/two\nlines"
+
+
+def test_a_damaged_line_of_metrics_is_named_and_the_run_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(tmp_path / "run", muloco(), 3.0)
+    with RunFolder(tmp_path / "run").metrics(0).open("a") as file:
+        file.write("{oops}\n")
+    run, problems = read_run(tmp_path / "run")
+    assert run is not None and run.loss == 3.0 and problems == []
+    assert "line 5: not a line of metrics" in caplog.text
 
 
 def test_a_run_that_has_diverged_is_never_the_best(tmp_path: Path) -> None:
@@ -229,12 +236,13 @@ def test_corpora_and_token_budgets_are_never_in_one_group(tmp_path: Path) -> Non
         finished(tmp_path / "f", data_parallel(), 3.5),
         finished(tmp_path / "g", muloco(), 3.6, corpus_sha256=["0123456789", "ab"]),
         finished(tmp_path / "h", muloco(), 3.7, corpus_sha256=["1123456789", "ab"]),
+        finished(tmp_path / "i", muloco(data__predict_bos=False), 3.8),
     ]
     points, _ = pool(runs_of(*made))
     found = groups(points)
     losses = sorted(sorted(point.loss for point in group.points) for group in found)
-    assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7]]
-    assert len({group.title for group in found}) == 7
+    assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7], [3.8]]
+    assert len({group.title for group in found}) == 8
     titles = {group.points[0].loss: group.title for group in found}
     assert titles[3.1].startswith(f"corpus {books}, ")
     assert titles[3.6].startswith("corpus embedded (sha256 01234567, ab), ")

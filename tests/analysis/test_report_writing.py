@@ -73,7 +73,7 @@ def test_what_is_missing_is_in_the_report(reported: Path) -> None:
     for name in ("report.md", "report.html"):
         text = (reported / "out" / name).read_text()
         assert "3 finished runs; 1 unfinished" in text
-        assert "power_laws, power_law: for want of a method at 3 scales" in text
+        assert "power_laws, power_law: needs a method at 3 scales" in text
 
 
 def test_the_page_needs_nothing_else(reported: Path) -> None:

@@ -14,6 +14,7 @@ from muloco.cli import main
 from muloco.data.cache import make_once
 from muloco.data.errors import DataError
 
+from ..patience import PATIENCE
 from .test_nothing_lost import fail
 
 PROCESS = """
@@ -30,7 +31,7 @@ def no_locks(file, operation):
 def fill(folder):
     (folder / "by").write_text(me)
     (entry.parent / f"{me}.filled").touch()
-    deadline = time.monotonic() + 50
+    deadline = time.monotonic() + 1500
     while mode == "hang" or (mode == "race" and len(list(entry.parent.glob("*.filled"))) < 2):
         if time.monotonic() > deadline:
             sys.exit("the other process did not come")
@@ -53,7 +54,7 @@ def start(entry: Path, name: str, mode: str) -> subprocess.Popen:
 
 
 def await_file(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.02)
@@ -61,7 +62,7 @@ def await_file(path: Path) -> None:
 
 def test_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
     processes = [start(tmp_path / "entry", name, "lock") for name in "abc"]
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], results
     (filled,) = tmp_path.glob("*.filled")
     assert {out for out, _ in results} == {filled.stem}
@@ -70,7 +71,7 @@ def test_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
 def test_without_locks_both_make_it_and_one_wins(tmp_path: Path) -> None:
     """Both have finished their draft before either moves it into place."""
     processes = [start(tmp_path / "entry", name, "race") for name in "ab"]
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert len(list(tmp_path.glob("*.filled"))) == 2
     assert len({out for out, _ in results}) == 1
@@ -83,8 +84,8 @@ def test_a_killed_process_leaves_neither_lock_nor_draft(tmp_path: Path) -> None:
     await_file(tmp_path / "victim.filled")
     waiting = start(tmp_path / "entry", "heir", "lock")
     victim.kill()
-    victim.communicate(timeout=60)
-    out, log = waiting.communicate(timeout=60)
+    victim.communicate(timeout=PATIENCE)
+    out, log = waiting.communicate(timeout=PATIENCE)
     assert (waiting.returncode, out) == (0, "heir"), log
     assert not list(tmp_path.glob(".preparing-*"))
 

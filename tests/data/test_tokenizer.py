@@ -12,6 +12,8 @@ from muloco.data.corpus import Corpus, Document
 from muloco.data.errors import DataError
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
 
+from ..patience import PATIENCE
+
 TEXTS = ["the cat sat on the mat, " * 5 + f"and cat {number} on that\n" for number in range(40)]
 VOCAB = 280
 
@@ -64,7 +66,7 @@ def test_training_is_deterministic_over_processes_and_threads(folder: Path, tmp_
         "assert 'torch' not in sys.modules"
     )
     environment = os.environ | {"RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=environment, timeout=PATIENCE)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 

@@ -57,6 +57,9 @@ class Metrics:
     def __init__(self) -> None:
         self.failures: list[tuple[int, str]] = []
 
+    def enter(self, state: object, step: int) -> None:
+        """What the worker does, for the live view."""
+
     def log_evaluation_failure(self, step: int, reason: str) -> None:
         self.failures.append((step, reason))
 

@@ -11,6 +11,8 @@ import pytest
 
 from muloco.training.load import CHECKOUT
 
+from ..patience import PATIENCE
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / part, folder / "sources")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
-    subprocess.run([*command, str(folder / "sources")], check=True, timeout=200)
+    subprocess.run([*command, str(folder / "sources")], check=True, timeout=PATIENCE)
     (wheel,) = folder.glob("muloco-*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
@@ -30,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -58,8 +60,14 @@ def test_the_optimizers_of_the_wheel_need_torch_alone(installed: Path, tmp_path:
     assert (installed / "muloco" / "py.typed").exists()
 
 
-def test_a_missing_package_is_named_with_what_brings_it(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')\n")
-    done = run(installed, tmp_path, "-m", "muloco", "--version")
+@pytest.mark.parametrize(
+    ("package", "words"), [("tokenizers", ["--version"]), ("tyro", ["train", "laptop/muloco", "--help"])]
+)
+def test_a_missing_package_is_named_with_what_brings_it(
+    package: str, words: list[str], installed: Path, tmp_path: Path
+) -> None:
+    """Whether it is needed by every command, or by one of them."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package}', name='{package}')\n")
+    done = run(installed, tmp_path, "-m", "muloco", *words)
     assert done.returncode == 2 and "pip install 'muloco[train]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1

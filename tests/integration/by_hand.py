@@ -15,7 +15,7 @@ from muloco.training.run_folder import RunFolder, read_lines
 
 from .runs import TINY
 
-SECONDS = 120
+SECONDS = 600
 """Whatever takes longer hangs."""
 SETTINGS = {
     **TINY,

@@ -13,6 +13,8 @@ import torch.distributed.checkpoint as dcp
 
 from muloco.training.run_folder import RunFolder, read_metrics
 
+from ..patience import PATIENCE
+
 TINY = {
     "model.flavor": "tiny",
     "training.seq_len": 64,
@@ -98,6 +100,6 @@ def command(outputs: Path, name: str, config: str, *flags: str, **overrides: Any
 def train(outputs: Path, name: str, config: str, *flags: str, **overrides: Any) -> Run:
     """Runs it to its end."""
     finished = subprocess.run(
-        command(outputs, name, config, *flags, **overrides), capture_output=True, text=True, timeout=280
+        command(outputs, name, config, *flags, **overrides), capture_output=True, text=True, timeout=PATIENCE
     )
     return Run(folder=RunFolder(outputs / name), status=finished.returncode, output=finished.stdout + finished.stderr)

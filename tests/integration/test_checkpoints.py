@@ -4,8 +4,10 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,11 @@ import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
+from muloco.analysis.report.runs import read_run
 from muloco.training.run_folder import RunFolder
 
-from .runs import Run, command, train
+from ..patience import PATIENCE
+from .runs import TINY, Run, command, train
 
 pytestmark = pytest.mark.integration
 
@@ -38,14 +42,14 @@ def start(outputs: Path, name: str, **settings: Any) -> tuple[subprocess.Popen, 
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.05)
 
 
 def ended(process: subprocess.Popen, folder: RunFolder) -> Run:
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=PATIENCE)
     return Run(folder=folder, status=process.returncode, output=output)
 
 
@@ -110,7 +114,7 @@ def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
         command(tmp_path, "whole", MULOCO, "--resume", **settings),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )
     run = Run(folder=whole.folder, status=limited.returncode, output=limited.stdout + limited.stderr)
@@ -199,3 +203,86 @@ def test_a_run_that_lost_a_worker_for_good_is_taken_up_again_by_all(tmp_path: Pa
     assert tokens[60] == (last + 60 - resumed) * 4 * 64
     manifest = json.loads((folder.checkpoint / "step-60" / "manifest.json").read_text())
     assert manifest["parts"] == ["global", "worker-000", "worker-001", "worker-002"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+if "worker" in sys.orig_argv:
+    from muloco.phases import listen
+
+    manifest = Path(sys.argv[2]).parent / "checkpoint" / "step-4" / "manifest.json"
+
+    def kill(phase):
+        if phase == "validation" and manifest.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    listen(kill)
+"""
+
+
+def test_a_run_killed_before_its_last_validation_ends_well_wherever_it_is_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is moved meanwhile. Asked for again the run has ended; asked for more steps it goes on."""
+    settings = {**ALONE, "training__steps": 4, "lr_scheduler__min_lr_factor": 1}
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(KILLED)
+    path = os.environ.get("PYTHONPATH", "")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{path}")
+        killed = train(tmp_path / "outputs", "run", MULOCO, **settings)
+    assert killed.status == 1 and "killed by SIGKILL" in killed.output, killed.output
+    assert list(killed.validation()) == [0] and not killed.folder.summary.exists()
+
+    folder = RunFolder(shutil.move(killed.folder.root, tmp_path / "moved"))
+    (tmp_path / "elsewhere").mkdir()
+
+    def resume(*words: str) -> Run:
+        done = subprocess.run(
+            [sys.executable, "-m", "muloco", "train", "../moved/config.json", "--resume", *words],
+            cwd=tmp_path / "elsewhere",
+            env={**os.environ, "PYTHONPATH": path or str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return Run(folder=folder, status=done.returncode, output=done.stdout + done.stderr)
+
+    again = resume()
+    assert again.status == 0, again.output
+    assert list(again.validation()) == [0, 4] and again.summary()["validation_loss"] == again.validation()[4]
+    assert folder.loss_plot.exists() and not list((tmp_path / "elsewhere").iterdir())
+    before = folder.summary.read_bytes()
+    once_more = resume()
+    assert once_more.status == 0 and "has ended with step 4" in once_more.output, once_more.output
+    assert folder.summary.read_bytes() == before
+
+    longer = resume("--training.steps", "8")
+    assert longer.status == 0 and "training.steps 4 -> 8" in longer.output, longer.output
+    assert longer.summary()["steps"] == 8 and list(longer.validation()) == [0, 4, 8]
+    assert [step for step, _ in longer.losses()] == list(range(1, 9))
+
+
+def test_a_run_whose_workers_never_begin_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text('import sys\nif "worker" in sys.orig_argv: sys.exit("no such device")\n')
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    failed = train(tmp_path, "run", MULOCO, **ALONE, training__steps=2)
+    assert failed.status == 1 and "worker 0 failed" in failed.output, failed.output
+    assert not failed.folder.config.exists()
+    assert "no such device" in failed.folder.log(0).read_text()
+
+
+def test_workers_that_are_started_by_hand_leave_a_summary(tmp_path: Path) -> None:
+    values = {**TINY, "training.steps": 4, "fault_tolerance.sync_steps": 2, "fault_tolerance.transport": "in_process"}
+    values |= {"run.name": "run", "run.outputs": tmp_path}
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run([sys.executable, "-m", "muloco", "worker", MULOCO, *words], capture_output=True, timeout=150)
+    run = Run(folder=RunFolder(tmp_path / "run"), status=done.returncode, output=done.stdout.decode())
+    assert run.status == 0, run.output
+    summary = run.summary()
+    assert (summary["steps"], summary["tokens"], summary["workers"]) == (4, 4 * 8 * 64, 2)
+    assert summary["validation_loss"] == run.validation()[4] and len(summary["corpus_sha256"]) == 1
+    found, problems = read_run(run.folder.root)
+    assert found is not None and found.loss == summary["validation_loss"] and problems == []

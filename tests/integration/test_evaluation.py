@@ -52,6 +52,7 @@ def test_two_workers_learn_the_same_with_and_without(tmp_path: Path, monkeypatch
     assert len({line[2] for line in found[0]}) > 1
     assert not without.lines(event="evaluation")
 
+    last = lines[0][-1]
     for step, line in ((5, found[0][1]), (6, found[0][2])):  # the checkpoint of that step, evaluated afterwards
         output = tmp_path / f"{step}.json"
         path = str(beside.folder.checkpoint / f"step-{step}")
@@ -60,6 +61,18 @@ def test_two_workers_learn_the_same_with_and_without(tmp_path: Path, monkeypatch
         results = json.loads(output.read_text())["results"]
         assert results["local_choice"]["acc,none"] == line[1]
         assert results["local_rolling"]["bits_per_byte,none"] == pytest.approx(line[2], rel=1e-6)
+        during = json.loads((beside.folder.evaluations / f"step-{step}" / "during-training.json").read_text())
+        afterwards = json.loads(output.read_text())
+        assert during["muloco"] == afterwards["muloco"]
+        assert {task: metrics.keys() for task, metrics in during["results"].items()} == {
+            task: metrics.keys() for task, metrics in results.items()
+        }
+        assert during["results"]["local_choice"]["acc,none"] == line[1]
+    assert beside.summary()["evaluation"] == {
+        "step": 6,
+        "figures": {name.removeprefix("evaluation/"): value for name, value in last.items() if "/" in name},
+    }
+    assert without.summary()["evaluation"] is None and "mean " in beside.output
     same_logits_in_transformers(beside, tmp_path / "hf")
 
 

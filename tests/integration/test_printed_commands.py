@@ -13,6 +13,7 @@ import pytest
 from muloco.training.load import CHECKOUT
 
 from ..evals.local_tasks import write_tasks
+from ..patience import PATIENCE
 from ..printed_commands import printed, replaced, shortened
 
 GPU_PAGE = (CHECKOUT / "docs" / "untested-on-gpu.md").read_text()
@@ -72,7 +73,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
         env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
 
 

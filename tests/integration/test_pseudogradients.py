@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..patience import PATIENCE
 from .runs import train
 
 pytestmark = pytest.mark.integration
@@ -40,7 +41,7 @@ def test_one_worker_goes_on_as_the_run_did(tmp_path: Path, monkeypatch: pytest.M
         [sys.executable, "-m", "muloco", "analyze", "pseudogradients", str(run.folder.checkpoint / "step-5"), *words],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
     assert finished.returncode == 0, finished.stderr
     assert bytes_below(run.folder.root) == before

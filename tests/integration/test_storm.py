@@ -10,13 +10,14 @@ import pytest
 from muloco.phases import PHASES
 from muloco.training.load import CHECKOUT
 
+from ..patience import PATIENCE
+
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.timeout(900)
 def test_a_short_storm_is_weathered(tmp_path: Path) -> None:
     program = [sys.executable, str(CHECKOUT / "benchmarks" / "storm.py"), "short", "--pace", "0.5", "--limit", "500"]
-    storm = subprocess.run([*program, "--results", str(tmp_path)], capture_output=True, text=True, timeout=880)
+    storm = subprocess.run([*program, "--results", str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE)
     # Status 1 with a result: all was weathered, but so slowly that commits came late or that much was lost of a run so
     # short. Timings decide no test.
     assert (tmp_path / "short.json").exists(), storm.stdout + storm.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from muloco.training.run_folder import RunFolder
 
+from ..patience import PATIENCE
 from .runs import TINY, Run
 
 pytestmark = pytest.mark.integration
@@ -27,7 +28,7 @@ def sweep_here(folder: Path) -> tuple[int, str]:
     values = {**TINY, **few, "checkpoint.interval": 2, "checkpoint.keep": 0, "run.outputs": folder / "runs"}
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "muloco", "sweep", str(folder / "s.py"), "--here", "--at-once", "2", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
@@ -46,4 +47,8 @@ def test_a_sweep_runs_here_each_run_once_and_goes_on(tmp_path: Path) -> None:
     status, said = sweep_here(tmp_path)
     assert status == 0 and "2 of 2 runs are done, 1 of them before" in said and "s_lr0.02: held" not in said
     assert second.learned() == learned and {line["attempt"] for line in second.lines()} == {1, 2}
-    assert not (tmp_path / "generated_job_files").exists()
+    assert [path.name for path in (tmp_path / "generated_job_files" / "s").iterdir()] == ["sweep.json"]
+    status = subprocess.run(
+        [sys.executable, "-m", "muloco", "sweep", str(tmp_path / "s.py"), "status"], capture_output=True, text=True
+    )
+    assert "2 done" in status.stdout, "where the runs are need not be said again"

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from muloco.launch.lighthouse import start_lighthouse
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import RunFolder, read_lines
 from muloco.training.trackers import run_id
 
 from .runs import Run, command, train
@@ -189,6 +189,10 @@ def test_all_who_show_a_run_get_the_same_values_once(
         values = {name for name in written if not name.startswith("sync/")}
         validated = {f"{which}validation_{unit}" for which in ("", "local_") for unit in ("loss", "bits_per_byte")}
         assert values == {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "data_share", *validated}
+        told = [line["state"] for line in read_lines(run.folder.metrics(worker)) if line.get("event") == "state"]
+        assert (told[0], told[-1]) == ("preparing data", "finished")
+        passed = {"building the model", "validating", "meeting the others", "training", "syncing", "saving"}
+        assert set(told[1:-1]) == passed
         (kept,) = run.folder.root.glob(f"wandb/offline-run-*-{run_id(run.folder, worker, 'shown')}")
         assert list(kept.glob("*.wandb"))
 

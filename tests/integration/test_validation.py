@@ -7,7 +7,7 @@ import pytest
 
 from .runs import Run, train
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 SETTINGS = {"training__steps": 6, "validation__freq": 3}
 

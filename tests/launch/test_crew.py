@@ -240,8 +240,8 @@ def test_which_failures_may_pass(reason: str, again: bool) -> None:
 def test_who_is_away_and_for_how_long(house: House) -> None:
     crew = house.crew(3, restarts=1)
     assert crew.away() == {}
-    house.started[1].end(-9, KILLED)
-    house.started[2].end(1, "ValueError: no")
+    house.started[1].fail(-9, KILLED)
+    house.started[2].fail(1, "ValueError: no")
     crew.watch()
     assert crew.away() == {1: FIRST_BACK_OFF, 2: None}
     house.clock.now += FIRST_BACK_OFF / 4

@@ -8,7 +8,9 @@ import urllib.request
 from pathlib import Path
 
 from muloco.launch import lighthouse as lighthouse_module
-from muloco.launch.lighthouse import Lighthouse, start_lighthouse
+from muloco.launch.lighthouse import Lighthouse, LighthouseError, start_lighthouse
+
+from ..patience import PATIENCE
 
 
 def listens(address: str) -> bool:
@@ -32,7 +34,7 @@ def test_a_killed_lighthouse_is_started_again_where_it_was(tmp_path: Path, monke
         assert lighthouse.keep_alive() and len(children) == 1
         for restarts in (1, 2, 2):
             os.kill(lighthouse.child._process.pid, signal.SIGKILL)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while lighthouse.child.status is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -82,7 +84,7 @@ def test_one_that_cannot_be_started_again_is_lost(tmp_path: Path, caplog) -> Non
 
     def start(port: int):
         if not started:
-            raise RuntimeError("the lighthouse did not come up")
+            raise LighthouseError("the lighthouse did not come up")
         return started.pop()
 
     lighthouse = Lighthouse(start)
@@ -103,7 +105,7 @@ def test_one_that_hangs_is_replaced(tmp_path: Path, monkeypatch) -> None:
 
     lighthouse = Lighthouse(start)
     try:
-        begun, deadline = time.monotonic(), time.monotonic() + 60
+        begun, deadline = time.monotonic(), time.monotonic() + PATIENCE
         while time.monotonic() - lighthouse._probe.silent_seconds <= begun:
             assert time.monotonic() < deadline, "it is not asked"
             time.sleep(0.05)

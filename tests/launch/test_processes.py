@@ -10,6 +10,8 @@ import pytest
 
 from muloco.launch.processes import Child, exception_in
 
+from ..patience import PATIENCE
+
 LOG = """12:00:00 INFO step 1
 Traceback (most recent call last):
   File "a.py", line 1, in f
@@ -38,7 +40,7 @@ def start(tmp_path: Path, code: str) -> tuple[Child, list[str]]:
 
 
 def wait(child: Child) -> int:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while child.status is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -46,7 +48,7 @@ def wait(child: Child) -> int:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -85,7 +87,7 @@ def test_one_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> No
         "time.sleep(60)"
     )
     child, lines = start(tmp_path, code)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not lines and time.monotonic() < deadline:
         time.sleep(0.02)
     child.end(grace_seconds=0.2)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, summarize
+from muloco.launch import summary
+from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, seconds_before, sum_up_by_hand, summarize
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
 
 
 def line(worker: int, step: int, event: str) -> dict[str, Any]:
@@ -83,3 +84,47 @@ def test_how_a_run_stopped(
         writer.close()
     monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
     assert how_it_stopped(folder, steps=200) == f"{said}; resume with: muloco train {folder.config} --resume"
+
+
+def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics(0).parent.mkdir()
+    for worker, lines in {
+        0: [(1, 10.0), (1, 14.5), (2, 100.0), (2, 101.0)],
+        1: [(1, 12.0), (1, 16.0), (3, 500.0)],
+    }.items():
+        shared = {"step": 1, "worker": worker}
+        text = [json.dumps({**shared, "attempt": attempt, "time": time}) for attempt, time in lines]
+        folder.metrics(worker).write_text("\n".join(text) + "\n")
+    assert [seconds_before(folder, attempt) for attempt in (1, 2, 3)] == [0, 6.0, 7.0]
+
+
+def test_of_workers_started_by_hand_the_last_one_has_seen_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker 1 writes its last lines while worker 0 sums up."""
+    words = ["--run.name", "a", "--run.outputs", str(tmp_path), "--training.steps", "12"]
+    config, folder = resolve(load_config("config/laptop/muloco.py", words)), RunFolder(tmp_path / "a")
+    write_json(folder.config, {"data": {"text": ["5e"]}})
+
+    def work(worker: int, steps: tuple[int, ...]) -> None:
+        writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=1)
+        for step in steps:
+            writer.write(step, {"validation_loss": 3.0})
+            writer.write(step, {"loss": 2.0, "tokens": 64 * step, "tokens_per_second": 64.0})
+        writer.close()
+
+    work(0, (6,))
+    work(1, (6,))
+    sum_up_by_hand(config)
+    assert not folder.summary.exists(), "it was stopped before its end"
+    work(0, (12,))
+    late = iter([1])
+
+    def write(path: Path, value: Any) -> None:
+        for worker in late:
+            work(worker, (12,))
+        write_json(path, value)
+
+    monkeypatch.setattr(summary, "write_json", write)
+    sum_up_by_hand(config)
+    found = read_json(folder.summary)
+    assert (found["steps"], found["tokens"], found["corpus_sha256"]) == (12, 2 * 64 * 12, ["5e"])

@@ -26,8 +26,6 @@ def test_an_interface_has_to_be_there(config: Config) -> None:
         check(config, GLOO_SOCKET_IFNAME="lo,ib7")
     check(config, GLOO_SOCKET_IFNAME="lo")
     check(config, GLOO_SOCKET_IFNAME="ib7", here=False)
-    config.fault_tolerance.transport = "in_process"
-    check(config, GLOO_SOCKET_IFNAME="ib7")
 
 
 @pytest.mark.parametrize(

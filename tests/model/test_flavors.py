@@ -5,6 +5,7 @@ import torch
 
 import muloco.model
 from muloco.model.flavors import flavor
+from muloco.model.huggingface import to_huggingface
 
 PARAMETERS = {
     "150M": 150_616_064,
@@ -35,6 +36,10 @@ def test_matrices_are_the_papers(name: str, millions: float) -> None:
 def test_every_flavor_counts_as_it_is_built(name: str) -> None:
     model = muloco.model.build(name)
     assert sum(p.numel() for p in model.parameters()) == flavor(name).parameters
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes == flavor(name).shapes
+    for ours, shape in shapes.items():  # what an exported folder is checked against
+        assert to_huggingface(ours, torch.empty(shape, device="meta"), flavor(name)).shape == shape
 
 
 def test_names_and_aliases_mean_the_same() -> None:

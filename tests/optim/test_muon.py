@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from muloco.optim import Muon
+from muloco.optim import PRESETS, Muon
 
 from ..coefficients import MULOCO, QUINTIC
 
@@ -167,6 +167,30 @@ def test_keeps_low_precision_parameters_in_their_dtype():
     run(optimizer, params, steps=2)
     assert all(param.dtype == optimizer.state[param]["momentum_buffer"].dtype == torch.bfloat16 for param in params)
     assert_equal(params, expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_with_products_in_bfloat16(monkeypatch, preset, dtype):
+    """The inputs' mean gives every gradient a direction with some 0.4 of its norm, which made the eight steps of Polar
+    Express overflow."""
+    module = importlib.import_module("muloco.optim.orthogonalize")
+    monkeypatch.setattr(module, "_fast_dtype", lambda device_type: torch.bfloat16)
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(96, 264, bias=False), torch.nn.Tanh(), torch.nn.Linear(264, 96, bias=False)]
+    model = torch.nn.Sequential(*layers).to(dtype)
+    optimizer = Muon(list(model.parameters()), 0.05, orthogonalization=preset)
+    inputs = (torch.randn(128, 96) + 0.3).to(dtype)
+    targets = inputs.float().flip(1)
+    losses = []
+    for _ in range(20):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = (model(inputs).float() - targets).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
 
 
 def test_parameters_without_gradient_are_left_alone():

@@ -13,7 +13,7 @@ from muloco.outer.torchft import TorchftRound, TorchftTransport
 
 from .over_torchft import connect, in_threads
 
-SECONDS = 20
+SECONDS = 300
 
 
 def vote_of_two(address: str, votes: dict[int, Callable[[TorchftTransport, TorchftRound], bool]]) -> list[bool]:

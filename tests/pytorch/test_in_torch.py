@@ -3,6 +3,8 @@
 import math
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,6 +168,16 @@ rooms = {name.split(".")[1] for name in sys.modules if name.startswith("muloco."
 assert rooms == {"optim", "pytorch", "sharding"}, rooms
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_type_checkers_are_told_that_there_are_types():
+    """PEP 561: a marker in the package, which an installed one has too."""
+    import muloco
+
+    root = Path(muloco.__path__[0])
+    assert (root / "py.typed").is_file()
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text())
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["muloco"]
 
 
 @pytest.mark.parametrize(

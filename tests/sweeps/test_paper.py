@@ -20,6 +20,7 @@ from muloco.training.load import CHECKOUT, flatten
 from muloco.training.resolve import resolve
 
 from ..papers_tables import DECAYS, SIZES, STEPS
+from ..patience import PATIENCE
 
 JOBS = CHECKOUT / "jobs" / "muloco_paper"
 GOLDEN = Path(__file__).parent / "golden"
@@ -286,7 +287,7 @@ def test_scripts(name: str) -> None:
 
 def test_a_sweep_is_run_by_its_file_from_any_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(JOBS / "15B.py"), "--folder", "here", "--run.outputs", str(tmp_path / "runs")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "here").glob("*_15B_*.sh"))) == 6 and "6 scripts" in done.stdout
 

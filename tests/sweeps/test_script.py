@@ -12,6 +12,8 @@ from muloco.sweeps.cluster import ClusterProfile, load_profile
 from muloco.sweeps.script import render_script
 from muloco.training.load import ConfigError
 
+from ..patience import PATIENCE
+
 PROFILE = ClusterProfile(
     partition="gpu big",
     account="a1",
@@ -141,13 +143,13 @@ for i in {1..400}; do sleep 0.05; done
 
 def run(machine: Machine, *signals: signal.Signals) -> int:
     process = machine.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while signals and not (machine.folder / "waits").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     for number in signals:
         process.send_signal(number)
-    return process.wait(timeout=30)
+    return process.wait(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 143])

@@ -67,6 +67,29 @@ def test_another_run_of_that_name_is_not_taken_for_the_job(
     assert status == 1 and not fake.jobs and "holds another run: optimizer.lr 0.5, here 0.01" in said
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"resolved": {"model": [1]}}', '{"resolved": []}'])
+def test_a_damaged_config_json_is_named_and_left_alone(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, damage: str
+) -> None:
+    config = RunFolder(tmp_path / "runs" / "tiny_lr0.01").config
+    config.parent.mkdir(parents=True)
+    config.write_text(damage)
+    status, said = muloco("sweep", sweep_file(2), "status")
+    assert status == 0 and "its config.json cannot be used" in said and "taken" in said
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "settings": [], "jobs": 3}'])
+def test_a_damaged_sweep_json_is_named_in_one_line(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, damage: str
+) -> None:
+    file = sweep_file(1)
+    muloco("sweep", file)
+    state = tmp_path / "generated_job_files" / "many" / "sweep.json"
+    state.write_text(damage)
+    status, said = muloco("sweep", file, "status")
+    assert status == 2 and said.startswith("muloco: ") and str(state) in said
+
+
 def test_progress_is_of_the_newest_attempt_and_reads_only_the_end_of_long_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert progress(folder).step is None

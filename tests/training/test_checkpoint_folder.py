@@ -84,7 +84,46 @@ def test_what_is_half_written_does_not_touch_what_is_there(folder: CheckpointFol
 
 def damage_manifest(step: Path) -> str:
     (step / "manifest.json").write_text('{"step": 20, "par')
-    return "manifest.json cannot be read"
+    return "manifest.json is damaged"
+
+
+def empty_manifest(step: Path) -> str:
+    (step / "manifest.json").write_text("")
+    return "manifest.json is empty"
+
+
+def manifest_of_another_shape(step: Path) -> str:
+    (step / "manifest.json").write_text('["step", 20]')
+    return "manifest.json holds no JSON object"
+
+
+def manifest_without_fields(step: Path) -> str:
+    (step / "manifest.json").write_text("{}")
+    return "manifest.json is damaged"
+
+
+def manifest_without_files(step: Path) -> str:
+    manifest = json.loads((step / "manifest.json").read_text())
+    del manifest["files"]["global"]
+    (step / "manifest.json").write_text(json.dumps(manifest))
+    return "manifest.json is damaged: KeyError('global')"
+
+
+def manifest_of_another_step(step: Path) -> str:
+    shutil.copy(step.parent / "step-10" / "manifest.json", step)
+    return "manifest.json is that of step 10"
+
+
+def parts_of_another_save(step: Path) -> str:
+    """The files have the right sizes."""
+    for name in ("part.json", ".metadata"):
+        shutil.copy(step.parent / "step-10" / "global" / name, step / "global")
+    return f"{step}/global belongs to another save than manifest.json"
+
+
+def damage_part_json(step: Path) -> str:
+    (step / "global" / "part.json").write_text("")
+    return f"{step}/global/part.json is empty"
 
 
 def damage_size(step: Path) -> str:
@@ -107,7 +146,14 @@ def damage_set(step: Path) -> str:
     return "not all of its parts were written"
 
 
-@pytest.mark.parametrize("damage", [damage_manifest, damage_size, damage_metadata, damage_part, damage_set])
+DAMAGES = [
+    *(damage_manifest, empty_manifest, manifest_of_another_shape, manifest_without_fields, manifest_without_files),
+    *(manifest_of_another_step, parts_of_another_save, damage_part_json),
+    *(damage_size, damage_metadata, damage_part, damage_set),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_the_newest_whole_one_is_taken_and_newer_ones_are_named(folder: CheckpointFolder, damage) -> None:
     for step in (3, 10, 20):
         write(folder, save_of(step), *PARTS)

@@ -45,7 +45,7 @@ def config(corpus: Path, *, workers: int, ranks: int, ahead: bool) -> Config:
 
 
 def test_more_shares_than_documents_are_refused(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"corpus.jsonl has documents for 30 shares, but 32 workers x 2 .* 64 shares"):
+    with pytest.raises(ConfigError, match="corpus.jsonl has 30 documents to train on, fewer than the 64 shares"):
         prepare_data(config(corpus, workers=32, ranks=2, ahead=True))
     prepare_data(config(corpus, workers=15, ranks=2, ahead=True))
 
@@ -59,6 +59,21 @@ def test_a_share_without_text_in_a_stream_is_refused(corpus: Path, tmp_path: Pat
     stream = tmp_path / "stream.jsonl"
     stream.write_text("\n".join([*train[:3], held_out[0], *train[3:7], '{"text": ""}', *held_out]) + "\n")
     prepare_data(config(stream, workers=3, ranks=1, ahead=False))
-    with pytest.raises(ConfigError, match="stream.jsonl has documents for 3 shares, but 4 workers x 1"):
+    with pytest.raises(ConfigError, match="share 3 of 4 finds no text in .*stream.jsonl"):
         stream.write_text("\n".join([*train[:3], held_out[0], *held_out]) + "\n")
         prepare_data(config(stream, workers=4, ranks=1, ahead=False))
+
+
+def test_a_cache_that_cannot_be_used_is_named_in_one_line(
+    corpus: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(corpus, workers=1, ranks=1, ahead=True)
+    (entry,) = {one.folder for one in prepare_data(chosen).prepared}
+    tokens = (entry / "train.tokens.npy").read_bytes()
+    (entry / "train.tokens.npy").write_bytes(tokens[:100])
+    with pytest.raises(ConfigError, match=f"damaged prepared corpus: .*delete the folder {entry}"):
+        prepare_data(chosen)
+    (entry / "train.tokens.npy").write_bytes(tokens)
+    monkeypatch.setenv("MULOCO_CACHE", str(corpus / "below a file"))
+    with pytest.raises(ConfigError, match="the data cannot be prepared: .*its cache is .*below a file"):
+        prepare_data(chosen)

@@ -1,6 +1,7 @@
 """Reading configs and overrides, as the command line does."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,81 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("def config():\n    return {}\n")
     with pytest.raises(ConfigError, match="returned dict, not a"):
         load_config(str(tmp_path / "other.py"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "config.optimizer.learnrate = 0.1",
+            "line 5: there is no optimizer.learnrate in a config; here it is optimizer",
+        ),
+        ("config.trainig = None", "line 5: there is no trainig in a config; did you mean training?"),
+        ("config.training.step = 7", "line 5: there is no training.step in a config; did you mean training.steps?"),
+        (
+            "config.optimizer.head.lr = 7",
+            "line 5: a role in a config has no lr; it has rule, lr_factor, weight_decay_factor",
+        ),
+        ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
+        ("config.workers = 4", "line 5: there is no workers in a config; here it is fault_tolerance.group_size"),
+        ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
+        ("config.training.precision = 'bf16'", "must be one of bfloat16, float32; got 'bf16'; did you mean bfloat16?"),
+        ("config.fault_tolerance.transport = 'inprocess'", "got 'inprocess'; did you mean in_process?"),
+        ("config.training = None", "mine.py: section training must be a Training, or a dict of its fields; got None"),
+        ("FaultTolerance(sync_step=3)", "line 5: TypeError: .*; did you mean fault_tolerance.sync_steps?"),
+        ("raise RuntimeError('two\\nlines')", "line 5: RuntimeError: two lines"),
+        ("import nothing_of_that_name", "line 5: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("raise SystemExit", "line 5: SystemExit"),
+        ("1 +", "line 5: invalid syntax"),
+        ("return None", "returned NoneType, not a muloco.training.config.Config"),
+    ],
+)
+def test_a_mistake_in_a_python_config_is_one_line(line: str, message: str, tmp_path: Path) -> None:
+    """With its file, and its line where Python knows it."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from muloco.training.config import Config, FaultTolerance\n\n"
+        f"def config():\n    config = Config()\n    {line}\n    return config\n"
+    )
+    with pytest.raises(ConfigError, match=re.sub(r"([?+])", r"\\\1", message)) as refusal:
+        load_config(str(file))
+    assert "\n" not in str(refusal.value) and str(file) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ("", "cannot be read: Expecting value"),
+        ('{"resolved": {"training"', "cannot be read: Expecting"),
+        (b"\xff\xfe{}", "cannot be read: 'utf-8' codec can't decode"),
+        ("[]", "is not the config.json of a run"),
+        ('{"resolved": []}', "the config must hold fields by name; got []"),
+        ('{"resolved": {"training": 3}}', "section training must hold fields by name; got 3"),
+        ('{"resolved": {"optimizer": {"head": null}}}', "section optimizer.head must hold fields by name; got None"),
+        ('{"resolved": {"training": {"steps": "7"}}}', "training.steps must be a whole number; got the text '7'"),
+        ('{"resolved": {"training": {"steps": NaN}}}', "training.steps must be a whole number; got nan"),
+        ('{"resolved": {"training": {"steps": Infinity}}}', "training.steps must be a whole number; got inf"),
+        ('{"resolved": {"training": {"compile": true}}}', "unknown field training.compile; here it is compile.enable"),
+        ('{"resolved": {"run": {"name": ".."}}}', "run.name must be the name of a folder"),
+    ],
+)
+def test_a_damaged_config_json_is_one_line(stored: str | bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(stored if isinstance(stored, bytes) else stored.encode())
+    with pytest.raises(ConfigError) as refusal:
+        load_config(str(file))
+    assert message in str(refusal.value) and str(file) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_numbers_as_python_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom muloco.training.config import Config\n\ndef config():\n    config = Config()\n"
+        "    config.training.tokens, config.optimizer.lr = 3e9, np.float32(0.5)\n"
+        "    config.fault_tolerance.group_size = np.int64(2)\n    return config\n"
+    )
+    config = load_config(str(tmp_path / "mine.py"))
+    assert (config.training.tokens, config.optimizer.lr, config.workers) == (3_000_000_000, 0.5, 2)
+    assert json.loads(json.dumps(to_dict(config)))["training"]["tokens"] == 3_000_000_000
 
 
 def test_own_configs_can_build_on_the_shipped_ones(tmp_path: Path) -> None:

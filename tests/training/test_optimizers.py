@@ -10,11 +10,10 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 import muloco.model
-from muloco._torchtitan import LRSchedulersContainer
 from muloco.optim.roles import sort
 from muloco.pytorch import Muon
 from muloco.training.config import Optimizer, Role
-from muloco.training.optimizers import inner_optimizers
+from muloco.training.optimizers import InnerRates, inner_optimizers
 
 STEPS, WARMUP, LOWEST = 6, 2, 0.1
 SETTINGS = {"lr": 0.05, "weight_decay": 0.3, "cautious_weight_decay": True, "nesterov": True}
@@ -56,7 +55,7 @@ class Run:
         torch.manual_seed(0)
         self.model = muloco.model.build("tiny", "cpu", seq_len=16)
         self.optimizers = inner_optimizers(chosen).build(model_parts=[self.model])
-        schedule = LRSchedulersContainer.Config(warmup_steps=WARMUP, decay_type="cosine", min_lr_factor=LOWEST)
+        schedule = InnerRates(warmup_steps=WARMUP, min_lr_factor=LOWEST)
         self.schedule = schedule.build(optimizers=self.optimizers, training_steps=STEPS)
 
     def step(self, number: int) -> None:
@@ -122,11 +121,7 @@ def test_roles_are_stepped_as_a_plain_loop_steps_their_groups(mix: str) -> None:
 
 def test_roles_are_those_of_the_library() -> None:
     model = muloco.model.build("tiny", "meta", seq_len=16)
-    sorted_by_library = {
-        name: {"other": "scalar"}.get(group["role"], group["role"])
-        for group in sort(model)
-        for name, _ in group["params"]
-    }
+    sorted_by_library = {name: group["role"] for group in sort(model) for name, _ in group["params"]}
     (optimizer,) = inner_optimizers(Optimizer(weight_decay=0.0)).build(model_parts=[model])
     ours = {name: group["role"] for group in optimizer.param_groups for name in group["param_names"]}
     assert ours == sorted_by_library and len(ours) == 29

@@ -11,6 +11,7 @@ from muloco.training.run_folder import (
     RunFolder,
     newest_syncs,
     next_attempt,
+    read_json,
     read_metrics,
     write_json,
 )
@@ -50,16 +51,75 @@ def test_lines_carry_what_readers_rely_on(tmp_path: Path) -> None:
     }
 
 
-def test_a_torn_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:
+NO_LINES = [
+    b'{"schema": 1, "att',
+    b"\0" * 40,
+    b'{"event": "sync", "step": \0\0\0',
+    b"\xff\xfe",
+    b"[1, 2]",
+    b"7",
+    b'{"step": 3}',
+    b'{"attempt": 1, "worker": 0, "step": "3"}',
+]
+
+
+@pytest.mark.parametrize("damage", NO_LINES)
+def test_what_is_no_line_of_metrics_is_left_out_and_told_once(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = RunFolder(tmp_path)
     write(folder, 0, 1, range(1, 3))
-    with folder.metrics(0).open("a") as file:
-        file.write('{"schema": 1, "att')
-    assert len(read_metrics(folder)) == 2
-    with folder.metrics(0).open("a") as file:
-        file.write("\n")
-    with pytest.raises(ValueError, match=r"worker-000.jsonl, line 3: not a line of metrics"):
-        read_metrics(folder)
+    tail = MetricsTail(folder, 1)
+    with folder.metrics(0).open("ab") as file:
+        file.write(damage)
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2]
+    assert not caplog.records, "it may be a line that is being written"
+    with folder.metrics(0).open("ab") as file:
+        file.write(b"\n")
+    write(folder, 0, 1, range(3, 5))
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4]
+    assert [line["step"] for line in tail.new_lines()] == [3, 4]
+    assert next_attempt(folder) == 2 and newest_syncs(folder, 1) == []
+    (said,) = caplog.messages
+    assert said.startswith(f"{folder.metrics(0)}, line 3: ")
+
+
+@pytest.mark.parametrize("what", [b"", b"{", b"\xff", b"[]", b"null"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, what: bytes) -> None:
+    path = tmp_path / "summary.json"
+    path.write_bytes(what)
+    with pytest.raises(ValueError, match=str(path)) as refusal:
+        read_json(path)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match="absent.json"):
+        read_json(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("name", [None, "", ".", "..", "a/b", "/a", "../a", "a\0"])
+def test_a_run_has_a_folder_of_its_own(name: str | None) -> None:
+    with pytest.raises(ValueError, match="run.name"):
+        RunFolder.of("outputs", name)
+    assert RunFolder.of("outputs", "a").root == Path("outputs/a")
+
+
+def test_what_was_written_of_lost_steps_is_void(tmp_path: Path) -> None:
+    """The second attempt logs at other steps than the first, and does not come as far; the third makes up for the
+    validation of the step that it begins with."""
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(2, 20, 2))
+    for attempt, step, values in (
+        (2, 0, {"event": "fault"}),
+        (2, 10, {"event": "resume"}),
+        (2, 13, {"loss": 2.0}),
+        (2, 14, {"event": "sync"}),
+        (3, 13, {"event": "resume"}),
+        (3, 13, {"validation_loss": 3.0}),
+    ):
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
+        writer.write(step, values)
+        writer.close()
+    found = [(line["attempt"], line["step"]) for line in read_metrics(folder)]
+    assert found == [(1, step) for step in (2, 4, 6, 8, 10)] + [(2, 0), (2, 10), (2, 13), (3, 13), (3, 13)]
 
 
 def test_the_tail_gives_whole_new_lines_once(tmp_path: Path) -> None:
@@ -71,11 +131,11 @@ def test_the_tail_gives_whole_new_lines_once(tmp_path: Path) -> None:
     write(folder, 1, 2, range(2, 3))
     assert [(line["worker"], line["step"]) for line in tail.new_lines()] == [(0, 2), (0, 3), (1, 2)]
     with folder.metrics(1).open("a") as file:
-        file.write('{"worker": 1, ')
+        file.write('{"worker": 1, "attempt": 2, ')
         file.flush()
         assert list(tail.new_lines()) == []
         file.write('"step": 9}\n')
-    assert list(tail.new_lines()) == [{"worker": 1, "step": 9}]
+    assert list(tail.new_lines()) == [{"worker": 1, "attempt": 2, "step": 9}]
 
 
 def test_json_is_written_whole(tmp_path: Path) -> None:
@@ -91,7 +151,7 @@ def test_the_newest_syncs_of_an_attempt_are_those_of_all_workers(tmp_path: Path)
     assert newest_syncs(folder, 1) == []
     for worker, attempt, step, fragment in ((0, 1, 8, 0), (1, 1, 9, 1), (1, 2, 5, 0)):
         writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=attempt)
-        writer.write(step, {"event": "sync", "fragment": fragment})
+        writer.write(step, {"event": "sync", "fragment": fragment, "weights": {}})
         writer.write(step, {"event": "join"})
         writer.close()
     with folder.metrics(1).open("a") as file:
@@ -107,7 +167,7 @@ def test_of_a_long_file_the_end_is_read(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
     for step in range(12_000):
-        writer.write(step, {"event": "sync", "fragment": 0, "digest": "0" * 16})
+        writer.write(step, {"event": "sync", "fragment": 0, "weights": {}, "digest": "0" * 16})
     writer.close()
     assert folder.metrics(0).stat().st_size > 2**20
     steps = [line["step"] for line in newest_syncs(folder, 1)]

@@ -12,6 +12,7 @@ set_up_log(rank={rank})
 for name in ("muloco.training", "", "torchft.manager"):
     for level in ("debug", "info", "warning", "error"):
         getattr(logging.getLogger(name), level)("%s %s", name.split(".")[0] or "torchtitan", level)
+logging.getLogger("muloco.optim").info("parameters by rule")
 thread = threading.Thread(target=lambda: logging.getLogger("muloco").info("in turn"), name=thread_name(3))
 thread.start()
 thread.join()
@@ -43,7 +44,7 @@ def test_all_of_it_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     every = [
         f"{name} {level}" for name in ("muloco", "torchtitan", "torchft") for level in ("info", "warning", "error")
     ]
-    assert said(monkeypatch, level="INFO") == [*every, "worker 3: in turn"]
+    assert said(monkeypatch, level="INFO") == [*every, "parameters by rule", "worker 3: in turn"]
 
 
 def test_a_level_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

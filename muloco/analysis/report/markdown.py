@@ -31,7 +31,7 @@ def _section(section: Section) -> Iterator[str]:
         yield from (f"![{figure.title}](figures/{figure.name}{section.suffix}.png)", "", figure.caption, "")
     if section.skipped:
         yield from ("### Not here", "")
-        yield from (f"- {skipped.name}: for want of {skipped.needs}" for skipped in section.skipped)
+        yield from (f"- {skipped.name}: needs {skipped.needs}" for skipped in section.skipped)
         yield ""
 
 

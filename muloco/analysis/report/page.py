@@ -75,7 +75,7 @@ def _section(section: Section, images: Mapping[str, bytes]) -> Iterator[str]:
         yield f'<img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{data}">'
         yield f"<figcaption class=note>{escape(figure.caption)}</figcaption>\n</figure>"
     if section.skipped:
-        lines = "".join(f"<li>{escape(one.name)}: for want of {escape(one.needs)}</li>" for one in section.skipped)
+        lines = "".join(f"<li>{escape(one.name)}: needs {escape(one.needs)}</li>" for one in section.skipped)
         yield f"<h3>Not here</h3>\n<ul class=note>{lines}</ul>"
 
 

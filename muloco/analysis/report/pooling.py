@@ -221,6 +221,8 @@ def _corpus_title(corpus: Mapping[str, Any]) -> str:
     parts = [f"corpus {' + '.join(names)}{weights}{digest}"]
     if corpus["text_field"] != "text":
         parts.append(f"field {corpus['text_field']}")
+    if corpus["predict_bos"]:
+        parts.append("BOS behind each EOS counted")
     entries = f" of {corpus['vocabulary']} entries" if "vocabulary" in corpus else ""
     parts.append(f"tokenizer {corpus['tokenizer']}{entries}")
     held_out = f"{corpus['held_out']} sequences of {corpus['seq_len']} tokens held out"

@@ -23,7 +23,7 @@ _HOW = (
     *(f"fault_tolerance.{name}_seconds" for name in ("quorum_timeout", "straggler_timeout", "heartbeat_timeout")),
     "fault_tolerance.exchange_timeout_seconds",
 )
-_CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation")
+_CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation", "predict_bos")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from muloco.training.run_folder import RunFolder
+from muloco.training.run_folder import DURING_TRAINING, RunFolder
 
 TASKS = ("mmlu", "hellaswag", "piqa", "arc_challenge", "arc_easy", "winogrande", "openbookqa")
 """The paper's (PAPER 5.11)."""
@@ -42,6 +42,8 @@ def read_zero_shot(
             if key.startswith(_LINE) and key.count("/") > 1
         )
     for file in sorted(folder.evaluations.glob("step-*/*.json")):
+        if file.name == DURING_TRAINING:  # the metrics have it
+            continue
         reason, accuracies = _read(file, steps)
         found |= accuracies
         left_out += [f"{file.relative_to(folder.root)} {reason}: not in the zero-shot table"] if reason else []

@@ -1,0 +1,60 @@
+"""A run folder's config.json, which says that a run is there: written at the start, and taken back if nothing comes of
+it."""
+
+import contextlib
+import json
+from typing import Any
+
+from muloco.training.load import ConfigError
+from muloco.training.run_folder import RunFolder, has_trained, write_json
+
+
+class Claim:
+    """Writes config.json. Of two supervisors that start a run in one folder at the same time, one succeeds.
+
+    Args:
+        folder: of the run.
+        contents: of config.json.
+        attempt: how many times the run has been started, this one included.
+        fresh: whether the run is a new one, and not taken up again.
+
+    Raises:
+        ConfigError: another run is there already, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: RunFolder, contents: dict[str, Any], *, attempt: int, fresh: bool):
+        self._folder, self._attempt = folder, attempt
+        self._before = None if fresh else folder.config.read_bytes()
+        try:
+            if fresh:
+                folder.root.mkdir(parents=True, exist_ok=True)
+                folder.config.open("x").close()
+            if fresh or json.loads(self._before or "{}") != json.loads(json.dumps(contents)):
+                write_json(folder.config, contents)
+        except FileExistsError:
+            raise taken(folder) from None
+        except OSError as error:
+            if fresh:
+                self._remove()
+            raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+
+    def take_back(self) -> None:
+        """To be called where a start has failed: if no worker has come to train, config.json is again what it was
+        before, or is not there."""
+        if has_trained(self._folder, self._attempt):
+            return
+        if self._before is None:
+            self._remove()
+        else:
+            self._folder.config.write_bytes(self._before)
+
+    def _remove(self) -> None:
+        self._folder.config.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # logs are there
+            self._folder.root.rmdir()
+
+
+def taken(folder: RunFolder) -> ConfigError:
+    return ConfigError(
+        f"{folder.root} already holds a run; choose another --run.name, or take it up again with --resume"
+    )

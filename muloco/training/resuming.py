@@ -1,0 +1,291 @@
+"""Taking a run up again: what of its config may change, what that means, and whether its data is still the same."""
+
+import copy
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muloco.data.prepare import TrainingData
+from muloco.data.sources import EMBEDDED, is_hub, open_source
+from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
+from muloco.training.config import Config
+from muloco.training.load import ConfigError, flatten, from_dict, load_config, to_dict
+from muloco.training.resolve import resolve
+from muloco.training.run_folder import RunFolder, read_json
+from muloco.training.schedule import inner_learning_rate, schedule_steps
+
+MAY_CHANGE = (
+    *("run.name", "run.outputs", "metrics.*", "evaluation.*", "chaos.*", "compile.*", "activation_checkpoint.*"),
+    *("checkpoint.enable", "checkpoint.interval", "checkpoint.keep", "checkpoint.asynchronous"),
+    *("data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
+    *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
+    *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "quorum_timeout_seconds")),
+    *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange")),
+)
+"""Fields that a resume may change: they have no part in what is learned. `.*` stands for all fields of a section."""
+LENGTH = ("training.steps", "training.tokens", "lr_scheduler.total_steps")
+"""These may change as well: the run is extended, or ends earlier."""
+LOCATIONS = ("data.corpus", "data.tokenizer", "data.validation")
+"""And these, if the same content is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """A run that is taken up again."""
+
+    config: Config
+    """Resolved."""
+    chosen: Config
+    """What the user has chosen, now and before."""
+    ended: bool
+    """Whether nothing is left to do."""
+    remarks: tuple[str, ...]
+    """What the user has to know of it."""
+    content: dict[str, Any] | None
+    """Of the data, when the run was started (`content_of`); None: the version that started it did not keep that."""
+    moved: tuple[str, ...]
+    """Names of the fields whose data is somewhere else now."""
+
+
+def take_up(asked: Config) -> Resumption:
+    """Checks that the run of a config can be taken up again with that config. Reads only.
+
+    Args:
+        asked: as loaded, with overrides.
+
+    Raises:
+        ConfigError: there is no such run, or the config would change what it has begun with.
+    """
+    asked = copy.deepcopy(asked)
+    if asked.run.name is None:
+        raise ConfigError("which run is to be resumed? Give its config.json as CONFIG, or its --run.name")
+    folder = run_folder(asked)
+    if not os.path.exists(folder.config):  # False also for a name that no file can have
+        raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
+    try:
+        stored = read_json(folder.config)
+        newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    except (ValueError, NoWholeCheckpoint) as error:
+        raise ConfigError(str(error)) from None
+    before = load_config(str(folder.config.absolute()))
+    remarks: list[str | None] = []
+    if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
+        remarks.append(f"data.tokenizer {named} is gone: its copy in the run folder is taken")
+    _look_for_data(asked)
+    config = _resolve(asked, begun=newest is not None)
+    changed = _changes(before, asked, config)
+    _refuse(changed)
+    step = 0 if newest is None else newest.step
+    steps = config.training.steps
+    assert steps is not None
+    if steps < step:
+        raise ConfigError(
+            f"training.steps {steps}: the run has a checkpoint of step {step} already; more steps can be asked for, "
+            "fewer cannot"
+        )
+    remarks.append(_length_remark(before, config, step))
+    other = [name for name in changed if not name.startswith("run.") and name not in (*LENGTH, *LOCATIONS)]
+    if other:
+        remarks.append(f"changed from here on: {', '.join(changed[name] for name in other)}")
+    ended, damage = _ended(folder, steps)
+    return Resumption(
+        config=config,
+        chosen=_chosen(stored, asked, config, changed),
+        ended=ended,
+        remarks=tuple(remark for remark in (*remarks, damage) if remark),
+        content=stored.get("data"),
+        moved=tuple(name for name in LOCATIONS if name in changed),
+    )
+
+
+def run_folder(config: Config) -> RunFolder:
+    """The folder of a config's run.
+
+    Raises:
+        ConfigError: the run's name is none.
+    """
+    try:
+        return RunFolder.of(config.run.outputs, config.run.name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
+    """Where a config's tokenizer is gone, the copy in its run's folder takes its place.
+
+    Args:
+        config: changed in place.
+        folder: of the run.
+
+    Returns:
+        where the tokenizer was, if it is gone and there is a copy.
+    """
+    named = config.data.tokenizer
+    if named == EMBEDDED or Path(named).exists() or not folder.tokenizer.exists():
+        return None
+    config.data.tokenizer = str(folder.tokenizer.resolve())
+    return named
+
+
+def config_json(chosen: Config, config: Config, content: dict[str, Any]) -> dict[str, Any]:
+    """The contents of config.json.
+
+    Args:
+        chosen: what the user has chosen.
+        config: what became of it (`muloco.training.resolve`).
+        content: of its data (`content_of`).
+    """
+    return {"chosen": to_dict(chosen), "resolved": to_dict(config), "data": content}
+
+
+def content_of(data: TrainingData, config: Config) -> dict[str, Any]:
+    """What a run's data is, wherever it lies, as JSON: digests of the text, of the held-out text and of the tokenizer.
+    Of text that is streamed, the names and sizes of its files stand for the text."""
+    files = [open_source(name, config.data.text_field).identity for name in data.streamed]
+    apart = data.held_out != data.prepared
+    return {
+        "text": [one.corpus_sha256 for one in data.prepared] or None,
+        "files": hashlib.sha256(json.dumps(files).encode()).hexdigest() if files else None,
+        "held out": [one.corpus_sha256 for one in data.held_out] if apart else None,
+        "tokenizer": data.held_out[0].tokenizer_identity,
+    }
+
+
+def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None:
+    """Compares a run's data with that of its start.
+
+    Returns:
+        what was compared, where data is somewhere else now.
+
+    Raises:
+        ConfigError: it is not the same.
+    """
+    before, data = resumption.content, resumption.config.data
+    where = ", ".join(f"{name} {_field(resumption.config, name)}" for name in resumption.moved)
+    if not isinstance(before, dict):
+        return (
+            f"{where}: the run has kept no digests of its data; workers compare their places in it" if where else None
+        )
+    for name, field, located in (
+        ("text", "data.corpus", data.corpus),
+        ("files", "data.corpus", data.corpus),
+        ("held out", "data.validation", data.validation or data.corpus),
+        ("tokenizer", "data.tokenizer", data.tokenizer),
+    ):
+        if name in before and before[name] != content[name]:
+            what = "digest of the files' names and sizes" if name == "files" else f"digest of the {name}"
+            cure = "take the Python that it was started with" if located == EMBEDDED else "say where the same data is"
+            raise ConfigError(
+                f"{field} {located} is not what the run was started with ({what} {_shown(before[name])}, now "
+                f"{_shown(content[name])}): {cure}, or start a new run"
+            )
+    compared = "; ".join(f"{name} {_shown(value)}" for name, value in content.items() if value)
+    return f"{where}: the same data as at the start of the run ({compared})" if where else None
+
+
+def _is_named_as_before(asked: Config, before: Config) -> bool:
+    return Path(asked.data.tokenizer).absolute() == Path(before.data.tokenizer)
+
+
+def _look_for_data(asked: Config) -> None:
+    data = asked.data
+    for field, names in (
+        ("corpus", data.sources),
+        ("validation", (data.validation or EMBEDDED,)),
+        ("tokenizer", (data.tokenizer,)),
+    ):
+        for name in names:
+            if name != EMBEDDED and not is_hub(name) and not Path(name).exists():
+                raise ConfigError(
+                    f"data.{field} {name} is gone; if the same data is somewhere else now, say where with "
+                    f"--data.{field}: its content is compared"
+                )
+
+
+def _resolve(asked: Config, *, begun: bool) -> Config:
+    """What the run has begun with is not needed any more once it has a checkpoint."""
+    initial = asked.checkpoint.initial
+    if begun:
+        asked.checkpoint.initial = None
+    config = resolve(asked)
+    if begun and initial is not None:
+        asked.checkpoint.initial = config.checkpoint.initial = str(Path(initial).absolute())
+    return config
+
+
+def _changes(before: Config, asked: Config, config: Config) -> dict[str, str]:
+    """The fields that differ, by name: `name old -> new`. A field that the run's config.json leaves open, as one of an
+    earlier version does with newer fields, has not changed if it is still left open."""
+    old, open_, new = flatten(before), flatten(asked), flatten(config)
+    return {
+        name: f"{name} {value!r} -> {new[name]!r}"
+        for name, value in old.items()
+        if new[name] != value and (value is not None or open_[name] is not None)
+    }
+
+
+def _refuse(changed: dict[str, str]) -> None:
+    free = {*MAY_CHANGE, *LENGTH, *LOCATIONS}
+    refused = [text for name, text in changed.items() if name not in free and f"{name.split('.')[0]}.*" not in free]
+    if refused:
+        raise ConfigError(
+            f"a resumed run keeps its config, and this differs: {', '.join(refused)}; leave it out, or start a new run "
+            "under another --run.name (from these weights with `muloco export` and --checkpoint.initial)"
+        )
+
+
+def _length_remark(before: Config, config: Config, step: int) -> str | None:
+    was, now = schedule_steps(before), schedule_steps(config)
+    if (before.training.steps, was) == (config.training.steps, now):
+        return None
+    schedule = f"the learning rates stay on the schedule over {now} steps"
+    if was != now:
+        rates = [inner_learning_rate(before, max(1, step)), inner_learning_rate(config, step + 1)]
+        schedule = (
+            f"the learning rates follow a schedule over {now} steps, the inner one from {rates[0]:.3g} in step {step} "
+            f"to {rates[1]:.3g} in step {step + 1} (--lr_scheduler.total_steps {was} keeps the old schedule)"
+        )
+    return f"training.steps {before.training.steps} -> {config.training.steps}: {schedule}"
+
+
+def _ended(folder: RunFolder, steps: int) -> tuple[bool, str | None]:
+    """Whether the run has come to its end and said so; and what is wrong with its summary."""
+    if not folder.summary.exists():
+        return False, None
+    try:
+        return read_json(folder.summary).get("steps") == steps, None
+    except ValueError as error:
+        return False, f"{error}; it is written anew"
+
+
+def _chosen(stored: dict[str, Any], asked: Config, config: Config, changed: dict[str, str]) -> Config:
+    """What was chosen at the start of the run, with what has changed since."""
+    chosen = from_dict(stored["chosen"], where="config.json") if "chosen" in stored else asked
+    for name in changed:
+        section, _, field = name.rpartition(".")
+        if name not in LENGTH:
+            setattr(_section(chosen, section), field, _field(config, name))
+    if "training.steps" in changed or "training.tokens" in changed:
+        chosen.training.steps, chosen.training.tokens = config.training.steps, None
+    chosen.lr_scheduler.total_steps = config.lr_scheduler.total_steps
+    return chosen
+
+
+def _field(config: Config, name: str) -> Any:
+    section, _, field = name.rpartition(".")
+    return getattr(_section(config, section), field)
+
+
+def _section(config: Config, name: str) -> Any:
+    found: Any = config
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _shown(value: Any) -> str:
+    digests = value if isinstance(value, list) else [value]
+    return ", ".join("none" if one is None else str(one)[:16] for one in digests)

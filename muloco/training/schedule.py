@@ -1,0 +1,41 @@
+"""How the learning rates go over a run, by inner step. Needs nothing but Python."""
+
+import math
+
+from muloco.training.config import Config
+
+
+def schedule_steps(config: Config) -> int:
+    """Inner steps over which the learning rates of a resolved config fall; after them they stay as they are."""
+    steps = config.lr_scheduler.total_steps or config.training.steps
+    assert steps is not None
+    return steps
+
+
+def inner_share(step: int, *, warmup_steps: int, total_steps: int, least: float) -> float:
+    """The inner learning rate as a share of its peak: linear warm-up, then a cosine down to `least`, where it stays.
+
+    Args:
+        step: inner step, from 0.
+        warmup_steps: of linear warm-up; no more than the next one count.
+        total_steps: at which `least` is reached.
+        least: share at the end.
+    """
+    warmup = min(warmup_steps, total_steps)
+    if step < warmup:
+        return float((step + 1) / warmup)
+    if step == warmup:
+        return 1.0
+    progress = min(1.0, float(step - warmup) / max(1, total_steps - warmup))
+    return least + (1 - least) * (0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def inner_learning_rate(config: Config, step: int) -> float:
+    """The inner learning rate of a resolved config in an inner step, from 1."""
+    schedule = config.lr_scheduler
+    return config.optimizer.lr * inner_share(
+        step - 1,
+        warmup_steps=schedule.warmup_steps,
+        total_steps=schedule_steps(config),
+        least=schedule.min_lr_factor,
+    )

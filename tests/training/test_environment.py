@@ -1,0 +1,46 @@
+"""What a worker that is started by hand needs from its environment."""
+
+import pytest
+
+from muloco.training.config import Config
+from muloco.training.environment import LIGHTHOUSE, check_environment
+from muloco.training.load import ConfigError, apply_overrides, load_config
+from muloco.training.resolve import resolve
+
+RANKS = ["--parallelism.data_parallel_replicate_degree", "2", "--training.local_batch_size", "1"]
+
+
+def config(*words: str) -> Config:
+    return resolve(apply_overrides(load_config("config/laptop/muloco.py"), words))
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "message"),
+    [
+        ([], {}, "the 2 workers of this run meet at a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port"),
+        ([], {LIGHTHOUSE: ""}, "meet at a lighthouse"),
+        ([], {LIGHTHOUSE: "localhost:29510"}, "must be an address such as http://host:29510; got 'localhost:29510'"),
+        ([], {LIGHTHOUSE: "http://localhost"}, "must be an address"),
+        ([], {LIGHTHOUSE: "http://localhost:port"}, "must be an address"),
+        ([*RANKS], {LIGHTHOUSE: "http://a:1"}, "a worker of 2 ranks is started by torchrun"),
+        ([*RANKS], {LIGHTHOUSE: "http://a:1", "RANK": "0", "WORLD_SIZE": "3"}, "says that 3 ranks are started"),
+        ([], {LIGHTHOUSE: "http://a:1", "RANK": "0"}, "says that None ranks are started"),
+    ],
+)
+def test_a_worker_that_cannot_start_is_refused(words: list[str], environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        check_environment(config(*words), environment)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        ([], {LIGHTHOUSE: "http://node-1:29510"}),
+        (["--fault_tolerance.group_size", "1"], {}),
+        (["--fault_tolerance.transport", "in_process"], {}),
+        ([*RANKS], {LIGHTHOUSE: "http://a:1", "RANK": "1", "WORLD_SIZE": "2"}),
+    ],
+)
+def test_a_worker_that_can_start_is_not(words: list[str], environment: dict[str, str]) -> None:
+    check_environment(config(*words), environment)

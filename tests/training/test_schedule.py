@@ -1,0 +1,46 @@
+"""The learning rates by inner step, beside torchtitan's schedule."""
+
+import pytest
+import torch
+
+from muloco._torchtitan import LRSchedulersContainer
+from muloco.training.config import Config
+from muloco.training.optimizers import InnerRates
+from muloco.training.outer import outer_learning_rate
+from muloco.training.schedule import inner_learning_rate
+
+PEAK = 0.02
+
+
+def factors(schedule: LRSchedulersContainer.Config, *, training_steps: int) -> list[float]:
+    """By `last_epoch`, from 0 to the end."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=PEAK)
+    (built,) = schedule.build(optimizers=[optimizer], training_steps=training_steps)
+    return [built.lr_lambdas[0](step) for step in range(training_steps + 1)]
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 40])
+@pytest.mark.parametrize("warmup", [0, 1, 3, 40, 60])
+@pytest.mark.parametrize("least", [0.0, 0.1, 1.0])
+def test_the_schedule_is_torchtitans_to_the_last_bit(total: int, warmup: int, least: float) -> None:
+    theirs = LRSchedulersContainer.Config(warmup_steps=warmup, decay_type="cosine", min_lr_factor=least)
+    ours = InnerRates(warmup_steps=warmup, min_lr_factor=least)
+    assert factors(ours, training_steps=total) == factors(theirs, training_steps=total)
+
+
+def test_after_its_end_the_rate_stays() -> None:
+    short = factors(InnerRates(warmup_steps=2, min_lr_factor=0.25), training_steps=10)
+    held = factors(InnerRates(warmup_steps=2, total_steps=10, min_lr_factor=0.25), training_steps=30)
+    assert held == short + [0.25] * 20
+
+
+@pytest.mark.parametrize(("total", "at_the_end"), [(None, 30), (10, 10), (60, 60)])
+def test_inner_and_outer_rate_have_one_length(total: int | None, at_the_end: int) -> None:
+    config = Config()
+    config.optimizer.lr, config.training.steps = PEAK, 30
+    config.lr_scheduler.warmup_steps, config.lr_scheduler.total_steps = 4, total
+    config.outer_optimizer.lr, config.outer_optimizer.schedule = 0.8, "linear"
+    expected = factors(InnerRates(warmup_steps=4, total_steps=total, min_lr_factor=0.1), training_steps=30)
+    assert [inner_learning_rate(config, step) for step in range(1, 31)] == [PEAK * one for one in expected[:30]]
+    outer = outer_learning_rate(config)
+    assert outer(20) == pytest.approx(0.8 * (0.1 + 0.9 * max(0.0, 1 - 20 / at_the_end)))
