@@ -126,7 +126,7 @@ def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
         where the tokenizer was, if it is gone and there is a copy.
     """
     named = config.data.tokenizer
-    if named == EMBEDDED or Path(named).exists() or not folder.tokenizer.exists():
+    if named == EMBEDDED or os.path.exists(named) or not folder.tokenizer.exists():
         return None
     config.data.tokenizer = str(folder.tokenizer.resolve())
     return named
@@ -200,7 +200,7 @@ def _look_for_data(asked: Config) -> None:
         ("tokenizer", (data.tokenizer,)),
     ):
         for name in names:
-            if name != EMBEDDED and not is_hub(name) and not Path(name).exists():
+            if name != EMBEDDED and not is_hub(name) and not os.path.exists(name):
                 raise ConfigError(
                     f"data.{field} {name} is gone; if the same data is somewhere else now, say where with "
                     f"--data.{field}: its content is compared"

@@ -101,6 +101,7 @@ def contents(folder: RunFolder) -> dict[str, str]:
         (["--training.tokens", str(19 * TOKENS)], "training.steps 19: the run has a checkpoint of step 20"),
         (["--checkpoint.enable", "False"], "checkpoint.enable True -> False"),
         (["--data.tokenizer", "nowhere"], "nowhere"),
+        (["--data.corpus", "x" * 5000], "data.corpus"),
         (["--run.name", "absent"], "there is no run to resume in"),
         (["--run.name", ".."], "run.name"),
         (["--run.name", "a" * 300], "run.name"),
