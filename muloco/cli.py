@@ -48,10 +48,11 @@ workers, memory, and hours by the bandwidth of the workers' links. --section.fie
 _REPORT = """Tables and figures over finished runs, with what the paper has published beside them: report.md,
 report.html, tables/*.csv, figures/*.png and *.svg. RUN is a run folder, a folder of run folders, or a sweep's file,
 whose jobs' run folders are taken. Runs that are missing, unfinished or broken are listed."""
-_PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (a run folder, or checkpoint/step-N in one),
-one after the other in this process, and compare their pseudogradients: cosine to that of one worker, spectra,
-interference gap, and Proposition 4.2 of the paper, step by step. Of several checkpoints, such as one of Muon and one of
-AdamW, the figures stand side by side. docs/pseudogradients.md says what is computed."""
+_PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder, or a run
+folder: then the newest checkpoint that the run had H more steps planned after), one after the other in this process,
+and compare their pseudogradients: cosine to that of one worker, spectra, interference gap, and Proposition 4.2 of the
+paper, step by step. The figures of several checkpoints, such as one of Muon and one of AdamW, are drawn side by side.
+docs/pseudogradients.md says how everything is computed."""
 
 _PAPER = """Check the paper's claims at a size for two CPU cores, on the embedded corpus: data-parallel AdamW and Muon,
 DiLoCo and MuLoCo with 1 to 8 workers, each at its best inner learning rate with three seeds; critical batches, bits,

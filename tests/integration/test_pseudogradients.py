@@ -38,7 +38,7 @@ def test_one_worker_goes_on_as_the_run_did(tmp_path: Path, monkeypatch: pytest.M
     out = tmp_path / "out"
     words = ["--workers", "2", "--steps", str(STEPS), "--out", str(out)]
     finished = subprocess.run(
-        [sys.executable, "-m", "muloco", "analyze", "pseudogradients", str(run.folder.checkpoint / "step-5"), *words],
+        [sys.executable, "-m", "muloco", "analyze", "pseudogradients", str(run.folder.root), *words],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

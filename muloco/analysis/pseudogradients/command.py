@@ -13,6 +13,7 @@ from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
 from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
 from muloco.console import open_console
+from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.continuation import Continuation, check, one_rank
 from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
@@ -30,7 +31,7 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
     check_folder("--out", out)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out: {out} exists and is not an empty folder; nothing in it is overwritten")
-    found = [find_trained(checkpoint) for checkpoint in command.checkpoints]
+    found = [_find(checkpoint, command.steps) for checkpoint in command.checkpoints]
     names = [trained.name for trained in found]
     if len(set(names)) < len(names):
         raise ConfigError(f"a checkpoint is given twice, or two runs have the same name: {'; '.join(names)}")
@@ -53,6 +54,17 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
         console.print(listing.note, style="dim", markup=False)
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
     return 0
+
+
+def _find(checkpoint: str, steps: int) -> Trained:
+    """The checkpoint that is meant. Of a run folder it is the newest one that the run had `steps` more steps planned
+    after; of a finished run, the last one has none."""
+    trained = find_trained(checkpoint)
+    planned = trained.config.training.steps
+    if planned is None or trained.step + steps <= planned or Path(checkpoint).name.startswith("step-"):
+        return trained
+    earlier = [step for step in CheckpointFolder(trained.run.checkpoint).steps() if step + steps <= planned]
+    return find_trained(checkpoint, step=max(earlier)) if earlier else trained
 
 
 def _study(trained: Trained, counts: list[int], steps: int, out: Path, progress: Progress) -> Study:
