@@ -106,7 +106,7 @@ class View:
                 f"{line['bytes_sent'] / 1e6:.1f} MB sent by each, {line['seconds_waited']:.2f} s waited, "
                 f"anchor {line['digest']}"
             )
-        elif line.get("event") == STATE and line["state"] == State.RESUMED:
+        elif line.get("event") == STATE and line["state"] == State.RESUMED and self._began is None:
             key = (State.RESUMED,)
             what = f"resumed from the checkpoint of step {line['step']}"
         else:

@@ -94,6 +94,14 @@ def test_where_a_run_is_taken_up_again_is_said_once() -> None:
         assert out.getvalue().count("resumed from the checkpoint of step 20") == 1
 
 
+def test_a_worker_that_comes_back_does_not_make_the_run_a_resumed_one() -> None:
+    shown, out, _ = view(terminal=False)
+    with shown:
+        shown.update([state(0, 21, "training"), state(1, 21, "training")])
+        shown.update([state(1, 20, "resumed")])
+    assert out.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("width", "headings"),
     [
