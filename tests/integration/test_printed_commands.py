@@ -89,6 +89,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     (folder / "muloco").symlink_to(CHECKOUT / "muloco")
     texts = [" ".join(f"word{(i * j) % 97}" for j in range(200)) for i in range(60)]
+    shutil.copy(CHECKOUT / "jobs" / "muloco_paper" / "cluster.toml", folder)
     (folder / "books.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "books").mkdir()
     (folder / "books" / "one.txt").write_text("\n\n".join(texts))
