@@ -3,9 +3,9 @@
 
     python generate_job_file.py --config-file CONFIG [--job-name NAME] [--output-file FILE] [--section.field value ...]
 
-Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node. Give
-the training text by --data.corpus and --data.tokenizer; the default is the embedded corpus of a few MB.
-For many runs: `muloco sweep` (docs/sweeps.md).
+Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node.
+Give the training text by --data.corpus and --data.tokenizer; the default is the embedded corpus of a few MB. For many
+runs: `muloco sweep` (docs/sweeps.md).
 """
 
 import argparse
