@@ -32,7 +32,7 @@ class Skipped:
     def skip(self, where: str, reason: str) -> None:
         """Raises DataError if strict."""
         if self._strict:
-            raise DataError(f"{where}: {reason}; with data.strict False it is skipped and counted")
+            raise DataError(f"{where}: {reason}; data.strict refuses what is skipped and counted without it")
         self.count += 1
         self.first = self.first or f"{where}: {reason}"
         if self.count <= self.NAMED and not self._quiet:

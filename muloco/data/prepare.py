@@ -186,7 +186,9 @@ def prepare_source(
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = read_prepared(folder, verify=verify)
     if strict and source.left_out:
-        raise DataError("{}: {}; with data.strict False it is skipped and counted".format(*source.left_out[0]))
+        raise DataError(
+            "{}: {}; data.strict refuses what is skipped and counted without it".format(*source.left_out[0])
+        )
     if strict and prepared.skipped:
         raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
@@ -217,7 +219,7 @@ def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int
 
 def _left_out(source: Source) -> str:
     found = source.left_out
-    return "; {} skipped (first: {}: {})".format(len(found), *found[0]) if found else ""
+    return "; skipped files, folders or links: {} (first: {}: {})".format(len(found), *found[0]) if found else ""
 
 
 def _skipped(prepared: Prepared) -> str:

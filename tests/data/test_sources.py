@@ -120,7 +120,7 @@ def test_bad_lines_are_named_counted_and_skipped_or_refused(tmp_path: Path, capl
     texts, skipped = read(path)
     assert texts == ["one", "two"] and skipped.count == 1
     assert f"skipped {path}, line 3: " in caplog.text and BAD_LINES[line] in caplog.text
-    with pytest.raises(DataError, match="line 3: .*; with data.strict False it is skipped"):
+    with pytest.raises(DataError, match="line 3: .*; data.strict refuses what is skipped"):
         read(path, strict=True)
 
 

@@ -58,7 +58,7 @@ KIND = pytest.mark.parametrize("kind", KINDS)
     ("option", "message"),
     [
         ({"weight_decy": 0.1}, "unknown key 'weight_decy'.*did you mean 'weight_decay'.*'layout'.*'use_muon'"),
-        ({"zzz": 1}, r"unknown key 'zzz' in a parameter group: known are 'adjust_lr'"),
+        ({"zzz": 1}, r"unknown key 'zzz' in a parameter group: allowed are 'adjust_lr'"),
         ({"maximize": True}, "unknown key 'maximize'.*negate the loss"),
         ({"capturable": True}, "unknown key 'capturable'.*CUDA graph"),
         ({"inner_lr": 0.1}, "called lr"),

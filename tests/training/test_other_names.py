@@ -60,7 +60,7 @@ def test_the_document_and_the_table_know_the_same() -> None:
         ("--seed", "use --run.seed"),
         ("--training.lr_min", "use --lr_scheduler.min_lr_factor"),
         ("--job.dump_folder", "use --run.outputs"),
-        ("--outer_optimizer.kwargs", "here they are --outer_optimizer.lr"),
+        ("--outer_optimizer.kwargs", "use --outer_optimizer.lr"),
         ("--model.flavour", "did you mean --model.flavor?"),
         ("--optimizer", "did you mean --optimizer.name or --optimizer.lr or --optimizer.weight_decay?"),
         ("--no_such_thing", "`muloco train CONFIG --help` lists all options"),
