@@ -185,7 +185,7 @@ LONG = "x" * 300
         (["sweep", LONG], "FILE 'xxx"),
         (["plan", LONG], "there is no config 'xxx"),
         (["report", LONG], "RUN 'xxx"),
-        (["generate", LONG, "--prompt", "x"], "cannot be looked at: File name too long"),
+        (["generate", LONG, "--prompt", "x"], "cannot be read: File name too long"),
         (["sweep", "jobs/muloco_paper/15B.py", "--folder", "FILE/x"], "--folder '"),
         (["generate", "nowhere", "--prompt", "x", "--temperature", "inf"], "--temperature must be a finite number"),
         (["generate", "nowhere", "--prompt", "x", "--seed", "-1"], "--seed must be from 0"),

@@ -114,7 +114,7 @@ def prepare(
 
     Raises:
         DataError: a source or the tokenizer cannot be used so, or too little is held out.
-        DamagedCacheError: an entry of the cache is not whole; the message names the folder.
+        DamagedCacheError: an entry of the cache is incomplete; the message names the folder.
     """
     names = (corpus,) if isinstance(corpus, str) else tuple(corpus)
     ahead = not any(map(is_hub, names)) if ahead is None else ahead

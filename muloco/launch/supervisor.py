@@ -140,7 +140,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(
-            f"the checkpoint of the last step is not whole, the logs in {folder.log(0).parent} say why; "
+            f"the checkpoint of the last step is incomplete (see the logs in {folder.log(0).parent}); "
             f"go on from that of step {newest} with: muloco train {folder.config} --resume",
             style="red",
         )

@@ -1,6 +1,6 @@
 """A run that starts from given weights: a folder that `muloco export --format hf` has written.
 
-Whether a folder's weights fit is known without torch.
+The check whether a folder's weights fit needs no torch.
 """
 
 import json

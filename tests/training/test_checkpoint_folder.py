@@ -111,7 +111,7 @@ def manifest_without_files(step: Path) -> str:
 
 def manifest_of_another_step(step: Path) -> str:
     shutil.copy(step.parent / "step-10" / "manifest.json", step)
-    return "manifest.json is that of step 10"
+    return "manifest.json belongs to step 10"
 
 
 def parts_of_another_save(step: Path) -> str:

@@ -194,7 +194,7 @@ def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], step
     last = max((line["step"] for line in lines), default=0)
     makes_it = f"`muloco train {folder.config} --resume` completes it"
     if any(line["step"] == steps and "validation_loss" in line for line in lines):
-        reason = f"all {steps} steps are made, but there is no summary.json, so it is not in the tables"
+        reason = f"all {steps} steps are made; there is no summary.json, so it is not in the tables"
         return _problem(folder, "without a summary", f"{reason}: {makes_it}")
     if last >= steps:
         reason = f"all {steps} steps are made, but the last one is not validated"
