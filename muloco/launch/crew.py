@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
 """Seconds before a lost worker is started again; they double with each time."""
 STABLE_SECONDS = 60.0
-"""A worker that has run so long is not one that fails again and again: its restarts and its back-off start again from
-zero."""
+"""Seconds of work after which a worker no longer counts as failing again and again: its restarts and its back-off start
+again from zero."""
 LAST_SECONDS = 60.0
 """From the first worker that is done to the end: all that take part in the last sync are done about then."""
 FAILURE_SECONDS = 3.0

@@ -141,7 +141,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(
             f"the checkpoint of the last step is incomplete (see the logs in {folder.log(0).parent}); "
-            f"go on from that of step {newest} with: muloco train {folder.config} --resume",
+            f"resume from that of step {newest} with: muloco train {folder.config} --resume",
             style="red",
         )
         return Outcome(folder=folder, status=1)

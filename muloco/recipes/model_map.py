@@ -1,4 +1,4 @@
-"""What the paper's runs have in common: tables by model size, published hyperparameters, and the rules between them.
+"""Shared settings of the paper's runs: tables by model size, published hyperparameters, and the rules between them.
 
 Steps and weight decay are in no table here: `muloco.training.resolve` derives them from flavor, batch and K by the
 paper's rules (PAPER 2.2, 2.4). "PAPER n.m" names a section of the project's digest of the paper. Every value that a
