@@ -59,7 +59,8 @@ def settings(values: Mapping[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_backend() -> Iterator[None]:
-    """matplotlib refuses to be imported where it does not know the backend, as in a program that a notebook starts."""
+    """Hides the backend in the environment, since matplotlib refuses to be imported if it does not know it, as in a
+    program that a notebook starts."""
     chosen = os.environ.pop("MPLBACKEND", None)
     try:
         yield

@@ -41,7 +41,7 @@ class Look:
 
 
 def looks(names: Iterable[str]) -> Mapping[str, Look]:
-    """The looks of all lines of one figure.
+    """The styles of all lines of one figure.
 
     Args:
         names: such as `MuLoCo K=8, J=3`: method, K if there is one, and what else differs. Names with the same method

@@ -21,7 +21,7 @@ def check_target(folder: Path) -> None:
 
 @contextmanager
 def made(folder: Path) -> Iterator[Path]:
-    """A draft that becomes `folder` at the end.
+    """A context with a draft folder, which becomes `folder` at the end.
 
     Raises:
         ConfigError: the folder exists already, or cannot be written.

@@ -90,7 +90,7 @@ class Crew:
         return [post.child for post in self._posts]
 
     def away(self) -> dict[int, float | None]:
-        """Workers that were lost: seconds until each is started again, or None where it is not."""
+        """Lost workers, with the seconds until each is restarted, or None if it is not restarted."""
         now = time.monotonic()
         lost = {worker: None for worker, post in enumerate(self._posts) if post.lost}
         return {**lost, **{w: max(0.0, post.due - now) for w, post in enumerate(self._posts) if post.due is not None}}

@@ -19,7 +19,7 @@ from muloco.training.states import State
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _WORTH_SHOWING = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 _GAP = 2
-"""Cells between two columns."""
+"""Number of cells between two columns."""
 _BESIDE_WORKERS = 4
 """Lines of the view that are not workers: progress, heading, total, and the line of the cursor."""
 _LEAST_DOING, _MOST_DOING = 12, 26

@@ -71,7 +71,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How the workers of a run meet."""
+    """The way in which the workers of a run sync."""
 
     delay: int
     """Inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs in

@@ -80,7 +80,7 @@ class MulocoLlama(Llama3Model):
                 _divide_norms(layer, sequence_parallel=config.parallelism.enable_sequence_parallel)
 
     def forward(self, *args, **kwargs):
-        """As torchtitan's decoder: int64 [B, L] to logits [B, L, vocabulary]."""
+        """The same as torchtitan's decoder: int64 [B, L] to logits [B, L, vocabulary]."""
         if not self.config.autocast:
             return super().forward(*args, **kwargs)
         with torch.autocast(device_type(), torch.bfloat16):

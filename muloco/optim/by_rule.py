@@ -25,7 +25,7 @@ RULES = ("muon", *ELEMENTWISE)
 
 
 class ByRule(torch.optim.Optimizer):
-    """What `Muon` and `MuLoCo1` have in common: groups sorted and checked, and one inner step by their rules.
+    """Base of `Muon` and `MuLoCo1`: it sorts and checks the groups, and takes one inner step by their rules.
 
     Args:
         params: see `Muon`.

@@ -33,7 +33,7 @@ def check_group(group: dict[str, Any], algorithms: Iterable[str]) -> None:
         if algorithm == "muon":
             _check_matrix(name, param, group["layout"])
         elif not param.is_floating_point():
-            raise ValueError(f"only real floating dtypes are allowed, parameter{called(name)} has {param.dtype}")
+            raise ValueError(f"only real floating dtypes are allowed, but parameter{called(name)} has {param.dtype}")
 
 
 def check_distinct(groups: list[dict[str, Any]], param_group: dict[str, Any]) -> None:

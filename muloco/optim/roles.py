@@ -115,8 +115,8 @@ def _role(name: str, param: Tensor, tables: set[int], shapes: set, layouts: dict
 
 
 def _last_is_head(matrices: list[tuple[str, Tensor]], layouts: dict[int, str]) -> bool:
-    """Whether the last of these turns hidden features into outputs: no other takes as many inputs as it has outputs,
-    and it is not one of several alike in numbered layers."""
+    """Whether the last of these matrices turns hidden features into outputs: no other takes as many inputs as it has
+    outputs, and it is not one of several like it in numbered layers."""
     if not matrices:
         return False
     (*others, (name, last)) = matrices

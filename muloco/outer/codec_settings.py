@@ -61,9 +61,11 @@ def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
 
 def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:
     if value is not None:
-        raise ValueError(f"compression kind {kind!r} takes no {setting}, got {value!r}; {', '.join(takers)} do")
+        raise ValueError(
+            f"compression kind {kind!r} takes no {setting}, got {value!r}; allowed for {', '.join(takers)}"
+        )
 
 
 def _refuse_rows(granularity: str, kind: str) -> None:
     if granularity == "row":
-        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; {', '.join(QUANTIZED)} have")
+        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; allowed for {', '.join(QUANTIZED)}")

@@ -96,7 +96,7 @@ def ended(job: str) -> Ended | None:
 
 
 def _ask(command: Sequence[str]) -> str:
-    """The answer to a question that changes nothing, and so may be asked again."""
+    """The output of a query, which changes nothing and so may be repeated."""
     return ask_again(lambda: _call(command), SlurmError)
 
 

@@ -1,4 +1,4 @@
-"""Reading a config: from a Python file or a run's config.json, with `--section.field value` on top."""
+"""Reads a config from a Python file or a run's config.json, with `--section.field value` on top."""
 
 import contextlib
 import copy
@@ -81,7 +81,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
     """A copy of `config` with `--section.field value` words applied.
 
     Raises:
-        ConfigError: an unknown name (the message says which one may be meant) or a value that does not fit the field.
+        ConfigError: a name is unknown (the message suggests a similar one), or a value is not allowed.
     """
     if "--help" in overrides:
         show_help(config, prog=prog)
@@ -189,7 +189,7 @@ def naming(option: str) -> Iterator[None]:
 
 
 def unknown_field(name: str) -> str:
-    """Says that there is no field of that full name, and which one may be meant."""
+    """Says that there is no field of that full name, and suggests a similar one."""
     return f"unknown field {name}; {_hint(name)}"
 
 

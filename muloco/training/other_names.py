@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Values = dict[str, Any]
-"""Values of our fields, by full name."""
+"""Values of muloco's fields, by full name."""
 _ANYTHING = object()
 
 
@@ -78,7 +78,7 @@ def _sources(field: str, data: Any) -> Values:
 
 
 def _tokenizer(path: Any) -> Values:
-    """The folder of a tokenizer, which they name by its file."""
+    """The folder of a tokenizer, for which the paper's repository has a file."""
     return {"data.tokenizer": path}
 
 
@@ -234,7 +234,7 @@ _ELSEWHERE = {
     "h": "use --fault_tolerance.sync_steps",
     "k": "use --fault_tolerance.group_size",
 }
-"""Other names, torchtitan's and transformers' among them, by their last part."""
+"""Advice on other names, such as torchtitan's and transformers', by their last part."""
 _ELSEWHERE_FIELDS = {
     "optimizer.lr": "learning_rate learnrate max_lr peak_lr",
     "optimizer.name": "optim optimizer optimizer_name",

@@ -96,8 +96,8 @@ class MulocoTrainer(Trainer):
             logger.info("finished all %d steps", self.step)
 
     def batch_generator(self, data_iterable):
-        """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet, and make
-        up for what the step of the checkpoint still owes."""
+        """torchtitan's property, which it reads between loading a checkpoint and the first step. There workers meet,
+        and make up for the validation and evaluation that the checkpoint's step still lacks."""
         loaded = self.step
         if loaded > 0:
             self.enter(State.RESUMED)

@@ -210,7 +210,7 @@ def _is_union(base: Any) -> bool:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The members of a union; of anything else, itself."""
+    """The members of a union; for any other type, the type itself."""
     base, _ = _parts(annotation)
     return list(get_args(base)) if _is_union(base) else [annotation]
 

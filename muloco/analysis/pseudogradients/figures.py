@@ -73,7 +73,7 @@ def gap(studies: Sequence[Study]) -> Figure:
 
 
 def steps(studies: Sequence[Study]) -> Figure:
-    """The norms of inner steps, at the smallest and the largest K."""
+    """The norms of inner steps for the smallest and the largest K."""
     series = []
     for study in studies:
         for workers in dict.fromkeys((study.counts[0], study.counts[-1])):

@@ -32,7 +32,7 @@ class Problem:
 
     folder: str
     kind: str
-    """not a run, refused, not started, unfinished, without a summary, broken, diverged, repeated or remark."""
+    """One of: not a run, refused, not started, unfinished, without a summary, broken, diverged, repeated, remark."""
     reason: str
 
     def __post_init__(self) -> None:
@@ -208,7 +208,7 @@ def _finite(loss: float) -> float:
 
 
 def _printable(text: str) -> str:
-    """With line breaks and other characters that no terminal or table shows written as escapes."""
+    """The text with line breaks and other unprintable characters as escapes."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
