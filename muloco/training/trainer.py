@@ -96,7 +96,7 @@ class MulocoTrainer(Trainer):
             logger.info("finished all %d steps", self.step)
 
     def batch_generator(self, data_iterable):
-        """torchtitan's property, which it reads between loading a checkpoint and the first step. There workers meet,
+        """torchtitan's batches, which it asks for between loading a checkpoint and the first step. There workers meet,
         and make up for the validation and evaluation that the checkpoint's step still lacks."""
         loaded = self.step
         if loaded > 0:
