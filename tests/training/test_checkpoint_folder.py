@@ -168,7 +168,9 @@ def test_damage_of_all_of_them_is_not_a_fresh_start(folder: CheckpointFolder) ->
     for step in (10, 20):
         write(folder, save_of(step), *PARTS)
         damage_size(folder.root / f"step-{step}") if step == 20 else damage_metadata(folder.root / f"step-{step}")
-    with pytest.raises(NoWholeCheckpoint, match=r"step-20/worker-002/__0_0.distcp has 100 bytes.*step-10/global.*from the beginning"):
+    with pytest.raises(
+        NoWholeCheckpoint, match=r"step-20/worker-002/__0_0.distcp has 100 bytes.*step-10/global.*from the beginning"
+    ):
         folder.newest()
 
 
