@@ -3,9 +3,9 @@
 
     python generate_job_file.py --config-file CONFIG [--job-name NAME] [--output-file FILE] [--section.field value ...]
 
-Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node. The
-text to train on is given as --data.corpus and --data.tokenizer; without them it is the embedded corpus of a few MB.
-For many runs: `muloco sweep` (docs/sweeps.md).
+Without --output-file it goes to standard output. Nodes follow from the workers, their ranks and the GPUs of a node.
+Give the training text by --data.corpus and --data.tokenizer; the default is the embedded corpus of a few MB. For many
+runs: `muloco sweep` (docs/sweeps.md).
 """
 
 import argparse
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config-file", "--config_file", required=True, metavar="CONFIG", help="a config or config.json"
     )
-    parser.add_argument("--job-name", "--job_name", metavar="NAME", help="left out: that of the config file")
-    parser.add_argument("--output-file", "--output_file", metavar="FILE", help="left out: standard output")
+    parser.add_argument("--job-name", "--job_name", metavar="NAME", help="default: that of the config file")
+    parser.add_argument("--output-file", "--output_file", metavar="FILE", help="default: standard output")
     add_profile_options(parser)
     command, words = parser.parse_known_args(argv)
     try:

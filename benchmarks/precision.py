@@ -2,9 +2,9 @@
 
     python benchmarks/precision.py [--flavor 150M] [--sequences 1] [--seq-len 512]
 
-One batch of the embedded corpus, the model as it is initialized, torchtitan's FSDP2 on one rank. Error: the norm of the
-difference of all gradients, as a share of the norm of the float32 ones. bf16 products on a CPU may be summed in another
-order than on a GPU; both round their inputs and results alike.
+It takes one batch of the embedded corpus, the model at initialization, and torchtitan's FSDP2 on one rank. The error is
+the norm of the difference of all gradients, as a share of the norm of the float32 gradients. bf16 products on a CPU may
+be summed in another order than on a GPU; both round their inputs and results alike.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def batch(sequences: int, seq_len: int) -> tuple[dict[str, torch.Tensor], torch.
 
 
 def gradients(way: str, flavor: str, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """fp32, whole, by name, from the same initialization and batch."""
+    """The full gradients in fp32, by name, from the same initialization and batch."""
     parallelism = ParallelismConfig(spmd_backend="partial_dtensor")
     spec = model_spec(flavor, seq_len=labels.shape[1], autocast=way == "autocast")
     with torch.device("meta"):

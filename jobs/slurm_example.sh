@@ -14,7 +14,7 @@
 #SBATCH --signal=B:USR1@600
 
 # One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
-# A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
+# A job that was requeued resumes the run from its newest checkpoint, or starts it from the beginning where there is none.
 
 module load cuda/12.8 || exit
 source $HOME/muloco/setup.sh

@@ -1,4 +1,4 @@
-"""`muloco` and `python -m muloco`: the command line, or a word on what is missing."""
+"""`muloco` and `python -m muloco`: the command line, or an error that names the missing package."""
 
 import sys
 
@@ -12,9 +12,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "muloco":
             raise
-        sys.stderr.write(
-            f"muloco: the package {error.name} is missing; install the commands: pip install 'muloco[train]'\n"
-        )
+        sys.stderr.write(f"muloco: the package {error.name} is missing; install it with: pip install 'muloco[train]'\n")
         return 2
 
 

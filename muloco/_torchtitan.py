@@ -76,7 +76,7 @@ def _provide_set_timeout() -> None:
 
 
 _A100_FLOPS = 312e12
-"""What torchtitan assumes for accelerators that it does not know."""
+"""The peak FLOP/s that torchtitan assumes for accelerators that it does not know."""
 
 if not torch.accelerator.is_available():
     _use_cpu()
@@ -136,7 +136,7 @@ def device_module():
 
 
 def peak_flops() -> float | None:
-    """Dense bf16 FLOP/s of this accelerator, as torchtitan knows them; None: it does not, or this is a CPU."""
+    """Dense bf16 FLOP/s of this accelerator; None if torchtitan does not know it, or on a CPU."""
     if _utils.device_type == "cpu":
         return None
     name = _utils.device_module.get_device_name(_utils.device_module.current_device())

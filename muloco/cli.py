@@ -1,6 +1,6 @@
-"""The command line: one function a command, each of which imports what it needs.
+"""The command line: one function for each command, which imports what it needs.
 
-Mistakes are ConfigErrors, and end as one line and status 2; with -v the traceback comes before it.
+A user's mistake is a ConfigError, and ends with one line and status 2; with -v the traceback comes before it.
 """
 
 import argparse
@@ -45,7 +45,7 @@ transformers, or as a state dict of torch."""
 _GENERATE = """Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
 _PLAN = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
 workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
-_REPORT = """Tables and figures over finished runs, with what the paper has published beside them: report.md,
+_REPORT = """Tables and figures over finished runs, next to the paper's published figures: report.md,
 report.html, tables/*.csv, figures/*.png and *.svg. RUN is a run folder, a folder of run folders, or a sweep's file,
 whose jobs' run folders are taken. Runs that are missing, unfinished or broken are listed."""
 _PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder, or a run
@@ -103,7 +103,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _flush_output() -> None:
-    """Python would fail at its end on what a reader that is gone, or a full disk, does not take."""
+    """Flushes the output here, since Python itself would fail on a closed pipe or a full disk when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train, here or over a SLURM job", _TRAIN)
     train.add_argument(
-        "--dry-run", action="store_true", help="show the config with all derived values, and start nothing"
+        "--dry-run", action="store_true", help="show the config with all derived values, without starting anything"
     )
     train.add_argument("--resume", action="store_true", help="resume the run from its newest checkpoint")
     _command(commands, "prepare", _prepare, "tokenize a config's data", _PREPARE)
@@ -186,8 +186,8 @@ def _add_sweep(commands) -> None:
     what.add_argument("--submit", action="store_true", help="write the scripts and submit them")
     what.add_argument("--here", action="store_true", help="run the jobs on this machine, without SLURM")
     sweep.add_argument("--at-once", type=int, default=1, metavar="N", help="jobs that --here runs at the same time")
-    sweep.add_argument("--retry", action="store_true", help="submit also jobs that have failed too often")
-    sweep.add_argument("--folder", help="folder of the scripts (default: generated_job_files/NAME beside FILE)")
+    sweep.add_argument("--retry", action="store_true", help="also submit jobs that have failed too often")
+    sweep.add_argument("--folder", help="folder of the scripts (default: generated_job_files/NAME next to FILE)")
     add_profile_options(sweep)
     sweep.set_defaults(run=_sweep, parser=sweep, needs="FILE", help=False)
 
@@ -203,11 +203,13 @@ def _add_plan(commands) -> None:
     )
     plan.add_argument("config", metavar="FILE", nargs="?", help="a config or a sweep, as for `train` and `sweep`")
     plan.add_argument("--gpu", default="H100", metavar="NAME", help="A100, H100, H200 or B200 (default: H100)")
-    plan.add_argument("--gpus", type=int, metavar="N", help="GPUs of all workers of a run (default: one a rank)")
+    plan.add_argument("--gpus", type=int, metavar="N", help="GPUs of all workers of a run (default: one per rank)")
     plan.add_argument(
         "--utilization", type=float, metavar="SHARE", help="share of the GPUs' peak that is reached (default: 0.39)"
     )
-    plan.add_argument("--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link, one or several")
+    plan.add_argument(
+        "--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link; one value or several"
+    )
     plan.add_argument("--plot", metavar="PICTURE", help="draw hours against bandwidth into a .png or .svg file")
     plan.set_defaults(run=_plan, parser=plan, needs="FILE", help=False)
 
@@ -297,7 +299,7 @@ def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
 
 
 def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
-    """Raises ConfigError for a word that is nearly an option of the command itself, and none of a config."""
+    """Raises ConfigError for a word that resembles an option of the command itself, and is not a field of a config."""
     own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
     for option in (word.split("=", 1)[0] for word in words if word.startswith("--")):
         nearest = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
@@ -315,7 +317,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     resumption = None
     if command.resume:
         if command.dry_run:
-            raise ConfigError("--dry-run shows what a new run would be; it stands without --resume")
+            raise ConfigError("--dry-run shows a new run; it cannot be combined with --resume")
         from muloco.training.resuming import take_up
 
         locate(chosen, find_config(command.config), overrides)
@@ -331,7 +333,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     if config.evaluation.tasks and not (resumption is not None and resumption.ended):
         from muloco.evals.in_training import rehearse
 
-        rehearse(config)  # what is not known, not here or cannot be evaluated is said now
+        rehearse(config)  # unknown or missing tasks are reported now
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
@@ -339,7 +341,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     if outcome.status == 0:
         try:
             console.print(f"loss curve: {plot_loss(outcome.folder)}")
-        except Exception as error:  # the run is whole without its picture, whatever a plotting library finds
+        except Exception as error:  # the run is complete without its picture, whatever a plotting library raises
             console.print(f"the loss curve was not drawn: {type(error).__name__}: {error}", style="yellow")
     return outcome.status
 
@@ -464,7 +466,7 @@ def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.training.trained import find_trained
 
     for checkpoint in command.checkpoints:
-        find_trained(checkpoint)  # what is not there is said before the imports, which take long
+        find_trained(checkpoint)  # a missing checkpoint is reported before the slow imports
     from muloco.analysis.pseudogradients.command import run_pseudogradients
 
     return run_pseudogradients(command)

@@ -1,4 +1,4 @@
-"""The console that all commands print to: plain text, in any encoding, on a stream that may end."""
+"""The console that all commands print to: plain text, in any encoding, on a stream that may be closed."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ from rich.console import Console
 def open_console(*, stderr: bool = False, **options: Any) -> Console:
     """A console on stdout or stderr. Square brackets are printed as they are, not taken for markup.
 
-    Printing never ends the program: where nobody reads any more (`muloco train ... | head`), or the disk is full that
-    the output goes to, this is said once on stderr, and what is printed from there on is dropped.
+    Printing never ends the program: if the output is closed (`muloco train ... | head`), or its disk is full, one line
+    on stderr says so, and all further output is dropped.
 
     Args:
         stderr: print to stderr instead of stdout.
@@ -24,7 +24,7 @@ def open_console(*, stderr: bool = False, **options: Any) -> Console:
 
 
 class LastingStream:
-    """A text stream whose end ends nothing else."""
+    """A text stream that may fail without ending the program."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -51,11 +51,11 @@ class LastingStream:
                 self._ended = True
                 silence(self._stream)
                 with contextlib.suppress(OSError):
-                    sys.stderr.write(f"muloco: {self._stream.name} ends here ({error.strerror}); the work goes on\n")
+                    sys.stderr.write(f"muloco: {self._stream.name} ends here ({error.strerror}); the command goes on\n")
 
 
 def silence(stream: TextIO) -> None:
-    """Sends to nowhere what is still to be written to a stream, so that Python does not fail on it when it ends."""
+    """Discards what is still to be written to a stream, so that Python does not fail on it at exit."""
     with contextlib.suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use. Needs nothing but Python."""
+"""The number of CPU cores that this process may use. Needs nothing but Python."""
 
 import os
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The cores that this process may run on, or fewer where a control group, such as that of a container or of a
-    SLURM job, grants it less processor time than they have.
+    """The number of cores that this process may run on, or fewer if a control group, such as that of a container or of
+    a SLURM job, grants it less processor time.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: folder of `proc` and `sys`.
 
     Returns:
         at least 1. A quota of 2.5 cores counts as 2.
@@ -34,14 +34,14 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _groups(mount: Path, path: str) -> Iterator[Path]:
-    """A control group and all that it is part of. Inside a container the path may be that of the host, which is not
-    there, and the mount is the container's own group."""
+    """A control group and its parents. Inside a container the path may be that of the host, which does not exist there,
+    and the mount is the container's own group."""
     group = mount / path.strip("/")
     yield from (group, *(parent for parent in group.parents if parent.is_relative_to(mount)))
 
 
 def _quota(words: list[str]) -> Iterator[float]:
-    """From microseconds of processor time and the period that they are granted for; no number, or -1: no limit."""
+    """Cores from microseconds of processor time and their period; not a number, or -1: no limit."""
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]) > 0:
         yield int(words[0]) / int(words[1])
 

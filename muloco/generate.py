@@ -9,7 +9,7 @@ from muloco.training.load import ConfigError, check_option
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="text to go on from; an empty one is the start of a document")
-    parser.add_argument("--step", type=int, help="of a run folder's checkpoint; left out: the newest whole one")
+    parser.add_argument("--step", type=int, help="step of a run folder's checkpoint (default: the newest complete one)")
     parser.add_argument("--tokens", type=int, default=100, help="most new tokens (default 100)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default 0.8)")
     parser.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")

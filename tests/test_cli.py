@@ -89,7 +89,7 @@ def test_a_dry_run_says_what_is_perhaps_not_meant(tmp_path: Path, capsys: pytest
 
 
 def test_a_dry_run_of_a_resume_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "stands without --resume" in refusal(capsys, "train", "config/laptop/muon.py", "--dry-run", "--resume")
+    assert "be combined with --resume" in refusal(capsys, "train", "config/laptop/muon.py", "--dry-run", "--resume")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_error_in_a_config_is_one_line_and_with_v_a_traceback(
     file.write_text(TYPO)
     for command in ("train", "prepare", "worker", "plan"):
         error = refusal(capsys, command, str(file))
-        assert f"{file}, line 6: there is no optimizer.learnrate in a config; here it is optimizer.lr" in error
+        assert f"{file}, line 6: there is no optimizer.learnrate in a config; use optimizer.lr" in error
         assert main([command, str(file), "-v"]) == 2
         error = capsys.readouterr().err
         assert "Traceback" in error and "config.optimizer.learnrate = 0.1" in error
@@ -185,7 +185,7 @@ LONG = "x" * 300
         (["sweep", LONG], "FILE 'xxx"),
         (["plan", LONG], "there is no config 'xxx"),
         (["report", LONG], "RUN 'xxx"),
-        (["generate", LONG, "--prompt", "x"], "cannot be looked at: File name too long"),
+        (["generate", LONG, "--prompt", "x"], "cannot be read: File name too long"),
         (["sweep", "jobs/muloco_paper/15B.py", "--folder", "FILE/x"], "--folder '"),
         (["generate", "nowhere", "--prompt", "x", "--temperature", "inf"], "--temperature must be a finite number"),
         (["generate", "nowhere", "--prompt", "x", "--seed", "-1"], "--seed must be from 0"),
@@ -218,4 +218,4 @@ def test_a_run_folder_stands_for_its_config(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "other").mkdir()
     assert "is a folder without a config.json" in refusal(capsys, "train", str(tmp_path / "other"))
     (tmp_path / "x.toml").touch()
-    assert "is no config: a config is a Python file" in refusal(capsys, "plan", str(tmp_path / "x.toml"))
+    assert "is not a config; allowed are a Python file" in refusal(capsys, "plan", str(tmp_path / "x.toml"))

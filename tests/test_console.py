@@ -68,4 +68,4 @@ def test_errors_are_readable_in_any_encoding(words: list[str], said: str) -> Non
 def test_a_reader_that_goes_or_a_full_disk_ends_nothing(behind: str, reason: str, shown: str) -> None:
     done = run("for i in range(5000): console.print('a line of text')", behind=behind)
     assert done.stdout == shown
-    assert done.stderr == f"muloco: <stdout> ends here ({reason}); the work goes on\ndone\nstatus 0\n"
+    assert done.stderr == f"muloco: <stdout> ends here ({reason}); the command goes on\ndone\nstatus 0\n"

@@ -2,7 +2,7 @@
 
     muloco sweep jobs/muloco_paper/batch_sizes_3.1B.py [--submit | status] [--section.field value ...]
 
-The inner learning rate is that of the best batch throughout; the paper has swept it anew for each.
+The inner learning rate is that of the best batch throughout; the paper swept it again for each.
 """
 
 import sys

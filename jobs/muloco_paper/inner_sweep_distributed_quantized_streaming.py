@@ -1,9 +1,9 @@
-"""Streaming at 416M with eight workers: in three fragments (PAPER 5.9), and compressed besides (PAPER 3.5).
+"""Streaming at 416M with eight workers: in three fragments (PAPER 5.9), and also compressed (PAPER 3.5).
 
-The published launcher cannot run: it calls a function that is not there (PAPER 11). The compressed runs here are those
-that it describes. It sets the two learning rates and how pseudogradients travel; the published configs have the rest:
-outer momentum .9, weight decay 1e-4, warm-up 300, 7953 steps. The runs in fp32, with and without fragments, are at the
-settings of all other 416M runs. Fragments come with Polar Express in MuLoCo, as in the published config.
+The published launcher cannot run: it calls a function that does not exist (PAPER 11). The compressed runs here are
+those that it describes. It sets the two learning rates and how pseudogradients travel; the published configs have the
+rest: outer momentum .9, weight decay 1e-4, warm-up 300, 7953 steps. The runs in fp32, with and without fragments, are
+at the settings of all other 416M runs. Fragments come with Polar Express in MuLoCo, as in the published config.
 
 muloco sweep jobs/muloco_paper/inner_sweep_distributed_quantized_streaming.py [--submit | status] ...
 """

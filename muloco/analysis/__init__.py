@@ -1,7 +1,7 @@
-"""Looking at finished runs, and ahead at runs to come: plots, reports, scaling laws, time and memory.
+"""Analysis of finished runs and planning of future ones: plots, reports, scaling laws, time and memory.
 
-palette.py, canvas.py    how a method looks in every figure; what figures are drawn on
-terminal.py, output.py   tables that fit a terminal; files that are written where a user says
+palette.py, canvas.py    the style of each method in all figures; the figures themselves
+terminal.py, output.py   tables that fit a terminal; checks of the files that a command writes
 """
 
 from muloco.analysis.power_law import PowerLaw, fit_power_law

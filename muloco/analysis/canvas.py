@@ -1,4 +1,4 @@
-"""Figures that go into files, whatever backend the environment names for windows or notebooks (MPLBACKEND)."""
+"""Figures that are written to files, independent of the matplotlib backend in the environment (MPLBACKEND)."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def canvas(rows: int, columns: int, *, width: float, height: float, name: str) -> Iterator[tuple[Any, Any]]:
-    """A sheet with a grid of axes; to be drawn on and saved within the context.
+    """A figure with a grid of axes, which is drawn on and saved within the context.
 
     Args:
-        rows, columns: of the grid.
+        rows, columns: number of rows and columns of the grid.
         width, height: in inches.
         name: makes the same SVG file each time.
 
@@ -24,15 +24,16 @@ def canvas(rows: int, columns: int, *, width: float, height: float, name: str) -
 
 
 def save(sheet: Any, *paths: Path) -> None:
-    """Writes a sheet, the kind of each file by its ending: the same bytes for the same sheet."""
+    """Writes a sheet to files whose endings name the formats. The same sheet gives the same bytes."""
     sheet.draw_without_rendering()
-    sheet.set_layout_engine("none")  # it stays as it is now laid out, for all files
+    sheet.set_layout_engine("none")  # so that all files have the same layout
     for path in paths:
         sheet.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else {"Date": None})
 
 
 def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options: Any) -> tuple[Any, Any]:
-    """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, but of no backend. It needs no closing.
+    """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, but independent of any backend. It need not be
+    closed.
 
     Args:
         rows, columns: of the axes.
@@ -49,7 +50,7 @@ def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options
 
 @contextlib.contextmanager
 def settings(values: Mapping[str, Any]) -> Iterator[None]:
-    """Within the context matplotlib's settings (`rcParams`) have these values."""
+    """Sets matplotlib's settings (`rcParams`) to these values within the context."""
     with _no_backend():
         import matplotlib
     with matplotlib.rc_context(dict(values)):  # type: ignore[arg-type]
@@ -58,7 +59,8 @@ def settings(values: Mapping[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_backend() -> Iterator[None]:
-    """matplotlib refuses to be imported where it does not know the backend, as in a program that a notebook starts."""
+    """Hides the backend in the environment, since matplotlib refuses to be imported if it does not know it, as in a
+    program that a notebook starts."""
     chosen = os.environ.pop("MPLBACKEND", None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that a command writes where its user says. What cannot be written is refused in one line with the option."""
+"""Checks of the files that a command is told to write. A path that cannot be written gives one line with the option."""
 
 import contextlib
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 from muloco.training.load import ConfigError
 
 PICTURES = (".png", ".svg")
-"""Endings of pictures that are drawn."""
+"""File endings of the pictures that can be drawn."""
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Raises ConfigError if nothing can be written into a folder, which need not exist yet. To be called before any
-    work is done for what goes there."""
+    """Raises ConfigError if nothing can be written into a folder, which need not exist yet. To be called before
+    any work for its contents."""
     with writing(option, folder):
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not existing.is_dir():
@@ -23,9 +23,9 @@ def check_folder(option: str, folder: Path) -> None:
 
 
 def check_picture(option: str, picture: Path) -> None:
-    """Raises ConfigError if a picture cannot be written there: for its ending, or for its folder."""
+    """Raises ConfigError if a picture cannot be written there because of its ending or its folder."""
     if picture.suffix.lower() not in PICTURES:
-        raise ConfigError(f"{option} writes {' or '.join(PICTURES)}; got {picture}")
+        raise ConfigError(f"{option} must end in {' or '.join(PICTURES)}; got {picture}")
     if picture.is_dir():
         raise ConfigError(f"{option}: {picture} is a folder")
     check_folder(option, picture.parent)
@@ -33,7 +33,7 @@ def check_picture(option: str, picture: Path) -> None:
 
 @contextlib.contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
-    """Within the context what the file system refuses is a ConfigError that names the option and the path."""
+    """Within the context, errors of the file system become a ConfigError that names the option and the path."""
     try:
         yield
     except OSError as error:

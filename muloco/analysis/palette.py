@@ -1,4 +1,4 @@
-"""One look for a method in every figure: its color; a shade and a marker for each K; a dash for what else differs."""
+"""One style per method in all figures: its color, a shade and a marker for each K, and a dash for other settings."""
 
 import math
 import re
@@ -13,7 +13,7 @@ COLORS = {
     "GPA": "#7d4ea3",
     "local SGD": "#3aa7a3",
 }
-"""By method; a name that begins so has the color too."""
+"""Colors by method; a name that begins with a method has its color."""
 _OTHERS = ("#8a5a35", "#c2437d", "#5f7d1f", "#444444")
 _DASHES: tuple[str | tuple, ...] = (
     "-",
@@ -24,9 +24,9 @@ _DASHES: tuple[str | tuple, ...] = (
 )
 _MARKERS = {None: "o", 1: "o", 2: "s", 4: "^", 8: "D", 16: "v", 32: "P"}
 _BASE_WORKERS = 8
-"""K whose shade is the method's color itself."""
+"""The K whose shade is the method's color itself."""
 _STEP = 0.15
-"""Share of white or black that a doubling of K takes away or adds."""
+"""Share of white or black by which a doubling of K changes the shade."""
 _MOST = 0.6
 
 
@@ -41,7 +41,7 @@ class Look:
 
 
 def looks(names: Iterable[str]) -> Mapping[str, Look]:
-    """The looks of all lines of one figure.
+    """The styles of all lines of one figure.
 
     Args:
         names: such as `MuLoCo K=8, J=3`: method, K if there is one, and what else differs. Names with the same method
@@ -64,7 +64,7 @@ def looks(names: Iterable[str]) -> Mapping[str, Look]:
 
 
 def _parts(name: str) -> tuple[str, int | None, str]:
-    """Method, K and the rest of a name."""
+    """Splits a name into method, K and the rest."""
     found = re.fullmatch(r"(?P<method>.+?)(?: K=(?P<workers>\d+))?(?:, (?P<rest>[^()]*))?", name)
     assert found is not None, name
     known = max((method for method in COLORS if name.startswith(method)), key=len, default=None)
@@ -75,7 +75,7 @@ def _parts(name: str) -> tuple[str, int | None, str]:
 
 
 def _shade(color: str, workers: int | None) -> str:
-    """Lighter with fewer workers than `_BASE_WORKERS`, darker with more."""
+    """The shade of a color: lighter with fewer workers than `_BASE_WORKERS`, darker with more."""
     doublings = 0.0 if workers is None else math.log2(workers / _BASE_WORKERS)
     towards, share = (0, _STEP * doublings) if doublings > 0 else (255, -_STEP * doublings)
     share = min(share, _MOST)

@@ -80,7 +80,7 @@ class Plan:
         )
 
     def gpu_seconds(self, gbit_per_second: float) -> float:
-        """Of all GPUs together."""
+        """Seconds of all GPUs together."""
         return self.at(gbit_per_second).total * self.gpus
 
 

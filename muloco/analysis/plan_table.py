@@ -13,12 +13,12 @@ from muloco.analysis.plan import Plan, fastest
 from muloco.analysis.terminal import Column, facts, fitted
 
 _LISTED = 20
-"""Curves in the legend of a picture."""
+"""The most curves in the legend of a picture."""
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
 def plan_tables(plans: Sequence[Plan], rates: Sequence[float], *, hardware: str, width: int) -> list[Table]:
-    """What the runs take, and how long by bandwidth.
+    """Tables of what the runs need, and of their time by bandwidth.
 
     Args:
         plans: at least one.
@@ -30,7 +30,7 @@ def plan_tables(plans: Sequence[Plan], rates: Sequence[float], *, hardware: str,
 
 
 def total(plans: Sequence[Plan], rates: Sequence[float]) -> str:
-    """GPU-hours of all runs, one after the other or not; GPU-minutes or GPU-seconds where they are few."""
+    """The sum of the GPU-hours of all runs; in GPU-minutes or GPU-seconds if it is small."""
     seconds = [sum(plan.gpu_seconds(rate) for plan in plans) for rate in rates]
     name, size = _unit(max(seconds))
     parts = ", ".join(f"{_digits(all_of / size)} at {rate:g}" for all_of, rate in zip(seconds, rates, strict=True))
@@ -104,12 +104,12 @@ def _memory(plan: Plan) -> str:
 
 
 def _unit(seconds: float) -> tuple[str, float]:
-    """In which so much time is at least one, if there is any; and its seconds."""
+    """The largest unit of which that time is at least one, if there is any, and the unit in seconds."""
     return next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
 
 
 def _digits(value: float) -> str:
-    """Three digits that count, no exponent."""
+    """Three significant digits, without an exponent."""
     if value >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

@@ -15,8 +15,8 @@ from muloco.training.run_folder import RunFolder, read_metrics
 
 
 def plot_loss(folder: RunFolder) -> Path:
-    """Draws training and held-out loss against the inner step, with the syncs, into the run folder's loss.png. A worker
-    that was away has a gap.
+    """Draws training and held-out loss against the inner step, with the syncs, into the run folder's loss.png. The
+    line of a worker that was lost has a gap.
 
     Returns:
         the picture's path.
@@ -62,12 +62,12 @@ def plot_loss(folder: RunFolder) -> Path:
 
 
 def with_gaps(logged: Sequence[int], losses: Mapping[int, float]) -> list[float]:
-    """A worker's losses at all steps that any worker has logged; NaN where it has not, so that its line has a gap."""
+    """A worker's losses at all steps that any worker has logged; NaN where it has none, so that its line has a gap."""
     return [losses.get(step, float("nan")) for step in logged]
 
 
 def _color(folder: RunFolder) -> str:
-    """Of the run's method; without its config, of MuLoCo."""
+    """The color of the run's method; without a config, that of MuLoCo."""
     if not folder.config.exists():
         return COLORS["MuLoCo"]
     stored = json.loads(folder.config.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def _color(folder: RunFolder) -> str:
 
 
 def _line(axes: Any, logged: Sequence[int], losses: Mapping[int, float], **look: Any) -> None:
-    """With dots for what has no neighbour, which a line would not show."""
+    """Draws dots for points without a neighbour, which a line would not show."""
     axes.plot(logged, with_gaps(logged, losses), **look)
     ends = [None, *logged, None]
     alone = [
@@ -88,7 +88,7 @@ def _line(axes: Any, logged: Sequence[int], losses: Mapping[int, float], **look:
 
 
 def _by_worker(lines: Sequence[Mapping[str, Any]], name: str) -> dict[int, dict[int, float]]:
-    """By worker and step."""
+    """Values by worker and step."""
     found: dict[int, dict[int, float]] = defaultdict(dict)
     for line in lines:
         if name in line:
@@ -97,7 +97,7 @@ def _by_worker(lines: Sequence[Mapping[str, Any]], name: str) -> dict[int, dict[
 
 
 def _mean(by_worker: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
-    """By step, over the workers that were there."""
+    """The mean by step, over the workers that have a value."""
     steps = sorted({step for losses in by_worker.values() for step in losses})
     return {step: fmean(losses[step] for losses in by_worker.values() if step in losses) for step in steps}
 

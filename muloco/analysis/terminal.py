@@ -1,4 +1,4 @@
-"""Tables for a terminal: what is too wide is cut into several below each other, not within words or names."""
+"""Tables for a terminal: a table that is too wide becomes several below each other; words and names stay whole."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _AROUND_A_COLUMN = 3  # a blank on either side, and a line
 
 @dataclass(frozen=True)
 class Column:
-    """Of a table, with a cell a row."""
+    """A column of a table, with one cell for each row."""
 
     header: str
     cells: Sequence[str | Text]
@@ -24,14 +24,14 @@ class Column:
 
 
 def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) -> list[Table]:
-    """Tables with all columns, each as many as fit beside the names of the rows.
+    """Tables with all columns; each table has as many as fit next to the names of the rows.
 
     Args:
-        title: of the first one.
+        title: title of the first table.
         names: the first column of every table. Names that leave no room for another column are listed by number first,
             and the numbers stand for them.
-        columns: numbers, to the right.
-        width: of the terminal.
+        columns: columns of numbers, aligned to the right.
+        width: width of the terminal.
     """
     tables = []
     if _width([names, max(columns, key=lambda column: column.width)]) > width:
@@ -80,5 +80,5 @@ def _table(title: str, names: Column, columns: Sequence[Column]) -> Table:
 
 
 def _text(cell: str | Text) -> Text:
-    """As it is: brackets are no markup."""
+    """Text that is printed as it is, without markup in square brackets."""
     return cell if isinstance(cell, Text) else Text(cell)

@@ -19,7 +19,7 @@ SPLIT = "validation"
 
 
 def held_out_batches(sequences: int, together: int) -> int:
-    """Batches of each rank for so many sequences, where all ranks take `together` sequences at a time."""
+    """Batches of each rank for that many sequences, if all ranks together take `together` sequences at a time."""
     return math.ceil(sequences / together)
 
 
@@ -27,7 +27,8 @@ class HeldOutDataLoader(BaseDataLoader):
     """The first `sequences` sequences of the validation splits, divided over the data-parallel ranks of a worker.
 
     Iterating yields batches as `PackedDataLoader` does, once. All ranks yield the same number of batches, as they
-    compute together; where the sequences do not fill the last ones, rows are padding whose labels do not count.
+    compute together; if the sequences do not fill the last ones, the missing rows are padding whose labels do not
+    count.
 
     Args:
         dp_world_size, dp_rank: rank r of R takes every R-th batch from the r-th.
@@ -35,7 +36,7 @@ class HeldOutDataLoader(BaseDataLoader):
         seq_len, local_batch_size: L and B.
 
     Raises:
-        ValueError: `sequences` is more than the split holds.
+        ValueError: the split holds fewer than `sequences`.
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
@@ -51,7 +52,7 @@ class HeldOutDataLoader(BaseDataLoader):
         """How many sequences all ranks of a worker read together."""
 
         predict_bos: bool = False
-        """As in the training data: see `MixtureLoader.Config`."""
+        """The same as in the training data: see `MixtureLoader.Config`."""
 
         infinite: bool = False
         """torchtitan's validator sets it; it stops by itself where the set ends."""

@@ -69,7 +69,7 @@ class MixtureLoader(BaseDataLoader):
         """Fixes every order; not negative."""
 
         predict_bos: bool = False
-        """Take the EOS of each document as an input too, with the label BOS."""
+        """Whether the EOS of each document is an input too, with the label BOS."""
 
     def __init__(
         self,

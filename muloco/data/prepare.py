@@ -37,7 +37,7 @@ class TrainingData:
     hold_out: bool
     """Whether streams have to leave out what its hash holds out."""
     left_out: tuple[str, ...] = ()
-    """Of each stream, what is known to be left out before it is read; empty where nothing is."""
+    """For each stream, a note on what is known to be skipped before it is read; empty if nothing is."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -52,10 +52,10 @@ class TrainingData:
         """Checks that every share has a document to train on.
 
         Args:
-            shares: among how many the documents are dealt: workers x data-parallel ranks of each.
+            shares: number of shares that the documents are dealt to: workers x data-parallel ranks of each.
 
         Raises:
-            DataError: one has none, in a source that is prepared. What a stream has, its reader finds out.
+            DataError: a share has none in a prepared source. For a stream, its reader finds out.
         """
         for prepared in self.prepared:
             if (documents := prepared.sizes["train"].documents) < shares:
@@ -109,12 +109,12 @@ def prepare(
         ahead: tokenize all before training. None: where no source is on the hub.
         held_out_sequences, seq_len: size of the held-out set.
         predict_bos: the EOS of each document is an input too, with the label BOS.
-        verify: compare all of what the cache has with its checksum.
+        verify: verify the checksums of all files in the cache.
         cache: where prepared folders are kept; `default_cache()` if None.
 
     Raises:
         DataError: a source or the tokenizer cannot be used so, or too little is held out.
-        DamagedCacheError: an entry of the cache is not whole; the message names the folder.
+        DamagedCacheError: an entry of the cache is incomplete; the message names the folder.
     """
     names = (corpus,) if isinstance(corpus, str) else tuple(corpus)
     ahead = not any(map(is_hub, names)) if ahead is None else ahead
@@ -186,7 +186,9 @@ def prepare_source(
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = read_prepared(folder, verify=verify)
     if strict and source.left_out:
-        raise DataError("{}: {}; data.strict refuses what is left out".format(*source.left_out[0]))
+        raise DataError(
+            "{}: {}; data.strict refuses what is skipped and counted without it".format(*source.left_out[0])
+        )
     if strict and prepared.skipped:
         raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
@@ -217,7 +219,7 @@ def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int
 
 def _left_out(source: Source) -> str:
     found = source.left_out
-    return "; left out {} (first: {}: {})".format(len(found), *found[0]) if found else ""
+    return "; skipped files, folders or links: {} (first: {}: {})".format(len(found), *found[0]) if found else ""
 
 
 def _skipped(prepared: Prepared) -> str:

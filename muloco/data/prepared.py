@@ -20,7 +20,7 @@ from muloco.data.errors import DataError
 
 FORMAT = 2
 SMALL_BYTES = 64 << 20
-"""Up to this size the files of a split are compared with their checksum whenever they are opened: it takes no time."""
+"""Bytes up to which the checksum of a split's file is verified whenever it is opened, as that is quick."""
 
 
 class DamagedCacheError(DataError):
@@ -39,10 +39,10 @@ class Size:
     characters: int
     bytes: int
     sha256: str | None = None
-    """Of the contents of the two files. None: an older version has written them."""
+    """Digests of the contents of the two files. None: an older version wrote them."""
 
     def pairs(self, *, predict_bos: bool) -> int:
-        """(input, label) pairs, as `ShareStream` cuts them."""
+        """Number of (input, label) pairs, as `ShareStream` cuts them."""
         return self.tokens if predict_bos else self.tokens - self.documents
 
 
@@ -126,7 +126,7 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
 
     Args:
         folder: see the module.
-        verify: read large files as well to compare them with their checksum, at the speed of the disk.
+        verify: verify the checksums of large files as well, at the speed of the disk.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -190,7 +190,7 @@ class SplitWriter:
 
 
 def _sha256(tokens: Any, offsets: Any) -> str:
-    """The digest of a split from those of its two files' contents."""
+    """The digest of a split, from the digests of its two files' contents."""
     return hashlib.sha256(tokens.digest() + offsets.digest()).hexdigest()
 
 

@@ -23,7 +23,8 @@ _BOM = codecs.BOM_UTF8
 _ROWS_AT_ONCE = 256
 _COMPRESSIONS = ("", ".gz", ".zst")
 _ENDS = ((b"\n\n", b"\r\n\r\n", b"\r\r"), (b"\n",), (b"\r",))
-"""Where a text may be cut, the best place first: blank lines as Unix, Windows and the old Mac OS end them, lines."""
+"""Places where a text may be cut, best first: blank lines with the line ends of Unix, Windows and old Mac OS, then
+lines."""
 _SAMPLE_BYTES = 1024
 _OTHER_BOMS = {  # those of UTF-32 before those of UTF-16, which they begin with
     codecs.BOM_UTF32_LE: "UTF-32LE",
@@ -82,7 +83,7 @@ def checked_text(value: Any, text_field: str) -> str:
     if not value or value.isspace():
         raise BadRecord("the text is empty")
     if (place := value.find("\0")) >= 0:
-        raise BadRecord(f"character {place + 1} of the text is NUL; what holds NULs is no text")
+        raise BadRecord(f"character {place + 1} of the text is NUL; a text may not hold NULs")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -185,10 +186,10 @@ def _parquet_text(value: Any, text_field: str) -> str:
 
 @contextlib.contextmanager
 def _text_file(path: Path, raw_file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The content of a file, uncompressed, where it may be UTF-8.
+    """The uncompressed content of a file, unless it is text in another encoding than UTF-8.
 
     Raises:
-        DataError: it begins as text in another encoding, which would be lost.
+        DataError: it begins like text in another encoding, which would be lost.
         BrokenFile: within the context, where the file cannot be uncompressed any further.
     """
     try:
@@ -203,7 +204,8 @@ def _text_file(path: Path, raw_file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _other_encoding(start: bytes) -> str | None:
-    """UTF-16 or UTF-32, where the first bytes of a file are text in it: by a byte order mark, or by where NULs are."""
+    """The name of UTF-16 or UTF-32 if a file's first bytes are text in it, by a byte order mark or by the places of
+    NULs."""
     for mark, encoding in _OTHER_BOMS.items():
         if start.startswith(mark):
             return encoding

@@ -79,12 +79,12 @@ class Source(Protocol):
 
     @property
     def left_out(self) -> Sequence[tuple[str, str]]:
-        """What is there and will not be read: where, and why. Known before anything is read."""
+        """Paths that exist and are skipped, with the reasons, as far as this is known before anything is read."""
         ...
 
     def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
-        """Reads from a place on, or from the start. What is no record at all (an empty or broken file, or `left_out`)
-        goes to `skipped`."""
+        """Reads from a place on, or from the start. Calls `skipped` for what is not a record (an empty or broken file,
+        or an entry of `left_out`)."""
         ...
 
 
@@ -154,12 +154,12 @@ class _File:
 
 
 class Files:
-    """A file, or all files below a folder, sorted by name. Hidden ones (`.name`) are passed over; links are followed.
+    """A file, or all files below a folder, sorted by name. Hidden ones (`.name`) are ignored; links are followed.
 
-    What is of no known kind is left out, with its name. What should be there and cannot be read is an error.
+    Files of no known kind are skipped and named. A file or folder that cannot be read is an error.
 
     The cache key is the files' paths, sizes and modification times, since hashing the content at each start would read
-    all of it. The identity has names (relative to the folder) and sizes alone, so that copies on other machines agree.
+    all of it. The identity has only names (relative to the folder) and sizes, so that copies on other machines agree.
     """
 
     def __init__(self, name: str, text_field: str):
@@ -213,7 +213,8 @@ class Files:
 
 
 def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """All files below a folder, each folder read once, whatever links lead to it; and the links that add nothing.
+    """All files below a folder, and the links that add nothing. Each folder is read once, however many links lead to
+    it.
 
     Raises:
         OSError: a folder cannot be read.
@@ -222,14 +223,14 @@ def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     left_out: list[tuple[str, str]] = []
     read: dict[tuple[int, int], Path] = {}
     folders, links = [root], deque[Path]()
-    while folders or links:  # real folders first: a folder is read under its own name if it has one
+    while folders or links:  # real folders first, so that a folder is read under its own name if it has one
         folder = folders.pop() if folders else links.popleft()
         status = folder.stat()
         if first := read.get(identity := (status.st_dev, status.st_ino)):
             left_out.append((str(folder), f"the folder {first}, which is read under that name"))
             continue
         if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
-            left_out.append((str(folder), "a circular link, to a folder that it lies in"))
+            left_out.append((str(folder), "a circular link, to a folder that contains it"))
             continue
         read[identity] = folder
         with os.scandir(folder) as entries:
@@ -246,13 +247,13 @@ def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
 
 
 def _unreadable(error: OSError) -> str:
-    """What is wrong with a file or folder that the system does not give."""
+    """Describes why a file or folder cannot be read."""
     path = str(error.filename)
     if os.path.islink(path):
         if error.errno == errno.ELOOP:
             return f"{path} is a circular link; remove it"
         if error.errno == errno.ENOENT:
-            return f"{path} is a broken link: there is no {os.readlink(path)}; bring that back, or remove the link"
+            return f"{path} is a broken link: {os.readlink(path)} does not exist; restore it, or remove the link"
     return f"{path} cannot be read: {error.strerror}"
 
 

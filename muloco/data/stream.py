@@ -18,9 +18,9 @@ class ShareStream:
     """What one share reads: the pairs of its documents, epoch after epoch, cut into sequences in a shuffled order.
 
     A document of n tokens gives n - 1 (input, label) pairs: its tokens but the last as inputs, its tokens but the first
-    as labels, so no label is of another document. With `predict_bos` it gives n: its EOS is an input too, whose
-    label is the BOS of the document that follows in the stream. An epoch is every `shares`-th document end to end, in
-    an order fixed by (seed, epoch).
+    as labels, so no label is of another document. With `predict_bos` it gives n pairs: its EOS is an input
+    too, whose label is the BOS of the document that follows in the stream. An epoch is every `shares`-th document end
+    to end, in an order fixed by (seed, epoch).
 
     The epochs, end to end, are cut into sequences of `seq_len` pairs. A sequence belongs to the epoch it starts in and
     goes on into the next where it crosses the end, so nothing is lost and nothing read twice. The sequences of an epoch

@@ -36,12 +36,12 @@ class TextStream:
     """All pairs of one share of a source, epoch after epoch, in the source's order.
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
-    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, with `predict_bos` n, as in
-    `ShareStream`.
+    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, or n with `predict_bos`,
+    as in `ShareStream`.
 
     Args:
         hold_out: leave out the documents that their hash puts into the validation split.
-        strict: refuse what is no text, instead of leaving it out.
+        strict: refuse records that are not text, instead of skipping them.
         predict_bos: take the EOS of each document as an input too, with the label BOS.
     """
 
@@ -59,7 +59,7 @@ class TextStream:
         self._source, self._tokenizer = source, tokenizer
         self._share, self._shares = share, shares
         self._hold_out, self._strict = hold_out, strict
-        self._following = [tokenizer.bos_id] if predict_bos else []  # what labels know of the next document
+        self._following = [tokenizer.bos_id] if predict_bos else []  # the part of the next document that is a label
         self.go_to(Position())
 
     @property
@@ -144,7 +144,7 @@ def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
         shares, hold_out: as in `TextStream`.
 
     Raises:
-        DataError: an epoch has nothing for one of the shares.
+        DataError: an epoch has no text for one of the shares.
     """
     reading = source.read(Skipped(strict=False, quiet=True))
     missing = set(range(shares))

@@ -46,15 +46,15 @@ def tasks_of(config: Config) -> Tasks:
 
 
 def rehearse(config: Config) -> None:
-    """Evaluates each of the tasks once, at the start of a run, with a model that knows nothing and takes no time: what
-    cannot be evaluated is known before the first step.
+    """Evaluates each task once at the start of a run, with a trivial model that takes no time, so that a task that
+    cannot be evaluated is found before the first step.
 
     Args:
         config: resolved.
 
     Raises:
-        ConfigError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than what the
-            model takes.
+        ConfigError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than the model
+            takes.
     """
     chosen, tasks = config.evaluation, tasks_of(config)
     try:
@@ -79,7 +79,7 @@ def rehearse(config: Config) -> None:
 
 
 class _NoModel(Scorer):
-    """Takes every continuation for certain."""
+    """A model to which every continuation is certain."""
 
     def __call__(
         self, asked: Sequence[Continuation], progress: Callable[[int], object] = lambda count: None
@@ -121,10 +121,10 @@ class TaskEvaluation:
         return found if average is None else {**found, "mean": average}
 
     def _keep(self, results: dict[str, Any], step: int, average: float | None) -> None:
-        """What the disk does not take is told; the figures are in the metrics, too."""
+        """Writes the results; a failure is only logged, as the figures are in the metrics, too."""
         folder = run_folder(self._config)
         try:
             file = folder.evaluations / f"step-{step}" / DURING_TRAINING
             write_results(file, results, run=folder.root, step=step, average=average)
         except OSError as error:
-            logger.error("the evaluation's results were not written: %s", error)
+            logger.error("the results of the evaluation cannot be written: %s", error)

@@ -1,4 +1,4 @@
-"""Whether lm-eval knows a task, without importing it, which takes long. Needs nothing but Python."""
+"""Checks the names of lm-eval's tasks without the slow import of lm-eval. Needs nothing but Python."""
 
 import difflib
 import importlib.util
@@ -14,16 +14,16 @@ _NAMED = re.compile(rb"^\W*(?:task|group|tag)\s*:\s*[\"']?([\w.+-]+)", re.MULTIL
 
 
 def check_names(names: Sequence[str], include_path: str | None) -> None:
-    """Refuses tasks that no YAML file of lm-eval's or of the user's mentions.
+    """Refuses tasks that no YAML file of lm-eval or of the user mentions.
 
-    What is mentioned may still be no task: `muloco.evals.tasks.find_tasks` finds out.
+    A name that is mentioned may still not be a task: `muloco.evals.tasks.find_tasks` finds out.
 
     Args:
         names: of tasks, groups of tasks, or suites.
         include_path: folder with the user's own tasks.
 
     Raises:
-        ConfigError: no such folder, or a name is unknown; the message has the nearest ones.
+        ConfigError: the folder does not exist, or a name is unknown; the message has the nearest names.
     """
     with naming("--include-path"):
         missing = include_path is not None and not Path(include_path).is_dir()
@@ -44,14 +44,14 @@ def check_names(names: Sequence[str], include_path: str | None) -> None:
 
 
 def unknown_task(name: str, known: Sequence[str]) -> str:
-    """Says that there is no such task, and which ones may be meant."""
+    """Says that there is no such task, and suggests similar ones."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
     return f"lm-eval knows no task {name!r}{hint} (own tasks: a folder of YAML files)"
 
 
 def _has_file(name: str, folders: Sequence[Path | None]) -> bool:
-    """Whether a file is called after the task, as for most of lm-eval's: such names need no search."""
+    """Whether a file is named after the task, as for most of lm-eval's, so that no search is needed."""
     return any(
         folder is not None and (folder / where).is_file()
         for folder in folders

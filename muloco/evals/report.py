@@ -1,5 +1,5 @@
-"""What lm-eval found, as figures by name, as a table, as a mean and as a file. Needs nothing but Python and rich, and
-lm-eval for the file."""
+"""The results of lm-eval as figures by name, as a table, as a mean and as a file. Needs nothing but Python and rich,
+and lm-eval for the file."""
 
 import json
 from collections.abc import Mapping

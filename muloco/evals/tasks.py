@@ -58,7 +58,7 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
     """What `find_tasks` has found.
 
     Raises:
-        ConfigError: the data of a task is not there, or the task is broken; names the task.
+        ConfigError: the data of a task is missing, or the task is broken; the message names it.
     """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError

@@ -34,7 +34,7 @@ Documents began with BOS and ended with EOS in training; text becomes tokens as 
 
 ## Other software
 
-Programs that know Gemma 3 may take two of its usual settings for granted: `gelu_pytorch_tanh` as the activation, and a
+Programs that support Gemma 3 may assume two of its usual settings: `gelu_pytorch_tanh` as the activation, and a
 head tied to the embedding. This model has `silu`, and a head of its own, as its config.json says.
 
 - transformers computes it exactly.

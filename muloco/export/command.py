@@ -17,7 +17,7 @@ def run_export(command: argparse.Namespace) -> int:
     check_option("--shard-gib", Positive, command.shard_gib)
     trained, folder = find_trained(command.config, step=command.step), Path(command.folder)
     check_target(folder)
-    import torch  # what is wrong with the words above is said without waiting for it
+    import torch  # after the checks above, as it is slow
 
     from muloco.export.folders import GIB, export_huggingface, export_torch
 

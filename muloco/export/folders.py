@@ -30,7 +30,7 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
         largest: bytes of a shard.
 
     Raises:
-        ConfigError: the folder holds something or cannot be written; the tokenizer is gone; a tensor of the checkpoint
+        ConfigError: the folder is not empty or cannot be written; the tokenizer is missing; a tensor of the checkpoint
             has no place in the folder, or one is missing.
     """
     size, tokenizer = trained.flavor, trained.tokenizer()

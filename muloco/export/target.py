@@ -1,4 +1,4 @@
-"""The folder that an export makes: whole or not at all, and nothing is overwritten. Needs nothing but Python."""
+"""The folder that an export makes, completely or not at all; nothing is overwritten. Needs nothing but Python."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from muloco.training.load import ConfigError
 
 
 def check_target(folder: Path) -> None:
-    """Raises ConfigError unless a folder can be made there, as far as that is known before."""
+    """Raises ConfigError unless a folder can be made there, as far as this is known in advance."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} exists and is not an empty folder; nothing is overwritten")
@@ -21,10 +21,10 @@ def check_target(folder: Path) -> None:
 
 @contextmanager
 def made(folder: Path) -> Iterator[Path]:
-    """A draft that becomes `folder` at the end.
+    """A context with a draft folder, which becomes `folder` at the end.
 
     Raises:
-        ConfigError: there is something already, or the system refuses to write there.
+        ConfigError: the folder exists already, or cannot be written.
     """
     check_target(folder)
     try:

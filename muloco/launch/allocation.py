@@ -81,7 +81,9 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
     look = [*_srun(names, cores=1, name="look", own=container), python, "-m", "muloco.launch.node", "look"]
     seen = _answers(_output(look))
     if missing := [name for name in names if name not in seen]:
-        raise ConfigError(f"nodes of this job have not answered: {', '.join(missing)}; asked by: {shlex.join(look)}")
+        raise ConfigError(
+            f"nodes of this job have not answered: {', '.join(missing)}; the command was: {shlex.join(look)}"
+        )
     nodes = [Node(**seen[name], cores=count) for name, count in zip(names, cores, strict=True)]
     loopback = [node.address.startswith("127.") for node in nodes]
     if any(loopback) and not all(loopback):
@@ -99,17 +101,17 @@ def read_cores(per_node: str) -> list[int]:
 
 
 def _names(answer: str, *, count: int) -> list[str]:
-    """Of the nodes, one a line, without what else `scontrol` may have printed."""
+    """The names of the nodes, one per line, without other lines that `scontrol` may have printed."""
     names = [line.strip() for line in answer.splitlines() if re.fullmatch(r"\s*[\w.-]+\s*", line)]
     if len(names) != count:
         raise ConfigError(
-            f"SLURM_JOB_CPUS_PER_NODE is about {count} nodes, but `scontrol show hostnames` answers {answer.strip()!r}"
+            f"SLURM_JOB_CPUS_PER_NODE has {count} nodes, but `scontrol show hostnames` answers {answer.strip()!r}"
         )
     return names
 
 
 def _answers(output: str) -> dict[str, dict[str, Any]]:
-    """What `muloco.launch.node look` has found, by node, in the output of all of them and of whatever else prints."""
+    """The answers of `muloco.launch.node look` by node, from an output that may have other lines as well."""
     found = {}
     for answer in output.split(MARK)[1:]:
         with contextlib.suppress(ValueError):
@@ -130,7 +132,7 @@ def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> t
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints; it is run again for some minutes while SLURM's controller does not answer."""
+    """The output of a command, which is run again for some minutes while SLURM's controller does not answer."""
     return ask_again(lambda: _output_once(command), ConfigError)
 
 

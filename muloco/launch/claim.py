@@ -1,5 +1,5 @@
-"""A run folder's config.json, which says that a run is there: written at the start, and taken back if nothing comes of
-it."""
+"""A run folder's config.json, which claims the folder for a run: written at the start, and removed or restored if the
+start fails."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ class Claim:
         folder: of the run.
         contents: of config.json.
         attempt: how many times the run has been started, this one included.
-        fresh: whether the run is a new one, and not taken up again.
+        fresh: whether the run is a new one, and not a resumed one.
 
     Raises:
         ConfigError: another run is there already, or the folder cannot be written to.
@@ -39,8 +39,8 @@ class Claim:
             raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
 
     def take_back(self) -> None:
-        """To be called where a start has failed: if no worker has come to train, config.json is again what it was
-        before, or is not there."""
+        """To be called after a start that failed: unless a worker has trained, restores config.json, or removes that of
+        a new run."""
         if has_trained(self._folder, self._attempt):
             return
         if self._before is None:
@@ -55,6 +55,4 @@ class Claim:
 
 
 def taken(folder: RunFolder) -> ConfigError:
-    return ConfigError(
-        f"{folder.root} already holds a run; choose another --run.name, or take it up again with --resume"
-    )
+    return ConfigError(f"{folder.root} already holds a run; choose another --run.name, or resume it with --resume")

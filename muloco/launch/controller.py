@@ -9,9 +9,9 @@ from typing import TypeVar
 logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 300.0
-"""For so long a question is asked again while the controller does not answer."""
+"""Seconds for which a question is repeated while the controller does not answer."""
 PAUSE_SECONDS = 10.0
-"""Between two times."""
+"""Seconds between two attempts."""
 _BUSY = re.compile(
     r"unable to contact slurm controller|socket timed out|timed out on send/recv|connection (refused|reset|timed out)"
     r"|zero bytes were transmitted|temporarily un(able|available)|transport endpoint is not connected|did not answer"
@@ -23,13 +23,14 @@ T = TypeVar("T")
 
 
 def is_busy(reason: str) -> bool:
-    """Whether a command of SLURM's has failed because the controller did not answer it, and not for what was asked."""
+    """Whether a command of SLURM failed because the controller did not answer, and not because of the request
+    itself."""
     return _BUSY.search(reason) is not None
 
 
 def ask_again(ask: Callable[[], T], errors: type[Exception]) -> T:
-    """What `ask` returns; it is called again for some minutes while it raises `errors` that say that the controller is
-    busy. Other errors, and the last one, are raised."""
+    """Returns the result of `ask`, which is called again for some minutes while it raises `errors` that say that the
+    controller is busy. Other errors, and the last one, are raised."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

@@ -14,13 +14,14 @@ logger = logging.getLogger(__name__)
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
 """Seconds before a lost worker is started again; they double with each time."""
 STABLE_SECONDS = 60.0
-"""A worker that has run so long is not one that fails again and again: its restarts and its back-off begin anew."""
+"""Seconds of work after which a worker no longer counts as failing again and again: its restarts and its back-off start
+again from zero."""
 LAST_SECONDS = 60.0
 """From the first worker that is done to the end: all that take part in the last sync are done about then."""
 FAILURE_SECONDS = 3.0
 """After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
 SILENT_SECONDS = 1800.0
-"""A worker that was asked to stop, and has said nothing for so long, is ended: it neither trains nor saves any more."""
+"""Seconds without output after which a worker that was asked to stop is ended: it neither trains nor saves any more."""
 _FATAL = (
     # of the run
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun", "StateLost"),
@@ -48,14 +49,14 @@ class _Post:
     """When it is to be started again; None: it runs, is done, or is given up."""
     lost: bool = False
     trained: bool = False
-    """Whether it has ever taken a step in this attempt at the run."""
+    """Whether it has taken a step in this attempt at the run."""
     reasons: list[str] = field(default_factory=list)
-    """Why it was lost, each time."""
+    """The reasons of its losses, in order."""
 
     @property
     def hopeless(self) -> bool:
-        """Whether it has failed twice in the same way before its first step: it will not do better the next time. To
-        be killed from outside is no failure of its own."""
+        """Whether it has failed twice in the same way before its first step, so that another start would fail, too. A
+        kill from outside does not count as a failure."""
         last = [_without_numbers(reason) for reason in self.reasons[-2:]]
         return not self.trained and len(last) == 2 and last[0] == last[1] and not last[0].startswith(_FROM_OUTSIDE)
 
@@ -89,13 +90,13 @@ class Crew:
         return [post.child for post in self._posts]
 
     def away(self) -> dict[int, float | None]:
-        """Workers that were lost: seconds until each is started again, or None where it is not."""
+        """Lost workers, with the seconds until each is restarted, or None if it is not restarted."""
         now = time.monotonic()
         lost = {worker: None for worker, post in enumerate(self._posts) if post.lost}
         return {**lost, **{w: max(0.0, post.due - now) for w, post in enumerate(self._posts) if post.due is not None}}
 
     def take_note(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Learns from new lines of metrics which workers train."""
+        """Notes from new lines of metrics which workers train."""
         for line in lines:
             if "loss" in line or line.get("event") == "sync":
                 for post in self._posts[line["worker"] : line["worker"] + 1]:  # none, where one process holds several
@@ -148,7 +149,7 @@ class Crew:
         for child in self._leaving:
             if child.status is None and child.silent_seconds > SILENT_SECONDS:
                 logger.warning(
-                    "%s was asked to stop and has said nothing for %.0f s; it is ended (log: %s)",
+                    "%s was asked to stop and has had no output for %.0f s; it is ended (log: %s)",
                     *(child.name, child.silent_seconds, child.log),
                 )
                 child.end(grace_seconds=1)
@@ -185,7 +186,7 @@ def recoverable(child: Child) -> bool:
 
 
 def _without_numbers(reason: str) -> str:
-    """Without ports, addresses and times, which differ from one failure to the next."""
+    """A reason without ports, addresses and times, which differ from one failure to the next."""
     return re.sub(r"0x[0-9a-f]+|\d+", "", reason)
 
 

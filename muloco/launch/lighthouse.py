@@ -21,12 +21,12 @@ START_SECONDS = 30
 RESTARTS = 20
 """How often a lost lighthouse is started again."""
 PROBE_SECONDS = 5.0
-"""Between two questions whether the lighthouse answers."""
+"""Seconds between two checks whether the lighthouse answers."""
 ANSWER_SECONDS = 10.0
 SILENT_SECONDS = 30.0
-"""A lighthouse that has not answered for so long hangs, and is replaced."""
+"""Seconds without an answer after which the lighthouse counts as hanging and is replaced."""
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""The lighthouse is reached without the proxy that the environment may name for the outside."""
+"""Requests to the lighthouse ignore proxies in the environment."""
 
 
 class LighthouseError(RuntimeError):
@@ -56,7 +56,7 @@ def start_lighthouse(
         the process and its address, `http://HOST:PORT`.
 
     Raises:
-        LighthouseError: it did not come up; the message names its log.
+        LighthouseError: it did not start; the message names its log.
     """
     lines: queue.Queue[str] = queue.Queue()
     command = [
@@ -78,12 +78,12 @@ def start_lighthouse(
         if match := re.search(r"listening on: http://.*:(\d+)", line):
             return child, f"http://{station.host}:{match[1]}"
     child.end(grace_seconds=1)
-    raise LighthouseError(f"the lighthouse did not come up within {START_SECONDS} s; see {log}")
+    raise LighthouseError(f"the lighthouse did not start within {START_SECONDS} s; see {log}")
 
 
 class Lighthouse:
-    """The lighthouse of a run, started again on the same port when it is lost or no longer answers: its state is in the
-    workers.
+    """The lighthouse of a run, which is restarted on the same port when it dies or no longer answers; its state is in
+    the workers.
 
     Args:
         start: starts it on a port (0: a free one), as `start_lighthouse` does.
@@ -123,7 +123,7 @@ class Lighthouse:
 
 
 class _Probe:
-    """Asks a lighthouse again and again, in a thread of its own, whether it answers."""
+    """Checks regularly, in a thread of its own, whether a lighthouse answers."""
 
     def __init__(self, address: str):
         self._address = address
@@ -132,7 +132,7 @@ class _Probe:
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago it last answered, or was started."""
+        """Seconds since it last answered, or was started."""
         return time.monotonic() - self._heard
 
     def heard(self) -> None:

@@ -19,14 +19,14 @@ from muloco.training.states import State
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _WORTH_SHOWING = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 _GAP = 2
-"""Cells between two columns."""
+"""Number of cells between two columns."""
 _BESIDE_WORKERS = 4
-"""Lines of the view that are not workers: progress, heading, total, and the one where the cursor waits."""
+"""Lines of the view that are not workers: progress, heading, total, and the line of the cursor."""
 _LEAST_DOING, _MOST_DOING = 12, 26
-"""Cells that other columns leave to what a worker is doing, by the width of the terminal."""
+"""Cells that other columns leave for the column "doing", by the width of the terminal."""
 
 Column = tuple[str, Callable[[Standing], str], int]
-"""Heading, a worker's cell, and how early the column gives way where the terminal is narrow: 0 never does."""
+"""Heading, a worker's cell, and how early the column is dropped on a narrow terminal; 0: never."""
 _COLUMNS: tuple[Column, ...] = (
     ("worker", lambda s: str(s.worker), 0),
     ("step", lambda s: _number(s.step, "d"), 0),
@@ -40,11 +40,11 @@ _COLUMNS: tuple[Column, ...] = (
 
 
 class View:
-    """Shows what metrics and logs say; use as a context.
+    """Shows the contents of metrics and logs; use it as a context.
 
     On a terminal: progress, a line for each worker with what it is doing, and their total, in as many columns and lines
-    as there is room for; above it the workers' warnings. Elsewhere: every line that a worker logs behind its name, and
-    a line for each sync.
+    as there is room for; above it the workers' warnings. Without a terminal: every line that a worker logs, after its
+    name, and a line for each sync.
 
     Args:
         config: resolved.
@@ -64,7 +64,7 @@ class View:
         self._began: tuple[float, float] | None = None
         """When the first worker began to train, and the mean of the workers' steps then."""
         self._done = 0.0
-        """Inner steps of a worker, on average, that are done."""
+        """The number of inner steps that a worker has done, on average."""
         self._told: set[tuple[Any, ...]] = set()
         self._live = Live(self.frame(), console=console, refresh_per_second=4, transient=True)
 
@@ -77,8 +77,8 @@ class View:
         self._live.stop()
 
     def update(self, lines: Iterable[dict[str, Any]], away: Mapping[int, float | None] = {}) -> None:
-        """Takes new lines of metrics, and which processes of workers are lost: seconds until each is started again, or
-        None where it is not."""
+        """Takes new lines of metrics and the lost processes of workers, with the seconds until each is restarted, or
+        None if it is not restarted."""
         for line in lines:
             self._workers[line["worker"]].take(line)
             self._tell(line)
@@ -96,7 +96,7 @@ class View:
             self._console.print(prefix + Text(line), soft_wrap=True)
 
     def _tell(self, line: dict[str, Any]) -> None:
-        """Says once, by whichever worker is first, what concerns all of them."""
+        """Prints messages that concern all workers once, from whichever worker is first."""
         key: tuple[Any, ...]
         if line.get("event") == "sync" and not self._console.is_terminal:
             key = "sync", line["step"], line.get("fragment")
@@ -143,7 +143,7 @@ class View:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     def frame(self) -> RenderableType:
-        """What a terminal shows now, in its width and height."""
+        """The current contents for a terminal of that width and height."""
         room = max(1, self._console.height - _BESIDE_WORKERS)
         shown, rest = self._workers, []
         if len(shown) > room:
@@ -181,7 +181,7 @@ class View:
         return grid
 
     def _fitting(self, widths: Mapping[str, int]) -> list[str]:
-        """The headings of those columns that there is room for, beside what the workers are doing."""
+        """The headings of the columns that fit next to the column "doing"."""
         kept = [heading for heading, _, _ in _COLUMNS]
         wanted = max(_LEAST_DOING, min(_MOST_DOING, self._console.width // 3))
         for heading, _, _ in sorted(_COLUMNS, key=lambda column: -column[2]):

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from muloco.launch.processes import REFUSED
 
 MARK = "muloco.launch.node: "
-"""Before what this program answers: what a node's profile or a container prints beside it is not for us."""
+"""Prefix of this program's answers, which tells them from the output of a node's profile or of a container."""
 _SIOCGIFADDR = 0x8915
 
 

@@ -25,8 +25,8 @@ _OF_A_RANK = re.compile(
     "(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PET_.*"
     "|TORCH_NCCL_ASYNC_ERROR_HANDLING"
 )
-"""Variables by which a launcher such as torchrun tells a process its place among others. A child of ours is not one of
-them, though this process may be, or may have been started from a notebook or a job that has set them."""
+"""Variables by which a launcher such as torchrun tells a process its place among others. The children
+of this process must not see them, though this process or the notebook or job that started it may have them."""
 
 
 class Child:
@@ -77,7 +77,7 @@ class Child:
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago it last wrote a line, or was started."""
+        """Seconds since it last wrote a line, or was started."""
         return time.monotonic() - self._heard
 
     def ask_to_leave(self) -> None:
@@ -107,7 +107,7 @@ class Child:
             with self.log.open("rb") as file:
                 file.seek(self._log_start)
                 log = file.read().decode("utf-8", errors="replace")
-        except OSError:  # it could not be written, or somebody has removed it
+        except OSError:  # it could not be written, or was removed
             log = ""
         return exception_in(log) or (refusal_in(log) if status == REFUSED else None) or f"exit status {status}"
 
@@ -116,8 +116,8 @@ class Child:
             os.killpg(self._process.pid, number)
 
     def _copy_output(self, on_line: Callable[[str], None]) -> None:
-        """Reads until the pipe ends, whatever becomes of the log and of `on_line`: a child whose output nobody takes
-        stands still for good once the pipe is full."""
+        """Reads until the pipe ends, even if the log or `on_line` fails: a child whose output is not read blocks
+        forever once the pipe is full."""
         assert self._process.stdout is not None
         log, failed = LineFile(self.log, gap=_gap), False
         for line in self._process.stdout:
@@ -126,7 +126,7 @@ class Child:
             log.append(line)
             try:
                 on_line(line)
-            except BaseException as error:  # SystemExit, too, is to end nothing here
+            except BaseException as error:  # not even SystemExit may end the reading
                 if not failed:
                     logger.warning("%s: its output cannot be shown (%s); its log has it", self.name, error)
                 failed = True

@@ -1,4 +1,4 @@
-"""What is known of each worker while a run goes on, and what to say of it: what it does, and whom it waits for."""
+"""The state of each worker while a run goes on, and its description: what it does, and which worker it waits for."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,24 +15,24 @@ _ENDED = (State.FINISHED, State.STOPPED)
 
 
 class Standing:
-    """One worker, as its metrics and its supervisor tell."""
+    """The state of one worker, from its metrics and its supervisor."""
 
     def __init__(self, worker: int):
         self.worker = worker
         self.state: str = STARTING
         self.step: int | None = None
-        """The last inner step that it has told of."""
+        """The last inner step in its metrics."""
         self.synced: int | None = None
         """The inner step of its last sync."""
         self.megabytes: float | None = None
-        """That it has sent to others."""
+        """Bytes that it has sent to others."""
         self.values: dict[str, Any] = {}
-        """The newest of its metrics, by name."""
+        """The newest values of its metrics, by name."""
         self.restart: float | None = None
-        """Seconds until it is started again, while it is lost."""
+        """Seconds until it is restarted, while it is lost."""
 
     def take(self, line: dict[str, Any]) -> None:
-        """A line of its metrics."""
+        """Takes a line of its metrics."""
         event = line.get("event")
         if event == STATE:
             self.state = line["state"]
@@ -44,7 +44,7 @@ class Standing:
         self.values.update(line)
 
     def supervised(self, restart: float | None, *, lost: bool) -> None:
-        """Whether its process is lost, and in how many seconds it is started again (None: it is not)."""
+        """Takes whether its process is lost, and in how many seconds it is restarted (None: it is not)."""
         if lost:
             self.state, self.restart = LOST, restart
         elif self.state == LOST:
@@ -55,33 +55,33 @@ class Standing:
 
     @property
     def takes_part(self) -> bool:
-        """Whether it is under way, rather than lost or about to begin."""
+        """Whether it runs, rather than being lost or about to start."""
         return self.state != LOST and self.state not in _NOT_BEGUN
 
     @property
     def stands_still(self) -> bool:
-        """Whether it waits for others, or has nothing left to do."""
+        """Whether it waits for others, or is done."""
         return self.state in (State.MEETING, State.SYNCING, *_ENDED)
 
     def has_come_to(self, step: int) -> bool:
-        """Whether it takes part in the sync after that step already, or has done so."""
+        """Whether it has joined the sync after that step, or has finished it."""
         at_sync = self.state == State.SYNCING and (self.step or 0) >= step
         return at_sync or (self.step or 0) > step or self.synced == step or self.state in _ENDED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How the workers of a run meet."""
+    """The way in which the workers of a run sync."""
 
     delay: int
-    """Inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside them, and
-    nobody can tell from outside who is late."""
+    """Inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs in
+    parallel with them, and a late worker cannot be told from outside."""
     in_turns: bool
     """Whether they take turns in one process."""
 
 
 def doing(worker: Standing, workers: Sequence[Standing], manner: Manner) -> str:
-    """What a worker of these does, in a few words."""
+    """Describes in a few words what one of these workers does."""
     step = worker.step or 0
     if worker.state == LOST:
         return LOST if worker.restart is None else f"{LOST}, restarting in {worker.restart:.0f} s"
@@ -97,8 +97,8 @@ def doing(worker: Standing, workers: Sequence[Standing], manner: Manner) -> str:
 
 
 def late_for(step: int, workers: Sequence[Standing]) -> list[int]:
-    """Those who have not come to the sync after a step, and who are waited for there: a worker that is lost is, until
-    the lighthouse has noticed; one that is only about to begin is not."""
+    """The workers that the sync after a step waits for. A lost worker is one of them until the lighthouse has noticed
+    the loss; a worker that is only about to start is not."""
     return [
         other.worker
         for other in workers
@@ -108,8 +108,8 @@ def late_for(step: int, workers: Sequence[Standing]) -> list[int]:
 
 
 def by_need(workers: Sequence[Standing], manner: Manner) -> list[Standing]:
-    """The workers, those first that need attention: the lost ones, those that are not with the others yet, those that
-    others wait for."""
+    """The workers, first those that need attention: lost ones, those that have not joined yet, those that others wait
+    for."""
     syncing = [worker.step or 0 for worker in workers if worker.state == State.SYNCING]
     late = set(late_for(max(syncing), workers)) if syncing else set()
 
@@ -121,13 +121,13 @@ def by_need(workers: Sequence[Standing], manner: Manner) -> list[Standing]:
 
 
 def summary(workers: Sequence[Standing]) -> str:
-    """What several workers do, such as `8 training, 1 lost`."""
+    """Sums up what several workers do, such as `8 training, 1 lost`."""
     counts = Counter(str(worker.state) for worker in workers)
     return ", ".join(f"{count} {state}" for state, count in counts.most_common())
 
 
 def span(steps: Iterable[int | None]) -> str:
-    """From the lowest to the highest of them, where they are known."""
+    """The range of their steps, as far as these are known."""
     known = [step for step in steps if step is not None]
     if not known:
         return "-"

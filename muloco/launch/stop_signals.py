@@ -5,8 +5,8 @@ from types import FrameType
 
 
 class StopSignals:
-    """Which signal has asked for a stop; use as a context, in the main thread. A second one is a KeyboardInterrupt, as
-    Ctrl-C is, and ends the run at once. Under nohup, SIGHUP stays ignored."""
+    """The signal that has asked for a stop; use it as a context, in the main thread. A second signal raises
+    KeyboardInterrupt, as Ctrl-C does, and ends the run at once. Under nohup, SIGHUP stays ignored."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None

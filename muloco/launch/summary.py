@@ -14,7 +14,7 @@ from muloco.training.run_folder import RunFolder, read_json, read_lines, read_me
 logger = logging.getLogger(__name__)
 
 SHOWN_FIGURES = 4
-"""Of an evaluation in the table."""
+"""How many figures of an evaluation are in the table."""
 
 
 def summarize(
@@ -24,8 +24,8 @@ def summarize(
 
     Args:
         config: resolved.
-        folder: of a run that has ended well.
-        corpus: SHA-256 of its sources, so that runs on other text are not taken for runs on this one.
+        folder: of a run that is complete.
+        corpus: SHA-256 of its sources, by which runs on different text are told apart.
         wall_seconds: of the launcher, from its start to its end, and of earlier starts (`seconds_before`).
         restarts: how often workers were started again, since the last start.
     """
@@ -61,7 +61,7 @@ def summarize(
 
 def sum_up_by_hand(config: Config) -> None:
     """Writes summary.json at the end of a worker that no supervisor has started, if the last step is validated. Every
-    worker does that, so that the last one has seen the metrics of all.
+    worker does this, so the last one has seen the metrics of all.
 
     Args:
         config: resolved.
@@ -103,7 +103,7 @@ def newest_checkpoint(folder: RunFolder) -> int | None:
 
 
 def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
-    """What a run has that was stopped before its end, and how it goes on: one line.
+    """One line about a run that was stopped before its end: what it has, and the command that resumes it.
 
     Args:
         folder: of the run.
@@ -113,8 +113,10 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     attempt = max((line["attempt"] for line in lines), default=0)
     reached = max((line["step"] for line in lines if line["attempt"] == attempt), default=0)
     kept = newest_checkpoint(folder)
-    where = f"stopped at step {reached} of {steps}" if reached else "stopped before the workers had begun"
-    has = "no checkpoint is kept, so that it begins anew" if kept is None else f"the checkpoint of step {kept} is kept"
+    where = f"stopped at step {reached} of {steps}" if reached else "stopped before the first step"
+    has = f"the checkpoint of step {kept} is kept"
+    if kept is None:
+        has = "there is no checkpoint, so a resume starts from the beginning"
     return f"{where}; {has}; resume with: muloco train {folder.config} --resume"
 
 
@@ -154,7 +156,7 @@ def _losses(summary: dict[str, Any]) -> str:
 
 def last_evaluation(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The step of the last evaluation in training and its figures by TASK/METRIC, `mean` among them; None where nothing
-    was evaluated. All workers evaluate the same anchor: any one speaks."""
+    was evaluated. All workers evaluate the same anchor, so any one's figures are taken."""
     evaluations = [line for line in lines if line.get("event") == "evaluation"]
     if not evaluations:
         return None

@@ -62,7 +62,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
     Args:
         config: resolved.
         chosen: what it was resolved from, for config.json.
-        resumption: the run that is taken up again from its newest checkpoint; None: a new one.
+        resumption: the run that is resumed from its newest checkpoint; None: a new run is started.
         console: where to show it.
 
     Raises:
@@ -72,8 +72,8 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
     folder = run_folder(config)
     if resumption is not None and resumption.ended:
         console.print(
-            f"the run in {folder.root} has ended with step {config.training.steps}, its summary is {folder.summary}; "
-            "it goes on if it is given more --training.steps",
+            f"the run in {folder.root} is complete at step {config.training.steps}; its summary is {folder.summary}; "
+            "give more --training.steps to extend it",
             markup=False,
         )
         return Outcome(folder=folder, status=0)
@@ -131,8 +131,8 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
     if not reached_end(config, folder):  # a signal came, here or to a worker; or the disk is full
         if stop.received is None and (reason := why_full(folder.root)) is not None:
             console.print(
-                f"the metrics of the last steps could not be written: {reason}; make room, and then: muloco train "
-                f"{folder.config} --resume",
+                f"the metrics of the last steps could not be written: {reason}; free disk space, then resume with: "
+                f"muloco train {folder.config} --resume",
                 style="red",
             )
             return Outcome(folder=folder, status=1)
@@ -140,8 +140,8 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(
-            f"the checkpoint of the last step is not whole, the logs in {folder.log(0).parent} say why; "
-            f"go on from that of step {newest} with: muloco train {folder.config} --resume",
+            f"the checkpoint of the last step is incomplete (see the logs in {folder.log(0).parent}); "
+            f"resume from that of step {newest} with: muloco train {folder.config} --resume",
             style="red",
         )
         return Outcome(folder=folder, status=1)
@@ -152,7 +152,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         write_json(folder.summary, summary)
     except OSError as error:
         reason = (
-            f"the summary could not be written: {error}; make room, and then: muloco train {folder.config} --resume"
+            f"the summary could not be written: {error}; free disk space, then: muloco train {folder.config} --resume"
         )
         console.print(reason, style="red", markup=False)
         return Outcome(folder=folder, status=1)

@@ -1,4 +1,4 @@
-"""What a run needs of the machine and the account that it is started from, looked at before anything is started."""
+"""Checks of the machine and the account that a run is started from, before anything is started."""
 
 import socket
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from muloco.training.load import ConfigError
 
 
 def check_surroundings(config: Config, environment: Mapping[str, str], *, here: bool) -> None:
-    """Checks what workers would otherwise fail on one after the other, each time that they are started again.
+    """Checks for problems on which the workers would otherwise fail again and again.
 
     Args:
         config: resolved.
@@ -16,7 +16,7 @@ def check_surroundings(config: Config, environment: Mapping[str, str], *, here: 
         here: whether the workers run on this machine, and not on other nodes.
 
     Raises:
-        ConfigError: a network interface or an address is not there, or nobody is logged in to W&B.
+        ConfigError: a network interface or an address does not exist here, or there is no W&B login.
     """
     if here:
         _check_interface(environment.get("GLOO_SOCKET_IFNAME", ""))
@@ -40,7 +40,7 @@ def _check_host(host: str) -> None:
     try:
         addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, socket.AF_INET)}
     except OSError as error:
-        raise ConfigError(f"fault_tolerance.host {host} is no name or address that is known here: {error}") from None
+        raise ConfigError(f"fault_tolerance.host {host} is not a known name or address: {error}") from None
     for address in addresses:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
@@ -49,8 +49,8 @@ def _check_host(host: str) -> None:
             except OSError:
                 continue
     raise ConfigError(
-        f"fault_tolerance.host {host} ({', '.join(sorted(addresses))}) is not an address of this machine; workers that "
-        "are all here need none"
+        f"fault_tolerance.host {host} ({', '.join(sorted(addresses))}) is not an address of this machine; leave it "
+        "unset if all workers run here"
     )
 
 
@@ -67,6 +67,6 @@ def _check_wandb() -> None:
         wandb.teardown()
     if not known:
         raise ConfigError(
-            "metrics.wandb: nobody is logged in to Weights & Biases here; run `wandb login`, set WANDB_API_KEY, or "
-            "keep the metrics here with WANDB_MODE=offline"
+            "metrics.wandb: there is no login to Weights & Biases; run `wandb login`, set WANDB_API_KEY, or keep the "
+            "metrics on this machine with WANDB_MODE=offline"
         )

@@ -41,7 +41,7 @@ class Flavor:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every parameter, by name in no order that matters."""
+        """The shape of every parameter by name, in no particular order."""
         square, up, norm = (self.width, self.width), (self.feed_forward_width, self.width), (self.width,)
         layer: dict[str, tuple[int, ...]] = {
             **{f"attention.qkv_linear.{name}.weight": square for name in ("wq", "wk", "wv")},

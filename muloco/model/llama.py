@@ -69,7 +69,8 @@ class MulocoLlama(Llama3Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
         autocast: bool = False
-        """Take matrix products and attention in bf16 (`torch.autocast`), and keep the rest as the parameters are."""
+        """Whether matrix products and attention are computed in bf16 (`torch.autocast`), and the rest in the
+        parameters' dtype."""
 
         def update_from_config(self, *, config, **kwargs) -> None:
             """Takes over what the trainer's config says: checks, sequence length, layouts under tensor parallelism."""
@@ -79,7 +80,7 @@ class MulocoLlama(Llama3Model):
                 _divide_norms(layer, sequence_parallel=config.parallelism.enable_sequence_parallel)
 
     def forward(self, *args, **kwargs):
-        """As torchtitan's decoder: int64 [B, L] to logits [B, L, vocabulary]."""
+        """The same as torchtitan's decoder: int64 [B, L] to logits [B, L, vocabulary]."""
         if not self.config.autocast:
             return super().forward(*args, **kwargs)
         with torch.autocast(device_type(), torch.bfloat16):
@@ -122,7 +123,7 @@ def llama_config(flavor: str, *, seq_len: int, dense: bool = False, autocast: bo
 
 
 def model_spec(flavor: str, *, seq_len: int, autocast: bool = False) -> ModelSpec:
-    """What torchtitan's trainer needs to know of a flavor; arguments as of `llama_config`."""
+    """torchtitan's specification of a flavor for its trainer; the arguments are those of `llama_config`."""
     return ModelSpec(
         name="muloco",
         flavor=flavor,
@@ -202,7 +203,7 @@ def _parallelize(
     model: MulocoLlama, *, parallel_dims: ParallelDims, compile_config: CompileConfig, **kwargs
 ) -> nn.Module:
     model = parallelize_llama(model, parallel_dims=parallel_dims, compile_config=compile_config, **kwargs)
-    if model.config.autocast:  # norms of bf16 activations by fp32 weights are meant
+    if model.config.autocast:  # norms of bf16 activations with fp32 weights are intended
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     if parallel_dims.tp_enabled and compile_config.enable:
         # The embedding hands on a tensor that is still on its way between ranks. torch 2.13's compile cache takes what

@@ -1,6 +1,6 @@
 """Weights in a folder of safetensors files, as Hugging Face lays them out: one file, or shards with an index.
 
-What a folder holds is known without torch.
+Reading the names and shapes in a folder needs no torch.
 """
 
 import json
@@ -43,7 +43,9 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
         part = dict(next(coming) for _ in names)
         assert list(part) == names
         (folder / title).touch()
-        mode = (folder / title).stat().st_mode  # as the umask has it; safetensors lets nobody else read the file
+        mode = (
+            (folder / title).stat().st_mode
+        )  # by the umask, as safetensors makes files that only their owner can read
         save_file({name: t.detach().cpu().contiguous() for name, t in part.items()}, folder / title, {"format": "pt"})
         (folder / title).chmod(mode)
     if len(files) > 1:
@@ -108,4 +110,4 @@ def _titles(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, TypeError, AttributeError, LookupError):
-        raise ValueError(f"{index} is not the index of weights, or damaged") from None
+        raise ValueError(f"{index} is damaged, or not an index of weights") from None

@@ -25,14 +25,14 @@ RULES = ("muon", *ELEMENTWISE)
 
 
 class ByRule(torch.optim.Optimizer):
-    """What `Muon` and `MuLoCo1` have in common: groups sorted and checked, and one inner step by their rules.
+    """Base of `Muon` and `MuLoCo1`: it sorts and checks the groups, and takes one inner step by their rules.
 
     Args:
         params: see `Muon`.
         defaults: of every option of the rules but `betas`.
         betas: default of the groups that have some.
         process_group: see `Muon`.
-        unknown: keywords that the constructor does not have; they are refused.
+        unknown: keywords that the constructor does not have, which are refused.
     """
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
@@ -62,7 +62,7 @@ class ByRule(torch.optim.Optimizer):
             logger.info("parameters by rule:\n%s", self.account())
 
     def account(self) -> str:
-        """Which parameter gets which rule, as lines to print; also what `str()` gives."""
+        """Lines to print that say which parameter gets which rule; `str()` gives them as well."""
         return account(self.param_groups)
 
     def __str__(self) -> str:
@@ -87,14 +87,14 @@ class ByRule(torch.optim.Optimizer):
         super().add_param_group(group)
 
     def _read(self, group: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
-        """See `read_group`; with betas where the algorithm has some."""
+        """Reads a group as `read_group` does, and adds betas if the algorithm has some."""
         result = read_group(group, options)
         if result.get("algorithm", "muon") != "muon":
             result.setdefault("betas", self._betas)
         return result
 
     def _check(self, group: dict[str, Any]) -> None:
-        """Of a group with every option set. Raises ValueError."""
+        """Checks a group with every option set. Raises ValueError."""
         read_numbers(group)
         check_group(group, RULES)
 
@@ -106,7 +106,7 @@ class ByRule(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         check_gradients(self.param_groups)
-        if torch.compiler.is_compiling():  # there is nothing to gain, and Dynamo of torch 2.13 gets outer steps wrong
+        if torch.compiler.is_compiling():  # compiling gains nothing, and Dynamo of torch 2.13 gets outer steps wrong
             torch.compiler.disable(self._step)()
         else:
             self._step()
@@ -125,12 +125,12 @@ class ByRule(torch.optim.Optimizer):
         return super().__getstate__() | {"_betas": self._betas}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "defaults" not in state:  # of a checkpoint, and not of a copied or pickled optimizer
-            own = set().union(*self.param_groups)  # what is in a group already may be in a checkpoint
+        if "defaults" not in state:  # from a checkpoint, and not from a copied or pickled optimizer
+            own = set().union(*self.param_groups)  # keys of an existing group may be in a checkpoint, too
             groups = [self._read(group, {*self.defaults, *own}) for group in state["param_groups"]]
             for group in groups:
                 for name in self.defaults.keys() - {"differentiable"}:  # which torch adds here
-                    group.setdefault(name, self.defaults[name])  # as in one that is older than an option
+                    group.setdefault(name, self.defaults[name])  # for checkpoints that are older than an option
                 self._check(group)
             state = state | {"param_groups": groups}
         super().__setstate__(state)

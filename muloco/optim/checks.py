@@ -1,4 +1,4 @@
-"""What a parameter group must be, said in one line where it is not."""
+"""Checks of a parameter group, whose errors are one line."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ from muloco.optim.roles import named
 def check_group(group: dict[str, Any], algorithms: Iterable[str]) -> None:
     """
     Args:
-        group: with every option set, params as tensors and their names, if any, in `param_names`.
+        group: has every option set, params as tensors and their names, if any, in `param_names`.
         algorithms: names that are allowed.
 
     Raises:
@@ -33,7 +33,7 @@ def check_group(group: dict[str, Any], algorithms: Iterable[str]) -> None:
         if algorithm == "muon":
             _check_matrix(name, param, group["layout"])
         elif not param.is_floating_point():
-            raise ValueError(f"only real floating dtypes are allowed, parameter{called(name)} has {param.dtype}")
+            raise ValueError(f"only real floating dtypes are allowed, but parameter{called(name)} has {param.dtype}")
 
 
 def check_distinct(groups: list[dict[str, Any]], param_group: dict[str, Any]) -> None:
@@ -79,13 +79,13 @@ def _check_matrix(name: str | None, param: Tensor, layout: str | None) -> None:
     what = f"parameter{called(name)} has shape {tuple(param.shape)} and {param.dtype}"
     if not param.is_floating_point() or param.ndim < 2:
         raise ValueError(
-            f"Muon takes real matrices only, {what}; allowed for others: algorithm 'adamw' or 'lion' in their group; "
-            "a module or its named_parameters() are sorted for you"
+            f"Muon takes only real matrices, but {what}; give its group algorithm 'adamw' or 'lion', or pass a module "
+            "or its named_parameters(), which are sorted automatically"
         )
     if param.ndim == 3 and layout is None:
         raise ValueError(
-            f"{what}: its group must say whether these are matrices, layout 'stacked', or a convolution, layout "
-            "'flatten'; or let algorithm 'adamw' or 'lion' step it"
+            f"{what}; its group must have layout 'stacked' for matrices or layout 'flatten' for a convolution, or "
+            "algorithm 'adamw' or 'lion'"
         )
     if param.ndim != 2 and layout == "transposed":
-        raise ValueError(f"layout 'transposed' is for two dimensions, {what}")
+        raise ValueError(f"layout 'transposed' is for two dimensions, but {what}")

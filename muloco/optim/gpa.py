@@ -115,7 +115,7 @@ class GPA(ByRule):
         """As in `torch.optim.Optimizer`.
 
         Raises:
-            ValueError: as for the class; the optimizer is then as it was.
+            ValueError: as for the class; the optimizer is then unchanged.
         """
         before = {param: z for param in self._parameters() if (z := self._existing_z(param)) is not None}
         super().load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""Tensors as matrices, in the way that their group's `layout` says."""
+"""Tensors as matrices, by the `layout` of their group."""
 
 import math
 
@@ -12,7 +12,7 @@ LAYOUTS = {
     "flatten": "the first dimension is the rows, the others together are the columns",
     "transposed": "a matrix [in, out], as transformers' Conv1D has",
 }
-"""What `layout` may be. A matrix [out, in] needs none; more than three dimensions without it are flattened, as in a
+"""Values of `layout`. A matrix [out, in] needs none; more than three dimensions without it are flattened, as in a
 convolution [out, in, height, width]."""
 
 
@@ -26,7 +26,8 @@ def matrix_shape(shape: torch.Size, layout: str | None) -> tuple[int, int]:
 
 
 def to_matrices(tensors: Tensor, layout: str | None) -> Tensor:
-    """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed ones stay as they are: so does their direction."""
+    """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed matrices stay as they are, and so does their
+    direction."""
     return tensors.flatten(2) if _flattened(tensors.ndim - 1, layout) else tensors
 
 

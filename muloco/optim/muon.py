@@ -78,8 +78,8 @@ def _update(batch: Batch) -> Generator[None, None, None]:
 
 
 def _look_ahead(matrix: Matrix) -> Tensor:
-    """What is orthogonalized, with the new momentum, up to a positive factor: the mean of gradient and momentum with
-    weights 1 and `momentum` is finite where both are."""
+    """The matrix to orthogonalize with the new momentum, up to a positive factor: the mean of gradient and momentum
+    with weights 1 and `momentum`, which is finite where both are."""
     if not matrix.group["nesterov"]:
         return matrix.momentum
     weight = 1 / (1 + matrix.group["momentum"])

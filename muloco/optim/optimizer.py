@@ -24,12 +24,13 @@ class Muon(ByRule):
     gradient on all of them or on none, in the same order; else collectives wait until their group's timeout.
 
     State of a parameter, of its shape, dtype and layout: `momentum_buffer` (muon); `exp_avg`, `exp_avg_sq` and the
-    number `step` (adamw); `exp_avg` (lion). A step is right wherever the momentum is finite.
+    number `step` (adamw); `exp_avg` (lion). A step is correct wherever the momentum is finite.
 
     Args:
         params: a module or (name, parameter) pairs, which are sorted into groups: hidden matrices to muon; embeddings,
-            head, norms, biases and the rest to adamw, norms and biases without weight decay (`account()` says how). Of
-            a module, convolutions without groups go to muon too. Or parameters, all for muon. Or groups, see below.
+            head, norms, biases and the rest to adamw, norms and biases without weight decay (`account()` lists them).
+            Convolutions without groups go to muon if a module is given. Or parameters, all for muon. Or groups, see
+            below.
         lr: learning rate, a float or a tensor of one element.
         momentum: of muon, in [0, 1).
         nesterov: muon looks one momentum step ahead.
@@ -46,10 +47,11 @@ class Muon(ByRule):
 
     A group may have every option of the constructor but `process_group`, and
 
-        algorithm: `muon`, `adamw` or `lion`. None given: by `role`, or by `use_muon` (True or False, as in Keller
+        algorithm: `muon`, `adamw` or `lion`. Default: by `role`, or by `use_muon` (True or False, as in Keller
             Jordan's optimizers), else muon.
-        role: `matrix` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `account()` shows; beside an
-            algorithm any label. A scalar, as norms and biases are, has no weight decay unless the group gives one.
+        role: `matrix` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `account()` shows;
+            together with an algorithm, any label. Scalars (norms and biases) have no weight decay unless the group sets
+            it.
         layout: for muon. A matrix is `[fan_out, fan_in]`; `transposed`: `[fan_in, fan_out]`, as transformers' Conv1D
             has it (known in a module). More than three dimensions are a convolution, one row for each output; three
             need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have too.
@@ -59,8 +61,8 @@ class Muon(ByRule):
     Raises:
         ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, a
             number out of range or not finite, or a process group without this rank; also from `add_param_group` and
-            `load_state_dict`, the optimizer is then as it was. From `step`: a sparse gradient, or a plain one of a
-            DTensor; nothing has changed then.
+            `load_state_dict`, which then leave the optimizer as it was. From `step`: a sparse gradient, or a plain one
+            of a DTensor; nothing has changed then.
         TypeError: an unknown keyword.
 
     Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for

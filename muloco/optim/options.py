@@ -1,4 +1,4 @@
-"""The options of a parameter group: which there are, and how they are read."""
+"""The options of a parameter group, and how they are read."""
 
 import difflib
 import math
@@ -12,7 +12,7 @@ from muloco.optim.lookup import lookup
 from muloco.optim.roles import ALGORITHMS, UNDECAYED
 
 GROUP_OPTIONS = ("algorithm", "use_muon", "role", "lr_factor", "layout", "betas", "fused", "foreach")
-"""Options of a group beside those that the constructors have."""
+"""Options of a group in addition to those of the constructors."""
 
 BOOKKEEPING = (
     "params",
@@ -25,7 +25,7 @@ BOOKKEEPING = (
     "max_momentum",
     "swa_lr",
 )
-"""What torch, its schedulers and loggers keep in a group."""
+"""Keys that torch, its schedulers and loggers keep in a group."""
 
 _ADAMWS = "set it in a group with algorithm 'adamw', as in torch.optim.AdamW; Muon's step is made of batched products"
 
@@ -36,9 +36,9 @@ NOT_TAKEN = {
     "capturable": "a step is planned on the host and cannot be captured as a CUDA graph",
     "differentiable": "a step records no gradient",
     "amsgrad": "the adamw rule has no such variant",
-    "inner_lr": "it is called lr, as schedulers do; only MuLoCo1's constructor has inner_lr",
+    "inner_lr": "use lr, which schedulers set; only MuLoCo1's constructor has inner_lr",
 }
-"""Options that a group, or a constructor, does not have, with the reason."""
+"""Options of other optimizers that a group or a constructor does not have, with the reason."""
 
 _AT_LEAST_ZERO = ("lr", "lr_factor", "weight_decay", "eps", "outer_lr")
 _BELOW_ONE = ("momentum", "outer_momentum", "mu_x")
@@ -49,29 +49,28 @@ def refuse_keywords(kind: str, given: Mapping[str, Never], allowed: Collection[s
     """
     Args:
         kind: name of the optimizer.
-        given: the keywords that its constructor does not know.
-        allowed: those that it knows.
+        given: the keywords that its constructor does not have.
+        allowed: the keywords that it has.
 
     Raises:
-        TypeError: there is one.
+        TypeError: `given` is not empty.
     """
     for name in given:
         raise TypeError(f"{kind} has no option {name!r}: {_instead(name, allowed)}")
 
 
 def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
-    """A group as a user, or a checkpoint, gives it, in our words.
+    """A group as given by a user or a checkpoint, in this package's options.
 
-    `use_muon`, as in Keller Jordan's optimizers, becomes `algorithm`; so does `role` where there is no algorithm, and a
-    role without weight decay has none unless the group says so. Options of torch's optimizers that are off are left
-    out.
+    `use_muon`, as in Keller Jordan's optimizers, becomes `algorithm`, and so does `role` if there is no algorithm. A
+    role without weight decay has none unless the group sets it. Options of torch's optimizers that are off are removed.
 
     Args:
         group: see `Muon`.
-        options: names that it may have beside `GROUP_OPTIONS` and `BOOKKEEPING`.
+        options: names that it may have in addition to `GROUP_OPTIONS` and `BOOKKEEPING`.
 
     Raises:
-        ValueError: a key that is not known, or a contradiction.
+        ValueError: a key is unknown, or two keys contradict each other.
     """
     known = (*GROUP_OPTIONS, *options)
     off = {name for name in NOT_TAKEN if name not in known and group.get(name) in (None, False)}
@@ -97,10 +96,10 @@ def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, 
 
 
 def read_numbers(group: dict[str, Any]) -> None:
-    """Makes the numbers of a group Python's own, in place; an lr that is a tensor stays one.
+    """Converts the numbers of a group to Python's own, in place; an lr that is a tensor stays one.
 
     Raises:
-        ValueError: what is no number, not finite or out of range.
+        ValueError: a value is not a number, not finite or out of range.
     """
     for name in group.keys() & {*_AT_LEAST_ZERO}:
         if name == "lr" and isinstance(group[name], Tensor):
@@ -138,7 +137,7 @@ def _instead(name: str, known: Collection[str]) -> str:
         return NOT_TAKEN[name]
     nearest = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{hint}known are {', '.join(map(repr, sorted(known)))}"
+    return f"{hint}allowed are {', '.join(map(repr, sorted(known)))}"
 
 
 def _number(name: str, value: Any) -> float:

@@ -13,7 +13,7 @@ __all__ = ["PRESETS", "coefficients", "exchange_dtypes", "orthogonal_direction",
 Triple = tuple[float, float, float]
 Step = tuple[Triple, float]  # and what its result is multiplied by
 
-SAFETY = 1.02  # what the norm is multiplied by in Polar Express
+SAFETY = 1.02  # factor on the norm in Polar Express
 
 PRESETS: dict[str, tuple[Triple, ...]] = {
     # Steep at first, then flat. The per-step triples of MuLoCo's Muon (arXiv 2505.23725).
@@ -26,7 +26,7 @@ PRESETS: dict[str, tuple[Triple, ...]] = {
     ),
     # One triple with the greatest slope at zero (Keller Jordan's Muon).
     "quintic": ((3.4445, -4.7750, 2.0315),) * 5,
-    # Each step is the best for what the one before leaves: the five of the paper's code, which are those of
+    # Each step is optimal for the range that the previous one leaves: the five of the paper's code, which are those of
     # "The Polar Express" (arXiv 2505.16932) for five steps, cushion 2 and X / (1.02 |X|). The 1.02 is in the first.
     "polar_express": (
         (8.156554524902461 / SAFETY, -22.48329292557795 / SAFETY**3, 15.878769915207462 / SAFETY**5),
@@ -38,8 +38,8 @@ PRESETS: dict[str, tuple[Triple, ...]] = {
 }
 """Coefficients (a, b, c) of each step X <- a X + b (X X^T) X + c (X X^T)^2 X on X / |X|, by name.
 
-Where singular values of 0.009 of the norm and above end, those of 0.001 and above, and the largest value of any step on
-[0, 1] (in exact arithmetic):
+The range in which singular values of 0.009 of the norm and above end, that of 0.001 and above, and the largest value of
+any step on [0, 1] (in exact arithmetic):
 
     muloco         0.977 to 1.032    0.474 to 1.146    1.28
     quintic        0.681 to 1.135    0.470 to 1.203    1.21
@@ -48,7 +48,7 @@ Where singular values of 0.009 of the norm and above end, those of 0.001 and abo
 Rounded steps stay bounded, however many, as long as none exceeds its bound by more than 2 % (quintic: 4 %): beyond that
 the next polynomial leaves the range in which it turns back. Rounding in bfloat16 has exceeded a bound by 1.4 % at most,
 over spectra with one dominant direction of 0.05 to 1 of the norm, of low rank and of condition 1e6, with 1 to 10 steps.
-`tests/optim/test_orthogonalize.py` holds both.
+`tests/optim/test_orthogonalize.py` checks both.
 """
 
 
@@ -78,7 +78,7 @@ def orthogonalize(
 
     p is near one except close to zero, so the result is near U V^T, the orthogonal matrix closest to the input. A
     finite matrix gives a finite result, whatever its scale, from subnormal to the largest numbers. (The paper's code
-    divides by |s| + 1e-8 instead, so that a matrix is stepped less once its norm nears 1e-8.) Zeros stay zeros; a
+    divides by |s| + 1e-8 instead, so that a matrix takes a smaller step once its norm nears 1e-8.) Zeros stay zeros; a
     matrix that holds an infinity or NaN becomes NaN.
 
     Args:
@@ -132,11 +132,11 @@ def orthogonal_direction(
 
 
 def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
-    """`[batch, rows, cols]` -> the same after all steps; overwrites `x`.
+    """`[batch, rows, cols]` -> the same shape, after all steps; overwrites `x`.
 
     The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products. Where
-    that side is much the smaller, two steps become one factor. Not in 16 bits: the second step sees rounding errors of
-    the Gram matrix multiplied by a^2, large enough to leave the range in which further steps are bounded.
+    that side is much the smaller, two steps become one factor, but not in 16 bits: there the second step sees rounding
+    errors of the Gram matrix multiplied by a^2, large enough to leave the range in which further steps are bounded.
     """
     small, large = sorted(x.shape[-2:])
     tall = x.shape[-2] > small
@@ -201,14 +201,14 @@ def _near_one(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Of each matrix, in float32 at least: rounded to 16 bits it would be off by as much as 0.4 %."""
+    """The norm of each matrix, in float32 at least: rounded to 16 bits it would be off by as much as 0.4 %."""
     return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """In which dtype `orthogonal_direction` may be given this matrix with the same result, as it rounds to that before
-    anything else (only entries within 0.2 % of the largest float32 would become infinite, and subnormal ones less exact
-    or zero); and the dtype of the result."""
+    """The dtype in which `orthogonal_direction` may be given this matrix with the same result, as it rounds to it
+    before anything else (only entries within 0.2 % of the largest float32 would become infinite, and subnormal ones
+    less exact or zero); and the dtype of the result."""
     products = _fast_dtype(matrix.device.type)
     smaller = products.itemsize < matrix.dtype.itemsize and _reaches_as_low(products, matrix.dtype)
     return products if smaller else matrix.dtype, products

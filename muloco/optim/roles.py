@@ -1,4 +1,5 @@
-"""Which parameter of a model gets which rule, and why: hidden matrices Muon, everything else AdamW (PAPER 3.2)."""
+"""The roles of a model's parameters and their rules: Muon for hidden matrices, AdamW for everything else (PAPER
+3.2)."""
 
 import re
 from collections import Counter
@@ -12,11 +13,11 @@ from muloco.optim.matrices import matrix_shape
 __all__ = ["ALGORITHMS", "UNDECAYED", "account", "named", "sort"]
 
 ALGORITHMS = {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw", "other": "adamw"}
-"""The rule of each role. `scalar` has fewer than two dimensions: norms and biases. `other` has more and is neither a
-convolution nor said to be a matrix: learned positions, grouped and transposed convolutions."""
+"""The rule of each role. `scalar` has fewer than two dimensions: norms and biases. `other` has more and is neither
+a matrix nor an ungrouped convolution: learned positions, grouped and transposed convolutions."""
 
 UNDECAYED = ("scalar",)
-"""Roles without weight decay, unless their group says otherwise."""
+"""Roles without weight decay, unless their group sets it."""
 
 EMBEDDING = re.compile(r"(^|_)emb|^(wte|wpe|shared)$")
 HEADS = {"lm_head", "head", "output", "output_layer", "unembed", "embed_out", "classifier", "score"}
@@ -30,9 +31,9 @@ def sort(params: Any) -> Any:
     matrix outside the numbered layers that has a head's name or module (`HEADS`) or the shape of an embedding. A tensor
     that is both, tied, is an embedding.
 
-    A module says more than names, which may be those of a part: if none is the head by these rules, the last matrix is
-    where its outputs feed no other (`_last_is_head`); convolutions without groups are matrices of flattened kernels;
-    matrices of transformers' Conv1D are [in, out].
+    A module tells more than names, which may belong to a part of a model: if none is the head by these rules, the last
+    matrix is the head if no other matrix takes its outputs (`_last_is_head`); convolutions without groups are matrices
+    of flattened kernels; matrices of transformers' Conv1D are [in, out].
     """
     tables: set[int] = set()
     layouts: dict[int, str] = {}
@@ -55,7 +56,7 @@ def sort(params: Any) -> Any:
     shapes = {param.shape for _, param in params if id(param) in tables}
     roles = {id(param): _role(name, param, tables, shapes, layouts) for name, param in params}
     matrices = [(name, param) for name, param in params if roles[id(param)] == "matrix"]
-    alone = len(matrices) == 1 and not tables  # there would be nothing for Muon
+    alone = len(matrices) == 1 and not tables  # otherwise nothing would be left for Muon
     if whole and not alone and "head" not in roles.values() and _last_is_head(matrices, layouts):
         roles[id(matrices[-1][1])] = "head"
     found: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
@@ -114,8 +115,8 @@ def _role(name: str, param: Tensor, tables: set[int], shapes: set, layouts: dict
 
 
 def _last_is_head(matrices: list[tuple[str, Tensor]], layouts: dict[int, str]) -> bool:
-    """Whether the last of these turns hidden features into outputs: no other takes as many inputs as it has outputs,
-    and it is not one of several alike in numbered layers."""
+    """Whether the last of these matrices turns hidden features into outputs: no other takes as many inputs as it has
+    outputs, and it is not one of several like it in numbered layers."""
     if not matrices:
         return False
     (*others, (name, last)) = matrices
@@ -129,7 +130,7 @@ def _last_is_head(matrices: list[tuple[str, Tensor]], layouts: dict[int, str]) -
 
 
 def _is_transformers_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' linear layer whose weight is [in, out], without importing transformers."""
+    """Whether a module is transformers' Conv1D, whose weight is [in, out]; does not import transformers."""
     if not any(kind.__name__ == "Conv1D" for kind in type(module).__mro__):
         return False
     weight = getattr(module, "weight", None)

@@ -1,6 +1,6 @@
-"""The outer loop of DiLoCo: what happens to the workers' parameters every H inner steps. Needs torch alone.
+"""The outer loop of DiLoCo, which syncs the workers' parameters every H inner steps. Needs only torch.
 
-Its names are imported when they are asked for: what needs no torch (`fragments`, `codec_settings`) comes without it.
+Its names are imported on first use, so that modules without torch (`fragments`, `codec_settings`) can be used alone.
 """
 
 from importlib import import_module

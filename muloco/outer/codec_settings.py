@@ -1,4 +1,4 @@
-"""Which settings each kind of codec takes (`muloco.outer.codecs`). Needs nothing but Python."""
+"""The settings of each kind of codec (`muloco.outer.codecs`). Needs nothing but Python."""
 
 import difflib
 from collections.abc import Collection
@@ -8,7 +8,7 @@ QUANTIZED = ("linear", "statistical", "lloyd_max")
 KINDS = (*DENSE, *QUANTIZED, "topk")
 GRANULARITIES = ("tensor", "row")
 VALUES = {"fp32": "none", "bf16": "bf16", **{kind: kind for kind in QUANTIZED}}
-"""How top-k may carry its values -> the kind that does it."""
+"""Formats of top-k's values, and the kind of codec for each."""
 
 
 def check_settings(
@@ -19,10 +19,10 @@ def check_settings(
     fraction: float | None = None,
     values: str | None = None,
 ) -> None:
-    """Checks what `muloco.outer.codecs.build_codec` is given, which says what the settings mean.
+    """Checks the arguments of `muloco.outer.codecs.build_codec`, which describes them.
 
     Raises:
-        ValueError: unknown kind, a setting out of range, one that is missing, or one that the kind does not take.
+        ValueError: the kind is unknown, or a setting is out of range, missing, or not one of this kind.
     """
     _refuse_unknown(kind, KINDS, "compression kind")
     _refuse_unknown(granularity, GRANULARITIES, "granularity")
@@ -61,9 +61,11 @@ def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
 
 def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:
     if value is not None:
-        raise ValueError(f"compression kind {kind!r} takes no {setting}, got {value!r}; {', '.join(takers)} do")
+        raise ValueError(
+            f"compression kind {kind!r} takes no {setting}, got {value!r}; allowed for {', '.join(takers)}"
+        )
 
 
 def _refuse_rows(granularity: str, kind: str) -> None:
     if granularity == "row":
-        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; {', '.join(QUANTIZED)} have")
+        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; allowed for {', '.join(QUANTIZED)}")

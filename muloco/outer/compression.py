@@ -25,8 +25,8 @@ class Compression:
         dense: names of parameters that travel as fp32.
         reduce: `reselect`: each part's owner encodes the mean again, and a worker sends 2 (K - 1) / K payloads.
             `gather`: every worker gets every payload and takes the mean itself, exactly, and sends K - 1.
-            `requantize`: as `gather`, and every worker takes what the codec makes of the mean, with one set of
-            levels a tensor or row instead of one for each owner's part, and without error feedback.
+            `requantize`: as `gather`, and every worker encodes and decodes the mean once more, with one set of levels
+            for a tensor or row instead of one for each owner's part, and without error feedback.
         error_feedback: what is lost in a round is added in the next one, at the sender and at the owner.
         error_decay, error_alpha, error_gain: of error feedback, see `muloco.outer.error_feedback`. The gain is the
             sender's.

@@ -34,7 +34,7 @@ def encode(
             new one in its place once the round has committed, and keeps the old one for a retry.
         decay: share of the residual that is kept, from 0 to 1.
         alpha: share of what was sent that is taken off, from 0 to 1.
-        gain: factor on the piece, above 0.
+        gain: factor on the piece, greater than 0.
 
     Returns:
         payload, uint8 [payload_bytes(piece.shape)]; new residual, fp32 of the shape of `piece`.

@@ -14,7 +14,7 @@ from muloco.outer.transport import TransportError
 
 
 class GroupEnded(RuntimeError):
-    """Another worker of this process has failed, and so this one ends, too."""
+    """Another worker of this process has failed, so this one ends, too."""
 
 
 class InProcessGroup:
@@ -47,8 +47,8 @@ class InProcessGroup:
 
     @contextlib.contextmanager
     def taking_turns(self, worker: int) -> Iterator[None]:
-        """Around all that a worker's thread does, where there are several: it waits for its turn, and leaves the group
-        at the end, whatever that is.
+        """A context around all work of a worker's thread if there are several: it waits for its turn, and leaves the
+        group at the end, even after an error.
 
         Raises:
             GroupEnded: the group has ended before the worker began.
@@ -70,7 +70,7 @@ class InProcessGroup:
                 self._pass_turn(worker)
 
     def end(self) -> None:
-        """Ends the work of all: each worker raises `GroupEnded` where it next waits for others, or in its wait now."""
+        """Ends the work of all workers: each raises `GroupEnded` in its current or next wait for others."""
         with self._condition:
             self._ended = True
 
@@ -86,7 +86,7 @@ class InProcessGroup:
         """Lets others run until `ready`.
 
         Raises:
-            TransportError: no worker can go on any more.
+            TransportError: no worker can continue.
             GroupEnded: the group has ended.
         """
         with self._condition:

@@ -17,7 +17,7 @@ VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed
 KEPT = 64
 """Rounds that are remembered."""
 REQUEST_SECONDS = 60.0
-"""For a request to arrive."""
+"""Seconds for a request to arrive."""
 
 logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -45,7 +45,7 @@ class PeerServer:
             timeout = REQUEST_SECONDS
 
             def do_GET(self) -> None:
-                self.connection.settimeout(None)  # a large state takes its time
+                self.connection.settimeout(None)  # a large state takes long
                 body = answer(self.path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
@@ -85,7 +85,7 @@ class PeerServer:
     def _answer(self, path: str) -> bytes | None:
         kind, _, name = path.removeprefix("/").partition("/")
         if kind not in ("round", "state") or not name:
-            return None  # such as a port scanner asks
+            return None  # such as the request of a port scanner
         with self._lock:
             if kind == "state":
                 return self._offer[1] if self._offer[0] == name else None
@@ -103,7 +103,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """One line: a traceback in the log of a worker would be taken for the reason of its end."""
+        """Logs one line: a traceback in the log of a worker would be taken for the reason of its end."""
         logger.info("a request from %s was not answered: %s", client_address, sys.exc_info()[1])
 
 

@@ -8,7 +8,7 @@ from muloco.outer.codecs import Codec
 
 class Residual:
     """The residuals of the pieces that one rank encodes, kept by element: when the pieces change because workers come
-    or go, an element that is still encoded here keeps what is left of it, and the others' is dropped and counted.
+    or go, an element that is still encoded here keeps its residual, and those of the others are dropped and counted.
 
     Nothing changes before `commit`: a round that fails is tried again from the same residuals.
 

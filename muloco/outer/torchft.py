@@ -133,7 +133,7 @@ class TorchftTransport:
         return round
 
     def finish(self, *, committed: bool, step: int) -> None:
-        """Tells torchft how a round ended; after a failure it connects the workers anew."""
+        """Tells torchft how a round ended; after a failure it connects the workers again."""
         if not committed:
             self._manager.report_error(RuntimeError("the round failed"))
         try:
@@ -253,9 +253,7 @@ class TorchftRound:
                 self.exchange([one] * self.size, [1] * self.size)
                 committed = True
             except TransportError as error:
-                logger.warning(
-                    "sync after step %d: %s; asking the others whether they have committed", self._step, error
-                )
+                logger.warning("sync after step %d: %s; asking the others whether they committed it", self._step, error)
                 committed = self._ask_others(name)
         # Each rank of each worker has all it needs once its worker has said ok, so that one who knows is enough.
         committed = transport.any_rank(committed)
@@ -300,7 +298,7 @@ class TorchftRound:
 
 
 def _in_short(error: Exception) -> str:
-    """What gloo, NCCL or torchft says, without the place in its source, its advice and its stack."""
+    """The message of gloo, NCCL or torchft without the place in its source, its advice and its stack."""
     text = str(error).split("\n")[0]
     return re.sub(r"^\[\S+:\d+\] ", "", text).split(". ")[0]
 

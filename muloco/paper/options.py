@@ -7,6 +7,6 @@ from muloco.paper.design import FULL, QUICK
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of it, in a quarter of an hour on two cores")
-    parser.add_argument("--out", metavar="DIR", help=f"folder; left out: {FULL.folder}, or {QUICK.folder} with --quick")
-    parser.add_argument("--at-once", type=int, metavar="N", help="runs at the same time; left out: one a core")
+    parser.add_argument("--out", metavar="DIR", help=f"folder (default: {FULL.folder}, or {QUICK.folder} with --quick)")
+    parser.add_argument("--at-once", type=int, metavar="N", help="runs at the same time (default: one per core)")
     parser.add_argument("--plan", action="store_true", help="say what is left to be run and how long it takes, and end")

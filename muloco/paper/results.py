@@ -27,8 +27,9 @@ def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
 
 
 def claims(queue: Queue) -> list[Listing]:
-    """All of the paper's claims, with what is there to decide them; and those about losses again by the
-    workers' own, as the paper measures them, where these were logged."""
+    """All of the paper's claims with their evidence; those about losses a second time by the workers' own losses, as
+    the
+        paper measures them, where these were logged."""
     flavor = queue.design.size.flavor
     found = group(queue, queue.design.claimed())
     both = [*loss_claims(found, flavor), *agreement_claims(*agreements(queue))]

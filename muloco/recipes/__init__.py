@@ -1,1 +1,1 @@
-"""What configs and sweeps are made of: one recipe for each method, and the tables of the paper's runs."""
+"""Parts shared by configs and sweeps: one recipe for each method, and the tables of the paper's runs."""

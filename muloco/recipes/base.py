@@ -1,4 +1,4 @@
-"""What the experiments share: the paper's common settings (PAPER 2.3) and one recipe for each method.
+"""Settings that the experiments share: the paper's common settings (PAPER 2.3) and one recipe for each method.
 
 Each recipe returns a whole config; an experiment module calls one and changes what differs.
 """
@@ -30,7 +30,7 @@ def paper(flavor: str) -> Config:
 
 
 def short_test(config: Config, *, steps: int, batch: int, local_batch: int) -> Config:
-    """A few steps, to see whether a machine does it: little warm-up, a small held-out set, no checkpoints."""
+    """A few steps, to test a machine: little warm-up, a small held-out set, no checkpoints."""
     config.training.steps = steps
     config.training.global_batch_size = batch
     config.training.local_batch_size = local_batch
@@ -95,7 +95,7 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
     Args:
         config: of workers that synchronize.
         fragments: how many, balanced by size; or the modules of each, with commas in between.
-        delay: tau, inner steps beside which the exchange of a fragment runs.
+        delay: tau, inner steps during which the exchange of a fragment runs.
     """
     ft = dataclasses.replace(config.fault_tolerance, fragment_sync_delay=delay)
     if isinstance(fragments, int):

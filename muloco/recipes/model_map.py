@@ -1,4 +1,4 @@
-"""What the paper's runs have in common: tables by model size, published hyperparameters, and the rules between them.
+"""Shared settings of the paper's runs: tables by model size, published hyperparameters, and the rules between them.
 
 Steps and weight decay are in no table here: `muloco.training.resolve` derives them from flavor, batch and K by the
 paper's rules (PAPER 2.2, 2.4). "PAPER n.m" names a section of the project's digest of the paper. Every value that a
@@ -29,7 +29,7 @@ NAMED = ("model.flavor", "fault_tolerance.group_size", "training.global_batch_si
 
 GPUS_PER_NODE = 8
 LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4, "15B": 2}
-"""Sequences in a forward pass of a GPU (PAPER 2.3). The launchers double it, but for the one of compressed runs."""
+"""Sequences in a forward pass of a GPU (PAPER 2.3). The launchers double it, except for that of compressed runs."""
 SHARDED = ("914M", "1.76B", "3.1B", "15B")  # over the 8 GPUs of a node (PAPER 2.1); smaller ones are replicated
 
 # GPUs of a run. Published: 128 at 3.1B, 8 at 416M with K = 8, 1024 of 15B at 2048 sequences, that is 2 sequences each,
@@ -183,8 +183,8 @@ def error_feedback(method: Method, workers: int, on: bool, *, outer_lr: float | 
     """Error feedback on or off, and the outer learning rate that goes with it.
 
     The paper's code applies the outer learning rate twice to what error feedback compresses: to the pseudogradient
-    before it is compressed, and in the outer step; what travels as fp32 has it once (PAPER 3.3, 11). So it is both
-    here, and the runs with error feedback follow the published path.
+    before it is compressed, and in the outer step; tensors that travel as fp32 have it once (PAPER 3.3, 11). It does
+    both here, so the runs with error feedback follow the published path.
     """
     rate = outer(method, workers)["outer_optimizer.lr"].value if outer_lr is None else outer_lr
     twice = "published: the outer rate, which the paper's code also applies before it compresses, PAPER 3.3"
@@ -196,7 +196,7 @@ def error_feedback(method: Method, workers: int, on: bool, *, outer_lr: float | 
 
 
 def reduced(codec: Point) -> Point:
-    """How the mean of a codec comes about: exactly for top-k; encoded once more, with one codebook a tensor or row, for
+    """How the mean of a codec is computed: exactly for top-k; encoded once more, with one codebook a tensor or row, for
     the quantizers, as the paper's launchers simulate it (PAPER 3.3, 11)."""
     exact = codec["compression.kind"] == "topk"
     return {"compression.reduce": "gather" if exact else "requantize"}

@@ -13,7 +13,7 @@ from muloco.launch.layout import layout
 from muloco.training.load import ConfigError
 
 DEFAULT_NODE_LIMIT = 16
-"""Nodes that the jobs of a sweep hold together, unless one of them needs more."""
+"""The default node limit of a sweep, unless one of its jobs needs more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class ClusterProfile:
     gpu_type: str | None = None
     """As the cluster names it, such as h100, where it has several."""
     cpus_per_node: int | None = None
-    """CPUs of a node that a job asks for. 0: the whole node, for itself. None: SLURM gives it one."""
+    """CPUs of a node that a job asks for. 0: the whole node, for this job alone. None: SLURM's default, one."""
     memory: str | None = None
-    """Of a node, as sbatch reads it: 500G; 0 is all of it. None: what the partition gives by default."""
+    """Memory of a node, as sbatch reads it: 500G; 0 is all of it. None: the partition's default."""
     time: str | None = None
-    """Limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00. None: what the partition gives by default."""
+    """Time limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00. None: the partition's default."""
     signal_seconds: int = 600
     """How long before that limit a job saves a checkpoint and queues up again."""
     mail: str | None = None
@@ -79,11 +79,11 @@ class ClusterProfile:
         return self.nodes or needed
 
     def nodes_together(self, largest: int) -> int:
-        """Most nodes that the jobs of a sweep may hold together, the largest of which needs `largest`."""
+        """The most nodes that the jobs of a sweep may hold together, if the largest of them needs `largest`."""
         return max(DEFAULT_NODE_LIMIT, largest) if self.node_limit is None else self.node_limit
 
     def unasked(self) -> list[str]:
-        """What SLURM gives a job that does not ask for it, a phrase for each field that is left out."""
+        """SLURM's defaults for the fields that are not set, one phrase for each."""
         given = {
             "one CPU of each node (cpus_per_node)": self.cpus_per_node is None,
             "the partition's default memory (memory)": self.memory is None,

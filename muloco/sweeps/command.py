@@ -24,7 +24,7 @@ from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
 
 PROFILE = "cluster.toml"
-"""Cluster profile that is taken where none is named and it lies beside the sweep."""
+"""The cluster profile next to the sweep, which is used where none is named."""
 GENERATED = "generated_job_files"
 PIPED_WIDTH = 200
 
@@ -49,7 +49,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     if words and not words[0].startswith("--"):
         raise ConfigError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
     if status and (command.submit or command.dry_run or command.here):
-        raise ConfigError("status stands alone, without --submit, --here or --dry-run")
+        raise ConfigError("status cannot be combined with --submit, --here or --dry-run")
     if command.at_once < 1:
         raise ConfigError(f"--at-once is how many jobs run at the same time, 1 or more; got {command.at_once}")
     file = find_sweep(command.config)
@@ -104,12 +104,12 @@ def _run(found: Expansion, at_once: int, console: Console) -> int:
 
 
 def _remember(folder: SweepFolder, settings: Settings) -> None:
-    """So that `status` knows where the runs are."""
+    """Keeps the settings, so that `status` knows where the runs are."""
     folder.settings = settings
     try:
         folder.save()
     except OSError as error:
-        raise ConfigError(f"what the sweep runs with cannot be kept, choose another --folder: {error}") from None
+        raise ConfigError(f"the settings of the sweep cannot be written: {error}; choose another --folder") from None
 
 
 def write_scripts(

@@ -14,10 +14,10 @@ def load_sweep(path: Path | str) -> Sweep:
 
     Args:
         path: relative to the current folder, or a shipped sweep such as `jobs/muloco_paper/15B.py`. The file may import
-            what lies beside it.
+            modules next to it.
 
     Raises:
-        ConfigError: no such file, or no `sweep()` in it that returns a Sweep.
+        ConfigError: there is no such file, or it has no `sweep()` that returns a Sweep.
     """
     file = find_sweep(path)
     spec = importlib.util.spec_from_file_location(f"muloco_sweep_{file.stem}", file)

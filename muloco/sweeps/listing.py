@@ -17,9 +17,9 @@ from muloco.sweeps.state import Kind, Progress, State
 COLUMNS = ("name", "nodes", "workers", "batch", "steps", "lr", "weight decay", "outer lr", "outer momentum")
 STATUS = ("name", "state", "job", "step", "loss", "held-out loss", "note")
 WORDS = ("name", "state", "note")
-"""Columns that are text, and stand on the left."""
+"""Columns that are text, and are aligned to the left."""
 NOTE = 40
-"""Columns of text that a note has at least, where it is in a table."""
+"""The least width of a note in a table, in characters."""
 
 
 def row(job: Job) -> tuple[str, ...]:
@@ -41,14 +41,14 @@ def row(job: Job) -> tuple[str, ...]:
 
 
 def jobs_table(jobs: Iterable[Job], *, width: int) -> RenderableType:
-    """The jobs with their key values, in so many columns of text."""
+    """The jobs with their key values, in lines of that width."""
     return table(COLUMNS, [row(job) for job in jobs], width=width)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> RenderableType:
     """A table of rows whose first cell is a name and whose last one may be a note.
 
-    Where it is wider than `width`, a name stands on a line of its own, its values on the next one, and then its note.
+    If it is wider than `width`, each name is on a line of its own, its values on the next one, and then its note.
     """
     widest = {column: max(map(len, (column, *cells))) for column, *cells in zip(columns, *rows, strict=True)}
     if "note" in widest:
@@ -64,7 +64,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) 
 
 
 def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
-    """Two lines a row, or three where there is a note. Headers of two words take two lines."""
+    """A table with two lines for each row, or three if it has a note. Headers of two words take two lines."""
     inner = [(at, column) for at, column in enumerate(columns) if column not in ("name", "note")]
     heads = [[*column.split(" ", 1), ""][:2] if " " in column else ["", column] for _, column in inner]
     wide = [max(map(len, (*head, *(cells[at] for cells in rows)))) for head, (at, _) in zip(heads, inner, strict=True)]
@@ -94,15 +94,16 @@ def origins_of(jobs: Sequence[Job]) -> list[str]:
 
 
 def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
-    """What is probably not meant, or cannot run, a line each."""
+    """One line for each setting that is probably unintended, or cannot run."""
     found = [reason for reason in (too_little_text(jobs), _small_vocabulary(jobs)) if reason]
     if unasked := profile.unasked():
-        found.append(f"what the cluster profile does not ask for is SLURM's default: {', '.join(unasked)}")
+        found.append(f"the cluster profile leaves these to SLURM's defaults: {', '.join(unasked)}")
     return [f"warning: {line}" for line in found]
 
 
 def too_little_text(jobs: Sequence[Job]) -> str | None:
-    """Why jobs on the embedded corpus would fail when they start; None: none of them would, as far as can be told."""
+    """The reason why jobs on the embedded corpus would fail at their start; None if none would, as far as can be
+    told."""
     needed = {
         job.name: job.resolved.validation.sequences * job.resolved.training.seq_len
         for job in jobs
@@ -122,7 +123,7 @@ def too_little_text(jobs: Sequence[Job]) -> str | None:
 
 
 def _small_vocabulary(jobs: Sequence[Job]) -> str | None:
-    """Which models of the paper would be trained with the embedded tokenizer, on a corpus that is not embedded."""
+    """A warning if models of the paper would be trained with the embedded tokenizer on another corpus."""
     found = [
         config
         for config in (job.resolved for job in jobs)
@@ -158,7 +159,7 @@ def remarks(found: Expansion) -> list[str]:
 def status_table(
     jobs: Sequence[Job], states: Mapping[str, State], progress: Mapping[str, Progress], *, width: int
 ) -> RenderableType:
-    """Where the jobs stand, in so many columns of text."""
+    """The states of the jobs, in lines of that width."""
     rows = []
     for job in jobs:
         state, at = states[job.name], progress[job.name]

@@ -9,13 +9,13 @@ OPTIONS: Mapping[str, str] = {
     "qos": "quality of service",
     "time": "limit of a job, such as 24:00:00; it queues up again and goes on",
     "memory": "memory of a node, such as 500G; 0: all of it",
-    "nodes": "nodes of a job; left out: as many as its workers need",
+    "nodes": "nodes of a job (default: as many as its workers need)",
     "gpus_per_node": "GPUs of a node",
     "cpus_per_node": "CPUs of a node; 0: the whole node, for each job alone",
     "mail": "address to write to when a job ends",
     "log_folder": "where the output of jobs goes",
-    "node_limit": "most nodes that all your jobs in the partition may have or wait for together "
-    "(default: 16, or what the largest job needs)",
+    "node_limit": "most nodes that all your jobs in the partition may hold or wait for together "
+    "(default: 16, or as many as the largest job needs)",
 }
 """Fields of the cluster profile that the command line can set: each is an option, with its help."""
 

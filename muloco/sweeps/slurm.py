@@ -64,7 +64,7 @@ def read_count(text: str) -> int:
     """A number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
 
     Raises:
-        SlurmError: it is none.
+        SlurmError: it is not a number.
     """
     found = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
     if found is None:
@@ -73,8 +73,8 @@ def read_count(text: str) -> int:
 
 
 def submit(script: Path) -> str:
-    """Submits a script and returns the id of its job. It asks once: where the controller does not answer
-    (`muloco.launch.controller.is_busy`), it may have taken the script nevertheless."""
+    """Submits a script and returns the id of its job. It asks only once: a controller that does not answer
+    (`muloco.launch.controller.is_busy`) may have accepted the script nevertheless."""
     answer = _call(["sbatch", "--parsable", str(script)]).strip()
     ids = re.findall(r"^(\d+)(?:;\S*)?$", answer, flags=re.MULTILINE)
     if not ids:
@@ -96,7 +96,7 @@ def ended(job: str) -> Ended | None:
 
 
 def _ask(command: Sequence[str]) -> str:
-    """The answer to a question that changes nothing, and so may be asked again."""
+    """The output of a query, which changes nothing and so may be repeated."""
     return ask_again(lambda: _call(command), SlurmError)
 
 

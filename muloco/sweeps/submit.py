@@ -123,7 +123,8 @@ def _submit(job: Job, folder: SweepFolder, profile: ClusterProfile, console: Con
 
 
 def _submit_patiently(job: Job, folder: SweepFolder) -> str:
-    """Submits the script of a job; again for some minutes while SLURM does not answer, unless the job is there."""
+    """Submits the script of a job; repeats it for some minutes while SLURM does not answer, unless the job is
+    queued."""
     left = BUSY_SECONDS
     while True:
         try:

@@ -33,7 +33,7 @@ def checked_point(point: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a point as the fields of a config keep them.
 
     Raises:
-        ConfigError: there is no such field, or a value does not fit.
+        ConfigError: there is no such field, or a value is not allowed.
     """
     found = {}
     for field, value in point.items():

@@ -1,4 +1,4 @@
-"""What a field of the config takes, written beside its type: `lr: Rate`. Needs nothing but Python."""
+"""Bounds of a config's fields, as annotations of their types: `lr: Rate`. Needs nothing but Python."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ LONGEST_NAME = 200
 
 
 class Bound(Protocol):
-    """Metadata of an annotation that a value of its type has to satisfy."""
+    """Metadata of an annotation: a condition on the values of its type."""
 
     @property
     def words(self) -> str:
-        """What is allowed, as it follows "must be"."""
+        """The allowed values in words, to follow "must be"."""
         ...
 
     def allows(self, value) -> bool: ...
@@ -21,7 +21,7 @@ class Bound(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers between two limits, each of which may be left open."""
+    """Numbers between two limits, each of which is optional."""
 
     least: float | None = None
     above: float | None = None
@@ -52,8 +52,8 @@ class FolderName:
     """Names of folders that are safe in paths, on command lines and in other programs' files."""
 
     words: str = (
-        f"the name of a folder: up to {LONGEST_NAME} letters (A to Z, a to z), digits and . _ - + = , of which the "
-        "first is a letter, a digit or _"
+        f"the name of a folder: up to {LONGEST_NAME} letters (A to Z, a to z), digits and . _ - + = , starting with a "
+        "letter, a digit or _"
     )
 
     def allows(self, value: str) -> bool:
@@ -62,9 +62,9 @@ class FolderName:
 
 @dataclass(frozen=True)
 class Joined:
-    """Names that are kept as one text with commas in between, and may be given as a list."""
+    """Names that are kept as one text, separated by commas, and may be given as a list."""
 
-    words: str = "names with commas in between"
+    words: str = "names separated by commas"
 
     def allows(self, value: str) -> bool:
         return bool(value)

@@ -37,7 +37,7 @@ class Owner(Joining, Protocol):
     """Whose checkpoints these are."""
 
     def enter(self, state: State) -> None:
-        """It saves or loads from here on."""
+        """Reports that the worker saves or loads from here on."""
         ...
 
     def checkpoint_failed(self, step: int, reason: str) -> None:

@@ -95,7 +95,7 @@ class CheckpointFolder:
             try:
                 part = read_json(path)
             except ValueError as error:
-                logger.warning("%s: checkpoint step-%d is not whole", error, save.step)
+                logger.warning("%s: checkpoint step-%d is incomplete", error, save.step)
                 return False
             if part.get("save") != asdict(save):
                 return False
@@ -118,7 +118,9 @@ class CheckpointFolder:
                 aside.append(f"{self._step(step)}: {error}")
         if any(self._manifest(step).exists() for step in steps):
             damages = "; ".join(aside)
-            raise NoWholeCheckpoint(f"no checkpoint can be used ({damages}); move {self.root} away to start anew")
+            raise NoWholeCheckpoint(
+                f"no checkpoint can be used ({damages}); move {self.root} away to start from the beginning"
+            )
         return None, aside
 
     def steps(self) -> list[int]:
@@ -144,7 +146,7 @@ class CheckpointFolder:
         """The checkpoint of a step.
 
         Raises:
-            ValueError: there is none, or it is not whole: why.
+            ValueError: there is none, or it is incomplete; the message has the reason.
         """
         path = self._manifest(step)
         if not path.exists():
@@ -155,7 +157,7 @@ class CheckpointFolder:
         except (TypeError, KeyError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
         if manifest.step != step:
-            raise ValueError(f"{path.name} is that of step {manifest.step}")
+            raise ValueError(f"{path.name} belongs to step {manifest.step}")
         for name, files in parts.items():
             for file, size in files.items():
                 path = self.part(step, name) / file

@@ -60,8 +60,8 @@ class Data(Section):
     validation: Text | None = None
     """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
     predict_bos: bool = False
-    """Let the model learn, and validation count, that behind a document's EOS comes the BOS of the next one, as in the
-    paper's stream. False: no label is of another document than its input."""
+    """Whether the EOS of a document is an input whose label is the BOS of the next document, in training and in
+    validation, as in the paper's stream. False: no label is of another document than its input."""
     strict: bool = False
     """Refuse broken records and empty files, instead of naming, counting and skipping them."""
     prepare: bool | None = None
@@ -92,10 +92,10 @@ class Training(Section):
     max_norm: Positive | None = 1.0
     """Largest gradient norm, larger ones are clipped; None: no clipping."""
     precision: Literal["bfloat16", "autocast", "float32"] | None = None
-    """Of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16: parameters
-    and activations are cast (FSDP's mixed precision). autocast: matrix products and attention alone are taken in
-    bfloat16; embedding, norms and residual stream stay float32. Derived, as in the paper: bfloat16 where parameters are
-    sharded, else autocast."""
+    """Precision of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16:
+    parameters and activations are cast (FSDP's mixed precision). autocast: only matrix products and attention are in
+    bfloat16; embedding, norms and residual stream stay in float32. Derived, as in the paper: bfloat16 where parameters
+    are sharded, else autocast."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -138,9 +138,10 @@ class Optimizer(Section):
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of Muon's orthogonalization: the paper's five, Keller Jordan's one, or Polar Express's five."""
+    """Coefficients of Muon's orthogonalization: muloco, the paper's five steps; quintic, Keller Jordan's one
+    polynomial; polar_express, the five steps of Polar Express."""
     orthogonalization_steps: Count | None = None
-    """Steps of the orthogonalization: fewer take the first coefficients, more repeat the last. None: 5."""
+    """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
     matrix: Role = field(default_factory=Role)
     """The matrices of the layers: attention and feed-forward."""
     embedding: Role = field(default_factory=Role)
@@ -162,8 +163,8 @@ class LRScheduler(Section):
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
     total_steps: Count | None = None
-    """Inner steps after which the inner learning rate, and an outer one with a schedule, have reached their end, where
-    they stay. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
+    """Inner steps after which the inner learning rate, and an outer one with a schedule, reach their last values and
+    stay there. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
     min_lr_factor: Share = 0.1
     """Learning rate at the end, as a share of the peak."""
 
@@ -257,8 +258,8 @@ class Compression(Section):
     """How topk sends values. Derived: fp32."""
     reduce: Literal["reselect", "gather", "requantize"] = "reselect"
     """reselect: the owner of each part encodes the mean again, so that 2 (K - 1) / K payloads leave a worker. gather:
-    everyone gets every payload, an exact mean, but K - 1 payloads leave a worker. requantize: gather, then the loss of
-    a second encoding on the mean, as the paper's quantized runs simulate it; it saves no bytes."""
+    every worker gets every payload, and the mean is exact, but K - 1 payloads leave a worker. requantize: as gather,
+    and the mean is encoded and decoded once more, as in the paper's quantized runs; it saves no bytes."""
     error_feedback: bool = False
     """What is lost in a sync is added in the next one."""
     error_decay: Share = 0.9
@@ -266,8 +267,8 @@ class Compression(Section):
     error_alpha: Share = 1.0
     """Share of what was sent that is taken off (alpha)."""
     error_gain: Positive = 1.0
-    """What a pseudogradient is multiplied with before what was lost is added. The paper's code has outer_optimizer.lr
-    here as well as in the outer step, so that it acts twice on what is compressed."""
+    """Factor on a pseudogradient before the residual is added. The paper's code has outer_optimizer.lr here as well as
+    in the outer step, so that it acts twice on what is compressed."""
     skip_norms: bool = True
     """Norms travel as fp32."""
     skip_embeddings: bool = False
@@ -307,7 +308,7 @@ class Validation(Section):
     freq: Count = 15
     """Inner steps between two validations; besides, before the first and after the last step."""
     sequences: Count = 1024
-    """Held-out sequences, of training.seq_len tokens; any number, whatever the ranks and their batches."""
+    """Held-out sequences of training.seq_len tokens; any number, independent of the ranks and their batches."""
 
 
 @dataclass(kw_only=True, slots=True)

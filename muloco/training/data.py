@@ -11,15 +11,15 @@ from muloco.training.load import ConfigError
 
 
 def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
-    """What the run of a resolved config trains on, made now as far as the cache has it not.
+    """The data of a resolved config's run, which is prepared now unless it is in the cache.
 
     Args:
         config: resolved.
-        verify: compare all of what the cache has with its checksum.
+        verify: verify the checksums of all files in the cache.
 
     Raises:
-        ConfigError: the data cannot be used so, there is less of it than there are data-parallel ranks in all workers,
-            an entry of the cache is damaged, or the cache cannot be written to; in one line that says what to change.
+        ConfigError: the data cannot be used in this way, has fewer documents than all workers have data-parallel ranks,
+            an entry of the cache is damaged, or the cache cannot be written to; one line says what to change.
     """
     data = config.data
     try:
@@ -40,12 +40,12 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)
         for name in prepared.streamed:
-            if not is_hub(name):  # data sets on the hub are taken to be large enough
+            if not is_hub(name):  # data sets on the hub are assumed to be large enough
                 check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
     except (DataError, DamagedCacheError) as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(
-            f"the data cannot be prepared: {error} (its cache is {default_cache()}; MULOCO_CACHE names another one)"
+            f"the data cannot be prepared: {error} (the cache is {default_cache()}; set MULOCO_CACHE for another one)"
         ) from error
     return prepared

@@ -1,4 +1,4 @@
-"""A resolved config for people to read, with what its derived values follow from. Needs nothing but Python."""
+"""A resolved config for people to read, with the origins of its derived values. Needs nothing but Python."""
 
 import dataclasses
 import textwrap
@@ -11,8 +11,8 @@ WIDTH = 80
 
 
 def describe(resolution: Resolution, *, width: int = WIDTH) -> str:
-    """All fields by section, a line each, in lines of at most `width` characters; only a word that is longer, such as a
-    path, stays in one piece."""
+    """All fields by section, one per line, in lines of at most `width` characters; only longer words, such as paths,
+    are not broken."""
     config = resolution.config
     lines: list[str] = []
     for name, section in _sections(config, ""):
@@ -24,7 +24,7 @@ def describe(resolution: Resolution, *, width: int = WIDTH) -> str:
 
 
 def _sections(section: Any, prefix: str) -> list[tuple[str, Any]]:
-    """The sections of a config and those within them, by full name."""
+    """The sections of a config, and those nested in them, by full name."""
     found = []
     for f in dataclasses.fields(section):
         value = getattr(section, f.name)

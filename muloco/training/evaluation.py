@@ -22,11 +22,11 @@ class Evaluation(Protocol):
     """Evaluates a model on tasks that it was made for."""
 
     def __call__(self, model: "nn.Module", ranks: "ProcessGroup | None", step: int) -> dict[str, float]:
-        """Figures by TASK/METRIC, and `mean`, on all ranks.
+        """Evaluates the model: figures by TASK/METRIC, and `mean`, on all ranks.
 
         Args:
             model: on all ranks, in evaluation mode; FSDP2 may shard it.
-            ranks: those that share the work, all of them calling; None: this one alone.
+            ranks: the ranks that share the work, all of which call this; None: this rank alone.
             step: the inner step after which the model is evaluated.
         """
         ...

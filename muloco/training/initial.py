@@ -1,6 +1,6 @@
 """A run that starts from given weights: a folder that `muloco export --format hf` has written.
 
-Whether a folder's weights fit is known without torch.
+The check whether a folder's weights fit needs no torch.
 """
 
 import json
@@ -34,7 +34,7 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
         check_names(weights.shapes, theirs.values(), where=str(folder))
         for name, wanted in size.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
             if (found := weights.shapes[theirs[name]]) != wanted:
-                raise ValueError(f"{folder}: {theirs[name]} is {found}, flavor {size.alias} has {wanted}")
+                raise ValueError(f"{folder}: {theirs[name]} is {found}, but flavor {size.alias} has {wanted}")
     except ConfigError:
         raise
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Trackers of metrics, such as TensorBoard, that end nothing but themselves. Needs nothing but Python."""
+"""Trackers of metrics, such as TensorBoard, whose failures do not end the training. Needs nothing but Python."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes a worker's metrics, besides its own metrics file."""
+    """Takes a worker's metrics in addition to its own metrics file."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Takes values after inner step `step`."""
@@ -18,10 +18,10 @@ class Tracker(Protocol):
 
 
 class LastingTracker:
-    """A tracker that goes on without its files where they cannot be written; the log says so once.
+    """A tracker that drops its values if its files cannot be written; the log says so once.
 
     Args:
-        tracker: the one that writes.
+        tracker: the tracker that writes.
     """
 
     def __init__(self, tracker: Tracker):
@@ -40,6 +40,7 @@ class LastingTracker:
         except OSError as error:
             if not self._failed:
                 logger.warning(
-                    "metrics for TensorBoard or W&B cannot be written (%s); those of the run folder go on", error
+                    "metrics for TensorBoard or W&B cannot be written (%s); the metrics files are not affected",
+                    error,
                 )
             self._failed = True

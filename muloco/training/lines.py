@@ -1,4 +1,4 @@
-"""A file that lines are appended to, and that outlasts a full disk. Needs nothing but Python."""
+"""A file to which lines are appended, and which survives a full disk. Needs nothing but Python."""
 
 import contextlib
 import errno
@@ -13,12 +13,12 @@ logger = logging.getLogger(__name__)
 
 
 class LineFile:
-    """Appends lines, each at once, whole or not at all. What cannot be written is left out and counted.
+    """Appends lines, each at once, completely or not at all. Lines that cannot be written are dropped and counted.
 
     Args:
         path: of the file.
-        gap: the line that stands for lines that were left out, given their number and why. It is written before the
-            next line that can be written.
+        gap: makes the line that replaces dropped lines, from their number and the reason. It is written before the next
+            line that can be written.
     """
 
     def __init__(self, path: Path, *, gap: Callable[[int, str], str]):
@@ -35,13 +35,13 @@ class LineFile:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = FileIO(self._path, "a")
             written = self._file.write(data)
-            if written < len(data):  # the disk has become full within the line
+            if written < len(data):  # the disk became full within the line
                 os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._reason = str(error.strerror)
             if self._lost == 0:
-                logger.warning("%s: %s; lines that cannot be written are left out", self._path, self._reason)
+                logger.warning("%s: %s; lines that cannot be written are dropped", self._path, self._reason)
             self._lost += 1
             self.close()
         else:
@@ -55,7 +55,7 @@ class LineFile:
 
 
 def why_full(folder: Path) -> str | None:
-    """What keeps a file in a folder from being written; None: nothing."""
+    """The reason why no file can be written in a folder, or None."""
     probe = folder / f".probe.{uuid4().hex[:12]}"
     try:
         probe.write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""Reading a config: from a Python file or a run's config.json, with `--section.field value` on top."""
+"""Reads a config from a Python file or a run's config.json, with `--section.field value` on top."""
 
 import contextlib
 import copy
@@ -66,14 +66,14 @@ def find_config(path: str) -> Path:
     except (OSError, ValueError) as error:
         raise ConfigError(f"there is no config {values.shown(path)}: {error_reason(error)}") from error
     if file is None and folder:
-        raise ConfigError(f"{path} is a folder without a config.json: neither a config nor the folder of a run")
+        raise ConfigError(f"{path} is a folder without a config.json: it is neither a config nor the folder of a run")
     if file is None:
         known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("config/*/*.py"))]
         nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
         hint = f"; did you mean {nearest[0]}?" if nearest else f"; the configs of muloco are in {SHIPPED / 'config'}"
         raise ConfigError(f"there is no config {path}{hint}")
     if file.suffix not in (".py", ".json"):
-        raise ConfigError(f"{path} is no config: a config is a Python file (.py), a config.json or a run's folder")
+        raise ConfigError(f"{path} is not a config; allowed are a Python file (.py), a config.json and a run's folder")
     return file.resolve()
 
 
@@ -81,7 +81,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
     """A copy of `config` with `--section.field value` words applied.
 
     Raises:
-        ConfigError: an unknown name (the message says which one may be meant) or a value that does not fit the field.
+        ConfigError: a name is unknown (the message suggests a similar one), or a value is not allowed.
     """
     if "--help" in overrides:
         show_help(config, prog=prog)
@@ -166,7 +166,7 @@ def field_types() -> dict[str, Any]:
 
 
 def check_option(option: str, annotation: Any, value: Any) -> None:
-    """Raises ConfigError if the value of a command's option does not fit an annotation (`muloco.training.bounds`)."""
+    """Raises ConfigError if the value of a command's option does not match an annotation (`muloco.training.bounds`)."""
     try:
         values.checked(annotation, value)
     except values.BadValue as error:
@@ -174,13 +174,13 @@ def check_option(option: str, annotation: Any, value: Any) -> None:
 
 
 def error_reason(error: Exception) -> str:
-    """What went wrong, without numbers of errors and without the path."""
+    """The reason of an error, without its number and without the path."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 @contextlib.contextmanager
 def naming(option: str) -> Iterator[None]:
-    """Within the context what the file system refuses is a ConfigError that names the option and the path."""
+    """Within the context, errors of the file system become a ConfigError that names the option and the path."""
     try:
         yield
     except OSError as error:
@@ -189,7 +189,7 @@ def naming(option: str) -> Iterator[None]:
 
 
 def unknown_field(name: str) -> str:
-    """Says that there is no field of that full name, and which one may be meant."""
+    """Says that there is no field of that full name, and suggests a similar one."""
     return f"unknown field {name}; {_hint(name)}"
 
 
@@ -206,15 +206,16 @@ def settle(config: Config, *, where: str = "", theirs: bool = False) -> None:
     """Reads what a config holds in the forms of the paper's repository, and checks every field against its annotation.
 
     Sections given as dicts become sections, lists become tuples, whole floats become ints where whole numbers are
-    meant. What has another meaning in the paper's repository is logged.
+    meant. Settings that have another meaning in the paper's repository are logged.
 
     Args:
         config: changed in place.
-        where: the file that it is from, for messages; empty: none.
-        theirs: it is a config of the paper's repository, whose options that muloco does not know are left out.
+        where: the file that it comes from, for messages; may be empty.
+        theirs: whether it is a config of the paper's repository, in which options that muloco does not know are
+            ignored.
 
     Raises:
-        ConfigError: a section or a field holds what it cannot.
+        ConfigError: the value of a section or a field is not allowed.
     """
     given, notes = _other_forms(config, where, theirs)
     _check_sections(config, where, "")
@@ -235,7 +236,7 @@ def get_field(config: Config, name: str) -> Any:
 
 
 def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list[str]]:
-    """Values by full name, and notes, of what is given in the paper's forms; these are taken out of the config."""
+    """Values by full name, and notes, for settings in the paper's forms; these are removed from the config."""
     given: Values = {}
     notes: list[str] = []
     unknown: list[str] = []
@@ -253,7 +254,7 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
     if unknown and not theirs:
         raise ConfigError(_prefix(where) + unknown_field(unknown[0]))
     if unknown:
-        notes.append(f"left out, as muloco has no such options: {', '.join(unknown)}")
+        notes.append(f"ignored, as muloco has no such options: {', '.join(unknown)}")
     if given.get("compression.kind") == "none":
         given = {name: value for name, value in given.items() if not name.startswith("compression.")}
     if given.get("compression.kind") == "topk":  # their top-k sends values as they are
@@ -263,9 +264,9 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
             del given[name]
     if found:
         notes += [
-            "training.global_batch_size is taken as the sequences of all workers together; the paper's repository "
-            "counts those of one worker",
-            "training.steps is taken as it stands; the paper's repository needs one step more than it trains",
+            "training.global_batch_size counts the sequences of all workers together; the paper's repository counts "
+            "those of one worker",
+            "training.steps is the number of steps that are trained; the paper's repository needs one more than that",
         ]
     return given, notes
 
@@ -335,7 +336,7 @@ def _from_python(file: Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"muloco_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    folder = str(file.parent)  # a config may import what lies beside it
+    folder = str(file.parent)  # a config may import modules next to it
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
@@ -356,7 +357,7 @@ def _from_python(file: Path) -> Config:
 
 
 def failure_in(file: Path, error: BaseException) -> str:
-    """What went wrong in a user's Python file: file and line, what was raised, in one line."""
+    """One line about an error in a user's Python file: file, line and what was raised."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -370,7 +371,7 @@ def failure_in(file: Path, error: BaseException) -> str:
 
 
 def _of_dicts(module: ModuleType) -> Config | None:
-    """The config of a file of the paper's repository, which holds a dict for each section; None where it is no such."""
+    """The config of a file of the paper's repository, which holds a dict for each section; None for any other file."""
     sections = [f.name for f in dataclasses.fields(Config) if isinstance(getattr(module, f.name, None), Mapping)]
     if not sections:
         return None
@@ -386,7 +387,7 @@ def _from_json(file: Path) -> Config:
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
         raise ConfigError(f"{file} cannot be read: {error_reason(error)}") from error
     if not isinstance(stored, dict) or "resolved" not in stored:
-        raise ConfigError(f"{file} is not the config.json of a run: it has no entry `resolved`")
+        raise ConfigError(f"{file} is not the config.json of a run: the entry `resolved` is missing")
     return from_dict(stored["resolved"], where=str(file))
 
 

@@ -1,5 +1,5 @@
-"""Metrics of one worker: the run folder's own file, the console, TensorBoard and W&B. docs/metrics.md says what the
-values are."""
+"""Metrics of one worker: the run folder's own file, the console, TensorBoard and W&B. docs/metrics.md describes
+the values."""
 
 import contextlib
 import logging
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 class RunMetrics(MetricsProcessor):
-    """torchtitan's clock of the steps; what it tells goes into `metrics/worker-NNN.jsonl`, to the console, to
-    TensorBoard and to W&B, each value once and everywhere by the same name. The worker's rank 0 does that."""
+    """torchtitan's clock of the steps. Its values go into `metrics/worker-NNN.jsonl`, to the console, to TensorBoard
+    and to W&B, each once and everywhere by the same name. The worker's rank 0 does this."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
@@ -38,9 +38,9 @@ class RunMetrics(MetricsProcessor):
         """The resolved config of the run; `fault_tolerance.replica_id` says which worker this is."""
         attempt: int
         held_out: HeldOutDataLoader.Config
-        """What is validated on."""
+        """The held-out data."""
         tokenizer: str
-        """Folder of the tokenizer that it was made with."""
+        """Folder of the tokenizer of the held-out data."""
 
     time_last_log: float
     ntokens_since_last_log: int
@@ -51,8 +51,10 @@ class RunMetrics(MetricsProcessor):
         self._worker = config.muloco.fault_tolerance.replica_id
         self._validation_name = "validation_loss"
         self._state: State | None = None
-        self.compiled = not (config.muloco.compile.enable or device_type() != "cpu")  # there attention always is
-        """Whether a training step has been taken, after which torch compiles no more; the trainer sets it."""
+        self.compiled = not (
+            config.muloco.compile.enable or device_type() != "cpu"
+        )  # on accelerators attention is always compiled
+        """Whether a training step was taken, after which torch compiles nothing more; the trainer sets it."""
         self._peak_flops = peak_flops()
         folder = RunFolder(Path(dump_folder))
         self._path = folder.metrics(self._worker)
@@ -70,7 +72,7 @@ class RunMetrics(MetricsProcessor):
         return super().should_log(step) or step == self._run.training.steps
 
     def enter(self, state: State, step: int) -> None:
-        """From here on, after inner step `step`, the worker does something else."""
+        """Reports that the worker changes its state after inner step `step`."""
         if state in (State.TRAINING, State.VALIDATING) and not self.compiled:
             state = State.COMPILING
         if state is not self._state:
@@ -78,7 +80,7 @@ class RunMetrics(MetricsProcessor):
             self._write(step, state_line(state))
 
     def begin(self) -> None:
-        """The inner steps begin: what came before is no time of training."""
+        """Reports that the inner steps begin; the time before does not count as training."""
         self.time_last_log = time.perf_counter()
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
@@ -125,7 +127,7 @@ class RunMetrics(MetricsProcessor):
         logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
 
     def log_evaluation_failure(self, step: int, reason: str) -> None:
-        """The anchor after inner step `step` was not evaluated."""
+        """Reports that the anchor after inner step `step` was not evaluated."""
         self._write(step, {"event": "evaluation_failed", "reason": reason})
 
     @contextlib.contextmanager
@@ -165,11 +167,11 @@ class RunMetrics(MetricsProcessor):
         self._write(step, {"event": "sync", **values, "weights": weights, "digest": as_hex(digest)})
 
     def log_resume(self, step: int) -> None:
-        """This attempt at the run begins after inner step `step`."""
+        """Reports that this attempt at the run begins after inner step `step`."""
         self._write(step, {"event": "resume"})
 
     def done_at(self, step: int) -> set[str]:
-        """What this worker has logged of `validation` and `evaluation` of the anchor after an inner step."""
+        """Which of `validation` and `evaluation` of the anchor this worker has logged after an inner step."""
         lines = standing(list(read_lines(self._path))) if self._path.exists() else []
         there = [line for line in lines if line["step"] == step]
         validated = {"validation"} if any("validation_loss" in line for line in there) else set()
@@ -223,7 +225,7 @@ class RunMetrics(MetricsProcessor):
         )
 
     def _tell(self, step: int, values: Mapping[str, float], *, event: str | None = None) -> None:
-        """Writes values everywhere."""
+        """Writes values to the metrics file and to all trackers."""
         for tracker in self._trackers:
             tracker.log(values, step)
         self._write(step, {**({} if event is None else {"event": event}), **values})
@@ -236,14 +238,14 @@ class RunMetrics(MetricsProcessor):
 def gpu_figures(
     tokens_per_second: float, *, flops: int, parameters: int, peak_flops: float | None, memory_gib: float
 ) -> dict[str, float]:
-    """Speed and memory of one GPU; without shares of the peak where that is not known.
+    """Speed and memory of one GPU; without the shares of the peak if the peak is not known.
 
     Args:
         tokens_per_second: of this GPU.
         flops: of a token as torchtitan counts: 6 for each parameter but those of the embedding, and attention.
         parameters: N, all of them; 6 N is how the paper and `muloco plan` count a token.
         peak_flops: dense bf16 FLOP/s of the GPU.
-        memory_gib: most that was reserved, in GiB.
+        memory_gib: the most memory that was reserved, in GiB.
     """
     found = {"memory_gib": memory_gib}
     for suffix, count in {"": flops, "_6n": 6 * parameters}.items():

@@ -1,4 +1,4 @@
-"""The inner optimizers as torchtitan builds them: which parameter gets which rule, at which settings and rates."""
+"""The inner optimizers as torchtitan builds them: the rule, the settings and the learning rate of each parameter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class InnerOptimizers(OptimizersContainer):
 
 @dataclass(kw_only=True, slots=True)
 class InnerRates(LRSchedulersContainer.Config):
-    """torchtitan's schedule with a cosine, which may end before the run does: the rate then stays where it is."""
+    """torchtitan's schedule with a cosine, which may end before the run does; the rate then stays constant."""
 
     def build(self, *, optimizers: OptimizersContainer, training_steps: int) -> LRSchedulersContainer:
         share = partial(

@@ -1,6 +1,6 @@
-"""What options are called elsewhere: in the paper's repository, whose configs are read, in torchtitan and transformers.
+"""Names of options elsewhere: in the paper's repository, whose configs are read, in torchtitan and in transformers.
 
-One table answers unknown options and reads the paper's configs. Needs nothing but Python.
+One table suggests an option for each of these names, and reads the paper's configs. Needs nothing but Python.
 """
 
 import difflib
@@ -11,39 +11,39 @@ from dataclasses import dataclass
 from typing import Any
 
 Values = dict[str, Any]
-"""Values of our fields, by full name."""
+"""Values of muloco's fields, by full name."""
 _ANYTHING = object()
 
 
 @dataclass(frozen=True)
 class Other:
-    """What became of an option."""
+    """Another project's option, and its equivalent here."""
 
     here: str
-    """What to use here: a sentence, or the option."""
+    """The advice in the error message, such as the option to use."""
     read: Callable[[Any], Values] = lambda value: {}
-    """What a value of theirs says in our fields."""
+    """Translates its value into values of our fields."""
     note: Callable[[Any], str | None] = lambda value: None
-    """What a reader of the config should know of that, if anything."""
+    """A note for the reader of the config, or None."""
 
 
 def _renamed(field: str, values: Mapping[Any, Any] | None = None) -> Other:
-    """The same under another name; `values` translates those that are written in another way."""
+    """The same option under another name; `values` translates values that are written in another way."""
 
     def read(value: Any) -> Values:
         known = values is not None and isinstance(value, (str, bool, int, type(None))) and value in values
         return {field: values[value] if known and values is not None else value}
 
-    return Other(f"here it is --{field}", read)
+    return Other(f"use --{field}", read)
 
 
 def _gone(why: str, usual: Any = _ANYTHING) -> Other:
-    """Nothing here does it. A value other than the usual one is noted."""
-    return Other(why, note=lambda value: None if usual is _ANYTHING or value == usual else f"is left out: {why}")
+    """An option without an equivalent. Values other than the usual one get a note."""
+    return Other(why, note=lambda value: None if usual is _ANYTHING or value == usual else f"is ignored: {why}")
 
 
 def _where_true(field: str, value: Any) -> Other:
-    return Other(f"here it is --{field} {value}", lambda given: {field: value} if given else {})
+    return Other(f"use --{field} {value}", lambda given: {field: value} if given else {})
 
 
 def _bits(bins: Any) -> Values:
@@ -78,21 +78,21 @@ def _sources(field: str, data: Any) -> Values:
 
 
 def _tokenizer(path: Any) -> Values:
-    """The folder of a tokenizer, which they name by its file."""
+    """The folder of a tokenizer, for which the paper's repository has a file."""
     return {"data.tokenizer": path}
 
 
 _NOT_HERE = "muloco has no such option"
 _COMM = "the timeouts are --fault_tolerance.quorum_timeout_seconds and --fault_tolerance.exchange_timeout_seconds"
-_WANDB = "the environment says it: WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_RUN_NAME"
+_WANDB = "set WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_NAME in the environment"
 _ROLES = ("scalar", "embedding", "head")
 
 PAPER: dict[str, Other] = {
-    "model.tokenizer_path": Other("here it is --data.tokenizer, a folder with tokenizer.json", _tokenizer),
-    "training.dataset": _gone("here it is --data.corpus"),
-    "training.dataset_path": Other("here it is --data.corpus", lambda path: {"data.corpus": path} if path else {}),
-    "data_train": Other("here it is --data.corpus", lambda data: _sources("data.corpus", data)),
-    "data_val": Other("here it is --data.validation", lambda data: _sources("data.validation", data)),
+    "model.tokenizer_path": Other("use --data.tokenizer, a folder with tokenizer.json", _tokenizer),
+    "training.dataset": _gone("use --data.corpus"),
+    "training.dataset_path": Other("use --data.corpus", lambda path: {"data.corpus": path} if path else {}),
+    "data_train": Other("use --data.corpus", lambda data: _sources("data.corpus", data)),
+    "data_val": Other("use --data.validation", lambda data: _sources("data.validation", data)),
     "optimizer.use_polar_express": _where_true("optimizer.orthogonalization", "polar_express"),
     "optimizer.use_triton": _gone("not needed; --optimizer.orthogonalization chooses the coefficients"),
     "optimizer.adjust_lr": _renamed("optimizer.adjust_lr", {None: "none"}),
@@ -102,7 +102,7 @@ PAPER: dict[str, Other] = {
     "optimizer.gpa_kwargs.eps": _renamed("optimizer.eps"),
     "optimizer.gpa_kwargs.weight_decay": _renamed("optimizer.weight_decay"),
     "optimizer.gpa_kwargs.betas": Other(
-        "here it is --optimizer.beta1 and --optimizer.beta2",
+        "use --optimizer.beta1 and --optimizer.beta2",
         lambda betas: dict(zip(("optimizer.beta1", "optimizer.beta2"), betas, strict=True)),
     ),
     "optimizer.gpa_kwargs.comms_interval": _gone("mu_x follows from --fault_tolerance.sync_steps"),
@@ -122,10 +122,10 @@ PAPER: dict[str, Other] = {
     "metrics.wandb_project": _gone(_WANDB),
     "metrics.wandb_suffix": _gone(_WANDB),
     "metrics.enable_lm_evaluation": Other(
-        "here it is --evaluation.tasks paper", lambda given: {"evaluation.tasks": ["paper"]} if given else {}
+        "use --evaluation.tasks paper", lambda given: {"evaluation.tasks": ["paper"]} if given else {}
     ),
     "fault_tolerance.enable": Other(
-        "here it is --fault_tolerance.semi_sync_method, which is none for plain training",
+        "use --fault_tolerance.semi_sync_method, which is none for plain training",
         lambda given: {} if given else {"fault_tolerance.semi_sync_method": "none"},
         lambda given: (
             None
@@ -136,14 +136,14 @@ PAPER: dict[str, Other] = {
     ),
     "fault_tolerance.group_size": _renamed("fault_tolerance.group_size", {0: 1}),
     "fault_tolerance.module_fqns_per_model_fragment": Other(
-        "here it is --fault_tolerance.module_fqns_per_model_fragment", _fragments
+        "use --fault_tolerance.module_fqns_per_model_fragment", _fragments
     ),
     "fault_tolerance.use_gpa": _where_true("optimizer.name", "GPA"),
-    "fault_tolerance.should_quantize": _gone("here it is --compression.kind", False),
+    "fault_tolerance.should_quantize": _gone("use --compression.kind", False),
     "fault_tolerance.use_quantized_outer_sgd": Other(
-        "here it is --compression.kind", lambda given: {} if given else {"compression.kind": "none"}
+        "use --compression.kind", lambda given: {} if given else {"compression.kind": "none"}
     ),
-    "fault_tolerance.checkpoint_keep_latest_k": _gone("here it is --checkpoint.keep"),
+    "fault_tolerance.checkpoint_keep_latest_k": _gone("use --checkpoint.keep"),
     "outer_optimizer.class_name": _renamed("outer_optimizer.class_name", {"quantized_outer_sgd": "sgd"}),
     "outer_optimizer.kwargs.lr": _renamed("outer_optimizer.lr"),
     "outer_optimizer.kwargs.momentum": _renamed("outer_optimizer.momentum"),
@@ -151,10 +151,10 @@ PAPER: dict[str, Other] = {
     "outer_optimizer.kwargs.weight_decay": _gone("the outer optimizer has no weight decay", 0.0),
     "outer_optimizer.kwargs.maximize": Other(
         "not needed: a pseudogradient is anchor minus worker everywhere",
-        note=lambda value: f"{value!r} is left out: a pseudogradient is anchor minus worker, so every step descends",
+        note=lambda value: f"{value!r} is ignored: a pseudogradient is anchor minus worker, so every step descends",
     ),
-    "outer_optimizer.kwargs.compressor_type": Other("here it is --compression.kind", _compressor),
-    "outer_optimizer.kwargs.quantization_bins": Other("here it is --compression.bits", _bits),
+    "outer_optimizer.kwargs.compressor_type": Other("use --compression.kind", _compressor),
+    "outer_optimizer.kwargs.quantization_bins": Other("use --compression.bits", _bits),
     "outer_optimizer.kwargs.quantization_range": _gone("the range is fixed at 6 standard deviations", 6),
     "outer_optimizer.kwargs.topk_sparsity_ratio": _renamed("compression.fraction"),
     "outer_optimizer.kwargs.skip_norm_quantization": _renamed("compression.skip_norms"),
@@ -163,7 +163,7 @@ PAPER: dict[str, Other] = {
         "compression.reduce", {False: "gather", True: "requantize"}
     ),
     "outer_optimizer.kwargs.use_ef": Other(
-        "here it is --compression.error_feedback",
+        "use --compression.error_feedback",
         lambda given: {"compression.error_feedback": given},
         lambda given: (
             "with error feedback the paper's code applies the outer learning rate twice: give "
@@ -209,32 +209,32 @@ PAPER: dict[str, Other] = {
         }.items()
         for name in names.split()
     },
-    "outer_optimizer.kwargs": Other("here they are --outer_optimizer.lr and others, and --compression.kind and others"),
-    "optimizer.gpa_kwargs": Other("here they are --optimizer.lr and others"),
+    "outer_optimizer.kwargs": Other("use --outer_optimizer.lr and others, and --compression.kind and others"),
+    "optimizer.gpa_kwargs": Other("use --optimizer.lr and others"),
 }
-"""What was where in the paper's repository, by full name; its configs are read by it. Nested settings have a point more
-than the one that holds them. docs/coming-from-the-papers-repository.md is the same for people."""
+"""Options of the paper's repository by full name, by which its configs are read. A nested setting adds a point and its
+name to the name of the setting that holds it. docs/coming-from-the-papers-repository.md is the same list for people."""
 
 _ELSEWHERE = {
     "cfg_options": "options are --section.field value, without --cfg_options",
     "job.config_file": "the config is the first word: muloco train CONFIG",
     "config": "the config is the first word: muloco train CONFIG",
-    "num_train_epochs": "here it is --training.tokens or --training.steps",
-    "epochs": "here it is --training.tokens or --training.steps",
-    "max_tokens": "here it is --training.tokens",
-    "max_seq_length": "here it is --training.seq_len",
+    "num_train_epochs": "use --training.tokens or --training.steps",
+    "epochs": "use --training.tokens or --training.steps",
+    "max_tokens": "use --training.tokens",
+    "max_seq_length": "use --training.seq_len",
     "gradient_accumulation_steps": "it follows from --training.global_batch_size and --training.local_batch_size",
-    "bf16": "here it is --training.precision bfloat16",
-    "fp16": "here it is --training.precision bfloat16",
-    "gradient_checkpointing": "here it is --activation_checkpoint.mode full",
-    "resume": "it is an option without a section: muloco train CONFIG --resume",
-    "resume_from_checkpoint": "muloco train outputs/NAME/config.json --resume goes on",
-    "dry_run": "it is an option without a section: muloco train CONFIG --dry-run",
-    "report_to": "here it is --metrics.wandb true or --metrics.tensorboard true",
-    "h": "here it is --fault_tolerance.sync_steps",
-    "k": "here it is --fault_tolerance.group_size",
+    "bf16": "use --training.precision bfloat16",
+    "fp16": "use --training.precision bfloat16",
+    "gradient_checkpointing": "use --activation_checkpoint.mode full",
+    "resume": "use it without a section: muloco train CONFIG --resume",
+    "resume_from_checkpoint": "resume with: muloco train outputs/NAME/config.json --resume",
+    "dry_run": "use it without a section: muloco train CONFIG --dry-run",
+    "report_to": "use --metrics.wandb true or --metrics.tensorboard true",
+    "h": "use --fault_tolerance.sync_steps",
+    "k": "use --fault_tolerance.group_size",
 }
-"""Other names, torchtitan's and transformers' among them, by their last part."""
+"""Advice on other names, such as torchtitan's and transformers', by their last part."""
 _ELSEWHERE_FIELDS = {
     "optimizer.lr": "learning_rate learnrate max_lr peak_lr",
     "optimizer.name": "optim optimizer optimizer_name",
@@ -264,11 +264,11 @@ _ELSEWHERE_FIELDS = {
     "fault_tolerance.group_size": "workers num_workers world_size",
     "fault_tolerance.sync_steps": "sync_interval sync_every",
 }
-_ELSEWHERE |= {name: f"here it is --{ours}" for ours, names in _ELSEWHERE_FIELDS.items() for name in names.split()}
+_ELSEWHERE |= {name: f"use --{ours}" for ours, names in _ELSEWHERE_FIELDS.items() for name in names.split()}
 
 
 def hint(name: str, known: Iterable[str], *, prefix: str = "--") -> str:
-    """What to write instead of a name that is no field.
+    """Says what to write instead of a name that is not a field.
 
     Args:
         name: in full, such as `training.compile`, or without a section.

@@ -210,5 +210,5 @@ def _process_group(chosen: str) -> str:
     if chosen == "auto":  # the launcher says gloo where workers share devices
         return "nccl" if torch.cuda.is_available() else "gloo"
     if chosen == "nccl" and not torch.cuda.is_available():
-        raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices; this machine has none: use gloo")
+        raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, and this machine has none; use gloo")
     return chosen

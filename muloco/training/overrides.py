@@ -1,4 +1,4 @@
-"""What a command line says about fields that it does not name. Needs nothing but Python."""
+"""Fields that change because of others on the command line. Needs nothing but Python."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,8 @@ from muloco.training.config import Config
 
 
 def settle_length(config: Config, words: Iterable[str]) -> None:
-    """Of training.steps and training.tokens, where one is given on a command line, the other is derived from it.
+    """Lets the one of training.steps and training.tokens that is on the command line decide; the other is derived from
+    it.
 
     Args:
         config: with the words applied; changed in place.
@@ -22,12 +23,12 @@ def settle_length(config: Config, words: Iterable[str]) -> None:
 
 
 def locate(config: Config, file: Path, words: Iterable[str]) -> None:
-    """The run of a config.json lies where that file is found, whatever it was called when it was started.
+    """Sets the run's folder to that of its config.json, even if the folder has been renamed or moved.
 
     Args:
         config: as loaded from the file, with the words applied; changed in place.
-        file: absolute; any other file than a config.json says nothing.
-        words: of the command line; what they say of the folder counts.
+        file: absolute path; any other file than a config.json changes nothing.
+        words: of the command line; a folder that they name has precedence.
     """
     if file.name != "config.json":
         return

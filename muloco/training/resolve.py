@@ -27,18 +27,18 @@ WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """What was chosen, completed."""
+    """A resolved config, with the origins of its derived values."""
 
     config: Config
-    """Nothing is left to derive in it."""
+    """The config, in which all fields are set."""
     derived: Mapping[str, str]
-    """What each derived value follows from, by the full name of its field."""
+    """The origin of each derived value, by the full name of its field."""
     notes: Sequence[str]
-    """What will run, but is perhaps not meant."""
+    """Remarks on settings that can run, but may be unintended."""
 
 
 def resolve(chosen: Config, *, config_name: str = "run") -> Config:
-    """The config of `resolution`, which takes the same arguments and raises the same."""
+    """The config of `resolution`, which takes the same arguments and raises the same errors."""
     return resolution(chosen, config_name=config_name).config
 
 
@@ -47,7 +47,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
 
     Args:
         chosen: as loaded; fields that are not None stay as they are.
-        config_name: what a run without a name is called after.
+        config_name: the name after which a run without a name is named.
 
     Raises:
         ConfigError: values or combinations that cannot run, in one line that says what is allowed.
@@ -90,7 +90,8 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
 
 
 def _notes(config: Config) -> list[str]:
-    """A warm-up that is cut off is no reason to refuse a run: a few steps of a long run's config are a usual trial."""
+    """Remarks on a config. A warm-up that is cut off is allowed, as a few steps of a long run's config are a usual
+    trial."""
     notes = []
     warmup, steps, weights = config.lr_scheduler.warmup_steps, config.training.steps, config.data.weights
     if steps is not None and warmup > steps:
@@ -111,7 +112,7 @@ def _notes(config: Config) -> list[str]:
 
 
 def _usable(name: str) -> str:
-    """The name of a config file, as far as a run may be called that."""
+    """The part of a config file's name that the name of a run may have."""
     return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name)[: LONGEST_NAME - len("-20260101-000000")].lstrip("-.") or "run"
 
 
@@ -292,8 +293,8 @@ def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
         )
     if chosen.kind == "topk" and chosen.reduce == "requantize":
         raise ConfigError(
-            "compression.reduce requantize is for quantizers: of the mean of topk it would keep the largest elements "
-            "alone; choose gather, the exact mean of the paper's top-k, or reselect"
+            "compression.reduce requantize is for quantizers: of the mean of topk it would keep only the largest "
+            "elements; choose gather, the exact mean of the paper's top-k, or reselect"
         )
     if chosen.kind == "topk":
         if chosen.fraction is None:

@@ -1,4 +1,4 @@
-"""Taking a run up again: what of its config may change, what that means, and whether its data is still the same."""
+"""Resuming a run: which fields of its config may change, what that means, and whether its data is still the same."""
 
 import copy
 import hashlib
@@ -25,43 +25,43 @@ MAY_CHANGE = (
     *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "quorum_timeout_seconds")),
     *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange")),
 )
-"""Fields that a resume may change: they have no part in what is learned. `.*` stands for all fields of a section."""
+"""Fields that a resume may change: they do not affect what is learned. `.*` means all fields of a section."""
 LENGTH = ("training.steps", "training.tokens", "lr_scheduler.total_steps")
-"""These may change as well: the run is extended, or ends earlier."""
+"""Fields of the length of a run, which may change as well: the run is extended, or ends earlier."""
 LOCATIONS = ("data.corpus", "data.tokenizer", "data.validation")
-"""And these, if the same content is there."""
+"""Fields that name data, which may change if the same content is in the new place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """A run that is taken up again."""
+    """A run that is resumed."""
 
     config: Config
     """Resolved."""
     chosen: Config
-    """What the user has chosen, now and before."""
+    """The values that the user has chosen, now and before."""
     ended: bool
     """Whether nothing is left to do."""
     remarks: tuple[str, ...]
-    """What the user has to know of it."""
+    """Lines about the resume that are printed for the user."""
     content: dict[str, Any] | None
-    """Of the data, when the run was started (`content_of`); None: the version that started it did not keep that."""
+    """`content_of` the data when the run was started; None: the version that started it did not keep this."""
     moved: tuple[str, ...]
-    """Names of the fields whose data is somewhere else now."""
+    """Names of the fields whose data is in another place now."""
 
 
 def take_up(asked: Config) -> Resumption:
-    """Checks that the run of a config can be taken up again with that config. Reads only.
+    """Checks that the run of a config can be resumed with that config. It only reads.
 
     Args:
         asked: as loaded, with overrides.
 
     Raises:
-        ConfigError: there is no such run, or the config would change what it has begun with.
+        ConfigError: there is no such run, or the config changes a field that a resume may not change.
     """
     asked = copy.deepcopy(asked)
     if asked.run.name is None:
-        raise ConfigError("which run is to be resumed? Give its config.json as CONFIG, or its --run.name")
+        raise ConfigError("--resume needs the name of a run; give its config.json as CONFIG, or its --run.name")
     folder = run_folder(asked)
     if not os.path.exists(folder.config):  # False also for a name that no file can have
         raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
@@ -73,9 +73,9 @@ def take_up(asked: Config) -> Resumption:
     before = load_config(str(folder.config.absolute()))
     remarks: list[str | None] = []
     if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
-        remarks.append(f"data.tokenizer {named} is gone: its copy in the run folder is taken")
+        remarks.append(f"data.tokenizer {named} does not exist any more; its copy in the run folder is used")
     if newest is None:
-        remarks.append("there is no checkpoint to go on from: the run begins again with step 1")
+        remarks.append("there is no checkpoint to resume from: the run starts again from step 1")
     _look_for_data(asked)
     config = _resolve(asked, begun=newest is not None)
     changed = _changes(before, asked, config)
@@ -85,8 +85,7 @@ def take_up(asked: Config) -> Resumption:
     assert steps is not None
     if steps < step:
         raise ConfigError(
-            f"training.steps {steps}: the run has a checkpoint of step {step} already; more steps can be asked for, "
-            "fewer cannot"
+            f"training.steps is {steps}, but the run has a checkpoint of step {step}; it must be at least {step}"
         )
     remarks.append(_length_remark(before, config, step))
     other = [name for name in changed if not name.startswith("run.") and name not in (*LENGTH, *LOCATIONS)]
@@ -107,7 +106,7 @@ def run_folder(config: Config) -> RunFolder:
     """The folder of a config's run.
 
     Raises:
-        ConfigError: the run's name is none.
+        ConfigError: the run has no valid name.
     """
     try:
         return RunFolder.of(config.run.outputs, config.run.name)
@@ -116,14 +115,14 @@ def run_folder(config: Config) -> RunFolder:
 
 
 def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
-    """Where a config's tokenizer is gone, the copy in its run's folder takes its place.
+    """Replaces a config's tokenizer by the copy in its run's folder if it does not exist any more.
 
     Args:
         config: changed in place.
         folder: of the run.
 
     Returns:
-        where the tokenizer was, if it is gone and there is a copy.
+        where the tokenizer was, if it does not exist any more and there is a copy.
     """
     named = config.data.tokenizer
     if named == EMBEDDED or os.path.exists(named) or not folder.tokenizer.exists():
@@ -136,16 +135,16 @@ def config_json(chosen: Config, config: Config, content: dict[str, Any]) -> dict
     """The contents of config.json.
 
     Args:
-        chosen: what the user has chosen.
-        config: what became of it (`muloco.training.resolve`).
+        chosen: the config as the user has chosen it.
+        config: the resolved config (`muloco.training.resolve`).
         content: of its data (`content_of`).
     """
     return {"chosen": to_dict(chosen), "resolved": to_dict(config), "data": content}
 
 
 def content_of(data: TrainingData, config: Config) -> dict[str, Any]:
-    """What a run's data is, wherever it lies, as JSON: digests of the text, of the held-out text and of the tokenizer.
-    Of text that is streamed, the names and sizes of its files stand for the text."""
+    """Identifies a run's data, wherever it lies, as JSON: digests of the text, of the held-out text and of the
+    tokenizer. For streamed text, the digest is that of the names and sizes of its files."""
     files = [open_source(name, config.data.text_field).identity for name in data.streamed]
     apart = data.held_out != data.prepared
     return {
@@ -160,17 +159,15 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
     """Compares a run's data with that of its start.
 
     Returns:
-        what was compared, where data is somewhere else now.
+        what was compared, if data is in another place now.
 
     Raises:
-        ConfigError: it is not the same.
+        ConfigError: the data is not the same.
     """
     before, data = resumption.content, resumption.config.data
     where = ", ".join(f"{name} {_field(resumption.config, name)}" for name in resumption.moved)
     if not isinstance(before, dict):
-        return (
-            f"{where}: the run has kept no digests of its data; workers compare their places in it" if where else None
-        )
+        return f"{where}: the run has no digests of its data; workers compare their positions in it" if where else None
     for name, field, located in (
         ("text", "data.corpus", data.corpus),
         ("files", "data.corpus", data.corpus),
@@ -179,7 +176,7 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
     ):
         if name in before and before[name] != content[name]:
             what = "digest of the files' names and sizes" if name == "files" else f"digest of the {name}"
-            cure = "take the Python that it was started with" if located == EMBEDDED else "say where the same data is"
+            cure = "use the Python that started it" if located == EMBEDDED else "give the path of the same data"
             raise ConfigError(
                 f"{field} {located} is not what the run was started with ({what} {_shown(before[name])}, now "
                 f"{_shown(content[name])}): {cure}, or start a new run"
@@ -202,13 +199,13 @@ def _look_for_data(asked: Config) -> None:
         for name in names:
             if name != EMBEDDED and not is_hub(name) and not os.path.exists(name):
                 raise ConfigError(
-                    f"data.{field} {name} is gone; if the same data is somewhere else now, say where with "
-                    f"--data.{field}: its content is compared"
+                    f"data.{field} {name} does not exist any more; if the data was moved, give its new path with "
+                    f"--data.{field} (its content is compared)"
                 )
 
 
 def _resolve(asked: Config, *, begun: bool) -> Config:
-    """What the run has begun with is not needed any more once it has a checkpoint."""
+    """The resolved config. The initial weights need not exist any more once the run has a checkpoint."""
     initial = asked.checkpoint.initial
     if begun:
         asked.checkpoint.initial = None
@@ -219,8 +216,8 @@ def _resolve(asked: Config, *, begun: bool) -> Config:
 
 
 def _changes(before: Config, asked: Config, config: Config) -> dict[str, str]:
-    """The fields that differ, by name: `name old -> new`. A field that the run's config.json leaves open, as one of an
-    earlier version does with newer fields, has not changed if it is still left open."""
+    """The fields that differ, by name: `name old -> new`. A field that the run's config.json does not set, as one
+    of an earlier version does not set newer fields, has not changed if it is still not set."""
     old, open_, new = flatten(before), flatten(asked), flatten(config)
     return {
         name: f"{name} {value!r} -> {new[name]!r}"
@@ -234,8 +231,8 @@ def _refuse(changed: dict[str, str]) -> None:
     refused = [text for name, text in changed.items() if name not in free and f"{name.split('.')[0]}.*" not in free]
     if refused:
         raise ConfigError(
-            f"a resumed run keeps its config, and this differs: {', '.join(refused)}; leave it out, or start a new run "
-            "under another --run.name (from these weights with `muloco export` and --checkpoint.initial)"
+            f"a resume may not change these fields: {', '.join(refused)}; keep their values, or start a new run under "
+            "another --run.name (from these weights with `muloco export` and --checkpoint.initial)"
         )
 
 
@@ -254,17 +251,17 @@ def _length_remark(before: Config, config: Config, step: int) -> str | None:
 
 
 def _ended(folder: RunFolder, steps: int) -> tuple[bool, str | None]:
-    """Whether the run has come to its end and said so; and what is wrong with its summary."""
+    """Whether the run is complete and has a summary; and what is wrong with the summary."""
     if not folder.summary.exists():
         return False, None
     try:
         return read_json(folder.summary).get("steps") == steps, None
     except ValueError as error:
-        return False, f"{error}; it is written anew"
+        return False, f"{error}; it is written again"
 
 
 def _chosen(stored: dict[str, Any], asked: Config, config: Config, changed: dict[str, str]) -> Config:
-    """What was chosen at the start of the run, with what has changed since."""
+    """The config as chosen at the start of the run, with the changes since then."""
     chosen = from_dict(stored["chosen"], where="config.json") if "chosen" in stored else asked
     for name in changed:
         section, _, field = name.rpartition(".")

@@ -4,7 +4,7 @@
                    checkpoint/  tokenizer/  evaluations/  loss.png
 
 Every worker writes a metrics file of its own, so that a shared file system needs no locks. A line is one JSON object;
-all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.md says what the values are. There are
+all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.md describes the values. There are
 
     training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second, data_share; on GPUs also
                        tflops, mfu, tflops_6n, mfu_6n, memory_gib
@@ -12,11 +12,11 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
                        bytes_sent, bytes_ring (of an fp32 ring all-reduce), seconds_waited, seconds_hidden,
                        pseudogradient_norm, mean_norm, cosine (of this worker's pseudogradient to the mean),
                        digest (of the new anchor)
-    resume lines:      event "resume": this attempt begins after that step; what earlier ones wrote of later steps is
-                       void
+    resume lines:      event "resume": this attempt begins after that step; lines of earlier attempts about later steps
+                       do not count
     join lines:        event "join": the worker was away and took over another one's state after that step
     failures:          event "checkpoint_failed", reason: the worker's part of that step's checkpoint was not written
-    losses:            event "lines_lost", lines, reason: so many lines before this one could not be written
+    losses:            event "lines_lost", lines, reason: that number of lines before this one could not be written
                        event "evaluation_failed", reason: the anchor was not evaluated after that step
     fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
     validation lines:  local_validation_loss and local_validation_bits_per_byte (of the worker's own weights, before the
@@ -25,7 +25,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
     evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
                        evaluation/mean over the accuracies of the tasks
     state lines:       event "state", state: what the worker is doing from then on (`muloco.training.states`); for the
-                       live view, and left out by `read_metrics`
+                       live view; `read_metrics` skips them
 """
 
 import contextlib
@@ -44,10 +44,10 @@ from muloco.training.lines import LineFile
 
 SCHEMA = 1
 STATE = "state"
-"""Event of the lines that say what a worker is doing."""
+"""Event of the lines about the state of a worker."""
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 DURING_TRAINING = "during-training.json"
-"""Name of the results in `evaluations/step-N/` that come from an evaluation in training; the metrics have them, too."""
+"""File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class RunFolder:
             name: `run.name`.
 
         Raises:
-            ValueError: the name is not that of a folder directly below `outputs`.
+            ValueError: the name is not the name of a folder directly below `outputs`.
         """
         if not name or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"run.name has to be the name of a folder below run.outputs; got {name!r}")
+            raise ValueError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
         return cls(Path(outputs) / name)
 
     def __init__(self, root: Path | str):
@@ -95,17 +95,17 @@ class RunFolder:
         return {int(number): path for number, path in named.items() if number.isdecimal()}
 
     def metrics_size(self) -> int:
-        """Bytes of all metrics files: it grows whenever a worker writes a line."""
+        """Bytes of all metrics files, which grow whenever a worker writes a line."""
         return sum(path.stat().st_size for path in self.metrics_files().values())
 
 
 class MetricsWriter:
-    """Appends lines to one worker's metrics file, each at once and whole. Where the disk does not take a line, the
-    training goes on without it, and a later line says how many are missing."""
+    """Appends lines to one worker's metrics file, each at once and completely. A line that cannot be written is
+    dropped, and a later line says how many are missing."""
 
     def __init__(self, path: Path, *, worker: int, attempt: int):
         self._worker, self._attempt = worker, attempt
-        with contextlib.suppress(OSError):  # the first line says what is wrong with the file
+        with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
             _drop_torn_line(path)
         self._step = 0
         self._file = LineFile(path, gap=self._gap)
@@ -133,15 +133,15 @@ class MetricsWriter:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """All lines of a run that stand (`standing`), but those of states, by worker and in the order written. Lines that
-    cannot be read are left out; see `read_lines`."""
+    """All valid lines of a run (`standing`) except those of states, by worker and in the order written. Lines that
+    cannot be read are skipped; see `read_lines`."""
     every = (line for path in folder.metrics_files().values() for line in read_lines(path))
     return standing([line for line in every if line.get("event") != STATE])
 
 
 def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of a run without those of steps that were lost: an attempt that takes the run up after a step makes the
-    later steps of all earlier attempts void."""
+    """The lines of a run without those of steps that were lost: an attempt that resumes the run after a step
+    voids the later steps of all earlier attempts."""
     begun: dict[int, int] = {}
     first: dict[tuple[int, int], int] = {}
     for line in lines:
@@ -162,18 +162,18 @@ def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tells_of_training(line: Mapping[str, Any]) -> bool:
-    """Whether a line says that a worker has computed something, or stood ready to."""
+    """Whether a line shows that a worker has computed something, or was ready to."""
     return "loss" in line or "validation_loss" in line or line.get("event") in ("sync", "resume")
 
 
 def next_attempt(folder: RunFolder) -> int:
-    """1 for a fresh run, one more for each time that it was taken up again."""
+    """1 for a new run, and one more for each resume."""
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
     return 1 + max((line["attempt"] for line in lines), default=0)
 
 
 def has_trained(folder: RunFolder, attempt: int) -> bool:
-    """Whether a worker has come to train in an attempt."""
+    """Whether a worker has trained in an attempt."""
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
     return any(line["attempt"] == attempt and tells_of_training(line) for line in lines)
 
@@ -234,14 +234,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ValueError: it cannot be read, is damaged or holds something else; the message names the file.
+        ValueError: the file cannot be read, is damaged or holds something else; the message names it.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        what = "is empty" if not path.stat().st_size else f"is damaged, it is not JSON: {error}"
+        what = "is empty" if not path.stat().st_size else f"is damaged (not JSON): {error}"
         raise ValueError(f"{path} {what}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object")
@@ -261,8 +261,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of one metrics file, all attempts; see `read_metrics`. What is no line of metrics, as a machine that
-    fails may leave it, is left out, and the log says once which; a torn last line is left out without a word."""
+    """The lines of one metrics file, all attempts; see `read_metrics`. Lines that are not metrics, as a machine that
+    fails may leave them, are skipped, and the log names them once; an incomplete last line is skipped silently."""
     *whole, torn = path.read_bytes().split(b"\n")
     bad = []
     for number, line in enumerate([*whole, torn], start=1):
@@ -272,7 +272,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             bad.append(number)
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        _warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics, it is left out")
+        _warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics; it is skipped")
 
 
 @functools.cache
@@ -281,7 +281,7 @@ def _warn_once(message: str) -> None:
 
 
 def parsed_line(line: bytes | str) -> dict[str, Any] | None:
-    """The values of a line of metrics; None: it is none."""
+    """The values of a line of metrics; None for any other line."""
     try:
         values = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How the learning rates go over a run, by inner step. Needs nothing but Python."""
+"""The schedules of the learning rates over a run, by inner step. Needs nothing but Python."""
 
 import math
 
@@ -17,8 +17,8 @@ def inner_share(step: int, *, warmup_steps: int, total_steps: int, least: float)
 
     Args:
         step: inner step, from 0.
-        warmup_steps: of linear warm-up; no more than the next one count.
-        total_steps: at which `least` is reached.
+        warmup_steps: steps of linear warm-up; at most `total_steps` of them count.
+        total_steps: step at which `least` is reached.
         least: share at the end.
     """
     warmup = min(warmup_steps, total_steps)

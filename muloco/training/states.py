@@ -1,4 +1,4 @@
-"""What a worker is doing, told in its metrics file at each change for those who watch. Needs nothing but Python."""
+"""The state of a worker, written to its metrics file at each change, for the live view. Needs nothing but Python."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -8,7 +8,7 @@ from muloco.training.run_folder import STATE, MetricsWriter, RunFolder
 
 
 class State(StrEnum):
-    """In about the order in which a worker passes through them."""
+    """States of a worker, roughly in the order in which it passes through them."""
 
     PREPARING = "preparing data"
     BUILDING = "building the model"
@@ -16,27 +16,27 @@ class State(StrEnum):
     RESUMED = "resumed"
     """It has loaded a checkpoint; the line's step is that of the checkpoint."""
     MEETING = "meeting the others"
-    """It waits for the other workers before its first inner step, or for their next sync where they are under way."""
+    """It waits for the other workers before its first inner step, or for their next sync if they have begun."""
     COMPILING = "compiling"
-    """It validates or trains for the first time, with a model that torch compiles then."""
+    """It validates or trains for the first time, while torch compiles the model."""
     TRAINING = "training"
     SYNCING = "syncing"
-    """It stands still until a sync is done, which includes waiting for the other workers."""
+    """It waits until a sync is done, which includes waiting for the other workers."""
     VALIDATING = "validating"
     EVALUATING = "evaluating"
     SAVING = "saving"
     FINISHED = "finished"
     STOPPED = "stopped"
-    """It ends before the last step, as a signal has asked for."""
+    """It ends before the last step because of a signal."""
 
 
 def state_line(state: State) -> dict[str, Any]:
-    """What a line of metrics says of it."""
+    """The values of a line of metrics about a state."""
     return {"event": STATE, "state": str(state)}
 
 
 def tell_state(folder: RunFolder, workers: Iterable[int], *, attempt: int, state: State) -> None:
-    """Tells the state of workers that have no trainer yet, which would tell it; the line's step is 0."""
+    """Writes the state of workers that have no trainer yet, which would write it; the line's step is 0."""
     for worker in workers:
         writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=attempt)
         writer.write(0, state_line(state))

@@ -1,4 +1,4 @@
-"""Where a worker's metrics go besides its own file: TensorBoard and Weights & Biases."""
+"""Trackers of a worker's metrics in addition to its own file: TensorBoard and Weights & Biases."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from muloco.training.load import ConfigError, flatten, to_dict
 from muloco.training.run_folder import RunFolder
 
 HPARAM_METRICS = ("loss", "validation_loss", "validation_bits_per_byte")
-"""What TensorBoard's HPARAMS tab shows of a run beside its settings."""
+"""Metrics of a run in TensorBoard's HPARAMS tab, next to its settings."""
 
 
 class TensorBoard:
-    """Events in one folder a worker, which a run that is taken up again continues.
+    """TensorBoard events in one folder for each worker, which a resumed run continues.
 
     Args:
         folder: of the worker.
@@ -40,7 +40,7 @@ class TensorBoard:
             self._writer.close()
 
     def _open(self, step: int) -> SummaryWriter:
-        """Begins at a step; what an earlier attempt has written from there on is not shown any more."""
+        """Begins at a step; values of earlier attempts from this step on are not shown any more."""
         fresh = not any(self._folder.glob("events*"))
         writer = SummaryWriter(str(self._folder), purge_step=None if fresh else step)
         if fresh and writer.file_writer is not None:
@@ -55,10 +55,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One W&B run a worker, which a run that is taken up again continues. W&B keeps the first values of a step.
+    """One W&B run for each worker, which a resumed run continues. W&B keeps the first values of a step.
 
-    W&B's own environment variables hold: WANDB_PROJECT, WANDB_RUN_GROUP, WANDB_NAME, WANDB_RUN_ID, WANDB_DIR,
-    WANDB_ENTITY, WANDB_MODE and so on. To name and id the worker's number is added, as workers are runs of their own.
+    W&B's own environment variables are respected: WANDB_PROJECT, WANDB_RUN_GROUP, WANDB_NAME, WANDB_RUN_ID, WANDB_DIR,
+    WANDB_ENTITY, WANDB_MODE and so on. The worker's number is added to name and id, as each worker is a W&B run.
 
     Args:
         folder: of the run; the worker's metrics file has begun.
@@ -66,7 +66,7 @@ class WeightsAndBiases:
         config: resolved; it becomes the W&B run's config.
 
     Raises:
-        ConfigError: W&B does not start, for the reason that it gives.
+        ConfigError: W&B does not start; the message has its reason.
     """
 
     def __init__(self, folder: RunFolder, worker: int, config: Config):
@@ -84,7 +84,7 @@ class WeightsAndBiases:
                 dir=os.environ.get("WANDB_DIR", str(folder.root)),
                 config=to_dict(config),
                 resume="allow",
-                settings={"quiet": True},  # it would end with some thirty lines
+                settings={"quiet": True},  # it would print some thirty lines at the end
                 reinit="create_new",  # the workers of one process are runs side by side
             )
         except wandb.Error as error:
@@ -98,8 +98,8 @@ class WeightsAndBiases:
 
 
 def run_id(folder: RunFolder, worker: int, name: str) -> str:
-    """The same for a worker of a run whenever it starts, and wherever its folder lies: by the run's name and the first
-    line of the worker's metrics, which tells the time to a millisecond."""
+    """An id that stays the same for a worker of a run over all starts and places of its folder: it follows from the
+    run's name and the first line of the worker's metrics, which has the time to a millisecond."""
     with folder.metrics(worker).open("rb") as file:
         first = file.readline()
     return hashlib.sha256(f"{name} {worker} ".encode() + first).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""The model that a run has trained, from one of its checkpoints: whatever workers, ranks and layout wrote it.
+"""The model that a run has trained, from one of its checkpoints, whatever workers, ranks and layout wrote it.
 
-Of a checkpoint the global part is taken: the average where there is one (GPA), else the anchor. To find a checkpoint
-needs no torch, so that one that is missing is told at once.
+It is the global part of the checkpoint: the average if there is one (GPA), else the anchor. Finding a checkpoint needs
+no torch, so that a missing one is reported at once.
 """
 
 import logging
@@ -110,7 +110,7 @@ def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
         step: of a run folder's checkpoint; None: the newest whole one.
 
     Raises:
-        ConfigError: there is no such checkpoint, or it is not whole; in one line that says why and which there are.
+        ConfigError: there is no such checkpoint, or it is incomplete; one line says why, and which checkpoints exist.
     """
     path = Path(checkpoint)
     if path.name == "config.json":
@@ -124,7 +124,7 @@ def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
     try:
         there = run.config.is_file()
     except (OSError, ValueError) as error:  # too long for a path, not to be entered, a NUL in it
-        raise ConfigError(f"{shown(checkpoint)} cannot be looked at: {error_reason(error)}") from error
+        raise ConfigError(f"{shown(checkpoint)} cannot be read: {error_reason(error)}") from error
     if not there:
         raise ConfigError(f"{path} is not the folder of a run: it has no config.json (nor is it .../checkpoint/step-N)")
     folder = CheckpointFolder(run.checkpoint)

@@ -83,8 +83,8 @@ class MulocoTrainer(Trainer):
         logger.info("model %s (%s): %s parameters; %s", size.alias, size.name, f"{size.parameters:,}", rules)
 
     def init_distributed(self) -> ParallelDims:
-        """torchtitan's, once a process."""
-        if dist.is_initialized():  # by another worker of this process
+        """torchtitan's initialization, once for each process."""
+        if dist.is_initialized():  # another worker of this process did it
             return ParallelDims.from_config(self.config.parallelism, dist.get_world_size())
         return super().init_distributed()
 
@@ -96,8 +96,8 @@ class MulocoTrainer(Trainer):
             logger.info("finished all %d steps", self.step)
 
     def batch_generator(self, data_iterable):
-        """torchtitan's, which it asks for between loading a checkpoint and the first step: where workers meet, and make
-        up for what the step of the checkpoint still owes."""
+        """torchtitan's batches, which it asks for between loading a checkpoint and the first step. There workers meet,
+        and make up for the validation and evaluation that the checkpoint's step still lacks."""
         loaded = self.step
         if loaded > 0:
             self.enter(State.RESUMED)
@@ -112,19 +112,19 @@ class MulocoTrainer(Trainer):
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
         if self.step == loaded > 0:
             self._make_up_for(loaded)
-        if self.config.muloco.worker_processes == self.config.muloco.workers:  # elsewhere it has waited for its turn
+        if self.config.muloco.worker_processes == self.config.muloco.workers:  # otherwise it has waited for its turn
             self.metrics_processor.begin()
         return super().batch_generator(data_iterable)
 
     def _make_up_for(self, step: int) -> None:
-        """Validates and evaluates the anchor of a step whose checkpoint is there, as far as this was due and the worker
-        was stopped before it was done."""
+        """Validates and evaluates the anchor of the checkpoint's step, as far as this was due and was not done before
+        the worker stopped."""
         done = [sorted(self.metrics_processor.done_at(step))]
-        if self._ranks is not None:  # they have to do the same, and may not see the same file yet
+        if self._ranks is not None:  # all ranks have to do the same, but may not see the same file yet
             dist.broadcast_object_list(done, src=0, group=self._ranks)
         self.validator.done = frozenset((step, what) for what in done[0])
         if self.validator.should_validate(step):
-            logger.info("making up for what was due after step %d", step)
+            logger.info("making up for the validation or evaluation that was due after step %d", step)
             self.validator.validate(self.model_parts, step)
 
     def train_step(self, data_iterator) -> None:
@@ -177,7 +177,7 @@ class MulocoTrainer(Trainer):
         return goes_on
 
     def enter(self, state: State) -> None:
-        """This worker does something else from here on; who watches the run is told."""
+        """Reports that this worker changes its state."""
         self.metrics_processor.enter(state, self.step)
 
     def joined(self, *, share: str | None) -> None:

@@ -1,5 +1,5 @@
-"""Validation of the anchor, which the workers have agreed on, and beside it of each worker's own weights. The anchor is
-evaluated on tasks as well, where that is asked for."""
+"""Validation of the anchor, on which the workers agree, and of each worker's own weights. The anchor is evaluated on
+tasks as well, if the config asks for it."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ class AnchorValidator(Validator):
 
     At a step at which a sync is due, `validate_own` sees the weights after the inner step and before the outer step,
     and `validate` the new anchor. The mean of the workers' own losses is what the paper's research code reports,
-    although that looks one inner step earlier in the window, and at other held-out sequences on each worker.
+    although that code evaluates one inner step earlier in the window, and on other held-out sequences for each worker.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -46,15 +46,15 @@ class AnchorValidator(Validator):
     ranks: ProcessGroup | None = None
     """The trainer sets it: of this worker, where there are several."""
     done: frozenset[tuple[int, str]] = frozenset()
-    """The trainer sets it: what the run has done before it was taken up, as steps with `validation` or `evaluation`."""
+    """Steps with `validation` or `evaluation` that were done before the run was resumed; the trainer sets it."""
 
     def should_validate(self, step: int) -> bool:
         return self._validates(step) or self._evaluates(step)
 
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
         """To be called after an inner step, before the outer loop is told of it: reports the loss of the worker's own
-        weights as `local_validation_loss`, if the step is validated and there is an anchor beside them. GPA has none:
-        what is validated there is the worker's own average."""
+        weights as `local_validation_loss`, if the step is validated and there is an anchor next to them. GPA has none:
+        there the worker's own average is validated."""
         if self._validates(step) and self.outer is not None and self.averaging is None:
             with self._beside_training():
                 self._report("local_validation_loss", model_parts, step)
@@ -68,7 +68,7 @@ class AnchorValidator(Validator):
 
     @contextlib.contextmanager
     def _beside_training(self) -> Iterator[None]:
-        """What happens within counts neither as tokens nor as time of training."""
+        """Within this context, neither tokens nor time count as training."""
         reach("validation")
         started = time.perf_counter()
         tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
@@ -106,7 +106,7 @@ class AnchorValidator(Validator):
                 figures = self.evaluation(model, self.ranks, step)
         except Exception as error:  # a task is a program of its own, and the training does not depend on it
             if self.ranks is not None and isinstance(error, RuntimeError):
-                raise  # torch's may have come to this rank alone, and the others wait for it
+                raise  # an error of torch may have come to this rank alone, while the others wait for it
             logger.error(
                 "the evaluation after step %d failed, and the training goes on: %s: %s",
                 step,

@@ -1,6 +1,6 @@
-"""Values of fields against their annotations: what a Python file, a config.json or a command line gives.
+"""Checks of values from a Python file, a config.json or a command line against the annotations of their fields.
 
-Every type that a section of the config uses is known here: bool, int, float, str, Literal, tuples of these of any
+It knows every type that a section of the config uses: bool, int, float, str, Literal, tuples of these of any
 length, unions, and Annotated with bounds (`muloco.training.bounds`). Needs nothing but Python.
 """
 
@@ -21,14 +21,15 @@ LONGEST_SHOWN = 80
 
 
 class BadValue(ValueError):
-    """A value does not fit; the message goes on after the name of the field."""
+    """A value is not allowed; the message continues after the name of the field."""
 
 
 def checked(annotation: Any, value: Any) -> Any:
-    """A value as the field keeps it: lists become tuples, whole floats become ints, numpy's numbers plain ones.
+    """The value as the field keeps it: lists become tuples, whole floats become ints, numpy's numbers become plain
+    ones.
 
     Raises:
-        BadValue: it has another type, or is out of bounds.
+        BadValue: the value has another type, or is out of bounds.
     """
     base, bounds = _parts(annotation)
     if any(isinstance(bound, Joined) for bound in bounds) and isinstance(value, (list, tuple)):
@@ -41,10 +42,10 @@ def checked(annotation: Any, value: Any) -> Any:
 
 
 def read(annotation: Any, words: Sequence[str]) -> Any:
-    """The value that words of a command line give.
+    """The value of a field from words of a command line.
 
     Raises:
-        BadValue: they cannot be read, or the value does not fit.
+        BadValue: the words cannot be read, or the value is not allowed.
     """
     options = _options(annotation)
     lists = [option for option in options if _is_list(option)]
@@ -59,7 +60,7 @@ def read(annotation: Any, words: Sequence[str]) -> Any:
 
 
 def described(annotation: Any) -> str:
-    """What a field takes, in words."""
+    """The allowed values of a field, in words."""
     base, bounds = _parts(annotation)
     origin = get_origin(base)
     if base is type(None):
@@ -75,13 +76,13 @@ def described(annotation: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: in one line, and not a long one."""
+    """A value for a message, in one line of limited length."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The name that was most likely meant, if any of them was."""
+    """The most similar of the names, if one is similar enough."""
     lower = {one.lower(): one for one in known}
     found = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
     return lower[found[0]] if found else None
@@ -170,13 +171,14 @@ def _mismatch(annotation: Any, value: Any) -> BadValue:
 
 
 def _value(options: Sequence[Any], word: str) -> Any:
-    """What a word means, given what a field takes. A word without a meaning stays one, for `checked` to refuse."""
+    """The value of a word, given the types of a field. A word that is no such value stays a text, which `checked`
+    refuses."""
     kinds = [_parts(option)[0] for option in options]
     if type(None) in kinds and word == "None":
         return None
     if bool in kinds:
         return {"true": True, "false": False}.get(word.lower(), word)
-    if int in kinds and float in kinds:  # the point tells them apart
+    if int in kinds and float in kinds:  # a point tells them apart
         number = _number(word)
         return int(number) if "." not in word and isinstance(number, float) and number.is_integer() else number
     return _number(word) if int in kinds or float in kinds else word
@@ -208,7 +210,7 @@ def _is_union(base: Any) -> bool:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The members of a union; of anything else, itself."""
+    """The members of a union; for any other type, the type itself."""
     base, _ = _parts(annotation)
     return list(get_args(base)) if _is_union(base) else [annotation]
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 ATTEMPT = "MULOCO_ATTEMPT"
 """Environment variable: how many times the run has been started; the launcher sets it."""
 LIGHTHOUSE_SECONDS = 60.0
-"""For so long a worker that is started by hand waits for its lighthouse to be there."""
+"""Seconds for which a worker that is started by hand waits for its lighthouse."""
 
 
 def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
@@ -43,8 +43,8 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
 
     Args:
         config: resolved.
-        chosen: what it was resolved from, for config.json.
-        make_evaluation: what evaluates the anchor after the steps that the config names; None: nothing does.
+        chosen: the config before it was resolved, for config.json.
+        make_evaluation: makes the evaluation of the anchor after the steps that the config names; None: no evaluation.
 
     Raises:
         ConfigError: the environment does not fit the config, or the run folder cannot be made.
@@ -126,7 +126,7 @@ def take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], 
                 train(own)
             except BaseException as error:
                 failures.append(error)
-                group.end()  # before the next one has its turn
+                group.end()  # before the next worker has its turn
                 raise GroupEnded from error
 
     threads = [
@@ -145,19 +145,19 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
     """Checks that a worker of this config can start in this environment.
 
     Raises:
-        ConfigError: there are not as many ranks as it has, it does not know where it meets the others, or nobody is
-            there.
+        ConfigError: the number of ranks is not that of the config, the address of the lighthouse is missing or wrong,
+            or no lighthouse answers there.
     """
     ranks = config.ranks_per_worker
     if "RANK" not in environment and ranks > 1:
         raise ConfigError(
-            f"a worker of {ranks} ranks is started by torchrun: "
+            f"a worker of {ranks} ranks must be started by torchrun: "
             f"torchrun --standalone --nproc-per-node {ranks} -m muloco worker CONFIG ..."
         )
     if "RANK" in environment and environment.get("WORLD_SIZE") != str(ranks):
         raise ConfigError(
             f"RANK and WORLD_SIZE are those of {environment.get('WORLD_SIZE', 'no')} ranks, but the config's "
-            f"parallelism makes a worker of {ranks}; start so many, or unset RANK if torchrun has not set it"
+            f"parallelism makes a worker of {ranks}; start as many, or unset RANK if torchrun has not set it"
         )
     if config.worker_processes == 1:
         return
@@ -165,7 +165,7 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
     address = re.fullmatch(r"http://([^/:\[\]]+|\[[^/\]]+\]):(\d+)/?", lighthouse or "")
     if address is None:
         raise ConfigError(
-            f"{config.workers} workers meet at a lighthouse: set {LIGHTHOUSE}=http://host:port"
+            f"{config.workers} workers need a lighthouse: set {LIGHTHOUSE}=http://host:port"
             + (f", not {lighthouse}" if lighthouse is not None else "")
             + ", or start them all with `muloco train`"
         )

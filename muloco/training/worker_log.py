@@ -1,4 +1,4 @@
-"""What a worker writes to its log: muloco's own messages, and what else needs attention."""
+"""The log of a worker: muloco's own messages, and warnings of other libraries."""
 
 import logging
 import os
@@ -7,15 +7,15 @@ import sys
 from muloco.training.load import ConfigError
 
 LEVEL = "MULOCO_LOG"
-"""Environment variable: from which level on messages are written, of all libraries: DEBUG, INFO, WARNING or ERROR. Left
-out: from INFO on those of muloco, from WARNING on those of others."""
+"""Environment variable: the least level of messages from all libraries: DEBUG, INFO, WARNING or ERROR. Default: INFO
+for muloco, WARNING for others."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TALKATIVE = {
     **dict.fromkeys(("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"), logging.ERROR),
     "muloco.optim": logging.WARNING,
 }
-"""Loggers that write several lines a round, which the metrics of a sync say in one; and one that writes a line for each
-kind of parameter, which the trainer sums up."""
+"""Loggers that write several lines a round, for which the metrics of a sync have one; and one that writes a line for
+each kind of parameter, which the trainer sums up."""
 _THREAD = "worker "
 
 
@@ -25,7 +25,7 @@ def thread_name(worker: int) -> str:
 
 
 def set_up_log(*, rank: int) -> None:
-    """Sends the messages of this process to its output. Ranks but 0 write only warnings and errors.
+    """Sends the messages of this process to its output. Ranks other than 0 write only warnings and errors.
 
     Raises:
         ConfigError: MULOCO_LOG is not a level.

@@ -149,8 +149,8 @@ def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
         (["--utilization", "0"], "--utilization must be above 0 and at most 1; got 0"),
         (["--gpus", "0"], "--gpus must be at least 1; got 0"),
         (["--gbit", "10", "0"], "--gbit must be above 0; got 10 0"),
-        (["--plot", "hours.jpgg"], "--plot writes .png or .svg; got hours.jpgg"),
-        (["--plot", "hours"], "--plot writes .png or .svg; got hours"),
+        (["--plot", "hours.jpgg"], "--plot must end in .png or .svg; got hours.jpgg"),
+        (["--plot", "hours"], "--plot must end in .png or .svg; got hours"),
     ],
 )
 def test_the_command_refuses_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

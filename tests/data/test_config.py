@@ -41,7 +41,7 @@ def test_one_source_or_several_on_the_command_line(corpus: Path, monkeypatch: py
     [
         ("--data.corpus nowhere.jsonl", "data.corpus: there is no file or folder"),
         ("--data.validation nowhere.jsonl", "data.validation: there is no file or folder"),
-        ("--data.corpus embedded broken", "broken is a broken link: there is no nowhere"),
+        ("--data.corpus embedded broken", "broken is a broken link: nowhere does not exist"),
         ("--data.corpus hf:a:b:c", "write hf:OWNER/NAME"),
         ("--data.corpus embedded --data.weights 1 2", "data.weights has 2 entries, data.corpus has 1"),
         ("--data.corpus embedded a.jsonl --data.weights 1 0", "data.weights must be above 0; got 0"),

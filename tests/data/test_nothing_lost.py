@@ -106,7 +106,7 @@ def test_a_link_to_a_folder_that_it_lies_in(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "a" / "up").symlink_to(tmp_path)
     assert names(tmp_path / "corpus") == (
         ["1.jsonl"],
-        [("a/up", "a circular link, to a folder that it lies in")],
+        [("a/up", "a circular link, to a folder that contains it")],
     )
 
 
@@ -115,7 +115,7 @@ def test_broken_and_circular_links(tmp_path: Path, name: str) -> None:
     write(tmp_path / "corpus" / "1.jsonl")
     link = tmp_path / "corpus" / name
     link.symlink_to("/nowhere/at/all")
-    message = f"{link} is a broken link: there is no /nowhere/at/all; bring that back, or remove the link"
+    message = f"{link} is a broken link: /nowhere/at/all does not exist; restore it, or remove the link"
     assert refused(tmp_path / "corpus") == refused(link) == message
     link.unlink()
     link.symlink_to(name)
@@ -208,7 +208,7 @@ def test_nuls_are_no_text(tmp_path: Path, caplog, name: str) -> None:
     assert not any("\0" in text for text in texts) and skipped.count
     assert (texts[0], texts[-1]) == ("one", "three") if "jsonl" in name else True
     assert f"skipped {path}, " in caplog.text and "of the text is NUL" in caplog.text
-    with pytest.raises(DataError, match="character . of the text is NUL; what holds NULs is no text"):
+    with pytest.raises(DataError, match="character . of the text is NUL; a text may not hold NULs"):
         read(path, strict=True)
 
 

@@ -130,7 +130,7 @@ def test_a_run_starts_from_it(tmp_path: Path) -> None:
         torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-6, atol=1e-7)
 
     with pytest.raises(
-        ConfigError, match=r"model\.embed_tokens\.weight is \(2048, 64\), flavor small has \(2048, 128\)"
+        ConfigError, match=r"model\.embed_tokens\.weight is \(2048, 64\), but flavor small has \(2048, 128\)"
     ):
         check_initial(tmp_path / "hf", flavor("small"))
     with pytest.raises(ConfigError, match=r"lacks model\.layers\.2\."):

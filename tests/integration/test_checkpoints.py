@@ -256,7 +256,7 @@ def test_a_run_killed_before_its_last_validation_ends_well_wherever_it_is_then(
     assert folder.loss_plot.exists() and not list((tmp_path / "elsewhere").iterdir())
     before = folder.summary.read_bytes()
     once_more = resume()
-    assert once_more.status == 0 and "has ended with step 4" in once_more.output, once_more.output
+    assert once_more.status == 0 and "is complete at step 4" in once_more.output, once_more.output
     assert folder.summary.read_bytes() == before
 
     longer = resume("--training.steps", "8")

@@ -205,20 +205,20 @@ def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> 
     assert train(tmp_path, "kept", MULOCO, **settings).status == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
     for flags, change, message in (
-        ((), {}, "already holds a run; choose another --run.name, or take it up again with --resume"),
+        ((), {}, "already holds a run; choose another --run.name, or resume it with --resume"),
         (("--resume",), {"run__name": "absent"}, "there is no run to resume in"),
     ):
         refused = train(tmp_path, change.get("run__name", "kept"), MULOCO, *flags, **settings)
         assert refused.status == 2 and message in refused.output
     ended = train(tmp_path, "kept", MULOCO, "--resume", **settings)
-    assert ended.status == 0 and "has ended with step 2" in ended.output
+    assert ended.status == 0 and "is complete at step 2" in ended.output
     del before[tmp_path / "kept" / "loss.png"]
     (tmp_path / "kept" / "loss.png").unlink()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")} == before
     (tmp_path / "kept" / "summary.json").unlink()
     changed = train(tmp_path, "kept", MULOCO, "--resume", **settings, outer_optimizer__lr=0.1)
     assert changed.status == 2
-    assert "this differs: outer_optimizer.lr 0.7 -> 0.1;" in changed.output
+    assert "these fields: outer_optimizer.lr 0.7 -> 0.1;" in changed.output
 
 
 def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> None:

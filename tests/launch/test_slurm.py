@@ -154,7 +154,7 @@ def test_what_a_site_prints_beside_the_answers_is_no_answer(monkeypatch: pytest.
     ("names", "look", "message"),
     [
         ("n1\nn2\n", BANNER, "nodes of this job have not answered: n1, n2"),
-        ("n1\n", "", "is about 2 nodes, but `scontrol show hostnames` answers 'n1'"),
+        ("n1\n", "", "has 2 nodes, but `scontrol show hostnames` answers 'n1'"),
     ],
 )
 def test_answers_that_are_not_whole_are_refused(

@@ -68,8 +68,8 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reached", "kept", "said"),
     [
-        ([], None, "stopped before the workers had begun; no checkpoint is kept, so that it begins anew"),
-        ([(1, 7)], None, "stopped at step 7 of 200; no checkpoint is kept, so that it begins anew"),
+        ([], None, "stopped before the first step; there is no checkpoint, so a resume starts from the beginning"),
+        ([(1, 7)], None, "stopped at step 7 of 200; there is no checkpoint, so a resume starts from the beginning"),
         ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept"),
         ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept"),
     ],

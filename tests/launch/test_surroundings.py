@@ -30,7 +30,10 @@ def test_an_interface_has_to_be_there(config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("host", "message"),
-    [("no-such-host.invalid", "is no name or address"), ("192.0.2.1", r"\(192.0.2.1\) is not an address of this")],
+    [
+        ("no-such-host.invalid", "not a known name or address"),
+        ("192.0.2.1", r"\(192.0.2.1\) is not an address of this"),
+    ],
 )
 def test_a_host_has_to_be_this_machine(config: Config, host: str, message: str) -> None:
     config.fault_tolerance.host = host
@@ -43,7 +46,7 @@ def test_a_host_has_to_be_this_machine(config: Config, host: str, message: str) 
 @pytest.mark.parametrize(
     ("mode", "answer", "message"),
     [
-        ("online", False, "nobody is logged in to Weights & Biases here"),
+        ("online", False, "there is no login to Weights & Biases"),
         ("online", ValueError("the key is too short"), "metrics.wandb: the key is too short"),
         ("online", True, None),
         ("offline", False, None),

@@ -46,7 +46,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
             WeightsFolder(tmp_path)
     for damaged in ("", "[]", "{}", '{"weight_map": ["a"]}'):
         (tmp_path / INDEX).write_text(damaged)
-        with pytest.raises(ValueError, match="is not the index of weights, or damaged"):
+        with pytest.raises(ValueError, match="is damaged, or not an index of weights"):
             WeightsFolder(tmp_path)
 
 

@@ -333,7 +333,7 @@ def test_schedulers_drive_the_step(name, lr):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Muon([torch.nn.Parameter(torch.ones(3))], 0.1), r"real matrices only, parameter has shape \(3,\)"),
+        (lambda: Muon([torch.nn.Parameter(torch.ones(3))], 0.1), r"only real matrices, but parameter has shape \(3,\)"),
         (
             lambda: Muon([{"params": [("ok", torch.ones(2, 2)), ("norm.weight", torch.ones(3))]}], 0.1),
             r"parameter 'norm.weight' has shape \(3,\)",

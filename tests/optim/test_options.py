@@ -58,10 +58,10 @@ KIND = pytest.mark.parametrize("kind", KINDS)
     ("option", "message"),
     [
         ({"weight_decy": 0.1}, "unknown key 'weight_decy'.*did you mean 'weight_decay'.*'layout'.*'use_muon'"),
-        ({"zzz": 1}, r"unknown key 'zzz' in a parameter group: known are 'adjust_lr'"),
+        ({"zzz": 1}, r"unknown key 'zzz' in a parameter group: allowed are 'adjust_lr'"),
         ({"maximize": True}, "unknown key 'maximize'.*negate the loss"),
         ({"capturable": True}, "unknown key 'capturable'.*CUDA graph"),
-        ({"inner_lr": 0.1}, "called lr"),
+        ({"inner_lr": 0.1}, "use lr"),
         ({"use_muon": 1}, "use_muon must be True or False, not 1"),
         ({"use_muon": False, "algorithm": "muon"}, "use_muon False and algorithm 'muon'; give one of the two"),
         ({"use_muon": True, "algorithm": "lion"}, "use_muon True and algorithm 'lion'"),

@@ -191,7 +191,7 @@ def test_type_checkers_are_told_that_there_are_types():
         (lambda: MuLoCo1(build_model(), weight_decay=-1.0), "weight_decay must be at least 0, not -1.0"),
         (lambda: MuLoCo1(build_model(), betas=(0.9, 1.5)), r"betas\[1\] must be in \[0, 1\), not 1.5"),
         (lambda: MuLoCo1(build_model(), orthogonalization="polar"), "unknown orthogonalization preset 'polar'"),
-        (lambda: MuLoCo1([{"params": [torch.eye(2)], "inner_lr": 0.1}]), "called lr"),
+        (lambda: MuLoCo1([{"params": [torch.eye(2)], "inner_lr": 0.1}]), "use lr"),
         (lambda: MuLoCo1([{"params": [torch.eye(2)], "outer_lr": -0.5}]), "outer_lr must be at least 0, not -0.5"),
         (lambda: MuLoCo1([("a", torch.eye(2)), ("b", torch.ones(2, dtype=torch.int32))]), "'b' has torch.int32"),
     ],

@@ -111,7 +111,7 @@ def manifest_without_files(step: Path) -> str:
 
 def manifest_of_another_step(step: Path) -> str:
     shutil.copy(step.parent / "step-10" / "manifest.json", step)
-    return "manifest.json is that of step 10"
+    return "manifest.json belongs to step 10"
 
 
 def parts_of_another_save(step: Path) -> str:
@@ -168,7 +168,9 @@ def test_damage_of_all_of_them_is_not_a_fresh_start(folder: CheckpointFolder) ->
     for step in (10, 20):
         write(folder, save_of(step), *PARTS)
         damage_size(folder.root / f"step-{step}") if step == 20 else damage_metadata(folder.root / f"step-{step}")
-    with pytest.raises(NoWholeCheckpoint, match=r"step-20/worker-002/__0_0.distcp has 100 bytes.*step-10/global.*anew"):
+    with pytest.raises(
+        NoWholeCheckpoint, match=r"step-20/worker-002/__0_0.distcp has 100 bytes.*step-10/global.*from the beginning"
+    ):
         folder.newest()
 
 

@@ -17,14 +17,14 @@ def config(*words: str) -> Config:
 @pytest.mark.parametrize(
     ("words", "environment", "message"),
     [
-        ([], {}, "the 2 workers of this run meet at a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port"),
-        ([], {LIGHTHOUSE: ""}, "meet at a lighthouse"),
+        ([], {}, "the 2 workers of this run need a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port"),
+        ([], {LIGHTHOUSE: ""}, "need a lighthouse"),
         ([], {LIGHTHOUSE: "localhost:29510"}, "must be an address such as http://host:29510; got 'localhost:29510'"),
         ([], {LIGHTHOUSE: "http://localhost"}, "must be an address"),
         ([], {LIGHTHOUSE: "http://localhost:port"}, "must be an address"),
-        ([*RANKS], {LIGHTHOUSE: "http://a:1"}, "a worker of 2 ranks is started by torchrun"),
-        ([*RANKS], {LIGHTHOUSE: "http://a:1", "RANK": "0", "WORLD_SIZE": "3"}, "says that 3 ranks are started"),
-        ([], {LIGHTHOUSE: "http://a:1", "RANK": "0"}, "says that None ranks are started"),
+        ([*RANKS], {LIGHTHOUSE: "http://a:1"}, "a worker of 2 ranks must be started by torchrun"),
+        ([*RANKS], {LIGHTHOUSE: "http://a:1", "RANK": "0", "WORLD_SIZE": "3"}, "WORLD_SIZE in the environment is 3"),
+        ([], {LIGHTHOUSE: "http://a:1", "RANK": "0"}, "WORLD_SIZE in the environment is None"),
     ],
 )
 def test_a_worker_that_cannot_start_is_refused(words: list[str], environment: dict[str, str], message: str) -> None:

@@ -50,7 +50,7 @@ def test_a_full_disk_is_told_once_each_time(tmp_path: Path, caplog: pytest.LogCa
     for _ in range(5):
         file.append("a line")
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}/full: No space left on device; lines that cannot be written are left out"
+        f"{tmp_path}/full: No space left on device; lines that cannot be written are dropped"
     ]
 
 

@@ -164,7 +164,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     [
         (
             "config.optimizer.learnrate = 0.1",
-            "line 5: there is no optimizer.learnrate in a config; here it is optimizer",
+            "line 5: there is no optimizer.learnrate in a config; use optimizer",
         ),
         ("config.trainig = None", "line 5: there is no trainig in a config; did you mean training?"),
         ("config.training.step = 7", "line 5: there is no training.step in a config; did you mean training.steps?"),
@@ -173,7 +173,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
             "line 5: a role in a config has no lr; it has rule, lr_factor, weight_decay_factor",
         ),
         ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
-        ("config.workers = 4", "line 5: there is no workers in a config; here it is fault_tolerance.group_size"),
+        ("config.workers = 4", "line 5: there is no workers in a config; use fault_tolerance.group_size"),
         ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
         (
             "config.training.precision = 'bf16'",
@@ -214,7 +214,7 @@ def test_a_mistake_in_a_python_config_is_one_line(line: str, message: str, tmp_p
         ('{"resolved": {"training": {"steps": "7"}}}', "training.steps must be a whole number; got the text '7'"),
         ('{"resolved": {"training": {"steps": NaN}}}', "training.steps must be a whole number; got nan"),
         ('{"resolved": {"training": {"steps": Infinity}}}', "training.steps must be a whole number; got inf"),
-        ('{"resolved": {"training": {"compile": true}}}', "unknown field training.compile; here it is compile.enable"),
+        ('{"resolved": {"training": {"compile": true}}}', "unknown field training.compile; use compile.enable"),
         ('{"resolved": {"run": {"name": ".."}}}', "run.name must be the name of a folder"),
     ],
 )

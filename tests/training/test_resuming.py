@@ -97,8 +97,8 @@ def contents(folder: RunFolder) -> dict[str, str]:
         (["--compression.kind", "bf16"], "compression.kind 'none' -> 'bf16'"),
         (["--training.max_norm", "None"], "training.max_norm 1.0 -> None"),
         (["--data.text_field", "body"], "data.text_field 'text' -> 'body'"),
-        (["--training.steps", "19"], "training.steps 19: the run has a checkpoint of step 20"),
-        (["--training.tokens", str(19 * TOKENS)], "training.steps 19: the run has a checkpoint of step 20"),
+        (["--training.steps", "19"], "training.steps is 19, but the run has a checkpoint of step 20"),
+        (["--training.tokens", str(19 * TOKENS)], "training.steps is 19, but the run has a checkpoint of step 20"),
         (["--checkpoint.enable", "False"], "checkpoint.enable True -> False"),
         (["--data.tokenizer", "nowhere"], "nowhere"),
         (["--data.corpus", "x" * 5000], "data.corpus"),
@@ -226,7 +226,7 @@ def test_a_run_that_has_ended_ends_well_again(tmp_path: Path, capsys: pytest.Cap
     folder.metrics(0).write_text(json.dumps({"attempt": 1, "step": 40, "worker": 0, "loss": 1.0}) + "\n")
     before = contents(folder)
     assert main(["train", str(folder.config), "--resume"]) == 0
-    assert "has ended with step 40" in " ".join(capsys.readouterr().out.split())
+    assert "is complete at step 40" in " ".join(capsys.readouterr().out.split())
     assert contents(folder) | {"loss.png": ""} == before | {"loss.png": ""}
 
 
@@ -314,7 +314,7 @@ def test_the_weights_that_a_run_began_with_are_not_needed_any_more(tmp_path: Pat
         resume(folder)
     stored["resolved"]["checkpoint"]["initial"] = None
     write_json(folder.config, stored)
-    assert "begins again" in resume(folder).remarks[0]
+    assert "starts again" in resume(folder).remarks[0]
     stored["resolved"]["checkpoint"]["initial"] = str(tmp_path / "gone")
     write_json(folder.config, stored)
     add_checkpoint(folder, 20)

@@ -45,7 +45,7 @@ def test_a_worker_that_fails_before_its_first_round_ends_those_that_wait_for_it(
 @pytest.mark.parametrize(
     ("workers", "ranks", "environment", "message"),
     [
-        (2, 1, {}, "2 workers meet at a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port, or start them all with"),
+        (2, 1, {}, "2 workers need a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port, or start them all with"),
         (2, 1, {"TORCHFT_LIGHTHOUSE": "host:29510"}, "set TORCHFT_LIGHTHOUSE=http://host:port, not host:29510, or"),
         (2, 1, {"TORCHFT_LIGHTHOUSE": "http://host"}, "not http://host, or"),
         (
@@ -54,7 +54,7 @@ def test_a_worker_that_fails_before_its_first_round_ends_those_that_wait_for_it(
             {"TORCHFT_LIGHTHOUSE": "http://127.0.0.1:1"},
             "no lighthouse answers at .*http://127.0.0.1:1: .*refused",
         ),
-        (1, 4, {}, "a worker of 4 ranks is started by torchrun: torchrun --standalone --nproc-per-node 4"),
+        (1, 4, {}, "a worker of 4 ranks must be started by torchrun: torchrun --standalone --nproc-per-node 4"),
         (1, 1, {"RANK": "1", "WORLD_SIZE": "2"}, "those of 2 ranks, but the config's parallelism makes a worker of 1;"),
         (1, 1, {"RANK": "1"}, "those of no ranks, but"),
     ],

@@ -13,7 +13,7 @@ NOTE = (
 
 
 def claims_listing(claims: Sequence[tuple[str, Claim]], *, own: bool = False) -> Listing:
-    """A row for each claim, with the scale of its runs; of the anchor's losses, or of the workers' own."""
+    """A row for each claim, with the scale of its runs; by the anchor's losses, or by the workers' own."""
     rows = [
         (scale, claim.title, str(claim.verdict), claim.measured, claim.about, claim.paper) for scale, claim in claims
     ]

@@ -1,4 +1,4 @@
-"""The figures of the paper's section on pseudogradients from what was measured, as PNG and SVG."""
+"""The figures of the paper's section on pseudogradients, from measurements, as PNG and SVG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from muloco.analysis.report.chart import Figure, Panel, Series
 from muloco.analysis.report.draw import draw as draw_figure
 
 METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
-"""What workers with an inner optimizer are called, whose color they have."""
+"""The method, and so the color, of workers with an inner optimizer."""
 
 
 def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
 
 
 def spectra(studies: Sequence[Study]) -> Figure:
-    """Of the last layer's w3, as in the paper, at the largest K; a panel a study."""
+    """Spectra of the last layer's w3, as in the paper, at the largest K; one panel per study."""
     panels = []
     for study in studies:
         spectrum = _example(study)
@@ -57,7 +57,7 @@ def spectra(studies: Sequence[Study]) -> Figure:
 
 
 def gap(studies: Sequence[Study]) -> Figure:
-    """Interference gap by K, means over the matrices; a line a study."""
+    """Interference gap by K, as means over the matrices; one line per study."""
     series = [
         Series(
             label=study.run,
@@ -73,7 +73,7 @@ def gap(studies: Sequence[Study]) -> Figure:
 
 
 def steps(studies: Sequence[Study]) -> Figure:
-    """The norms of inner steps, at the smallest and the largest K."""
+    """The norms of inner steps for the smallest and the largest K."""
     series = []
     for study in studies:
         for workers in dict.fromkeys((study.counts[0], study.counts[-1])):

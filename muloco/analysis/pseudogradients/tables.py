@@ -87,7 +87,7 @@ def _published(values: dict[int, float], workers: int) -> str:
 
 
 def console_tables(listing: Listing, *, width: int) -> list[Table]:
-    """A listing for a terminal of that width; each row is named by its checkpoint and K."""
+    """A table for a terminal of that width; each row is named by its checkpoint and K."""
     checkpoint, workers, *headers = listing.headers
     names = Column(f"{checkpoint}, {workers}", [f"{row[0]}, K = {row[1]}" for row in listing.rows])
     columns = [Column(header, [row[place] for row in listing.rows]) for place, header in enumerate(headers, start=2)]

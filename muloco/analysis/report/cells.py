@@ -54,7 +54,7 @@ class Table:
     missing: Mapping[tuple[Row, str], str] = field(default_factory=dict)
     """Why a cell that belongs in the table has no value."""
     own: Mapping[tuple[Row, str], Measured] = field(default_factory=dict)
-    """The same of the workers' own losses; these stand in columns of their own, beside what is published."""
+    """The same values of the workers' own losses, which have their own columns, with the published figures."""
     published: Mapping[tuple[Row, str], float] = field(default_factory=dict)
     form: str = ".4f"
     """How values are printed, as a format of Python."""
@@ -65,7 +65,7 @@ class Table:
     """What there would have to be for it to have rows."""
 
     def with_own(self, other: "Table") -> "Table":
-        """With the same table of the workers' own losses beside it."""
+        """This table with the values of another one, of the workers' own losses, in additional columns."""
         return replace(self, own=other.measured)
 
     def number(self, value: float) -> str:
@@ -119,7 +119,7 @@ class Table:
         return f"{column}, {OWN}" if own else column
 
     def _cell(self, row: Row, column: str, own: bool) -> tuple[str, str]:
-        """What was measured, and what was published: that stands where it can be compared."""
+        """The measured value, and the published one where the two can be compared."""
         at = (row, column)
         value = (self.own if own else self.measured).get(at)
         text = self.missing.get(at, "") if value is None and not own else ""

@@ -14,7 +14,7 @@ class Series:
     spread: Sequence[float | None] = ()
     """Of each point, over seeds; empty where there are none."""
     look: str = ""
-    """Name that decides its color, marker and dash (`muloco.analysis.palette`); empty: the label."""
+    """The name that decides its color, marker and dash (`muloco.analysis.palette`); empty: the label."""
     published: bool = False
     """The paper's; drawn faint."""
     line: bool = True
@@ -33,7 +33,7 @@ class Panel:
     """Base of a logarithmic axis."""
     ylog: int | None = None
     zero: bool = False
-    """The y axis begins at zero."""
+    """Whether the y axis begins at zero."""
 
 
 @dataclass(frozen=True, kw_only=True)

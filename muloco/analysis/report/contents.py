@@ -72,8 +72,8 @@ def build(runs: Sequence[Run], problems: Sequence[Problem], *, published: bool) 
 
 
 def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool) -> Section:
-    """Of a group; of the paper, with all that is published and nothing measured. Where the paper's points are drawn,
-    ours beside them are of the workers' own losses, as far as these were logged."""
+    """The figures of a group; for the paper's group, with all published values and no measured ones. Where the paper's
+    points are drawn, ours are of the workers' own losses, as far as these were logged."""
     tables: list[Table | Listing] = [
         *_tables_of_losses(group, paper=paper),
         zero_shot(group, everything=paper),
@@ -110,7 +110,7 @@ def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool)
 
 
 def _tables_of_losses(group: Group, *, paper: bool) -> list[Table]:
-    """Of the anchor's losses, with the workers' own beside them where these were logged."""
+    """The tables of the anchor's losses, with those of the workers' own losses where these were logged."""
 
     def of(these: Group) -> list[Table]:
         scalings = measured_scalings(these)

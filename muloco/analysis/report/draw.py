@@ -14,18 +14,18 @@ _FAINT = 0.45
 _ACROSS = 3
 _MOST_TICKS = 9
 _FEW_DECADES = 200
-"""Largest over smallest value up to which 2 and 5 are written at a logarithmic axis as well."""
+"""The ratio of largest to smallest value up to which a logarithmic axis has numbers at 2 and 5 as well."""
 _SHORTENED = 10_000
 _SYMBOLS = {
     "K=": "K: number of workers",
     "DP ": "DP: data-parallel training, without outer steps",
     "H=": "H: inner steps between two syncs (30 where it is not given)",
     "J=": "J: fragments",
-    "tau=": "tau: inner steps that a fragment is under way",
+    "tau=": "tau: inner steps during which a fragment is exchanged",
     "alpha=": "alpha: share of the local weights kept at a merge",
     "error feedback": "error feedback: what compression leaves out is sent later",
 }
-"""What labels are made of, for who sees the figure alone."""
+"""Explanations of the symbols in labels, for readers who see only the figure."""
 
 
 def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
@@ -68,7 +68,7 @@ def draw(figure: Figure, folder: Path) -> tuple[Path, Path]:
 
 
 def _explained(labels: Iterable[str]) -> str:
-    """What the symbols in the labels mean."""
+    """Explains the symbols in the labels."""
     said = [meaning for symbol, meaning in _SYMBOLS.items() if any(symbol in label for label in labels)]
     return "; ".join(said)
 
@@ -118,8 +118,8 @@ def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], figure: Fig
 
 
 def _scales(axes: Any, panel: Panel) -> None:
-    """Logarithmic axes, and numbers as people write them, such as 4.2M. What stands at few places of a logarithmic axis
-    has its numbers there."""
+    """Logarithmic axes, and numbers as people write them, such as 4.2M. If a logarithmic axis
+    has values at few places, its numbers are at these."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     short = FuncFormatter(lambda value, _: _short(value))

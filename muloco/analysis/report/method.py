@@ -9,7 +9,7 @@ PAPER_SYNC_STEPS = 30
 METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
 """In the order of the tables; others come behind them."""
 _REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
-"""What labels call each way to reduce, in the order of the tables."""
+"""Names of the ways to reduce in labels, in the order of the tables."""
 _RULES = {"Muon": "muon", "AdamW": "adamw", "GPA": "adamw", "SGD": "sgd"}
 
 
@@ -23,7 +23,7 @@ class Codec:
     details: str = ""
     """What else tells it apart: `per row`, or how topk sends values."""
     reduce: str = "reselect"
-    """How the mean comes about, as `compression.reduce`."""
+    """How the mean is computed: `compression.reduce`."""
     error_feedback: bool = False
 
     @property

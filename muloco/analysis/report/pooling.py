@@ -59,8 +59,8 @@ class Point:
         return statistics.stdev(run.loss for run in self.runs) if len(self.runs) > 1 else None
 
     def as_published(self) -> "Point | None":
-        """With the losses that published ones are compared with: means of the workers' own, and of runs without outer
-        steps the only ones that they have. None: not logged."""
+        """This point with the losses that are compared with published ones: means of the workers' own losses or, for
+        runs without outer steps, their only losses. None: they were not logged."""
         if self.variant.workers is None:
             return self
         own = [replace(run, loss=run.own_loss) for run in self.runs if run.own_loss is not None]
@@ -95,7 +95,7 @@ class Group:
         return any(point.variant.workers is not None and point.as_published() for point in self.points)
 
     def as_published(self, *, only: bool = False) -> "Group":
-        """With `Point.as_published` of each point, and the others as they are, or (`only`) without them."""
+        """The points as `Point.as_published`; those without one stay as they are or, with `only`, are dropped."""
         points = [point.as_published() or (None if only else point) for point in self.points]
         return Group(self.title, tuple(point for point in points if point is not None))
 

@@ -32,7 +32,7 @@ class Problem:
 
     folder: str
     kind: str
-    """not a run, refused, not started, unfinished, without a summary, broken, diverged, repeated or remark."""
+    """One of: not a run, refused, not started, unfinished, without a summary, broken, diverged, repeated, remark."""
     reason: str
 
     def __post_init__(self) -> None:
@@ -58,8 +58,8 @@ class Run:
     loss: float
     """Final held-out loss of the anchor, in nats a token."""
     own_loss: float | None
-    """Mean of the held-out losses of the workers' own weights just before the last sync; None: there were no outer
-    steps, or it was not logged."""
+    """Mean of the held-out losses of the workers' own weights just before the last sync; None: there were no
+    outer steps, or it was not logged."""
     curve: tuple[tuple[int, float], ...] = field(repr=False)
     """Held-out losses by inner step."""
     step_seconds: float | None
@@ -86,11 +86,12 @@ class Run:
 
 
 def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
-    """The run folders among paths and one level below them, each once, in order. A run folder may hold others, as where
-    a run without a name was written beside them.
+    """The run folders among paths and one level below them, each once, in order. A run folder may hold other run
+    folders.
 
     Returns:
-        folders that look like runs (with config.json, summary.json or metrics), and for each path without any why.
+        folders that look like runs (with config.json, summary.json or metrics), and for each path without any, the
+        reason.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -114,10 +115,11 @@ def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
 
 
 def _runs_in(path: Path) -> tuple[list[Path], list[Path]]:
-    """The run folders among a folder and those in it; and, where it is no run itself, the folders in it that are none.
+    """The run folders among a folder and its subfolders; if it is not a run itself, also the subfolders that are not
+    runs.
 
     Raises:
-        OSError: it is no folder that can be read.
+        OSError: the folder cannot be read.
     """
     below = sorted(one for one in path.iterdir() if one.is_dir())
     if _looks_like_a_run(path):
@@ -188,11 +190,11 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
 
 
 def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], steps: int) -> Problem:
-    """All steps may be made, as by workers that were started by hand; the last one is validated."""
+    """Describes a run without a summary: it may have made all steps, the last of which is validated."""
     last = max((line["step"] for line in lines), default=0)
-    makes_it = f"`muloco train {folder.config} --resume` does what is left"
+    makes_it = f"`muloco train {folder.config} --resume` completes it"
     if any(line["step"] == steps and "validation_loss" in line for line in lines):
-        reason = f"finished, all {steps} steps are made; but it has no summary.json, so it is not in the tables"
+        reason = f"all {steps} steps are made; there is no summary.json, so it is not in the tables"
         return _problem(folder, "without a summary", f"{reason}: {makes_it}")
     if last >= steps:
         reason = f"all {steps} steps are made, but the last one is not validated"
@@ -201,12 +203,12 @@ def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], step
 
 
 def _finite(loss: float) -> float:
-    """Infinite where it is no number, so that it is never the best."""
+    """A loss as a number; NaN becomes infinite, so that it is never the best."""
     return float(loss) if math.isfinite(loss) else math.inf
 
 
 def _printable(text: str) -> str:
-    """With line breaks and other characters that no terminal or table shows written as escapes."""
+    """The text with line breaks and other unprintable characters as escapes."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 

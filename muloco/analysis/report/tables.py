@@ -268,6 +268,6 @@ def _row_order(key: Key) -> tuple:
 
 
 def _however_reduced(key: Key) -> Key:
-    """All ways to reduce stand beside the paper's figure."""
+    """Compares all ways to reduce with the paper's figure."""
     scale, variant = key
     return scale, replace(variant, codec=variant.codec and replace(variant.codec, reduce="reselect"))

@@ -21,7 +21,7 @@ MARKER = ".muloco-report.json"
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ConfigError if the folder cannot be written, or holds what no report has written."""
+    """Raises ConfigError if the folder cannot be written, or holds files that no report has written."""
     output.check_folder("--out", folder)
     with output.writing("--out", folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).exists():
@@ -29,13 +29,13 @@ def check_folder(folder: Path) -> None:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Writes report.md, report.html, tables and figures; those of an earlier report in this folder go.
+    """Writes report.md, report.html, tables and figures; those of an earlier report in this folder are removed.
 
     Returns:
         report.md and report.html.
 
     Raises:
-        ConfigError: the folder, or a file that would be written, is not a report's or cannot be written.
+        ConfigError: the folder or a file in it does not belong to a report, or cannot be written.
     """
     check_folder(folder)
     files = _files(report)
@@ -44,7 +44,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         strange = [name for name in files if name not in earlier and (folder / name).exists()]
         if strange:
             raise ConfigError(
-                f"--out: {folder / strange[0]} was not written by a report and stays; choose another folder"
+                f"--out: {folder / strange[0]} was not written by a report and is kept; choose another folder"
             )
         write_json(folder / MARKER, {"files": sorted(earlier | set(files))})
         for name, content in files.items():

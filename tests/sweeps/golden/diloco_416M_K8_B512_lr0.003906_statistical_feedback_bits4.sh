@@ -11,7 +11,7 @@
 #SBATCH --signal=B:USR1@600
 
 # One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
-# A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
+# A job that was requeued resumes the run from its newest checkpoint, or starts it from the beginning where there is none.
 # optimizer.lr: published: PAPER 4.1
 # outer_optimizer.lr: published: PAPER 4.1
 # outer_optimizer.momentum: published: PAPER 4.1

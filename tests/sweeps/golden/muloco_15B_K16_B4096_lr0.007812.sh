@@ -11,7 +11,7 @@
 #SBATCH --signal=B:USR1@600
 
 # One run of muloco. `muloco train` places the lighthouse and the workers on the nodes of this job.
-# A job that was requeued takes the run up from its newest checkpoint, or from the start where there is none.
+# A job that was requeued resumes the run from its newest checkpoint, or starts it from the beginning where there is none.
 # training.global_batch_size: published: the paper's 15B run, PAPER 4.1
 # optimizer.lr: interpolated: from 0.015625 of MuLoCo K=16 at 3.1B (PAPER 4.1), 1/sqrt 2 a doubling of size, on the grid
 # outer_optimizer.lr: published: PAPER 4.1
