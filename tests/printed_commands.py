@@ -30,12 +30,12 @@ STANDS_FOR = {  # what a reader replaces, and what the test has in its place
 }
 SHORT = {
     "model.flavor": "tiny",
-    "training.steps": "2",
+    "training.steps": "4",
     "training.seq_len": "64",
     "training.global_batch_size": "16",
     "lr_scheduler.warmup_steps": "1",
     "validation.sequences": "16",
-    "fault_tolerance.sync_steps": "2",
+    "fault_tolerance.sync_steps": "4",
     "metrics.tensorboard": "False",
 }
 """The rule: a command that trains gets these words as well, but for fields that it sets itself; one that needs GPUs or

@@ -40,7 +40,7 @@ def kind(command: str) -> str:
         return "benchmark"
     if re.fullmatch(r"muloco( analyze)? [a-z]+", command):
         return "mention"
-    if program == "muloco" and "--help" in words:
+    if program == "muloco" and {"--help", "--dry-run"} & set(words):
         return "run"
     if "worker" in words[:3]:
         return "worker"
@@ -65,12 +65,12 @@ def test_every_kind_of_command_is_found() -> None:
     assert len(of("train")) > 12 and len(of("run")) > 15
 
 
-def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
