@@ -80,7 +80,7 @@ def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, 
     Raises:
         ValueError: a key is unknown, or two keys contradict each other.
     """
-    known = (*GROUP_OPTIONS, *options)
+    known = {*GROUP_OPTIONS, *options}
     off = {name for name in NOT_TAKEN if name not in known and group.get(name) in (None, False)}
     result = {name: value for name, value in group.items() if name not in off}
     for name in result:
@@ -161,7 +161,9 @@ def read_numbers(group: dict[str, Any]) -> None:
 def _instead(name: str, known: Collection[str]) -> str:
     if name in NOT_TAKEN:
         return NOT_TAKEN[name]
-    nearest = difflib.get_close_matches(str(name), known, n=1)
+    if name == "lr" and "inner_lr" in known:
+        return "use inner_lr for the inner steps, and outer_lr for the outer ones"
+    nearest = difflib.get_close_matches(str(name), sorted(known), n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}allowed are {', '.join(map(repr, sorted(known)))}"
 

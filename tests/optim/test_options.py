@@ -232,3 +232,23 @@ def test_defaults_of_every_rule_are_no_mistake_and_neither_is_a_checkpoint_that_
 def test_betas_are_checked_at_construction_even_if_no_group_uses_them(kind, betas):
     with pytest.raises(ValueError, match=r"betas"):
         kind([matrix()], betas=betas)
+
+
+@KIND
+def test_every_allowed_key_is_listed_once(kind):
+    optimizer = kind([{"params": [matrix()], "algorithm": "adamw"}])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["zzz"] = 1
+    for mistake in (lambda: kind([{"params": [matrix()], "zzz": 1}]), lambda: optimizer.load_state_dict(saved)):
+        with pytest.raises(ValueError, match="allowed are") as caught:
+            mistake()
+        listed = str(caught.value).split("allowed are ")[1].split(", ")
+        assert len(listed) == len(set(listed)) and "'lr_factor'" in listed
+
+
+def test_the_learning_rate_has_another_name_in_muloco1():
+    with pytest.raises(TypeError, match="MuLoCo1 has no option 'lr': use inner_lr"):
+        MuLoCo1([matrix()], lr=0.1)
+    for kind in (Muon, GPA):
+        with pytest.raises(TypeError, match=f"{kind.__name__} has no option 'inner_lr': use lr"):
+            kind([matrix()], inner_lr=0.1)
