@@ -13,7 +13,7 @@ from muloco.optim.adamw import adamw_update
 from muloco.optim.checks import check_distinct, check_gradients, check_group
 from muloco.optim.lion import lion_update
 from muloco.optim.muon import muon_update
-from muloco.optim.options import read_group, read_numbers, refuse_keywords
+from muloco.optim.options import read_group, read_numbers, refuse_keywords, refuse_unused
 from muloco.optim.roles import account, sort
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,9 @@ class ByRule(torch.optim.Optimizer):
             )
         self._process_group = process_group
         # Among the defaults, OneCycleLR and CyclicLR would find them and cycle them in place of Muon's momentum.
-        self._betas = betas
+        checked: dict[str, Any] = {"betas": betas}
+        read_numbers(checked)
+        self._betas = checked["betas"]
         own = {"algorithm": "muon", "lr_factor": 1.0, "layout": None}
         read_numbers(defaults)
         super().__init__(sort(params), own | defaults)
@@ -76,12 +78,14 @@ class ByRule(torch.optim.Optimizer):
         """
         before = self.param_groups[:]
         group = self._read(param_group, self.defaults)
+        written = dict(group)  # torch adds the defaults of every rule
         try:
             # On its own first: torch would refuse a parameter of another group, but not say which.
             self.param_groups = []
             super().add_param_group(group)
             check_distinct(before, group)
             self._check(group)
+            refuse_unused(written, group["algorithm"])
         finally:
             self.param_groups = before
         super().add_param_group(group)

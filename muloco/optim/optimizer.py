@@ -45,7 +45,7 @@ class Muon(ByRule):
         process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
             them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
 
-    A group may have every option of the constructor but `process_group`, and
+    A group may have every option of the constructor that its algorithm uses, except `process_group`, and
 
         algorithm: `muon`, `adamw` or `lion`. Default: by `role`, or by `use_muon` (True or False, as in Keller
             Jordan's optimizers), else muon.
@@ -59,10 +59,10 @@ class Muon(ByRule):
         fused, foreach: for adamw, as in torch.optim.AdamW.
 
     Raises:
-        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, a
-            number out of range or not finite, or a process group without this rank; also from `add_param_group` and
-            `load_state_dict`, which then leave the optimizer as it was. From `step`: a sparse gradient, or a plain one
-            of a DTensor; nothing has changed then.
+        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, an
+            option in a group whose algorithm does not use it, a number out of range or not finite, or a process group
+            without this rank; also from `add_param_group` and `load_state_dict`, which then leave the optimizer as it
+            was. From `step`: a sparse gradient, or a plain one of a DTensor; nothing has changed then.
         TypeError: an unknown keyword.
 
     Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for

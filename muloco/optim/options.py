@@ -40,6 +40,14 @@ NOT_TAKEN = {
 }
 """Options of other optimizers that a group or a constructor does not have, with the reason."""
 
+TAKEN_BY = {
+    **dict.fromkeys(("momentum", "nesterov", "adjust_lr", "orthogonalization", "steps", "layout"), ("muon",)),
+    "betas": ("adamw", "lion"),
+    "eps": ("adamw",),
+}
+"""The algorithms that an option is for. An option that is not here is for all, or, as `fused` and `foreach`, which
+torchtitan writes into every group, changes no result."""
+
 _AT_LEAST_ZERO = ("lr", "lr_factor", "weight_decay", "eps", "outer_lr")
 _BELOW_ONE = ("momentum", "outer_momentum", "mu_x")
 _SWITCHES = ("nesterov", "cautious_weight_decay")
@@ -72,7 +80,7 @@ def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, 
     Raises:
         ValueError: a key is unknown, or two keys contradict each other.
     """
-    known = (*GROUP_OPTIONS, *options)
+    known = {*GROUP_OPTIONS, *options}
     off = {name for name in NOT_TAKEN if name not in known and group.get(name) in (None, False)}
     result = {name: value for name, value in group.items() if name not in off}
     for name in result:
@@ -93,6 +101,24 @@ def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, 
         if result["role"] in UNDECAYED:
             result.setdefault("weight_decay", 0.0)
     return result
+
+
+def refuse_unused(group: Mapping[str, Any], algorithm: str) -> None:
+    """
+    Args:
+        group: what a user wrote, without defaults. Options that are off (None or False) may be there.
+        algorithm: the group's.
+
+    Raises:
+        ValueError: it has an option that its algorithm does not use.
+    """
+    for name, value in group.items():
+        takers = TAKEN_BY.get(name, (algorithm,))
+        if algorithm not in takers and value is not None and value is not False:
+            raise ValueError(
+                f"{name} has no effect in a parameter group with algorithm {algorithm!r}: only "
+                f"{' and '.join(map(repr, takers))} {'takes' if len(takers) == 1 else 'take'} it"
+            )
 
 
 def read_numbers(group: dict[str, Any]) -> None:
@@ -135,7 +161,9 @@ def read_numbers(group: dict[str, Any]) -> None:
 def _instead(name: str, known: Collection[str]) -> str:
     if name in NOT_TAKEN:
         return NOT_TAKEN[name]
-    nearest = difflib.get_close_matches(str(name), known, n=1)
+    if name == "lr" and "inner_lr" in known:
+        return "use inner_lr for the inner steps, and outer_lr for the outer ones"
+    nearest = difflib.get_close_matches(str(name), sorted(known), n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}allowed are {', '.join(map(repr, sorted(known)))}"
 

@@ -20,7 +20,7 @@ UNDECAYED = ("scalar",)
 """Roles without weight decay, unless their group sets it."""
 
 EMBEDDING = re.compile(r"(^|_)emb|^(wte|wpe|shared)$")
-HEADS = {"lm_head", "head", "output", "output_layer", "unembed", "embed_out", "classifier", "score"}
+HEAD = re.compile(r"^heads?(_|$)|_heads?$|^(output|output_layer|unembed|embed_out|classifier|score|logits)$")
 
 
 def sort(params: Any) -> Any:
@@ -28,16 +28,15 @@ def sort(params: Any) -> Any:
     returned as it is.
 
     An embedding is the weight of an nn.Embedding, or its name or its module's looks like one (`EMBEDDING`). A head is a
-    matrix outside the numbered layers that has a head's name or module (`HEADS`) or the shape of an embedding. A tensor
+    matrix outside the numbered layers that has a head's name or module (`HEAD`) or the shape of an embedding. A tensor
     that is both, tied, is an embedding.
 
-    A module tells more than names, which may belong to a part of a model: if none is the head by these rules, the last
-    matrix is the head if no other matrix takes its outputs (`_last_is_head`); convolutions without groups are matrices
-    of flattened kernels; matrices of transformers' Conv1D are [in, out].
+    A module tells more than names, which may belong to a part of a model: its heads are also found by what `_heads`
+    says; convolutions without groups are matrices of flattened kernels; matrices of transformers' Conv1D are [in, out].
     """
     tables: set[int] = set()
     layouts: dict[int, str] = {}
-    whole = isinstance(params, nn.Module)
+    model = params if isinstance(params, nn.Module) else None
     if isinstance(params, nn.Module):
         for module in params.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -57,8 +56,10 @@ def sort(params: Any) -> Any:
     roles = {id(param): _role(name, param, tables, shapes, layouts) for name, param in params}
     matrices = [(name, param) for name, param in params if roles[id(param)] == "matrix"]
     alone = len(matrices) == 1 and not tables  # otherwise nothing would be left for Muon
-    if whole and not alone and "head" not in roles.values() and _last_is_head(matrices, layouts):
-        roles[id(matrices[-1][1])] = "head"
+    if model is not None and not alone:
+        heads = _heads(model, matrices, layouts, known="head" in roles.values())
+        if len(heads) < len(matrices) or tables:
+            roles |= dict.fromkeys(heads, "head")
     found: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
     for role in ALGORITHMS:
         for name, param in params:
@@ -81,15 +82,15 @@ def account(groups: Iterable[dict[str, Any]]) -> str:
             f"{group['algorithm']} ({role}{scaled}{undecayed}): {len(params)} parameters, "
             f"{sum(p.numel() for p in params):,} elements"
         )
-        alike: dict[str, int] = {}
+        alike: dict[tuple[str, str], list[str]] = {}
         for name, param in named(group):
-            called = re.sub(r"\b\d+\b", "*", name) if name else "without name"
-            line = f"    {called} {list(param.shape)}"
+            shape = f"{list(param.shape)}"
             if group["algorithm"] == "muon" and group["layout"] != "stacked":
-                shape = list(matrix_shape(param.shape, group["layout"]))
-                line += f" as {shape}" if shape != list(param.shape) else ""
-            alike[line] = alike.get(line, 0) + 1
-        lines += [line + (f" x {count}" if count > 1 else "") for line, count in alike.items()]
+                matrix = list(matrix_shape(param.shape, group["layout"]))
+                shape += f" as {matrix}" if matrix != list(param.shape) else ""
+            alike.setdefault((_starred(name) if name else "without name", shape), []).append(name or "without name")
+        for (starred, shape), names in alike.items():
+            lines.append(f"    {names[0]} {shape}" if len(names) == 1 else f"    {starred} {shape} x {len(names)}")
     return "\n".join(lines)
 
 
@@ -108,25 +109,66 @@ def _role(name: str, param: Tensor, tables: set[int], shapes: set, layouts: dict
         return "other"
     if id(param) in tables:
         return "embedding"
-    in_layers = any(part.isdigit() for part in name.split("."))
-    if not in_layers and (HEADS.intersection(_last_names(name)) or param.shape in shapes):
+    named = any(map(HEAD.search, _last_names(name)))
+    if not _in_layers(name) and (named or param.shape in shapes):
         return "head"
     return "matrix"
 
 
-def _last_is_head(matrices: list[tuple[str, Tensor]], layouts: dict[int, str]) -> bool:
-    """Whether the last of these matrices turns hidden features into outputs: no other takes as many inputs as it has
-    outputs, and it is not one of several like it in numbered layers."""
-    if not matrices:
-        return False
-    (*others, (name, last)) = matrices
-    kinds = Counter((re.sub(r"\b\d+\b", "*", other), param.shape) for other, param in matrices)
-    inputs = set()
-    for _, param in others:
-        layout = layouts.get(id(param))
-        inputs.add(param.shape[1] if layout == "flatten" else matrix_shape(param.shape, layout)[1])
-    outputs = matrix_shape(last.shape, layouts.get(id(last)))[0]
-    return kinds[re.sub(r"\b\d+\b", "*", name), last.shape] == 1 and outputs not in inputs
+def _heads(model: nn.Module, matrices: list[tuple[str, Tensor]], layouts: dict[int, str], *, known: bool) -> set[int]:
+    """Ids of the matrices of a model, outside its numbered layers, that are heads although their own names do not tell.
+
+    The first of these rules that finds some decides; the last two are not asked if a name has told already (`known`):
+
+    1. the last matrix of an nn.Sequential that is named like a head (`classifier.6`), and a convolution named like one;
+    2. the last matrix of the model if it is named `fc`;
+    3. the last matrix of the model if no other takes as many inputs as it has outputs, and those directly before it
+       that take the same number of inputs and of which this is true as well: several heads on the same features. None
+       of them is one of several like it in numbered layers.
+
+    The first convolution of a model is never a head: it takes the model's inputs.
+    """
+    first = next((id(param) for _, param in matrices if layouts.get(id(param)) == "flatten"), None)
+    found = set()
+    for path, module in model.named_modules():
+        if _in_layers(path) or not HEAD.search(path.rpartition(".")[2]):
+            continue
+        if isinstance(module, nn.Sequential | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            own = {id(param) for param in module.parameters()}
+            inside = [id(param) for _, param in matrices if id(param) in own]
+            found |= set(inside[-1:]) - {first}
+    if found or known or not matrices:
+        return found
+    name, last = matrices[-1]
+    if id(last) == first:
+        return set()
+    if _last_names(name)[0] == "fc" and not _in_layers(name):
+        return {id(last)}
+    kinds = Counter((_starred(other), param.shape) for other, param in matrices)
+    sizes = [_out_and_in(param, layouts) for _, param in matrices]
+    for index in reversed(range(len(matrices))):
+        name, param = matrices[index]
+        inputs = {taken for other, (_, taken) in enumerate(sizes) if other != index}
+        alone = kinds[_starred(name), param.shape] == 1
+        if id(param) == first or not alone or sizes[index][0] in inputs or sizes[index][1] != sizes[-1][1]:
+            break
+        found.add(id(param))
+    return found
+
+
+def _out_and_in(param: Tensor, layouts: dict[int, str]) -> tuple[int, int]:
+    """Features that a matrix makes and takes; of a convolution, channels."""
+    layout = layouts.get(id(param))
+    return (param.shape[0], param.shape[1]) if layout == "flatten" else matrix_shape(param.shape, layout)
+
+
+def _in_layers(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))
+
+
+def _starred(name: str) -> str:
+    """A name without the number of its layer; the numbers of a plain nn.Sequential (`2.weight`) are its names."""
+    return name if re.fullmatch(r"\d+\.\w+", name) else re.sub(r"\b\d+\b", "*", name)
 
 
 def _is_transformers_conv1d(module: nn.Module) -> bool:

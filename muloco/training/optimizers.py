@@ -72,7 +72,7 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
         return InnerOptimizers.Config(
             param_groups=[ParamGroupConfig(pattern=r".*", optimizer_name="SGD", optimizer_kwargs=sgd)]
         )
-    shared = {
+    shared: dict[str, Any] = {
         "lr": chosen.lr,
         "cautious_weight_decay": chosen.cautious_weight_decay,
         "momentum": chosen.mu,
@@ -90,12 +90,12 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
     groups = []
     for name, role in chosen.roles().items():
         settings: dict[str, Any] = {
-            **shared,
+            "lr": chosen.lr,
             "role": name,
             "algorithm": role.rule or RULES[chosen.name][name],
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }
         groups.append(ParamGroupConfig(pattern=PATTERNS[name], optimizer_name=kind, optimizer_kwargs=settings))
-    # neither has a default learning rate; the groups' own is what counts
-    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: {"lr": chosen.lr}})
+    # options of a single rule are defaults of the optimizer: a group may not have those of another rule
+    return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: shared})

@@ -198,3 +198,57 @@ def test_options_of_the_constructor_are_checked_alike(kind):
     ]:
         with pytest.raises(ValueError, match=message):
             kind([matrix()], **option)
+
+
+@KIND
+@pytest.mark.parametrize("way", [build, add])
+@pytest.mark.parametrize(
+    ("algorithm", "option", "takers"),
+    [
+        ("muon", {"betas": (0.9, 0.99)}, "only 'adamw' and 'lion' take it"),
+        ("muon", {"eps": 1e-8}, "only 'adamw' takes it"),
+        ("adamw", {"momentum": 0.5}, "only 'muon' takes it"),
+        ("adamw", {"layout": "flatten"}, "only 'muon' takes it"),
+        ("lion", {"eps": 1e-8}, "only 'adamw' takes it"),
+        ("lion", {"steps": 3}, "only 'muon' takes it"),
+    ],
+)
+def test_an_option_of_another_rule_is_refused_where_it_is_written(way, kind, algorithm, option, takers):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"^{name} has no effect .* algorithm '{algorithm}': {takers}"):
+        way(kind, {"params": [matrix()], "algorithm": algorithm, **option})
+
+
+@KIND
+def test_defaults_of_every_rule_are_no_mistake_and_neither_is_a_checkpoint_that_has_them(kind):
+    groups = [{"params": [matrix()], "algorithm": algorithm} for algorithm in ("muon", "adamw", "lion")]
+    optimizer = kind(groups, momentum=0.5, nesterov=True, steps=3, eps=1e-3, betas=(0.5, 0.5))
+    kind(groups).load_state_dict(optimizer.state_dict())
+    assert "momentum" not in groups[1], "the user's groups are left as they are"
+
+
+@KIND
+@pytest.mark.parametrize("betas", [[0.9], "ab", (0.9, 1.0), None])
+def test_betas_are_checked_at_construction_even_if_no_group_uses_them(kind, betas):
+    with pytest.raises(ValueError, match=r"betas"):
+        kind([matrix()], betas=betas)
+
+
+@KIND
+def test_every_allowed_key_is_listed_once(kind):
+    optimizer = kind([{"params": [matrix()], "algorithm": "adamw"}])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["zzz"] = 1
+    for mistake in (lambda: kind([{"params": [matrix()], "zzz": 1}]), lambda: optimizer.load_state_dict(saved)):
+        with pytest.raises(ValueError, match="allowed are") as caught:
+            mistake()
+        listed = str(caught.value).split("allowed are ")[1].split(", ")
+        assert len(listed) == len(set(listed)) and "'lr_factor'" in listed
+
+
+def test_the_learning_rate_has_another_name_in_muloco1():
+    with pytest.raises(TypeError, match="MuLoCo1 has no option 'lr': use inner_lr"):
+        MuLoCo1([matrix()], lr=0.1)
+    for kind in (Muon, GPA):
+        with pytest.raises(TypeError, match=f"{kind.__name__} has no option 'inner_lr': use lr"):
+            kind([matrix()], inner_lr=0.1)

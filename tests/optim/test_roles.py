@@ -89,6 +89,14 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 10))
 
 
+def actor_critic(policy, value):
+    return nn.ModuleDict({"body": nn.Linear(6, 16), "policy": policy, "value": value})
+
+
+def square(size):
+    return nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
+
+
 def two_blocks(last=None):
     blocks = nn.ModuleList(nn.ModuleDict({"up": nn.Linear(8, 24), "down": nn.Linear(12, 5)}) for _ in range(2))
     return nn.ModuleDict({"blocks": blocks} | ({"last": last} if last else {}))
@@ -107,9 +115,27 @@ def two_blocks(last=None):
         (VGG(), ["classifier.4.weight"]),
         (nn.ModuleDict({"head": nn.Linear(8, 3), "body": nn.Linear(4, 8), "more": nn.Linear(8, 7)}), ["head.weight"]),
         (nn.Sequential(nn.Tanh(), nn.LayerNorm(3)), []),
+        # several heads on the same features
+        (actor_critic(nn.Linear(16, 4), nn.Linear(16, 1)), ["policy.weight", "value.weight"]),
+        (actor_critic(nn.Linear(16, 16), nn.Linear(16, 1)), ["value.weight"]),  # 16 to 16 may be hidden
+        (nn.ModuleDict({"policy": nn.Linear(8, 4), "value": nn.Linear(8, 1)}), []),  # else nothing for Muon
+        (nn.Sequential(nn.Conv2d(3, 32, 3), nn.Flatten(), nn.Linear(288, 10)), ["2.weight"]),
+        # names come before positions
+        (
+            nn.ModuleDict({"classifier": square(8), "features": nn.Sequential(nn.Conv2d(3, 8, 3))}),
+            ["classifier.2.weight"],
+        ),
+        (nn.ModuleDict({"features": nn.Conv2d(3, 8, 3), "classifier": square(8)}), ["classifier.2.weight"]),
+        (nn.ModuleDict({"policy_head": nn.Linear(8, 8), "body": nn.Linear(8, 8)}), ["policy_head.weight"]),
+        (nn.ModuleDict({"body": nn.Linear(8, 8), "fc": nn.Linear(8, 8)}), ["fc.weight"]),
+        (nn.ModuleDict({"fc": nn.Linear(8, 8), "body": nn.Linear(8, 8)}), []),
+        # the first convolution takes the model's inputs
+        (nn.ModuleDict({"dense": nn.Linear(8, 8), "conv": nn.Conv2d(3, 5, 3)}), []),
+        (nn.ModuleDict({"head": nn.Sequential(nn.Conv2d(3, 8, 3)), "tail": nn.Conv2d(8, 12, 3)}), ["tail.weight"]),
+        (nn.ModuleDict({"body": nn.Conv2d(3, 8, 3), "classifier": nn.Conv2d(8, 3, 1)}), ["classifier.weight"]),
     ],
 )
-def test_the_last_matrix_whose_outputs_feed_no_other_is_the_head(model, heads):
+def test_heads_of_a_module_by_name_and_by_position(model, heads):
     assert [name for name, (role, _) in roles(Muon(model, 0.1)).items() if role == "head"] == heads
 
 
@@ -119,7 +145,7 @@ def test_convolutions_of_a_module_are_flattened_matrices():
     found = {name: group for group in optimizer.param_groups for name in group["param_names"]}
     assert (found["features.0.weight"]["algorithm"], found["features.0.weight"]["layout"]) == ("muon", "flatten")
     assert found["features.2.weight"]["role"] == found["up.weight"]["role"] == "other"
-    assert "    features.*.weight [6, 3, 3, 3] as [6, 27]" in optimizer.account().splitlines()
+    assert "    features.0.weight [6, 3, 3, 3] as [6, 27]" in optimizer.account().splitlines()
 
 
 def test_matrices_of_transformers_conv1d_are_stored_transposed():
@@ -189,6 +215,21 @@ def test_the_account_says_how():
         "muon (as its group says): 1 parameters, 4 elements\n    without name [2, 2]"
         in Muon([torch.ones(2, 2)], 0.1).account()
     )
+
+
+def test_the_account_of_a_sequential_shows_which_layer_is_which():
+    lines = str(Muon(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)))).splitlines()
+    assert lines[1:] == [
+        "muon (matrix): 2 parameters, 128 elements",
+        "    0.weight [8, 8]",
+        "    1.weight [8, 8]",
+        "adamw (head): 1 parameters, 24 elements",
+        "    2.weight [3, 8]",
+        "adamw (scalar): 3 parameters, 19 elements",
+        "    0.bias [8]",
+        "    1.bias [8]",
+        "    2.bias [3]",
+    ]
 
 
 def test_sorted_groups_are_logged(caplog):

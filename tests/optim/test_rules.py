@@ -108,8 +108,9 @@ def test_elementwise_rules_are_their_formulas(rule, cautious, lr):
         slow(param.detach().double(), [g[index] for g in grads], 0.05, (0.8, 0.95), 1e-3, 0.4, cautious)
         for index, param in enumerate(params)
     ]
-    group = {"params": params, "algorithm": rule, "betas": (0.8, 0.95), "eps": 1e-3}
-    assert_close(run(Muon([group], lr, weight_decay=0.4, cautious_weight_decay=cautious), params), expected)
+    group = {"params": params, "algorithm": rule, "betas": (0.8, 0.95)}
+    options = {"eps": 1e-3, "weight_decay": 0.4, "cautious_weight_decay": cautious}
+    assert_close(run(Muon([group], lr, **options), params), expected)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -252,7 +253,8 @@ def test_state_of_every_rule_resumes_exactly():
     def build(params):
         rules = ["muon", "adamw", "lion", "muon"]
         groups = [
-            {"params": [p], "algorithm": rule, "layout": "stacked"} for p, rule in zip(params, rules, strict=True)
+            {"params": [p], "algorithm": rule, "layout": "stacked" if rule == "muon" else None}
+            for p, rule in zip(params, rules, strict=True)
         ]
         return Muon(groups, 0.02, weight_decay=0.1)
 
