@@ -12,8 +12,8 @@ from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.paper.results import group
 from muloco.sweeps.local import run_tasks
-from muloco.sweeps.lock import only_one
 from muloco.training.load import ConfigError
+from muloco.training.lock import only_one
 
 
 def run_paper(command: argparse.Namespace) -> int:
