@@ -20,8 +20,7 @@ from muloco.training.bounds import Count
 from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
-from muloco.training.overrides import locate
+from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, locate, naming
 from muloco.training.resolve import Resolution, resolution, resolve
 from muloco.training.values import shown
 
