@@ -126,10 +126,10 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     reached = max((line["step"] for line in lines if line["attempt"] == attempt), default=0)
     kept = newest_checkpoint(folder)
     where = f"stopped at step {reached} of {steps}" if reached else "stopped before the first step"
-    has = f"the checkpoint of step {kept} is kept"
+    resume = f"muloco train {folder.config} --resume"
     if kept is None:
-        has = "there is no checkpoint, so a resume starts from the beginning"
-    return f"{where}; {has}; resume with: muloco train {folder.config} --resume"
+        return f"{where}; nothing was saved; this starts it again from the beginning: {resume}"
+    return f"{where}; the checkpoint of step {kept} is kept; resume with: {resume}"
 
 
 def summary_table(summary: dict[str, Any], *, config: Config) -> Table:

@@ -79,10 +79,10 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reached", "kept", "said"),
     [
-        ([], None, "stopped before the first step; there is no checkpoint, so a resume starts from the beginning"),
-        ([(1, 7)], None, "stopped at step 7 of 200; there is no checkpoint, so a resume starts from the beginning"),
-        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept"),
-        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept"),
+        ([], None, "stopped before the first step; nothing was saved; this starts it again from the beginning"),
+        ([(1, 7)], None, "stopped at step 7 of 200; nothing was saved; this starts it again from the beginning"),
+        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept; resume with"),
+        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept; resume with"),
     ],
 )
 def test_how_a_run_stopped(
@@ -94,7 +94,7 @@ def test_how_a_run_stopped(
         writer.write(step, {"event": "state", "state": "training"})
         writer.close()
     monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
-    assert how_it_stopped(folder, steps=200) == f"{said}; resume with: muloco train {folder.config} --resume"
+    assert how_it_stopped(folder, steps=200) == f"{said}: muloco train {folder.config} --resume"
 
 
 def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:
