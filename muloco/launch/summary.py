@@ -34,7 +34,7 @@ def summarize(
         config: resolved.
         folder: of a run that is complete.
         corpus: SHA-256 of its sources, by which runs on different text are told apart.
-        wall_seconds: of the launcher, from its start to its end, and of earlier starts (`seconds_before`).
+        wall_seconds: of this start, from the call of the launcher on, and of earlier starts (`seconds_before`).
         restarts: how often workers were started again, since the last start.
     """
     lines = read_metrics(folder)
