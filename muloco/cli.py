@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
 from muloco.launch.lighthouse import LighthouseError
@@ -20,8 +22,7 @@ from muloco.training.bounds import Count
 from muloco.training.config import Config
 from muloco.training.environment import check_environment
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
-from muloco.training.overrides import locate
+from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, locate, naming
 from muloco.training.resolve import Resolution, resolution, resolve
 from muloco.training.values import shown
 
@@ -308,10 +309,8 @@ def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.logging import RichHandler
-
-    console = open_console(soft_wrap=True)
-    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    console = open_console(soft_wrap=True, work_behind=not command.dry_run)
+    _log_to(console)
     logging.getLogger("muloco.data.tokenize").setLevel(logging.INFO)
     chosen = _chosen(command, overrides)
     resumption = None
@@ -346,6 +345,16 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     return outcome.status
 
 
+def _log_to(console: Console) -> None:
+    """Shows messages of warnings and errors, with the time as workers write it."""
+    from rich.logging import RichHandler
+
+    from muloco.training.worker_log import TIME
+
+    handler = RichHandler(console=console, show_path=False, log_time_format=TIME)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
+
+
 def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     found = resolution(chosen, config_name=find_config(command.config).stem)
     with naming("run.outputs"):
@@ -365,14 +374,12 @@ def _show(found: Resolution) -> int:
 
 
 def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.logging import RichHandler
-
     from muloco.training.data import prepare_data
 
     chosen = _chosen(command, overrides)
-    console = open_console(soft_wrap=True)
-    handler = RichHandler(console=console, show_path=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    console = open_console(soft_wrap=True, work_behind=True)
+    _log_to(console)
+    logging.getLogger().setLevel(logging.INFO)
     console.print(prepare_data(resolve(chosen), verify=True).description(), markup=False)
     return 0
 

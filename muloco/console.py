@@ -9,25 +9,32 @@ from typing import Any, TextIO
 from rich.console import Console
 
 
-def open_console(*, stderr: bool = False, **options: Any) -> Console:
+def open_console(*, stderr: bool = False, work_behind: bool = False, **options: Any) -> Console:
     """A console on stdout or stderr. Square brackets are printed as they are, not taken for markup.
 
-    Printing never ends the program: if the output is closed (`muloco train ... | head`), or its disk is full, one line
-    on stderr says so, and all further output is dropped.
+    Printing never ends the program: if the output is closed (`muloco train ... | head`), or its disk is full, all
+    further output is dropped. One line on stderr says so, unless nothing but the output is lost.
 
     Args:
         stderr: print to stderr instead of stdout.
+        work_behind: whether the command does work that goes on when nobody reads its output any more.
         options: of `rich.console.Console`.
     """
-    stream: Any = LastingStream(sys.stderr if stderr else sys.stdout)
+    stream: Any = LastingStream(sys.stderr if stderr else sys.stdout, work_behind=work_behind)
     return Console(file=stream, markup=False, **{"highlight": False, **options})
 
 
 class LastingStream:
-    """A text stream that may fail without ending the program."""
+    """A text stream that may fail without ending the program.
 
-    def __init__(self, stream: TextIO):
+    Args:
+        stream: text goes there.
+        work_behind: whether a reader that goes is worth a message, as a full disk always is.
+    """
+
+    def __init__(self, stream: TextIO, *, work_behind: bool):
         self._stream = stream
+        self._work_behind = work_behind
         self._ended = False
 
     def __getattr__(self, name: str) -> Any:
@@ -50,6 +57,8 @@ class LastingStream:
             if not self._ended:
                 self._ended = True
                 silence(self._stream)
+                if isinstance(error, BrokenPipeError) and not self._work_behind:
+                    return
                 with contextlib.suppress(OSError):
                     sys.stderr.write(f"muloco: {self._stream.name} ends here ({error.strerror}); the command goes on\n")
 

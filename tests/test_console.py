@@ -1,17 +1,22 @@
 """What is printed is plain text in any encoding, and nobody has to read it to its end."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+
+from muloco import cli
 
 CODE = """
 import sys
 from rich.table import Table
 from muloco.console import open_console, replace_what_cannot_be_encoded
 replace_what_cannot_be_encoded()
-console = open_console(width=40)
+console = open_console(width=40, work_behind=True)
 {what}
 sys.stderr.write("done\\n")
 """
@@ -69,3 +74,20 @@ def test_a_reader_that_goes_or_a_full_disk_ends_nothing(behind: str, reason: str
     done = run("for i in range(5000): console.print('a line of text')", behind=behind)
     assert done.stdout == shown
     assert done.stderr == f"muloco: <stdout> ends here ({reason}); the command goes on\ndone\nstatus 0\n"
+
+
+def test_a_reader_that_goes_is_no_news_where_only_output_is_lost() -> None:
+    printing = "console = open_console()\nfor i in range(5000): console.print('a line of text')"
+    done = run(printing, behind="| head -n 1")
+    assert (done.stdout, done.stderr) == ("a line of text\n", "done\nstatus 0\n")
+
+
+def test_messages_while_training_have_the_time_of_workers_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.root.handlers[:]
+    logging.root.handlers.clear()
+    try:
+        cli._log_to(Console(width=80))
+        logging.getLogger("muloco.launch").warning("lost")
+    finally:
+        logging.root.handlers[:] = before
+    assert re.match(r"\d\d:\d\d:\d\d WARNING +lost", capsys.readouterr().out)

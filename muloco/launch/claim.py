@@ -1,12 +1,34 @@
-"""A run folder's config.json, which claims the folder for a run: written at the start, and removed or restored if the
-start fails."""
+"""Whose a run folder is: the supervisor's that holds its lock, for the run of its config.json, which is written at the
+start, and removed or restored if the start fails."""
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from muloco.training.load import ConfigError
+from muloco.training.lock import only_one
 from muloco.training.run_folder import RunFolder, has_trained, write_json
+
+_LOCK = ".training"
+
+
+@contextlib.contextmanager
+def only_supervisor(folder: RunFolder) -> Iterator[None]:
+    """Holds the lock of a run folder, as the one supervisor that trains its run. A folder that it has made and that is
+    empty at the end is removed.
+
+    Raises:
+        ConfigError: another supervisor trains the run.
+    """
+    made = [path for path in (folder.root, *folder.root.parents) if not path.exists()]
+    try:
+        with only_one(folder.root / _LOCK, f"the run in {folder.root} is being trained"):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # files are there
+            for path in made:
+                path.rmdir()
 
 
 class Claim:

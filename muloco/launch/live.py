@@ -149,23 +149,23 @@ class View:
         if len(shown) > room:
             ordered = by_need(self._workers, self._manner)
             shown, rest = ordered[: room - 1], ordered[room - 1 :]
-        rows = [
-            ({heading: cell(s) for heading, cell, _ in _COLUMNS}, doing(s, self._workers, self._manner), _style(s))
-            for s in shown
-        ]
+        cells = [{heading: cell(s) for heading, cell, _ in _COLUMNS} for s in shown]
         if rest:
-            rows.append((_total(f"{len(rest)} more", rest), summary(rest), "dim"))
-        total = _total("all", self._workers) | {"tokens/s": _number(self._tokens_per_second(), ",.0f")}
-        rows.append((total, summary(self._workers), "bold"))
-        widths = {heading: max(len(heading), *(len(row[heading]) for row, _, _ in rows)) for heading, _, _ in _COLUMNS}
+            cells.append(_total(f"{len(rest)} more", rest))
+        cells.append(_total("all", self._workers) | {"tokens/s": _number(self._tokens_per_second(), ",.0f")})
+        widths = {heading: max(len(heading), *(len(row[heading]) for row in cells)) for heading, _, _ in _COLUMNS}
         columns = self._fitting(widths)
         table = Table.grid(padding=(0, _GAP, 0, 0))
         for heading in columns:
             table.add_column(justify="left" if heading == "anchor" else "right", no_wrap=True)
-        left = self._console.width - sum(widths[heading] + _GAP for heading in columns)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, left))
+        left = max(1, self._console.width - sum(widths[heading] + _GAP for heading in columns))
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=left)
         table.add_row(*columns, "doing", style="dim")
-        for row, words, style in rows:
+        words_and_styles = [(doing(s, self._workers, self._manner), _style(s)) for s in shown]
+        if rest:
+            words_and_styles.append((summary(rest, left), "dim"))
+        words_and_styles.append((summary(self._workers, left), "bold"))
+        for row, (words, style) in zip(cells, words_and_styles, strict=True):
             table.add_row(*(Text(row[heading]) for heading in columns), Text(words), style=style)
         return Group(self._progress(), table)
 
@@ -183,7 +183,7 @@ class View:
     def _fitting(self, widths: Mapping[str, int]) -> list[str]:
         """The headings of the columns that fit next to the column "doing"."""
         kept = [heading for heading, _, _ in _COLUMNS]
-        wanted = max(_LEAST_DOING, min(_MOST_DOING, self._console.width // 3))
+        wanted = max(_LEAST_DOING, min(_MOST_DOING, self._console.width * 2 // 5))
         for heading, _, _ in sorted(_COLUMNS, key=lambda column: -column[2]):
             if sum(widths[heading] + _GAP for heading in kept) + wanted <= self._console.width:
                 break

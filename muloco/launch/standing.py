@@ -27,7 +27,7 @@ class Standing:
         self.megabytes: float | None = None
         """Bytes that it has sent to others."""
         self.values: dict[str, Any] = {}
-        """The newest values of its metrics, by name."""
+        """The newest values of its metrics, by name, since its process was started; none while it is lost."""
         self.restart: float | None = None
         """Seconds until it is restarted, while it is lost."""
 
@@ -36,6 +36,8 @@ class Standing:
         event = line.get("event")
         if event == STATE:
             self.state = line["state"]
+            if self.state in _NOT_BEGUN:
+                self.values = {}
         if event != STATE or self.state not in _NOT_BEGUN or self.state == State.RESUMED:
             self.step = line["step"]
         if event == "sync":
@@ -46,7 +48,7 @@ class Standing:
     def supervised(self, restart: float | None, *, lost: bool) -> None:
         """Takes whether its process is lost, and in how many seconds it is restarted (None: it is not)."""
         if lost:
-            self.state, self.restart = LOST, restart
+            self.state, self.restart, self.values = LOST, restart, {}
         elif self.state == LOST:
             self.state, self.restart = STARTING, None
 
@@ -120,10 +122,18 @@ def by_need(workers: Sequence[Standing], manner: Manner) -> list[Standing]:
     return sorted(workers, key=need)
 
 
-def summary(workers: Sequence[Standing]) -> str:
-    """Sums up what several workers do, such as `8 training, 1 lost`."""
-    counts = Counter(str(worker.state) for worker in workers)
-    return ", ".join(f"{count} {state}" for state, count in counts.most_common())
+def summary(workers: Sequence[Standing], room: int) -> str:
+    """Sums up what several workers do, such as `8 training, 1 lost`. Where this does not fit into that number of cells,
+    states are shortened to their first words, and the rarest ones become `3 other`."""
+    counts = Counter(str(worker.state) for worker in workers).most_common()
+    text = ", ".join(f"{count} {state}" for state, count in counts)
+    for shown in range(len(counts), 0, -1):
+        if len(text) <= room:
+            break
+        words = [f"{count} {state.split()[0]}" for state, count in counts[:shown]]
+        other = sum(count for _, count in counts[shown:])
+        text = ", ".join([*words, f"{other} other"] if other else words)
+    return text
 
 
 def span(steps: Iterable[int | None]) -> str:

@@ -9,7 +9,14 @@ from rich.table import Table
 from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
 from muloco.training.resuming import run_folder
-from muloco.training.run_folder import RunFolder, read_json, read_lines, read_metrics, write_json
+from muloco.training.run_folder import (
+    RunFolder,
+    missing_metrics,
+    read_json,
+    read_lines,
+    read_metrics,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,30 +27,34 @@ SHOWN_FIGURES = 4
 def summarize(
     config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int
 ) -> dict[str, Any]:
-    """The contents of summary.json.
+    """The contents of summary.json. A figure that the metrics do not hold is None: all of training if the metrics of a
+    worker are missing, and the held-out loss before it if that of step 0 is.
 
     Args:
         config: resolved.
         folder: of a run that is complete.
         corpus: SHA-256 of its sources, by which runs on different text are told apart.
-        wall_seconds: of the launcher, from its start to its end, and of earlier starts (`seconds_before`).
+        wall_seconds: of this start, from the call of the launcher on, and of earlier starts (`seconds_before`).
         restarts: how often workers were started again, since the last start.
     """
     lines = read_metrics(folder)
     training = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
     syncs = [line for line in lines if line.get("event") == "sync"]
-    last_step = max(line["step"] for line in training)
+    last_step = max((line["step"] for line in training), default=config.training.steps)
     reached = max(line["step"] for line in lines)  # not every step is logged
     final = {line["worker"]: line for line in training if line["step"] == last_step}
+    known = len({line["worker"] for line in training}) == config.workers
+    rates = [_rate([line for line in training if line["worker"] == worker]) for worker in final]
+    before = [line["validation_loss"] for line in validations if line["step"] == 0]
     return {
         "workers": config.workers,
         "steps": last_step,
-        "tokens": sum(line["tokens"] for line in final.values()),
-        "tokens_per_second": sum(_rate([line for line in training if line["worker"] == worker]) for worker in final),
-        "training_loss": sum(line["loss"] for line in final.values()) / len(final),
-        "validation_loss_before": _at_step(validations, min),
-        "validation_loss": _at_step(validations, max),
+        "tokens": sum(line["tokens"] for line in final.values()) if known else None,
+        "tokens_per_second": sum(rates) if known else None,
+        "training_loss": sum(line["loss"] for line in final.values()) / len(final) if known else None,
+        "validation_loss_before": before[0] if before else None,
+        "validation_loss": max(validations, key=lambda line: line["step"])["validation_loss"],
         "validation_bits_per_byte": max(validations, key=lambda line: line["step"]).get("validation_bits_per_byte"),
         "local_validation_loss": own_loss(lines, step=max(line["step"] for line in validations)),
         "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
@@ -51,6 +62,7 @@ def summarize(
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
+        "missing_metrics": missing_metrics(folder, lines, config.workers),
         "lost_lines": sum(line["lines"] for line in lines if line.get("event") == "lines_lost"),
         "evaluation": last_evaluation(lines),
         "failed_checkpoints": len({line["step"] for line in lines if line.get("event") == "checkpoint_failed"}),
@@ -114,10 +126,10 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     reached = max((line["step"] for line in lines if line["attempt"] == attempt), default=0)
     kept = newest_checkpoint(folder)
     where = f"stopped at step {reached} of {steps}" if reached else "stopped before the first step"
-    has = f"the checkpoint of step {kept} is kept"
+    resume = f"muloco train {folder.config} --resume"
     if kept is None:
-        has = "there is no checkpoint, so a resume starts from the beginning"
-    return f"{where}; {has}; resume with: muloco train {folder.config} --resume"
+        return f"{where}; nothing was saved; this starts it again from the beginning: {resume}"
+    return f"{where}; the checkpoint of step {kept} is kept; resume with: {resume}"
 
 
 def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
@@ -127,21 +139,26 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
     bits = summary["validation_bits_per_byte"]
     per_byte = f" ({bits:.4f} bits per byte)" if bits is not None else ""
     rows = {
-        "held-out loss": f"{before:.4f} before, {after:.4f} after{per_byte}",
-        "training loss": f"{summary['training_loss']:.4f} at step {summary['steps']}",
-        "tokens": f"{summary['tokens']:,} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
-        "tokens/s": f"{summary['tokens_per_second']:,.0f} by all workers, syncs included",
+        "held-out loss": f"{_known(before, '.4f')} before, {after:.4f} after{per_byte}",
+        "training loss": f"{_known(summary['training_loss'], '.4f')} at step {summary['steps']}",
+        "tokens": f"{_known(summary['tokens'], ',')} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
+        "tokens/s": f"{_known(summary['tokens_per_second'], ',.0f')} by all workers, syncs included",
         "syncs": str(summary["syncs"]),
-        "sent by a worker": _traffic(summary),
+        **({"sent by a worker": _traffic(summary)} if summary["workers"] > 1 else {}),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
         **({"evaluation": _evaluation(summary["evaluation"])} if summary["evaluation"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
+        **({"missing metrics": "\n".join(summary["missing_metrics"])} if summary["missing_metrics"] else {}),
         **({"lost lines of metrics": str(summary["lost_lines"])} if summary["lost_lines"] else {}),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _known(figure: float | None, form: str) -> str:
+    return "unknown" if figure is None else format(figure, form)
 
 
 def _traffic(summary: dict[str, Any]) -> str:
@@ -219,8 +236,3 @@ def _rate(training: list[dict[str, Any]]) -> float:
 def _sent(syncs: list[dict[str, Any]], workers: int, key: str) -> int:
     """Bytes that a worker has sent to others in all syncs: of whom has sent most."""
     return max((sum(sync[key] for sync in syncs if sync["worker"] == worker) for worker in range(workers)), default=0)
-
-
-def _at_step(validations: list[dict[str, Any]], which) -> float:
-    """Validation loss at the first or last validated step. All workers validate the same anchor: any one speaks."""
-    return which(validations, key=lambda line: line["step"])["validation_loss"]

@@ -10,7 +10,7 @@ from functools import partial
 from rich.console import Console
 
 from muloco.launch.allocation import current_allocation
-from muloco.launch.claim import Claim, taken
+from muloco.launch.claim import Claim, only_supervisor, taken
 from muloco.launch.crew import Crew
 from muloco.launch.devices import place
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
@@ -78,6 +78,18 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         )
         return Outcome(folder=folder, status=0)
     _check_folder(folder, fresh=resumption is None)
+    with only_supervisor(folder):
+        return _train(config, chosen, resumption, folder, console, started)
+
+
+def _train(
+    config: Config,
+    chosen: Config,
+    resumption: Resumption | None,
+    folder: RunFolder,
+    console: Console,
+    started: float,
+) -> Outcome:
     job = current_allocation()
     check_surroundings(config, os.environ, here=job is None)
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)

@@ -12,8 +12,8 @@ from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.paper.results import group
 from muloco.sweeps.local import run_tasks
-from muloco.sweeps.lock import only_one
 from muloco.training.load import ConfigError
+from muloco.training.lock import only_one
 
 
 def run_paper(command: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run_paper(command: argparse.Namespace) -> int:
     design = Design(size)
     queue = Queue(design, Path(command.out or size.folder).absolute())
     check_folder("--out", queue.folder)
-    console = open_console(soft_wrap=True)
+    console = open_console(soft_wrap=True, work_behind=True)
     queue.tasks()  # finds what is there
     group(queue, design.settings())  # what cannot be compared is said now
     rate = tokens_per_second(size)

@@ -43,7 +43,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     Raises:
         ConfigError: the command line, the sweep's file or the cluster profile cannot be used.
     """
-    console = console or _console()
+    console = console or _console(work_behind=bool(command.here))
     status = list(words[:1]) == ["status"]
     words = words[1:] if status else words
     if words and not words[0].startswith("--"):
@@ -188,6 +188,6 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
     return 1 if found.refused else 0
 
 
-def _console() -> Console:
-    console = open_console()
-    return console if console.is_terminal else open_console(width=PIPED_WIDTH)
+def _console(*, work_behind: bool) -> Console:
+    console = open_console(work_behind=work_behind)
+    return console if console.is_terminal else open_console(work_behind=work_behind, width=PIPED_WIDTH)

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muloco.sweeps.lock import only_one
 from muloco.sweeps.settings import Settings
 from muloco.training.load import ConfigError
+from muloco.training.lock import only_one
 from muloco.training.run_folder import read_json, write_json
 
 SCHEMA = 1

@@ -152,11 +152,17 @@ def check(trained: Trained, *, counts: list[int], steps: int) -> None:
                 f"{count} workers"
             )
     assert config.training.steps is not None
-    left = config.training.steps - trained.step
-    if not 1 <= steps <= left:
+    if steps < 1:
+        raise ConfigError(f"the number of inner steps must be at least 1; got {steps}")
+    latest = config.training.steps - steps
+    if latest < 1:
+        raise ConfigError(f"the run of {name} has {config.training.steps} steps; {steps} inner steps are too many")
+    if trained.step > latest:
+        left = config.training.steps - trained.step
+        where = f"{left} steps before the end" if left else "the end"
         raise ConfigError(
-            f"{name} has {left} of the run's {config.training.steps} steps before it, whose learning rates are "
-            f"planned; {steps} cannot be taken: choose an earlier checkpoint, or another number from 1 on"
+            f"{name} is {where} of the run; {steps} inner steps need a checkpoint at least {steps} steps before the "
+            f"end (step {latest} at the latest)"
         )
     _parts(trained)
 

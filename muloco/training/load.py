@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from muloco.training import values
+from muloco.training.bounds import FolderName
 from muloco.training.config import Config
 from muloco.training.other_names import PAPER, Values, hint
 from muloco.training.overrides import settle_length
@@ -147,6 +148,31 @@ def from_dict(stored: dict[str, Any], *, where: str) -> Config:
     config = _build(Config, stored, where, ())
     settle(config, where=where)
     return config
+
+
+def locate(config: Config, file: Path, words: Sequence[str]) -> None:
+    """Sets the run's folder to that of its config.json, even if the folder has been renamed or moved.
+
+    Args:
+        config: as loaded from the file, with the words applied; changed in place.
+        file: absolute path; any other file than a config.json changes nothing.
+        words: of the command line; a folder that they name has precedence.
+
+    Raises:
+        ConfigError: the folder has been given a name that a run may not have.
+    """
+    if file.name != "config.json":
+        return
+    named = {word.split("=", 1)[0] for word in words}
+    folder, outputs, here = file.parent, file.parent.parent, Path.cwd()
+    if "--run.name" not in named:
+        if not FolderName().allows(folder.name):
+            raise ConfigError(
+                f"{folder}: the folder's name {folder.name!r} cannot be a run's name; rename it to {FolderName.words}"
+            )
+        config.run.name = folder.name
+    if "--run.outputs" not in named:
+        config.run.outputs = str(outputs.relative_to(here) if outputs.is_relative_to(here) else outputs)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -166,6 +166,23 @@ def tells_of_training(line: Mapping[str, Any]) -> bool:
     return "loss" in line or "validation_loss" in line or line.get("event") in ("sync", "resume")
 
 
+def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], workers: int) -> list[str]:
+    """What a complete run has in its metrics and this one has not, because a file is missing or damaged, or because a
+    worker was never there: one sentence for each file.
+
+    Args:
+        folder: of the run.
+        lines: of its metrics (`read_metrics`).
+        workers: K.
+    """
+    trained = {line["worker"] for line in lines if "loss" in line}
+    files = [folder.metrics(worker) for worker in range(workers) if worker not in trained]
+    found = [f"{path} {'has no training line' if path.exists() else 'is missing'}" for path in files]
+    if not any(line["step"] == 0 and "validation_loss" in line for line in lines):
+        found.append(f"no file in {folder.metrics(0).parent} has the held-out loss of step 0")
+    return found
+
+
 def next_attempt(folder: RunFolder) -> int:
     """1 for a new run, and one more for each resume."""
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))

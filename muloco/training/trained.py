@@ -128,6 +128,11 @@ def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
     if not there:
         raise ConfigError(f"{path} is not the folder of a run: it has no config.json (nor is it .../checkpoint/step-N)")
     folder = CheckpointFolder(run.checkpoint)
+    if step is not None and step not in folder.steps():
+        steps = ", ".join(map(str, folder.steps()))
+        raise ConfigError(
+            f"{path}: there is no checkpoint of step {step}; " + (f"there are {steps}" if steps else "there is none")
+        )
     if step is None:
         try:
             newest, aside = folder.newest()

@@ -10,6 +10,8 @@ LEVEL = "MULOCO_LOG"
 """Environment variable: the least level of messages from all libraries: DEBUG, INFO, WARNING or ERROR. Default: INFO
 for muloco, WARNING for others."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+TIME = "%H:%M:%S"
+"""How the lines of logs show the time."""
 _TALKATIVE = {
     **dict.fromkeys(("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"), logging.ERROR),
     "muloco.optim": logging.WARNING,
@@ -36,7 +38,7 @@ def set_up_log(*, rank: int) -> None:
     logging.basicConfig(
         level=asked or logging.WARNING,
         format="%(asctime)s %(levelname)s %(speaker)s%(message)s",
-        datefmt="%H:%M:%S",
+        datefmt=TIME,
         stream=sys.stdout,
     )
     for handler in logging.getLogger().handlers:

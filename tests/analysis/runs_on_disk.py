@@ -40,13 +40,14 @@ def finished(root: Path, config: Config, loss: float, **summary: Any) -> Path:
     resolved = written(root, config)
     steps = resolved.training.steps
     assert steps is not None
-    writer = MetricsWriter(RunFolder(root).metrics(0), worker=0, attempt=1)
-    writer.write(0, {"validation_loss": loss + 2})
     tokens = resolved.tokens_per_step // resolved.workers
-    for step in (1, 2):
-        writer.write(step, {"loss": loss + 1, "tokens": step * tokens, "tokens_per_second": tokens / 0.5})
-    writer.write(steps, {"validation_loss": loss})
-    writer.close()
+    for worker in range(resolved.workers):
+        writer = MetricsWriter(RunFolder(root).metrics(worker), worker=worker, attempt=1)
+        writer.write(0, {"validation_loss": loss + 2})
+        for step in (1, 2):
+            writer.write(step, {"loss": loss + 1, "tokens": step * tokens, "tokens_per_second": tokens / 0.5})
+        writer.write(steps, {"validation_loss": loss})
+        writer.close()
     whole = {
         "workers": resolved.workers,
         "steps": steps,

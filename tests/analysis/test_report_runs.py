@@ -185,6 +185,14 @@ def test_a_run_that_has_diverged_is_never_the_best(tmp_path: Path) -> None:
     assert best([point for point in points if point.first.folder != good]) is None
 
 
+def test_missing_metrics_are_remarked(tmp_path: Path) -> None:
+    root = finished(tmp_path / "a", muloco(), 3.0)
+    second = RunFolder(root).metrics(1)
+    second.unlink()
+    run, (remark,) = read_run(root)
+    assert run is not None and (remark.kind, remark.reason) == ("remark", f"{second} is missing")
+
+
 def test_lost_steps_are_remarked(tmp_path: Path) -> None:
     run, (remark,) = read_run(finished(tmp_path / "a", muloco(), 3.0, lost_steps=60))
     assert run is not None

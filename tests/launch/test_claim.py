@@ -1,10 +1,15 @@
 """Whose a run folder is, and what a start that fails leaves there."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from muloco.launch.claim import Claim
+from muloco.launch.claim import Claim, only_supervisor
 from muloco.training.load import ConfigError
 from muloco.training.run_folder import MetricsWriter, RunFolder
 
@@ -78,3 +83,53 @@ def test_a_resume_that_changes_nothing_leaves_config_json_as_it_is(tmp_path: Pat
     before = folder.config.read_bytes()
     claim(folder, fresh=False)
     assert folder.config.read_bytes() == before
+
+
+HOLD = """
+import subprocess, sys
+from muloco.launch.claim import only_supervisor
+from muloco.training.run_folder import RunFolder
+with only_supervisor(RunFolder(sys.argv[1])):
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+    print(worker.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_supervisor_trains_a_run_until_it_ends_however_that_is(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs" / "a")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        worker = int(holder.stdout.readline())
+        try:
+            before = [(path, path.stat().st_mtime_ns) for path in sorted(folder.root.iterdir())]
+            said = rf"{re.escape(str(folder.root))} is being trained \(process {holder.pid} on .*, since \d"
+            with pytest.raises(ConfigError, match=said), only_supervisor(folder):
+                raise AssertionError("two supervisors")
+            assert [(path, path.stat().st_mtime_ns) for path in sorted(folder.root.iterdir())] == before
+            holder.kill()
+            holder.wait()
+            with only_supervisor(folder):  # although its worker still runs
+                pass
+        finally:
+            holder.kill()
+            os.kill(worker, signal.SIGKILL)
+    assert not list(folder.root.iterdir())
+
+
+def test_the_lock_of_a_run_touches_no_other_file(tmp_path: Path) -> None:
+    other, folder = tmp_path / "other", RunFolder(tmp_path / "a")
+    other.write_text("kept")
+    folder.root.mkdir()
+    (folder.root / ".training").symlink_to(other)
+    with pytest.raises(ConfigError, match="cannot be written to"), only_supervisor(folder):
+        pass
+    assert other.read_text() == "kept"
+
+
+def test_a_start_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no data"), only_supervisor(RunFolder(tmp_path / "outputs" / "a")):
+        raise ConfigError("no data")
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """What the view shows, on a terminal and elsewhere."""
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -183,6 +184,39 @@ def test_a_worker_that_is_started_again_is_starting() -> None:
     assert doing(shown, 2) == ["training", "lost, restarting in 0 s"]
     shown.update([])
     assert doing(shown, 2) == ["training", "starting"]
+
+
+def test_a_lost_or_starting_worker_shows_no_figures_of_its_last_process() -> None:
+    shown, _, _ = view(2)
+    for worker in (0, 1):
+        values = {"worker": worker, "step": 21, "loss": 5.5, "tokens_per_second": 4321.0, "validation_loss": 6.25}
+        shown.update([sync(worker, 20), values, state(worker, 21, "training")])
+    stale = ("5.5000", "4,321", "6.2500", "abab")
+    assert all(one in frame(shown)[3] for one in stale)
+    shown.update([], away={1: 3.0})
+    assert not any(one in frame(shown)[3] for one in stale)
+    shown.update([state(1, 0, "preparing")])
+    assert not any(one in frame(shown)[3] for one in stale)
+    assert all(one in frame(shown)[2] for one in stale)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    "states",
+    [
+        ["syncing"] * 3 + ["training"],
+        ["training"] * 90 + ["syncing"] * 9 + ["saving"],
+        ["meeting the others"] * 3 + ["building the model"],
+    ],
+)
+def test_the_total_of_what_workers_do_is_whole(width: int, states: list[str]) -> None:
+    shown, _, _ = view(len(states), width=width, height=15)
+    for worker, what in enumerate(states):
+        line = {"worker": worker, "step": 30 + worker, "loss": 5.0, "tokens_per_second": 123_456.0}
+        shown.update([sync(worker, 30), line, state(worker, 30 + worker, what)])
+    total = frame(shown, width=width)[-1]
+    assert "\u2026" not in total
+    assert sum(int(count) for count in re.findall(r"(\d+) [a-z]", total)) == len(states)
 
 
 def test_where_the_exchange_runs_beside_the_inner_steps_nobody_is_named() -> None:

@@ -1,13 +1,24 @@
 """What a summary counts."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from muloco.launch import summary
-from muloco.launch.summary import how_it_stopped, lost_steps, own_loss, seconds_before, sum_up_by_hand, summarize
+from muloco.launch.summary import (
+    how_it_stopped,
+    lost_steps,
+    own_loss,
+    seconds_before,
+    sum_up_by_hand,
+    summarize,
+    summary_table,
+)
+from muloco.training.config import Config
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
@@ -68,10 +79,10 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reached", "kept", "said"),
     [
-        ([], None, "stopped before the first step; there is no checkpoint, so a resume starts from the beginning"),
-        ([(1, 7)], None, "stopped at step 7 of 200; there is no checkpoint, so a resume starts from the beginning"),
-        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept"),
-        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept"),
+        ([], None, "stopped before the first step; nothing was saved; this starts it again from the beginning"),
+        ([(1, 7)], None, "stopped at step 7 of 200; nothing was saved; this starts it again from the beginning"),
+        ([(1, 124), (1, 123)], 100, "stopped at step 124 of 200; the checkpoint of step 100 is kept; resume with"),
+        ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept; resume with"),
     ],
 )
 def test_how_a_run_stopped(
@@ -83,7 +94,7 @@ def test_how_a_run_stopped(
         writer.write(step, {"event": "state", "state": "training"})
         writer.close()
     monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
-    assert how_it_stopped(folder, steps=200) == f"{said}; resume with: muloco train {folder.config} --resume"
+    assert how_it_stopped(folder, steps=200) == f"{said}: muloco train {folder.config} --resume"
 
 
 def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:
@@ -128,3 +139,50 @@ def test_of_workers_started_by_hand_the_last_one_has_seen_all(tmp_path: Path, mo
     sum_up_by_hand(config)
     found = read_json(folder.summary)
     assert (found["steps"], found["tokens"], found["corpus_sha256"]) == (12, 2 * 64 * 12, ["5e"])
+
+
+def two_workers(folder: RunFolder) -> Config:
+    """Metrics of a whole run of two workers and 12 steps."""
+    for worker in (0, 1):
+        writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=1)
+        writer.write(0, {"validation_loss": 4.0})
+        writer.write(12, {"loss": 2.0, "tokens": 768, "tokens_per_second": 64.0})
+        writer.write(12, {"validation_loss": 3.0})
+        writer.close()
+    return resolve(load_config("config/laptop/muloco.py", ["--training.steps", "12"]))
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "no start"])
+def test_figures_that_the_metrics_do_not_hold_are_unknown(tmp_path: Path, damage: str) -> None:
+    folder = RunFolder(tmp_path)
+    config = two_workers(folder)
+    second = folder.metrics(1)
+    whole = summarize(config, folder, corpus=[], wall_seconds=1.0, restarts=0)
+    assert (whole["tokens"], whole["tokens_per_second"], whole["validation_loss_before"]) == (1536, 128.0, 4.0)
+    assert whole["missing_metrics"] == []
+    unknown = ["tokens", "tokens_per_second", "training_loss"]
+    if damage == "removed":
+        second.unlink()
+        said = f"{second} is missing"
+    elif damage == "emptied":
+        second.write_text("")
+        said = f"{second} has no training line"
+    else:
+        unknown, said = ["validation_loss_before"], f"no file in {tmp_path}/metrics has the held-out loss of step 0"
+        for path in folder.metrics_files().values():
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    found = summarize(config, folder, corpus=[], wall_seconds=1.0, restarts=0)
+    assert found["missing_metrics"] == [said]
+    assert [name for name, value in found.items() if value is None and whole[name] is not None] == unknown
+    console = Console(file=io.StringIO(), width=400)
+    console.print(summary_table(found, config=config))
+    assert said in console.file.getvalue()
+
+
+def test_a_worker_alone_has_no_traffic_to_show(tmp_path: Path) -> None:
+    config = two_workers(RunFolder(tmp_path))
+    found = summarize(config, RunFolder(tmp_path), corpus=[], wall_seconds=1.0, restarts=0)
+    for workers, shown in ((2, True), (1, False)):
+        console = Console(file=io.StringIO(), width=100)
+        console.print(summary_table({**found, "workers": workers}, config=config))
+        assert ("sent by a worker" in console.file.getvalue()) == shown

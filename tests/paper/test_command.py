@@ -15,8 +15,8 @@ from muloco.paper.options import add_options
 from muloco.sweeps import local
 from muloco.sweeps.expand import Job
 from muloco.sweeps.local import Task
-from muloco.sweeps.lock import only_one
 from muloco.training.load import to_dict
+from muloco.training.lock import only_one
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
 
 Pretend = Callable[..., list[str]]

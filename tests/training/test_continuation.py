@@ -66,8 +66,15 @@ def test_what_can_be_continued(tmp_path: Path) -> None:
     [
         ({}, [1, 3], 3, "global batch of 8 sequences of .*, step 5 cannot be divided over 3 workers"),
         ({}, [0], 3, "over 0 workers"),
-        ({}, [1], 4, "has 3 of the run's 8 steps before it.* 4 cannot be taken"),
-        ({}, [1], 0, "0 cannot be taken"),
+        ({}, [1], 4, r"step 5 is 3 steps before the end of the run; 4 inner steps need .* \(step 4 at the latest\)"),
+        (
+            {"training__steps": 5},
+            [1],
+            2,
+            r"step 5 is the end of the run; 2 inner .* \(step 3 at the latest\)",
+        ),
+        ({}, [1], 8, "has 8 steps; 8 inner steps are too many"),
+        ({}, [1], 0, "must be at least 1; got 0"),
         ({"optimizer__name": "GPA"}, [1], 3, "optimizer.name GPA; .* Muon and AdamW only"),
         ({"fault_tolerance__group_size": 2}, [1], 3, "has no part worker-001"),
     ],

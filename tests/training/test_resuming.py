@@ -13,8 +13,7 @@ from muloco.data.tokenizer import train_tokenizer
 from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
-from muloco.training.load import ConfigError, find_config, flatten, load_config
-from muloco.training.overrides import locate
+from muloco.training.load import ConfigError, find_config, flatten, load_config, locate
 from muloco.training.resolve import resolve
 from muloco.training.resuming import (
     LENGTH,
@@ -319,3 +318,12 @@ def test_the_weights_that_a_run_began_with_are_not_needed_any_more(tmp_path: Pat
     write_json(folder.config, stored)
     add_checkpoint(folder, 20)
     assert resume(folder).config.checkpoint.initial == str(tmp_path / "gone")
+
+
+def test_a_folder_that_was_renamed_to_what_no_run_can_be_called_is_named(tmp_path: Path) -> None:
+    renamed = tmp_path / "ren amed"
+    start(tmp_path / "a").root.rename(renamed)
+    with pytest.raises(ConfigError, match="the folder's name 'ren amed' cannot be a run's name; rename it"):
+        resume(RunFolder(renamed))
+    renamed.rename(tmp_path / "renamed")
+    assert resume(RunFolder(tmp_path / "renamed")).config.run.name == "renamed"

@@ -13,7 +13,7 @@ from muloco.analysis.report.zero_shot import read_zero_shot
 from muloco.model.flavors import Flavor, flavor
 from muloco.training.config import Config
 from muloco.training.load import ConfigError, flatten, from_dict
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.training.run_folder import RunFolder, missing_metrics, read_metrics
 
 _ELSEWHERE = ("run.", "metrics.", "evaluation.", "compile.", "activation_checkpoint.")
 _HOW = (
@@ -182,6 +182,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     problems = [_problem(folder, "remark", reason) for reason in left_out]
     if summary["lost_steps"]:
         problems.append(_problem(folder, "remark", f"lost {summary['lost_steps']} inner steps of workers"))
+    problems += [_problem(folder, "remark", reason) for reason in missing_metrics(folder, lines, config.workers)]
     if not run.curve:
         problems.append(_problem(folder, "remark", "no held-out losses in its metrics: not among the loss curves"))
     if not math.isfinite(loss):
