@@ -18,7 +18,7 @@ from muloco.sweeps.local import run_tasks, training, unfinished
 from muloco.sweeps.options import given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
-from muloco.sweeps.state import progress, state_of
+from muloco.sweeps.state import Kind, other_run, progress, state_of
 from muloco.sweeps.submit import submit
 from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
@@ -38,7 +38,8 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         console: where to write; None: standard output.
 
     Returns:
-        exit status: 0; 1 where a job was refused or could not be submitted, or SLURM did not answer.
+        exit status: 0; 1 where a job was refused or could not be submitted, another run is in its folder, or SLURM did
+        not answer.
 
     Raises:
         ConfigError: the command line, the sweep's file or the cluster profile cannot be used.
@@ -92,15 +93,17 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
 
 def _run(found: Expansion, at_once: int, console: Console) -> int:
     """On this machine, without SLURM and without scripts."""
-    before = len(found.jobs) - len(unfinished(found.jobs))
+    foreign = {job.name: reason for job in found.jobs if (reason := other_run(job)) is not None}
+    own = [job for job in found.jobs if job.name not in foreign]
+    before = len(own) - len(unfinished(own))
     failed = run_tasks(
-        lambda: map(training, unfinished(found.jobs)),
+        lambda: map(training, unfinished(own)),
         at_once=at_once,
         threads=max(1, usable_cores() // at_once),
         console=console,
     )
-    done = len(found.jobs) - len(unfinished(found.jobs))
-    return _conclude(found, failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console)
+    done = len(own) - len(unfinished(own))
+    return _conclude(found, foreign | failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console)
 
 
 def _remember(folder: SweepFolder, settings: Settings) -> None:
@@ -185,7 +188,7 @@ def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
     for line in listing.remarks(found):
         console.print(line, markup=False)
     console.print(listing.counts(states.values()))
-    return 1 if found.refused else 0
+    return 1 if found.refused or any(state.kind == Kind.TAKEN for state in states.values()) else 0
 
 
 def _console() -> Console:

@@ -21,8 +21,7 @@ from rich.progress import (
 
 from muloco.launch.processes import Child
 from muloco.sweeps.expand import Job
-from muloco.sweeps.state import other_run, progress
-from muloco.training.load import ConfigError
+from muloco.sweeps.state import progress
 from muloco.training.run_folder import RunFolder
 
 POLL_SECONDS = 0.5
@@ -98,14 +97,8 @@ def run_tasks(
 
 
 def training(job: Job) -> Task:
-    """The run of a job, or what is left of it.
-
-    Raises:
-        ConfigError: another run is in its folder.
-    """
+    """The run of a job, or what is left of it. No other run is in its folder (`muloco.sweeps.state.other_run`)."""
     folder = RunFolder(job.run_folder)
-    if (difference := other_run(job)) is not None:
-        raise ConfigError(f"{folder.root} holds another run: {difference}")
     words = [str(job.config), *job.overrides, "--run.name", job.name, "--run.outputs", str(folder.root.parent)]
     if folder.config.exists():
         words = [str(folder.config), "--resume"]
@@ -121,7 +114,7 @@ def training(job: Job) -> Task:
 
 
 def unfinished(jobs: Iterable[Job]) -> list[Job]:
-    """Those without a summary in their run folders."""
+    """Jobs without a summary in their run folders. Leave out those whose folders hold another run before you ask."""
     return [job for job in jobs if not RunFolder(job.run_folder).summary.exists()]
 
 

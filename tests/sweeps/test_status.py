@@ -56,15 +56,44 @@ def test_without_slurm_it_says_what_the_run_folders_know(
     assert status == 0 and "known from the run folders alone" in said and "1 done, 2 unknown" in said
 
 
+@pytest.mark.parametrize("way", ["--submit", "--here", "status"])
+@pytest.mark.parametrize(
+    ("field", "there", "here"),
+    [("optimizer.lr", "0.5", "0.01"), ("run.seed", "7", "42"), ("validation.sequences", "8", "32")],
+)
 def test_another_run_of_that_name_is_not_taken_for_the_job(
-    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+    way: str,
+    field: str,
+    there: str,
+    here: str,
+    fake: FakeSlurm,
+    sweep_file: SweepFile,
+    muloco: Muloco,
+    tmp_path: Path,
 ) -> None:
-    run = RunFolder(tmp_path / "runs" / "tiny")
-    there = resolve(load_config("config/laptop/muloco.py", ["--optimizer.lr", "0.5"]))
-    write_json(run.config, {"resolved": to_dict(there)})
+    run = _finished(tmp_path / "runs" / "tiny", ["--optimizer.lr", "0.01", f"--{field}", there])
+    before = run.config.read_bytes()
+    status, said = muloco("sweep", sweep_file(1), way)
+    note = " ".join(said.replace("│", " ").split())
+    assert status == 1 and not fake.jobs and f"holds another run: {field} {there}, here {here}" in note
+    assert run.config.read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["--submit", "--here", "status"])
+def test_how_often_a_run_writes_does_not_make_it_another_one(
+    way: str, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    words = ["--optimizer.lr", "0.01", "--metrics.log_freq", "3", "--checkpoint.interval", "7"]
+    _finished(tmp_path / "runs" / "tiny", words)
+    status, said = muloco("sweep", sweep_file(1), way)
+    assert status == 0 and "done" in said and "another run" not in said
+
+
+def _finished(root: Path, words: list[str]) -> RunFolder:
+    run = RunFolder(root)
+    write_json(run.config, {"resolved": to_dict(resolve(load_config("config/laptop/muloco.py", words)))})
     write_json(run.summary, {})
-    status, said = muloco("sweep", sweep_file(1), "--submit")
-    assert status == 1 and not fake.jobs and "holds another run: optimizer.lr 0.5, here 0.01" in said
+    return run
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"resolved": {"model": [1]}}', '{"resolved": []}'])
@@ -76,7 +105,7 @@ def test_a_damaged_config_json_is_named_and_left_alone(
     config.write_text(damage)
     status, said = muloco("sweep", sweep_file(2), "status")
     note = " ".join(said.replace("│", " ").split())
-    assert status == 0 and "its config.json cannot be used" in note and "taken" in note
+    assert status == 1 and "its config.json cannot be used" in note and "taken" in note
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "settings": [], "jobs": 3}'])
