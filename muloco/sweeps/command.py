@@ -103,7 +103,9 @@ def _run(found: Expansion, at_once: int, console: Console) -> int:
         console=console,
     )
     done = len(own) - len(unfinished(own))
-    return _conclude(found, foreign | failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console)
+    return _conclude(
+        found, foreign | failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console
+    )
 
 
 def _remember(folder: SweepFolder, settings: Settings) -> None:
