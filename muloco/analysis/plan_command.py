@@ -17,7 +17,7 @@ REFUSED = 1
 def run_plan(
     runs: Sequence[tuple[str, Config]],
     *,
-    refused: Sequence[tuple[str, str]] = (),
+    refused: Sequence[str] = (),
     gpu: str,
     gpus: int | None = None,
     utilization: float | None = None,
@@ -29,7 +29,7 @@ def run_plan(
 
     Args:
         runs: names and resolved configs.
-        refused: names of what cannot be run, and why.
+        refused: lines that say what cannot be run, and why.
         gpu, gpus: as `muloco.analysis.plan.plan` takes them.
         utilization: share of the GPUs' peak; None: the paper's.
         rates: Gbit/s of a worker's link; None: some from slow to fast.
@@ -60,6 +60,6 @@ def run_plan(
         with writing("--plot", picture):
             plot_plans(plans, picture)
         console.print(f"curves: {picture}", soft_wrap=True)
-    for name, reason in refused:
-        console.print(f"refused: {name}: {reason}", style="red", markup=False, soft_wrap=True)
+    for line in refused:
+        console.print(line, style="red", markup=False, soft_wrap=True)
     return REFUSED if refused else 0

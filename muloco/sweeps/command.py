@@ -26,7 +26,6 @@ from muloco.training.run_folder import RunFolder
 PROFILE = "cluster.toml"
 """The cluster profile next to the sweep, which is used where none is named."""
 GENERATED = "generated_job_files"
-PIPED_WIDTH = 200
 
 
 def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Console | None = None) -> int:
@@ -44,7 +43,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     Raises:
         ConfigError: the command line, the sweep's file or the cluster profile cannot be used.
     """
-    console = console or _console()
+    console = console or open_console()
     status = list(words[:1]) == ["status"]
     words = words[1:] if status else words
     if words and not words[0].startswith("--"):
@@ -60,7 +59,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     found = expand(load_sweep(file), overrides=settings.words, profile=profile)
     try:
         if status:
-            return _status(found, folder, console)
+            return _status(found, folder, console, details=command.verbose)
         if (command.here or command.submit) and (reason := listing.too_little_text(unfinished(found.jobs))):
             raise ConfigError(f"nothing was started: {reason}")
         if command.here:
@@ -72,14 +71,15 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
             folder.save()
         largest = max((job.nodes for job in found.jobs), default=0)
         profile = dataclasses.replace(profile, node_limit=profile.nodes_together(largest))
-        console.print(f"cluster: {profile.describe()}", markup=False)
+        console.print(f"cluster: {profile.describe()}", markup=False, soft_wrap=True)
         if not command.submit:
-            console.print(listing.jobs_table(found.jobs, width=console.width))
+            if found.jobs:
+                console.print(listing.jobs_table(found.jobs, width=console.width))
             for line in listing.origins_of(found.jobs):
-                console.print(line, markup=False)
+                console.print(line, markup=False, soft_wrap=True)
             _warn(found.jobs, profile, console)
-            size = f"the largest job has {largest} node{'s' * (largest != 1)}"
-            return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
+            size = f"; the largest job has {largest} node{'s' * (largest != 1)}" if found.jobs else ""
+            return _conclude(found, left, f"{len(written)} scripts in {folder.root}{size}", console)
         _warn(found.jobs, profile, console)
         with naming("log_folder"):
             Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
         return _conclude(found, left | outcome.left, done, console)
     except slurm.SlurmError as error:
-        console.print(str(error), style="red", markup=False)
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
 
 
@@ -164,35 +164,32 @@ def _anchored(option: str, values: list[str]) -> list[str]:
 
 def _warn(jobs: Sequence[Job], profile: ClusterProfile, console: Console) -> None:
     for line in listing.warnings(jobs, profile):
-        console.print(line, style="yellow", markup=False)
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
 def _conclude(found: Expansion, left: dict[str, str], done: str, console: Console) -> int:
     """Says what was not done, and returns the exit status."""
     for line in [*listing.remarks(found), *(f"left: {name}: {reason}" for name, reason in left.items())]:
-        console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False)
+        console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False, soft_wrap=True)
     problems = len(found.refused) + len(left)
-    console.print(done + (f"; {problems} not usable, see above" if problems else ""), markup=False)
+    console.print(done + (f"; {problems} not usable, see above" if problems else ""), markup=False, soft_wrap=True)
     return 1 if problems else 0
 
 
-def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
+def _status(found: Expansion, folder: SweepFolder, console: Console, *, details: bool) -> int:
     queue = None
     try:
         queue = slurm.queue()
     except slurm.SlurmError as error:
-        console.print(f"known from the run folders alone: {error}", style="yellow", markup=False)
+        told = f"SLURM does not answer ({error.what}); the states are from the run folders"
+        console.print(told + (f": {error}" if details else ""), style="yellow", markup=False, soft_wrap=True)
     states = {job.name: state_of(job, folder, queue) for job in found.jobs}
     if folder.root.exists():
         folder.save()
     at = {job.name: progress(RunFolder(job.run_folder)) for job in found.jobs}
-    console.print(listing.status_table(found.jobs, states, at, width=console.width))
+    if found.jobs:
+        console.print(listing.status_table(found.jobs, states, at, width=console.width))
     for line in listing.remarks(found):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     console.print(listing.counts(states.values()))
     return 1 if found.refused or any(state.kind == Kind.TAKEN for state in states.values()) else 0
-
-
-def _console() -> Console:
-    console = open_console()
-    return console if console.is_terminal else open_console(width=PIPED_WIDTH)

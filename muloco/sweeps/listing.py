@@ -150,10 +150,25 @@ def notes(job: Job) -> list[str]:
 
 
 def remarks(found: Expansion) -> list[str]:
-    """What was refused and what was merged, a line each."""
-    refused = [f"refused: {point.name}: {point.reason}" for point in found.refused]
+    """What was refused, a line for each reason, and what was merged, a line each."""
+    refused = refusals([(point.name, point.reason) for point in found.refused])
     renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in found.merged if theirs != ours]
     return refused + renamed + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
+
+
+def refusals(refused: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each reason, with the name of the point that it concerns or the number of points.
+
+    Args:
+        refused: name and reason of every point that cannot be run.
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in refused:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"refused: {found[0] if len(found) == 1 else f'{len(found)} jobs, the first is {found[0]}'}: {reason}"
+        for reason, found in names.items()
+    ]
 
 
 def status_table(

@@ -1,10 +1,12 @@
 """Where the jobs of a sweep stand, with SLURM and without."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from muloco.cli import main
 from muloco.sweeps.state import progress
 from muloco.training.load import load_config, to_dict
 from muloco.training.resolve import resolve
@@ -52,8 +54,51 @@ def test_without_slurm_it_says_what_the_run_folders_know(
     write_json(RunFolder(tmp_path / "runs" / "tiny_lr0.01").summary, {})
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
     status, said = muloco("sweep", file, "status")
-    assert status == 0 and "known from the run folders alone" in said and "1 done, 2 unknown" in said
+    assert status == 0 and "SLURM does not answer (there is no squeue on this machine); the states are" in said
+    assert "1 done, 2 unknown" in said
+
+
+def test_what_slurm_says_is_a_detail(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'squeue: fatal: debris' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = "SLURM does not answer (squeue failed); the states are from the run folders"
+    for words, debris in (((), False), (("-v",), True)):
+        said = muloco("sweep", sweep_file(1), "status", *words)[1]
+        assert told in said and ("debris" in said) == debris
+
+
+@pytest.mark.parametrize("width", [70, 200])
+def test_tables_obey_the_width_that_is_asked_for(
+    fake: FakeSlurm,
+    sweep_file: SweepFile,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    file = sweep_file(2)
+    for words in ([], ["status"]):
+        main(["sweep", str(file), *words])
+        table = [line for line in capsys.readouterr().out.splitlines() if "tiny_" in line or line[:1] in "┏│└ "]
+        assert table and max(map(len, table)) <= width
+
+
+@pytest.mark.parametrize("words", [["sweep"], ["plan"], ["sweep", "status"], ["sweep", "--here"]])
+def test_a_reason_that_many_jobs_share_is_said_once(
+    fake: FakeSlurm, sweep_file: SweepFile, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main([words[0], str(sweep_file(33)), *words[1:], "--data.corpus", "FOLDER"]) == 1
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if "FOLDER" in line)
+    assert line.startswith("refused: 33 jobs, the first is tiny_lr0.01: data.corpus: there is no file or folder ")
+    assert "┏" not in said
 
 
 @pytest.mark.parametrize("way", ["--submit", "--here", "status"])
