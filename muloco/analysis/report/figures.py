@@ -11,7 +11,7 @@ from muloco.analysis.report.pooling import Group
 from muloco.analysis.report.tables import SCALES, batches, best_by_variant, over_baseline
 
 LOSS = "held-out loss (nats per token)"
-OVER_DP = "loss over own DP baseline (%)"
+OVER_DP = "loss above its own DP baseline (%)"
 
 
 def loss_curves(group: Group) -> Figure | Skipped:
@@ -59,7 +59,7 @@ def loss_against_batch(group: Group, *, published: bool) -> Figure | Skipped:
 
 
 def worker_scaling(group: Group, *, published: bool) -> Figure | Skipped:
-    """% over the own baseline by K, a panel a scale, and by H."""
+    """% above its own baseline by K, a panel a scale, and by H."""
     by_workers = list(marks(over_baseline(group, everything=published), published=published))
     by_interval = list(marks(sync_interval_tables(group, everything=published)[1], published=published))
     panels = []
