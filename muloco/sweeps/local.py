@@ -21,7 +21,8 @@ from rich.progress import (
 
 from muloco.launch.processes import Child
 from muloco.sweeps.expand import Job
-from muloco.sweeps.state import progress
+from muloco.sweeps.state import other_run, progress
+from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder
 
 POLL_SECONDS = 0.5
@@ -99,7 +100,13 @@ def run_tasks(
 
 
 def training(job: Job) -> Task:
-    """The run of a job, or what is left of it. No other run is in its folder (`muloco.sweeps.state.other_run`)."""
+    """The run of a job, or what is left of it.
+
+    Raises:
+        ConfigError: another run is in its folder.
+    """
+    if (reason := other_run(job)) is not None:
+        raise ConfigError(reason)
     folder = RunFolder(job.run_folder)
     words = [str(job.config), *job.overrides, "--run.name", job.name, "--run.outputs", str(folder.root.parent)]
     if folder.config.exists():
