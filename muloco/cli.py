@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show details: the traceback of an error, what SLURM says"
+    )
 
 
 def _command(commands, name: str, run, summary: str, description: str) -> argparse.ArgumentParser:

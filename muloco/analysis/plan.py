@@ -20,6 +20,8 @@ ASSUMPTIONS = (
 )
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
+FEW_BANDWIDTHS = (10.0, 100.0, 1600.0)
+"""The same, where the columns of all do not fit beside the names of several runs."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def plan(
     Args:
         config: resolved.
         gpu: a name in `GPUS`.
-        gpus: of all workers together; None: one for each rank of the config.
+        gpus: of all workers together, the same number for each rank; None: one for each rank of the config.
         utilization: share of the peak that training reaches.
         name: of the run; empty: the config's.
 
@@ -112,6 +114,11 @@ def plan(
     gpus = ranks if gpus is None else gpus
     if gpus < 1:
         raise ConfigError(f"--gpus must be at least 1; got {gpus}")
+    if gpus % ranks:
+        raise ConfigError(
+            f"--gpus must be a multiple of {ranks}, the workers x ranks ({config.workers} x {config.ranks_per_worker}) "
+            f"of {name or config.run.name}; got {gpus}"
+        )
     size = flavor(config.model.flavor)
     assert config.training.steps is not None and config.training.tokens is not None
     ft = config.fault_tolerance

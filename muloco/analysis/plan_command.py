@@ -6,18 +6,20 @@ from pathlib import Path
 from rich.console import Console
 
 from muloco.analysis.output import check_picture, writing
-from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, PAPER_UTILIZATION, plan
+from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, FEW_BANDWIDTHS, PAPER_UTILIZATION, plan
 from muloco.analysis.plan_table import plan_tables, plot_plans, total
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
 REFUSED = 1
+WIDE = 120
+"""Columns of a terminal that shows several runs at all bandwidths."""
 
 
 def run_plan(
     runs: Sequence[tuple[str, Config]],
     *,
-    refused: Sequence[tuple[str, str]] = (),
+    refused: Sequence[str] = (),
     gpu: str,
     gpus: int | None = None,
     utilization: float | None = None,
@@ -29,10 +31,11 @@ def run_plan(
 
     Args:
         runs: names and resolved configs.
-        refused: names of what cannot be run, and why.
+        refused: lines that say what cannot be run, and why.
         gpu, gpus: as `muloco.analysis.plan.plan` takes them.
         utilization: share of the GPUs' peak; None: the paper's.
-        rates: Gbit/s of a worker's link; None: some from slow to fast.
+        rates: Gbit/s of a worker's link; None: some from slow to fast, fewer of them for several
+            runs in a narrow terminal.
         picture: file to draw hours against bandwidth into; None: no picture.
         console: where to write.
 
@@ -42,7 +45,8 @@ def run_plan(
     Raises:
         ConfigError: options that are not possible.
     """
-    rates = BANDWIDTHS if rates is None else rates
+    if rates is None:
+        rates = FEW_BANDWIDTHS if len(runs) > 1 and console.width < WIDE else BANDWIDTHS
     utilization = PAPER_UTILIZATION if utilization is None else utilization
     if not all(rate > 0 for rate in rates):
         raise ConfigError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
@@ -60,6 +64,6 @@ def run_plan(
         with writing("--plot", picture):
             plot_plans(plans, picture)
         console.print(f"curves: {picture}", soft_wrap=True)
-    for name, reason in refused:
-        console.print(f"refused: {name}: {reason}", style="red", markup=False, soft_wrap=True)
+    for line in refused:
+        console.print(line, style="red", markup=False, soft_wrap=True)
     return REFUSED if refused else 0

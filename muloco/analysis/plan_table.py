@@ -11,10 +11,10 @@ from muloco.analysis.canvas import canvas, save
 from muloco.analysis.palette import looks
 from muloco.analysis.plan import Plan, fastest
 from muloco.analysis.terminal import Column, facts, fitted
+from muloco.analysis.wall_clock import time_unit
 
 _LISTED = 20
 """The most curves in the legend of a picture."""
-_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
 def plan_tables(plans: Sequence[Plan], rates: Sequence[float], *, hardware: str, width: int) -> list[Table]:
@@ -32,7 +32,7 @@ def plan_tables(plans: Sequence[Plan], rates: Sequence[float], *, hardware: str,
 def total(plans: Sequence[Plan], rates: Sequence[float]) -> str:
     """The sum of the GPU-hours of all runs; in GPU-minutes or GPU-seconds if it is small."""
     seconds = [sum(plan.gpu_seconds(rate) for plan in plans) for rate in rates]
-    name, size = _unit(max(seconds))
+    name, size = time_unit(max(seconds))
     parts = ", ".join(f"{_digits(all_of / size)} at {rate:g}" for all_of, rate in zip(seconds, rates, strict=True))
     return f"GPU-{name} of all {len(plans)} runs by Gbit/s: {parts}"
 
@@ -40,13 +40,13 @@ def total(plans: Sequence[Plan], rates: Sequence[float]) -> str:
 def _of_one(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width: int) -> list[Table]:
     (plan,) = plans
     times = [plan.at(rate) for rate in rates]
-    name, size = _unit(max(time.total for time in times))
-    gpu_name, gpu_size = _unit(max(plan.gpu_seconds(rate) for rate in rates))
+    name, size = time_unit(max(time.total for time in times))
+    gpu_name, gpu_size = time_unit(max(plan.gpu_seconds(rate) for rate in rates))
     rows = {
         "GPUs": f"{plan.gpus:,} {hardware}",
         "inner steps": f"{plan.steps:,}, of {plan.tokens:,} tokens together",
         "compute of an inner step": f"{plan.step_seconds:.3g} s",
-        "sent by a worker": "nothing" if _each(plan) == "-" else f"{_gigabytes(plan)} GB every {_each(plan)}",
+        "sent by a worker": _sent(plan),
         "memory of a GPU": f"{_memory(plan)} GB, without activations",
     }
     by_rate = fitted(
@@ -69,15 +69,14 @@ def _of_several(plans: Sequence[Plan], rates: Sequence[float], hardware: str, wi
         Column("GPUs", [f"{plan.gpus:,}" for plan in plans]),
         Column("steps", [f"{plan.steps:,}" for plan in plans]),
         Column("s a step", [f"{plan.step_seconds:.3g}" for plan in plans]),
-        Column("GB sent", [_gigabytes(plan) for plan in plans]),
-        Column("each", [_each(plan) for plan in plans]),
+        Column("sent by a worker", [_sent(plan) for plan in plans]),
         Column("GB a GPU", [_memory(plan) for plan in plans]),
     ]
-    name, size = _unit(max(plan.at(rate).total for plan in plans for rate in rates))
-    times = [Column(f"{rate:g}", _times(plans, rate, size)) for rate in rates]
+    name, size = time_unit(max(plan.at(rate).total for plan in plans for rate in rates))
+    times = [Column(f"{rate:g} Gbit/s", _times(plans, rate, size)) for rate in rates]
     return [
         *fitted(f"what the runs take, on {hardware}", names, takes, width=width),
-        *fitted(f"{name} (and % of them that is compute) by Gbit/s of a worker's link", names, times, width=width),
+        *fitted(f"{name} (and % of them that is compute) by bandwidth of a worker's link", names, times, width=width),
     ]
 
 
@@ -91,21 +90,15 @@ def _times(plans: Sequence[Plan], rate: float, size: float) -> list[Text]:
     return cells
 
 
-def _each(plan: Plan) -> str:
-    return "-" if plan.exchange_bytes == 0 else "step" if plan.sync_steps == 1 else f"{plan.sync_steps} steps"
-
-
-def _gigabytes(plan: Plan) -> str:
-    return f"{plan.exchange_bytes / 1e9:.3g}"
+def _sent(plan: Plan) -> str:
+    if plan.exchange_bytes == 0:
+        return "nothing"
+    every = "step" if plan.sync_steps == 1 else f"{plan.sync_steps} steps"
+    return f"{plan.exchange_bytes / 1e9:.3g} GB every {every}"
 
 
 def _memory(plan: Plan) -> str:
     return f"{plan.bytes_per_gpu / 1e9:.1f}{'' if plan.fits else ' (too much)'}"
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    """The largest unit of which that time is at least one, if there is any, and the unit in seconds."""
-    return next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
 
 
 def _digits(value: float) -> str:
@@ -116,7 +109,7 @@ def _digits(value: float) -> str:
 
 
 def plot_plans(plans: Sequence[Plan], path: Path) -> None:
-    """Hours against bandwidth, one curve a run.
+    """Hours against bandwidth, one curve a run; labels tell the GPUs of a run where the runs have different numbers.
 
     Args:
         plans: at least one.
@@ -129,11 +122,16 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
     curves: dict[tuple[float, ...], list[Plan]] = {}
     for plan in plans:
         curves.setdefault(tuple(plan.at(rate).total for rate in rates), []).append(plan)
-    name, size = _unit(max(curve[-1] for curve in curves))
+    name, size = time_unit(max(curve[-1] for curve in curves))
+    several_sizes = len({plan.gpus for plan in plans}) > 1
     listed = min(_LISTED, len(curves))
     with canvas(1, 1, width=8, height=4.5 + 0.1 * listed, name=path.stem) as (sheet, ((axes,),)):
         for number, (times, alike) in enumerate(curves.items(), start=1):
-            label = alike[0].name + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
+            label = (
+                alike[0].name
+                + (f" ({alike[0].gpus:,} GPUs)" if several_sizes else "")
+                + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
+            )
             axes.plot(
                 *(rates, [time / size for time in times]),
                 linestyle=styles[alike[0].look].dash,

@@ -13,6 +13,9 @@ from muloco.analysis.report.method import variant
 from muloco.training.load import from_dict
 from muloco.training.run_folder import RunFolder, read_metrics
 
+MOST_SYNCS = 40
+"""The most syncs that are marked one by one."""
+
 
 def plot_loss(folder: RunFolder) -> Path:
     """Draws training and held-out loss against the inner step, with the syncs, into the run folder's loss.png. The
@@ -34,8 +37,7 @@ def plot_loss(folder: RunFolder) -> Path:
     syncs = sorted({line["step"] for line in lines if line.get("event") == "sync"})
 
     with canvas(1, 1, width=8, height=5, name=folder.loss_plot.stem) as (sheet, ((axes,),)):
-        for index, step in enumerate(syncs):
-            axes.axvline(step, color="0.88", linewidth=0.8, zorder=0, label="sync" if index == 0 else None)
+        _mark_syncs(axes, syncs)
         logged = sorted({step for losses in training.values() for step in losses})
         several = len(training) > 1
         for index, losses in enumerate(training.values() if several else ()):
@@ -59,6 +61,16 @@ def plot_loss(folder: RunFolder) -> Path:
         axes.legend(frameon=False, loc="upper right", fontsize=8)
         save(sheet, folder.loss_plot)
     return folder.loss_plot
+
+
+def _mark_syncs(axes: Any, syncs: Sequence[int]) -> None:
+    """Short ticks on the lower axis; where they are too many to be told apart, their number in the legend."""
+    if len(syncs) > MOST_SYNCS:
+        axes.plot([], [], linestyle="none", label=f"{len(syncs)} syncs, not marked")
+    elif syncs:
+        height = [0] * len(syncs)
+        look = {"linestyle": "none", "marker": "|", "markersize": 14, "color": "black"}
+        axes.plot(syncs, height, **look, transform=axes.get_xaxis_transform(), label="sync")
 
 
 def with_gaps(logged: Sequence[int], losses: Mapping[int, float]) -> list[float]:

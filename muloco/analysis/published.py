@@ -38,7 +38,7 @@ WORKER_LOSS: dict[str, dict[int, dict[str, float]]] = {  # within .001 (PAPER 5.
     },
 }
 
-OVER_DP: dict[str, dict[int, dict[str, float]]] = {  # % over the own DP baseline, within .02 points (PAPER 5.2)
+OVER_DP: dict[str, dict[int, dict[str, float]]] = {  # % above its own DP baseline, within .02 points (PAPER 5.2)
     "MuLoCo": {
         1: dict(zip(_FITTED, (-0.13, -0.10, -0.07, -0.36, -0.27), strict=True)),
         2: dict(zip(_FITTED, (0.186, 0.032, 0.032, -0.027, -0.053), strict=True)),

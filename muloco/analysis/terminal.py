@@ -24,7 +24,8 @@ class Column:
 
 
 def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) -> list[Table]:
-    """Tables with all columns; each table has as many as fit next to the names of the rows.
+    """Tables with all columns; each table has as many as fit next to the names of the rows, and the last one does not
+    have a single column where it can share with the one before.
 
     Args:
         title: title of the first table.
@@ -38,14 +39,16 @@ def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) 
         numbers = Column("#", [str(number) for number in range(1, len(names.cells) + 1)])
         tables.append(_listing(title, numbers, names))
         names, title = numbers, ""
-    rest = list(columns)
-    while rest:
-        taken = 1
-        while taken < len(rest) and _width([names, *rest[: taken + 1]]) <= width:
-            taken += 1
-        tables.append(_table(title, names, rest[:taken]))
-        rest, title = rest[taken:], ""
-    return tables
+    groups: list[list[Column]] = [[]]
+    for column in columns:
+        if groups[-1] and _width([names, *groups[-1], column]) > width:
+            groups.append([])
+        groups[-1].append(column)
+    if len(groups) > 1 and len(groups[-1]) == 1 and len(groups[-2]) > 2:
+        pair = [groups[-2][-1], *groups[-1]]
+        if _width([names, *pair]) <= width:
+            groups[-2:] = [groups[-2][:-1], pair]
+    return tables + [_table("" if at else title, names, group) for at, group in enumerate(groups)]
 
 
 def facts(title: str, rows: dict[str, str]) -> Table:

@@ -65,3 +65,11 @@ def wall_clock(
     return WallClock(
         compute=steps * compute_seconds, communication=exchanges * (exchange - hidden), hidden=exchanges * hidden
     )
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The largest unit of which that time is at least one, if there is any, and the unit in seconds."""
+    return next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
+
+
+_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))

@@ -37,10 +37,9 @@ def run_paper(command: argparse.Namespace) -> int:
     group(queue, design.settings())  # what cannot be compared is said now
     rate = tokens_per_second(size)
     runs, least, most = planned_seconds(design, queue.losses, rate)
-    console.print(
-        f"{len(queue.losses)} runs are there, {runs} or more are left: {_hours(least / at_once)} to "
-        f"{_hours(most / at_once)} hours with {at_once} at once, at {rate:,.0f} tokens/s a core"
-    )
+    done = f"{len(queue.losses)} runs are done" if queue.losses else "nothing has been run yet"
+    left = f"{runs} runs or more are left, {span(least / at_once, most / at_once)} with {at_once} at once"
+    console.print(f"{left if runs else 'no run is left'}, at {rate:,.0f} tokens/s a core; {done}")
     console.print(f"folder: {queue.folder}; whatever stops this, the same command goes on", markup=False)
     if command.plan:
         return 0
@@ -58,5 +57,10 @@ def run_paper(command: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f}"
+def span(least: float, most: float) -> str:
+    """Between two numbers of seconds, in hours or minutes: `about 12 minutes`, `1.5 to 3.2 hours`."""
+    unit, size, digits = ("hours", 3600, 1) if most >= 5400 else ("minutes", 60, 0)
+    shortest, longest = (f"{max(seconds / size, 1 if size == 60 else 0):.{digits}f}" for seconds in (least, most))
+    if shortest != longest:
+        return f"{shortest} to {longest} {unit}"
+    return f"about {longest} {'minute' if longest == '1' else unit}"

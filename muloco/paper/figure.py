@@ -19,9 +19,9 @@ def figure(queue: Queue) -> Figure:
     panels = [
         Panel(title="loss by workers", xlabel="workers K", ylabel=_LOSS, series=_by_workers(queue), xlog=2),
         Panel(
-            title="over the own DP baseline",
+            title="above its own DP baseline",
             xlabel="workers K",
-            ylabel="loss over own DP baseline (%)",
+            ylabel="loss above its own DP baseline (%)",
             series=_over_own(queue),
             xlog=2,
         ),

@@ -68,7 +68,7 @@ def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:
 
 
 def final_losses(queue: Queue) -> Listing:
-    """Of the main comparison: loss, and % over the own data-parallel baseline."""
+    """Of the main comparison: loss, and % above its own data-parallel baseline."""
     adamw, muon = queue.design.baselines
     rows = []
     for setting in (adamw, muon, *queue.design.by_workers.values()):
@@ -77,7 +77,7 @@ def final_losses(queue: Queue) -> Listing:
         over = "" if own is None else compared(losses, queue.chosen(own))
         workers = str(setting.fields.get("fault_tolerance.group_size", ""))
         rows.append((setting.method, workers, _rate(queue, setting), pooled(losses), over))
-    headers = ("method", "K", "inner lr", "held-out loss", "% over own DP")
+    headers = ("method", "K", "inner lr", "held-out loss", "% above own DP")
     return _listing("final_loss", "Final loss by workers", headers, rows)
 
 

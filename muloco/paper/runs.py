@@ -9,6 +9,7 @@ from muloco.paper.design import CONFIGS, WARMUP_SHARE, Setting, Size
 from muloco.paper.search import Losses, Trial
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job, expand
+from muloco.sweeps.state import other_run
 from muloco.sweeps.sweep import Grid, Sweep
 from muloco.training.load import ConfigError
 
@@ -43,10 +44,19 @@ class Runs:
         return [self._jobs[trial] for trial in trials]
 
     def losses(self, trials: Iterable[Trial]) -> Losses:
-        """Of those trials that have ended."""
+        """Of those trials that have ended.
+
+        Raises:
+            ConfigError: the folder of one holds another run.
+        """
         trials = list(trials)
-        folders = dict(zip(trials, (job.run_folder for job in self.jobs(trials)), strict=True))
-        found = {one: read_run(folder)[0] for one, folder in folders.items() if (folder / "summary.json").exists()}
+        found = {}
+        for trial, job in zip(trials, self.jobs(trials), strict=True):
+            if not (job.run_folder / "summary.json").exists():
+                continue
+            if (reason := other_run(job)) is not None:
+                raise ConfigError(reason)
+            found[trial] = read_run(job.run_folder)[0]
         return {trial: run.loss for trial, run in found.items() if run is not None}
 
     def _grid(self, trial: Trial) -> Grid:

@@ -18,7 +18,7 @@ from muloco.sweeps.local import run_tasks, training, unfinished
 from muloco.sweeps.options import given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
-from muloco.sweeps.state import progress, state_of
+from muloco.sweeps.state import Kind, other_run, progress, state_of
 from muloco.sweeps.submit import submit
 from muloco.training.load import ConfigError, naming
 from muloco.training.run_folder import RunFolder
@@ -26,7 +26,6 @@ from muloco.training.run_folder import RunFolder
 PROFILE = "cluster.toml"
 """The cluster profile next to the sweep, which is used where none is named."""
 GENERATED = "generated_job_files"
-PIPED_WIDTH = 200
 
 
 def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Console | None = None) -> int:
@@ -38,12 +37,13 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         console: where to write; None: standard output.
 
     Returns:
-        exit status: 0; 1 where a job was refused or could not be submitted, or SLURM did not answer.
+        exit status: 0; 1 where a job was refused or could not be submitted, another run is in its folder, or SLURM did
+        not answer.
 
     Raises:
         ConfigError: the command line, the sweep's file or the cluster profile cannot be used.
     """
-    console = console or _console(work_behind=bool(command.here))
+    console = console or open_console(work_behind=bool(command.here))
     status = list(words[:1]) == ["status"]
     words = words[1:] if status else words
     if words and not words[0].startswith("--"):
@@ -59,7 +59,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
     found = expand(load_sweep(file), overrides=settings.words, profile=profile)
     try:
         if status:
-            return _status(found, folder, console)
+            return _status(found, folder, console, details=command.verbose)
         if (command.here or command.submit) and (reason := listing.too_little_text(unfinished(found.jobs))):
             raise ConfigError(f"nothing was started: {reason}")
         if command.here:
@@ -71,14 +71,15 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
             folder.save()
         largest = max((job.nodes for job in found.jobs), default=0)
         profile = dataclasses.replace(profile, node_limit=profile.nodes_together(largest))
-        console.print(f"cluster: {profile.describe()}", markup=False)
+        console.print(f"cluster: {profile.describe()}", markup=False, soft_wrap=True)
         if not command.submit:
-            console.print(listing.jobs_table(found.jobs, width=console.width))
+            if found.jobs:
+                console.print(listing.jobs_table(found.jobs, width=console.width))
             for line in listing.origins_of(found.jobs):
-                console.print(line, markup=False)
+                console.print(line, markup=False, soft_wrap=True)
             _warn(found.jobs, profile, console)
-            size = f"the largest job has {largest} node{'s' * (largest != 1)}"
-            return _conclude(found, left, f"{len(written)} scripts in {folder.root}; {size}", console)
+            size = f"; the largest job has {largest} node{'s' * (largest != 1)}" if found.jobs else ""
+            return _conclude(found, left, f"{len(written)} scripts in {folder.root}{size}", console)
         _warn(found.jobs, profile, console)
         with naming("log_folder"):
             Path(profile.log_folder).mkdir(parents=True, exist_ok=True)
@@ -86,21 +87,25 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         done = f"{len(outcome.submitted)} submitted, {len(outcome.there)} queued, running or done before"
         return _conclude(found, left | outcome.left, done, console)
     except slurm.SlurmError as error:
-        console.print(str(error), style="red", markup=False)
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
 
 
 def _run(found: Expansion, at_once: int, console: Console) -> int:
     """On this machine, without SLURM and without scripts."""
-    before = len(found.jobs) - len(unfinished(found.jobs))
+    foreign = {job.name: reason for job in found.jobs if (reason := other_run(job)) is not None}
+    own = [job for job in found.jobs if job.name not in foreign]
+    before = len(own) - len(unfinished(own))
     failed = run_tasks(
-        lambda: map(training, unfinished(found.jobs)),
+        lambda: map(training, unfinished(own)),
         at_once=at_once,
         threads=max(1, usable_cores() // at_once),
         console=console,
     )
-    done = len(found.jobs) - len(unfinished(found.jobs))
-    return _conclude(found, failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console)
+    done = len(own) - len(unfinished(own))
+    return _conclude(
+        found, foreign | failed, f"{done} of {len(found.jobs)} runs are done, {before} of them before", console
+    )
 
 
 def _remember(folder: SweepFolder, settings: Settings) -> None:
@@ -159,35 +164,32 @@ def _anchored(option: str, values: list[str]) -> list[str]:
 
 def _warn(jobs: Sequence[Job], profile: ClusterProfile, console: Console) -> None:
     for line in listing.warnings(jobs, profile):
-        console.print(line, style="yellow", markup=False)
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
 def _conclude(found: Expansion, left: dict[str, str], done: str, console: Console) -> int:
     """Says what was not done, and returns the exit status."""
     for line in [*listing.remarks(found), *(f"left: {name}: {reason}" for name, reason in left.items())]:
-        console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False)
+        console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False, soft_wrap=True)
     problems = len(found.refused) + len(left)
-    console.print(done + (f"; {problems} not usable, see above" if problems else ""), markup=False)
+    console.print(done + (f"; {problems} not usable, see above" if problems else ""), markup=False, soft_wrap=True)
     return 1 if problems else 0
 
 
-def _status(found: Expansion, folder: SweepFolder, console: Console) -> int:
+def _status(found: Expansion, folder: SweepFolder, console: Console, *, details: bool) -> int:
     queue = None
     try:
         queue = slurm.queue()
     except slurm.SlurmError as error:
-        console.print(f"known from the run folders alone: {error}", style="yellow", markup=False)
+        told = f"SLURM does not answer ({error.what}); the states are from the run folders"
+        console.print(told + (f": {error}" if details else ""), style="yellow", markup=False, soft_wrap=True)
     states = {job.name: state_of(job, folder, queue) for job in found.jobs}
     if folder.root.exists():
         folder.save()
     at = {job.name: progress(RunFolder(job.run_folder)) for job in found.jobs}
-    console.print(listing.status_table(found.jobs, states, at, width=console.width))
+    if found.jobs:
+        console.print(listing.status_table(found.jobs, states, at, width=console.width))
     for line in listing.remarks(found):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     console.print(listing.counts(states.values()))
-    return 1 if found.refused else 0
-
-
-def _console(*, work_behind: bool) -> Console:
-    console = open_console(work_behind=work_behind)
-    return console if console.is_terminal else open_console(work_behind=work_behind, width=PIPED_WIDTH)
+    return 1 if found.refused or any(state.kind == Kind.TAKEN for state in states.values()) else 0

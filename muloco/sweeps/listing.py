@@ -18,6 +18,8 @@ COLUMNS = ("name", "nodes", "workers", "batch", "steps", "lr", "weight decay", "
 STATUS = ("name", "state", "job", "step", "loss", "held-out loss", "note")
 WORDS = ("name", "state", "note")
 """Columns that are text, and are aligned to the left."""
+_ORIGINS = {"published": "as published", "grid": "from the grid", "rule": "by the rule"}
+"""How the kinds of origins that the recipes give read in a sentence; others read as they are."""
 NOTE = 40
 """The least width of a note in a table, in characters."""
 
@@ -85,12 +87,16 @@ def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Renderabl
 
 
 def origins_of(jobs: Sequence[Job]) -> list[str]:
-    """How many values of each field are of which kind (the word before the colon of an origin), a line a field."""
+    """Where the values of each field come from, by the word before the colon of an origin, a line a field."""
     kinds: dict[str, Counter[str]] = {}
     for job in jobs:
         for field, origin in job.origins.items():
             kinds.setdefault(field, Counter())[origin.split(":")[0]] += 1
-    return [f"{field}: {', '.join(f'{n} {kind}' for kind, n in found.items())}" for field, found in kinds.items()]
+
+    def told(kind: str, times: int) -> str:
+        return f"{_ORIGINS.get(kind, kind)} in {times} job{'s' * (times != 1)}"
+
+    return [f"{field}: {', '.join(told(*one) for one in found.items())}" for field, found in kinds.items()]
 
 
 def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
@@ -150,10 +156,25 @@ def notes(job: Job) -> list[str]:
 
 
 def remarks(found: Expansion) -> list[str]:
-    """What was refused and what was merged, a line each."""
-    refused = [f"refused: {point.name}: {point.reason}" for point in found.refused]
+    """What was refused, a line for each reason, and what was merged, a line each."""
+    refused = refusals([(point.name, point.reason) for point in found.refused])
     renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in found.merged if theirs != ours]
     return refused + renamed + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
+
+
+def refusals(refused: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each reason, with the name of the point that it concerns or the number of points.
+
+    Args:
+        refused: name and reason of every point that cannot be run.
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in refused:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"refused: {found[0] if len(found) == 1 else f'{len(found)} jobs, the first is {found[0]}'}: {reason}"
+        for reason, found in names.items()
+    ]
 
 
 def status_table(

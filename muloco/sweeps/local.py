@@ -91,10 +91,12 @@ def run_tasks(
                 ended += 1
                 seconds = f"({time.monotonic() - one.started:.0f} s)"
                 if task.is_done():
-                    console.print(f"{task.name}: {task.result()} {seconds}", markup=False)
+                    console.print(f"{task.name}: {task.result()} {seconds}", markup=False, soft_wrap=True)
                 else:
                     failed[task.name] = f"{one.child.reason()}; log: {task.log}"
-                    console.print(f"{task.name} failed: {failed[task.name]} {seconds}", style="red", markup=False)
+                    console.print(
+                        f"{task.name} failed: {failed[task.name]} {seconds}", style="red", markup=False, soft_wrap=True
+                    )
 
 
 def training(job: Job) -> Task:
@@ -103,9 +105,9 @@ def training(job: Job) -> Task:
     Raises:
         ConfigError: another run is in its folder.
     """
+    if (reason := other_run(job)) is not None:
+        raise ConfigError(reason)
     folder = RunFolder(job.run_folder)
-    if (difference := other_run(job)) is not None:
-        raise ConfigError(f"{folder.root} holds another run: {difference}")
     words = [str(job.config), *job.overrides, "--run.name", job.name, "--run.outputs", str(folder.root.parent)]
     if folder.config.exists():
         words = [str(folder.config), "--resume"]
@@ -121,7 +123,7 @@ def training(job: Job) -> Task:
 
 
 def unfinished(jobs: Iterable[Job]) -> list[Job]:
-    """Those without a summary in their run folders."""
+    """Jobs without a summary in their run folders. Leave out those whose folders hold another run before you ask."""
     return [job for job in jobs if not RunFolder(job.run_folder).summary.exists()]
 
 

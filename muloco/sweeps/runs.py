@@ -9,6 +9,7 @@ from muloco.sweeps.command import GENERATED, PROFILE
 from muloco.sweeps.expand import expand
 from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
+from muloco.sweeps.listing import refusals
 from muloco.sweeps.settings import Settings
 from muloco.training.config import Config
 from muloco.training.load import find_config, load_config
@@ -35,7 +36,7 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
     return [one for one in folders if one.exists()], problems
 
 
-def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], list[tuple[str, str]]]:
+def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], list[str]]:
     """The runs that a file describes, a config or a sweep, whatever the cluster.
 
     Args:
@@ -43,7 +44,7 @@ def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], 
         words: `--section.field value` for all runs.
 
     Returns:
-        names and resolved configs; and names of the points of a sweep that cannot be run, with the reason.
+        names and resolved configs; and lines that say which points of a sweep cannot be run, and why.
 
     Raises:
         ConfigError: no such file, nothing usable in it, or unusable words.
@@ -52,4 +53,6 @@ def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], 
     if b"def sweep(" not in file.read_bytes():
         return [(file.stem, resolve(load_config(path, words)))], []
     found = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
-    return [(job.name, job.resolved) for job in found.jobs], [(point.name, point.reason) for point in found.refused]
+    return [(job.name, job.resolved) for job in found.jobs], refusals(
+        (point.name, point.reason) for point in found.refused
+    )

@@ -18,7 +18,16 @@ _SEPARATOR = "\x1f"
 
 
 class SlurmError(RuntimeError):
-    """SLURM is not here, does not answer or refuses; the message is one line."""
+    """SLURM is not here, does not answer or refuses; the message is one line.
+
+    Args:
+        what: happened, in a few words, such as `squeue failed`.
+        details: what SLURM says about it, or what to do.
+    """
+
+    def __init__(self, what: str, details: str = ""):
+        super().__init__(f"{what}: {details}" if details else what)
+        self.what = what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +114,12 @@ def _call(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     except FileNotFoundError:
         raise SlurmError(
-            f"there is no {command[0]} on this machine: submit from a login node of the cluster, "
-            "or use --dry-run, which needs no SLURM"
+            f"there is no {command[0]} on this machine",
+            "submit from a login node of the cluster, or use --dry-run, which needs no SLURM",
         ) from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_SECONDS} s; try again later") from None
+        raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_SECONDS} s", "try again later") from None
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise SlurmError(f"{command[0]} failed: {reason}")
+        raise SlurmError(f"{command[0]} failed", reason)
     return done.stdout

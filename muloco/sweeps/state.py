@@ -16,8 +16,10 @@ UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
 _SAME_RUN = (
     *("model", "data", "training", "optimizer", "lr_scheduler"),
-    *("fault_tolerance", "outer_optimizer", "compression", "parallelism"),
+    *("fault_tolerance", "outer_optimizer", "compression", "parallelism", "validation"),
+    *("run.seed", "checkpoint.initial"),
 )
+"""Sections and fields that are the same in all attempts of a run. The others say where and how often it writes."""
 _TAIL_BYTES = 2**16
 
 
@@ -66,8 +68,8 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     submissions = folder.record(job.name).submissions
     newest = submissions[-1] if submissions else None
     run = RunFolder(job.run_folder)
-    if (difference := other_run(job)) is not None:
-        return State(Kind.TAKEN, note=f"{run.root} holds another run: {difference}")
+    if (reason := other_run(job)) is not None:
+        return State(Kind.TAKEN, note=reason)
     if run.summary.exists():
         return State(Kind.DONE, job=newest.id if newest else "")
     for queued in queue or ():
@@ -104,21 +106,22 @@ def progress(folder: RunFolder) -> Progress:
 
 
 def other_run(job: Job) -> str | None:
-    """What differs between a job and the run in its folder; None: nothing, or there is no run."""
+    """One line that names the run folder of a job and says how the run in it differs; None: it does not, or there is
+    no run."""
     run = RunFolder(job.run_folder)
     if not run.config.exists():
         return None
     try:
         there = flatten(from_dict(read_json(run.config)["resolved"], where=str(run.config)))
     except (ValueError, AttributeError, KeyError) as error:  # the last two: JSON of another shape
-        return f"its config.json cannot be used: {error}"
+        return f"{run.root} holds another run: its config.json cannot be used: {error}"
     here = flatten(job.resolved)
     changed = [
         f"{field} {there[field]!r}, here {here[field]!r}"
         for field in here
-        if field.split(".")[0] in _SAME_RUN and there[field] != here[field]
+        if (field in _SAME_RUN or field.split(".")[0] in _SAME_RUN) and there[field] != here[field]
     ]
-    return ", ".join(changed) or None
+    return f"{run.root} holds another run: {', '.join(changed)}" if changed else None
 
 
 def _learn_end(submission: Submission) -> None:

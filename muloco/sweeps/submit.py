@@ -90,7 +90,7 @@ def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: C
             waiting = f"{taken} of {limit} nodes are taken; {job.name} waits for {job.nodes}"
             line.update(f"{waiting}. Ctrl-C loses nothing: --submit goes on")
             if not said and not console.is_terminal:
-                console.print(waiting)
+                console.print(waiting, soft_wrap=True)
             said = True
             time.sleep(POLL_SECONDS)
 
@@ -99,7 +99,7 @@ def _adopt(job: Job, folder: SweepFolder, state: State, profile: ClusterProfile,
     """Remembers a job whose submission was interrupted before it could be written down."""
     if all(submission.id != state.job for submission in folder.record(job.name).submissions):
         folder.submitted(job.name, state.job, log=_log(job, state.job, profile))
-        console.print(f"{job.name}: job {state.job} is there already, and is taken for this one")
+        console.print(f"{job.name}: job {state.job} is there already, and is taken for this one", soft_wrap=True)
 
 
 def _reason_not_to(state: State, job: Job, folder: SweepFolder, retry: bool) -> str | None:
@@ -119,7 +119,7 @@ def _submit(job: Job, folder: SweepFolder, profile: ClusterProfile, console: Con
     folder.submitted(job.name, id_, log=_log(job, id_, profile))
     tries = len(folder.record(job.name).tries)
     again = f", try {tries}" if tries > 1 else ""
-    console.print(f"{job.name}: job {id_} on {job.nodes} node{'s' * (job.nodes > 1)}{again}")
+    console.print(f"{job.name}: job {id_} on {job.nodes} node{'s' * (job.nodes > 1)}{again}", soft_wrap=True)
 
 
 def _submit_patiently(job: Job, folder: SweepFolder) -> str:

@@ -117,6 +117,25 @@ def test_loss_is_drawn_in_the_color_of_the_method(workers: int, drawn: list[Any]
     assert len(axes.get_legend().get_texts()) == (3 if workers == 1 else 4)
 
 
+@pytest.mark.parametrize(("syncs", "marked"), [(1, True), (40, True), (41, False), (500, False)])
+def test_syncs_are_short_ticks_or_a_number_in_the_legend(
+    syncs: int, marked: bool, drawn: list[Any], tmp_path: Path
+) -> None:
+    """They do not reach into the plot like lines of the grid, nor stretch the axis of losses to zero."""
+    run = run_with(tmp_path, {0: {1: 5.0, 500: 4.0}})
+    writer = MetricsWriter(run.metrics(0), worker=0, attempt=1)
+    for step in range(1, syncs + 1):
+        writer.write(step, {"event": "sync"})
+    writer.close()
+    plot_loss(run)
+    axes = drawn[0].axes[0]
+    ticks = [line for line in axes.lines if line.get_marker() == "|"]
+    assert [len(line.get_xdata()) for line in ticks] == ([syncs] if marked else [])
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert ("sync" in told) == marked and (f"{syncs} syncs, not marked" in told) != marked
+    assert axes.get_ylim()[0] > 1
+
+
 def test_a_run_of_one_step_is_drawn(tmp_path: Path) -> None:
     assert plot_loss(run_with(tmp_path, {0: {1: 5.0}})).read_bytes().startswith(b"\x89PNG")
 

@@ -10,6 +10,7 @@ import torch
 
 from muloco.analysis import published
 from muloco.analysis.plan import GPUS, fastest, plan
+from muloco.analysis.plan_table import plot_plans
 from muloco.cli import main
 from muloco.model import build
 from muloco.model.flavors import flavor
@@ -148,6 +149,7 @@ def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
     [
         (["--utilization", "0"], "--utilization must be above 0 and at most 1; got 0"),
         (["--gpus", "0"], "--gpus must be at least 1; got 0"),
+        (["--gpus", "7"], "--gpus must be a multiple of 2, the workers x ranks (2 x 1) of muloco; got 7"),
         (["--gbit", "10", "0"], "--gbit must be above 0; got 10 0"),
         (["--plot", "hours.jpgg"], "--plot must end in .png or .svg; got hours.jpgg"),
         (["--plot", "hours"], "--plot must end in .png or .svg; got hours"),
@@ -189,3 +191,24 @@ def test_the_command(tmp_path) -> None:
     assert run.returncode == 0, run.stderr
     assert max(map(len, run.stdout.splitlines())) <= 80 and "…" not in run.stdout
     assert "GPU-hours of " in run.stdout and "6 N FLOPs a token" in run.stdout and picture.exists()
+
+
+def test_several_runs_at_80_columns_are_told_at_few_bandwidths_in_one_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for columns, rates in (("80", (10, 100, 1600)), ("200", (1, 10, 25, 100, 400, 1600, 6400))):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["plan", "jobs/muloco_paper/15B.py"]) == 0
+        said = capsys.readouterr().out
+        heads = [line for line in said.splitlines() if line.startswith("┃") and "Gbit/s" in line]
+        assert [head.count("Gbit/s") for head in heads] == [len(rates)]
+        assert all(f" {rate} Gbit/s " in heads[0] for rate in rates)
+        assert said.count("114 GB every 30 steps") == 2
+
+
+def test_curves_of_runs_with_different_gpus_tell_their_number(tmp_path: Path) -> None:
+    small, large = (plan(paper("DP Muon"), gpus=gpus, name=str(gpus)) for gpus in (8, 4096))
+    for plans, told in (([small, large], True), ([small], False)):
+        picture = tmp_path / "hours.svg"
+        plot_plans(plans, picture)
+        assert ("8 (8 GPUs)" in picture.read_text()) == ("4096 (4,096 GPUs)" in picture.read_text()) == told

@@ -95,6 +95,22 @@ def test_the_papers_own_exponents_and_savings_come_out() -> None:
         assert found[1] == pytest.approx(steps, rel=0.34), name
 
 
+def test_the_legend_of_the_papers_laws_has_the_exponent_of_the_table_and_ours() -> None:
+    from muloco.analysis.published import EXPONENT
+
+    figure = power_laws({}, published_scalings(), paper=True)
+    assert isinstance(figure, Figure)
+    told = {one.look: one.label for panel in figure.panels for one in panel.series if one.label}
+    printed = power_law_table({}, everything=True).published
+    for name, exponent in EXPONENT.items():
+        key = ("", *_variant(name).key)
+        assert printed[key, "exponent"] == exponent
+        refitted = published_scalings()[_variant(name)].law.exponent
+        assert told[_variant(name).label] == (
+            f"{_variant(name).label}, exponent {exponent:.4f} published, {refitted:.4f} refitted here"
+        )
+
+
 def test_critical_batches(tmp_path: Path) -> None:
     """Within 1 % of 2.5 are losses up to 2.525."""
     losses = {256: 2.51, 512: 2.5, 1024: 2.52, 2048: 2.53}

@@ -66,6 +66,7 @@ def test_the_papers_points_are_drawn_beside_own_losses(reported: Path) -> None:
         panel = next(panel for panel in figures["worker_scaling"].panels if panel.title == "416M")
         (line,) = [one for one in panel.series if one.label == "MuLoCo" and not one.published]
         assert line.y[list(line.x).index(2)] == pytest.approx(expected)
+        assert ("workers' own weights" in figures["worker_scaling"].caption) == published
 
 
 def test_claims_are_decided_by_both(tmp_path: Path) -> None:

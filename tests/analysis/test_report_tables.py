@@ -14,7 +14,7 @@ from muloco.analysis.report.figures import compression, loss_against_batch, loss
 from muloco.analysis.report.pooling import Group, groups, pool
 from muloco.analysis.report.runs import read_run
 from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
-from muloco.analysis.report.wall_time import published_times, wall_clock_table
+from muloco.analysis.report.wall_time import published_times, wall_clock_figure, wall_clock_table
 from muloco.recipes import base
 from muloco.training.config import Config
 from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
@@ -231,6 +231,21 @@ def test_hours_by_bandwidth_are_those_of_the_run_and_of_what_it_sent(tmp_path: P
     assert found["416M", "MuLoCo", "2", "", "10"] * 3600 == pytest.approx(30 + 8)
     assert found["416M", "DP Muon", "", "", "10"] * 3600 == pytest.approx(60 * (0.5 + 416_862_208 * 16 / 10e9))
     assert found["416M", "MuLoCo", "2", "", "measured"] == 2.0
+
+
+def test_short_runs_are_timed_in_a_unit_in_which_they_can_be_read(tmp_path: Path) -> None:
+    """90 s at most, so in minutes: 60 steps of half a second on a link that is never waited for. The CSV has hours."""
+    config = {"training__steps": 60, "training__global_batch_size": 512}
+    group = group_of(tmp_path, (muloco(**config), 2.6), bytes_sent_per_worker=0, wall_seconds=90)
+    table = wall_clock_table(group, everything=False)
+    assert table.title == "Wall clock in minutes by Gbit/s of each worker's link"
+    (row,) = table.wide().rows
+    assert {"1.5", "0.5"} == {text for text, _ in row[-7:]}
+    assert values(table)["416M", "MuLoCo", "2", "", "measured"] * 3600 == pytest.approx(90)
+    figure = wall_clock_figure(group, published_too=False)
+    assert isinstance(figure, Figure)
+    (panel,) = figure.panels
+    assert panel.ylabel == "wall-clock time (seconds)" and panel.series[0].y[0] == pytest.approx(30)
 
 
 def test_the_model_meets_the_published_hours() -> None:

@@ -60,6 +60,12 @@ def test_a_table_that_fits_stays_whole() -> None:
     assert len(tables) == 1 and [column.header for column in tables[0].columns] == ["run", "x", "y"]
 
 
+def test_the_last_table_does_not_have_a_single_column() -> None:
+    columns = [Column(f"column {n}", [str(n)]) for n in range(5)]
+    tables = fitted("", Column("run", ["a"]), columns, width=54)
+    assert [len(table.columns) for table in tables] == [4, 3]
+
+
 def test_names_that_leave_no_room_are_listed_by_number() -> None:
     listing, numbered = fitted("", Column("run", NAMES), [Column("x", ["1", "2"])], width=75)
     assert [column.header for column in listing.columns] == ["#", "run"]

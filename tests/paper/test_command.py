@@ -11,6 +11,7 @@ import pytest
 
 from muloco.paper import command as module
 from muloco.paper import queue
+from muloco.paper.command import span
 from muloco.paper.options import add_options
 from muloco.sweeps import local
 from muloco.sweeps.expand import Job
@@ -123,7 +124,7 @@ def test_it_goes_on_where_it_was_stopped(paper: Pretend, tmp_path: Path) -> None
     (left / "spectra.csv").write_text("an interrupted study")
     assert paper("--plan") == [] and (left / "spectra.csv").exists()  # another one may be at it
     rest = paper()
-    assert "42 runs are there, 0 or more are left: 0.0 to 0.0 hours" in paper.said
+    assert "no run is left, at " in paper.said and "; 42 runs are done" in paper.said
     assert rest == [f"pseudogradients of seed {seed}" for seed in (1, 2, 3)] and len(set(done)) == len(done) == 42
     assert paper() == [] and paper.status == 0
 
@@ -137,18 +138,35 @@ def test_a_run_that_fails_is_named_and_the_rest_goes_on(paper: Pretend, tmp_path
 
 def test_a_plan_alone_runs_nothing(paper: Pretend, tmp_path: Path) -> None:
     assert paper("--plan", "--at-once", "2") == [] and paper.status == 0
-    assert "0 runs are there, 42 or more are left" in paper.said and "with 2 at once" in paper.said
+    assert "42 runs or more are left, " in paper.said and "with 2 at once" in paper.said
+    assert "; nothing has been run yet" in paper.said
     assert not (tmp_path / "paper").exists()
 
 
-def test_another_run_in_the_folder_of_one_is_refused(paper: Pretend, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("least", "most", "said"),
+    [
+        (700, 730, "about 12 minutes"),
+        (600, 900, "10 to 15 minutes"),
+        (0, 20, "about 1 minute"),
+        (3600, 5400, "1.0 to 1.5 hours"),
+        (36000, 36000, "about 10.0 hours"),
+    ],
+)
+def test_a_span_of_time_has_a_unit_in_which_it_can_be_read(least: float, most: float, said: str) -> None:
+    assert span(least, most) == said
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_another_run_in_the_folder_of_one_is_refused(paper: Pretend, tmp_path: Path, done: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         paper(most=1)
     (folder,) = (tmp_path / "paper" / "runs").iterdir()
     stored = json.loads((folder / "config.json").read_text())
     stored["resolved"]["training"]["steps"] = 7
     write_json(folder / "config.json", stored)
-    (folder / "summary.json").unlink()
+    if not done:
+        (folder / "summary.json").unlink()
     with pytest.raises(module.ConfigError, match="holds another run: training.steps 7, here 150"):
         paper()
     with pytest.raises(module.ConfigError, match="--at-once must be at least 1; got 0"):

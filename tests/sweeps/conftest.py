@@ -48,8 +48,11 @@ def sweep_file(tmp_path: Path) -> Callable[[int], Path]:
 
 
 @pytest.fixture
-def muloco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def muloco(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
     """`muloco("sweep", file, ...)` is the exit status and all that was said; runs are below tmp_path/runs."""
+    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*words: object) -> tuple[int, str]:
         capsys.readouterr()

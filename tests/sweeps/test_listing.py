@@ -3,11 +3,12 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from muloco.sweeps.listing import COLUMNS, STATUS, table
+from muloco.sweeps.listing import COLUMNS, STATUS, origins_of, table
 
 PAPER = (Path(__file__).parent / "golden" / "whole_paper.tsv").read_text().splitlines()[1:]
 JOBS = [tuple(line.split("\t")) for line in PAPER]
@@ -45,3 +46,9 @@ def test_on_a_narrow_terminal_a_name_has_a_line_of_its_own(columns, rows, width:
 def test_on_a_wide_terminal_it_is_a_table(columns, rows) -> None:
     lines = [bare(line) for line in shown(columns, rows, 400)]
     assert all(bare("".join(cells)) in lines for cells in rows)
+
+
+def test_where_values_come_from_is_told_by_field() -> None:
+    origins = [{"a.b": "published: PAPER 1", "a.c": "rule: doubled"}, {"a.b": "published: PAPER 2", "a.c": "mine"}]
+    jobs = [SimpleNamespace(origins=one) for one in origins]
+    assert origins_of(jobs) == ["a.b: as published in 2 jobs", "a.c: by the rule in 1 job, mine in 1 job"]  # type: ignore[arg-type]

@@ -1,10 +1,12 @@
 """Where the jobs of a sweep stand, with SLURM and without."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from muloco.cli import main
 from muloco.sweeps.state import progress
 from muloco.training.load import load_config, to_dict
 from muloco.training.resolve import resolve
@@ -52,19 +54,91 @@ def test_without_slurm_it_says_what_the_run_folders_know(
     write_json(RunFolder(tmp_path / "runs" / "tiny_lr0.01").summary, {})
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
     status, said = muloco("sweep", file, "status")
-    assert status == 0 and "known from the run folders alone" in said and "1 done, 2 unknown" in said
+    assert status == 0 and "SLURM does not answer (there is no squeue on this machine); the states are" in said
+    assert "1 done, 2 unknown" in said
 
 
-def test_another_run_of_that_name_is_not_taken_for_the_job(
-    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+def test_what_slurm_says_is_a_detail(
+    fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunFolder(tmp_path / "runs" / "tiny")
-    there = resolve(load_config("config/laptop/muloco.py", ["--optimizer.lr", "0.5"]))
-    write_json(run.config, {"resolved": to_dict(there)})
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'squeue: fatal: debris' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = "SLURM does not answer (squeue failed); the states are from the run folders"
+    for words, debris in (((), False), (("-v",), True)):
+        said = muloco("sweep", sweep_file(1), "status", *words)[1]
+        assert told in said and ("debris" in said) == debris
+
+
+@pytest.mark.parametrize("width", [70, 200])
+def test_tables_obey_the_width_that_is_asked_for(
+    fake: FakeSlurm,
+    sweep_file: SweepFile,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    file = sweep_file(2)
+    for words in ([], ["status"]):
+        main(["sweep", str(file), *words])
+        table = [line for line in capsys.readouterr().out.splitlines() if "tiny_" in line or line[:1] in "┏│└ "]
+        assert table and max(map(len, table)) <= width
+
+
+@pytest.mark.parametrize("words", [["sweep"], ["plan"], ["sweep", "status"], ["sweep", "--here"]])
+def test_a_reason_that_many_jobs_share_is_said_once(
+    fake: FakeSlurm, sweep_file: SweepFile, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main([words[0], str(sweep_file(33)), *words[1:], "--data.corpus", "FOLDER"]) == 1
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if "FOLDER" in line)
+    assert line.startswith("refused: 33 jobs, the first is tiny_lr0.01: data.corpus: there is no file or folder ")
+    assert "┏" not in said
+
+
+@pytest.mark.parametrize("way", ["--submit", "--here", "status"])
+@pytest.mark.parametrize(
+    ("field", "there", "here"),
+    [("optimizer.lr", "0.5", "0.01"), ("run.seed", "7", "42"), ("validation.sequences", "8", "32")],
+)
+def test_another_run_of_that_name_is_not_taken_for_the_job(
+    way: str,
+    field: str,
+    there: str,
+    here: str,
+    fake: FakeSlurm,
+    sweep_file: SweepFile,
+    muloco: Muloco,
+    tmp_path: Path,
+) -> None:
+    run = _finished(tmp_path / "runs" / "tiny", ["--optimizer.lr", "0.01", f"--{field}", there])
+    before = run.config.read_bytes()
+    status, said = muloco("sweep", sweep_file(1), way)
+    note = " ".join(said.replace("│", " ").split())
+    assert status == 1 and not fake.jobs and f"holds another run: {field} {there}, here {here}" in note
+    assert run.config.read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["--submit", "--here", "status"])
+def test_how_often_a_run_writes_does_not_make_it_another_one(
+    way: str, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco, tmp_path: Path
+) -> None:
+    words = ["--optimizer.lr", "0.01", "--metrics.log_freq", "3", "--checkpoint.interval", "7"]
+    _finished(tmp_path / "runs" / "tiny", words)
+    status, said = muloco("sweep", sweep_file(1), way)
+    assert status == 0 and "done" in said and "another run" not in said
+
+
+def _finished(root: Path, words: list[str]) -> RunFolder:
+    run = RunFolder(root)
+    write_json(run.config, {"resolved": to_dict(resolve(load_config("config/laptop/muloco.py", words)))})
     write_json(run.summary, {})
-    status, said = muloco("sweep", sweep_file(1), "--submit")
-    assert status == 1 and not fake.jobs and "holds another run: optimizer.lr 0.5, here 0.01" in said
+    return run
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"resolved": {"model": [1]}}', '{"resolved": []}'])
@@ -76,7 +150,7 @@ def test_a_damaged_config_json_is_named_and_left_alone(
     config.write_text(damage)
     status, said = muloco("sweep", sweep_file(2), "status")
     note = " ".join(said.replace("│", " ").split())
-    assert status == 0 and "its config.json cannot be used" in note and "taken" in note
+    assert status == 1 and "its config.json cannot be used" in note and "taken" in note
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "settings": [], "jobs": 3}'])

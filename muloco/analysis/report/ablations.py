@@ -56,7 +56,7 @@ def fragments(group: Group) -> Along:
 
 
 def sync_interval_tables(group: Group, *, everything: bool) -> list[Table]:
-    """Loss by H, and % over the data-parallel baseline."""
+    """Loss by H, and % above the data-parallel baseline."""
     found = sync_intervals(group)
     at_best = best_by_variant(group)
     over, missing = {}, {}
@@ -84,7 +84,7 @@ def sync_interval_tables(group: Group, *, everything: bool) -> list[Table]:
     )
     over_dp = make(
         "sync_interval_over_dp",
-        "% over the own data-parallel baseline by sync interval H",
+        "% above its own data-parallel baseline by sync interval H",
         measured=over,
         missing=missing,
         published=theirs,

@@ -58,6 +58,8 @@ class Table:
     published: Mapping[tuple[Row, str], float] = field(default_factory=dict)
     form: str = ".4f"
     """How values are printed, as a format of Python."""
+    unit: float = 1.0
+    """What values are divided by where they are printed; they stay as they are in CSV files."""
     rows: Sequence[Row]
     columns: Sequence[str]
     notes: Sequence[str] = ()
@@ -69,7 +71,7 @@ class Table:
         return replace(self, own=other.measured)
 
     def number(self, value: float) -> str:
-        return format(value, self.form)
+        return format(value / self.unit, self.form)
 
     def wide(self) -> Listing:
         """A row for each of `rows`; columns of row names that are empty everywhere are left out."""
@@ -126,6 +128,6 @@ class Table:
         if value is not None:
             text = self.number(value.value)
             if value.spread is not None:
-                text += f" ± {format(value.spread, self.form.lstrip('+'))} (n={value.seeds})"
+                text += f" ± {format(value.spread / self.unit, self.form.lstrip('+'))} (n={value.seeds})"
         published = self.published.get(at) if own == (at in self.own) else None
         return text, "" if published is None else self.number(published)

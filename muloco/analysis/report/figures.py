@@ -11,7 +11,7 @@ from muloco.analysis.report.pooling import Group
 from muloco.analysis.report.tables import SCALES, batches, best_by_variant, over_baseline
 
 LOSS = "held-out loss (nats per token)"
-OVER_DP = "loss over own DP baseline (%)"
+OVER_DP = "loss above its own DP baseline (%)"
 
 
 def loss_curves(group: Group) -> Figure | Skipped:
@@ -52,14 +52,14 @@ def loss_against_batch(group: Group, *, published: bool) -> Figure | Skipped:
         "loss_against_batch",
         "Loss against batch",
         panels,
-        caption="Final held-out loss, at each batch that of the best inner learning rate.",
+        caption=f"{_measured(group, published)}, at each batch that of the best inner learning rate.",
         needs="a method with two batch sizes at one scale",
         paper=not group.points,
     )
 
 
 def worker_scaling(group: Group, *, published: bool) -> Figure | Skipped:
-    """% over the own baseline by K, a panel a scale, and by H."""
+    """% above its own baseline by K, a panel a scale, and by H."""
     by_workers = list(marks(over_baseline(group, everything=published), published=published))
     by_interval = list(marks(sync_interval_tables(group, everything=published)[1], published=published))
     panels = []
@@ -80,7 +80,7 @@ def worker_scaling(group: Group, *, published: bool) -> Figure | Skipped:
         "worker_scaling",
         "Worker scaling and sync interval",
         panels,
-        caption="Final held-out loss over that of the data-parallel run with the same inner optimizer.",
+        caption=f"{_measured(group, published)} over that of the data-parallel run with the same inner optimizer.",
         needs="a method with two K, or two H, and its data-parallel baseline at one scale",
         paper=not group.points,
     )
@@ -101,10 +101,18 @@ def compression(group: Group, *, published: bool) -> Figure | Skipped:
         "compression",
         "Compression",
         panels,
-        caption="Final held-out loss by what is sent of an element of the pseudogradient; level lines: fp32.",
+        caption=f"{_measured(group, published)} by what is sent of an element of the pseudogradient; "
+        "level lines: fp32.",
         needs="runs with compressed pseudogradients",
         paper=not group.points,
     )
+
+
+def _measured(group: Group, published: bool) -> str:
+    """What is on the y axis: beside the paper's points these are the workers' own losses, as in the paper."""
+    if published and group.has_own_losses:
+        return "Final held-out loss of the workers' own weights before the last sync, where it was logged,"
+    return "Final held-out loss"
 
 
 def _along_workers(found: Sequence[Mark]) -> list[Mark]:

@@ -1,4 +1,4 @@
-"""The paper's tables: final loss, % over the data-parallel baseline, batches, zero-shot (PAPER 5.1 to 5.3, 5.11)."""
+"""The paper's tables: final loss, % above the data-parallel baseline, batches, zero-shot (PAPER 5.1 to 5.3, 5.11)."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ def final_loss(group: Group, *, everything: bool) -> Table:
 
 
 def over_baseline(group: Group, *, everything: bool) -> Table:
-    """% that the final loss is over that of the data-parallel run with the same inner optimizer."""
+    """% that the final loss is above that of the data-parallel run with the same inner optimizer."""
     at_best = best_by_variant(group)
     measured, missing = {}, {}
     for (scale, variant), one in at_best.items():
@@ -82,7 +82,7 @@ def over_baseline(group: Group, *, everything: bool) -> Table:
             measured[cell] = relative(one.measured, reference.point.loss)
     return table(
         "over_dp",
-        "% over the own data-parallel baseline",
+        "% above its own data-parallel baseline",
         measured=measured,
         missing=missing,
         published={

@@ -1,7 +1,7 @@
 """Wall clock against bandwidth: modelled from what runs have measured, beside what they took (PAPER 6.1)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from muloco.analysis.report.chart import Figure, Panel, Series, Skipped, assembl
 from muloco.analysis.report.method import PAPER_SYNC_STEPS, Variant
 from muloco.analysis.report.pooling import Group
 from muloco.analysis.report.tables import Key, best_by_variant, published_variant, table
-from muloco.analysis.wall_clock import wall_clock
+from muloco.analysis.wall_clock import time_unit, wall_clock
 from muloco.model.flavors import flavor
 
 BANDWIDTHS = (0.1, 1, 10, 100, 1000, 6400)
@@ -77,15 +77,17 @@ def published_times() -> Iterator[tuple[Variant, Timed]]:
 
 
 def wall_clock_table(group: Group, *, everything: bool) -> Table:
-    """Hours by bandwidth, and the hours that the run took."""
+    """Hours by bandwidth, and the hours that the run took; printed in minutes or seconds where all are short."""
     measured = {}
     for key, timed, hours in measured_times(group):
         measured[key, HERE] = Measured(hours, note="start, validation and checkpoints included")
         measured |= {(key, str(width)): Measured(timed.hours(width), note="modelled") for width in BANDWIDTHS}
     order = [HERE, *map(str, BANDWIDTHS)]
-    return table(
+    longest = max((one.value for one in measured.values()), default=1.0)
+    name, size = time_unit(3600 * longest)
+    found = table(
         "wall_clock",
-        "Wall clock in hours by Gbit/s of each worker's link",
+        f"Wall clock in {name} by Gbit/s of each worker's link",
         measured=measured,
         published={
             ((_PAPER_SCALE, published_variant(name)), str(width)): hours
@@ -98,6 +100,7 @@ def wall_clock_table(group: Group, *, everything: bool) -> Table:
         form=".4g",
         notes=[f"Under {HERE} is what the run took here, over the links that it had; the rest is modelled. {_MODEL}"],
     )
+    return replace(found, unit=size / 3600)
 
 
 def wall_clock_figure(group: Group, *, published_too: bool) -> Figure | Skipped:
@@ -114,6 +117,7 @@ def wall_clock_figure(group: Group, *, published_too: bool) -> Figure | Skipped:
             series.append(Series(label=variant.label, x=widths, y=hours, published=True, points=False))
             read = published.WALL_CLOCK[variant.name]
             series.append(Series(label="", x=list(read), y=list(read.values()), published=True, line=False))
+    units = {scale: time_unit(3600 * max(max(one.y) for one in series)) for scale, series in by_scale.items()}
     return assemble(
         "wall_clock",
         "Wall clock against bandwidth",
@@ -121,8 +125,8 @@ def wall_clock_figure(group: Group, *, published_too: bool) -> Figure | Skipped:
             Panel(
                 title=scale,
                 xlabel="bandwidth of a worker's link (Gbit/s)",
-                ylabel="wall-clock time (hours)",
-                series=series,
+                ylabel=f"wall-clock time ({units[scale][0]})",
+                series=[replace(one, y=[hours * 3600 / units[scale][1] for hours in one.y]) for one in series],
                 xlog=10,
                 ylog=10,
             )
