@@ -1,5 +1,6 @@
 """Derived values against the paper's tables, and every refusal."""
 
+import re
 import sys
 
 import pytest
@@ -89,7 +90,7 @@ def test_resolving_twice_changes_nothing() -> None:
     [
         ("model", "flavor", "151M", "did you mean '150M'"),
         ("training", "seq_len", 0, "training.seq_len must be at least 1; got 0"),
-        ("training", "local_batch_size", 3, "2 workers x 1 data-parallel ranks x local_batch_size 3 = 6"),
+        ("training", "local_batch_size", 3, "2 workers x 1 data-parallel rank x local_batch_size 3 = 6"),
         ("training", "max_norm", 0.0, "training.max_norm must be above 0; got 0.0"),
         ("training", "tokens", 7, "training.steps 4 x 1048576 tokens a step are not training.tokens 7"),
         ("optimizer", "lr", -1.0, "optimizer.lr must be above 0"),
@@ -358,6 +359,27 @@ def test_tensor_parallel_ranks_share_their_batch() -> None:
     config.training.local_batch_size, config.validation.sequences = 2, 6
     resolved = resolve(config)
     assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)
+
+
+@pytest.mark.parametrize(
+    ("workers", "local", "suggested"),
+    [
+        (4, 8, "; local_batch_size 4, 2 or 1 would fit"),
+        (16, 8, "; local_batch_size 1 would fit"),
+        (3, 8, "; global_batch_size 24 would fit"),
+        (3, 2, "; global_batch_size 12 or 18 would fit"),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_batches_that_do(workers: int, local: int, suggested: str) -> None:
+    config = paper("tiny", 16, workers)
+    config.training.local_batch_size = local
+    with pytest.raises(ConfigError) as refusal:
+        resolve(config)
+    assert str(refusal.value).endswith(suggested)
+    option, *sizes = re.findall(r"\w+_batch_size|\d+", suggested)
+    for size in sizes:  # they really do
+        setattr(config.training, option, int(size))
+        resolve(config)
 
 
 def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
