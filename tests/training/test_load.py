@@ -173,6 +173,9 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
             "line 5: a role in a config has no lr; it has rule, lr_factor, weight_decay_factor",
         ),
         ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
+        ("del config.optimizer.lr", "mine.py, line 5: optimizer.lr cannot be deleted in a config"),
+        ("del config.optimizer", "mine.py, line 5: optimizer cannot be deleted in a config"),
+        ("del config.optimizer.head.rule", "mine.py, line 5: rule of a role cannot be deleted in a config"),
         ("config.workers = 4", "line 5: there is no workers in a config; use fault_tolerance.group_size"),
         ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
         (
