@@ -160,6 +160,10 @@ def _finite(value: Any) -> float:
 def _text(value: str) -> str:
     if not isinstance(value, str):  # a path may be bytes
         raise _mismatch(str, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a word of the command line with other bytes
+        raise BadValue(f"is not UTF-8; got {shown(value)}") from None
     if any(not character.isprintable() for character in value):
         raise BadValue(f"must be a text without line breaks and control characters; got {shown(value)}")
     return str(value)

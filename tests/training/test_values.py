@@ -94,6 +94,7 @@ def test_values_of_python_configs(annotation: Any, given: Any, value: Any) -> No
         ),
         (str, 3, "must be a text; got the int 3"),
         (str, "a\0b", "must be a text without line breaks and control characters; got 'a\\x00b'"),
+        (str, "b\udcff.txt", "is not UTF-8; got 'b\\udcff.txt'"),
         (tuple[str, ...], "abc", "must be a list, each entry a text; got the text 'abc'"),
         (tuple[Positive, ...], (1.0, 0.0), "must be above 0; got 0.0"),
         *((Name, name, "must be the name of a folder") for name in ("", "..", ".a", "-a", "a b", "a/b", "é")),
