@@ -23,6 +23,7 @@ from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
 from muloco.training.overrides import locate
 from muloco.training.resolve import Resolution, resolution, resolve
+from muloco.training.run_folder import RunFolder, why_unwritable
 from muloco.training.values import shown
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, on this machine or on the nodes of the SLURM job that
@@ -348,8 +349,11 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     found = resolution(chosen, config_name=find_config(command.config).stem)
+    folder = RunFolder.of(found.config.run.outputs, found.config.run.name)
     with naming("run.outputs"):
-        Path(found.config.run.outputs, str(found.config.run.name)).exists()
+        folder.root.exists()
+    if (reason := why_unwritable(folder)) is not None:
+        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
     if found.config.evaluation.tasks:
         from muloco.evals.names import check_names
 

@@ -177,6 +177,9 @@ LONG = "x" * 300
     [
         (["train", LONG], "there is no config 'xxx"),
         (["train", "LAPTOP", "--run.outputs", LONG], "run.outputs 'xxx"),
+        (["train", "LAPTOP", "--dry-run", "--run.outputs", "/dev/null"], "(run.outputs, run.name): /dev/null is not a"),
+        (["train", "LAPTOP", "--dry-run", "--run.outputs", "FILE/x"], "file is not a folder"),
+        (["train", "LAPTOP", "--dry-run", "--data.corpus", "hf:a"], "hf:a is not the name of a data set; write hf:OWN"),
         (["train", "LAPTOP", "--dry-run", "--data.corpus", LONG], "muloco: data.corpus"),
         (["train", "LAPTOP", "--dry-run", "--data.validation", LONG], "muloco: data.validation"),
         (["train", "LAPTOP", "--dry-run", "--data.tokenizer", LONG], "muloco: data.tokenizer"),
