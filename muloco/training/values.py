@@ -4,6 +4,7 @@ It knows every type that a section of the config uses: bool, int, float, str, Li
 length, unions, and Annotated with bounds (`muloco.training.bounds`). Needs nothing but Python.
 """
 
+import argparse
 import difflib
 import math
 import numbers
@@ -57,6 +58,18 @@ def read(annotation: Any, words: Sequence[str]) -> Any:
         return checked(annotation, [_value(_options(entry), word) for word in words])
     what = f"takes one value; got {' '.join(words)}" if words else "has no value"
     raise BadValue(f"{what}; it must be {described(annotation)}")
+
+
+def whole_number(word: str) -> int:
+    """A whole number of a command's own option, written in the ways that a field of the config may be, such as 1e9.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return read(int, [word])
+    except BadValue as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def described(annotation: Any) -> str:

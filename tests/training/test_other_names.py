@@ -201,7 +201,7 @@ def test_a_config_of_ours_is_read_without_a_note(caplog: pytest.LogCaptureFixtur
         (
             "fault_tolerance",
             {"enabel": True},
-            "fault_tolerance.enabel; use fault_tolerance.semi_sync",
+            "fault_tolerance.enabel; did you mean fault_tolerance.enable of the paper's repository? Here, use fault_t",
         ),
         ("outer_optimizer", {"kwargs": {"lrr": 1}}, "unknown field outer_optimizer.kwargs.lrr; "),
         ("outer_optimizer", {"kwargs": {"lr": "x"}}, "outer_optimizer.lr must be a number; got the text 'x'"),
