@@ -234,7 +234,7 @@ def _check_workers(config: Config) -> None:
             f"fault_tolerance.min_replica_size {ft.min_replica_size} is more than the group_size {ft.group_size}"
         )
     if config.chaos.interval_seconds is not None and config.worker_processes == 1:
-        raise ConfigError("chaos.interval_seconds needs several workers that are processes: nobody would go on")
+        raise ConfigError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
     if not config.chaos.kinds:
         raise ConfigError("chaos.kinds names no kind of fault; there are kill, stop and cut")
     if ft.transport == "in_process" and ft.process_group == "nccl":
@@ -337,8 +337,9 @@ def _derive_steps(config: Config, size: Flavor, derived: dict[str, str]) -> None
     if training.steps is not None:
         if training.tokens is not None and training.tokens != training.steps * config.tokens_per_step:
             raise ConfigError(
-                f"training.steps {training.steps} x {config.tokens_per_step} tokens a step are not "
-                f"training.tokens {training.tokens}; give one of the two"
+                f"training.steps {training.steps} and training.tokens {training.tokens} do not agree: at "
+                f"{config.tokens_per_step} tokens a step, {training.steps} steps are "
+                f"{training.steps * config.tokens_per_step} tokens; give only one of the two"
             )
     else:
         budget = size.token_budget if training.tokens is None else training.tokens

@@ -79,13 +79,16 @@ def described(annotation: Any) -> str:
     if base is type(None):
         return "None"
     if _is_union(base):
-        return " or ".join(map(described, get_args(base)))
+        return ", or ".join(map(described, get_args(base)))
     if origin is Literal:
         return f"one of {', '.join(map(str, get_args(base)))}"
     if origin is tuple:
         return f"a list, each entry {described(get_args(base)[0])}"
+    if base is str and bounds:
+        return bounds[0].words
     kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[base]
-    return ", ".join([kind, *(bound.words for bound in bounds)]) if base is not str or not bounds else bounds[0].words
+    limits = (f"of {bound.words}" if bound.words.startswith(("at least", "0 or")) else bound.words for bound in bounds)
+    return " ".join([kind, *limits])
 
 
 def shown(value: Any) -> str:

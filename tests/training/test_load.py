@@ -102,7 +102,7 @@ def test_overrides_of_every_kind() -> None:
             "--optimizer.name Adam",
             "AdamW, Muon, SGD, GPA; got 'Adam'; did you mean AdamW?",
         ),
-        ("--optimizer.lr", "--optimizer.lr has no value; it must be a number, above 0"),
+        ("--optimizer.lr", "--optimizer.lr has no value; it must be a number above 0"),
         ("--optimizer.embeding.rule lion", "did you mean --optimizer.embedding.rule?"),
         ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule or"),
         (

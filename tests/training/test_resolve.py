@@ -88,11 +88,11 @@ def test_resolving_twice_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("model", "flavor", "151M", "did you mean '150M'"),
+        ("model", "flavor", "151M", "did you mean 150M"),
         ("training", "seq_len", 0, "training.seq_len must be at least 1; got 0"),
         ("training", "local_batch_size", 3, "2 workers x 1 data-parallel rank x local_batch_size 3 = 6"),
         ("training", "max_norm", 0.0, "training.max_norm must be above 0; got 0.0"),
-        ("training", "tokens", 7, "training.steps 4 x 1048576 tokens a step are not training.tokens 7"),
+        ("training", "tokens", 7, "at 1048576 tokens a step, 4 steps are 4194304 tokens; give only one"),
         ("optimizer", "lr", -1.0, "optimizer.lr must be above 0"),
         ("optimizer", "mu", 1.0, "optimizer.mu must be from 0 to below 1; got 1.0"),
         ("lr_scheduler", "min_lr_factor", 1.5, "min_lr_factor must be from 0 to 1; got 1.5"),
@@ -379,6 +379,14 @@ def test_a_batch_that_does_not_divide_names_batches_that_do(workers: int, local:
     option, *sizes = re.findall(r"\w+_batch_size|\d+", suggested)
     for size in sizes:  # they really do
         setattr(config.training, option, int(size))
+        resolve(config)
+
+
+@pytest.mark.parametrize(("transport", "workers"), [("torchft", 1), ("in_process", 2)])
+def test_chaos_without_other_worker_processes_is_refused(transport: str, workers: int) -> None:
+    config = paper("tiny", 16, workers)
+    config.fault_tolerance.transport, config.chaos.interval_seconds = transport, 3
+    with pytest.raises(ConfigError, match="needs fault_tolerance.transport torchft and at least two workers"):
         resolve(config)
 
 
