@@ -19,7 +19,7 @@ from muloco.launch.lighthouse import LighthouseError
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
 from muloco.training.config import Config
-from muloco.training.environment import check_environment
+from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, naming
 from muloco.training.overrides import locate
@@ -432,7 +432,7 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     config = resolve(chosen, config_name=find_config(command.config).stem)
     check_environment(config, os.environ)
     from muloco.launch.summary import sum_up_by_hand
-    from muloco.training.worker import ATTEMPT, run_worker
+    from muloco.training.worker import run_worker
 
     make_evaluation: MakeEvaluation | None = None
     if config.evaluation.tasks:
