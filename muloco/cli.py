@@ -336,7 +336,9 @@ def _add_uses_of_checkpoints(commands) -> None:
 
 def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
     _refuse_misspelt(command, overrides)
-    return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
+    own = [f"[{action.option_strings[0]}]" for action in command.parser._actions if action.option_strings]
+    usage = [command.parser.prog, command.config, *(option for option in own if option != "[-h]")]
+    return load_config(command.config, overrides, prog=" ".join(usage))
 
 
 def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:

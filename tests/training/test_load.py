@@ -272,6 +272,7 @@ def test_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "config/laptop/muloco.py", "--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
+    assert "muloco train config/laptop/muloco.py [--dry-run] [--resume] [-v] " in " ".join(shown.split())
     assert "--optimizer.embedding.lr_factor FLOAT" in shown
     assert "--fault_tolerance.sync_steps INT" in shown and "(default: 30)" in shown
 
