@@ -134,7 +134,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are a user's mistakes as all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message.removeprefix('argument ')}; try `{self.prog} --help`")
+        reason = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        raise ConfigError(f"{reason}; try `{self.prog} --help`")
 
 
 def _not_empty(word: str) -> str:
