@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -20,11 +21,12 @@ from muloco.launch.lighthouse import LighthouseError
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
 from muloco.training.config import Config
-from muloco.training.environment import check_environment
+from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, locate, naming
 from muloco.training.resolve import Resolution, resolution, resolve
-from muloco.training.values import shown
+from muloco.training.run_folder import RunFolder, why_unwritable
+from muloco.training.values import nearest, shown, whole_number
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, on this machine or on the nodes of the SLURM job that
 the command runs in, show them while they run, and end with a summary and a plot of the loss in the run's folder."""
@@ -92,7 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    command, overrides = _parser().parse_known_args(argv)
+    parser, words = _parser(), _words(argv)
+    commands = next(list(action.choices) for action in parser._actions if action.choices)
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        close = nearest(words[0], commands)
+        hint = f"did you mean {close}?" if close else f"the commands are {', '.join(commands)}"
+        raise ConfigError(f"unknown command {words[0]}; {hint}")
+    command, overrides = parser.parse_known_args(words)
     if command.help and command.config is None:
         command.parser.print_help()
         return 0
@@ -123,10 +131,22 @@ def _tell(error: Exception, reason: str, argv: Sequence[str] | None) -> None:
     sys.stderr.write(f"muloco: {reason}\n")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are a user's mistakes as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        reason = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        raise ConfigError(f"{reason}; try `{self.prog} --help`")
+
+
+def _not_empty(word: str) -> str:
+    if not word:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return word
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="muloco", description="Train Llama language models by MuLoCo: Muon inside, DiLoCo outside."
-    )
+    parser = _Parser(prog="muloco", description="Train Llama language models by MuLoCo: Muon inside, DiLoCo outside.")
     parser.add_argument("--version", action="version", version=f"muloco {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train, here or over a SLURM job", _TRAIN)
@@ -165,7 +185,11 @@ def _command(commands, name: str, run, summary: str, description: str) -> argpar
         allow_abbrev=False,
     )
     parser.add_argument(
-        "config", metavar="CONFIG", nargs="?", help="such as config/laptop/muloco.py, or a run's folder"
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        type=_not_empty,
+        help="such as config/laptop/muloco.py, or a run's folder",
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this, or after CONFIG its fields, and exit")
     parser.set_defaults(run=run, parser=parser, needs="CONFIG")
@@ -183,12 +207,16 @@ def _add_sweep(commands) -> None:
         epilog="`muloco train CONFIG --help` lists every field of a config.",
         allow_abbrev=False,
     )
-    sweep.add_argument("config", metavar="FILE", nargs="?", help="such as jobs/muloco_paper/ddp_baselines_h100.py")
+    sweep.add_argument(
+        "config", metavar="FILE", nargs="?", type=_not_empty, help="such as jobs/muloco_paper/ddp_baselines_h100.py"
+    )
     what = sweep.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="write the scripts and list the jobs (the default)")
     what.add_argument("--submit", action="store_true", help="write the scripts and submit them")
     what.add_argument("--here", action="store_true", help="run the jobs on this machine, without SLURM")
-    sweep.add_argument("--at-once", type=int, default=1, metavar="N", help="jobs that --here runs at the same time")
+    sweep.add_argument(
+        "--at-once", type=whole_number, default=1, metavar="N", help="jobs that --here runs at the same time"
+    )
     sweep.add_argument("--retry", action="store_true", help="also submit jobs that have failed too often")
     sweep.add_argument("--folder", help="folder of the scripts (default: generated_job_files/NAME next to FILE)")
     add_profile_options(sweep)
@@ -204,9 +232,13 @@ def _add_plan(commands) -> None:
         epilog="`muloco train CONFIG --help` lists every field of a config.",
         allow_abbrev=False,
     )
-    plan.add_argument("config", metavar="FILE", nargs="?", help="a config or a sweep, as for `train` and `sweep`")
+    plan.add_argument(
+        "config", metavar="FILE", nargs="?", type=_not_empty, help="a config or a sweep, as for `train` and `sweep`"
+    )
     plan.add_argument("--gpu", default="H100", metavar="NAME", help="A100, H100, H200 or B200 (default: H100)")
-    plan.add_argument("--gpus", type=int, metavar="N", help="GPUs of all workers of a run (default: one per rank)")
+    plan.add_argument(
+        "--gpus", type=whole_number, metavar="N", help="GPUs of all workers of a run (default: one per rank)"
+    )
     plan.add_argument(
         "--utilization", type=float, metavar="SHARE", help="share of the GPUs' peak that is reached (default: 0.39)"
     )
@@ -227,7 +259,11 @@ def _add_report(commands) -> None:
         allow_abbrev=False,
     )
     report.add_argument(
-        "runs", metavar="RUN", nargs="*", help="such as outputs, outputs/NAME or jobs/muloco_paper/15B.py"
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        type=_not_empty,
+        help="such as outputs, outputs/NAME or jobs/muloco_paper/15B.py",
     )
     report.add_argument("--out", metavar="DIR", default="report", help="folder to write (default: report)")
     report.add_argument(
@@ -245,16 +281,20 @@ def _add_analyze(commands) -> None:
         usage="muloco analyze pseudogradients CHECKPOINT ... [--workers K ...] [--steps H] [--out DIR]",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="*", help="outputs/NAME or .../checkpoint/step-N")
+    parser.add_argument(
+        "checkpoints", metavar="CHECKPOINT", nargs="*", type=_not_empty, help="outputs/NAME or .../checkpoint/step-N"
+    )
     parser.add_argument(
         "--workers",
         metavar="K",
-        type=int,
+        type=whole_number,
         nargs="+",
         default=[1, 2, 4, 8],
         help="numbers of workers (default: 1 2 4 8); 1 is always added",
     )
-    parser.add_argument("--steps", metavar="H", type=int, default=30, help="inner steps of each worker (default: 30)")
+    parser.add_argument(
+        "--steps", metavar="H", type=whole_number, default=30, help="inner steps of each worker (default: 30)"
+    )
     parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder (default: pseudogradients)")
     _add_verbose(parser)
     parser.set_defaults(run=_pseudogradients, parser=parser, config="", needs="CHECKPOINT", help=False)
@@ -291,23 +331,27 @@ def _add_uses_of_checkpoints(commands) -> None:
             usage=f"muloco {name} CHECKPOINT {words} [options]",
             allow_abbrev=False,
         )
-        parser.add_argument("config", metavar="CHECKPOINT", nargs="?", help="outputs/NAME or .../checkpoint/step-N")
+        parser.add_argument(
+            "config", metavar="CHECKPOINT", nargs="?", type=_not_empty, help="outputs/NAME or .../checkpoint/step-N"
+        )
         options.add_options(parser)
         parser.set_defaults(run=run, parser=parser, needs="CHECKPOINT", help=False)
 
 
 def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
     _refuse_misspelt(command, overrides)
-    return load_config(command.config, overrides, prog=f"{command.parser.prog} {command.config}")
+    own = [f"[{action.option_strings[0]}]" for action in command.parser._actions if action.option_strings]
+    usage = [command.parser.prog, command.config, *(option for option in own if option != "[-h]")]
+    return load_config(command.config, overrides, prog=" ".join(usage))
 
 
 def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
     """Raises ConfigError for a word that resembles an option of the command itself, and is not a field of a config."""
     own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
     for option in (word.split("=", 1)[0] for word in words if word.startswith("--")):
-        nearest = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
-        if nearest and "." not in option and option not in own:
-            raise ConfigError(f"unknown option {option}; did you mean {nearest[0]}?")
+        close = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
+        if close and "." not in option and option not in own:
+            raise ConfigError(f"unknown option {option}; did you mean {close[0]}?")
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -359,8 +403,11 @@ def _log_to(console: Console) -> None:
 
 def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     found = resolution(chosen, config_name=find_config(command.config).stem)
+    folder = RunFolder.of(found.config.run.outputs, found.config.run.name)
     with naming("run.outputs"):
-        Path(found.config.run.outputs, str(found.config.run.name)).exists()
+        folder.root.exists()
+    if (reason := why_unwritable(folder)) is not None:
+        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
     if found.config.evaluation.tasks:
         from muloco.evals.names import check_names
 
@@ -397,7 +444,7 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     config = resolve(chosen, config_name=find_config(command.config).stem)
     check_environment(config, os.environ)
     from muloco.launch.summary import sum_up_by_hand
-    from muloco.training.worker import ATTEMPT, run_worker
+    from muloco.training.worker import run_worker
 
     make_evaluation: MakeEvaluation | None = None
     if config.evaluation.tasks:
@@ -507,6 +554,6 @@ def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if words:
         known = [name for action in command.parser._actions for name in action.option_strings]
-        nearest = difflib.get_close_matches(words[0].split("=")[0], known, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else f"; try `{command.parser.prog} --help`"
+        close = difflib.get_close_matches(words[0].split("=")[0], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else f"; try `{command.parser.prog} --help`"
         raise ConfigError(f"unknown option {words[0]}{hint}")

@@ -5,15 +5,18 @@ import sys
 
 from muloco.training.bounds import Count, NotNegative, Seed
 from muloco.training.load import ConfigError, check_option
+from muloco.training.values import whole_number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="text to go on from; an empty one is the start of a document")
-    parser.add_argument("--step", type=int, help="step of a run folder's checkpoint (default: the newest complete one)")
-    parser.add_argument("--tokens", type=int, default=100, help="most new tokens (default 100)")
+    parser.add_argument(
+        "--step", type=whole_number, help="step of a run folder's checkpoint (default: the newest complete one)"
+    )
+    parser.add_argument("--tokens", type=whole_number, default=100, help="most new tokens (default 100)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default 0.8)")
-    parser.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    parser.add_argument("--top-k", type=whole_number, help="draw from this many likeliest tokens only")
+    parser.add_argument("--seed", type=whole_number, default=0, help="of the draws (default 0)")
 
 
 def run_generate(command: argparse.Namespace) -> int:

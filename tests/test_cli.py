@@ -177,6 +177,9 @@ LONG = "x" * 300
     [
         (["train", LONG], "there is no config 'xxx"),
         (["train", "LAPTOP", "--run.outputs", LONG], "run.outputs 'xxx"),
+        (["train", "LAPTOP", "--dry-run", "--run.outputs", "/dev/null"], "(run.outputs, run.name): /dev/null is not a"),
+        (["train", "LAPTOP", "--dry-run", "--run.outputs", "FILE/x"], "file is not a folder"),
+        (["train", "LAPTOP", "--dry-run", "--data.corpus", "hf:a"], "hf:a is not the name of a data set; write hf:OWN"),
         (["train", "LAPTOP", "--dry-run", "--data.corpus", LONG], "muloco: data.corpus"),
         (["train", "LAPTOP", "--dry-run", "--data.validation", LONG], "muloco: data.validation"),
         (["train", "LAPTOP", "--dry-run", "--data.tokenizer", LONG], "muloco: data.tokenizer"),
@@ -190,6 +193,17 @@ LONG = "x" * 300
         (["generate", "nowhere", "--prompt", "x", "--temperature", "inf"], "--temperature must be a finite number"),
         (["generate", "nowhere", "--prompt", "x", "--seed", "-1"], "--seed must be from 0"),
         (["export", "nowhere", "x", "--shard-gib", "nan"], "--shard-gib must be a finite number"),
+        (["trian", "LAPTOP"], "unknown command trian; did you mean train?"),
+        (["xyz"], "unknown command xyz; the commands are train, prepare, "),
+        ([], "required: COMMAND; try `muloco --help`"),
+        (["train", ""], "CONFIG must not be empty"),
+        (["report", ""], "RUN must not be empty"),
+        (["sweep", ""], "FILE must not be empty"),
+        (["eval", "", "--tasks", "x"], "CHECKPOINT must not be empty"),
+        (["generate", "nowhere", "--prompt", "x", "--tokens", "1e-9"], "--tokens must be a whole number; got 1e-09"),
+        (["plan", "LAPTOP", "--gpus", "many"], "--gpus must be a whole number; got the text 'many'"),
+        (["train", "LAPTOP", "--outer_lr", "1"], "unknown option --outer_lr; use --outer_optimizer.lr"),
+        (["train", "LAPTOP", "--model.flavor", "huge"], "there is no flavor 'huge'; the flavors are tiny, small, "),
         (["train", "LAPTOP", "--dry-runn"], "unknown option --dry-runn; did you mean --dry-run?"),
     ],
     ids=lambda words: " ".join(words[:1] + words[-2:-1]) if isinstance(words, list) else "",
@@ -201,6 +215,12 @@ def test_a_path_or_a_number_that_cannot_be_is_one_line_with_its_option(
     (tmp_path / "file").touch()
     names = {"LAPTOP": "config/laptop/muloco.py", "FILE/x": "file/x"}
     assert message in refusal(capsys, *(names.get(word, word) for word in words))
+
+
+def test_whole_numbers_of_commands_are_read_as_those_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that gets past its options says that its checkpoint is missing."""
+    assert "nowhere is not" in refusal(capsys, "generate", "nowhere", "--prompt", "x", "--tokens", "1e9")
+    assert "nowhere is not" in refusal(capsys, "generate", "nowhere", "--prompt", "x", "--top-k", "1_000")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "-a", "a b", "a\nb", "a\0b", "a/b", LONG, "outputs/x", "ü"])

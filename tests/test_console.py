@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -91,3 +92,22 @@ def test_messages_while_training_have_the_time_of_workers_lines(capsys: pytest.C
     finally:
         logging.root.handlers[:] = before
     assert re.match(r"\d\d:\d\d:\d\d WARNING +lost", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_output_ends_nothing(closed: str, tmp_path: Path) -> None:
+    """As at a daemon's start. No file that is opened later takes the number of a closed stream."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\n"
+        "from muloco.__main__ import main\n"
+        "status = main()\n"
+        "with open(sys.argv[0] + '.out', 'w') as file:\n"
+        "    file.write(f'{status} {file.fileno() > 2} {os.get_inheritable(1)} {os.get_inheritable(2)}')\n"
+    )
+    words = [sys.executable, str(program), "train", "config/laptop/muloco.py", "--dry-run"]
+    done = subprocess.run(["bash", "-c", f'"$@" {closed}', "bash", *words], capture_output=True, check=True)
+    assert done.stderr == b""
+    assert Path(f"{program}.out").read_text() == "0 True True True"
+    version = subprocess.run(["bash", "-c", f'"$0" -m muloco --version {closed}', sys.executable])
+    assert version.returncode == 0

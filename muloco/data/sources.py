@@ -320,8 +320,8 @@ class Hub:
 
     def __init__(self, name: str, text_field: str):
         match = re.fullmatch(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>[^:@]+))?", name.removeprefix(HUB))
-        if match is None:
-            raise DataError(f"{name} is no data set's name; write {HUB}OWNER/NAME[:CONFIG][@SPLIT]")
+        if match is None or not (re.fullmatch(r"[\w.-]+/[\w.-]+", match["path"]) or os.path.exists(match["path"])):
+            raise DataError(f"{name} is not the name of a data set; write {HUB}OWNER/NAME[:CONFIG][@SPLIT]")
         self.name = name
         self._path, self._config, self._split = match["path"], match["config"], match["split"] or "train"
         self._text_field = text_field

@@ -114,12 +114,11 @@ def flavor(name: str) -> Flavor:
     """The flavor with this name or alias.
 
     Raises:
-        ValueError: there is none; the message names the nearest one and lists the aliases.
+        ValueError: there is none; the message names a similar one, if there is one, and lists the aliases.
     """
     known = {key: flavor for flavor in _FLAVORS for key in (flavor.alias, flavor.name)}
     if name in known:
         return known[name]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"model.flavor: there is no flavor {name!r}; did you mean {nearest!r}? (aliases: {', '.join(aliases())})"
-    )
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}the flavors are {', '.join(aliases())}")

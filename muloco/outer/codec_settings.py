@@ -44,7 +44,12 @@ def _check_topk(bits: int | None, granularity: str, fraction: float | None, valu
         raise ValueError(f"topk needs the fraction of elements to keep, above 0 and at most 1; got {fraction!r}")
     values = "fp32" if values is None else values
     _refuse_unknown(values, VALUES, "topk values")
-    check_settings(VALUES[values], bits=bits)
+    if values in QUANTIZED:
+        _check_bits(bits, values)
+    elif bits is not None:
+        raise ValueError(
+            f"kind 'topk' takes bits only with values linear, statistical or lloyd_max; got values {values!r}"
+        )
 
 
 def _check_bits(bits: int | None, kind: str) -> None:
@@ -61,11 +66,9 @@ def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
 
 def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:
     if value is not None:
-        raise ValueError(
-            f"compression kind {kind!r} takes no {setting}, got {value!r}; allowed for {', '.join(takers)}"
-        )
+        raise ValueError(f"kind {kind!r} takes no {setting}, got {value!r}; allowed for {', '.join(takers)}")
 
 
 def _refuse_rows(granularity: str, kind: str) -> None:
     if granularity == "row":
-        raise ValueError(f"compression kind {kind!r} has no granularity 'row'; allowed for {', '.join(QUANTIZED)}")
+        raise ValueError(f"kind {kind!r} has no granularity 'row'; allowed for {', '.join(QUANTIZED)}")

@@ -267,11 +267,8 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
     notes: list[str] = []
     unknown: list[str] = []
     found = False
-    for f in dataclasses.fields(config):
-        section = getattr(config, f.name)
-        if isinstance(section, Mapping):
-            setattr(config, f.name, get_type_hints(Config)[f.name]())
-            found = _read(f.name, section, given, notes, unknown) or found
+    for name, section in _take_dicts(config, ""):
+        found = _read(name, section, given, notes, unknown) or found
     for section in [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]:
         if isinstance(section, Section):
             other = section.other_names()
@@ -295,6 +292,19 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
             "training.steps is the number of steps that are trained; the paper's repository needs one more than that",
         ]
     return given, notes
+
+
+def _take_dicts(section: Any, prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The sections below `section` that are dicts, by full name. Each is replaced by a section with its defaults."""
+    for name, type_ in get_type_hints(type(section)).items():
+        if not dataclasses.is_dataclass(type_):
+            continue
+        inner = getattr(section, name)
+        if isinstance(inner, Mapping):
+            setattr(section, name, type_())  # type: ignore[operator]
+            yield prefix + name, inner
+        elif isinstance(inner, Section):
+            yield from _take_dicts(inner, f"{prefix}{name}.")
 
 
 def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[str], unknown: list[str]) -> bool:

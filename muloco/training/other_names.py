@@ -236,7 +236,9 @@ _ELSEWHERE = {
 }
 """Advice on other names, such as torchtitan's and transformers', by their last part."""
 _ELSEWHERE_FIELDS = {
-    "optimizer.lr": "learning_rate learnrate max_lr peak_lr",
+    "optimizer.lr": "learning_rate learnrate max_lr peak_lr inner_lr",
+    "outer_optimizer.lr": "outer_lr outer_learning_rate",
+    "outer_optimizer.momentum": "outer_momentum",
     "optimizer.name": "optim optimizer optimizer_name",
     "optimizer.beta1": "adam_beta1",
     "optimizer.beta2": "adam_beta2",
@@ -287,7 +289,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
     if almost := difflib.get_close_matches(name, known, n=1, cutoff=0.9):
         return _mean(almost)
     if almost := difflib.get_close_matches(name, PAPER, n=1, cutoff=0.9):
-        return PAPER[almost[0]].here
+        return f"did you mean {almost[0]} of the paper's repository? Here, {PAPER[almost[0]].here}"
     lasts = {one: one.rsplit(".", 1)[-1] for one in known}
     ranked = sorted(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio(), reverse=True)
     inside = [one for one in known if one.rpartition(".")[0] == section or "." not in one]

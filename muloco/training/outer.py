@@ -19,11 +19,9 @@ from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
+from muloco.training.environment import LIGHTHOUSE
 from muloco.training.load import ConfigError
 from muloco.training.schedule import schedule_steps
-
-LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
-"""Environment variable with the lighthouse's address, `http://host:port`."""
 
 TABLES = ("tok_embeddings", "lm_head")
 """Modules with a row for each entry of the vocabulary."""

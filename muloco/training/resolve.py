@@ -17,7 +17,7 @@ from muloco.model.flavors import Flavor, flavor
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.training.bounds import LONGEST_NAME
-from muloco.training.config import Config, Optimizer, Role
+from muloco.training.config import Config, Optimizer, Role, Training
 from muloco.training.evaluation import check_evaluation
 from muloco.training.initial import check_initial
 from muloco.training.load import ConfigError, naming, settle
@@ -234,7 +234,7 @@ def _check_workers(config: Config) -> None:
             f"fault_tolerance.min_replica_size {ft.min_replica_size} is more than the group_size {ft.group_size}"
         )
     if config.chaos.interval_seconds is not None and config.worker_processes == 1:
-        raise ConfigError("chaos.interval_seconds needs several workers that are processes: nobody would go on")
+        raise ConfigError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
     if not config.chaos.kinds:
         raise ConfigError("chaos.kinds names no kind of fault; there are kill, stop and cut")
     if ft.transport == "in_process" and ft.process_group == "nccl":
@@ -337,8 +337,9 @@ def _derive_steps(config: Config, size: Flavor, derived: dict[str, str]) -> None
     if training.steps is not None:
         if training.tokens is not None and training.tokens != training.steps * config.tokens_per_step:
             raise ConfigError(
-                f"training.steps {training.steps} x {config.tokens_per_step} tokens a step are not "
-                f"training.tokens {training.tokens}; give one of the two"
+                f"training.steps {training.steps} and training.tokens {training.tokens} do not agree: at "
+                f"{config.tokens_per_step} tokens a step, {training.steps} steps are "
+                f"{training.steps * config.tokens_per_step} tokens; give only one of the two"
             )
     else:
         budget = size.token_budget if training.tokens is None else training.tokens
@@ -366,10 +367,31 @@ def _weight_decay(config: Config, size: Flavor, derived: dict[str, str]) -> floa
 
 def _check_batches(config: Config) -> None:
     training, ranks = config.training, config.data_parallel_ranks
-    share = training.local_batch_size * ranks * config.workers
+    together = ranks * config.workers
+    share = training.local_batch_size * together
     if training.global_batch_size % share:
         raise ConfigError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
-            f"{config.workers} workers x {ranks} data-parallel ranks x local_batch_size {training.local_batch_size} "
-            f"= {share}"
+            f"{_counted(config.workers, 'worker')} x {_counted(ranks, 'data-parallel rank')} x "
+            f"local_batch_size {training.local_batch_size} = {share}; {_batches_that_fit(training, together)}"
         )
+
+
+def _batches_that_fit(training: Training, together: int) -> str:
+    """Names batches that fit, for ranks of which there are `together` in all workers."""
+    batch = training.global_batch_size
+    smaller = range(training.local_batch_size, 0, -1)
+    if local := [size for size in smaller if batch % (size * together) == 0][:3]:
+        return f"local_batch_size {_either(local)} would fit"
+    share = training.local_batch_size * together
+    around = [size for size in (batch // share * share, (batch // share + 1) * share) if size]
+    return f"global_batch_size {_either(around)} would fit"
+
+
+def _either(numbers: Sequence[int]) -> str:
+    """Numbers as alternatives: `4, 2 or 1`."""
+    return " or ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"

@@ -24,6 +24,12 @@ class Section:
             else:
                 raise _unknown(self, name)
 
+        def __delattr__(self, name: str) -> None:
+            """Refuses to delete a field, which every config has."""
+            where = section_name(type(self).__name__)
+            field = f"{name} of a role" if where == "role" else full_name(where, name)
+            raise AttributeError(f"{field} cannot be deleted in a config; without an assignment it has its default")
+
         def __getattr__(self, name: str) -> Any:
             """Refuses names that do not exist."""
             if name.startswith("_"):

@@ -4,6 +4,7 @@ It knows every type that a section of the config uses: bool, int, float, str, Li
 length, unions, and Annotated with bounds (`muloco.training.bounds`). Needs nothing but Python.
 """
 
+import argparse
 import difflib
 import math
 import numbers
@@ -59,6 +60,18 @@ def read(annotation: Any, words: Sequence[str]) -> Any:
     raise BadValue(f"{what}; it must be {described(annotation)}")
 
 
+def whole_number(word: str) -> int:
+    """A whole number of a command's own option, written in the ways that a field of the config may be, such as 1e9.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        return read(int, [word])
+    except BadValue as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def described(annotation: Any) -> str:
     """The allowed values of a field, in words."""
     base, bounds = _parts(annotation)
@@ -66,13 +79,16 @@ def described(annotation: Any) -> str:
     if base is type(None):
         return "None"
     if _is_union(base):
-        return " or ".join(map(described, get_args(base)))
+        return ", or ".join(map(described, get_args(base)))
     if origin is Literal:
         return f"one of {', '.join(map(str, get_args(base)))}"
     if origin is tuple:
         return f"a list, each entry {described(get_args(base)[0])}"
+    if base is str and bounds:
+        return bounds[0].words
     kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[base]
-    return ", ".join([kind, *(bound.words for bound in bounds)]) if base is not str or not bounds else bounds[0].words
+    limits = (f"of {bound.words}" if bound.words.startswith(("at least", "0 or")) else bound.words for bound in bounds)
+    return " ".join([kind, *limits])
 
 
 def shown(value: Any) -> str:
@@ -160,6 +176,10 @@ def _finite(value: Any) -> float:
 def _text(value: str) -> str:
     if not isinstance(value, str):  # a path may be bytes
         raise _mismatch(str, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a word of the command line with other bytes
+        raise BadValue(f"is not UTF-8; got {shown(value)}") from None
     if any(not character.isprintable() for character in value):
         raise BadValue(f"must be a text without line breaks and control characters; got {shown(value)}")
     return str(value)

@@ -4,12 +4,9 @@ import contextlib
 import copy
 import logging
 import os
-import re
 import shutil
-import socket
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,9 +17,9 @@ from muloco.data.tokenizer import DocumentTokenizer
 from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
+from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError
-from muloco.training.outer import LIGHTHOUSE
 from muloco.training.resuming import config_json, content_of, run_folder
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.states import State, tell_state
@@ -31,11 +28,6 @@ from muloco.training.titan_config import trainer_config
 from muloco.training.worker_log import thread_name
 
 logger = logging.getLogger(__name__)
-
-ATTEMPT = "MULOCO_ATTEMPT"
-"""Environment variable: how many times the run has been started; the launcher sets it."""
-LIGHTHOUSE_SECONDS = 60.0
-"""Seconds for which a worker that is started by hand waits for its lighthouse."""
 
 
 def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
@@ -139,53 +131,6 @@ def take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], 
         thread.join()
     if failures:
         raise failures[0]
-
-
-def check_environment(config: Config, environment: Mapping[str, str]) -> None:
-    """Checks that a worker of this config can start in this environment.
-
-    Raises:
-        ConfigError: the number of ranks is not that of the config, the address of the lighthouse is missing or wrong,
-            or no lighthouse answers there.
-    """
-    ranks = config.ranks_per_worker
-    if "RANK" not in environment and ranks > 1:
-        raise ConfigError(
-            f"a worker of {ranks} ranks must be started by torchrun: "
-            f"torchrun --standalone --nproc-per-node {ranks} -m muloco worker CONFIG ..."
-        )
-    if "RANK" in environment and environment.get("WORLD_SIZE") != str(ranks):
-        raise ConfigError(
-            f"RANK and WORLD_SIZE are those of {environment.get('WORLD_SIZE', 'no')} ranks, but the config's "
-            f"parallelism makes a worker of {ranks}; start as many, or unset RANK if torchrun has not set it"
-        )
-    if config.worker_processes == 1:
-        return
-    lighthouse = environment.get(LIGHTHOUSE)
-    address = re.fullmatch(r"http://([^/:\[\]]+|\[[^/\]]+\]):(\d+)/?", lighthouse or "")
-    if address is None:
-        raise ConfigError(
-            f"{config.workers} workers need a lighthouse: set {LIGHTHOUSE}=http://host:port"
-            + (f", not {lighthouse}" if lighthouse is not None else "")
-            + ", or start them all with `muloco train`"
-        )
-    if ATTEMPT not in environment:  # a worker started by hand; the supervisor brings a lost lighthouse back
-        _await_lighthouse(address[1].strip("[]"), int(address[2]))
-
-
-def _await_lighthouse(host: str, port: int) -> None:
-    deadline = time.monotonic() + LIGHTHOUSE_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=LIGHTHOUSE_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
-                    "(docs/fault-tolerance.md says how)"
-                ) from None
-        time.sleep(0.5)
 
 
 def store_of_single_rank(config: Config) -> TCPStore | None:

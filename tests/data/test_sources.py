@@ -272,7 +272,7 @@ def test_hub_names_and_their_mistakes(tmp_path: Path) -> None:
         read(name, "content")
     with pytest.raises(DataError, match="nobody/nothing"):
         read("hf:nobody/nothing")
-    for bad in ("hf:", "hf:a@", "hf:a:b:c"):
+    for bad in ("hf:", "hf:a@", "hf:a:b:c", "hf:a", "hf:a/", "hf:a/b/c", "hf:a b/c"):
         with pytest.raises(DataError, match="write hf:OWNER/NAME"):
             Hub(bad, "text")
 

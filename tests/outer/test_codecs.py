@@ -386,7 +386,7 @@ def test_quantized_pieces_stay_in_their_range(rows, columns, scale, shift, chose
         ({"kind": "topk", "fraction": 1.5}, "above 0 and at most 1; got 1.5"),
         ({"kind": "topk", "fraction": math.nan}, "above 0 and at most 1; got nan"),
         ({"kind": "topk", "fraction": 0.1, "granularity": "row"}, "'topk' has no granularity 'row'"),
-        ({"kind": "topk", "fraction": 0.1, "bits": 4}, "takes no bits"),
+        ({"kind": "topk", "fraction": 0.1, "bits": 4}, "takes bits only with values linear"),
         ({"kind": "topk", "fraction": 0.1, "values": "linear"}, "from 1 to 8; got None"),
         ({"kind": "topk", "fraction": 0.1, "values": "bf"}, "did you mean 'bf16'.*'fp32', 'bf16', 'linear'"),
     ],

@@ -102,7 +102,7 @@ def test_overrides_of_every_kind() -> None:
             "--optimizer.name Adam",
             "AdamW, Muon, SGD, GPA; got 'Adam'; did you mean AdamW?",
         ),
-        ("--optimizer.lr", "--optimizer.lr has no value; it must be a number, above 0"),
+        ("--optimizer.lr", "--optimizer.lr has no value; it must be a number above 0"),
         ("--optimizer.embeding.rule lion", "did you mean --optimizer.embedding.rule?"),
         ("--optimizer.embedding lion", "did you mean --optimizer.embedding.rule or"),
         (
@@ -173,6 +173,9 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
             "line 5: a role in a config has no lr; it has rule, lr_factor, weight_decay_factor",
         ),
         ("print(config.training.sequences)", "line 5: there is no training.sequences in a config; did you mean "),
+        ("del config.optimizer.lr", "mine.py, line 5: optimizer.lr cannot be deleted in a config"),
+        ("del config.optimizer", "mine.py, line 5: optimizer cannot be deleted in a config"),
+        ("del config.optimizer.head.rule", "mine.py, line 5: rule of a role cannot be deleted in a config"),
         ("config.workers = 4", "line 5: there is no workers in a config; use fault_tolerance.group_size"),
         ("config.optimizer.lr = '0.02'", "mine.py: optimizer.lr must be a number; got the text '0.02'"),
         (
@@ -269,6 +272,7 @@ def test_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "config/laptop/muloco.py", "--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
+    assert "muloco train config/laptop/muloco.py [--dry-run] [--resume] [-v] " in " ".join(shown.split())
     assert "--optimizer.embedding.lr_factor FLOAT" in shown
     assert "--fault_tolerance.sync_steps INT" in shown and "(default: 30)" in shown
 

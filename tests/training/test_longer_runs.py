@@ -12,12 +12,13 @@ import torch
 
 from muloco.launch.summary import reached_end, summarize, summary_table
 from muloco.training.config import Config
+from muloco.training.environment import ATTEMPT
 from muloco.training.load import load_config, locate
 from muloco.training.resolve import resolve
 from muloco.training.resuming import take_up
 from muloco.training.run_folder import RunFolder, next_attempt, read_metrics, write_json
 from muloco.training.schedule import inner_learning_rate
-from muloco.training.worker import ATTEMPT, run_worker
+from muloco.training.worker import run_worker
 
 MULOCO = "config/laptop/muloco.py"
 SETTINGS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.config import Config
+from muloco.training.config import Config, Role
 from muloco.training.load import (
     CHECKOUT,
     ConfigError,
@@ -201,7 +201,7 @@ def test_a_config_of_ours_is_read_without_a_note(caplog: pytest.LogCaptureFixtur
         (
             "fault_tolerance",
             {"enabel": True},
-            "fault_tolerance.enabel; use fault_tolerance.semi_sync",
+            "fault_tolerance.enabel; did you mean fault_tolerance.enable of the paper's repository? Here, use fault_t",
         ),
         ("outer_optimizer", {"kwargs": {"lrr": 1}}, "unknown field outer_optimizer.kwargs.lrr; "),
         ("outer_optimizer", {"kwargs": {"lr": "x"}}, "outer_optimizer.lr must be a number; got the text 'x'"),
@@ -215,3 +215,14 @@ def test_a_dict_with_a_mistake_is_refused(section: str, fields: dict, message: s
     with pytest.raises(ConfigError) as refusal:
         settle(config)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_section_inside_a_section_may_be_a_dict() -> None:
+    config = Config()
+    config.optimizer.lr = 0.5
+    config.optimizer.scalar = {"weight_decay_factor": 2}  # type: ignore[assignment]
+    settle(config)
+    assert config.optimizer.scalar == Role(weight_decay_factor=2.0) and config.optimizer.lr == 0.5
+    config.optimizer.head = {"lr_facto": 1}  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="optimizer.head.lr_facto; did you mean optimizer.head.lr_factor"):
+        settle(config)

@@ -1,5 +1,6 @@
 """Derived values against the paper's tables, and every refusal."""
 
+import re
 import sys
 
 import pytest
@@ -87,11 +88,11 @@ def test_resolving_twice_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("model", "flavor", "151M", "did you mean '150M'"),
+        ("model", "flavor", "151M", "did you mean 150M"),
         ("training", "seq_len", 0, "training.seq_len must be at least 1; got 0"),
-        ("training", "local_batch_size", 3, "2 workers x 1 data-parallel ranks x local_batch_size 3 = 6"),
+        ("training", "local_batch_size", 3, "2 workers x 1 data-parallel rank x local_batch_size 3 = 6"),
         ("training", "max_norm", 0.0, "training.max_norm must be above 0; got 0.0"),
-        ("training", "tokens", 7, "training.steps 4 x 1048576 tokens a step are not training.tokens 7"),
+        ("training", "tokens", 7, "at 1048576 tokens a step, 4 steps are 4194304 tokens; give only one"),
         ("optimizer", "lr", -1.0, "optimizer.lr must be above 0"),
         ("optimizer", "mu", 1.0, "optimizer.mu must be from 0 to below 1; got 1.0"),
         ("lr_scheduler", "min_lr_factor", 1.5, "min_lr_factor must be from 0 to 1; got 1.5"),
@@ -246,7 +247,7 @@ def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
         ({"kind": "topk", "fraction": 0.0}, "compression.fraction must be above 0 and at most 1; got 0.0"),
         ({"kind": "topk", "fraction": 1.5}, "compression.fraction must be above 0 and at most 1; got 1.5"),
         ({"kind": "topk", "granularity": "row"}, "kind 'topk' has no granularity 'row'; allowed for linear"),
-        ({"kind": "topk", "values": "fp32", "bits": 4}, "compression: .* takes no bits, got 4"),
+        ({"kind": "topk", "values": "fp32", "bits": 4}, "kind 'topk' takes bits only with values linear"),
         ({"kind": "linear", "fraction": 0.1}, "kind 'linear' takes no fraction, got 0.1; allowed for topk"),
         ({"kind": "linear", "values": "bf16"}, "kind 'linear' takes no values"),
         ({"values": "bf16"}, "kind 'none' takes no values"),
@@ -358,6 +359,35 @@ def test_tensor_parallel_ranks_share_their_batch() -> None:
     config.training.local_batch_size, config.validation.sequences = 2, 6
     resolved = resolve(config)
     assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)
+
+
+@pytest.mark.parametrize(
+    ("workers", "local", "suggested"),
+    [
+        (4, 8, "; local_batch_size 4, 2 or 1 would fit"),
+        (16, 8, "; local_batch_size 1 would fit"),
+        (3, 8, "; global_batch_size 24 would fit"),
+        (3, 2, "; global_batch_size 12 or 18 would fit"),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_batches_that_do(workers: int, local: int, suggested: str) -> None:
+    config = paper("tiny", 16, workers)
+    config.training.local_batch_size = local
+    with pytest.raises(ConfigError) as refusal:
+        resolve(config)
+    assert str(refusal.value).endswith(suggested)
+    option, *sizes = re.findall(r"\w+_batch_size|\d+", suggested)
+    for size in sizes:  # they really do
+        setattr(config.training, option, int(size))
+        resolve(config)
+
+
+@pytest.mark.parametrize(("transport", "workers"), [("torchft", 1), ("in_process", 2)])
+def test_chaos_without_other_worker_processes_is_refused(transport: str, workers: int) -> None:
+    config = paper("tiny", 16, workers)
+    config.fault_tolerance.transport, config.chaos.interval_seconds = transport, 3
+    with pytest.raises(ConfigError, match="needs fault_tolerance.transport torchft and at least two workers"):
+        resolve(config)
 
 
 def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
