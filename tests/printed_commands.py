@@ -24,6 +24,8 @@ STANDS_FOR = {  # what a reader replaces, and what the test has in its place
     "hellaswag piqa": "local_choice local_rolling",
     "--evaluation.tasks paper": "--evaluation.tasks local_choice",
     "http://host:port": "$LIGHTHOUSE",
+    "--training.steps 5000": "--training.steps 6",  # the run that is resumed has 4
+    "/new/place/books.jsonl": "embedded",  # the same text as at its start
     "CONFIG": "config/laptop/muloco.py",
     "CHECKPOINT": "outputs/NAME",
     "FILE": "jobs/muloco_paper/sync_intervals_416M.py",
@@ -38,8 +40,9 @@ SHORT = {
     "fault_tolerance.sync_steps": "4",
     "metrics.tensorboard": "False",
 }
-"""The rule: a command that trains gets these words as well, but for fields that it sets itself; one that needs GPUs or
-a cluster is run with `--dry-run`; `make` and the programs in benchmarks/ are asked whether they know what to do."""
+"""The rule: a command of the README that trains gets these words as well, except for fields that it sets itself; one
+that needs GPUs or a cluster, and one that only another document prints, is run with `--dry-run`; `make` and the
+programs in benchmarks/ are asked whether they know what to do."""
 
 
 def printed() -> list[str]:

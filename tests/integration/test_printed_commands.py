@@ -16,7 +16,7 @@ from ..evals.local_tasks import write_tasks
 from ..patience import PATIENCE
 from ..printed_commands import printed, replaced, shortened
 
-GPU_PAGE = (CHECKOUT / "docs" / "untested-on-gpu.md").read_text()
+README = (CHECKOUT / "README.md").read_text()
 SWEEP = """
 from muloco.sweeps.sweep import Grid, Sweep, product
 
@@ -45,8 +45,8 @@ def kind(command: str) -> str:
     if "worker" in words[:3]:
         return "worker"
     if program == "muloco" and words[1] == "train":
-        needs_gpu = command in GPU_PAGE and f"`{command}`" not in (CHECKOUT / "README.md").read_text()
-        return "plan" if needs_gpu or "config/diloco" in command else "train"
+        here = f"`{command}`" in README and "config/diloco" not in command
+        return "train" if here or "--resume" in words else "plan"
     return "run"
 
 
@@ -134,8 +134,9 @@ def test_a_command_that_trains(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", of("plan"))
-def test_a_command_that_needs_gpus_would_start(command: str, folder: Path) -> None:
-    ends_well(f"{replaced(command)} --dry-run", folder)
+def test_a_command_that_is_not_run_would_start(command: str, folder: Path) -> None:
+    tasks = " --evaluation.include_path tasks" if "--evaluation.tasks" in command else ""
+    ends_well(f"{replaced(command)}{tasks} --dry-run", folder)
 
 
 @pytest.mark.parametrize("command", of("run"))
