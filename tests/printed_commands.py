@@ -32,12 +32,12 @@ STANDS_FOR = {  # what a reader replaces, and what the test has in its place
 }
 SHORT = {
     "model.flavor": "tiny",
-    "training.steps": "4",
+    "training.steps": "6",
     "training.seq_len": "64",
     "training.global_batch_size": "16",
     "lr_scheduler.warmup_steps": "1",
     "validation.sequences": "16",
-    "fault_tolerance.sync_steps": "4",
+    "fault_tolerance.sync_steps": "6",
     "metrics.tensorboard": "False",
 }
 """The rule: a command of the README that trains gets these words as well, except for fields that it sets itself; one

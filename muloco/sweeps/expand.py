@@ -13,9 +13,12 @@ from muloco.sweeps.names import job_names
 from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain
 from muloco.sweeps.words import checked_point, given_by, words_of
 from muloco.training.config import Config
-from muloco.training.load import CHECKOUT, ConfigError, find_config, flatten, load_config, set_field
+from muloco.training.load import CHECKOUT, SHIPPED, ConfigError, find_config, flatten, load_config, set_field
 from muloco.training.resolve import resolve
 
+OUTPUTS = CHECKOUT / "outputs" if SHIPPED == CHECKOUT else Path("outputs")
+"""The default folder for run folders. In a checkout it is the same from wherever a sweep is asked for; without one, it is
+in the current folder."""
 _PATHS = ("data.corpus", "data.validation", "data.tokenizer")  # resolve makes them absolute
 
 
@@ -72,7 +75,7 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
     everywhere = given_by(overrides)
     if "run.name" in everywhere:
         raise ConfigError("run.name is given by the sweep, which names its jobs by what differs between them")
-    everywhere["run.outputs"] = str(Path(everywhere.get("run.outputs", CHECKOUT / "outputs")).absolute())
+    everywhere["run.outputs"] = str(Path(everywhere.get("run.outputs", OUTPUTS)).absolute())
     found = Expansion(jobs=[], refused=[], merged=[])
     load = functools.cache(load_config)
     by_name: dict[str, Job] = {}

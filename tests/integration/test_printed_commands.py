@@ -90,6 +90,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "muloco").symlink_to(CHECKOUT / "muloco")
     texts = [" ".join(f"word{(i * j) % 97}" for j in range(200)) for i in range(60)]
     shutil.copy(CHECKOUT / "jobs" / "muloco_paper" / "cluster.toml", folder)
+    shutil.copy(CHECKOUT / "config" / "laptop" / "muloco.py", folder / "yours.py")
     (folder / "books.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "books").mkdir()
     (folder / "books" / "one.txt").write_text("\n\n".join(texts))
@@ -136,7 +137,8 @@ def test_a_command_that_trains(command: str, folder: Path) -> None:
 @pytest.mark.parametrize("command", of("plan"))
 def test_a_command_that_is_not_run_would_start(command: str, folder: Path) -> None:
     tasks = " --evaluation.include_path tasks" if "--evaluation.tasks" in command else ""
-    ends_well(f"{replaced(command)}{tasks} --dry-run", folder)
+    flavor = " --model.flavor tiny" if "--checkpoint.initial" in command else ""  # that of the exported model
+    ends_well(f"{replaced(command)}{tasks}{flavor} --dry-run", folder)
 
 
 @pytest.mark.parametrize("command", of("run"))
@@ -149,7 +151,7 @@ def test_a_command_that_is_quick_as_it_is(command: str, folder: Path) -> None:
     if "muloco paper" in command:
         command += " --plan"
     if "--here" in command:
-        command = shortened(command)
+        command = shortened(command) + " --run.outputs outputs"
     if command.startswith("bash -n"):
         shutil.copy(folder / "jobs" / "slurm_example.sh", folder / "my-run.sh")
     if command.startswith("muloco report jobs/"):
