@@ -17,8 +17,8 @@ from muloco.training.load import CHECKOUT, SHIPPED, ConfigError, find_config, fl
 from muloco.training.resolve import resolve
 
 OUTPUTS = CHECKOUT / "outputs" if SHIPPED == CHECKOUT else Path("outputs")
-"""The default folder for run folders. In a checkout it is the same from wherever a sweep is asked for; without one, it is
-in the current folder."""
+"""The default folder for run folders. In a checkout it is the same from wherever a sweep is asked for; without one, it
+is in the current folder."""
 _PATHS = ("data.corpus", "data.validation", "data.tokenizer")  # resolve makes them absolute
 
 
