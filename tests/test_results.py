@@ -15,7 +15,10 @@ def test_the_readmes_demo_is_the_committed_one() -> None:
     summary = json.loads((CHECKOUT / "results/first_light/demo/summary.json").read_text())
     table = dict(re.findall(r"│ ([\w/ -]+?) +│ (.+?) +│", (CHECKOUT / "README.md").read_text()))
     assert table == {
-        "held-out loss": f"{summary['validation_loss_before']:.4f} before, {summary['validation_loss']:.4f} after",
+        "held-out loss": (
+            f"{summary['validation_loss_before']:.4f} before, {summary['validation_loss']:.4f} after "
+            f"({summary['validation_bits_per_byte']:.4f} bits per byte)"
+        ),
         "training loss": f"{summary['training_loss']:.4f} at step {summary['steps']}",
         "tokens": f"{summary['tokens']:,} by {summary['workers']} workers",
         "tokens/s": f"{summary['tokens_per_second']:,.0f} by all workers, syncs included",
