@@ -32,7 +32,7 @@ _MOST = 0.6
 
 @dataclass(frozen=True)
 class Look:
-    """Of a line."""
+    """The color, marker and dash of one line in a figure."""
 
     color: str
     marker: str

@@ -30,6 +30,7 @@ from muloco.launch.summary import (
 from muloco.launch.surroundings import check_surroundings
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
+from muloco.training.environment import ATTEMPT
 from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
@@ -181,7 +182,7 @@ def _check_folder(folder: RunFolder, *, fresh: bool) -> None:
 def _environment(attempt: int) -> dict[str, str]:
     """What all workers' environments add to this one's."""
     return {
-        "MULOCO_ATTEMPT": str(attempt),
+        ATTEMPT: str(attempt),
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
     }
 
