@@ -152,9 +152,11 @@ def _train(
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
+        kept = "no earlier one is kept, so" if newest is None else f"that of step {newest} is kept;"
+        again = "starts again from the beginning" if newest is None else "resumes from it"
         console.print(
             f"the checkpoint of the last step is incomplete (see the logs in {folder.log(0).parent}); "
-            f"resume from that of step {newest} with: muloco train {folder.config} --resume",
+            f"{kept} this {again}: muloco train {folder.config} --resume",
             style="red",
         )
         return Outcome(folder=folder, status=1)
