@@ -232,10 +232,12 @@ def _start_worker(
 def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
+        from muloco.launch.torchrun import patient_torchrun
+
         module = [
-            *("-m", "torch.distributed.run", f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
+            *(*patient_torchrun(LEAVE_SECONDS), f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
             *_rendezvous(station),
-            *(f"--signals-to-handle={TORCHRUN_SIGNALS}", f"--shutdown-timeout={LEAVE_SECONDS}"),
+            f"--signals-to-handle={TORCHRUN_SIGNALS}",
             *module,
         ]
     overrides = [
