@@ -1,23 +1,31 @@
 """What workers ask each other outside the rounds: what has become of one, and the state of who was in it.
 
 A worker that loses contact in a vote cannot know whether the others have heard from everyone. It asks them. A worker
-that was away takes over the state of one that was not.
+that was away takes over the state of one that was not. Whatever answers at a peer's address, also another program after
+the peer has gone, is either an answer of a peer or none.
 """
 
+import http.client
+import io
 import logging
+import shutil
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
+ANSWERS = (VOTING, IN_DOUBT, COMMITTED, FAILED)
 KEPT = 64
 """Rounds that are remembered."""
 REQUEST_SECONDS = 60.0
 """Seconds for a request to arrive."""
+CHECKSUM = "Muloco-CRC32"
+"""Header of an answer: CRC-32 of its body."""
 
 logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -49,6 +57,7 @@ class PeerServer:
                 body = answer(self.path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
+                self.send_header(CHECKSUM, str(zlib.crc32(body or b"")))
                 self.end_headers()
                 self.wfile.write(body or b"")
 
@@ -111,9 +120,10 @@ def ask(address: str, round: str, *, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
         with _PLAIN.open(f"http://{address}/round/{round}", timeout=seconds) as response:
-            return response.read().decode()
-    except (urllib.error.URLError, OSError):
+            answer = _body(response).decode()
+    except (OSError, http.client.HTTPException, ValueError):  # ValueError: no address, or no text
         return None
+    return answer if answer in ANSWERS else None
 
 
 def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:
@@ -126,14 +136,30 @@ def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes
         seconds: that it may be silent.
 
     Raises:
-        OSError: the peer is gone, silent, or offers nothing.
+        OSError: the peer is gone, silent, or offers nothing; or what came is not what it has sent.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
             with _PLAIN.open(f"http://{address}/state/{round}", timeout=seconds) as response:
-                return response.read()
+                return _body(response)
         except urllib.error.HTTPError as error:
             if error.code != 404 or time.monotonic() > deadline:
                 raise
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"what answers there is no worker: {error!r}") from error
         time.sleep(0.1)
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    """All of an answer, in as much memory as it needs, whatever length it announces.
+
+    Raises:
+        OSError: it is not whole.
+    """
+    body = io.BytesIO()
+    shutil.copyfileobj(response, body, 2**20)
+    data = body.getvalue()
+    if response.headers[CHECKSUM] != str(zlib.crc32(data)):
+        raise OSError(f"{len(data)} bytes came that are not the answer of a worker, or not all of it")
+    return data
