@@ -7,6 +7,7 @@ payloads of a codec; the dense one keeps every bit.
 
 import itertools
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ import torch
 
 from muloco.outer.compression import DENSE, Wire
 from muloco.outer.residual import Residual
-from muloco.outer.transport import Round
+from muloco.outer.transport import Round, TransportError
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
 """Pieces of one owner that are worked on together, as fp32; where a piece is larger, as much of the others' as that."""
+
+MESSAGE_BYTES = 16 * 2**20
+"""Most bytes of a message of `gather_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,34 @@ def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Every member's `data`, of any length above 0, in rank order."""
-    device = round.device
-    length = torch.tensor([len(data)], device=device).view(torch.uint8)
-    lengths = round.exchange([length] * round.size, [length.numel()] * round.size)
-    sizes = [int(part.clone().view(torch.int64)) for part in lengths]
-    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
-    return [bytes(part.cpu().numpy()) for part in round.exchange([own] * round.size, sizes)]
+    """Every member's message, in rank order. Its length and checksum go ahead of it, so that bytes which nobody has
+    sent are not taken for one.
+
+    Args:
+        round: open round.
+        data: this member's message, of 1 to `MESSAGE_BYTES` bytes.
+
+    Raises:
+        ValueError: it is empty or too long.
+        TransportError: a member is gone or too slow, or what came from it is not what it has sent.
+    """
+    if not 0 < len(data) <= MESSAGE_BYTES:
+        raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
+    ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.device)
+    announced = [
+        part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned
+        for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)
+    ]
+    for rank, (length, _) in enumerate(announced):
+        if not 0 < length <= MESSAGE_BYTES:
+            raise TransportError(f"member {rank} announced a message of {length} bytes, not of 1 to {MESSAGE_BYTES}")
+    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(round.device)
+    received = round.exchange([own] * round.size, [length for length, _ in announced])
+    messages = [bytes(part.cpu().numpy()) for part in received]
+    for rank, (message, (_, checksum)) in enumerate(zip(messages, announced, strict=True)):
+        if zlib.crc32(message) != checksum:
+            raise TransportError(f"the message of member {rank} came damaged")
+    return messages
 
 
 def split(shapes: Sequence[tuple[int, ...]], members: int) -> list[list[Piece]]:

@@ -2,26 +2,33 @@
 that they share.
 
 A worker that loses contact in a vote cannot know whether the others have heard from everyone. It asks them. A worker
-that was away takes over the state of one that was not.
+that was away takes over the state of one that was not. Whatever answers at a peer's address, also another program after
+the peer has gone, is either an answer of a peer or none.
 """
 
 import http.client
+import io
 import logging
+import shutil
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
+ANSWERS = (VOTING, IN_DOUBT, COMMITTED, FAILED)
 KEPT = 64
 """Rounds that are remembered."""
 REQUEST_SECONDS = 60.0
 """Seconds for a request to arrive."""
 HELD_SECONDS = 1.0
 """Seconds for which a request for a part that is not there yet waits for it."""
+CHECKSUM = "Muloco-CRC32"
+"""Header of an answer: CRC-32 of its body."""
 
 logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -55,6 +62,7 @@ class PeerServer:
                 body = answer(self.path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
+                self.send_header(CHECKSUM, str(zlib.crc32(body or b"")))
                 self.end_headers()
                 self.wfile.write(body or b"")
 
@@ -125,9 +133,10 @@ class _Server(ThreadingHTTPServer):
 def ask(address: str, round: str, *, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
-        return _get(f"http://{address}/round/{round}", seconds).decode()
-    except OSError:
+        answer = _get(f"http://{address}/round/{round}", seconds).decode()
+    except (OSError, ValueError):  # ValueError: no address, or no text
         return None
+    return answer if answer in ANSWERS else None
 
 
 def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:
@@ -140,7 +149,7 @@ def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes
         seconds: that it may be silent.
 
     Raises:
-        OSError: the peer is gone, silent, or offers nothing.
+        OSError: the peer is gone, silent, or offers nothing; or what came is not what it has sent.
     """
     return _get_patiently(f"http://{address}/state/{round}", patience, seconds)
 
@@ -168,13 +177,24 @@ def _get_patiently(url: str, patience: float, seconds: float) -> bytes:
         except urllib.error.HTTPError as error:
             if error.code != 404 or time.monotonic() > deadline:
                 raise
+        except ValueError as error:
+            raise OSError(f"what answers there is no worker: {error!r}") from error
         time.sleep(0.1)
 
 
 def _get(url: str, seconds: float) -> bytes:
-    """Raises OSError where no whole answer comes."""
+    """All of an answer, in as much memory as it needs, whatever length it announces.
+
+    Raises:
+        OSError: no answer comes, or it is not whole.
+    """
+    body = io.BytesIO()
     try:
         with _PLAIN.open(url, timeout=seconds) as response:
-            return response.read()
+            shutil.copyfileobj(response, body, 2**20)
     except http.client.HTTPException as error:
         raise ConnectionError(f"the answer broke off: {error!r}") from error
+    data = body.getvalue()
+    if response.headers[CHECKSUM] != str(zlib.crc32(data)):
+        raise OSError(f"{len(data)} bytes came that are not the answer of a worker, or not all of it")
+    return data

@@ -6,6 +6,7 @@ so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against o
 
 import hashlib
 import logging
+import os
 import re
 import threading
 import time
@@ -33,6 +34,7 @@ CHUNK_BYTES = 16 * 2**20
 ASK_SECONDS = 5.0
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
+_ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 
 class TorchftTransport:
@@ -218,7 +220,7 @@ class TorchftTransport:
         first member draws: a lighthouse that was started again repeats its numbers."""
         own = f"{self.server.address} {uuid.uuid4().hex[:8]} {self._worker}"
         try:
-            told = [data.decode().split() for data in gather_bytes(round, own.encode())]
+            told = [_address_and_name(data) for data in gather_bytes(round, own.encode())]
         except TransportError as error:
             round.broken = str(error)
             return
@@ -228,7 +230,7 @@ class TorchftTransport:
         self._configured = self.group.configurations
         self._rounds = 1
         if round.rank == 0:
-            self.group.forget_rendezvous()
+            self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))
 
     @property
     def round_name(self) -> str:
@@ -297,7 +299,8 @@ class TorchftRound:
         transport.committed = name if committed else None
         if not committed:
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
-        transport.finish(sound=committed and self.broken is None, step=self._step)
+        sound = committed and self.broken is None and transport.group.connected
+        transport.finish(sound=sound, step=self._step)
         return committed
 
     def _exchange_votes(self, name: str) -> None:
@@ -338,6 +341,14 @@ class TorchftRound:
                     del waiting[rank]
             time.sleep(0.05)
         return False
+
+
+def _address_and_name(told: bytes) -> tuple[str, str]:
+    """What a member says of itself as a group begins: where it can be asked, and a name for the group."""
+    said = re.fullmatch(rb"([!-~]+:\d{1,5}) ([0-9a-f]{8})", told)
+    if said is None:
+        raise TransportError(f"what came from a member is not its address: {told[:80]!r}")
+    return said[1].decode(), said[2].decode()
 
 
 def _in_short(error: Exception) -> str:
@@ -396,15 +407,19 @@ class PeerGroup(ProcessGroupWrapper):
         """Starts a swap and waits for its works."""
         raise NotImplementedError
 
-    def forget_rendezvous(self) -> None:
+    def forget_rendezvous(self, timeout: timedelta) -> None:
         """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums
-        from 1 again: the members of the next quorum of this number must not find it."""
+        from 1 again: the members of the next quorum of this number must not find it. Where the store does not answer,
+        its worker is gone, and nobody finds anything there."""
         address, _, prefix = self.rendezvous.partition("/")
         host, _, port = address.rpartition(":")
-        store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False)
-        for key in store.list_keys():
-            if key.startswith(f"{prefix}/"):
-                store.delete_key(key)
+        try:
+            store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False, timeout=timeout)
+            for key in store.list_keys():
+                if key.startswith(f"{prefix}/"):
+                    store.delete_key(key)
+        except RuntimeError as error:
+            logger.info("the store at %s does not answer: %s", address, _in_short(error))
 
 
 class GlooGroup(PeerGroup, ProcessGroupGloo):
@@ -436,6 +451,19 @@ class NCCLGroup(StreamGroup, ProcessGroupNCCL):
     def __init__(self, timeout: timedelta):
         super().__init__(timeout)
         self.device = torch.device("cuda", torch.cuda.current_device())
+
+    def configure(self, *args, **kwargs) -> None:
+        # torch reads the variable when the group is made. As torchtitan sets it for the groups within a worker, torch
+        # would end the process when a member of the group is lost; here torchft aborts the group after the timeout.
+        before = os.environ.get(_ON_ERROR)
+        os.environ[_ON_ERROR] = "0"
+        try:
+            super().configure(*args, **kwargs)
+        finally:
+            if before is None:
+                del os.environ[_ON_ERROR]
+            else:
+                os.environ[_ON_ERROR] = before
 
 
 class _NoHealing(CheckpointTransport[dict[str, object]]):

@@ -42,7 +42,7 @@ class TopK:
         elements = math.prod(shape)
         kept = self.kept(elements)
         before, behind = payload.tensor_split([self.values.payload_bytes((kept,))])
-        index = unpack_wide(behind, _index_bits(elements), kept)
+        index = unpack_wide(behind, _index_bits(elements), kept).clamp_(max=elements - 1)  # in place, of any bytes
         decoded = torch.zeros(elements, dtype=dtype, device=payload.device)
         return decoded.scatter_(0, index, self.values.decode(before, (kept,), dtype)).view(tuple(shape))
 
