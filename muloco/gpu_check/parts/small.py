@@ -30,7 +30,7 @@ PART = Part(
         Row(
             name="symmetric_product",
             what="the Triton kernel of symmetric products against matmul in fp64: bf16 and fp32, odd shapes, batches",
-            where=("optim/symmetric.py",),
+            where=("optim/orthogonalize.py",),
             command="`symmetric_product(x)` beside `x @ x.mT`",
             check="small:symmetric",
             seconds=25,
