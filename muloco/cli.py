@@ -161,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_analyze(commands)
     _add_paper(commands)
+    _add_check_gpu(commands)
     _add_uses_of_checkpoints(commands)
     for command in commands.choices.values():
         _add_verbose(command)
@@ -312,6 +313,22 @@ def _add_paper(commands) -> None:
     )
     add_options(paper)
     paper.set_defaults(run=_paper, parser=paper, config="", needs="nothing", help=False)
+
+
+def _add_check_gpu(commands) -> None:
+    from muloco.gpu_check.options import DESCRIPTION, add_options, epilog
+
+    check = commands.add_parser(
+        "check-gpu",
+        help="everything that only a GPU can show",
+        description=DESCRIPTION,
+        usage="muloco check-gpu [--parts A,B] [--rows X,Y] [--minutes M] [--rehearse] [options]",
+        epilog=epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(check)
+    check.set_defaults(run=_check_gpu, parser=check, config="", needs="nothing", help=False)
 
 
 def _add_uses_of_checkpoints(commands) -> None:
@@ -511,6 +528,13 @@ def _paper(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.paper.command import run_paper
 
     return run_paper(command)
+
+
+def _check_gpu(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.gpu_check.command import run_check_gpu
+
+    return run_check_gpu(command)
 
 
 def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:

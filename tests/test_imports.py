@@ -16,7 +16,7 @@ LEVELS = [
     {"launch", "analysis", "evals", "export", "generate"},
     {"sweeps"},
     {"recipes"},
-    {"paper"},
+    {"paper", "gpu_check"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -49,6 +49,8 @@ def test_imports_point_down() -> None:
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
+        ("muloco.gpu_check.command", ["torch", "torchtitan"]),
+        ("muloco.gpu_check.page", ["torch", "torchtitan"]),
         ("muloco.export.command", ["torch", "torchtitan"]),
         ("muloco.generate", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),

@@ -14,7 +14,7 @@ from muloco.training.load import flatten
 
 from .test_torchtitan_gate import PACKAGE
 
-COMMAND = re.compile(r"\bmuloco (?!(?:is|are|has|reads|with)\b)((?:analyze )?[a-z]+)\b([^`\n;]*)")
+COMMAND = re.compile(r"\bmuloco (?!(?:is|are|has|reads|with)\b)((?:analyze )?[a-z]+(?:-[a-z]+)*)\b([^`\n;]*)")
 """`muloco` and a word that is no verb about it."""
 FIELDS = {f"--{name}" for name in flatten(Config())}
 

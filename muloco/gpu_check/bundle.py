@@ -1,0 +1,250 @@
+"""Packs what `muloco check-gpu` needs on a machine without a network: `python -m muloco.gpu_check.bundle --help`.
+
+    .gpu/  check.py        installs the rest and runs `muloco check-gpu`; needs Python alone
+           bundle.json     for which Python, of which commit, what the machine has to have itself
+           wheels/         packages
+           muloco.tar.gz   the sources of the commit, with tests and benchmarks
+
+What is packed are the requirements of `muloco[train,eval]`, in the versions of the environment that builds the bundle,
+without those that the machine provides: an image for PyTorch has torch, triton and the usual packages of science.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from io import BytesIO
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from muloco.gpu_check import from_bundle
+from muloco.gpu_check.machine import COMMIT_FILE, commit
+from muloco.training.load import CHECKOUT, ConfigError
+
+MOST_MIB = 40
+PROVIDED = (
+    "torch",
+    "triton",
+    "accelerate",
+    "huggingface-hub",
+    "hypothesis",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "protobuf",
+    "pyarrow",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "requests",
+    "rich",
+    "sacrebleu",
+    "scikit-learn",
+    "scipy",
+    "tensorboard",
+    "tokenizers",
+    "transformers",
+)
+"""What the machine has, with all that these require."""
+NOT_NEEDED = ("muloco", "wandb")
+"""The first travels as sources; torchtitan imports the second only when a run asks for it."""
+SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
+"""Packages of lm-eval that have no wheel: one is built here, and has to fit every machine."""
+GLIBC = ("2_28", "2_27", "2_24", "2_17")
+TREE = ("muloco", "config", "jobs", "benchmarks", "tests", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+
+
+def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence[str]) -> None:
+    """Makes or completes the bundle; wheels of the right version that are there stay.
+
+    Args:
+        folder: of the bundle.
+        python: version of the machine's Python, such as 3.12.
+        provided: what the machine has.
+        extra: packages to carry besides, as pip takes them; without what they require.
+
+    Raises:
+        ConfigError: there is no checkout under git, a package cannot be had, or the bundle would be too large.
+    """
+    if not (CHECKOUT / ".git").exists():
+        raise ConfigError("a bundle is made in a checkout of muloco under git; this is none")
+    pins = {name: metadata.version(name) for name in needed(provided, environment(python))}
+    wheels = folder / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    _keep_only(wheels, pins)
+    _download(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE, without=True) if not _is_there(wheels, pin)], python)
+    _download(wheels, extra, python)
+    _build_wheels(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE) if not _is_there(wheels, pin)])
+    _pack_sources(folder / "muloco.tar.gz")
+    shutil.copy(from_bundle.__file__, folder / "check.py")
+    facts = {"python": python, "commit": commit().rstrip("+"), "provided": sorted(provided), "packages": pins}
+    (folder / "bundle.json").write_text(json.dumps(facts, indent=2) + "\n")
+    check_size(folder)
+
+
+def needed(provided: Iterable[str], environment: Mapping[str, str]) -> list[str]:
+    """Distributions that `muloco[train,eval]` requires and the machine does not provide."""
+    return sorted(closure(["muloco[train,eval]"], environment) - closure(provided, environment) - set(NOT_NEEDED))
+
+
+def closure(roots: Iterable[str], environment: Mapping[str, str]) -> set[str]:
+    """Names of all distributions that requirements lead to, by the metadata of the ones installed here.
+
+    Args:
+        roots: requirements, with extras if need be.
+        environment: of the markers, but for `extra`.
+    """
+    seen: dict[str, set[str]] = {}
+    waiting = [Requirement(root) for root in roots]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        known = seen.setdefault(name, set())
+        new = {"", *requirement.extras} - known
+        known |= new
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # it is not installed here, and so required on other platforms alone
+            continue
+        for text in required if new else []:
+            one = Requirement(text)
+            if one.marker is None or any(one.marker.evaluate({**environment, "extra": extra}) for extra in new):
+                waiting.append(one)
+    return set(seen)
+
+
+def environment(python: str) -> dict[str, str]:
+    """What markers see on the machine."""
+    return {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+
+
+def check_size(folder: Path) -> float:
+    """MiB of the bundle.
+
+    Raises:
+        ConfigError: it is larger than what is carried by hand.
+    """
+    sizes = {path: path.stat().st_size / 2**20 for path in folder.rglob("*") if path.is_file()}
+    total = sum(sizes.values())
+    if total > MOST_MIB:
+        largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
+        names = ", ".join(f"{path.name} ({sizes[path]:.1f})" for path in largest)
+        raise ConfigError(f"the bundle has {total:.1f} MiB; allowed are {MOST_MIB}. Largest: {names}")
+    return total
+
+
+def _pinned(pins: Mapping[str, str], names: Iterable[str], *, without: bool = False) -> list[str]:
+    """Requirements of the packages of these names, or of the others."""
+    return [f"{name}=={version}" for name, version in pins.items() if (name in names) != without]
+
+
+def _file_start(pin: str) -> str:
+    name, version = pin.split("==")
+    return f"{name}-{version}-".lower().replace("_", "-")
+
+
+def _is_there(wheels: Path, pin: str) -> bool:
+    return any(path.name.lower().replace("_", "-").startswith(_file_start(pin)) for path in wheels.glob("*.whl"))
+
+
+def _keep_only(wheels: Path, pins: Mapping[str, str]) -> None:
+    """Removes wheels of an earlier bundle that are not part of this one: pip refuses two versions of a package."""
+    starts = tuple(_file_start(f"{name}=={version}") for name, version in pins.items())
+    for path in wheels.glob("*.whl"):
+        if not path.name.lower().replace("_", "-").startswith(starts):
+            path.unlink()
+
+
+def _download(wheels: Path, pins: Sequence[str], python: str) -> None:
+    tags = [f"manylinux_{glibc}_x86_64" for glibc in GLIBC] + ["manylinux2014_x86_64", "manylinux1_x86_64"]
+    target = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:"]
+    _pip("download", "--dest", wheels, *target, *(f"--platform={tag}" for tag in tags), pins=pins)
+
+
+def _build_wheels(wheels: Path, pins: Sequence[str]) -> None:
+    _pip("wheel", "--wheel-dir", wheels, pins=pins)
+    for pin in pins:
+        if not any(path.name.endswith("-none-any.whl") for path in wheels.glob("*.whl") if _is_there(wheels, pin)):
+            raise ConfigError(f"{pin} has no wheel, and the one that was built here fits this machine alone")
+
+
+def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
+    if not pins:
+        return
+    line = [sys.executable, "-m", "pip", command, "--quiet", "--no-deps", "--disable-pip-version-check"]
+    done = subprocess.run([*line, *map(str, words), *pins], capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
+        raise ConfigError(f"pip {command} failed: {said[-1].strip() if said else f'status {done.returncode}'}")
+
+
+def _pack_sources(file: Path) -> None:
+    """The committed sources, and the name of the commit in a file, as git stays behind."""
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "tree.tar"
+        words = ["git", "-C", str(CHECKOUT), "archive", "--output", str(plain), "HEAD", *TREE]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise ConfigError(f"git archive failed: {done.stderr.strip()}")
+        with tarfile.open(plain, "a") as tree:
+            name = f"{commit().rstrip('+')}\n".encode()
+            entry = tarfile.TarInfo(COMMIT_FILE)
+            entry.size = len(name)
+            tree.addfile(entry, BytesIO(name))
+        subprocess.run(["gzip", "--best", "--no-name", str(plain)], check=True)
+        shutil.move(f"{plain}.gz", file)
+
+
+def _names(word: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in word.split(",") if name.strip())
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m muloco.gpu_check.bundle",
+        description="Pack what muloco check-gpu needs on a machine without a network. On that machine: "
+        "python3 .gpu/check.py [options of muloco check-gpu].",
+    )
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / ".gpu", help="to be made (default: .gpu)")
+    parser.add_argument("--python", default="3.12", metavar="3.N", help="of that machine (default: 3.12)")
+    parser.add_argument(
+        "--lacks", type=_names, default=(), metavar="A,B", help=f"what it lacks of {', '.join(PROVIDED)}"
+    )
+    parser.add_argument(
+        "--also", type=_names, default=(), metavar="A,B", help="packages to carry besides, such as optimuon"
+    )
+    chosen = parser.parse_args(words)
+    try:
+        if unknown := set(chosen.lacks) - set(PROVIDED):
+            raise ConfigError(f"--lacks: {', '.join(sorted(unknown))} is not in its list")
+        provided = [name for name in PROVIDED if name not in chosen.lacks]
+        build(chosen.folder, python=chosen.python, provided=provided, extra=chosen.also)
+    except ConfigError as error:
+        sys.stderr.write(f"bundle: {error}\n")
+        return 2
+    if commit().endswith("+"):
+        sys.stderr.write("bundle: changes that are not committed are not in it\n")
+    count, size = len(list(chosen.folder.glob("wheels/*.whl"))), check_size(chosen.folder)
+    sys.stdout.write(f"{chosen.folder}: {count} wheels for Python {chosen.python} and muloco, {size:.1f} MiB\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

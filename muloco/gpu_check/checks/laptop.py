@@ -1,0 +1,228 @@
+"""Short trainings, and what is done with their checkpoints."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect, in_checkout
+from muloco.gpu_check.runs import Fields, Run, expect_close_losses, finished, outputs
+from muloco.gpu_check.runs import train as trained
+
+CONFIG = "laptop/muloco"
+STREAMING = "laptop/muloco_streaming"
+ONE: Fields = {"fault_tolerance.group_size": "1"}
+TASKS = ("local_choice", "local_last_word")
+
+
+def train(bench: Bench) -> Figures:
+    return trained(bench, "train", CONFIG, ONE | _checkpoints(bench)).figures()
+
+
+def evaluation_in_training(bench: Bench) -> Figures:
+    run = trained(bench, "evaluated", CONFIG, ONE | _checkpoints(bench) | _tasks(bench))
+    apart = expect_close_losses(run, finished(bench, "train"), bench.size(0.05, 0.0))
+    return {**run.figures(), **_evaluation(run), "losses_apart": apart}
+
+
+def autocast(bench: Bench) -> Figures:
+    return trained(bench, "autocast", CONFIG, ONE | {"training.precision": "autocast"}).figures()
+
+
+def eager(bench: Bench) -> Figures:
+    run = trained(bench, "eager", CONFIG, ONE | {"compile.enable": "False"} | _tasks(bench))
+    return {**run.figures(), **_evaluation(run)}
+
+
+def selective_checkpointing(bench: Bench) -> Figures:
+    return trained(bench, "selective", CONFIG, ONE | {"activation_checkpoint.mode": "selective"}).figures()
+
+
+def full_checkpointing(bench: Bench) -> Figures:
+    return trained(bench, "full", CONFIG, ONE | {"activation_checkpoint.mode": "full"}).figures()
+
+
+def turns(bench: Bench) -> Figures:
+    first, second = (trained(bench, f"turns_{which}", STREAMING, _in_process(bench)) for which in "ab")
+    ours, theirs = first.digests(), second.digests()
+    other = [key for key in ours if ours[key] != theirs.get(key)]
+    expect(bool(ours), "there was no sync")
+    expect(not other, f"{len(other)} of {len(ours)} digests differ between two equal runs, first at {other[:1]}")
+    return {**first.figures(), "equal_digests": len(ours)}
+
+
+def offload(bench: Bench) -> Figures:
+    run = trained(bench, "offload", STREAMING, _in_process(bench) | {"outer_optimizer.offload": "True"})
+    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "turns_a"), 0.05)}
+
+
+def four_bits(bench: Bench) -> Figures:
+    return trained(bench, "four_bits", "laptop/muloco_4bit", _in_process(bench)).figures()
+
+
+def gpa(bench: Bench) -> Figures:
+    return trained(bench, "gpa", "laptop/gpa", {"fault_tolerance.transport": "in_process"}).figures()
+
+
+def metrics(bench: Bench) -> Figures:
+    """FLOPs of a token as the metrics count them, beside PyTorch's counter on the dense model. The counter sees a
+    causal mask as a full one, as torchtitan's formula does."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from muloco.gpu_check.checks.attention import SEQUENCES, build, packed
+
+    line = [line for line in finished(bench, "train").lines if "tokens_per_second" in line][-1]
+    if not bench.rehearsal:
+        missing = {"tflops", "mfu", "tflops_6n", "mfu_6n", "memory_gib"} - set(line)
+        expect(not missing, f"the metrics lack {', '.join(sorted(missing))}")
+        total = torch.cuda.get_device_properties(0).total_memory / 2**30
+        expect(0 < line["memory_gib"] < total, f"memory_gib is {line['memory_gib']} on a device of {total:.0f} GiB")
+    length = 256
+    model: Any = build(bench, length, dense=True)
+    tokens, positions = packed(bench, length)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, positions=positions, attention_masks=model.get_attention_masks(positions)).sum().backward()
+    counted = counter.get_total_flops() / (SEQUENCES * length)
+    if bench.rehearsal:
+        return {"counted_mflop_per_token": counted / 1e6}
+    told = line["tflops"] * 1e12 / line["tokens_per_second"]
+    expect(
+        0.8 < told / counted < 1.25, f"the metrics count {told / 1e6:.1f} MFLOP a token, PyTorch {counted / 1e6:.1f}"
+    )
+    return {"told_mflop_per_token": told / 1e6, "counted_mflop_per_token": counted / 1e6}
+
+
+def evaluate(bench: Bench) -> Figures:
+    return _expect_same_figures(bench, _evaluated(bench))
+
+
+def expect_figures_of_two_ranks(bench: Bench) -> Figures:
+    """The same by torchrun on two devices."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    return _expect_same_figures(bench, _evaluated(bench, *launcher, name="evaluated_by_two.json"))
+
+
+def generate(bench: Bench) -> Figures:
+    tokens = bench.size(40, 5)
+    prompt = "def main("
+    words = ("--prompt", prompt, "--tokens", str(tokens))
+    said = bench.muloco("generate", str(outputs(bench, "train")), *words)
+    at = said.find(prompt)
+    expect(at >= 0 and len(said[at:].strip()) > len(prompt), f"it wrote {said[-80:]!r}")
+    return {"characters": len(said[at:].strip())}
+
+
+def export(bench: Bench) -> Figures:
+    """The exported folder in transformers, beside the run's own model, on the device."""
+    import transformers
+
+    from muloco.training.trained import find_trained
+
+    run, folder = outputs(bench, "train"), bench.scratch / "exported"
+    bench.muloco("export", str(run), str(folder))
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    theirs = theirs.to(bench.device)
+    ours: Any = find_trained(str(run)).model(bench.device)
+    length = 32
+    tokens = torch.randint(2048, (2, length), generator=torch.Generator().manual_seed(0)).to(bench.device)
+    positions = torch.arange(length, device=bench.device).expand(2, length)
+    with torch.no_grad():
+        expected = ours(tokens, positions=positions, attention_masks=ours.get_attention_masks(positions)).float()
+        apart = float((theirs(tokens).logits - expected).norm() / expected.norm())
+    expect(apart < 1e-3, f"logits are {apart:.1e} apart")
+    return {"logits_apart": apart}
+
+
+def pseudogradients(bench: Bench) -> Figures:
+    checkpoint = outputs(bench, "train") / "checkpoint" / f"step-{_half(bench)}"
+    out = bench.scratch / "pseudogradients"
+    steps = bench.size("5", "2")
+    bench.muloco(
+        "analyze", "pseudogradients", str(checkpoint), "--workers", "1", "2", "--steps", steps, "--out", str(out)
+    )
+    with (out / "matrices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    worst = max(_error_of_proposition(row) for row in rows)
+    expect(worst < 1e-6, f"the sides of the proposition are {worst:.1e} apart")
+    cosines = [float(row["cosine"]) for row in rows if row["workers"] == "2"]
+    return {"error_of_proposition": worst, "mean_cosine": sum(cosines) / len(cosines)}
+
+
+def _error_of_proposition(row: dict[str, str]) -> float:
+    left, right = float(row["nuclear_norm"]), float(row["from_steps"]) + float(row["from_decay"])
+    return abs(left - right) / left
+
+
+def _half(bench: Bench) -> int:
+    return bench.size(30, 3)
+
+
+def _checkpoints(bench: Bench) -> Fields:
+    return {"checkpoint.enable": "True", "checkpoint.interval": str(_half(bench)), "checkpoint.keep": "0"}
+
+
+def _in_process(bench: Bench) -> Fields:
+    return {
+        "fault_tolerance.transport": "in_process",
+        "fault_tolerance.group_size": bench.size("4", "2"),
+        "fault_tolerance.sync_steps": bench.size("30", "3"),
+        "training.local_batch_size": "4",
+    }
+
+
+def _tasks(bench: Bench) -> Fields:
+    return {
+        "evaluation.tasks": TASKS,
+        "evaluation.include_path": str(_task_folder(bench)),
+        "evaluation.at": ("0.5", "1.0"),
+    }
+
+
+def _task_folder(bench: Bench) -> Path:
+    """lm-eval tasks on data of their own, as the tests have them. Rows that run side by side each write one."""
+    from importlib.util import module_from_spec, spec_from_file_location
+    from tempfile import mkdtemp
+
+    spec = spec_from_file_location("local_tasks", in_checkout("tests", "evals", "local_tasks.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_tasks(Path(mkdtemp(dir=bench.scratch)) / "tasks")
+
+
+def _evaluation(run: Run) -> dict[str, float]:
+    """The figures of the last evaluation in training."""
+    lines = [line for line in run.lines if line.get("event") == "evaluation"]
+    failed = [line["reason"] for line in run.lines if line.get("event") == "evaluation_failed"]
+    expect(len(lines) == 2 and not failed, f"{len(lines)} evaluations instead of 2; {failed}")
+    found = {name: value for name, value in lines[-1].items() if name.startswith("evaluation/")}
+    expect(all(map(math.isfinite, found.values())), f"figures that are not finite: {found}")
+    return found
+
+
+def _evaluated(bench: Bench, *launcher: str, name: str = "evaluated.json") -> dict[str, float]:
+    """What `muloco eval` finds on the last checkpoint of the run that was evaluated in training."""
+    from muloco.evals.report import figures
+
+    file = bench.scratch / name
+    words = ("--tasks", ",".join(TASKS), "--include-path", str(_task_folder(bench)), "--output", str(file))
+    bench.python(*launcher, "-m", "muloco", "eval", str(outputs(bench, "evaluated")), *words)
+    return figures(json.loads(file.read_text()))
+
+
+def _expect_same_figures(bench: Bench, found: dict[str, float]) -> Figures:
+    in_training = _evaluation(finished(bench, "evaluated"))
+    tolerance = bench.size(0.1, 1e-3)
+    worst = 0.0
+    for name, value in in_training.items():
+        key = name.removeprefix("evaluation/")
+        if key not in found:  # the mean is not a figure of lm-eval
+            continue
+        apart = abs(found[key] - value) / max(1.0, abs(value))
+        if apart > tolerance:
+            raise CheckFailed(f"{key} is {found[key]:.4g}; in training it was {value:.4g}")
+        worst = max(worst, apart)
+    return {**found, "apart": worst}

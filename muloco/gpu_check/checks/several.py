@@ -1,0 +1,91 @@
+"""What needs several GPUs. In a rehearsal two processes share the CPU, over gloo."""
+
+import re
+
+from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect
+from muloco.gpu_check.checks.gloo import killed_run
+from muloco.gpu_check.checks.laptop import expect_figures_of_two_ranks
+from muloco.gpu_check.runs import Fields, Run, expect_close_losses, train
+
+STREAMING = "laptop/muloco_streaming"
+LOSS_TOLERANCE = 0.05
+"""Between two runs whose sums have another order."""
+
+
+def nccl_two(bench: Bench) -> Figures:
+    return train(bench, "nccl_two", "laptop/muloco", _over(bench, "nccl")).figures()
+
+
+def nccl_streaming(bench: Bench) -> Figures:
+    run = train(bench, "nccl_streaming", STREAMING, _over(bench, "nccl"))
+    other = train(bench, "nccl_streaming_gloo", STREAMING, _over(bench, "gloo"))
+    return {**run.figures(), "losses_apart": expect_close_losses(run, other, LOSS_TOLERANCE)}
+
+
+def nccl_four_bits(bench: Bench) -> Figures:
+    run = train(bench, "nccl_four_bits", "laptop/muloco_4bit", _over(bench, "nccl"))
+    other = train(bench, "nccl_four_bits_gloo", "laptop/muloco_4bit", _over(bench, "gloo"))
+    sent, expected = _bytes_sent(run), _bytes_sent(other)
+    expect(sent == expected, f"{sent} bytes were sent over NCCL, {expected} over gloo")
+    return run.figures()
+
+
+def nccl_killed(bench: Bench) -> Figures:
+    return killed_run(bench, "nccl_killed", {"fault_tolerance.process_group": _group(bench, "nccl")}).figures()
+
+
+def nccl_offload(bench: Bench) -> Figures:
+    fields = _over(bench, "nccl") | {"outer_optimizer.offload": "True"}
+    return train(bench, "nccl_offload", STREAMING, fields).figures()
+
+
+def muon_two_ranks(bench: Bench) -> Figures:
+    return {"fsdp2_apart": _sharded_muon(bench, 1, 2), "copies_apart": _sharded_muon(bench, 2, 1)}
+
+
+def muon_four_ranks(bench: Bench) -> Figures:
+    return {"fsdp2_apart": _sharded_muon(bench, 1, 4), "hsdp_apart": _sharded_muon(bench, 2, 2)}
+
+
+def eval_two_ranks(bench: Bench) -> Figures:
+    return expect_figures_of_two_ranks(bench)
+
+
+def tensor_parallel(bench: Bench) -> Figures:
+    found: Figures = {}
+    for compiled in ("True", "False"):
+        fields: Fields = {
+            "fault_tolerance.group_size": "1",
+            "parallelism.tensor_parallel_degree": "2",
+            "parallelism.data_parallel_shard_degree": "2",
+            "compile.enable": compiled,
+        }
+        run = train(bench, f"tensor_parallel_{compiled.lower()}", "laptop/muloco", fields)
+        found["compiled_loss" if compiled == "True" else "eager_loss"] = run.losses()[-1]
+    return found
+
+
+def two_by_four(bench: Bench) -> Figures:
+    fields: Fields = {"validation.sequences": "32", "training.global_batch_size": "128"}
+    return train(bench, "two_by_four", "diloco/2x_4gpu_muloco", fields).figures()
+
+
+def _over(bench: Bench, group: str) -> Fields:
+    return {"fault_tolerance.process_group": _group(bench, group), "fault_tolerance.sync_steps": bench.size("30", "3")}
+
+
+def _group(bench: Bench, group: str) -> str:
+    return bench.size(group, "gloo")
+
+
+def _bytes_sent(run: Run) -> int:
+    return int(run.total("bytes_sent"))
+
+
+def _sharded_muon(bench: Bench, replicas: int, shards: int) -> float:
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={replicas * shards}")
+    said = bench.python(*launcher, "-m", "muloco.gpu_check.sharded_muon", str(replicas), str(shards))
+    found = re.search(r"^apart: (\S+)$", said, flags=re.M)
+    if found is None:
+        raise CheckFailed("it told no difference")
+    return float(found[1])

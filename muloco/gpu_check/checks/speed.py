@@ -1,0 +1,127 @@
+"""Speed of training."""
+
+import re
+import statistics
+import sys
+import time
+from unittest.mock import patch
+
+import torch
+
+from muloco.gpu_check.bench import Bench, Figures, expect, in_checkout
+from muloco.gpu_check.device import synchronize
+from muloco.gpu_check.runs import LAPTOP, REHEARSED, Fields, train, words_of
+
+CONFIG = "diloco/2x_4gpu_muloco"
+SIZE: Fields = {
+    "model.flavor": "150M",
+    "fault_tolerance.group_size": "1",
+    "fault_tolerance.sync_steps": "10",
+    "parallelism.data_parallel_replicate_degree": "1",
+    "training.global_batch_size": "64",
+    "training.local_batch_size": "32",
+    "training.steps": "31",
+    "lr_scheduler.warmup_steps": "8",
+    "validation.freq": "1000",
+    "validation.sequences": "32",
+}
+"""64 sequences of 2,048 tokens a step; three syncs, after steps that are not measured."""
+MUON: Fields = {"fault_tolerance.semi_sync_method": "none"}
+ADAMW: Fields = {**MUON, "optimizer.name": "AdamW", "optimizer.lr": "0.002"}
+PROFILED_STEP = 15
+_ON_CONSOLE = re.compile(r"step:\s*(\d+) .*? tps: ([\d,]+)")
+
+
+def muloco_one(bench: Bench) -> Figures:
+    return _speed(bench, "speed_muloco", {})
+
+
+def adamw(bench: Bench) -> Figures:
+    return _speed(bench, "speed_adamw", ADAMW)
+
+
+def muon(bench: Bench) -> Figures:
+    return _speed(bench, "speed_muon", MUON)
+
+
+def torchtitan(bench: Bench) -> Figures:
+    script = in_checkout("benchmarks", "plain_torchtitan.py")
+    fields = _fields(bench, ADAMW)
+    said = bench.python(str(script), CONFIG, *words_of(bench, "speed_torchtitan", fields))
+    rates = [float(rate.replace(",", "")) for step, rate in _ON_CONSOLE.findall(said)]
+    expect(len(rates) > 2, "its console tells no speed")
+    found: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
+    for name, pattern in (("mfu_percent", r"mfu: ([\d.]+)%"), ("memory_gib", r"memory:\s*([\d.]+)GiB")):
+        if matches := re.findall(pattern, said):
+            found[name] = float(matches[-1])
+    return found
+
+
+def profile(bench: Bench) -> Figures:
+    """One step of the trainer under PyTorch's profiler; the table is in the log of the row."""
+    from muloco.training import worker
+    from muloco.training.load import load_config
+    from muloco.training.resolve import resolve
+    from muloco.training.trainer import MulocoTrainer
+
+    chosen = load_config(CONFIG, words_of(bench, "profile", _fields(bench, {})))
+    step_of_trainer = MulocoTrainer.train_step
+    at = bench.size(PROFILED_STEP, 3)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if not bench.rehearsal:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    profiler = torch.profiler.profile(activities=activities)
+    walls = []
+
+    def train_step(trainer, *args, **kwargs):
+        if trainer.step != at:
+            return step_of_trainer(trainer, *args, **kwargs)
+        synchronize(bench.device)
+        with profiler:
+            began = time.perf_counter()
+            result = step_of_trainer(trainer, *args, **kwargs)
+            synchronize(bench.device)
+            walls.append(time.perf_counter() - began)
+        return result
+
+    with patch.object(MulocoTrainer, "train_step", train_step):
+        worker.run_worker(resolve(chosen), chosen=chosen)
+    expect(len(walls) == 1, f"step {at} was taken {len(walls)} times")
+    order = "self_cpu_time_total" if bench.rehearsal else "self_device_time_total"
+    sys.stdout.write(profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60) + "\n")
+    busy = _busy_seconds(profiler)
+    return {"step_ms": 1e3 * walls[0], "device_busy_share": busy / walls[0]}
+
+
+def _busy_seconds(profiler: torch.profiler.profile) -> float:
+    """Seconds in which the device did anything."""
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy, last = 0.0, 0.0
+    for start, end in spans:
+        busy += max(0.0, end - max(start, last))
+        last = max(last, end)
+    return busy / 1e6
+
+
+def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
+    """Speed between syncs: the median of the lines of single steps in the second half."""
+    run = train(bench, name, CONFIG, _fields(bench, fields))
+    lines = [line for line in run.lines if "tokens_per_second" in line]
+    rates = [line["tokens_per_second"] for line in lines[len(lines) // 2 :]]
+    rate = statistics.median(rates)
+    tokens = lines[-1]["tokens"] / lines[-1]["step"]
+    found: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
+    if "tflops" in lines[-1]:
+        for way in ("tflops", "tflops_6n"):
+            share = statistics.median(line[way] for line in lines[len(lines) // 2 :])
+            found[way] = round(share, 1)
+    return found
+
+
+def _fields(bench: Bench, fields: Fields) -> Fields:
+    chosen = {**LAPTOP, **SIZE, "metrics.log_freq": "1", **fields}
+    return {**chosen, **REHEARSED, "data.predict_bos": "False"} if bench.rehearsal else chosen

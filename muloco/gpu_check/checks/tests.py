@@ -1,0 +1,53 @@
+"""Tests of the CPU with their tensors on the device."""
+
+import importlib.util
+import re
+
+from muloco.gpu_check.bench import Bench, CheckFailed, Figures, NotHere, expect, in_checkout
+
+OPTIM = (
+    "optim/test_orthogonalize.py",
+    "optim/test_muon.py",
+    "optim/test_rules.py",
+    "optim/test_gpa.py",
+    "training/test_finite.py",
+)
+OUTER = (
+    "outer/test_codecs.py",
+    "outer/test_packing.py",
+    "outer/test_error_feedback.py",
+    "outer/test_digest.py",
+    "outer/test_residual.py",
+)
+SHOWN = 3
+
+
+def optim(bench: Bench) -> Figures:
+    return _run(bench, OPTIM)
+
+
+def outer(bench: Bench) -> Figures:
+    return _run(bench, OUTER)
+
+
+def _run(bench: Bench, files: tuple[str, ...]) -> Figures:
+    if importlib.util.find_spec("pytest") is None:
+        raise NotHere("it needs pytest")
+    folder = in_checkout("tests")
+    chosen = files[1:2] if bench.rehearsal else files
+    words = ["-m", "pytest", "-q", "-p", "muloco.gpu_check.on_device", "-p", "no:cacheprovider", "--tb=short"]
+    if importlib.util.find_spec("xdist") is not None and not bench.rehearsal:
+        words += ["-n", "4"]
+    status, said = bench.run(*words, *(str(folder / file) for file in chosen), folder=folder.parent)
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, flags=re.M)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", _last(said))}
+    if status:
+        more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        raise CheckFailed(f"{_last(said)}: {', '.join(failed[:SHOWN])}{more}")
+    expect(counts.get("passed", 0) > 0, f"no test has passed: {_last(said)}")
+    return dict(counts)
+
+
+def _last(said: str) -> str:
+    """The last line, which counts."""
+    return said.strip().splitlines()[-1].strip("= ") if said.strip() else "pytest said nothing"

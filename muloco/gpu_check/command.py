@@ -1,0 +1,112 @@
+"""`muloco check-gpu`: chooses the rows, runs them, and says what was found."""
+
+import argparse
+import dataclasses
+import math
+import os
+import shlex
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from muloco import __version__
+from muloco.analysis.output import check_folder
+from muloco.console import open_console
+from muloco.cores import usable_cores
+from muloco.gpu_check.machine import commit, facts
+from muloco.gpu_check.record import Record, file_name
+from muloco.gpu_check.registry import PARTS, select
+from muloco.gpu_check.row import Row
+from muloco.gpu_check.runner import Limits, Runner, row_command
+from muloco.gpu_check.table import table
+from muloco.training.load import ConfigError
+
+MINUTES = 8.0
+REHEARSAL_MINUTES = 60.0
+REHEARSAL_GPUS = 2
+"""Rows for more are not rehearsed: a CPU would need one process for each."""
+REHEARSAL_STRETCH = 5.0
+MOST_AT_ONCE = 8
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
+"""Nothing here needs a network, and nothing waits for one."""
+
+
+def run_check_gpu(command: argparse.Namespace) -> int:
+    """Checks the chosen rows.
+
+    Returns:
+        exit status: 0; 1 where a row failed.
+
+    Raises:
+        ConfigError: the options cannot be used, or there is no GPU.
+    """
+    console = open_console(soft_wrap=True, work_behind=True)
+    rows = select(command.parts, command.rows)
+    if command.list:
+        console.print(listing(), markup=False)
+        return 0
+    limits = _limits(command)
+    folder = Path(command.out).absolute()
+    check_folder("--out", folder)
+    machine = facts()
+    if not command.rehearse:
+        if not machine["gpus"]:
+            raise ConfigError(
+                f"no GPU that PyTorch {machine['torch']} can use (built for CUDA {machine['cuda']}); "
+                "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
+            )
+        limits = dataclasses.replace(limits, gpus=machine["gpus"])
+    now = datetime.now(UTC)
+    head = {
+        "date": now.isoformat(timespec="seconds"),
+        "command": shlex.join(["muloco", "check-gpu", *sys.argv[2:]]),
+        "commit": commit(),
+        "muloco": __version__,
+        "rehearsal": command.rehearse,
+        "machine": machine,
+        "seconds": 0.0,
+    }
+    record = Record(folder / file_name("rehearsal" if command.rehearse else machine["device"], now), head, rows)
+    count = "rehearsal on the CPU" if command.rehearse else f"{machine['gpus']} x {machine['device']}"
+    console.print(
+        f"{len(rows)} checks, at most {limits.seconds / 60:g} minutes; {count}, torch {machine['torch']}, "
+        f"commit {head['commit']}\nrecord: {record.path}\nlogs: {record.path.parent / 'logs'}",
+        markup=False,
+    )
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
+        check = row_command(Path(scratch), rehearsal=command.rehearse)
+        Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
+    console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
+    return 1 if record.failed else 0
+
+
+def listing() -> str:
+    """All parts and rows."""
+    lines = []
+    for part in PARTS:
+        lines += [f"{part.name}: {part.summary}", *(f"  {row.name:24} {_shown(row)}" for row in part.rows)]
+    return "\n".join(lines)
+
+
+def _shown(row: Row) -> str:
+    gpus = f" ({row.gpus} GPUs)" if row.gpus > 1 else ""
+    return row.what + gpus + (f"; by hand: {row.by_hand}" if row.by_hand else "")
+
+
+def _limits(command: argparse.Namespace) -> Limits:
+    minutes = command.minutes
+    if minutes is None:
+        minutes = REHEARSAL_MINUTES if command.rehearse else MINUTES
+    if not (math.isfinite(minutes) and minutes > 0):
+        raise ConfigError(f"--minutes must be a number above 0; got {minutes}")
+    cores = usable_cores()
+    at_once = command.at_once
+    if at_once is None:
+        at_once = max(1, min(MOST_AT_ONCE, cores // 2))
+    if at_once < 1:
+        raise ConfigError(f"--at-once must be at least 1; got {at_once}")
+    if command.rehearse:
+        return Limits(REHEARSAL_GPUS, minutes * 60, at_once, cores, stretch=REHEARSAL_STRETCH, estimates=False)
+    return Limits(0, minutes * 60, at_once, cores)

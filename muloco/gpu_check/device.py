@@ -1,0 +1,132 @@
+"""What CUDA alone has: streams, events, its watch over host waits, its memory. On a CPU, for rehearsals, each of them
+does the nearest thing that is possible there."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+
+def device_of(*, rehearsal: bool) -> torch.device:
+    """Where the checks compute."""
+    return torch.device("cpu") if rehearsal else torch.device("cuda", 0)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done everything."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def no_host_waits(device: torch.device) -> Iterator[None]:
+    """Within the context, a call that makes the host wait for the GPU raises a RuntimeError. (CUDA misses some.)"""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def seconds(work: Callable[[], object], device: torch.device, *, repeats: int = 10, warmup: int = 2) -> float:
+    """Median seconds of the device for one call, after calls that do not count."""
+    for _ in range(warmup):
+        work()
+    taken = []
+    for _ in range(repeats):
+        synchronize(device)
+        if device.type == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            taken.append(start.elapsed_time(end) / 1e3)
+        else:
+            began = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def launch_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that the host takes to launch one call on an idle device."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Most bytes allocated during a call, above those allocated before it; 0 on a CPU."""
+    if device.type != "cuda":
+        work()
+        return 0
+    synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def reserved_bytes(device: torch.device) -> int:
+    """Bytes that the caching allocator holds; 0 on a CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+
+def streams_in_use(device: torch.device) -> int:
+    """Number of streams for which the caching allocator holds memory; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0
+    return len({segment["stream"] for segment in torch.cuda.memory_snapshot()})
+
+
+def forget_memory(device: torch.device) -> None:
+    """Gives unused memory back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def keep_busy(device: torch.device) -> None:
+    """Queues work of about a second; nothing on a CPU, which has no queue."""
+    if device.type == "cuda":
+        torch.cuda._sleep(2_000_000_000)
+
+
+class Graph:
+    """A call that is captured, to be replayed; on a CPU, replaying calls it again.
+
+    Args:
+        work: is called a few times before it is captured, as CUDA asks for.
+        device: what it computes on.
+    """
+
+    def __init__(self, work: Callable[[], object], device: torch.device, *, warmup: int = 3):
+        self._work = work
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device.type != "cuda":
+            for _ in range(warmup):
+                work()
+            return
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(warmup):
+                work()
+        torch.cuda.current_stream(device).wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            work()
+
+    def replay(self) -> None:
+        if self._graph is None:
+            self._work()
+        else:
+            self._graph.replay()

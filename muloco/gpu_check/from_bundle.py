@@ -1,0 +1,89 @@
+"""Installs what a bundle carries, and runs `muloco check-gpu` from it, without a network:
+
+    python3 .gpu/check.py [options of muloco check-gpu]
+
+A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below the
+folder for temporary files (or $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+
+def main(words: list[str], here: Path) -> int:
+    """Returns the exit status of the command; 2 where the bundle does not fit this machine."""
+    facts = json.loads((here / "bundle.json").read_text())
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python != facts["python"]:
+        return _refuse(
+            f"this bundle is for Python {facts['python']}, and this is {python}; "
+            f'build one by `make gpu-bundle GPU_ARGS="--python {python}"`'
+        )
+    if missing := [name for name in facts["provided"] if not _is_installed(name)]:
+        names = ",".join(missing)
+        return _refuse(f'this machine lacks {names}; build a bundle by `make gpu-bundle GPU_ARGS="--lacks {names}"`')
+    own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
+    folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or Path(tempfile.gettempdir()) / own)
+    site, tree, done = folder / "site", folder / "muloco", folder / "installed"
+    if not (done.exists() and done.read_text() == facts["commit"]):
+        sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")
+        sys.stdout.flush()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if status := _install(sorted((here / "wheels").glob("*.whl")), site):
+            return _refuse(f"pip could not install the wheels (status {status})")
+        with tarfile.open(here / "muloco.tar.gz") as packed:
+            packed.extractall(tree, filter="data")
+        done.write_text(facts["commit"])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tree), str(site), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PATH": os.pathsep.join([str(site / "bin"), os.environ.get("PATH", "")]),  # torchft_lighthouse
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, "-m", "muloco", "check-gpu", *with_absolute_out(words, Path.cwd())]
+    return subprocess.run(command, cwd=tree, env=environment).returncode  # there, so that its muloco is the one
+
+
+def with_absolute_out(words: list[str], folder: Path) -> list[str]:
+    """The words with `--out` relative to a folder, whatever folder the command runs in."""
+    out, rest = "gpu-check", []
+    waiting = iter(words)
+    for word in waiting:
+        if word == "--out":
+            out = next(waiting, out)
+        elif word.startswith("--out="):
+            out = word.removeprefix("--out=")
+        else:
+            rest.append(word)
+    return [*rest, "--out", str(folder / out)]
+
+
+def _install(wheels: list[Path], site: Path) -> int:
+    quiet = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *quiet, "--target", str(site), *map(str, wheels)]
+    return subprocess.run(command).returncode
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"check: {reason}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))

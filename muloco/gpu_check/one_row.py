@@ -1,0 +1,38 @@
+"""The process of one row: `python -m muloco.gpu_check.one_row NAME SCRATCH OUTCOME [--rehearse]`."""
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from muloco.gpu_check.registry import ROWS
+from muloco.training.run_folder import write_json
+
+
+def main(words: list[str]) -> None:
+    name, scratch, outcome = words[:3]
+    rehearsal = "--rehearse" in words[3:]
+    from muloco.gpu_check.bench import Bench, CheckFailed, NotHere
+    from muloco.gpu_check.device import device_of
+
+    module, function = ROWS[name].check.split(":")
+    bench = Bench(device_of(rehearsal=rehearsal), Path(scratch), rehearsal)
+    try:
+        check = getattr(importlib.import_module(f"muloco.gpu_check.checks.{module}"), function)
+        figures = check(bench)
+    except NotHere as error:
+        write_json(Path(outcome), {"left_out": str(error)})
+    except Exception as error:  # whatever it is, the row has failed with it
+        traceback.print_exc()
+        kind = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
+        write_json(Path(outcome), {"reason": f"{kind}{error}"})
+    else:
+        write_json(Path(outcome), {"figures": figures})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo or NCCL may still hold a tensor; letting go of it at exit would abort the process
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,134 @@
+"""docs/untested-on-gpu.md, from the rows and the records below results/gpu: `python -m muloco.gpu_check.page`."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muloco.gpu_check.record import FAIL, OK, SCHEMA
+from muloco.gpu_check.registry import PARTS, ROWS
+from muloco.gpu_check.row import Row
+from muloco.gpu_check.table import shown
+from muloco.training.load import CHECKOUT, ConfigError
+
+PAGE = CHECKOUT / "docs" / "untested-on-gpu.md"
+RECORDS = CHECKOUT / "results" / "gpu"
+_INTRODUCTION = """\
+# What has been checked on a GPU, and what never
+
+`muloco check-gpu` checks these rows; [gpu-check.md](gpu-check.md) says how. `make gpu-page` writes this page from the
+rows in `muloco/gpu_check/parts/` and the records in `results/gpu/`."""
+_BY_HAND = (
+    "The last column says how\na person checks a row without that command. Rows that only a person can check say why; "
+    "their findings are added to\n`results/gpu/` as a record of the same form."
+)
+_COLUMNS = ("row", "what", "where", "checked", "by hand")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a row ended in one record."""
+
+    status: str
+    reason: str
+    figures: Mapping[str, Any]
+    where: str
+    """Device, torch, commit and date."""
+    date: str
+    file: str
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All records in a folder, each with the name of its file, the newest last.
+
+    Raises:
+        ConfigError: a file is no record, or that of a rehearsal, which shows nothing about a GPU.
+    """
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is not JSON: {error}") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA or "rows" not in record:
+            raise ConfigError(f"{path} is no record of `muloco check-gpu` that this version reads")
+        if record["rehearsal"]:
+            raise ConfigError(f"{path} is the record of a rehearsal, which shows nothing about a GPU; remove it")
+        records.append({**record, "file": path.name})
+    return sorted(records, key=lambda record: record["date"])
+
+
+def page(records: Sequence[Mapping[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        records: see `read_records`.
+    """
+    found = {name: list(_findings(name, records)) for name in ROWS}
+    checked = sum(any(finding.status == OK for finding in findings) for findings in found.values())
+    return "\n\n".join([_INTRODUCTION, _summary(checked, len(ROWS)), *_parts(found), *_figures(found)]) + "\n"
+
+
+def _summary(checked: int, rows: int) -> str:
+    if not checked:
+        return f"No GPU has been at hand so far: **none of the {rows} rows has been checked.** {_BY_HAND}"
+    return f"{checked} of {rows} rows have been checked and were right. {_BY_HAND}"
+
+
+def _findings(name: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    for record in records:
+        outcome = record["rows"].get(name)
+        if outcome is None or outcome["status"] not in (OK, FAIL):
+            continue
+        machine, date = record["machine"], record["date"][:10]
+        gpus = f"{machine['gpus']} x " if machine["gpus"] > 1 else ""
+        where = f"{gpus}{machine['device']}, torch {machine['torch']}, commit {record['commit']}, {date}"
+        reason, figures = outcome.get("reason", ""), outcome.get("figures", {})
+        yield Finding(outcome["status"], reason, figures, where, date, record["file"])
+
+
+def _parts(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
+    for part in PARTS:
+        lines = [
+            f"## {part.name}: {part.summary}",
+            "",
+            "| row | what | where | checked | by hand |",
+            "|---|---|---|---|---|",
+        ]
+        for row in part.rows:
+            what = row.what + (f" ({row.gpus} GPUs)" if row.gpus > 1 else "")
+            where = ", ".join(f"`{path}`" for path in row.where)
+            cells = (f"`{row.name}`", what, where, _checked(row, found[row.name]), row.command)
+            lines.append(_line(cells))
+        yield "\n".join(lines)
+
+
+def _checked(row: Row, findings: Sequence[Finding]) -> str:
+    if not findings:
+        return f"never; {row.by_hand}" if row.by_hand else "never"
+    last = findings[-1]
+    if last.status == OK:
+        return f"ok: {last.where}"
+    before = [finding for finding in findings if finding.status == OK]
+    return f"**FAIL**: {last.reason} ({last.where})" + (f"; ok before: {before[-1].where}" if before else "")
+
+
+def _figures(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
+    """What has been measured, of each row the last time."""
+    lines = []
+    for name, findings in found.items():
+        measured = [finding for finding in findings if finding.status == OK and finding.figures]
+        if measured:
+            last = measured[-1]
+            lines.append(_line((f"`{name}`", shown(dict(last.figures)), f"`results/gpu/{last.file}`")))
+    if lines:
+        yield "\n".join(["## Figures", "", "| row | measured | record |", "|---|---|---|", *lines])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(read_records(RECORDS)), encoding="utf-8")

@@ -1,0 +1,28 @@
+"""Tests of the CPU, moved to the GPU by a plugin of pytest."""
+
+from muloco.gpu_check.row import Part, Row
+
+PART = Part(
+    "tests",
+    "the tests of optimizers, codecs and gradients, with their tensors moved to the GPU",
+    (
+        Row(
+            name="tests_optim",
+            what="the tests of the optimizers with their tensors on the GPU",
+            where=("optim/",),
+            command="`python -m pytest -p muloco.gpu_check.on_device tests/optim/test_muon.py ...`",
+            check="tests:optim",
+            seconds=60,
+            limit=150,
+        ),
+        Row(
+            name="tests_outer",
+            what="the tests of codecs, packing, residuals and digests with their tensors on the GPU",
+            where=("outer/codecs/", "outer/residual.py", "outer/digest.py"),
+            command="`python -m pytest -p muloco.gpu_check.on_device tests/outer/test_codecs.py ...`",
+            check="tests:outer",
+            seconds=60,
+            limit=150,
+        ),
+    ),
+)

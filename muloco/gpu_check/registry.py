@@ -1,0 +1,50 @@
+"""All parts and rows. Needs neither torch nor a GPU."""
+
+from collections.abc import Sequence
+
+from muloco.gpu_check.parts import by_hand, codecs, gloo, laptop, muon, several, small, speed, tests
+from muloco.gpu_check.row import Part, Row
+from muloco.training.load import ConfigError
+from muloco.training.values import nearest
+
+PARTS: tuple[Part, ...] = tuple(
+    module.PART for module in (small, laptop, speed, muon, gloo, codecs, several, tests, by_hand)
+)
+"""In the order in which they run."""
+ROWS: dict[str, Row] = {row.name: row for part in PARTS for row in part.rows}
+"""By name, in the order in which they run."""
+
+
+def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
+    """The rows of the parts and the rows of these names, and those that they build on; without both, all. Rows that
+    only a person can check are left out.
+
+    Raises:
+        ConfigError: there is no such part or row, or it can only be checked by hand.
+    """
+    _check_names("--parts", parts, [part.name for part in PARTS])
+    _check_names("--rows", rows, list(ROWS))
+    for name in rows:
+        if not ROWS[name].check:
+            raise ConfigError(f"--rows: {name} can only be checked by hand: {ROWS[name].by_hand}")
+    if list(parts) == [by_hand.PART.name] and not rows:
+        raise ConfigError(
+            f"--parts: {by_hand.PART.name} holds only rows for a person; docs/untested-on-gpu.md lists them"
+        )
+    chosen = {row.name for part in PARTS if part.name in parts for row in part.rows} | set(rows)
+    if not parts and not rows:
+        chosen = set(ROWS)
+    waiting = list(chosen)
+    while waiting:
+        needed = set(ROWS[waiting.pop()].after) - chosen
+        chosen |= needed
+        waiting += needed
+    return [row for row in ROWS.values() if row.name in chosen and row.check]
+
+
+def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean {close}?" if close else f"there are {', '.join(known)}"
+            raise ConfigError(f"{option}: there is no {name!r}; {hint}")

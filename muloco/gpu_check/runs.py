@@ -1,0 +1,145 @@
+"""Short trainings, and what their metrics say."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muloco.gpu_check.bench import Bench, Figures, expect
+from muloco.training.run_folder import RunFolder, read_metrics
+
+Digests = dict[tuple[int, int, int], str]
+"""By worker, step and fragment."""
+Fields = dict[str, str | tuple[str, ...]]
+"""Values by the full name of a field, as on a command line."""
+
+LAPTOP: Fields = {
+    "training.steps": "60",
+    "lr_scheduler.warmup_steps": "10",
+    "validation.freq": "30",
+    "metrics.log_freq": "10",
+    "metrics.tensorboard": "False",
+    "checkpoint.enable": "False",
+    "training.precision": "bfloat16",
+    "compile.enable": "True",
+}
+"""What the short trainings have in common."""
+REHEARSED: Fields = {
+    "model.flavor": "tiny",
+    "training.seq_len": "64",
+    "training.global_batch_size": "8",
+    "training.local_batch_size": "2",
+    "training.steps": "6",
+    "lr_scheduler.warmup_steps": "2",
+    "validation.freq": "3",
+    "validation.sequences": "4",
+    "metrics.log_freq": "2",
+    "compile.enable": "False",
+    "training.precision": "float32",
+}
+"""What a rehearsal has instead, whatever a check asks for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended well."""
+
+    folder: RunFolder
+    lines: list[dict[str, Any]]
+
+    def digests(self) -> Digests:
+        syncs = [line for line in self.lines if line.get("event") == "sync"]
+        return {(line["worker"], line["step"], line["fragment"]): line["digest"] for line in syncs}
+
+    def losses(self) -> list[float]:
+        """Training losses of the first worker."""
+        return [line["loss"] for line in self.lines if "loss" in line and line["worker"] == 0]
+
+    def total(self, name: str) -> float:
+        """The sum of a figure over all syncs of all workers."""
+        return sum(line[name] for line in self.lines if line.get("event") == "sync")
+
+    def figures(self) -> Figures:
+        """Losses, syncs and speed; the speed of the last line, before which everything has been compiled."""
+        last = [line for line in self.lines if "tokens_per_second" in line][-1]
+        losses = self.losses()
+        found: Figures = {
+            "loss_first": round(losses[0], 4),
+            "loss_last": round(losses[-1], 4),
+            "tokens_per_second": round(last["tokens_per_second"]),
+        }
+        held_out = [line["validation_loss"] for line in self.lines if "validation_loss" in line]
+        if held_out:
+            found["held_out_loss"] = round(held_out[-1], 4)
+        if self.digests():
+            found["syncs"] = len({key[1:] for key in self.digests()})
+            found["seconds_waited"] = round(self.total("seconds_waited"), 3)
+            found["seconds_hidden"] = round(self.total("seconds_hidden"), 3)
+            found["megabytes_sent"] = round(self.total("bytes_sent") / 1e6, 2)
+        for name in ("tflops", "mfu", "mfu_6n", "memory_gib"):
+            if name in last:
+                found[name] = round(last[name], 4)
+        return found
+
+
+def train(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
+    """Trains, and checks that the losses are finite and fall and that the workers agree after each sync.
+
+    Args:
+        bench: of the check.
+        name: of the run, below the scratch folder.
+        config: as `muloco train` takes it.
+        fields: of the config, by full name, that differ from `LAPTOP`.
+
+    Raises:
+        CheckFailed: it failed, or its metrics are not as they should be.
+    """
+    chosen = {**LAPTOP, **(fields or {}), **(REHEARSED if bench.rehearsal else {})}
+    bench.muloco("train", config, *words_of(bench, name, chosen))
+    run = finished(bench, name)
+    losses = run.losses()
+    expect(bool(losses) and all(map(math.isfinite, losses)), f"losses are {losses}")
+    expect(bench.rehearsal or losses[-1] < losses[0], f"the loss did not fall: {losses[0]:.4f} to {losses[-1]:.4f}")
+    apart = workers_apart(run.digests())
+    expect(not apart, f"workers had different anchors after the syncs (step, fragment) {apart[:5]}")
+    return run
+
+
+def words_of(bench: Bench, name: str, fields: Fields) -> list[str]:
+    """The options of a run of this name."""
+    located = {**fields, "run.name": name, "run.outputs": str(bench.scratch / "outputs")}
+    words = []
+    for field, value in located.items():
+        words += [f"--{field}", *([value] if isinstance(value, str) else value)]
+    return words
+
+
+def finished(bench: Bench, name: str) -> Run:
+    """A run that an earlier row has trained."""
+    folder = RunFolder(outputs(bench, name))
+    return Run(folder, read_metrics(folder))
+
+
+def outputs(bench: Bench, name: str) -> Path:
+    return bench.scratch / "outputs" / name
+
+
+def workers_apart(digests: Digests) -> list[tuple[int, int]]:
+    """Steps and fragments after whose sync not all workers had the same anchor."""
+    by_sync: dict[tuple[int, int], set[str]] = {}
+    for (_, *sync), digest in digests.items():
+        by_sync.setdefault((sync[0], sync[1]), set()).add(digest)
+    return [sync for sync, found in by_sync.items() if len(found) > 1]
+
+
+def expect_close_losses(run: Run, other: Run, tolerance: float) -> float:
+    """The largest difference of the losses of two runs, which must not be above the tolerance.
+
+    Raises:
+        CheckFailed: it is, or the runs have other numbers of losses.
+    """
+    ours, theirs = run.losses(), other.losses()
+    expect(len(ours) == len(theirs), f"{len(ours)} losses beside {len(theirs)}")
+    worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    expect(worst <= tolerance, f"losses are up to {worst:.4f} apart; allowed are {tolerance}")
+    return worst

@@ -1,0 +1,63 @@
+"""Muon on a mesh of ranks against one rank; run by torchrun: `-m muloco.gpu_check.sharded_muon REPLICAS SHARDS`.
+
+All ranks see the same batch, so that the mean gradient is that of one rank. REPLICAS x 1 is DDP by hand:
+copies whose work the ranks share.
+"""
+
+import copy
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from muloco.pytorch import Muon
+
+STEPS = 5
+WIDTHS = (33, 65, 40, 64)
+
+
+def main(replicas: int, shards: int) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Embedding(100, WIDTHS[0])]
+    layers += [nn.Linear(i, o) for i, o in zip(WIDTHS, WIDTHS[1:], strict=False)]
+    alone = nn.Sequential(*layers, nn.Linear(WIDTHS[-1], 100)).to(device)
+    model = copy.deepcopy(alone)
+    if shards == 1:
+        optimizer = Muon(model, process_group=dist.group.WORLD, lr=0.02, weight_decay=0.01)
+    else:
+        shape, names = ((shards,), None) if replicas == 1 else ((replicas, shards), ("replicate", "shard"))
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+        for layer in model:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        optimizer = Muon(model, lr=0.02, weight_decay=0.01)
+    reference = Muon(alone, lr=0.02, weight_decay=0.01)
+    for step in range(STEPS):
+        tokens = torch.randint(100, (64,), generator=torch.Generator().manual_seed(step)).to(device)
+        for one, its_optimizer in ((model, optimizer), (alone, reference)):
+            its_optimizer.zero_grad()
+            nn.functional.cross_entropy(one(tokens), (tokens + 1) % 100).backward()
+            its_optimizer.step()
+    worst = 0.0
+    for (name, param), other in zip(model.named_parameters(), alone.parameters(), strict=True):
+        whole = param.full_tensor() if isinstance(param, DTensor) else param
+        apart = float((whole - other).norm() / other.norm())
+        worst = max(worst, apart)
+        if not apart < 5e-3:
+            raise RuntimeError(f"{name} is {apart:.1e} from that of one rank")
+    if dist.get_rank() == 0:
+        sys.stdout.write(f"apart: {worst:.3e}\n")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
