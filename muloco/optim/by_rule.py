@@ -14,6 +14,7 @@ from muloco.optim.checks import check_distinct, check_gradients, check_group
 from muloco.optim.lion import lion_update
 from muloco.optim.muon import muon_update
 from muloco.optim.options import read_group, read_numbers, refuse_keywords, refuse_unused
+from muloco.optim.owners import Plan
 from muloco.optim.roles import account, sort
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class ByRule(torch.optim.Optimizer):
                 f"process_group must be None or a torch.distributed.ProcessGroup with this rank, not {process_group!r}"
             )
         self._process_group = process_group
+        self._plan = Plan()
         # Among the defaults, OneCycleLR and CyclicLR would find them and cycle them in place of Muon's momentum.
         checked: dict[str, Any] = {"betas": betas}
         read_numbers(checked)
@@ -123,7 +125,8 @@ class ByRule(torch.optim.Optimizer):
             if group["algorithm"] in ELEMENTWISE:
                 ELEMENTWISE[group["algorithm"]](params, group, self.state)
         # of all groups at once, as ranks share the work
-        muon_update([one for one in given if one[1]["algorithm"] == "muon"], self.state, self._process_group)
+        muon = [one for one in given if one[1]["algorithm"] == "muon"]
+        muon_update(muon, self.state, self._plan, self._process_group)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_betas": self._betas}
@@ -138,3 +141,4 @@ class ByRule(torch.optim.Optimizer):
                 self._check(group)
             state = state | {"param_groups": groups}
         super().__setstate__(state)
+        self._plan = Plan()  # of the groups that are here now; a copied or pickled optimizer has none

@@ -1,7 +1,8 @@
 """Muon's rule: momentum, orthogonalized. Ranks that hold the same matrices share the work."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -9,13 +10,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
-from muloco.optim.decay import decay_
 from muloco.optim.lookup import lookup
 from muloco.optim.matrices import from_matrices, matrix_shape, to_matrices
 from muloco.optim.orthogonalize import coefficients, exchange_dtypes, orthogonal_direction
-from muloco.optim.owners import Batch, Matrix, Stack, batches, split
+from muloco.optim.owners import Batch, Plan, Stack
+from muloco.optim.passes import advance, descend, host_sees
 from muloco.optim.travel import from_owners, overlap, to_owners
-from muloco.sharding import Axis, axes
+from muloco.sharding import Axis, local
 
 __all__ = ["LR_SCALES", "muon_update"]
 
@@ -28,8 +29,9 @@ LR_SCALES: dict[str, Callable[[int, int], float]] = {
 
 
 def muon_update(
-    groups: Iterable[tuple[list[Tensor], dict[str, Any]]],
+    groups: Sequence[tuple[list[Tensor], dict[str, Any]]],
     state: MutableMapping[Tensor, Any],
+    plan: Plan,
     process_group: ProcessGroup | None = None,
 ) -> None:
     """One step, in place. See `muloco.optim.Muon`.
@@ -37,53 +39,60 @@ def muon_update(
     Args:
         groups: of each parameter group, those of its parameters that have a gradient, and the group.
         state: `momentum_buffer` by parameter.
+        plan: of the optimizer, kept from step to step.
         process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other.
     """
     copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
-    matrices = [matrix for params, group in groups for param in params for matrix in _of(param, group, state, copies)]
-    overlap(_update(batch) for batch in batches(matrices))
+    params = [param for params, _ in groups for param in params]
+    for param in params:
+        if "momentum_buffer" not in state[param]:
+            state[param]["momentum_buffer"] = torch.zeros_like(param)
+    gradients = {param: _gradient(param) for param in params}
+    momenta = {param: local(state[param]["momentum_buffer"]) for param in params}
+    overlap(_update(batch, gradients, momenta) for batch in plan.batches(groups, copies))
 
 
-def _of(
-    param: Tensor, group: dict[str, Any], state: MutableMapping[Tensor, Any], copies: tuple[Axis, ...]
-) -> Iterable[Matrix]:
-    gradient, own = param.grad, state[param]
+def _gradient(param: Tensor) -> Tensor:
+    """This rank's part of it, as the parameter lies on the ranks."""
+    gradient = param.grad
     assert gradient is not None
-    if "momentum_buffer" not in own:
-        own["momentum_buffer"] = torch.zeros_like(param)
-    if param.numel() == 0:
-        return ()
-    if not isinstance(param, DTensor):
-        return split(param, gradient, own["momentum_buffer"], group, copies)
-    assert isinstance(gradient, DTensor)
-    if gradient.placements != param.placements:  # as where sums are pending
-        gradient = gradient.redistribute(param.device_mesh, param.placements)
-    return split(param, gradient, own["momentum_buffer"], group, axes(param))
+    if isinstance(param, DTensor):
+        assert isinstance(gradient, DTensor)
+        if gradient.placements != param.placements:  # as where sums are pending
+            gradient = gradient.redistribute(param.device_mesh, param.placements)
+    return local(gradient)
 
 
-def _update(batch: Batch) -> Generator[None, None, None]:
-    matrices = [matrix for stack in batch.stacks for matrix in stack.matrices]
-    for matrix in matrices:
-        torch.add(matrix.gradient, matrix.momentum, alpha=matrix.group["momentum"], out=matrix.momentum)
-    given, result = exchange_dtypes(matrices[0].param)
-    stacks = yield from to_owners(batch, _look_ahead, given)
-    directions = yield from from_owners(batch, [_direction(stack, whole) for stack, whole in stacks], result)
-    for matrix, direction in zip(matrices, directions, strict=True):
-        group = matrix.group
-        lr = group["lr"] * group["lr_factor"]
-        if isinstance(lr, Tensor):
-            direction = direction * lr
-        decay_(matrix.param, direction, lr * group["weight_decay"], cautious=group["cautious_weight_decay"])
-        matrix.param.sub_(direction)
+def _update(
+    batch: Batch, gradients: dict[Tensor, Tensor], momenta: dict[Tensor, Tensor]
+) -> Generator[None, None, None]:
+    given, result = exchange_dtypes(batch.stacks[0].matrices[0].param)
 
-
-def _look_ahead(matrix: Matrix) -> Tensor:
-    """The matrix to orthogonalize with the new momentum, up to a positive factor: the mean of gradient and momentum
-    with weights 1 and `momentum`, which is finite where both are."""
-    if not matrix.group["nesterov"]:
-        return matrix.momentum
-    weight = 1 / (1 + matrix.group["momentum"])
-    return matrix.gradient.mul(weight).add_(matrix.momentum, alpha=1 - weight)
+    wanted = {}
+    for stack in batch.stacks:
+        group = stack.matrices[0].group
+        own = [matrix.part(momenta[matrix.param]) for matrix in stack.matrices]
+        if batch.wants(stack):
+            wanted[stack] = own[0].new_empty(len(own), *own[0].shape, dtype=given)
+        advance(
+            [matrix.part(gradients[matrix.param]) for matrix in stack.matrices],
+            own,
+            group["momentum"],
+            nesterov=group["nesterov"],
+            parts=wanted.get(stack),
+        )
+    stacks = yield from to_owners(batch, wanted, given)
+    found = yield from from_owners(batch, [_direction(stack, whole) for stack, whole in stacks], result)
+    directions = iter(found)
+    for stack in batch.stacks:
+        group = stack.matrices[0].group
+        descend(
+            [matrix.part(matrix.param) for matrix in stack.matrices],
+            list(islice(directions, len(stack.matrices))),
+            _lr(group),
+            group["weight_decay"],
+            cautious=group["cautious_weight_decay"],
+        )
 
 
 def _direction(stack: Stack, whole: Tensor) -> Tensor:
@@ -91,7 +100,12 @@ def _direction(stack: Stack, whole: Tensor) -> Tensor:
     group = stack.matrices[0].group
     layout = group["layout"]
     scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))
-    lr = group["lr"] * group["lr_factor"]
+    lr = _lr(group)
     triples = coefficients(group["orthogonalization"], group["steps"])
     factor = scale if isinstance(lr, Tensor) else lr * scale
-    return from_matrices(orthogonal_direction(to_matrices(whole, layout), triples, factor), stack.shape)
+    return from_matrices(orthogonal_direction(to_matrices(whole, layout), triples, factor, overwrite=True), stack.shape)
+
+
+def _lr(group: dict[str, Any]) -> float | Tensor:
+    lr = group["lr"] * group["lr_factor"]
+    return lr.item() if isinstance(lr, Tensor) and host_sees(lr) else lr

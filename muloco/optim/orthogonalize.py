@@ -1,12 +1,12 @@
 """Newton-Schulz orthogonalization: push all singular values of a matrix towards one, with matrix products alone."""
 
-import math
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from muloco.optim.lookup import lookup
+from muloco.optim.passes import host_sees, near_one, norm_of, normalize_
 
 __all__ = ["PRESETS", "coefficients", "exchange_dtypes", "orthogonal_direction", "orthogonalize"]
 
@@ -102,7 +102,12 @@ def orthogonalize(
 
 @torch.no_grad()
 def orthogonal_direction(
-    matrix: Tensor, triples: tuple[Triple, ...], scale: float = 1.0, *, dtype: torch.dtype | None = None
+    matrix: Tensor,
+    triples: tuple[Triple, ...],
+    scale: float = 1.0,
+    *,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """`scale` times `orthogonalize(matrix)`, left in the dtype of the products, which saves an optimizer two passes.
 
@@ -111,9 +116,10 @@ def orthogonal_direction(
         triples: of each step, see `coefficients`.
         scale: any finite number.
         dtype: see `orthogonalize`.
+        overwrite: `matrix` is no longer needed, which may save a copy.
 
     Returns:
-        A new tensor of the shape of `matrix` in `dtype`.
+        A tensor of the shape of `matrix` in `dtype`.
     """
     if matrix.ndim < 2:
         raise ValueError(f"a matrix needs at least 2 dimensions, this tensor has shape {tuple(matrix.shape)}")
@@ -128,7 +134,7 @@ def orthogonal_direction(
     rows, cols = matrix.shape[-2:]
     scales = (1.0,) * (len(triples) - 1) + (scale,)
     steps = tuple(zip(triples, scales, strict=True))
-    return _iterate(_normalize(matrix.reshape(-1, rows, cols), dtype), steps).reshape(matrix.shape)
+    return _iterate(_normalize(matrix.reshape(-1, rows, cols), dtype, overwrite), steps).reshape(matrix.shape)
 
 
 def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
@@ -145,7 +151,7 @@ def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
     spare = torch.empty_like(x)
     gram, *room = (x.new_empty(len(x), small, small) for _ in range(4 if at_once > 1 else 2))
     for start in range(0, len(steps), at_once):
-        torch.bmm(*((x.mT, x) if tall else (x, x.mT)), out=gram)
+        _gram(x.mT if tall else x, out=gram)
         factor = _factor(gram, steps[start : start + at_once], room)
         torch.bmm(*((x, factor) if tall else (factor, x)), out=spare)
         x, spare = spare, x
@@ -172,37 +178,36 @@ def _polynomial(gram: Tensor, step: Step, *, out: Tensor) -> Tensor:
     """
     (a, b, c), scale = step
     gram.diagonal(dim1=-2, dim2=-1).add_(b / (2 * c))
-    torch.baddbmm(out, gram, gram, beta=0, alpha=scale * c, out=out)
+    _square(gram, scale * c, out=out)
     out.diagonal(dim1=-2, dim2=-1).add_(scale * (a - b * b / (4 * c)))
     return out
 
 
-def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` -> a new tensor in `dtype`, each nonzero matrix of norm one, whatever its scale."""
+def _gram(x: Tensor, *, out: Tensor) -> None:
+    """X X^T of each X of `[batch, n, k]`."""
+    torch.bmm(x, x.mT, out=out)
+
+
+def _square(x: Tensor, factor: float, *, out: Tensor) -> None:
+    """`factor` X X of each symmetric X of `[batch, n, n]`."""
+    torch.baddbmm(out, x, x, beta=0, alpha=factor, out=out)
+
+
+def _normalize(x: Tensor, dtype: torch.dtype, overwrite: bool) -> Tensor:
+    """`[batch, rows, cols]` -> in `dtype`, each nonzero matrix of norm one, whatever its scale; a new tensor or `x`."""
     # The norm is taken after rounding, which spares a pass, unless rounding loses small numbers.
     kind = dtype if _reaches_as_low(dtype, x.dtype) else x.dtype
-    # Squares may overflow or vanish, so a power of two near the largest entry is divided out first, which is exact;
-    # where values can be read, only if that is needed.
-    visible = _can_see(x)
-    scaled = x.to(kind, copy=True) if visible else _near_one(x, kind)
-    norm = _norm(scaled)
-    if visible and not bool(((norm > 1e-9) & (norm < 1e9)).all()):
-        scaled = _near_one(x, kind)
-        norm = _norm(scaled)
-    return scaled.mul_(torch.where(norm == 0, 1, norm.reciprocal())).to(dtype)
-
-
-def _near_one(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` in `dtype`, each divided by the power of two that leaves its largest entry in [1, 2)."""
-    largest = torch.linalg.vector_norm(x, math.inf, dim=(-2, -1), keepdim=True)
-    largest = largest.to(torch.promote_types(x.dtype, torch.float32))
-    power = largest / (2 * largest.frexp().mantissa)  # the largest float's exponent would overflow without the 2
-    return torch.div(x, torch.where(largest == 0, 1, power), out=x.new_empty(x.shape, dtype=dtype))
-
-
-def _norm(x: Tensor) -> Tensor:
-    """The norm of each matrix, in float32 at least: rounded to 16 bits it would be off by as much as 0.4 %."""
-    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    free = overwrite and x.dtype == kind
+    if host_sees(x):  # where squares neither overflow nor vanish there is less to do, for the same numbers
+        rounded = x if free else x.to(kind, copy=True)
+        norm = norm_of(rounded)
+        if bool(((norm > 1e-9) & (norm < 1e9)).all()):
+            return rounded.mul_(norm.reciprocal()).to(dtype)
+    if x.dtype != kind:  # rounding may make numbers infinite
+        x = near_one(x, out=x.new_empty(x.shape, dtype=kind))
+    elif not (free and x.is_contiguous()):
+        x = x.clone(memory_format=torch.contiguous_format)
+    return normalize_(x).to(dtype)
 
 
 def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
@@ -216,11 +221,6 @@ def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 def _reaches_as_low(dtype: torch.dtype, other: torch.dtype) -> bool:
     return torch.finfo(dtype).tiny <= torch.finfo(other).tiny
-
-
-def _can_see(tensor: Tensor) -> bool:
-    """Whether values can be read without waiting for a device."""
-    return tensor.device.type == "cpu"
 
 
 @cache
