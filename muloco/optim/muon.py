@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, MutableMapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
@@ -31,6 +32,7 @@ def muon_update(
     groups: Iterable[tuple[list[Tensor], dict[str, Any]]],
     state: MutableMapping[Tensor, Any],
     process_group: ProcessGroup | None = None,
+    symmetric_products: str = "auto",
 ) -> None:
     """One step, in place. See `muloco.optim.Muon`.
 
@@ -38,10 +40,11 @@ def muon_update(
         groups: of each parameter group, those of its parameters that have a gradient, and the group.
         state: `momentum_buffer` by parameter.
         process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other.
+        symmetric_products: see `muloco.optim.Muon`.
     """
     copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
     matrices = [matrix for params, group in groups for param in params for matrix in _of(param, group, state, copies)]
-    overlap(_update(batch) for batch in batches(matrices))
+    overlap(_update(batch, symmetric_products) for batch in batches(matrices))
 
 
 def _of(
@@ -61,13 +64,14 @@ def _of(
     return split(param, gradient, own["momentum_buffer"], group, axes(param))
 
 
-def _update(batch: Batch) -> Generator[None, None, None]:
+def _update(batch: Batch, symmetric_products: str) -> Generator[None, None, None]:
     matrices = [matrix for stack in batch.stacks for matrix in stack.matrices]
     for matrix in matrices:
         torch.add(matrix.gradient, matrix.momentum, alpha=matrix.group["momentum"], out=matrix.momentum)
     given, result = exchange_dtypes(matrices[0].param)
     stacks = yield from to_owners(batch, _look_ahead, given)
-    directions = yield from from_owners(batch, [_direction(stack, whole) for stack, whole in stacks], result)
+    by = _safe(symmetric_products, batch)
+    directions = yield from from_owners(batch, [_direction(stack, whole, by) for stack, whole in stacks], result)
     for matrix, direction in zip(matrices, directions, strict=True):
         group = matrix.group
         lr = group["lr"] * group["lr_factor"]
@@ -86,7 +90,15 @@ def _look_ahead(matrix: Matrix) -> Tensor:
     return matrix.gradient.mul(weight).add_(matrix.momentum, alpha=1 - weight)
 
 
-def _direction(stack: Stack, whole: Tensor) -> Tensor:
+def _safe(symmetric_products: str, batch: Batch) -> str:
+    """What is timed on each rank for itself may be chosen only where no two ranks can have the same matrix to compute:
+    their copies of its parameter would drift apart."""
+    sharing = math.prod(axis.size for axis in batch.axes)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return "matmul" if symmetric_products == "auto" and sharing < ranks else symmetric_products
+
+
+def _direction(stack: Stack, whole: Tensor, symmetric_products: str) -> Tensor:
     """What is subtracted, but for a learning rate that is a tensor: reading it would wait for the device."""
     group = stack.matrices[0].group
     layout = group["layout"]
@@ -94,4 +106,6 @@ def _direction(stack: Stack, whole: Tensor) -> Tensor:
     lr = group["lr"] * group["lr_factor"]
     triples = coefficients(group["orthogonalization"], group["steps"])
     factor = scale if isinstance(lr, Tensor) else lr * scale
-    return from_matrices(orthogonal_direction(to_matrices(whole, layout), triples, factor), stack.shape)
+    matrices = to_matrices(whole, layout)
+    direction = orthogonal_direction(matrices, triples, factor, symmetric_products=symmetric_products)
+    return from_matrices(direction, stack.shape)
