@@ -118,12 +118,15 @@ def _triangle(
     down = tl.where(down * (down + 1) // 2 > number, down - 1, down)  # the root is rounded
     down = tl.where((down + 1) * (down + 2) // 2 <= number, down + 1, down)
     across = number - down * (down + 1) // 2
-    rows = (down * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    columns = (across * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    between = tl.arange(0, DEPTH)
+    first_row, first_column = (down * ROWS).to(tl.int64), (across * ROWS).to(tl.int64)
+    inner, between = tl.arange(0, ROWS), tl.arange(0, DEPTH)
+    rows, columns = down * ROWS + inner, across * ROWS + inner
 
-    lefts = left + batch * left_batch + rows[:, None] * left_row + between[None, :] * left_column
-    rights = right + batch * right_batch + between[:, None] * right_row + columns[None, :] * right_column
+    # Only offsets within a tile are of 32 bits: matrices may have more elements than that can count.
+    left += batch * left_batch + first_row * left_row
+    right += batch * right_batch + first_column * right_column
+    lefts = left + (inner[:, None] * left_row + between[None, :] * left_column)
+    rights = right + (between[:, None] * right_row + inner[None, :] * right_column)
     total = tl.zeros((ROWS, ROWS), tl.float32)
     for start in range(0, depth, DEPTH):
         inside = between < depth - start
@@ -134,8 +137,9 @@ def _triangle(
         rights += DEPTH * right_row
     total *= alpha
 
-    opposite = out + batch * out_batch + columns[:, None] * out_row + rows[None, :] * out_column
-    here = out + batch * out_batch + rows[:, None] * out_row + columns[None, :] * out_column
+    within = inner[:, None] * out_row + inner[None, :] * out_column
+    here = out + (batch * out_batch + first_row * out_row + first_column * out_column) + within
+    opposite = out + (batch * out_batch + first_column * out_row + first_row * out_column) + within
     if down == across:
         total = tl.where(rows[:, None] >= columns[None, :], total, tl.trans(total))
         total += tl.where(rows[:, None] == columns[None, :], diagonal, 0.0)
