@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
@@ -33,6 +34,7 @@ def muon_update(
     state: MutableMapping[Tensor, Any],
     plan: Plan,
     process_group: ProcessGroup | None = None,
+    symmetric_products: str = "auto",
 ) -> None:
     """One step, in place. See `muloco.optim.Muon`.
 
@@ -41,6 +43,7 @@ def muon_update(
         state: `momentum_buffer` by parameter.
         plan: of the optimizer, kept from step to step.
         process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other.
+        symmetric_products: see `muloco.optim.Muon`.
     """
     copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
     params = [param for params, _ in groups for param in params]
@@ -49,7 +52,7 @@ def muon_update(
             state[param]["momentum_buffer"] = torch.zeros_like(param)
     gradients = {param: _gradient(param) for param in params}
     momenta = {param: local(state[param]["momentum_buffer"]) for param in params}
-    overlap(_update(batch, gradients, momenta) for batch in plan.batches(groups, copies))
+    overlap(_update(batch, gradients, momenta, symmetric_products) for batch in plan.batches(groups, copies))
 
 
 def _gradient(param: Tensor) -> Tensor:
@@ -64,9 +67,10 @@ def _gradient(param: Tensor) -> Tensor:
 
 
 def _update(
-    batch: Batch, gradients: dict[Tensor, Tensor], momenta: dict[Tensor, Tensor]
+    batch: Batch, gradients: dict[Tensor, Tensor], momenta: dict[Tensor, Tensor], symmetric_products: str
 ) -> Generator[None, None, None]:
     given, result = exchange_dtypes(batch.stacks[0].matrices[0].param)
+    by = _safe(symmetric_products, batch)
 
     wanted = {}
     for stack in batch.stacks:
@@ -82,7 +86,7 @@ def _update(
             parts=wanted.get(stack),
         )
     stacks = yield from to_owners(batch, wanted, given)
-    found = yield from from_owners(batch, [_direction(stack, whole) for stack, whole in stacks], result)
+    found = yield from from_owners(batch, [_direction(stack, whole, by) for stack, whole in stacks], result)
     directions = iter(found)
     for stack in batch.stacks:
         group = stack.matrices[0].group
@@ -95,7 +99,15 @@ def _update(
         )
 
 
-def _direction(stack: Stack, whole: Tensor) -> Tensor:
+def _safe(symmetric_products: str, batch: Batch) -> str:
+    """What is timed on each rank for itself may be chosen only where no two ranks can have the same matrix to compute:
+    their copies of its parameter would drift apart."""
+    sharing = math.prod(axis.size for axis in batch.axes)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return "matmul" if symmetric_products == "auto" and sharing < ranks else symmetric_products
+
+
+def _direction(stack: Stack, whole: Tensor, symmetric_products: str) -> Tensor:
     """What is subtracted, but for a learning rate that is a tensor: reading it would wait for the device."""
     group = stack.matrices[0].group
     layout = group["layout"]
@@ -103,7 +115,10 @@ def _direction(stack: Stack, whole: Tensor) -> Tensor:
     lr = _lr(group)
     triples = coefficients(group["orthogonalization"], group["steps"])
     factor = scale if isinstance(lr, Tensor) else lr * scale
-    return from_matrices(orthogonal_direction(to_matrices(whole, layout), triples, factor, overwrite=True), stack.shape)
+    direction = orthogonal_direction(
+        to_matrices(whole, layout), triples, factor, overwrite=True, symmetric_products=symmetric_products
+    )
+    return from_matrices(direction, stack.shape)
 
 
 def _lr(group: dict[str, Any]) -> float | Tensor:
