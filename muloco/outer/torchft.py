@@ -220,12 +220,12 @@ class TorchftTransport:
         first member draws: a lighthouse that was started again repeats its numbers."""
         own = f"{self.server.address} {uuid.uuid4().hex[:8]} {self._worker}"
         try:
-            told = [_address_and_name(data) for data in gather_bytes(round, own.encode())]
+            told = [_introduction(data) for data in gather_bytes(round, own.encode())]
         except TransportError as error:
             round.broken = str(error)
             return
         self.peers = [address for address, _, _ in told]
-        self._address_of = {int(worker): address for address, _, worker in told}
+        self._address_of = {worker: address for address, _, worker in told}
         self._group_name = told[0][1]
         self._configured = self.group.configurations
         self._rounds = 1
@@ -343,12 +343,12 @@ class TorchftRound:
         return False
 
 
-def _address_and_name(told: bytes) -> tuple[str, str]:
-    """What a member says of itself as a group begins: where it can be asked, and a name for the group."""
-    said = re.fullmatch(rb"([!-~]+:\d{1,5}) ([0-9a-f]{8})", told)
+def _introduction(told: bytes) -> tuple[str, str, int]:
+    """What a member says of itself as a group begins: where it can be asked, a name for the group, and its worker."""
+    said = re.fullmatch(rb"([!-~]+:\d{1,5}) ([0-9a-f]{8}) (\d{1,9})", told)
     if said is None:
         raise TransportError(f"what came from a member is not its address: {told[:80]!r}")
-    return said[1].decode(), said[2].decode()
+    return said[1].decode(), said[2].decode(), int(said[3])
 
 
 def _in_short(error: Exception) -> str:
