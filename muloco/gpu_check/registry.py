@@ -29,7 +29,7 @@ def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
             raise ConfigError(f"--rows: {name} can only be checked by hand: {ROWS[name].by_hand}")
     if list(parts) == [by_hand.PART.name] and not rows:
         raise ConfigError(
-            f"--parts: {by_hand.PART.name} holds only rows for a person; docs/untested-on-gpu.md lists them"
+            f"--parts: {by_hand.PART.name} has no row that runs by itself; docs/untested-on-gpu.md lists them"
         )
     chosen = {row.name for part in PARTS if part.name in parts for row in part.rows} | set(rows)
     if not parts and not rows:

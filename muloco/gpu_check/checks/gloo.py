@@ -16,7 +16,7 @@ def eight(bench: Bench) -> Figures:
         "training.global_batch_size": "64",
         "training.steps": "40",
         "fault_tolerance.group_size": bench.size("8", "3"),
-        "fault_tolerance.sync_steps": bench.size("10", "3"),
+        "fault_tolerance.sync_steps": bench.size("10", "6"),
     }
     if bench.rehearsal:
         fields["training.local_batch_size"] = "1"
@@ -32,7 +32,7 @@ def killed_run(bench: Bench, name: str, fields: Fields) -> Run:
     chaos: Fields = {
         "chaos.interval_seconds": bench.size("15", "8"),
         "chaos.kinds": ("kill",),
-        "fault_tolerance.sync_steps": bench.size("10", "3"),
+        "fault_tolerance.sync_steps": bench.size("10", "6"),
         "training.steps": "600",
     }
     run = train(bench, name, "laptop/muloco", fields | chaos)
@@ -43,4 +43,4 @@ def killed_run(bench: Bench, name: str, fields: Fields) -> Run:
 
 
 def _syncs(bench: Bench) -> Fields:
-    return {"fault_tolerance.sync_steps": bench.size("30", "3")}
+    return {"fault_tolerance.sync_steps": bench.size("30", "6")}

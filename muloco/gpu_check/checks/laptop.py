@@ -157,7 +157,7 @@ def _error_of_proposition(row: dict[str, str]) -> float:
 
 
 def _half(bench: Bench) -> int:
-    return bench.size(30, 3)
+    return bench.size(30, 6)
 
 
 def _checkpoints(bench: Bench) -> Fields:
@@ -168,7 +168,7 @@ def _in_process(bench: Bench) -> Fields:
     return {
         "fault_tolerance.transport": "in_process",
         "fault_tolerance.group_size": bench.size("4", "2"),
-        "fault_tolerance.sync_steps": bench.size("30", "3"),
+        "fault_tolerance.sync_steps": bench.size("30", "6"),
         "training.local_batch_size": "4",
     }
 

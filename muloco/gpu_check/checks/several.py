@@ -71,7 +71,7 @@ def two_by_four(bench: Bench) -> Figures:
 
 
 def _over(bench: Bench, group: str) -> Fields:
-    return {"fault_tolerance.process_group": _group(bench, group), "fault_tolerance.sync_steps": bench.size("30", "3")}
+    return {"fault_tolerance.process_group": _group(bench, group), "fault_tolerance.sync_steps": bench.size("30", "6")}
 
 
 def _group(bench: Bench, group: str) -> str:
