@@ -37,7 +37,7 @@ REHEARSED: Fields = {
     "compile.enable": "False",
     "training.precision": "float32",
 }
-"""What a rehearsal has instead, whatever a check asks for."""
+"""What a rehearsal has instead."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
         bench: of the check.
         name: of the run, below the scratch folder.
         config: as `muloco train` takes it.
-        fields: of the config, by full name, that differ from `LAPTOP`.
+        fields: of the config, by full name, that differ from these.
 
     Raises:
         CheckFailed: it failed, or its metrics are not as they should be.
     """
-    chosen = {**LAPTOP, **(fields or {}), **(REHEARSED if bench.rehearsal else {})}
+    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
     bench.muloco("train", config, *words_of(bench, name, chosen))
     run = finished(bench, name)
     losses = run.losses()

@@ -30,8 +30,8 @@ PART = Part(
             where=("launch/supervisor.py", "outer/torchft.py"),
             command="`muloco train config/laptop/muloco.py --chaos.interval_seconds 30` on one GPU",
             check="gloo:killed",
-            seconds=80,
-            limit=180,
+            seconds=110,
+            limit=240,
         ),
     ),
 )

@@ -49,7 +49,7 @@ PART = Part(
             command="`muloco train config/laptop/muloco.py --chaos.interval_seconds 30` on two GPUs; digests equal",
             check="several:nccl_killed",
             gpus=2,
-            seconds=90,
+            seconds=110,
             limit=LIMIT,
         ),
         Row(
