@@ -105,6 +105,18 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
     return run
 
 
+def train_here(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
+    """Trains a run of one worker in this process, so that what it does can be changed or watched. See `train`."""
+    from muloco.training.load import load_config
+    from muloco.training.resolve import resolve
+    from muloco.training.worker import run_worker
+
+    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
+    loaded = load_config(config, words_of(bench, name, chosen))
+    run_worker(resolve(loaded), chosen=loaded)
+    return finished(bench, name)
+
+
 def words_of(bench: Bench, name: str, fields: Fields) -> list[str]:
     """The options of a run of this name."""
     located = {**fields, "run.name": name, "run.outputs": str(bench.scratch / "outputs")}

@@ -4,12 +4,10 @@ import re
 
 from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect
 from muloco.gpu_check.checks.gloo import killed_run
-from muloco.gpu_check.checks.laptop import expect_figures_of_two_ranks
+from muloco.gpu_check.checks.laptop import LOSS_TOLERANCE, expect_figures_of_two_ranks
 from muloco.gpu_check.runs import Fields, Run, expect_close_losses, train
 
 STREAMING = "laptop/muloco_streaming"
-LOSS_TOLERANCE = 0.05
-"""Between two runs whose sums have another order."""
 
 
 def nccl_two(bench: Bench) -> Figures:
