@@ -12,8 +12,6 @@ import torch
 from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect, in_checkout
 from muloco.gpu_check.runs import Fields, Run, expect_close_losses, finished, outputs, train_here
 from muloco.gpu_check.runs import train as trained
-from muloco.gpu_check.runs import Fields, Run, expect_close_losses, finished, outputs, train_here
-from muloco.gpu_check.runs import train as trained
 
 CONFIG = "laptop/muloco"
 STREAMING = "laptop/muloco_streaming"

@@ -82,7 +82,7 @@ PART = Part(
         ),
         Row(
             name="staged_bytes",
-            what="payloads that a group over gloo sends cross to the host through page-locked memory and come back whole",
+            what="payloads to be sent over gloo cross to the host through page-locked memory and come back whole",
             where=("outer/torchft.py",),
             command="`Staging` of tensors on the GPU",
             check="small:staged_bytes",
