@@ -3,7 +3,7 @@
 import re
 
 from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect
-from muloco.gpu_check.checks.gloo import killed_run
+from muloco.gpu_check.checks.gloo import figures_of_killed
 from muloco.gpu_check.checks.laptop import LOSS_TOLERANCE, expect_figures_of_two_ranks
 from muloco.gpu_check.runs import Fields, Run, expect_close_losses, train
 
@@ -32,7 +32,7 @@ def nccl_four_bits(bench: Bench) -> Figures:
 
 
 def nccl_killed(bench: Bench) -> Figures:
-    return killed_run(bench, "nccl_killed", {"fault_tolerance.process_group": _group(bench, "nccl")}).figures()
+    return figures_of_killed(bench, "nccl_killed", {"fault_tolerance.process_group": _group(bench, "nccl")})
 
 
 def nccl_offload(bench: Bench) -> Figures:
