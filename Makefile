@@ -3,8 +3,10 @@
 VENV ?= .venv
 MULOCO = $(VENV)/bin/muloco
 INSTALLED = $(VENV)/.installed
+# a bundle for a machine without a network has been brought here, and there is no environment
+BUNDLED = $(and $(wildcard .gpu/check.py),$(if $(wildcard $(MULOCO)),,yes))
 
-.PHONY: help demo test paper paper-quick install lint types clean
+.PHONY: help demo test paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -20,6 +22,15 @@ paper: $(INSTALLED) ## check the paper's claims on this machine, two hours or mo
 
 paper-quick: $(INSTALLED) ## a small part of it, in a quarter of an hour
 	$(MULOCO) paper --quick
+
+gpu-check: $(if $(BUNDLED),,$(INSTALLED)) ## check on GPUs what no CPU can show, in 8 minutes; options in GPU_ARGS="--parts small"
+	$(if $(BUNDLED),python3 .gpu/check.py,$(MULOCO) check-gpu) $(GPU_ARGS)
+
+gpu-bundle: $(INSTALLED) ## pack into .gpu what a GPU machine without a network needs for that; GPU_ARGS="--python 3.12"
+	$(VENV)/bin/python -m muloco.gpu_check.bundle $(GPU_ARGS)
+
+gpu-page: $(INSTALLED) ## write docs/untested-on-gpu.md anew, from results/gpu
+	$(VENV)/bin/python -m muloco.gpu_check.page
 
 install: $(INSTALLED) ## make the environment in .venv
 

@@ -56,7 +56,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
                 f"no GPU that PyTorch {machine['torch']} can use (built for CUDA {machine['cuda']}); "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
-        limits = dataclasses.replace(limits, gpus=machine["gpus"])
+        limits = dataclasses.replace(limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]))
     now = datetime.now(UTC)
     head = {
         "date": now.isoformat(timespec="seconds"),
@@ -80,6 +80,12 @@ def run_check_gpu(command: argparse.Namespace) -> int:
         Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
     console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
+
+
+def _devices(count: int) -> tuple[str, ...]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(map(str, range(count))) if visible is None else tuple(visible.split(",")[:count])
 
 
 def listing() -> str:

@@ -8,11 +8,10 @@ from muloco.training.load import ConfigError
 from muloco.training.values import nearest
 
 PARTS: tuple[Part, ...] = tuple(
-    module.PART for module in (small, laptop, speed, muon, gloo, codecs, several, tests, by_hand)
+    module.PART for module in (small, laptop, gloo, tests, several, muon, codecs, speed, by_hand)
 )
-"""In the order in which they run."""
 ROWS: dict[str, Row] = {row.name: row for part in PARTS for row in part.rows}
-"""By name, in the order in which they run."""
+"""By name. What matters most comes first: what does not fit into the time is left out from the end."""
 
 
 def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
@@ -29,7 +28,7 @@ def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
             raise ConfigError(f"--rows: {name} can only be checked by hand: {ROWS[name].by_hand}")
     if list(parts) == [by_hand.PART.name] and not rows:
         raise ConfigError(
-            f"--parts: {by_hand.PART.name} holds only rows for a person; docs/untested-on-gpu.md lists them"
+            f"--parts: {by_hand.PART.name} has no row that runs by itself; docs/untested-on-gpu.md lists them"
         )
     chosen = {row.name for part in PARTS if part.name in parts for row in part.rows} | set(rows)
     if not parts and not rows:

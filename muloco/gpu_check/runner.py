@@ -33,6 +33,8 @@ class Limits:
     """What the rows' limits are multiplied by."""
     estimates: bool = True
     """Whether a row is left out when less time is left than it takes on an H100."""
+    devices: tuple[str, ...] = ()
+    """The GPUs, as CUDA_VISIBLE_DEVICES names them; a row sees only as many as it needs."""
 
 
 @dataclass
@@ -47,7 +49,7 @@ class _Running:
 
 
 class Runner:
-    """Checks rows in order; those that may run beside others do.
+    """Checks rows in order: first those that may run side by side, then those that run alone.
 
     Args:
         record: is told how each row ended.
@@ -75,7 +77,7 @@ class Runner:
 
     def run(self, rows: Sequence[Row]) -> None:
         """Checks all of them; returns when each has an outcome, or is left out."""
-        pending = list(rows)
+        pending = sorted(rows, key=lambda row: row.alone)
         self._total = len(pending)
         try:
             while pending or self._running:
@@ -125,11 +127,14 @@ class Runner:
         threads = max(1, self._limits.threads // (1 if row.alone else self._limits.at_once))
         began = time.monotonic()
         own_end = began + row.limit * self._limits.stretch
+        environment = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
+        if self._limits.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._limits.devices[: row.gpus])
         child = Child(
             row.name,
             self._command(row, outcome),
             log=self._logs / f"{row.name}.log",
-            environment={"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": str(threads)},
+            environment=environment,
             on_line=lambda line: None,
         )
         self._running.append(_Running(row, child, outcome, began, min(own_end, self._end), self._end < own_end))

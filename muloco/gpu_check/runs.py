@@ -29,15 +29,15 @@ REHEARSED: Fields = {
     "training.seq_len": "64",
     "training.global_batch_size": "8",
     "training.local_batch_size": "2",
-    "training.steps": "6",
+    "training.steps": "12",
     "lr_scheduler.warmup_steps": "2",
-    "validation.freq": "3",
+    "validation.freq": "6",
     "validation.sequences": "4",
     "metrics.log_freq": "2",
     "compile.enable": "False",
     "training.precision": "float32",
 }
-"""What a rehearsal has instead, whatever a check asks for."""
+"""What a rehearsal has instead."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
         bench: of the check.
         name: of the run, below the scratch folder.
         config: as `muloco train` takes it.
-        fields: of the config, by full name, that differ from `LAPTOP`.
+        fields: of the config, by full name, that differ from these.
 
     Raises:
         CheckFailed: it failed, or its metrics are not as they should be.
     """
-    chosen = {**LAPTOP, **(fields or {}), **(REHEARSED if bench.rehearsal else {})}
+    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
     bench.muloco("train", config, *words_of(bench, name, chosen))
     run = finished(bench, name)
     losses = run.losses()
@@ -103,6 +103,18 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
     apart = workers_apart(run.digests())
     expect(not apart, f"workers had different anchors after the syncs (step, fragment) {apart[:5]}")
     return run
+
+
+def train_here(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
+    """Trains a run of one worker in this process, so that what it does can be changed or watched. See `train`."""
+    from muloco.training.load import load_config
+    from muloco.training.resolve import resolve
+    from muloco.training.worker import run_worker
+
+    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
+    loaded = load_config(config, words_of(bench, name, chosen))
+    run_worker(resolve(loaded), chosen=loaded)
+    return finished(bench, name)
 
 
 def words_of(bench: Bench, name: str, fields: Fields) -> list[str]:

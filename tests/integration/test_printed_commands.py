@@ -38,7 +38,7 @@ def kind(command: str) -> str:
         return "target"
     if program == "python" and words[1].startswith("benchmarks/"):
         return "benchmark"
-    if re.fullmatch(r"muloco( analyze)? [a-z]+", command):
+    if re.fullmatch(r"muloco( analyze)? [a-z-]+", command):
         return "mention"
     if program == "muloco" and {"--help", "--dry-run"} & set(words):
         return "run"
@@ -152,6 +152,8 @@ def test_a_command_that_is_quick_as_it_is(command: str, folder: Path) -> None:
         command += " --steps 2" + " --workers 1 2" * ("--workers" not in command)
     if "muloco paper" in command:
         command += " --plan"
+    if "muloco check-gpu" in command:
+        command += " --list"
     if "--here" in command:
         command = shortened(command) + " --run.outputs outputs"
     if command.startswith("bash -n"):

@@ -1,46 +1,91 @@
 """Workers in processes of their own that share one device."""
 
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
 from muloco.gpu_check.bench import Bench, Figures, expect
-from muloco.gpu_check.runs import Fields, Run, train
+from muloco.gpu_check.runs import Fields, Run, outputs, train
+from muloco.training.run_folder import RunFolder, read_lines
 
 SHARED: Fields = {"fault_tolerance.process_group": "gloo", "validation.freq": "1000"}
+POLL_SECONDS = 0.2
+KILLED = 1
+"""The worker that is killed."""
 
 
 def two(bench: Bench) -> Figures:
-    return train(bench, "gloo_two", "laptop/muloco_streaming", SHARED | _syncs(bench)).figures()
+    fields = SHARED | {"fault_tolerance.sync_steps": bench.size("30", "6")}
+    return train(bench, "gloo_two", "laptop/muloco_streaming", fields).figures()
 
 
 def eight(bench: Bench) -> Figures:
     fields: Fields = {
         "model.flavor": "tiny",
-        "training.global_batch_size": "64",
-        "training.steps": "40",
+        "training.global_batch_size": bench.size("64", "6"),
+        "training.steps": bench.size("40", "12"),
         "fault_tolerance.group_size": bench.size("8", "3"),
-        "fault_tolerance.sync_steps": bench.size("10", "3"),
+        "fault_tolerance.sync_steps": bench.size("10", "6"),
     }
-    if bench.rehearsal:
-        fields["training.local_batch_size"] = "1"
     return train(bench, "gloo_eight", "laptop/muloco", SHARED | fields).figures()
 
 
 def killed(bench: Bench) -> Figures:
-    return killed_run(bench, "gloo_killed", SHARED).figures()
+    return figures_of_killed(bench, "gloo_killed", SHARED)
 
 
-def killed_run(bench: Bench, name: str, fields: Fields) -> Run:
-    """A run of two workers one of which is killed now and then; it comes back, and anchors stay equal."""
-    chaos: Fields = {
-        "chaos.interval_seconds": bench.size("15", "8"),
-        "chaos.kinds": ("kill",),
-        "fault_tolerance.sync_steps": bench.size("10", "3"),
-        "training.steps": "600",
+def figures_of_killed(bench: Bench, name: str, fields: Fields) -> Figures:
+    """A run of two workers one of which is killed after its first sync; it is started again, and all anchors are
+    equal."""
+    long: Fields = {
+        "fault_tolerance.sync_steps": bench.size("10", "6"),
+        "training.steps": bench.size("3000", "120"),
     }
-    run = train(bench, name, "laptop/muloco", fields | chaos)
-    joined = [line for line in run.lines if line.get("event") == "join"]
-    if not bench.rehearsal:
-        expect(bool(joined), "no worker was killed and came back; the run was too short")
-    return run
+    ended = threading.Event()
+    killer = threading.Thread(target=_kill_after_first_sync, args=(RunFolder(outputs(bench, name)), ended))
+    killer.start()
+    try:
+        run = train(bench, name, "laptop/muloco", fields | long)
+    finally:
+        ended.set()
+        killer.join()
+    return {**run.figures(), **_expect_restart(run)}
 
 
-def _syncs(bench: Bench) -> Fields:
-    return {"fault_tolerance.sync_steps": bench.size("30", "3")}
+def _expect_restart(run: Run) -> Figures:
+    restarts = json.loads(run.folder.summary.read_text())["restarts"]
+    expect(restarts > 0, "no worker was killed before the run had ended")
+    joins = [line for line in run.lines if line.get("event") == "join"]
+    return {"restarts": restarts, "joins": len(joins)}
+
+
+def _kill_after_first_sync(folder: RunFolder, ended: threading.Event) -> None:
+    while not ended.wait(POLL_SECONDS):
+        metrics = folder.metrics(KILLED)
+        if metrics.exists() and any(line.get("event") == "sync" for line in read_lines(metrics)):
+            for process in _worker_processes(folder):
+                os.kill(process, signal.SIGKILL)
+            return
+
+
+def _worker_processes(folder: RunFolder) -> list[int]:
+    """Ids of the processes of the worker that is killed."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_text().split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if (
+            str(folder.config) in words
+            and "worker" in words
+            and _option(words, "--fault_tolerance.replica_id") == str(KILLED)
+        ):
+            found.append(int(path.parent.name))
+    return found
+
+
+def _option(words: list[str], name: str) -> str | None:
+    return words[words.index(name) + 1] if name in words[:-1] else None

@@ -5,16 +5,19 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect, in_checkout
-from muloco.gpu_check.runs import Fields, Run, expect_close_losses, finished, outputs
+from muloco.gpu_check.runs import Fields, Run, expect_close_losses, finished, outputs, train_here
 from muloco.gpu_check.runs import train as trained
 
 CONFIG = "laptop/muloco"
 STREAMING = "laptop/muloco_streaming"
 ONE: Fields = {"fault_tolerance.group_size": "1"}
+LOSS_TOLERANCE = 0.05
+"""Between two runs whose sums have another order."""
 TASKS = ("local_choice", "local_last_word")
 
 
@@ -24,7 +27,7 @@ def train(bench: Bench) -> Figures:
 
 def evaluation_in_training(bench: Bench) -> Figures:
     run = trained(bench, "evaluated", CONFIG, ONE | _checkpoints(bench) | _tasks(bench))
-    apart = expect_close_losses(run, finished(bench, "train"), bench.size(0.05, 0.0))
+    apart = expect_close_losses(run, finished(bench, "train"), bench.size(LOSS_TOLERANCE, 0.0))
     return {**run.figures(), **_evaluation(run), "losses_apart": apart}
 
 
@@ -45,6 +48,21 @@ def full_checkpointing(bench: Bench) -> Figures:
     return trained(bench, "full", CONFIG, ONE | {"activation_checkpoint.mode": "full"}).figures()
 
 
+def cuda_graphs(bench: Bench) -> Figures:
+    """`train` records graphs where torch can replay them; here none is."""
+    run = trained(bench, "no_graphs", CONFIG, ONE | {"training.disable_cuda_graphs": "True"})
+    recorded = finished(bench, "train")
+    apart = expect_close_losses(run, recorded, LOSS_TOLERANCE)
+    speed = {"with": recorded.figures()["tokens_per_second"], "without": run.figures()["tokens_per_second"]}
+    return {**{f"tokens_per_second_{which}": rate for which, rate in speed.items()}, "losses_apart": apart}
+
+
+def chunked_loss(bench: Bench) -> Figures:
+    with patch("muloco.training.titan_config.LARGE_VOCABULARY", 1):
+        run = train_here(bench, "chunked_loss", CONFIG, ONE)
+    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "train"), LOSS_TOLERANCE)}
+
+
 def turns(bench: Bench) -> Figures:
     first, second = (trained(bench, f"turns_{which}", STREAMING, _in_process(bench)) for which in "ab")
     ours, theirs = first.digests(), second.digests()
@@ -56,7 +74,7 @@ def turns(bench: Bench) -> Figures:
 
 def offload(bench: Bench) -> Figures:
     run = trained(bench, "offload", STREAMING, _in_process(bench) | {"outer_optimizer.offload": "True"})
-    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "turns_a"), 0.05)}
+    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "turns_a"), LOSS_TOLERANCE)}
 
 
 def four_bits(bench: Bench) -> Figures:
@@ -157,7 +175,7 @@ def _error_of_proposition(row: dict[str, str]) -> float:
 
 
 def _half(bench: Bench) -> int:
-    return bench.size(30, 3)
+    return bench.size(30, 6)
 
 
 def _checkpoints(bench: Bench) -> Fields:
@@ -168,7 +186,7 @@ def _in_process(bench: Bench) -> Fields:
     return {
         "fault_tolerance.transport": "in_process",
         "fault_tolerance.group_size": bench.size("4", "2"),
-        "fault_tolerance.sync_steps": bench.size("30", "3"),
+        "fault_tolerance.sync_steps": bench.size("30", "6"),
         "training.local_batch_size": "4",
     }
 

@@ -10,7 +10,7 @@ import torch
 
 from muloco.gpu_check.bench import Bench, Figures, expect, in_checkout
 from muloco.gpu_check.device import synchronize
-from muloco.gpu_check.runs import LAPTOP, REHEARSED, Fields, train, words_of
+from muloco.gpu_check.runs import LAPTOP, REHEARSED, Fields, train, train_here, words_of
 
 CONFIG = "diloco/2x_4gpu_muloco"
 SIZE: Fields = {
@@ -59,12 +59,8 @@ def torchtitan(bench: Bench) -> Figures:
 
 def profile(bench: Bench) -> Figures:
     """One step of the trainer under PyTorch's profiler; the table is in the log of the row."""
-    from muloco.training import worker
-    from muloco.training.load import load_config
-    from muloco.training.resolve import resolve
     from muloco.training.trainer import MulocoTrainer
 
-    chosen = load_config(CONFIG, words_of(bench, "profile", _fields(bench, {})))
     step_of_trainer = MulocoTrainer.train_step
     at = bench.size(PROFILED_STEP, 3)
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -85,7 +81,7 @@ def profile(bench: Bench) -> Figures:
         return result
 
     with patch.object(MulocoTrainer, "train_step", train_step):
-        worker.run_worker(resolve(chosen), chosen=chosen)
+        train_here(bench, "profile", CONFIG, _fields(bench, {}))
     expect(len(walls) == 1, f"step {at} was taken {len(walls)} times")
     order = "self_cpu_time_total" if bench.rehearsal else "self_device_time_total"
     sys.stdout.write(profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60) + "\n")
@@ -124,4 +120,4 @@ def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
 
 def _fields(bench: Bench, fields: Fields) -> Fields:
     chosen = {**LAPTOP, **SIZE, "metrics.log_freq": "1", **fields}
-    return {**chosen, **REHEARSED, "data.predict_bos": "False"} if bench.rehearsal else chosen
+    return {**chosen, **REHEARSED} if bench.rehearsal else chosen

@@ -12,7 +12,7 @@ PART = Part(
             where=("outer/codecs/",),
             command="`python benchmarks/compression.py codecs --device cuda`",
             check="codecs:rates",
-            seconds=40,
+            seconds=30,
             limit=120,
             alone=True,
         ),

@@ -66,6 +66,27 @@ PART = Part(
             limit=LIMIT,
         ),
         Row(
+            name="cuda_graphs",
+            what="forward and backward pass recorded into CUDA graphs, with outer steps and validation between: losses "
+            "as without",
+            where=("training/titan_config.py",),
+            command="`muloco train config/laptop/muloco.py` with and without `--training.disable_cuda_graphs True`",
+            check="laptop:cuda_graphs",
+            seconds=60,
+            limit=LIMIT,
+            after=("train",),
+        ),
+        Row(
+            name="chunked_loss",
+            what="the loss in chunks of a sequence, as for a large vocabulary: losses as without",
+            where=("training/titan_config.py",),
+            command="a run with `titan_config.LARGE_VOCABULARY` below its vocabulary",
+            check="laptop:chunked_loss",
+            seconds=60,
+            limit=LIMIT,
+            after=("train",),
+        ),
+        Row(
             name="turns",
             what="workers that take turns on one CUDA device, streaming, random state included; twice, digests equal",
             where=("outer/in_process.py",),

@@ -20,9 +20,9 @@ PART = Part(
     "muon",
     "Muon's step at 416M, 150M and 1.76B beside torch's and others'",
     (
-        _row("416M", 30),
-        _row("150M", 25),
-        _row("1.76B", 35),
+        _row("416M", 20),
+        _row("150M", 20),
+        _row("1.76B", 25),
         Row(
             name="muon_batches",
             what="how many matrices Muon takes in a batch",

@@ -51,6 +51,15 @@ PART = Part(
             seconds=25,
         ),
         Row(
+            name="codec_kernels",
+            what="the codecs' Triton kernels against torch's operations, both on the GPU: what payloads decode to, bit "
+            "by bit; linear payloads, bit by bit; the error of the others",
+            where=("outer/codecs/",),
+            command="`encode_pieces` and `decode_pieces` with and without `quantized.takes_kernels`",
+            check="small:codec_kernels",
+            seconds=40,
+        ),
+        Row(
             name="lloyd_max_repeats",
             what="a large piece has the same lloyd_max payload each time",
             where=("outer/codecs/lloyd_max.py",),
@@ -70,6 +79,13 @@ PART = Part(
             where=("outer/background.py",),
             command="`Pending` beside products on the main stream",
             check="small:side_stream",
+        ),
+        Row(
+            name="staged_bytes",
+            what="payloads to be sent over gloo cross to the host through page-locked memory and come back whole",
+            where=("outer/torchft.py",),
+            command="`Staging` of tensors on the GPU",
+            check="small:staged_bytes",
         ),
         Row(
             name="flex_attention",

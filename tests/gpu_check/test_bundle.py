@@ -1,0 +1,78 @@
+"""What a bundle carries, and what its script says on a machine that it does not fit. Building one needs a network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muloco.gpu_check import bundle, from_bundle
+from muloco.training.load import ConfigError
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def test_what_the_machine_has_is_not_carried() -> None:
+    names = bundle.needed(bundle.PROVIDED, bundle.environment("3.12"))
+    assert {"torchtitan", "torchft", "lm-eval", "datasets", "tyro", "opentelemetry-sdk", "rouge-score"} <= set(names)
+    assert not {"torch", "numpy", "transformers", "sympy", "wandb", "muloco"} & set(names)
+    assert not [name for name in names if name.startswith("nvidia")]
+
+
+def test_what_the_machine_lacks_is_carried_with_what_it_requires() -> None:
+    there = bundle.environment("3.12")
+    fewer = [name for name in bundle.PROVIDED if name != "tensorboard"]
+    added = set(bundle.needed(fewer, there)) - set(bundle.needed(bundle.PROVIDED, there))
+    assert {"tensorboard", "werkzeug"} <= added and "numpy" not in added
+
+
+def test_a_marker_is_read_for_the_machine() -> None:
+    windows = {**bundle.environment("3.12"), "sys_platform": "win32", "platform_system": "Windows"}
+    assert "colorama" in bundle.closure(["tqdm"], windows)
+    assert "colorama" not in bundle.closure(["tqdm"], bundle.environment("3.12"))
+
+
+def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    for name, size in (("small.whl", 1), ("large.whl", 40)):
+        with (tmp_path / "wheels" / name).open("wb") as file:
+            file.truncate(size * 2**20)
+    with pytest.raises(ConfigError, match=r"41\.0 MiB; allowed are 40\. Largest: large\.whl \(40\.0\), small\.whl"):
+        bundle.check_size(tmp_path)
+
+
+def test_a_wheel_of_another_version_is_removed(tmp_path: Path) -> None:
+    for name in ("rouge_score-0.1.2-py3-none-any.whl", "tyro-0.9.0-py3-none-any.whl", "gone-1.0-py3-none-any.whl"):
+        (tmp_path / name).touch()
+    bundle._keep_only(tmp_path, {"rouge-score": "0.1.2", "tyro": "1.0.0"})
+    assert [path.name for path in tmp_path.iterdir()] == ["rouge_score-0.1.2-py3-none-any.whl"]
+
+
+@pytest.mark.parametrize(
+    ("python", "provided", "message"),
+    [
+        ("2.7", [], "this bundle is for Python 2.7, and this is"),
+        (HERE, ["pip", "no-such-package"], "this machine lacks no-such-package; build a bundle by"),
+    ],
+)
+def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: list[str], message: str) -> None:
+    """By the script itself, which has no muloco to import."""
+    script = tmp_path / "check.py"
+    script.write_text(Path(from_bundle.__file__).read_text())
+    facts = {"python": python, "provided": provided, "commit": "abc", "packages": {}}
+    (tmp_path / "bundle.json").write_text(json.dumps(facts))
+    done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"check: {message}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["--out", "/home/gpu-check"]),
+        (["--parts", "small", "--out", "found"], ["--parts", "small", "--out", "/home/found"]),
+        (["--out=/elsewhere", "--list"], ["--list", "--out", "/elsewhere"]),
+    ],
+)
+def test_the_record_is_written_where_the_user_is(words: list[str], expected: list[str]) -> None:
+    assert from_bundle.with_absolute_out(words, Path("/home")) == expected

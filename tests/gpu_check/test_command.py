@@ -1,0 +1,74 @@
+"""`muloco check-gpu` as it is called."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from muloco.cli import main
+from muloco.gpu_check.on_device import OnDevice
+from muloco.gpu_check.registry import PARTS, ROWS
+
+NO_GPU = {"device": "x86_64", "gpus": 0, "torch": "2.13.0", "cuda": None}
+
+
+def test_a_machine_without_a_gpu_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("muloco.gpu_check.command.facts", lambda: NO_GPU)
+    assert main(["check-gpu", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no GPU that PyTorch 2.13.0 can use" in error
+    assert "`muloco check-gpu --rehearse`" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--minutes", "0"], "--minutes must be a number above 0; got 0.0"),
+        (["--minutes", "nan"], "--minutes must be a number above 0; got nan"),
+        (["--at-once", "0"], "--at-once must be at least 1; got 0"),
+        (["--parts", ","], "--parts must be names with commas in between"),
+        (["--parts", "tiny"], "--parts: there is no 'tiny'"),
+        (["--rehears"], "unknown option --rehears; did you mean --rehearse?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(["check-gpu", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"muloco: {message}") and error.count("\n") == 1
+
+
+def test_help_and_list_tell_parts_and_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["check-gpu", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"  {part.name} " in text for part in PARTS)
+    assert main(["check-gpu", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in ROWS)
+
+
+def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The quickest one, by the processes that a GPU would see."""
+    words = ["--rehearse", "--rows", "gradient_watch", "--out", str(tmp_path)]
+    assert main(["check-gpu", *words]) == 0
+    assert "1 checks: 1 ok, 0 failed, 0 left out" in capsys.readouterr().out
+    (file,) = tmp_path.glob("*.json")
+    record = json.loads(file.read_text())
+    assert file.name.startswith("rehearsal-") and record["rehearsal"] is True
+    assert record["machine"]["torch"] == torch.__version__ and record["commit"]
+    outcome = record["rows"]["gradient_watch"]
+    assert outcome["status"] == "ok" and outcome["figures"]["microseconds"] > 0
+
+
+def test_tensors_of_tests_are_made_on_the_device() -> None:
+    """A device without data stands for a GPU."""
+    meta = torch.device("meta")
+    with OnDevice(meta):
+        assert torch.zeros(3).device == meta
+        assert torch.randn(3, generator=torch.Generator()).device == meta
+        assert torch.zeros(3, device="cpu").device.type == "cpu"
+    assert torch.zeros(3).device.type == "cpu"

@@ -1,0 +1,55 @@
+"""The rows: what can be chosen, and that each leads to a check."""
+
+import importlib
+import re
+
+import pytest
+
+from muloco.gpu_check.registry import PARTS, ROWS, select
+from muloco.training.load import CHECKOUT, ConfigError
+
+
+def test_rows_have_names_of_their_own() -> None:
+    rows = [row for part in PARTS for row in part.rows]
+    assert len(rows) == len(ROWS)
+    assert all(re.fullmatch("[a-zA-Z0-9_]+", name) for name in ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+def test_a_row_leads_to_a_check_or_says_why_not(row) -> None:
+    assert bool(row.check) != bool(row.by_hand)
+    assert row.what and row.command
+    for path in row.where:
+        assert (CHECKOUT / "muloco" / path).exists() or (CHECKOUT / path).exists(), path
+    if row.check:
+        module, function = row.check.split(":")
+        assert callable(getattr(importlib.import_module(f"muloco.gpu_check.checks.{module}"), function))
+        assert 0 < row.seconds <= row.limit
+    names = list(ROWS)
+    for needed in row.after:
+        assert names.index(needed) < names.index(row.name), f"{needed} comes later, and so would never have run"
+
+
+def test_what_a_row_builds_on_is_chosen_with_it() -> None:
+    chosen = [row.name for row in select(rows=["eval_two_ranks"])]
+    assert chosen == ["train", "evaluation_in_training", "eval_two_ranks"]
+
+
+def test_parts_and_rows_add_up_and_keep_their_order() -> None:
+    chosen = [row.name for row in select(parts=["codecs"], rows=["digests"])]
+    assert chosen == ["digests", "codec_rates"]
+    assert [row.name for row in select()] == [name for name, row in ROWS.items() if row.check]
+
+
+@pytest.mark.parametrize(
+    ("parts", "rows", "message"),
+    [
+        (["smal"], [], "--parts: there is no 'smal'; did you mean small?"),
+        ([], ["digest"], "--rows: there is no 'digest'; did you mean digests?"),
+        ([], ["slurm"], "--rows: slurm can only be checked by hand: it needs a SLURM cluster"),
+        (["by_hand"], [], "--parts: by_hand has no row that runs by itself; docs/untested-on-gpu.md lists them"),
+    ],
+)
+def test_what_cannot_be_chosen(parts: list[str], rows: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        select(parts, rows)

@@ -1,0 +1,141 @@
+"""Rows in processes of their own: how each of them may end, and in which order they run."""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from muloco.gpu_check.record import NOT_REACHED, Record
+from muloco.gpu_check.row import Row
+from muloco.gpu_check.runner import Limits, Runner
+
+OK = "write({'figures': {'speed': 3}})"
+WRONG = "write({'reason': 'two lines\\nof it'})"
+RAISES = "raise RuntimeError('no luck')"
+CRASHES = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+HANGS = "import time; print('here', flush=True); time.sleep(600)"
+NOT_HERE = "write({'left_out': 'it needs pytest'})"
+
+
+def row(name: str, **fields) -> Row:
+    return Row(name=name, what="", where=(), check="x:y", **{"seconds": 0, "limit": 60, **fields})
+
+
+def check(
+    tmp_path: Path, rows: Sequence[Row], code: Mapping[str, str], *, limits: Limits | None = None
+) -> tuple[dict, str]:
+    """The rows of the record's file, and what was printed. `code` runs as a row's check; without one it is fine."""
+    printed = io.StringIO()
+    record = Record(tmp_path / "out" / "record.json", {"rehearsal": True}, rows)
+
+    def command(row: Row, outcome: Path) -> list[str]:
+        write = f"import json; write = lambda found: open({str(outcome)!r}, 'w').write(json.dumps(found))"
+        return [sys.executable, "-c", f"{write}\n{code.get(row.name, OK)}"]
+
+    runner = Runner(
+        record,
+        limits or Limits(gpus=1, seconds=600, at_once=2, threads=2),
+        scratch=tmp_path,
+        command=command,
+        console=Console(file=printed, width=200),
+    )
+    runner.run(rows)
+    return json.loads(record.path.read_text())["rows"], printed.getvalue()
+
+
+def test_however_a_row_ends_the_others_go_on(tmp_path: Path) -> None:
+    code = {"wrong": WRONG, "raises": RAISES, "crashes": CRASHES, "hangs": HANGS, "not_here": NOT_HERE}
+    rows = [*(row(name, limit=1 if name == "hangs" else 60) for name in code), row("good")]
+    found, printed = check(tmp_path, rows, code)
+    reasons = {name: (outcome["status"], outcome.get("reason", "")) for name, outcome in found.items()}
+    took = reasons.pop("hangs")
+    assert took[0] == "FAIL" and took[1].startswith("it had not ended after ")
+    assert reasons == {
+        "wrong": ("FAIL", "two lines of it"),
+        "raises": ("FAIL", "RuntimeError: no luck"),
+        "crashes": ("FAIL", "killed by SIGSEGV"),
+        "not_here": ("left out", "it needs pytest"),
+        "good": ("ok", ""),
+    }
+    assert found["good"]["figures"] == {"speed": 3}
+    assert all(name in printed for name in found) and "6/6" in printed
+    assert (tmp_path / "out" / "logs" / "hangs.log").read_text() == "here\n"
+
+
+def test_what_needs_more_gpus_or_a_row_that_failed_is_left_out(tmp_path: Path) -> None:
+    rows = [row("first"), row("pair", gpus=2), row("second", after=("first",)), row("third", after=("second",))]
+    found, _ = check(tmp_path, rows, {"first": WRONG})
+    assert found["pair"]["reason"] == "it needs 2 GPUs; there is 1"
+    assert found["second"]["reason"] == "it builds on first, which failed"
+    assert found["third"]["reason"] == "it builds on second, which was left out"
+    assert {found[name]["status"] for name in ("pair", "second", "third")} == {"left out"}
+
+
+def test_a_row_is_not_begun_without_the_time_for_it(tmp_path: Path) -> None:
+    rows = [row("long", seconds=700), row("short", seconds=1)]
+    found, _ = check(tmp_path, rows, {}, limits=Limits(gpus=1, seconds=600, at_once=2, threads=2))
+    assert found["long"]["reason"].startswith("the time is up: it takes about 700 s, and ")
+    assert found["short"]["status"] == "ok"
+
+
+def test_a_row_that_the_time_cuts_off_has_not_failed(tmp_path: Path) -> None:
+    limits = Limits(gpus=1, seconds=0.5, at_once=1, threads=1)
+    found, _ = check(tmp_path, [row("hangs"), row("later", seconds=5)], {"hangs": HANGS}, limits=limits)
+    assert found["hangs"]["status"] == "left out" and found["hangs"]["reason"].startswith("the time was up after ")
+    assert found["later"]["reason"] == "the time is up: it takes about 5 s, and 0 s are left"
+
+
+def test_a_row_that_measures_runs_alone_and_others_side_by_side(tmp_path: Path) -> None:
+    """Each row leaves a file while it runs. Of the first two, which may run together, each waits for the other."""
+    code = {
+        name: f"""
+import pathlib, time
+here = pathlib.Path({str(tmp_path)!r})
+(here / "runs-{name}").touch()
+(here / "was-{name}").touch()
+while not (here / "was-{meets}").exists():
+    time.sleep(0.01)
+if "{name}" == "{meets}":
+    assert [path.name for path in here.glob("runs-*")] == ["runs-{name}"]
+(here / "runs-{name}").unlink()
+{OK}"""
+        for name, meets in (("a", "b"), ("b", "a"), ("measures", "measures"), ("c", "c"))
+    }
+    rows = [row("a"), row("b"), row("measures", alone=True), row("c", alone=True)]
+    found, _ = check(tmp_path, rows, code)
+    assert {outcome["status"] for outcome in found.values()} == {"ok"}, found
+
+
+def test_the_record_is_whole_after_every_row(tmp_path: Path) -> None:
+    """The second row reads it: the first is there, its own turn has not ended, and the last has not come."""
+    path = tmp_path / "out" / "record.json"
+    reads = f"write({{'figures': json.load(open({str(path)!r}))['rows']}})"
+    rows = [row("first", alone=True), row("reads", alone=True), row("last", alone=True)]
+    found, _ = check(tmp_path, rows, {"reads": reads})
+    seen = found["reads"]["figures"]
+    assert seen["first"]["status"] == "ok" and seen["first"]["figures"] == {"speed": 3}
+    for name in ("reads", "last"):
+        assert seen[name] == {"status": "left out", "seconds": 0.0, "reason": NOT_REACHED}
+
+
+def test_an_interrupted_call_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a row runs."""
+    mark = tmp_path / "pid"
+    code = {"hangs": f"import os, pathlib; pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n{HANGS}"}
+
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+        if mark.exists() and mark.read_text():
+            raise KeyboardInterrupt
+
+    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr("muloco.gpu_check.runner.time", clock)
+    with pytest.raises(KeyboardInterrupt):
+        check(tmp_path, [row("hangs")], code)
+    assert not Path(f"/proc/{mark.read_text()}").exists()
