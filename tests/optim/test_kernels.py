@@ -1,4 +1,4 @@
-"""The Triton kernels: what they compute, through Triton's interpreter, and that they compile for a GPU that is not here."""
+"""The Triton kernels: what they compute, through Triton's interpreter, and that they compile for a GPU."""
 
 import os
 import subprocess
