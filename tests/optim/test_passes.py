@@ -1,8 +1,8 @@
-"""A step of Muon where the host does not read values: what it moves and launches beside its products, and that it indeed
-reads none.
+"""A step of Muon where the host does not read values: what it moves and launches beside its products, and that it reads
+no value indeed.
 
-The operators `muloco.*` are counted as test_kernels.py finds their kernels to be: they read and write every tensor once,
-but read what they normalize twice; one launch for each 64 matrices, and two for the normalization.
+The operators `muloco.*` are counted as test_kernels.py finds their kernels to be: they read and write each tensor once,
+but what is normalized is read twice; one launch for each 64 matrices, and two for the normalization.
 """
 
 import importlib
