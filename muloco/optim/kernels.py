@@ -76,6 +76,7 @@ def normalize_(x: Tensor) -> None:
     """See `muloco.optim.passes.normalize_`; two launches, of which the first only reads."""
     size = x[0].numel()
     pieces = triton.cdiv(size, PIECE)
+    room = min(ROOM, triton.next_power_of_2(pieces))
     found = torch.empty(2, len(x), pieces, dtype=torch.float32, device=x.device)
     # Only the first dimension of a grid may be long, as matrices are where they are small.
     norm_kernel[(len(x) * pieces,)](x, *found, size, pieces, PIECE=PIECE, num_warps=8, **EXACT)
@@ -86,7 +87,8 @@ def normalize_(x: Tensor) -> None:
         pieces,
         PIECE=PIECE,
         PIECES=PIECES,
-        ROOM=min(ROOM, triton.next_power_of_2(pieces)),
+        ROOM=room,
+        LOOKS=triton.cdiv(pieces, room),
         num_warps=8,
         **EXACT,
     )
@@ -177,17 +179,27 @@ def norm_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr):
 
 
 @triton.jit
-def scale_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr, PIECES: tl.constexpr, ROOM: tl.constexpr):
+def scale_kernel(
+    x,
+    largest_at,
+    sums_at,
+    size,
+    pieces,
+    PIECE: tl.constexpr,
+    PIECES: tl.constexpr,
+    ROOM: tl.constexpr,
+    LOOKS: tl.constexpr,
+):
     programs = tl.cdiv(pieces, PIECES)
     which = tl.program_id(0).to(tl.int64) // programs
     largest = tl.zeros([ROOM], tl.float32)
-    for start in range(0, pieces, ROOM):
-        place = start + tl.arange(0, ROOM)
+    for look in range(LOOKS):
+        place = look * ROOM + tl.arange(0, ROOM)
         largest = tl.maximum(largest, tl.load(largest_at + which * pieces + place, place < pieces, 0.0))
     power = ((127 - exponent(tl.max(largest))) << 23).to(tl.float32, bitcast=True)
     sums = tl.zeros([ROOM], tl.float32)
-    for start in range(0, pieces, ROOM):
-        place = start + tl.arange(0, ROOM)
+    for look in range(LOOKS):
+        place = look * ROOM + tl.arange(0, ROOM)
         here = tl.load(largest_at + which * pieces + place, place < pieces, 0.0)
         factor = power * ((127 + exponent(here)) << 23).to(tl.float32, bitcast=True)
         sums += tl.load(sums_at + which * pieces + place, place < pieces, 0.0) * factor * factor

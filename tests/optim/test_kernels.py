@@ -77,7 +77,7 @@ SIGNATURES = {
     "scale": (
         kernels.scale_kernel,
         {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32", "pieces": "i32"},
-        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 512},
+        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 1024, "LOOKS": 2},
     ),
     "norm of small matrices": (  # Triton makes a constant of a 1
         kernels.norm_kernel,
@@ -87,7 +87,7 @@ SIGNATURES = {
     "scale of small matrices": (
         kernels.scale_kernel,
         {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32"},
-        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 1, "pieces": 1},
+        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 1, "LOOKS": 1, "pieces": 1},
     ),
 }
 
