@@ -1,4 +1,4 @@
-"""The Triton kernels: what they compute, through Triton's interpreter, and that they compile for a GPU that is not here."""
+"""The Triton kernels: what they compute, through Triton's interpreter, and that they compile for a GPU."""
 
 import os
 import subprocess
@@ -71,13 +71,23 @@ SIGNATURES = {
     ),
     "norm": (
         kernels.norm_kernel,
-        {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32"},
+        {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32", "pieces": "i32"},
         {"PIECE": kernels.PIECE},
     ),
     "scale": (
         kernels.scale_kernel,
         {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32", "pieces": "i32"},
-        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 512},
+        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 1024, "LOOKS": 2},
+    ),
+    "norm of small matrices": (  # Triton makes a constant of a 1
+        kernels.norm_kernel,
+        {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32"},
+        {"PIECE": kernels.PIECE, "pieces": 1},
+    ),
+    "scale of small matrices": (
+        kernels.scale_kernel,
+        {"x": "*bf16", "largest_at": "*fp32", "sums_at": "*fp32", "size": "i32"},
+        {"PIECE": kernels.PIECE, "PIECES": kernels.PIECES, "ROOM": 1, "LOOKS": 1, "pieces": 1},
     ),
 }
 
