@@ -71,9 +71,7 @@ def test_who_lacks_the_fragment_of_the_run_stops_and_the_run_goes_on() -> None:
         step, fragment = (8, 1) if worker == 0 else (4, 0)
         sync = partial(member.agree, step, fragment, torch.ones(3), due=step, weight=4, finite=True)
         if worker == 1:
-            with pytest.raises(
-                ForeignRun, match="run 'r' syncs fragment 1, which this worker does not have"
-            ):
+            with pytest.raises(ForeignRun, match="run 'r' syncs fragment 1, which this worker does not have"):
                 sync(checksum=torch.tensor(1))
             return None
         return sync(checksum=torch.tensor(1)).weights

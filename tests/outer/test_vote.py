@@ -172,11 +172,16 @@ def test_votes_are_not_heard_before_they_are_cast(lighthouse, group) -> None:
     assert order == ["cast", "heard"]
 
 
-def test_the_vote_stands_where_torchft_reports_a_failure_after_it(
-    lighthouse, group, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Such as one of another rank of the worker: nobody takes back what the other worker may have committed. Both
-    connect again, and their next round succeeds at once."""
+FAILURES: dict[str, Callable[[TorchftTransport], None]] = {
+    "of another rank": lambda transport: transport._manager.report_error(RuntimeError("a rank is gone")),
+    "of this one": lambda transport: transport.cut(),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_vote_stands_where_connections_fail_after_it(failure: str, lighthouse, group, caplog) -> None:
+    """Nobody takes back what the other worker may have committed. Both connect again, and their next round succeeds at
+    once."""
     address, both_left = lighthouse(2), threading.Barrier(2, timeout=SECONDS)
 
     def work(worker: int) -> list[object]:
@@ -185,7 +190,7 @@ def test_the_vote_stands_where_torchft_reports_a_failure_after_it(
 
         def swap_and_fail(*args) -> None:
             swap(*args)
-            transport._manager.report_error(RuntimeError("a rank is gone"))
+            FAILURES[failure](transport)
 
         try:
             first = transport.open(1)
@@ -203,9 +208,9 @@ def test_the_vote_stands_where_torchft_reports_a_failure_after_it(
 
     with caplog.at_level(logging.WARNING, "muloco"):
         assert in_threads(2, work) == [[True, True, True, 1], [True, False, True, 1]]
-    assert [record.getMessage() for record in caplog.records if record.name.startswith("muloco")] == [
-        "sync after step 1: the connections have failed after the vote (a rank is gone)"
-    ]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("muloco")]
+    reason = "a rank is gone" if failure == "of another rank" else "this worker was cut off"
+    assert said == [f"sync after step 1: committed, but connections failed: {reason}"]
 
 
 def test_what_is_no_vote_on_this_round_is_not_taken_for_one(lighthouse, group) -> None:
