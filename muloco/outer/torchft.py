@@ -1,7 +1,8 @@
 """Workers as processes: torchft's manager says who takes part, its process group carries the bytes.
 
 torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker and lets workers differ,
-so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against ours).
+so the vote is ours, and what torchft answers behind it says whether the connections have held. Its DiLoCo is not used
+(`tests/outer` hold it against ours).
 """
 
 import hashlib

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+import torch
 
 from muloco.outer import TransportError, torchft
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
@@ -254,3 +255,32 @@ def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd:
     assert ask(server.address, "1", seconds=10) == VOTING
     server.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_member_that_is_lost_between_two_chunks(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before does not make up for what does not come any more."""
+    monkeypatch.setattr(torchft, "CHUNK_BYTES", 4)
+    data = torch.arange(12, dtype=torch.uint8)
+
+    def stays(transport: TorchftTransport, round: TorchftRound) -> bool:
+        with pytest.raises(TransportError, match="lost contact with another worker"):
+            round.exchange([data, data], [12, 12])
+        return round.vote(False)
+
+    def is_lost(transport: TorchftTransport, round: TorchftRound) -> bool:
+        with pytest.raises(TransportError, match="this worker was cut off"):
+            swap = transport.group.swap
+
+            def twice(*args) -> None:
+                swap(*args)
+                transport.group.swap = last
+
+            def last(*args) -> None:
+                swap(*args)
+                transport.cut()
+
+            transport.group.swap = twice
+            round.exchange([data, data], [12, 12])
+        return round.vote(False)
+
+    assert vote_of_two(lighthouse(2), group, {0: stays, 1: is_lost}) == [False, False]
