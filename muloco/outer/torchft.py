@@ -1,7 +1,8 @@
 """Workers as processes: torchft's manager says who takes part, its process group carries the bytes.
 
 torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker and lets workers differ,
-so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against ours).
+so the vote is ours, and what torchft answers behind it says whether the connections have held. Its DiLoCo is not used
+(`tests/outer` hold it against ours).
 """
 
 import hashlib
@@ -34,6 +35,7 @@ CHUNK_BYTES = 16 * 2**20
 ASK_SECONDS = 5.0
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
+CUT_OFF = "this worker was cut off"
 _ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 
@@ -137,7 +139,7 @@ class TorchftTransport:
             self._introduce(round)
         return round
 
-    def finish(self, *, sound: bool, step: int) -> None:
+    def finish(self, *, committed: bool, broken: str | None, step: int) -> None:
         """Tells torchft how a round ended; where the connections have failed, it makes new ones for the next round.
 
         The vote has been taken by now, and torchft's answer does not change it: the other workers may have committed.
@@ -145,22 +147,25 @@ class TorchftTransport:
         nothing goes over them any more.
 
         Args:
-            sound: whether they have, as far as this rank knows.
+            committed: how the round ended.
+            broken: why this rank can exchange nothing any more; None: it can.
             step: inner step of the sync.
 
         Raises:
             TransportError: a rank of this worker does not answer.
         """
-        if not sound:
-            self._manager.report_error(RuntimeError("the round failed"))
+        if committed and broken is None and not self.group.connected:
+            broken = CUT_OFF
+        if not committed or broken is not None:
+            self._manager.report_error(RuntimeError(broken or "the round failed"))
         try:
             held = self._manager.should_commit()
         except (RuntimeError, TimeoutError) as error:
             raise TransportError(f"sync after step {step}: the ranks of this worker did not agree: {error}") from error
-        if sound and not held:
+        if committed and not held:
             failure = self._manager.errored()
-            why = "on another rank of this worker" if failure is None else _in_short(failure.original_exception)
-            logger.warning("sync after step %d: the connections have failed after the vote (%s)", step, why)
+            elsewhere = "on another rank of this worker" if failure is None else _in_short(failure.original_exception)
+            logger.warning("sync after step %d: committed, but connections failed: %s", step, broken or elsewhere)
         if not held:
             self.group.abort()
 
@@ -299,8 +304,7 @@ class TorchftRound:
         transport.committed = name if committed else None
         if not committed:
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
-        sound = committed and self.broken is None and transport.group.connected
-        transport.finish(sound=sound, step=self._step)
+        transport.finish(committed=committed, broken=self.broken, step=self._step)
         return committed
 
     def _exchange_votes(self, name: str) -> None:
@@ -312,7 +316,7 @@ class TorchftRound:
 
     def _insist_on_connection(self) -> None:
         if self.broken is None and not self._transport.group.connected:
-            self.broken = "this worker was cut off"
+            self.broken = CUT_OFF
         if self.broken is not None:
             raise TransportError(self.broken)
 
@@ -385,7 +389,7 @@ class PeerGroup(ProcessGroupWrapper):
         """torch's process group; another thread may abort this one at any moment."""
         connected = self._pg
         if connected is None:
-            raise RuntimeError("this worker was cut off")
+            raise RuntimeError(CUT_OFF)
         return connected
 
     def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:

@@ -170,6 +170,7 @@ def agree(
     Raises:
         TransportError: too few workers came, or round after round failed.
         AnchorMismatch, NonFinitePseudogradient: on every member alike.
+        ForeignRun: this worker belongs to another run than the others, or has another config.
     """
     sent = 0
     for attempt in range(1, ATTEMPTS + 1):
@@ -279,7 +280,11 @@ def _carry(
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment != NOTHING:
-        wire = wire_of(fragment)
+        try:
+            wire = wire_of(fragment)
+        except IndexError:
+            what = f"run {headers[leaders[0]].run!r} syncs fragment {fragment}, which this worker does not have"
+            raise ForeignRun(f"{what}; start it with the run's own config") from None
         if round.rank not in leaders or payload is None:
             payload = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
             wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter

@@ -32,7 +32,7 @@ class Round(Protocol):
         ...
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
-        """Sends `outgoing[r]` to member r and returns what came from each, in rank order.
+        """Sends `outgoing[r]` to member r and returns what came from each, in rank order, once it is there.
 
         Args:
             outgoing: one uint8 vector a member, of any lengths, on the transport's device.
