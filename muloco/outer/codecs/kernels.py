@@ -257,14 +257,15 @@ def _count(
 
 @triton.jit
 def _elements(program, rows, columns, elements, blocks, BY_ROW: tl.constexpr, GROUPS: tl.constexpr):
-    """What a program works on: piece; groups [GROUPS]; elements [GROUPS, 8], whether they are there, and rows."""
+    """What a program works on: piece; groups [GROUPS]; elements [GROUPS, 8], whether they are there, and their rows
+    (one number, where a piece is one row)."""
     piece, block = program // blocks, program % blocks
     first = block.to(tl.int64) * (8 * GROUPS)
     within = tl.arange(0, GROUPS)[:, None] * 8 + tl.arange(0, 8)[None, :]
     inside = first + within < elements
-    row = (piece * rows).to(tl.int64) + tl.zeros((GROUPS, 8), tl.int64)
+    row = (piece * rows).to(tl.int64)
     if BY_ROW:
-        row += first // columns + ((first % columns).to(tl.int32) + within) // columns
+        row += tl.minimum(first // columns + ((first % columns).to(tl.int32) + within) // columns, rows - 1)
     return piece.to(tl.int64), block.to(tl.int64) * GROUPS + tl.arange(0, GROUPS), first + within, inside, row
 
 
@@ -296,8 +297,8 @@ def _pack(
     piece, group, element, inside, row = _elements(program, rows, columns, elements, blocks, BY_ROW, GROUPS)
     LEVELS: tl.constexpr = 2**BITS
     value = tl.load(values + tl.load(starts + piece) + element, mask=inside, other=0.0)
-    centre = tl.load(centres + row, mask=inside, other=0.0)
-    width = tl.load(widths + row, mask=inside, other=1.0)
+    centre = tl.load(centres + row)
+    width = tl.load(widths + row)
     if KIND == LINEAR:
         steps = tl.math.div_rn(value - centre, width)
         steps = tl.where(steps == steps, steps, 0.0)
@@ -346,8 +347,7 @@ def _unpack(
     places = (tl.arange(0, 8) * BITS).to(tl.int64)[None, :]
     code = (word[:, None] >> places) & (LEVELS - 1)
     if LINEAR_STEPS:
-        least = tl.load(metadata + row * 2, mask=inside, other=0.0)
-        value = code.to(tl.float32) * tl.load(metadata + row * 2 + 1, mask=inside, other=0.0) + least
+        value = code.to(tl.float32) * tl.load(metadata + row * 2 + 1) + tl.load(metadata + row * 2)
     else:
         value = tl.load(metadata + row * LEVELS + code, mask=inside, other=0.0)
     out = values + tl.load(starts + piece) + element
