@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from muloco.outer.codecs import kernels, quantized
+from muloco.outer.codecs import fitting, kernels, quantized
 
 FOREACH_ELEMENTS = 320 * 65536
 FOREACH_TENSORS = 30
@@ -35,6 +35,7 @@ class Launches(TorchDispatchMode):
         monkeypatch.setattr(quantized, "takes_kernels", lambda device: True)
         for name in ("_statistics", "_combine", "_count", "_pack", "_unpack"):
             monkeypatch.setattr(kernels, name, _Recorder(self, name, getattr(kernels, name)))
+        monkeypatch.setattr(fitting, "_fit", _Recorder(self, "_fit", fitting._fit))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -68,14 +69,19 @@ class _Recorder:
 
     def _launch(self, *args, enable_fp_fusion: bool = True) -> None:
         given = self._parameters.bind(*args).arguments
+        self._counter.launches[self._name] += 1
+        if self._name == "_fit":
+            self._counter.bytes += sum(
+                given[name].nbytes * times for name, times in (("counts", 2), ("sums", 2), ("shares", 2), ("running", 2))
+            )
+            return
         rows = len(given["counts"]) if self._name == "_count" else len(given["starts"]) * given["rows"]
         elements = rows * given["columns"]
-        self._counter.launches[self._name] += 1
         self._counter.bytes += {
             "_statistics": lambda: 4 * elements + given["partials"].nbytes,
             "_combine": lambda: given["partials"].nbytes + given["found"].nbytes,
             "_count": lambda: 4 * elements,
-            "_pack": lambda: (4 + (given["table"] is not None)) * elements + given["codes"].numel(),
+            "_pack": lambda: 4 * elements + given["codes"].numel(),
             "_unpack": lambda: given["codes"].numel() + (8 if given["ADD"] else 4) * elements,
         }[self._name]()
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _ITERATIONS = 10
 _CAPPINGS = 8
 _WHOLE = 2**30  # the greatest share of the levels, as an integer: sums are the same in any order
+_THIRD = 0x2A5137A0  # two thirds of the bias of exponents, and what makes the greatest error least
 _CELLS = 2**23  # cells that kernels work on at once
 _MANTISSA, _BIAS = 23, 127  # of an fp32 number
 
@@ -47,17 +48,18 @@ class LloydMax(Quantized):
         return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
 
     def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
+        from muloco.outer.codecs.fitting import fit
+
         least, greatest, mean, sigma = stack.statistics()
         grid = _Grid.of(stack.columns, self.bits)
         levels = torch.empty(stack.all_rows, self.levels, dtype=torch.float64, device=mean.device)
-        code_of_cell = torch.empty(stack.all_rows, grid.cells, dtype=torch.uint8, device=mean.device)
+        starts = torch.empty(stack.all_rows, self.levels, dtype=torch.int32, device=mean.device)
         step = max(1, _CELLS // grid.cells)
         for first in range(0, stack.all_rows, step):
             some = slice(first, first + step)
             counts, sums = stack.count(mean, sigma, some, grid.fineness, grid.half)
-            levels[some], starts = _fit(grid, counts, sums, self.levels)
-            code_of_cell[some] = _codes_between(starts, grid.cells)
-        stack.pack_cells(codes, self.bits, mean, sigma, code_of_cell, grid.fineness, grid.half)
+            fit(counts, sums, grid.fineness, levels[some], starts[some])
+        stack.pack_cells(codes, self.bits, mean, sigma, starts, grid.fineness, grid.half)
         return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
 
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
     reached = torch.where(filled, means, -torch.inf).cummax(1).values
     gaps = torch.where(filled, means - pad(reached, (1, -1), value=-torch.inf), 0.0)
     gaps = gaps.masked_fill_(gaps == torch.inf, 0.0).clamp_min_(0.0)  # before the first filled cell
-    parts = gaps.square_().mul_(counts).float().pow_(1 / 3)
+    parts = _cube_root(gaps.square_().mul_(counts).float())
     shares = parts.mul_(_WHOLE / parts.amax(1, keepdim=True).clamp_min_(1e-20)).to(torch.int32)
     for _ in range(_CAPPINGS):
         most = shares.sum(1, keepdim=True).div_(levels, rounding_mode="floor").clamp_(1, _WHOLE)
@@ -138,6 +140,13 @@ def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
     wanted = (running[:, -1:] * quantiles).ceil_().to(torch.int64)
     cells = torch.searchsorted(running, wanted).clamp_max_(counts.shape[1] - 1)
     return means.gather(1, cells)
+
+
+def _cube_root(values: Tensor) -> Tensor:
+    """Within 0.2 %, of fp32 numbers from 0 on; by operations that round alike on all devices: a third of the exponent,
+    then a step of Newton's method."""
+    guess = (values.view(torch.int32) // 3 + _THIRD).view(torch.float32)
+    return torch.where(values > 0, (guess + guess + values / (guess * guess)) / 3, 0.0)
 
 
 def _codes_between(starts: Tensor, cells: int) -> Tensor:
