@@ -1,5 +1,7 @@
-"""Triton kernels of the codecs and of the digest, on a CPU by Triton's interpreter: `test_kernels.py` runs these tests in
-a process of their own, as Triton has to be told when it is loaded."""
+"""Triton kernels of the codecs and of the digest, on a CPU by Triton's interpreter.
+
+`test_kernels.py` runs these tests in a process of their own, as Triton has to be told when it is loaded.
+"""
 
 import math
 import os
@@ -16,7 +18,9 @@ from muloco.outer.codecs import build_codec, fitting, quantized
 from muloco.outer.codecs.kernels import Stack
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero) encountered:RuntimeWarning")  # 0 / 0, as on a GPU
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:(invalid value|divide by zero) encountered:RuntimeWarning"
+)  # 0 / 0, as on a GPU
 
 SETTINGS = [
     {"kind": kind, "bits": bits, "granularity": granularity}
@@ -170,8 +174,8 @@ def test_digests_are_those_of_the_cpu(dtype: torch.dtype, monkeypatch: pytest.Mo
 
 
 class Traffic:
-    """Counts what the interpreter loads and stores: bytes of the distinct addresses of each instruction of a program, as
-    a GPU's caches serve the others; and atomic additions."""
+    """Counts what the interpreter loads and stores: bytes of the distinct addresses of each instruction of a program,
+    as caches serve the others; and atomic additions."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.moved: Counter[str] = Counter()

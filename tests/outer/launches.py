@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from muloco.outer.codecs import fitting, kernels, quantized
 
-FOREACH_ELEMENTS = 320 * 65536
-FOREACH_TENSORS = 30
-"""What torch's kernels for lists of tensors take at once: 320 blocks of 65536 elements, and at least so many tensors."""
+_FOREACH_BLOCKS, _FOREACH_BLOCK, _FOREACH_TENSORS = 320, 65536, 30
+"""What torch's kernels for lists of tensors take at once: so many blocks of so many elements, and so many tensors."""
 _WITHOUT_WORK = ("empty", "detach", "lift_fresh", "_unsafe_view", "alias")
 _OVERWRITE = ("copy_", "zero_", "fill_", "_foreach_copy_")
 
@@ -23,14 +23,16 @@ class Launches(TorchDispatchMode):
     """Counts what torch launches, one kernel an operation, and what that reads and writes, each tensor once; and the
     launches of Triton kernels, which do nothing then.
 
-    A kernel reads its elements once, writes (or reads) the packed codes once, and reads a byte of the table of codes an
-    element: `interpreted.py` shows that. Tables of totals count where they are zeroed and where they are summed; what
-    is added to them in between stays within a GPU's cache.
+    A kernel reads its elements once, and writes (or reads) the packed codes once: `interpreted.py` shows that. Tables
+    of totals count where they are zeroed, summed and fitted (of what the fit goes through several times, a row lies in
+    a cache); additions to them stay within a cache.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         super().__init__()
         self.launches: Counter[str] = Counter()
+        self.kernels: list[tuple[triton.JITFunction, dict]] = []
+        """The kernels of Triton, and their arguments by name."""
         self.bytes = 0
         monkeypatch.setattr(quantized, "takes_kernels", lambda device: True)
         for name in ("_statistics", "_combine", "_count", "_pack", "_unpack"):
@@ -61,7 +63,7 @@ class _Recorder:
     """Stands for a kernel."""
 
     def __init__(self, counter: Launches, name: str, kernel):
-        self._counter, self._name = counter, name
+        self._counter, self._name, self._kernel = counter, name, kernel
         self._parameters = inspect.signature(kernel.fn)
 
     def __getitem__(self, grid):
@@ -70,10 +72,9 @@ class _Recorder:
     def _launch(self, *args, enable_fp_fusion: bool = True) -> None:
         given = self._parameters.bind(*args).arguments
         self._counter.launches[self._name] += 1
+        self._counter.kernels.append((self._kernel, dict(given)))
         if self._name == "_fit":
-            self._counter.bytes += sum(
-                given[name].nbytes * times for name, times in (("counts", 2), ("sums", 2), ("shares", 2), ("running", 2))
-            )
+            self._counter.bytes += 2 * sum(given[name].nbytes for name in ("counts", "sums", "shares", "running"))
             return
         rows = len(given["counts"]) if self._name == "_count" else len(given["starts"]) * given["rows"]
         elements = rows * given["columns"]
@@ -96,5 +97,5 @@ def _size(tensor: torch.Tensor) -> int:
 
 
 def _pieces_of_work(tensors: Sequence[torch.Tensor]) -> int:
-    chunks = sum(math.ceil(tensor.numel() / 65536) for tensor in tensors)
-    return max(math.ceil(chunks / 320), math.ceil(len(tensors) / FOREACH_TENSORS))
+    blocks = sum(math.ceil(tensor.numel() / _FOREACH_BLOCK) for tensor in tensors)
+    return max(math.ceil(blocks / _FOREACH_BLOCKS), math.ceil(len(tensors) / _FOREACH_TENSORS))

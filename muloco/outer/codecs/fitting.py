@@ -12,7 +12,7 @@ _CHUNK = 1024  # cells that a program works on at once
 _ITERATIONS = tl.constexpr(lloyd_max._ITERATIONS)
 _CAPPINGS = tl.constexpr(lloyd_max._CAPPINGS)
 _WHOLE = tl.constexpr(lloyd_max._WHOLE)
-_THIRD = tl.constexpr(lloyd_max._THIRD)
+_BIAS_LEFT = tl.constexpr(lloyd_max._BIAS_LEFT)
 
 
 def fit(counts: Tensor, sums: Tensor, fineness: int, levels: Tensor, starts: Tensor) -> None:
@@ -43,9 +43,10 @@ def _larger(a, b):
 
 @triton.jit
 def _cube_root(value):
-    guess = (value.to(tl.int32, bitcast=True) // 3 + _THIRD).to(tl.float32, bitcast=True)
-    root = tl.math.div_rn(guess + guess + tl.math.div_rn(value, guess * guess), 3.0)
-    return tl.where(value > 0.0, root, 0.0)
+    third = tl.full((), 1 / 3, tl.float32)
+    bits = (value.to(tl.int32, bitcast=True).to(tl.float32) * third).to(tl.int32) + _BIAS_LEFT
+    guess = bits.to(tl.float32, bitcast=True)
+    return tl.where(value == 0.0, 0.0, (tl.math.div_rn(value, guess * guess) + (guess + guess)) * third)
 
 
 @triton.jit
@@ -142,6 +143,7 @@ def _fit(
     fitted = _mean(_before(counts, cell + 1) - _before(counts, cell), _before(sums, cell + 1) - _before(sums, cell))
 
     # Lloyd's iteration
+    start = tl.zeros((LEVELS,), tl.int32)
     for _ in range(_ITERATIONS):
         boundary = (tl.gather(fitted, tl.minimum(level + 1, LEVELS - 1), 0) + fitted) / 2
         start = cell_of(boundary.to(tl.float32), cells // 2, FINENESS)
