@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -77,8 +78,11 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
-    console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends what it has started, as Ctrl-C does
+        try:
+            Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
+        finally:
+            console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
 
 

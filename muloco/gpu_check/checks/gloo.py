@@ -1,5 +1,6 @@
 """Workers in processes of their own that share one device."""
 
+import itertools
 import json
 import os
 import signal
@@ -78,14 +79,7 @@ def _worker_processes(folder: RunFolder) -> list[int]:
             words = path.read_text().split("\0")
         except OSError:  # it has ended meanwhile
             continue
-        if (
-            str(folder.config) in words
-            and "worker" in words
-            and _option(words, "--fault_tolerance.replica_id") == str(KILLED)
-        ):
+        ours = "worker" in words and str(folder.config) in words
+        if ours and ("--fault_tolerance.replica_id", str(KILLED)) in itertools.pairwise(words):
             found.append(int(path.parent.name))
     return found
-
-
-def _option(words: list[str], name: str) -> str | None:
-    return words[words.index(name) + 1] if name in words[:-1] else None
