@@ -57,7 +57,9 @@ def run_check_gpu(command: argparse.Namespace) -> int:
                 f"no GPU that PyTorch {machine['torch']} can use (built for CUDA {machine['cuda']}); "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
-        limits = dataclasses.replace(limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]))
+        limits = dataclasses.replace(
+            limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]), memory_gib=machine["memory_gib"]
+        )
     now = datetime.now(UTC)
     head = {
         "date": now.isoformat(timespec="seconds"),
@@ -78,10 +80,11 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends what it has started, as Ctrl-C does
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it has started, as Ctrl-C does
         try:
             Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
         finally:
+            signal.signal(signal.SIGTERM, before)
             console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
 

@@ -2,6 +2,8 @@
 
 from muloco.gpu_check.row import Part, Row
 
+MEMORY_GIB = 40
+
 PART = Part(
     "speed",
     "speed of the 150M flavor: MuLoCo, Muon, AdamW, torchtitan's own trainer; a profile",
@@ -15,6 +17,7 @@ PART = Part(
             seconds=70,
             limit=200,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="speed_adamw",
@@ -25,6 +28,7 @@ PART = Part(
             seconds=35,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="speed_torchtitan",
@@ -35,6 +39,7 @@ PART = Part(
             seconds=40,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="speed_muon",
@@ -45,6 +50,7 @@ PART = Part(
             seconds=30,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="profile",
@@ -55,6 +61,7 @@ PART = Part(
             seconds=35,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
     ),
 )
