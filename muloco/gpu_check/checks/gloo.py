@@ -42,7 +42,7 @@ def figures_of_killed(bench: Bench, name: str, fields: Fields) -> Figures:
     equal."""
     long: Fields = {
         "fault_tolerance.sync_steps": bench.size("10", "6"),
-        "training.steps": bench.size("3000", "120"),
+        "training.steps": bench.size("3000", "60"),
     }
     ended = threading.Event()
     killer = threading.Thread(target=_kill_after_first_sync, args=(RunFolder(outputs(bench, name)), ended))

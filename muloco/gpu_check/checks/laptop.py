@@ -99,7 +99,7 @@ def metrics(bench: Bench) -> Figures:
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         expect(0 < line["memory_gib"] < total, f"memory_gib is {line['memory_gib']} on a device of {total:.0f} GiB")
     length = 256
-    model: Any = build(bench, length, dense=True)
+    model = build(bench, length, dense=True)
     tokens, positions = packed(bench, length)
     with FlopCounterMode(display=False) as counter:
         model(tokens, positions=positions, attention_masks=model.get_attention_masks(positions)).sum().backward()
