@@ -96,7 +96,7 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
 
 def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[float]]:
     """One worker; the seconds of each round by way, those of the slower worker."""
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.torchft import GlooGroup, TorchftTransport
 
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -109,7 +109,7 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
         ranks=1,
         store=("127.0.0.1", store.port),
         host=host,
-        process_group="gloo",
+        group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,
     )

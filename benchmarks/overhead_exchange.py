@@ -96,7 +96,7 @@ def _ways(
 
     from muloco.outer.compression import Compression
     from muloco.outer.exchange import average
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.torchft import GlooGroup, TorchftTransport
 
     store, other_store = stores
     transport = TorchftTransport(
@@ -108,7 +108,7 @@ def _ways(
         ranks=1,
         store=("127.0.0.1", store.port),
         host="127.0.0.1",
-        process_group="gloo",
+        group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,
     )

@@ -1,10 +1,12 @@
 """The one gate to torchtitan (0.3.0): no other module of muloco imports it.
 
-It does two things. It prepares torchtitan for torch 2.13.0 and for machines without an accelerator, before any other
-part of torchtitan is imported; and it re-exports, in one list, everything of torchtitan that muloco uses. Each patch
-below says why it is needed; `tests/test_torchtitan_gate.py` fails as soon as one is not needed any more.
+It does two things. It prepares torchtitan for torch 2.11 to 2.13 and for machines without an accelerator, before any
+other part of torchtitan is imported; and it re-exports, in one list, everything of torchtitan that muloco uses. Each
+patch below says why it is needed, and is made only where torch lacks what it provides;
+`tests/test_torchtitan_gate.py` tests each, and fails as soon as one is not needed any more.
 """
 
+import inspect
 import os
 import resource
 import sys
@@ -15,7 +17,9 @@ from types import SimpleNamespace
 import spmd_types as spmd  # torchtitan's notation of layouts, a package of its own
 import torch
 import torch.distributed
+import torch.distributed.fsdp
 import torchtitan.tools.utils as _utils
+from torch.nn.attention import flex_attention
 
 
 class _CpuDeviceModule(types.ModuleType):
@@ -75,6 +79,12 @@ def _provide_set_timeout() -> None:
     torch.distributed.set_timeout = _set_pg_timeout  # type: ignore[attr-defined]
 
 
+def _provide_mesh_dims() -> None:
+    """torchtitan 0.3.0 imports `DataParallelMeshDims`, which torch 2.11 does not have. Only torchtitan's other SPMD
+    backends, not `partial_dtensor`, make one."""
+    torch.distributed.fsdp.DataParallelMeshDims = type("DataParallelMeshDims", (), {})  # type: ignore
+
+
 _A100_FLOPS = 312e12
 """The peak FLOP/s that torchtitan assumes for accelerators that it does not know."""
 
@@ -82,8 +92,11 @@ if not torch.accelerator.is_available():
     _use_cpu()
 if not hasattr(torch.distributed, "set_timeout"):
     _provide_set_timeout()
+if not hasattr(torch.distributed.fsdp, "DataParallelMeshDims"):
+    _provide_mesh_dims()
 
 
+import torchtitan.models.common.attention as _attention  # noqa: E402
 from torchtitan.components.checkpointer import BaseCheckpointManager  # noqa: E402
 from torchtitan.components.checkpointer.base import ModelWrapper  # noqa: E402
 from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: E402
@@ -123,6 +136,23 @@ from torchtitan.models.llama3.model import Llama3TransformerBlock  # noqa: E402
 from torchtitan.protocols.model_spec import ModelSpec  # noqa: E402
 from torchtitan.protocols.sharding import ShardingConfig  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
+
+
+def _mask_always_separated() -> None:
+    """torchtitan 0.3.0 asks `create_block_mask` to keep full blocks apart from partial ones. torch 2.11 has no such
+    argument, and always does."""
+    create = flex_attention.create_block_mask
+
+    def create_block_mask(*args, separate_full_blocks: bool, **kwargs):
+        if not separate_full_blocks:
+            raise NotImplementedError("torch 2.11 cannot mix full and partial blocks of an attention mask")
+        return create(*args, **kwargs)
+
+    _attention._compiled_create_block_mask = torch.compile(create_block_mask)
+
+
+if "separate_full_blocks" not in inspect.signature(flex_attention.create_block_mask).parameters:
+    _mask_always_separated()
 
 
 def device_type() -> str:

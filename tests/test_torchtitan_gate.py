@@ -1,17 +1,21 @@
 """Each patch of the gate is still needed; and there is no other way in."""
 
 import ast
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 import muloco
 from muloco import _torchtitan
 
 PACKAGE = Path(muloco.__file__).parent
+TORCH = Version(torch.__version__).release
 
 
 def modules_imported_by(file: Path) -> set[str]:
@@ -32,6 +36,46 @@ def test_no_other_module_imports_torchtitan() -> None:
     for file in PACKAGE.rglob("*.py"):
         if file.name != "_torchtitan.py":
             assert not {m for m in modules_imported_by(file) if m.split(".")[0] == "torchtitan"}, file
+
+
+def without_mesh_dims() -> None:
+    """As in torch 2.11."""
+    import torch.distributed.fsdp as fsdp
+
+    if hasattr(fsdp, "DataParallelMeshDims"):
+        del fsdp.DataParallelMeshDims
+
+
+def without_choice_of_blocks() -> None:
+    """As in torch 2.11, whose masks always keep full blocks apart. Compiling would take longer than the test."""
+    import torch.nn.attention.flex_attention as flex
+
+    real = flex.create_block_mask
+    accepted = {"separate_full_blocks": True} if "separate_full_blocks" in inspect.signature(real).parameters else {}
+
+    def create_block_mask(mask_mod, B, H, Q_LEN, KV_LEN, device=None, BLOCK_SIZE=128, _compile=False):
+        return real(mask_mod, B, H, Q_LEN, KV_LEN, device=device, BLOCK_SIZE=BLOCK_SIZE, **accepted)
+
+    flex.create_block_mask = create_block_mask
+    torch._dynamo.config.disable = True
+
+
+MASK = """
+import torchtitan.models.common.attention as attention
+mask = attention.create_attention_mask(
+    lambda b, h, q, k: q >= k, 1, None, 256, 256, device="cpu", BLOCK_SIZE=64, separate_full_blocks=True
+)
+assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 2, 3]]] and mask.kv_num_blocks.tolist() == [[[1, 1, 1, 1]]]
+try: attention.create_attention_mask(lambda b, h, q, k: q >= k, 1, None, 8, 8, separate_full_blocks=False)
+except NotImplementedError: pass
+else: raise SystemExit("a mask of one kind of blocks was asked for, and not made")
+"""
+
+
+@pytest.mark.parametrize(("lack", "use"), [(without_mesh_dims, ""), (without_choice_of_blocks, MASK)])
+def test_what_an_older_torch_lacks_is_provided(lack: Callable[[], None], use: str) -> None:
+    code = f"import inspect\nimport torch\n{inspect.getsource(lack)}\n{lack.__name__}()\nimport muloco._torchtitan\n"
+    in_fresh_process(code + use)
 
 
 def test_torch_still_lacks_set_timeout() -> None:
@@ -67,6 +111,7 @@ def test_flex_attention_still_has_no_backward_on_cpu() -> None:
         torch.compile(flex_attention)(q, q, q).sum().backward()
 
 
+@pytest.mark.skipif(TORCH < (2, 12), reason="torch 2.11 has nothing to ask it with")
 def test_torchtitans_default_backend_still_fails_on_this_torch() -> None:
     """Why titan_config.py says partial_dtensor: spmd_types needs an FSDP2 that takes plain parameters."""
     assert _torchtitan.ParallelismConfig().spmd_backend == "spmd_types"

@@ -3,7 +3,7 @@
 import os
 
 from muloco.cores import usable_cores
-from muloco.launch.placement import Placement, Station
+from muloco.launch.placement import Placement, Station, refuse_what_needs_cuda
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -32,8 +32,7 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
     if workers < config.workers:
         what += ", taking turns in one process,"
     if not devices:
-        if chosen == "nccl":
-            raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, this machine has none; use gloo")
+        refuse_what_needs_cuda(config, "this machine")
         return Placement(
             environments=(common,) * workers,
             stations=(Station(),) * workers,

@@ -3,6 +3,9 @@
 import sys
 from dataclasses import dataclass
 
+from muloco.training.config import Config
+from muloco.training.load import ConfigError
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -36,3 +39,20 @@ class Placement:
     """gloo or nccl."""
     description: str
     """One line for the user."""
+
+
+def refuse_what_needs_cuda(config: Config, where: str) -> None:
+    """
+    Args:
+        config: of a run that is to be on the CPU.
+        where: that has no CUDA devices, for the message.
+
+    Raises:
+        ConfigError: it has a value that needs them.
+    """
+    if config.fault_tolerance.process_group == "nccl":
+        raise ConfigError(f"fault_tolerance.process_group nccl needs CUDA devices, {where} has none; use gloo")
+    if config.optimizer.symmetric_products == "triton":
+        raise ConfigError(
+            f"optimizer.symmetric_products triton needs CUDA devices, {where} has none; use auto or matmul"
+        )

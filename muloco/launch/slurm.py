@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from muloco.launch.allocation import Allocation
 from muloco.launch.layout import Layout, Place, even_layout, layout
-from muloco.launch.placement import Placement, Station
+from muloco.launch.placement import Placement, Station, refuse_what_needs_cuda
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -24,8 +24,8 @@ def place_in(config: Config, allocation: Allocation, *, environment: Mapping[str
     chosen = config.fault_tolerance.process_group
     per_node = _devices(allocation)
     on_cpu = per_node == 0 or environment.get("CUDA_VISIBLE_DEVICES") == ""
-    if on_cpu and chosen == "nccl":
-        raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, this job has none; use gloo")
+    if on_cpu:
+        refuse_what_needs_cuda(config, "this job")
     count = len(allocation.nodes)
     if per_node:
         found = layout(workers=workers, ranks=ranks, per_node=per_node)

@@ -152,9 +152,11 @@ def _train(
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
+        kept = "no earlier one is kept, so" if newest is None else f"that of step {newest} is kept;"
+        again = "starts again from the beginning" if newest is None else "resumes from it"
         console.print(
             f"the checkpoint of the last step is incomplete (see the logs in {folder.log(0).parent}); "
-            f"resume from that of step {newest} with: muloco train {folder.config} --resume",
+            f"{kept} this {again}: muloco train {folder.config} --resume",
             style="red",
         )
         return Outcome(folder=folder, status=1)
@@ -230,10 +232,12 @@ def _start_worker(
 def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
+        from muloco.launch.torchrun import patient_torchrun
+
         module = [
-            *("-m", "torch.distributed.run", f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
+            *(*patient_torchrun(LEAVE_SECONDS), f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
             *_rendezvous(station),
-            *(f"--signals-to-handle={TORCHRUN_SIGNALS}", f"--shutdown-timeout={LEAVE_SECONDS}"),
+            f"--signals-to-handle={TORCHRUN_SIGNALS}",
             *module,
         ]
     overrides = [

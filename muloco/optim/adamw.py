@@ -9,11 +9,15 @@ from torch.optim.adamw import adamw
 
 from muloco.optim.decay import decay_
 
+FUSED = frozenset({"cuda", "mps", "xpu"})
+"""Types of devices on which torch's fused AdamW is taken by default."""
+
 
 def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any]) -> None:
     """One step, in place, of parameters that have a gradient; state: `step`, `exp_avg`, `exp_avg_sq`.
 
-    `fused` and `foreach` in the group choose torch's implementation, as in torch.optim.AdamW.
+    `fused` and `foreach` in the group choose torch's implementation, as in torch.optim.AdamW. Where neither does, it is
+    the fused one on an accelerator, which moves half the bytes, and torch's choice on the CPU.
     """
     if not params:
         return
@@ -21,9 +25,15 @@ def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapp
     lr = group["lr"] * group["lr_factor"]
     weight_decay = group["weight_decay"]
     states = [state[param] for param in params]
+    fused, foreach = group.get("fused"), group.get("foreach")
+    if fused is None and foreach is None and all(param.device.type in FUSED for param in params):
+        fused = True
     for param, own in zip(params, states, strict=True):
-        if "step" not in own:
-            own["step"] = torch.zeros((), device=param.device if group.get("fused") else "cpu")  # where torch keeps it
+        place = param.device if fused else torch.device("cpu")  # where torch keeps the number
+        if "step" in own:
+            own["step"] = own["step"].to(place)  # of a checkpoint from another implementation
+        else:
+            own["step"] = torch.zeros((), device=place)
             own["exp_avg"] = torch.zeros_like(param)
             own["exp_avg_sq"] = torch.zeros_like(param)
     if group["cautious_weight_decay"]:
@@ -38,8 +48,8 @@ def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapp
         [own["exp_avg_sq"] for own in states],
         [],
         [own["step"] for own in states],
-        foreach=group.get("foreach"),
-        fused=group.get("fused"),
+        foreach=foreach,
+        fused=fused,
         amsgrad=False,
         beta1=beta1,
         beta2=beta2,

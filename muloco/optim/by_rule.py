@@ -12,9 +12,12 @@ from torch.distributed import ProcessGroup
 from muloco.optim.adamw import adamw_update
 from muloco.optim.checks import check_distinct, check_gradients, check_group
 from muloco.optim.lion import lion_update
+from muloco.optim.lookup import lookup
 from muloco.optim.muon import muon_update
 from muloco.optim.options import read_group, read_numbers, refuse_keywords, refuse_unused
+from muloco.optim.owners import Plan
 from muloco.optim.roles import account, sort
+from muloco.optim.symmetric import WAYS
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,12 @@ class ByRule(torch.optim.Optimizer):
         params: see `Muon`.
         defaults: of every option of the rules but `betas`.
         betas: default of the groups that have some.
-        process_group: see `Muon`.
+        process_group, symmetric_products: see `Muon`.
         unknown: keywords that the constructor does not have, which are refused.
     """
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
+    _symmetric_products = "auto"  # of one that was pickled before there was a choice
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class ByRule(torch.optim.Optimizer):
         *,
         betas: tuple[float, float],
         process_group: ProcessGroup | None,
+        symmetric_products: str,
         unknown: Mapping[str, Never],
     ) -> None:
         keywords = [name for name in inspect.signature(type(self)).parameters if name != "unknown"]
@@ -53,6 +58,8 @@ class ByRule(torch.optim.Optimizer):
                 f"process_group must be None or a torch.distributed.ProcessGroup with this rank, not {process_group!r}"
             )
         self._process_group = process_group
+        self._plan = Plan()
+        self._symmetric_products = lookup({way: way for way in WAYS}, symmetric_products, "symmetric_products")
         # Among the defaults, OneCycleLR and CyclicLR would find them and cycle them in place of Muon's momentum.
         checked: dict[str, Any] = {"betas": betas}
         read_numbers(checked)
@@ -123,10 +130,11 @@ class ByRule(torch.optim.Optimizer):
             if group["algorithm"] in ELEMENTWISE:
                 ELEMENTWISE[group["algorithm"]](params, group, self.state)
         # of all groups at once, as ranks share the work
-        muon_update([one for one in given if one[1]["algorithm"] == "muon"], self.state, self._process_group)
+        muon = [one for one in given if one[1]["algorithm"] == "muon"]
+        muon_update(muon, self.state, self._plan, self._process_group, self._symmetric_products)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_betas": self._betas}
+        return super().__getstate__() | {"_betas": self._betas, "_symmetric_products": self._symmetric_products}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "defaults" not in state:  # from a checkpoint, and not from a copied or pickled optimizer
@@ -138,3 +146,4 @@ class ByRule(torch.optim.Optimizer):
                 self._check(group)
             state = state | {"param_groups": groups}
         super().__setstate__(state)
+        self._plan = Plan()  # of the groups that are here now; a copied or pickled optimizer has none

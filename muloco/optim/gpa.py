@@ -33,8 +33,8 @@ class GPA(ByRule):
             group may have its own.
         mu_y: in (0, 1]: how near to x gradients are taken; a group may have its own.
         weight_decay: of z, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group: see
-            `Muon`.
+        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group,
+        symmetric_products: see `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for mu_x or mu_y out of range.
@@ -63,6 +63,7 @@ class GPA(ByRule):
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
         process_group: ProcessGroup | None = None,
+        symmetric_products: str = "auto",
         **unknown: Never,
     ) -> None:
         self._early = {}
@@ -79,7 +80,14 @@ class GPA(ByRule):
             "eps": eps,
             "cautious_weight_decay": cautious_weight_decay,
         }
-        super().__init__(params, defaults, betas=betas, process_group=process_group, unknown=unknown)
+        super().__init__(
+            params,
+            defaults,
+            betas=betas,
+            process_group=process_group,
+            symmetric_products=symmetric_products,
+            unknown=unknown,
+        )
 
     def z(self, param: Tensor) -> Tensor:
         """The z of a parameter, made now where it is not there yet. It stays the same tensor, whatever is loaded; who

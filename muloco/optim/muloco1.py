@@ -36,8 +36,8 @@ class MuLoCo1(ByRule):
         outer_momentum: in [0, 1); a group may have its own.
         sync_interval: inner steps of a window (H), at least 1; a group may have its own.
         weight_decay: of the inner step, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group: see
-            `Muon`.
+        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group,
+        symmetric_products: see `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for outer options out of range.
@@ -66,6 +66,7 @@ class MuLoCo1(ByRule):
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
         process_group: ProcessGroup | None = None,
+        symmetric_products: str = "auto",
         **unknown: Never,
     ) -> None:
         defaults = {
@@ -83,7 +84,14 @@ class MuLoCo1(ByRule):
             "cautious_weight_decay": cautious_weight_decay,
             "window": 0,
         }
-        super().__init__(params, defaults, betas=betas, process_group=process_group, unknown=unknown)
+        super().__init__(
+            params,
+            defaults,
+            betas=betas,
+            process_group=process_group,
+            symmetric_products=symmetric_products,
+            unknown=unknown,
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in `torch.optim.Optimizer`; it joins the window of the groups of its `sync_interval`.

@@ -1,21 +1,23 @@
 """Muon's rule: momentum, orthogonalized. Ranks that hold the same matrices share the work."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
-from muloco.optim.decay import decay_
 from muloco.optim.lookup import lookup
 from muloco.optim.matrices import from_matrices, matrix_shape, to_matrices
 from muloco.optim.orthogonalize import coefficients, exchange_dtypes, orthogonal_direction
-from muloco.optim.owners import Batch, Matrix, Stack, batches, split
+from muloco.optim.owners import Batch, Plan, Stack
+from muloco.optim.passes import advance, descend, host_sees
 from muloco.optim.travel import from_owners, overlap, to_owners
-from muloco.sharding import Axis, axes
+from muloco.sharding import Axis, local
 
 __all__ = ["LR_SCALES", "muon_update"]
 
@@ -28,70 +30,97 @@ LR_SCALES: dict[str, Callable[[int, int], float]] = {
 
 
 def muon_update(
-    groups: Iterable[tuple[list[Tensor], dict[str, Any]]],
+    groups: Sequence[tuple[list[Tensor], dict[str, Any]]],
     state: MutableMapping[Tensor, Any],
+    plan: Plan,
     process_group: ProcessGroup | None = None,
+    symmetric_products: str = "auto",
 ) -> None:
     """One step, in place. See `muloco.optim.Muon`.
 
     Args:
         groups: of each parameter group, those of its parameters that have a gradient, and the group.
         state: `momentum_buffer` by parameter.
+        plan: of the optimizer, kept from step to step.
         process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other.
+        symmetric_products: see `muloco.optim.Muon`.
     """
     copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
-    matrices = [matrix for params, group in groups for param in params for matrix in _of(param, group, state, copies)]
-    overlap(_update(batch) for batch in batches(matrices))
+    params = [param for params, _ in groups for param in params]
+    for param in params:
+        if "momentum_buffer" not in state[param]:
+            state[param]["momentum_buffer"] = torch.zeros_like(param)
+    gradients = {param: _gradient(param) for param in params}
+    momenta = {param: local(state[param]["momentum_buffer"]) for param in params}
+    overlap(_update(batch, gradients, momenta, symmetric_products) for batch in plan.batches(groups, copies))
 
 
-def _of(
-    param: Tensor, group: dict[str, Any], state: MutableMapping[Tensor, Any], copies: tuple[Axis, ...]
-) -> Iterable[Matrix]:
-    gradient, own = param.grad, state[param]
+def _gradient(param: Tensor) -> Tensor:
+    """This rank's part of it, as the parameter lies on the ranks."""
+    gradient = param.grad
     assert gradient is not None
-    if "momentum_buffer" not in own:
-        own["momentum_buffer"] = torch.zeros_like(param)
-    if param.numel() == 0:
-        return ()
-    if not isinstance(param, DTensor):
-        return split(param, gradient, own["momentum_buffer"], group, copies)
-    assert isinstance(gradient, DTensor)
-    if gradient.placements != param.placements:  # as where sums are pending
-        gradient = gradient.redistribute(param.device_mesh, param.placements)
-    return split(param, gradient, own["momentum_buffer"], group, axes(param))
+    if isinstance(param, DTensor):
+        assert isinstance(gradient, DTensor)
+        if gradient.placements != param.placements:  # as where sums are pending
+            gradient = gradient.redistribute(param.device_mesh, param.placements)
+    return local(gradient)
 
 
-def _update(batch: Batch) -> Generator[None, None, None]:
-    matrices = [matrix for stack in batch.stacks for matrix in stack.matrices]
-    for matrix in matrices:
-        torch.add(matrix.gradient, matrix.momentum, alpha=matrix.group["momentum"], out=matrix.momentum)
-    given, result = exchange_dtypes(matrices[0].param)
-    stacks = yield from to_owners(batch, _look_ahead, given)
-    directions = yield from from_owners(batch, [_direction(stack, whole) for stack, whole in stacks], result)
-    for matrix, direction in zip(matrices, directions, strict=True):
-        group = matrix.group
-        lr = group["lr"] * group["lr_factor"]
-        if isinstance(lr, Tensor):
-            direction = direction * lr
-        decay_(matrix.param, direction, lr * group["weight_decay"], cautious=group["cautious_weight_decay"])
-        matrix.param.sub_(direction)
+def _update(
+    batch: Batch, gradients: dict[Tensor, Tensor], momenta: dict[Tensor, Tensor], symmetric_products: str
+) -> Generator[None, None, None]:
+    given, result = exchange_dtypes(batch.stacks[0].matrices[0].param)
+    by = _safe(symmetric_products, batch)
+
+    wanted = {}
+    for stack in batch.stacks:
+        group = stack.matrices[0].group
+        own = [matrix.part(momenta[matrix.param]) for matrix in stack.matrices]
+        if batch.wants(stack):
+            wanted[stack] = own[0].new_empty(len(own), *own[0].shape, dtype=given)
+        advance(
+            [matrix.part(gradients[matrix.param]) for matrix in stack.matrices],
+            own,
+            group["momentum"],
+            nesterov=group["nesterov"],
+            parts=wanted.get(stack),
+        )
+    stacks = yield from to_owners(batch, wanted, given)
+    found = yield from from_owners(batch, [_direction(stack, whole, by) for stack, whole in stacks], result)
+    directions = iter(found)
+    for stack in batch.stacks:
+        group = stack.matrices[0].group
+        descend(
+            [matrix.part(matrix.param) for matrix in stack.matrices],
+            list(islice(directions, len(stack.matrices))),
+            _lr(group),
+            group["weight_decay"],
+            cautious=group["cautious_weight_decay"],
+        )
 
 
-def _look_ahead(matrix: Matrix) -> Tensor:
-    """The matrix to orthogonalize with the new momentum, up to a positive factor: the mean of gradient and momentum
-    with weights 1 and `momentum`, which is finite where both are."""
-    if not matrix.group["nesterov"]:
-        return matrix.momentum
-    weight = 1 / (1 + matrix.group["momentum"])
-    return matrix.gradient.mul(weight).add_(matrix.momentum, alpha=1 - weight)
+def _safe(symmetric_products: str, batch: Batch) -> str:
+    """What is timed on each rank for itself may be chosen only where no two ranks can have the same matrix to compute:
+    their copies of its parameter would drift apart."""
+    sharing = math.prod(axis.size for axis in batch.axes)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return "matmul" if symmetric_products == "auto" and sharing < ranks else symmetric_products
 
 
-def _direction(stack: Stack, whole: Tensor) -> Tensor:
+def _direction(stack: Stack, whole: Tensor, symmetric_products: str) -> Tensor:
     """What is subtracted, but for a learning rate that is a tensor: reading it would wait for the device."""
     group = stack.matrices[0].group
     layout = group["layout"]
     scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))
-    lr = group["lr"] * group["lr_factor"]
+    lr = _lr(group)
     triples = coefficients(group["orthogonalization"], group["steps"])
     factor = scale if isinstance(lr, Tensor) else lr * scale
-    return from_matrices(orthogonal_direction(to_matrices(whole, layout), triples, factor), stack.shape)
+    direction = orthogonal_direction(
+        to_matrices(whole, layout), triples, factor, overwrite=True, symmetric_products=symmetric_products
+    )
+    return from_matrices(direction, stack.shape)
+
+
+def _lr(group: dict[str, Any]) -> float | Tensor:
+    lr = group["lr"] * group["lr_factor"]
+    return lr.item() if isinstance(lr, Tensor) and host_sees(lr) else lr

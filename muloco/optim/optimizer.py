@@ -44,8 +44,13 @@ class Muon(ByRule):
         cautious_weight_decay: decay only what the step does not move away from zero.
         process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
             them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
+        symmetric_products: how muon computes products of which one triangle is enough: `triton`, on a CUDA device;
+            `matmul`; or `auto`, whichever a GPU turns out to do faster at the first step, and `matmul` elsewhere and
+            where ranks might compute the same matrix each for itself. `auto` need not choose alike when a run is
+            repeated; the results then differ by rounding. See `muloco.optim.symmetric.symmetric_product`.
 
-    A group may have every option of the constructor that its algorithm uses, except `process_group`, and
+    A group may have every option of the constructor that its algorithm uses, except `process_group` and
+    `symmetric_products`, and
 
         algorithm: `muon`, `adamw` or `lion`. Default: by `role`, or by `use_muon` (True or False, as in Keller
             Jordan's optimizers), else muon.
@@ -62,7 +67,8 @@ class Muon(ByRule):
         ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, an
             option in a group whose algorithm does not use it, a number out of range or not finite, or a process group
             without this rank; also from `add_param_group` and `load_state_dict`, which then leave the optimizer as it
-            was. From `step`: a sparse gradient, or a plain one of a DTensor; nothing has changed then.
+            was. From `step`: a sparse gradient, or a plain one of a DTensor; nothing has changed then. Also from
+            `step`: symmetric products by Triton where it cannot run.
         TypeError: an unknown keyword.
 
     Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for
@@ -84,6 +90,7 @@ class Muon(ByRule):
         eps: float = 1e-8,
         cautious_weight_decay: bool = False,
         process_group: ProcessGroup | None = None,
+        symmetric_products: str = "auto",
         **unknown: Never,
     ) -> None:
         defaults = {
@@ -97,4 +104,11 @@ class Muon(ByRule):
             "eps": eps,
             "cautious_weight_decay": cautious_weight_decay,
         }
-        super().__init__(params, defaults, betas=betas, process_group=process_group, unknown=unknown)
+        super().__init__(
+            params,
+            defaults,
+            betas=betas,
+            process_group=process_group,
+            symmetric_products=symmetric_products,
+            unknown=unknown,
+        )

@@ -1,12 +1,13 @@
 """Newton-Schulz orthogonalization: push all singular values of a matrix towards one, with matrix products alone."""
 
-import math
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from muloco.optim.lookup import lookup
+from muloco.optim.passes import host_sees, near_one, norm_of, normalize_
+from muloco.optim.symmetric import symmetric_product
 
 __all__ = ["PRESETS", "coefficients", "exchange_dtypes", "orthogonal_direction", "orthogonalize"]
 
@@ -72,7 +73,12 @@ def coefficients(preset: str = "muloco", steps: int | None = None) -> tuple[Trip
 
 @torch.no_grad()
 def orthogonalize(
-    matrix: Tensor, preset: str = "muloco", steps: int | None = None, *, dtype: torch.dtype | None = None
+    matrix: Tensor,
+    preset: str = "muloco",
+    steps: int | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    symmetric_products: str = "matmul",
 ) -> Tensor:
     """Replace the singular values s of a matrix U diag(s) V^T by p(s / |s|), where p composes the steps' odd quintics.
 
@@ -87,22 +93,33 @@ def orthogonalize(
         steps: number of steps; None for the preset's own.
         dtype: in which the products are computed. None: bfloat16 where the hardware multiplies it fast, else float32.
             In float16 they lose what is below 6e-8, as entries of the Gram matrix of a large matrix are.
+        symmetric_products: how the Gram matrix and its square are computed, see
+            `muloco.optim.symmetric.symmetric_product`.
 
     Returns:
         A new tensor of the shape and dtype of `matrix`. No gradient is recorded.
 
     Raises:
-        ValueError: fewer than two dimensions, not a real floating dtype, unknown preset, or steps < 1.
+        ValueError: fewer than two dimensions, not a real floating dtype, unknown preset, steps < 1, or symmetric
+            products by Triton where it cannot run.
 
     Source: MuLoCo (arXiv 2505.23725), inner optimizer; Keller Jordan, "Muon: An optimizer for hidden layers in neural
     networks" (2024); "The Polar Express" (arXiv 2505.16932).
     """
-    return orthogonal_direction(matrix, coefficients(preset, steps), dtype=dtype).to(matrix.dtype)
+    triples = coefficients(preset, steps)
+    direction = orthogonal_direction(matrix, triples, dtype=dtype, symmetric_products=symmetric_products)
+    return direction.to(matrix.dtype)
 
 
 @torch.no_grad()
 def orthogonal_direction(
-    matrix: Tensor, triples: tuple[Triple, ...], scale: float = 1.0, *, dtype: torch.dtype | None = None
+    matrix: Tensor,
+    triples: tuple[Triple, ...],
+    scale: float = 1.0,
+    *,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    symmetric_products: str = "matmul",
 ) -> Tensor:
     """`scale` times `orthogonalize(matrix)`, left in the dtype of the products, which saves an optimizer two passes.
 
@@ -110,10 +127,11 @@ def orthogonal_direction(
         matrix: see `orthogonalize`, and for the errors.
         triples: of each step, see `coefficients`.
         scale: any finite number.
-        dtype: see `orthogonalize`.
+        dtype, symmetric_products: see `orthogonalize`.
+        overwrite: `matrix` is no longer needed, which may save a copy.
 
     Returns:
-        A new tensor of the shape of `matrix` in `dtype`.
+        A tensor of the shape of `matrix` in `dtype`.
     """
     if matrix.ndim < 2:
         raise ValueError(f"a matrix needs at least 2 dimensions, this tensor has shape {tuple(matrix.shape)}")
@@ -128,10 +146,11 @@ def orthogonal_direction(
     rows, cols = matrix.shape[-2:]
     scales = (1.0,) * (len(triples) - 1) + (scale,)
     steps = tuple(zip(triples, scales, strict=True))
-    return _iterate(_normalize(matrix.reshape(-1, rows, cols), dtype), steps).reshape(matrix.shape)
+    x = _normalize(matrix.reshape(-1, rows, cols), dtype, overwrite)
+    return _iterate(x, steps, symmetric_products).reshape(matrix.shape)
 
 
-def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
+def _iterate(x: Tensor, steps: tuple[Step, ...], by: str) -> Tensor:
     """`[batch, rows, cols]` -> the same shape, after all steps; overwrites `x`.
 
     The Gram matrix is taken on the smaller side: it has the same nonzero eigenvalues and costs fewer products. Where
@@ -145,64 +164,52 @@ def _iterate(x: Tensor, steps: tuple[Step, ...]) -> Tensor:
     spare = torch.empty_like(x)
     gram, *room = (x.new_empty(len(x), small, small) for _ in range(4 if at_once > 1 else 2))
     for start in range(0, len(steps), at_once):
-        torch.bmm(*((x.mT, x) if tall else (x, x.mT)), out=gram)
-        factor = _factor(gram, steps[start : start + at_once], room)
+        symmetric_product(*((x.mT, x) if tall else (x, x.mT)), out=gram, by=by)
+        factor = _factor(gram, steps[start : start + at_once], room, by)
         torch.bmm(*((x, factor) if tall else (factor, x)), out=spare)
         x, spare = spare, x
     return x
 
 
-def _factor(gram: Tensor, steps: tuple[Step, ...], room: list[Tensor]) -> Tensor:
+def _factor(gram: Tensor, steps: tuple[Step, ...], room: list[Tensor], by: str) -> Tensor:
     """The F of X <- F X after one step or two, from X X^T `[batch, n, n]`, with which it commutes; overwrites all."""
     first, *more = room
     if len(steps) == 1:
-        return _polynomial(gram, steps[0], out=first)
+        return _polynomial(gram, steps[0], by, out=first)
     half, second = more
-    _polynomial(half.copy_(gram), steps[0], out=first)
+    _polynomial(half.copy_(gram), steps[0], by, out=first)
     torch.bmm(first, gram, out=half)
     torch.bmm(half, first, out=gram)
-    _polynomial(gram, steps[1], out=second)
+    _polynomial(gram, steps[1], by, out=second)
     return torch.bmm(first, second, out=half)
 
 
-def _polynomial(gram: Tensor, step: Step, *, out: Tensor) -> Tensor:
+def _polynomial(gram: Tensor, step: Step, by: str, *, out: Tensor) -> Tensor:
     """The scale times a I + b G + c G^2 of each G of `[batch, n, n]`, which it overwrites.
 
     Computed as c (G + b/2c I)^2 + (a - b^2/4c) I: only diagonals are added to, which costs no pass over the memory.
     """
     (a, b, c), scale = step
     gram.diagonal(dim1=-2, dim2=-1).add_(b / (2 * c))
-    torch.baddbmm(out, gram, gram, beta=0, alpha=scale * c, out=out)
-    out.diagonal(dim1=-2, dim2=-1).add_(scale * (a - b * b / (4 * c)))
-    return out
+    rest = scale * (a - b * b / (4 * c))
+    return symmetric_product(gram, gram, alpha=scale * c, diagonal=rest, out=out, by=by)
 
 
-def _normalize(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` -> a new tensor in `dtype`, each nonzero matrix of norm one, whatever its scale."""
+def _normalize(x: Tensor, dtype: torch.dtype, overwrite: bool) -> Tensor:
+    """`[batch, rows, cols]` -> in `dtype`, each nonzero matrix of norm one, whatever its scale; a new tensor or `x`."""
     # The norm is taken after rounding, which spares a pass, unless rounding loses small numbers.
     kind = dtype if _reaches_as_low(dtype, x.dtype) else x.dtype
-    # Squares may overflow or vanish, so a power of two near the largest entry is divided out first, which is exact;
-    # where values can be read, only if that is needed.
-    visible = _can_see(x)
-    scaled = x.to(kind, copy=True) if visible else _near_one(x, kind)
-    norm = _norm(scaled)
-    if visible and not bool(((norm > 1e-9) & (norm < 1e9)).all()):
-        scaled = _near_one(x, kind)
-        norm = _norm(scaled)
-    return scaled.mul_(torch.where(norm == 0, 1, norm.reciprocal())).to(dtype)
-
-
-def _near_one(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, rows, cols]` in `dtype`, each divided by the power of two that leaves its largest entry in [1, 2)."""
-    largest = torch.linalg.vector_norm(x, math.inf, dim=(-2, -1), keepdim=True)
-    largest = largest.to(torch.promote_types(x.dtype, torch.float32))
-    power = largest / (2 * largest.frexp().mantissa)  # the largest float's exponent would overflow without the 2
-    return torch.div(x, torch.where(largest == 0, 1, power), out=x.new_empty(x.shape, dtype=dtype))
-
-
-def _norm(x: Tensor) -> Tensor:
-    """The norm of each matrix, in float32 at least: rounded to 16 bits it would be off by as much as 0.4 %."""
-    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    free = overwrite and x.dtype == kind
+    if host_sees(x):  # where squares neither overflow nor vanish there is less to do, for the same numbers
+        rounded = x if free else x.to(kind, copy=True)
+        norm = norm_of(rounded)
+        if bool(((norm > 1e-9) & (norm < 1e9)).all()):
+            return rounded.mul_(norm.reciprocal()).to(dtype)
+    if x.dtype != kind:  # rounding may make numbers infinite
+        x = near_one(x, out=x.new_empty(x.shape, dtype=kind))
+    elif not (free and x.is_contiguous()):
+        x = x.clone(memory_format=torch.contiguous_format)
+    return normalize_(x).to(dtype)
 
 
 def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
@@ -216,11 +223,6 @@ def exchange_dtypes(matrix: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 def _reaches_as_low(dtype: torch.dtype, other: torch.dtype) -> bool:
     return torch.finfo(dtype).tiny <= torch.finfo(other).tiny
-
-
-def _can_see(tensor: Tensor) -> bool:
-    """Whether values can be read without waiting for a device."""
-    return tensor.device.type == "cpu"
 
 
 @cache

@@ -1,18 +1,19 @@
 """Which rank orthogonalizes which matrix: every matrix once among the ranks that hold it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from muloco.optim.matrices import matrix_shape
-from muloco.sharding import Axis, local
+from muloco.sharding import Axis, axes, local
 
-__all__ = ["BATCH_ELEMENTS", "EXCHANGE_BYTES", "Batch", "Matrix", "Stack", "batches", "split"]
+__all__ = ["BATCH_ELEMENTS", "EXCHANGE_BYTES", "Batch", "Matrix", "Plan", "Stack", "batches", "split"]
 
 BATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 """Matrices of one shape are orthogonalized together, up to so many elements, by device: more leave a CPU's caches,
@@ -25,18 +26,23 @@ less to compute meanwhile. Between 2 and 64 MiB it made no difference on a CPU; 
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """What is orthogonalized as one: a parameter, or one of the matrices of a stacked one."""
+    """What is orthogonalized as one: a parameter, or one of the matrices of a stacked one. Gradient and state are not
+    part of it, as they may be other tensors at every step."""
 
     param: Tensor
-    """This rank's part, in the parameter's memory; plain, as are the next two."""
-    gradient: Tensor
-    momentum: Tensor
+    """The parameter, plain or a DTensor."""
+    index: tuple[int, ...]
+    """Which matrix of this rank's part of a stacked parameter."""
     shape: torch.Size
     """Of the whole: `[rows, cols]`, or that of a parameter which is flattened to a matrix."""
     axes: tuple[Axis, ...]
     """How it lies on the ranks, see `muloco.sharding.axes`."""
     group: dict[str, Any]
     """The parameter group, with the options."""
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """This rank's part of the matrix in the parameter, its gradient or its momentum: plain, and in their memory."""
+        return local(tensor)[self.index] if self.index else local(tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,27 +68,57 @@ class Batch:
     stacks: list[Stack]
     """On these axes and this device, of one dtype, in the same order on every rank."""
 
+    def wants(self, stack: Stack) -> bool:
+        """Whether this rank's part is used, and not another copy of it."""
+        return all(stack.owner[i] == axis.rank for i, axis in enumerate(self.axes) if axis.dim is None)
 
-def split(
-    param: Tensor, gradient: Tensor, momentum: Tensor, group: dict[str, Any], axes: tuple[Axis, ...]
-) -> Iterator[Matrix]:
-    """The matrices of a parameter of which this rank has parts.
+
+class Plan:
+    """The batches of the parameters that have a gradient. They are kept for the next step, as finding them takes
+    milliseconds, and found anew when other parameters have a gradient."""
+
+    def __init__(self) -> None:
+        self._key: list[Any] = []
+        self._groups: Sequence[tuple[list[Tensor], dict[str, Any]]] = []
+        self._batches: list[Batch] = []
+
+    def batches(self, groups: Sequence[tuple[list[Tensor], dict[str, Any]]], copies: tuple[Axis, ...]) -> list[Batch]:
+        """
+        Args:
+            groups: of each parameter group, those of its parameters that have a gradient, and the group.
+            copies: the axes of plain parameters.
+        """
+        # The groups are kept with the key, so that no other object gets an id that is in it.
+        key: list[Any] = [BATCH_ELEMENTS.copy(), EXCHANGE_BYTES, copies]
+        for params, group in groups:
+            key.append((id(group), group["layout"]))
+            key += [(id(param), param.dtype, param.device) for param in params]
+        if key != self._key:
+            self._batches = list(batches(matrix for params, group in groups for matrix in split(params, group, copies)))
+            self._key, self._groups = key, groups
+        return self._batches
+
+
+def split(params: Iterable[Tensor], group: dict[str, Any], copies: tuple[Axis, ...]) -> Iterator[Matrix]:
+    """The matrices of parameters of which this rank has parts.
 
     Args:
-        param, gradient, momentum: alike, plain or DTensors.
+        params: plain or DTensors.
         group: their parameter group.
-        axes: how they lie on the ranks.
+        copies: the axes of plain ones.
     """
-    leading = param.ndim - 2 if group["layout"] == "stacked" else 0
-    # Ranks on an axis that divides the leading dimensions have matrices of their own.
-    own = tuple(
-        Axis(axis.group, None if axis.dim is None else axis.dim - leading)
-        for axis in axes
-        if axis.dim is None or axis.dim >= leading
-    )
-    x, g, m = local(param), local(gradient), local(momentum)
-    for index in product(*map(range, x.shape[:leading])):
-        yield Matrix(x[index], g[index], m[index], param.shape[leading:], own, group)
+    for param in params:
+        if param.numel() == 0:
+            continue
+        leading = param.ndim - 2 if group["layout"] == "stacked" else 0
+        # Ranks on an axis that divides the leading dimensions have matrices of their own.
+        own = tuple(
+            Axis(axis.group, None if axis.dim is None else axis.dim - leading)
+            for axis in (axes(param) if isinstance(param, DTensor) else copies)
+            if axis.dim is None or axis.dim >= leading
+        )
+        for index in product(*map(range, local(param).shape[:leading])):
+            yield Matrix(param, index, param.shape[leading:], own, group)
 
 
 def batches(matrices: Iterable[Matrix]) -> Iterator[Batch]:
@@ -91,20 +127,20 @@ def batches(matrices: Iterable[Matrix]) -> Iterator[Batch]:
     alike: dict[tuple, list[Matrix]] = {}
     for matrix in matrices:
         alike.setdefault((matrix.axes, matrix.param.dtype, matrix.param.device), []).append(matrix)
-    for (axes, dtype, device), members in alike.items():
+    for (places, dtype, device), members in alike.items():
         found: dict[int, list[Stack]] = {}
-        for owner, owned in zip(product(*(range(axis.size) for axis in axes)), _shares(members, axes), strict=True):
+        for owner, owned in zip(product(*(range(axis.size) for axis in places)), _shares(members, places), strict=True):
             assigned = 0
             for stack in _stacks(owned, owner):
-                number = assigned // EXCHANGE_BYTES if axes else len(found)  # what stays is not kept waiting
+                number = assigned // EXCHANGE_BYTES if places else len(found)  # what stays is not kept waiting
                 found.setdefault(number, []).append(stack)
                 assigned += len(stack.matrices) * stack.shape.numel() * dtype.itemsize
-        yield from (Batch(axes, device, found[number]) for number in sorted(found))
+        yield from (Batch(places, device, found[number]) for number in sorted(found))
 
 
-def _shares(matrices: list[Matrix], axes: tuple[Axis, ...]) -> list[list[Matrix]]:
+def _shares(matrices: list[Matrix], places: tuple[Axis, ...]) -> list[list[Matrix]]:
     """One for each rank: the costliest first, each to who has least to do so far."""
-    shares: list[list[Matrix]] = [[] for _ in range(math.prod(axis.size for axis in axes))]
+    shares: list[list[Matrix]] = [[] for _ in range(math.prod(axis.size for axis in places))]
     loads = [0] * len(shares)
     for matrix in sorted(matrices, key=_cost, reverse=True):
         least = loads.index(min(loads))

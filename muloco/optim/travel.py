@@ -8,20 +8,17 @@ The functions are generators that yield when they have sent something and would 
 share matrices have to take the same steps in the same order.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from muloco.optim.owners import Batch, Matrix, Stack
+from muloco.optim.owners import Batch, Stack
 from muloco.sharding import Axis, part_shape
 
 __all__ = ["from_owners", "overlap", "to_owners"]
-
-Parts = Sequence[Tensor] | Tensor
-"""What a rank has of the matrices of a stack: one by one, or as `[matrices, *shape]`."""
 
 
 def overlap(works: Iterable[Generator[None, None, None]]) -> None:
@@ -35,19 +32,18 @@ def overlap(works: Iterable[Generator[None, None, None]]) -> None:
 
 
 def to_owners(
-    batch: Batch, part: Callable[[Matrix], Tensor], dtype: torch.dtype
+    batch: Batch, wanted: dict[Stack, Tensor], dtype: torch.dtype
 ) -> Generator[None, None, list[tuple[Stack, Tensor]]]:
-    """The stacks that this rank owns, in the batch's order, each as a tensor `[matrices, *shape]`: of a single matrix
-    that did not travel, `part` itself, else a new one.
+    """The stacks that this rank owns, in the batch's order, each as a tensor `[matrices, *shape]`: the given one where
+    nothing travelled.
 
     Args:
-        batch: what is wanted.
-        part: what this rank has of a matrix; not asked for where another copy of it is sent.
-        dtype: in which they travel.
+        batch: what is orthogonalized.
+        wanted: what this rank has of the matrices of each stack that the batch wants from it, in the batch's order,
+            `[matrices, *shape of the part]`.
+        dtype: theirs.
     """
-    copied = [place for place, axis in enumerate(batch.axes) if axis.dim is None]
-    here = [stack for stack in batch.stacks if all(stack.owner[i] == batch.axes[i].rank for i in copied)]
-    parts: list[Parts] = [[part(matrix) for matrix in stack.matrices] for stack in here]
+    here, parts = list(wanted), list(wanted.values())
     for place, axis in reversed(list(enumerate(batch.axes))):
         if axis.dim is None:
             continue
@@ -67,7 +63,7 @@ def to_owners(
             for pieces, target in zip(received, whole.split(axis.lengths(shape[axis.dim]), 1 + axis.dim), strict=True):
                 _copy(list(target), list(islice(pieces, len(stack.matrices))))
             parts.append(whole)
-    return [(stack, _stacked(ones, dtype)) for stack, ones in zip(here, parts, strict=True)]
+    return list(zip(here, parts, strict=True))
 
 
 def from_owners(batch: Batch, directions: list[Tensor], dtype: torch.dtype) -> Generator[None, None, list[Tensor]]:
@@ -145,16 +141,6 @@ def _pieces(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
     """Views of these shapes, one after the other."""
     pieces = flat.split([shape.numel() for shape in shapes]) if shapes else []
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-
-
-def _stacked(parts: Parts, dtype: torch.dtype) -> Tensor:
-    if isinstance(parts, Tensor):
-        return parts
-    if len(parts) == 1:
-        return parts[0][None]  # needs no copy
-    whole = parts[0].new_empty(len(parts), *parts[0].shape, dtype=dtype)
-    _copy(list(whole), list(parts))
-    return whole
 
 
 def _copy(targets: list[Tensor], values: list[Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Error feedback: what compression lost of a piece is added to the next one (PAPER 3.3)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,11 +9,33 @@ from torch import Tensor
 from muloco.outer.codecs import Codec
 
 
-@torch.no_grad()
 def encode(
     codec: Codec,
     piece: Tensor,
     residual: Tensor | None,
+    decay: float = 0.9,
+    alpha: float = 1.0,
+    gain: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """As `encode_pieces`, of one piece.
+
+    Args:
+        residual: fp32 of the shape of `piece`; None stands for zeros.
+
+    Returns:
+        payload, uint8 [payload_bytes(piece.shape)]; new residual, fp32 of the shape of `piece`.
+    """
+    if residual is None:
+        residual = torch.zeros(piece.shape, device=piece.device)
+    payloads, left = encode_pieces(codec, [piece], residual[None], decay, alpha, gain)
+    return payloads[0], left[0]
+
+
+@torch.no_grad()
+def encode_pieces(
+    codec: Codec,
+    pieces: Sequence[Tensor],
+    residual: Tensor,
     decay: float = 0.9,
     alpha: float = 1.0,
     gain: float = 1.0,
@@ -22,22 +45,22 @@ def encode(
     With a gain of 1 the outer learning rate acts once, in the outer optimizer. The paper's code has the outer learning
     rate as the gain, so that it acts twice on what is compressed.
 
-    Where e or what the payload says of it is not finite, in a single element, the new residual is the old one, as if
-    this round had not been: a NaN would otherwise stay in it for good, since all that is left of a quantized piece
-    with one NaN is NaN. The payload still decodes to what is not finite, and the header of the exchange tells all
+    Where e or what the payload says of it is not finite, in a single element, the new residual of that piece is the old
+    one, as if this round had not been: a NaN would otherwise stay in it for good, since all that is left of a quantized
+    piece with one NaN is NaN. The payload still decodes to what is not finite, and the header of the exchange tells all
     members, which refuse the round; so nothing is lost in silence.
 
     Args:
         codec: see `build_codec`.
-        piece: any shape and floating dtype; not changed.
-        residual: fp32 of the shape of `piece`, on its device; None stands for zeros. Not changed: the caller puts the
-            new one in its place once the round has committed, and keeps the old one for a retry.
+        pieces: at least one; of one shape, which can be any, and of any floating dtype; not changed.
+        residual: fp32 [pieces, *shape], on the device of the pieces. Not changed: the caller puts the new one in its
+            place once the round has committed, and keeps the old one for a retry.
         decay: share of the residual that is kept, from 0 to 1.
         alpha: share of what was sent that is taken off, from 0 to 1.
-        gain: factor on the piece, greater than 0.
+        gain: factor on the pieces, greater than 0.
 
     Returns:
-        payload, uint8 [payload_bytes(piece.shape)]; new residual, fp32 of the shape of `piece`.
+        payloads, uint8 [pieces, payload_bytes(shape)]; new residual, fp32 [pieces, *shape].
 
     Raises:
         ValueError: decay, alpha or gain out of range, or a residual of another shape.
@@ -47,11 +70,14 @@ def encode(
             raise ValueError(f"the {name} of error feedback must be from 0 to 1; got {value!r}")
     if not 0 < gain < math.inf:
         raise ValueError(f"the gain of error feedback must be above 0 and finite; got {gain!r}")
-    if residual is None:
-        residual = torch.zeros(piece.shape, device=piece.device)
-    if residual.shape != piece.shape:
-        raise ValueError(f"the residual has shape {tuple(residual.shape)}, the piece {tuple(piece.shape)}")
-    corrected = torch.mul(residual, decay).add_(piece.detach(), alpha=gain)
-    payload = codec.encode(corrected)
-    left = corrected.sub_(codec.decode(payload, piece.shape), alpha=alpha)
-    return payload, torch.where(torch.isfinite(left).all(), left, residual)
+    if residual.shape[1:] != pieces[0].shape:
+        raise ValueError(f"the residual has shape {tuple(residual.shape[1:])}, the piece {tuple(pieces[0].shape)}")
+    left = torch.mul(residual, decay).contiguous()
+    corrected = left.unbind()
+    torch._foreach_add_(corrected, [piece.detach() for piece in pieces], alpha=gain)
+    payloads = codec.encode_pieces(corrected)
+    codec.decode_pieces(payloads, corrected, weight=-alpha, add=True)
+    if left.numel():
+        largest = torch.linalg.vector_norm(left.view(len(left), -1), math.inf, dim=1)
+        torch.where(largest.isfinite().view(-1, *(1,) * (left.dim() - 1)), left, residual, out=left)
+    return payloads, left

@@ -7,6 +7,7 @@ payloads of a codec; the dense one keeps every bit.
 
 import itertools
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ import torch
 
 from muloco.outer.compression import DENSE, Wire
 from muloco.outer.residual import Residual
-from muloco.outer.transport import Round
+from muloco.outer.transport import Round, TransportError
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Pieces of one owner that are worked on together, as fp32; where a piece is larger, as much of the others' as that."""
+"""Payloads of one owner that are worked on together; where a piece has a larger one, as much of the others' as that."""
+
+MESSAGE_BYTES = 16 * 2**20
+"""Most bytes of a message of `gather_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -83,41 +87,59 @@ def ring_bytes(wire: Wire, members: int) -> float:
 
 def _reduce_at_owners(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
     mean = torch.empty_like(flat)
-    for batch in _batches(split(wire.shapes, round.size)):
+    for batch in _batches(split(wire.shapes, round.size), wire):
         mine = batch[round.rank]
         sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
-        outgoing = [_encode(pieces, flat, wire, wire.sent) for pieces in batch]
+        outgoing = _encode(batch, flat, wire, wire.sent)
         received = round.exchange(outgoing, [sizes[round.rank]] * round.size)
         _accumulate(mean, mine, received, wire, shares)
-        payload = _encode(mine, mean, wire, wire.owned)
+        (payload,) = _encode([mine], mean, wire, wire.owned)
         reach("gather")
-        for pieces, part in zip(batch, round.exchange([payload] * round.size, sizes), strict=True):
-            for piece, values in _decode(pieces, part, wire):
-                piece.of(mean).copy_(values)
+        _decode(batch, round.exchange([payload] * round.size, sizes), wire, mean)
     return mean
 
 
 def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
     mean = torch.empty_like(flat)
-    for (pieces,) in _batches(split(wire.shapes, 1)):
-        payload = _encode(pieces, flat, wire, wire.sent)
+    for (pieces,) in _batches(split(wire.shapes, 1), wire):
+        (payload,) = _encode([pieces], flat, wire, wire.sent)
         reach("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
         _accumulate(mean, pieces, received, wire, shares)
         if wire.reduce == "requantize":
-            for piece, values in _decode(pieces, _encode(pieces, mean, wire, None), wire):
-                piece.of(mean).copy_(values)
+            _decode([pieces], _encode([pieces], mean, wire, None), wire, mean)
     return mean
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Every member's `data`, of any length above 0, in rank order."""
-    device = round.device
-    length = torch.tensor([len(data)], device=device).view(torch.uint8)
-    lengths = round.exchange([length] * round.size, [length.numel()] * round.size)
-    sizes = [int(part.clone().view(torch.int64)) for part in lengths]
-    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
-    return [bytes(part.cpu().numpy()) for part in round.exchange([own] * round.size, sizes)]
+    """Every member's message, in rank order. Its length and checksum go ahead of it, so that bytes which nobody has
+    sent are not taken for one.
+
+    Args:
+        round: open round.
+        data: this member's message, of 1 to `MESSAGE_BYTES` bytes.
+
+    Raises:
+        ValueError: it is empty or too long.
+        TransportError: a member is gone or too slow, or what came from it is not what it has sent.
+    """
+    if not 0 < len(data) <= MESSAGE_BYTES:
+        raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
+    ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.device)
+    announced = [
+        part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned
+        for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)
+    ]
+    for rank, (length, _) in enumerate(announced):
+        if not 0 < length <= MESSAGE_BYTES:
+            raise TransportError(f"member {rank} announced a message of {length} bytes, not of 1 to {MESSAGE_BYTES}")
+    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(round.device)
+    received = round.exchange([own] * round.size, [length for length, _ in announced])
+    messages = [bytes(part.cpu().numpy()) for part in received]
+    for rank, (message, (_, checksum)) in enumerate(zip(messages, announced, strict=True)):
+        if zlib.crc32(message) != checksum:
+            raise TransportError(f"the message of member {rank} came damaged")
+    return messages
 
 
 def split(shapes: Sequence[tuple[int, ...]], members: int) -> list[list[Piece]]:
@@ -143,22 +165,23 @@ def _nearest(value: float, unit: int) -> int:
     return math.floor(value / unit + 0.5)
 
 
-def _batches(owned: Sequence[Sequence[Piece]]) -> Iterator[list[Sequence[Piece]]]:
-    """Which pieces of each owner are worked on together, one batch after the other, large ones first. All owners'
-    shares of a batch are of about the same size, so that nobody waits for one who has more to send."""
-    owned = [sorted(pieces, key=lambda piece: -piece.elements) for pieces in owned]
+def _batches(owned: Sequence[Sequence[Piece]], wire: Wire) -> Iterator[list[Sequence[Piece]]]:
+    """Which pieces of each owner are worked on together, one batch after the other, large ones first, those of one
+    shape one behind the other. All owners' shares of a batch are of about the same size, so that nobody waits for one
+    who has more to send."""
+    owned = [sorted(pieces, key=lambda piece: (-piece.elements, piece.shape, piece.start)) for pieces in owned]
     done = [0] * len(owned)
     while any(at < len(pieces) for at, pieces in zip(done, owned, strict=True)):
-        next_ones = [4 * pieces[at].elements for at, pieces in zip(done, owned, strict=True) if at < len(pieces)]
-        room = max(BATCH_BYTES, *next_ones)
-        batch = [_fitting(pieces[at:], room) for at, pieces in zip(done, owned, strict=True)]
+        rest = [pieces[at:] for at, pieces in zip(done, owned, strict=True)]
+        room = max(BATCH_BYTES, *(size for pieces in rest for size in _sizes(wire, pieces[:1])))
+        batch = [_fitting(pieces, wire, room) for pieces in rest]
         done = [at + len(pieces) for at, pieces in zip(done, batch, strict=True)]
         yield batch
 
 
-def _fitting(pieces: Sequence[Piece], room: int) -> Sequence[Piece]:
-    """The first pieces that take `room` bytes as fp32."""
-    ends = itertools.accumulate(4 * piece.elements for piece in pieces)
+def _fitting(pieces: Sequence[Piece], wire: Wire, room: int) -> Sequence[Piece]:
+    """The first pieces whose payloads take `room` bytes."""
+    ends = itertools.accumulate(_sizes(wire, pieces))
     return pieces[: sum(end <= room for end in ends)]
 
 
@@ -166,24 +189,53 @@ def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:
     return [wire.codecs[piece.tensor].payload_bytes(piece.shape) for piece in pieces]
 
 
-def _encode(pieces: Sequence[Piece], flat: torch.Tensor, wire: Wire, residual: Residual | None) -> torch.Tensor:
-    payloads = []
-    for piece in pieces:
-        codec, values = wire.codecs[piece.tensor], piece.of(flat)
+def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tuple[int, int]]]:
+    """The places (owner, number) in a batch whose pieces have one codec and one shape, by both."""
+    found: dict[tuple, list[tuple[int, int]]] = {}
+    for owner, pieces in enumerate(batch):
+        for number, piece in enumerate(pieces):
+            found.setdefault((wire.codecs[piece.tensor], piece.shape), []).append((owner, number))
+    return found
+
+
+def _encode(
+    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, residual: Residual | None
+) -> list[torch.Tensor]:
+    """What goes to each owner: the payloads of its pieces, one behind the other."""
+    payloads = [[flat.new_empty(0, dtype=torch.uint8)] * len(pieces) for pieces in batch]
+    for (codec, _), places in _alike(batch, wire).items():
+        pieces = [batch[owner][number] for owner, number in places]
+        values = [piece.of(flat) for piece in pieces]
         if codec == DENSE:
-            payloads.append(values.view(-1).view(torch.uint8))  # as `codec.encode`, without a copy
+            encoded = [value.view(-1).view(torch.uint8) for value in values]  # as `encode_pieces`, without a copy
         elif residual is None:
-            payloads.append(codec.encode(values))
+            encoded = list(codec.encode_pieces(values))
         else:
-            payloads.append(residual.encode(codec, values, piece.start))
-    if len(payloads) == 1:
-        return payloads[0]
-    return torch.cat(payloads) if payloads else flat.new_empty(0, dtype=torch.uint8)
+            encoded = list(residual.encode(codec, values, [piece.start for piece in pieces]))
+        for (owner, number), payload in zip(places, encoded, strict=True):
+            payloads[owner][number] = payload
+    nothing = flat.new_empty(0, dtype=torch.uint8)
+    return [parts[0] if len(parts) == 1 else torch.cat([nothing, *parts]) for parts in payloads]
 
 
-def _decode(pieces: Sequence[Piece], payload: torch.Tensor, wire: Wire) -> Iterator[tuple[Piece, torch.Tensor]]:
-    for piece, part in zip(pieces, payload.split(_sizes(wire, pieces)), strict=True):
-        yield piece, wire.codecs[piece.tensor].decode(part, piece.shape)
+def _decode(
+    batch: Sequence[Sequence[Piece]],
+    received: Sequence[torch.Tensor],
+    wire: Wire,
+    out: torch.Tensor,
+    *,
+    weight: float = 1.0,
+    add: bool = False,
+) -> None:
+    """Overwrites these pieces of `out` by `weight` x what each owner's payloads say, or adds this to them."""
+    payloads = [
+        part.split(_sizes(wire, pieces)) if pieces else () for pieces, part in zip(batch, received, strict=True)
+    ]
+    for (codec, _), places in _alike(batch, wire).items():
+        parts = [payloads[owner][number] for owner, number in places]
+        targets = [batch[owner][number].of(out) for owner, number in places]
+        together = parts[0][None] if len(parts) == 1 else torch.stack(parts)
+        codec.decode_pieces(together, targets, weight=weight, add=add)
 
 
 def _accumulate(
@@ -196,8 +248,4 @@ def _accumulate(
     """The pieces of `mean` become the sum of what has come from each member times its share, in rank order."""
     contributing = [(share, payload) for share, payload in zip(shares, received, strict=True) if share]
     for number, (share, payload) in enumerate(contributing):
-        for piece, values in _decode(pieces, payload, wire):
-            if number == 0:
-                torch.mul(values, share, out=piece.of(mean))
-            else:
-                piece.of(mean).add_(values, alpha=share)
+        _decode([pieces], [payload], wire, mean, weight=share, add=number > 0)

@@ -6,7 +6,7 @@ all that happens is the same in every run, and workers can share a device, a ran
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
@@ -40,6 +40,8 @@ class InProcessGroup:
         self._formed = 0
         self.offers: dict[tuple[str, int], bytes] = {}
         """States offered after a round, by the round's name and the worker."""
+        self.published: dict[int, tuple[str, bytes]] = {}
+        """The newest part of some work that each worker has published, with its name."""
 
     def transport(self, worker: int, device: torch.device | str = "cpu") -> "InProcessTransport":
         """The end of one worker, whose tensors are on `device`."""
@@ -150,6 +152,20 @@ class InProcessTransport:
         if key not in self._group.offers:
             raise TransportError(f"worker {key[1]} left before it offered its state")
         return self._group.offers[key]
+
+    def publish(self, name: str, part: bytes) -> None:
+        self._group.published[self._worker] = name, part
+
+    def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
+        """See `Transport.collect`; waits for all that are present, as nobody is late where workers take turns."""
+        published = self._group.published
+
+        def has(worker: int) -> bool:
+            return worker in published and published[worker][0] == name
+
+        others = [worker for worker in workers if worker != self._worker]
+        self._group.wait(self._worker, lambda: all(has(w) or w not in self._group.present for w in others))
+        return {worker: published[worker][1] for worker in others if has(worker)}
 
     def any_rank(self, value: bool) -> bool:
         return value  # nobody is ever left behind here

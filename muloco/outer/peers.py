@@ -1,23 +1,34 @@
-"""What workers ask each other outside the rounds: what has become of one, and the state of who was in it.
+"""What workers ask each other outside the rounds: what has become of one, the state of who was in it, and parts of work
+that they share.
 
 A worker that loses contact in a vote cannot know whether the others have heard from everyone. It asks them. A worker
-that was away takes over the state of one that was not.
+that was away takes over the state of one that was not. Whatever answers at a peer's address, also another program after
+the peer has gone, is either an answer of a peer or none.
 """
 
+import http.client
+import io
 import logging
+import shutil
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
+ANSWERS = (VOTING, IN_DOUBT, COMMITTED, FAILED)
 KEPT = 64
 """Rounds that are remembered."""
 REQUEST_SECONDS = 60.0
 """Seconds for a request to arrive."""
+HELD_SECONDS = 1.0
+"""Seconds for which a request for a part that is not there yet waits for it."""
+CHECKSUM = "Muloco-CRC32"
+"""Header of an answer: CRC-32 of its body."""
 
 logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -38,7 +49,9 @@ class PeerServer:
     def __init__(self, host: str):
         self._rounds: OrderedDict[str, str] = OrderedDict()
         self._offer: tuple[str, bytes] = ("", b"")
+        self._part: tuple[str, bytes] = ("", b"")
         self._lock = threading.Lock()
+        self._published = threading.Condition(self._lock)
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,6 +62,7 @@ class PeerServer:
                 body = answer(self.path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
+                self.send_header(CHECKSUM, str(zlib.crc32(body or b"")))
                 self.end_headers()
                 self.wfile.write(body or b"")
 
@@ -78,15 +92,24 @@ class PeerServer:
         with self._lock:
             self._offer = (round, state)
 
+    def publish(self, name: str, part: bytes) -> None:
+        """Keeps this part, and no earlier one, for those who ask for it."""
+        with self._published:
+            self._part = (name, part)
+            self._published.notify_all()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, path: str) -> bytes | None:
         kind, _, name = path.removeprefix("/").partition("/")
-        if kind not in ("round", "state") or not name:
+        if kind not in ("round", "state", "part") or not name:
             return None  # such as the request of a port scanner
         with self._lock:
+            if kind == "part":
+                there = self._published.wait_for(lambda: self._part[0] == name, timeout=HELD_SECONDS)
+                return self._part[1] if there else None
             if kind == "state":
                 return self._offer[1] if self._offer[0] == name else None
             if name not in self._rounds:
@@ -110,10 +133,10 @@ class _Server(ThreadingHTTPServer):
 def ask(address: str, round: str, *, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
-        with _PLAIN.open(f"http://{address}/round/{round}", timeout=seconds) as response:
-            return response.read().decode()
-    except (urllib.error.URLError, OSError):
+        answer = _get(f"http://{address}/round/{round}", seconds).decode()
+    except (OSError, ValueError):  # ValueError: no address, or no text
         return None
+    return answer if answer in ANSWERS else None
 
 
 def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:
@@ -126,14 +149,52 @@ def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes
         seconds: that it may be silent.
 
     Raises:
-        OSError: the peer is gone, silent, or offers nothing.
+        OSError: the peer is gone, silent, or offers nothing; or what came is not what it has sent.
     """
+    return _get_patiently(f"http://{address}/state/{round}", patience, seconds)
+
+
+def fetch_part(address: str, name: str, *, patience: float) -> bytes:
+    """The part that the peer `host:port` publishes under a name.
+
+    Args:
+        address: of the peer's server.
+        name: of the part.
+        patience: seconds that the peer may take to publish it. A peer that is silent takes `2 HELD_SECONDS` at least.
+
+    Raises:
+        OSError: the peer is gone, silent, or publishes nothing by that name.
+    """
+    return _get_patiently(f"http://{address}/part/{name}", patience, max(2 * HELD_SECONDS, patience))
+
+
+def _get_patiently(url: str, patience: float, seconds: float) -> bytes:
+    """What a peer answers within `patience` seconds, while it says that it has nothing there yet."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            with _PLAIN.open(f"http://{address}/state/{round}", timeout=seconds) as response:
-                return response.read()
+            return _get(url, seconds)
         except urllib.error.HTTPError as error:
             if error.code != 404 or time.monotonic() > deadline:
                 raise
+        except ValueError as error:
+            raise OSError(f"what answers there is no worker: {error!r}") from error
         time.sleep(0.1)
+
+
+def _get(url: str, seconds: float) -> bytes:
+    """All of an answer, in as much memory as it needs, whatever length it announces.
+
+    Raises:
+        OSError: no answer comes, or it is not whole.
+    """
+    body = io.BytesIO()
+    try:
+        with _PLAIN.open(url, timeout=seconds) as response:
+            shutil.copyfileobj(response, body, 2**20)
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"the answer broke off: {error!r}") from error
+    data = body.getvalue()
+    if response.headers[CHECKSUM] != str(zlib.crc32(data)):
+        raise OSError(f"{len(data)} bytes came that are not the answer of a worker, or not all of it")
+    return data

@@ -1,9 +1,14 @@
 """What compression has left of the elements of a fragment, from round to round (PAPER 3.3)."""
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import torch
 
 from muloco.outer import error_feedback
 from muloco.outer.codecs import Codec
+
+Stacks = dict[tuple[int, ...], torch.Tensor]
+"""What is left of pieces that were encoded together, [pieces, elements], by where they start in the fragment."""
 
 
 class Residual:
@@ -24,25 +29,31 @@ class Residual:
         self._decay = decay
         self._alpha = alpha
         self._gain = gain
-        self._kept: dict[int, torch.Tensor] = {}  # flat, by where it starts in the fragment
-        self._new: dict[int, torch.Tensor] = {}
+        self._kept: Stacks = {}
+        self._new: Stacks = {}
 
     def begin(self) -> None:
         """A round begins, or is tried again."""
         self._new = {}
 
-    def encode(self, codec: Codec, values: torch.Tensor, start: int) -> torch.Tensor:
-        """The payload of a piece, fp32 of any shape, whose elements are at `start` in the fragment, and of what was
-        left of them."""
-        left = self._of(start, values.numel(), values.device).view(values.shape)
-        payload, new = error_feedback.encode(codec, values, left, self._decay, self._alpha, self._gain)
-        self._new[start] = new.flatten()
-        return payload
+    def encode(self, codec: Codec, pieces: Sequence[torch.Tensor], starts: Sequence[int]) -> torch.Tensor:
+        """The payloads, uint8 [pieces, bytes], of fp32 pieces of one shape, whose elements are at `starts` in the
+        fragment, and of what was left of them."""
+        shape, elements = pieces[0].shape, pieces[0].numel()
+        left = self._of(tuple(starts), elements, pieces[0].device).view(len(pieces), *shape)
+        payloads, new = error_feedback.encode_pieces(codec, pieces, left, self._decay, self._alpha, self._gain)
+        self._new[tuple(starts)] = new.view(len(pieces), elements)
+        return payloads
 
     def commit(self) -> None:
         """The round has committed."""
-        before = sum(part.numel() for part in self._kept.values())
-        self.dropped += before - sum(self._overlap(start, part.numel()) for start, part in self._new.items())
+        if self._kept.keys() != self._new.keys():
+            before = sum(part.numel() for part in self._kept.values())
+            self.dropped += before - sum(
+                high - low
+                for start, part in _pieces(self._new)
+                for low, high, _, _ in self._overlaps(start, part.numel())
+            )
         self._kept, self._new = self._new, {}
 
     def clear(self) -> None:
@@ -51,22 +62,32 @@ class Residual:
 
     def to_vector(self, elements: int, device: torch.device) -> torch.Tensor:
         """fp32 [elements] of the fragment: what is left of each, 0 where this rank knows nothing."""
-        return self._of(0, elements, device).clone()
+        return self._of((0,), elements, device)[0].clone()
 
     def load_vector(self, vector: torch.Tensor) -> None:
         """The reverse of `to_vector`."""
-        self._kept = {0: vector.clone()}
+        self._kept = {(0,): vector[None].clone()}
 
-    def _of(self, start: int, elements: int, device: torch.device) -> torch.Tensor:
-        same = self._kept.get(start)
-        if same is not None and same.numel() == elements:
+    def _of(self, starts: tuple[int, ...], elements: int, device: torch.device) -> torch.Tensor:
+        """[pieces, elements]"""
+        same = self._kept.get(starts)
+        if same is not None and same.shape[1] == elements:
             return same
-        found = torch.zeros(elements, device=device)
-        for at, part in self._kept.items():
-            low, high = max(start, at), min(start + elements, at + part.numel())
-            if low < high:
-                found[low - start : high - start] = part[low - at : high - at]
+        found = torch.zeros(len(starts), elements, device=device)
+        for row, start in zip(found, starts, strict=True):
+            for low, high, at, part in self._overlaps(start, elements):
+                row[low - start : high - start] = part[low - at : high - at]
         return found
 
-    def _overlap(self, start: int, elements: int) -> int:
-        return sum(max(0, min(start + elements, at + part.numel()) - max(start, at)) for at, part in self._kept.items())
+    def _overlaps(self, start: int, elements: int) -> Iterator[tuple[int, int, int, torch.Tensor]]:
+        """Which elements of a piece are kept: from, to, and where the part that has them starts."""
+        for at, part in _pieces(self._kept):
+            low, high = max(start, at), min(start + elements, at + part.numel())
+            if low < high:
+                yield low, high, at, part
+
+
+def _pieces(stacks: Mapping[tuple[int, ...], torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Where each piece starts, and what is left of it, flat."""
+    for starts, parts in stacks.items():
+        yield from zip(starts, parts.unbind(), strict=True)

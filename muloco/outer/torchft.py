@@ -4,12 +4,14 @@ torchft decides membership alone. Its `should_commit` is a barrier of the ranks 
 so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against ours).
 """
 
+import hashlib
 import logging
+import os
 import re
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +20,10 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.checkpointing import CheckpointTransport
 from torchft.manager import Manager
-from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL
+from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGroupWrapper
 
 from muloco.outer.exchange import gather_bytes
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
 from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ CHUNK_BYTES = 16 * 2**20
 ASK_SECONDS = 5.0
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
+_ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 
 class TorchftTransport:
@@ -45,7 +48,7 @@ class TorchftTransport:
         rank: which of the worker's ranks this is, of `ranks`.
         store: host and port of the worker's own store, already up.
         host: name or address under which other workers reach this one.
-        process_group: `gloo` (tensors on the CPU) or `nccl` (tensors on this rank's CUDA device).
+        group: carries the bytes: `GlooGroup`, `NCCLGroup` or another `PeerGroup`, used by nothing else.
         quorum_timeout: how long to wait for the other workers at a sync.
         exchange_timeout: how long a chunk of an exchange may take.
         ranks_group: gloo group of the worker's ranks, used by nothing else; None for a single rank.
@@ -64,18 +67,18 @@ class TorchftTransport:
         ranks: int,
         store: tuple[str, int],
         host: str,
-        process_group: str,
+        group: "PeerGroup",
         quorum_timeout: timedelta,
         exchange_timeout: timedelta,
         ranks_group: dist.ProcessGroup | None = None,
     ):
         if ranks > 1 and ranks_group is None:
             raise ValueError(f"a worker of {ranks} ranks needs a group in which they agree (ranks_group)")
-        on_device = process_group == "nccl"
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
-        self.group: _Gloo | _NCCL = (_NCCL if on_device else _Gloo)(exchange_timeout)
+        self.device = group.device
+        self.group = group
         self.server = PeerServer(host)
         self.exchange_seconds = exchange_timeout.total_seconds()
+        self._worker = worker
         self._least = least
         self._quorum_timeout = quorum_timeout
         self._ranks_group = ranks_group
@@ -86,6 +89,8 @@ class TorchftTransport:
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
+        self._address_of: dict[int, str] = {}
+        """The same, by worker."""
         self._manager = Manager(
             pg=self.group,
             load_state_dict=None,
@@ -132,14 +137,32 @@ class TorchftTransport:
             self._introduce(round)
         return round
 
-    def finish(self, *, committed: bool, step: int) -> None:
-        """Tells torchft how a round ended; after a failure it connects the workers again."""
-        if not committed:
+    def finish(self, *, sound: bool, step: int) -> None:
+        """Tells torchft how a round ended; where the connections have failed, it makes new ones for the next round.
+
+        The vote has been taken by now, and torchft's answer does not change it: the other workers may have committed.
+        What torchft says is whether the connections of all ranks of this worker have held. Where they have not,
+        nothing goes over them any more.
+
+        Args:
+            sound: whether they have, as far as this rank knows.
+            step: inner step of the sync.
+
+        Raises:
+            TransportError: a rank of this worker does not answer.
+        """
+        if not sound:
             self._manager.report_error(RuntimeError("the round failed"))
         try:
-            self._manager.should_commit()
+            held = self._manager.should_commit()
         except (RuntimeError, TimeoutError) as error:
             raise TransportError(f"sync after step {step}: the ranks of this worker did not agree: {error}") from error
+        if sound and not held:
+            failure = self._manager.errored()
+            why = "on another rank of this worker" if failure is None else _in_short(failure.original_exception)
+            logger.warning("sync after step %d: the connections have failed after the vote (%s)", step, why)
+        if not held:
+            self.group.abort()
 
     def all_ranks(self, value: bool) -> bool:
         """Whether it holds on all ranks of this worker."""
@@ -158,6 +181,21 @@ class TorchftTransport:
             return fetch(address, round, patience=self._quorum_timeout.total_seconds(), seconds=self.exchange_seconds)
         except OSError as error:
             raise TransportError(f"no state from the worker at {address} after round {round}: {error}") from error
+
+    def publish(self, name: str, part: bytes) -> None:
+        self.server.publish(name, part)
+
+    def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
+        deadline = time.monotonic() + patience
+        known, found = self._address_of, {}
+        for worker in workers:
+            if worker == self._worker or worker not in known:
+                continue
+            try:
+                found[worker] = fetch_part(known[worker], name, patience=max(0.0, deadline - time.monotonic()))
+            except OSError as error:
+                logger.info("worker %d has no part %s for this one: %s", worker, name, error)
+        return found
 
     def cut(self) -> None:
         self.group.abort()
@@ -180,18 +218,19 @@ class TorchftTransport:
     def _introduce(self, round: "TorchftRound") -> None:
         """Tells the members of a new group where to ask this one about rounds, and gives the group the name that its
         first member draws: a lighthouse that was started again repeats its numbers."""
-        own = f"{self.server.address} {uuid.uuid4().hex[:8]}"
+        own = f"{self.server.address} {uuid.uuid4().hex[:8]} {self._worker}"
         try:
-            told = [data.decode().split() for data in gather_bytes(round, own.encode())]
+            told = [_introduction(data) for data in gather_bytes(round, own.encode())]
         except TransportError as error:
             round.broken = str(error)
             return
-        self.peers = [address for address, _ in told]
+        self.peers = [address for address, _, _ in told]
+        self._address_of = {worker: address for address, _, worker in told}
         self._group_name = told[0][1]
         self._configured = self.group.configurations
         self._rounds = 1
         if round.rank == 0:
-            self.group.forget_rendezvous()
+            self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))
 
     @property
     def round_name(self) -> str:
@@ -249,8 +288,7 @@ class TorchftRound:
         committed = False
         if ok:
             try:
-                one = torch.ones(1, dtype=torch.uint8, device=transport.device)
-                self.exchange([one] * self.size, [1] * self.size)
+                self._exchange_votes(name)
                 committed = True
             except TransportError as error:
                 logger.warning("sync after step %d: %s; asking the others whether they committed it", self._step, error)
@@ -261,8 +299,16 @@ class TorchftRound:
         transport.committed = name if committed else None
         if not committed:
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
-        transport.finish(committed=committed and self.broken is None, step=self._step)
+        sound = committed and self.broken is None and transport.group.connected
+        transport.finish(sound=sound, step=self._step)
         return committed
+
+    def _exchange_votes(self, name: str) -> None:
+        """A yes is a digest of the round's name; nothing else that is in memory or on the wire passes for it."""
+        yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.device)
+        votes = self.exchange([yes] * self.size, [yes.numel()] * self.size)
+        if not all(torch.equal(vote, yes) for vote in votes):
+            raise TransportError("what came from another worker was not its vote on this round")
 
     def _insist_on_connection(self) -> None:
         if self.broken is None and not self._transport.group.connected:
@@ -297,15 +343,26 @@ class TorchftRound:
         return False
 
 
+def _introduction(told: bytes) -> tuple[str, str, int]:
+    """What a member says of itself as a group begins: where it can be asked, a name for the group, and its worker."""
+    said = re.fullmatch(rb"([!-~]+:\d{1,5}) ([0-9a-f]{8}) (\d{1,9})", told)
+    if said is None:
+        raise TransportError(f"what came from a member is not its address: {told[:80]!r}")
+    return said[1].decode(), said[2].decode(), int(said[3])
+
+
 def _in_short(error: Exception) -> str:
     """The message of gloo, NCCL or torchft without the place in its source, its advice and its stack."""
     text = str(error).split("\n")[0]
     return re.sub(r"^\[\S+:\d+\] ", "", text).split(". ")[0]
 
 
-class _KnowsItsQuorum:
-    """A process group of torchft that remembers which members it connects."""
+class PeerGroup(ProcessGroupWrapper):
+    """Makes a process group of torchft one over which rounds are held: base class in front of torchft's. It remembers
+    which members it connects, and swaps bytes between them."""
 
+    device = torch.device("cpu")
+    """Where the bytes that it swaps are."""
     place = 0
     """Of this worker among the members."""
     members = 0
@@ -316,29 +373,61 @@ class _KnowsItsQuorum:
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
         self.place, self.members, self.rendezvous = rank, world_size, store_addr
         self.configurations += 1
-        super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)  # type: ignore[misc]
+        super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     @property
     def connected(self) -> bool:
         """Whether it has not been aborted since it was configured."""
-        return self._pg is not None  # type: ignore[attr-defined]
+        return self._pg is not None
 
-    def forget_rendezvous(self) -> None:
-        """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums
-        from 1 again: the members of the next quorum of this number must not find it."""
-        address, _, prefix = self.rendezvous.partition("/")
-        host, _, port = address.rpartition(":")
-        store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False)
-        for key in store.list_keys():
-            if key.startswith(f"{prefix}/"):
-                store.delete_key(key)
+    @property
+    def parent(self) -> dist.ProcessGroup:
+        """torch's process group; another thread may abort this one at any moment."""
+        connected = self._pg
+        if connected is None:
+            raise RuntimeError("this worker was cut off")
+        return connected
 
-
-class _Gloo(_KnowsItsQuorum, ProcessGroupGloo):
     def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
         """Fills `received` with what the members have for this one, `sizes` bytes in rank order, and hands `sent` to
-        them. What comes is asked for before anything is sent: gloo's own all-to-all sends first; its request for the
-        other side's part then waits behind what it sends, and the two directions of a link take turns."""
+        them; returns when it is there.
+
+        Waiting for a work is not enough. That of NCCL makes the current stream wait, not the host, and never fails:
+        when a member is lost, torchft aborts the communicator after the timeout, the stream goes on, and `received`
+        holds whatever was in memory. `errored` waits for the current stream and says whether that has happened.
+
+        Raises:
+            RuntimeError: a member is gone or too slow.
+        """
+        self.post(received, sizes, sent)
+        if (failure := self.errored()) is not None:
+            raise RuntimeError(str(failure)) from failure
+
+    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """Starts a swap and waits for its works."""
+        raise NotImplementedError
+
+    def forget_rendezvous(self, timeout: timedelta) -> None:
+        """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums
+        from 1 again: the members of the next quorum of this number must not find it. Where the store does not answer,
+        its worker is gone, and nobody finds anything there."""
+        address, _, prefix = self.rendezvous.partition("/")
+        host, _, port = address.rpartition(":")
+        try:
+            store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False, timeout=timeout)
+            for key in store.list_keys():
+                if key.startswith(f"{prefix}/"):
+                    store.delete_key(key)
+        except RuntimeError as error:
+            logger.info("the store at %s does not answer: %s", address, _in_short(error))
+
+
+class GlooGroup(PeerGroup, ProcessGroupGloo):
+    """Over TCP, from and to the memory of the host."""
+
+    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """What comes is asked for before anything is sent: gloo's own all-to-all sends first; its request for the other
+        side's part then waits behind what it sends, and the two directions of a link take turns."""
         works = [self.recv([part], r, 0) for r, part in enumerate(received.split(sizes)) if part.numel()]
         works += [self.send([part], r, 0) for r, part in enumerate(sent) if part.numel()]
         try:
@@ -348,11 +437,33 @@ class _Gloo(_KnowsItsQuorum, ProcessGroupGloo):
             works.clear()  # they would keep the connections open after an abort
 
 
-class _NCCL(_KnowsItsQuorum, ProcessGroupNCCL):
-    def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
-        """See `_Gloo.swap`."""
+class StreamGroup(PeerGroup):
+    """Over works that are queued on a stream, in one call: they may be under way when `post` returns."""
+
+    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
         lengths = [part.numel() for part in sent]
         self.alltoall_base(received, torch.cat(sent), sizes, lengths, AllToAllOptions()).wait()
+
+
+class NCCLGroup(StreamGroup, ProcessGroupNCCL):
+    """From and to this rank's CUDA device, which is the current one when it is made."""
+
+    def __init__(self, timeout: timedelta):
+        super().__init__(timeout)
+        self.device = torch.device("cuda", torch.cuda.current_device())
+
+    def configure(self, *args, **kwargs) -> None:
+        # torch reads the variable when the group is made. As torchtitan sets it for the groups within a worker, torch
+        # would end the process when a member of the group is lost; here torchft aborts the group after the timeout.
+        before = os.environ.get(_ON_ERROR)
+        os.environ[_ON_ERROR] = "0"
+        try:
+            super().configure(*args, **kwargs)
+        finally:
+            if before is None:
+                del os.environ[_ON_ERROR]
+            else:
+                os.environ[_ON_ERROR] = before
 
 
 class _NoHealing(CheckpointTransport[dict[str, object]]):

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
@@ -90,6 +90,33 @@ class Header:
     """What it has committed so far: equal on all that were in the same rounds."""
     leaving: bool = False
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
+
+    def to_bytes(self) -> bytes:
+        """As it travels."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Header":
+        """The header that travelled as `data`.
+
+        Raises:
+            TransportError: there is none.
+        """
+        try:
+            header = cls(**json.loads(data))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TransportError(f"what came from a member is no header: {data[:80]!r}") from error
+        sound = all(type(getattr(header, field.name)) is field.type for field in fields(cls))
+        if not (
+            sound
+            and header.worker >= 0
+            and header.step >= 0
+            and header.fragment >= NOTHING
+            and 0 <= header.weight < 2**63
+            and -(2**63) <= header.digest < 2**63
+        ):
+            raise TransportError(f"what came from a member is no header: {data[:80]!r}")
+        return header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +254,7 @@ def _left_behind(own: Header) -> Agreement:
 
 
 def _meet(round: Round, own: Header) -> list[Header]:
-    return [Header(**json.loads(data)) for data in gather_bytes(round, json.dumps(asdict(own)).encode())]
+    return [Header.from_bytes(data) for data in gather_bytes(round, own.to_bytes())]
 
 
 def _carry(

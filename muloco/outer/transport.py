@@ -4,7 +4,7 @@ A transport opens one round a sync. The round knows who takes part, in which ord
 ends with `vote`, in which all members come to the same answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -77,6 +77,15 @@ class Transport(Protocol):
         Raises:
             TransportError: it is gone, or offers nothing within the timeout.
         """
+        ...
+
+    def publish(self, name: str, part: bytes) -> None:
+        """Keeps this rank's part of some work for the same rank of other workers, until it publishes another one."""
+        ...
+
+    def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
+        """What these workers have published under a name, by worker. Waits `patience` seconds at most for all of them
+        together, and leaves out those that are gone or late: unlike a round, workers may see different answers."""
         ...
 
     def any_rank(self, value: bool) -> bool:

@@ -110,13 +110,21 @@ class CheckpointWriter:
 
     def _publish(self, save: Save, written: Mapping[str, Metadata]) -> None:
         for name, metadata in written.items():
-            files = {_METADATA: (self._folder.unfinished(save.step, name) / _METADATA).stat().st_size}
-            for stored in metadata.storage_data.values():
+            part = self._folder.unfinished(save.step, name)
+            files = {_METADATA: (part / _METADATA).stat().st_size}
+            for stored in _written_to(part, metadata).values():
                 file, end = stored.relative_path, stored.offset + stored.length
                 files[file] = max(files.get(file, 0), end)
             self._folder.publish(save, name, files)
         if self._folder.complete(save):
             self._folder.purge(self._keep)
+
+
+def _written_to(part: Path, metadata: Metadata) -> Mapping[Any, Any]:
+    """Where everything of a part lies in its files. torch 2.11 tells it only in the part itself."""
+    if metadata.storage_data is None:
+        metadata = dcp.FileSystemReader(part).read_metadata()
+    return metadata.storage_data
 
 
 def _in_host_memory(state: Any) -> Any:

@@ -142,6 +142,11 @@ class Optimizer(Section):
     polynomial; polar_express, the five steps of Polar Express."""
     orthogonalization_steps: Count | None = None
     """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
+    symmetric_products: Literal["auto", "triton", "matmul"] = "auto"
+    """How Muon computes products that are symmetric. triton: one triangle, which is mirrored; it needs CUDA devices.
+    matmul: all of it. auto: whichever a GPU does faster when first tried, and matmul elsewhere. A run on GPUs that is
+    to be repeated bit by bit needs triton or matmul: auto may choose differently, and results then differ by rounding.
+    """
     matrix: Role = field(default_factory=Role)
     """The matrices of the layers: attention and feed-forward."""
     embedding: Role = field(default_factory=Role)

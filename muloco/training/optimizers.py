@@ -10,6 +10,7 @@ import torch
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.optim import GPA, Muon
 from muloco.training.config import Optimizer
+from muloco.training.load import ConfigError
 from muloco.training.schedule import inner_share
 
 PATTERNS = {
@@ -26,6 +27,8 @@ RULES = {
     "GPA": dict.fromkeys(PATTERNS, "adamw"),
 }
 """By `optimizer.name`: the rule of each role that has none of its own."""
+
+NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this machine has none; use auto or matmul"
 
 
 class ByRole(Muon):
@@ -59,8 +62,14 @@ class InnerRates(LRSchedulersContainer.Config):
 
 
 def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
-    """torchtitan's optimizer config for the `optimizer` section (resolved)."""
+    """torchtitan's optimizer config for the `optimizer` section (resolved).
+
+    Raises:
+        ConfigError: Triton is asked for, and there is no CUDA device.
+    """
     assert chosen.weight_decay is not None
+    if chosen.symmetric_products == "triton" and not torch.cuda.is_available():
+        raise ConfigError(NO_TRITON)
     if chosen.name == "SGD":
         sgd = {
             "lr": chosen.lr,
@@ -82,6 +91,7 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
         "steps": chosen.orthogonalization_steps,
         "betas": (chosen.beta1, chosen.beta2),
         "eps": chosen.eps,
+        "symmetric_products": chosen.symmetric_products,
     }
     kind = "ByRole"
     if chosen.name == "GPA":

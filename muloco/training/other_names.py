@@ -94,7 +94,7 @@ PAPER: dict[str, Other] = {
     "data_train": Other("use --data.corpus", lambda data: _sources("data.corpus", data)),
     "data_val": Other("use --data.validation", lambda data: _sources("data.validation", data)),
     "optimizer.use_polar_express": _where_true("optimizer.orthogonalization", "polar_express"),
-    "optimizer.use_triton": _gone("not needed; --optimizer.orthogonalization chooses the coefficients"),
+    "optimizer.use_triton": _gone("not needed; --optimizer.symmetric_products auto, the default, tries Triton"),
     "optimizer.adjust_lr": _renamed("optimizer.adjust_lr", {None: "none"}),
     **{f"optimizer.{role}_optimizer": _renamed(f"optimizer.{role}.rule") for role in _ROLES},
     **{f"optimizer.{role}_lr_factor": _renamed(f"optimizer.{role}.lr_factor") for role in _ROLES},

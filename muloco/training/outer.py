@@ -112,6 +112,7 @@ def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Ten
         nesterov=chosen.nesterov,
         betas=betas,
         eps=chosen.eps,
+        symmetric_products="matmul",  # all workers have to come to the same bits
     )
 
 
@@ -166,10 +167,11 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     ft = config.fault_tolerance
     if group is not None:
         return group.transport(ft.replica_id, device)
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.torchft import GlooGroup, NCCLGroup, TorchftTransport
 
     assert config.run.name is not None
     ranks = int(os.environ["WORLD_SIZE"])
+    connect = {"gloo": GlooGroup, "nccl": NCCLGroup}[_process_group(ft.process_group)]
     patience = timedelta(seconds=ft.quorum_timeout_seconds + 2 * ft.exchange_timeout_seconds)
     return TorchftTransport(
         run=config.run.name,
@@ -180,7 +182,7 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
         ranks=ranks,
         store=(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])),
         host=ft.host or _own_host(os.environ[LIGHTHOUSE]),
-        process_group=_process_group(ft.process_group),
+        group=connect(timedelta(seconds=ft.exchange_timeout_seconds)),
         quorum_timeout=timedelta(seconds=ft.quorum_timeout_seconds),
         exchange_timeout=timedelta(seconds=ft.exchange_timeout_seconds),
         ranks_group=dist.new_group(backend="gloo", timeout=patience) if ranks > 1 else None,

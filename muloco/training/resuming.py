@@ -21,6 +21,7 @@ MAY_CHANGE = (
     *("run.name", "run.outputs", "metrics.*", "evaluation.*", "chaos.*", "compile.*", "activation_checkpoint.*"),
     *("checkpoint.interval", "checkpoint.keep", "checkpoint.asynchronous"),
     *("data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
+    "optimizer.symmetric_products",
     *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
     *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "quorum_timeout_seconds")),
     *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange")),

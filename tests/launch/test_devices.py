@@ -7,8 +7,9 @@ from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
 
-def config(workers: int, ranks: int = 1, process_group: str = "auto") -> Config:
+def config(workers: int, ranks: int = 1, process_group: str = "auto", products: str = "auto") -> Config:
     config = Config()
+    config.optimizer.symmetric_products = products
     config.fault_tolerance.group_size = workers
     config.fault_tolerance.process_group = process_group
     config.parallelism.data_parallel_shard_degree = ranks
@@ -53,6 +54,11 @@ def test_workers_of_one_rank_share_devices() -> None:
         (config(2, 4), 1, "2 workers of 4 ranks need 8 CUDA devices, this machine has 1"),
         (config(2, process_group="nccl"), 1, "needs a device for each of the 2 workers, this machine has 1; use gloo"),
         (config(2, process_group="nccl"), 0, "needs CUDA devices, this machine has none; use gloo"),
+        (
+            config(1, products="triton"),
+            0,
+            "symmetric_products triton needs CUDA devices, this machine has none; use auto or matmul",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(chosen: Config, devices: int, message: str) -> None:

@@ -15,8 +15,9 @@ from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
 
-def config(workers: int, ranks: int = 1, process_group: str = "auto") -> Config:
+def config(workers: int, ranks: int = 1, process_group: str = "auto", products: str = "auto") -> Config:
     config = Config()
+    config.optimizer.symmetric_products = products
     config.fault_tolerance.group_size = workers
     config.fault_tolerance.process_group = process_group
     config.parallelism.data_parallel_shard_degree = ranks
@@ -78,6 +79,11 @@ def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
         ),
         (config(3, process_group="nccl"), job(1, 1), "3 workers of 1 rank need 3 nodes of 1 GPUs, this job has 2"),
         (config(1, process_group="nccl"), job(0), "nccl needs CUDA devices, this job has none; use gloo"),
+        (
+            config(1, products="triton"),
+            job(0),
+            "symmetric_products triton needs CUDA devices, this job has none; use auto or matmul",
+        ),
         (config(2), job(4, 8), "the nodes of this job differ in GPUs: n0 4, n1 8"),
         (config(1, 3), job(2, 2), "a worker of 3 ranks does not fill whole nodes of 2 devices"),
     ],

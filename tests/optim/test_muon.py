@@ -205,6 +205,56 @@ def test_parameters_without_gradient_are_left_alone():
     assert not torch.equal(params[3], parameters()[3])
 
 
+def test_batches_are_found_once_for_the_same_parameters(monkeypatch):
+    owners = importlib.import_module("muloco.optim.owners")
+    found = []
+    batches = owners.batches
+    monkeypatch.setattr(owners, "batches", lambda matrices: found.append(1) or batches(matrices))
+    params = parameters()
+    optimizer = Muon(params, 0.1)
+    run(optimizer, params, steps=3)
+    assert len(found) == 1
+    params[1].grad = None
+    optimizer.step()
+    optimizer.step()
+    assert len(found) == 2
+    run(optimizer, params, steps=1)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("change", ["load_state_dict", "add_param_group", "to", "layout"])
+def test_a_step_knows_what_has_changed_since_the_last(change):
+    params, others = (parameters() for _ in range(2))
+    ours, theirs = (Muon([{"params": some}], 0.1, momentum=0.5, nesterov=True) for some in (params, others))
+    for optimizer, some in ((ours, params), (theirs, others)):
+        if optimizer is ours:
+            give_gradients(some, 0)
+            optimizer.step()
+            with torch.no_grad():
+                for param, start in zip(some, parameters(), strict=True):
+                    param.copy_(start)
+                    optimizer.state[param]["momentum_buffer"].zero_()
+        if change == "load_state_dict":
+            state = optimizer.state_dict()
+            state["param_groups"][0]["lr"] = 0.3
+            optimizer.load_state_dict(state)
+        elif change == "add_param_group":
+            extra = torch.nn.Parameter(torch.eye(4))
+            optimizer.add_param_group({"params": [extra], "lr": 0.7})
+            some.append(extra)
+        elif change == "to":
+            for param in some:
+                param.data = param.data.double()
+                if "momentum_buffer" in optimizer.state[param]:
+                    optimizer.state[param]["momentum_buffer"] = optimizer.state[param]["momentum_buffer"].double()
+        else:
+            optimizer.param_groups[0]["layout"] = "transposed"
+        give_gradients(some, 1)
+        optimizer.step()
+    for mine, other in zip(params, others, strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_zero_gradients_move_nothing():
     params = parameters()
     optimizer = Muon(params, 0.05)
@@ -224,7 +274,7 @@ class NoHostSync(TorchDispatchMode):
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["float", "tensor"])
 def test_never_waits_for_the_device(monkeypatch, lr):
-    monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_can_see", lambda tensor: False)
+    monkeypatch.setattr("muloco.optim.passes.SEEN", frozenset())
     params = parameters()
     optimizer = Muon(params, lr, nesterov=True, weight_decay=0.1)
     give_gradients(params, 0)

@@ -93,9 +93,9 @@ def counted():
     found = {"matrices": 0, "messages": 0, "bytes": 0}
     orthogonalize, send = rule.orthogonal_direction, dist.all_to_all_single
 
-    def counting(matrices, *args):
+    def counting(matrices, *args, **options):
         found["matrices"] += matrices.shape[:-2].numel()
-        return orthogonalize(matrices, *args)
+        return orthogonalize(matrices, *args, **options)
 
     def counting_bytes(output, input, output_sizes, input_sizes, group, **options):
         assert input.dtype == torch.uint8 and input_sizes[group.rank()] == 0

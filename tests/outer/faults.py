@@ -20,7 +20,7 @@ class Faulty:
         step: inner step of the sync.
         point: `exchange N` (before the round's exchange number N, from 0), `vote` (before this worker votes), `voted`
             (its vote has gone out to all, and it has heard theirs).
-        act: what happens there.
+        act: what happens there; a worker that loses contact before it votes, votes no.
     """
 
     def __init__(self, inner: Transport, step: int, point: str, act: Callable[[], None]):
@@ -55,11 +55,14 @@ class _FaultyRound:
 
     def vote(self, ok: bool) -> bool:
         if self._point == "vote":
-            self._act()
+            try:
+                self._act()
+            except TransportError:
+                ok = False
         if self._point != "voted":
             return self._inner.vote(ok)
         group = getattr(self._transport, "group", None)
-        if group is None or not hasattr(group, "swap"):  # in process
+        if group is None:  # in process
             answer = self._inner.vote(ok)
             self._act()
             return answer
@@ -88,6 +91,11 @@ def die_at(transport) -> Callable[[], None]:
         raise Died
 
     return act
+
+
+def cut_at(transport: Transport) -> Callable[[], None]:
+    """Breaks a worker's connections; it notices when it uses them."""
+    return transport.cut
 
 
 def lose_contact() -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch.distributed import TCPStore
 
-from muloco.outer.torchft import TorchftTransport
+from muloco.outer.torchft import GlooGroup, PeerGroup, TorchftTransport
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ def connect(
     least: int = 1,
     quorum_seconds: float = 30,
     exchange_seconds: float = 20,
+    group: Callable[[timedelta], PeerGroup] = GlooGroup,
 ) -> TorchftTransport:
     """One worker's end; a worker of one rank."""
     store = own_store()
@@ -37,7 +38,7 @@ def connect(
         ranks=1,
         store=("127.0.0.1", store.port),
         host="127.0.0.1",
-        process_group="gloo",
+        group=group(timedelta(seconds=exchange_seconds)),
         quorum_timeout=timedelta(seconds=quorum_seconds),
         exchange_timeout=timedelta(seconds=exchange_seconds),
     )

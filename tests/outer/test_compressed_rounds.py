@@ -118,21 +118,23 @@ def test_bytes_are_those_of_the_formula(workers: int, flavor: str, off: float) -
         assert ring_bytes(own, workers) / formula == pytest.approx(32 / bits, rel=off), bits
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("workers", [2, 3, 8, 16])
-def test_nobody_waits_long_for_who_has_more_to_send(workers: int) -> None:
+def test_nobody_waits_long_for_who_has_more_to_send(workers: int, bits: int) -> None:
     """Batch by batch the owner with the most sets the pace: at 150M that is hardly more than an even share."""
-    owned = split([shape for shape in model_shapes("150M").values()], workers)
+    (wire,) = wires(Compression(codec=build_codec("linear", bits=bits)), model_shapes("150M"), 1)
+    owned = split(wire.shapes, workers)
     pace, done = 0, [[] for _ in range(workers)]
-    for batch in exchange._batches(owned):
-        sizes = [4 * sum(piece.elements for piece in pieces) for pieces in batch]
-        largest = [4 * max((piece.elements for piece in pieces), default=0) for pieces in batch]
+    for batch in exchange._batches(owned, wire):
+        sizes = [sum(exchange._sizes(wire, pieces)) for pieces in batch]
+        largest = [max(exchange._sizes(wire, pieces), default=0) for pieces in batch]
         assert 0 < max(sizes) <= max(exchange.BATCH_BYTES, *largest)
         pace += max(sizes)
         for mine, pieces in zip(done, batch, strict=True):
             mine += pieces
     for mine, pieces in zip(done, owned, strict=True):
         assert sorted(mine, key=lambda piece: piece.start) == pieces
-    assert pace <= 1.15 * 4 * sum(piece.elements for pieces in owned for piece in pieces) / workers
+    assert pace <= 1.15 * sum(size for pieces in owned for size in exchange._sizes(wire, pieces)) / workers
 
 
 @pytest.mark.parametrize(("bits", "workers"), [(2, 16), (3, 8), (4, 4), (8, 2)])

@@ -1,12 +1,14 @@
 """A worker dies or loses contact at every point of a round: the survivors lose nothing and agree."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import pytest
 
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.torchft import GlooGroup, PeerGroup
 
-from .faults import Died, Faulty, die_at, die_in_process, lose_contact, lose_contact_in_vote
+from .faults import Died, Faulty, cut_at, die_at, die_in_process, lose_contact, lose_contact_in_vote
 from .over_torchft import connect, in_threads
 from .toy import Case, Result, assert_equals_reference, train
 from .workers import run_workers
@@ -16,30 +18,32 @@ AT = 6
 """The third sync: fragment 0 for the second time."""
 
 
-def in_process(case: Case, points: dict[int, tuple[int, str, Callable[[], None]]]) -> list[Result | None]:
+def in_process(case: Case, points: dict[int, tuple[int, str, Callable[[], None]]], **options) -> list[Result | None]:
     """Trains; `points[worker]` is the (step, point, act) of its fault. None for those who died."""
     group = InProcessGroup(case.workers)
 
     def work(worker: int) -> Result | None:
         transport = group.transport(worker)
         try:
-            return train(case, worker, Faulty(transport, *points[worker]) if worker in points else transport)
+            return train(case, worker, Faulty(transport, *points[worker]) if worker in points else transport, **options)
         except Died:
             return None
 
     return run_workers(group, work)
 
 
-def over_torchft(case: Case, address: str, points: dict[int, tuple]) -> list[Result | None]:
-    """The same at a lighthouse; `die_at` in place of an act becomes the death of that worker."""
+def over_torchft(
+    case: Case, address: str, points: dict[int, tuple], *, group: Callable[[timedelta], PeerGroup], **options
+) -> list[Result | None]:
+    """The same at a lighthouse; `die_at` and `cut_at` in place of an act make that of the worker."""
 
     def work(worker: int) -> Result | None:
-        transport = inner = connect(worker, address, exchange_seconds=10)
+        transport = inner = connect(worker, address, exchange_seconds=10, group=group)
         if worker in points:
             step, point, act = points[worker]
-            transport = Faulty(inner, step, point, act(inner) if act is die_at else act)
+            transport = Faulty(inner, step, point, act(inner) if act in (die_at, cut_at) else act)
         try:
-            result = train(case, worker, transport)
+            result = train(case, worker, transport, **options)
         except Died:
             return None
         inner.close()
@@ -130,7 +134,10 @@ def test_all_but_one_die_in_process() -> None:
 def test_death_before_the_vote(point: int, victim: int, lighthouse) -> None:
     """Before the headers, before the pieces go to their owners, before the means go back, and with all exchanged."""
     results = over_torchft(
-        CASE, lighthouse(1, heartbeat_seconds=1.5), {victim: (AT, points_before_the_vote()[point], die_at)}
+        CASE,
+        lighthouse(1, heartbeat_seconds=1.5),
+        {victim: (AT, points_before_the_vote()[point], die_at)},
+        group=GlooGroup,
     )
     assert results[victim] is None and results.count(None) == 1
     assert_survivors_agree(results, CASE, present_until(CASE, {victim: AT}), retried=[AT], what=point)
@@ -140,7 +147,7 @@ def test_deaths_of_all_but_one_beside_the_inner_steps(lighthouse) -> None:
     """Four workers, tau = 1: each time another one dies in the thread that carries the round."""
     case = CASE.with_(workers=4, delay=1)
     points = {3: (3, "exchange 0", die_at), 0: (5, "exchange 1", die_at), 2: (7, "vote", die_at)}
-    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points)
+    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=GlooGroup)
     present = present_until(case, {worker: point[0] for worker, point in points.items()})
     assert_survivors_agree(results, case, present, retried=[4, 6, 8], what=points)
 
@@ -151,7 +158,7 @@ def test_death_after_the_vote(workers: int, lighthouse) -> None:
     the round has been committed."""
     case = CASE.with_(workers=workers)
     points = {workers - 1: (AT, "voted", die_at), 1: (AT, "voted", lose_contact_in_vote)}
-    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points)
+    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=GlooGroup)
     present = present_until(case, {workers - 1: AT}, counted=[workers - 1])
     assert_survivors_agree(results, case, present, retried=[], what=points)
 
@@ -161,5 +168,5 @@ def test_lost_contact(delay: int, lighthouse) -> None:
     """Two workers lose contact, one before the exchanges and one in the vote of a later round: nobody is lost."""
     case = CASE.with_(delay=delay)
     points = {0: (4 - delay, "exchange 0", lose_contact), 2: (8 - delay, "voted", lose_contact_in_vote)}
-    results = over_torchft(case, lighthouse(1), points)
+    results = over_torchft(case, lighthouse(1), points, group=GlooGroup)
     assert_survivors_agree(results, case, None, retried=[4], what=points)

@@ -1,5 +1,6 @@
 """Each outer optimizer against another's arithmetic on the mean pseudogradient; the outer schedule; local SGD."""
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -89,6 +90,22 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
         assert result.digests == results[0].digests and result.history == expected.syncs
         for name, value in expected.anchor.items():
             torch.testing.assert_close(result.parameters[name].double(), value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_muon_is_computed_in_the_same_way_on_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each worker times for itself could differ between them, and the anchors with it."""
+    rule = importlib.import_module("muloco.optim.muon")
+    asked, original = [], rule.orthogonal_direction
+
+    def recorded(*args, symmetric_products: str) -> Tensor:
+        asked.append(symmetric_products)
+        return original(*args, symmetric_products=symmetric_products)
+
+    monkeypatch.setattr(rule, "orthogonal_direction", recorded)
+    anchor = torch.nn.Parameter(torch.ones(3, 2))
+    anchor.grad = torch.ones(3, 2)
+    build_outer_optimizer(OuterOptimizer(class_name="muon", lr=0.1, momentum=0.8), {"wq": anchor}).step()
+    assert asked == ["matmul"]
 
 
 def test_local_sgd_is_the_average_of_the_parameters() -> None:

@@ -102,14 +102,14 @@ def test_elements_keep_what_is_left_of_them_when_pieces_change() -> None:
     residual = Residual(decay=1.0, alpha=1.0)
     nothing = build_codec("topk", fraction=1e-9)  # sends one element of a piece
     whole = torch.tensor([9.0, 1, 2, 3, 4, 5, 6, 7])
-    residual.encode(nothing, whole, 10)
+    residual.encode(nothing, [whole], [10])
     assert not residual.to_vector(30, whole.device).any(), "not before the commit"
     residual.commit()
     assert residual.to_vector(30, whole.device)[10:18].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     residual.begin()
-    payload = residual.encode(nothing, torch.zeros(4), 12)  # elements 12 to 15 are still encoded here, and 18 is new
+    (payload,) = residual.encode(nothing, [torch.zeros(4)], [12])  # elements 12 to 15 are still encoded here, and 18 is new
     assert nothing.decode(payload, (4,)).tolist() == [0, 0, 0, 5]
-    residual.encode(nothing, torch.tensor([8.0]), 18)
+    residual.encode(nothing, [torch.tensor([8.0])], [18])
     residual.commit()
     assert residual.dropped == 4, "10, 11, 16 and 17"
     assert residual.to_vector(19, whole.device)[10:].tolist() == [0, 0, 2, 3, 4, 0, 0, 0, 0]
@@ -117,9 +117,9 @@ def test_elements_keep_what_is_left_of_them_when_pieces_change() -> None:
 
 def test_a_retry_forgets_the_attempt_before() -> None:
     residual, codec = Residual(decay=0.9, alpha=1.0), build_codec("linear", bits=1)
-    first = residual.encode(codec, torch.tensor([1.0, 2.0, 4.0]), 0)
+    first = residual.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0])
     residual.begin()
-    assert torch.equal(residual.encode(codec, torch.tensor([1.0, 2.0, 4.0]), 0), first)
+    assert torch.equal(residual.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0]), first)
     residual.begin()
     residual.commit()
     assert not residual.to_vector(3, first.device).any()

@@ -12,6 +12,7 @@ from muloco.cli import main
 from muloco.optim import PRESETS
 from muloco.optim.by_rule import RULES
 from muloco.optim.muon import LR_SCALES
+from muloco.optim.symmetric import WAYS
 from muloco.training.config import Config, FaultTolerance, Optimizer, Role
 from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, settle, to_dict
 from muloco.training.resolve import resolve
@@ -252,6 +253,7 @@ def test_options_are_those_of_the_optimizers() -> None:
     hints = get_type_hints(Optimizer)
     assert set(get_args(hints["orthogonalization"])) == set(PRESETS)
     assert set(get_args(hints["adjust_lr"])) == set(LR_SCALES)
+    assert set(get_args(hints["symmetric_products"])) == set(WAYS)
     assert set(get_args(get_args(get_type_hints(Role)["rule"])[0])) == set(RULES)
 
 

@@ -1,5 +1,6 @@
 """Rules and factors by role: the optimizer that torchtitan builds against a plain loop over groups sorted by hand."""
 
+import importlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import muloco.model
 from muloco.optim.roles import sort
 from muloco.pytorch import Muon
 from muloco.training.config import Optimizer, Role
+from muloco.training.load import ConfigError
 from muloco.training.optimizers import InnerRates, inner_optimizers
 
 STEPS, WARMUP, LOWEST = 6, 2, 0.1
@@ -117,6 +119,25 @@ def test_roles_are_stepped_as_a_plain_loop_steps_their_groups(mix: str) -> None:
     for (name, expected), actual in zip(plain.named_parameters(), ours.model.parameters(), strict=True):
         assert (expected - start[name]).abs().max() > 1e-3
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, msg=f"{mix}: {name}")
+
+
+def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = importlib.import_module("muloco.optim.muon")
+    asked, original = set(), rule.orthogonal_direction
+
+    def recorded(*args, symmetric_products: str) -> torch.Tensor:
+        asked.add(symmetric_products)
+        return original(*args, symmetric_products=symmetric_products)
+
+    monkeypatch.setattr(rule, "orthogonal_direction", recorded)
+    Run(Optimizer(weight_decay=0.0)).step(0)
+    assert asked == {"auto"}
+    asked.clear()
+    Run(Optimizer(weight_decay=0.0, symmetric_products="matmul")).step(0)
+    assert asked == {"matmul"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="symmetric_products triton needs CUDA devices.*; use auto or matmul"):
+        inner_optimizers(Optimizer(weight_decay=0.0, symmetric_products="triton"))
 
 
 def test_roles_are_those_of_the_library() -> None:

@@ -162,6 +162,7 @@ def test_what_has_no_part_in_the_result_may_change(tmp_path: Path) -> None:
         "checkpoint.interval": 5,
         "validation.freq": 4,
         "training.local_batch_size": 1,
+        "optimizer.symmetric_products": "matmul",
         "fault_tolerance.transport": "in_process",
         "fault_tolerance.exchange_timeout_seconds": 5.0,
     }

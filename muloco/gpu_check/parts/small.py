@@ -30,7 +30,7 @@ PART = Part(
         Row(
             name="symmetric_product",
             what="the Triton kernel of symmetric products against matmul in fp64: bf16 and fp32, odd shapes, batches",
-            where=("optim/orthogonalize.py",),
+            where=("optim/symmetric.py", "optim/symmetric_kernel.py"),
             command="`symmetric_product(x)` beside `x @ x.mT`",
             check="small:symmetric",
             seconds=25,
@@ -54,7 +54,7 @@ PART = Part(
             name="codec_kernels",
             what="the codecs' Triton kernels against torch's operations, both on the GPU: what payloads decode to, bit "
             "by bit; linear payloads, bit by bit; the error of the others",
-            where=("outer/codecs/",),
+            where=("outer/codecs/kernels.py",),
             command="`encode_pieces` and `decode_pieces` with and without `quantized.takes_kernels`",
             check="small:codec_kernels",
             seconds=40,

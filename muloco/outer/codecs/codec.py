@@ -1,41 +1,73 @@
 """What every codec does."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class Codec(Protocol):
-    """Turns a piece into bytes and back."""
+class Codec(ABC):
+    """Turns pieces into bytes and back: one piece, or many of one shape, which take as many launches of GPU kernels as
+    one, and give the same bits."""
 
+    @abstractmethod
     def payload_bytes(self, shape: Sequence[int]) -> int:
         """Size of the payload of a piece of that shape."""
-        ...
 
-    def encode(self, piece: Tensor) -> Tensor:
-        """The payload: uint8 [payload_bytes(piece.shape)] on the piece's device, sharing no memory with it.
+    @abstractmethod
+    def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The payloads of pieces of one shape: uint8 [pieces, payload_bytes(shape)] on their device, sharing no memory
+        with them.
 
         Args:
-            piece: any shape, strides and floating dtype; read as fp32.
+            pieces: at least one; any shape, strides and floating dtype; read as fp32.
         """
-        ...
 
+    @abstractmethod
+    def decode_pieces(
+        self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
+    ) -> None:
+        """Overwrites the targets by `weight` x what the payloads say, computed in fp32, or adds this to them.
+
+        Args:
+            payloads: uint8 [pieces, payload_bytes(shape)], on the device of the targets.
+            targets: contiguous fp32 tensors of the shape of the pieces, all in one storage, none on top of another.
+            weight: factor.
+            add: whether to add.
+        """
+
+    @torch.no_grad()
+    def encode(self, piece: Tensor) -> Tensor:
+        """The payload of one piece, uint8 [payload_bytes(piece.shape)]; see `encode_pieces`."""
+        return self.encode_pieces([piece])[0]
+
+    @torch.no_grad()
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """What a payload says of a piece of that shape, on the payload's device; computed in fp32, then cast. Where the
-        payload holds the numbers as they are, it may share its memory.
+        """What a payload says of a piece of that shape, on the payload's device; computed in fp32, then cast.
 
         Raises:
             ValueError: the payload is not uint8 [payload_bytes(shape)].
         """
-        ...
+        expected = self.payload_bytes(shape)
+        if payload.dtype != torch.uint8 or payload.shape != (expected,):
+            raise ValueError(
+                f"the payload of a piece of shape {tuple(shape)} must be uint8 [{expected}]; "
+                f"got {str(payload.dtype).removeprefix('torch.')} {list(payload.shape)}"
+            )
+        decoded = torch.empty(tuple(shape), device=payload.device)
+        self.decode_pieces(payload[None], [decoded])
+        return decoded.to(dtype)
 
 
-def check_payload(payload: Tensor, expected: int, shape: Sequence[int]) -> None:
-    """Refuses what cannot be the payload of a piece of that shape."""
-    if payload.dtype != torch.uint8 or payload.shape != (expected,):
-        raise ValueError(
-            f"the payload of a piece of shape {tuple(shape)} must be uint8 [{expected}]; "
-            f"got {str(payload.dtype).removeprefix('torch.')} {list(payload.shape)}"
-        )
+def settle(targets: Sequence[Tensor], values: Sequence[Tensor], weight: float, add: bool) -> None:
+    """What `Codec.decode_pieces` does with decoded values of the targets' shapes."""
+    targets, values = tuple(targets), tuple(values)
+    if add:
+        torch._foreach_add_(targets, values, alpha=weight)
+    elif len(targets) == 1:
+        torch.mul(values[0], weight, out=targets[0])
+    else:
+        torch._foreach_copy_(targets, values)
+        if weight != 1:
+            torch._foreach_mul_(targets, weight)

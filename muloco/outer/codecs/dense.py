@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from muloco.outer.codecs.codec import check_payload
+from muloco.outer.codecs.codec import Codec, settle
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Codec):
     """See `muloco.outer.codecs`: kinds `none` (fp32) and `bf16`."""
 
     wire: torch.dtype
@@ -21,12 +21,17 @@ class Dense:
         return math.prod(shape) * self.wire.itemsize
 
     @torch.no_grad()
-    def encode(self, piece: Tensor) -> Tensor:
-        return piece.detach().to(self.wire, memory_format=torch.contiguous_format, copy=True).view(-1).view(torch.uint8)
+    def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
+        sent = torch.empty(len(pieces), *pieces[0].shape, dtype=self.wire, device=pieces[0].device)
+        torch._foreach_copy_(sent.unbind(), tuple(pieces))
+        return sent.view(len(pieces), pieces[0].numel()).view(torch.uint8)
 
     @torch.no_grad()
-    def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        check_payload(payload, self.payload_bytes(shape), shape)
-        if payload.data_ptr() % self.wire.itemsize or not payload.is_contiguous():
-            payload = payload.clone()  # torch takes no number that begins in the middle of a word
-        return payload.view(self.wire).view(tuple(shape)).to(torch.float32).to(dtype)
+    def decode_pieces(
+        self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
+    ) -> None:
+        flat = payloads.reshape(-1)
+        if flat.data_ptr() % self.wire.itemsize or not flat.is_contiguous():
+            flat = flat.clone()  # torch takes no number that begins in the middle of a word
+        values = flat.view(self.wire).view(len(targets), *targets[0].shape).to(torch.float32)
+        settle(targets, values.unbind(), weight, add)

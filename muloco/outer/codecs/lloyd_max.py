@@ -2,15 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from muloco.outer.codecs.quantized import Quantized, Totals, blocks, extremes, look_up, moments
+from muloco.outer.codecs.quantized import Quantized, Totals, averages, blocks, extremes, look_up, moments
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.kernels import Stack
 
 _ITERATIONS = 10
 _CAPPINGS = 8
+_WHOLE = 2**30  # the greatest share of the levels, as an integer: sums are the same in any order
+_CELLS = 2**23  # cells that kernels work on at once
 _MANTISSA, _BIAS = 23, 127  # of an fp32 number
 
 
@@ -38,6 +44,20 @@ class LloydMax(Quantized):
         code_of_cell = _codes_between(starts, grid.cells)
         for block, target in zip(blocks(rows), blocks(codes), strict=True):
             target.copy_(look_up(code_of_cell, grid.cell(_scores(block, mean, sigma))))
+        return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
+
+    def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
+        least, greatest, mean, sigma = stack.statistics()
+        grid = _Grid.of(stack.columns, self.bits)
+        levels = torch.empty(stack.all_rows, self.levels, dtype=torch.float64, device=mean.device)
+        code_of_cell = torch.empty(stack.all_rows, grid.cells, dtype=torch.uint8, device=mean.device)
+        step = max(1, _CELLS // grid.cells)
+        for first in range(0, stack.all_rows, step):
+            some = slice(first, first + step)
+            counts, sums = stack.count(mean, sigma, some, grid.fineness, grid.half)
+            levels[some], starts = _fit(grid, counts, sums, self.levels)
+            code_of_cell[some] = _codes_between(starts, grid.cells)
+        stack.pack_cells(codes, self.bits, mean, sigma, code_of_cell, grid.fineness, grid.half)
         return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
 
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
@@ -79,12 +99,12 @@ def _scores(block: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _fit(grid: _Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """The levels for cells with these counts and sums [r, cells], all fp64.
+    """The levels for cells with these counts and sums [r, cells], int64; the sums in units of 1 / ONE.
 
     Returns:
         levels, fp64 [r, levels], ascending; and the first cell of each but the first, int64 [r, levels - 1].
     """
-    means = sums / counts.clamp_min(1)
+    means = averages(counts, sums)
     counts_before, sums_before = pad(counts.cumsum(1), (1, 0)), pad(sums.cumsum(1), (1, 0))
     fitted = _first_guess(counts, means, levels)
     for _ in range(_ITERATIONS):
@@ -93,7 +113,7 @@ def _fit(grid: _Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor
         starts += means.gather(1, starts) < middles
         edges = pad(pad(starts, (1, 0)), (0, 1), value=grid.cells)
         inside = counts_before.gather(1, edges).diff(dim=1)
-        average = sums_before.gather(1, edges).diff(dim=1) / inside.clamp_min(1)
+        average = averages(inside, sums_before.gather(1, edges).diff(dim=1))
         fitted = torch.where(inside > 0, average, fitted)
     return fitted, starts
 
@@ -102,23 +122,28 @@ def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
     """Means of the cells at equal shares of the cube root of the density, [r, levels].
 
     Between a filled cell and the filled one before, (elements / gap)^(1/3) x gap. A gap so wide that it would have many
-    levels to itself counts for one, as there is nothing inside.
+    levels to itself counts for one, as there is nothing inside. Shares are added up as integers.
     """
     filled = counts > 0
     reached = torch.where(filled, means, -torch.inf).cummax(1).values
     gaps = torch.where(filled, means - pad(reached, (1, -1), value=-torch.inf), 0.0)
     gaps = gaps.masked_fill_(gaps == torch.inf, 0.0).clamp_min_(0.0)  # before the first filled cell
-    shares = (counts * gaps.square()).float().pow(1 / 3)
+    parts = gaps.square_().mul_(counts).float().pow_(1 / 3)
+    shares = parts.mul_(_WHOLE / parts.amax(1, keepdim=True).clamp_min_(1e-20)).to(torch.int32)
     for _ in range(_CAPPINGS):
-        shares = torch.minimum(shares, shares.sum(1, keepdim=True) / levels)
+        most = shares.sum(1, keepdim=True).div_(levels, rounding_mode="floor").clamp_(1, _WHOLE)
+        torch.minimum(shares, most.to(torch.int32), out=shares)
     running = shares.cumsum(1)
     quantiles = (torch.arange(levels, dtype=torch.float64, device=counts.device) + 0.5) / levels
-    cells = torch.searchsorted(running, running[:, -1:] * quantiles).clamp_max_(counts.shape[1] - 1)
+    wanted = (running[:, -1:] * quantiles).ceil_().to(torch.int64)
+    cells = torch.searchsorted(running, wanted).clamp_max_(counts.shape[1] - 1)
     return means.gather(1, cells)
 
 
 def _codes_between(starts: Tensor, cells: int) -> Tensor:
     """uint8 [r, cells]: how many of the starts [r, levels - 1] each cell has reached."""
     steps = torch.zeros(len(starts), cells + 1, dtype=torch.int16, device=starts.device)
-    steps.scatter_add_(1, starts, torch.ones_like(starts, dtype=torch.int16))
+    rows = torch.arange(0, steps.numel(), cells + 1, device=starts.device).view(-1, 1)
+    index = (starts + rows).view(-1)  # of one dimension: for more, torch has no deterministic way on a GPU
+    steps.view(-1).scatter_add_(0, index, torch.ones_like(index, dtype=torch.int16))
     return steps.cumsum(1, dtype=torch.int16)[:, :-1].to(torch.uint8)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 _BLOCK = {"cpu": 2**17}
 _LARGE_BLOCK = 2**24
@@ -22,35 +23,37 @@ def pack(values: Tensor, bits: int) -> Tensor:
     """Packs integers of up to 8 bits: value i takes bits [i bits, (i + 1) bits) of the stream, least significant first.
 
     Args:
-        values: uint8 [n], each below 2^bits.
+        values: uint8 [..., n], each below 2^bits; each row on its own.
         bits: 1 to 8.
 
     Returns:
-        uint8 [ceil(n bits / 8)]; the bits behind the last value are 0.
+        uint8 [..., ceil(n bits / 8)]; the bits behind the last value are 0.
     """
-    count = values.numel()
+    count = values.shape[-1]
     if bits == 8:
         return values.clone()
-    packed = torch.empty(-(-count // 8), bits, dtype=torch.uint8, device=values.device)
-    block = block_elements(values.device)
+    packed = torch.empty(*values.shape[:-1], -(-count // 8), bits, dtype=torch.uint8, device=values.device)
+    block = 8 * _groups_at_once(values)
     for start in range(0, count, block):
-        chunk = values[start : start + block]
-        padded = torch.nn.functional.pad(chunk, (0, -chunk.numel() % 8)).clone()
-        packed[start // 8 : (start + padded.numel()) // 8] = _low_bytes(_squeeze(padded.view(torch.int64), bits), bits)
-    return packed.view(-1)[: packed_bytes(count, bits)]
+        chunk = values[..., start : start + block]
+        padded = pad(chunk, (0, -chunk.shape[-1] % 8)).clone(memory_format=torch.contiguous_format)
+        low = _low_bytes(_squeeze(padded.view(torch.int64), bits), bits)
+        packed[..., start // 8 : (start + padded.shape[-1]) // 8, :] = low
+    return packed.flatten(-2)[..., : packed_bytes(count, bits)]
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` integers that `pack` made `packed` of, as uint8 [count]."""
+    """The `count` integers a row that `pack` made `packed` of, as uint8 [..., count]."""
     if bits == 8:
         return packed.clone()
     groups = -(-count // 8)
-    values = torch.empty(groups, dtype=torch.int64, device=packed.device)
-    packed = torch.nn.functional.pad(packed, (0, groups * bits - packed.numel())).view(groups, bits)
-    block = block_elements(packed.device) // 8
+    lead = packed.shape[:-1]
+    values = torch.empty(*lead, groups, dtype=torch.int64, device=packed.device)
+    packed = pad(packed, (0, groups * bits - packed.shape[-1])).reshape(*lead, groups, bits)
+    block = _groups_at_once(values)
     for start in range(0, groups, block):
-        values[start : start + block] = _spread(_from_low_bytes(packed[start : start + block], bits), bits)
-    return values.view(torch.uint8)[:count]
+        values[..., start : start + block] = _spread(_from_low_bytes(packed[..., start : start + block, :], bits), bits)
+    return values.view(torch.uint8)[..., :count]
 
 
 def pack_wide(values: Tensor, bits: int) -> Tensor:
@@ -58,28 +61,33 @@ def pack_wide(values: Tensor, bits: int) -> Tensor:
     bytes last; then the remaining `bits` mod 8 high bits of each as `pack` does.
 
     Args:
-        values: int64 [n], from 0 to below 2^bits.
+        values: int64 [..., n], from 0 to below 2^bits; each row on its own.
         bits: 0 to 63.
 
     Returns:
-        uint8 [ceil(n bits / 8)].
+        uint8 [..., ceil(n bits / 8)].
     """
     whole, rest = divmod(bits, 8)
     planes = [(values >> 8 * plane).to(torch.uint8) for plane in range(whole)]
     if rest:
         planes.append(pack((values >> 8 * whole).to(torch.uint8), rest))
-    return torch.cat(planes) if planes else torch.empty(0, dtype=torch.uint8, device=values.device)
+    return torch.cat(planes, -1) if planes else values[..., :0].to(torch.uint8)
 
 
 def unpack_wide(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` integers that `pack_wide` made `packed` of, as int64 [count]."""
+    """The `count` integers a row that `pack_wide` made `packed` of, as int64 [..., count]."""
     whole, rest = divmod(bits, 8)
-    values = torch.zeros(count, dtype=torch.int64, device=packed.device)
+    values = torch.zeros(*packed.shape[:-1], count, dtype=torch.int64, device=packed.device)
     for plane in range(whole):
-        values |= packed[plane * count : (plane + 1) * count].to(torch.int64) << 8 * plane
+        values |= packed[..., plane * count : (plane + 1) * count].to(torch.int64) << 8 * plane
     if rest:
-        values |= unpack(packed[whole * count :], rest, count).to(torch.int64) << 8 * whole
+        values |= unpack(packed[..., whole * count :], rest, count).to(torch.int64) << 8 * whole
     return values
+
+
+def _groups_at_once(rows: Tensor) -> int:
+    """How many groups of eight to take at once of each row."""
+    return max(1, block_elements(rows.device) // 8 // max(1, rows.shape[:-1].numel()))
 
 
 def _squeeze(words: Tensor, bits: int) -> Tensor:
@@ -104,14 +112,14 @@ def _low_values(joined: int, bits: int) -> int:
 
 
 def _low_bytes(words: Tensor, bits: int) -> Tensor:
-    """The lowest `bits` bytes of each int64, as uint8 [n, bits]."""
+    """The lowest `bits` bytes of each int64 [..., n], as uint8 [..., n, bits]."""
     if bits in _NARROW:  # much faster than the copy of parts of rows
-        return words.to(_NARROW[bits]).view(torch.uint8).view(-1, bits)
-    return words.view(torch.uint8).view(-1, 8)[:, :bits]
+        return words.to(_NARROW[bits]).view(torch.uint8).view(*words.shape, bits)
+    return words.view(torch.uint8).view(*words.shape, 8)[..., :bits]
 
 
 def _from_low_bytes(packed: Tensor, bits: int) -> Tensor:
-    """The inverse of `_low_bytes`: int64 [n]."""
-    words = torch.zeros(len(packed), 8, dtype=torch.uint8, device=packed.device)
-    words[:, :bits] = packed
-    return words.view(torch.int64).view(-1)
+    """The inverse of `_low_bytes`: int64 [..., n]."""
+    words = torch.zeros(*packed.shape[:-1], 8, dtype=torch.uint8, device=packed.device)
+    words[..., :bits] = packed
+    return words.view(torch.int64).squeeze(-1)

@@ -1,19 +1,35 @@
-"""What the quantized kinds share: rows, blocks, a few numbers a row, packed codes."""
+"""What the quantized kinds share: rows, blocks, a few numbers a row, packed codes.
+
+On a GPU Triton kernels take all pieces at once (`kernels`). Elsewhere torch's operations take one piece after the
+other, in blocks that stay within a CPU's caches.
+"""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from muloco.outer.codecs.codec import check_payload
+from muloco.outer.codecs.codec import Codec
 from muloco.outer.codecs.packing import block_elements, pack, packed_bytes, unpack
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.kernels import Stack
+
+ONE = 2**24
+"""A value of 1 in the integer sums of values: fp32 keeps as many digits."""
+
+
+def takes_kernels(device: torch.device) -> bool:
+    """Whether the kernels run there; they need Triton, which comes with torch for CUDA."""
+    return device.type == "cuda"
 
 
 @dataclass(frozen=True)
-class Quantized(ABC):
+class Quantized(Codec):
     """Sends a code of `bits` bits for each element and fp32 metadata for each row; see `muloco.outer.codecs`."""
 
     bits: int
@@ -23,6 +39,9 @@ class Quantized(ABC):
     def levels(self) -> int:
         """Number of codes."""
         return 2**self.bits
+
+    linear = False
+    """Whether codes count even steps; else each has a level of its own."""
 
     @property
     @abstractmethod
@@ -48,32 +67,88 @@ class Quantized(ABC):
         By a look-up, or by operations that round alike on all devices: one product or one sum each.
         """
 
+    @abstractmethod
+    def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
+        """Does by kernels what `quantize` does, for all rows of many pieces, and packs the codes.
+
+        Args:
+            stack: t pieces of r rows each.
+            codes: uint8 [t, bytes of a piece's packed codes], overwritten.
+
+        Returns:
+            fp32 [t r, metadata].
+        """
+
     def payload_bytes(self, shape: Sequence[int]) -> int:
         rows, columns = self._matrix(shape)
         return 4 * rows * self.metadata + packed_bytes(rows * columns, self.bits)
 
     @torch.no_grad()
-    def encode(self, piece: Tensor) -> Tensor:
-        rows, columns = self._matrix(piece.shape)
-        matrix = piece.detach().to(torch.float32).reshape(rows, columns).contiguous()
-        codes = torch.empty(rows, columns, dtype=torch.uint8, device=piece.device)
-        metadata = torch.empty(rows, self.metadata, device=piece.device)
-        for some in self._groups(rows, columns, piece.device):
-            metadata[some] = self.quantize(matrix[some], codes[some])
-        return torch.cat([metadata.view(-1).view(torch.uint8), pack(codes.view(-1), self.bits)])
+    def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
+        first = pieces[0]
+        rows, columns = self._matrix(first.shape)
+        matrices = [piece.detach().to(torch.float32).contiguous().view(rows, columns) for piece in pieces]
+        payloads = torch.empty(len(pieces), self.payload_bytes(first.shape), dtype=torch.uint8, device=first.device)
+        if rows and takes_kernels(first.device):
+            self._encode_by_kernels(matrices, payloads)
+        else:
+            for matrix, payload in zip(matrices, payloads, strict=True):
+                self._encode_matrix(matrix, payload)
+        return payloads
 
     @torch.no_grad()
-    def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        check_payload(payload, self.payload_bytes(shape), shape)
-        rows, columns = self._matrix(shape)
+    def decode_pieces(
+        self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
+    ) -> None:
+        rows, columns = self._matrix(targets[0].shape)
+        matrices = [target.view(rows, columns) for target in targets]
+        if rows and takes_kernels(payloads.device):
+            self._decode_by_kernels(payloads, matrices, weight, add)
+        else:
+            for payload, matrix in zip(payloads, matrices, strict=True):
+                self._decode_matrix(payload, matrix, weight, add)
+
+    def _encode_matrix(self, matrix: Tensor, payload: Tensor) -> None:
+        """Writes the payload of a matrix."""
+        rows, columns = matrix.shape
+        codes = torch.empty(rows, columns, dtype=torch.uint8, device=matrix.device)
+        metadata = torch.empty(rows, self.metadata, device=matrix.device)
+        for some in self._groups(rows, columns, matrix.device):
+            metadata[some] = self.quantize(matrix[some], codes[some])
+        torch.cat([metadata.view(-1).view(torch.uint8), pack(codes.view(-1), self.bits)], out=payload)
+
+    def _decode_matrix(self, payload: Tensor, matrix: Tensor, weight: float, add: bool) -> None:
+        """Overwrites a matrix by what a payload says of it, or adds to it."""
+        rows, columns = matrix.shape
         before, behind = payload.tensor_split([4 * rows * self.metadata])
         metadata = before.clone().view(torch.float32).view(rows, self.metadata)  # a clone is aligned
         codes = unpack(behind, self.bits, rows * columns).view(rows, columns)
-        decoded = torch.empty(rows, columns, dtype=dtype, device=payload.device)
-        for some in self._groups(rows, columns, payload.device):
-            for target, source in zip(blocks(decoded[some]), blocks(codes[some]), strict=True):
-                target.copy_(self.dequantize(metadata[some], source))
-        return decoded.view(tuple(shape))
+        for some in self._groups(rows, columns, matrix.device):
+            for target, source in zip(blocks(matrix[some]), blocks(codes[some]), strict=True):
+                value = self.dequantize(metadata[some], source)
+                if add:
+                    target.add_(value, alpha=weight)
+                else:
+                    torch.mul(value, weight, out=target)
+
+    def _encode_by_kernels(self, matrices: Sequence[Tensor], payloads: Tensor) -> None:
+        from muloco.outer.codecs.kernels import Stack
+
+        rows, columns = matrices[0].shape
+        if len({matrix.untyped_storage().data_ptr() for matrix in matrices}) > 1:
+            matrices = torch.stack(tuple(matrices)).unbind()
+        before, behind = payloads.tensor_split([4 * rows * self.metadata], dim=1)
+        metadata = self.quantize_stack(Stack.of(matrices, rows, columns), behind)
+        before.copy_(metadata.view(len(matrices), -1).view(torch.uint8))
+
+    def _decode_by_kernels(self, payloads: Tensor, matrices: Sequence[Tensor], weight: float, add: bool) -> None:
+        from muloco.outer.codecs.kernels import Stack
+
+        rows, columns = matrices[0].shape
+        before, behind = payloads.tensor_split([4 * rows * self.metadata], dim=1)
+        metadata = torch.empty(before.shape, dtype=torch.uint8, device=before.device).copy_(before).view(torch.float32)
+        stack = Stack.of(matrices, rows, columns)
+        stack.unpack(behind, self.bits, metadata.view(-1, self.metadata), self.linear, weight, add)
 
     def _matrix(self, shape: Sequence[int]) -> tuple[int, int]:
         """Rows and columns that a piece of that shape is taken as."""
@@ -136,7 +211,6 @@ class Totals:
         device: where.
     """
 
-    _ONE = 2**24  # a value of 1 in the sums: fp32 keeps as many digits
     _LANES = 4  # a single row is added up in parts: CPUs are twice as fast at it
 
     def __init__(self, rows: int, cells: int, device: torch.device):
@@ -153,17 +227,22 @@ class Totals:
             cells, values = cells.view(lanes, -1), values.view(lanes, -1)
         ones = torch.ones((), dtype=torch.int64, device=cells.device).expand_as(cells)
         self._counts[:lanes].scatter_add_(1, cells, ones)
-        self._sums[:lanes].scatter_add_(1, cells, values.mul_(self._ONE).to(torch.int64))
+        self._sums[:lanes].scatter_add_(1, cells, values.mul_(ONE).to(torch.int64))
 
     @property
     def counts(self) -> Tensor:
-        """fp64 [r, cells], whole numbers."""
-        return self._of_rows(self._counts).double()
+        """int64 [r, cells]."""
+        return self._of_rows(self._counts)
 
     @property
     def sums(self) -> Tensor:
-        """fp64 [r, cells]."""
-        return self._of_rows(self._sums).double() / self._ONE
+        """int64 [r, cells], in units of 1 / ONE."""
+        return self._of_rows(self._sums)
 
     def _of_rows(self, totals: Tensor) -> Tensor:
         return totals.sum(0, keepdim=True) if self._rows == 1 else totals
+
+
+def averages(counts: Tensor, sums: Tensor) -> Tensor:
+    """fp64: the mean of the values of each cell, 0 where there are none, for what `Totals` has added up."""
+    return sums.double().div_(ONE).div_(counts.clamp_min(1))

@@ -1,11 +1,15 @@
 """An even grid over six standard deviations, each bin decoded to its mean."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from muloco.outer.codecs.quantized import Quantized, Totals, blocks, extremes, look_up, moments
+from muloco.outer.codecs.quantized import Quantized, Totals, averages, blocks, extremes, look_up, moments
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.kernels import Stack
 
 _SIGMAS = 6.0
 
@@ -31,7 +35,13 @@ class Statistical(Quantized):
             bins = steps.round().add_(self.levels // 2).clamp_(0, self.levels - 1).to(torch.int64)
             target.copy_(bins)
             totals.add(bins, steps)
-        average = totals.sums / totals.counts.clamp_min(1)
+        average = averages(totals.counts, totals.sums)
+        return torch.clamp((mean + step.double() * average).float(), least, greatest)
+
+    def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
+        least, greatest, mean, sigma = stack.statistics()
+        step = sigma * (_SIGMAS / self.levels)
+        average = averages(*stack.pack_statistical(codes, self.bits, mean, step))
         return torch.clamp((mean + step.double() * average).float(), least, greatest)
 
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:

@@ -1,20 +1,20 @@
 """The greatest elements alone."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from muloco.outer.codecs.codec import Codec, check_payload
+from muloco.outer.codecs.codec import Codec, settle
 from muloco.outer.codecs.packing import block_elements, pack_wide, packed_bytes, unpack_wide
 
 _HALF = 2**16
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Codec):
     """See `muloco.outer.codecs`; of elements of equal magnitude those of the lowest index stay."""
 
     fraction: float
@@ -31,54 +31,83 @@ class TopK:
         return self.values.payload_bytes((kept,)) + packed_bytes(kept, _index_bits(elements))
 
     @torch.no_grad()
-    def encode(self, piece: Tensor) -> Tensor:
-        flat = piece.detach().to(torch.float32).reshape(-1)
-        index = greatest(flat, self.kept(flat.numel()))
-        return torch.cat([self.values.encode(flat.index_select(0, index)), pack_wide(index, _index_bits(flat.numel()))])
+    def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
+        elements = pieces[0].numel()
+        payloads = []
+        if elements == 0:
+            return torch.empty(len(pieces), 0, dtype=torch.uint8, device=pieces[0].device)
+        for some in _together(pieces, elements):
+            flat = torch.stack([piece.detach().to(torch.float32).reshape(-1) for piece in some])
+            index = greatest(flat, self.kept(elements))
+            values = self.values.encode_pieces(flat.gather(1, index).unbind())
+            payloads.append(torch.cat([values, pack_wide(index, _index_bits(elements))], 1))
+        return torch.cat(payloads)
 
     @torch.no_grad()
-    def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        check_payload(payload, self.payload_bytes(shape), shape)
-        elements = math.prod(shape)
+    def decode_pieces(
+        self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
+    ) -> None:
+        shape, elements = targets[0].shape, targets[0].numel()
+        if elements == 0:
+            return
         kept = self.kept(elements)
-        before, behind = payload.tensor_split([self.values.payload_bytes((kept,))])
-        index = unpack_wide(behind, _index_bits(elements), kept)
-        decoded = torch.zeros(elements, dtype=dtype, device=payload.device)
-        return decoded.scatter_(0, index, self.values.decode(before, (kept,), dtype)).view(tuple(shape))
+        done = 0
+        for some in _together(targets, elements):
+            part = payloads[done : done + len(some)]
+            done += len(some)
+            before, behind = part.tensor_split([self.values.payload_bytes((kept,))], dim=1)
+            values = torch.empty(len(some), kept, device=payloads.device)
+            self.values.decode_pieces(before, values.unbind())
+            index = unpack_wide(behind, _index_bits(elements), kept).clamp_(max=elements - 1)  # in place, of any bytes
+            index += torch.arange(0, len(some) * elements, elements, device=index.device).view(-1, 1)
+            decoded = torch.zeros(len(some) * elements, device=payloads.device)
+            decoded.scatter_(0, index.view(-1), values.view(-1))
+            settle(some, decoded.view(len(some), *shape).unbind(), weight, add)
+
+
+def _together(pieces: Sequence[Tensor], elements: int) -> Iterator[Sequence[Tensor]]:
+    """The pieces in order, as many at once as the device takes well."""
+    count = max(1, block_elements(pieces[0].device) // max(1, elements))
+    for start in range(0, len(pieces), count):
+        yield pieces[start : start + count]
 
 
 def _index_bits(elements: int) -> int:
     return max(elements - 1, 0).bit_length()
 
 
-def greatest(flat: Tensor, count: int) -> Tensor:
-    """Indices of the `count` elements of greatest magnitude (NaN above all), ascending; the lowest among equals.
+def greatest(rows: Tensor, count: int) -> Tensor:
+    """Indices of the `count` elements of greatest magnitude of each row (NaN above all), ascending; the lowest among
+    equals.
 
     Finds the magnitude of the last that stays by counting, the upper half of its bits first: the bits of fp32 numbers
     of one sign are in the order of the numbers.
 
     Args:
-        flat: fp32 [n].
+        rows: fp32 [r, n].
         count: from 1 to n, or 0.
 
     Returns:
-        int64 [count].
+        int64 [r, count].
     """
-    if count in (0, flat.numel()):
-        return torch.arange(count, device=flat.device)
-    blocks = flat.view(torch.int32).split(block_elements(flat.device))
+    number, elements = rows.shape
+    if count in (0, elements):
+        return torch.arange(count, device=rows.device).repeat(number, 1)
+    width = max(1, block_elements(rows.device) // number)
+    blocks = rows.view(torch.int32).split(width, 1)
     upper, left = _last_to_stay(_histogram((_magnitude(b) >> 16 for b in blocks), _HALF // 2), count)
     there = (torch.where(_magnitude(b) >> 16 == upper, b & _HALF - 1, _HALF) for b in blocks)
-    lower, left = _last_to_stay(_histogram(there, _HALF + 1)[:_HALF], left)
+    lower, left = _last_to_stay(_histogram(there, _HALF + 1)[:, :_HALF], left)
     last = (upper << 16 | lower).to(torch.int32)
-    stays = torch.empty(flat.numel(), dtype=torch.bool, device=flat.device)
-    for block, target in zip(blocks, stays.split(block_elements(flat.device)), strict=True):
+    stays = torch.empty(rows.shape, dtype=torch.bool, device=rows.device)
+    for block, target in zip(blocks, stays.split(width, 1), strict=True):
         magnitude = _magnitude(block)
         tied = magnitude == last
-        place = tied.cumsum(0, dtype=torch.int32)
+        place = tied.cumsum(1, dtype=torch.int32)
         torch.logical_or(magnitude > last, tied.logical_and_(place <= left), out=target)
-        left = left - place[-1]
-    return torch.nonzero_static(stays, size=count).view(-1)
+        left = left - place[:, -1:]
+    index = torch.nonzero_static(stays.view(-1), size=number * count).view(number, count)
+    return index.sub_(torch.arange(0, rows.numel(), elements, device=rows.device).view(-1, 1))
 
 
 def _magnitude(bits: Tensor) -> Tensor:
@@ -87,19 +116,22 @@ def _magnitude(bits: Tensor) -> Tensor:
 
 
 def _histogram(cells: Iterable[Tensor], count: int) -> Tensor:
-    """int64 [count]: how often each number below `count` occurs in the blocks."""
+    """int64 [r, count]: how often each number below `count` occurs in the rows of the blocks."""
     totals = None
     for block in cells:
         if totals is None:
-            totals = torch.zeros(count, dtype=torch.int64, device=block.device)
-        index = block.to(torch.int64)
-        totals.scatter_add_(0, index, torch.ones_like(index[:1]).expand_as(index))
+            totals = torch.zeros(len(block), count, dtype=torch.int64, device=block.device)
+            rows = torch.arange(0, totals.numel(), count, device=block.device).view(-1, 1)
+        index = (block.to(torch.int64) if len(block) == 1 else block + rows).view(-1)
+        # in one dimension: for more, torch has no deterministic way on a GPU
+        totals.view(-1).scatter_add_(0, index, torch.ones_like(index[:1]).expand_as(index))
     assert totals is not None
     return totals
 
 
 def _last_to_stay(histogram: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
-    """The cell that holds the `count`-th greatest, and how many of that cell belong to the `count`: int64 [1] each."""
-    at_least = histogram.flip(0).cumsum(0).flip(0)
-    cell = (at_least >= count).sum().view(1) - 1
-    return cell, count - (at_least - histogram).index_select(0, cell)
+    """The cell that holds the `count`-th greatest of each row, and how many of that cell belong to the `count`: int64
+    [r, 1] each."""
+    at_least = histogram.flip(1).cumsum(1).flip(1)
+    cell = (at_least >= count).sum(1, keepdim=True) - 1
+    return cell, count - (at_least - histogram).gather(1, cell)

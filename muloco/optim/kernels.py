@@ -1,0 +1,204 @@
+"""The passes of a step of Muon as Triton kernels, see `muloco.optim.passes`: all matrices in one launch, every element
+read and written once (normalization reads it twice). Needs Triton.
+
+They compute in float32. Products and sums are contracted only in the two `fma`, where PyTorch's operators do so too.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["advance", "descend", "normalize_"]
+
+MOST = 64
+"""Matrices in one launch. The addresses of all of them are among its arguments, which are 4 KiB at most."""
+BLOCK = 2048
+"""Elements that a program goes through."""
+PIECE = 8192
+"""Elements of which a program has the norm; their squares are summed in registers."""
+PIECES = 8
+"""How many of these a program scales."""
+ROOM = 1024
+"""Most pieces whose norms a program looks at together."""
+EXACT = {"enable_fp_fusion": False}
+
+
+def advance(
+    gradients: Sequence[Tensor], momenta: Sequence[Tensor], parts: Tensor | None, momentum: float, nesterov: bool
+) -> None:
+    """See `muloco.optim.passes.advance`; all contiguous."""
+    size = momenta[0].numel()
+    weight = 1 / (1 + momentum)
+    for start in range(0, len(momenta), MOST):
+        some = slice(start, start + MOST)
+        count = len(momenta[some])
+        advance_kernel[(triton.cdiv(size, BLOCK), count)](
+            _padded(gradients[some]),
+            _padded(momenta[some]),
+            None if parts is None else parts[some],
+            size,
+            momentum,
+            weight,
+            1 - weight,
+            COUNT=triton.next_power_of_2(count),
+            NESTEROV=nesterov,
+            BLOCK=BLOCK,
+            **EXACT,
+        )
+
+
+def descend(
+    params: Sequence[Tensor], directions: Sequence[Tensor], rate: Tensor | None, decay: float, cautious: bool
+) -> None:
+    """See `muloco.optim.passes.descend`; all contiguous."""
+    size = params[0].numel()
+    for start in range(0, len(params), MOST):
+        some = slice(start, start + MOST)
+        count = len(params[some])
+        descend_kernel[(triton.cdiv(size, BLOCK), count)](
+            _padded(params[some]),
+            _padded(directions[some]),
+            rate,
+            size,
+            decay,
+            1 - decay,
+            COUNT=triton.next_power_of_2(count),
+            CAUTIOUS=cautious,
+            BLOCK=BLOCK,
+            **EXACT,
+        )
+
+
+def normalize_(x: Tensor) -> None:
+    """See `muloco.optim.passes.normalize_`; two launches, of which the first only reads."""
+    size = x[0].numel()
+    pieces = triton.cdiv(size, PIECE)
+    found = torch.empty(2, len(x), pieces, dtype=torch.float32, device=x.device)
+    norm_kernel[(pieces, len(x))](x, *found, size, PIECE=PIECE, num_warps=8, **EXACT)
+    scale_kernel[(triton.cdiv(pieces, PIECES), len(x))](
+        x,
+        *found,
+        size,
+        pieces,
+        PIECE=PIECE,
+        PIECES=PIECES,
+        ROOM=min(ROOM, triton.next_power_of_2(pieces)),
+        num_warps=8,
+        **EXACT,
+    )
+
+
+def _padded(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """As many as the next power of two, so that few kernels are compiled."""
+    return (*tensors, *tensors[:1] * (triton.next_power_of_2(len(tensors)) - len(tensors)))
+
+
+@triton.jit
+def advance_kernel(
+    gradients,
+    momenta,
+    parts,
+    size,
+    momentum,
+    weight,
+    other_weight,
+    COUNT: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    which = tl.program_id(1)
+    gradient_at, momentum_at = gradients[0], momenta[0]
+    for i in tl.static_range(1, COUNT):
+        gradient_at = tl.where(which == i, gradients[i], gradient_at)
+        momentum_at = tl.where(which == i, momenta[i], momentum_at)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = at < size
+    kind = momentum_at.dtype.element_ty
+    gradient = tl.load(gradient_at + at, there).to(tl.float32)
+    new = tl.fma(tl.load(momentum_at + at, there).to(tl.float32), momentum, gradient).to(kind)
+    tl.store(momentum_at + at, new, there)
+    if parts is not None:
+        part = new.to(tl.float32)
+        if NESTEROV:
+            part = tl.fma(part, other_weight, gradient * weight)
+        tl.store(parts + which.to(tl.int64) * size + at, part.to(parts.dtype.element_ty), there)
+
+
+@triton.jit
+def descend_kernel(
+    params,
+    directions,
+    rate,
+    size,
+    decay,
+    kept,
+    COUNT: tl.constexpr,
+    CAUTIOUS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    which = tl.program_id(1)
+    param_at, direction_at = params[0], directions[0]
+    for i in tl.static_range(1, COUNT):
+        param_at = tl.where(which == i, params[i], param_at)
+        direction_at = tl.where(which == i, directions[i], direction_at)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = at < size
+    param = tl.load(param_at + at, there).to(tl.float32)
+    step = tl.load(direction_at + at, there).to(tl.float32)
+    lost, left = decay, kept
+    if rate is not None:
+        lr = tl.load(rate).to(tl.float32)
+        step = step * lr
+        lost = lr * decay
+        left = 1.0 - lost
+    if CAUTIOUS:
+        away = ((param > 0) & (step < 0)) | ((param < 0) & (step > 0))
+        param = param - tl.where(away, 0.0, param * lost)
+    else:
+        param = param * left
+    tl.store(param_at + at, (param - step).to(param_at.dtype.element_ty), there)
+
+
+@triton.jit
+def norm_kernel(x, largest_at, sums_at, size, PIECE: tl.constexpr):
+    """Of each piece, the largest absolute value and the sum of squares divided by the square of its power of two."""
+    which = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0).to(tl.int64) * PIECE + tl.arange(0, PIECE)
+    values = tl.load(x + which * size + at, at < size, 0.0).to(tl.float32)
+    largest = tl.max(tl.abs(values))
+    scaled = values * (((127 - exponent(largest)) << 23).to(tl.float32, bitcast=True))
+    place = which * tl.num_programs(0) + tl.program_id(0)
+    tl.store(largest_at + place, largest)
+    tl.store(sums_at + place, tl.sum(scaled * scaled))
+
+
+@triton.jit
+def scale_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr, PIECES: tl.constexpr, ROOM: tl.constexpr):
+    which = tl.program_id(1).to(tl.int64)
+    largest = tl.zeros([ROOM], tl.float32)
+    for start in range(0, pieces, ROOM):
+        place = start + tl.arange(0, ROOM)
+        largest = tl.maximum(largest, tl.load(largest_at + which * pieces + place, place < pieces, 0.0))
+    power = ((127 - exponent(tl.max(largest))) << 23).to(tl.float32, bitcast=True)
+    sums = tl.zeros([ROOM], tl.float32)
+    for start in range(0, pieces, ROOM):
+        place = start + tl.arange(0, ROOM)
+        here = tl.load(largest_at + which * pieces + place, place < pieces, 0.0)
+        factor = power * ((127 + exponent(here)) << 23).to(tl.float32, bitcast=True)
+        sums += tl.load(sums_at + which * pieces + place, place < pieces, 0.0) * factor * factor
+    norm = tl.sqrt_rn(tl.sum(sums))
+    inverse = tl.div_rn(1.0, tl.where(norm == 0.0, 1.0, norm)) + (norm - norm)  # NaN where the norm is not finite
+    for piece in range(PIECES):
+        at = (tl.program_id(0).to(tl.int64) * PIECES + piece) * PIECE + tl.arange(0, PIECE)
+        values = tl.load(x + which * size + at, at < size, 0.0).to(tl.float32)
+        tl.store(x + which * size + at, (values * power * inverse).to(x.dtype.element_ty), at < size)
+
+
+@triton.jit
+def exponent(number):
+    """Of the power of two below a float32 that is not negative, such that it and its inverse are normal numbers."""
+    found = (number.to(tl.int32, bitcast=True) >> 23) - 127
+    return tl.minimum(tl.maximum(found, -126), 126)

@@ -1,0 +1,195 @@
+"""Products of which it is known that they are symmetric: a GPU may compute one triangle and mirror it."""
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["WAYS", "Choices", "refuse_triton", "symmetric_product"]
+
+logger = logging.getLogger(__name__)
+
+WAYS = ("auto", "triton", "matmul")
+"""How symmetric products may be computed: see `symmetric_product`."""
+
+
+@torch.no_grad()
+def symmetric_product(
+    left: Tensor, right: Tensor, *, alpha: float = 1.0, diagonal: float = 0.0, out: Tensor, by: str = "matmul"
+) -> Tensor:
+    """alpha (left @ right) + diagonal I, where left @ right is symmetric: X X^T, or the square of a symmetric matrix.
+
+    `matmul` computes all of it by torch.baddbmm, everywhere. `triton` computes the triangle below the diagonal, half of
+    the FLOPs, adds up in float32 and writes each result twice, so that it is symmetric to the bit. It needs a CUDA
+    device and the package triton. `auto` is whichever of the two is faster on a GPU, and `matmul` elsewhere. The two
+    differ by rounding.
+
+    What `auto` chooses is timed when a case (device, dtype, shapes, strides) first comes in a process; so two processes
+    or two runs may choose differently and then differ in the last bits of a result. Inner steps of different workers
+    may, as their parameters differ anyway. What has to be the same to the bit, as the outer step on every worker, a
+    matrix that several ranks compute for themselves, or a run that is repeated, needs `matmul` or `triton`. Nothing is
+    timed while a CUDA graph is captured: a case that has not come before is then computed by `matmul`. With
+    `torch.use_deterministic_algorithms` `auto` is `matmul`.
+
+    Args:
+        left: `[batch, n, k]`, of any strides.
+        right: `[batch, k, n]`, of any strides, of the dtype and device of `left`.
+        alpha: times the product.
+        diagonal: added to each element of the diagonal.
+        out: `[batch, n, n]`, of the same dtype and device and any strides; it overlaps neither with itself nor with the
+            factors.
+        by: one of `WAYS`. float64 is always computed by `matmul`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: `by` is `triton`, and it cannot run on this device or is not installed.
+
+    Source: one triangle by Triton is an idea of "Dion" (arXiv 2504.05295) in its implementation of Newton-Schulz.
+    """
+    tile = None
+    if by == "triton":
+        refuse_triton(left.device)
+        tile = _kernel().tiles(left.dtype)[0] if _has_kernel(left.dtype) else None
+    elif by == "auto" and left.numel() > 0 and _may_choose(left):
+        tile = _choices.fastest(
+            (left.device, left.dtype, left.shape, left.stride(), right.stride(), out.stride(), _tensor_float_32(left)),
+            [None, *_kernel().tiles(left.dtype)],
+            lambda tile: _compute(tile, left, right, alpha, diagonal, out),
+        )
+    _compute(tile, left, right, alpha, diagonal, out)
+    return out
+
+
+def refuse_triton(device: torch.device) -> None:
+    """
+    Raises:
+        ValueError: Triton is not installed, or cannot run on this device.
+    """
+    if (obstacle := _obstacle(device)) is not None:
+        raise ValueError(f"symmetric_products 'triton' cannot be used: {obstacle}; use 'auto' or 'matmul'")
+
+
+class Choices:
+    """Which of several ways is the fastest, by case, timed when the case first comes.
+
+    Args:
+        seconds: how long a call takes.
+        may_time: whether anything can be timed now.
+        refusals: errors by which a way tells that this device cannot take it.
+    """
+
+    def __init__(
+        self,
+        seconds: Callable[[Callable[[], object]], float],
+        may_time: Callable[[], bool],
+        refusals: Callable[[], tuple[type[Exception], ...]],
+    ) -> None:
+        self._seconds, self._may_time, self._refusals = seconds, may_time, refusals
+        self._found: dict[Hashable, Any] = {}
+
+    def fastest(self, case: Hashable, ways: Iterable[Any], run: Callable[[Any], object]) -> Any:
+        """
+        Args:
+            case: all that the times depend on.
+            ways: the first is the default, which is never refused.
+            run: computes by one of the ways.
+
+        Returns:
+            The fastest; the default as long as nothing can be timed.
+        """
+        default, *others = ways
+        if case not in self._found:
+            if not self._may_time():
+                return default
+            times = {default: self._seconds(lambda: run(default))}
+            for way in others:
+                try:
+                    times[way] = self._seconds(lambda way=way: run(way))  # type: ignore[misc]
+                except self._refusals() as refusal:
+                    logger.debug("%s: left out (%s)", way, refusal)
+            self._found[case] = min(times, key=times.__getitem__)
+            shown = ", ".join(f"{way or 'matmul'} {1e6 * time:.0f} us" for way, time in times.items())
+            logger.info("symmetric product of %s: %s", case, shown)
+        return self._found[case]
+
+
+def _compute(tile: Any, left: Tensor, right: Tensor, alpha: float, diagonal: float, out: Tensor) -> None:
+    """By Triton with this tile; None: by matmul."""
+    if tile is not None:
+        with torch.cuda.device_of(left):
+            precise = _tensor_float_32(left)
+            _kernel().launch(left, right, out, alpha=alpha, diagonal=diagonal, tile=tile, tensor_float_32=precise)
+        return
+    torch.baddbmm(out, left, right, beta=0, alpha=alpha, out=out)
+    if diagonal:
+        out.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+
+
+def _may_choose(left: Tensor) -> bool:
+    """Whether `auto` has a choice."""
+    return (
+        left.device.type == "cuda"
+        and _has_kernel(left.dtype)
+        and not torch.are_deterministic_algorithms_enabled()
+        and _obstacle(left.device) is None
+    )
+
+
+def _has_kernel(dtype: torch.dtype) -> bool:
+    return dtype in (torch.bfloat16, torch.float16, torch.float32)
+
+
+def _tensor_float_32(left: Tensor) -> bool:
+    """Whether float32 products may be rounded to tf32, as torch's own."""
+    return left.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@cache
+def _obstacle(device: torch.device) -> str | None:
+    """Why Triton cannot be used there; None: it can. Said once, where it could be expected."""
+    found = "the package triton is not installed"
+    if importlib.util.find_spec("triton") is not None:
+        found = _kernel().obstacle(device)
+    if found is not None and device.type == "cuda":
+        logger.warning("symmetric products are computed by matmul on %s: %s", device, found)
+    return found
+
+
+@cache
+def _kernel() -> ModuleType:
+    """Imported only when used, so that the package needs torch alone."""
+    return importlib.import_module("muloco.optim.symmetric_kernel")
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    return (_kernel().TritonError,)
+
+
+def _can_time() -> bool:
+    return not torch.cuda.is_current_stream_capturing()
+
+
+def _device_seconds(run: Callable[[], object], *, calls: int = 5, repeats: int = 3) -> float:
+    """Of a call on the current stream, waits for the host included: the least mean of `calls` in a row."""
+    run()  # compiles
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / calls)
+    return min(times)
+
+
+_choices = Choices(_device_seconds, _can_time, _refusals)

@@ -1,0 +1,355 @@
+"""Triton kernels of the quantized codecs: many pieces of one shape at once, on a GPU.
+
+Elements are read once for statistics, once to count them into cells (`lloyd_max` alone), and once for their codes,
+which leave as packed bytes. Nothing is added up in an order that could vary: floating-point sums are taken over blocks
+of a fixed size, whatever the number of pieces, and what atomics add are integers. No host waits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ONE = tl.constexpr(2**24)
+"""A value of 1 in the integer sums of values: fp32 keeps as many digits."""
+LINEAR, STATISTICAL, CELLS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+"""How a code follows from an element."""
+_MANTISSA, _BIAS = tl.constexpr(23), tl.constexpr(127)  # of an fp32 number
+_SHIFTER, _SHIFTER_BITS = tl.constexpr(1.5 * 2**23), tl.constexpr(0x4B400000)  # fp32 numbers this large are whole
+
+_BLOCK = 4096  # elements a program takes for statistics and counts
+_GROUPS = 256  # groups of eight elements whose codes a program packs or unpacks
+_LANES = 512  # most tables of totals a row that programs share in turns, so that fewer wait for each other
+_ELEMENTS_A_CELL = 64  # that a further table has to serve: tables are less to write and read than the elements
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Pieces of one shape, fp32, each `rows` x `columns` without gaps, somewhere in the memory that `base` is in."""
+
+    base: Tensor
+    starts: Tensor
+    """int64 [pieces]: where each piece begins, in elements behind the first one of `base`."""
+    rows: int
+    columns: int
+
+    @staticmethod
+    def of(pieces: Sequence[Tensor], rows: int, columns: int) -> "Stack":
+        """Of contiguous fp32 tensors of one storage."""
+        base = pieces[0]
+        begin = base.storage_offset()
+        starts = torch.tensor([piece.storage_offset() - begin for piece in pieces])
+        if base.is_cuda:
+            starts = starts.pin_memory()  # a copy from elsewhere would wait for the device
+        return Stack(base, starts.to(base.device, non_blocking=True), rows, columns)
+
+    @property
+    def pieces(self) -> int:
+        return len(self.starts)
+
+    @property
+    def all_rows(self) -> int:
+        """Rows of all pieces, one piece after the other."""
+        return self.pieces * self.rows
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Least and greatest element, mean and standard deviation (over n - 1; 0 where n = 1) of each row, fp32
+        [all_rows, 1] each; all NaN where an element is not finite."""
+        block = min(_BLOCK, triton.next_power_of_2(self.columns))
+        chunks = triton.cdiv(self.columns, block)
+        partials = torch.empty(self.all_rows, chunks, 4, dtype=torch.float64, device=self.base.device)
+        found = torch.empty(4, self.all_rows, 1, device=self.base.device)
+        _statistics[(self.all_rows * chunks,)](self.base, self.starts, partials, self.rows, self.columns, chunks, block)
+        lanes = min(1024, triton.next_power_of_2(chunks))
+        _combine[(self.all_rows,)](
+            self.base, self.starts, partials, found, self.rows, self.columns, chunks, self.all_rows, lanes
+        )
+        least, greatest, mean, sigma = found.unbind()
+        return least, greatest, mean, sigma
+
+    def count(self, mean: Tensor, sigma: Tensor, some: slice, fineness: int, half: int) -> tuple[Tensor, Tensor]:
+        """How many scores (x - mean) / sigma of each of these rows are in each cell (`lloyd_max`), and their sum in
+        units of 1 / ONE: int64 [rows, 2 half] each."""
+        first, rows = some.start, min(some.stop, self.all_rows) - some.start
+        counts, sums, lanes = self._tables(rows, 2 * half)
+        block = min(_BLOCK, triton.next_power_of_2(self.columns))
+        chunks = triton.cdiv(self.columns, block)
+        _count[(rows * chunks,)](
+            *(self.base, self.starts, mean, sigma, counts, sums, first, self.rows, self.columns, chunks, lanes),
+            *(half, fineness, block),
+        )
+        return counts.sum(1), sums.sum(1)
+
+    def pack_linear(self, codes: Tensor, bits: int, least: Tensor, step: Tensor) -> None:
+        """Writes round((x - least) / step), for metadata [all_rows, 1], to codes uint8 [pieces, bytes], of any strides
+        between pieces."""
+        self._pack(codes, bits, least, step, LINEAR.value)
+
+    def pack_statistical(self, codes: Tensor, bits: int, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes round((x - mean) / step) + 2^bits / 2, within 0 to 2^bits - 1.
+
+        Returns:
+            how many elements have each code, and the sum of their (x - mean) / step in units of 1 / ONE: int64
+            [all_rows, 2^bits] each.
+        """
+        counts, sums, lanes = self._tables(self.all_rows, 2**bits)
+        self._pack(codes, bits, mean, step, STATISTICAL.value, counts=counts, sums=sums, lanes=lanes)
+        return counts.sum(1), sums.sum(1)
+
+    def pack_cells(
+        self, codes: Tensor, bits: int, mean: Tensor, sigma: Tensor, table: Tensor, fineness: int, half: int
+    ) -> None:
+        """Writes the code that `table`, uint8 [all_rows, 2 half], has for the cell of (x - mean) / sigma."""
+        self._pack(codes, bits, mean, sigma, CELLS.value, table=table, fineness=fineness, half=half)
+
+    def unpack(self, codes: Tensor, bits: int, metadata: Tensor, linear: bool, weight: float, add: bool) -> None:
+        """The reverse: overwrites the elements by `weight` x what the codes say, or adds this to them.
+
+        Args:
+            codes: uint8 [pieces, bytes], of any strides between pieces.
+            bits: of a code.
+            metadata: fp32 [all_rows, (least, step)] if linear, else a level for each code.
+            linear: see metadata.
+            weight: factor.
+            add: whether to add.
+        """
+        elements = self.rows * self.columns
+        blocks = triton.cdiv(elements, 8 * _GROUPS)
+        _unpack[(self.pieces * blocks,)](
+            *(self.base, self.starts, metadata, codes, codes.stride(0), codes.shape[1]),
+            *(self.rows, self.columns, elements, blocks, weight, linear, add, bits, self.rows > 1, _GROUPS),
+            enable_fp_fusion=False,  # a product and a sum round apart, as they do elsewhere
+        )
+
+    def _tables(self, rows: int, cells: int) -> tuple[Tensor, Tensor, int]:
+        lanes = max(1, min(_LANES, rows * self.columns // (_ELEMENTS_A_CELL * rows * cells)))
+        counts = torch.zeros(rows, lanes, cells, dtype=torch.int64, device=self.base.device)
+        return counts, torch.zeros_like(counts), lanes
+
+    def _pack(
+        self,
+        codes: Tensor,
+        bits: int,
+        centre: Tensor,
+        width: Tensor,
+        kind: int,
+        *,
+        table: Tensor | None = None,
+        counts: Tensor | None = None,
+        sums: Tensor | None = None,
+        lanes: int = 1,
+        fineness: int = 0,
+        half: int = 0,
+    ) -> None:
+        elements = self.rows * self.columns
+        blocks = triton.cdiv(elements, 8 * _GROUPS)
+        _pack[(self.pieces * blocks,)](
+            *(self.base, self.starts, centre, width, codes, codes.stride(0), codes.shape[1], table, counts, sums),
+            *(self.rows, self.columns, elements, blocks, lanes, half, kind, fineness, bits, self.rows > 1, _GROUPS),
+            enable_fp_fusion=False,
+        )
+
+
+@triton.jit
+def _statistics(values, starts, partials, rows, columns, chunks, BLOCK: tl.constexpr):
+    """Of a block of a row: least and greatest; sums of d and d^2, d = x - the first of the row."""
+    program = tl.program_id(0)
+    row, chunk = program // chunks, program % chunks
+    begin = values + tl.load(starts + row // rows) + (row % rows).to(tl.int64) * columns
+    column = chunk.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    value = tl.load(begin + column, mask=inside, other=0.0)
+    distance = tl.where(inside, value.to(tl.float64) - tl.load(begin).to(tl.float64), 0.0)
+    out = partials + program.to(tl.int64) * 4
+    tl.store(out, tl.min(tl.where(inside, value, float("inf")), 0).to(tl.float64))
+    tl.store(out + 1, tl.max(tl.where(inside, value, float("-inf")), 0).to(tl.float64))
+    tl.store(out + 2, tl.sum(distance, 0))
+    tl.store(out + 3, tl.sum(distance * distance, 0))
+
+
+@triton.jit
+def _combine(values, starts, partials, found, rows, columns, chunks, all_rows, LANES: tl.constexpr):
+    """Of the blocks of a row. d is of the order of the spread of the row, one of whose elements is subtracted: so
+    sum d^2 is at most n + 1 times the sum of squares about the mean, and fp64 has digits to spare."""
+    row = tl.program_id(0)
+    lane = tl.arange(0, LANES)
+    least = tl.full((LANES,), float("inf"), tl.float64)
+    greatest = tl.full((LANES,), float("-inf"), tl.float64)
+    total = tl.zeros((LANES,), tl.float64)
+    squares = tl.zeros((LANES,), tl.float64)
+    for first in range(0, chunks, LANES):
+        inside = first + lane < chunks
+        part = partials + (row.to(tl.int64) * chunks + first + lane) * 4
+        least = tl.minimum(least, tl.load(part, mask=inside, other=float("inf")))
+        greatest = tl.maximum(greatest, tl.load(part + 1, mask=inside, other=float("-inf")))
+        total += tl.load(part + 2, mask=inside, other=0.0)
+        squares += tl.load(part + 3, mask=inside, other=0.0)
+    shift = tl.load(values + tl.load(starts + row // rows) + (row % rows).to(tl.int64) * columns).to(tl.float64)
+    distance = tl.sum(total, 0)
+    variance = (tl.sum(squares, 0) - distance * distance / columns) / tl.maximum(columns - 1, 1)
+    finite = tl.abs(distance) < float("inf")  # as sums of finite fp32 numbers are in fp64
+    missing = float("nan")
+    tl.store(found + row, tl.where(finite, tl.min(least, 0), missing).to(tl.float32))
+    tl.store(found + all_rows + row, tl.where(finite, tl.max(greatest, 0), missing).to(tl.float32))
+    tl.store(found + 2 * all_rows + row, tl.where(finite, shift + distance / columns, missing).to(tl.float32))
+    sigma = tl.sqrt(tl.maximum(variance, 0.0))
+    tl.store(found + 3 * all_rows + row, tl.where(finite, sigma, missing).to(tl.float32))
+
+
+@triton.jit
+def _score(value, centre, width):
+    """(value - centre) / width, rounded as torch rounds it; 0 where that is not finite."""
+    score = tl.math.div_rn(value - centre, width)
+    return tl.where(tl.abs(score) < float("inf"), score, 0.0)
+
+
+@triton.jit
+def _cell(score, half, FINENESS: tl.constexpr):
+    """See `lloyd_max._Grid`."""
+    distance = (tl.abs(score) + 1.0).to(tl.int32, bitcast=True) >> (_MANTISSA - FINENESS)
+    distance = tl.minimum(distance - (_BIAS << FINENESS), half - 1)
+    return (distance ^ (score.to(tl.int32, bitcast=True) >> 31)) + half
+
+
+@triton.jit
+def _nearest(value):
+    """The nearest whole number, int32, of two the even one, of fp32 numbers of magnitude below 2^22."""
+    return (value + _SHIFTER).to(tl.int32, bitcast=True) - _SHIFTER_BITS
+
+
+@triton.jit
+def _add_up(counts, sums, at, value, inside):
+    tl.atomic_add(counts + at, tl.full(at.shape, 1, tl.int64), mask=inside, sem="relaxed")
+    tl.atomic_add(sums + at, (value * ONE).to(tl.int64), mask=inside, sem="relaxed")
+
+
+@triton.jit
+def _count(
+    values,
+    starts,
+    means,
+    sigmas,
+    counts,
+    sums,
+    first,
+    rows,
+    columns,
+    chunks,
+    lanes,
+    half,
+    FINENESS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    table, chunk = program // chunks, program % chunks
+    row = first + table
+    begin = values + tl.load(starts + row // rows) + (row % rows).to(tl.int64) * columns
+    column = chunk.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    value = tl.load(begin + column, mask=inside, other=0.0)
+    score = _score(value, tl.load(means + row), tl.load(sigmas + row))
+    at = (table.to(tl.int64) * lanes + chunk % lanes) * (2 * half) + _cell(score, half, FINENESS)
+    _add_up(counts, sums, at, score, inside)
+
+
+@triton.jit
+def _elements(program, rows, columns, elements, blocks, BY_ROW: tl.constexpr, GROUPS: tl.constexpr):
+    """What a program works on: piece; groups [GROUPS]; elements [GROUPS, 8], whether they are there, and rows."""
+    piece, block = program // blocks, program % blocks
+    first = block.to(tl.int64) * (8 * GROUPS)
+    within = tl.arange(0, GROUPS)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    inside = first + within < elements
+    row = (piece * rows).to(tl.int64) + tl.zeros((GROUPS, 8), tl.int64)
+    if BY_ROW:
+        row += first // columns + ((first % columns).to(tl.int32) + within) // columns
+    return piece.to(tl.int64), block.to(tl.int64) * GROUPS + tl.arange(0, GROUPS), first + within, inside, row
+
+
+@triton.jit
+def _pack(
+    values,
+    starts,
+    centres,
+    widths,
+    codes,
+    stride,
+    packed,
+    table,
+    counts,
+    sums,
+    rows,
+    columns,
+    elements,
+    blocks,
+    lanes,
+    half,
+    KIND: tl.constexpr,
+    FINENESS: tl.constexpr,
+    BITS: tl.constexpr,
+    BY_ROW: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
+    program = tl.program_id(0)
+    piece, group, element, inside, row = _elements(program, rows, columns, elements, blocks, BY_ROW, GROUPS)
+    LEVELS: tl.constexpr = 2**BITS
+    value = tl.load(values + tl.load(starts + piece) + element, mask=inside, other=0.0)
+    centre = tl.load(centres + row, mask=inside, other=0.0)
+    width = tl.load(widths + row, mask=inside, other=1.0)
+    if KIND == LINEAR:
+        steps = tl.math.div_rn(value - centre, width)
+        steps = tl.where(steps == steps, steps, 0.0)
+        code = _nearest(tl.minimum(tl.maximum(steps, 0.0), LEVELS - 1.0))
+    elif KIND == STATISTICAL:
+        steps = _score(value, centre, width)
+        code = _nearest(tl.minimum(tl.maximum(steps, -LEVELS / 2), LEVELS / 2 - 1.0)) + LEVELS // 2
+        lane = (program % blocks) % lanes
+        _add_up(counts, sums, (row * lanes + lane) * LEVELS + code, steps, inside)
+    else:
+        cell = _cell(_score(value, centre, width), half, FINENESS)
+        code = tl.load(table + row * (2 * half) + cell, mask=inside, other=0)
+    places = (tl.arange(0, 8) * BITS).to(tl.int64)[None, :]
+    word = tl.sum(tl.where(inside, code, 0).to(tl.int64) << places, 1)
+    for byte in tl.static_range(BITS):
+        at = group * BITS + byte
+        tl.store(codes + piece * stride + at, ((word >> (8 * byte)) & 255).to(tl.uint8), mask=at < packed)
+
+
+@triton.jit
+def _unpack(
+    values,
+    starts,
+    metadata,
+    codes,
+    stride,
+    packed,
+    rows,
+    columns,
+    elements,
+    blocks,
+    weight,
+    LINEAR_STEPS: tl.constexpr,
+    ADD: tl.constexpr,
+    BITS: tl.constexpr,
+    BY_ROW: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
+    program = tl.program_id(0)
+    piece, group, element, inside, row = _elements(program, rows, columns, elements, blocks, BY_ROW, GROUPS)
+    LEVELS: tl.constexpr = 2**BITS
+    word = tl.zeros((GROUPS,), tl.int64)
+    for byte in tl.static_range(BITS):
+        at = group * BITS + byte
+        word |= tl.load(codes + piece * stride + at, mask=at < packed, other=0).to(tl.int64) << (8 * byte)
+    places = (tl.arange(0, 8) * BITS).to(tl.int64)[None, :]
+    code = (word[:, None] >> places) & (LEVELS - 1)
+    if LINEAR_STEPS:
+        least = tl.load(metadata + row * 2, mask=inside, other=0.0)
+        value = code.to(tl.float32) * tl.load(metadata + row * 2 + 1, mask=inside, other=0.0) + least
+    else:
+        value = tl.load(metadata + row * LEVELS + code, mask=inside, other=0.0)
+    out = values + tl.load(starts + piece) + element
+    value = tl.fma(value, weight, tl.load(out, mask=inside, other=0.0)) if ADD else value * weight
+    tl.store(out, value, mask=inside)
