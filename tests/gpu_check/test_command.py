@@ -69,7 +69,7 @@ def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("code", "reason"),
     [
         (
-            "print('worker 1 failed: RuntimeError: no luck'); print('log: x'); raise SystemExit(1)",
+            "print('worker 1 failed: RuntimeError: no luck\\nlog: x'); raise SystemExit(1)",
             "RuntimeError: no luck",
         ),
         ("raise ValueError('bad')", "ValueError: bad"),
