@@ -26,7 +26,7 @@ class Row:
     """How many it needs."""
     memory_gib: float = 0
     """Memory of a GPU that it needs."""
-    seconds: float = 15
+    seconds: float = 10
     """How long it takes on an H100, about; it is not begun when less is left."""
     limit: float = 90
     """Seconds after which it has failed."""

@@ -21,9 +21,9 @@ PART = Part(
     "muon",
     "Muon's step at 416M, 150M and 1.76B beside torch's and others'",
     (
-        _row("416M", 20, 14),
-        _row("150M", 20, 6),
-        _row("1.76B", 25, 48),
+        _row("416M", 18, 14),
+        _row("150M", 16, 6),
+        _row("1.76B", 20, 48),
         Row(
             name="muon_batches",
             what="how many matrices Muon takes in a batch",

@@ -48,7 +48,7 @@ PART = Part(
             where=("outer/codecs/",),
             command="`pytest tests/outer/test_codecs.py` after moving its pieces to `cuda`",
             check="small:codec_bits",
-            seconds=25,
+            seconds=20,
         ),
         Row(
             name="codec_kernels",
@@ -57,7 +57,7 @@ PART = Part(
             where=("outer/codecs/kernels.py",),
             command="`encode_pieces` and `decode_pieces` with and without `quantized.takes_kernels`",
             check="small:codec_kernels",
-            seconds=40,
+            seconds=30,
         ),
         Row(
             name="lloyd_max_repeats",
