@@ -1,5 +1,6 @@
 """What a check gets: a device, sizes, a folder, and ways to run commands."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from muloco.training.load import CHECKOUT
 Figures = dict[str, float | int | str]
 """What a check has measured, by a name that ends with the unit."""
 T = TypeVar("T")
+_OF_A_WORKER = re.compile(r"^workers?(?: \d+)? failed: .*$", re.M)
+"""How `muloco train` says why it failed."""
 _SHOWN = 300
 """Characters of the end of an output that a message quotes."""
 
@@ -63,7 +66,8 @@ class Bench:
         """
         status, output = self.run(*words)
         if status:
-            reason = exception_in(output) or refusal_in(output) or output[-_SHOWN:].strip()
+            told = _OF_A_WORKER.findall(output)
+            reason = told[0] if told else exception_in(output) or refusal_in(output) or output[-_SHOWN:].strip()
             raise CheckFailed(f"`{' '.join(words[:4])} ...` ended with status {status}: {reason}")
         return output
 

@@ -72,10 +72,10 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
         extra: packages to carry besides, as pip takes them; without what they require.
 
     Raises:
-        ConfigError: there is no checkout under git, a package cannot be had, or the bundle would be too large.
+        ConfigError: this is no git checkout, a package cannot be had, or the bundle would be too large.
     """
     if not (CHECKOUT / ".git").exists():
-        raise ConfigError("a bundle is made in a checkout of muloco under git; this is none")
+        raise ConfigError("a bundle is made in a git checkout of muloco; this is none")
     pins = {name: metadata.version(name) for name in needed(provided, environment(python))}
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)

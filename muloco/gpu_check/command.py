@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -56,7 +57,9 @@ def run_check_gpu(command: argparse.Namespace) -> int:
                 f"no GPU that PyTorch {machine['torch']} can use (built for CUDA {machine['cuda']}); "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
-        limits = dataclasses.replace(limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]))
+        limits = dataclasses.replace(
+            limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]), memory_gib=machine["memory_gib"]
+        )
     now = datetime.now(UTC)
     head = {
         "date": now.isoformat(timespec="seconds"),
@@ -77,8 +80,12 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
-    console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it has started, as Ctrl-C does
+        try:
+            Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
 
 

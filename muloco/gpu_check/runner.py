@@ -1,6 +1,7 @@
 """Runs rows, each in a process of its own, within a time budget."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ class Limits:
     """Whether a row is left out when less time is left than it takes on an H100."""
     devices: tuple[str, ...] = ()
     """The GPUs, as CUDA_VISIBLE_DEVICES names them; a row sees only as many as it needs."""
+    memory_gib: float = math.inf
+    """Of a GPU."""
 
 
 @dataclass
@@ -113,6 +116,8 @@ class Runner:
     def _why_left_out(self, row: Row) -> str | None:
         if row.gpus > self._limits.gpus:
             return f"it needs {row.gpus} GPUs; there {'is' if self._limits.gpus == 1 else 'are'} {self._limits.gpus}"
+        if row.memory_gib > self._limits.memory_gib:
+            return f"it needs a GPU of {row.memory_gib:g} GiB; this one has {self._limits.memory_gib:g}"
         for name in row.after:
             if (status := self._record.outcomes[name].status) != OK:
                 return f"it builds on {name}, which {'failed' if status == FAIL else 'was left out'}"

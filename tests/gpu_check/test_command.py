@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from muloco.cli import main
+from muloco.gpu_check.bench import Bench, CheckFailed
 from muloco.gpu_check.on_device import OnDevice
 from muloco.gpu_check.registry import PARTS, ROWS
 
@@ -62,6 +63,24 @@ def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert record["machine"]["torch"] == torch.__version__ and record["commit"]
     outcome = record["rows"]["gradient_watch"]
     assert outcome["status"] == "ok" and outcome["figures"]["microseconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            "print('worker 1 failed: RuntimeError: no luck\\nlog: x'); raise SystemExit(1)",
+            "RuntimeError: no luck",
+        ),
+        ("raise ValueError('bad')", "ValueError: bad"),
+        ("import sys; sys.stderr.write('muloco: unknown option'); sys.exit(2)", "ConfigError: unknown option"),
+        ("print('the end of it'); raise SystemExit(3)", "the end of it"),
+    ],
+)
+def test_a_command_that_fails_within_a_row_is_told_with_its_reason(tmp_path: Path, code: str, reason: str) -> None:
+    bench = Bench(torch.device("cpu"), tmp_path, rehearsal=True)
+    with pytest.raises(CheckFailed, match=f"{reason}$"):
+        bench.python("-c", code)
 
 
 def test_tensors_of_tests_are_made_on_the_device() -> None:

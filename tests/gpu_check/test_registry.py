@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from muloco.gpu_check.command import MINUTES, MOST_AT_ONCE
 from muloco.gpu_check.registry import PARTS, ROWS, select
 from muloco.training.load import CHECKOUT, ConfigError
 
@@ -28,6 +29,14 @@ def test_a_row_leads_to_a_check_or_says_why_not(row) -> None:
     names = list(ROWS)
     for needed in row.after:
         assert names.index(needed) < names.index(row.name), f"{needed} comes later, and so would never have run"
+
+
+def test_what_one_gpu_can_check_fits_into_the_time_that_is_promised() -> None:
+    """As far as the rows' own estimates tell, with as many side by side as sixteen cores take."""
+    rows = [row for row in select() if row.gpus == 1]
+    side_by_side = [row.seconds for row in rows if not row.alone]
+    seconds = sum(row.seconds for row in rows if row.alone) + max(sum(side_by_side) / MOST_AT_ONCE, *side_by_side)
+    assert seconds <= 60 * MINUTES
 
 
 def test_what_a_row_builds_on_is_chosen_with_it() -> None:

@@ -69,12 +69,20 @@ def test_however_a_row_ends_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_what_needs_more_gpus_or_a_row_that_failed_is_left_out(tmp_path: Path) -> None:
-    rows = [row("first"), row("pair", gpus=2), row("second", after=("first",)), row("third", after=("second",))]
-    found, _ = check(tmp_path, rows, {"first": WRONG})
+    rows = [
+        row("first"),
+        row("pair", gpus=2),
+        row("large", memory_gib=48),
+        row("second", after=("first",)),
+        row("third", after=("second",)),
+    ]
+    limits = Limits(gpus=1, seconds=600, at_once=2, threads=2, memory_gib=24)
+    found, _ = check(tmp_path, rows, {"first": WRONG}, limits=limits)
     assert found["pair"]["reason"] == "it needs 2 GPUs; there is 1"
+    assert found["large"]["reason"] == "it needs a GPU of 48 GiB; this one has 24"
     assert found["second"]["reason"] == "it builds on first, which failed"
     assert found["third"]["reason"] == "it builds on second, which was left out"
-    assert {found[name]["status"] for name in ("pair", "second", "third")} == {"left out"}
+    assert {found[name]["status"] for name in ("pair", "large", "second", "third")} == {"left out"}
 
 
 def test_a_row_is_not_begun_without_the_time_for_it(tmp_path: Path) -> None:
@@ -139,3 +147,10 @@ def test_an_interrupted_call_leaves_no_process_behind(tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         check(tmp_path, [row("hangs")], code)
     assert not Path(f"/proc/{mark.read_text()}").exists()
+
+
+def test_a_row_sees_as_many_gpus_as_it_needs(tmp_path: Path) -> None:
+    code = dict.fromkeys(("one", "two"), "import os; write({'figures': {'gpus': os.environ['CUDA_VISIBLE_DEVICES']}})")
+    limits = Limits(gpus=4, seconds=600, at_once=2, threads=2, devices=("3", "5", "6", "7"))
+    found, _ = check(tmp_path, [row("one"), row("two", gpus=2)], code, limits=limits)
+    assert [found[name]["figures"]["gpus"] for name in ("one", "two")] == ["3", "3,5"]

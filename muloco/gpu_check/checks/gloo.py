@@ -1,5 +1,6 @@
 """Workers in processes of their own that share one device."""
 
+import itertools
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ def figures_of_killed(bench: Bench, name: str, fields: Fields) -> Figures:
     equal."""
     long: Fields = {
         "fault_tolerance.sync_steps": bench.size("10", "6"),
-        "training.steps": bench.size("3000", "120"),
+        "training.steps": bench.size("3000", "60"),
     }
     ended = threading.Event()
     killer = threading.Thread(target=_kill_after_first_sync, args=(RunFolder(outputs(bench, name)), ended))
@@ -78,14 +79,7 @@ def _worker_processes(folder: RunFolder) -> list[int]:
             words = path.read_text().split("\0")
         except OSError:  # it has ended meanwhile
             continue
-        if (
-            str(folder.config) in words
-            and "worker" in words
-            and _option(words, "--fault_tolerance.replica_id") == str(KILLED)
-        ):
+        ours = "worker" in words and str(folder.config) in words
+        if ours and ("--fault_tolerance.replica_id", str(KILLED)) in itertools.pairwise(words):
             found.append(int(path.parent.name))
     return found
-
-
-def _option(words: list[str], name: str) -> str | None:
-    return words[words.index(name) + 1] if name in words[:-1] else None

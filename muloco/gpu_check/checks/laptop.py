@@ -94,12 +94,12 @@ def metrics(bench: Bench) -> Figures:
 
     line = [line for line in finished(bench, "train").lines if "tokens_per_second" in line][-1]
     if not bench.rehearsal:
-        missing = {"tflops", "mfu", "tflops_6n", "mfu_6n", "memory_gib"} - set(line)
+        missing = {"tflops", "tflops_6n", "memory_gib"} - set(line)
         expect(not missing, f"the metrics lack {', '.join(sorted(missing))}")
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
         expect(0 < line["memory_gib"] < total, f"memory_gib is {line['memory_gib']} on a device of {total:.0f} GiB")
     length = 256
-    model: Any = build(bench, length, dense=True)
+    model = build(bench, length, dense=True)
     tokens, positions = packed(bench, length)
     with FlopCounterMode(display=False) as counter:
         model(tokens, positions=positions, attention_masks=model.get_attention_masks(positions)).sum().backward()

@@ -111,10 +111,11 @@ def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
     rate = statistics.median(rates)
     tokens = lines[-1]["tokens"] / lines[-1]["step"]
     found: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
-    if "tflops" in lines[-1]:
-        for way in ("tflops", "tflops_6n"):
-            share = statistics.median(line[way] for line in lines[len(lines) // 2 :])
-            found[way] = round(share, 1)
+    for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n"):
+        if figure in lines[-1]:
+            found[figure] = round(statistics.median(line[figure] for line in lines[len(lines) // 2 :]), 4)
+    if "memory_gib" in lines[-1]:
+        found["memory_gib"] = round(max(line["memory_gib"] for line in lines), 2)
     return found
 
 

@@ -12,7 +12,7 @@ PART = Part(
             where=("outer/codecs/",),
             command="`python benchmarks/compression.py codecs --device cuda`",
             check="codecs:rates",
-            seconds=30,
+            seconds=25,
             limit=120,
             alone=True,
         ),

@@ -12,7 +12,7 @@ PART = Part(
             where=("launch/devices.py", "outer/loop.py", "outer/torchft.py"),
             command="`muloco train config/laptop/muloco_streaming.py` on one GPU",
             check="gloo:two",
-            seconds=70,
+            seconds=60,
             limit=180,
         ),
         Row(
@@ -21,7 +21,7 @@ PART = Part(
             where=("launch/devices.py", "outer/loop.py"),
             command="`jobs/diloco/debug_8workers_x1gpu.sh` on one GPU",
             check="gloo:eight",
-            seconds=80,
+            seconds=60,
             limit=200,
         ),
         Row(
@@ -30,7 +30,7 @@ PART = Part(
             where=("launch/supervisor.py", "outer/torchft.py"),
             command="`muloco train config/laptop/muloco.py` on one GPU, and `kill -9` of a worker; digests equal",
             check="gloo:killed",
-            seconds=110,
+            seconds=100,
             limit=240,
         ),
     ),

@@ -14,7 +14,7 @@ PART = Part(
             where=("training/titan_config.py", "model/llama.py"),
             command="`muloco train config/laptop/muloco.py --training.precision bfloat16 --compile.enable True`",
             check="laptop:train",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
         ),
         Row(
@@ -25,7 +25,7 @@ PART = Part(
             command="`muloco train config/laptop/muloco.py --evaluation.tasks ... --evaluation.at 0.5 1.0 "
             "--compile.enable True`; losses as without",
             check="laptop:evaluation_in_training",
-            seconds=75,
+            seconds=60,
             limit=LIMIT,
             after=("train",),
         ),
@@ -35,7 +35,7 @@ PART = Part(
             where=("training/titan_config.py",),
             command="`muloco train config/laptop/muloco.py --training.precision autocast --compile.enable True`",
             check="laptop:autocast",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
         ),
         Row(
@@ -53,7 +53,7 @@ PART = Part(
             where=("training/titan_config.py",),
             command="`muloco train config/laptop/muloco.py --activation_checkpoint.mode selective`",
             check="laptop:selective_checkpointing",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
         ),
         Row(
@@ -62,7 +62,7 @@ PART = Part(
             where=("training/titan_config.py",),
             command="`muloco train config/laptop/muloco.py --activation_checkpoint.mode full`",
             check="laptop:full_checkpointing",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
         ),
         Row(
@@ -72,7 +72,7 @@ PART = Part(
             where=("training/titan_config.py",),
             command="`muloco train config/laptop/muloco.py` with and without `--training.disable_cuda_graphs True`",
             check="laptop:cuda_graphs",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
             after=("train",),
         ),
@@ -82,7 +82,7 @@ PART = Part(
             where=("training/titan_config.py",),
             command="a run with `titan_config.LARGE_VOCABULARY` below its vocabulary",
             check="laptop:chunked_loss",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
             after=("train",),
         ),
@@ -93,7 +93,7 @@ PART = Part(
             command="`muloco train config/laptop/muloco_streaming.py --fault_tolerance.transport in_process "
             "--fault_tolerance.group_size 4 --training.local_batch_size 4` twice",
             check="laptop:turns",
-            seconds=75,
+            seconds=60,
             limit=LIMIT,
         ),
         Row(
@@ -102,7 +102,7 @@ PART = Part(
             where=("outer/fragment.py",),
             command="`muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True`",
             check="laptop:offload",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
             after=("turns",),
         ),
@@ -112,7 +112,7 @@ PART = Part(
             where=("outer/exchange.py", "outer/error_feedback.py"),
             command="`muloco train config/laptop/muloco_4bit.py --fault_tolerance.transport in_process`",
             check="laptop:four_bits",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
         ),
         Row(
@@ -121,7 +121,7 @@ PART = Part(
             where=("optim/gpa.py", "training/averaging.py"),
             command="`muloco train config/laptop/gpa.py --fault_tolerance.transport in_process`",
             check="laptop:gpa",
-            seconds=60,
+            seconds=45,
             limit=LIMIT,
         ),
         Row(
@@ -139,7 +139,7 @@ PART = Part(
             where=("evals/scoring.py", "model/attention.py"),
             command="`muloco eval outputs/NAME --tasks ...`",
             check="laptop:evaluate",
-            seconds=30,
+            seconds=25,
             limit=LIMIT,
             after=("evaluation_in_training",),
         ),
@@ -149,7 +149,7 @@ PART = Part(
             where=("generate.py", "model/generation.py"),
             command='`muloco generate outputs/NAME --prompt "def main("`',
             check="laptop:generate",
-            seconds=25,
+            seconds=15,
             after=("train",),
         ),
         Row(
@@ -158,7 +158,7 @@ PART = Part(
             where=("export/",),
             command="`muloco export outputs/NAME FOLDER`",
             check="laptop:export",
-            seconds=25,
+            seconds=15,
             after=("train",),
         ),
         Row(
@@ -168,7 +168,7 @@ PART = Part(
             command="`muloco analyze pseudogradients outputs/NAME --workers 1 2`; the error of the proposition is "
             "below 1e-6",
             check="laptop:pseudogradients",
-            seconds=45,
+            seconds=40,
             limit=LIMIT,
             after=("train",),
         ),

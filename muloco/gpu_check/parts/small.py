@@ -30,7 +30,7 @@ PART = Part(
         Row(
             name="symmetric_product",
             what="the Triton kernel of symmetric products against matmul in fp64: bf16 and fp32, odd shapes, batches",
-            where=("optim/orthogonalize.py",),
+            where=("optim/symmetric.py", "optim/symmetric_kernel.py"),
             command="`symmetric_product(x)` beside `x @ x.mT`",
             check="small:symmetric",
             seconds=25,
@@ -48,16 +48,16 @@ PART = Part(
             where=("outer/codecs/",),
             command="`pytest tests/outer/test_codecs.py` after moving its pieces to `cuda`",
             check="small:codec_bits",
-            seconds=25,
+            seconds=20,
         ),
         Row(
             name="codec_kernels",
             what="the codecs' Triton kernels against torch's operations, both on the GPU: what payloads decode to, bit "
             "by bit; linear payloads, bit by bit; the error of the others",
-            where=("outer/codecs/",),
+            where=("outer/codecs/kernels.py",),
             command="`encode_pieces` and `decode_pieces` with and without `quantized.takes_kernels`",
             check="small:codec_kernels",
-            seconds=40,
+            seconds=30,
         ),
         Row(
             name="lloyd_max_repeats",

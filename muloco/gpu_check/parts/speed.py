@@ -2,6 +2,8 @@
 
 from muloco.gpu_check.row import Part, Row
 
+MEMORY_GIB = 40
+
 PART = Part(
     "speed",
     "speed of the 150M flavor: MuLoCo, Muon, AdamW, torchtitan's own trainer; a profile",
@@ -12,9 +14,10 @@ PART = Part(
             where=("training/trainer.py",),
             command="`muloco train config/ddp/muon.py --model.flavor 150M --compile.enable True` with one worker",
             check="speed:muloco_one",
-            seconds=70,
+            seconds=60,
             limit=200,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="speed_adamw",
@@ -22,9 +25,10 @@ PART = Part(
             where=("training/trainer.py",),
             command="`muloco train config/ddp/adamw.py --model.flavor 150M --compile.enable True`",
             check="speed:adamw",
-            seconds=35,
+            seconds=30,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="speed_torchtitan",
@@ -32,9 +36,10 @@ PART = Part(
             where=("benchmarks/plain_torchtitan.py",),
             command="`python benchmarks/plain_torchtitan.py config/ddp/adamw.py --model.flavor 150M`",
             check="speed:torchtitan",
-            seconds=40,
+            seconds=35,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="speed_muon",
@@ -45,6 +50,7 @@ PART = Part(
             seconds=30,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
         Row(
             name="profile",
@@ -52,9 +58,10 @@ PART = Part(
             where=("training/trainer.py",),
             command="`torch.profiler` around `train_step`",
             check="speed:profile",
-            seconds=35,
+            seconds=30,
             limit=150,
             alone=True,
+            memory_gib=MEMORY_GIB,
         ),
     ),
 )

@@ -12,7 +12,7 @@ PART = Part(
             where=("optim/",),
             command="`python -m pytest -p muloco.gpu_check.on_device tests/optim/test_muon.py ...`",
             check="tests:optim",
-            seconds=60,
+            seconds=45,
             limit=150,
         ),
         Row(
@@ -21,7 +21,7 @@ PART = Part(
             where=("outer/codecs/", "outer/residual.py", "outer/digest.py"),
             command="`python -m pytest -p muloco.gpu_check.on_device tests/outer/test_codecs.py ...`",
             check="tests:outer",
-            seconds=60,
+            seconds=45,
             limit=150,
         ),
     ),
