@@ -4,7 +4,7 @@
 
 What it shares with a run of ours is what both are to work on: the model, the corpus and its loader, the batch, the
 schedule; and what makes either of them faster or smaller: precision, torch.compile, CUDA graphs (torchtitan's default
-on a GPU), activation checkpointing, a chunked loss, the settings of the allocator. The optimizer is torchtitan's default
+on a GPU), activation checkpointing, a chunked loss, the settings of the allocator. The optimizer is torchtitan's own
 AdamW. The speed of every step is on its console; a step's time ends when the host has its loss and gradient norm.
 """
 
