@@ -193,6 +193,12 @@ def masks_can_be_replayed() -> bool:
     return any(leaf is ends for leaf in CUDAGraphInputSpec(mask).flatten(mask))
 
 
+def loss_may_call_the_head() -> bool:
+    """Whether a chunked loss may call the output head by itself. FSDP2 of torch 2.11 is not made for that: the backward
+    pass crashes. What ends such a pass without a backward pass came together with it."""
+    return hasattr(torch.distributed.fsdp.FSDPModule, "reset_iter_state")
+
+
 __all__ = [
     "IGNORE_INDEX",
     "BaseCheckpointManager",
@@ -232,6 +238,7 @@ __all__ = [
     "depth_scaled_std",
     "device_module",
     "device_type",
+    "loss_may_call_the_head",
     "make_ffn_config",
     "make_gqa_config",
     "masks_can_be_replayed",

@@ -17,6 +17,7 @@ from muloco._torchtitan import (
     SelectiveAC,
     TrainingConfig,
     device_type,
+    loss_may_call_the_head,
     masks_can_be_replayed,
 )
 from muloco.data.held_out import HeldOutDataLoader, held_out_batches
@@ -155,9 +156,9 @@ def records_cuda_graphs(config: Config) -> bool:
 
 def loss_config(*, vocabulary: int, seq_len: int) -> BaseLoss.Config:
     """The cross-entropy, in chunks of a sequence where the vocabulary is large: the logits of all of a batch, and
-    their gradients, would take more memory than the rest of the activations."""
+    their gradients, would take more memory than the rest of the activations. Not with torch 2.11."""
     chunks = math.gcd(CHUNKS, seq_len)
-    if vocabulary < LARGE_VOCABULARY or chunks == 1:
+    if vocabulary < LARGE_VOCABULARY or chunks == 1 or not loss_may_call_the_head():
         return CrossEntropyLoss.Config()
     return ChunkedLossWrapper.Config(num_chunks=chunks, loss_fn=CrossEntropyLoss.Config())
 
