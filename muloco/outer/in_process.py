@@ -27,6 +27,9 @@ class InProcessGroup:
     def __init__(self, size: int):
         if size < 1:
             raise ValueError(f"a group needs at least one worker; got {size}")
+        # A torch for CUDA that finds no device sets this up when DTensor is first used. Two threads that do so at once
+        # crash the process (seen in torch 2.11).
+        torch._C._ensureCUDADeviceGuardSet()
         self.size = size
         self.present = set(range(size))
         """Workers that have not left."""

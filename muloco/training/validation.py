@@ -247,7 +247,13 @@ class AnchorValidator(Validator):
 
 
 def _reshard(model_parts: list[nn.Module]) -> None:
-    """FSDP keeps the root's gathered weights after a forward pass without backward: the next one must not use them."""
-    for module in (module for part in model_parts for module in part.modules()):
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    """Ends forward passes that had no backward pass. FSDP keeps the root's gathered weights after them, which the next
+    pass must not use. Where a chunked loss has called the output head by itself, FSDP also takes the pass for
+    unfinished: the next one would not wait until the weights that are written in between are there."""
+    for part in model_parts:
+        if isinstance(part, FSDPModule) and hasattr(part, "reset_iter_state"):  # torch 2.11 chunks no loss
+            part.reset_iter_state()
+        else:
+            for module in part.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
