@@ -303,7 +303,7 @@ class Compile(Section):
 
 @dataclass(kw_only=True, slots=True)
 class Validation(Section):
-    """Loss of the anchor on a fixed held-out set, the same for every worker and method. The workers share its batches."""
+    """Loss of the anchor on a fixed held-out set, the same for every worker and method. Workers share its batches."""
 
     freq: Count = 15
     """Inner steps between two validations; besides, before the first and after the last step. The workers' own weights
