@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -256,6 +256,21 @@ def config_of(case: Case) -> Config:
 def test_workers_compute_as_much_as_is_planned(folder: Path, case: Case) -> None:
     computed = [worker.model.sequences for worker in train_all(folder, case)]
     assert computed == [validated_sequences(config_of(case), worker) for worker in range(case.workers)]
+
+
+def test_without_an_anchor_every_validation_is_of_the_whole_set(folder: Path) -> None:
+    """Plain training, and GPA, whose workers validate their own averages."""
+    case = Case(freq=5)
+    worker = make_worker(folder, case)
+    for step in range(case.steps + 1):
+        worker.validator.validate_own([worker.model], step)
+        worker.validator.validate([worker.model], step)
+    assert worker.model.sequences == 4 * BATCHES * BATCH
+    assert list(worker.losses("validation_loss")) == [0, 5, 10, 12] and not worker.losses("local_validation_loss")
+    for workers, method, optimizer in ((1, "none", "AdamW"), (2, "gpa", "GPA")):
+        config = config_of(replace(case, workers=workers))
+        config.fault_tolerance.semi_sync_method, config.optimizer.name = method, optimizer
+        assert validated_sequences(config) == worker.model.sequences
 
 
 def test_an_anchor_is_validated_once(folder: Path) -> None:
