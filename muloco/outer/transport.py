@@ -9,6 +9,10 @@ from typing import Protocol
 
 import torch
 
+KEPT_PARTS = 2
+"""Parts of a worker that others can collect: one that has collected a part from all may be the next part ahead of
+them."""
+
 
 class TransportError(RuntimeError):
     """A peer is gone or took longer than the timeouts allow; or a round could not be opened at all."""
@@ -80,7 +84,7 @@ class Transport(Protocol):
         ...
 
     def publish(self, name: str, part: bytes) -> None:
-        """Keeps this rank's part of some work for the same rank of other workers, until it publishes another one."""
+        """Keeps this rank's part of some work for the same rank of other workers. The newest `KEPT_PARTS` are kept."""
         ...
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:

@@ -38,7 +38,7 @@ class AnchorValidator(Validator):
 
     The workers share the batches of the anchor and hand their losses to each other, so that all report the loss that
     one of them would compute alone, to the last bit. What a worker does not get in time it computes itself, so that
-    nobody depends on another one. The loss is remembered until the anchor moves.
+    no worker depends on another one. The loss is remembered until the anchor moves.
 
     Just before an outer step, `validate_own` sees the weights after the inner step, on a share of the batches that is
     this worker's own. The mean of the workers' own losses is what the paper's research code reports, although that code
@@ -68,11 +68,11 @@ class AnchorValidator(Validator):
     done: frozenset[tuple[int, str]] = frozenset()
     """Steps with `validation` or `evaluation` that were done before the run was resumed; the trainer sets it."""
 
-    def should_validate(self, step: int) -> bool:
-        return self._validates(step) or self._evaluates(step)
-
     _known: tuple[int, float] | None = None
     """Digest and loss of the anchor that was validated last."""
+
+    def should_validate(self, step: int) -> bool:
+        return self._validates(step) or self._evaluates(step)
 
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
         """To be called after an inner step, before the outer loop is told of it: reports the loss of the worker's own
