@@ -77,7 +77,7 @@ def test_the_command_and_its_fields_are_there():
     assert (optimizer.scalar.weight_decay_factor, optimizer.orthogonalization_steps) == (0, 4)
     fields = re.findall(r"^\| `optimizer\.(.*?)` \|", TEXT, re.M)
     described = {name.replace("ROLE", role) for name in fields for role in optimizer.roles()}
-    assert described <= flatten(optimizer).keys() and len(described) == 3 * 4 + 2
+    assert described <= flatten(optimizer).keys() and len(described) == 3 * 4 + 3
 
 
 def test_the_table_of_speed_is_the_committed_one():
