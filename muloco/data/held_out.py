@@ -1,6 +1,5 @@
 """The fixed held-out set: the same sequences for every run, worker and number of ranks."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
+from muloco.data.held_out_batches import held_out_batches
 from muloco.data.loader import Batch, PreparedFeed, lay_out
 from muloco.data.mixture import Schedule
 from muloco.data.prepare import HELD_OUT_SEED
@@ -18,17 +18,12 @@ from muloco.data.tokenizer import DocumentTokenizer
 SPLIT = "validation"
 
 
-def held_out_batches(sequences: int, together: int) -> int:
-    """Batches of each rank for that many sequences, if all ranks together take `together` sequences at a time."""
-    return math.ceil(sequences / together)
-
-
 class HeldOutDataLoader(BaseDataLoader):
     """The first `sequences` sequences of the validation splits, divided over the data-parallel ranks of a worker.
 
     Iterating yields batches as `PackedDataLoader` does, once. All ranks yield the same number of batches, as they
     compute together; if the sequences do not fill the last ones, the missing rows are padding whose labels do not
-    count.
+    count. Batch b of the worker is the b-th of each of its ranks.
 
     Args:
         dp_world_size, dp_rank: rank r of R takes every R-th batch from the r-th.
@@ -50,6 +45,9 @@ class HeldOutDataLoader(BaseDataLoader):
 
         sequences: int
         """How many sequences all ranks of a worker read together."""
+
+        batches: tuple[int, ...] | None = None
+        """Only these of the worker's batches, from 0, in this order; None: all."""
 
         predict_bos: bool = False
         """The same as in the training data: see `MixtureLoader.Config`."""
@@ -94,8 +92,8 @@ class HeldOutDataLoader(BaseDataLoader):
         self._shape = local_batch_size, seq_len
         self._order = [schedule.source(number) for number in range(config.sequences)]
         together = local_batch_size * dp_world_size
-        end = held_out_batches(config.sequences, together) * together
-        self._starts = range(dp_rank * local_batch_size, end, together)
+        batches = range(held_out_batches(config.sequences, together)) if config.batches is None else config.batches
+        self._starts = [batch * together + dp_rank * local_batch_size for batch in batches]
 
     def __iter__(self) -> Iterator[Batch]:
         rows = self._shape[0]

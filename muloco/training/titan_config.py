@@ -15,7 +15,8 @@ from muloco._torchtitan import (
     SelectiveAC,
     TrainingConfig,
 )
-from muloco.data.held_out import HeldOutDataLoader, held_out_batches
+from muloco.data.held_out import HeldOutDataLoader
+from muloco.data.held_out_batches import held_out_batches
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
 from muloco.model.llama import model_spec
