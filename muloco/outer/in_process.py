@@ -6,11 +6,11 @@ all that happens is the same in every run, and workers can share a device, a ran
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
-from muloco.outer.transport import TransportError
+from muloco.outer.transport import KEPT_PARTS, TransportError
 
 
 class GroupEnded(RuntimeError):
@@ -40,6 +40,8 @@ class InProcessGroup:
         self._formed = 0
         self.offers: dict[tuple[str, int], bytes] = {}
         """States offered after a round, by the round's name and the worker."""
+        self.published: dict[int, dict[str, bytes]] = {worker: {} for worker in range(size)}
+        """The newest parts of work that each worker has published, by worker and name."""
 
     def transport(self, worker: int, device: torch.device | str = "cpu") -> "InProcessTransport":
         """The end of one worker, whose tensors are on `device`."""
@@ -150,6 +152,19 @@ class InProcessTransport:
         if key not in self._group.offers:
             raise TransportError(f"worker {key[1]} left before it offered its state")
         return self._group.offers[key]
+
+    def publish(self, name: str, part: bytes) -> None:
+        kept = self._group.published[self._worker]
+        kept[name] = part
+        for earlier in list(kept)[:-KEPT_PARTS]:
+            del kept[earlier]
+
+    def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
+        """See `Transport.collect`; waits for all that are present, as nobody is late where workers take turns."""
+        published, present = self._group.published, self._group.present
+        others = [worker for worker in workers if worker != self._worker]
+        self._group.wait(self._worker, lambda: all(name in published[w] or w not in present for w in others))
+        return {worker: published[worker][name] for worker in others if name in published[worker]}
 
     def any_rank(self, value: bool) -> bool:
         return value  # nobody is ever left behind here

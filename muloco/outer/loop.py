@@ -179,6 +179,10 @@ class OuterLoop:
         """Whether the parameters hold the anchor, as after a sync of everything."""
         return not any(fragment.window or fragment.merged_with_local for fragment in self.fragments)
 
+    def anchor_digest(self) -> int:
+        """64-bit checksum of this rank's part of the anchor: another one after every outer step that moves it."""
+        return int(digest(self._all_anchors()))
+
     @contextlib.contextmanager
     def anchor_weights(self) -> Iterator[None]:
         """Within the context the parameters hold the anchor; the local values come back afterwards."""

@@ -1,9 +1,11 @@
-"""What workers ask each other outside the rounds: what has become of one, and the state of who was in it.
+"""What workers ask each other outside the rounds: what has become of one, the state of who was in it, and parts of work
+that they share.
 
 A worker that loses contact in a vote cannot know whether the others have heard from everyone. It asks them. A worker
 that was away takes over the state of one that was not.
 """
 
+import http.client
 import logging
 import sys
 import threading
@@ -13,11 +15,15 @@ import urllib.request
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from muloco.outer.transport import KEPT_PARTS
+
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 KEPT = 64
 """Rounds that are remembered."""
 REQUEST_SECONDS = 60.0
 """Seconds for a request to arrive."""
+HELD_SECONDS = 1.0
+"""Seconds for which a request for a part that is not there yet waits for it."""
 
 logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -38,7 +44,9 @@ class PeerServer:
     def __init__(self, host: str):
         self._rounds: OrderedDict[str, str] = OrderedDict()
         self._offer: tuple[str, bytes] = ("", b"")
+        self._parts: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._published = threading.Condition(self._lock)
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
@@ -78,15 +86,26 @@ class PeerServer:
         with self._lock:
             self._offer = (round, state)
 
+    def publish(self, name: str, part: bytes) -> None:
+        """Keeps this part for those who ask for it, until it is none of the newest `KEPT_PARTS`."""
+        with self._published:
+            self._parts[name] = part
+            while len(self._parts) > KEPT_PARTS:
+                self._parts.popitem(last=False)
+            self._published.notify_all()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, path: str) -> bytes | None:
         kind, _, name = path.removeprefix("/").partition("/")
-        if kind not in ("round", "state") or not name:
+        if kind not in ("round", "state", "part") or not name:
             return None  # such as the request of a port scanner
         with self._lock:
+            if kind == "part":
+                self._published.wait_for(lambda: name in self._parts, timeout=HELD_SECONDS)
+                return self._parts.get(name)
             if kind == "state":
                 return self._offer[1] if self._offer[0] == name else None
             if name not in self._rounds:
@@ -110,9 +129,8 @@ class _Server(ThreadingHTTPServer):
 def ask(address: str, round: str, *, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
-        with _PLAIN.open(f"http://{address}/round/{round}", timeout=seconds) as response:
-            return response.read().decode()
-    except (urllib.error.URLError, OSError):
+        return _get(f"http://{address}/round/{round}", seconds).decode()
+    except OSError:
         return None
 
 
@@ -128,12 +146,39 @@ def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes
     Raises:
         OSError: the peer is gone, silent, or offers nothing.
     """
+    return _get_patiently(f"http://{address}/state/{round}", patience, seconds)
+
+
+def fetch_part(address: str, name: str, *, patience: float) -> bytes:
+    """The part that the peer `host:port` publishes under a name.
+
+    Args:
+        address: of the peer's server.
+        name: of the part.
+        patience: seconds that the peer may take to publish it. A peer that is silent takes `2 HELD_SECONDS` at least.
+
+    Raises:
+        OSError: the peer is gone, silent, or publishes nothing by that name.
+    """
+    return _get_patiently(f"http://{address}/part/{name}", patience, max(2 * HELD_SECONDS, patience))
+
+
+def _get_patiently(url: str, patience: float, seconds: float) -> bytes:
+    """What a peer answers within `patience` seconds, while it says that it has nothing there yet."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            with _PLAIN.open(f"http://{address}/state/{round}", timeout=seconds) as response:
-                return response.read()
+            return _get(url, seconds)
         except urllib.error.HTTPError as error:
             if error.code != 404 or time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
+
+
+def _get(url: str, seconds: float) -> bytes:
+    """Raises OSError where no whole answer comes."""
+    try:
+        with _PLAIN.open(url, timeout=seconds) as response:
+            return response.read()
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"the answer broke off: {error!r}") from error

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from torchft.manager import Manager
 from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL
 
 from muloco.outer.exchange import gather_bytes
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
 from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class TorchftTransport:
         self.group: _Gloo | _NCCL = (_NCCL if on_device else _Gloo)(exchange_timeout)
         self.server = PeerServer(host)
         self.exchange_seconds = exchange_timeout.total_seconds()
+        self._worker = worker
         self._least = least
         self._quorum_timeout = quorum_timeout
         self._ranks_group = ranks_group
@@ -86,6 +87,8 @@ class TorchftTransport:
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
+        self._address_of: dict[int, str] = {}
+        """The same, by worker."""
         self._manager = Manager(
             pg=self.group,
             load_state_dict=None,
@@ -159,6 +162,21 @@ class TorchftTransport:
         except OSError as error:
             raise TransportError(f"no state from the worker at {address} after round {round}: {error}") from error
 
+    def publish(self, name: str, part: bytes) -> None:
+        self.server.publish(name, part)
+
+    def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
+        deadline = time.monotonic() + patience
+        known, found = self._address_of, {}
+        for worker in workers:
+            if worker == self._worker or worker not in known:
+                continue
+            try:
+                found[worker] = fetch_part(known[worker], name, patience=max(0.0, deadline - time.monotonic()))
+            except OSError as error:
+                logger.info("worker %d has no part %s for this one: %s", worker, name, error)
+        return found
+
     def cut(self) -> None:
         self.group.abort()
 
@@ -180,13 +198,14 @@ class TorchftTransport:
     def _introduce(self, round: "TorchftRound") -> None:
         """Tells the members of a new group where to ask this one about rounds, and gives the group the name that its
         first member draws: a lighthouse that was started again repeats its numbers."""
-        own = f"{self.server.address} {uuid.uuid4().hex[:8]}"
+        own = f"{self.server.address} {uuid.uuid4().hex[:8]} {self._worker}"
         try:
             told = [data.decode().split() for data in gather_bytes(round, own.encode())]
         except TransportError as error:
             round.broken = str(error)
             return
-        self.peers = [address for address, _ in told]
+        self.peers = [address for address, _, _ in told]
+        self._address_of = {int(worker): address for address, _, worker in told}
         self._group_name = told[0][1]
         self._configured = self.group.configurations
         self._rounds = 1

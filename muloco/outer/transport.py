@@ -4,10 +4,14 @@ A transport opens one round a sync. The round knows who takes part, in which ord
 ends with `vote`, in which all members come to the same answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
+
+KEPT_PARTS = 2
+"""Parts of a worker that others can collect: one that has collected a part from all may be the next part ahead of
+them."""
 
 
 class TransportError(RuntimeError):
@@ -77,6 +81,15 @@ class Transport(Protocol):
         Raises:
             TransportError: it is gone, or offers nothing within the timeout.
         """
+        ...
+
+    def publish(self, name: str, part: bytes) -> None:
+        """Keeps this rank's part of some work for the same rank of other workers. The newest `KEPT_PARTS` are kept."""
+        ...
+
+    def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
+        """What these workers have published under a name, by worker. Waits `patience` seconds at most for all of them
+        together, and leaves out those that are gone or late: unlike a round, workers may see different answers."""
         ...
 
     def any_rank(self, value: bool) -> bool:

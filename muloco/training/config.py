@@ -308,10 +308,11 @@ class Compile(Section):
 
 @dataclass(kw_only=True, slots=True)
 class Validation(Section):
-    """Loss of the anchor on a fixed held-out set, the same for every worker and method."""
+    """Loss of the anchor on a fixed held-out set, the same for every worker and method. Workers share its batches."""
 
     freq: Count = 15
-    """Inner steps between two validations; besides, before the first and after the last step."""
+    """Inner steps between two validations; besides, before the first and after the last step. The workers' own weights
+    are validated at those of these steps that end with an outer step."""
     sequences: Count = 1024
     """Held-out sequences of training.seq_len tokens; any number, independent of the ranks and their batches."""
 

@@ -1,11 +1,10 @@
 """Metrics of one worker: the run folder's own file, the console, TensorBoard and W&B. docs/metrics.md describes
 the values."""
 
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +51,6 @@ class RunMetrics(MetricsProcessor):
         super().__init__(config, dump_folder=dump_folder, **kwargs)
         self._run = config.muloco
         self._worker = config.muloco.fault_tolerance.replica_id
-        self._validation_name = "validation_loss"
         self._state: State | None = None
         self.compiled = not (
             config.muloco.compile.enable or device_type() != "cpu"
@@ -110,9 +108,18 @@ class RunMetrics(MetricsProcessor):
         self.device_memory_monitor.reset_peak_stats()
 
     def log_validation(self, loss, step, extra_metrics=None) -> None:
+        """Nothing: what torchtitan's validator reports is the loss of those batches that it was given."""
+
+    def log_held_out_loss(self, name: str, loss: float, step: int) -> None:
+        """Reports a loss on the held-out set, in nats a token, after inner step `step`.
+
+        Args:
+            name: `validation_loss` of the anchor, or `local_validation_loss` of the worker's own weights.
+            loss: of all the batches that it stands for.
+            step: the inner step.
+        """
         if self._writer is None:
             return
-        name = self._validation_name
         bits = loss / math.log(2) / self._bytes_per_token
         self._tell(step, {name: loss, name.replace("loss", "bits_per_byte"): bits})
         what = name.replace("_", " ").replace("validation loss", "held-out loss")
@@ -127,15 +134,6 @@ class RunMetrics(MetricsProcessor):
     def log_evaluation_failure(self, step: int, reason: str) -> None:
         """Reports that the anchor after inner step `step` was not evaluated."""
         self._write(step, {"event": "evaluation_failed", "reason": reason})
-
-    @contextlib.contextmanager
-    def reporting_validation_as(self, name: str) -> Iterator[None]:
-        """Within the context, validation losses are reported under this name."""
-        self._validation_name = name
-        try:
-            yield
-        finally:
-            self._validation_name = "validation_loss"
 
     def log_sync(self, step: int, sync: Sync) -> None:
         """`sync` as rank 0 saw it, but with bytes, digests and products of all ranks of the worker added up."""

@@ -90,7 +90,8 @@ class MulocoTrainer(Trainer):
 
     def train(self) -> None:
         if self.checkpointer.newest_step() is None:
-            self.validator.validate(self.model_parts, 0)
+            in_process = self.config.group is not None  # else the workers have not met yet
+            self.validator.validate(self.model_parts, 0, alone=not in_process)
         super().train()
         if not self._leaves:
             logger.info("finished all %d steps", self.step)
@@ -125,7 +126,7 @@ class MulocoTrainer(Trainer):
         self.validator.done = frozenset((step, what) for what in done[0])
         if self.validator.should_validate(step):
             logger.info("making up for the validation or evaluation that was due after step %d", step)
-            self.validator.validate(self.model_parts, step)
+            self.validator.validate(self.model_parts, step, alone=True)
 
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0

@@ -4,29 +4,45 @@ tasks as well, if the config asks for it."""
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
-from muloco._torchtitan import Validator
+from muloco._torchtitan import IGNORE_INDEX, Validator
+from muloco.data.held_out import HeldOutDataLoader
+from muloco.data.held_out_batches import own_batches, shared_batches
 from muloco.outer import OuterLoop
+from muloco.outer.digest import as_hex
 from muloco.phases import reach
+from muloco.sharding import local
 from muloco.training.averaging import Averaging
+from muloco.training.batch_losses import Losses, mean, pack, unpack
 from muloco.training.evaluation import Evaluation, random_state_kept
 from muloco.training.states import State
+from muloco.training.validation_cost import is_validated
 
 logger = logging.getLogger(__name__)
+
+LEAST_PATIENCE_SECONDS = 10.0
+"""How long a worker waits at least for the others' losses before it computes them itself."""
 
 
 class AnchorValidator(Validator):
     """torchtitan's validator, on the anchor's weights and on the worker's own.
 
-    At a step at which a sync is due, `validate_own` sees the weights after the inner step and before the outer step,
-    and `validate` the new anchor. The mean of the workers' own losses is what the paper's research code reports,
-    although that code evaluates one inner step earlier in the window, and on other held-out sequences for each worker.
+    The workers share the batches of the anchor and hand their losses to each other, so that all report the loss that
+    one of them would compute alone, to the last bit. What a worker does not get in time it computes itself, so that
+    nobody depends on another one. The loss is remembered until the anchor moves.
+
+    Just before an outer step, `validate_own` sees the weights after the inner step, on a share of the batches that is
+    this worker's own. The mean of the workers' own losses is what the paper's research code reports, although that code
+    evaluates one inner step earlier in the window, and on sequences that change.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -35,6 +51,10 @@ class AnchorValidator(Validator):
         """Step after which the run ends; validated whatever `freq` says."""
         evaluated: tuple[int, ...]
         """Steps after which it is evaluated on tasks as well."""
+
+    config: Config
+    dl_config: HeldOutDataLoader.Config
+    loss_fn: Callable[..., Any]
 
     outer: OuterLoop | None = None
     """The trainer sets it; None: plain training, there is no anchor but the model itself."""
@@ -51,20 +71,37 @@ class AnchorValidator(Validator):
     def should_validate(self, step: int) -> bool:
         return self._validates(step) or self._evaluates(step)
 
+    _known: tuple[int, float] | None = None
+    """Digest and loss of the anchor that was validated last."""
+
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
         """To be called after an inner step, before the outer loop is told of it: reports the loss of the worker's own
-        weights as `local_validation_loss`, if the step is validated and there is an anchor next to them. GPA has none:
-        there the worker's own average is validated."""
-        if self._validates(step) and self.outer is not None and self.averaging is None:
+        weights as `local_validation_loss`, if the step is validated and an outer step follows. GPA has none: there the
+        worker's own average is validated."""
+        if self.outer is None or self.averaging is not None or not self._validates(step):
+            return
+        if step == self.config.last_step or self.outer.applies_after(step):
+            crowd = self.outer.membership.crowd
             with self._beside_training():
-                self._report("local_validation_loss", model_parts, step)
+                losses = self._losses(model_parts, step, own_batches(self._batches, crowd.worker, crowd.workers))
+                self.metrics_processor.log_held_out_loss("local_validation_loss", mean(losses), step)
 
-    def validate(self, model_parts: list[nn.Module], step: int) -> None:
-        with self._beside_training(), self._anchor_weights():
+    def validate(self, model_parts: list[nn.Module], step: int, *, alone: bool = False) -> None:
+        """To be called after the outer step, if there is one: reports the loss of the anchor as `validation_loss`, and
+        evaluates it on tasks, each if it is due.
+
+        Args:
+            model_parts: the model.
+            step: the inner step.
+            alone: whether the other workers do not validate now.
+        """
+        with self._beside_training():
             if self._validates(step):
-                self._report("validation_loss", model_parts, step)
+                loss = self._anchor_loss(model_parts, step, alone)
+                self.metrics_processor.log_held_out_loss("validation_loss", loss, step)
             if self._evaluates(step):
-                self._evaluate(model_parts, step)
+                with self._anchor_weights():
+                    self._evaluate(model_parts, step)
 
     @contextlib.contextmanager
     def _beside_training(self) -> Iterator[None]:
@@ -77,7 +114,7 @@ class AnchorValidator(Validator):
         self.metrics_processor.time_last_log = last_log + time.perf_counter() - started
 
     def _validates(self, step: int) -> bool:
-        due = step % self.config.freq == 0 or step == self.config.last_step
+        due = is_validated(step, freq=self.config.freq, last=self.config.last_step)
         return due and (step, "validation") not in self.done
 
     def _evaluates(self, step: int) -> bool:
@@ -120,11 +157,93 @@ class AnchorValidator(Validator):
             model.train()
             _reshard(model_parts)
 
-    def _report(self, name: str, model_parts: list[nn.Module], step: int) -> None:
+    @property
+    def _batches(self) -> int:
+        """Of the held-out set; all ranks of this worker compute each of them together."""
+        return self.config.steps
+
+    def _anchor_loss(self, model_parts: list[nn.Module], step: int, alone: bool) -> float:
+        if self.outer is None or self.averaging is not None:  # there is no anchor, and each worker has its own average
+            return mean(self._anchor_losses(model_parts, step, range(self._batches)))
+        digest = self._digest(self.outer)
+        if self._known is None or self._known[0] != digest:
+            self._known = digest, mean(self._shared_losses(model_parts, step, digest, alone))
+        return self._known[1]
+
+    def _digest(self, outer: OuterLoop) -> int:
+        """Of the anchor of all ranks of this worker."""
+        checksum = torch.tensor(outer.anchor_digest())
+        if self.ranks is not None:
+            dist.all_reduce(checksum, group=self.ranks)
+        return int(checksum)
+
+    def _shared_losses(self, model_parts: list[nn.Module], step: int, digest: int, alone: bool) -> Losses:
+        """Those of all batches of the anchor: a share is computed here, the others' come from those who were in the
+        last round, and what does not come is computed here after all. The anchor is not in the parameters during the
+        wait, since that takes a second set of weights."""
+        assert self.outer is not None
+        membership = self.outer.membership
+        worker, members = membership.crowd.worker, membership.members
+        alone |= worker not in members  # it has just joined
+        place, places = (0, 1) if alone else (members.index(worker), len(members))
+        share = shared_batches(self._batches, place, places)
+        started = time.perf_counter()
+        losses = self._anchor_losses(model_parts, step, share)
+        seconds = time.perf_counter() - started
+        name = f"held-out-{as_hex(digest)}-{self.local_batch_size * self.dp_world_size}"
+        membership.publish(name, pack(losses))
+        if places == 1:
+            return losses
+        as_long_as_here = seconds * (places - 1)
+        for part in membership.collect(name, max(LEAST_PATIENCE_SECONDS, as_long_as_here)):
+            try:
+                losses = unpack(part, batches=self._batches) | losses
+            except ValueError as error:
+                logger.warning("what another worker has for the validation after step %d is no use: %s", step, error)
+        losses = self._as_rank_0_has(losses)
+        missing = [batch for batch in range(self._batches) if batch not in losses]
+        if missing:
+            logger.info("validating %d batches after step %d that no other worker has", len(missing), step)
+            losses |= self._anchor_losses(model_parts, step, missing)
+        return losses
+
+    def _as_rank_0_has(self, losses: Losses) -> Losses:
+        """The same losses on all ranks of this worker."""
+        if self.ranks is None:
+            return losses
+        found = [losses]
+        dist.broadcast_object_list(found, src=0, group=self.ranks)
+        return found[0]
+
+    def _anchor_losses(self, model_parts: list[nn.Module], step: int, batches: Sequence[int]) -> Losses:
+        with self._anchor_weights():
+            return self._losses(model_parts, step, batches)
+
+    def _losses(self, model_parts: list[nn.Module], step: int, batches: Sequence[int]) -> Losses:
+        """The losses of some batches with the weights as they are. torchtitan's validator computes them; its loss
+        function is listened to, as it reports nothing but their mean."""
+        if not batches:
+            return {}
         self.metrics_processor.enter(State.VALIDATING, step)
-        with self.metrics_processor.reporting_validation_as(name):
+        heard: list[torch.Tensor] = []
+        loss_fn = self.loss_fn
+
+        def listen(predictions: torch.Tensor, labels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            found = loss_fn(predictions, labels, *args, **kwargs)
+            heard.append(torch.stack([local(found[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
+            return found
+
+        self.dl_config = replace(self.dl_config, batches=tuple(batches))
+        self.loss_fn = listen
+        try:
             super().validate(model_parts, step)
+        finally:
+            self.loss_fn = loss_fn
         _reshard(model_parts)
+        table = torch.stack(heard)  # of fp32 numbers of like size, which fp64 adds up exactly in any order
+        if self.parallel_dims.dp_cp_enabled:
+            dist.all_reduce(table, group=self.parallel_dims.get_mesh("loss").get_group())
+        return {batch: (total, int(tokens)) for batch, (total, tokens) in zip(batches, table.tolist(), strict=True)}
 
 
 def _reshard(model_parts: list[nn.Module]) -> None:
