@@ -271,6 +271,7 @@ def test_a_plan_shows_the_peak_of_a_sync_and_the_share_of_validation(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     words = ["config/diloco/2x_4gpu_muloco_streaming.py", "--outer_optimizer.offload", "True"]
+    words += ["--fault_tolerance.fragment_sync_delay", "5"]
     assert main(["plan", *words]) == 0
     planned = plan(resolve(load_config(words[0], words[1:])))
     state, peak, host = planned.state_per_gpu, planned.bytes_per_gpu, planned.host_bytes_per_gpu
