@@ -40,18 +40,23 @@ class Piece:
         return flat[self.start : self.start + self.elements].view(self.shape)
 
 
-def average(round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int]) -> torch.Tensor:
+def average(
+    round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int], *, overwrite: bool = False
+) -> torch.Tensor:
     """The weighted mean of the members' vectors; the same bits on every member.
 
     Args:
         round: open round.
-        flat: this member's fp32 vector of all tensors of the fragment, on the transport's device; left alone.
+        flat: this member's fp32 vector of all tensors of the fragment, on the transport's device.
         wire: how the tensors in `flat` travel, the same on every member. Its residuals take up what is lost, to be
             committed by the caller.
         weights: one a member, in rank order; those of weight 0 do not contribute.
+        overwrite: whether the mean is written over `flat`, which a round that fails then leaves half written. Otherwise
+            `flat` is left alone.
 
     Returns:
-        fp32 vector like `flat`.
+        fp32 vector like `flat`: in the memory of `flat` with `overwrite`, and `flat` itself where one member is alone
+        and every bit arrives; else a new one.
 
     Raises:
         ValueError: all weights are 0.
@@ -64,8 +69,10 @@ def average(round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int]
     for residual in wire.residuals.values():
         residual.begin()
     if round.size == 1 and wire.exact:
-        return flat.clone()
-    return (_reduce_at_owners if wire.reduce == "reselect" else _gather)(round, flat, wire, shares)
+        return flat
+    mean = flat if overwrite else torch.empty_like(flat)
+    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(round, flat, mean, wire, shares)
+    return mean
 
 
 def bytes_sent(wire: Wire, members: int, rank: int) -> int:
@@ -81,38 +88,47 @@ def ring_bytes(wire: Wire, members: int) -> float:
     return 2 * (members - 1) / members * 4 * sum(map(math.prod, wire.shapes))
 
 
-def _reduce_at_owners(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
-    mean = torch.empty_like(flat)
+# Both ways of averaging write `mean` piece by piece, behind the last use of these pieces of `flat`, which may be the
+# same memory: this member has sent them, and by the next exchange all others have read what it sent.
+
+
+def _reduce_at_owners(
+    round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]
+) -> None:
     for batch in _batches(split(wire.shapes, round.size)):
         mine = batch[round.rank]
         sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
         outgoing = [_encode(pieces, flat, wire, wire.sent) for pieces in batch]
         received = round.exchange(outgoing, [sizes[round.rank]] * round.size)
+        received[round.rank] = _apart(received[round.rank], mean)
         _accumulate(mean, mine, received, wire, shares)
         payload = _encode(mine, mean, wire, wire.owned)
         reach("gather")
         for pieces, part in zip(batch, round.exchange([payload] * round.size, sizes), strict=True):
             for piece, values in _decode(pieces, part, wire):
                 piece.of(mean).copy_(values)
-    return mean
 
 
-def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
-    mean = torch.empty_like(flat)
+def _gather(round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]) -> None:
     for (pieces,) in _batches(split(wire.shapes, 1)):
-        payload = _encode(pieces, flat, wire, wire.sent)
+        payload = _apart(_encode(pieces, flat, wire, wire.sent), mean)  # others read it while this member writes
         reach("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
         _accumulate(mean, pieces, received, wire, shares)
         if wire.reduce == "requantize":
             for piece, values in _decode(pieces, _encode(pieces, mean, wire, None), wire):
                 piece.of(mean).copy_(values)
-    return mean
+
+
+def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """The payload, outside the memory of a vector that is about to be written: dense pieces are sent as views."""
+    same = payload.untyped_storage().data_ptr() == vector.untyped_storage().data_ptr()
+    return payload.clone() if same else payload
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     """Every member's `data`, of any length above 0, in rank order."""
-    device = round.device
+    device = round.wire
     length = torch.tensor([len(data)], device=device).view(torch.uint8)
     lengths = round.exchange([length] * round.size, [length.numel()] * round.size)
     sizes = [int(part.clone().view(torch.int64)) for part in lengths]

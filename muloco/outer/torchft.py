@@ -22,6 +22,7 @@ from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL
 
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch
+from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class TorchftTransport:
         rank: which of the worker's ranks this is, of `ranks`.
         store: host and port of the worker's own store, already up.
         host: name or address under which other workers reach this one.
-        process_group: `gloo` (tensors on the CPU) or `nccl` (tensors on this rank's CUDA device).
+        process_group: `gloo` (sends from the CPU) or `nccl` (sends from `device`).
+        device: where payloads are made and read: with the parameters.
         quorum_timeout: how long to wait for the other workers at a sync.
         exchange_timeout: how long a chunk of an exchange may take.
         ranks_group: gloo group of the worker's ranks, used by nothing else; None for a single rank.
@@ -65,6 +67,7 @@ class TorchftTransport:
         store: tuple[str, int],
         host: str,
         process_group: str,
+        device: torch.device | str = "cpu",
         quorum_timeout: timedelta,
         exchange_timeout: timedelta,
         ranks_group: dist.ProcessGroup | None = None,
@@ -72,7 +75,8 @@ class TorchftTransport:
         if ranks > 1 and ranks_group is None:
             raise ValueError(f"a worker of {ranks} ranks needs a group in which they agree (ranks_group)")
         on_device = process_group == "nccl"
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_device else torch.device("cpu")
+        self.device = torch.device(device)
+        self.staging = Staging(self.device, self.device if on_device else torch.device("cpu"))
         self.group: _Gloo | _NCCL = (_NCCL if on_device else _Gloo)(exchange_timeout)
         self.server = PeerServer(host)
         self.exchange_seconds = exchange_timeout.total_seconds()
@@ -211,6 +215,7 @@ class TorchftRound:
 
     def __init__(self, transport: TorchftTransport, step: int, broken: str | None):
         self.device = transport.device
+        self.wire = transport.staging.wire
         self.rank = transport.group.place
         self.size = transport.group.members
         self.bytes_sent = 0
@@ -233,6 +238,7 @@ class TorchftRound:
             self._exchange_chunk(
                 [part[start : start + CHUNK_BYTES] for part in outgoing],
                 [min(CHUNK_BYTES, max(0, size - start)) for size in sizes],
+                own.device,
             )
             for start in range(0, longest, CHUNK_BYTES)
         ]
@@ -249,7 +255,7 @@ class TorchftRound:
         committed = False
         if ok:
             try:
-                one = torch.ones(1, dtype=torch.uint8, device=transport.device)
+                one = torch.ones(1, dtype=torch.uint8, device=self.wire)
                 self.exchange([one] * self.size, [1] * self.size)
                 committed = True
             except TransportError as error:
@@ -270,16 +276,19 @@ class TorchftRound:
         if self.broken is not None:
             raise TransportError(self.broken)
 
-    def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+    def _exchange_chunk(
+        self, outgoing: list[torch.Tensor], sizes: list[int], device: torch.device
+    ) -> list[torch.Tensor]:
         self._insist_on_connection()
-        received = torch.empty(sum(sizes), dtype=torch.uint8, device=self._transport.device)
+        staging = self._transport.staging
+        received, outgoing = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
             self._transport.group.swap(received, sizes, outgoing)
         except RuntimeError as error:
             self.broken = f"lost contact with another worker: {_in_short(error)}"
             raise TransportError(self.broken) from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
-        return list(received.split(sizes))
+        return list(staging.from_wire(received, device).split(sizes))
 
     def _ask_others(self, name: str) -> bool:
         """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""

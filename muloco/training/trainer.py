@@ -142,6 +142,7 @@ class MulocoTrainer(Trainer):
             last = self.step == self.config.training.steps
             if last or self.outer.applies_after(self.step):
                 self.enter(State.SYNCING)
+                self._free_gradients()
             for sync in self.outer.after_inner_step(self.step, last=last):
                 self.metrics_processor.log_sync(self.step, sync)
             self._leaves |= self.outer.membership.leaving
@@ -149,6 +150,12 @@ class MulocoTrainer(Trainer):
             self._gradients.check(self.step)
             self.checkpointer.leaving = True
             logger.info("stopping after step %d, as a signal asks for it", self.step)
+
+    def _free_gradients(self) -> None:
+        """Leaves their memory to a sync. The next step would free it anyway, unless CUDA graphs are on: a graph writes
+        the gradients in place, so that they have to stay."""
+        if self.config.training.disable_cuda_graphs:
+            self.optimizers.zero_grad(set_to_none=True)
 
     def forward_backward_step(self, **batch) -> torch.Tensor:
         """torchtitan's; behind the last one of a step the gradients are whole and not clipped yet."""
