@@ -51,9 +51,9 @@ class Setting:
 
 SETTINGS = [
     *(Setting(workers=k, delay=tau) for k in (1, 4) for tau in (0, 2)),
-    *(Setting(workers=4, compressed=True, delay=tau, feedback=ef) for tau in (0, 2) for ef in (False, True)),
+    *(Setting(workers=3, compressed=True, delay=tau, feedback=ef) for tau in (0, 2) for ef in (False, True)),
     Setting(workers=1, compressed=True, feedback=True),
-    Setting(workers=4, compressed=True, reduce="gather"),
+    Setting(workers=2, compressed=True, reduce="gather"),
     Setting(workers=2, delay=2, fragments=3),
     *(Setting(workers=2, delay=tau, gradients_stay=True) for tau in (0, 2)),
     *(Setting(workers=k, delay=tau, in_process=False) for k in (1, 2, 4) for tau in (0, 2)),
@@ -69,8 +69,8 @@ SETTINGS = [
 
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A model is large beside what is worked on at once."""
-    monkeypatch.setattr(exchange, "BATCH_BYTES", 4 * 32 * 32)
+    """A model is large beside what is worked on at once: here, one piece of each owner."""
+    monkeypatch.setattr(exchange, "BATCH_BYTES", 1)
     monkeypatch.setattr(compression, "PART_ELEMENTS", 32 * 32)
     monkeypatch.setattr(digest, "_BLOCK", 1024)
     monkeypatch.setattr(loop, "Pending", CountedPending)
