@@ -132,6 +132,7 @@ class MulocoTrainer(Trainer):
         reach("inner_step")
         self.enter(State.TRAINING)
         super().train_step(data_iterator)
+        self._free_gradients()
         self.metrics_processor.compiled = True
         if self.config.muloco.workers == 1:
             self._leaves = self._asked_to_stop()
@@ -142,7 +143,6 @@ class MulocoTrainer(Trainer):
             last = self.step == self.config.training.steps
             if last or self.outer.applies_after(self.step):
                 self.enter(State.SYNCING)
-                self._free_gradients()
             for sync in self.outer.after_inner_step(self.step, last=last):
                 self.metrics_processor.log_sync(self.step, sync)
             self._leaves |= self.outer.membership.leaving
@@ -152,8 +152,8 @@ class MulocoTrainer(Trainer):
             logger.info("stopping after step %d, as a signal asks for it", self.step)
 
     def _free_gradients(self) -> None:
-        """Leaves their memory to a sync. The next step would free it anyway, unless CUDA graphs are on: a graph writes
-        the gradients in place, so that they have to stay."""
+        """Leaves their memory to a sync, to validation and, where workers take turns, to the others. The next step
+        would free it anyway, unless CUDA graphs are on: a graph writes the gradients in place, so that they stay."""
         if self.config.training.disable_cuda_graphs:
             self.optimizers.zero_grad(set_to_none=True)
 

@@ -111,14 +111,16 @@ def peak(setting: Setting, ledger: Ledger, transport: Transport, worker: int) ->
                 tensor.grad = torch.full(SHAPE, float(worker + step))
             if step == window + 1:
                 between = ledger.begin()
+            ledger.rounds_may_run.set()
+            if transport.concurrent:
+                outer.last_round()  # runs beside these gradients, however quick the steps are
+            ledger.rounds_may_run.clear()
             for tensor in parameters.values():
                 tensor.data.sub_(tensor.grad)
-            if outer.applies_after(step) and not setting.gradients_stay:
+            if not setting.gradients_stay:
                 for tensor in parameters.values():
                     tensor.grad = None  # as the trainer frees them
             outer.after_inner_step(step)
-            if transport.concurrent:
-                outer.last_round()  # has run beside this step's gradients, however quick the steps are
         outer.close()
     return between / N, ledger.peak / 4 / N
 

@@ -9,6 +9,8 @@ from torch.utils._pytree import tree_iter
 
 from muloco.outer.background import Pending
 
+SECONDS = 300
+
 
 class Ledger:
     """Bytes of the tensors that were made within `counting()` and are still alive. One may serve several threads."""
@@ -16,6 +18,8 @@ class Ledger:
     def __init__(self) -> None:
         self.live = 0
         self.peak = 0
+        self.rounds_may_run = threading.Event()
+        """What holds up rounds in threads of their own."""
         self._sizes: dict[int, int] = {}
         self._references: dict[int, weakref.ref] = {}
         self._lock = threading.RLock()
@@ -76,5 +80,6 @@ class CountedPending(Pending):
         if self._ledger is None or threading.current_thread() is not self._thread:
             super()._run()
         else:
+            assert self._ledger.rounds_may_run.wait(SECONDS)
             with self._ledger.counting():
                 super()._run()
