@@ -188,6 +188,7 @@ class InProcessRound:
         self.cut = False
         self.members = shared.members
         self.device = device
+        self.wire = torch.device("cpu")  # nothing is sent, so that tensors of any device can be exchanged
         self.rank = shared.members.index(worker)
         self.size = len(shared.members)
         self.bytes_sent = 0
@@ -210,7 +211,7 @@ class InProcessRound:
 
 
 class _SharedRound:
-    """What the members of a round have posted for each other."""
+    """What the members of a round have posted for each other: the tensors themselves, not copies, until the vote."""
 
     def __init__(self, group: InProcessGroup, members: list[int], name: str):
         self.members = members
@@ -221,7 +222,7 @@ class _SharedRound:
 
     def exchange(self, number: int, rank: int, outgoing: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         posts = self._posts.setdefault(number, {})
-        posts[rank] = [tensor.clone() for tensor in outgoing]
+        posts[rank] = outgoing
         self._posts.pop(number - 2, None)  # all have read it, or they could not have posted the one after it
         self._group.wait(self.members[rank], lambda: len(posts) == len(self.members) or self._broken(posts))
         if len(posts) < len(self.members):
@@ -235,6 +236,7 @@ class _SharedRound:
             self.members[rank],
             lambda: all(r in self._votes or self._left(r) for r in range(len(self.members))),
         )
+        self._posts.clear()  # nobody waits in an exchange any more
         return all(self._votes.get(r, False) for r in range(len(self.members)))
 
     def _broken(self, posts: dict[int, Sequence[torch.Tensor]]) -> bool:

@@ -14,8 +14,8 @@ def sync_words(
     """fp32 words per parameter that one worker holds at the peak of a sync, over what it holds between two syncs.
 
     Between syncs a worker holds parameters, gradients, inner state, anchor, outer state (PAPER 6.2) and, with error
-    feedback, residuals. Gradients are freed before inner steps stand still for a sync. A round that runs while they
-    stand still writes the mean over the pseudogradient. A round beside inner steps needs both, since it may have to be
+    feedback, residuals. Gradients are freed behind every inner step. A round that runs while inner steps stand still
+    writes the mean over the pseudogradient. A round beside inner steps needs both, since it may have to be
     tried again after the parameters have moved. New residuals stand beside the old ones until the round has committed.
     Buffers of fixed size, for the pieces that are exchanged at once (`muloco.outer.exchange`), come on top.
 
@@ -27,7 +27,7 @@ def sync_words(
         fragments: J, of equal size.
         in_process: whether the workers take turns in one process; the result is the mean over them. While one runs, the
             others wait in a round, or with its mean.
-        gradients_stay: whether gradients cannot be freed before a sync, as CUDA graphs write them in place.
+        gradients_stay: whether gradients cannot be freed, as CUDA graphs write them in place.
     """
     mean = 1.0 if sync_delay and (workers > 1 or compressed) else 0.0
     residuals = 1 + 1 / workers if error_feedback else 0.0

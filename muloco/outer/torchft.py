@@ -25,6 +25,7 @@ from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGro
 
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
+from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class TorchftTransport:
         store: host and port of the worker's own store, already up.
         host: name or address under which other workers reach this one.
         group: carries the bytes: `GlooGroup`, `NCCLGroup` or another `PeerGroup`, used by nothing else.
+        device: where payloads are made and read: with the parameters.
         quorum_timeout: how long to wait for the other workers at a sync.
         exchange_timeout: how long a chunk of an exchange may take.
         ranks_group: gloo group of the worker's ranks, used by nothing else; None for a single rank.
@@ -70,13 +72,15 @@ class TorchftTransport:
         store: tuple[str, int],
         host: str,
         group: "PeerGroup",
+        device: torch.device | str = "cpu",
         quorum_timeout: timedelta,
         exchange_timeout: timedelta,
         ranks_group: dist.ProcessGroup | None = None,
     ):
         if ranks > 1 and ranks_group is None:
             raise ValueError(f"a worker of {ranks} ranks needs a group in which they agree (ranks_group)")
-        self.device = group.device
+        self.device = torch.device(device)
+        self.staging = Staging(self.device, group.device)
         self.group = group
         self.server = PeerServer(host)
         self.exchange_seconds = exchange_timeout.total_seconds()
@@ -255,6 +259,7 @@ class TorchftRound:
 
     def __init__(self, transport: TorchftTransport, step: int, broken: str | None):
         self.device = transport.device
+        self.wire = transport.staging.wire
         self.rank = transport.group.place
         self.size = transport.group.members
         self.bytes_sent = 0
@@ -277,6 +282,7 @@ class TorchftRound:
             self._exchange_chunk(
                 [part[start : start + CHUNK_BYTES] for part in outgoing],
                 [min(CHUNK_BYTES, max(0, size - start)) for size in sizes],
+                own.device,
             )
             for start in range(0, longest, CHUNK_BYTES)
         ]
@@ -309,7 +315,7 @@ class TorchftRound:
 
     def _exchange_votes(self, name: str) -> None:
         """A yes is a digest of the round's name; nothing else that is in memory or on the wire passes for it."""
-        yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.device)
+        yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.wire)
         votes = self.exchange([yes] * self.size, [yes.numel()] * self.size)
         if not all(torch.equal(vote, yes) for vote in votes):
             raise TransportError("what came from another worker was not its vote on this round")
@@ -320,16 +326,19 @@ class TorchftRound:
         if self.broken is not None:
             raise TransportError(self.broken)
 
-    def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+    def _exchange_chunk(
+        self, outgoing: list[torch.Tensor], sizes: list[int], device: torch.device
+    ) -> list[torch.Tensor]:
         self._insist_on_connection()
-        received = torch.empty(sum(sizes), dtype=torch.uint8, device=self._transport.device)
+        staging = self._transport.staging
+        received, outgoing = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
             self._transport.group.swap(received, sizes, outgoing)
         except RuntimeError as error:
             self.broken = f"lost contact with another worker: {_in_short(error)}"
             raise TransportError(self.broken) from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
-        return list(received.split(sizes))
+        return list(staging.from_wire(received, device).split(sizes))
 
     def _ask_others(self, name: str) -> bool:
         """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""

@@ -26,7 +26,9 @@ class Round(Protocol):
     size: int
     """Number of members."""
     device: torch.device
-    """Where the tensors that it moves must live."""
+    """Where payloads are made and read, which is where the parameters live."""
+    wire: torch.device
+    """Whence bytes are sent; where it is not `device`, a copy in page-locked memory is."""
     bytes_sent: int
     """Bytes that this rank has sent to other workers so far in this round."""
 
@@ -39,7 +41,9 @@ class Round(Protocol):
         """Sends `outgoing[r]` to member r and returns what came from each, in rank order, once it is there.
 
         Args:
-            outgoing: one uint8 vector a member, of any lengths, on the transport's device.
+            outgoing: one uint8 vector a member, of any lengths, all on `device` or all on `wire`; what comes back lies
+                there, too. Member r may read `outgoing[r]` until it begins the next exchange or its vote, so it has to
+                be left alone until this member's next exchange or vote returns.
             sizes: bytes that come from each member; all members know each other's sizes beforehand.
 
         Raises:
@@ -59,7 +63,7 @@ class Transport(Protocol):
     """Opens rounds between workers."""
 
     device: torch.device
-    """Where the tensors that it moves must live."""
+    """Where payloads are made and read, which is where the parameters live."""
     concurrent: bool
     """Whether rounds can run in a thread of their own, beside the inner steps."""
 
