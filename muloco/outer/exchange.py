@@ -2,7 +2,8 @@
 
 Every member owns a part of the fragment. It receives that part from all members, adds them up in rank order in fp32
 and sends the mean back, so that 2 (K - 1) / K of a payload leave each worker, whatever K is. Both ways the parts go as
-payloads of a codec; the dense one keeps every bit.
+payloads of a codec; the dense one keeps every bit. What goes to one member at once are the payloads of its pieces, by
+size, shape and place. All pieces of one codec and shape, whoever owns them, are encoded and decoded together.
 """
 
 import itertools
@@ -19,7 +20,7 @@ from muloco.outer.transport import Round, TransportError
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Payloads of one owner that are worked on together; where a piece has a larger one, as much of the others' as that."""
+"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others' as that."""
 
 MESSAGE_BYTES = 16 * 2**20
 """Most bytes of a message of `gather_bytes`."""
@@ -219,7 +220,8 @@ def _encode(
     batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, residual: Residual | None
 ) -> list[torch.Tensor]:
     """What goes to each owner: the payloads of its pieces, one behind the other."""
-    payloads = [[flat.new_empty(0, dtype=torch.uint8)] * len(pieces) for pieces in batch]
+    nothing = flat.new_empty(0, dtype=torch.uint8)
+    payloads = [[nothing] * len(pieces) for pieces in batch]
     for (codec, _), places in _alike(batch, wire).items():
         pieces = [batch[owner][number] for owner, number in places]
         values = [piece.of(flat) for piece in pieces]
@@ -231,7 +233,6 @@ def _encode(
             encoded = list(residual.encode(codec, values, [piece.start for piece in pieces]))
         for (owner, number), payload in zip(places, encoded, strict=True):
             payloads[owner][number] = payload
-    nothing = flat.new_empty(0, dtype=torch.uint8)
     return [parts[0] if len(parts) == 1 else torch.cat([nothing, *parts]) for parts in payloads]
 
 

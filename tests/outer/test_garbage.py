@@ -20,7 +20,7 @@ from muloco.outer import TransportError
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import MESSAGE_BYTES, average, gather_bytes
 from muloco.outer.peers import CHECKSUM, COMMITTED, PeerServer, ask, fetch
-from muloco.outer.torchft import NCCLGroup, TorchftTransport, _address_and_name
+from muloco.outer.torchft import NCCLGroup, TorchftTransport, _introduction
 from muloco.outer.transaction import ATTEMPTS, Header, agree
 
 from .over_torchft import own_store
@@ -138,14 +138,14 @@ def test_a_header_with_changed_bytes_is_one_or_none() -> None:
 
 
 def test_what_is_no_address() -> None:
-    assert _address_and_name(b"host-1.example:29510 0123abcd") == ("host-1.example:29510", "0123abcd")
+    assert _introduction(b"host-1.example:29510 0123abcd") == ("host-1.example:29510", "0123abcd")
     draw = random.Random(0)
     for data in (b"", b"host:1", b"host 0123abcd", b"host:1 0123abcd\n", b"h st:1 0123abcd", b"host:1234567 0123abcd"):
         with pytest.raises(TransportError, match="not its address"):
-            _address_and_name(data)
+            _introduction(data)
     for _ in range(500):
         with pytest.raises(TransportError, match="not its address"):
-            _address_and_name(draw.randbytes(draw.randint(0, 60)))
+            _introduction(draw.randbytes(draw.randint(0, 60)))
 
 
 @pytest.mark.parametrize("kind", CODECS)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -41,15 +42,23 @@ def test_by_the_interpreter() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@all_codecs
-def test_kernels_compile_for_an_h100(kind: str, bits: int, granularity: str, tmp_path, monkeypatch) -> None:
-    """With the arguments that they are given, for single elements, too; no division is approximate, and only additions
-    to what is there (`add`) are fused with a product."""
+@pytest.mark.parametrize(
+    ("kind", "bits", "granularity", "shape"),
+    [
+        ("linear", 4, "row", (2, 16, 1000)),
+        ("statistical", 8, "tensor", (2, 16, 1000)),
+        ("lloyd_max", 1, "tensor", (1, 1, 1)),  # numbers that are 1 are constants to Triton
+        ("lloyd_max", 4, "row", (2, 16, 1000)),
+    ],
+)
+def test_kernels_compile_for_an_h100(kind: str, bits: int, granularity: str, shape, tmp_path, monkeypatch) -> None:
+    """With the arguments that they are given; no division is approximate, and only additions to what is there (`add`)
+    are fused with a product."""
     codec, launches = build_codec(kind, bits=bits, granularity=granularity), Launches(monkeypatch)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for pieces in (meta(1, 1, 1), meta(2, 16, 1000)):
-        codec.decode_pieces(codec.encode_pieces(pieces), pieces)
-    assert len(launches.kernels) >= 8
+    pieces = meta(*shape)
+    codec.decode_pieces(codec.encode_pieces(pieces), pieces)
+    assert len(launches.kernels) == (6 if kind == "lloyd_max" else 4)
     for kernel, arguments in launches.kernels:
         assembly = compiled(kernel, arguments)
         assert "fma.rn.f32" not in assembly and "div.full" not in assembly and "div.approx" not in assembly
@@ -129,13 +138,35 @@ def test_launches_do_not_grow_with_equal_pieces(chosen: tuple, monkeypatch) -> N
     kind, bits, granularity = chosen
     codec = build_codec(kind, bits=bits, granularity=granularity, fraction=0.1 if kind == "topk" else None)
     counts = []
-    for number in (2, 32):
+    for number in (2, 24):
         pieces = meta(number, 96, 256)
         sent = meta_payloads(codec, pieces)
         encoding, _ = work(monkeypatch, lambda pieces=pieces: codec.encode_pieces(pieces))
         decoding, _ = work(monkeypatch, lambda pieces=pieces, sent=sent: codec.decode_pieces(sent, pieces))
         counts.append((encoding, decoding))
     assert counts[0] == counts[1]
+
+
+class Deterministic(TorchDispatchMode):
+    """Refuses what torch names nondeterministic on a GPU (`torch.use_deterministic_algorithms`), as far as it has no
+    deterministic way for it in torch 2.11 and later; and what waits for the GPU, which tensors without data refuse."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        assert name not in ("put_", "histc", "bincount", "median", "index_add_", "scatter_reduce_"), name
+        assert name not in ("scatter_add", "scatter_add_") or args[0].dim() == 1
+        assert name not in ("cumsum", "cumsum_") or not args[0].is_floating_point()
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("chosen", [*ALL, ("topk", None, "tensor")], ids=str)
+def test_nothing_is_left_to_chance(chosen: tuple, monkeypatch) -> None:
+    kind, bits, granularity = chosen
+    codec = build_codec(kind, bits=bits, granularity=granularity, fraction=0.1 if kind == "topk" else None)
+    pieces = meta(3, 96, 256)
+    with monkeypatch.context() as patch, Launches(patch), Deterministic():
+        payloads, _ = error_feedback.encode_pieces(codec, pieces, torch.empty(3, 96, 256, device="meta"))
+        codec.decode_pieces(payloads, pieces)
 
 
 def meta_payloads(codec, pieces: list[torch.Tensor]) -> torch.Tensor:
@@ -153,7 +184,7 @@ class Members:
 
 @pytest.mark.parametrize("kind", ["linear", "statistical", "lloyd_max"])
 def test_a_sync_at_416m_is_a_few_hundred_launches(kind: str, monkeypatch) -> None:
-    """4 bits, K = 8, error feedback on both sides; piece by piece there were 9727 (linear) to 44254 (lloyd_max)."""
+    """4 bits, K = 8, error feedback on both sides; piece by piece there were 16266 (linear) to 61016 (lloyd_max)."""
     size = flavor("416M")
     width, inner = size.width, size.feed_forward_width
     layer = [*4 * [(width, width)], (inner, width), (width, inner), (inner, width), *4 * [(width,)]]
@@ -171,5 +202,5 @@ def test_a_sync_at_416m_is_a_few_hundred_launches(kind: str, monkeypatch) -> Non
 
     work(monkeypatch, sync)  # there are residuals from now on
     launches, moved = work(monkeypatch, sync)
-    assert launches <= 500
+    assert launches <= 800
     assert moved / elements <= 85

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ONE = tl.constexpr(2**24)
-"""A value of 1 in the integer sums of values: fp32 keeps as many digits."""
+from muloco.outer.codecs import quantized
+
+ONE = tl.constexpr(quantized.ONE)
 LINEAR, STATISTICAL, CELLS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 """How a code follows from an element."""
 _MANTISSA, _BIAS = tl.constexpr(23), tl.constexpr(127)  # of an fp32 number
