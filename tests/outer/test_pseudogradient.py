@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from muloco import sharding
 from muloco.outer.fragment import FragmentState
 from muloco.outer.outgoing import Outgoing
 
@@ -74,3 +75,30 @@ def test_it_knows_where_it_is_not_finite(value: float) -> None:
     own = Outgoing(state, inner_steps_go_on=False)
     own.vector()
     assert not own.finite and own.not_finite() == ["b"]
+
+
+def test_the_mean_crosses_to_an_anchor_in_host_memory_at_once_and_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One copy of the whole vector, and the step takes nothing of it before it is there."""
+    state, mean, events = fragment(), torch.randn(ELEMENTS), []
+    expected = {name: tensor.clone() for name, tensor in state.anchor.items()}
+    for name, part in state.views(mean).items():
+        expected[name].sub_(part * (0.7 * 1.9))  # momentum 0.9 from zero buffers
+
+    class Stream:
+        def synchronize(self) -> None:
+            events.append("synchronize")
+            host.copy_(mean)
+
+    def to_host(vector: torch.Tensor) -> torch.Tensor:
+        events.append(vector.device.type)
+        return host
+
+    host = torch.full((ELEMENTS,), float("nan"))
+    monkeypatch.setattr(sharding, "to_host", to_host)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream())
+    state.step(torch.empty(ELEMENTS, device="meta"))
+    assert events == ["meta", "synchronize"]
+    for name, value in expected.items():
+        torch.testing.assert_close(state.anchor[name], value)
