@@ -36,7 +36,8 @@ class Garbled:
     """A round of three members of which the other two say what this one says, but for the exchanges from `first` on:
     what comes then is random."""
 
-    rank, size, device, bytes_sent, name = 0, 3, torch.device("cpu"), 0, "1"
+    rank, size, bytes_sent, name = 0, 3, 0, "1"
+    device = wire = torch.device("cpu")
 
     def __init__(self, draw: random.Random, first: int, last: int = 99):
         self._draw, self._spoiled, self.exchanges = draw, range(first, last + 1), 0
@@ -138,9 +139,12 @@ def test_a_header_with_changed_bytes_is_one_or_none() -> None:
 
 
 def test_what_is_no_address() -> None:
-    assert _introduction(b"host-1.example:29510 0123abcd") == ("host-1.example:29510", "0123abcd")
+    assert _introduction(b"host-1.example:29510 0123abcd 7") == ("host-1.example:29510", "0123abcd", 7)
     draw = random.Random(0)
-    for data in (b"", b"host:1", b"host 0123abcd", b"host:1 0123abcd\n", b"h st:1 0123abcd", b"host:1234567 0123abcd"):
+    for data in (
+        *(b"", b"host:1", b"host 0123abcd 0", b"host:1 0123abcd", b"host:1 0123abcd 0\n", b"host:1 0123abcd -1"),
+        *(b"h st:1 0123abcd 0", b"host:1234567 0123abcd 0"),
+    ):
         with pytest.raises(TransportError, match="not its address"):
             _introduction(data)
     for _ in range(500):

@@ -24,6 +24,15 @@ class Shut:
         raise AssertionError("it meets nobody")
 
 
+class Sent:
+    """A pseudogradient that is no fragment's; see `muloco.outer.outgoing.Outgoing`."""
+
+    finite, overwrite = True, False
+
+    def __init__(self, vector: torch.Tensor):
+        self.vector = vector.clone
+
+
 def membership(transport, **crowd) -> Membership:
     return Membership(transport, Crowd(run="r", **crowd), wire_of=lambda fragment: None, share=str, transfer=None)
 
@@ -51,7 +60,7 @@ def test_who_was_passed_at_a_sync_opens_no_round() -> None:
     """It asks for the step at which the mean is due."""
     seen = []
     member = membership(Shut(), passed=lambda *sync: seen.append(sync) or True)
-    agreement = member.agree(8, 1, torch.ones(1), due=10, weight=4, finite=True, checksum=torch.tensor(1))
+    agreement = member.agree(8, 1, Sent(torch.ones(1)), due=10, weight=4, checksum=torch.tensor(1))
     assert agreement.donor == NOBODY and seen == [(10, 1)]
     member = membership(Shut(), passed=lambda *sync: True)
     member._transfer = Shut()
@@ -69,7 +78,7 @@ def test_who_lacks_the_fragment_of_the_run_stops_and_the_run_goes_on() -> None:
         wire_of = fragments.__getitem__
         member = Membership(group.transport(worker), crowd, wire_of=wire_of, share=str, transfer=None)
         step, fragment = (8, 1) if worker == 0 else (4, 0)
-        sync = partial(member.agree, step, fragment, torch.ones(3), due=step, weight=4, finite=True)
+        sync = partial(member.agree, step, fragment, Sent(torch.ones(3)), due=step, weight=4)
         if worker == 1:
             with pytest.raises(ForeignRun, match="run 'r' syncs fragment 1, which this worker does not have"):
                 sync(checksum=torch.tensor(1))
