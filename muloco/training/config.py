@@ -98,9 +98,8 @@ class Training(Section):
     are sharded, else autocast."""
     disable_cuda_graphs: bool = False
     """Launch the kernels of the forward and backward pass one by one, instead of recording them into a CUDA graph and
-    replaying it. A graph keeps the memory of its activations while other work is done. None is recorded without a CUDA
-    device, for workers that take turns in one process, and with torch 2.11, whose attention masks cannot be replayed.
-    """
+    replaying it. A graph keeps the memory of activations and gradients while other work is done. None is recorded
+    without a CUDA device, for workers that take turns in one process, and with torch 2.11 (docs/performance.md)."""
 
 
 @dataclass(kw_only=True, slots=True)
