@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
