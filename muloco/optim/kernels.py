@@ -132,7 +132,7 @@ def advance_kernel(
 
 @triton.jit
 def descend_kernel(
-    params,
+    parameters,
     directions,
     rate,
     size,
@@ -143,9 +143,9 @@ def descend_kernel(
     BLOCK: tl.constexpr,
 ):
     which = tl.program_id(1)
-    param_at, direction_at = params[0], directions[0]
+    param_at, direction_at = parameters[0], directions[0]
     for i in tl.static_range(1, COUNT):
-        param_at = tl.where(which == i, params[i], param_at)
+        param_at = tl.where(which == i, parameters[i], param_at)
         direction_at = tl.where(which == i, directions[i], direction_at)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < size
