@@ -19,7 +19,7 @@ from muloco.outer.transport import Round
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others' as that."""
+"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others'."""
 
 
 @dataclass(frozen=True)
