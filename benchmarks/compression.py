@@ -8,10 +8,10 @@ codecs: encode and decode of every kind on Gaussian pieces of the shapes of the 
 and of embedding and head the rows that one of K workers owns. Ours take the pieces of one shape together, as in a run.
 Beside them, in turns in the same run: a copy (memcpy) of the same pieces, torch's and torchao's quantizers as far as
 they are installed, and torch.topk. GB/s are fp32 bytes of the pieces over the median time of all pieces, one shape
-after the other; encoding includes the search for scales or levels and the packing, where there is any. A GPU has
-finished its work whenever the clock is read. bits/element is what the result takes, with metadata. Prints a table and writes
-results/compression/codecs.json. With one CPU thread the clock is the processor time of this process, which other work
-on the machine disturbs less.
+after the other; encoding includes the search for scales or levels and the packing, where there is any. bits/element is
+what the result takes, with metadata. Prints a table and writes results/compression/codecs.json. With one CPU thread the
+clock is the processor time of this process, which other work on the machine disturbs less; a GPU has finished its work
+whenever the clock is read.
 link: two workers, each in a network namespace, average a tenth of the 150M flavor over links shaped to 100 Mbit/s and
 1 Gbit/s and over an unshaped one; beside the seconds: bytes over the rate. Writes results/compression/link.json.
 streaming: two workers train with 4 bits, three fragments and overlap on a link on which an all-reduce of the gradients
