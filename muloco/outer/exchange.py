@@ -20,7 +20,7 @@ from muloco.outer.transport import Round, TransportError
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others' too."""
+"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others'."""
 
 MESSAGE_BYTES = 16 * 2**20
 """Most bytes of a message of `gather_bytes`."""
