@@ -58,7 +58,7 @@ def symmetric_product(
     if by == "triton":
         refuse_triton(left.device)
         tile = _kernel().tiles(left.dtype)[0] if _has_kernel(left.dtype) else None
-    elif by == "auto" and left.numel() > 0 and _may_choose(left):
+    elif by == "auto" and type(left) is Tensor and left.numel() > 0 and _may_choose(left):  # no fake tensor
         tile = _choices.fastest(
             (left.device, left.dtype, left.shape, left.stride(), right.stride(), out.stride(), _tensor_float_32(left)),
             [None, *_kernel().tiles(left.dtype)],

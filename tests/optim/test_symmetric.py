@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from muloco.optim import Muon
 from muloco.optim.symmetric import Choices, symmetric_product
@@ -243,6 +244,14 @@ def test_auto_has_a_choice_on_gpus_only_and_none_where_runs_are_deterministic(mo
         torch.use_deterministic_algorithms(False)
 
 
+def test_a_fake_tensor_is_not_timed():
+    """Its device may not be there."""
+    with FakeTensorMode():
+        x = torch.empty(2, 6, 5, device="cuda", dtype=torch.bfloat16)
+        out = symmetric_product(x, x.mT, diagonal=1.0, out=x.new_empty(2, 6, 6), by="auto")
+    assert out.shape == (2, 6, 6) and out.device.type == "cuda"
+
+
 @pytest.fixture
 def no_memory_of_obstacles():
     symmetric._obstacle.cache_clear()
@@ -264,9 +273,9 @@ def stepped(monkeypatch, optimizer):
     """By what an optimizer of one matrix has its products computed."""
     asked, original = [], rule.orthogonal_direction
 
-    def recorded(*args, symmetric_products):
+    def recorded(*args, symmetric_products, **options):
         asked.append(symmetric_products)
-        return original(*args, symmetric_products="matmul")
+        return original(*args, symmetric_products="matmul", **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(rule, "orthogonal_direction", recorded)

@@ -125,9 +125,9 @@ def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: 
     rule = importlib.import_module("muloco.optim.muon")
     asked, original = set(), rule.orthogonal_direction
 
-    def recorded(*args, symmetric_products: str) -> torch.Tensor:
+    def recorded(*args, symmetric_products: str, **options) -> torch.Tensor:
         asked.add(symmetric_products)
-        return original(*args, symmetric_products=symmetric_products)
+        return original(*args, symmetric_products=symmetric_products, **options)
 
     monkeypatch.setattr(rule, "orthogonal_direction", recorded)
     Run(Optimizer(weight_decay=0.0)).step(0)
