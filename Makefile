@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 # a bundle for a machine without a network has been brought here, and there is no environment
 BUNDLED = $(and $(wildcard .gpu/check.py),$(if $(wildcard $(MULOCO)),,yes))
 
-.PHONY: help demo test paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
+.PHONY: help demo test test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -16,6 +16,17 @@ demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with
 
 test: $(INSTALLED) ## run all tests, two at a time
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+
+# what depends on torch's version
+TORCH_TESTS = tests/test_torchtitan_gate.py tests/test_sharding.py tests/test_cli.py tests/model tests/optim tests/pytorch \
+	tests/outer tests/training tests/launch tests/evals tests/export \
+	$(patsubst %,tests/integration/test_%.py,training parallel checkpoints compression evaluation gpa streaming)
+TORCH_VENV = .venv-torch-$(VERSION)
+
+test-torch: ## run the tests that depend on torch on another release: make test-torch VERSION=2.11.0 (downloads 3 GB)
+	@[ -n "$(VERSION)" ] || { echo "which torch? make test-torch VERSION=2.11.0" >&2; exit 2; }
+	VENV=$(TORCH_VENV) ./install_dependencies.sh --torch $(VERSION)
+	$(TORCH_VENV)/bin/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
 
 paper: $(INSTALLED) ## check the paper's claims on this machine, two hours or more; goes on where it was stopped
 	$(MULOCO) paper

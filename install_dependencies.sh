@@ -9,6 +9,7 @@
 #                         vllm
 #   --editable NAME=PATH  your fork in PATH in place of the pinned package NAME: torchtitan, torchft or lm-eval; may be
 #                         given more than once, and is kept when this script runs again
+#   --torch VERSION       this torch, from 2.11 on, instead of 2.13.0; other releases are tested now and then only
 #   --from-source         build torchft with Rust instead of taking its wheel; needed on aarch64
 #
 # PYTHON=/path/to/python3.12 chooses the Python. The settings of pip (PIP_INDEX_URL, ...) or uv (UV_TORCH_BACKEND, ...)
@@ -24,19 +25,24 @@ fail() { # message, exit status
 # ---- options
 
 extras=train,dev
+torch="torch==2.13.0"
 forks=() # NAME=PATH
 from_source=""
 while [ $# -gt 0 ]; do
     case "$1" in
-        --extras=* | --editable=*)
+        --extras=* | --editable=* | --torch=*)
             set -- "${1%%=*}" "${1#*=}" "${@:2}"
             continue
             ;;
-        --extras | --editable) [ -n "${2:-}" ] || fail "$1 needs a value; try --help" 2 ;;
+        --extras | --editable | --torch) [ -n "${2:-}" ] || fail "$1 needs a value; try --help" 2 ;;
     esac
     case "$1" in
         --runtime) extras="${extras/,dev/}" ;;
         --from-source) from_source=yes ;;
+        --torch)
+            torch="torch==$2"
+            shift
+            ;;
         --extras)
             extras="$extras,$2"
             shift
@@ -66,12 +72,13 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 venv="${VENV:-.venv}"
 pin() { sed -n "s/^ *\"\($1==[^\"]*\)\".*/\1/p" pyproject.toml | head -n 1; }
-torch="$(pin torch)"
 torchft="$(pin torchft)"
 
 # ---- what this machine has
 
 at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; } # minimum, version
+
+at_least 2.11 "${torch#*==}" || fail "--torch: muloco needs torch 2.11 or newer; got ${torch#*==}" 2
 
 platform="$(uname -s) $(uname -m)"
 case "$platform" in

@@ -5,10 +5,11 @@
     python benchmarks/compression.py streaming [--rounds N]    (so does this)
 
 codecs: encode and decode of every kind on Gaussian pieces of the shapes of the 150M flavor: all its matrices and norms,
-and of embedding and head the rows that one of K workers owns. Beside them, in turns in the same run: a copy (memcpy),
-torch's and torchao's quantizers as far as they are installed, and torch.topk. GB/s are fp32 bytes of the pieces over
-the median time of all pieces, one after the other; encoding includes the search for scales or levels and the packing,
-where there is any. bits/element is what the result takes, with metadata. Prints a table and writes
+and of embedding and head the rows that one of K workers owns. Ours take the pieces of one shape together, as in a run.
+Beside them, in turns in the same run: a copy (memcpy) of the same pieces, torch's and torchao's quantizers as far as
+they are installed, and torch.topk. GB/s are fp32 bytes of the pieces over the median time of all pieces, one shape
+after the other; encoding includes the search for scales or levels and the packing, where there is any. A GPU has finished its
+work whenever the clock is read. bits/element is what the result takes, with metadata. Prints a table and writes
 results/compression/codecs.json. With one CPU thread the clock is the processor time of this process, which other work
 on the machine disturbs less.
 link: two workers, each in a network namespace, average a tenth of the 150M flavor over links shaped to 100 Mbit/s and
@@ -21,6 +22,7 @@ shaping. Writes results/compression/streaming.json.
 import argparse
 import functools
 import json
+import math
 import os
 import platform
 import shlex
@@ -40,24 +42,40 @@ from muloco.model.flavors import flavor
 from muloco.outer.codecs import build_codec
 
 RESULTS = Path(__file__).parents[1] / "results" / "compression"
+Sent = list[tuple[torch.Tensor, ...]]
 QUANTIZED = ("linear", "statistical", "lloyd_max")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to make a piece small: `encode` gives tensors, `decode` gets them and the shape of the piece."""
+    """One way to make pieces of one shape small: `encode` gives tensors, `decode` gets them and the pieces' shape."""
 
     name: str
-    encode: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-    decode: Callable[[tuple[torch.Tensor, ...], torch.Size], torch.Tensor]
+    encode: Callable[[list[torch.Tensor]], Sent]
+    decode: Callable[[Sent, torch.Size], list[torch.Tensor]]
+
+
+def one_by_one(
+    name: str,
+    encode: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+    decode: Callable[[tuple[torch.Tensor, ...], torch.Size], torch.Tensor],
+) -> Method:
+    return Method(
+        name, lambda pieces: [encode(piece) for piece in pieces], lambda sent, shape: [decode(s, shape) for s in sent]
+    )
 
 
 def ours(kind: str, **settings) -> Method:
     codec = build_codec(kind, **settings)
     name = " ".join(str(value) + (" bits" if key == "bits" else "") for key, value in settings.items())
-    return Method(
-        f"{kind} {name}".strip(), lambda piece: (codec.encode(piece),), lambda sent, shape: codec.decode(*sent, shape)
-    )
+
+    def decode(sent: Sent, shape: torch.Size) -> list[torch.Tensor]:
+        ((payloads,),) = sent
+        decoded = list(torch.empty(len(payloads), *shape, device=payloads.device))
+        codec.decode_pieces(payloads, decoded)
+        return decoded
+
+    return Method(f"{kind} {name}".strip(), lambda pieces: [(codec.encode_pieces(pieces),)], decode)
 
 
 def our_methods() -> list[Method]:
@@ -86,9 +104,9 @@ def torch_methods() -> list[Method]:
         return values.new_zeros(shape.numel()).scatter_(0, index, values).view(shape)
 
     return [
-        Method("memcpy", lambda piece: (piece.clone(),), lambda sent, shape: sent[0].clone()),
-        Method("torch quint8, tensor", quantize, lambda sent, shape: sent[0].dequantize()),
-        Method("torch.topk 0.1, int64 indices", topk, scatter),
+        one_by_one("memcpy", lambda piece: (piece.clone(),), lambda sent, shape: sent[0].clone()),
+        one_by_one("torch quint8, tensor", quantize, lambda sent, shape: sent[0].dequantize()),
+        one_by_one("torch.topk 0.1, int64 indices", topk, scatter),
     ]
 
 
@@ -122,7 +140,7 @@ def torchao_methods() -> list[Method]:
         return dequantize_affine(codes, block(shape, by_row), scale, zero, torch.uint8)
 
     methods = [
-        Method(
+        one_by_one(
             f"torchao uint8, {'row' if by_row else 'tensor'}",
             functools.partial(even, by_row=by_row),
             functools.partial(uneven, by_row=by_row),
@@ -152,19 +170,22 @@ def torchao_methods() -> list[Method]:
 
     return [
         *methods,
-        Method("torchao codebook 8 bits", map_8bit, unmap_8bit),
-        Method("torchao codebook 4 bits", map_4bit, unmap_4bit),
+        one_by_one("torchao codebook 8 bits", map_8bit, unmap_8bit),
+        one_by_one("torchao codebook 4 bits", map_4bit, unmap_4bit),
     ]
 
 
 def gaussian_pieces(workers: int, device: str) -> list[torch.Tensor]:
+    """Parts of one vector, as in an exchange."""
     size = flavor("150M")
     width, inner = size.width, size.feed_forward_width
     rows = size.vocabulary // workers
     layer = [*4 * [(width, width)], (inner, width), (width, inner), (inner, width), *4 * [(width,)]]
     generator = torch.Generator().manual_seed(0)
     shapes = [(rows, width), *size.layers * layer, (width,), (rows, width)]
-    return [1e-3 * torch.randn(shape, generator=generator).to(device) for shape in shapes]
+    flat = (1e-3 * torch.randn(sum(map(math.prod, shapes)), generator=generator)).to(device)
+    parts = flat.split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def measure(methods: list[Method], pieces: list[torch.Tensor], rounds: int, clock: Callable[[], float]) -> dict:
@@ -172,20 +193,24 @@ def measure(methods: list[Method], pieces: list[torch.Tensor], rounds: int, cloc
     encoding: dict[str, list[float]] = {method.name: [] for method in methods}
     decoding: dict[str, list[float]] = {method.name: [] for method in methods}
     rows: dict[str, dict] = {}
+    shapes: dict[torch.Size, list[torch.Tensor]] = {}
+    for piece in pieces:
+        shapes.setdefault(piece.shape, []).append(piece)
     for timed in range(-1, rounds):
         for method in methods:
             spent = [0.0, 0.0]
             size, wrong = 0, 0.0
-            for piece in pieces:
+            for shape, alike in shapes.items():
                 started = clock()
-                sent = method.encode(piece)
+                sent = method.encode(alike)
                 encoded = clock()
-                decoded = method.decode(sent, piece.shape)
+                decoded = method.decode(sent, shape)
                 spent[1] += clock() - encoded
                 spent[0] += encoded - started
-                size += sum(tensor.nbytes for tensor in sent)
+                size += sum(tensor.nbytes for tensors in sent for tensor in tensors)
                 if timed < 0:
-                    wrong += float((decoded - piece).double().square().sum())
+                    for piece, got in zip(alike, decoded, strict=True):
+                        wrong += float((got - piece).double().square().sum())
             if timed < 0:
                 total = sum(float(piece.double().square().sum()) for piece in pieces)
                 elements = sum(piece.numel() for piece in pieces)

@@ -6,14 +6,15 @@
 The second form steps matrices that are sharded over ranks, see benchmarks/muon_ranks.py. Of the first:
 
 All take turns in one run. Prints a table and writes results/muon/FLAVOR.json. "of GEMM" is the rate of the plain 5-step
-iteration (its FLOPs over the time of the whole step) beside that of a bf16 product of 1024-cubed measured in the same
-round; ratios are medians over the rounds, as other work on the machine comes and goes. With one CPU thread the clock is
-the processor time of this process, which other work disturbs less. Orthogonality: singular values of one update of a
-Gaussian gradient, without momentum and with the scale of the lr divided out; 1 is exact.
+iteration (its FLOPs over the time of the whole step) beside that of the bf16 products F X of the same matrices, batched
+as Muon batches them, measured in the same round; ratios are medians over the rounds, as other work on the machine comes
+and goes. With one CPU thread the clock is the processor time of this process, which other work disturbs less. Before a
+clock starts and before it stops, a GPU has done all that it was given. Orthogonality: singular values of one update of
+a Gaussian gradient, without momentum and with the scale of the lr divided out; 1 is exact.
 
-"plain products" are those of the plain iteration alone, at their sizes and layouts, without any pass between them; "and
-two passes" adds what no step is without: momentum <- momentum + gradient, and the parameter multiplied in place. An
-optimizer is above that where it needs fewer products.
+"plain products" are all those of the plain iteration, Gram matrices and their squares too, without any pass between
+them; "and two passes" adds what no step is without: momentum <- momentum + gradient, and the parameter multiplied in
+place. An optimizer is above that where it needs fewer products.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +34,11 @@ import muon_ranks
 import torch
 
 from muloco.model.flavors import Flavor, flavor
+from muloco.optim.owners import BATCH_ELEMENTS
 from muloco.pytorch import Muon
 
 RESULTS = Path(__file__).parents[1] / "results" / "muon"
 BAR = 0.85
-GEMM = 1024
 STEPS = 5
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {
@@ -64,46 +65,67 @@ def flops(matrices: list[tuple[int, int]]) -> int:
 
 def seconds(work: Callable[[], object], device: str) -> float:
     clock = time.process_time if _counts_processor_time(device) else time.perf_counter
+    _finish(device)
     started = clock()
     work()
+    _finish(device)
+    return clock() - started
+
+
+def _finish(device: str) -> None:
+    """Waits until the device has done what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
-    return clock() - started
 
 
 def _counts_processor_time(device: str) -> bool:
     return device == "cpu" and torch.get_num_threads() == 1
 
 
-def gemm_rate(device: str, repeats: int = 20) -> float:
-    """FLOP/s of bf16 products of 1024-cubed."""
-    a, b = (torch.randn(GEMM, GEMM, device=device).bfloat16() for _ in range(2))
-    out = torch.empty_like(a)
+def batches(matrices: list[tuple[int, int]], device: str) -> Iterator[tuple[int, int, int]]:
+    """`(count, rows, cols)` of the batches in which Muon orthogonalizes them."""
+    for (rows, cols), count in Counter(matrices).items():
+        most = max(1, BATCH_ELEMENTS[device] // (rows * cols))
+        for start in range(0, count, most):
+            yield min(most, count - start), rows, cols
 
-    def work() -> None:
-        for _ in range(repeats):
-            torch.mm(a, b, out=out)
 
-    work()
-    return repeats * 2 * GEMM**3 / seconds(work, device)
+def gemm_rate(matrices: list[tuple[int, int]], device: str) -> float:
+    """FLOP/s of bf16 products of square matrices with the matrices, a batch of each size."""
+    done, taken = 0, 0.0
+    for count, rows, cols in sorted(set(batches(matrices, device))):
+        small, large = sorted((rows, cols))
+        factor = torch.randn(count, small, small, device=device).bfloat16()
+        x = torch.randn(count, small, large, device=device).bfloat16()
+        out = torch.empty_like(x)
+
+        def work(triple: tuple = (factor, x, out)) -> None:
+            for _ in range(STEPS):
+                torch.bmm(triple[0], triple[1], out=triple[2])
+
+        work()
+        done += STEPS * 2 * count * small * small * large
+        taken += seconds(work, device)
+    return done / taken
 
 
 def floor(matrices: list[tuple[int, int]], device: str) -> tuple[float, float]:
     """Seconds of the products of the plain iteration, and of two passes over parameters and state."""
     products = passes = 0.0
-    for (rows, cols), count in Counter(matrices).items():
-        x, spare = (torch.randn(rows, cols, device=device).bfloat16() for _ in range(2))
-        gram, factor = (torch.empty(2 * [min(rows, cols)], device=device, dtype=x.dtype) for _ in range(2))
+    for count, rows, cols in batches(matrices, device):
+        x, spare = (torch.randn(count, rows, cols, device=device).bfloat16() for _ in range(2))
+        small = min(rows, cols)
+        gram, factor = (torch.empty(count, small, small, device=device, dtype=x.dtype) for _ in range(2))
         last = (x, factor, spare) if rows > cols else (factor, x, spare)
         first = (x.mT, x, gram) if rows > cols else (x, x.mT, gram)
 
         def work(steps: int, triples: tuple = (first, (gram, gram, factor), last)) -> None:
             for _ in range(steps):
                 for left, right, out in triples:
-                    torch.mm(left, right, out=out)
+                    torch.bmm(left, right, out=out)
 
         work(1)
-        products += seconds(partial(work, count * STEPS), device)
+        products += seconds(partial(work, STEPS), device)
         params = [torch.zeros(3, rows, cols, device=device) for _ in range(count)]
 
         def sweep(params: list[torch.Tensor] = params) -> None:
@@ -144,7 +166,7 @@ def measure(matrices: list[tuple[int, int]], rounds: int, device: str) -> dict:
     times: dict[str, list[float]] = {name: [] for name in optimizers}
     rates, floors = [], []
     for _ in range(rounds):
-        rates.append(gemm_rate(device))
+        rates.append(gemm_rate(matrices, device))
         floors.append(floor(matrices, device))
         for name, optimizer in optimizers.items():
             times[name].append(step(optimizer))
@@ -193,7 +215,7 @@ def orthogonality(matrices: list[tuple[int, int]], device: str) -> dict:
 def table(result: dict) -> str:
     lines = [
         f"{result['flavor']}: {result['matrices']} matrices, {result['elements']:,} elements, plain iteration "
-        f"{result['gigaflops']:.0f} GFLOP; bf16 {GEMM}-cubed at {result['gemm_gigaflops']:.0f} GFLOP/s; "
+        f"{result['gigaflops']:.0f} GFLOP; bf16 products of their sizes at {result['gemm_gigaflops']:.0f} GFLOP/s; "
         f"{result['machine']}, {result['clock']} time, load {result['load_average']:.1f} on {os.cpu_count()} cores",
         f"{'':18} {'ms a step':>10} {'x ours':>7} {'of GEMM':>8}   singular values of an update",
     ]

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from processor_time import ProcessorTime
-from training_runs import CHECKOUT, SETTINGS, machine, muloco, speed, speed_on_console, start, wait, words
+from training_runs import (
+    CHECKOUT,
+    SETTINGS,
+    machine,
+    muloco,
+    speed,
+    speed_on_console,
+    start,
+    wait,
+    warm_up_steps,
+    words,
+)
 
 from muloco.training.run_folder import RunFolder
 
@@ -80,12 +91,12 @@ class Bench:
             for run, child in zip(runs, children, strict=True)
         ]
         wait(children, look=lambda: [clock.look() for clock in clocks])
-        results = []
+        results, warm = [], warm_up_steps()
         for run, child, clock in zip(runs, children, clocks, strict=True):
             if run.torchtitan:
-                result = speed_on_console(child.log.read_text(), tokens=TOKENS, last=STEPS)
+                result = speed_on_console(child.log.read_text(), tokens=TOKENS, last=STEPS, warm=warm)
             else:
-                result = speed(RunFolder(self._outputs / child.name), last=STEPS)
+                result = speed(RunFolder(self._outputs / child.name), last=STEPS, warm=warm)
             assert clock.seconds is not None
             results.append({**result, "processor_seconds": clock.seconds / (SYNC_STEPS * run.workers)})
         return results

@@ -3,9 +3,12 @@
     python benchmarks/plain_torchtitan.py CONFIG [--section.field value ...]
 
 What it shares with a run of ours is what both are to work on: the model, the corpus and its loader, the batch, the
-schedule. The optimizer is torchtitan's default AdamW. The speed of every step is on its console.
+schedule; and what makes either of them faster or smaller: precision, torch.compile, CUDA graphs (torchtitan's default
+on a GPU), activation checkpointing, a chunked loss, the settings of the allocator. The optimizer is torchtitan's own
+AdamW. The speed of every step is on its console; a step's time ends when the host has its loss and gradient norm.
 """
 
+import math
 import os
 import sys
 import tempfile
@@ -15,7 +18,6 @@ from pathlib import Path
 from muloco._torchtitan import (
     CommConfig,
     CompileConfig,
-    CrossEntropyLoss,
     DebugConfig,
     HuggingFaceTokenizer,
     LRSchedulersContainer,
@@ -30,11 +32,14 @@ from torchtitan.components.optimizer import default_adamw  # isort: skip
 from torchtitan.tools.logging import init_logger  # isort: skip
 
 from muloco.data.loader import PackedDataLoader
+from muloco.launch.placement import allocator_settings
+from muloco.model.flavors import flavor
 from muloco.model.llama import model_spec
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.load import load_config
 from muloco.training.resolve import resolve
+from muloco.training.titan_config import ACTIVATION_CHECKPOINTS, loss_config, records_cuda_graphs
 
 
 def trainer_config(config: Config, folder: Path) -> Trainer.Config:
@@ -42,7 +47,7 @@ def trainer_config(config: Config, folder: Path) -> Trainer.Config:
     data = prepare_data(config)
     training, optimizer = config.training, config.optimizer
     return Trainer.Config(
-        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len),
+        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder),
         tokenizer=HuggingFaceTokenizer.Config(),
@@ -68,17 +73,17 @@ def trainer_config(config: Config, folder: Path) -> Trainer.Config:
             local_batch_size=training.local_batch_size,
             global_batch_size=training.global_batch_size,
             seq_len=training.seq_len,
-            max_norm=training.max_norm,
+            max_norm=math.inf if training.max_norm is None else training.max_norm,
             steps=training.steps,
-            mixed_precision_param=training.precision,
-            disable_cuda_graphs=True,
+            mixed_precision_param="bfloat16" if training.precision == "bfloat16" else "float32",
+            disable_cuda_graphs=not records_cuda_graphs(config),
         ),
         parallelism=ParallelismConfig(spmd_backend="partial_dtensor"),
-        activation_checkpoint=None,
-        compile=CompileConfig(enable=False),
+        activation_checkpoint=ACTIVATION_CHECKPOINTS[config.activation_checkpoint.mode],
+        compile=CompileConfig(enable=config.compile.enable),
         comm=CommConfig(trace_buf_size=0),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
-        loss=CrossEntropyLoss.Config(),
+        loss=loss_config(vocabulary=flavor(config.model.flavor).vocabulary, seq_len=training.seq_len),
     )
 
 
@@ -87,6 +92,8 @@ def main() -> None:
 
     init_logger()
     config = resolve(load_config(sys.argv[1], sys.argv[2:]))
+    if torch.cuda.is_available():
+        os.environ.update(allocator_settings(os.environ))
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     os.environ.update(
         RANK="0",

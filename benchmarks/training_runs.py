@@ -1,6 +1,8 @@
 """Short training runs as a user starts them, and how fast they were by their run folders.
 
-The first inner step is left out: it warms caches and libraries. What a sync takes counts in the step after it.
+The first inner step is left out: it warms caches and libraries. On a GPU the second one is left out as well, because it
+may record a CUDA graph. What a sync takes counts in the step after it. The clock starts and ends at the line of a step,
+for which the host has waited for the step's loss and gradient norm, on a GPU as on a CPU.
 """
 
 import os
@@ -78,8 +80,15 @@ def wait(children: Iterable[Child], *, seconds: float = 900, look: Callable[[], 
             child.end(grace_seconds=5)
 
 
-def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
-    """How fast a run was in its inner steps 2 to `last`, the syncs after steps 1 to `last` - 1 included.
+def warm_up_steps() -> int:
+    """Inner steps that are left out at the start of a run on this machine."""
+    import torch
+
+    return 2 if torch.cuda.is_available() else 1
+
+
+def speed(folder: RunFolder, *, last: int, warm: int = 1) -> dict[str, Any]:
+    """How fast a run was in its inner steps behind the first `warm`, up to `last`, the syncs before `last` included.
 
     Returns:
         tokens_per_second (of all workers together), step_seconds (median of the inner steps without a sync) and, where
@@ -91,14 +100,14 @@ def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
     lines = read_metrics(folder)
     if restarted := {line["worker"] for line in lines if line["attempt"] > 1}:
         raise RuntimeError(f"workers {sorted(restarted)} were lost and started again: there is nothing to compare")
-    syncs = [line for line in lines if line.get("event") == "sync" and line["step"] < last]
+    syncs = [line for line in lines if line.get("event") == "sync" and warm <= line["step"] < last]
     rates, plain, steps = [], [], 0.0
     for worker in sorted({line["worker"] for line in lines}):
         training = {line["step"]: line for line in lines if line["worker"] == worker and "loss" in line}
         synced = {line["step"] for line in syncs if line["worker"] == worker}
-        seconds = {step: taken(training, step) for step in range(2, last + 1)}
+        seconds = {step: taken(training, step) for step in range(warm + 1, last + 1)}
         unsynced = [duration for step, duration in seconds.items() if step - 1 not in synced]
-        rates.append((training[last]["tokens"] - training[1]["tokens"]) / sum(seconds.values()))
+        rates.append((training[last]["tokens"] - training[warm]["tokens"]) / sum(seconds.values()))
         plain += unsynced
         steps += statistics.median(unsynced) * len(seconds)
     result = {"tokens_per_second": sum(rates), "step_seconds": statistics.median(plain)}
@@ -120,10 +129,10 @@ def speed(folder: RunFolder, *, last: int) -> dict[str, Any]:
     return result
 
 
-def speed_on_console(log: str, *, tokens: int, last: int) -> dict[str, Any]:
+def speed_on_console(log: str, *, tokens: int, last: int, warm: int = 1) -> dict[str, Any]:
     """The same of torchtitan's console, on which every inner step of `tokens` tokens has a line; without syncs."""
     rates = {int(step): float(tps.replace(",", "")) for step, tps in re.findall(r"step: +(\d+) .*tps: ([\d,]+)", log)}
-    seconds = [tokens / rates[step] for step in range(2, last + 1)]
+    seconds = [tokens / rates[step] for step in range(warm + 1, last + 1)]
     return {"tokens_per_second": tokens * len(seconds) / sum(seconds), "step_seconds": statistics.median(seconds)}
 
 
@@ -140,6 +149,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads_a_worker": threads,
         "architecture": platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -101,7 +101,12 @@ from torchtitan.components.checkpointer import BaseCheckpointManager  # noqa: E4
 from torchtitan.components.checkpointer.base import ModelWrapper  # noqa: E402
 from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: E402
 from torchtitan.components.dataloader import BaseDataLoader  # noqa: E402
-from torchtitan.components.loss import IGNORE_INDEX, CrossEntropyLoss  # noqa: E402
+from torchtitan.components.loss import (  # noqa: E402
+    IGNORE_INDEX,
+    BaseLoss,
+    ChunkedLossWrapper,
+    CrossEntropyLoss,
+)
 from torchtitan.components.metrics import (  # noqa: E402
     MetricsProcessor,
 )
@@ -122,6 +127,7 @@ from torchtitan.config.configs import (  # noqa: E402
 )
 from torchtitan.distributed import ParallelDims  # noqa: E402
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC  # noqa: E402
+from torchtitan.distributed.cudagraph import CUDAGraphInputSpec  # noqa: E402
 from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm  # noqa: E402
 from torchtitan.models.common.attention import FlexAttention  # noqa: E402
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config  # noqa: E402
@@ -175,10 +181,30 @@ def peak_flops() -> float | None:
     return None if assumed else known
 
 
+def masks_can_be_replayed() -> bool:
+    """Whether a CUDA graph that was recorded with one attention mask can be replayed with another one.
+
+    In torch 2.11 the tensors that a mask's function holds, such as where documents end, are no inputs of a graph. They
+    would stay those of the batch that was recorded.
+    """
+    ends = torch.zeros(1, dtype=torch.int64)
+    block = torch.ones(1, 1, 1, dtype=torch.int32)
+    mask = flex_attention.BlockMask.from_kv_blocks(block, block[None], mask_mod=lambda b, h, q, kv: q <= ends[kv])
+    return any(leaf is ends for leaf in CUDAGraphInputSpec(mask).flatten(mask))
+
+
+def loss_may_call_the_head() -> bool:
+    """Whether a chunked loss may call the output head by itself. FSDP2 of torch 2.11 is not made for that: the backward
+    pass crashes. What ends such a pass without a backward pass came together with it."""
+    return hasattr(torch.distributed.fsdp.FSDPModule, "reset_iter_state")
+
+
 __all__ = [
     "IGNORE_INDEX",
     "BaseCheckpointManager",
     "BaseDataLoader",
+    "BaseLoss",
+    "ChunkedLossWrapper",
     "CommConfig",
     "CompileConfig",
     "ComplexRoPE",
@@ -212,8 +238,10 @@ __all__ = [
     "depth_scaled_std",
     "device_module",
     "device_type",
+    "loss_may_call_the_head",
     "make_ffn_config",
     "make_gqa_config",
+    "masks_can_be_replayed",
     "norm_config",
     "parallelize_llama",
     "peak_flops",

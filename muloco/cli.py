@@ -241,7 +241,10 @@ def _add_plan(commands) -> None:
         "--gpus", type=whole_number, metavar="N", help="GPUs of all workers of a run (default: one per rank)"
     )
     plan.add_argument(
-        "--utilization", type=float, metavar="SHARE", help="share of the GPUs' peak that is reached (default: 0.39)"
+        "--utilization",
+        type=float,
+        metavar="SHARE",
+        help="share of the GPUs' peak that is reached, by 6 N FLOPs a token, as mfu_6n of a run (default: 0.39)",
     )
     plan.add_argument(
         "--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link; one value or several"

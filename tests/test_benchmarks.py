@@ -2,15 +2,18 @@
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.training.load import CHECKOUT, load_config
+from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.training.titan_config import loss_config
 
 
 @pytest.fixture
@@ -76,6 +79,31 @@ def test_speed_of_a_run(benchmark, tmp_path: Path) -> None:
         "skew": pytest.approx(0.75),
         "bytes_a_sync": 8,
     }
+
+
+def test_more_steps_can_be_left_out_at_the_start(benchmark, tmp_path: Path) -> None:
+    found = benchmark("training_runs").speed(write_run(tmp_path), last=4, warm=2)
+    assert found["tokens_per_second"] == pytest.approx(200 / 4 + 200 / 8) and found["waited"] == 1.5
+    log = "\n".join(f"step: {step} loss: 1 tps: {tps}" for step, tps in ((1, 3), (2, 4), (3, 2000)))
+    assert benchmark("training_runs").speed_on_console(log, tokens=4000, last=3, warm=2)["step_seconds"] == 2
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_torchtitan_itself_is_given_what_makes_ours_fast(
+    benchmark, monkeypatch: pytest.MonkeyPatch, graphs: bool, tmp_path: Path
+) -> None:
+    plain = benchmark("plain_torchtitan")
+    monkeypatch.setattr(
+        plain, "prepare_data", lambda config: SimpleNamespace(prepared=(), weights=(), tokenizer_folder="")
+    )
+    monkeypatch.setattr(plain, "records_cuda_graphs", lambda config: graphs)
+    words = ["--model.flavor", "150M", "--training.precision", "autocast", "--training.max_norm", "None"]
+    words += ["--compile.enable", "True", "--activation_checkpoint.mode", "full", "--fault_tolerance.group_size", "1"]
+    theirs = plain.trainer_config(resolve(load_config("config/laptop/adamw.py", words)), tmp_path)
+    assert theirs.compile.enable and theirs.training.disable_cuda_graphs is not graphs
+    assert theirs.model_spec.model.autocast and theirs.training.mixed_precision_param == "float32"
+    assert theirs.loss == loss_config(vocabulary=128256, seq_len=256) and theirs.training.max_norm == math.inf
+    assert type(theirs.activation_checkpoint).__qualname__ == "FullAC.Config"
 
 
 def test_a_run_in_which_a_worker_was_lost_is_no_measurement(benchmark, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_imports_point_down() -> None:
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "muloco.outer", "muloco.training"]),
         ("muloco.training.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets"]),
         ("muloco.training.trained", ["torch", "torchtitan"]),
+        ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),
         ("muloco.training.run_folder", ["torch", "numpy"]),
         ("muloco.launch.supervisor", ["torch"]),

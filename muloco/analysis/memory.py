@@ -18,11 +18,11 @@ class Memory:
     """Anchor and outer optimizer."""
     error_feedback: int
     syncing: int
-    """Only while a fragment is exchanged: its pseudogradient and the mean."""
+    """Only at the peak of a sync, over the state between syncs."""
 
     @property
     def state(self) -> int:
-        """All that is always there."""
+        """All that is there between two syncs."""
         return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback
 
     @property
@@ -36,10 +36,10 @@ def memory(
     matrix_parameters: int = 0,
     averaged: bool = False,
     outer_buffers: int | None = None,
-    error_feedback: bool = False,
-    fragments: int = 1,
+    residual_words: float = 0.0,
+    sync_words: float = 0.0,
 ) -> Memory:
-    """The training state of one worker.
+    """The training state of one worker, and what a sync needs beside it.
 
     Args:
         parameters: N.
@@ -47,16 +47,15 @@ def memory(
         averaged: by GPA, which keeps z.
         outer_buffers: of the outer optimizer, of N each: 1 for sgd with momentum, 0 without, 2 for adamw; None: there
             is no outer loop, and so no anchor.
-        error_feedback: of what is compressed.
-        fragments: J, of equal size.
+        residual_words: of error feedback, a parameter.
+        sync_words: at the peak of a sync over the state between syncs, a parameter (`muloco.outer.memory.sync_words`).
     """
     n = WORD * parameters
-    has_outer = outer_buffers is not None
     return Memory(
         parameters=n,
         gradients=n,
         inner=WORD * (matrix_parameters + 2 * (parameters - matrix_parameters)) + (n if averaged else 0),
         outer=n * (1 + outer_buffers) if outer_buffers is not None else 0,
-        error_feedback=n if error_feedback else 0,
-        syncing=2 * n // fragments if has_outer else 0,
+        error_feedback=round(residual_words * n),
+        syncing=round(sync_words * n),
     )

@@ -8,15 +8,19 @@ from muloco.analysis.memory import Memory, memory
 from muloco.analysis.report.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.model.flavors import flavor
+from muloco.outer.memory import sync_words
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
+from muloco.training.validation_cost import validation_share
 
 ASSUMPTIONS = (
-    "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak; "
-    "within a worker communication costs nothing; a run without outer steps, or with one worker, sends 2 N bytes a "
-    "step over the link (16-bit gradients, once), as in the paper's own model; several workers send what their codec "
-    "makes of the fp32 pseudogradients, both ways. Neither latency nor evaluation, checkpoints or lost workers are in "
-    "it."
+    "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak "
+    "(as mfu_6n in a run's metrics); within a worker communication costs nothing; a run without outer steps, or with "
+    "one worker, sends 2 N bytes a step over the link (16-bit gradients, once), as in the paper's own model; several "
+    "workers send what their codec makes of the fp32 pseudogradients, both ways. Neither latency nor validation, "
+    "evaluation, checkpoints or lost workers are in the times; the share of validation is that of all forward and "
+    "backward passes, a backward pass being two forward ones. Memory is that of parameters, gradients, optimizers and "
+    "a sync; activations come on top."
 )
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
@@ -64,10 +68,16 @@ class Plan:
     delay: int
     memory: Memory
     """Of a worker."""
+    state_per_gpu: float
+    """Bytes that a GPU holds of that between two syncs, of all the workers that share it."""
     bytes_per_gpu: float
-    """Of its largest share in that, at a sync."""
+    """The same at the peak of a sync. Activations come on top."""
+    host_bytes_per_gpu: float
+    """Of `memory`, what is kept in host memory instead."""
     fits: bool
-    """Whether that is less than a GPU has. Activations come on top."""
+    """Whether a GPU has that much."""
+    validation_share: float
+    """Of a worker's forward and backward passes, from 0 to 1; the times are without them."""
 
     def at(self, gbit_per_second: float) -> WallClock:
         """The time on such links."""
@@ -110,21 +120,24 @@ def plan(
         raise ConfigError(f"--gpu {gpu} is not known; there are {', '.join(GPUS)}")
     if not 0 < utilization <= 1:
         raise ConfigError(f"--utilization must be above 0 and at most 1; got {utilization:g}")
-    ranks = config.workers * config.ranks_per_worker
+    ranks = config.worker_processes * config.ranks_per_worker
     gpus = ranks if gpus is None else gpus
     if gpus < 1:
         raise ConfigError(f"--gpus must be at least 1; got {gpus}")
     if gpus % ranks:
         raise ConfigError(
-            f"--gpus must be a multiple of {ranks}, the workers x ranks ({config.workers} x {config.ranks_per_worker}) "
-            f"of {name or config.run.name}; got {gpus}"
+            f"--gpus must be a multiple of {ranks}, the worker processes x ranks ({config.worker_processes} x "
+            f"{config.ranks_per_worker}) of {name or config.run.name}; got {gpus}"
         )
     size = flavor(config.model.flavor)
     assert config.training.steps is not None and config.training.tokens is not None
     ft = config.fault_tolerance
-    apart = config.syncs and config.workers > 1
-    state = _memory(config)
-    per_gpu = state.peak / (config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree)
+    apart = config.syncs and config.worker_processes > 1
+    whole = _memory(config)
+    shards = config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree
+    share = config.workers / config.worker_processes / shards  # of the memory of a worker
+    offloaded = whole.outer if config.outer_optimizer.offload else 0
+    peak = (whole.peak - offloaded) * share
     return Plan(
         name=name or str(config.run.name),
         look=f"{variant(config).name}, {size.alias}",
@@ -136,9 +149,12 @@ def plan(
         exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
         fragments=(ft.num_fragments or 1) if apart else 1,
         delay=ft.fragment_sync_delay if apart else 0,
-        memory=state,
-        bytes_per_gpu=per_gpu,
-        fits=per_gpu < GPUS[gpu].memory,
+        memory=whole,
+        state_per_gpu=(whole.state - offloaded) * share,
+        bytes_per_gpu=peak,
+        host_bytes_per_gpu=offloaded * share,
+        fits=peak < GPUS[gpu].memory,
+        validation_share=validation_share(config),
     )
 
 
@@ -152,13 +168,26 @@ def _memory(config: Config) -> Memory:
     optimizer = config.optimizer
     muon = (optimizer.matrix.rule or ("muon" if optimizer.name == "Muon" else "adamw")) == "muon"
     buffers = {"sgd": int(bool(config.outer_optimizer.momentum)), "adamw": 2, "muon": 1}
+    feedback, again = config.compression.error_feedback, config.compression.reduce == "reselect"
     return memory(
         parameters=size.parameters,
         matrix_parameters=size.matrix_parameters if muon else 0,
         averaged=optimizer.name == "GPA",
         outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
+        residual_words=(1 + again / config.workers) * feedback,  # of what is sent, and of the means that it owns
+        sync_words=_sync_words(config) if config.syncs else 0.0,
+    )
+
+
+def _sync_words(config: Config) -> float:
+    ft = config.fault_tolerance
+    return sync_words(
+        workers=config.workers,
+        sync_delay=ft.fragment_sync_delay,
+        compressed=config.compression.kind != "none",
         error_feedback=config.compression.error_feedback,
-        fragments=config.fault_tolerance.num_fragments or 1,
+        fragments=ft.num_fragments or 1,
+        in_process=ft.transport == "in_process",
     )
 
 

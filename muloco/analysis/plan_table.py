@@ -47,7 +47,9 @@ def _of_one(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width:
         "inner steps": f"{plan.steps:,}, of {plan.tokens:,} tokens together",
         "compute of an inner step": f"{plan.step_seconds:.3g} s",
         "sent by a worker": _sent(plan),
-        "memory of a GPU": f"{_memory(plan)} GB, without activations",
+        "memory of a GPU": f"{_gigabytes(plan.state_per_gpu)} GB between syncs, {_memory(plan)} GB at most",
+        **({"host memory a GPU": f"{_gigabytes(plan.host_bytes_per_gpu)} GB"} if plan.host_bytes_per_gpu else {}),
+        "validation": f"{100 * plan.validation_share:.1f} % of the computation, beside the times below",
     }
     by_rate = fitted(
         f"{plan.name} by bandwidth",
@@ -71,6 +73,7 @@ def _of_several(plans: Sequence[Plan], rates: Sequence[float], hardware: str, wi
         Column("s a step", [f"{plan.step_seconds:.3g}" for plan in plans]),
         Column("sent by a worker", [_sent(plan) for plan in plans]),
         Column("GB a GPU", [_memory(plan) for plan in plans]),
+        Column("% validation", [f"{100 * plan.validation_share:.1f}" for plan in plans]),
     ]
     name, size = time_unit(max(plan.at(rate).total for plan in plans for rate in rates))
     times = [Column(f"{rate:g} Gbit/s", _times(plans, rate, size)) for rate in rates]
@@ -98,7 +101,11 @@ def _sent(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    return f"{plan.bytes_per_gpu / 1e9:.1f}{'' if plan.fits else ' (too much)'}"
+    return f"{_gigabytes(plan.bytes_per_gpu)}{'' if plan.fits else ' (too much)'}"
+
+
+def _gigabytes(amount: float) -> str:
+    return f"{amount / 1e9:.1f}"
 
 
 def _digits(value: float) -> str:

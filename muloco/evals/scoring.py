@@ -102,9 +102,12 @@ class Scorer:
 @contextlib.contextmanager
 def _head_at(model: Any, places: torch.Tensor) -> Iterator[None]:
     """Within the context the model's output head sees these places (of rows x length) alone: logits are [places,
-    vocabulary]. With a large vocabulary the head would cost most of the time and memory."""
+    vocabulary]. With a large vocabulary the head would cost most of the time and memory. The model applies it, also
+    while it is trained with a chunked loss, which does so otherwise."""
     handle = model.lm_head.register_forward_pre_hook(lambda head, args: (args[0].flatten(0, 1)[places],))
+    skips, model._skip_lm_head = model._skip_lm_head, False
     try:
         yield
     finally:
+        model._skip_lm_head = skips
         handle.remove()

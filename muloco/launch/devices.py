@@ -3,7 +3,7 @@
 import os
 
 from muloco.cores import usable_cores
-from muloco.launch.placement import Placement, Station, refuse_what_needs_cuda
+from muloco.launch.placement import Placement, Station, allocator_settings, refuse_what_needs_cuda
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -58,6 +58,7 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
             f"{what} need {workers * ranks} CUDA devices, this machine has {len(devices)}; lower "
             "fault_tolerance.group_size or parallelism.*_degree (workers of one rank can share a device)"
         )
+    common |= allocator_settings(environment)
     environments = tuple({**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices)
     return Placement(
         environments=environments,

@@ -1,12 +1,15 @@
 """What the supervisor needs to know to start the processes of a run, be it here or on other nodes."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
 LOOPBACK = "127.0.0.1"
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Variables with the settings of torch's allocator: its name, and the older one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +59,18 @@ def refuse_what_needs_cuda(config: Config, where: str) -> None:
         raise ConfigError(
             f"optimizer.symmetric_products triton needs CUDA devices, {where} has none; use auto or matmul"
         )
+
+
+def allocator_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the environment of a worker on CUDA devices adds to this one, unless the user has set the allocator.
+
+    Segments of device memory that can grow do not fall to pieces over activations, syncs and validations of different
+    sizes; torchtitan's own launcher asks for them as well. NCCL must then not register the buffers of CUDA graphs:
+    together the two have led to illegal memory accesses (pytorch issue 158029).
+    """
+    if any(name in environment for name in _ALLOCATOR):
+        return {}
+    return {
+        _ALLOCATOR[0]: "expandable_segments:True",
+        "NCCL_GRAPH_REGISTER": environment.get("NCCL_GRAPH_REGISTER", "0"),
+    }

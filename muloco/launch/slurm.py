@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from muloco.launch.allocation import Allocation
 from muloco.launch.layout import Layout, Place, even_layout, layout
-from muloco.launch.placement import Placement, Station, refuse_what_needs_cuda
+from muloco.launch.placement import Placement, Station, allocator_settings, refuse_what_needs_cuda
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -42,9 +42,10 @@ def place_in(config: Config, allocation: Allocation, *, environment: Mapping[str
     group = "gloo" if on_cpu or shared else "nccl"
     devices = "CPU" if on_cpu else f"{per_node} GPUs a node" + (", shared" if shared else "")
     group = group if chosen == "auto" else chosen
+    common = {} if on_cpu else allocator_settings(environment)
     return Placement(
         environments=tuple(
-            {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS") or str(_threads(allocation, found, place))}
+            {**common, "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS") or str(_threads(allocation, found, place))}
             for place in found.places
         ),
         stations=tuple(

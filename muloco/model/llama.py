@@ -63,6 +63,26 @@ class PostNormBlock(Llama3TransformerBlock):
         return x + self.post_ffn_norm(self.feed_forward(self.ffn_norm(x)))
 
 
+class Head(Linear):
+    """The output head. A chunked loss calls it by itself, outside of the model's forward pass."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Linear.Config):
+        autocast: bool = False
+        """As in `MulocoLlama.Config`."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._autocast = config.autocast
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """input: [B, L, width]; returns logits [B, L, vocabulary]."""
+        if not self._autocast:
+            return super().forward(input)
+        with torch.autocast(device_type(), torch.bfloat16):
+            return super().forward(input)
+
+
 class MulocoLlama(Llama3Model):
     """The paper's model: a stack of `PostNormBlock`s, with dense masks where the attention is the CPU's."""
 
@@ -114,7 +134,8 @@ def llama_config(flavor: str, *, seq_len: int, dense: bool = False, autocast: bo
         ),
         layers=[_block(size, layer, seq_len, attention) for layer in range(size.layers)],
         norm=_norm(size.width),
-        lm_head=Linear.Config(
+        lm_head=Head.Config(
+            autocast=autocast,
             in_features=size.width,
             out_features=size.vocabulary,
             param_init=_init(nn.init.trunc_normal_, std=head_std, a=-3 * head_std, b=3 * head_std),

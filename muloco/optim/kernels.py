@@ -76,16 +76,19 @@ def normalize_(x: Tensor) -> None:
     """See `muloco.optim.passes.normalize_`; two launches, of which the first only reads."""
     size = x[0].numel()
     pieces = triton.cdiv(size, PIECE)
+    room = min(ROOM, triton.next_power_of_2(pieces))
     found = torch.empty(2, len(x), pieces, dtype=torch.float32, device=x.device)
-    norm_kernel[(pieces, len(x))](x, *found, size, PIECE=PIECE, num_warps=8, **EXACT)
-    scale_kernel[(triton.cdiv(pieces, PIECES), len(x))](
+    # Only the first dimension of a grid may be long, as matrices are where they are small.
+    norm_kernel[(len(x) * pieces,)](x, *found, size, pieces, PIECE=PIECE, num_warps=8, **EXACT)
+    scale_kernel[(len(x) * triton.cdiv(pieces, PIECES),)](
         x,
         *found,
         size,
         pieces,
         PIECE=PIECE,
         PIECES=PIECES,
-        ROOM=min(ROOM, triton.next_power_of_2(pieces)),
+        ROOM=room,
+        LOOKS=triton.cdiv(pieces, room),
         num_warps=8,
         **EXACT,
     )
@@ -129,7 +132,7 @@ def advance_kernel(
 
 @triton.jit
 def descend_kernel(
-    params,
+    parameters,
     directions,
     rate,
     size,
@@ -140,9 +143,9 @@ def descend_kernel(
     BLOCK: tl.constexpr,
 ):
     which = tl.program_id(1)
-    param_at, direction_at = params[0], directions[0]
+    param_at, direction_at = parameters[0], directions[0]
     for i in tl.static_range(1, COUNT):
-        param_at = tl.where(which == i, params[i], param_at)
+        param_at = tl.where(which == i, parameters[i], param_at)
         direction_at = tl.where(which == i, directions[i], direction_at)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < size
@@ -163,36 +166,48 @@ def descend_kernel(
 
 
 @triton.jit
-def norm_kernel(x, largest_at, sums_at, size, PIECE: tl.constexpr):
+def norm_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr):
     """Of each piece, the largest absolute value and the sum of squares divided by the square of its power of two."""
-    which = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(0).to(tl.int64) * PIECE + tl.arange(0, PIECE)
+    program = tl.program_id(0).to(tl.int64)
+    which = program // pieces
+    at = (program % pieces) * PIECE + tl.arange(0, PIECE)
     values = tl.load(x + which * size + at, at < size, 0.0).to(tl.float32)
     largest = tl.max(tl.abs(values))
     scaled = values * (((127 - exponent(largest)) << 23).to(tl.float32, bitcast=True))
-    place = which * tl.num_programs(0) + tl.program_id(0)
-    tl.store(largest_at + place, largest)
-    tl.store(sums_at + place, tl.sum(scaled * scaled))
+    tl.store(largest_at + program, largest)
+    tl.store(sums_at + program, tl.sum(scaled * scaled))
 
 
 @triton.jit
-def scale_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr, PIECES: tl.constexpr, ROOM: tl.constexpr):
-    which = tl.program_id(1).to(tl.int64)
+def scale_kernel(
+    x,
+    largest_at,
+    sums_at,
+    size,
+    pieces,
+    PIECE: tl.constexpr,
+    PIECES: tl.constexpr,
+    ROOM: tl.constexpr,
+    LOOKS: tl.constexpr,
+):
+    programs = tl.cdiv(pieces, PIECES)
+    which = tl.program_id(0).to(tl.int64) // programs
     largest = tl.zeros([ROOM], tl.float32)
-    for start in range(0, pieces, ROOM):
-        place = start + tl.arange(0, ROOM)
+    for look in range(LOOKS):
+        place = look * ROOM + tl.arange(0, ROOM)
         largest = tl.maximum(largest, tl.load(largest_at + which * pieces + place, place < pieces, 0.0))
     power = ((127 - exponent(tl.max(largest))) << 23).to(tl.float32, bitcast=True)
     sums = tl.zeros([ROOM], tl.float32)
-    for start in range(0, pieces, ROOM):
-        place = start + tl.arange(0, ROOM)
+    for look in range(LOOKS):
+        place = look * ROOM + tl.arange(0, ROOM)
         here = tl.load(largest_at + which * pieces + place, place < pieces, 0.0)
         factor = power * ((127 + exponent(here)) << 23).to(tl.float32, bitcast=True)
         sums += tl.load(sums_at + which * pieces + place, place < pieces, 0.0) * factor * factor
     norm = tl.sqrt_rn(tl.sum(sums))
     inverse = tl.div_rn(1.0, tl.where(norm == 0.0, 1.0, norm)) + (norm - norm)  # NaN where the norm is not finite
     for piece in range(PIECES):
-        at = (tl.program_id(0).to(tl.int64) * PIECES + piece) * PIECE + tl.arange(0, PIECE)
+        first = (tl.program_id(0).to(tl.int64) % programs) * PIECES
+        at = (first + piece) * PIECE + tl.arange(0, PIECE)
         values = tl.load(x + which * size + at, at < size, 0.0).to(tl.float32)
         tl.store(x + which * size + at, (values * power * inverse).to(x.dtype.element_ty), at < size)
 

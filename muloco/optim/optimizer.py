@@ -31,7 +31,7 @@ class Muon(ByRule):
             head, norms, biases and the rest to adamw, norms and biases without weight decay (`account()` lists them).
             Convolutions without groups go to muon if a module is given. Or parameters, all for muon. Or groups, see
             below.
-        lr: learning rate, a float or a tensor of one element.
+        lr: learning rate, a float or a tensor of one element, which a CUDA graph needs on the device.
         momentum: of muon, in [0, 1).
         nesterov: muon looks one momentum step ahead.
         weight_decay: decoupled, times the unscaled lr.
@@ -61,7 +61,7 @@ class Muon(ByRule):
             has it (known in a module). More than three dimensions are a convolution, one row for each output; three
             need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have too.
         lr_factor: times lr; 1 by default.
-        fused, foreach: for adamw, as in torch.optim.AdamW.
+        fused, foreach: for adamw, as in torch.optim.AdamW; fused by default on an accelerator.
 
     Raises:
         ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, an

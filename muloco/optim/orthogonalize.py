@@ -204,7 +204,9 @@ def _normalize(x: Tensor, dtype: torch.dtype, overwrite: bool) -> Tensor:
         rounded = x if free else x.to(kind, copy=True)
         norm = norm_of(rounded)
         if bool(((norm > 1e-9) & (norm < 1e9)).all()):
-            return rounded.mul_(norm.reciprocal()).to(dtype)
+            for matrix, factor in zip(rounded, norm.reciprocal().flatten().tolist(), strict=True):
+                matrix.mul_(factor)  # a number needs no copy in the dtype of the norms
+            return rounded.to(dtype)
     if x.dtype != kind:  # rounding may make numbers infinite
         x = near_one(x, out=x.new_empty(x.shape, dtype=kind))
     elif not (free and x.is_contiguous()):

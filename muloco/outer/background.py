@@ -3,11 +3,26 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+
+# One stream a device for all rounds: the caching allocator keeps memory apart by stream, so that a new stream for every
+# round would keep what a round needs once for each of them.
+#
+# Memory may be freed and given out again only behind the last use of it on any stream:
+# - What the training thread allocates and a round uses (the pseudogradient, a digest): the thread waits for the side
+#   stream before it lets go of its work, so nothing reads it there by the time it is freed.
+# - What a round allocates and the training thread uses (the mean): it is whole when the thread ends. Once it is freed,
+#   only another round can be given its memory, and each begins by waiting for all that the training thread has queued.
+#   This holds as long as a device has one round at a time, as `muloco.outer.fragments.Schedule` demands.
+@cache
+def _side_stream(device: torch.device) -> torch.Stream:
+    return torch.Stream(device)
 
 
 class Pending(Generic[T]):
@@ -16,12 +31,12 @@ class Pending(Generic[T]):
     Args:
         work: called once.
         concurrent: in a thread, from now on; else when the result is asked for.
-        device: of the tensors that `work` uses; on an accelerator it gets a stream of its own, which waits for all
-            that has been queued so far, and whoever takes the result waits for that stream.
+        device: of the tensors that `work` uses. On an accelerator, concurrent work is queued on the device's side
+            stream, which first waits for all that has been queued so far; the thread ends when the device has done it.
     """
 
     def __init__(self, work: Callable[[], T], *, concurrent: bool, device: torch.device):
-        self._work = work
+        self._work: Callable[[], T] | None = work
         self._value: T | None = None
         self._error: BaseException | None = None
         self._done = False
@@ -32,7 +47,7 @@ class Pending(Generic[T]):
         self._thread: threading.Thread | None = None
         if concurrent:
             if device.type != "cpu":
-                self._stream = torch.Stream(device)
+                self._stream = _side_stream(device)
                 self._stream.wait_stream(torch.accelerator.current_stream(device))
             self._thread = threading.Thread(target=self._run, name="outer round", daemon=True)
             self._thread.start()
@@ -46,8 +61,6 @@ class Pending(Generic[T]):
         """Waits for it; what the work raised is raised here."""
         if self._thread is not None:
             self._thread.join()
-            if self._stream is not None:
-                torch.accelerator.current_stream(self._device).wait_stream(self._stream)
         elif not self._done:
             self._run()
         if self._error is not None:
@@ -55,6 +68,7 @@ class Pending(Generic[T]):
         return self._value  # type: ignore[return-value]  # there, as nothing was raised
 
     def _run(self) -> None:
+        assert self._work is not None
         started = time.perf_counter()
         try:
             if self._stream is None:
@@ -62,8 +76,12 @@ class Pending(Generic[T]):
             else:
                 torch.accelerator.set_device_index(self._device.index)
                 with self._stream:
-                    self._value = self._work()
+                    try:
+                        self._value = self._work()
+                    finally:
+                        self._stream.synchronize()
         except BaseException as error:
             self._error = error
+        self._work = None  # and with it what it holds
         self.seconds = time.perf_counter() - started
         self._done = True

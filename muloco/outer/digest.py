@@ -1,11 +1,12 @@
 """A 64-bit checksum of tensors' bit patterns, computed where the tensors live."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio as a signed integer: spreads consecutive indices
-_BLOCK, _BLOCK_ON_DEVICE = 2**16, 2**22  # elements at once: within a CPU's cache; enough to keep an accelerator busy
+_BLOCK = 2**16  # elements at once: within a CPU's cache
 _WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -25,16 +26,35 @@ def digest(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors:
         words = tensor.detach().contiguous().view(-1).view(_WORD[tensor.element_size()])
         if total is None:
-            size = _BLOCK if words.device.type == "cpu" else _BLOCK_ON_DEVICE
             total = torch.zeros((), dtype=torch.int64, device=words.device)
-            first = torch.arange(size, dtype=torch.int64, device=words.device) * _GOLDEN
-        for block in words.split(size):
-            factors = first[: block.numel()] + _signed(start * _GOLDEN)
-            factors |= 1
-            factors *= block
-            total += factors.sum()
-            start += block.numel()
+        if words.numel():
+            _add_to(total)(total, words, start)
+        start += words.numel()
     return torch.zeros((), dtype=torch.int64) if total is None else total
+
+
+def _add_to(total: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor, int], None]:
+    """How to add words to a total: on a GPU by a kernel of Triton, which comes with torch for CUDA."""
+    if total.device.type != "cuda":
+        return _add
+    from muloco.outer import digest_kernel
+
+    return digest_kernel.add
+
+
+def _add(total: torch.Tensor, words: torch.Tensor, start: int) -> None:
+    first = _first_factors(_BLOCK, words.device)
+    for block in words.split(_BLOCK):
+        factors = first[: block.numel()] + _signed(start * _GOLDEN)
+        factors |= 1
+        factors *= block
+        total += factors.sum()
+        start += block.numel()
+
+
+@cache
+def _first_factors(count: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.int64, device=device) * _GOLDEN
 
 
 def _signed(value: int) -> int:

@@ -2,7 +2,8 @@
 
 Every member owns a part of the fragment. It receives that part from all members, adds them up in rank order in fp32
 and sends the mean back, so that 2 (K - 1) / K of a payload leave each worker, whatever K is. Both ways the parts go as
-payloads of a codec; the dense one keeps every bit.
+payloads of a codec; the dense one keeps every bit. What goes to one member at once are the payloads of its pieces, by
+size, shape and place. All pieces of one codec and shape, whoever owns them, are encoded and decoded together.
 """
 
 import itertools
@@ -19,7 +20,7 @@ from muloco.outer.transport import Round, TransportError
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Payloads of one owner that are worked on together; where a piece has a larger one, as much of the others' as that."""
+"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others' too."""
 
 MESSAGE_BYTES = 16 * 2**20
 """Most bytes of a message of `gather_bytes`."""
@@ -44,18 +45,23 @@ class Piece:
         return flat[self.start : self.start + self.elements].view(self.shape)
 
 
-def average(round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int]) -> torch.Tensor:
+def average(
+    round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int], *, overwrite: bool = False
+) -> torch.Tensor:
     """The weighted mean of the members' vectors; the same bits on every member.
 
     Args:
         round: open round.
-        flat: this member's fp32 vector of all tensors of the fragment, on the transport's device; left alone.
+        flat: this member's fp32 vector of all tensors of the fragment, on the transport's device.
         wire: how the tensors in `flat` travel, the same on every member. Its residuals take up what is lost, to be
             committed by the caller.
         weights: one a member, in rank order; those of weight 0 do not contribute.
+        overwrite: whether the mean is written over `flat`, which a round that fails then leaves half written. Otherwise
+            `flat` is left alone.
 
     Returns:
-        fp32 vector like `flat`.
+        fp32 vector like `flat`: in the memory of `flat` with `overwrite`, and `flat` itself where one member is alone
+        and every bit arrives; else a new one.
 
     Raises:
         ValueError: all weights are 0.
@@ -68,8 +74,10 @@ def average(round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int]
     for residual in wire.residuals.values():
         residual.begin()
     if round.size == 1 and wire.exact:
-        return flat.clone()
-    return (_reduce_at_owners if wire.reduce == "reselect" else _gather)(round, flat, wire, shares)
+        return flat
+    mean = flat if overwrite else torch.empty_like(flat)
+    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(round, flat, mean, wire, shares)
+    return mean
 
 
 def bytes_sent(wire: Wire, members: int, rank: int) -> int:
@@ -85,30 +93,40 @@ def ring_bytes(wire: Wire, members: int) -> float:
     return 2 * (members - 1) / members * 4 * sum(map(math.prod, wire.shapes))
 
 
-def _reduce_at_owners(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
-    mean = torch.empty_like(flat)
+# Both ways of averaging write `mean` piece by piece, behind the last use of these pieces of `flat`, which may be the
+# same memory: this member has sent them, and by the next exchange all others have read what it sent.
+
+
+def _reduce_at_owners(
+    round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]
+) -> None:
     for batch in _batches(split(wire.shapes, round.size), wire):
         mine = batch[round.rank]
         sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
         outgoing = _encode(batch, flat, wire, wire.sent)
         received = round.exchange(outgoing, [sizes[round.rank]] * round.size)
+        received[round.rank] = _apart(received[round.rank], mean)
         _accumulate(mean, mine, received, wire, shares)
         (payload,) = _encode([mine], mean, wire, wire.owned)
         reach("gather")
         _decode(batch, round.exchange([payload] * round.size, sizes), wire, mean)
-    return mean
 
 
-def _gather(round: Round, flat: torch.Tensor, wire: Wire, shares: Sequence[float]) -> torch.Tensor:
-    mean = torch.empty_like(flat)
+def _gather(round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]) -> None:
     for (pieces,) in _batches(split(wire.shapes, 1), wire):
         (payload,) = _encode([pieces], flat, wire, wire.sent)
+        payload = _apart(payload, mean)  # others read it while this member writes
         reach("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
         _accumulate(mean, pieces, received, wire, shares)
         if wire.reduce == "requantize":
             _decode([pieces], _encode([pieces], mean, wire, None), wire, mean)
-    return mean
+
+
+def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """The payload, outside the memory of a vector that is about to be written: dense pieces are sent as views."""
+    same = payload.untyped_storage().data_ptr() == vector.untyped_storage().data_ptr()
+    return payload.clone() if same else payload
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
@@ -125,7 +143,7 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     """
     if not 0 < len(data) <= MESSAGE_BYTES:
         raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
-    ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.device)
+    ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.wire)
     announced = [
         part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned
         for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)
@@ -133,7 +151,7 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     for rank, (length, _) in enumerate(announced):
         if not 0 < length <= MESSAGE_BYTES:
             raise TransportError(f"member {rank} announced a message of {length} bytes, not of 1 to {MESSAGE_BYTES}")
-    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(round.device)
+    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(round.wire)
     received = round.exchange([own] * round.size, [length for length, _ in announced])
     messages = [bytes(part.cpu().numpy()) for part in received]
     for rank, (message, (_, checksum)) in enumerate(zip(messages, announced, strict=True)):
@@ -202,7 +220,8 @@ def _encode(
     batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, residual: Residual | None
 ) -> list[torch.Tensor]:
     """What goes to each owner: the payloads of its pieces, one behind the other."""
-    payloads = [[flat.new_empty(0, dtype=torch.uint8)] * len(pieces) for pieces in batch]
+    nothing = flat.new_empty(0, dtype=torch.uint8)
+    payloads = [[nothing] * len(pieces) for pieces in batch]
     for (codec, _), places in _alike(batch, wire).items():
         pieces = [batch[owner][number] for owner, number in places]
         values = [piece.of(flat) for piece in pieces]
@@ -214,7 +233,6 @@ def _encode(
             encoded = list(residual.encode(codec, values, [piece.start for piece in pieces]))
         for (owner, number), payload in zip(places, encoded, strict=True):
             payloads[owner][number] = payload
-    nothing = flat.new_empty(0, dtype=torch.uint8)
     return [parts[0] if len(parts) == 1 else torch.cat([nothing, *parts]) for parts in payloads]
 
 

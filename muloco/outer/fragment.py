@@ -61,19 +61,35 @@ class FragmentState:
         parts = flat.split([tensor.numel() for tensor in self.anchor.values()])
         return {name: part.view_as(self.anchor[name]) for name, part in zip(self.anchor, parts, strict=True)}
 
-    def product(self, one: torch.Tensor, other: torch.Tensor) -> float:
+    def product(self, one: torch.Tensor | None, other: torch.Tensor) -> float:
         """This rank's share of the inner product of two vectors: summed over the ranks of a worker, whatever their
-        layout, it is that of the whole tensors."""
-        pairs = zip(self.views(one).values(), self.views(other).values(), self._copies.values(), strict=True)
-        return float(sum(a.flatten().dot(b.flatten()) / copies for a, b, copies in pairs))
+        layout, it is that of the whole tensors.
 
-    def pseudogradient(self, device: torch.device) -> torch.Tensor:
-        """anchor - parameters, as one fp32 vector on `device`."""
-        parts = []
-        for name, tensor in self.parameters.items():
-            anchor = self.anchor[name].to(tensor.device, non_blocking=True)
-            parts.append((anchor.float() - tensor.float()).view(-1))
-        return torch.cat(parts).to(device)
+        Args:
+            one: None stands for the pseudogradient, which is then formed tensor by tensor.
+            other: fp32 vector.
+        """
+        total: float | torch.Tensor = 0.0
+        views = {} if one is None else self.views(one)
+        for name, part in self.views(other).items():
+            mine = self._difference(name, torch.empty_like(part)) if one is None else views[name]
+            total = total + mine.flatten().dot(part.flatten()) / self._copies[name]
+        return float(total)
+
+    def pseudogradient(self) -> torch.Tensor:
+        """anchor - parameters, as one fp32 vector where the parameters are; formed in place, tensor by tensor."""
+        elements = sum(tensor.numel() for tensor in self.anchor.values())
+        flat = torch.empty(elements, device=next(iter(self.parameters.values())).device)
+        for name, part in self.views(flat).items():
+            self._difference(name, part)
+        return flat
+
+    def _difference(self, name: str, out: torch.Tensor) -> torch.Tensor:
+        """anchor - parameter, written into `out`, fp32 of its shape."""
+        anchor, parameter = self.anchor[name], self.parameters[name]
+        if anchor.device == parameter.device and torch.promote_types(anchor.dtype, parameter.dtype) == out.dtype:
+            return torch.sub(anchor, parameter, out=out)
+        return out.copy_(anchor, non_blocking=True).sub_(parameter)  # in fp32, without a copy of either beside it
 
     def step(self, mean: torch.Tensor, *, lr: float | None = None) -> None:
         """The outer step: moves the anchor, with the mean pseudogradient (fp32 vector) as its gradient.
@@ -82,9 +98,9 @@ class FragmentState:
             mean: as `pseudogradient` orders it.
             lr: outer learning rate from now on; None: as it is.
         """
-        for name, part in self.views(mean).items():
-            anchor, handle = self.anchor[name], self._handles[name]
-            handle.grad = sharding.wrap(part.to(anchor.device, anchor.dtype), like=handle)
+        for name, part in self.views(self._beside_anchor(mean)).items():
+            handle = self._handles[name]
+            handle.grad = sharding.wrap(part.to(self.anchor[name].dtype), like=handle)
         if lr is not None:
             self._set_lr(lr)
         self.optimizer.step()
@@ -96,7 +112,7 @@ class FragmentState:
         with self._merging(self.parameters):
             for name, tensor in self.parameters.items():
                 if alpha:
-                    tensor.lerp_(self.anchor[name].to(tensor.device, tensor.dtype), 1 - alpha)
+                    tensor.lerp_(self.anchor[name].to(tensor.device, tensor.dtype, non_blocking=True), 1 - alpha)
                 else:
                     tensor.copy_(self.anchor[name], non_blocking=True)
         self.merged_with_local = alpha > 0
@@ -133,6 +149,14 @@ class FragmentState:
         for state in self.optimizer.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(state["step"], outer_steps)
+
+    def _beside_anchor(self, vector: torch.Tensor) -> torch.Tensor:
+        """The vector where the anchor is: in page-locked host memory, if need be, for which the host waits."""
+        if next(iter(self.anchor.values())).device.type == vector.device.type:
+            return vector
+        host = sharding.to_host(vector)
+        torch.accelerator.current_stream(vector.device).synchronize()
+        return host
 
     def _make_optimizer_state(self) -> None:
         """All buffers are there from the start, as zeros, so that a checkpoint always finds them: by one step of lr 0

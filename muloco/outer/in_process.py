@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
-from muloco.outer.transport import TransportError
+from muloco.outer.transport import KEPT_PARTS, TransportError
 
 
 class GroupEnded(RuntimeError):
@@ -27,6 +27,9 @@ class InProcessGroup:
     def __init__(self, size: int):
         if size < 1:
             raise ValueError(f"a group needs at least one worker; got {size}")
+        # A torch for CUDA that finds no device sets this up when DTensor is first used. Two threads that do so at once
+        # crash the process (seen in torch 2.11).
+        torch._C._ensureCUDADeviceGuardSet()
         self.size = size
         self.present = set(range(size))
         """Workers that have not left."""
@@ -40,8 +43,8 @@ class InProcessGroup:
         self._formed = 0
         self.offers: dict[tuple[str, int], bytes] = {}
         """States offered after a round, by the round's name and the worker."""
-        self.published: dict[int, tuple[str, bytes]] = {}
-        """The newest part of some work that each worker has published, with its name."""
+        self.published: dict[int, dict[str, bytes]] = {worker: {} for worker in range(size)}
+        """The newest parts of work that each worker has published, by worker and name."""
 
     def transport(self, worker: int, device: torch.device | str = "cpu") -> "InProcessTransport":
         """The end of one worker, whose tensors are on `device`."""
@@ -154,18 +157,17 @@ class InProcessTransport:
         return self._group.offers[key]
 
     def publish(self, name: str, part: bytes) -> None:
-        self._group.published[self._worker] = name, part
+        kept = self._group.published[self._worker]
+        kept[name] = part
+        for earlier in list(kept)[:-KEPT_PARTS]:
+            del kept[earlier]
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
         """See `Transport.collect`; waits for all that are present, as nobody is late where workers take turns."""
-        published = self._group.published
-
-        def has(worker: int) -> bool:
-            return worker in published and published[worker][0] == name
-
+        published, present = self._group.published, self._group.present
         others = [worker for worker in workers if worker != self._worker]
-        self._group.wait(self._worker, lambda: all(has(w) or w not in self._group.present for w in others))
-        return {worker: published[worker][1] for worker in others if has(worker)}
+        self._group.wait(self._worker, lambda: all(name in published[w] or w not in present for w in others))
+        return {worker: published[worker][name] for worker in others if name in published[worker]}
 
     def any_rank(self, value: bool) -> bool:
         return value  # nobody is ever left behind here
@@ -186,6 +188,7 @@ class InProcessRound:
         self.cut = False
         self.members = shared.members
         self.device = device
+        self.wire = torch.device("cpu")  # nothing is sent, so that tensors of any device can be exchanged
         self.rank = shared.members.index(worker)
         self.size = len(shared.members)
         self.bytes_sent = 0
@@ -208,7 +211,7 @@ class InProcessRound:
 
 
 class _SharedRound:
-    """What the members of a round have posted for each other."""
+    """What the members of a round have posted for each other: the tensors themselves, not copies, until the vote."""
 
     def __init__(self, group: InProcessGroup, members: list[int], name: str):
         self.members = members
@@ -219,7 +222,7 @@ class _SharedRound:
 
     def exchange(self, number: int, rank: int, outgoing: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         posts = self._posts.setdefault(number, {})
-        posts[rank] = [tensor.clone() for tensor in outgoing]
+        posts[rank] = outgoing
         self._posts.pop(number - 2, None)  # all have read it, or they could not have posted the one after it
         self._group.wait(self.members[rank], lambda: len(posts) == len(self.members) or self._broken(posts))
         if len(posts) < len(self.members):
@@ -233,6 +236,7 @@ class _SharedRound:
             self.members[rank],
             lambda: all(r in self._votes or self._left(r) for r in range(len(self.members))),
         )
+        self._posts.clear()  # nobody waits in an exchange any more
         return all(self._votes.get(r, False) for r in range(len(self.members)))
 
     def _broken(self, posts: dict[int, Sequence[torch.Tensor]]) -> bool:

@@ -17,6 +17,7 @@ from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
 from muloco.outer.fragments import Schedule
 from muloco.outer.membership import Crowd, Membership, StateTransfer
+from muloco.outer.outgoing import Outgoing
 from muloco.outer.transaction import Agreement, NonFinitePseudogradient
 from muloco.outer.transport import Transport
 
@@ -294,21 +295,15 @@ class OuterLoop:
     def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
         fragment = self.fragments[index]
-        own = fragment.pseudogradient(self._transport.device)
+        own = Outgoing(fragment, inner_steps_go_on=due > step)
         weight, checksum = fragment.window, fragment.digest()
 
         def work() -> _Arrived:
-            finite = _all_finite(own)
+            own_square = own.square
             try:
-                agreement = self.membership.agree(
-                    *(step, index, own),
-                    due=due,
-                    weight=weight,
-                    finite=finite,
-                    checksum=checksum,
-                )
+                agreement = self.membership.agree(step, index, own, due=due, weight=weight, checksum=checksum)
             except NonFinitePseudogradient as error:
-                bad = [name for name, part in fragment.views(own).items() if not torch.isfinite(part).all()]
+                bad = own.not_finite()
                 where = f"; on worker {self.membership.crowd.worker} in {', '.join(bad)}" if bad else ""
                 raise NonFinitePseudogradient(f"{error}{where}") from None
             if agreement.donor is not None:
@@ -316,9 +311,9 @@ class OuterLoop:
             assert agreement.mean is not None
             return _Arrived(
                 agreement=agreement,
-                own_square=fragment.product(own, own),
+                own_square=own_square,
                 mean_square=fragment.product(agreement.mean, agreement.mean),
-                product=fragment.product(own, agreement.mean),
+                product=own.product(agreement.mean),
             )
 
         concurrent = self._transport.concurrent and due > step
@@ -389,8 +384,3 @@ def _empty_agreement(mean: torch.Tensor) -> Agreement:
         bytes_sent=0,
         attempts=0,
     )
-
-
-def _all_finite(vector: torch.Tensor) -> bool:
-    """Whether it holds neither NaN nor Inf; in one pass, where `torch.isfinite` on all of it takes several."""
-    return vector.numel() == 0 or bool(torch.isfinite(torch.stack(vector.aminmax())).all())

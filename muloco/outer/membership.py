@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from muloco.outer.compression import Wire
+from muloco.outer.outgoing import Outgoing
 from muloco.outer.transaction import NOBODY, NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
@@ -92,18 +93,17 @@ class Membership:
         self,
         step: int,
         fragment: int,
-        own: torch.Tensor,
+        own: Outgoing,
         *,
         due: int,
         weight: int,
-        finite: bool,
         checksum: torch.Tensor,
     ) -> Agreement:
         """The mean of a fragment's pseudogradients, to be applied after step `due`; see
         `muloco.outer.transaction.agree`."""
-        header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
+        header = self._header(step, fragment, weight=weight, finite=own.finite, checksum=checksum)
         passed = partial(self.crowd.passed, due, fragment)
-        return agree(self.transport, header, own, self._wire_of, passed)
+        return agree(self.transport, header, own.vector, self._wire_of, passed, overwrite=own.overwrite)
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""

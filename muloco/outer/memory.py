@@ -14,10 +14,10 @@ def sync_words(
     """fp32 words per parameter that one worker holds at the peak of a sync, over what it holds between two syncs.
 
     Between syncs a worker holds parameters, gradients, inner state, anchor, outer state (PAPER 6.2) and, with error
-    feedback, residuals. Before inner steps stand still for a sync, the gradients are freed. A round that runs while
-    inner steps stand still writes the mean over the pseudogradient. A round beside inner steps needs both, since it may
-    have to be tried again after the parameters have moved. New residuals stand beside the old ones until the round has
-    committed. Buffers of fixed size (the pieces that are exchanged at once, see `muloco.outer.exchange`) come on top.
+    feedback, residuals. Gradients are freed behind every inner step. A round that runs while inner steps stand still
+    writes the mean over the pseudogradient. A round beside inner steps needs both, since it may have to be
+    tried again after the parameters have moved. New residuals stand beside the old ones until the round has committed.
+    Buffers of fixed size, for the pieces that are exchanged at once (`muloco.outer.exchange`), come on top.
 
     Args:
         workers: K.
@@ -25,16 +25,16 @@ def sync_words(
         compressed: whether the pseudogradients travel in anything but fp32.
         error_feedback: whether compression has error feedback.
         fragments: J, of equal size.
-        in_process: whether the workers take turns in one process; the result is that of each of them.
-        gradients_stay: whether gradients cannot be freed before a sync, as CUDA graphs write them in place.
+        in_process: whether the workers take turns in one process; the result is the mean over them. While one runs, the
+            others wait in a round, or with its mean.
+        gradients_stay: whether gradients cannot be freed, as CUDA graphs write them in place.
     """
-    residuals = (1 + 1 / workers) if error_feedback else 0.0
-    mean = 0.0 if workers == 1 and not compressed else 1.0
-    freed = 0.0 if gradients_stay else 1.0
-    if sync_delay == 0:
-        words = (1 + residuals) / fragments - freed
-    elif in_process:
-        words = max(1 / fragments, (1 + mean + residuals) / fragments - freed)
-    else:
-        words = (1 + mean + residuals) / fragments
+    mean = 1.0 if sync_delay and (workers > 1 or compressed) else 0.0
+    residuals = 1 + 1 / workers if error_feedback else 0.0
+    in_round = (1 + mean + residuals) / fragments
+    if sync_delay and not in_process:
+        return in_round
+    waiting = in_round - (0.0 if gradients_stay else 1.0)
+    running = max(waiting, 1 / fragments if sync_delay else 0.0)
+    words = ((workers - 1) * waiting + running) / workers if in_process else running
     return max(0.0, words)

@@ -19,6 +19,8 @@ import zlib
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from muloco.outer.transport import KEPT_PARTS
+
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 ANSWERS = (VOTING, IN_DOUBT, COMMITTED, FAILED)
 KEPT = 64
@@ -49,7 +51,7 @@ class PeerServer:
     def __init__(self, host: str):
         self._rounds: OrderedDict[str, str] = OrderedDict()
         self._offer: tuple[str, bytes] = ("", b"")
-        self._part: tuple[str, bytes] = ("", b"")
+        self._parts: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._published = threading.Condition(self._lock)
         answer = self._answer
@@ -93,9 +95,11 @@ class PeerServer:
             self._offer = (round, state)
 
     def publish(self, name: str, part: bytes) -> None:
-        """Keeps this part, and no earlier one, for those who ask for it."""
+        """Keeps this part for those who ask for it, until it is none of the newest `KEPT_PARTS`."""
         with self._published:
-            self._part = (name, part)
+            self._parts[name] = part
+            while len(self._parts) > KEPT_PARTS:
+                self._parts.popitem(last=False)
             self._published.notify_all()
 
     def close(self) -> None:
@@ -108,8 +112,8 @@ class PeerServer:
             return None  # such as the request of a port scanner
         with self._lock:
             if kind == "part":
-                there = self._published.wait_for(lambda: self._part[0] == name, timeout=HELD_SECONDS)
-                return self._part[1] if there else None
+                self._published.wait_for(lambda: name in self._parts, timeout=HELD_SECONDS)
+                return self._parts.get(name)
             if kind == "state":
                 return self._offer[1] if self._offer[0] == name else None
             if name not in self._rounds:

@@ -1,7 +1,8 @@
 """Workers as processes: torchft's manager says who takes part, its process group carries the bytes.
 
 torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker and lets workers differ,
-so the vote is ours; and its DiLoCo is not used (`tests/outer` hold it against ours).
+so the vote is ours, and what torchft answers behind it says whether the connections have held. Its DiLoCo is not used
+(`tests/outer` hold it against ours).
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGro
 
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
+from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ CHUNK_BYTES = 16 * 2**20
 ASK_SECONDS = 5.0
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
+CUT_OFF = "this worker was cut off"
 _ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 
@@ -49,6 +52,7 @@ class TorchftTransport:
         store: host and port of the worker's own store, already up.
         host: name or address under which other workers reach this one.
         group: carries the bytes: `GlooGroup`, `NCCLGroup` or another `PeerGroup`, used by nothing else.
+        device: where payloads are made and read: with the parameters.
         quorum_timeout: how long to wait for the other workers at a sync.
         exchange_timeout: how long a chunk of an exchange may take.
         ranks_group: gloo group of the worker's ranks, used by nothing else; None for a single rank.
@@ -68,13 +72,15 @@ class TorchftTransport:
         store: tuple[str, int],
         host: str,
         group: "PeerGroup",
+        device: torch.device | str = "cpu",
         quorum_timeout: timedelta,
         exchange_timeout: timedelta,
         ranks_group: dist.ProcessGroup | None = None,
     ):
         if ranks > 1 and ranks_group is None:
             raise ValueError(f"a worker of {ranks} ranks needs a group in which they agree (ranks_group)")
-        self.device = group.device
+        self.device = torch.device(device)
+        self.staging = Staging(self.device, group.device)
         self.group = group
         self.server = PeerServer(host)
         self.exchange_seconds = exchange_timeout.total_seconds()
@@ -137,7 +143,7 @@ class TorchftTransport:
             self._introduce(round)
         return round
 
-    def finish(self, *, sound: bool, step: int) -> None:
+    def finish(self, *, committed: bool, broken: str | None, step: int) -> None:
         """Tells torchft how a round ended; where the connections have failed, it makes new ones for the next round.
 
         The vote has been taken by now, and torchft's answer does not change it: the other workers may have committed.
@@ -145,22 +151,25 @@ class TorchftTransport:
         nothing goes over them any more.
 
         Args:
-            sound: whether they have, as far as this rank knows.
+            committed: how the round ended.
+            broken: why this rank can exchange nothing any more; None: it can.
             step: inner step of the sync.
 
         Raises:
             TransportError: a rank of this worker does not answer.
         """
-        if not sound:
-            self._manager.report_error(RuntimeError("the round failed"))
+        if committed and broken is None and not self.group.connected:
+            broken = CUT_OFF
+        if not committed or broken is not None:
+            self._manager.report_error(RuntimeError(broken or "the round failed"))
         try:
             held = self._manager.should_commit()
         except (RuntimeError, TimeoutError) as error:
             raise TransportError(f"sync after step {step}: the ranks of this worker did not agree: {error}") from error
-        if sound and not held:
+        if committed and not held:
             failure = self._manager.errored()
-            why = "on another rank of this worker" if failure is None else _in_short(failure.original_exception)
-            logger.warning("sync after step %d: the connections have failed after the vote (%s)", step, why)
+            elsewhere = "on another rank of this worker" if failure is None else _in_short(failure.original_exception)
+            logger.warning("sync after step %d: committed, but connections failed: %s", step, broken or elsewhere)
         if not held:
             self.group.abort()
 
@@ -250,6 +259,7 @@ class TorchftRound:
 
     def __init__(self, transport: TorchftTransport, step: int, broken: str | None):
         self.device = transport.device
+        self.wire = transport.staging.wire
         self.rank = transport.group.place
         self.size = transport.group.members
         self.bytes_sent = 0
@@ -272,6 +282,7 @@ class TorchftRound:
             self._exchange_chunk(
                 [part[start : start + CHUNK_BYTES] for part in outgoing],
                 [min(CHUNK_BYTES, max(0, size - start)) for size in sizes],
+                own.device,
             )
             for start in range(0, longest, CHUNK_BYTES)
         ]
@@ -299,33 +310,35 @@ class TorchftRound:
         transport.committed = name if committed else None
         if not committed:
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
-        sound = committed and self.broken is None and transport.group.connected
-        transport.finish(sound=sound, step=self._step)
+        transport.finish(committed=committed, broken=self.broken, step=self._step)
         return committed
 
     def _exchange_votes(self, name: str) -> None:
         """A yes is a digest of the round's name; nothing else that is in memory or on the wire passes for it."""
-        yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.device)
+        yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.wire)
         votes = self.exchange([yes] * self.size, [yes.numel()] * self.size)
         if not all(torch.equal(vote, yes) for vote in votes):
             raise TransportError("what came from another worker was not its vote on this round")
 
     def _insist_on_connection(self) -> None:
         if self.broken is None and not self._transport.group.connected:
-            self.broken = "this worker was cut off"
+            self.broken = CUT_OFF
         if self.broken is not None:
             raise TransportError(self.broken)
 
-    def _exchange_chunk(self, outgoing: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+    def _exchange_chunk(
+        self, outgoing: list[torch.Tensor], sizes: list[int], device: torch.device
+    ) -> list[torch.Tensor]:
         self._insist_on_connection()
-        received = torch.empty(sum(sizes), dtype=torch.uint8, device=self._transport.device)
+        staging = self._transport.staging
+        received, outgoing = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
             self._transport.group.swap(received, sizes, outgoing)
         except RuntimeError as error:
             self.broken = f"lost contact with another worker: {_in_short(error)}"
             raise TransportError(self.broken) from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
-        return list(received.split(sizes))
+        return list(staging.from_wire(received, device).split(sizes))
 
     def _ask_others(self, name: str) -> bool:
         """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
@@ -385,7 +398,7 @@ class PeerGroup(ProcessGroupWrapper):
         """torch's process group; another thread may abort this one at any moment."""
         connected = self._pg
         if connected is None:
-            raise RuntimeError("this worker was cut off")
+            raise RuntimeError(CUT_OFF)
         return connected
 
     def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:

@@ -151,9 +151,11 @@ class Agreement:
 def agree(
     transport: Transport,
     own: Header,
-    payload: torch.Tensor | None,
+    payload: Callable[[], torch.Tensor] | None,
     wire_of: Callable[[int], Wire],
     passed: Callable[[], bool] = lambda: False,
+    *,
+    overwrite: bool = False,
 ) -> Agreement:
     """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
 
@@ -163,13 +165,16 @@ def agree(
     Args:
         transport: opens the rounds.
         own: this worker's header.
-        payload: its pseudogradient, an fp32 vector on the transport's device; None: it sends nothing.
+        payload: gives its pseudogradient, an fp32 vector on the transport's device, once an attempt; None: it sends
+            nothing.
         wire_of: how a fragment travels, by index.
         passed: whether the others are known to have gone on without this worker, which then must not lead a round.
+        overwrite: whether the mean may be written over what `payload` gives.
 
     Raises:
         TransportError: too few workers came, or round after round failed.
         AnchorMismatch, NonFinitePseudogradient: on every member alike.
+        ForeignRun: this worker belongs to another run than the others, or has another config.
     """
     sent = 0
     for attempt in range(1, ATTEMPTS + 1):
@@ -181,7 +186,7 @@ def agree(
         try:
             reach("headers")
             headers = _meet(round, own)
-            agreement = _carry(round, headers, payload, wire_of, attempt, transport.device)
+            agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
             logger.warning("sync after step %d: %s", own.step, error)
         reach("vote")
@@ -260,10 +265,12 @@ def _meet(round: Round, own: Header) -> list[Header]:
 def _carry(
     round: Round,
     headers: Sequence[Header],
-    payload: torch.Tensor | None,
+    payload: Callable[[], torch.Tensor] | None,
     wire_of: Callable[[int], Wire],
     attempt: int,
     device: torch.device,
+    *,
+    overwrite: bool = False,
 ) -> Agreement:
     """Exchanges what the leaders have brought."""
     leaders = find_leaders(headers)
@@ -279,13 +286,19 @@ def _carry(
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment != NOTHING:
-        wire = wire_of(fragment)
-        if round.rank not in leaders or payload is None:
-            payload = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
+        try:
+            wire = wire_of(fragment)
+        except IndexError:
+            what = f"run {headers[leaders[0]].run!r} syncs fragment {fragment}, which this worker does not have"
+            raise ForeignRun(f"{what}; start it with the run's own config") from None
+        if round.rank in leaders and payload is not None:
+            vector = payload()
+        else:
+            vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
             wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         reach("scatter")
-        mean = average(round, payload, wire, weights)
+        mean = average(round, vector, wire, weights, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)

@@ -9,6 +9,10 @@ from typing import Protocol
 
 import torch
 
+KEPT_PARTS = 2
+"""Parts of a worker that others can collect: one that has collected a part from all may be the next part ahead of
+them."""
+
 
 class TransportError(RuntimeError):
     """A peer is gone or took longer than the timeouts allow; or a round could not be opened at all."""
@@ -22,7 +26,9 @@ class Round(Protocol):
     size: int
     """Number of members."""
     device: torch.device
-    """Where the tensors that it moves must live."""
+    """Where payloads are made and read, which is where the parameters live."""
+    wire: torch.device
+    """Whence bytes are sent; where it is not `device`, a copy in page-locked memory is."""
     bytes_sent: int
     """Bytes that this rank has sent to other workers so far in this round."""
 
@@ -32,10 +38,12 @@ class Round(Protocol):
         ...
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
-        """Sends `outgoing[r]` to member r and returns what came from each, in rank order.
+        """Sends `outgoing[r]` to member r and returns what came from each, in rank order, once it is there.
 
         Args:
-            outgoing: one uint8 vector a member, of any lengths, on the transport's device.
+            outgoing: one uint8 vector a member, of any lengths, all on `device` or all on `wire`; what comes back lies
+                there, too. Member r may read `outgoing[r]` until it begins the next exchange or its vote, so it has to
+                be left alone until this member's next exchange or vote returns.
             sizes: bytes that come from each member; all members know each other's sizes beforehand.
 
         Raises:
@@ -55,7 +63,7 @@ class Transport(Protocol):
     """Opens rounds between workers."""
 
     device: torch.device
-    """Where the tensors that it moves must live."""
+    """Where payloads are made and read, which is where the parameters live."""
     concurrent: bool
     """Whether rounds can run in a thread of their own, beside the inner steps."""
 
@@ -80,7 +88,7 @@ class Transport(Protocol):
         ...
 
     def publish(self, name: str, part: bytes) -> None:
-        """Keeps this rank's part of some work for the same rank of other workers, until it publishes another one."""
+        """Keeps this rank's part of some work for the same rank of other workers. The newest `KEPT_PARTS` are kept."""
         ...
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:

@@ -96,6 +96,10 @@ class Training(Section):
     parameters and activations are cast (FSDP's mixed precision). autocast: only matrix products and attention are in
     bfloat16; embedding, norms and residual stream stay in float32. Derived, as in the paper: bfloat16 where parameters
     are sharded, else autocast."""
+    disable_cuda_graphs: bool = False
+    """Launch the kernels of the forward and backward pass one by one, instead of recording them into a CUDA graph and
+    replaying it. A graph keeps the memory of activations and gradients while other work is done. None is recorded
+    without a CUDA device, for workers that take turns in one process, and with torch 2.11 (docs/performance.md)."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -217,7 +221,7 @@ class FaultTolerance(Section):
     heartbeat_timeout_seconds: Seconds = 3
     """After how long without a sign of life a worker counts as dead."""
     exchange_timeout_seconds: Seconds = 60
-    """How long a chunk of 16 MiB of an exchange between workers, or a collective within one, may take."""
+    """How long a chunk of 16 MiB of an exchange between workers may take."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -291,6 +295,9 @@ class Parallelism(Section):
     tensor_parallel_degree: Count = 1
     """Ranks that share every matrix product and read the same data; it divides heads, feed-forward width, vocabulary
     and training.seq_len. Times the two degrees above: the ranks of a worker."""
+    collective_timeout_seconds: Seconds = 600
+    """How long a collective between the ranks of a worker may take; longer than a rank compiles or records while the
+    others wait for it. A worker with a rank that hangs ends after that time."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -308,10 +315,11 @@ class Compile(Section):
 
 @dataclass(kw_only=True, slots=True)
 class Validation(Section):
-    """Loss of the anchor on a fixed held-out set, the same for every worker and method."""
+    """Loss of the anchor on a fixed held-out set, the same for every worker and method. Workers share its batches."""
 
     freq: Count = 15
-    """Inner steps between two validations; besides, before the first and after the last step."""
+    """Inner steps between two validations; besides, before the first and after the last step. The workers' own weights
+    are validated at those of these steps that end with an outer step."""
     sequences: Count = 1024
     """Held-out sequences of training.seq_len tokens; any number, independent of the ranks and their batches."""
 

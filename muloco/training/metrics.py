@@ -26,6 +26,9 @@ from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 logger = logging.getLogger(__name__)
 
+COUNTS = {"": "torchtitan's count", "_6n": "6 N"}
+"""How FLOPs of a token are counted, by the ending of the names of values."""
+
 
 class RunMetrics(MetricsProcessor):
     """torchtitan's clock of the steps. Its values go into `metrics/worker-NNN.jsonl`, to the console, to TensorBoard
@@ -95,14 +98,9 @@ class RunMetrics(MetricsProcessor):
             **self._of_device(tokens_per_second),
         }
         self._tell(step, line)
-        speed = f"{tokens_per_second:,.0f} tokens/s" + "".join(
-            form.format(line[name])
-            for name, form in (("tflops", ", {:.1f} TFLOP/s"), ("mfu", ", MFU {:.1%}"), ("memory_gib", ", {:.1f} GiB"))
-            if name in line
-        )
         logger.info(
             "step %d/%d: loss %.4f, gradient norm %.4f, %s",
-            *(step, self._run.training.steps, global_avg_loss, grad_norm, speed),
+            *(step, self._run.training.steps, global_avg_loss, grad_norm, speed_of(line)),
         )
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
@@ -240,14 +238,27 @@ def gpu_figures(
 
     Args:
         tokens_per_second: of this GPU.
-        flops: of a token as torchtitan counts: 6 for each parameter but those of the embedding, and attention.
+        flops: of a token as torchtitan counts: 6 for each parameter but those of the embedding, and attention in full,
+            without regard to its mask.
         parameters: N, all of them; 6 N is how the paper and `muloco plan` count a token.
         peak_flops: dense bf16 FLOP/s of the GPU.
         memory_gib: the most memory that was reserved, in GiB.
     """
     found = {"memory_gib": memory_gib}
-    for suffix, count in {"": flops, "_6n": 6 * parameters}.items():
+    for suffix, count in zip(COUNTS, (flops, 6 * parameters), strict=True):
         found[f"tflops{suffix}"] = count * tokens_per_second / 1e12
         if peak_flops is not None:
             found[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
     return found
+
+
+def speed_of(line: Mapping[str, float]) -> str:
+    """The speed in a training line, for the log; on a GPU with its memory, and with FLOP/s and MFU by both counts."""
+    words = [f"{line['tokens_per_second']:,.0f} tokens/s"]
+    for suffix, count in COUNTS.items():
+        if f"tflops{suffix}" in line:
+            share = f" (MFU {line[f'mfu{suffix}']:.1%})" if f"mfu{suffix}" in line else ""
+            words.append(f"{line[f'tflops{suffix}']:.1f} TFLOP/s by {count}{share}")
+    if "memory_gib" in line:
+        words.append(f"{line['memory_gib']:.1f} GiB")
+    return ", ".join(words)

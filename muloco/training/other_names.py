@@ -83,7 +83,7 @@ def _tokenizer(path: Any) -> Values:
 
 
 _NOT_HERE = "muloco has no such option"
-_COMM = "the timeouts are --fault_tolerance.quorum_timeout_seconds and --fault_tolerance.exchange_timeout_seconds"
+_COMM = "the timeout of collectives within a worker is --parallelism.collective_timeout_seconds"
 _WANDB = "set WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_NAME in the environment"
 _ROLES = ("scalar", "embedding", "head")
 

@@ -183,6 +183,7 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
         store=(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])),
         host=ft.host or _own_host(os.environ[LIGHTHOUSE]),
         group=connect(timedelta(seconds=ft.exchange_timeout_seconds)),
+        device=device,
         quorum_timeout=timedelta(seconds=ft.quorum_timeout_seconds),
         exchange_timeout=timedelta(seconds=ft.exchange_timeout_seconds),
         ranks_group=dist.new_group(backend="gloo", timeout=patience) if ranks > 1 else None,

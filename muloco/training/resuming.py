@@ -25,6 +25,7 @@ MAY_CHANGE = (
     *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
     *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "quorum_timeout_seconds")),
     *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange")),
+    *("parallelism.collective_timeout_seconds", "training.disable_cuda_graphs"),
 )
 """Fields that a resume may change: they do not affect what is learned. `.*` means all fields of a section."""
 LENGTH = ("training.steps", "training.tokens", "lr_scheduler.total_steps")

@@ -19,9 +19,9 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
     losses:            event "lines_lost", lines, reason: that number of lines before this one could not be written
                        event "evaluation_failed", reason: the anchor was not evaluated after that step
     fault lines:       event "fault", kind, phase, rank: one of the worker's ranks was struck on demand (`chaos`)
-    validation lines:  local_validation_loss and local_validation_bits_per_byte (of the worker's own weights, before the
-                       outer step where one is due), validation_loss and validation_bits_per_byte (of the anchor, after
-                       it)
+    validation lines:  local_validation_loss and local_validation_bits_per_byte (of the worker's own weights on its
+                       share of the held-out set, before an outer step), validation_loss and validation_bits_per_byte
+                       (of the anchor on the whole set, after it; repeated until the anchor moves)
     evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
                        evaluation/mean over the accuracies of the tasks
     state lines:       event "state", state: what the worker is doing from then on (`muloco.training.states`); for the

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from muloco._torchtitan import (
+    BaseLoss,
+    ChunkedLossWrapper,
     CommConfig,
     CompileConfig,
     CrossEntropyLoss,
@@ -14,11 +16,15 @@ from muloco._torchtitan import (
     ParallelismConfig,
     SelectiveAC,
     TrainingConfig,
+    device_type,
+    loss_may_call_the_head,
+    masks_can_be_replayed,
 )
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import held_out_batches
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
+from muloco.model.flavors import flavor
 from muloco.model.llama import model_spec
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.checkpoint import RunCheckpoint
@@ -31,7 +37,15 @@ from muloco.training.stop_request import StopRequest
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
 
-ACTIVATION_CHECKPOINTS = {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}
+ACTIVATION_CHECKPOINTS = {  # the model draws no random numbers that would have to be drawn again
+    "none": None,
+    "selective": SelectiveAC.Config(preserve_rng_state=False),
+    "full": FullAC.Config(preserve_rng_state=False),
+}
+LARGE_VOCABULARY = 2**15
+"""Entries from which on the logits of a batch are not to be in memory all at once."""
+CHUNKS = 8
+"""Parts of a sequence whose logits are then made one after the other, as in torchtitan's own configs."""
 
 
 def trainer_config(
@@ -90,7 +104,7 @@ def trainer_config(
             max_norm=math.inf if training.max_norm is None else training.max_norm,
             steps=training.steps,
             mixed_precision_param="bfloat16" if training.precision == "bfloat16" else "float32",
-            disable_cuda_graphs=True,
+            disable_cuda_graphs=not records_cuda_graphs(config),
         ),
         parallelism=ParallelismConfig(
             data_parallel_replicate_degree=parallelism.data_parallel_replicate_degree,
@@ -110,7 +124,9 @@ def trainer_config(
         activation_checkpoint=ACTIVATION_CHECKPOINTS[config.activation_checkpoint.mode],
         compile=CompileConfig(enable=config.compile.enable),
         comm=CommConfig(
-            trace_buf_size=0, train_timeout_seconds=math.ceil(config.fault_tolerance.exchange_timeout_seconds)
+            trace_buf_size=0,
+            init_timeout_seconds=math.ceil(parallelism.collective_timeout_seconds),
+            train_timeout_seconds=math.ceil(parallelism.collective_timeout_seconds),
         ),
         validator=AnchorValidator.Config(
             enable=True,
@@ -121,8 +137,31 @@ def trainer_config(
             dataloader=held_out,
         ),
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
-        loss=CrossEntropyLoss.Config(),
+        loss=loss_config(vocabulary=flavor(config.model.flavor).vocabulary, seq_len=training.seq_len),
     )
+
+
+def records_cuda_graphs(config: Config) -> bool:
+    """Whether the forward and backward pass of a resolved config are recorded into a CUDA graph, as torchtitan does by
+    default.
+
+    A graph needs parameters and gradients that stay where they are in memory, which the outer loop, GPA and validation
+    respect. It is not for workers that take turns in one process: torchtitan keeps one set of graphs for a process, and
+    the first trainer that ends would end the graphs of all others.
+    """
+    own_process = config.worker_processes == config.workers
+    return (
+        not config.training.disable_cuda_graphs and device_type() == "cuda" and own_process and masks_can_be_replayed()
+    )
+
+
+def loss_config(*, vocabulary: int, seq_len: int) -> BaseLoss.Config:
+    """The cross-entropy, in chunks of a sequence where the vocabulary is large: the logits of all of a batch, and
+    their gradients, would take more memory than the rest of the activations. Not with torch 2.11."""
+    chunks = math.gcd(CHUNKS, seq_len)
+    if vocabulary < LARGE_VOCABULARY or chunks == 1 or not loss_may_call_the_head():
+        return CrossEntropyLoss.Config()
+    return ChunkedLossWrapper.Config(num_chunks=chunks, loss_fn=CrossEntropyLoss.Config())
 
 
 def _dataloader(config: Config, data: TrainingData) -> MixtureLoader.Config:

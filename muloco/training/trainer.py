@@ -133,6 +133,7 @@ class MulocoTrainer(Trainer):
         reach("inner_step")
         self.enter(State.TRAINING)
         super().train_step(data_iterator)
+        self._free_gradients()
         self.metrics_processor.compiled = True
         if self.config.muloco.workers == 1:
             self._leaves = self._asked_to_stop()
@@ -150,6 +151,12 @@ class MulocoTrainer(Trainer):
             self._gradients.check(self.step)
             self.checkpointer.leaving = True
             logger.info("stopping after step %d, as a signal asks for it", self.step)
+
+    def _free_gradients(self) -> None:
+        """Leaves their memory to a sync, to validation and, where workers take turns, to the others. The next step
+        would free it anyway, unless CUDA graphs are on: a graph writes the gradients in place, so that they stay."""
+        if self.config.training.disable_cuda_graphs:
+            self.optimizers.zero_grad(set_to_none=True)
 
     def forward_backward_step(self, **batch) -> torch.Tensor:
         """torchtitan's; behind the last one of a step the gradients are whole and not clipped yet."""

@@ -38,7 +38,7 @@ class AnchorValidator(Validator):
 
     The workers share the batches of the anchor and hand their losses to each other, so that all report the loss that
     one of them would compute alone, to the last bit. What a worker does not get in time it computes itself, so that
-    nobody depends on another one. The loss is remembered until the anchor moves.
+    no worker depends on another one. The loss is remembered until the anchor moves.
 
     Just before an outer step, `validate_own` sees the weights after the inner step, on a share of the batches that is
     this worker's own. The mean of the workers' own losses is what the paper's research code reports, although that code
@@ -68,11 +68,11 @@ class AnchorValidator(Validator):
     done: frozenset[tuple[int, str]] = frozenset()
     """Steps with `validation` or `evaluation` that were done before the run was resumed; the trainer sets it."""
 
-    def should_validate(self, step: int) -> bool:
-        return self._validates(step) or self._evaluates(step)
-
     _known: tuple[int, float] | None = None
     """Digest and loss of the anchor that was validated last."""
+
+    def should_validate(self, step: int) -> bool:
+        return self._validates(step) or self._evaluates(step)
 
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
         """To be called after an inner step, before the outer loop is told of it: reports the loss of the worker's own
@@ -247,7 +247,13 @@ class AnchorValidator(Validator):
 
 
 def _reshard(model_parts: list[nn.Module]) -> None:
-    """FSDP keeps the root's gathered weights after a forward pass without backward: the next one must not use them."""
-    for module in (module for part in model_parts for module in part.modules()):
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    """Ends forward passes that had no backward pass. FSDP keeps the root's gathered weights after them, which the next
+    pass must not use. Where a chunked loss has called the output head by itself, FSDP also takes the pass for
+    unfinished: the next one would not wait until the weights that are written in between are there."""
+    for part in model_parts:
+        if isinstance(part, FSDPModule) and hasattr(part, "reset_iter_state"):  # torch 2.11 chunks no loss
+            part.reset_iter_state()
+        else:
+            for module in part.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()

@@ -17,6 +17,7 @@ from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import Crowd, OuterLoop
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.memory import sync_words
 from muloco.training.config import Config, OuterOptimizer
 from muloco.training.load import CHECKOUT, ConfigError, load_config
 from muloco.training.optimizers import PATTERNS
@@ -48,10 +49,81 @@ def test_the_papers_memory(method: str, gigabytes: float) -> None:
     assert plan(paper(method)).memory.state / 1e9 == pytest.approx(gigabytes, abs=0.1)
 
 
-def test_error_feedback_adds_n_words() -> None:
-    compressed = {"compression__kind": "linear", "compression__bits": 4}
+@pytest.mark.parametrize(("reduce", "words"), [("gather", 1), ("reselect", 1 + 1 / 16)])
+def test_error_feedback_adds_residuals(reduce: str, words: float) -> None:
+    """Of what a worker sends, and of its share of the means where these are encoded again."""
+    compressed = {"compression__kind": "linear", "compression__bits": 4, "compression__reduce": reduce}
     without, with_ = (plan(paper("MuLoCo K=16", **compressed, compression__error_feedback=on)) for on in (False, True))
-    assert with_.memory.state - without.memory.state == 4 * N
+    assert with_.memory.state - without.memory.state == pytest.approx(4 * N * words, abs=1)
+
+
+STREAMED = {"fault_tolerance__num_fragments": 3, "fault_tolerance__fragment_sync_delay": 5}
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "words"),
+    [
+        ("DP Muon", {}, 0),
+        ("MuLoCo K=1", {}, 0),
+        ("MuLoCo K=2", {}, 0),  # in place of the gradients
+        ("MuLoCo K=2", STREAMED, 2 / 3),  # pseudogradient and mean of one fragment of three, beside inner steps
+    ],
+)
+def test_the_peak_of_a_sync(method: str, fields: dict, words: float) -> None:
+    planned = plan(paper(method, **fields))
+    assert planned.memory.peak - planned.memory.state == pytest.approx(4 * N * words, abs=1)
+    assert (planned.state_per_gpu, planned.bytes_per_gpu) == (planned.memory.state, planned.memory.peak)
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_the_peak_of_a_sync_follows_the_config(delay: int) -> None:
+    compressed = {"compression__kind": "linear", "compression__error_feedback": True}
+    streamed = {"fault_tolerance__num_fragments": 2, "fault_tolerance__fragment_sync_delay": delay}
+    here = {"fault_tolerance__transport": "in_process"}
+    known = {"workers": 4, "sync_delay": delay, "compressed": True, "error_feedback": True, "fragments": 2}
+    for fields, in_process in (({}, False), (here, True)):
+        planned = plan(paper("MuLoCo K=4", **compressed, **streamed, **fields))
+        words = sync_words(**known, in_process=in_process)
+        assert planned.memory.syncing == pytest.approx(4 * N * words, abs=1)
+
+
+def test_workers_in_one_process_share_a_gpu_and_send_nothing() -> None:
+    apart, together = (
+        plan(paper("MuLoCo K=4", model__flavor="150M", fault_tolerance__transport=transport))
+        for transport in ("torchft", "in_process")
+    )
+    assert (apart.gpus, together.gpus) == (4, 1)
+    assert together.state_per_gpu == 4 * apart.state_per_gpu
+    assert apart.exchange_bytes > 0 == together.exchange_bytes
+    assert together.at(10).total == pytest.approx(4 * apart.at(10).compute)
+
+
+def test_what_is_offloaded_is_in_host_memory() -> None:
+    sharded = {"parallelism__data_parallel_shard_degree": 4}
+    on_gpu, offloaded = (
+        plan(paper("MuLoCo K=2", **sharded, outer_optimizer__offload=offload)) for offload in (False, True)
+    )
+    assert on_gpu.host_bytes_per_gpu == 0 and offloaded.host_bytes_per_gpu == 2 * 4 * N / 4
+    assert on_gpu.bytes_per_gpu - offloaded.bytes_per_gpu == offloaded.host_bytes_per_gpu
+
+
+@pytest.mark.parametrize(
+    ("method", "validated"),
+    [
+        # the first anchor on all 1024 sequences; then in each of 100 windows an eighth for the anchor and one for the
+        # worker's own weights
+        ("MuLoCo K=8", 1024 + 100 * 2 * 128),
+        # every 15 steps, and before the first
+        ("DP Muon", (1 + 200) * 1024),
+    ],
+)
+def test_the_share_of_validation(method: str, validated: int) -> None:
+    """Of 3000 steps of 512 sequences, each of which costs three forward passes in training, and one in validation."""
+    fields = {"training__global_batch_size": 512, "training__steps": 3000, "validation__freq": 15}
+    config = paper(method, **fields, validation__sequences=1024)
+    trained = 3 * 3000 * 512 // config.workers
+    share = plan(config).validation_share
+    assert share == pytest.approx(validated / (validated + trained)) and 0.04 < share < 0.05
 
 
 @pytest.mark.parametrize("sharded", [1, 8])
@@ -149,7 +221,7 @@ def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
     [
         (["--utilization", "0"], "--utilization must be above 0 and at most 1; got 0"),
         (["--gpus", "0"], "--gpus must be at least 1; got 0"),
-        (["--gpus", "7"], "--gpus must be a multiple of 2, the workers x ranks (2 x 1) of muloco; got 7"),
+        (["--gpus", "7"], "--gpus must be a multiple of 2, the worker processes x ranks (2 x 1) of muloco; got 7"),
         (["--gbit", "10", "0"], "--gbit must be above 0; got 10 0"),
         (["--plot", "hours.jpgg"], "--plot must end in .png or .svg; got hours.jpgg"),
         (["--plot", "hours"], "--plot must end in .png or .svg; got hours"),
@@ -191,6 +263,23 @@ def test_the_command(tmp_path) -> None:
     assert run.returncode == 0, run.stderr
     assert max(map(len, run.stdout.splitlines())) <= 80 and "…" not in run.stdout
     assert "GPU-hours of " in run.stdout and "6 N FLOPs a token" in run.stdout and picture.exists()
+    assert "% validation" in run.stdout
+
+
+def test_a_plan_shows_the_peak_of_a_sync_and_the_share_of_validation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ["config/diloco/2x_4gpu_muloco_streaming.py", "--outer_optimizer.offload", "True"]
+    words += ["--fault_tolerance.fragment_sync_delay", "5"]
+    assert main(["plan", *words]) == 0
+    planned = plan(resolve(load_config(words[0], words[1:])))
+    state, peak, host = planned.state_per_gpu, planned.bytes_per_gpu, planned.host_bytes_per_gpu
+    assert 0 < host < state < peak
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"│ {state / 1e9:.1f} GB between syncs, {peak / 1e9:.1f} GB at most │" in said
+    assert f"│ {host / 1e9:.1f} GB │" in said
+    assert f"│ {100 * planned.validation_share:.1f} % of the computation" in said
 
 
 def test_several_runs_at_80_columns_are_told_at_few_bandwidths_in_one_table(

@@ -90,6 +90,14 @@ def test_scores_are_those_of_one_sequence_at_a_time(batch_tokens: int) -> None:
     assert scorer(model)([]) == []
 
 
+def test_a_model_that_is_trained_with_a_chunked_loss_scores_as_any_other() -> None:
+    """Its own forward pass then leaves the head to the loss."""
+    model, asked = a_model(), questions(4)
+    expected = scorer(model)(asked)
+    model._skip_lm_head = True
+    assert scorer(model)(asked) == expected and model._skip_lm_head
+
+
 def test_what_is_shared_is_computed_once() -> None:
     """Four answers of three tokens to a question of forty, and four of one token: 40 + 4 x 2 tokens."""
     model = a_model()

@@ -15,7 +15,9 @@ from .machine import Machine
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
-PINS = {r.name: str(r) for r in EXTRAS["train"] if r.name in ("torch", "torchft", "torchtitan")}
+SCRIPT = (CHECKOUT / "install_dependencies.sh").read_text()
+PINS = {r.name: str(r) for r in EXTRAS["train"] if r.name in ("torchft", "torchtitan")}
+PINS["torch"] = re.findall(r'^torch="(torch==.*)"$', SCRIPT, re.MULTILINE)[0]
 
 
 def fork(folder: Path, name: str) -> Path:
@@ -47,19 +49,28 @@ def test_extras(machine: Machine, options: list[str], extras: str) -> None:
     assert machine.installs(*options)[-1] == f"--editable .[{extras}]"
 
 
+@pytest.mark.parametrize("options", [["--torch", "2.11.0"], ["--torch=2.11.0"]])
+def test_another_torch(machine: Machine, options: list[str]) -> None:
+    assert machine.installs(*options) == ["torch==2.11.0", "--editable .[train,dev]"]
+
+
+def test_a_torch_that_is_too_old_is_refused(machine: Machine) -> None:
+    assert "needs torch 2.11 or newer; got 2.9.1" in machine.refuses("--torch", "2.9.1", status=2)
+
+
 def test_unknown_extras_options_and_missing_values_are_refused_with_what_there_is(machine: Machine) -> None:
     error = machine.refuses("--extras", "math,maths", status=2)
     assert "no extra maths" in error and all(name in error for name in EXTRAS)
     assert "--frmo-source" in machine.refuses("--frmo-source", status=2)
-    for option in ("--extras", "--editable"):
+    for option in ("--extras", "--editable", "--torch"):
         assert f"{option} needs a value" in machine.refuses(option, status=2)
 
 
 def test_help_names_every_option_and_every_extra(machine: Machine) -> None:
     done = machine.install("--help")
-    cases = (CHECKOUT / "install_dependencies.sh").read_text().split("# ---- what this machine has")[0]
+    cases = SCRIPT.split("# ---- what this machine has")[0]
     options = set(re.findall(r"^ +(--[a-z-]+)\)", cases, re.MULTILINE))
-    assert done.returncode == 0 and len(options) == 4
+    assert done.returncode == 0 and len(options) == 5
     assert [word for word in options | set(EXTRAS) - {"dev", "train"} if word not in done.stdout] == []
     assert "set -" not in done.stdout and not machine.calls
 
@@ -226,7 +237,11 @@ def test_no_extra_chooses_a_torch_of_its_own() -> None:
     others = [requirement.name for name, lines in EXTRAS.items() if name != "train" for requirement in lines]
     assert not pinned & set(others)
     (base,) = map(Requirement, PROJECT["dependencies"])
-    assert base.name == "torch" and base.specifier.contains(PINS["torch"].partition("==")[2])
+    (train,) = (r for r in EXTRAS["train"] if r.name == "torch")
+    for requirement in (base, train):
+        assert requirement.name == "torch"
+        assert all(requirement.specifier.contains(v) for v in ("2.11.0", PINS["torch"].partition("==")[2]))
+    assert not train.specifier.contains("2.14.0")  # nobody has tried it
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pin in PINS.values()) and len(PINS) == 3
     (vllm,) = (r for r in EXTRAS["vllm"] if r.name == "vllm")
     assert str(vllm.specifier).startswith("==")  # each release of vllm pins another torch

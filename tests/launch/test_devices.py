@@ -2,7 +2,9 @@
 
 import pytest
 
+from muloco.launch.allocation import Allocation, Node
 from muloco.launch.devices import place_on
+from muloco.launch.slurm import place_in
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 
@@ -46,6 +48,27 @@ def test_workers_of_one_rank_share_devices() -> None:
     assert [e["CUDA_VISIBLE_DEVICES"] for e in placement.environments] == list("01201201")
     assert placement.process_group == "gloo"
     assert placement.description == "8 workers share 3 CUDA devices, gloo"
+
+
+@pytest.mark.parametrize(
+    ("environment", "added"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "NCCL_GRAPH_REGISTER": "0"}),
+        ({"NCCL_GRAPH_REGISTER": "1"}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "NCCL_GRAPH_REGISTER": "1"}),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:512"}, {}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": ""}, {}),
+    ],
+)
+def test_memory_on_cuda_devices_may_grow_unless_the_user_has_set_the_allocator(
+    environment: dict[str, str], added: dict[str, str]
+) -> None:
+    job = Allocation(job=7, nodes=(Node(name="n", address="10.0.0.1", interface="ib0", cores=16, devices=2),))
+    for on_cuda in (placed(config(2), devices=2, **environment), place_in(config(2), job, environment=environment)):
+        for own in on_cuda.environments:
+            assert {k: v for k, v in own.items() if k not in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")} == added
+    cpu = environment | {"CUDA_VISIBLE_DEVICES": ""}
+    for on_cpu in (placed(config(2), devices=0, **environment), place_in(config(2), job, environment=cpu)):
+        assert all(set(own) == {"OMP_NUM_THREADS"} for own in on_cpu.environments)
 
 
 @pytest.mark.parametrize(

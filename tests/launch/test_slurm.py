@@ -46,7 +46,8 @@ def test_each_rank_has_a_device_of_its_own() -> None:
         ("10.0.0.0", 2, "ib0"),
         ("10.0.0.2", 2, "ib0"),
     ]
-    assert placement.process_group == "nccl" and placement.environments == ({"OMP_NUM_THREADS": "8"},) * 2
+    assert placement.process_group == "nccl"
+    assert [environment["OMP_NUM_THREADS"] for environment in placement.environments] == ["8", "8"]
     assert placement.description == "2 workers of 4 ranks on 4 of 4 nodes of job 7, 2 GPUs a node, nccl"
     assert placement.lighthouse.host == "10.0.0.0" and "--nodelist=n0" in placement.lighthouse.start
 

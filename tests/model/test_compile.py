@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from packaging.version import Version
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Shard
 
@@ -13,6 +14,7 @@ from muloco.sharding import gather
 
 from .layouts import Layout, build, build_whole, check_gradients, packed_batch
 
+TORCH = Version(torch.__version__).release
 pytestmark = pytest.mark.integration  # compilers take their time
 
 
@@ -27,7 +29,8 @@ def check(rank: int, store: str) -> None:
         expected = whole(tokens, positions, whole.get_attention_masks(positions))
     torch.testing.assert_close(gather(logits), expected, rtol=1e-4, atol=1e-5)
     check_gradients(layout, compiled, whole, compiled=True)
-    check_that_torch_still_mixes_up_what_it_compiled()
+    if TORCH >= (2, 12):  # torch 2.11 does not
+        check_that_torch_still_mixes_up_what_it_compiled()
     dist.destroy_process_group()
 
 

@@ -1,8 +1,7 @@
 """Run with TRITON_INTERPRET=1 by test_kernels.py: the kernels beside PyTorch's operators, and the bytes that they move.
 
-Triton's interpreter multiplies and adds an `fma` one after the other, as numpy does, and cuts float32 off to bfloat16. So
-numbers are such that products of the momentum are exact, what is rounded to bfloat16 may be off by one place, and no
-bfloat16 is subnormal, which the interpreter misreads.
+Triton's interpreter rounds the product in an `fma`, cuts float32 off to bfloat16, and misreads subnormal bfloat16. So
+the products of the momentum are exact here, what is rounded to bfloat16 may be off by one place, and none is subnormal.
 """
 
 import itertools

@@ -1,11 +1,13 @@
-"""What a step of Muon moves and launches beside its products where the host does not read values, and that it does not.
+"""A step of Muon where the host does not read values: what it moves and launches beside its products, and that it reads
+no value indeed.
 
-The operators `muloco.*` are counted as test_kernels.py finds their kernels to be: every tensor read and written once, but
-for the one that is normalized, which is read twice; one launch for each 64 matrices, and two for the normalization.
+The operators `muloco.*` are counted as test_kernels.py finds their kernels to be: they read and write each tensor once,
+but what is normalized is read twice; one launch for each 64 matrices, and two for the normalization.
 """
 
 import importlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from muloco.optim import PRESETS, Muon
+from muloco.optim import PRESETS, Muon, passes
 
 PRODUCTS = {"bmm", "baddbmm"}
 FREE = {"empty", "new_empty", "empty_like", "detach", "_unsafe_view", "lift_fresh", "_wrap_tensor_autograd"}
@@ -35,7 +37,7 @@ class Count(TorchDispatchMode):
             return NotImplemented
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if func.is_view or name in FREE or func.namespace == "profiler":
+        if func.is_view or name in FREE or func.namespace in ("profiler", "prim"):
             return result
         self.names.append(name)
         if name in PRODUCTS:
@@ -118,6 +120,64 @@ def test_launches_do_not_grow_with_the_number_of_matrices(unseen):
     four, sixteen = (count([(64, 64)] * number, weight_decay=0.1) for number in (4, 16))
     assert four.names == sixteen.names
     assert (four.launches, four.products) == (sixteen.launches, sixteen.products) == (1 + 2 + 10 + 1, 15)
+
+
+def work(shape=(6, 4), dtype=torch.float32, strided=False):
+    """Gradients, momenta, parts, parameters, directions and matrices, with numbers that are always the same."""
+    generator = torch.Generator().manual_seed(0)
+    found = [torch.randn(2, *shape, generator=generator).to(dtype) for _ in range(6)]
+    if strided:
+        found = [one.mT.contiguous().mT for one in found]
+    return found
+
+
+def steps(found, advance, descend, normalize):
+    gradients, momenta, parts, params, directions, x = found
+    advance(list(gradients), list(momenta), parts, 0.9, True)
+    descend(list(params), list(directions), None, 0.1, False)
+    normalize(x)
+
+
+IN_PASSES = (passes._advance_in_passes, passes._descend_in_passes, passes._normalize_in_passes)
+ON_CUDA = (passes._advance_cuda, passes._descend_cuda, passes._normalize_cuda)
+
+
+@pytest.mark.parametrize("why", ["no Triton", "float64", "strided"])
+def test_pytorchs_operators_do_what_the_kernels_do_not(monkeypatch, why):
+    options = {"dtype": torch.float64 if why == "float64" else torch.float32, "strided": why == "strided"}
+    if why == "no Triton":
+        monkeypatch.setattr(passes.importlib.util, "find_spec", lambda name: None)
+        passes._kernels.cache_clear()
+    ours, expected = work(**options), work(**options)
+    steps(ours, *ON_CUDA)
+    passes._kernels.cache_clear()
+    steps(expected, *IN_PASSES)
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+
+
+def test_kernels_get_contiguous_tensors(monkeypatch):
+    """Directions and gradients may lie otherwise, as after an exchange."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    called = []
+
+    def kernel(does):
+        def call(*arguments):
+            called.append(does)
+            assert all(one.is_contiguous() for one in tree_leaves(arguments) if isinstance(one, torch.Tensor))
+            does(*arguments)
+
+        return call
+
+    names = ("advance", "descend", "normalize_")
+    kernels = SimpleNamespace(**{name: kernel(does) for name, does in zip(names, IN_PASSES, strict=True)})
+    monkeypatch.setattr(passes, "_kernels", lambda: kernels)
+    ours, expected = work(), work()
+    for place in (0, 4):
+        ours[place] = ours[place].mT.contiguous().mT
+    steps(ours, *ON_CUDA)
+    steps(expected, *IN_PASSES)
+    assert called == list(IN_PASSES)
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
 
 @contextmanager

@@ -1,10 +1,15 @@
-"""A real lighthouse for tests whose workers are threads of one process."""
+"""A real lighthouse for tests whose workers are threads of one process, and what connects them."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
 from torchft.coordination import LighthouseServer
+
+from muloco.outer.torchft import GlooGroup, PeerGroup
+
+from .queueing import QueueingGroup
 
 
 @pytest.fixture
@@ -27,3 +32,9 @@ def lighthouse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     yield start
     for server in servers:
         server.shutdown()
+
+
+@pytest.fixture(params=[GlooGroup, QueueingGroup])
+def group(request: pytest.FixtureRequest) -> Callable[[timedelta], PeerGroup]:
+    """Makes a process group: one whose works are waited for, and one whose works fail late and in silence."""
+    return request.param

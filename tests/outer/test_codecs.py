@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muloco.outer import error_feedback
 from muloco.outer.codecs import build_codec, packing
 
 from .test_packing import as_bytes, bit_stream, repeatable
@@ -298,6 +299,26 @@ def test_strides_gradients_and_alignment_do_not_matter(chosen: dict) -> None:
 def test_same_input_same_bits(chosen: dict) -> None:
     codec, piece = build_codec(**chosen), gaussian(300, 700)
     assert torch.equal(codec.encode(piece), codec.encode(piece.clone()))
+
+
+@all_settings
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_pieces_together_have_the_bits_of_single_ones(chosen: dict, shape) -> None:
+    """Encoded, decoded, added to what is there, with error feedback."""
+    codec, pieces, residual = build_codec(**chosen), gaussian(3, *shape), gaussian(3, *shape, seed=1)
+    payloads = codec.encode_pieces(pieces.unbind())
+    decoded, added = torch.ones_like(pieces), torch.ones_like(pieces)
+    codec.decode_pieces(payloads, decoded.unbind(), weight=0.3)
+    codec.decode_pieces(payloads, added.unbind(), weight=-0.25, add=True)
+    fed, left = error_feedback.encode_pieces(codec, pieces.unbind(), residual, gain=0.5)
+    for number, piece in enumerate(pieces):
+        single = codec.encode(piece.clone())
+        assert torch.equal(payloads[number], single)
+        said = codec.decode(single, shape)
+        assert torch.equal(decoded[number], said * 0.3)
+        assert torch.equal(added[number], torch.ones(shape).add_(said, alpha=-0.25))
+        alone = error_feedback.encode(codec, piece, residual[number], gain=0.5)
+        assert torch.equal(fed[number], alone[0]) and torch.equal(left[number], alone[1])
 
 
 @all_settings

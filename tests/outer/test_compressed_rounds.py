@@ -19,7 +19,16 @@ from .over_torchft import connect, in_threads
 from .toy import SHAPES, Case, Result, drift, start, train, train_in_process, walk
 from .workers import run_workers
 
-UNEVEN = {"a": (5, 3), "norm": (7,), "b": (40, 6), "scalar": (), "none": (0, 3), "one": (1, 1), "c": (9, 2, 3)}
+UNEVEN = {
+    "a": (5, 3),
+    "norm": (7,),
+    "b": (40, 6),
+    "scalar": (),
+    "none": (0, 3),
+    "one": (1, 1),
+    "c": (9, 2, 3),
+    "twin": (40, 6),
+}
 KINDS = {
     "bf16": {"kind": "bf16"},
     "linear 1": {"kind": "linear", "bits": 1},

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from muloco.outer import exchange
-from muloco.outer.compression import Compression, Wire
+from muloco.outer.codecs import build_codec
+from muloco.outer.compression import Compression, Reduce, Wire
 from muloco.outer.exchange import average, gather_bytes, split
 from muloco.outer.in_process import InProcessGroup
 
@@ -23,7 +24,8 @@ def wire_of(shapes: Shapes) -> Wire:
 
 
 def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) -> list[tuple[torch.Tensor, int]]:
-    """What each worker holds after the exchange, and the bytes that it sent."""
+    """What each worker holds after the exchange, and the bytes that it sent; the same bits whether or not the mean is
+    written over what it averages."""
     group = InProcessGroup(len(vectors))
     wire = wire_of(shapes)
 
@@ -32,7 +34,10 @@ def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) ->
         before = vectors[rank].clone()
         mean = average(round, vectors[rank], wire, weights)
         assert torch.equal(vectors[rank].nan_to_num(7), before.nan_to_num(7)), "what is sent is left alone"
-        return mean, round.bytes_sent
+        sent = round.bytes_sent
+        over = average(round, before, wire, weights, overwrite=True)
+        assert over is before and torch.equal(over, mean)
+        return mean, sent
 
     return run_workers(group, work)
 
@@ -122,3 +127,42 @@ def test_bytes_of_any_length_are_gathered() -> None:
     group = InProcessGroup(4)
     said = [b"\0", b"abc", bytes(range(256)), b"x"]
     assert run_workers(group, lambda rank: gather_bytes(group.transport(rank).open(1), said[rank])) == [said] * 4
+
+
+def test_one_worker_averages_nothing_and_copies_nothing() -> None:
+    vector = torch.arange(15.0)
+    round = InProcessGroup(1).transport(0).open(1)
+    assert average(round, vector, wire_of([(5, 3)]), [7]) is vector
+    assert vector.tolist() == list(range(15))
+
+
+@pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_compressed_means_may_be_written_over_what_they_average(workers: int, reduce: Reduce) -> None:
+    """Dense tensors among the compressed ones travel as views of the vector: alone in a batch, and with others. Error
+    feedback takes up the same from both."""
+    torch.manual_seed(workers)
+    tensors = {name: torch.empty(shape) for name, shape in (("a", (6, 5)), ("n", (9,)), ("b", (40,)), ("m", (3,)))}
+    compression = Compression(
+        codec=build_codec("linear", bits=4), dense=frozenset("nm"), reduce=reduce, error_feedback=True
+    )
+    group = InProcessGroup(workers)
+    vectors = [torch.randn(82) for _ in range(workers)]
+
+    def work(rank: int) -> None:
+        round = group.transport(rank).open(1)
+        kept, over = compression.wire(tensors), compression.wire(tensors)
+        for _ in range(2):
+            mean = average(round, vectors[rank], kept, [3] * workers)
+            assert torch.equal(average(round, vectors[rank].clone(), over, [3] * workers, overwrite=True), mean)
+            for one, other in zip(kept.residuals.values(), over.residuals.values(), strict=True):
+                one.commit()
+                other.commit()
+                cpu = torch.device("cpu")
+                assert torch.equal(one.to_vector(82, cpu), other.to_vector(82, cpu))
+
+    for limit in (1, 200, 10_000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exchange, "BATCH_BYTES", limit)
+            run_workers(group, work)
+            group = InProcessGroup(workers)

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.torchft import GlooGroup, PeerGroup
+from muloco.outer.torchft import PeerGroup
 
 from .faults import Died, Faulty, cut_at, die_at, die_in_process, lose_contact, lose_contact_in_vote
 from .over_torchft import connect, in_threads
@@ -113,7 +113,7 @@ def test_death_after_the_vote_in_process(workers: int) -> None:
 def test_lost_contact_in_process() -> None:
     """Who lives is in the next attempt again, wherever its connection broke."""
     for victim in range(CASE.workers):
-        for point in points_before_the_vote()[:-1]:
+        for point in points_before_the_vote():
             results = in_process(CASE, {victim: (AT, point, lose_contact)})
             assert_survivors_agree(results, CASE, None, retried=[AT], what=(point, victim))
 
@@ -131,42 +131,42 @@ def test_all_but_one_die_in_process() -> None:
 
 
 @pytest.mark.parametrize(("point", "victim"), [(0, 0), (-3, 2), (-2, 1), (-1, 2)])
-def test_death_before_the_vote(point: int, victim: int, lighthouse) -> None:
+def test_death_before_the_vote(point: int, victim: int, lighthouse, group) -> None:
     """Before the headers, before the pieces go to their owners, before the means go back, and with all exchanged."""
     results = over_torchft(
         CASE,
         lighthouse(1, heartbeat_seconds=1.5),
         {victim: (AT, points_before_the_vote()[point], die_at)},
-        group=GlooGroup,
+        group=group,
     )
     assert results[victim] is None and results.count(None) == 1
     assert_survivors_agree(results, CASE, present_until(CASE, {victim: AT}), retried=[AT], what=point)
 
 
-def test_deaths_of_all_but_one_beside_the_inner_steps(lighthouse) -> None:
+def test_deaths_of_all_but_one_beside_the_inner_steps(lighthouse, group) -> None:
     """Four workers, tau = 1: each time another one dies in the thread that carries the round."""
     case = CASE.with_(workers=4, delay=1)
     points = {3: (3, "exchange 0", die_at), 0: (5, "exchange 1", die_at), 2: (7, "vote", die_at)}
-    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=GlooGroup)
+    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=group)
     present = present_until(case, {worker: point[0] for worker, point in points.items()})
     assert_survivors_agree(results, case, present, retried=[4, 6, 8], what=points)
 
 
 @pytest.mark.parametrize("workers", [3, 4])
-def test_death_after_the_vote(workers: int, lighthouse) -> None:
+def test_death_after_the_vote(workers: int, lighthouse, group) -> None:
     """The last worker dies with its vote out; another one loses contact in the same vote and learns from a peer that
     the round has been committed."""
     case = CASE.with_(workers=workers)
     points = {workers - 1: (AT, "voted", die_at), 1: (AT, "voted", lose_contact_in_vote)}
-    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=GlooGroup)
+    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=group)
     present = present_until(case, {workers - 1: AT}, counted=[workers - 1])
     assert_survivors_agree(results, case, present, retried=[], what=points)
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_lost_contact(delay: int, lighthouse) -> None:
+def test_lost_contact(delay: int, lighthouse, group) -> None:
     """Two workers lose contact, one before the exchanges and one in the vote of a later round: nobody is lost."""
     case = CASE.with_(delay=delay)
     points = {0: (4 - delay, "exchange 0", lose_contact), 2: (8 - delay, "voted", lose_contact_in_vote)}
-    results = over_torchft(case, lighthouse(1), points, group=GlooGroup)
+    results = over_torchft(case, lighthouse(1), points, group=group)
     assert_survivors_agree(results, case, None, retried=[4], what=points)

@@ -34,6 +34,14 @@ def test_turns_come_in_the_same_order_every_time() -> None:
     assert all(events() == first for _ in range(20))
 
 
+def test_what_two_threads_cannot_set_up_at_once_is_there_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's guard of CUDA devices; see `InProcessGroup`."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch._C, "_ensureCUDADeviceGuardSet", lambda: calls.append("guard"))
+    run_workers(InProcessGroup(2), lambda worker: calls.append("work"))
+    assert calls == ["guard", "work", "work"]
+
+
 def test_only_one_worker_runs_at_a_time() -> None:
     group, running = InProcessGroup(4), []
 

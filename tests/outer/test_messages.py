@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from muloco.outer.staging import Staging
 from muloco.outer.torchft import TorchftRound, _in_short
 from muloco.outer.transport import TransportError
 
@@ -28,7 +29,9 @@ def test_the_sentence_that_matters(said: str, short: str) -> None:
 def test_a_failed_exchange_says_its_step_once() -> None:
     """Those who tell of it name the step: the error itself does not."""
     transport = SimpleNamespace(
-        group=SimpleNamespace(place=0, members=2, connected=False, swap=None), device=torch.device("cpu")
+        group=SimpleNamespace(place=0, members=2, connected=False, swap=None),
+        device=torch.device("cpu"),
+        staging=Staging(torch.device("cpu"), torch.device("cpu")),
     )
     round = TorchftRound(transport, step=3, broken=None)  # type: ignore[arg-type]
     with pytest.raises(TransportError, match=r"^this worker was cut off$"):

@@ -97,9 +97,9 @@ def test_muon_is_computed_in_the_same_way_on_every_worker(monkeypatch: pytest.Mo
     rule = importlib.import_module("muloco.optim.muon")
     asked, original = [], rule.orthogonal_direction
 
-    def recorded(*args, symmetric_products: str) -> Tensor:
+    def recorded(*args, symmetric_products: str, **options) -> Tensor:
         asked.append(symmetric_products)
-        return original(*args, symmetric_products=symmetric_products)
+        return original(*args, symmetric_products=symmetric_products, **options)
 
     monkeypatch.setattr(rule, "orthogonal_direction", recorded)
     anchor = torch.nn.Parameter(torch.ones(3, 2))

@@ -107,7 +107,7 @@ def test_elements_keep_what_is_left_of_them_when_pieces_change() -> None:
     residual.commit()
     assert residual.to_vector(30, whole.device)[10:18].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     residual.begin()
-    (payload,) = residual.encode(nothing, [torch.zeros(4)], [12])  # elements 12 to 15 are still encoded here, and 18 is new
+    (payload,) = residual.encode(nothing, [torch.zeros(4)], [12])  # 12 to 15 are still encoded here, and 18 is new
     assert nothing.decode(payload, (4,)).tolist() == [0, 0, 0, 5]
     residual.encode(nothing, [torch.tensor([8.0])], [18])
     residual.commit()

@@ -1,27 +1,34 @@
 """Votes at a real lighthouse in which one member does not hear the others: all come to the same answer."""
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+import torch
 
 from muloco.outer import TransportError, torchft
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.torchft import TorchftRound, TorchftTransport
+from muloco.outer.torchft import PeerGroup, TorchftRound, TorchftTransport
 
 from .over_torchft import connect, in_threads
 
 SECONDS = 300
 
 
-def vote_of_two(address: str, votes: dict[int, Callable[[TorchftTransport, TorchftRound], bool]]) -> list[bool]:
+def vote_of_two(
+    address: str,
+    group: Callable[[timedelta], PeerGroup],
+    votes: dict[int, Callable[[TorchftTransport, TorchftRound], bool]],
+) -> list[bool]:
     """What each of two workers hears when it votes as told."""
     both_left = threading.Barrier(2, timeout=SECONDS)
 
     def work(worker: int) -> bool:
-        transport = connect(worker, address, least=2)
+        transport = connect(worker, address, least=2, group=group)
         try:
             return votes[worker](transport, transport.open(1))
         finally:
@@ -49,12 +56,12 @@ def lose_contact_after(transport: TorchftTransport, happened: Callable[[], objec
     transport.group.swap = lost
 
 
-def test_a_vote_against_is_heard_by_all(lighthouse) -> None:
+def test_a_vote_against_is_heard_by_all(lighthouse, group) -> None:
     votes = {0: lambda _, round: round.vote(True), 1: lambda _, round: round.vote(False)}
-    assert vote_of_two(lighthouse(2), votes) == [False, False]
+    assert vote_of_two(lighthouse(2), group, votes) == [False, False]
 
 
-def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer is asked while it votes; it commits only after that."""
     asked, answers = threading.Event(), []
 
@@ -82,11 +89,11 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, monkeypatch: 
         transport.group.swap = slow
         return round.vote(True)
 
-    assert vote_of_two(lighthouse(2), {0: unsure, 1: late}) == [True, True]
+    assert vote_of_two(lighthouse(2), group, {0: unsure, 1: late}) == [True, True]
     assert answers[0] == VOTING and answers[-1] == COMMITTED
 
 
-def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member has given the round up before another one votes: that one may not commit alone, though it could hear
     every vote."""
     asked = threading.Event()
@@ -111,11 +118,11 @@ def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, monkeypatc
         finally:
             voted.set()
 
-    assert vote_of_two(lighthouse(2), {0: unsure, 1: late}) == [False, False]
+    assert vote_of_two(lighthouse(2), group, {0: unsure, 1: late}) == [False, False]
 
 
 def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
-    lighthouse, monkeypatch: pytest.MonkeyPatch
+    lighthouse, group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One has committed and closes; the other one has lost contact in the same vote, and asks only then."""
     address, leaving = lighthouse(2), threading.Event()
@@ -131,7 +138,7 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
     monkeypatch.setattr(torchft, "ask", watched)
 
     def work(worker: int) -> bool:
-        transport = connect(worker, address, least=2)
+        transport = connect(worker, address, least=2, group=group)
         round = transport.open(1)
         if worker == 0:
             in_doubt.append(threading.current_thread())
@@ -145,6 +152,76 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
         return answer
 
     assert in_threads(2, work) == [True, True]
+
+
+def test_votes_are_not_heard_before_they_are_cast(lighthouse, group) -> None:
+    """One votes yes while the other one has not voted; it hears nothing until then."""
+    heard, order = threading.Event(), []
+
+    def early(transport: TorchftTransport, round: TorchftRound) -> bool:
+        answer = round.vote(True)
+        order.append("heard")
+        heard.set()
+        return answer
+
+    def late(transport: TorchftTransport, round: TorchftRound) -> bool:
+        assert not heard.wait(0.5)
+        order.append("cast")
+        return round.vote(True)
+
+    assert vote_of_two(lighthouse(2), group, {0: early, 1: late}) == [True, True]
+    assert order == ["cast", "heard"]
+
+
+FAILURES: dict[str, Callable[[TorchftTransport], None]] = {
+    "of another rank": lambda transport: transport._manager.report_error(RuntimeError("a rank is gone")),
+    "of this one": lambda transport: transport.cut(),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_vote_stands_where_connections_fail_after_it(failure: str, lighthouse, group, caplog) -> None:
+    """Nobody takes back what the other worker may have committed. Both connect again, and their next round succeeds at
+    once."""
+    address, both_left = lighthouse(2), threading.Barrier(2, timeout=SECONDS)
+
+    def work(worker: int) -> list[object]:
+        transport = connect(worker, address, least=2, group=group)
+        swap = transport.group.swap
+
+        def swap_and_fail(*args) -> None:
+            swap(*args)
+            FAILURES[failure](transport)
+
+        try:
+            first = transport.open(1)
+            if worker == 1:
+                transport.group.swap = swap_and_fail
+            answers: list[object] = [first.vote(True)]
+            transport.group.swap = swap
+            before = transport.group.configurations
+            answers.append(transport.group.connected)
+            answers.append(transport.open(2).vote(True))
+            return [*answers, transport.group.configurations - before]
+        finally:
+            both_left.wait()
+            transport.close()
+
+    with caplog.at_level(logging.WARNING, "muloco"):
+        assert in_threads(2, work) == [[True, True, True, 1], [True, False, True, 1]]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("muloco")]
+    reason = "a rank is gone" if failure == "of another rank" else "this worker was cut off"
+    assert said == [f"sync after step 1: committed, but connections failed: {reason}"]
+
+
+def test_what_is_no_vote_on_this_round_is_not_taken_for_one(lighthouse, group) -> None:
+    """The members count their rounds differently, so that they vote on different ones: neither is committed."""
+
+    def ahead(transport: TorchftTransport, round: TorchftRound) -> bool:
+        transport._rounds += 1
+        return round.vote(True)
+
+    assert vote_of_two(lighthouse(2), group, {0: lambda _, round: round.vote(True), 1: ahead}) == [False, False]
 
 
 def test_a_quorum_that_does_not_come_is_an_error_that_says_so(lighthouse) -> None:
@@ -178,3 +255,32 @@ def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd:
     assert ask(server.address, "1", seconds=10) == VOTING
     server.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_member_that_is_lost_between_two_chunks(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before does not make up for what does not come any more."""
+    monkeypatch.setattr(torchft, "CHUNK_BYTES", 4)
+    data = torch.arange(12, dtype=torch.uint8)
+
+    def stays(transport: TorchftTransport, round: TorchftRound) -> bool:
+        with pytest.raises(TransportError, match="lost contact with another worker"):
+            round.exchange([data, data], [12, 12])
+        return round.vote(False)
+
+    def is_lost(transport: TorchftTransport, round: TorchftRound) -> bool:
+        with pytest.raises(TransportError, match="this worker was cut off"):
+            swap = transport.group.swap
+
+            def twice(*args) -> None:
+                swap(*args)
+                transport.group.swap = last
+
+            def last(*args) -> None:
+                swap(*args)
+                transport.cut()
+
+            transport.group.swap = twice
+            round.exchange([data, data], [12, 12])
+        return round.vote(False)
+
+    assert vote_of_two(lighthouse(2), group, {0: stays, 1: is_lost}) == [False, False]

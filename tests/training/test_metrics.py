@@ -3,13 +3,37 @@
 import pytest
 
 from muloco._torchtitan import device_type, peak_flops
-from muloco.training.metrics import gpu_figures
+from muloco.model import build
+from muloco.model.flavors import flavor
+from muloco.model.llama import llama_config
+from muloco.training.metrics import gpu_figures, speed_of
 
 
 def test_the_speed_of_a_gpu_is_counted_both_ways() -> None:
     """An H100 that takes 10,000 tokens a second of a model of 3 G parameters, 2.5 G of which multiply."""
     figures = gpu_figures(10_000, flops=15_000_000_000, parameters=3_000_000_000, peak_flops=1e15, memory_gib=42.5)
     assert figures == pytest.approx({"tflops": 150, "mfu": 0.15, "tflops_6n": 180, "mfu_6n": 0.18, "memory_gib": 42.5})
+
+
+def test_the_log_says_which_count_a_speed_is_by() -> None:
+    line = {"tokens_per_second": 20_000.0, "loss": 3.0}
+    assert speed_of(line) == "20,000 tokens/s", "on a CPU"
+    line |= {"tflops": 150.0, "tflops_6n": 180.0, "memory_gib": 42.5}
+    assert speed_of(line) == "20,000 tokens/s, 150.0 TFLOP/s by torchtitan's count, 180.0 TFLOP/s by 6 N, 42.5 GiB"
+    line |= {"mfu": 0.15, "mfu_6n": 0.18}
+    assert speed_of(line) == (
+        "20,000 tokens/s, 150.0 TFLOP/s by torchtitan's count (MFU 15.0%), 180.0 TFLOP/s by 6 N (MFU 18.0%), 42.5 GiB"
+    )
+
+
+@pytest.mark.parametrize(("name", "torchtitans", "by_6n"), [("150M", 585e6, 904e6), ("416M", 2015e6, 2501e6)])
+def test_torchtitan_counts_no_embedding_and_all_of_attention(name: str, torchtitans: float, by_6n: float) -> None:
+    """As docs/metrics.md says: an embedding does not multiply; attention is 12 x layers x width x positions."""
+    size = flavor(name)
+    _, counted = llama_config(name, seq_len=2048).get_nparams_and_flops(build(name, seq_len=2048), 2048)
+    multiplied = size.parameters - size.vocabulary * size.width
+    assert counted == 6 * multiplied + 12 * size.layers * size.width * 2048 == pytest.approx(torchtitans, rel=1e-3)
+    assert 6 * size.parameters == pytest.approx(by_6n, rel=1e-3)
 
 
 def test_a_share_of_an_unknown_peak_is_not_invented() -> None:

@@ -21,7 +21,8 @@ _HOW = (
     *("data.prepare", "data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
     *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id", "restarts")),
     *(f"fault_tolerance.{name}_seconds" for name in ("quorum_timeout", "straggler_timeout", "heartbeat_timeout")),
-    "fault_tolerance.exchange_timeout_seconds",
+    *("fault_tolerance.exchange_timeout_seconds", "parallelism.collective_timeout_seconds"),
+    "training.disable_cuda_graphs",
 )
 _CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation", "predict_bos")
 

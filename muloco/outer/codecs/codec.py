@@ -49,24 +49,28 @@ class Codec(ABC):
         Raises:
             ValueError: the payload is not uint8 [payload_bytes(shape)].
         """
-        expected = self.payload_bytes(shape)
-        if payload.dtype != torch.uint8 or payload.shape != (expected,):
-            raise ValueError(
-                f"the payload of a piece of shape {tuple(shape)} must be uint8 [{expected}]; "
-                f"got {str(payload.dtype).removeprefix('torch.')} {list(payload.shape)}"
-            )
+        check_payload(payload, self.payload_bytes(shape), shape)
         decoded = torch.empty(tuple(shape), device=payload.device)
         self.decode_pieces(payload[None], [decoded])
         return decoded.to(dtype)
 
 
+def check_payload(payload: Tensor, expected: int, shape: Sequence[int]) -> None:
+    """Refuses what cannot be the payload of a piece of that shape."""
+    if payload.dtype != torch.uint8 or payload.shape != (expected,):
+        raise ValueError(
+            f"the payload of a piece of shape {tuple(shape)} must be uint8 [{expected}]; "
+            f"got {str(payload.dtype).removeprefix('torch.')} {list(payload.shape)}"
+        )
+
+
 def settle(targets: Sequence[Tensor], values: Sequence[Tensor], weight: float, add: bool) -> None:
-    """What `Codec.decode_pieces` does with decoded values of the targets' shapes."""
+    """What `Codec.decode_pieces` does with decoded values of the targets' shapes, of any floating dtype."""
     targets, values = tuple(targets), tuple(values)
     if add:
-        torch._foreach_add_(targets, values, alpha=weight)
-    elif len(targets) == 1:
-        torch.mul(values[0], weight, out=targets[0])
+        torch._foreach_add_(targets, [value.float() for value in values], alpha=weight)
+    elif len(targets) == 1 and weight != 1:
+        torch.mul(values[0].float(), weight, out=targets[0])
     else:
         torch._foreach_copy_(targets, values)
         if weight != 1:

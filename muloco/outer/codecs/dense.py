@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from muloco.outer.codecs.codec import Codec, settle
+from muloco.outer.codecs.codec import Codec, check_payload, settle
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,16 @@ class Dense(Codec):
     def decode_pieces(
         self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
     ) -> None:
-        flat = payloads.reshape(-1)
-        if flat.data_ptr() % self.wire.itemsize or not flat.is_contiguous():
-            flat = flat.clone()  # torch takes no number that begins in the middle of a word
-        values = flat.view(self.wire).view(len(targets), *targets[0].shape).to(torch.float32)
+        values = self._numbers(payloads.reshape(-1)).view(len(targets), *targets[0].shape)
         settle(targets, values.unbind(), weight, add)
+
+    @torch.no_grad()
+    def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """As `Codec.decode`; fp32 may share the memory of the payload."""
+        check_payload(payload, self.payload_bytes(shape), shape)
+        return self._numbers(payload).view(tuple(shape)).to(torch.float32).to(dtype)
+
+    def _numbers(self, payload: Tensor) -> Tensor:
+        if payload.data_ptr() % self.wire.itemsize or not payload.is_contiguous():
+            payload = payload.clone()  # torch takes no number that begins in the middle of a word
+        return payload.view(self.wire)

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ONE = tl.constexpr(2**24)
-"""A value of 1 in the integer sums of values: fp32 keeps as many digits."""
+from muloco.outer.codecs import quantized
+
+ONE = tl.constexpr(quantized.ONE)
 LINEAR, STATISTICAL, CELLS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 """How a code follows from an element."""
 _MANTISSA, _BIAS = tl.constexpr(23), tl.constexpr(127)  # of an fp32 number
@@ -72,7 +73,7 @@ class Stack:
 
     def count(self, mean: Tensor, sigma: Tensor, some: slice, fineness: int, half: int) -> tuple[Tensor, Tensor]:
         """How many scores (x - mean) / sigma of each of these rows are in each cell (`lloyd_max`), and their sum in
-        units of 1 / ONE: int64 [rows, 2 half] each."""
+        units of 1 / ONE: int32 and int64 [rows, 2 half]."""
         first, rows = some.start, min(some.stop, self.all_rows) - some.start
         counts, sums, lanes = self._tables(rows, 2 * half)
         block = min(_BLOCK, triton.next_power_of_2(self.columns))
@@ -81,7 +82,7 @@ class Stack:
             *(self.base, self.starts, mean, sigma, counts, sums, first, self.rows, self.columns, chunks, lanes),
             *(half, fineness, block),
         )
-        return counts.sum(1), sums.sum(1)
+        return _of_all_lanes(counts), _of_all_lanes(sums)
 
     def pack_linear(self, codes: Tensor, bits: int, least: Tensor, step: Tensor) -> None:
         """Writes round((x - least) / step), for metadata [all_rows, 1], to codes uint8 [pieces, bytes], of any strides
@@ -92,18 +93,19 @@ class Stack:
         """Writes round((x - mean) / step) + 2^bits / 2, within 0 to 2^bits - 1.
 
         Returns:
-            how many elements have each code, and the sum of their (x - mean) / step in units of 1 / ONE: int64
-            [all_rows, 2^bits] each.
+            how many elements have each code, and the sum of their (x - mean) / step in units of 1 / ONE: int32 and
+            int64 [all_rows, 2^bits].
         """
         counts, sums, lanes = self._tables(self.all_rows, 2**bits)
         self._pack(codes, bits, mean, step, STATISTICAL.value, counts=counts, sums=sums, lanes=lanes)
-        return counts.sum(1), sums.sum(1)
+        return _of_all_lanes(counts), _of_all_lanes(sums)
 
     def pack_cells(
-        self, codes: Tensor, bits: int, mean: Tensor, sigma: Tensor, table: Tensor, fineness: int, half: int
+        self, codes: Tensor, bits: int, mean: Tensor, sigma: Tensor, firsts: Tensor, fineness: int, half: int
     ) -> None:
-        """Writes the code that `table`, uint8 [all_rows, 2 half], has for the cell of (x - mean) / sigma."""
-        self._pack(codes, bits, mean, sigma, CELLS.value, table=table, fineness=fineness, half=half)
+        """Writes how many of the cells in int32 [all_rows, 2^bits], ascending and without the last one, are not above
+        the cell of (x - mean) / sigma."""
+        self._pack(codes, bits, mean, sigma, CELLS.value, firsts=firsts, fineness=fineness, half=half)
 
     def unpack(self, codes: Tensor, bits: int, metadata: Tensor, linear: bool, weight: float, add: bool) -> None:
         """The reverse: overwrites the elements by `weight` x what the codes say, or adds this to them.
@@ -126,8 +128,8 @@ class Stack:
 
     def _tables(self, rows: int, cells: int) -> tuple[Tensor, Tensor, int]:
         lanes = max(1, min(_LANES, rows * self.columns // (_ELEMENTS_A_CELL * rows * cells)))
-        counts = torch.zeros(rows, lanes, cells, dtype=torch.int64, device=self.base.device)
-        return counts, torch.zeros_like(counts), lanes
+        counts = torch.zeros(rows, lanes, cells, dtype=torch.int32, device=self.base.device)
+        return counts, torch.zeros(counts.shape, dtype=torch.int64, device=self.base.device), lanes
 
     def _pack(
         self,
@@ -137,7 +139,7 @@ class Stack:
         width: Tensor,
         kind: int,
         *,
-        table: Tensor | None = None,
+        firsts: Tensor | None = None,
         counts: Tensor | None = None,
         sums: Tensor | None = None,
         lanes: int = 1,
@@ -147,10 +149,14 @@ class Stack:
         elements = self.rows * self.columns
         blocks = triton.cdiv(elements, 8 * _GROUPS)
         _pack[(self.pieces * blocks,)](
-            *(self.base, self.starts, centre, width, codes, codes.stride(0), codes.shape[1], table, counts, sums),
+            *(self.base, self.starts, centre, width, codes, codes.stride(0), codes.shape[1], firsts, counts, sums),
             *(self.rows, self.columns, elements, blocks, lanes, half, kind, fineness, bits, self.rows > 1, _GROUPS),
             enable_fp_fusion=False,
         )
+
+
+def _of_all_lanes(totals: Tensor) -> Tensor:
+    return totals.squeeze(1) if totals.shape[1] == 1 else totals.sum(1, dtype=totals.dtype)
 
 
 @triton.jit
@@ -207,7 +213,7 @@ def _score(value, centre, width):
 
 
 @triton.jit
-def _cell(score, half, FINENESS: tl.constexpr):
+def cell_of(score, half, FINENESS: tl.constexpr):
     """See `lloyd_max._Grid`."""
     distance = (tl.abs(score) + 1.0).to(tl.int32, bitcast=True) >> (_MANTISSA - FINENESS)
     distance = tl.minimum(distance - (_BIAS << FINENESS), half - 1)
@@ -222,7 +228,7 @@ def _nearest(value):
 
 @triton.jit
 def _add_up(counts, sums, at, value, inside):
-    tl.atomic_add(counts + at, tl.full(at.shape, 1, tl.int64), mask=inside, sem="relaxed")
+    tl.atomic_add(counts + at, tl.full(at.shape, 1, tl.int32), mask=inside, sem="relaxed")
     tl.atomic_add(sums + at, (value * ONE).to(tl.int64), mask=inside, sem="relaxed")
 
 
@@ -251,20 +257,21 @@ def _count(
     inside = column < columns
     value = tl.load(begin + column, mask=inside, other=0.0)
     score = _score(value, tl.load(means + row), tl.load(sigmas + row))
-    at = (table.to(tl.int64) * lanes + chunk % lanes) * (2 * half) + _cell(score, half, FINENESS)
+    at = (table.to(tl.int64) * lanes + chunk % lanes) * (2 * half) + cell_of(score, half, FINENESS)
     _add_up(counts, sums, at, score, inside)
 
 
 @triton.jit
 def _elements(program, rows, columns, elements, blocks, BY_ROW: tl.constexpr, GROUPS: tl.constexpr):
-    """What a program works on: piece; groups [GROUPS]; elements [GROUPS, 8], whether they are there, and rows."""
+    """What a program works on: piece; groups [GROUPS]; elements [GROUPS, 8], whether they are there, and their rows
+    (one number, where a piece is one row)."""
     piece, block = program // blocks, program % blocks
     first = block.to(tl.int64) * (8 * GROUPS)
     within = tl.arange(0, GROUPS)[:, None] * 8 + tl.arange(0, 8)[None, :]
     inside = first + within < elements
-    row = (piece * rows).to(tl.int64) + tl.zeros((GROUPS, 8), tl.int64)
+    row = (piece * rows).to(tl.int64)
     if BY_ROW:
-        row += first // columns + ((first % columns).to(tl.int32) + within) // columns
+        row += tl.minimum(first // columns + ((first % columns).to(tl.int32) + within) // columns, rows - 1)
     return piece.to(tl.int64), block.to(tl.int64) * GROUPS + tl.arange(0, GROUPS), first + within, inside, row
 
 
@@ -277,7 +284,7 @@ def _pack(
     codes,
     stride,
     packed,
-    table,
+    firsts,
     counts,
     sums,
     rows,
@@ -296,8 +303,8 @@ def _pack(
     piece, group, element, inside, row = _elements(program, rows, columns, elements, blocks, BY_ROW, GROUPS)
     LEVELS: tl.constexpr = 2**BITS
     value = tl.load(values + tl.load(starts + piece) + element, mask=inside, other=0.0)
-    centre = tl.load(centres + row, mask=inside, other=0.0)
-    width = tl.load(widths + row, mask=inside, other=1.0)
+    centre = tl.load(centres + row)
+    width = tl.load(widths + row)
     if KIND == LINEAR:
         steps = tl.math.div_rn(value - centre, width)
         steps = tl.where(steps == steps, steps, 0.0)
@@ -308,8 +315,11 @@ def _pack(
         lane = (program % blocks) % lanes
         _add_up(counts, sums, (row * lanes + lane) * LEVELS + code, steps, inside)
     else:
-        cell = _cell(_score(value, centre, width), half, FINENESS)
-        code = tl.load(table + row * (2 * half) + cell, mask=inside, other=0)
+        cell = cell_of(_score(value, centre, width), half, FINENESS)
+        code = tl.zeros_like(cell)
+        for bit in tl.static_range(BITS):  # from the highest
+            first = tl.load(firsts + row * LEVELS + code + (LEVELS >> (bit + 1)) - 1)
+            code += tl.where(first <= cell, LEVELS >> (bit + 1), 0)
     places = (tl.arange(0, 8) * BITS).to(tl.int64)[None, :]
     word = tl.sum(tl.where(inside, code, 0).to(tl.int64) << places, 1)
     for byte in tl.static_range(BITS):
@@ -346,8 +356,7 @@ def _unpack(
     places = (tl.arange(0, 8) * BITS).to(tl.int64)[None, :]
     code = (word[:, None] >> places) & (LEVELS - 1)
     if LINEAR_STEPS:
-        least = tl.load(metadata + row * 2, mask=inside, other=0.0)
-        value = code.to(tl.float32) * tl.load(metadata + row * 2 + 1, mask=inside, other=0.0) + least
+        value = code.to(tl.float32) * tl.load(metadata + row * 2 + 1) + tl.load(metadata + row * 2)
     else:
         value = tl.load(metadata + row * LEVELS + code, mask=inside, other=0.0)
     out = values + tl.load(starts + piece) + element

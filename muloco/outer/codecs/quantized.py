@@ -231,18 +231,13 @@ class Totals:
 
     @property
     def counts(self) -> Tensor:
-        """int64 [r, cells]."""
-        return self._of_rows(self._counts)
+        """fp64 [r, cells], whole numbers."""
+        return self._of_rows(self._counts).double()
 
     @property
     def sums(self) -> Tensor:
-        """int64 [r, cells], in units of 1 / ONE."""
-        return self._of_rows(self._sums)
+        """fp64 [r, cells]."""
+        return self._of_rows(self._sums).double() / ONE
 
     def _of_rows(self, totals: Tensor) -> Tensor:
         return totals.sum(0, keepdim=True) if self._rows == 1 else totals
-
-
-def averages(counts: Tensor, sums: Tensor) -> Tensor:
-    """fp64: the mean of the values of each cell, 0 where there are none, for what `Totals` has added up."""
-    return sums.double().div_(ONE).div_(counts.clamp_min(1))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from muloco.outer.codecs.quantized import Quantized, Totals, averages, blocks, extremes, look_up, moments
+from muloco.outer.codecs.quantized import ONE, Quantized, Totals, blocks, extremes, look_up, moments
 
 if TYPE_CHECKING:
     from muloco.outer.codecs.kernels import Stack
@@ -35,13 +35,14 @@ class Statistical(Quantized):
             bins = steps.round().add_(self.levels // 2).clamp_(0, self.levels - 1).to(torch.int64)
             target.copy_(bins)
             totals.add(bins, steps)
-        average = averages(totals.counts, totals.sums)
+        average = totals.sums / totals.counts.clamp_min(1)
         return torch.clamp((mean + step.double() * average).float(), least, greatest)
 
     def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
         least, greatest, mean, sigma = stack.statistics()
         step = sigma * (_SIGMAS / self.levels)
-        average = averages(*stack.pack_statistical(codes, self.bits, mean, step))
+        counts, sums = stack.pack_statistical(codes, self.bits, mean, step)
+        average = sums.double().div_(ONE).div_(counts.clamp_min_(1))
         return torch.clamp((mean + step.double() * average).float(), least, greatest)
 
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class TopK(Codec):
         if elements == 0:
             return torch.empty(len(pieces), 0, dtype=torch.uint8, device=pieces[0].device)
         for some in _together(pieces, elements):
-            flat = torch.stack([piece.detach().to(torch.float32).reshape(-1) for piece in some])
+            flat = _rows([piece.detach().to(torch.float32).reshape(-1) for piece in some])
             index = greatest(flat, self.kept(elements))
             values = self.values.encode_pieces(flat.gather(1, index).unbind())
             payloads.append(torch.cat([values, pack_wide(index, _index_bits(elements))], 1))
@@ -59,10 +59,17 @@ class TopK(Codec):
             values = torch.empty(len(some), kept, device=payloads.device)
             self.values.decode_pieces(before, values.unbind())
             index = unpack_wide(behind, _index_bits(elements), kept).clamp_(max=elements - 1)  # in place, of any bytes
-            index += torch.arange(0, len(some) * elements, elements, device=index.device).view(-1, 1)
-            decoded = torch.zeros(len(some) * elements, device=payloads.device)
-            decoded.scatter_(0, index.view(-1), values.view(-1))
+            if len(some) == 1 and not add and weight == 1:
+                some[0].zero_().view(-1).scatter_(0, index.view(-1), values.view(-1))
+                continue
+            decoded = torch.zeros(len(some), elements, device=payloads.device)
+            decoded.scatter_(1, index, values)
             settle(some, decoded.view(len(some), *shape).unbind(), weight, add)
+
+
+def _rows(flat: Sequence[Tensor]) -> Tensor:
+    """Vectors of one length as a matrix."""
+    return flat[0].view(1, -1) if len(flat) == 1 else torch.stack(tuple(flat))
 
 
 def _together(pieces: Sequence[Tensor], elements: int) -> Iterator[Sequence[Tensor]]:
@@ -107,7 +114,7 @@ def greatest(rows: Tensor, count: int) -> Tensor:
         torch.logical_or(magnitude > last, tied.logical_and_(place <= left), out=target)
         left = left - place[:, -1:]
     index = torch.nonzero_static(stays.view(-1), size=number * count).view(number, count)
-    return index.sub_(torch.arange(0, rows.numel(), elements, device=rows.device).view(-1, 1))
+    return index if number == 1 else index.remainder_(elements)
 
 
 def _magnitude(bits: Tensor) -> Tensor:
