@@ -1,50 +1,63 @@
 """Speed of the codecs."""
 
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from muloco.gpu_check.bench import Bench, Figures
 from muloco.gpu_check.device import seconds
+from muloco.outer.codecs import Codec, build_codec
 
 WORKERS = 8
 """K: of embedding and head, one of K parts is encoded."""
 
 
+CODECS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("bf16", "bf16", {}),
+    ("linear_4", "linear", {"bits": 4}),
+    ("linear_8", "linear", {"bits": 8}),
+    ("statistical_4", "statistical", {"bits": 4}),
+    ("lloyd_max_2", "lloyd_max", {"bits": 2}),
+    ("lloyd_max_4", "lloyd_max", {"bits": 4}),
+    ("lloyd_max_4_row", "lloyd_max", {"bits": 4, "granularity": "row"}),
+    ("topk_10_percent", "topk", {"fraction": 0.1}),
+)
+"""Name, kind and options."""
+
+
 def rates(bench: Bench) -> Figures:
-    """GB/s of fp32 in all pieces, one after the other, and bits an element of the payloads; a copy beside them."""
-    from muloco.outer.codecs import build_codec
+    """GB/s of fp32 in all pieces, those of one shape together as an exchange has them, and bits an element of the
+    payloads; a copy beside them."""
+    stacks = _stacks(bench)
+    size, elements = sum(stack.nbytes for stack in stacks), sum(stack.numel() for stack in stacks)
+    found: Figures = {"pieces": sum(map(len, stacks)), "shapes": len(stacks), "megabytes": size / 1e6}
 
-    pieces = _pieces(bench)
-    size = sum(piece.nbytes for piece in pieces)
-    found: Figures = {"pieces": len(pieces), "megabytes": size / 1e6}
-    repeats = bench.size(5, 1)
+    def rate(work: Callable[[], object]) -> float:
+        return size / seconds(work, bench.device, repeats=bench.size(5, 1), warmup=1) / 1e9
 
-    def rate(work) -> float:
-        return size / seconds(work, bench.device, repeats=repeats, warmup=1) / 1e9
-
-    found["copy_gb_per_s"] = rate(lambda: [piece.clone() for piece in pieces])
-    for name, kind, options in (
-        ("bf16", "bf16", {}),
-        ("linear_4", "linear", {"bits": 4}),
-        ("linear_8", "linear", {"bits": 8}),
-        ("statistical_4", "statistical", {"bits": 4}),
-        ("lloyd_max_2", "lloyd_max", {"bits": 2}),
-        ("lloyd_max_4", "lloyd_max", {"bits": 4}),
-        ("lloyd_max_4_row", "lloyd_max", {"bits": 4, "granularity": "row"}),
-        ("topk_10_percent", "topk", {"fraction": 0.1}),
-    ):
+    found["copy_gb_per_s"] = rate(lambda: [stack.clone() for stack in stacks])
+    targets = [torch.empty_like(stack) for stack in stacks]
+    for name, kind, options in CODECS:
         codec = build_codec(kind, **options)
-        payloads = [codec.encode(piece) for piece in pieces]
-        elements = sum(piece.numel() for piece in pieces)
+
+        def encode(codec: Codec = codec) -> list[torch.Tensor]:
+            return [codec.encode_pieces(stack.unbind()) for stack in stacks]
+
+        payloads = encode()
+
+        def decode(codec: Codec = codec, payloads: list[torch.Tensor] = payloads) -> None:
+            for payload, target in zip(payloads, targets, strict=True):
+                codec.decode_pieces(payload, target.unbind())
+
         found[f"{name}_bits"] = 8 * sum(payload.nbytes for payload in payloads) / elements
-        found[f"{name}_encode_gb_per_s"] = rate(lambda codec=codec: [codec.encode(piece) for piece in pieces])
-        decode = [(payload, piece.shape) for payload, piece in zip(payloads, pieces, strict=True)]
-        found[f"{name}_decode_gb_per_s"] = rate(
-            lambda codec=codec, decode=decode: [codec.decode(*one) for one in decode]
-        )
+        found[f"{name}_encode_gb_per_s"], found[f"{name}_decode_gb_per_s"] = rate(encode), rate(decode)
     return found
 
 
-def _pieces(bench: Bench) -> list[torch.Tensor]:
+def _stacks(bench: Bench) -> list[torch.Tensor]:
+    """The pieces of 150M by shape, each shape in one tensor [pieces, *shape]."""
     from muloco.model.flavors import flavor
 
     size = flavor(bench.size("150M", "tiny"))
@@ -52,6 +65,7 @@ def _pieces(bench: Bench) -> list[torch.Tensor]:
     layer = [*4 * [(width, width)], (inner, width), (width, inner), (inner, width), *4 * [(width,)]]
     ends = [(size.vocabulary // WORKERS, width)] * 2
     generator = torch.Generator().manual_seed(0)
+    counts = Counter([*size.layers * layer, (width,), *ends])
     return [
-        (1e-3 * torch.randn(s, generator=generator)).to(bench.device) for s in (*size.layers * layer, (width,), *ends)
+        (1e-3 * torch.randn(count, *shape, generator=generator)).to(bench.device) for shape, count in counts.items()
     ]

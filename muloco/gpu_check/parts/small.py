@@ -16,7 +16,7 @@ PART = Part(
         Row(
             name="muon_rule",
             what="ten steps of Muon in bf16 against its rule in fp64 on the CPU, no host wait",
-            where=("optim/muon.py", "optim/owners.py"),
+            where=("optim/muon.py", "optim/passes.py", "optim/kernels.py"),
             command="`pytest tests/optim` after moving its tensors to `cuda`",
             check="small:muon_rule",
         ),
@@ -83,7 +83,7 @@ PART = Part(
         Row(
             name="staged_bytes",
             what="payloads to be sent over gloo cross to the host through page-locked memory and come back whole",
-            where=("outer/torchft.py",),
+            where=("outer/staging.py",),
             command="`Staging` of tensors on the GPU",
             check="small:staged_bytes",
         ),
