@@ -37,6 +37,7 @@ class ByTable(nn.Module):
         self.config = SimpleNamespace(first_attention=attention)
         self.table = nn.Parameter(table)
         self.lm_head = nn.Identity()
+        self._skip_lm_head = False  # as torchtitan's decoders say whether the loss applies it
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, attention_masks: Any) -> torch.Tensor:
         return self.lm_head(self.table[tokens])
