@@ -1,9 +1,10 @@
-"""Installs what a bundle carries, and runs `muloco check-gpu` from it, without a network:
+"""Installs the contents of a bundle and runs `muloco check-gpu`, without a network:
 
     python3 .gpu/check.py [options of muloco check-gpu]
 
-A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below the
-folder for temporary files (or $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
+A bundle holds a copy of this file as check.py, which needs only Python and pip. It installs into a folder of its own in
+the system's folder for temporary files, or into $MULOCO_GPU_FOLDER, and changes nothing else. The next call uses the
+same installation.
 """
 
 import importlib.metadata
@@ -18,17 +19,25 @@ from pathlib import Path
 
 
 def main(words: list[str], here: Path) -> int:
-    """Returns the exit status of the command; 2 where the bundle does not fit this machine."""
+    """Installs the bundle and runs the command.
+
+    Args:
+        words: options of `muloco check-gpu`.
+        here: folder of the bundle.
+
+    Returns:
+        the exit status of the command, or 2 if the bundle cannot be used on this machine.
+    """
     facts = json.loads((here / "bundle.json").read_text())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     if python != facts["python"]:
         return _refuse(
             f"this bundle is for Python {facts['python']}, and this is {python}; "
-            f'build one by `make gpu-bundle GPU_ARGS="--python {python}"`'
+            f'build one with `make gpu-bundle GPU_ARGS="--python {python}"`'
         )
     if missing := [name for name in facts["provided"] if not _is_installed(name)]:
         names = ",".join(missing)
-        return _refuse(f'this machine lacks {names}; build a bundle by `make gpu-bundle GPU_ARGS="--lacks {names}"`')
+        return _refuse(f'this machine lacks {names}; build a bundle with `make gpu-bundle GPU_ARGS="--lacks {names}"`')
     own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
     folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or Path(tempfile.gettempdir()) / own)
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
@@ -49,11 +58,11 @@ def main(words: list[str], here: Path) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "muloco", "check-gpu", *with_absolute_out(words, Path.cwd())]
-    return subprocess.run(command, cwd=tree, env=environment).returncode  # there, so that its muloco is the one
+    return subprocess.run(command, cwd=tree, env=environment).returncode  # in the tree, so that its muloco is imported
 
 
 def with_absolute_out(words: list[str], folder: Path) -> list[str]:
-    """The words with `--out` relative to a folder, whatever folder the command runs in."""
+    """Returns the words with `--out` as an absolute path: a relative one, or the default, counts from `folder`."""
     out, rest = "gpu-check", []
     waiting = iter(words)
     for word in waiting:

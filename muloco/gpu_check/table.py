@@ -1,4 +1,4 @@
-"""The table at the end."""
+"""The table that `muloco check-gpu` prints at its end."""
 
 import textwrap
 from collections import Counter
@@ -10,7 +10,8 @@ WIDTH = 118
 
 
 def table(record: Record) -> str:
-    """One line a row, or more where there is much to say, and a line that counts."""
+    """Returns the table: one or more lines for each row, at most `WIDTH` characters wide, and a line with the
+    counts."""
     widest = max(map(len, record.outcomes), default=0)
     lines = []
     for name, outcome in record.outcomes.items():
@@ -27,7 +28,7 @@ def table(record: Record) -> str:
 
 
 def shown(figures: dict[str, Any]) -> str:
-    """Figures in one line."""
+    """Returns figures as text in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in figures.items())
 
 

@@ -1,4 +1,5 @@
-"""What a bundle carries, and what its script says on a machine that it does not fit. Building one needs a network."""
+"""The packages in a bundle, and the messages of its script on an unsuitable machine. Building a bundle needs a
+network, and is not tested."""
 
 import json
 import subprocess
@@ -38,7 +39,9 @@ def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
     for name, size in (("small.whl", 1), ("large.whl", 40)):
         with (tmp_path / "wheels" / name).open("wb") as file:
             file.truncate(size * 2**20)
-    with pytest.raises(ConfigError, match=r"41\.0 MiB; allowed are 40\. Largest: large\.whl \(40\.0\), small\.whl"):
+    with pytest.raises(
+        ConfigError, match=r"41\.0 MiB, and at most 40 are allowed\. Largest files: large\.whl \(40\.0\), small\.whl"
+    ):
         bundle.check_size(tmp_path)
 
 
@@ -53,11 +56,11 @@ def test_a_wheel_of_another_version_is_removed(tmp_path: Path) -> None:
     ("python", "provided", "message"),
     [
         ("2.7", [], "this bundle is for Python 2.7, and this is"),
-        (HERE, ["pip", "no-such-package"], "this machine lacks no-such-package; build a bundle by"),
+        (HERE, ["pip", "no-such-package"], "this machine lacks no-such-package; build a bundle with"),
     ],
 )
 def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: list[str], message: str) -> None:
-    """By the script itself, which has no muloco to import."""
+    """The script runs alone, where muloco cannot be imported."""
     script = tmp_path / "check.py"
     script.write_text(Path(from_bundle.__file__).read_text())
     facts = {"python": python, "provided": provided, "commit": "abc", "packages": {}}
