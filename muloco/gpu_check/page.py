@@ -20,8 +20,9 @@ _INTRODUCTION = """\
 Every row below is a check that needs a GPU. `muloco check-gpu` runs them; [gpu-check.md](gpu-check.md) describes how.
 `make gpu-page` writes this page from the rows in `muloco/gpu_check/parts/` and the records in `results/gpu/`."""
 _BY_HAND = (
-    "The last column\nsays how a person checks a row without `muloco check-gpu`. The column before it says why some rows can "
-    "only be checked by\na person; their results are added to `results/gpu/` as a record of the same form."
+    "The last column\nsays how a person checks a row without `muloco check-gpu`. "
+    "Some rows can only be checked by a person, and the column\nbefore it says why. Their results are added to "
+    "`results/gpu/` as a record of the same form."
 )
 _COLUMNS = ("row", "what", "where", "checked", "by hand")
 

@@ -127,7 +127,8 @@ PART = Part(
         ),
         Row(
             name="metrics",
-            what="the names of TFLOP/s, MFU and memory in the metrics, and the FLOPs a token compared with PyTorch's counter",
+            what="the fields of TFLOP/s, MFU and memory in the metrics, and the FLOPs a token compared with PyTorch's "
+            "counter",
             where=("training/metrics.py", "_torchtitan.py"),
             command="run `muloco train config/laptop/muloco.py --training.precision bfloat16`; compare `tflops` of a "
             "line with `torch.utils.flop_counter`, and `memory_gib` with nvidia-smi",
@@ -136,8 +137,8 @@ PART = Part(
         ),
         Row(
             name="eval",
-            what="`muloco eval` on CUDA with dense masks in SDPA and bf16 weights: the figures agree with those of evaluation "
-            "during training",
+            what="`muloco eval` on CUDA with dense masks in SDPA and bf16 weights: the figures agree with those of "
+            "evaluation during training",
             where=("evals/scoring.py", "model/attention.py"),
             command="run `muloco eval outputs/NAME --tasks ...`",
             check="laptop:evaluate",

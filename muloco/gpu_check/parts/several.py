@@ -23,8 +23,8 @@ PART = Part(
             what="the round of a fragment in its own thread and stream during the inner steps, over NCCL: the "
             "digests are equal, and the losses agree with those over gloo",
             where=("outer/background.py",),
-            command="run `muloco train config/laptop/muloco_streaming.py` on two GPUs; `seconds_hidden` is near the time "
-            "of the round, the digests are equal, and the losses agree with those with "
+            command="run `muloco train config/laptop/muloco_streaming.py` on two GPUs; `seconds_hidden` is near the "
+            "time of the round, the digests are equal, and the losses agree with those with "
             "`--fault_tolerance.process_group gloo`",
             check="several:nccl_streaming",
             gpus=2,
@@ -36,8 +36,8 @@ PART = Part(
             what="compressed exchange over NCCL with an all-to-all of uneven sizes: the digests are equal, and as many "
             "bytes are sent as over gloo",
             where=("outer/exchange.py",),
-            command="run `muloco train config/laptop/muloco_4bit.py` on two GPUs; the digests are equal, and `bytes_sent` "
-            "is that with `--fault_tolerance.process_group gloo`",
+            command="run `muloco train config/laptop/muloco_4bit.py` on two GPUs; the digests are equal, and "
+            "`bytes_sent` is that with `--fault_tolerance.process_group gloo`",
             check="several:nccl_four_bits",
             gpus=2,
             seconds=100,
