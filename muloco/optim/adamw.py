@@ -10,14 +10,14 @@ from torch.optim.adamw import adamw
 from muloco.optim.decay import decay_
 
 FUSED = frozenset({"cuda", "mps", "xpu"})
-"""Types of devices on which torch's fused AdamW is taken by default."""
+"""Types of devices on which torch's fused AdamW is the default."""
 
 
 def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any]) -> None:
-    """One step, in place, of parameters that have a gradient; state: `step`, `exp_avg`, `exp_avg_sq`.
+    """Takes one step, in place, of parameters that have a gradient; state: `step`, `exp_avg`, `exp_avg_sq`.
 
-    `fused` and `foreach` in the group choose torch's implementation, as in torch.optim.AdamW. Where neither does, it is
-    the fused one on an accelerator, which moves half the bytes, and torch's choice on the CPU.
+    `fused` and `foreach` in the group choose torch's implementation, as in torch.optim.AdamW. If the group has neither,
+    the fused implementation is used on an accelerator, which moves half the bytes, and torch's default on the CPU.
     """
     if not params:
         return
@@ -29,9 +29,9 @@ def adamw_update(params: list[Tensor], group: dict[str, Any], state: MutableMapp
     if fused is None and foreach is None and all(param.device.type in FUSED for param in params):
         fused = True
     for param, own in zip(params, states, strict=True):
-        place = param.device if fused else torch.device("cpu")  # where torch keeps the number
+        place = param.device if fused else torch.device("cpu")  # where torch keeps `step`
         if "step" in own:
-            own["step"] = own["step"].to(place)  # of a checkpoint from another implementation
+            own["step"] = own["step"].to(place)  # a checkpoint of another implementation may have it elsewhere
         else:
             own["step"] = torch.zeros((), device=place)
             own["exp_avg"] = torch.zeros_like(param)

@@ -39,7 +39,7 @@ class ByRule(torch.optim.Optimizer):
     """
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
-    _symmetric_products = "auto"  # of one that was pickled before there was a choice
+    _symmetric_products = "auto"  # default of optimizers pickled by versions without this option
 
     def __init__(
         self,
@@ -146,4 +146,4 @@ class ByRule(torch.optim.Optimizer):
                 self._check(group)
             state = state | {"param_groups": groups}
         super().__setstate__(state)
-        self._plan = Plan()  # of the groups that are here now; a copied or pickled optimizer has none
+        self._plan = Plan()  # the plan is not copied or pickled with the optimizer

@@ -1,7 +1,8 @@
-"""The passes of a step of Muon as Triton kernels, see `muloco.optim.passes`: all matrices in one launch, every element
-read and written once (normalization reads it twice). Needs Triton.
+"""Triton kernels for the parts of a Muon step outside its matrix products, see `muloco.optim.passes`. One launch takes
+up to 64 matrices and reads and writes every element once; normalization takes two launches and reads it twice. Needs
+Triton.
 
-They compute in float32. Products and sums are contracted only in the two `fma`, where PyTorch's operators do so too.
+The kernels compute in float32. A product and a sum are contracted only in the two `fma`, as in PyTorch's operators.
 """
 
 from collections.abc import Sequence
@@ -14,22 +15,22 @@ from torch import Tensor
 __all__ = ["advance", "descend", "normalize_"]
 
 MOST = 64
-"""Matrices in one launch. The addresses of all of them are among its arguments, which are 4 KiB at most."""
+"""Largest number of matrices in one launch: their addresses are arguments, which may take 4 KiB together."""
 BLOCK = 2048
-"""Elements that a program goes through."""
+"""Number of elements that a program processes."""
 PIECE = 8192
-"""Elements of which a program has the norm; their squares are summed in registers."""
+"""Number of elements whose norm a program computes; it sums their squares in registers."""
 PIECES = 8
-"""How many of these a program scales."""
+"""Number of pieces of `PIECE` elements that a program scales."""
 ROOM = 1024
-"""Most pieces whose norms a program looks at together."""
+"""Largest number of norms of pieces that a program loads together."""
 EXACT = {"enable_fp_fusion": False}
 
 
 def advance(
     gradients: Sequence[Tensor], momenta: Sequence[Tensor], parts: Tensor | None, momentum: float, nesterov: bool
 ) -> None:
-    """See `muloco.optim.passes.advance`; all contiguous."""
+    """See `muloco.optim.passes.advance`. All tensors are contiguous."""
     size = momenta[0].numel()
     weight = 1 / (1 + momentum)
     for start in range(0, len(momenta), MOST):
@@ -53,7 +54,7 @@ def advance(
 def descend(
     params: Sequence[Tensor], directions: Sequence[Tensor], rate: Tensor | None, decay: float, cautious: bool
 ) -> None:
-    """See `muloco.optim.passes.descend`; all contiguous."""
+    """See `muloco.optim.passes.descend`. All tensors are contiguous."""
     size = params[0].numel()
     for start in range(0, len(params), MOST):
         some = slice(start, start + MOST)
@@ -73,12 +74,12 @@ def descend(
 
 
 def normalize_(x: Tensor) -> None:
-    """See `muloco.optim.passes.normalize_`; two launches, of which the first only reads."""
+    """See `muloco.optim.passes.normalize_`. Takes two launches, the first of which only reads `x`."""
     size = x[0].numel()
     pieces = triton.cdiv(size, PIECE)
     room = min(ROOM, triton.next_power_of_2(pieces))
     found = torch.empty(2, len(x), pieces, dtype=torch.float32, device=x.device)
-    # Only the first dimension of a grid may be long, as matrices are where they are small.
+    # Only the first dimension of a grid may exceed 65535, and there may be many small matrices.
     norm_kernel[(len(x) * pieces,)](x, *found, size, pieces, PIECE=PIECE, num_warps=8, **EXACT)
     scale_kernel[(len(x) * triton.cdiv(pieces, PIECES),)](
         x,
@@ -95,7 +96,7 @@ def normalize_(x: Tensor) -> None:
 
 
 def _padded(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """As many as the next power of two, so that few kernels are compiled."""
+    """Repeats the first tensor up to the next power of two in number, so that few kernels are compiled."""
     return (*tensors, *tensors[:1] * (triton.next_power_of_2(len(tensors)) - len(tensors)))
 
 
@@ -167,7 +168,8 @@ def descend_kernel(
 
 @triton.jit
 def norm_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr):
-    """Of each piece, the largest absolute value and the sum of squares divided by the square of its power of two."""
+    """Computes for each piece its largest absolute value, and the sum of squares after division by the power of two of
+    that value."""
     program = tl.program_id(0).to(tl.int64)
     which = program // pieces
     at = (program % pieces) * PIECE + tl.arange(0, PIECE)
@@ -214,6 +216,7 @@ def scale_kernel(
 
 @triton.jit
 def exponent(number):
-    """Of the power of two below a float32 that is not negative, such that it and its inverse are normal numbers."""
+    """Returns the exponent of the largest power of two that is at most `number`, a float32 of at least 0. It is clamped
+    so that this power and its inverse are normal numbers."""
     found = (number.to(tl.int32, bitcast=True) >> 23) - 127
     return tl.minimum(tl.maximum(found, -126), 126)

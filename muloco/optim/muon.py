@@ -36,13 +36,13 @@ def muon_update(
     process_group: ProcessGroup | None = None,
     symmetric_products: str = "auto",
 ) -> None:
-    """One step, in place. See `muloco.optim.Muon`.
+    """Takes one step, in place. See `muloco.optim.Muon`.
 
     Args:
-        groups: of each parameter group, those of its parameters that have a gradient, and the group.
+        groups: for each parameter group, its parameters that have a gradient, and the group.
         state: `momentum_buffer` by parameter.
-        plan: of the optimizer, kept from step to step.
-        process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other.
+        plan: the plan of the optimizer, which is kept from step to step.
+        process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other rank.
         symmetric_products: see `muloco.optim.Muon`.
     """
     copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
@@ -56,12 +56,12 @@ def muon_update(
 
 
 def _gradient(param: Tensor) -> Tensor:
-    """This rank's part of it, as the parameter lies on the ranks."""
+    """Returns this rank's part of the gradient, sharded as the parameter is."""
     gradient = param.grad
     assert gradient is not None
     if isinstance(param, DTensor):
         assert isinstance(gradient, DTensor)
-        if gradient.placements != param.placements:  # as where sums are pending
+        if gradient.placements != param.placements:  # for example where sums are pending
             gradient = gradient.redistribute(param.device_mesh, param.placements)
     return local(gradient)
 
@@ -100,8 +100,8 @@ def _update(
 
 
 def _safe(symmetric_products: str, batch: Batch) -> str:
-    """What is timed on each rank for itself may be chosen only where no two ranks can have the same matrix to compute:
-    their copies of its parameter would drift apart."""
+    """Returns `symmetric_products`, or `matmul` in place of `auto` if several ranks may compute the same matrix. Each
+    rank times `auto` by itself, and different choices would make the copies of a parameter differ."""
     sharing = math.prod(axis.size for axis in batch.axes)
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     return "matmul" if symmetric_products == "auto" and sharing < ranks else symmetric_products

@@ -44,10 +44,11 @@ class Muon(ByRule):
         cautious_weight_decay: decay only what the step does not move away from zero.
         process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
             them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
-        symmetric_products: how muon computes products of which one triangle is enough: `triton`, on a CUDA device;
-            `matmul`; or `auto`, whichever a GPU turns out to do faster at the first step, and `matmul` elsewhere and
-            where ranks might compute the same matrix each for itself. `auto` need not choose alike when a run is
-            repeated; the results then differ by rounding. See `muloco.optim.symmetric.symmetric_product`.
+        symmetric_products: how muon computes symmetric matrix products: `triton` computes one triangle, on a CUDA
+            device; `matmul` computes all elements; `auto` uses whichever is faster on a GPU when a shape first occurs,
+            and `matmul` elsewhere and where several ranks may compute the same matrix. `auto` may choose differently
+            when a run is repeated, and results then differ by rounding. See
+            `muloco.optim.symmetric.symmetric_product`.
 
     A group may have every option of the constructor that its algorithm uses, except `process_group` and
     `symmetric_products`, and
@@ -68,7 +69,7 @@ class Muon(ByRule):
             option in a group whose algorithm does not use it, a number out of range or not finite, or a process group
             without this rank; also from `add_param_group` and `load_state_dict`, which then leave the optimizer as it
             was. From `step`: a sparse gradient, or a plain one of a DTensor; nothing has changed then. Also from
-            `step`: symmetric products by Triton where it cannot run.
+            `step`: `symmetric_products` is `triton`, which cannot run on this device.
         TypeError: an unknown keyword.
 
     Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for

@@ -100,8 +100,8 @@ def orthogonalize(
         A new tensor of the shape and dtype of `matrix`. No gradient is recorded.
 
     Raises:
-        ValueError: fewer than two dimensions, not a real floating dtype, unknown preset, steps < 1, or symmetric
-            products by Triton where it cannot run.
+        ValueError: fewer than two dimensions, not a real floating dtype, unknown preset, steps < 1, or
+            `symmetric_products` is `triton`, which cannot run on this device.
 
     Source: MuLoCo (arXiv 2505.23725), inner optimizer; Keller Jordan, "Muon: An optimizer for hidden layers in neural
     networks" (2024); "The Polar Express" (arXiv 2505.16932).
@@ -121,17 +121,20 @@ def orthogonal_direction(
     overwrite: bool = False,
     symmetric_products: str = "matmul",
 ) -> Tensor:
-    """`scale` times `orthogonalize(matrix)`, left in the dtype of the products, which saves an optimizer two passes.
+    """Returns `scale` times `orthogonalize(matrix)` in the dtype of the products, which saves an optimizer two passes.
 
     Args:
-        matrix: see `orthogonalize`, and for the errors.
-        triples: of each step, see `coefficients`.
+        matrix: see `orthogonalize`.
+        triples: the coefficients of each step, see `coefficients`.
         scale: any finite number.
         dtype, symmetric_products: see `orthogonalize`.
-        overwrite: `matrix` is no longer needed, which may save a copy.
+        overwrite: whether `matrix` may be overwritten, which can save a copy.
 
     Returns:
         A tensor of the shape of `matrix` in `dtype`.
+
+    Raises:
+        ValueError: as for `orthogonalize`.
     """
     if matrix.ndim < 2:
         raise ValueError(f"a matrix needs at least 2 dimensions, this tensor has shape {tuple(matrix.shape)}")
@@ -196,18 +199,19 @@ def _polynomial(gram: Tensor, step: Step, by: str, *, out: Tensor) -> Tensor:
 
 
 def _normalize(x: Tensor, dtype: torch.dtype, overwrite: bool) -> Tensor:
-    """`[batch, rows, cols]` -> in `dtype`, each nonzero matrix of norm one, whatever its scale; a new tensor or `x`."""
+    """Returns `x`, `[batch, rows, cols]`, in `dtype` with every nonzero matrix scaled to norm one, whatever its scale,
+    as a new tensor or in place."""
     # The norm is taken after rounding, which spares a pass, unless rounding loses small numbers.
     kind = dtype if _reaches_as_low(dtype, x.dtype) else x.dtype
     free = overwrite and x.dtype == kind
-    if host_sees(x):  # where squares neither overflow nor vanish there is less to do, for the same numbers
+    if host_sees(x):  # if squares neither overflow nor underflow, fewer operations give the same result
         rounded = x if free else x.to(kind, copy=True)
         norm = norm_of(rounded)
         if bool(((norm > 1e-9) & (norm < 1e9)).all()):
             for matrix, factor in zip(rounded, norm.reciprocal().flatten().tolist(), strict=True):
-                matrix.mul_(factor)  # a number needs no copy in the dtype of the norms
+                matrix.mul_(factor)  # a Python number needs no copy in the dtype of the norms
             return rounded.to(dtype)
-    if x.dtype != kind:  # rounding may make numbers infinite
+    if x.dtype != kind:  # rounding may give infinity
         x = near_one(x, out=x.new_empty(x.shape, dtype=kind))
     elif not (free and x.is_contiguous()):
         x = x.clone(memory_format=torch.contiguous_format)

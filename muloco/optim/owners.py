@@ -17,22 +17,22 @@ __all__ = ["BATCH_ELEMENTS", "EXCHANGE_BYTES", "Batch", "Matrix", "Plan", "Stack
 
 BATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 """Matrices of one shape are orthogonalized together, up to so many elements, by device: more leave a CPU's caches,
-fewer leave cores idle when the matrices are small. That of a GPU is not measured."""
+fewer leave cores idle when the matrices are small. The value for a GPU is not measured."""
 
 EXCHANGE_BYTES = 2**23
 """Matrices travel together until each owner has about so many bytes of parameters: fewer cost more messages, more leave
-less to compute meanwhile. Between 2 and 64 MiB it made no difference on a CPU; that of a GPU is not measured."""
+less to compute meanwhile. Between 2 and 64 MiB it made no difference on a CPU; on a GPU it is not measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """What is orthogonalized as one: a parameter, or one of the matrices of a stacked one. Gradient and state are not
-    part of it, as they may be other tensors at every step."""
+    """A matrix to orthogonalize: a parameter, or one of the matrices of a stacked parameter. Gradient and state are not
+    part of it, as they may be different tensors at every step."""
 
     param: Tensor
     """The parameter, plain or a DTensor."""
     index: tuple[int, ...]
-    """Which matrix of this rank's part of a stacked parameter."""
+    """Index of the matrix in this rank's part of a stacked parameter; empty for other parameters."""
     shape: torch.Size
     """Of the whole: `[rows, cols]`, or that of a parameter which is flattened to a matrix."""
     axes: tuple[Axis, ...]
@@ -41,7 +41,8 @@ class Matrix:
     """The parameter group, with the options."""
 
     def part(self, tensor: Tensor) -> Tensor:
-        """This rank's part of the matrix in the parameter, its gradient or its momentum: plain, and in their memory."""
+        """Returns this rank's part of the matrix in `tensor`, which is the parameter, its gradient or its momentum: a
+        plain tensor that shares memory with it."""
         return local(tensor)[self.index] if self.index else local(tensor)
 
 
@@ -61,7 +62,7 @@ class Stack:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What travels together."""
+    """Stacks that are exchanged together."""
 
     axes: tuple[Axis, ...]
     device: torch.device
@@ -69,13 +70,13 @@ class Batch:
     """On these axes and this device, of one dtype, in the same order on every rank."""
 
     def wants(self, stack: Stack) -> bool:
-        """Whether this rank's part is used, and not another copy of it."""
+        """Whether the owner uses this rank's part of the stack. Of several equal copies it uses one."""
         return all(stack.owner[i] == axis.rank for i, axis in enumerate(self.axes) if axis.dim is None)
 
 
 class Plan:
-    """The batches of the parameters that have a gradient. They are kept for the next step, as finding them takes
-    milliseconds, and found anew when other parameters have a gradient."""
+    """The batches of the parameters that have a gradient. Finding them takes milliseconds, so they are kept for the
+    next step, and found again when other parameters have a gradient."""
 
     def __init__(self) -> None:
         self._key: list[Any] = []
@@ -83,12 +84,13 @@ class Plan:
         self._batches: list[Batch] = []
 
     def batches(self, groups: Sequence[tuple[list[Tensor], dict[str, Any]]], copies: tuple[Axis, ...]) -> list[Batch]:
-        """
+        """Returns the batches, in the same order on all ranks.
+
         Args:
-            groups: of each parameter group, those of its parameters that have a gradient, and the group.
-            copies: the axes of plain parameters.
+            groups: for each parameter group, its parameters that have a gradient, and the group.
+            copies: the axes of plain parameters, which every rank on them holds a copy of.
         """
-        # The groups are kept with the key, so that no other object gets an id that is in it.
+        # The key has ids of the groups. The groups are kept with it, so that no other object gets one of these ids.
         key: list[Any] = [BATCH_ELEMENTS.copy(), EXCHANGE_BYTES, copies]
         for params, group in groups:
             key.append((id(group), group["layout"]))
@@ -100,18 +102,18 @@ class Plan:
 
 
 def split(params: Iterable[Tensor], group: dict[str, Any], copies: tuple[Axis, ...]) -> Iterator[Matrix]:
-    """The matrices of parameters of which this rank has parts.
+    """Yields the matrices of parameters of which this rank has parts.
 
     Args:
-        params: plain or DTensors.
+        params: plain tensors or DTensors.
         group: their parameter group.
-        copies: the axes of plain ones.
+        copies: the axes of plain parameters.
     """
     for param in params:
         if param.numel() == 0:
             continue
         leading = param.ndim - 2 if group["layout"] == "stacked" else 0
-        # Ranks on an axis that divides the leading dimensions have matrices of their own.
+        # Ranks on an axis that divides the leading dimensions hold different matrices.
         own = tuple(
             Axis(axis.group, None if axis.dim is None else axis.dim - leading)
             for axis in (axes(param) if isinstance(param, DTensor) else copies)
@@ -132,7 +134,8 @@ def batches(matrices: Iterable[Matrix]) -> Iterator[Batch]:
         for owner, owned in zip(product(*(range(axis.size) for axis in places)), _shares(members, places), strict=True):
             assigned = 0
             for stack in _stacks(owned, owner):
-                number = assigned // EXCHANGE_BYTES if places else len(found)  # what stays is not kept waiting
+                # Stacks that are not sent are batches of their own, which wait for no others.
+                number = assigned // EXCHANGE_BYTES if places else len(found)
                 found.setdefault(number, []).append(stack)
                 assigned += len(stack.matrices) * stack.shape.numel() * dtype.itemsize
         yield from (Batch(places, device, found[number]) for number in sorted(found))

@@ -1,12 +1,12 @@
-"""What a step of Muon does beside its products, in as few passes over the memory as the device allows.
+"""The parts of a Muon step outside its matrix products, in as few passes over memory as the device allows.
 
-On a device whose values the host does not read, each function is one operator, `torch.ops.muloco.*`. On CUDA with
-Triton these are the kernels of `muloco.optim.kernels`. Without Triton, on other devices and for float64, PyTorch's own
-operators do the same in more passes. The CPU calls the latter directly.
+On an accelerator each function is one operator, `torch.ops.muloco.*`. On CUDA with Triton it calls the kernels of
+`muloco.optim.kernels`. Without Triton, on other accelerators and for float64 it calls PyTorch's own operators, which
+take more passes. On the CPU PyTorch's operators are called directly.
 
-Kernels and PyTorch's operators give a float32 parameter and its momentum the same bits from the same input, as products
-are rounded in the same places. Parameters of 16 bits are rounded once by the kernels and up to three times by the
-operators. The norm of a matrix is summed in another order, so it may differ in the last places of float32.
+By design, kernels and PyTorch's operators round in the same places, so that a float32 parameter and its momentum get
+the same bits from the same input. Parameters of 16 bits are rounded once by the kernels and up to three times by the
+operators. The kernels sum the norm of a matrix in another order, so it may differ in its last float32 digits.
 """
 
 import importlib.util
@@ -27,25 +27,26 @@ logger = logging.getLogger(__name__)
 
 
 SEEN = frozenset({"cpu"})
-"""Types of devices whose values the host reads without waiting."""
+"""Types of devices whose values the host can read without waiting."""
 
 
 def host_sees(tensor: Tensor) -> bool:
-    """Whether the host reads its values without waiting for a device."""
+    """Whether the host can read the values of a tensor without waiting for a device."""
     return tensor.device.type in SEEN
 
 
 def advance(
     gradients: list[Tensor], momenta: list[Tensor], momentum: float, *, nesterov: bool, parts: Tensor | None = None
 ) -> None:
-    """M <- momentum M + G of every matrix, in place, and what of it is to be orthogonalized.
+    """Updates the momentum of every matrix in place, M <- momentum M + G, and writes the matrix to orthogonalize.
 
     Args:
         gradients, momenta: plain tensors of one shape, dtype and device; the momenta are overwritten.
         momentum: in [0, 1).
-        nesterov: `parts` get the mean of gradient and new momentum with weights 1 and `momentum`, which is the matrix
-            that looks one step ahead up to a positive factor, and is finite where both are; else the new momentum.
-        parts: `[matrices, *shape]` in any floating dtype, which is overwritten; None if it is not wanted.
+        nesterov: whether `parts` get the weighted mean of gradient and new momentum, with weights 1 and `momentum`,
+            instead of the new momentum. This mean is G + momentum M up to a positive factor, and finite if both are.
+        parts: `[matrices, *shape]` in any floating dtype, overwritten by the matrices to orthogonalize; None: they are
+            not written.
     """
     step = _advance_in_passes if host_sees(momenta[0]) else torch.ops.muloco.advance
     step(gradients, momenta, parts, float(momentum), nesterov)
@@ -54,13 +55,13 @@ def advance(
 def descend(
     params: list[Tensor], directions: list[Tensor], lr: float | Tensor, weight_decay: float, *, cautious: bool
 ) -> None:
-    """X <- X (1 - lr weight_decay) - D of every matrix, in place; of a learning rate that is a tensor, - lr D.
+    """Updates every matrix in place: X <- X (1 - lr weight_decay) - D, or - lr D if `lr` is a tensor.
 
     Args:
         params: plain tensors of one shape, dtype and device, which are overwritten.
-        directions: of that shape, of one dtype.
+        directions: D, of the shape of the parameters, all of one dtype and on their device.
         lr: a float, or a tensor of one element on the device of the parameters.
-        weight_decay: times lr.
+        weight_decay: decoupled weight decay, which is multiplied by lr.
         cautious: see `muloco.optim.decay`.
     """
     step = _descend_in_passes if host_sees(params[0]) else torch.ops.muloco.descend
@@ -69,15 +70,15 @@ def descend(
 
 
 def normalize_(x: Tensor) -> Tensor:
-    """Divides every nonzero matrix of `[batch, rows, cols]`, contiguous, by its norm, in place, whatever its scale. A
-    matrix that is not finite becomes NaN. Returns `x`."""
+    """Divides every nonzero matrix of `x`, contiguous `[batch, rows, cols]`, by its Frobenius norm in place, whatever
+    its scale. A matrix that is not finite becomes NaN. Returns `x`."""
     (_normalize_in_passes if host_sees(x) else torch.ops.muloco.normalize_)(x)
     return x
 
 
 def near_one(x: Tensor, *, out: Tensor) -> Tensor:
-    """Each matrix of `[batch, rows, cols]` divided, exactly, by the power of two that leaves its largest entry in
-    [1, 2)."""
+    """Writes each matrix of `x`, `[batch, rows, cols]`, divided by a power of two to `out`, of its shape, and returns
+    `out`. The division is exact and leaves the largest absolute value of each matrix in [1, 2)."""
     largest = torch.linalg.vector_norm(x, math.inf, dim=(-2, -1), keepdim=True)
     largest = largest.to(torch.promote_types(x.dtype, torch.float32))
     power = largest / (2 * largest.frexp().mantissa)  # the largest float's exponent would overflow without the 2
@@ -85,7 +86,8 @@ def near_one(x: Tensor, *, out: Tensor) -> Tensor:
 
 
 def norm_of(x: Tensor) -> Tensor:
-    """The norm of each matrix, in float32 at least: rounded to 16 bits it would be off by as much as 0.4 %."""
+    """Returns the norm of each matrix in float32, or in float64 for float64: rounding to 16 bits would change it by up
+    to 0.4 %."""
     return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
@@ -178,13 +180,14 @@ for _operator in (_advance, _descend, _normalize):
 
 
 def _fusable(written: Sequence[Tensor]) -> bool:
-    """Kernels go through the memory of what they write as it lies, and compute in float32."""
+    """Whether the kernels can write these tensors: they must be contiguous, and not float64, as kernels compute in
+    float32."""
     return all(one.is_contiguous() for one in written) and written[0].dtype.itemsize <= 4
 
 
 @cache
 def _kernels() -> ModuleType | None:
     if importlib.util.find_spec("triton") is None:
-        logger.info("Triton is not installed: a step of Muon takes more passes over the memory than it needs")
+        logger.info("Triton is not installed: a step of Muon takes more passes over memory than with Triton")
         return None
     return importlib.import_module("muloco.optim.kernels")

@@ -1,4 +1,4 @@
-"""Products of which it is known that they are symmetric: a GPU may compute one triangle and mirror it."""
+"""Symmetric matrix products, of which a GPU may compute one triangle and mirror it."""
 
 import importlib
 import importlib.util
@@ -23,24 +23,25 @@ WAYS = ("auto", "triton", "matmul")
 def symmetric_product(
     left: Tensor, right: Tensor, *, alpha: float = 1.0, diagonal: float = 0.0, out: Tensor, by: str = "matmul"
 ) -> Tensor:
-    """alpha (left @ right) + diagonal I, where left @ right is symmetric: X X^T, or the square of a symmetric matrix.
+    """Computes alpha (left @ right) + diagonal I, where left @ right is symmetric: X X^T, or the square of a symmetric
+    matrix.
 
-    `matmul` computes all of it by torch.baddbmm, everywhere. `triton` computes the triangle below the diagonal, half of
-    the FLOPs, adds up in float32 and writes each result twice, so that it is symmetric to the bit. It needs a CUDA
-    device and the package triton. `auto` is whichever of the two is faster on a GPU, and `matmul` elsewhere. The two
-    differ by rounding.
+    `matmul` computes all elements with torch.baddbmm, on any device. `triton` computes the triangle below the diagonal
+    with half of the FLOPs, sums in float32 and writes each element twice, so that the result is exactly symmetric. It
+    needs a CUDA device and the package triton. `auto` uses the faster of the two on a GPU, and `matmul` elsewhere.
+    Their results differ by rounding.
 
-    What `auto` chooses is timed when a case (device, dtype, shapes, strides) first comes in a process; so two processes
-    or two runs may choose differently and then differ in the last bits of a result. Inner steps of different workers
-    may, as their parameters differ anyway. What has to be the same to the bit, as the outer step on every worker, a
-    matrix that several ranks compute for themselves, or a run that is repeated, needs `matmul` or `triton`. Nothing is
-    timed while a CUDA graph is captured: a case that has not come before is then computed by `matmul`. With
-    `torch.use_deterministic_algorithms` `auto` is `matmul`.
+    `auto` times both when a case (device, dtype, shapes, strides) first occurs in a process. Two processes or two runs
+    may therefore choose differently, and their results then differ in the last bits. For inner steps of different
+    workers this does not matter. Where results have to be equal to the last bit, use `matmul` or `triton`: in the outer
+    step of every worker, for a matrix that several ranks compute, and for a run that is to be repeated. Nothing is
+    timed while a CUDA graph is captured: a new case is then computed by `matmul`. With
+    `torch.use_deterministic_algorithms`, `auto` is `matmul`.
 
     Args:
         left: `[batch, n, k]`, of any strides.
         right: `[batch, k, n]`, of any strides, of the dtype and device of `left`.
-        alpha: times the product.
+        alpha: factor on the product.
         diagonal: added to each element of the diagonal.
         out: `[batch, n, n]`, of the same dtype and device and any strides; it overlaps neither with itself nor with the
             factors.
@@ -69,7 +70,8 @@ def symmetric_product(
 
 
 def refuse_triton(device: torch.device) -> None:
-    """
+    """Refuses `triton` where it cannot be used.
+
     Raises:
         ValueError: Triton is not installed, or cannot run on this device.
     """
@@ -78,12 +80,12 @@ def refuse_triton(device: torch.device) -> None:
 
 
 class Choices:
-    """Which of several ways is the fastest, by case, timed when the case first comes.
+    """The fastest of several ways of computing something, by case. A case is timed when it first occurs.
 
     Args:
-        seconds: how long a call takes.
-        may_time: whether anything can be timed now.
-        refusals: errors by which a way tells that this device cannot take it.
+        seconds: returns the seconds that a call takes.
+        may_time: returns whether calls can be timed now.
+        refusals: returns the types of errors that a way raises if it cannot run on this device.
     """
 
     def __init__(
@@ -96,14 +98,12 @@ class Choices:
         self._found: dict[Hashable, Any] = {}
 
     def fastest(self, case: Hashable, ways: Iterable[Any], run: Callable[[Any], object]) -> Any:
-        """
-        Args:
-            case: all that the times depend on.
-            ways: the first is the default, which is never refused.
-            run: computes by one of the ways.
+        """Returns the fastest way, or the default if the case is new and nothing can be timed now.
 
-        Returns:
-            The fastest; the default as long as nothing can be timed.
+        Args:
+            case: everything that the times depend on.
+            ways: the first is the default, which works on every device.
+            run: computes in the given way.
         """
         default, *others = ways
         if case not in self._found:
@@ -114,7 +114,7 @@ class Choices:
                 try:
                     times[way] = self._seconds(lambda way=way: run(way))  # type: ignore[misc]
                 except self._refusals() as refusal:
-                    logger.debug("%s: left out (%s)", way, refusal)
+                    logger.debug("%s cannot be used: %s", way, refusal)
             self._found[case] = min(times, key=times.__getitem__)
             shown = ", ".join(f"{way or 'matmul'} {1e6 * time:.0f} us" for way, time in times.items())
             logger.info("symmetric product of %s: %s", case, shown)
@@ -122,7 +122,7 @@ class Choices:
 
 
 def _compute(tile: Any, left: Tensor, right: Tensor, alpha: float, diagonal: float, out: Tensor) -> None:
-    """By Triton with this tile; None: by matmul."""
+    """Computes the product with Triton and this tile, or with matmul if `tile` is None."""
     if tile is not None:
         with torch.cuda.device_of(left):
             precise = _tensor_float_32(left)
@@ -134,7 +134,7 @@ def _compute(tile: Any, left: Tensor, right: Tensor, alpha: float, diagonal: flo
 
 
 def _may_choose(left: Tensor) -> bool:
-    """Whether `auto` has a choice."""
+    """Whether `auto` may use Triton for this product."""
     return (
         left.device.type == "cuda"
         and _has_kernel(left.dtype)
@@ -148,13 +148,13 @@ def _has_kernel(dtype: torch.dtype) -> bool:
 
 
 def _tensor_float_32(left: Tensor) -> bool:
-    """Whether float32 products may be rounded to tf32, as torch's own."""
+    """Whether float32 products may use tf32, by the setting for torch's own products."""
     return left.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 @cache
 def _obstacle(device: torch.device) -> str | None:
-    """Why Triton cannot be used there; None: it can. Said once, where it could be expected."""
+    """Returns why Triton cannot be used on a device; None if it can. On a CUDA device it also logs the reason once."""
     found = "the package triton is not installed"
     if importlib.util.find_spec("triton") is not None:
         found = _kernel().obstacle(device)
@@ -165,7 +165,7 @@ def _obstacle(device: torch.device) -> str | None:
 
 @cache
 def _kernel() -> ModuleType:
-    """Imported only when used, so that the package needs torch alone."""
+    """Imports the kernel when it is first used, so that muloco.optim needs only torch."""
     return importlib.import_module("muloco.optim.symmetric_kernel")
 
 
@@ -178,7 +178,8 @@ def _can_time() -> bool:
 
 
 def _device_seconds(run: Callable[[], object], *, calls: int = 5, repeats: int = 3) -> float:
-    """Of a call on the current stream, waits for the host included: the least mean of `calls` in a row."""
+    """Returns the seconds of a call on the current stream, waits for the host included: the lowest mean of `calls`
+    calls in a row."""
     run()  # compiles
     times = []
     for _ in range(repeats):

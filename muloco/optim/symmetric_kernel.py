@@ -1,4 +1,4 @@
-"""The Triton kernel behind `muloco.optim.symmetric`: one triangle of a symmetric product, and its mirror image."""
+"""The Triton kernel of `muloco.optim.symmetric`: it computes one triangle of a symmetric product and mirrors it."""
 
 import subprocess
 from dataclasses import dataclass
@@ -13,31 +13,32 @@ from triton.errors import TritonError
 __all__ = ["Tile", "TritonError", "launch", "obstacle", "tiles"]
 
 INTERPRETED = triton.knobs.runtime.interpret
-"""Whether Triton has been imported with TRITON_INTERPRET=1: kernels then run on the CPU, slowly."""
+"""Whether Triton was imported with TRITON_INTERPRET=1, so that kernels run on the CPU."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How the work is divided."""
+    """The sizes into which the kernel divides its work."""
 
     rows: int
-    """Rows, and columns, of a square tile of the result."""
+    """Number of rows and of columns of a square tile of the result."""
     depth: int
-    """How many columns of the left factor are loaded at a time."""
+    """Number of columns of the left factor that are loaded at a time."""
     warps: int
     stages: int
-    """Loads that are under way at a time; each takes 2 x rows x depth elements of shared memory."""
+    """Number of loads in flight; each takes 2 x rows x depth elements of shared memory."""
 
 
 def tiles(dtype: torch.dtype) -> tuple[Tile, ...]:
-    """Those worth a try. The first fits every device that has bfloat16 products, and is the one that is forced."""
+    """Returns the tiles that `auto` times for a dtype. `triton` uses the first one, whose shared memory every device
+    with bfloat16 products has."""
     if dtype.itemsize > 2:
         return Tile(128, 32, warps=8, stages=3), Tile(64, 32, warps=4, stages=3)
     return Tile(128, 64, warps=8, stages=3), Tile(128, 64, warps=4, stages=4), Tile(64, 64, warps=4, stages=4)
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why the kernel cannot run on a device, for a message; None: it can."""
+    """Returns why the kernel cannot run on a device, as part of a message; None if it can."""
     if INTERPRETED:
         return None
     if device.type != "cuda":
@@ -49,7 +50,8 @@ def obstacle(device: torch.device) -> str | None:
 
 @cache
 def _driver_error() -> str | None:
-    """Triton builds its access to the driver when first used, with a C compiler and Python's headers."""
+    """Returns why Triton cannot use the CUDA driver; None if it can. On first use Triton compiles a module for it,
+    which needs a C compiler and Python's headers."""
     try:
         triton.runtime.driver.active.get_current_device()
     except (RuntimeError, OSError, ImportError, subprocess.CalledProcessError) as error:
@@ -60,7 +62,7 @@ def _driver_error() -> str | None:
 def launch(
     left: Tensor, right: Tensor, out: Tensor, *, alpha: float, diagonal: float, tile: Tile, tensor_float_32: bool
 ) -> None:
-    """See `muloco.optim.symmetric.symmetric_product`."""
+    """Launches the kernel; the arguments are those of `muloco.optim.symmetric.symmetric_product`."""
     batch, n, depth = left.shape
     count = triton.cdiv(n, tile.rows)
     count = count * (count + 1) // 2
@@ -74,7 +76,7 @@ def launch(
         *right.stride(),
         *out.stride(),
         count,
-        float(alpha),  # an integer 1 would be compiled in
+        float(alpha),  # Triton would compile an integer 1 in as a constant
         float(diagonal),
         ROWS=tile.rows,
         DEPTH=tile.depth,
@@ -108,21 +110,21 @@ def _triangle(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One tile on or below the diagonal of one matrix of the batch, and the tile opposite.
+    """Computes one tile on or below the diagonal of one matrix of the batch, and writes its mirror image, too.
 
     `count` tiles of a matrix are numbered row by row: tile t is in the largest row r with r (r + 1) / 2 <= t.
     """
     number = tl.program_id(0) % count
     batch = (tl.program_id(0) // count).to(tl.int64)
     down = ((tl.sqrt(8.0 * number.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
-    down = tl.where(down * (down + 1) // 2 > number, down - 1, down)  # the root is rounded
+    down = tl.where(down * (down + 1) // 2 > number, down - 1, down)  # corrects the rounded square root
     down = tl.where((down + 1) * (down + 2) // 2 <= number, down + 1, down)
     across = number - down * (down + 1) // 2
     first_row, first_column = (down * ROWS).to(tl.int64), (across * ROWS).to(tl.int64)
     inner, between = tl.arange(0, ROWS), tl.arange(0, DEPTH)
     rows, columns = down * ROWS + inner, across * ROWS + inner
 
-    # Only offsets within a tile are of 32 bits: matrices may have more elements than that can count.
+    # Only offsets within a tile have 32 bits: a matrix may have more elements than 32 bits can count.
     left += batch * left_batch + first_row * left_row
     right += batch * right_batch + first_column * right_column
     lefts = left + (inner[:, None] * left_row + between[None, :] * left_column)

@@ -34,14 +34,17 @@ def overlap(works: Iterable[Generator[None, None, None]]) -> None:
 def to_owners(
     batch: Batch, wanted: dict[Stack, Tensor], dtype: torch.dtype
 ) -> Generator[None, None, list[tuple[Stack, Tensor]]]:
-    """The stacks that this rank owns, in the batch's order, each as a tensor `[matrices, *shape]`: the given one where
-    nothing travelled.
+    """Sends parts of matrices to their owners.
 
     Args:
-        batch: what is orthogonalized.
-        wanted: what this rank has of the matrices of each stack that the batch wants from it, in the batch's order,
+        batch: the stacks that are exchanged together.
+        wanted: this rank's parts of each stack that the batch wants from it, in the order of the batch, each
             `[matrices, *shape of the part]`.
-        dtype: theirs.
+        dtype: the dtype of the parts.
+
+    Returns:
+        The stacks that this rank owns, in the order of the batch, each with its matrices `[matrices, *shape]`. It is
+        the given tensor if nothing was sent.
     """
     here, parts = list(wanted), list(wanted.values())
     for place, axis in reversed(list(enumerate(batch.axes))):
