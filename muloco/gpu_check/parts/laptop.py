@@ -91,7 +91,7 @@ PART = Part(
             what="workers that take turns on one CUDA device, streaming, random state included; twice, digests equal",
             where=("outer/in_process.py",),
             command="`muloco train config/laptop/muloco_streaming.py --fault_tolerance.transport in_process "
-            "--fault_tolerance.group_size 4 --training.local_batch_size 4` twice",
+            "--fault_tolerance.group_size 4 --training.local_batch_size 4 --optimizer.symmetric_products matmul` twice",
             check="laptop:turns",
             seconds=60,
             limit=LIMIT,
