@@ -24,6 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from muloco.analysis.output import check_folder
 from muloco.gpu_check import from_bundle
 from muloco.gpu_check.machine import COMMIT_FILE, commit
 from muloco.training.load import CHECKOUT, ConfigError
@@ -58,6 +59,9 @@ NOT_NEEDED = ("muloco", "wandb")
 """The first travels as sources; torchtitan imports the second only when a run asks for it."""
 SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
 """Packages of lm-eval that have no wheel: one is built here, and has to fit every machine."""
+NEVER_PACKED = ("torch", "triton")
+"""What the machine has to have, as it is too large."""
+PYTHONS = ("3.11", "3.12", "3.13")
 GLIBC = ("2_28", "2_27", "2_24", "2_17")
 TREE = ("muloco", "config", "jobs", "benchmarks", "tests", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
@@ -85,7 +89,14 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     _build_wheels(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE) if not _is_there(wheels, pin)])
     _pack_sources(folder / "muloco.tar.gz")
     shutil.copy(from_bundle.__file__, folder / "check.py")
-    facts = {"python": python, "commit": commit().rstrip("+"), "provided": sorted(provided), "packages": pins}
+    facts = {
+        "python": python,
+        "commit": commit().rstrip("+"),
+        "provided": sorted(provided),
+        "lacks": sorted(set(PROVIDED) - set(provided)),
+        "never_packed": NEVER_PACKED,
+        "packages": pins,
+    }
     (folder / "bundle.json").write_text(json.dumps(facts, indent=2) + "\n")
     check_size(folder)
 
@@ -223,17 +234,29 @@ def main(words: Sequence[str]) -> int:
         "python3 .gpu/check.py [options of muloco check-gpu].",
     )
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".gpu", help="to be made (default: .gpu)")
-    parser.add_argument("--python", default="3.12", metavar="3.N", help="of that machine (default: 3.12)")
     parser.add_argument(
-        "--lacks", type=_names, default=(), metavar="A,B", help=f"what it lacks of {', '.join(PROVIDED)}"
+        "--python",
+        default="3.12",
+        metavar="3.N",
+        help=f"version of that machine's Python: {', '.join(PYTHONS)} (default: 3.12)",
+    )
+    may_lack = [name for name in PROVIDED if name not in NEVER_PACKED]
+    parser.add_argument(
+        "--lacks", type=_names, default=(), metavar="A,B", help=f"what it lacks of {', '.join(may_lack)}"
     )
     parser.add_argument(
         "--also", type=_names, default=(), metavar="A,B", help="packages to carry besides, such as optimuon"
     )
     chosen = parser.parse_args(words)
     try:
-        if unknown := set(chosen.lacks) - set(PROVIDED):
-            raise ConfigError(f"--lacks: {', '.join(sorted(unknown))} is not in its list")
+        if chosen.python not in PYTHONS:
+            raise ConfigError(f"--python must be one of {', '.join(PYTHONS)}; got {chosen.python}")
+        for name in chosen.lacks:
+            if name in NEVER_PACKED:
+                raise ConfigError(f"--lacks: {name} is too large for a bundle; that machine has to have it")
+            if name not in may_lack:
+                raise ConfigError(f"--lacks must be names of {', '.join(may_lack)}; got {name}")
+        check_folder("--folder", chosen.folder)
         provided = [name for name in PROVIDED if name not in chosen.lacks]
         build(chosen.folder, python=chosen.python, provided=provided, extra=chosen.also)
     except ConfigError as error:

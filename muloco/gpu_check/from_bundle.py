@@ -2,8 +2,8 @@
 
     python3 .gpu/check.py [options of muloco check-gpu]
 
-A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below the
-folder for temporary files (or $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
+A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below
+$MULOCO_GPU_FOLDER, or the folder for temporary files, where the next call finds everything; nothing else is changed.
 """
 
 import importlib.metadata
@@ -18,19 +18,20 @@ from pathlib import Path
 
 
 def main(words: list[str], here: Path) -> int:
-    """Returns the exit status of the command; 2 where the bundle does not fit this machine."""
+    """Becomes the command, so that signals reach it; returns 2 where the bundle does not fit this machine."""
     facts = json.loads((here / "bundle.json").read_text())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    missing = [name for name in facts["provided"] if not _is_installed(name)]
+    if too_large := [name for name in facts["never_packed"] if name in missing]:
+        return _refuse(f"this machine lacks {','.join(too_large)}, too large for a bundle; install PyTorch here first")
+    lacks = ",".join(sorted({*facts["lacks"], *missing}))
+    again = f'build one by `make gpu-bundle GPU_ARGS="--python {python}{" --lacks " + lacks if lacks else ""}"`'
     if python != facts["python"]:
-        return _refuse(
-            f"this bundle is for Python {facts['python']}, and this is {python}; "
-            f'build one by `make gpu-bundle GPU_ARGS="--python {python}"`'
-        )
-    if missing := [name for name in facts["provided"] if not _is_installed(name)]:
-        names = ",".join(missing)
-        return _refuse(f'this machine lacks {names}; build a bundle by `make gpu-bundle GPU_ARGS="--lacks {names}"`')
-    own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
-    folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or Path(tempfile.gettempdir()) / own)
+        return _refuse(f"this bundle is for Python {facts['python']}, and this is {python}; {again}")
+    if missing:
+        return _refuse(f"this machine lacks {','.join(missing)}, which this bundle does not have; {again}")
+    parent = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()).absolute()
+    folder = parent / f"muloco-gpu-{facts['commit']}-{os.getuid()}"
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
     if not (done.exists() and done.read_text() == facts["commit"]):
         sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")
@@ -49,7 +50,8 @@ def main(words: list[str], here: Path) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "muloco", "check-gpu", *with_absolute_out(words, Path.cwd())]
-    return subprocess.run(command, cwd=tree, env=environment).returncode  # there, so that its muloco is the one
+    os.chdir(tree)  # so that its muloco is the one
+    os.execve(sys.executable, command, environment)
 
 
 def with_absolute_out(words: list[str], folder: Path) -> list[str]:
