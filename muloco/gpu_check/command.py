@@ -1,4 +1,4 @@
-"""`muloco check-gpu`: chooses the rows, runs them, and says what was found."""
+"""`muloco check-gpu`: chooses the rows, runs them, and prints the results."""
 
 import argparse
 import dataclasses
@@ -26,21 +26,24 @@ from muloco.training.load import ConfigError
 MINUTES = 8.0
 REHEARSAL_MINUTES = 60.0
 REHEARSAL_GPUS = 2
-"""Rows for more are not rehearsed: a CPU would need one process for each."""
+"""Rows that need more GPUs are not rehearsed: each GPU would take a process on the CPU."""
 REHEARSAL_STRETCH = 5.0
 MOST_AT_ONCE = 8
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
-"""Nothing here needs a network, and nothing waits for one."""
+"""Defaults that keep the rows from waiting for a network."""
 
 
 def run_check_gpu(command: argparse.Namespace) -> int:
-    """Checks the chosen rows.
+    """Runs the chosen rows.
+
+    Args:
+        command: the parsed options, see muloco/gpu_check/options.py.
 
     Returns:
-        exit status: 0; 1 where a row failed.
+        exit status: 0, or 1 if a row failed.
 
     Raises:
-        ConfigError: the options cannot be used, or there is no GPU.
+        ConfigError: an option is invalid, or there is no GPU and it is no rehearsal.
     """
     console = open_console(soft_wrap=True, work_behind=True)
     rows = select(command.parts, command.rows)
@@ -55,7 +58,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
         if not machine["gpus"]:
             built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
             raise ConfigError(
-                f"no GPU that PyTorch {machine['torch']} can use ({built}); "
+                f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
         limits = dataclasses.replace(
@@ -82,7 +85,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it has started, as Ctrl-C does
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends the rows, as Ctrl-C does
         try:
             Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
         finally:

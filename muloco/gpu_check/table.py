@@ -1,4 +1,4 @@
-"""The table at the end."""
+"""The table that `muloco check-gpu` prints at its end."""
 
 import textwrap
 from collections import Counter
@@ -10,11 +10,11 @@ WIDTH = 118
 
 
 def table(record: Record, width: int = WIDTH) -> str:
-    """One line a row, or more where there is much to say, and a line that counts.
+    """Returns the table: one or more lines for each row, and a line with the counts.
 
     Args:
         record: of the rows.
-        width: of the terminal, in characters; no line is longer than `WIDTH`.
+        width: of the terminal, in characters; no line is longer than this or `WIDTH`.
     """
     widest = max(map(len, record.outcomes), default=0)
     lines = []
@@ -37,7 +37,7 @@ def checks(count: int) -> str:
 
 
 def shown(figures: dict[str, Any]) -> str:
-    """Figures in one line."""
+    """Returns figures as text in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in figures.items())
 
 

@@ -1,4 +1,5 @@
-"""What a bundle carries, and what its script says on a machine that it does not fit. Building one needs a network."""
+"""The packages in a bundle, and the messages of its script on an unsuitable machine. Building a bundle needs a
+network, and is not tested."""
 
 import json
 import os
@@ -43,7 +44,9 @@ def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
     for name, size in (("small.whl", 1), ("large.whl", 40)):
         with (tmp_path / "wheels" / name).open("wb") as file:
             file.truncate(size * 2**20)
-    with pytest.raises(ConfigError, match=r"41\.0 MiB; allowed are 40\. Largest: large\.whl \(40\.0\), small\.whl"):
+    with pytest.raises(
+        ConfigError, match=r"41\.0 MiB, and at most 40 are allowed\. Largest files: large\.whl \(40\.0\), small\.whl"
+    ):
         bundle.check_size(tmp_path)
 
 
@@ -62,13 +65,13 @@ def test_a_wheel_of_another_version_is_removed(tmp_path: Path) -> None:
             HERE,
             ["pip", "no-such-package"],
             "this machine lacks no-such-package, which this bundle does not have; "
-            f'build one by `make gpu-bundle GPU_ARGS="--python {HERE} --lacks no-such-package,rich"`',
+            f'build one with `make gpu-bundle GPU_ARGS="--python {HERE} --lacks no-such-package,rich"`',
         ),
         (HERE, ["no-such-torch"], "this machine lacks no-such-torch, too large for a bundle"),
     ],
 )
 def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: list[str], message: str) -> None:
-    """By the script itself, which has no muloco to import."""
+    """The script runs alone, where muloco cannot be imported."""
     script = put_script(tmp_path, python=python, provided=provided)
     done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith(f"check: {message}") and done.stderr.count("\n") == 1
