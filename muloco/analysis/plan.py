@@ -180,14 +180,17 @@ def _memory(config: Config) -> Memory:
 
 
 def _sync_words(config: Config) -> float:
+    """On GPUs, where CUDA graphs are recorded unless the config turns them off or workers share a process."""
     ft = config.fault_tolerance
+    in_process = ft.transport == "in_process"
     return sync_words(
         workers=config.workers,
         sync_delay=ft.fragment_sync_delay,
         compressed=config.compression.kind != "none",
         error_feedback=config.compression.error_feedback,
         fragments=ft.num_fragments or 1,
-        in_process=ft.transport == "in_process",
+        in_process=in_process,
+        gradients_stay=not in_process and not config.training.disable_cuda_graphs,
     )
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from muloco.analysis.output import check_folder
 from muloco.gpu_check import from_bundle
 from muloco.gpu_check.machine import COMMIT_FILE, commit
 from muloco.training.load import CHECKOUT, ConfigError
@@ -58,6 +59,9 @@ NOT_NEEDED = ("muloco", "wandb")
 """Packages that are not packed as wheels: muloco is packed as sources, and only runs that log to W&B need wandb."""
 SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
 """Requirements of lm-eval that are published without a wheel. Their wheels are built here, for any machine."""
+NEVER_PACKED = ("torch", "triton")
+"""Packages that are too large for a bundle."""
+PYTHONS = ("3.11", "3.12", "3.13")
 GLIBC = ("2_28", "2_27", "2_24", "2_17")
 TREE = ("muloco", "config", "jobs", "benchmarks", "tests", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
@@ -86,7 +90,14 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     _build_wheels(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE) if not _is_there(wheels, pin)])
     _pack_sources(folder / "muloco.tar.gz")
     shutil.copy(from_bundle.__file__, folder / "check.py")
-    facts = {"python": python, "commit": commit().rstrip("+"), "provided": sorted(provided), "packages": pins}
+    facts = {
+        "python": python,
+        "commit": commit().rstrip("+"),
+        "provided": sorted(provided),
+        "lacks": sorted(set(PROVIDED) - set(provided)),
+        "never_packed": NEVER_PACKED,
+        "packages": pins,
+    }
     (folder / "bundle.json").write_text(json.dumps(facts, indent=2) + "\n")
     check_size(folder)
 
@@ -227,22 +238,32 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".gpu", help="folder of the bundle (default: .gpu)")
     parser.add_argument(
-        "--python", default="3.12", metavar="3.N", help="version of Python on that machine (default: 3.12)"
+        "--python",
+        default="3.12",
+        metavar="3.N",
+        help=f"version of Python on that machine: {', '.join(PYTHONS)} (default: 3.12)",
     )
+    may_lack = [name for name in PROVIDED if name not in NEVER_PACKED]
     parser.add_argument(
         "--lacks",
         type=_names,
         default=(),
         metavar="A,B",
-        help=f"packages that the machine lacks, out of {', '.join(PROVIDED)}",
+        help=f"packages that the machine lacks, out of {', '.join(may_lack)}",
     )
     parser.add_argument(
         "--also", type=_names, default=(), metavar="A,B", help="further packages to pack, for example optimuon"
     )
     chosen = parser.parse_args(words)
     try:
-        if unknown := set(chosen.lacks) - set(PROVIDED):
-            raise ConfigError(f"--lacks: {', '.join(sorted(unknown))} cannot be given; --help lists the packages")
+        if chosen.python not in PYTHONS:
+            raise ConfigError(f"--python must be one of {', '.join(PYTHONS)}; got {chosen.python}")
+        for name in chosen.lacks:
+            if name in NEVER_PACKED:
+                raise ConfigError(f"--lacks: {name} is too large for a bundle, so the machine has to have it")
+            if name not in may_lack:
+                raise ConfigError(f"--lacks must be names of {', '.join(may_lack)}; got {name}")
+        check_folder("--folder", chosen.folder)
         provided = [name for name in PROVIDED if name not in chosen.lacks]
         build(chosen.folder, python=chosen.python, provided=provided, extra=chosen.also)
     except ConfigError as error:

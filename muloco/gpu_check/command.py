@@ -20,7 +20,7 @@ from muloco.gpu_check.record import Record, file_name
 from muloco.gpu_check.registry import PARTS, select
 from muloco.gpu_check.row import Row
 from muloco.gpu_check.runner import Limits, Runner, row_command
-from muloco.gpu_check.table import table
+from muloco.gpu_check.table import WIDTH, checks, table
 from muloco.training.load import ConfigError
 
 MINUTES = 8.0
@@ -56,8 +56,9 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     machine = facts()
     if not command.rehearse:
         if not machine["gpus"]:
+            built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
             raise ConfigError(
-                f"there is no GPU that PyTorch {machine['torch']} (built for CUDA {machine['cuda']}) can use; "
+                f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
         limits = dataclasses.replace(
@@ -76,10 +77,11 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     record = Record(folder / file_name("rehearsal" if command.rehearse else machine["device"], now), head, rows)
     count = "rehearsal on the CPU" if command.rehearse else f"{machine['gpus']} x {machine['device']}"
     console.print(
-        f"{len(rows)} checks, at most {limits.seconds / 60:g} minutes; {count}, torch {machine['torch']}, "
+        f"{checks(len(rows))}, at most {limits.seconds / 60:g} minutes; {count}, torch {machine['torch']}, "
         f"commit {head['commit']}\nrecord: {record.path}\nlogs: {record.path.parent / 'logs'}",
         markup=False,
     )
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else WIDTH
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
@@ -88,7 +90,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
             Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
         finally:
             signal.signal(signal.SIGTERM, before)
-            console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
+            console.print(f"\n{table(record, width)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
 
 

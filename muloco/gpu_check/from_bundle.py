@@ -3,8 +3,8 @@
     python3 .gpu/check.py [options of muloco check-gpu]
 
 A bundle holds a copy of this file as check.py, which needs only Python and pip. It installs into a folder of its own in
-the system's folder for temporary files, or into $MULOCO_GPU_FOLDER, and changes nothing else. The next call uses the
-same installation.
+the system's folder for temporary files, or in $MULOCO_GPU_FOLDER, and changes nothing else. The next call uses the same
+installation.
 """
 
 import importlib.metadata
@@ -19,27 +19,28 @@ from pathlib import Path
 
 
 def main(words: list[str], here: Path) -> int:
-    """Installs the bundle and runs the command.
+    """Installs the bundle and becomes the command, so that signals reach it.
 
     Args:
         words: options of `muloco check-gpu`.
         here: folder of the bundle.
 
     Returns:
-        the exit status of the command, or 2 if the bundle cannot be used on this machine.
+        2, if the bundle cannot be used on this machine.
     """
     facts = json.loads((here / "bundle.json").read_text())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    missing = [name for name in facts["provided"] if not _is_installed(name)]
+    if too_large := [name for name in facts["never_packed"] if name in missing]:
+        return _refuse(f"this machine lacks {','.join(too_large)}, too large for a bundle; install PyTorch here first")
+    lacks = ",".join(sorted({*facts["lacks"], *missing}))
+    again = f'build one with `make gpu-bundle GPU_ARGS="--python {python}{" --lacks " + lacks if lacks else ""}"`'
     if python != facts["python"]:
-        return _refuse(
-            f"this bundle is for Python {facts['python']}, and this is {python}; "
-            f'build one with `make gpu-bundle GPU_ARGS="--python {python}"`'
-        )
-    if missing := [name for name in facts["provided"] if not _is_installed(name)]:
-        names = ",".join(missing)
-        return _refuse(f'this machine lacks {names}; build a bundle with `make gpu-bundle GPU_ARGS="--lacks {names}"`')
-    own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
-    folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or Path(tempfile.gettempdir()) / own)
+        return _refuse(f"this bundle is for Python {facts['python']}, and this is {python}; {again}")
+    if missing:
+        return _refuse(f"this machine lacks {','.join(missing)}, which this bundle does not have; {again}")
+    parent = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()).absolute()
+    folder = parent / f"muloco-gpu-{facts['commit']}-{os.getuid()}"
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
     if not (done.exists() and done.read_text() == facts["commit"]):
         sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")
@@ -58,7 +59,8 @@ def main(words: list[str], here: Path) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "muloco", "check-gpu", *with_absolute_out(words, Path.cwd())]
-    return subprocess.run(command, cwd=tree, env=environment).returncode  # in the tree, so that its muloco is imported
+    os.chdir(tree)  # so that its muloco is imported
+    os.execve(sys.executable, command, environment)
 
 
 def with_absolute_out(words: list[str], folder: Path) -> list[str]:

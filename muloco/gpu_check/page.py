@@ -67,14 +67,19 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         records: as `read_records` returns them.
     """
     found = {name: list(_findings(name, records)) for name in ROWS}
-    checked = sum(any(finding.status == OK for finding in findings) for findings in found.values())
-    return "\n\n".join([_INTRODUCTION, _summary(checked, len(ROWS)), *_parts(found), *_figures(found)]) + "\n"
+    return "\n\n".join([_INTRODUCTION, _summary(found), *_parts(found), *_figures(found)]) + "\n"
 
 
-def _summary(checked: int, rows: int) -> str:
-    if not checked:
-        return f"**None of the {rows} rows has been checked on a GPU yet.** {_BY_HAND}"
-    return f"{checked} of {rows} rows have been checked and passed. {_BY_HAND}"
+def _summary(found: Mapping[str, Sequence[Finding]]) -> str:
+    last = {name: findings[-1].status for name, findings in found.items() if findings}
+    if not last:
+        return f"**None of the {len(found)} rows has been checked on a GPU yet.** {_BY_HAND}"
+    failed = [name for name, status in last.items() if status == FAIL]
+    names = f" ({', '.join(f'`{name}`' for name in failed)})" if failed else ""
+    return (
+        f"**Of {len(found)} rows, {len(last) - len(failed)} passed when last checked, {len(failed)} failed{names}, and "
+        f"{len(found) - len(last)} have never been checked.** {_BY_HAND}"
+    )
 
 
 def _findings(name: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from muloco.training.run_folder import write_json
 
 SCHEMA = 1
 OK, FAIL, LEFT_OUT = "ok", "FAIL", "left out"
-NOT_REACHED = "the command ended before this row was started"
+NOT_REACHED = "the command was stopped before this row had ended"
 
 
 @dataclass(frozen=True)

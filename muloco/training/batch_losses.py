@@ -30,7 +30,7 @@ def unpack(data: bytes, *, batches: int) -> Losses:
     """
     try:
         losses = {batch: (float(total), tokens) for batch, total, tokens in json.loads(data)}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"no losses of batches: {error}") from None
     if not all(type(batch) is type(tokens) is int for batch, (_, tokens) in losses.items()):
         raise ValueError("batches and tokens are whole numbers")

@@ -46,7 +46,8 @@ def test_a_row_shows_its_last_check() -> None:
         record("2031-02-01", {"digests": left_out, "codec_bits": ok, "gpa": failed}, machine={**MACHINE, "gpus": 8}),
     ]
     text = page(records)
-    assert "3 of 59 rows have been checked" in text.replace(f"of {len(ROWS)}", "of 59")
+    never = len(ROWS) - 3
+    assert f"**Of {len(ROWS)} rows, 2 passed when last checked, 1 failed (`gpa`), and {never} have never" in text
     assert "| ok: NVIDIA H100, torch 2.11.0, commit abc123, 2031-01-01 |" in line(text, "digests")
     assert "| ok: 8 x NVIDIA H100, torch 2.11.0, commit abc123, 2031-02-01 |" in line(text, "codec_bits")
     assert "**FAIL**: other bits \\| there (8 x NVIDIA H100" in line(text, "gpa")
@@ -85,6 +86,7 @@ def test_the_table_shows_status_time_and_reason(tmp_path: Path) -> None:
     assert lines[0].split() == ["ok", "digests", "2.0", "s", "gb", "per", "s", "1234,", "rounds", "20,000"]
     assert lines[1].startswith("FAIL      gpa") and lines[2].startswith(" " * 20)
     assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, table(found, 80).splitlines())) <= 80
     assert [line for line in lines if line.startswith("left out  eval")]
     assert lines[-1] == "3 checks: 1 ok, 1 failed, 1 left out"
     assert found.failed == ["gpa"]

@@ -372,6 +372,17 @@ def test_losses_travel_without_a_change() -> None:
     assert mean(losses) == float("inf")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff", b"null", b"[1]", b"[[0, 1.0]]", b"[[[], 1.0, 2]]", b"[[true, 1.0, 2]]", b"[[0, 1.0, 2.0]]"]
+    + [b"[[8, 1.0, 2]]", b"[[-1, 1.0, 2]]", b"[[0, 1.0, -2]]", b"[[0, %s, 2]]" % (b"1" * 400), b"[" * 100_000],
+    ids=range(13),
+)
+def test_what_are_no_losses_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        unpack(data, batches=8)
+
+
 def test_the_mean_does_not_depend_on_the_order() -> None:
     losses = {0: (2.0**53, 1), 1: (1.0, 1), 2: (1.0, 2)}  # 2^53 + 1 is no number of fp64
     assert mean(losses) == mean(dict(reversed(losses.items()))) == (2**53 + 2) / 4

@@ -92,7 +92,7 @@ PART = Part(
             what="workers in one process on one CUDA device, streaming: the digests of two runs are equal",
             where=("outer/in_process.py",),
             command="run `muloco train config/laptop/muloco_streaming.py --fault_tolerance.transport in_process "
-            "--fault_tolerance.group_size 4 --training.local_batch_size 4` twice",
+            "--fault_tolerance.group_size 4 --training.local_batch_size 4 --optimizer.symmetric_products matmul` twice",
             check="laptop:in_process",
             seconds=60,
             limit=LIMIT,
