@@ -3,7 +3,7 @@
     python3 .gpu/check.py [options of muloco check-gpu]
 
 A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below the
-folder for temporary files (or $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
+folder for temporary files (or below $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
 """
 
 import importlib.metadata
@@ -30,7 +30,7 @@ def main(words: list[str], here: Path) -> int:
         names = ",".join(missing)
         return _refuse(f'this machine lacks {names}; build a bundle by `make gpu-bundle GPU_ARGS="--lacks {names}"`')
     own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
-    folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or Path(tempfile.gettempdir()) / own)
+    folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()) / own  # nothing but ours is removed
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
     if not (done.exists() and done.read_text() == facts["commit"]):
         sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")

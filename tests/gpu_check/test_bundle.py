@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: l
     (tmp_path / "bundle.json").write_text(json.dumps(facts))
     done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith(f"check: {message}") and done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_named_for_it_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, named = tmp_path / "bundle", tmp_path / "scratch"
+    here.mkdir()
+    named.mkdir()
+    (named / "thesis.tex").write_text("years of work")
+    facts = {"python": HERE, "provided": [], "commit": "abc", "packages": {}}
+    (here / "bundle.json").write_text(json.dumps(facts))
+    tarfile.open(here / "muloco.tar.gz", "w:gz").close()
+    monkeypatch.setenv("MULOCO_GPU_FOLDER", str(named))
+    monkeypatch.setattr(from_bundle, "_install", lambda wheels, site: 0)
+    monkeypatch.setattr(subprocess, "run", lambda command, **given: subprocess.CompletedProcess(command, 0))
+    assert from_bundle.main([], here) == 0
+    assert (named / "thesis.tex").read_text() == "years of work"
+    assert len(list(named.glob("*/installed"))) == 1
 
 
 @pytest.mark.parametrize(
