@@ -3,7 +3,7 @@
 VENV ?= .venv
 MULOCO = $(VENV)/bin/muloco
 INSTALLED = $(VENV)/.installed
-# a bundle for a machine without a network has been brought here, and there is no environment
+# yes if there is a bundle for a machine without a network, and no environment
 BUNDLED = $(and $(wildcard .gpu/check.py),$(if $(wildcard $(MULOCO)),,yes))
 
 .PHONY: help demo test test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
@@ -17,13 +17,13 @@ demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with
 test: $(INSTALLED) ## run all tests, two at a time
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
-# what depends on torch's version
+# tests that depend on the version of torch
 TORCH_TESTS = tests/test_torchtitan_gate.py tests/test_sharding.py tests/test_cli.py tests/model tests/optim tests/pytorch \
 	tests/outer tests/training tests/launch tests/evals tests/export \
 	$(patsubst %,tests/integration/test_%.py,training parallel checkpoints compression evaluation gpa streaming)
 TORCH_VENV = .venv-torch-$(VERSION)
 
-test-torch: ## run the tests that depend on torch on another release: make test-torch VERSION=2.11.0 (downloads 3 GB)
+test-torch: ## run the tests that depend on torch with another release: make test-torch VERSION=2.11.0 (3 GB)
 	@[ -n "$(VERSION)" ] || { echo "which torch? make test-torch VERSION=2.11.0" >&2; exit 2; }
 	VENV=$(TORCH_VENV) ./install_dependencies.sh --torch $(VERSION)
 	$(TORCH_VENV)/bin/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
@@ -34,13 +34,13 @@ paper: $(INSTALLED) ## check the paper's claims on this machine, two hours or mo
 paper-quick: $(INSTALLED) ## a small part of it, in a quarter of an hour
 	$(MULOCO) paper --quick
 
-gpu-check: $(if $(BUNDLED),,$(INSTALLED)) ## check on GPUs what no CPU can show, in 8 minutes; options in GPU_ARGS="--parts small"
+gpu-check: $(if $(BUNDLED),,$(INSTALLED)) ## run the checks that need a GPU, in 8 minutes; options: GPU_ARGS="--parts small"
 	$(if $(BUNDLED),python3 .gpu/check.py,$(MULOCO) check-gpu) $(GPU_ARGS)
 
-gpu-bundle: $(INSTALLED) ## pack into .gpu what a GPU machine without a network needs for that; GPU_ARGS="--python 3.12"
+gpu-bundle: $(INSTALLED) ## pack into .gpu what gpu-check needs without a network; options: GPU_ARGS="--python 3.12"
 	$(VENV)/bin/python -m muloco.gpu_check.bundle $(GPU_ARGS)
 
-gpu-page: $(INSTALLED) ## write docs/untested-on-gpu.md anew, from results/gpu
+gpu-page: $(INSTALLED) ## regenerate docs/untested-on-gpu.md from the records in results/gpu
 	$(VENV)/bin/python -m muloco.gpu_check.page
 
 install: $(INSTALLED) ## make the environment in .venv

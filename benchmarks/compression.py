@@ -5,13 +5,13 @@
     python benchmarks/compression.py streaming [--rounds N]    (so does this)
 
 codecs: encode and decode of every kind on Gaussian pieces of the shapes of the 150M flavor: all its matrices and norms,
-and of embedding and head the rows that one of K workers owns. Ours take the pieces of one shape together, as in a run.
+and of embedding and head the rows that one of K workers owns. A GPU gets all pieces of one shape together, as in a run.
 Beside them, in turns in the same run: a copy (memcpy) of the same pieces, torch's and torchao's quantizers as far as
-they are installed, and torch.topk. GB/s are fp32 bytes of the pieces over the median time of all pieces, one shape
-after the other; encoding includes the search for scales or levels and the packing, where there is any. A GPU has
-finished its work whenever the clock is read. bits/element is what the result takes, with metadata. Prints a table and
-writes results/compression/codecs.json. With one CPU thread the clock is the processor time of this process, which other
-work on the machine disturbs less.
+they are installed, and torch.topk. GB/s are fp32 bytes of the pieces over the median time of all pieces, one (shape)
+after the other; encoding includes the search for scales or levels and the packing, where there is any. bits/element is
+what the result takes, with metadata. Prints a table and writes results/compression/codecs.json. With one CPU thread the
+clock is the processor time of this process, which other work on the machine disturbs less; a GPU has finished its work
+whenever the clock is read.
 link: two workers, each in a network namespace, average a tenth of the 150M flavor over links shaped to 100 Mbit/s and
 1 Gbit/s and over an unshaped one; beside the seconds: bytes over the rate. Writes results/compression/link.json.
 streaming: two workers train with 4 bits, three fragments and overlap on a link on which an all-reduce of the gradients
@@ -71,6 +71,8 @@ def ours(kind: str, **settings) -> Method:
 
     def decode(sent: Sent, shape: torch.Size) -> list[torch.Tensor]:
         ((payloads,),) = sent
+        if len(payloads) == 1:
+            return [codec.decode(payloads[0], shape)]
         decoded = list(torch.empty(len(payloads), *shape, device=payloads.device))
         codec.decode_pieces(payloads, decoded)
         return decoded
@@ -193,18 +195,19 @@ def measure(methods: list[Method], pieces: list[torch.Tensor], rounds: int, cloc
     encoding: dict[str, list[float]] = {method.name: [] for method in methods}
     decoding: dict[str, list[float]] = {method.name: [] for method in methods}
     rows: dict[str, dict] = {}
-    shapes: dict[torch.Size, list[torch.Tensor]] = {}
+    groups: dict[torch.Size, list[torch.Tensor]] = {}
     for piece in pieces:
-        shapes.setdefault(piece.shape, []).append(piece)
+        groups.setdefault(piece.shape, []).append(piece)
+    together = list(groups.values()) if pieces[0].is_cuda else [[piece] for piece in pieces]
     for timed in range(-1, rounds):
         for method in methods:
             spent = [0.0, 0.0]
             size, wrong = 0, 0.0
-            for shape, alike in shapes.items():
+            for alike in together:
                 started = clock()
                 sent = method.encode(alike)
                 encoded = clock()
-                decoded = method.decode(sent, shape)
+                decoded = method.decode(sent, alike[0].shape)
                 spent[1] += clock() - encoded
                 spent[0] += encoded - started
                 size += sum(tensor.nbytes for tensors in sent for tensor in tensors)

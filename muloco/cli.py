@@ -244,7 +244,8 @@ def _add_plan(commands) -> None:
         "--utilization",
         type=float,
         metavar="SHARE",
-        help="share of the GPUs' peak that is reached, by 6 N FLOPs a token, as mfu_6n of a run (default: 0.39)",
+        help="share of their peak that the GPUs reach, at 6 N FLOPs a token, as mfu_6n in a run's metrics "
+        "(default: 0.39)",
     )
     plan.add_argument(
         "--gbit", type=float, nargs="+", metavar="RATE", help="Gbit/s of a worker's link; one value or several"
@@ -323,7 +324,7 @@ def _add_check_gpu(commands) -> None:
 
     check = commands.add_parser(
         "check-gpu",
-        help="everything that only a GPU can show",
+        help="run the checks that need a GPU",
         description=DESCRIPTION,
         usage="muloco check-gpu [--parts A,B] [--rows X,Y] [--minutes M] [--rehearse] [options]",
         epilog=epilog(),

@@ -1,4 +1,4 @@
-"""`muloco check-gpu`: what can be checked on a GPU, one row a check, and what has been.
+"""`muloco check-gpu`: the checks that need a GPU, one row for each, and the page of their results.
 
 `parts/` declares the rows, `checks/` holds the functions that check them, each of which runs in a process of its own
 (`one_row.py`). `runner.py` runs them within a time budget and keeps the record up to date, and `page.py` writes

@@ -1,4 +1,4 @@
-"""What a check gets: a device, sizes, a folder, and ways to run commands."""
+"""The arguments and tools of a check: its device, sizes and folder, and methods that run commands."""
 
 import re
 import shlex
@@ -14,20 +14,20 @@ from muloco.launch.processes import exception_in, refusal_in
 from muloco.training.load import CHECKOUT
 
 Figures = dict[str, float | int | str]
-"""What a check has measured, by a name that ends with the unit."""
+"""The measurements of a check by name. A name ends with the unit, if there is one."""
 T = TypeVar("T")
 _OF_A_WORKER = re.compile(r"^workers?(?: \d+)? failed: .*$", re.M)
-"""How `muloco train` says why it failed."""
+"""The line in which `muloco train` gives the reason of its failure."""
 _SHOWN = 300
-"""Characters of the end of an output that a message quotes."""
+"""Number of characters at the end of an output that a message quotes."""
 
 
 class CheckFailed(Exception):
-    """What was checked is not as it should be; the message says how it is."""
+    """The check found something wrong; the message says what."""
 
 
 class NotHere(Exception):
-    """It cannot be checked on this machine; the message says what is missing."""
+    """The check cannot run on this machine; the message says what is missing."""
 
 
 def expect(condition: bool, message: str) -> None:
@@ -38,31 +38,31 @@ def expect(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a check works."""
+    """The device and the folder in which a check runs."""
 
     device: torch.device
     scratch: Path
-    """A folder that all rows of one call share."""
+    """A folder that all rows of one call of `muloco check-gpu` share."""
     rehearsal: bool
-    """Whether it runs on the CPU at a small size."""
+    """Whether the check runs on the CPU at a small size."""
 
     def size(self, real: T, rehearsal: T) -> T:
-        """The first, or in a rehearsal the second."""
+        """Returns `real`, or in a rehearsal `rehearsal`."""
         return rehearsal if self.rehearsal else real
 
     def muloco(self, *words: str) -> str:
-        """Runs a command of muloco in a process of its own; returns its output.
+        """Runs a command of muloco in its own process and returns its output, stderr included.
 
         Raises:
-            CheckFailed: it failed.
+            CheckFailed: the command failed.
         """
         return self.python("-m", "muloco", *words)
 
     def python(self, *words: str) -> str:
-        """Runs Python with these words; returns its output.
+        """Runs Python with these arguments and returns its output, stderr included.
 
         Raises:
-            CheckFailed: it failed.
+            CheckFailed: the exit status is not 0.
         """
         status, output = self.run(*words)
         if status:
@@ -72,7 +72,8 @@ class Bench:
         return output
 
     def run(self, *words: str, folder: Path | None = None) -> tuple[int, str]:
-        """Runs Python with these words, in a folder; returns its status and its output, which also goes to the log."""
+        """Runs Python with these arguments in `folder`. Returns its exit status and its output, stderr included, which
+        it also writes to the log of the row."""
         command = [sys.executable, *words]
         sys.stdout.write(f"$ {shlex.join(command)}\n")
         sys.stdout.flush()
@@ -95,7 +96,7 @@ class Bench:
 
 
 def in_checkout(*parts: str) -> Path:
-    """A file of the checkout that the package does not carry.
+    """Returns the path of a file in the checkout that an installed package does not contain.
 
     Raises:
         NotHere: muloco is installed without a checkout.

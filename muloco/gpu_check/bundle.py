@@ -1,12 +1,12 @@
 """Packs what `muloco check-gpu` needs on a machine without a network: `python -m muloco.gpu_check.bundle --help`.
 
-    .gpu/  check.py        installs the rest and runs `muloco check-gpu`; needs Python alone
-           bundle.json     for which Python, of which commit, what the machine has to have itself
+    .gpu/  check.py        installs the rest and runs `muloco check-gpu`; needs only Python and pip
+           bundle.json     the version of Python, the commit, and the packages that the machine has to have
            wheels/         packages
            muloco.tar.gz   the sources of the commit, with tests and benchmarks
 
-What is packed are the requirements of `muloco[train,eval]`, in the versions of the environment that builds the bundle,
-without those that the machine provides: an image for PyTorch has torch, triton and the usual packages of science.
+A bundle holds the requirements of `muloco[train,eval]` in the versions of the environment that builds it, without those
+that the machine provides: images with PyTorch have torch, triton and common scientific packages.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from muloco.analysis.output import check_folder
 from muloco.gpu_check import from_bundle
 from muloco.gpu_check.machine import COMMIT_FILE, commit
 from muloco.training.load import CHECKOUT, ConfigError
@@ -53,29 +54,33 @@ PROVIDED = (
     "tokenizers",
     "transformers",
 )
-"""What the machine has, with all that these require."""
+"""Packages that the machine is expected to have, together with all that they require."""
 NOT_NEEDED = ("muloco", "wandb")
-"""The first travels as sources; torchtitan imports the second only when a run asks for it."""
+"""Packages that are not packed as wheels: muloco is packed as sources, and only runs that log to W&B need wandb."""
 SOURCES_ALONE = ("rouge-score", "sqlitedict", "word2number")
-"""Packages of lm-eval that have no wheel: one is built here, and has to fit every machine."""
+"""Requirements of lm-eval that are published without a wheel. Their wheels are built here, for any machine."""
+NEVER_PACKED = ("torch", "triton")
+"""Packages that are too large for a bundle."""
+PYTHONS = ("3.11", "3.12", "3.13")
 GLIBC = ("2_28", "2_27", "2_24", "2_17")
 TREE = ("muloco", "config", "jobs", "benchmarks", "tests", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
 def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence[str]) -> None:
-    """Makes or completes the bundle; wheels of the right version that are there stay.
+    """Makes or updates a bundle. It keeps the wheels that are already there in the right version.
 
     Args:
-        folder: of the bundle.
-        python: version of the machine's Python, such as 3.12.
-        provided: what the machine has.
-        extra: packages to carry besides, as pip takes them; without what they require.
+        folder: the folder of the bundle.
+        python: the version of Python on the machine, for example `3.12`.
+        provided: names of packages that the machine has.
+        extra: further packages to pack, as pip accepts them. Their requirements are not packed.
 
     Raises:
-        ConfigError: this is no git checkout, a package cannot be had, or the bundle would be too large.
+        ConfigError: muloco is not in a git checkout, a package cannot be downloaded or built, or the bundle is too
+            large.
     """
     if not (CHECKOUT / ".git").exists():
-        raise ConfigError("a bundle is made in a git checkout of muloco; this is none")
+        raise ConfigError("a bundle can only be made in a git checkout of muloco, and this is not one")
     pins = {name: metadata.version(name) for name in needed(provided, environment(python))}
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -85,22 +90,29 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     _build_wheels(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE) if not _is_there(wheels, pin)])
     _pack_sources(folder / "muloco.tar.gz")
     shutil.copy(from_bundle.__file__, folder / "check.py")
-    facts = {"python": python, "commit": commit().rstrip("+"), "provided": sorted(provided), "packages": pins}
+    facts = {
+        "python": python,
+        "commit": commit().rstrip("+"),
+        "provided": sorted(provided),
+        "lacks": sorted(set(PROVIDED) - set(provided)),
+        "never_packed": NEVER_PACKED,
+        "packages": pins,
+    }
     (folder / "bundle.json").write_text(json.dumps(facts, indent=2) + "\n")
     check_size(folder)
 
 
 def needed(provided: Iterable[str], environment: Mapping[str, str]) -> list[str]:
-    """Distributions that `muloco[train,eval]` requires and the machine does not provide."""
+    """Returns the names of the distributions that `muloco[train,eval]` requires and the machine does not provide."""
     return sorted(closure(["muloco[train,eval]"], environment) - closure(provided, environment) - set(NOT_NEEDED))
 
 
 def closure(roots: Iterable[str], environment: Mapping[str, str]) -> set[str]:
-    """Names of all distributions that requirements lead to, by the metadata of the ones installed here.
+    """Returns the names of all distributions that requirements lead to, by the metadata of the installed ones.
 
     Args:
-        roots: requirements, with extras if need be.
-        environment: of the markers, but for `extra`.
+        roots: requirements, which may have extras.
+        environment: values of the variables in markers, except `extra`.
     """
     seen: dict[str, set[str]] = {}
     waiting = [Requirement(root) for root in roots]
@@ -112,7 +124,7 @@ def closure(roots: Iterable[str], environment: Mapping[str, str]) -> set[str]:
         known |= new
         try:
             required = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:  # it is not installed here, and so required on other platforms alone
+        except metadata.PackageNotFoundError:  # not installed here, so only other platforms require it
             continue
         for text in required if new else []:
             one = Requirement(text)
@@ -122,7 +134,7 @@ def closure(roots: Iterable[str], environment: Mapping[str, str]) -> set[str]:
 
 
 def environment(python: str) -> dict[str, str]:
-    """What markers see on the machine."""
+    """Returns the values of the variables in markers on the machine, for a version of Python such as `3.12`."""
     return {
         "python_version": python,
         "python_full_version": f"{python}.0",
@@ -136,22 +148,22 @@ def environment(python: str) -> dict[str, str]:
 
 
 def check_size(folder: Path) -> float:
-    """MiB of the bundle.
+    """Returns the size of a bundle in MiB.
 
     Raises:
-        ConfigError: it is larger than what is carried by hand.
+        ConfigError: the bundle is larger than `MOST_MIB`.
     """
     sizes = {path: path.stat().st_size / 2**20 for path in folder.rglob("*") if path.is_file()}
     total = sum(sizes.values())
     if total > MOST_MIB:
         largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
         names = ", ".join(f"{path.name} ({sizes[path]:.1f})" for path in largest)
-        raise ConfigError(f"the bundle has {total:.1f} MiB; allowed are {MOST_MIB}. Largest: {names}")
+        raise ConfigError(f"the bundle has {total:.1f} MiB, and at most {MOST_MIB} are allowed. Largest files: {names}")
     return total
 
 
 def _pinned(pins: Mapping[str, str], names: Iterable[str], *, without: bool = False) -> list[str]:
-    """Requirements of the packages of these names, or of the others."""
+    """Returns pinned requirements for the packages in `names`, or with `without` for all others."""
     return [f"{name}=={version}" for name, version in pins.items() if (name in names) != without]
 
 
@@ -165,7 +177,7 @@ def _is_there(wheels: Path, pin: str) -> bool:
 
 
 def _keep_only(wheels: Path, pins: Mapping[str, str]) -> None:
-    """Removes wheels of an earlier bundle that are not part of this one: pip refuses two versions of a package."""
+    """Removes wheels of an earlier bundle that do not belong to this one: pip refuses two versions of a package."""
     starts = tuple(_file_start(f"{name}=={version}") for name, version in pins.items())
     for path in wheels.glob("*.whl"):
         if not path.name.lower().replace("_", "-").startswith(starts):
@@ -182,7 +194,9 @@ def _build_wheels(wheels: Path, pins: Sequence[str]) -> None:
     _pip("wheel", "--wheel-dir", wheels, pins=pins)
     for pin in pins:
         if not any(path.name.endswith("-none-any.whl") for path in wheels.glob("*.whl") if _is_there(wheels, pin)):
-            raise ConfigError(f"{pin} has no wheel, and the one that was built here fits this machine alone")
+            raise ConfigError(
+                f"{pin} has no wheel, and the one that was built here works only on machines like this one"
+            )
 
 
 def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
@@ -196,7 +210,7 @@ def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
 
 
 def _pack_sources(file: Path) -> None:
-    """The committed sources, and the name of the commit in a file, as git stays behind."""
+    """Packs the committed sources, and a file with the name of the commit, since the bundle has no git folder."""
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "tree.tar"
         words = ["git", "-C", str(CHECKOUT), "archive", "--output", str(plain), "HEAD", *TREE]
@@ -219,28 +233,44 @@ def _names(word: str) -> tuple[str, ...]:
 def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m muloco.gpu_check.bundle",
-        description="Pack what muloco check-gpu needs on a machine without a network. On that machine: "
+        description="Pack everything that muloco check-gpu needs on a machine without a network. On that machine, run "
         "python3 .gpu/check.py [options of muloco check-gpu].",
     )
-    parser.add_argument("--folder", type=Path, default=CHECKOUT / ".gpu", help="to be made (default: .gpu)")
-    parser.add_argument("--python", default="3.12", metavar="3.N", help="of that machine (default: 3.12)")
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / ".gpu", help="folder of the bundle (default: .gpu)")
     parser.add_argument(
-        "--lacks", type=_names, default=(), metavar="A,B", help=f"what it lacks of {', '.join(PROVIDED)}"
+        "--python",
+        default="3.12",
+        metavar="3.N",
+        help=f"version of Python on that machine: {', '.join(PYTHONS)} (default: 3.12)",
+    )
+    may_lack = [name for name in PROVIDED if name not in NEVER_PACKED]
+    parser.add_argument(
+        "--lacks",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help=f"packages that the machine lacks, out of {', '.join(may_lack)}",
     )
     parser.add_argument(
-        "--also", type=_names, default=(), metavar="A,B", help="packages to carry besides, such as optimuon"
+        "--also", type=_names, default=(), metavar="A,B", help="further packages to pack, for example optimuon"
     )
     chosen = parser.parse_args(words)
     try:
-        if unknown := set(chosen.lacks) - set(PROVIDED):
-            raise ConfigError(f"--lacks: {', '.join(sorted(unknown))} is not in its list")
+        if chosen.python not in PYTHONS:
+            raise ConfigError(f"--python must be one of {', '.join(PYTHONS)}; got {chosen.python}")
+        for name in chosen.lacks:
+            if name in NEVER_PACKED:
+                raise ConfigError(f"--lacks: {name} is too large for a bundle, so the machine has to have it")
+            if name not in may_lack:
+                raise ConfigError(f"--lacks must be names of {', '.join(may_lack)}; got {name}")
+        check_folder("--folder", chosen.folder)
         provided = [name for name in PROVIDED if name not in chosen.lacks]
         build(chosen.folder, python=chosen.python, provided=provided, extra=chosen.also)
     except ConfigError as error:
         sys.stderr.write(f"bundle: {error}\n")
         return 2
     if commit().endswith("+"):
-        sys.stderr.write("bundle: changes that are not committed are not in it\n")
+        sys.stderr.write("bundle: changes that are not committed are not in the bundle\n")
     count, size = len(list(chosen.folder.glob("wheels/*.whl"))), check_size(chosen.folder)
     sys.stdout.write(f"{chosen.folder}: {count} wheels for Python {chosen.python} and muloco, {size:.1f} MiB\n")
     return 0

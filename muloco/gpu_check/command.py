@@ -1,4 +1,4 @@
-"""`muloco check-gpu`: chooses the rows, runs them, and says what was found."""
+"""`muloco check-gpu`: chooses the rows, runs them, and prints the results."""
 
 import argparse
 import dataclasses
@@ -20,27 +20,30 @@ from muloco.gpu_check.record import Record, file_name
 from muloco.gpu_check.registry import PARTS, select
 from muloco.gpu_check.row import Row
 from muloco.gpu_check.runner import Limits, Runner, row_command
-from muloco.gpu_check.table import table
+from muloco.gpu_check.table import WIDTH, checks, table
 from muloco.training.load import ConfigError
 
 MINUTES = 8.0
 REHEARSAL_MINUTES = 60.0
 REHEARSAL_GPUS = 2
-"""Rows for more are not rehearsed: a CPU would need one process for each."""
+"""Rows that need more GPUs are not rehearsed: each GPU would take a process on the CPU."""
 REHEARSAL_STRETCH = 5.0
 MOST_AT_ONCE = 8
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
-"""Nothing here needs a network, and nothing waits for one."""
+"""Defaults that keep the rows from waiting for a network."""
 
 
 def run_check_gpu(command: argparse.Namespace) -> int:
-    """Checks the chosen rows.
+    """Runs the chosen rows.
+
+    Args:
+        command: the parsed options, see muloco/gpu_check/options.py.
 
     Returns:
-        exit status: 0; 1 where a row failed.
+        exit status: 0, or 1 if a row failed.
 
     Raises:
-        ConfigError: the options cannot be used, or there is no GPU.
+        ConfigError: an option is invalid, or there is no GPU and it is no rehearsal.
     """
     console = open_console(soft_wrap=True, work_behind=True)
     rows = select(command.parts, command.rows)
@@ -53,8 +56,9 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     machine = facts()
     if not command.rehearse:
         if not machine["gpus"]:
+            built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
             raise ConfigError(
-                f"no GPU that PyTorch {machine['torch']} can use (built for CUDA {machine['cuda']}); "
+                f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
         limits = dataclasses.replace(
@@ -73,19 +77,20 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     record = Record(folder / file_name("rehearsal" if command.rehearse else machine["device"], now), head, rows)
     count = "rehearsal on the CPU" if command.rehearse else f"{machine['gpus']} x {machine['device']}"
     console.print(
-        f"{len(rows)} checks, at most {limits.seconds / 60:g} minutes; {count}, torch {machine['torch']}, "
+        f"{checks(len(rows))}, at most {limits.seconds / 60:g} minutes; {count}, torch {machine['torch']}, "
         f"commit {head['commit']}\nrecord: {record.path}\nlogs: {record.path.parent / 'logs'}",
         markup=False,
     )
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else WIDTH
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it has started, as Ctrl-C does
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends the rows, as Ctrl-C does
         try:
             Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
         finally:
             signal.signal(signal.SIGTERM, before)
-            console.print(f"\n{table(record)}\nrecord: {record.path}", markup=False)
+            console.print(f"\n{table(record, width)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
 
 

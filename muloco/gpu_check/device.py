@@ -1,5 +1,5 @@
-"""What CUDA alone has: streams, events, its watch over host waits, its memory. On a CPU, for rehearsals, each of them
-does the nearest thing that is possible there."""
+"""Functions for what only CUDA has: streams, events, detection of host waits, memory statistics, graphs. On a CPU, for
+rehearsals, each function does the nearest equivalent."""
 
 import contextlib
 import statistics
@@ -10,19 +10,20 @@ import torch
 
 
 def device_of(*, rehearsal: bool) -> torch.device:
-    """Where the checks compute."""
+    """Returns the device of the checks: the first GPU, or the CPU in a rehearsal."""
     return torch.device("cpu") if rehearsal else torch.device("cuda", 0)
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done everything."""
+    """Waits until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextlib.contextmanager
 def no_host_waits(device: torch.device) -> Iterator[None]:
-    """Within the context, a call that makes the host wait for the GPU raises a RuntimeError. (CUDA misses some.)"""
+    """Within the context, a call that makes the host wait for the GPU raises a RuntimeError. CUDA does not
+    detect all of them."""
     if device.type != "cuda":
         yield
         return
@@ -35,7 +36,8 @@ def no_host_waits(device: torch.device) -> Iterator[None]:
 
 
 def seconds(work: Callable[[], object], device: torch.device, *, repeats: int = 10, warmup: int = 2) -> float:
-    """Median seconds of the device for one call, after calls that do not count."""
+    """Returns the median time of one call in seconds, measured on the device, after `warmup` calls that are not
+    measured."""
     for _ in range(warmup):
         work()
     taken = []
@@ -56,7 +58,7 @@ def seconds(work: Callable[[], object], device: torch.device, *, repeats: int = 
 
 
 def launch_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that the host takes to launch one call on an idle device."""
+    """Returns the seconds that the host takes to launch one call while the device is idle."""
     synchronize(device)
     began = time.perf_counter()
     work()
@@ -64,7 +66,7 @@ def launch_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Most bytes allocated during a call, above those allocated before it; 0 on a CPU."""
+    """Returns the peak of allocated bytes during a call, above those allocated before it; 0 on a CPU."""
     if device.type != "cuda":
         work()
         return 0
@@ -89,23 +91,24 @@ def streams_in_use(device: torch.device) -> int:
 
 
 def forget_memory(device: torch.device) -> None:
-    """Gives unused memory back to the device."""
+    """Returns cached memory that is not in use to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def keep_busy(device: torch.device) -> None:
-    """Queues work of about a second; nothing on a CPU, which has no queue."""
+    """Queues work of about a second on the device; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda._sleep(2_000_000_000)
 
 
 class Graph:
-    """A call that is captured, to be replayed; on a CPU, replaying calls it again.
+    """A call captured into a CUDA graph. On a CPU nothing is captured, and `replay` calls it again.
 
     Args:
-        work: is called a few times before it is captured, as CUDA asks for.
-        device: what it computes on.
+        work: the call, which is made `warmup` times before the capture, as CUDA requires.
+        device: the device on which it computes.
+        warmup: number of calls before the capture.
     """
 
     def __init__(self, work: Callable[[], object], device: torch.device, *, warmup: int = 3):

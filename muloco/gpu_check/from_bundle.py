@@ -1,9 +1,15 @@
-"""Installs what a bundle carries, and runs `muloco check-gpu` from it, without a network:
+"""Installs the contents of a bundle and runs `muloco check-gpu`, without a network:
 
     python3 .gpu/check.py [options of muloco check-gpu]
 
+<<<<<<< HEAD
 A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below the
 folder for temporary files (or below $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
+=======
+A bundle holds a copy of this file as check.py, which needs only Python and pip. It installs into a folder of its own in
+the system's folder for temporary files, or in $MULOCO_GPU_FOLDER, and changes nothing else. The next call uses the same
+installation.
+>>>>>>> main
 """
 
 import importlib.metadata
@@ -18,10 +24,24 @@ from pathlib import Path
 
 
 def main(words: list[str], here: Path) -> int:
-    """Returns the exit status of the command; 2 where the bundle does not fit this machine."""
+    """Installs the bundle and becomes the command, so that signals reach it.
+
+    Args:
+        words: options of `muloco check-gpu`.
+        here: folder of the bundle.
+
+    Returns:
+        2, if the bundle cannot be used on this machine.
+    """
     facts = json.loads((here / "bundle.json").read_text())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    missing = [name for name in facts["provided"] if not _is_installed(name)]
+    if too_large := [name for name in facts["never_packed"] if name in missing]:
+        return _refuse(f"this machine lacks {','.join(too_large)}, too large for a bundle; install PyTorch here first")
+    lacks = ",".join(sorted({*facts["lacks"], *missing}))
+    again = f'build one with `make gpu-bundle GPU_ARGS="--python {python}{" --lacks " + lacks if lacks else ""}"`'
     if python != facts["python"]:
+<<<<<<< HEAD
         return _refuse(
             f"this bundle is for Python {facts['python']}, and this is {python}; "
             f'build one by `make gpu-bundle GPU_ARGS="--python {python}"`'
@@ -31,6 +51,13 @@ def main(words: list[str], here: Path) -> int:
         return _refuse(f'this machine lacks {names}; build a bundle by `make gpu-bundle GPU_ARGS="--lacks {names}"`')
     own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
     folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()) / own  # nothing but ours is removed
+=======
+        return _refuse(f"this bundle is for Python {facts['python']}, and this is {python}; {again}")
+    if missing:
+        return _refuse(f"this machine lacks {','.join(missing)}, which this bundle does not have; {again}")
+    parent = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()).absolute()
+    folder = parent / f"muloco-gpu-{facts['commit']}-{os.getuid()}"
+>>>>>>> main
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
     if not (done.exists() and done.read_text() == facts["commit"]):
         sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")
@@ -49,11 +76,12 @@ def main(words: list[str], here: Path) -> int:
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "muloco", "check-gpu", *with_absolute_out(words, Path.cwd())]
-    return subprocess.run(command, cwd=tree, env=environment).returncode  # there, so that its muloco is the one
+    os.chdir(tree)  # so that its muloco is imported
+    os.execve(sys.executable, command, environment)
 
 
 def with_absolute_out(words: list[str], folder: Path) -> list[str]:
-    """The words with `--out` relative to a folder, whatever folder the command runs in."""
+    """Returns the words with `--out` as an absolute path: a relative one, or the default, counts from `folder`."""
     out, rest = "gpu-check", []
     waiting = iter(words)
     for word in waiting:

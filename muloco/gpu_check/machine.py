@@ -1,4 +1,4 @@
-"""What the checks run on. Asked for in a process of its own, so that the command itself holds no GPU."""
+"""Facts about the machine. A separate process reads them, so that the command itself holds no GPU memory."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from muloco.training.load import CHECKOUT, ConfigError
 
 PACKAGES = ("torch", "triton", "torchtitan", "torchft", "lm-eval", "transformers")
 COMMIT_FILE = "COMMIT"
-"""In the sources of a bundle, which have no git: the commit that they are of."""
+"""Name of a file in the sources of a bundle, which have no git folder: it holds their commit."""
 
 
 def facts() -> dict[str, Any]:
-    """Devices and versions of this machine.
+    """Returns the devices of this machine and the versions of its packages, as the field `machine` of a record.
 
     Raises:
         ConfigError: PyTorch cannot be used here.
@@ -31,7 +31,8 @@ def facts() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with a plus sign where files differ from it; `unknown` without a checkout."""
+    """Returns the commit of the running code, with a plus sign if files differ from it; `unknown` without a
+    checkout."""
     packed = CHECKOUT / COMMIT_FILE
     if packed.is_file():
         return packed.read_text().strip()

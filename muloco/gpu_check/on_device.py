@@ -1,8 +1,9 @@
-"""A plugin of pytest that moves tests to the GPU: `python -m pytest -p muloco.gpu_check.on_device tests/optim`.
+"""A pytest plugin that moves the tensors of tests to the GPU: `python -m pytest -p muloco.gpu_check.on_device
+tests/optim`.
 
-What torch makes without being told where is made on the GPU. What is drawn from a generator of the CPU is drawn there
-and moved, so that the numbers are those of the test; `.numpy()` takes what is on the GPU as well. A failure may be the
-test's own, where it compares with something on the CPU. Without a GPU everything stays on the CPU.
+Tensors that are created without a device are created on the GPU. Random numbers from a CPU generator are drawn on the
+CPU and moved, so that a test gets the same numbers, and `.numpy()` accepts tensors on the GPU. A test may fail only
+because it compares with a tensor on the CPU. Without a GPU everything stays on the CPU.
 """
 
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from torch.utils._device import _device_constructors
 
 
 class OnDevice(TorchFunctionMode):
-    """Within the context, tensors are made on the device.
+    """A context in which tensors that are created without a device are created on `device`.
 
     Args:
-        device: where.
+        device: the device of the tensors.
     """
 
     def __init__(self, device: torch.device):

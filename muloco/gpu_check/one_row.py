@@ -23,7 +23,7 @@ def main(words: list[str]) -> None:
         figures = check(bench)
     except NotHere as error:
         write_json(Path(outcome), {"left_out": str(error)})
-    except Exception as error:  # whatever it is, the row has failed with it
+    except Exception as error:  # any other exception means that the row has failed
         traceback.print_exc()
         kind = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
         write_json(Path(outcome), {"reason": f"{kind}{error}"})
@@ -31,7 +31,7 @@ def main(words: list[str]) -> None:
         write_json(Path(outcome), {"figures": figures})
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # threads of gloo or NCCL may still hold a tensor; letting go of it at exit would abort the process
+    os._exit(0)  # threads of gloo or NCCL may still hold a tensor; freeing it at exit would abort the process
 
 
 if __name__ == "__main__":

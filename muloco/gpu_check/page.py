@@ -1,4 +1,4 @@
-"""docs/untested-on-gpu.md, from the rows and the records below results/gpu: `python -m muloco.gpu_check.page`."""
+"""Writes docs/untested-on-gpu.md from the rows and the records in results/gpu: `python -m muloco.gpu_check.page`."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,12 @@ RECORDS = CHECKOUT / "results" / "gpu"
 _INTRODUCTION = """\
 # What has been checked on a GPU, and what never
 
-`muloco check-gpu` checks these rows; [gpu-check.md](gpu-check.md) says how. `make gpu-page` writes this page from the
-rows in `muloco/gpu_check/parts/` and the records in `results/gpu/`."""
+Every row below is a check that needs a GPU. `muloco check-gpu` runs them; [gpu-check.md](gpu-check.md) describes how.
+`make gpu-page` writes this page from the rows in `muloco/gpu_check/parts/` and the records in `results/gpu/`."""
 _BY_HAND = (
-    "The last column says how\na person checks a row without that command. Rows that only a person can check say why; "
-    "their findings are added to\n`results/gpu/` as a record of the same form."
+    "The last column\nsays how a person checks a row without `muloco check-gpu`. "
+    "Some rows can only be checked by a person, and the column\nbefore it says why. Their results are added to "
+    "`results/gpu/` as a record of the same form."
 )
 _COLUMNS = ("row", "what", "where", "checked", "by hand")
 
@@ -40,10 +41,10 @@ class Finding:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records in a folder, each with the name of its file, the newest last.
+    """Returns all records in a folder, the newest last, each with the name of its file under `file`.
 
     Raises:
-        ConfigError: a file is no record, or that of a rehearsal, which shows nothing about a GPU.
+        ConfigError: a file is not a record, or it is the record of a rehearsal.
     """
     records = []
     for path in sorted(folder.glob("*.json")):
@@ -52,7 +53,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ConfigError(f"{path} is not JSON: {error}") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA or "rows" not in record:
-            raise ConfigError(f"{path} is no record of `muloco check-gpu` that this version reads")
+            raise ConfigError(f"{path} is not a record of `muloco check-gpu` in the format of this version")
         if record["rehearsal"]:
             raise ConfigError(f"{path} is the record of a rehearsal, which shows nothing about a GPU; remove it")
         records.append({**record, "file": path.name})
@@ -60,20 +61,25 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def page(records: Sequence[Mapping[str, Any]]) -> str:
-    """The page.
+    """Returns the text of docs/untested-on-gpu.md.
 
     Args:
-        records: see `read_records`.
+        records: as `read_records` returns them.
     """
     found = {name: list(_findings(name, records)) for name in ROWS}
-    checked = sum(any(finding.status == OK for finding in findings) for findings in found.values())
-    return "\n\n".join([_INTRODUCTION, _summary(checked, len(ROWS)), *_parts(found), *_figures(found)]) + "\n"
+    return "\n\n".join([_INTRODUCTION, _summary(found), *_parts(found), *_figures(found)]) + "\n"
 
 
-def _summary(checked: int, rows: int) -> str:
-    if not checked:
-        return f"No GPU has been at hand so far: **none of the {rows} rows has been checked.** {_BY_HAND}"
-    return f"{checked} of {rows} rows have been checked and were right. {_BY_HAND}"
+def _summary(found: Mapping[str, Sequence[Finding]]) -> str:
+    last = {name: findings[-1].status for name, findings in found.items() if findings}
+    if not last:
+        return f"**None of the {len(found)} rows has been checked on a GPU yet.** {_BY_HAND}"
+    failed = [name for name, status in last.items() if status == FAIL]
+    names = f" ({', '.join(f'`{name}`' for name in failed)})" if failed else ""
+    return (
+        f"**Of {len(found)} rows, {len(last) - len(failed)} passed when last checked, {len(failed)} failed{names}, and "
+        f"{len(found) - len(last)} have never been checked.** {_BY_HAND}"
+    )
 
 
 def _findings(name: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -115,7 +121,7 @@ def _checked(row: Row, findings: Sequence[Finding]) -> str:
 
 
 def _figures(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
-    """What has been measured, of each row the last time."""
+    """The table of the figures that each row measured when it last passed."""
     lines = []
     for name, findings in found.items():
         measured = [finding for finding in findings if finding.status == OK and finding.figures]

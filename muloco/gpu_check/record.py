@@ -1,4 +1,4 @@
-"""What one call of `muloco check-gpu` has found, as a JSON file that is whole after every row.
+"""The record of one call of `muloco check-gpu`: a JSON file that is complete and valid after every row. Its fields:
 
 schema, date, command, commit, muloco, rehearsal, seconds
 machine:  device, gpus, memory_gib, driver, cores, versions of packages
@@ -17,7 +17,7 @@ from muloco.training.run_folder import write_json
 
 SCHEMA = 1
 OK, FAIL, LEFT_OUT = "ok", "FAIL", "left out"
-NOT_REACHED = "the check was stopped before its turn"
+NOT_REACHED = "the command was stopped before this row had ended"
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class Outcome:
     status: str
     """`ok`, `FAIL` or `left out`."""
     reason: str = ""
-    """One line; of a row that is ok, none."""
+    """One line; empty if the row is ok."""
     seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
 
 
 class Record:
-    """The file of one call. All rows are in it from the start, as left out.
+    """The record of one call and its file. At first it holds all rows as left out.
 
     Args:
         path: of the file.
-        head: everything but the rows.
-        rows: that the call is to check.
+        head: the fields of the file except `schema` and `rows`.
+        rows: the rows that the call runs.
     """
 
     def __init__(self, path: Path, head: dict[str, Any], rows: Iterable[Row]):
@@ -46,11 +46,17 @@ class Record:
         self.head = {"schema": SCHEMA, **head}
         self.outcomes = {row.name: Outcome(LEFT_OUT, NOT_REACHED) for row in rows}
         self.ended: set[str] = set()
-        """Rows that have their outcome."""
+        """Names of the rows whose outcome has been set."""
         self._write()
 
     def set(self, name: str, outcome: Outcome, *, seconds: float) -> None:
-        """Writes how a row ended, `seconds` after the beginning of the call."""
+        """Sets the outcome of a row and writes the file.
+
+        Args:
+            name: of the row.
+            outcome: how the row ended.
+            seconds: time since the start of the call.
+        """
         self.outcomes[name] = outcome
         self.ended.add(name)
         self.head["seconds"] = round(seconds, 1)
@@ -74,5 +80,5 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 
 def file_name(device: str, when: datetime) -> str:
-    """Such as `nvidia-h100-80gb-hbm3-20260131-1530.json`."""
+    """Returns the name of the file of a record, for example `nvidia-h100-80gb-hbm3-20260131-153000.json`."""
     return f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}-{when:%Y%m%d-%H%M%S}.json"

@@ -1,4 +1,4 @@
-"""All parts and rows. Needs neither torch nor a GPU."""
+"""All parts and rows. This module imports neither torch nor a check."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,20 @@ PARTS: tuple[Part, ...] = tuple(
     module.PART for module in (small, gloo, laptop, tests, several, muon, codecs, speed, by_hand)
 )
 ROWS: dict[str, Row] = {row.name: row for part in PARTS for row in part.rows}
-"""By name. What matters most comes first: what does not fit into the time is left out from the end."""
+"""All rows by name, the most important first: where time runs out, the last rows are left out."""
 
 
 def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
-    """The rows of the parts and the rows of these names, and those that they build on; without both, all. Rows that
-    only a person can check are left out.
+    """Returns the rows that a call of `muloco check-gpu` runs, in the order of `ROWS`.
+
+    Rows on which a chosen row depends are added, and rows that only a person can check are left out.
+
+    Args:
+        parts: names of parts whose rows are chosen.
+        rows: names of rows that are chosen in addition. Without parts and rows, all rows are chosen.
 
     Raises:
-        ConfigError: there is no such part or row, or it can only be checked by hand.
+        ConfigError: a name is unknown, or what it names can only be checked by hand.
     """
     _check_names("--parts", parts, [part.name for part in PARTS])
     _check_names("--rows", rows, list(ROWS))

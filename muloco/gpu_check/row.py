@@ -1,4 +1,4 @@
-"""One row: what there is to check, and how."""
+"""The declaration of a row: what it checks, and how."""
 
 from dataclasses import dataclass
 
@@ -13,27 +13,27 @@ class Row:
     name: str
     """Short and unique, for `--rows` and the records; letters, digits and underscores."""
     what: str
-    """What is checked, for the page."""
+    """What the row checks, for docs/untested-on-gpu.md."""
     where: tuple[str, ...]
-    """Files that it is about, below muloco/ or, if they are there, in the checkout."""
+    """Files whose code the row checks, relative to muloco/ or, if they exist there, to the checkout."""
     command: str = ""
-    """How a person checks it without `muloco check-gpu`, for the page."""
+    """How a person checks the row without `muloco check-gpu`, for docs/untested-on-gpu.md."""
     check: str = ""
     """`module:function` below `muloco.gpu_check.checks`."""
     by_hand: str = ""
-    """Why only a person can check it."""
+    """Why only a person can check the row; empty if it has a `check`."""
     gpus: int = 1
-    """How many it needs."""
+    """Number of GPUs that the row needs."""
     memory_gib: float = 0
-    """Memory of a GPU that it needs."""
+    """Memory that the row needs on each GPU, in GiB."""
     seconds: float = 10
-    """How long it takes on an H100, about; it is not begun when less is left."""
+    """Estimate of its duration on an H100, in seconds. The row is not started when less time is left."""
     limit: float = 90
-    """Seconds after which it has failed."""
+    """Time limit in seconds; a row that exceeds it has failed."""
     alone: bool = False
     """Whether nothing else may run at the same time, because it measures times or memory."""
     after: tuple[str, ...] = ()
-    """Rows that it builds on; they are run with it."""
+    """Names of the rows whose results this row needs. They are chosen together with it."""
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ class Part:
 
     name: str
     summary: str
-    """For the help."""
+    """One line for the help text and docs/untested-on-gpu.md."""
     rows: tuple[Row, ...]

@@ -16,7 +16,7 @@ from muloco.launch.processes import Child
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
-"""From asking a row to end to killing it; its own children end in between."""
+"""Time between asking a row to end and killing it, in which its own child processes can end."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Limits:
 
     gpus: int
     seconds: float
-    """Of the whole call."""
+    """Time limit of the whole call."""
     at_once: int
-    """Rows side by side."""
+    """Number of rows that may run side by side."""
     threads: int
-    """CPU threads of all rows together."""
+    """Number of CPU threads of all running rows together."""
     stretch: float = 1.0
-    """What the rows' limits are multiplied by."""
+    """Factor on the time limits of the rows."""
     estimates: bool = True
     """Whether a row is left out when less time is left than it takes on an H100."""
     devices: tuple[str, ...] = ()
     """The GPUs, as CUDA_VISIBLE_DEVICES names them; a row sees only as many as it needs."""
     memory_gib: float = math.inf
-    """Of a GPU."""
+    """Memory of each GPU, in GiB."""
 
 
 @dataclass
@@ -48,18 +48,18 @@ class _Running:
     began: float
     until: float
     cut: bool
-    """Whether it is the budget that ends it at `until`, not its own limit."""
+    """Whether `until` is the end of the whole call instead of the time limit of the row."""
 
 
 class Runner:
-    """Checks rows in order: first those that may run side by side, then those that run alone.
+    """Runs rows in order: first those that may run side by side, then those that run alone.
 
     Args:
-        record: is told how each row ended.
-        limits: of this call.
-        scratch: folder for the rows; their logs are in `logs` of the record's folder.
-        command: what checks a row, and writes its outcome to the given file.
-        console: where to say what happens.
+        record: receives the outcome of each row.
+        limits: the limits of this call.
+        scratch: a folder that the rows share. Their logs go to `logs` in the folder of the record.
+        command: returns the command that runs a row and writes its outcome to the given file.
+        console: shows one line for each row that ends.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Runner:
         self._running: list[_Running] = []
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Checks all of them; returns when each has an outcome, or is left out."""
+        """Runs the rows; returns when each has an outcome in the record."""
         pending = sorted(rows, key=lambda row: row.alone)
         self._total = len(pending)
         try:
@@ -93,7 +93,7 @@ class Runner:
                 running.child.end(GRACE_SECONDS)
 
     def _start_what_can(self, pending: list[Row]) -> list[Row]:
-        """Starts rows in order until one has to wait; returns those that are still pending."""
+        """Starts rows in order until one has to wait for a running one; returns the rows that are still pending."""
         left = []
         for place, row in enumerate(pending):
             if self._waits_for_another(row):
@@ -120,10 +120,10 @@ class Runner:
             return f"it needs a GPU of {row.memory_gib:g} GiB; this one has {self._limits.memory_gib:g}"
         for name in row.after:
             if (status := self._record.outcomes[name].status) != OK:
-                return f"it builds on {name}, which {'failed' if status == FAIL else 'was left out'}"
+                return f"it depends on {name}, which {'failed' if status == FAIL else 'was left out'}"
         remaining = self._end - time.monotonic()
         if remaining < (row.seconds if self._limits.estimates else 0):
-            return f"the time is up: it takes about {row.seconds:.0f} s, and {max(0, remaining):.0f} s are left"
+            return f"too little time is left: {max(0, remaining):.0f} s of the estimated {row.seconds:.0f} s"
         return None
 
     def _start(self, row: Row) -> None:
@@ -153,11 +153,13 @@ class Runner:
         if status is None:
             running.child.end(GRACE_SECONDS)
             if running.cut:
-                found = Outcome(LEFT_OUT, f"the time was up after {seconds:.0f} s of it", seconds)
+                found = Outcome(
+                    LEFT_OUT, f"the time of the whole call ended {seconds:.0f} s after this row was started", seconds
+                )
             else:
-                found = Outcome(FAIL, f"it had not ended after {seconds:.0f} s", seconds)
+                found = Outcome(FAIL, f"it exceeded its time limit: it was ended after {seconds:.0f} s", seconds)
         else:
-            running.child.end(GRACE_SECONDS)  # what it may have left running
+            running.child.end(GRACE_SECONDS)  # processes that it may have left running
             found = self._outcome(running, seconds)
         self._tell(running.row, found)
         return True
@@ -165,7 +167,7 @@ class Runner:
     def _outcome(self, running: _Running, seconds: float) -> Outcome:
         try:
             found = json.loads(running.outcome.read_text())
-        except (OSError, ValueError):  # its process ended before it had an outcome
+        except (OSError, ValueError):  # its process ended before it wrote an outcome
             return Outcome(FAIL, running.child.reason(), seconds)
         if "left_out" in found:
             return Outcome(LEFT_OUT, found["left_out"], seconds)
@@ -182,7 +184,12 @@ class Runner:
 
 
 def row_command(scratch: Path, *, rehearsal: bool) -> Callable[[Row, Path], Sequence[str]]:
-    """How a row of the registry is checked."""
+    """Returns a function that makes the command of a row: a process of `muloco.gpu_check.one_row`.
+
+    Args:
+        scratch: a folder that the rows share.
+        rehearsal: whether the rows run on the CPU at small sizes.
+    """
 
     def command(row: Row, outcome: Path) -> list[str]:
         words = [sys.executable, "-m", "muloco.gpu_check.one_row", row.name, str(scratch), str(outcome)]

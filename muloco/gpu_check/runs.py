@@ -1,4 +1,4 @@
-"""Short trainings, and what their metrics say."""
+"""Short training runs, and the reading of their metrics."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from muloco.gpu_check.bench import Bench, Figures, expect
 from muloco.training.run_folder import RunFolder, read_metrics
 
 Digests = dict[tuple[int, int, int], str]
-"""By worker, step and fragment."""
+"""Digests of anchors by worker, step and fragment."""
 Fields = dict[str, str | tuple[str, ...]]
-"""Values by the full name of a field, as on a command line."""
+"""Values of config fields by their full name, as on the command line."""
 
 LAPTOP: Fields = {
     "training.steps": "60",
@@ -23,7 +23,7 @@ LAPTOP: Fields = {
     "training.precision": "bfloat16",
     "compile.enable": "True",
 }
-"""What the short trainings have in common."""
+"""Fields that all short training runs share."""
 REHEARSED: Fields = {
     "model.flavor": "tiny",
     "training.seq_len": "64",
@@ -37,12 +37,12 @@ REHEARSED: Fields = {
     "compile.enable": "False",
     "training.precision": "float32",
 }
-"""What a rehearsal has instead."""
+"""Fields that a rehearsal overrides."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended well."""
+    """A finished training run: its folder and the lines of the metrics of all workers."""
 
     folder: RunFolder
     lines: list[dict[str, Any]]
@@ -52,15 +52,15 @@ class Run:
         return {(line["worker"], line["step"], line["fragment"]): line["digest"] for line in syncs}
 
     def losses(self) -> list[float]:
-        """Training losses of the first worker."""
+        """Returns the training losses of worker 0, in nats a token."""
         return [line["loss"] for line in self.lines if "loss" in line and line["worker"] == 0]
 
     def total(self, name: str) -> float:
-        """The sum of a figure over all syncs of all workers."""
+        """Returns the sum of a figure over all syncs of all workers."""
         return sum(line[name] for line in self.lines if line.get("event") == "sync")
 
     def figures(self) -> Figures:
-        """Losses, syncs and speed; the speed of the last line, before which everything has been compiled."""
+        """Returns losses, syncs and speed. The speed is that of the last line, when everything has been compiled."""
         last = [line for line in self.lines if "tokens_per_second" in line][-1]
         losses = self.losses()
         found: Figures = {
@@ -83,16 +83,17 @@ class Run:
 
 
 def train(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
-    """Trains, and checks that the losses are finite and fall and that the workers agree after each sync.
+    """Trains with `muloco train`. Checks that the losses are finite and fall, and that the workers agree after each
+    sync.
 
     Args:
-        bench: of the check.
-        name: of the run, below the scratch folder.
-        config: as `muloco train` takes it.
-        fields: of the config, by full name, that differ from these.
+        bench: the bench of the check.
+        name: name of the run in the scratch folder.
+        config: a config, as `muloco train` accepts it.
+        fields: fields that override the config, `LAPTOP` and, in a rehearsal, `REHEARSED`.
 
     Raises:
-        CheckFailed: it failed, or its metrics are not as they should be.
+        CheckFailed: the training failed, or its losses or digests are wrong.
     """
     chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
     bench.muloco("train", config, *words_of(bench, name, chosen))
@@ -106,7 +107,8 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
 
 
 def train_here(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
-    """Trains a run of one worker in this process, so that what it does can be changed or watched. See `train`."""
+    """Trains a run of one worker in this process, where it can be patched or profiled. The arguments are those of
+    `train`; the metrics are not checked."""
     from muloco.training.load import load_config
     from muloco.training.resolve import resolve
     from muloco.training.worker import run_worker
@@ -118,7 +120,7 @@ def train_here(bench: Bench, name: str, config: str, fields: Fields | None = Non
 
 
 def words_of(bench: Bench, name: str, fields: Fields) -> list[str]:
-    """The options of a run of this name."""
+    """Returns the options of `muloco train` for a run of this name with these fields."""
     located = {**fields, "run.name": name, "run.outputs": str(bench.scratch / "outputs")}
     words = []
     for field, value in located.items():
@@ -127,7 +129,7 @@ def words_of(bench: Bench, name: str, fields: Fields) -> list[str]:
 
 
 def finished(bench: Bench, name: str) -> Run:
-    """A run that an earlier row has trained."""
+    """Returns the finished run of this name, which this row or an earlier one has trained."""
     folder = RunFolder(outputs(bench, name))
     return Run(folder, read_metrics(folder))
 
@@ -137,7 +139,7 @@ def outputs(bench: Bench, name: str) -> Path:
 
 
 def workers_apart(digests: Digests) -> list[tuple[int, int]]:
-    """Steps and fragments after whose sync not all workers had the same anchor."""
+    """Returns the syncs (step, fragment) after which the workers' anchors differed."""
     by_sync: dict[tuple[int, int], set[str]] = {}
     for (_, *sync), digest in digests.items():
         by_sync.setdefault((sync[0], sync[1]), set()).add(digest)
@@ -145,13 +147,13 @@ def workers_apart(digests: Digests) -> list[tuple[int, int]]:
 
 
 def expect_close_losses(run: Run, other: Run, tolerance: float) -> float:
-    """The largest difference of the losses of two runs, which must not be above the tolerance.
+    """Compares the training losses of two runs and returns their largest difference, in nats a token.
 
     Raises:
-        CheckFailed: it is, or the runs have other numbers of losses.
+        CheckFailed: the difference exceeds `tolerance`, or the runs have different numbers of losses.
     """
     ours, theirs = run.losses(), other.losses()
-    expect(len(ours) == len(theirs), f"{len(ours)} losses beside {len(theirs)}")
+    expect(len(ours) == len(theirs), f"one run has {len(ours)} losses and the other {len(theirs)}")
     worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    expect(worst <= tolerance, f"losses are up to {worst:.4f} apart; allowed are {tolerance}")
+    expect(worst <= tolerance, f"the losses differ by up to {worst:.4f}; at most {tolerance} is allowed")
     return worst

@@ -1,7 +1,8 @@
-"""Muon on a mesh of ranks against one rank; run by torchrun: `-m muloco.gpu_check.sharded_muon REPLICAS SHARDS`.
+"""Compares Muon on a mesh of ranks with Muon on one rank. For torchrun: `-m muloco.gpu_check.sharded_muon REPLICAS
+SHARDS`.
 
-All ranks see the same batch, so that the mean gradient is that of one rank. REPLICAS x 1 is DDP by hand:
-copies whose work the ranks share.
+All ranks see the same batch, so that the mean gradient equals that of one rank. With SHARDS = 1 each rank has a plain
+copy of the parameters, as under DDP, and the ranks share the work of the optimizer.
 """
 
 import copy
@@ -53,7 +54,7 @@ def main(replicas: int, shards: int) -> None:
         apart = float((whole - other).norm() / other.norm())
         worst = max(worst, apart)
         if not apart < 5e-3:
-            raise RuntimeError(f"{name} is {apart:.1e} from that of one rank")
+            raise RuntimeError(f"{name} differs by {apart:.1e} from that of one rank")
     if dist.get_rank() == 0:
         sys.stdout.write(f"apart: {worst:.3e}\n")
     dist.destroy_process_group()

@@ -64,8 +64,9 @@ STREAMED = {"fault_tolerance__num_fragments": 3, "fault_tolerance__fragment_sync
     ("method", "fields", "words"),
     [
         ("DP Muon", {}, 0),
-        ("MuLoCo K=1", {}, 0),
-        ("MuLoCo K=2", {}, 0),  # in place of the gradients
+        ("MuLoCo K=1", {}, 1),  # the pseudogradient, as CUDA graphs keep the gradients
+        ("MuLoCo K=2", {}, 1),
+        ("MuLoCo K=2", {"training__disable_cuda_graphs": True}, 0),  # in place of the gradients
         ("MuLoCo K=2", STREAMED, 2 / 3),  # pseudogradient and mean of one fragment of three, beside inner steps
     ],
 )
@@ -83,7 +84,7 @@ def test_the_peak_of_a_sync_follows_the_config(delay: int) -> None:
     known = {"workers": 4, "sync_delay": delay, "compressed": True, "error_feedback": True, "fragments": 2}
     for fields, in_process in (({}, False), (here, True)):
         planned = plan(paper("MuLoCo K=4", **compressed, **streamed, **fields))
-        words = sync_words(**known, in_process=in_process)
+        words = sync_words(**known, in_process=in_process, gradients_stay=not in_process)
         assert planned.memory.syncing == pytest.approx(4 * N * words, abs=1)
 
 

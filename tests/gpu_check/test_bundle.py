@@ -1,9 +1,17 @@
-"""What a bundle carries, and what its script says on a machine that it does not fit. Building one needs a network."""
+"""The packages in a bundle, and the messages of its script on an unsuitable machine. Building a bundle needs a
+network, and is not tested."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
+<<<<<<< HEAD
+=======
+import zipfile
+from collections.abc import Sequence
+from io import BytesIO
+>>>>>>> main
 from pathlib import Path
 
 import pytest
@@ -39,7 +47,9 @@ def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
     for name, size in (("small.whl", 1), ("large.whl", 40)):
         with (tmp_path / "wheels" / name).open("wb") as file:
             file.truncate(size * 2**20)
-    with pytest.raises(ConfigError, match=r"41\.0 MiB; allowed are 40\. Largest: large\.whl \(40\.0\), small\.whl"):
+    with pytest.raises(
+        ConfigError, match=r"41\.0 MiB, and at most 40 are allowed\. Largest files: large\.whl \(40\.0\), small\.whl"
+    ):
         bundle.check_size(tmp_path)
 
 
@@ -54,19 +64,23 @@ def test_a_wheel_of_another_version_is_removed(tmp_path: Path) -> None:
     ("python", "provided", "message"),
     [
         ("2.7", [], "this bundle is for Python 2.7, and this is"),
-        (HERE, ["pip", "no-such-package"], "this machine lacks no-such-package; build a bundle by"),
+        (
+            HERE,
+            ["pip", "no-such-package"],
+            "this machine lacks no-such-package, which this bundle does not have; "
+            f'build one with `make gpu-bundle GPU_ARGS="--python {HERE} --lacks no-such-package,rich"`',
+        ),
+        (HERE, ["no-such-torch"], "this machine lacks no-such-torch, too large for a bundle"),
     ],
 )
 def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: list[str], message: str) -> None:
-    """By the script itself, which has no muloco to import."""
-    script = tmp_path / "check.py"
-    script.write_text(Path(from_bundle.__file__).read_text())
-    facts = {"python": python, "provided": provided, "commit": "abc", "packages": {}}
-    (tmp_path / "bundle.json").write_text(json.dumps(facts))
+    """The script runs alone, where muloco cannot be imported."""
+    script = put_script(tmp_path, python=python, provided=provided)
     done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith(f"check: {message}") and done.stderr.count("\n") == 1
 
 
+<<<<<<< HEAD
 def test_a_folder_that_is_named_for_it_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, named = tmp_path / "bundle", tmp_path / "scratch"
     here.mkdir()
@@ -81,6 +95,60 @@ def test_a_folder_that_is_named_for_it_keeps_its_files(tmp_path: Path, monkeypat
     assert from_bundle.main([], here) == 0
     assert (named / "thesis.tex").read_text() == "years of work"
     assert len(list(named.glob("*/installed"))) == 1
+=======
+def put_script(folder: Path, *, python: str = HERE, provided: Sequence[str] = ()) -> Path:
+    """The script and the facts of a bundle; returns the script."""
+    script = folder / "check.py"
+    script.write_text(Path(from_bundle.__file__).read_text())
+    facts = {"python": python, "provided": provided, "commit": "abc", "packages": {}}
+    facts |= {"lacks": ["rich"], "never_packed": ["no-such-torch"]}
+    (folder / "bundle.json").write_text(json.dumps(facts))
+    return script
+
+
+def test_the_script_becomes_the_command_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """One process: what ends the script by a signal ends the checks. What else is in the folder stays."""
+    script = put_script(tmp_path)
+    info = "tiny-1.0.dist-info"
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny.py", "NAME = 'tiny'")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    code = b"import os, sys, tiny\nprint(tiny.NAME, os.getpid(), *sys.argv[1:])\nsys.exit(7)\n"
+    with tarfile.open(tmp_path / "muloco.tar.gz", "w:gz") as packed:
+        for name, text in (("muloco/__init__.py", b""), ("muloco/__main__.py", code)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            packed.addfile(entry, BytesIO(text))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "mine").write_text("stays")
+    environment = {**os.environ, "MULOCO_GPU_FOLDER": str(scratch)}
+    line = [sys.executable, "-I", str(script), "--list"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+        said = process.communicate()[0].splitlines()[-1]
+    assert said == f"tiny {process.pid} check-gpu --list --out {tmp_path / 'gpu-check'}" and process.returncode == 7
+    assert (scratch / "mine").read_text() == "stays"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--python", "3.9"], "--python must be one of 3.11, 3.12, 3.13; got 3.9"),
+        (["--lacks", "torch"], "--lacks: torch is too large for a bundle"),
+        (["--lacks", "rich,foo"], "--lacks must be names of accelerate, "),
+        (["--folder", __file__], f"--folder: {__file__} is not a folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert bundle.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"bundle: {message}") and error.count("\n") == 1
+>>>>>>> main
 
 
 @pytest.mark.parametrize(

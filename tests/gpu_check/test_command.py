@@ -1,4 +1,4 @@
-"""`muloco check-gpu` as it is called."""
+"""`muloco check-gpu` on the command line."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_a_machine_without_a_gpu_is_told_what_to_do(
     monkeypatch.setattr("muloco.gpu_check.command.facts", lambda: NO_GPU)
     assert main(["check-gpu", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "no GPU that PyTorch 2.13.0 can use" in error
+    assert error.count("\n") == 1 and "there is no GPU that PyTorch 2.13.0 (built without CUDA) can use;" in error
     assert "`muloco check-gpu --rehearse`" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -31,7 +31,7 @@ def test_a_machine_without_a_gpu_is_told_what_to_do(
         (["--minutes", "0"], "--minutes must be a number above 0; got 0.0"),
         (["--minutes", "nan"], "--minutes must be a number above 0; got nan"),
         (["--at-once", "0"], "--at-once must be at least 1; got 0"),
-        (["--parts", ","], "--parts must be names with commas in between"),
+        (["--parts", ","], "--parts must be one or more names, separated by commas"),
         (["--parts", "tiny"], "--parts: there is no 'tiny'"),
         (["--rehears"], "unknown option --rehears; did you mean --rehearse?"),
     ],
@@ -53,10 +53,10 @@ def test_help_and_list_tell_parts_and_rows(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The quickest one, by the processes that a GPU would see."""
+    """The quickest row, in the same processes as on a GPU."""
     words = ["--rehearse", "--rows", "gradient_watch", "--out", str(tmp_path)]
     assert main(["check-gpu", *words]) == 0
-    assert "1 checks: 1 ok, 0 failed, 0 left out" in capsys.readouterr().out
+    assert "1 check: 1 ok, 0 failed, 0 left out" in capsys.readouterr().out
     (file,) = tmp_path.glob("*.json")
     record = json.loads(file.read_text())
     assert file.name.startswith("rehearsal-") and record["rehearsal"] is True
@@ -84,7 +84,7 @@ def test_a_command_that_fails_within_a_row_is_told_with_its_reason(tmp_path: Pat
 
 
 def test_tensors_of_tests_are_made_on_the_device() -> None:
-    """A device without data stands for a GPU."""
+    """The meta device stands for a GPU."""
     meta = torch.device("meta")
     with OnDevice(meta):
         assert torch.zeros(3).device == meta

@@ -23,5 +23,5 @@ def test_runs_that_are_to_be_equal_time_nothing(tmp_path: Path, monkeypatch: pyt
         return Run(RunFolder(tmp_path), [line, {**sync, **zeros}])
 
     monkeypatch.setattr(laptop, "trained", trained)
-    assert laptop.turns(Bench(torch.device("cpu"), tmp_path, False))["equal_digests"] == 1
+    assert laptop.in_process(Bench(torch.device("cpu"), tmp_path, False))["equal_digests"] == 1
     assert [fields.get("optimizer.symmetric_products") for fields in told] == ["matmul", "matmul"]

@@ -1,4 +1,4 @@
-"""The rows: what can be chosen, and that each leads to a check."""
+"""The registry: which rows can be chosen, and that each row names an existing check."""
 
 import importlib
 import re
@@ -32,7 +32,7 @@ def test_a_row_leads_to_a_check_or_says_why_not(row) -> None:
 
 
 def test_what_one_gpu_can_check_fits_into_the_time_that_is_promised() -> None:
-    """As far as the rows' own estimates tell, with as many side by side as sixteen cores take."""
+    """By the estimates of the rows, with as many rows side by side as the default for sixteen cores."""
     rows = [row for row in select() if row.gpus == 1]
     side_by_side = [row.seconds for row in rows if not row.alone]
     seconds = sum(row.seconds for row in rows if row.alone) + max(sum(side_by_side) / MOST_AT_ONCE, *side_by_side)

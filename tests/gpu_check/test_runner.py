@@ -1,4 +1,4 @@
-"""Rows in processes of their own: how each of them may end, and in which order they run."""
+"""Rows in separate processes: the ways in which a row can end, and the order in which rows run."""
 
 import io
 import json
@@ -30,7 +30,8 @@ def row(name: str, **fields) -> Row:
 def check(
     tmp_path: Path, rows: Sequence[Row], code: Mapping[str, str], *, limits: Limits | None = None
 ) -> tuple[dict, str]:
-    """The rows of the record's file, and what was printed. `code` runs as a row's check; without one it is fine."""
+    """Returns the rows in the file of the record, and the printed text. `code` has the check of each row by name; a row
+    without one passes."""
     printed = io.StringIO()
     record = Record(tmp_path / "out" / "record.json", {"rehearsal": True}, rows)
 
@@ -55,7 +56,7 @@ def test_however_a_row_ends_the_others_go_on(tmp_path: Path) -> None:
     found, printed = check(tmp_path, rows, code)
     reasons = {name: (outcome["status"], outcome.get("reason", "")) for name, outcome in found.items()}
     took = reasons.pop("hangs")
-    assert took[0] == "FAIL" and took[1].startswith("it had not ended after ")
+    assert took[0] == "FAIL" and took[1].startswith("it exceeded its time limit: it was ended after ")
     assert reasons == {
         "wrong": ("FAIL", "two lines of it"),
         "raises": ("FAIL", "RuntimeError: no luck"),
@@ -80,27 +81,29 @@ def test_what_needs_more_gpus_or_a_row_that_failed_is_left_out(tmp_path: Path) -
     found, _ = check(tmp_path, rows, {"first": WRONG}, limits=limits)
     assert found["pair"]["reason"] == "it needs 2 GPUs; there is 1"
     assert found["large"]["reason"] == "it needs a GPU of 48 GiB; this one has 24"
-    assert found["second"]["reason"] == "it builds on first, which failed"
-    assert found["third"]["reason"] == "it builds on second, which was left out"
+    assert found["second"]["reason"] == "it depends on first, which failed"
+    assert found["third"]["reason"] == "it depends on second, which was left out"
     assert {found[name]["status"] for name in ("pair", "large", "second", "third")} == {"left out"}
 
 
-def test_a_row_is_not_begun_without_the_time_for_it(tmp_path: Path) -> None:
+def test_a_row_is_not_started_when_too_little_time_is_left(tmp_path: Path) -> None:
     rows = [row("long", seconds=700), row("short", seconds=1)]
     found, _ = check(tmp_path, rows, {}, limits=Limits(gpus=1, seconds=600, at_once=2, threads=2))
-    assert found["long"]["reason"].startswith("the time is up: it takes about 700 s, and ")
+    reason = found["long"]["reason"]
+    assert reason.startswith("too little time is left: ") and reason.endswith(" s of the estimated 700 s")
     assert found["short"]["status"] == "ok"
 
 
-def test_a_row_that_the_time_cuts_off_has_not_failed(tmp_path: Path) -> None:
+def test_a_row_that_the_end_of_the_call_interrupts_has_not_failed(tmp_path: Path) -> None:
     limits = Limits(gpus=1, seconds=0.5, at_once=1, threads=1)
     found, _ = check(tmp_path, [row("hangs"), row("later", seconds=5)], {"hangs": HANGS}, limits=limits)
-    assert found["hangs"]["status"] == "left out" and found["hangs"]["reason"].startswith("the time was up after ")
-    assert found["later"]["reason"] == "the time is up: it takes about 5 s, and 0 s are left"
+    assert found["hangs"]["status"] == "left out"
+    assert found["hangs"]["reason"].startswith("the time of the whole call ended ")
+    assert found["later"]["reason"] == "too little time is left: 0 s of the estimated 5 s"
 
 
 def test_a_row_that_measures_runs_alone_and_others_side_by_side(tmp_path: Path) -> None:
-    """Each row leaves a file while it runs. Of the first two, which may run together, each waits for the other."""
+    """Each row keeps a file while it runs. The first two may run together, and each waits for the file of the other."""
     code = {
         name: f"""
 import pathlib, time
@@ -121,7 +124,7 @@ if "{name}" == "{meets}":
 
 
 def test_the_record_is_whole_after_every_row(tmp_path: Path) -> None:
-    """The second row reads it: the first is there, its own turn has not ended, and the last has not come."""
+    """The second row reads the record: the first row is ok in it, and the second and last have no outcome yet."""
     path = tmp_path / "out" / "record.json"
     reads = f"write({{'figures': json.load(open({str(path)!r}))['rows']}})"
     rows = [row("first", alone=True), row("reads", alone=True), row("last", alone=True)]
@@ -133,7 +136,7 @@ def test_the_record_is_whole_after_every_row(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_call_leaves_no_process_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while a row runs."""
+    """The call is interrupted as by Ctrl-C while a row runs."""
     mark = tmp_path / "pid"
     code = {"hangs": f"import os, pathlib; pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n{HANGS}"}
 

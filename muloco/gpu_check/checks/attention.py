@@ -1,4 +1,4 @@
-"""FlexAttention in muloco's model."""
+"""Check of FlexAttention in muloco's model."""
 
 import importlib
 from typing import Any
@@ -12,8 +12,9 @@ SEQUENCES = 2
 
 
 def flex_attention(bench: Bench) -> Figures:
-    """The same model with FlexAttention in compiled blocks, and with dense masks. In fp32 last: its kernels take most
-    shared memory. A CPU has dense masks alone, which a rehearsal compares with themselves."""
+    """Compares a model that has FlexAttention in compiled blocks with the same model that has dense masks. fp32 comes
+    last, since its kernels need the most shared memory. A rehearsal compares dense masks with themselves, since on a
+    CPU there is nothing else."""
     length = bench.size(512, 64)
     flex, dense = (build(bench, length, dense=dense or bench.rehearsal) for dense in (False, True))
     dense.load_state_dict(flex.state_dict())
@@ -34,7 +35,7 @@ def flex_attention(bench: Bench) -> Figures:
 
 
 def build(bench: Bench, length: int, *, dense: bool) -> Any:
-    """The model of the laptop's size (in a rehearsal the smallest), with equal weights each time."""
+    """Builds the laptop model, or in a rehearsal the smallest one, with the same weights in every call."""
     from muloco.model.llama import llama_config
 
     importlib.import_module("torchtitan.distributed.utils").set_spmd_backend("partial_dtensor")
@@ -48,7 +49,7 @@ def build(bench: Bench, length: int, *, dense: bool) -> Any:
 
 
 def packed(bench: Bench, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and positions of rows of several documents."""
+    """Returns tokens and positions, both int64 [SEQUENCES, length], of sequences that hold several documents."""
     tokens = torch.randint(0, 2048, (SEQUENCES, length), generator=torch.Generator().manual_seed(1))
     positions = torch.arange(length).repeat(SEQUENCES, 1)
     for row, cuts in enumerate(([length // 5, length // 4, length * 3 // 4], [5, 6, length - 12])):

@@ -1,4 +1,4 @@
-"""Speed of the codecs."""
+"""Speed of the codecs, compared with a copy."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from muloco.gpu_check.device import seconds
 from muloco.outer.codecs import Codec, build_codec
 
 WORKERS = 8
-"""K: of embedding and head, one of K parts is encoded."""
+"""K. An exchange splits embedding and head into K parts; this check encodes one part of each."""
 
 
 CODECS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -24,12 +24,13 @@ CODECS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("lloyd_max_4_row", "lloyd_max", {"bits": 4, "granularity": "row"}),
     ("topk_10_percent", "topk", {"fraction": 0.1}),
 )
-"""Name, kind and options."""
+"""Name in the figures, kind and options of each codec."""
 
 
 def rates(bench: Bench) -> Figures:
-    """GB/s of fp32 in all pieces, those of one shape together as an exchange has them, and bits an element of the
-    payloads; a copy beside them."""
+    """Measures each codec on the tensors of a model, those of one shape together, as an exchange encodes them. The
+    rates are in GB of fp32 elements per second, also for a copy of the tensors; `_bits` is the size of the payload in
+    bits an element."""
     stacks = _stacks(bench)
     size, elements = sum(stack.nbytes for stack in stacks), sum(stack.numel() for stack in stacks)
     found: Figures = {"pieces": sum(map(len, stacks)), "shapes": len(stacks), "megabytes": size / 1e6}
@@ -57,7 +58,8 @@ def rates(bench: Bench) -> Figures:
 
 
 def _stacks(bench: Bench) -> list[torch.Tensor]:
-    """The pieces of 150M by shape, each shape in one tensor [pieces, *shape]."""
+    """Returns the pieces of the 150M model, or in a rehearsal of the smallest one: one fp32 tensor [pieces, *shape] for
+    each shape."""
     from muloco.model.flavors import flavor
 
     size = flavor(bench.size("150M", "tiny"))

@@ -1,4 +1,4 @@
-"""Workers in processes of their own that share one device."""
+"""Checks of workers in separate processes that share one device."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from muloco.training.run_folder import RunFolder, read_lines
 SHARED: Fields = {"fault_tolerance.process_group": "gloo", "validation.freq": "1000"}
 POLL_SECONDS = 0.2
 KILLED = 1
-"""The worker that is killed."""
+"""Index of the worker that is killed."""
 
 
 def two(bench: Bench) -> Figures:
@@ -38,8 +38,8 @@ def killed(bench: Bench) -> Figures:
 
 
 def figures_of_killed(bench: Bench, name: str, fields: Fields) -> Figures:
-    """A run of two workers one of which is killed after its first sync; it is started again, and all anchors are
-    equal."""
+    """Trains two workers and kills one of them after its first sync. Fails unless the worker is started again and all
+    anchors are equal."""
     long: Fields = {
         "fault_tolerance.sync_steps": bench.size("10", "6"),
         "training.steps": bench.size("3000", "60"),
@@ -72,7 +72,7 @@ def _kill_after_first_sync(folder: RunFolder, ended: threading.Event) -> None:
 
 
 def _worker_processes(folder: RunFolder) -> list[int]:
-    """Ids of the processes of the worker that is killed."""
+    """Returns the ids of the processes of worker `KILLED`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,4 +1,4 @@
-"""Short trainings, and what is done with their checkpoints."""
+"""Checks of short training runs, and of the commands that read their checkpoints."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ CONFIG = "laptop/muloco"
 STREAMING = "laptop/muloco_streaming"
 ONE: Fields = {"fault_tolerance.group_size": "1"}
 LOSS_TOLERANCE = 0.05
-"""Between two runs whose sums have another order."""
+"""Difference of losses, in nats a token, that is allowed between two runs that sum in different orders."""
 TASKS = ("local_choice", "local_last_word")
 
 
@@ -49,7 +49,7 @@ def full_checkpointing(bench: Bench) -> Figures:
 
 
 def cuda_graphs(bench: Bench) -> Figures:
-    """`train` records graphs where torch can replay them; here none is."""
+    """Trains without CUDA graphs and compares with `train`, which has them where torch supports them."""
     run = trained(bench, "no_graphs", CONFIG, ONE | {"training.disable_cuda_graphs": "True"})
     recorded = finished(bench, "train")
     apart = expect_close_losses(run, recorded, LOSS_TOLERANCE)
@@ -63,8 +63,8 @@ def chunked_loss(bench: Bench) -> Figures:
     return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "train"), LOSS_TOLERANCE)}
 
 
-def turns(bench: Bench) -> Figures:
-    first, second = (trained(bench, f"turns_{which}", STREAMING, _in_process(bench)) for which in "ab")
+def in_process(bench: Bench) -> Figures:
+    first, second = (trained(bench, f"in_process_{which}", STREAMING, _in_process(bench)) for which in "ab")
     ours, theirs = first.digests(), second.digests()
     other = [key for key in ours if ours[key] != theirs.get(key)]
     expect(bool(ours), "there was no sync")
@@ -74,7 +74,7 @@ def turns(bench: Bench) -> Figures:
 
 def offload(bench: Bench) -> Figures:
     run = trained(bench, "offload", STREAMING, _in_process(bench) | {"outer_optimizer.offload": "True"})
-    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "turns_a"), LOSS_TOLERANCE)}
+    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "in_process_a"), LOSS_TOLERANCE)}
 
 
 def four_bits(bench: Bench) -> Figures:
@@ -86,8 +86,8 @@ def gpa(bench: Bench) -> Figures:
 
 
 def metrics(bench: Bench) -> Figures:
-    """FLOPs of a token as the metrics count them, beside PyTorch's counter on the dense model. The counter sees a
-    causal mask as a full one, as torchtitan's formula does."""
+    """Compares the FLOPs a token in the metrics with PyTorch's counter on the model with dense masks. The counter
+    counts a causal mask as a full one, as torchtitan's formula does."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from muloco.gpu_check.checks.attention import SEQUENCES, build, packed
@@ -108,7 +108,8 @@ def metrics(bench: Bench) -> Figures:
         return {"counted_mflop_per_token": counted / 1e6}
     told = line["tflops"] * 1e12 / line["tokens_per_second"]
     expect(
-        0.8 < told / counted < 1.25, f"the metrics count {told / 1e6:.1f} MFLOP a token, PyTorch {counted / 1e6:.1f}"
+        0.8 < told / counted < 1.25,
+        f"the metrics count {told / 1e6:.1f} MFLOP a token, and PyTorch counts {counted / 1e6:.1f}",
     )
     return {"told_mflop_per_token": told / 1e6, "counted_mflop_per_token": counted / 1e6}
 
@@ -118,7 +119,8 @@ def evaluate(bench: Bench) -> Figures:
 
 
 def expect_figures_of_two_ranks(bench: Bench) -> Figures:
-    """The same by torchrun on two devices."""
+    """Runs `muloco eval` by torchrun on two devices and compares its figures with those of evaluation during
+    training."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return _expect_same_figures(bench, _evaluated(bench, *launcher, name="evaluated_by_two.json"))
 
@@ -129,12 +131,12 @@ def generate(bench: Bench) -> Figures:
     words = ("--prompt", prompt, "--tokens", str(tokens))
     said = bench.muloco("generate", str(outputs(bench, "train")), *words)
     at = said.find(prompt)
-    expect(at >= 0 and len(said[at:].strip()) > len(prompt), f"it wrote {said[-80:]!r}")
+    expect(at >= 0 and len(said[at:].strip()) > len(prompt), f"`muloco generate` wrote {said[-80:]!r}")
     return {"characters": len(said[at:].strip())}
 
 
 def export(bench: Bench) -> Figures:
-    """The exported folder in transformers, beside the run's own model, on the device."""
+    """Compares the logits of the exported model in transformers with those of the run's own model on the device."""
     import transformers
 
     from muloco.training.trained import find_trained
@@ -201,7 +203,8 @@ def _tasks(bench: Bench) -> Fields:
 
 
 def _task_folder(bench: Bench) -> Path:
-    """lm-eval tasks on data of their own, as the tests have them. Rows that run side by side each write one."""
+    """Writes the lm-eval tasks of the tests, with their data, to a new folder, and returns it. Each row writes its own,
+    since rows run side by side."""
     from importlib.util import module_from_spec, spec_from_file_location
     from tempfile import mkdtemp
 
@@ -213,7 +216,7 @@ def _task_folder(bench: Bench) -> Path:
 
 
 def _evaluation(run: Run) -> dict[str, float]:
-    """The figures of the last evaluation in training."""
+    """Returns the figures of the last evaluation during training."""
     lines = [line for line in run.lines if line.get("event") == "evaluation"]
     failed = [line["reason"] for line in run.lines if line.get("event") == "evaluation_failed"]
     expect(len(lines) == 2 and not failed, f"{len(lines)} evaluations instead of 2; {failed}")
@@ -223,7 +226,8 @@ def _evaluation(run: Run) -> dict[str, float]:
 
 
 def _evaluated(bench: Bench, *launcher: str, name: str = "evaluated.json") -> dict[str, float]:
-    """What `muloco eval` finds on the last checkpoint of the run that was evaluated in training."""
+    """Returns the figures of `muloco eval` on the last checkpoint of the run that row `evaluation_in_training`
+    trained."""
     from muloco.evals.report import figures
 
     file = bench.scratch / name
@@ -242,6 +246,6 @@ def _expect_same_figures(bench: Bench, found: dict[str, float]) -> Figures:
             continue
         apart = abs(found[key] - value) / max(1.0, abs(value))
         if apart > tolerance:
-            raise CheckFailed(f"{key} is {found[key]:.4g}; in training it was {value:.4g}")
+            raise CheckFailed(f"{key} is {found[key]:.4g}; during training it was {value:.4g}")
         worst = max(worst, apart)
     return {**found, "apart": worst}

@@ -1,4 +1,4 @@
-"""Muon's step beside its peers', on the matrices of a flavor."""
+"""Speed of a Muon step on the matrices of a flavor, compared with other optimizers."""
 
 import importlib
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from muloco.gpu_check.device import forget_memory, launch_seconds, peak_bytes, s
 
 Params = list[nn.Parameter]
 STEPS = 5
-"""Of the plain iteration."""
+"""Number of Newton-Schulz steps whose FLOPs are counted."""
 OURS = ("muloco", "torch", "adamw")
-"""What has to work; the others are other people's packages, which may not be installed."""
+"""Optimizers whose failure fails the check. The others are in separate packages, which may be missing."""
 
 
 def step_416M(bench: Bench) -> Figures:
@@ -29,7 +29,7 @@ def step_1_76B(bench: Bench) -> Figures:
 
 
 def batches(bench: Bench) -> Figures:
-    """Milliseconds of a step at 416M by how many elements Muon takes in a batch."""
+    """Measures a step at 416M, in ms, for several numbers of elements in a batch."""
     owners = importlib.import_module("muloco.optim.owners")
     sizes = getattr(owners, "BATCH_ELEMENTS", None)
     if sizes is None:
@@ -58,7 +58,7 @@ def _step(bench: Bench, alias: str) -> Figures:
         except ImportError:
             if name in OURS:
                 raise
-        except Exception as error:  # whatever another package does here, our figures stand
+        except Exception as error:  # a failure of another package does not fail the check
             if name in OURS:
                 raise
             found[name] = f"{type(error).__name__}: {str(error)[:80]}"
@@ -71,7 +71,7 @@ def _step(bench: Bench, alias: str) -> Figures:
 
 
 def _measured(bench: Bench, alias: str, build: Callable[[Params], torch.optim.Optimizer]) -> Figures:
-    """An optimizer's step, alone in memory."""
+    """Measures the step of one optimizer, with no other optimizer in memory."""
     params = _params(bench, alias)
     optimizer = build(params)
     optimizer.step()
@@ -99,7 +99,7 @@ def _params(bench: Bench, alias: str) -> Params:
 
 
 def _optimizers(bench: Bench) -> dict[str, Callable[[Params], torch.optim.Optimizer]]:
-    """Ours first; a peer that is not installed raises ImportError when it is built."""
+    """Returns a constructor for each optimizer, muloco's first. That of a missing package raises ImportError."""
     return {
         "muloco": _ours,
         "torch": lambda params: torch.optim.Muon(params, 0.02, weight_decay=0.01, momentum=0.9, nesterov=False),

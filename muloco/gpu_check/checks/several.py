@@ -1,4 +1,4 @@
-"""What needs several GPUs. In a rehearsal two processes share the CPU, over gloo."""
+"""Checks that need several GPUs. In a rehearsal the processes share the CPU and exchange over gloo."""
 
 import re
 
@@ -8,7 +8,7 @@ from muloco.gpu_check.checks.laptop import LOSS_TOLERANCE, expect_figures_of_two
 from muloco.gpu_check.runs import Fields, Run, expect_close_losses, train
 
 BYTES_TOLERANCE = 1e-3
-"""Between the bytes sent in two runs: messages about the round vary in length."""
+"""Relative difference allowed between the bytes sent in two runs: messages about the round vary in length."""
 STREAMING = "laptop/muloco_streaming"
 
 
@@ -88,5 +88,5 @@ def _sharded_muon(bench: Bench, replicas: int, shards: int) -> float:
     said = bench.python(*launcher, "-m", "muloco.gpu_check.sharded_muon", str(replicas), str(shards))
     found = re.search(r"^apart: (\S+)$", said, flags=re.M)
     if found is None:
-        raise CheckFailed("it told no difference")
+        raise CheckFailed("muloco.gpu_check.sharded_muon printed no difference")
     return float(found[1])

@@ -1,4 +1,4 @@
-"""Pieces of muloco by themselves."""
+"""Checks of single components of muloco."""
 
 import math
 import time
@@ -82,7 +82,8 @@ def orthogonalize(bench: Bench) -> Figures:
 
 
 def muon_rule(bench: Bench) -> Figures:
-    """The same steps by the same class in fp64 on the CPU: products differ by the rounding of bf16."""
+    """Compares steps on the device with those of the same class in fp64 on the CPU. They differ by the rounding of bf16
+    products."""
     from muloco.pytorch import Muon
 
     shapes = bench.size(((256, 256), (704, 256), (256, 704)), ((32, 32), (48, 16)))
@@ -98,7 +99,10 @@ def muon_rule(bench: Bench) -> Figures:
                 optimizer.step()
         moved.append([(p.detach() - x).cpu().double() for p, x in zip(params, start, strict=True)])
     worst = max(float((a - b).norm() / b.norm()) for a, b in zip(*moved, strict=True))
-    expect(worst < 0.03, f"the parameters moved apart by {worst:.1e} of what they moved")
+    expect(
+        worst < 0.03,
+        f"the changes of the parameters differ by {worst:.1e}, relative to their norm; below 0.03 is allowed",
+    )
     return {"difference": worst}
 
 
@@ -122,7 +126,7 @@ def muon_graph(bench: Bench) -> Figures:
         eager.step()
     synchronize(bench.device)
     worst = max(float((a - b).norm() / b.norm()) for a, b in zip(graph_params, eager_params, strict=True))
-    expect(worst < 1e-5, f"replayed and eager steps are apart by {worst:.1e}")
+    expect(worst < 1e-5, f"replayed and eager steps differ by {worst:.1e}")
     return {
         "difference": worst,
         "eager_ms": 1e3 * seconds(eager.step, bench.device),
@@ -145,7 +149,7 @@ def symmetric(bench: Bench) -> Figures:
                 symmetric_product(x, x.mT, out=out, by=by)
             exact = x.cpu().double() @ x.cpu().double().mT
             wrong = float((out.cpu().double() - exact).norm() / exact.norm())
-            expect(wrong < tolerance, f"{'x'.join(map(str, shape))} in {dtype} is {wrong:.1e} off")
+            expect(wrong < tolerance, f"{'x'.join(map(str, shape))} in {dtype} has an error of {wrong:.1e}")
             expect(
                 by == "matmul" or torch.equal(out, out.mT), f"{'x'.join(map(str, shape))} is not symmetric to the bit"
             )
@@ -190,12 +194,12 @@ def codec_bits(bench: Bench) -> Figures:
     for name, codec in _codecs():
         for piece in pieces:
             there = piece.to(bench.device)
-            codec.encode(there)  # makes what is made only once
+            codec.encode(there)  # allocates buffers that later calls reuse
             with no_host_waits(bench.device):
                 payload = codec.encode(there)
                 decoded = codec.decode(payload, piece.shape)
             same = torch.equal(decoded.cpu(), codec.decode(payload.cpu(), piece.shape))
-            expect(same, f"{name} on {tuple(piece.shape)}: the CPU decodes the payload to other bits")
+            expect(same, f"{name} on {tuple(piece.shape)}: the CPU decodes the payload to different bits")
             if any(not torch.equal(codec.encode(there), payload) for _ in range(repeats)):
                 changing.add(name)
             theirs = codec.decode(codec.encode(piece), piece.shape)
@@ -212,7 +216,9 @@ def codec_kernels(bench: Bench) -> Figures:
     from muloco.outer.codecs import quantized
 
     takes_kernels = "muloco.outer.codecs.quantized.takes_kernels"
-    expect(bench.rehearsal or quantized.takes_kernels(bench.device), "the codecs take no kernels on this device")
+    expect(
+        bench.rehearsal or quantized.takes_kernels(bench.device), "the codecs do not use their kernels on this device"
+    )
     shape, count = bench.size((1000, 704), (9, 7)), 3
     pieces = [1e-3 * _normal(shape, seed).to(bench.device) for seed in range(count)]
     worst = 0.0
@@ -221,18 +227,21 @@ def codec_kernels(bench: Bench) -> Figures:
         decoded, plain = (torch.empty(count, *shape, device=bench.device) for _ in range(2))
         codec.decode_pieces(payloads, decoded.unbind())
         for piece, payload in zip(pieces, payloads, strict=True):
-            expect(torch.equal(codec.encode(piece), payload), f"{name}: pieces together have other payloads than alone")
+            expect(
+                torch.equal(codec.encode(piece), payload),
+                f"{name}: the payloads of pieces encoded together differ from those encoded alone",
+            )
         with patch(takes_kernels, lambda device: False):
             codec.decode_pieces(payloads, plain.unbind())
             expected = codec.encode_pieces(pieces)
-        expect(torch.equal(decoded, plain), f"{name}: the kernels decode to other bits")
+        expect(torch.equal(decoded, plain), f"{name}: the kernels decode to different bits")
         if name.startswith("linear"):
-            expect(torch.equal(payloads, expected), f"{name}: the kernels encode to other bits")
+            expect(torch.equal(payloads, expected), f"{name}: the kernels encode to different bits")
         codec.decode_pieces(expected, plain.unbind())
         whole = torch.stack(pieces)
         error, plain_error = float((decoded - whole).norm()), float((plain - whole).norm())
         apart = abs(error - plain_error) / float(whole.norm())
-        expect(apart < 1e-3, f"{name}: the error is {error:.4g} by kernels, {plain_error:.4g} without")
+        expect(apart < 1e-3, f"{name}: the error is {error:.4g} with kernels, {plain_error:.4g} without")
         worst = max(worst, apart)
     return {"errors_apart": worst}
 
@@ -244,11 +253,11 @@ def staged_bytes(bench: Bench) -> Figures:
     staging = Staging(bench.device, torch.device("cpu"))
     parts = [torch.randint(256, (length,), dtype=torch.uint8, device=bench.device) for length in (size, 0, 5)]
     sent = staging.to_wire([*parts, parts[0]])
-    expect(all(part.device.type == "cpu" for part in sent), "what is to be sent is not in host memory")
-    expect(bench.rehearsal or sent[0].is_pinned(), "what is to be sent is not page-locked")
+    expect(all(part.device.type == "cpu" for part in sent), "the bytes to be sent are not in host memory")
+    expect(bench.rehearsal or sent[0].is_pinned(), "the bytes to be sent are not in page-locked memory")
     back = [staging.from_wire(part, bench.device) for part in sent]
     same = all(torch.equal(a, b) for a, b in zip(back, [*parts, parts[0]], strict=True))
-    expect(same, "the bytes that came back are not those that were sent")
+    expect(same, "the bytes that came back differ from those that were sent")
     return {"to_host_gb_per_s": size / seconds(lambda: staging.to_wire(parts[:1]), bench.device) / 1e9}
 
 
@@ -270,7 +279,7 @@ def digests(bench: Bench) -> Figures:
     tensors = [_normal(shape, 9) for shape in shapes]
     there = [tensor.to(bench.device) for tensor in tensors]
     ours, theirs = int(digest(there)), int(digest(tensors))
-    expect(ours == theirs, f"{ours:x} there, {theirs:x} on the CPU")
+    expect(ours == theirs, f"the digest is {ours:x} on the device and {theirs:x} on the CPU")
     size = sum(tensor.nbytes for tensor in tensors)
     return {"gb_per_s": size / seconds(lambda: digest(there), bench.device) / 1e9}
 
@@ -294,7 +303,7 @@ def side_stream(bench: Bench) -> Figures:
             busy = busy @ busy * 1e-3
         result = pending.result()
         data.fill_(-1)
-        expect(bool((result == 2 * trial + 20).all()), f"round {trial}: the result is not that of its data")
+        expect(bool((result == 2 * trial + 20).all()), f"round {trial}: the result does not match its data")
     return {"rounds": rounds}
 
 
@@ -313,7 +322,7 @@ def side_stream_memory(bench: Bench) -> Figures:
 
 
 def nccl_wait(bench: Bench) -> Figures:
-    """The premise of the rounds over NCCL: `wait()` orders streams, and only `errored()` waits for the data."""
+    """Rounds over NCCL rely on this: `wait()` only orders streams, and `errored()` waits for the data."""
     from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -337,16 +346,16 @@ def nccl_wait(bench: Bench) -> Figures:
     asked = time.perf_counter() - began
     arrived = received.tolist()
     group.abort()
-    expect(failure is None, f"errored() says {failure}")
-    expect(arrived == [1] * 8, f"{arrived} came after errored()")
+    expect(failure is None, f"errored() returned {failure}")
+    expect(arrived == [1] * 8, f"after errored() the received data is {arrived}")
     if not bench.rehearsal:
         expect(waited < 0.1, f"wait() waits for the data ({waited:.2f} s), so rounds need not ask errored()")
-        expect(asked > 0.1, f"errored() came back after {asked:.3f} s, before the data had come")
+        expect(asked > 0.1, f"errored() returned after {asked:.3f} s, before the data had arrived")
     return {"wait_ms": 1e3 * waited, "errored_ms": 1e3 * asked}
 
 
 def outer_step_memory(bench: Bench) -> Figures:
-    """Peak of a sync above what there is between syncs, in fp32 copies of the parameters (N)."""
+    """Measures the peak memory of a sync above the memory between syncs, in fp32 copies of the parameters (N)."""
     from muloco.outer import Crowd, OuterLoop
     from muloco.outer.codecs import build_codec
     from muloco.outer.compression import Compression
@@ -389,12 +398,15 @@ def outer_step_memory(bench: Bench) -> Figures:
         found[f"{name}_peak_n"], found[f"{name}_ms"] = peak, 1e3 * taken
         del params, loop
         forget_memory(bench.device)
-    expect(float(found["alone_peak_n"]) < 1.5, f"a sync takes {found['alone_peak_n']:.2f} N more; allowed are 1.5")
+    expect(
+        float(found["alone_peak_n"]) < 1.5,
+        f"a sync takes {found['alone_peak_n']:.2f} N more; at most 1.5 N are allowed",
+    )
     return found
 
 
 def _normal(shape: tuple[int, ...] | torch.Size, seed: int) -> torch.Tensor:
-    """Equal numbers for all devices."""
+    """Returns normally distributed fp32 numbers on the CPU, the same for equal seeds."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,4 +1,4 @@
-"""Speed of training."""
+"""Training speed of the 150M flavor."""
 
 import re
 import statistics
@@ -49,7 +49,7 @@ def torchtitan(bench: Bench) -> Figures:
     fields = _fields(bench, ADAMW)
     said = bench.python(str(script), CONFIG, *words_of(bench, "speed_torchtitan", fields))
     rates = [float(rate.replace(",", "")) for step, rate in _ON_CONSOLE.findall(said)]
-    expect(len(rates) > 2, "its console tells no speed")
+    expect(len(rates) > 2, "torchtitan's console output has no speed")
     found: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
     for name, pattern in (("mfu_percent", r"mfu: ([\d.]+)%"), ("memory_gib", r"memory:\s*([\d.]+)GiB")):
         if matches := re.findall(pattern, said):
@@ -58,7 +58,7 @@ def torchtitan(bench: Bench) -> Figures:
 
 
 def profile(bench: Bench) -> Figures:
-    """One step of the trainer under PyTorch's profiler; the table is in the log of the row."""
+    """Profiles one step of the trainer with PyTorch's profiler. The log of the row has the table of kernels."""
     from muloco.training.trainer import MulocoTrainer
 
     step_of_trainer = MulocoTrainer.train_step
@@ -82,7 +82,7 @@ def profile(bench: Bench) -> Figures:
 
     with patch.object(MulocoTrainer, "train_step", train_step):
         train_here(bench, "profile", CONFIG, _fields(bench, {}))
-    expect(len(walls) == 1, f"step {at} was taken {len(walls)} times")
+    expect(len(walls) == 1, f"step {at} ran {len(walls)} times instead of once")
     order = "self_cpu_time_total" if bench.rehearsal else "self_device_time_total"
     sys.stdout.write(profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60) + "\n")
     busy = _busy_seconds(profiler)
@@ -90,7 +90,7 @@ def profile(bench: Bench) -> Figures:
 
 
 def _busy_seconds(profiler: torch.profiler.profile) -> float:
-    """Seconds in which the device did anything."""
+    """Returns the seconds in which the device ran at least one kernel or copy."""
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profiler.events() or ()
@@ -104,7 +104,7 @@ def _busy_seconds(profiler: torch.profiler.profile) -> float:
 
 
 def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
-    """Speed between syncs: the median of the lines of single steps in the second half."""
+    """Trains and returns its speed: the median over the second half of the steps, each of which has its own line."""
     run = train(bench, name, CONFIG, _fields(bench, fields))
     lines = [line for line in run.lines if "tokens_per_second" in line]
     rates = [line["tokens_per_second"] for line in lines[len(lines) // 2 :]]

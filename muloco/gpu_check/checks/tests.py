@@ -1,4 +1,4 @@
-"""Tests of the CPU with their tensors on the device."""
+"""Runs tests that are written for the CPU with their tensors on the device."""
 
 import importlib.util
 import re
@@ -44,10 +44,10 @@ def _run(bench: Bench, files: tuple[str, ...]) -> Figures:
     if status:
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         raise CheckFailed(f"{_last(said)}: {', '.join(failed[:SHOWN])}{more}")
-    expect(counts.get("passed", 0) > 0, f"no test has passed: {_last(said)}")
+    expect(counts.get("passed", 0) > 0, f"no test passed: {_last(said)}")
     return dict(counts)
 
 
 def _last(said: str) -> str:
-    """The last line, which counts."""
-    return said.strip().splitlines()[-1].strip("= ") if said.strip() else "pytest said nothing"
+    """Returns the last line of pytest's output, which has the counts."""
+    return said.strip().splitlines()[-1].strip("= ") if said.strip() else "pytest printed nothing"

@@ -1,1 +1,1 @@
-"""The rows, one file a part."""
+"""The rows of `muloco check-gpu`, one file for each part."""

@@ -1,16 +1,16 @@
-"""Speed of the codecs."""
+"""Rows for the speed of the codecs."""
 
 from muloco.gpu_check.row import Part, Row
 
 PART = Part(
     "codecs",
-    "speed of the codecs beside a copy",
+    "speed of the codecs, compared with a copy",
     (
         Row(
             name="codec_rates",
-            what="encode and decode of every kind of codec on the pieces of 150M, beside a copy",
+            what="speed of every kind of codec on the tensors of the 150M model, compared with a copy",
             where=("outer/codecs/",),
-            command="`python benchmarks/compression.py codecs --device cuda`",
+            command="run `python benchmarks/compression.py codecs --device cuda`",
             check="codecs:rates",
             seconds=25,
             limit=120,

@@ -1,4 +1,5 @@
-"""Short trainings at laptop size, side by side, and what is done with their checkpoints."""
+"""Rows for short training runs at laptop size, which run side by side, and for the commands that read their
+checkpoints."""
 
 from muloco.gpu_check.row import Part, Row
 
@@ -6,24 +7,24 @@ LIMIT = 180
 
 PART = Part(
     "laptop",
-    "short trainings in many ways, and eval, generate, export and analysis of their checkpoints",
+    "short training runs with many settings; eval, generate, export and analysis of their checkpoints",
     (
         Row(
             name="train",
-            what="training on CUDA at all: FSDP2 on NCCL inside a worker, bf16, torch.compile, FlexAttention",
+            what="training on CUDA: FSDP2 over NCCL within a worker, bf16, torch.compile, FlexAttention",
             where=("training/titan_config.py", "model/llama.py"),
-            command="`muloco train config/laptop/muloco.py --training.precision bfloat16 --compile.enable True`",
+            command="run `muloco train config/laptop/muloco.py --training.precision bfloat16 --compile.enable True`",
             check="laptop:train",
             seconds=45,
             limit=LIMIT,
         ),
         Row(
             name="evaluation_in_training",
-            what="evaluation in training with FlexAttention, compiled: block masks of prefix trees; random state of "
-            "the device kept: losses as without it",
+            what="evaluation during training with compiled FlexAttention: block masks of prefix trees; the losses "
+            "agree with those of a run without evaluation, so the random state of the device is kept",
             where=("model/attention.py", "evals/scoring.py", "training/evaluation.py"),
-            command="`muloco train config/laptop/muloco.py --evaluation.tasks ... --evaluation.at 0.5 1.0 "
-            "--compile.enable True`; losses as without",
+            command="run `muloco train config/laptop/muloco.py --evaluation.tasks ... --evaluation.at 0.5 1.0 "
+            "--compile.enable True`; the losses agree with those without `--evaluation`",
             check="laptop:evaluation_in_training",
             seconds=60,
             limit=LIMIT,
@@ -33,44 +34,44 @@ PART = Part(
             name="autocast",
             what="training with autocast instead of bf16 parameters",
             where=("training/titan_config.py",),
-            command="`muloco train config/laptop/muloco.py --training.precision autocast --compile.enable True`",
+            command="run `muloco train config/laptop/muloco.py --training.precision autocast --compile.enable True`",
             check="laptop:autocast",
             seconds=45,
             limit=LIMIT,
         ),
         Row(
             name="eager",
-            what="training and evaluation in training without torch.compile",
+            what="training, and evaluation during training, without torch.compile",
             where=("training/titan_config.py", "model/attention.py"),
-            command="`muloco train config/laptop/muloco.py --training.precision bfloat16 --evaluation.tasks ...`",
+            command="run `muloco train config/laptop/muloco.py --training.precision bfloat16 --evaluation.tasks ...`",
             check="laptop:eager",
             seconds=75,
             limit=240,
         ),
         Row(
             name="selective_checkpointing",
-            what="selective activation checkpointing around FlexAttention",
+            what="selective activation checkpointing with FlexAttention",
             where=("training/titan_config.py",),
-            command="`muloco train config/laptop/muloco.py --activation_checkpoint.mode selective`",
+            command="run `muloco train config/laptop/muloco.py --activation_checkpoint.mode selective`",
             check="laptop:selective_checkpointing",
             seconds=45,
             limit=LIMIT,
         ),
         Row(
             name="full_checkpointing",
-            what="full activation checkpointing around FlexAttention",
+            what="full activation checkpointing with FlexAttention",
             where=("training/titan_config.py",),
-            command="`muloco train config/laptop/muloco.py --activation_checkpoint.mode full`",
+            command="run `muloco train config/laptop/muloco.py --activation_checkpoint.mode full`",
             check="laptop:full_checkpointing",
             seconds=45,
             limit=LIMIT,
         ),
         Row(
             name="cuda_graphs",
-            what="forward and backward pass recorded into CUDA graphs, with outer steps and validation between: losses "
-            "as without",
+            what="forward and backward passes in CUDA graphs, with outer steps and validation in between: the losses "
+            "agree with those without CUDA graphs",
             where=("training/titan_config.py",),
-            command="`muloco train config/laptop/muloco.py` with and without `--training.disable_cuda_graphs True`",
+            command="run `muloco train config/laptop/muloco.py` with and without `--training.disable_cuda_graphs True`",
             check="laptop:cuda_graphs",
             seconds=45,
             limit=LIMIT,
@@ -78,66 +79,68 @@ PART = Part(
         ),
         Row(
             name="chunked_loss",
-            what="the loss in chunks of a sequence, as for a large vocabulary: losses as without",
+            what="the loss in chunks, as for a large vocabulary: the losses agree with those without chunks",
             where=("training/titan_config.py",),
-            command="a run with `titan_config.LARGE_VOCABULARY` below its vocabulary",
+            command="train with `titan_config.LARGE_VOCABULARY` set below the vocabulary of the run",
             check="laptop:chunked_loss",
             seconds=45,
             limit=LIMIT,
             after=("train",),
         ),
         Row(
-            name="turns",
-            what="workers that take turns on one CUDA device, streaming, random state included; twice, digests equal",
+            name="in_process",
+            what="workers in one process on one CUDA device, streaming: the digests of two runs are equal",
             where=("outer/in_process.py",),
-            command="`muloco train config/laptop/muloco_streaming.py --fault_tolerance.transport in_process "
+            command="run `muloco train config/laptop/muloco_streaming.py --fault_tolerance.transport in_process "
             "--fault_tolerance.group_size 4 --training.local_batch_size 4 --optimizer.symmetric_products matmul` twice",
-            check="laptop:turns",
+            check="laptop:in_process",
             seconds=60,
             limit=LIMIT,
         ),
         Row(
             name="offload",
-            what="anchor and outer state in pinned host memory: losses as without",
+            what="anchor and outer state in pinned host memory: the losses agree with those without offloading",
             where=("outer/fragment.py",),
-            command="`muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True`",
+            command="run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True`",
             check="laptop:offload",
             seconds=45,
             limit=LIMIT,
-            after=("turns",),
+            after=("in_process",),
         ),
         Row(
             name="four_bits",
-            what="training with 4-bit pseudogradients and error feedback, on the GPU",
+            what="training with 4-bit pseudogradients and error feedback",
             where=("outer/exchange.py", "outer/error_feedback.py"),
-            command="`muloco train config/laptop/muloco_4bit.py --fault_tolerance.transport in_process`",
+            command="run `muloco train config/laptop/muloco_4bit.py --fault_tolerance.transport in_process`",
             check="laptop:four_bits",
             seconds=45,
             limit=LIMIT,
         ),
         Row(
             name="gpa",
-            what="Generalized Primal Averaging",
+            what="training with Generalized Primal Averaging",
             where=("optim/gpa.py", "training/averaging.py"),
-            command="`muloco train config/laptop/gpa.py --fault_tolerance.transport in_process`",
+            command="run `muloco train config/laptop/gpa.py --fault_tolerance.transport in_process`",
             check="laptop:gpa",
             seconds=45,
             limit=LIMIT,
         ),
         Row(
             name="metrics",
-            what="TFLOP/s, MFU and memory in metrics: their names, and the FLOPs of a token against PyTorch's counter",
+            what="the fields of TFLOP/s, MFU and memory in the metrics, and the FLOPs a token compared with PyTorch's "
+            "counter",
             where=("training/metrics.py", "_torchtitan.py"),
-            command="`muloco train config/laptop/muloco.py --training.precision bfloat16`; compare `tflops` of a "
+            command="run `muloco train config/laptop/muloco.py --training.precision bfloat16`; compare `tflops` of a "
             "line with `torch.utils.flop_counter`, and `memory_gib` with nvidia-smi",
             check="laptop:metrics",
             after=("train",),
         ),
         Row(
             name="eval",
-            what="`muloco eval` on CUDA: dense masks in SDPA, bf16 weights; figures as those found in training",
+            what="`muloco eval` on CUDA with dense masks in SDPA and bf16 weights: the figures agree with those of "
+            "evaluation during training",
             where=("evals/scoring.py", "model/attention.py"),
-            command="`muloco eval outputs/NAME --tasks ...`",
+            command="run `muloco eval outputs/NAME --tasks ...`",
             check="laptop:evaluate",
             seconds=25,
             limit=LIMIT,
@@ -147,25 +150,25 @@ PART = Part(
             name="generate",
             what="`muloco generate` on CUDA",
             where=("generate.py", "model/generation.py"),
-            command='`muloco generate outputs/NAME --prompt "def main("`',
+            command='run `muloco generate outputs/NAME --prompt "def main("`',
             check="laptop:generate",
             seconds=15,
             after=("train",),
         ),
         Row(
             name="export",
-            what="`muloco export` of a run that was trained on CUDA; transformers reads it",
+            what="`muloco export` of a run trained on CUDA, and reading the result with transformers",
             where=("export/",),
-            command="`muloco export outputs/NAME FOLDER`",
+            command="run `muloco export outputs/NAME FOLDER`",
             check="laptop:export",
             seconds=15,
             after=("train",),
         ),
         Row(
             name="pseudogradients",
-            what="pseudogradients from a checkpoint on a GPU, with torch.compile; SVD in float64 there",
+            what="pseudogradients computed from a checkpoint on a GPU with torch.compile, and their SVD in float64",
             where=("training/continuation.py", "analysis/pseudogradients/collect.py"),
-            command="`muloco analyze pseudogradients outputs/NAME --workers 1 2`; the error of the proposition is "
+            command="run `muloco analyze pseudogradients outputs/NAME --workers 1 2`; the error of the proposition is "
             "below 1e-6",
             check="laptop:pseudogradients",
             seconds=40,

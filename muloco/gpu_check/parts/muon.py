@@ -1,4 +1,4 @@
-"""Muon's step beside that of its peers."""
+"""Rows for the speed of a Muon step, compared with other implementations of Muon."""
 
 from muloco.gpu_check.row import Part, Row
 
@@ -6,9 +6,9 @@ from muloco.gpu_check.row import Part, Row
 def _row(flavor: str, seconds: float, memory_gib: float) -> Row:
     return Row(
         name=f"muon_{flavor.replace('.', '_')}",
-        what=f"Muon's step on the matrices of {flavor}, beside torch's, those of peers that are installed, and AdamW",
+        what=f"a Muon step on the matrices of {flavor}, compared with torch's Muon, other installed Muons, and AdamW",
         where=("optim/muon.py", "optim/owners.py"),
-        command=f"`python benchmarks/muon.py --device cuda --flavor {flavor}`",
+        command=f"run `python benchmarks/muon.py --device cuda --flavor {flavor}`",
         check=f"muon:step_{flavor.replace('.', '_')}",
         seconds=seconds,
         limit=120,
@@ -19,16 +19,16 @@ def _row(flavor: str, seconds: float, memory_gib: float) -> Row:
 
 PART = Part(
     "muon",
-    "Muon's step at 416M, 150M and 1.76B beside torch's and others'",
+    "speed of a Muon step at 416M, 150M and 1.76B, compared with torch's and other implementations",
     (
         _row("416M", 18, 14),
         _row("150M", 16, 6),
         _row("1.76B", 20, 48),
         Row(
             name="muon_batches",
-            what="how many matrices Muon takes in a batch",
+            what="speed of a Muon step for several numbers of matrices in a batch",
             where=("optim/owners.py",),
-            command='`python benchmarks/muon.py --device cuda`, for several `BATCH_ELEMENTS["cuda"]`',
+            command='run `python benchmarks/muon.py --device cuda` for several values of `BATCH_ELEMENTS["cuda"]`',
             check="muon:batches",
             alone=True,
         ),

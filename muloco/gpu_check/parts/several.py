@@ -1,4 +1,4 @@
-"""What needs two, four or eight GPUs."""
+"""Rows that need two, four or eight GPUs."""
 
 from muloco.gpu_check.row import Part, Row
 
@@ -6,13 +6,13 @@ LIMIT = 240
 
 PART = Part(
     "several",
-    "what needs 2, 4 or 8 GPUs: NCCL between workers, sharded Muon, tensor parallelism",
+    "checks on 2, 4 or 8 GPUs: NCCL between workers, sharded Muon, tensor parallelism",
     (
         Row(
             name="nccl_two",
-            what="one device a worker, outer exchange over NCCL: digests equal",
+            what="one GPU for each worker, with the outer exchange over NCCL: the digests are equal",
             where=("launch/devices.py", "outer/torchft.py"),
-            command="`muloco train config/laptop/muloco.py` on two GPUs",
+            command="run `muloco train config/laptop/muloco.py` on two GPUs",
             check="several:nccl_two",
             gpus=2,
             seconds=60,
@@ -20,11 +20,12 @@ PART = Part(
         ),
         Row(
             name="nccl_streaming",
-            what="the round of a fragment in a thread and stream of its own beside the inner steps, over NCCL: digests "
-            "equal, losses those of gloo",
+            what="the round of a fragment in its own thread and stream during the inner steps, over NCCL: the "
+            "digests are equal, and the losses agree with those over gloo",
             where=("outer/background.py",),
-            command="`muloco train config/laptop/muloco_streaming.py` on two GPUs; `seconds_hidden` near the round's "
-            "time, digests equal, losses those of `--fault_tolerance.process_group gloo`",
+            command="run `muloco train config/laptop/muloco_streaming.py` on two GPUs; `seconds_hidden` is near the "
+            "time of the round, the digests are equal, and the losses agree with those with "
+            "`--fault_tolerance.process_group gloo`",
             check="several:nccl_streaming",
             gpus=2,
             seconds=100,
@@ -32,11 +33,11 @@ PART = Part(
         ),
         Row(
             name="nccl_four_bits",
-            what="compressed exchange over NCCL, whose all-to-all has parts of uneven sizes: digests equal, bytes sent "
-            "as over gloo",
+            what="compressed exchange over NCCL with an all-to-all of uneven sizes: the digests are equal, and as many "
+            "bytes are sent as over gloo",
             where=("outer/exchange.py",),
-            command="`muloco train config/laptop/muloco_4bit.py` on two GPUs; digests equal, `bytes_sent` as with "
-            "`--fault_tolerance.process_group gloo`",
+            command="run `muloco train config/laptop/muloco_4bit.py` on two GPUs; the digests are equal, and "
+            "`bytes_sent` is that with `--fault_tolerance.process_group gloo`",
             check="several:nccl_four_bits",
             gpus=2,
             seconds=100,
@@ -44,9 +45,9 @@ PART = Part(
         ),
         Row(
             name="nccl_killed",
-            what="a round over NCCL is a transaction: a worker that is killed changes no anchor and comes back",
+            what="a round over NCCL is a transaction: a worker that is killed in it changes no anchor, and rejoins",
             where=("outer/torchft.py",),
-            command="`muloco train config/laptop/muloco.py` on two GPUs, and `kill -9` of a worker; digests equal",
+            command="run `muloco train config/laptop/muloco.py` on two GPUs and `kill -9` a worker; digests are equal",
             check="several:nccl_killed",
             gpus=2,
             seconds=110,
@@ -54,10 +55,10 @@ PART = Part(
         ),
         Row(
             name="nccl_offload",
-            what="anchor and outer state in pinned host memory beside an exchange over NCCL: digests equal",
+            what="anchor and outer state in pinned host memory with an exchange over NCCL: the digests are equal",
             where=("outer/fragment.py",),
-            command="`muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True` on two GPUs; "
-            "losses as without",
+            command="run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True` on two GPUs; "
+            "the losses agree with those without offloading",
             check="several:nccl_offload",
             gpus=2,
             seconds=60,
@@ -65,10 +66,10 @@ PART = Part(
         ),
         Row(
             name="muon_two_ranks",
-            what="Muon's exchange of shards over NCCL on FSDP2 and DDP of two ranks, against one rank",
+            what="Muon's exchange of shards over NCCL with FSDP2 and DDP on two ranks, compared with one rank",
             where=("optim/travel.py",),
-            command="the example of docs/muon-with-fsdp.md on two GPUs; `pytest tests/optim/test_muon_sharded.py` "
-            "after changing `gloo` to `nccl` and `cpu` to `cuda`, on four",
+            command="run the example in docs/muon-with-fsdp.md on two GPUs; on four GPUs, run `pytest "
+            "tests/optim/test_muon_sharded.py` with `gloo` changed to `nccl` and `cpu` to `cuda`",
             check="several:muon_two_ranks",
             gpus=2,
             seconds=40,
@@ -76,9 +77,9 @@ PART = Part(
         ),
         Row(
             name="eval_two_ranks",
-            what="`muloco eval` on several devices: figures as on one",
+            what="`muloco eval` on several devices: the figures agree with those on one device",
             where=("evals/scoring.py", "model/attention.py"),
-            command="`torchrun --nproc-per-node 2 -m muloco eval outputs/NAME --tasks ...` on two GPUs",
+            command="run `torchrun --nproc-per-node 2 -m muloco eval outputs/NAME --tasks ...` on two GPUs",
             check="several:eval_two_ranks",
             gpus=2,
             seconds=40,
@@ -87,9 +88,9 @@ PART = Part(
         ),
         Row(
             name="muon_four_ranks",
-            what="Muon's exchange of shards over NCCL on HSDP of two by two ranks, against one rank",
+            what="Muon's exchange of shards over NCCL with HSDP on two by two ranks, compared with one rank",
             where=("optim/travel.py",),
-            command="the example of docs/muon-with-fsdp.md on four GPUs",
+            command="run the example in docs/muon-with-fsdp.md on four GPUs",
             check="several:muon_four_ranks",
             gpus=4,
             seconds=50,
@@ -97,9 +98,9 @@ PART = Part(
         ),
         Row(
             name="tensor_parallel",
-            what="tensor parallelism on NCCL, with FSDP2, compiled and not",
+            what="tensor parallelism over NCCL with FSDP2, with and without torch.compile",
             where=("model/llama.py",),
-            command="`muloco train config/laptop/muloco.py --fault_tolerance.group_size 1 "
+            command="run `muloco train config/laptop/muloco.py --fault_tolerance.group_size 1 "
             "--parallelism.tensor_parallel_degree 2 --parallelism.data_parallel_shard_degree 2 "
             "--compile.enable True` on four GPUs",
             check="several:tensor_parallel",
@@ -109,9 +110,9 @@ PART = Part(
         ),
         Row(
             name="two_by_four",
-            what="two workers of four GPUs",
+            what="two workers of four GPUs each",
             where=("config/diloco/",),
-            command="`muloco train config/diloco/2x_4gpu_muloco.py --training.steps 60` on eight GPUs",
+            command="run `muloco train config/diloco/2x_4gpu_muloco.py --training.steps 60` on eight GPUs",
             check="several:two_by_four",
             gpus=8,
             seconds=120,

@@ -1,4 +1,4 @@
-"""Speed of training the paper's 150M flavor on one GPU."""
+"""Rows for the speed of training the paper's 150M flavor on one GPU."""
 
 from muloco.gpu_check.row import Part, Row
 
@@ -6,13 +6,14 @@ MEMORY_GIB = 40
 
 PART = Part(
     "speed",
-    "speed of the 150M flavor: MuLoCo, Muon, AdamW, torchtitan's own trainer; a profile",
+    "training speed of the 150M flavor: MuLoCo, Muon, AdamW, torchtitan's own trainer; a profile",
     (
         Row(
             name="speed_muloco",
-            what="150M, bf16, compiled, 64 x 2048 tokens a step, MuLoCo with K = 1: ms, tokens/s, MFU, memory",
+            what="MuLoCo with K = 1 at 150M, bf16, compiled, 64 x 2048 tokens a step: ms, tokens/s, MFU, memory",
             where=("training/trainer.py",),
-            command="`muloco train config/ddp/muon.py --model.flavor 150M --compile.enable True` with one worker",
+            command="run `muloco train config/diloco/2x_4gpu_muloco.py --model.flavor 150M "
+            "--fault_tolerance.group_size 1 --parallelism.data_parallel_replicate_degree 1 --compile.enable True`",
             check="speed:muloco_one",
             seconds=60,
             limit=200,
@@ -21,9 +22,9 @@ PART = Part(
         ),
         Row(
             name="speed_adamw",
-            what="the same with AdamW and without outer steps",
+            what="training as in `speed_muloco`, with AdamW and without outer steps",
             where=("training/trainer.py",),
-            command="`muloco train config/ddp/adamw.py --model.flavor 150M --compile.enable True`",
+            command="run `muloco train config/ddp/adamw.py --model.flavor 150M --compile.enable True`",
             check="speed:adamw",
             seconds=30,
             limit=150,
@@ -32,9 +33,9 @@ PART = Part(
         ),
         Row(
             name="speed_torchtitan",
-            what="torchtitan's own trainer and AdamW, on the same model, data and batch, with its defaults",
+            what="torchtitan's own trainer with AdamW, on the model, data and batch of `speed_adamw`",
             where=("benchmarks/plain_torchtitan.py",),
-            command="`python benchmarks/plain_torchtitan.py config/ddp/adamw.py --model.flavor 150M`",
+            command="run `python benchmarks/plain_torchtitan.py config/ddp/adamw.py --model.flavor 150M`",
             check="speed:torchtitan",
             seconds=35,
             limit=150,
@@ -43,9 +44,9 @@ PART = Part(
         ),
         Row(
             name="speed_muon",
-            what="the same with Muon and without outer steps",
+            what="training as in `speed_muloco`, with Muon and without outer steps",
             where=("training/trainer.py",),
-            command="`muloco train config/ddp/muon.py --model.flavor 150M --compile.enable True`",
+            command="run `muloco train config/ddp/muon.py --model.flavor 150M --compile.enable True`",
             check="speed:muon",
             seconds=30,
             limit=150,
@@ -54,9 +55,9 @@ PART = Part(
         ),
         Row(
             name="profile",
-            what="where the device's time goes in one step of that training",
+            what="a profile of the device's time in one step of `speed_muloco`",
             where=("training/trainer.py",),
-            command="`torch.profiler` around `train_step`",
+            command="run `train_step` under `torch.profiler`",
             check="speed:profile",
             seconds=30,
             limit=150,

@@ -1,4 +1,4 @@
-"""Tests of the CPU, moved to the GPU by a plugin of pytest."""
+"""Rows for tests whose tensors a pytest plugin moves from the CPU to the GPU."""
 
 from muloco.gpu_check.row import Part, Row
 
@@ -10,7 +10,7 @@ PART = Part(
             name="tests_optim",
             what="the tests of the optimizers with their tensors on the GPU",
             where=("optim/",),
-            command="`python -m pytest -p muloco.gpu_check.on_device tests/optim/test_muon.py ...`",
+            command="run `python -m pytest -p muloco.gpu_check.on_device tests/optim/test_muon.py ...`",
             check="tests:optim",
             seconds=45,
             limit=150,
@@ -19,7 +19,7 @@ PART = Part(
             name="tests_outer",
             what="the tests of codecs, packing, residuals and digests with their tensors on the GPU",
             where=("outer/codecs/", "outer/residual.py", "outer/digest.py"),
-            command="`python -m pytest -p muloco.gpu_check.on_device tests/outer/test_codecs.py ...`",
+            command="run `python -m pytest -p muloco.gpu_check.on_device tests/outer/test_codecs.py ...`",
             check="tests:outer",
             seconds=45,
             limit=150,
