@@ -2,14 +2,9 @@
 
     python3 .gpu/check.py [options of muloco check-gpu]
 
-<<<<<<< HEAD
-A bundle has this file as check.py, so it needs Python and pip alone. It installs into a folder of its own below the
-folder for temporary files (or below $MULOCO_GPU_FOLDER), where the next call finds everything; nothing else is changed.
-=======
 A bundle holds a copy of this file as check.py, which needs only Python and pip. It installs into a folder of its own in
 the system's folder for temporary files, or in $MULOCO_GPU_FOLDER, and changes nothing else. The next call uses the same
 installation.
->>>>>>> main
 """
 
 import importlib.metadata
@@ -41,23 +36,11 @@ def main(words: list[str], here: Path) -> int:
     lacks = ",".join(sorted({*facts["lacks"], *missing}))
     again = f'build one with `make gpu-bundle GPU_ARGS="--python {python}{" --lacks " + lacks if lacks else ""}"`'
     if python != facts["python"]:
-<<<<<<< HEAD
-        return _refuse(
-            f"this bundle is for Python {facts['python']}, and this is {python}; "
-            f'build one by `make gpu-bundle GPU_ARGS="--python {python}"`'
-        )
-    if missing := [name for name in facts["provided"] if not _is_installed(name)]:
-        names = ",".join(missing)
-        return _refuse(f'this machine lacks {names}; build a bundle by `make gpu-bundle GPU_ARGS="--lacks {names}"`')
-    own = f"muloco-gpu-{facts['commit']}-{os.getuid()}"
-    folder = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()) / own  # nothing but ours is removed
-=======
         return _refuse(f"this bundle is for Python {facts['python']}, and this is {python}; {again}")
     if missing:
         return _refuse(f"this machine lacks {','.join(missing)}, which this bundle does not have; {again}")
     parent = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()).absolute()
     folder = parent / f"muloco-gpu-{facts['commit']}-{os.getuid()}"
->>>>>>> main
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
     if not (done.exists() and done.read_text() == facts["commit"]):
         sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")

@@ -6,12 +6,9 @@ import os
 import subprocess
 import sys
 import tarfile
-<<<<<<< HEAD
-=======
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
->>>>>>> main
 from pathlib import Path
 
 import pytest
@@ -80,22 +77,6 @@ def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: l
     assert done.returncode == 2 and done.stderr.startswith(f"check: {message}") and done.stderr.count("\n") == 1
 
 
-<<<<<<< HEAD
-def test_a_folder_that_is_named_for_it_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, named = tmp_path / "bundle", tmp_path / "scratch"
-    here.mkdir()
-    named.mkdir()
-    (named / "thesis.tex").write_text("years of work")
-    facts = {"python": HERE, "provided": [], "commit": "abc", "packages": {}}
-    (here / "bundle.json").write_text(json.dumps(facts))
-    tarfile.open(here / "muloco.tar.gz", "w:gz").close()
-    monkeypatch.setenv("MULOCO_GPU_FOLDER", str(named))
-    monkeypatch.setattr(from_bundle, "_install", lambda wheels, site: 0)
-    monkeypatch.setattr(subprocess, "run", lambda command, **given: subprocess.CompletedProcess(command, 0))
-    assert from_bundle.main([], here) == 0
-    assert (named / "thesis.tex").read_text() == "years of work"
-    assert len(list(named.glob("*/installed"))) == 1
-=======
 def put_script(folder: Path, *, python: str = HERE, provided: Sequence[str] = ()) -> Path:
     """The script and the facts of a bundle; returns the script."""
     script = folder / "check.py"
@@ -148,7 +129,6 @@ def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str], words
     assert bundle.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"bundle: {message}") and error.count("\n") == 1
->>>>>>> main
 
 
 @pytest.mark.parametrize(
