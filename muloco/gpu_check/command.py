@@ -10,6 +10,7 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from muloco import __version__
 from muloco.analysis.output import check_folder
@@ -82,13 +83,24 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it has started, as Ctrl-C does
+        handlers = _ended_as_by_ctrl_c()
         try:
             Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             console.print(f"\n{table(record, width)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
+
+
+def _ended_as_by_ctrl_c() -> dict[signal.Signals, Any]:
+    """From now on SIGTERM and a terminal that is closed end what was started, and the table is printed.
+
+    Returns:
+        the handlers of before. Under nohup, SIGHUP stays ignored.
+    """
+    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    return {one: signal.signal(one, signal.default_int_handler) for one in heeded}
 
 
 def _devices(count: int) -> tuple[str, ...]:
