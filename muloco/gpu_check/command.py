@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from muloco.console import open_console
 from muloco.cores import usable_cores
 from muloco.gpu_check.machine import commit, facts
 from muloco.gpu_check.record import Record, file_name
-from muloco.gpu_check.registry import PARTS, select
+from muloco.gpu_check.registry import PARTS, ROWS, select
 from muloco.gpu_check.row import Row
 from muloco.gpu_check.runner import Limits, Runner, row_command
 from muloco.gpu_check.table import WIDTH, checks, table
@@ -46,7 +47,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     console = open_console(soft_wrap=True, work_behind=True)
     rows = select(command.parts, command.rows)
     if command.list:
-        console.print(listing(), markup=False)
+        console.print(listing(rows if command.parts or command.rows else list(ROWS.values())), markup=False)
         return 0
     limits = _limits(command)
     folder = Path(command.out).absolute()
@@ -109,11 +110,12 @@ def _devices(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count))) if visible is None else tuple(visible.split(",")[:count])
 
 
-def listing() -> str:
-    """All parts and rows."""
+def listing(rows: Sequence[Row]) -> str:
+    """Rows by part."""
     lines = []
     for part in PARTS:
-        lines += [f"{part.name}: {part.summary}", *(f"  {row.name:24} {_shown(row)}" for row in part.rows)]
+        if listed := [row for row in part.rows if row in rows]:
+            lines += [f"{part.name}: {part.summary}", *(f"  {row.name:24} {_shown(row)}" for row in listed)]
     return "\n".join(lines)
 
 
