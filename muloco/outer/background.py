@@ -11,28 +11,29 @@ import torch
 T = TypeVar("T")
 
 
-# One stream a device for all rounds: the caching allocator keeps memory apart by stream, so that a new stream for every
-# round would keep what a round needs once for each of them.
+# All rounds on a device share one stream: the caching allocator holds memory separately for each stream, so a new
+# stream for every round would hold the memory of a round once for each of them.
 #
-# Memory may be freed and given out again only behind the last use of it on any stream:
-# - What the training thread allocates and a round uses (the pseudogradient, a digest): the thread waits for the side
-#   stream before it lets go of its work, so nothing reads it there by the time it is freed.
-# - What a round allocates and the training thread uses (the mean): it is whole when the thread ends. Once it is freed,
-#   only another round can be given its memory, and each begins by waiting for all that the training thread has queued.
-#   This holds as long as a device has one round at a time, as `muloco.outer.fragments.Schedule` demands.
+# Freed memory may be reused only after its last use on any stream:
+# - Memory that the training thread allocates and a round uses (the pseudogradient, a digest): the thread of the round
+#   waits for the side stream before it releases its work, so the stream no longer reads this memory when it is freed.
+# - Memory that a round allocates and the training thread uses (the mean): it is complete when the thread of the round
+#   ends. When it is freed, only another round can reuse it, and a round starts by waiting for everything that the
+#   training thread has queued. This requires one round at a time on a device, which `muloco.outer.fragments.Schedule` ensures.
 @cache
 def _side_stream(device: torch.device) -> torch.Stream:
     return torch.Stream(device)
 
 
 class Pending(Generic[T]):
-    """A result that comes later.
+    """A result that is computed later.
 
     Args:
-        work: called once.
-        concurrent: in a thread, from now on; else when the result is asked for.
-        device: of the tensors that `work` uses. On an accelerator, concurrent work is queued on the device's side
-            stream, which first waits for all that has been queued so far; the thread ends when the device has done it.
+        work: returns the result; it is called once.
+        concurrent: whether `work` is called in a thread that starts now, or else when the result is asked for.
+        device: device of the tensors that `work` uses. On an accelerator, concurrent work is queued on the device's
+            side stream, which first waits for everything that is queued on the current stream. The thread ends when the
+            device has finished the work.
     """
 
     def __init__(self, work: Callable[[], T], *, concurrent: bool, device: torch.device):
@@ -82,6 +83,6 @@ class Pending(Generic[T]):
                         self._stream.synchronize()
         except BaseException as error:
             self._error = error
-        self._work = None  # and with it what it holds
+        self._work = None  # releases the tensors that it holds
         self.seconds = time.perf_counter() - started
         self._done = True

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio as a signed integer: spreads consecutive indices
-_BLOCK = 2**16  # elements at once: within a CPU's cache
+_BLOCK = 2**16  # elements in a block, which fits into a CPU's cache
 _WORD = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -34,7 +34,8 @@ def digest(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _add_to(total: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor, int], None]:
-    """How to add words to a total: on a GPU by a kernel of Triton, which comes with torch for CUDA."""
+    """Returns the function that adds words to `total`: on a GPU a Triton kernel, as CUDA builds of torch include
+    Triton."""
     if total.device.type != "cuda":
         return _add
     from muloco.outer import digest_kernel

@@ -6,17 +6,17 @@ from torch import Tensor
 
 from muloco.outer import digest
 
-_BLOCK = 4096  # elements of a program
+_BLOCK = 4096  # elements that a program processes
 _GOLDEN = tl.constexpr(digest._GOLDEN)
 
 
 def add(total: Tensor, words: Tensor, start: int) -> None:
-    """Adds (element i) x ((i + start) x golden | 1) modulo 2^64, in any order, to an int64 scalar.
+    """Adds the sum over i of words[i] x ((i + start) x golden | 1), modulo 2^64, to `total`. The order does not matter.
 
     Args:
-        total: int64 scalar on the GPU.
+        total: int64 scalar on the GPU, changed in place.
         words: int8, int16, int32 or int64 [n], n at least 1.
-        start: of the first word among all that are added.
+        start: index of the first word among all words of the digest.
     """
     count = words.numel()
     _add[(triton.cdiv(count, _BLOCK),)](total, words, start, count, _BLOCK)

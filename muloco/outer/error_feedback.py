@@ -17,7 +17,7 @@ def encode(
     alpha: float = 1.0,
     gain: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """As `encode_pieces`, of one piece.
+    """Encodes one piece as `encode_pieces` does.
 
     Args:
         residual: fp32 of the shape of `piece`; None stands for zeros.
@@ -40,21 +40,22 @@ def encode_pieces(
     alpha: float = 1.0,
     gain: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """e = decay x residual + gain x piece; the payload is that of e; the new residual is e - alpha x (what it says).
+    """Encodes pieces with error feedback: e = decay x residual + gain x piece; the payload is that of e, and the new
+    residual is e - alpha x (the decoded payload).
 
-    With a gain of 1 the outer learning rate acts once, in the outer optimizer. The paper's code has the outer learning
-    rate as the gain, so that it acts twice on what is compressed.
+    With a gain of 1 the outer learning rate acts once, in the outer optimizer. The paper's code uses the outer
+    learning rate as the gain, so that it acts twice on compressed tensors.
 
-    Where e or what the payload says of it is not finite, in a single element, the new residual of that piece is the old
-    one, as if this round had not been: a NaN would otherwise stay in it for good, since all that is left of a quantized
-    piece with one NaN is NaN. The payload still decodes to what is not finite, and the header of the exchange tells all
-    members, which refuse the round; so nothing is lost in silence.
+    If a single element of e or of the decoded payload is not finite, the piece keeps its old residual. Otherwise a NaN
+    would stay in the residual for good, because a quantized piece with one NaN decodes to NaN throughout. The payload
+    still decodes to values that are not finite, and the headers of the exchange tell all members, which refuse the
+    round, so nothing is lost silently.
 
     Args:
         codec: see `build_codec`.
-        pieces: at least one; of one shape, which can be any, and of any floating dtype; not changed.
-        residual: fp32 [pieces, *shape], on the device of the pieces. Not changed: the caller puts the new one in its
-            place once the round has committed, and keeps the old one for a retry.
+        pieces: at least one; all of one shape, of any floating dtype; not changed.
+        residual: fp32 [pieces, *shape], on the device of the pieces. Not changed: the caller replaces
+            it by the new one once the round has committed, and keeps it for a retry until then.
         decay: share of the residual that is kept, from 0 to 1.
         alpha: share of what was sent that is taken off, from 0 to 1.
         gain: factor on the pieces, greater than 0.

@@ -2,8 +2,8 @@
 
 Every member owns a part of the fragment. It receives that part from all members, adds them up in rank order in fp32
 and sends the mean back, so that 2 (K - 1) / K of a payload leave each worker, whatever K is. Both ways the parts go as
-payloads of a codec; the dense one keeps every bit. What goes to one member at once are the payloads of its pieces, by
-size, shape and place. All pieces of one codec and shape, whoever owns them, are encoded and decoded together.
+payloads of a codec; the dense one keeps every bit. The payloads for one member are sent together, sorted by size, shape
+and place. All pieces of one codec and shape are encoded and decoded together, whichever member owns them.
 """
 
 import itertools
@@ -20,10 +20,10 @@ from muloco.outer.transport import Round, TransportError
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
-"""Bytes of payload of one owner that are worked on together; where one piece has more, as much of the others'."""
+"""Bytes of payload of one owner in a batch. If a single piece has more, the batch has as many bytes of every owner."""
 
 MESSAGE_BYTES = 16 * 2**20
-"""Most bytes of a message of `gather_bytes`."""
+"""Largest number of bytes in a message of `gather_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Piece:
 def average(
     round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int], *, overwrite: bool = False
 ) -> torch.Tensor:
-    """The weighted mean of the members' vectors; the same bits on every member.
+    """Returns the weighted mean of the members' vectors, with the same bits on every member.
 
     Args:
         round: open round.
@@ -56,12 +56,12 @@ def average(
         wire: how the tensors in `flat` travel, the same on every member. Its residuals take up what is lost, to be
             committed by the caller.
         weights: one a member, in rank order; those of weight 0 do not contribute.
-        overwrite: whether the mean is written over `flat`, which a round that fails then leaves half written. Otherwise
-            `flat` is left alone.
+        overwrite: whether the mean may be written over `flat`, which then has no defined content if the round fails.
+            Otherwise `flat` is not changed.
 
     Returns:
-        fp32 vector like `flat`: in the memory of `flat` with `overwrite`, and `flat` itself where one member is alone
-        and every bit arrives; else a new one.
+        fp32 vector of the shape of `flat`: `flat` itself with `overwrite`, or if there is one member and `wire` is
+        exact; else a new one.
 
     Raises:
         ValueError: all weights are 0.
@@ -93,8 +93,8 @@ def ring_bytes(wire: Wire, members: int) -> float:
     return 2 * (members - 1) / members * 4 * sum(map(math.prod, wire.shapes))
 
 
-# Both ways of averaging write `mean` piece by piece, behind the last use of these pieces of `flat`, which may be the
-# same memory: this member has sent them, and by the next exchange all others have read what it sent.
+# Both ways of averaging write `mean` piece by piece. `flat` may be the same memory, so a piece is written only after
+# its last use: this member has sent it, and by the next exchange all others have read what it sent.
 
 
 def _reduce_at_owners(
@@ -115,7 +115,7 @@ def _reduce_at_owners(
 def _gather(round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]) -> None:
     for (pieces,) in _batches(split(wire.shapes, 1), wire):
         (payload,) = _encode([pieces], flat, wire, wire.sent)
-        payload = _apart(payload, mean)  # others read it while this member writes
+        payload = _apart(payload, mean)  # the others read it while this member writes `mean`
         reach("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
         _accumulate(mean, pieces, received, wire, shares)
@@ -124,28 +124,29 @@ def _gather(round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, sh
 
 
 def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """The payload, outside the memory of a vector that is about to be written: dense pieces are sent as views."""
+    """Returns the payload, or a copy if it shares memory with `vector`, which is about to be overwritten: dense pieces
+    are sent as views."""
     same = payload.untyped_storage().data_ptr() == vector.untyped_storage().data_ptr()
     return payload.clone() if same else payload
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Every member's message, in rank order. Its length and checksum go ahead of it, so that bytes which nobody has
-    sent are not taken for one.
+    """Exchanges messages and returns every member's message, in rank order. The length and a checksum are sent before
+    each message, so that bytes that no member sent are not mistaken for one.
 
     Args:
         round: open round.
         data: this member's message, of 1 to `MESSAGE_BYTES` bytes.
 
     Raises:
-        ValueError: it is empty or too long.
-        TransportError: a member is gone or too slow, or what came from it is not what it has sent.
+        ValueError: `data` is empty or too long.
+        TransportError: a member is gone or too slow, or its message arrived damaged.
     """
     if not 0 < len(data) <= MESSAGE_BYTES:
         raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
     ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.wire)
     announced = [
-        part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned
+        part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned for int64
         for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)
     ]
     for rank, (length, _) in enumerate(announced):
@@ -156,7 +157,7 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     messages = [bytes(part.cpu().numpy()) for part in received]
     for rank, (message, (_, checksum)) in enumerate(zip(messages, announced, strict=True)):
         if zlib.crc32(message) != checksum:
-            raise TransportError(f"the message of member {rank} came damaged")
+            raise TransportError(f"the message of member {rank} arrived damaged")
     return messages
 
 
@@ -184,9 +185,9 @@ def _nearest(value: float, unit: int) -> int:
 
 
 def _batches(owned: Sequence[Sequence[Piece]], wire: Wire) -> Iterator[list[Sequence[Piece]]]:
-    """Which pieces of each owner are worked on together, one batch after the other, large ones first, those of one
-    shape one behind the other. All owners' shares of a batch are of about the same size, so that nobody waits for one
-    who has more to send."""
+    """Yields batches: for each owner, the pieces that are exchanged together. Large pieces come first, and pieces of
+    one shape follow each other. The shares of all owners in a batch have about the same size, so that no member waits
+    for one that has more to send."""
     owned = [sorted(pieces, key=lambda piece: (-piece.elements, piece.shape, piece.start)) for pieces in owned]
     done = [0] * len(owned)
     while any(at < len(pieces) for at, pieces in zip(done, owned, strict=True)):
@@ -198,7 +199,7 @@ def _batches(owned: Sequence[Sequence[Piece]], wire: Wire) -> Iterator[list[Sequ
 
 
 def _fitting(pieces: Sequence[Piece], wire: Wire, room: int) -> Sequence[Piece]:
-    """The first pieces whose payloads take `room` bytes."""
+    """Returns the first pieces, whose payloads together fill `room` bytes."""
     ends = itertools.accumulate(_sizes(wire, pieces))
     return pieces[: sum(end <= room for end in ends)]
 
@@ -208,7 +209,7 @@ def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:
 
 
 def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tuple[int, int]]]:
-    """The places (owner, number) in a batch whose pieces have one codec and one shape, by both."""
+    """Returns the places (owner, number) of the pieces in a batch, grouped by codec and shape."""
     found: dict[tuple, list[tuple[int, int]]] = {}
     for owner, pieces in enumerate(batch):
         for number, piece in enumerate(pieces):
@@ -219,7 +220,7 @@ def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tup
 def _encode(
     batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, residual: Residual | None
 ) -> list[torch.Tensor]:
-    """What goes to each owner: the payloads of its pieces, one behind the other."""
+    """Returns one vector for each owner: the payloads of its pieces, one after the other."""
     nothing = flat.new_empty(0, dtype=torch.uint8)
     payloads = [[nothing] * len(pieces) for pieces in batch]
     for (codec, _), places in _alike(batch, wire).items():
@@ -245,7 +246,7 @@ def _decode(
     weight: float = 1.0,
     add: bool = False,
 ) -> None:
-    """Overwrites these pieces of `out` by `weight` x what each owner's payloads say, or adds this to them."""
+    """Overwrites these pieces of `out` by `weight` x the decoded payloads of their owners, or adds this to them."""
     payloads = [
         part.split(_sizes(wire, pieces)) if pieces else () for pieces, part in zip(batch, received, strict=True)
     ]

@@ -62,11 +62,11 @@ class FragmentState:
         return {name: part.view_as(self.anchor[name]) for name, part in zip(self.anchor, parts, strict=True)}
 
     def product(self, one: torch.Tensor | None, other: torch.Tensor) -> float:
-        """This rank's share of the inner product of two vectors: summed over the ranks of a worker, whatever their
-        layout, it is that of the whole tensors.
+        """Returns this rank's share of the inner product of two vectors. The sum over the ranks of a worker, whatever
+        their layout, is the inner product of the whole tensors.
 
         Args:
-            one: None stands for the pseudogradient, which is then formed tensor by tensor.
+            one: fp32 vector; None stands for the pseudogradient, which is then computed tensor by tensor.
             other: fp32 vector.
         """
         total: float | torch.Tensor = 0.0
@@ -77,7 +77,8 @@ class FragmentState:
         return float(total)
 
     def pseudogradient(self) -> torch.Tensor:
-        """anchor - parameters, as one fp32 vector where the parameters are; formed in place, tensor by tensor."""
+        """Returns anchor - parameters as one fp32 vector on the device of the parameters. It is computed in place,
+        tensor by tensor."""
         elements = sum(tensor.numel() for tensor in self.anchor.values())
         flat = torch.empty(elements, device=next(iter(self.parameters.values())).device)
         for name, part in self.views(flat).items():
@@ -85,11 +86,11 @@ class FragmentState:
         return flat
 
     def _difference(self, name: str, out: torch.Tensor) -> torch.Tensor:
-        """anchor - parameter, written into `out`, fp32 of its shape."""
+        """Writes anchor - parameter to `out`, fp32 of the shape of the parameter, and returns `out`."""
         anchor, parameter = self.anchor[name], self.parameters[name]
         if anchor.device == parameter.device and torch.promote_types(anchor.dtype, parameter.dtype) == out.dtype:
             return torch.sub(anchor, parameter, out=out)
-        return out.copy_(anchor, non_blocking=True).sub_(parameter)  # in fp32, without a copy of either beside it
+        return out.copy_(anchor, non_blocking=True).sub_(parameter)  # in fp32, without a copy of either tensor
 
     def step(self, mean: torch.Tensor, *, lr: float | None = None) -> None:
         """The outer step: moves the anchor, with the mean pseudogradient (fp32 vector) as its gradient.
@@ -151,7 +152,8 @@ class FragmentState:
                 state["step"] = torch.full_like(state["step"], outer_steps)
 
     def _beside_anchor(self, vector: torch.Tensor) -> torch.Tensor:
-        """The vector where the anchor is: in page-locked host memory, if need be, for which the host waits."""
+        """Returns the vector on the device of the anchor. A copy to the host goes to page-locked memory, and the host
+        waits for it."""
         if next(iter(self.anchor.values())).device.type == vector.device.type:
             return vector
         host = sharding.to_host(vector)

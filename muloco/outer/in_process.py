@@ -27,8 +27,8 @@ class InProcessGroup:
     def __init__(self, size: int):
         if size < 1:
             raise ValueError(f"a group needs at least one worker; got {size}")
-        # A torch for CUDA that finds no device sets this up when DTensor is first used. Two threads that do so at once
-        # crash the process (seen in torch 2.11).
+        # A CUDA build of torch without a device does this when DTensor is first used, and two threads that do it at
+        # once crash the process (seen with torch 2.11).
         torch._C._ensureCUDADeviceGuardSet()
         self.size = size
         self.present = set(range(size))
@@ -163,7 +163,8 @@ class InProcessTransport:
             del kept[earlier]
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
-        """See `Transport.collect`; waits for all that are present, as nobody is late where workers take turns."""
+        """See `Transport.collect`. Waits for all workers that are present, whatever `patience`: in one process none is
+        late."""
         published, present = self._group.published, self._group.present
         others = [worker for worker in workers if worker != self._worker]
         self._group.wait(self._worker, lambda: all(name in published[w] or w not in present for w in others))
@@ -188,7 +189,7 @@ class InProcessRound:
         self.cut = False
         self.members = shared.members
         self.device = device
-        self.wire = torch.device("cpu")  # nothing is sent, so that tensors of any device can be exchanged
+        self.wire = torch.device("cpu")  # nothing is sent, so tensors on any device can be exchanged
         self.rank = shared.members.index(worker)
         self.size = len(shared.members)
         self.bytes_sent = 0
@@ -211,7 +212,7 @@ class InProcessRound:
 
 
 class _SharedRound:
-    """What the members of a round have posted for each other: the tensors themselves, not copies, until the vote."""
+    """The tensors that the members of a round have posted for each other. Until the vote they are not copies."""
 
     def __init__(self, group: InProcessGroup, members: list[int], name: str):
         self.members = members
@@ -236,7 +237,7 @@ class _SharedRound:
             self.members[rank],
             lambda: all(r in self._votes or self._left(r) for r in range(len(self.members))),
         )
-        self._posts.clear()  # nobody waits in an exchange any more
+        self._posts.clear()  # no member waits in an exchange any more
         return all(self._votes.get(r, False) for r in range(len(self.members)))
 
     def _broken(self, posts: dict[int, Sequence[torch.Tensor]]) -> bool:

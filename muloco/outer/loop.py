@@ -181,7 +181,8 @@ class OuterLoop:
         return not any(fragment.window or fragment.merged_with_local for fragment in self.fragments)
 
     def anchor_digest(self) -> int:
-        """64-bit checksum of this rank's part of the anchor: another one after every outer step that moves it."""
+        """Returns a 64-bit checksum of this rank's part of the anchor, which an outer step that changes the anchor
+        changes."""
         return int(digest(self._all_anchors()))
 
     @contextlib.contextmanager

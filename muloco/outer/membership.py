@@ -140,11 +140,12 @@ class Membership:
         return True
 
     def publish(self, name: str, part: bytes) -> None:
-        """Keeps this worker's part of some work for the others; see `Transport.publish`."""
+        """Offers this worker's part of shared work to the others; see `Transport.publish`."""
         self.transport.publish(name, part)
 
     def collect(self, name: str, patience: float) -> list[bytes]:
-        """What the others that were in the last round have published under a name; see `Transport.collect`."""
+        """Returns the parts that the other members of the last round have published under a name; see
+        `Transport.collect`."""
         others = [worker for worker in self.members if worker != self.crowd.worker]
         return list(self.transport.collect(name, others, patience).values())
 

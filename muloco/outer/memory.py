@@ -1,4 +1,4 @@
-"""Memory that a sync needs beside the state that a worker holds between two syncs. Needs no torch."""
+"""Memory that a sync needs above the state that a worker holds between two syncs. This module needs no torch."""
 
 
 def sync_words(
@@ -11,23 +11,23 @@ def sync_words(
     in_process: bool,
     gradients_stay: bool = False,
 ) -> float:
-    """fp32 words per parameter that one worker holds at the peak of a sync, over what it holds between two syncs.
+    """Returns the peak memory of a sync above the memory between two syncs, of one worker, in fp32 words a parameter.
 
     Between syncs a worker holds parameters, gradients, inner state, anchor, outer state (PAPER 6.2) and, with error
-    feedback, residuals. Gradients are freed behind every inner step. A round that runs while inner steps stand still
-    writes the mean over the pseudogradient. A round beside inner steps needs both, since it may have to be
-    tried again after the parameters have moved. New residuals stand beside the old ones until the round has committed.
-    Buffers of fixed size, for the pieces that are exchanged at once (`muloco.outer.exchange`), come on top.
+    feedback, residuals. Gradients are freed after every inner step. At tau = 0 the mean overwrites the pseudogradient.
+    At tau > 0 a round needs both, since it may have to be repeated after the parameters have changed. New residuals are
+    held in addition to the old ones until the round has committed. Buffers of fixed size for the exchange
+    (`muloco.outer.exchange`) come on top.
 
     Args:
         workers: K.
         sync_delay: tau, inner steps between sending a pseudogradient and applying the mean.
-        compressed: whether the pseudogradients travel in anything but fp32.
+        compressed: whether the pseudogradients are sent in another format than fp32.
         error_feedback: whether compression has error feedback.
         fragments: J, of equal size.
-        in_process: whether the workers take turns in one process; the result is the mean over them. While one runs, the
-            others wait in a round, or with its mean.
-        gradients_stay: whether gradients cannot be freed, as CUDA graphs write them in place.
+        in_process: whether all workers run in one process; the result is then the mean over them. While one runs, the
+            others wait in a round, or hold its mean.
+        gradients_stay: whether gradients cannot be freed, as with CUDA graphs, which write them in place.
     """
     mean = 1.0 if sync_delay and (workers > 1 or compressed) else 0.0
     residuals = 1 + 1 / workers if error_feedback else 0.0

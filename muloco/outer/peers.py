@@ -1,9 +1,9 @@
-"""What workers ask each other outside the rounds: what has become of one, the state of who was in it, and parts of work
-that they share.
+"""Requests between workers outside the rounds: the outcome of a round, the state of a worker that took part in it, and
+parts of shared work.
 
-A worker that loses contact in a vote cannot know whether the others have heard from everyone. It asks them. A worker
-that was away takes over the state of one that was not. Whatever answers at a peer's address, also another program after
-the peer has gone, is either an answer of a peer or none.
+A worker that loses contact in a vote cannot know whether the others have received all votes, so it asks them. A worker
+that was away takes over the state of one that was not. Another program may answer at the address of a peer that is
+gone; its answers are recognized and refused.
 """
 
 import http.client
@@ -28,9 +28,9 @@ KEPT = 64
 REQUEST_SECONDS = 60.0
 """Seconds for a request to arrive."""
 HELD_SECONDS = 1.0
-"""Seconds for which a request for a part that is not there yet waits for it."""
+"""Seconds for which the server holds a request for a part that has not been published yet."""
 CHECKSUM = "Muloco-CRC32"
-"""Header of an answer: CRC-32 of its body."""
+"""Name of the header of an answer that holds the CRC-32 of its body."""
 
 logger = logging.getLogger(__name__)
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -95,7 +95,7 @@ class PeerServer:
             self._offer = (round, state)
 
     def publish(self, name: str, part: bytes) -> None:
-        """Keeps this part for those who ask for it, until it is none of the newest `KEPT_PARTS`."""
+        """Offers a part to other workers until `KEPT_PARTS` newer ones have been published."""
         with self._published:
             self._parts[name] = part
             while len(self._parts) > KEPT_PARTS:
@@ -138,42 +138,43 @@ def ask(address: str, round: str, *, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
         answer = _get(f"http://{address}/round/{round}", seconds).decode()
-    except (OSError, ValueError):  # ValueError: no address, or no text
+    except (OSError, ValueError):  # ValueError: the address or the text is invalid
         return None
     return answer if answer in ANSWERS else None
 
 
 def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:
-    """The state that the peer `host:port` offers after a round.
+    """Fetches the state that a peer offers after a round.
 
     Args:
-        address: of the peer's server.
-        round: its name.
-        patience: seconds that the peer may take to offer it.
-        seconds: that it may be silent.
+        address: `host:port` of the peer's server.
+        round: name of the round.
+        patience: seconds that the peer may take until it offers the state.
+        seconds: longest silence of the peer.
 
     Raises:
-        OSError: the peer is gone, silent, or offers nothing; or what came is not what it has sent.
+        OSError: the peer is gone or silent, offers nothing, or its answer arrived damaged.
     """
     return _get_patiently(f"http://{address}/state/{round}", patience, seconds)
 
 
 def fetch_part(address: str, name: str, *, patience: float) -> bytes:
-    """The part that the peer `host:port` publishes under a name.
+    """Fetches the part that a peer publishes under a name.
 
     Args:
-        address: of the peer's server.
-        name: of the part.
-        patience: seconds that the peer may take to publish it. A peer that is silent takes `2 HELD_SECONDS` at least.
+        address: `host:port` of the peer's server.
+        name: name of the part.
+        patience: seconds that the peer may take to publish it. A silent peer is given up after `2 HELD_SECONDS` at the
+            earliest.
 
     Raises:
-        OSError: the peer is gone, silent, or publishes nothing by that name.
+        OSError: the peer is gone or silent, publishes nothing by that name, or its answer arrived damaged.
     """
     return _get_patiently(f"http://{address}/part/{name}", patience, max(2 * HELD_SECONDS, patience))
 
 
 def _get_patiently(url: str, patience: float, seconds: float) -> bytes:
-    """What a peer answers within `patience` seconds, while it says that it has nothing there yet."""
+    """Returns the answer of a peer. Repeats the request for up to `patience` seconds while the peer has nothing yet."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -182,23 +183,23 @@ def _get_patiently(url: str, patience: float, seconds: float) -> bytes:
             if error.code != 404 or time.monotonic() > deadline:
                 raise
         except ValueError as error:
-            raise OSError(f"what answers there is no worker: {error!r}") from error
+            raise OSError(f"the program that answers there is not a worker: {error!r}") from error
         time.sleep(0.1)
 
 
 def _get(url: str, seconds: float) -> bytes:
-    """All of an answer, in as much memory as it needs, whatever length it announces.
+    """Returns the body of an answer. It takes only as much memory as arrives, whatever length the answer announces.
 
     Raises:
-        OSError: no answer comes, or it is not whole.
+        OSError: there is no answer, or it is incomplete or damaged.
     """
     body = io.BytesIO()
     try:
         with _PLAIN.open(url, timeout=seconds) as response:
             shutil.copyfileobj(response, body, 2**20)
     except http.client.HTTPException as error:
-        raise ConnectionError(f"the answer broke off: {error!r}") from error
+        raise ConnectionError(f"the answer was cut off: {error!r}") from error
     data = body.getvalue()
     if response.headers[CHECKSUM] != str(zlib.crc32(data)):
-        raise OSError(f"{len(data)} bytes came that are not the answer of a worker, or not all of it")
+        raise OSError(f"the answer of {len(data)} bytes is incomplete, damaged, or not from a worker")
     return data

@@ -8,7 +8,8 @@ from muloco.outer import error_feedback
 from muloco.outer.codecs import Codec
 
 Stacks = dict[tuple[int, ...], torch.Tensor]
-"""What is left of pieces that were encoded together, [pieces, elements], by where they start in the fragment."""
+"""Residuals of pieces that were encoded together, fp32 [pieces, elements], by the starts of the pieces in the
+fragment."""
 
 
 class Residual:
@@ -37,8 +38,16 @@ class Residual:
         self._new = {}
 
     def encode(self, codec: Codec, pieces: Sequence[torch.Tensor], starts: Sequence[int]) -> torch.Tensor:
-        """The payloads, uint8 [pieces, bytes], of fp32 pieces of one shape, whose elements are at `starts` in the
-        fragment, and of what was left of them."""
+        """Encodes fp32 pieces of one shape together with their residuals.
+
+        Args:
+            codec: see `build_codec`.
+            pieces: at least one.
+            starts: index in the fragment of the first element of each piece.
+
+        Returns:
+            payloads, uint8 [pieces, bytes].
+        """
         shape, elements = pieces[0].shape, pieces[0].numel()
         left = self._of(tuple(starts), elements, pieces[0].device).view(len(pieces), *shape)
         payloads, new = error_feedback.encode_pieces(codec, pieces, left, self._decay, self._alpha, self._gain)
@@ -69,7 +78,7 @@ class Residual:
         self._kept = {(0,): vector[None].clone()}
 
     def _of(self, starts: tuple[int, ...], elements: int, device: torch.device) -> torch.Tensor:
-        """[pieces, elements]"""
+        """Returns the residuals of pieces that start there, fp32 [pieces, elements] on `device`."""
         same = self._kept.get(starts)
         if same is not None and same.shape[1] == elements:
             return same
@@ -88,6 +97,6 @@ class Residual:
 
 
 def _pieces(stacks: Mapping[tuple[int, ...], torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Where each piece starts, and what is left of it, flat."""
+    """Yields the start of each piece and its residual as a vector."""
     for starts, parts in stacks.items():
         yield from zip(starts, parts.unbind(), strict=True)

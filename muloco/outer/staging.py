@@ -1,4 +1,4 @@
-"""Bytes between the device that makes payloads and the memory that a process group sends from."""
+"""Copies of payloads between the device that makes them and the memory from which a process group sends."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import torch
 
 
 class Staging:
-    """Copies through page-locked host memory, where payloads are made on an accelerator and sent from the host; else
-    hands on what it gets. Only the stream that is current waits, never the one of the inner steps beside it.
+    """Copies payloads through page-locked host memory if they are made on an accelerator and sent from the host;
+    otherwise it returns its input. The copies wait for the current stream only, not for the stream of the inner steps.
 
     Args:
-        device: where payloads are made and read.
-        wire: what the process group sends from and receives into.
+        device: the device that makes and reads payloads.
+        wire: the device from which the process group sends, and to which it receives.
     """
 
     def __init__(self, device: torch.device, wire: torch.device):
@@ -20,8 +20,8 @@ class Staging:
         self._pinned = wire.type == "cpu" and device.type != "cpu"
 
     def to_wire(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The uint8 vectors where they can be sent from; what is there already is not copied, and what several members
-        get is copied once."""
+        """Returns the uint8 vectors on `wire`. Vectors that are already there are not copied, and a vector that occurs
+        several times is copied once."""
         copies: dict[tuple[int, int], torch.Tensor] = {}
         staged = []
         for part in parts:
@@ -37,11 +37,11 @@ class Staging:
         return staged
 
     def room(self, size: int) -> torch.Tensor:
-        """That many bytes to send from or to receive into."""
+        """Returns an uninitialized uint8 vector of `size` bytes on `wire`."""
         return torch.empty(size, dtype=torch.uint8, device=self.wire, pin_memory=self._pinned)
 
     def from_wire(self, data: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """What was received, on a device: the copy is queued, and torch keeps `data` until it is done."""
+        """Returns received bytes on a device. The copy is queued, and torch keeps `data` until it is done."""
         return data.to(device, non_blocking=True) if self._elsewhere(device) else data
 
     def _elsewhere(self, device: torch.device) -> bool:

@@ -1,8 +1,8 @@
 """Workers as processes: torchft's manager says who takes part, its process group carries the bytes.
 
 torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker and lets workers differ,
-so the vote is ours, and what torchft answers behind it says whether the connections have held. Its DiLoCo is not used
-(`tests/outer` hold it against ours).
+so muloco takes the vote itself, and torchft's answer afterwards says whether the connections have held. torchft's
+DiLoCo is not used (`tests/outer` compares it with muloco's).
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class TorchftTransport:
         store: host and port of the worker's own store, already up.
         host: name or address under which other workers reach this one.
         group: carries the bytes: `GlooGroup`, `NCCLGroup` or another `PeerGroup`, used by nothing else.
-        device: where payloads are made and read: with the parameters.
+        device: the device of the parameters, which makes and reads payloads.
         quorum_timeout: how long to wait for the other workers at a sync.
         exchange_timeout: how long a chunk of an exchange may take.
         ranks_group: gloo group of the worker's ranks, used by nothing else; None for a single rank.
@@ -144,15 +144,15 @@ class TorchftTransport:
         return round
 
     def finish(self, *, committed: bool, broken: str | None, step: int) -> None:
-        """Tells torchft how a round ended; where the connections have failed, it makes new ones for the next round.
+        """Tells torchft how a round ended. If connections have failed, torchft makes new ones for the next round.
 
-        The vote has been taken by now, and torchft's answer does not change it: the other workers may have committed.
-        What torchft says is whether the connections of all ranks of this worker have held. Where they have not,
-        nothing goes over them any more.
+        The vote has been taken by now, and torchft's answer does not change it, since the other workers may have
+        committed. The answer says whether the connections of all ranks of this worker have held. If they have not,
+        nothing is sent over them any more.
 
         Args:
-            committed: how the round ended.
-            broken: why this rank can exchange nothing any more; None: it can.
+            committed: whether the round was committed.
+            broken: why this rank cannot exchange any more; None if it can.
             step: inner step of the sync.
 
         Raises:
@@ -203,7 +203,7 @@ class TorchftTransport:
             try:
                 found[worker] = fetch_part(known[worker], name, patience=max(0.0, deadline - time.monotonic()))
             except OSError as error:
-                logger.info("worker %d has no part %s for this one: %s", worker, name, error)
+                logger.info("worker %d did not provide part %s: %s", worker, name, error)
         return found
 
     def cut(self) -> None:
@@ -314,11 +314,11 @@ class TorchftRound:
         return committed
 
     def _exchange_votes(self, name: str) -> None:
-        """A yes is a digest of the round's name; nothing else that is in memory or on the wire passes for it."""
+        """Exchanges votes. A yes is a digest of the name of the round, so that no other bytes are mistaken for it."""
         yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.wire)
         votes = self.exchange([yes] * self.size, [yes.numel()] * self.size)
         if not all(torch.equal(vote, yes) for vote in votes):
-            raise TransportError("what came from another worker was not its vote on this round")
+            raise TransportError("another worker sent bytes that are not its vote on this round")
 
     def _insist_on_connection(self) -> None:
         if self.broken is None and not self._transport.group.connected:
@@ -357,10 +357,14 @@ class TorchftRound:
 
 
 def _introduction(told: bytes) -> tuple[str, str, int]:
-    """What a member says of itself as a group begins: where it can be asked, a name for the group, and its worker."""
+    """Parses the message of a member at the start of a group: its address, a name for the group, and its worker id.
+
+    Raises:
+        TransportError: the message is none of this kind.
+    """
     said = re.fullmatch(rb"([!-~]+:\d{1,5}) ([0-9a-f]{8}) (\d{1,9})", told)
     if said is None:
-        raise TransportError(f"what came from a member is not its address: {told[:80]!r}")
+        raise TransportError(f"a member sent bytes that are not its address: {told[:80]!r}")
     return said[1].decode(), said[2].decode(), int(said[3])
 
 
@@ -371,11 +375,11 @@ def _in_short(error: Exception) -> str:
 
 
 class PeerGroup(ProcessGroupWrapper):
-    """Makes a process group of torchft one over which rounds are held: base class in front of torchft's. It remembers
-    which members it connects, and swaps bytes between them."""
+    """Extends a process group of torchft for rounds: a base class to put before torchft's. It remembers the members
+    that it connects, and swaps bytes between them."""
 
     device = torch.device("cpu")
-    """Where the bytes that it swaps are."""
+    """Device of the bytes that the group sends and receives."""
     place = 0
     """Of this worker among the members."""
     members = 0
@@ -395,19 +399,23 @@ class PeerGroup(ProcessGroupWrapper):
 
     @property
     def parent(self) -> dist.ProcessGroup:
-        """torch's process group; another thread may abort this one at any moment."""
+        """torch's process group. Another thread may abort it at any time.
+
+        Raises:
+            RuntimeError: the group has been aborted.
+        """
         connected = self._pg
         if connected is None:
             raise RuntimeError(CUT_OFF)
         return connected
 
     def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
-        """Fills `received` with what the members have for this one, `sizes` bytes in rank order, and hands `sent` to
-        them; returns when it is there.
+        """Sends `sent[r]` to member r, and fills `received` with the bytes from all members, `sizes[r]` from member r
+        in rank order. Returns when they have arrived.
 
-        Waiting for a work is not enough. That of NCCL makes the current stream wait, not the host, and never fails:
-        when a member is lost, torchft aborts the communicator after the timeout, the stream goes on, and `received`
-        holds whatever was in memory. `errored` waits for the current stream and says whether that has happened.
+        It is not enough to wait for NCCL's work object: this makes the current stream wait, not the host, and never
+        fails. When a member is lost, torchft aborts the communicator after the timeout, the stream goes on, and
+        `received` holds arbitrary bytes. `errored` waits for the current stream and says whether this has happened.
 
         Raises:
             RuntimeError: a member is gone or too slow.
@@ -417,13 +425,13 @@ class PeerGroup(ProcessGroupWrapper):
             raise RuntimeError(str(failure)) from failure
 
     def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
-        """Starts a swap and waits for its works."""
+        """Starts a swap and waits for its work objects, see `swap`."""
         raise NotImplementedError
 
     def forget_rendezvous(self, timeout: timedelta) -> None:
-        """Deletes what the members left in the store to find each other. A lighthouse that was restarted counts quorums
-        from 1 again: the members of the next quorum of this number must not find it. Where the store does not answer,
-        its worker is gone, and nobody finds anything there."""
+        """Deletes the entries in the store by which the members found each other. A restarted lighthouse counts quorums
+        from 1 again, and the members of the next quorum of this number must not find these entries. If the store does
+        not answer, its worker is gone, and so are the entries."""
         address, _, prefix = self.rendezvous.partition("/")
         host, _, port = address.rpartition(":")
         try:
@@ -436,11 +444,11 @@ class PeerGroup(ProcessGroupWrapper):
 
 
 class GlooGroup(PeerGroup, ProcessGroupGloo):
-    """Over TCP, from and to the memory of the host."""
+    """Sends over TCP, from and to host memory."""
 
     def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
-        """What comes is asked for before anything is sent: gloo's own all-to-all sends first; its request for the other
-        side's part then waits behind what it sends, and the two directions of a link take turns."""
+        """Posts all receives before the sends. gloo's own all-to-all sends first, so that its request for the other
+        side's part waits until its own part is sent, and only one direction of a link is busy at a time."""
         works = [self.recv([part], r, 0) for r, part in enumerate(received.split(sizes)) if part.numel()]
         works += [self.send([part], r, 0) for r, part in enumerate(sent) if part.numel()]
         try:
@@ -451,7 +459,7 @@ class GlooGroup(PeerGroup, ProcessGroupGloo):
 
 
 class StreamGroup(PeerGroup):
-    """Over works that are queued on a stream, in one call: they may be under way when `post` returns."""
+    """Swaps in one collective call that is queued on a stream, and may still be running when `post` returns."""
 
     def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
         lengths = [part.numel() for part in sent]
@@ -459,15 +467,15 @@ class StreamGroup(PeerGroup):
 
 
 class NCCLGroup(StreamGroup, ProcessGroupNCCL):
-    """From and to this rank's CUDA device, which is the current one when it is made."""
+    """Sends from and to this rank's CUDA device, the current device when the group is created."""
 
     def __init__(self, timeout: timedelta):
         super().__init__(timeout)
         self.device = torch.device("cuda", torch.cuda.current_device())
 
     def configure(self, *args, **kwargs) -> None:
-        # torch reads the variable when the group is made. As torchtitan sets it for the groups within a worker, torch
-        # would end the process when a member of the group is lost; here torchft aborts the group after the timeout.
+        # torch reads the variable when the group is created. With the value that torchtitan sets for the groups within
+        # a worker, torch would end the process when a member is lost. Here torchft aborts the group after the timeout.
         before = os.environ.get(_ON_ERROR)
         os.environ[_ON_ERROR] = "0"
         try:

@@ -92,20 +92,20 @@ class Header:
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
 
     def to_bytes(self) -> bytes:
-        """As it travels."""
+        """Returns the header as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Header":
-        """The header that travelled as `data`.
+        """Parses the result of `to_bytes`.
 
         Raises:
-            TransportError: there is none.
+            TransportError: `data` is not a valid header.
         """
         try:
             header = cls(**json.loads(data))
         except (ValueError, TypeError, RecursionError) as error:
-            raise TransportError(f"what came from a member is no header: {data[:80]!r}") from error
+            raise TransportError(f"a member sent bytes that are not a header: {data[:80]!r}") from error
         sound = all(type(getattr(header, field.name)) is field.type for field in fields(cls))
         if not (
             sound
@@ -115,7 +115,7 @@ class Header:
             and 0 <= header.weight < 2**63
             and -(2**63) <= header.digest < 2**63
         ):
-            raise TransportError(f"what came from a member is no header: {data[:80]!r}")
+            raise TransportError(f"a member sent bytes that are not a header: {data[:80]!r}")
         return header
 
 
@@ -165,16 +165,16 @@ def agree(
     Args:
         transport: opens the rounds.
         own: this worker's header.
-        payload: gives its pseudogradient, an fp32 vector on the transport's device, once an attempt; None: it sends
-            nothing.
+        payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
+            attempt. None: the worker sends nothing.
         wire_of: how a fragment travels, by index.
         passed: whether the others are known to have gone on without this worker, which then must not lead a round.
-        overwrite: whether the mean may be written over what `payload` gives.
+        overwrite: whether the mean may be written over the vector that `payload` returns.
 
     Raises:
         TransportError: too few workers came, or round after round failed.
         AnchorMismatch, NonFinitePseudogradient: on every member alike.
-        ForeignRun: this worker belongs to another run than the others, or has another config.
+        ForeignRun: this worker belongs to another run than the others, or its config differs from theirs.
     """
     sent = 0
     for attempt in range(1, ATTEMPTS + 1):

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 
 KEPT_PARTS = 2
-"""Parts of a worker that others can collect: one that has collected a part from all may be the next part ahead of
-them."""
+"""Number of the newest parts of a worker that others can collect. A worker that has collected a part from all others
+may publish its next part before they have collected this one."""
 
 
 class TransportError(RuntimeError):
@@ -26,9 +26,9 @@ class Round(Protocol):
     size: int
     """Number of members."""
     device: torch.device
-    """Where payloads are made and read, which is where the parameters live."""
+    """The device of the parameters, which makes and reads payloads."""
     wire: torch.device
-    """Whence bytes are sent; where it is not `device`, a copy in page-locked memory is."""
+    """The device from which bytes are sent. If it is not `device`, payloads are copied through page-locked memory."""
     bytes_sent: int
     """Bytes that this rank has sent to other workers so far in this round."""
 
@@ -41,9 +41,9 @@ class Round(Protocol):
         """Sends `outgoing[r]` to member r and returns what came from each, in rank order, once it is there.
 
         Args:
-            outgoing: one uint8 vector a member, of any lengths, all on `device` or all on `wire`; what comes back lies
-                there, too. Member r may read `outgoing[r]` until it begins the next exchange or its vote, so it has to
-                be left alone until this member's next exchange or vote returns.
+            outgoing: one uint8 vector for each member, of any length, all on `device` or all on `wire`; the result is
+                on the same device. Member r may read `outgoing[r]` until it begins the next exchange or its vote, so
+                the vector must not be changed until this member's next exchange or vote returns.
             sizes: bytes that come from each member; all members know each other's sizes beforehand.
 
         Raises:
@@ -63,7 +63,7 @@ class Transport(Protocol):
     """Opens rounds between workers."""
 
     device: torch.device
-    """Where payloads are made and read, which is where the parameters live."""
+    """The device of the parameters, which makes and reads payloads."""
     concurrent: bool
     """Whether rounds can run in a thread of their own, beside the inner steps."""
 
@@ -88,12 +88,14 @@ class Transport(Protocol):
         ...
 
     def publish(self, name: str, part: bytes) -> None:
-        """Keeps this rank's part of some work for the same rank of other workers. The newest `KEPT_PARTS` are kept."""
+        """Offers this rank's part of shared work to the same rank of other workers. The newest `KEPT_PARTS` are
+        kept."""
         ...
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
-        """What these workers have published under a name, by worker. Waits `patience` seconds at most for all of them
-        together, and leaves out those that are gone or late: unlike a round, workers may see different answers."""
+        """Returns the parts that these workers have published under a name, by worker. Waits at most `patience` seconds
+        for all of them together, and leaves out workers that are gone or late. Unlike in a round, different workers may
+        get different answers."""
         ...
 
     def any_rank(self, value: bool) -> bool:

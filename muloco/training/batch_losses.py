@@ -31,9 +31,9 @@ def unpack(data: bytes, *, batches: int) -> Losses:
     try:
         losses = {batch: (float(total), tokens) for batch, total, tokens in json.loads(data)}
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"no losses of batches: {error}") from None
+        raise ValueError(f"the losses cannot be read: {error}") from None
     if not all(type(batch) is type(tokens) is int for batch, (_, tokens) in losses.items()):
-        raise ValueError("batches and tokens are whole numbers")
+        raise ValueError("the numbers of batches and tokens must be integers")
     if not all(0 <= batch < batches and tokens >= 0 for batch, (_, tokens) in losses.items()):
-        raise ValueError(f"there are batches 0 to {batches - 1}, and no batch has less than no tokens")
+        raise ValueError(f"batches must be from 0 to {batches - 1}, and numbers of tokens must not be negative")
     return losses

@@ -199,11 +199,11 @@ class AnchorValidator(Validator):
             try:
                 losses = unpack(part, batches=self._batches) | losses
             except ValueError as error:
-                logger.warning("what another worker has for the validation after step %d is no use: %s", step, error)
+                logger.warning("another worker sent invalid losses for the validation after step %d: %s", step, error)
         losses = self._as_rank_0_has(losses)
         missing = [batch for batch in range(self._batches) if batch not in losses]
         if missing:
-            logger.info("validating %d batches after step %d that no other worker has", len(missing), step)
+            logger.info("validating %d batches after step %d whose losses no other worker provided", len(missing), step)
             losses |= self._anchor_losses(model_parts, step, missing)
         return losses
 
