@@ -57,7 +57,7 @@ def test_help_and_list_tell_parts_and_rows(capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in ROWS)
     assert main(["check-gpu", "--list", "--rows", "offload"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["laptop:", "turns", "offload"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["laptop:", "in_process", "offload"]
 
 
 def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
