@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import re
+import socket
 import threading
 import time
 import uuid
@@ -34,6 +35,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHUNK_BYTES = 16 * 2**20
 """Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
 ASK_SECONDS = 5.0
+STORE_SECONDS = 10.0
+"""Timeout of a first connection to the store in which the members of a new group find each other."""
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
 CUT_OFF = "this worker was cut off"
@@ -392,6 +395,7 @@ class PeerGroup(ProcessGroupWrapper):
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
         self.place, self.members, self.rendezvous = rank, world_size, store_addr
         self.configurations += 1
+        self._insist_on_store()
         super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     @property
@@ -430,19 +434,36 @@ class PeerGroup(ProcessGroupWrapper):
         """Starts a swap and waits for its work objects, see `swap`."""
         raise NotImplementedError
 
+    def _insist_on_store(self) -> None:
+        """
+        Raises:
+            ConnectionError: the worker that holds the store has gone. torch would try to connect until its timeouts,
+                and the other workers would wait for this one.
+        """
+        host, port = self._store_address()
+        try:
+            socket.create_connection((host, port), timeout=STORE_SECONDS).close()
+        except OSError as error:
+            self.abort()
+            raise ConnectionError(f"the worker at {host}:{port} has gone: {error}") from error
+
+    def _store_address(self) -> tuple[str, int]:
+        host, _, port = self.rendezvous.partition("/")[0].rpartition(":")
+        return host.strip("[]"), int(port)
+
     def forget_rendezvous(self, timeout: timedelta) -> None:
         """Deletes the entries in the store by which the members found each other. A restarted lighthouse counts quorums
         from 1 again, and the members of the next quorum of this number must not find these entries. If the store does
         not answer, its worker is gone, and so are the entries."""
-        address, _, prefix = self.rendezvous.partition("/")
-        host, _, port = address.rpartition(":")
+        host, port = self._store_address()
+        prefix = self.rendezvous.partition("/")[2]
         try:
-            store = dist.TCPStore(host.strip("[]"), int(port), is_master=False, wait_for_workers=False, timeout=timeout)
+            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
             for key in store.list_keys():
                 if key.startswith(f"{prefix}/"):
                     store.delete_key(key)
         except RuntimeError as error:
-            logger.info("the store at %s does not answer: %s", address, _in_short(error))
+            logger.info("the store at %s:%d does not answer: %s", host, port, _in_short(error))
 
 
 class GlooGroup(PeerGroup, ProcessGroupGloo):
