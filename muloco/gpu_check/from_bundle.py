@@ -42,16 +42,18 @@ def main(words: list[str], here: Path) -> int:
     parent = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()).absolute()
     folder = parent / f"muloco-gpu-{facts['commit']}-{os.getuid()}"
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
-    if not (done.exists() and done.read_text() == facts["commit"]):
-        sys.stdout.write(f"installing {len(facts['packages'])} packages into {folder}\n")
+    wheels = sorted((here / "wheels").glob("*.whl"))
+    content = "\n".join([facts["commit"], *(wheel.name for wheel in wheels)])
+    if not (done.exists() and done.read_text() == content):
+        sys.stdout.write(f"installing {len(wheels)} packages into {folder}\n")
         sys.stdout.flush()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if status := _install(sorted((here / "wheels").glob("*.whl")), site):
+        if status := _install(wheels, site):
             return _refuse(f"pip could not install the wheels (status {status})")
         with tarfile.open(here / "muloco.tar.gz") as packed:
             packed.extractall(tree, filter="data")
-        done.write_text(facts["commit"])
+        done.write_text(content)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(tree), str(site), *filter(None, [os.environ.get("PYTHONPATH")])]),

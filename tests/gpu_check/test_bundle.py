@@ -87,18 +87,20 @@ def put_script(folder: Path, *, python: str = HERE, provided: Sequence[str] = ()
     return script
 
 
+def put_wheel(folder: Path, name: str) -> None:
+    """A package of one module."""
+    folder.mkdir(exist_ok=True)
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"NAME = {name!r}")
+        wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", tags)
+        wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
+
+
 def test_the_script_becomes_the_command_in_a_folder_of_its_own(tmp_path: Path) -> None:
     """One process: what ends the script by a signal ends the checks. What else is in the folder stays."""
     script = put_script(tmp_path)
-    info = "tiny-1.0.dist-info"
-    (tmp_path / "wheels").mkdir()
-    with zipfile.ZipFile(tmp_path / "wheels" / "tiny-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("tiny.py", "NAME = 'tiny'")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
     code = b"import os, sys, tiny\nprint(tiny.NAME, os.getpid(), *sys.argv[1:])\nsys.exit(7)\n"
     with tarfile.open(tmp_path / "muloco.tar.gz", "w:gz") as packed:
         for name, text in (("muloco/__init__.py", b""), ("muloco/__main__.py", code)):
@@ -110,9 +112,17 @@ def test_the_script_becomes_the_command_in_a_folder_of_its_own(tmp_path: Path) -
     (scratch / "mine").write_text("stays")
     environment = {**os.environ, "MULOCO_GPU_FOLDER": str(scratch)}
     line = [sys.executable, "-I", str(script), "--list"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
-        said = process.communicate()[0].splitlines()[-1]
-    assert said == f"tiny {process.pid} check-gpu --list --out {tmp_path / 'gpu-check'}" and process.returncode == 7
+    for name, installs in (
+        ("tiny", True),
+        ("tiny", False),
+        ("small", True),
+    ):  # the last is another bundle of the commit
+        put_wheel(tmp_path / "wheels", name)
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+            said = process.communicate()[0]
+        ending = f"tiny {process.pid} check-gpu --list --out {tmp_path / 'gpu-check'}\n"
+        assert said.endswith(ending) and process.returncode == 7
+        assert ("installing" in said) == installs
     assert (scratch / "mine").read_text() == "stays"
 
 
