@@ -12,7 +12,7 @@ import torch
 
 from muloco.outer import TransportError, torchft
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.torchft import PeerGroup, TorchftRound, TorchftTransport
+from muloco.outer.torchft import GlooGroup, PeerGroup, TorchftRound, TorchftTransport
 
 from .over_torchft import connect, in_threads
 
@@ -229,6 +229,17 @@ def test_a_quorum_that_does_not_come_is_an_error_that_says_so(lighthouse) -> Non
     with pytest.raises(TransportError, match="sync after step 7: no quorum of 2 or more workers within 1 s"):
         transport.open(7)
     transport.close()
+
+
+def test_a_store_whose_worker_has_gone_is_given_up_at_once() -> None:
+    """torch would try to reach it until the timeout of the group."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    group = GlooGroup(timedelta(seconds=SECONDS))
+    with pytest.raises(ConnectionError, match=rf"^the worker at {address} has gone: "):
+        group.configure(f"{address}/prefix", "worker", 0, 2)
+    assert not group.connected
 
 
 def test_a_server_remembers_its_last_rounds_and_speaks_no_more_once_closed() -> None:
