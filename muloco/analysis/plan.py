@@ -20,7 +20,7 @@ ASSUMPTIONS = (
     "workers send what their codec makes of the fp32 pseudogradients, both ways. Neither latency nor validation, "
     "evaluation, checkpoints or lost workers are in the times; the share of validation is that of all forward and "
     "backward passes, a backward pass being two forward ones. Memory is that of parameters, gradients, optimizers and "
-    "a sync, before which gradients are freed, as without CUDA graphs; activations come on top."
+    "a sync; activations come on top."
 )
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
@@ -180,7 +180,8 @@ def _memory(config: Config) -> Memory:
 
 
 def _sync_words(config: Config) -> float:
-    """On GPUs, where CUDA graphs are recorded unless the config turns them off or workers share a process."""
+    """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless the
+    config turns them off or the workers share a process."""
     ft = config.fault_tolerance
     in_process = ft.transport == "in_process"
     return sync_words(
