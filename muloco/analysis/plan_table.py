@@ -47,7 +47,7 @@ def _of_one(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width:
         "inner steps": f"{plan.steps:,}, of {plan.tokens:,} tokens together",
         "compute of an inner step": f"{plan.step_seconds:.3g} s",
         "sent by a worker": _sent(plan),
-        "memory of a GPU": f"{_gigabytes(plan.state_per_gpu)} GB between syncs, {_memory(plan)} GB at most",
+        "memory of a GPU": _memory_over_time(plan),
         **({"host memory a GPU": f"{_gigabytes(plan.host_bytes_per_gpu)} GB"} if plan.host_bytes_per_gpu else {}),
         "validation": f"{100 * plan.validation_share:.1f} % of the computation, not in the times below",
     }
@@ -102,6 +102,12 @@ def _sent(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     return f"{_gigabytes(plan.bytes_per_gpu)}{'' if plan.fits else ' (too much)'}"
+
+
+def _memory_over_time(plan: Plan) -> str:
+    between, peak = _gigabytes(plan.state_per_gpu), _gigabytes(plan.bytes_per_gpu)
+    said = f"{peak} GB at all times" if between == peak else f"{between} GB between syncs, {peak} GB at most"
+    return said if plan.fits else f"{said}: too much"
 
 
 def _gigabytes(amount: float) -> str:

@@ -2,15 +2,17 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from muloco.launch.processes import exception_in, refusal_in
+from muloco.launch.processes import end_with_parent, exception_in, refusal_in
 from muloco.training.load import CHECKOUT
 
 Figures = dict[str, float | int | str]
@@ -86,6 +88,7 @@ class Bench:
             cwd=folder,
             encoding="utf-8",
             errors="replace",
+            preexec_fn=partial(end_with_parent, signal.SIGINT),  # a run would go on to its next sync after SIGTERM
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:

@@ -8,8 +8,10 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from muloco import __version__
 from muloco.analysis.output import check_folder
@@ -17,7 +19,7 @@ from muloco.console import open_console
 from muloco.cores import usable_cores
 from muloco.gpu_check.machine import commit, facts
 from muloco.gpu_check.record import Record, file_name
-from muloco.gpu_check.registry import PARTS, select
+from muloco.gpu_check.registry import PARTS, ROWS, select
 from muloco.gpu_check.row import Row
 from muloco.gpu_check.runner import Limits, Runner, row_command
 from muloco.gpu_check.table import WIDTH, checks, table
@@ -48,7 +50,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     console = open_console(soft_wrap=True, work_behind=True)
     rows = select(command.parts, command.rows)
     if command.list:
-        console.print(listing(), markup=False)
+        console.print(listing(rows if command.parts or command.rows else list(ROWS.values())), markup=False)
         return 0
     limits = _limits(command)
     folder = Path(command.out).absolute()
@@ -85,13 +87,24 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends the rows, as Ctrl-C does
+        handlers = _ended_as_by_ctrl_c()
         try:
             Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             console.print(f"\n{table(record, width)}\nrecord: {record.path}", markup=False)
     return 1 if record.failed else 0
+
+
+def _ended_as_by_ctrl_c() -> dict[signal.Signals, Any]:
+    """From now on SIGTERM and a terminal that is closed end what was started, and the table is printed.
+
+    Returns:
+        the handlers of before. Under nohup, SIGHUP stays ignored.
+    """
+    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    return {one: signal.signal(one, signal.default_int_handler) for one in heeded}
 
 
 def _devices(count: int) -> tuple[str, ...]:
@@ -100,11 +113,12 @@ def _devices(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count))) if visible is None else tuple(visible.split(",")[:count])
 
 
-def listing() -> str:
-    """All parts and rows."""
+def listing(rows: Sequence[Row]) -> str:
+    """Rows by part."""
     lines = []
     for part in PARTS:
-        lines += [f"{part.name}: {part.summary}", *(f"  {row.name:24} {_shown(row)}" for row in part.rows)]
+        if listed := [row for row in part.rows if row in rows]:
+            lines += [f"{part.name}: {part.summary}", *(f"  {row.name:24} {_shown(row)}" for row in listed)]
     return "\n".join(lines)
 
 

@@ -64,7 +64,7 @@ class Child:
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
-            preexec_fn=partial(_prepare, end_signal),
+            preexec_fn=partial(end_with_parent, end_signal),
         )
         self._heard = time.monotonic()
         self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
@@ -160,7 +160,7 @@ def refusal_in(log: str) -> str | None:
     return f"ConfigError: {said[-1]}" if said else None
 
 
-def _prepare(end_signal: int) -> None:
+def end_with_parent(end_signal: int) -> None:
     """In the child before its program starts: it heeds the signal that ends it, which a shell's background jobs would
     ignore if it is SIGINT, and on Linux gets it when its parent dies."""
     signal.signal(end_signal, signal.SIG_DFL)

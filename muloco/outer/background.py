@@ -19,8 +19,8 @@ T = TypeVar("T")
 #   waits for the side stream before it releases its work, so the stream no longer reads this memory when it is freed.
 # - Memory that a round allocates and the training thread uses (the mean): it is complete when the thread of the round
 #   ends. When it is freed, only another round can reuse it, and a round starts by waiting for everything that the
-#   training thread has queued. This requires one round at a time on a device, which
-#   `muloco.outer.fragments.Schedule` ensures.
+#   training thread has queued. This requires one round at a time on a device, which `muloco.outer.fragments.Schedule`
+#   ensures.
 @cache
 def _side_stream(device: torch.device) -> torch.Stream:
     return torch.Stream(device)

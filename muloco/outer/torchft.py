@@ -334,6 +334,8 @@ class TorchftRound:
         received, outgoing = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
             self._transport.group.swap(received, sizes, outgoing)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # this worker's own device has failed
         except RuntimeError as error:
             self.broken = f"lost contact with another worker: {_in_short(error)}"
             raise TransportError(self.broken) from error

@@ -1,5 +1,6 @@
 """Plans: the paper's memory (PAPER 6.2) and hours (6.1) by configs, bytes by the codecs, and the command."""
 
+import dataclasses
 import subprocess
 import sys
 from functools import partial
@@ -10,8 +11,9 @@ import torch
 
 from muloco.analysis import published
 from muloco.analysis.plan import GPUS, fastest, plan
-from muloco.analysis.plan_table import plot_plans
+from muloco.analysis.plan_table import plan_tables, plot_plans
 from muloco.cli import main
+from muloco.console import open_console
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
@@ -281,6 +283,15 @@ def test_a_plan_shows_the_peak_of_a_sync_and_the_share_of_validation(
     assert f"│ {state / 1e9:.1f} GB between syncs, {peak / 1e9:.1f} GB at most │" in said
     assert f"│ {host / 1e9:.1f} GB │" in said
     assert f"│ {100 * planned.validation_share:.1f} % of the computation" in said
+
+
+def test_memory_that_no_sync_adds_to_is_one_figure(capsys: pytest.CaptureFixture) -> None:
+    planned = plan(paper("DP Muon"), gpus=8)
+    for fits, ending in ((True, ""), (False, ": too much")):
+        (table,) = plan_tables([dataclasses.replace(planned, fits=fits)], [10], hardware="H100", width=80)[:1]
+        open_console(width=80).print(table)
+        text = f"{planned.bytes_per_gpu / 1e9:.1f} GB at all times{ending}"
+        assert f"│ {text} │" in " ".join(capsys.readouterr().out.split())
 
 
 def test_several_runs_at_80_columns_are_told_at_few_bandwidths_in_one_table(

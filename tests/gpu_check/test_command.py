@@ -1,6 +1,11 @@
 """`muloco check-gpu` on the command line."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,7 @@ import torch
 
 from muloco.cli import main
 from muloco.gpu_check.bench import Bench, CheckFailed
+from muloco.gpu_check.command import _ended_as_by_ctrl_c
 from muloco.gpu_check.on_device import OnDevice
 from muloco.gpu_check.registry import PARTS, ROWS
 
@@ -50,6 +56,8 @@ def test_help_and_list_tell_parts_and_rows(capsys: pytest.CaptureFixture[str]) -
     assert main(["check-gpu", "--list"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in ROWS)
+    assert main(["check-gpu", "--list", "--rows", "offload"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["laptop:", "in_process", "offload"]
 
 
 def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +89,45 @@ def test_a_command_that_fails_within_a_row_is_told_with_its_reason(tmp_path: Pat
     bench = Bench(torch.device("cpu"), tmp_path, rehearsal=True)
     with pytest.raises(CheckFailed, match=f"{reason}$"):
         bench.python("-c", code)
+
+
+def test_a_command_ends_with_its_row(tmp_path: Path) -> None:
+    """Also when the process of the row is killed: nothing is left on the GPU."""
+    inner = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    outer = (
+        "import pathlib, torch\nfrom muloco.gpu_check.bench import Bench\n"
+        f"Bench(torch.device('cpu'), pathlib.Path({str(tmp_path)!r}), rehearsal=True).run('-c', {inner!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = next(int(line) for line in process.stdout if line.strip().isdigit())
+        process.kill()
+    until = time.monotonic() + 30
+    while (alive := Path(f"/proc/{pid}").exists()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_checks_as_ctrl_c_does(number: signal.Signals) -> None:
+    before = _ended_as_by_ctrl_c()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handlers = _ended_as_by_ctrl_c()
+    try:
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and signal.SIGHUP not in handlers
+    finally:
+        for one, handler in {**handlers, signal.SIGHUP: before}.items():
+            signal.signal(one, handler)
 
 
 def test_tensors_of_tests_are_made_on_the_device() -> None:

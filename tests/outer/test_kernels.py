@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from muloco.model.flavors import flavor
 from muloco.outer import digest_kernel, error_feedback
 from muloco.outer.codecs import build_codec
+from muloco.outer.codecs.kernels import Stack
 from muloco.outer.codecs.lloyd_max import _Grid
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import average
@@ -40,6 +41,13 @@ def test_by_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_host_says_where_pieces_begin_whatever_the_default_device() -> None:
+    """On a GPU their numbers are copied from page-locked memory, which only the host has."""
+    pieces = torch.zeros(6).split(2)
+    with torch.device("meta"):
+        assert Stack.of(pieces, 1, 2).starts.tolist() == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,26 @@ def test_the_sentence_that_matters(said: str, short: str) -> None:
     assert _in_short(RuntimeError(said)) == short
 
 
+def unconnected(swap: object, *, connected: bool) -> TorchftRound:
+    """A round of two members over a group that exchanges nothing."""
+    cpu = torch.device("cpu")
+    group = SimpleNamespace(place=0, members=2, connected=connected, swap=swap)
+    transport = SimpleNamespace(group=group, device=cpu, staging=Staging(cpu, cpu))
+    return TorchftRound(transport, step=3, broken=None)  # type: ignore[arg-type]
+
+
 def test_a_failed_exchange_says_its_step_once() -> None:
-    """Those who tell of it name the step: the error itself does not."""
-    transport = SimpleNamespace(
-        group=SimpleNamespace(place=0, members=2, connected=False, swap=None),
-        device=torch.device("cpu"),
-        staging=Staging(torch.device("cpu"), torch.device("cpu")),
-    )
-    round = TorchftRound(transport, step=3, broken=None)  # type: ignore[arg-type]
+    """The error leaves the step to its callers, which log it."""
     with pytest.raises(TransportError, match=r"^this worker was cut off$"):
-        round.exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])
+        unconnected(None, connected=False).exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_failure_of_the_own_device_is_no_lost_contact(kind: type[RuntimeError]) -> None:
+    """A round that is repeated would meet it again."""
+
+    def swap(*args: object) -> None:
+        raise kind("out of order")
+
+    with pytest.raises(kind, match="out of order"):
+        unconnected(swap, connected=True).exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])

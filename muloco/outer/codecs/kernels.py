@@ -42,7 +42,7 @@ class Stack:
         """Returns the stack of contiguous fp32 tensors in one storage."""
         base = pieces[0]
         begin = base.storage_offset()
-        starts = torch.tensor([piece.storage_offset() - begin for piece in pieces])
+        starts = torch.tensor([piece.storage_offset() - begin for piece in pieces], device="cpu")
         if base.is_cuda:
             starts = starts.pin_memory()  # a copy from pageable memory would wait for the device
         return Stack(base, starts.to(base.device, non_blocking=True), rows, columns)
