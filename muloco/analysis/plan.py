@@ -180,8 +180,8 @@ def _memory(config: Config) -> Memory:
 
 
 def _sync_words(config: Config) -> float:
-    """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless the
-    config turns them off or the workers share a process."""
+    """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless
+    the config turns them off or the workers share a process."""
     ft = config.fault_tolerance
     in_process = ft.transport == "in_process"
     return sync_words(
