@@ -2,8 +2,8 @@
 
 It does two things. It prepares torchtitan for torch 2.11 to 2.13 and for machines without an accelerator, before any
 other part of torchtitan is imported; and it re-exports, in one list, everything of torchtitan that muloco uses. Each
-patch below says why it is needed, and is made only where torch lacks what it provides;
-`tests/test_torchtitan_gate.py` tests each, and fails as soon as one is not needed any more.
+patch below says why it is needed, and is applied only if torch lacks what it provides.
+`tests/test_torchtitan_gate.py` tests each patch, and fails as soon as one is no longer needed.
 """
 
 import inspect
@@ -80,8 +80,8 @@ def _provide_set_timeout() -> None:
 
 
 def _provide_mesh_dims() -> None:
-    """torchtitan 0.3.0 imports `DataParallelMeshDims`, which torch 2.11 does not have. Only torchtitan's other SPMD
-    backends, not `partial_dtensor`, make one."""
+    """torchtitan 0.3.0 imports `DataParallelMeshDims`, which torch 2.11 does not have. The SPMD backend
+    `partial_dtensor`, which muloco uses, does not use it."""
     torch.distributed.fsdp.DataParallelMeshDims = type("DataParallelMeshDims", (), {})  # type: ignore
 
 
@@ -145,8 +145,8 @@ from torchtitan.trainer import Trainer  # noqa: E402
 
 
 def _mask_always_separated() -> None:
-    """torchtitan 0.3.0 asks `create_block_mask` to keep full blocks apart from partial ones. torch 2.11 has no such
-    argument, and always does."""
+    """torchtitan 0.3.0 calls `create_block_mask` with `separate_full_blocks`. torch 2.11 has no such argument, and
+    always separates full blocks."""
     create = flex_attention.create_block_mask
 
     def create_block_mask(*args, separate_full_blocks: bool, **kwargs):
@@ -184,8 +184,8 @@ def peak_flops() -> float | None:
 def masks_can_be_replayed() -> bool:
     """Whether a CUDA graph that was recorded with one attention mask can be replayed with another one.
 
-    In torch 2.11 the tensors that a mask's function holds, such as where documents end, are no inputs of a graph. They
-    would stay those of the batch that was recorded.
+    In torch 2.11 the tensors in the function of a mask, for example the ends of documents, are not inputs of a graph.
+    A replay would use those of the recorded batch.
     """
     ends = torch.zeros(1, dtype=torch.int64)
     block = torch.ones(1, 1, 1, dtype=torch.int32)
@@ -194,8 +194,9 @@ def masks_can_be_replayed() -> bool:
 
 
 def loss_may_call_the_head() -> bool:
-    """Whether a chunked loss may call the output head by itself. FSDP2 of torch 2.11 is not made for that: the backward
-    pass crashes. What ends such a pass without a backward pass came together with it."""
+    """Whether a chunked loss may call the output head by itself. With FSDP2 of torch 2.11 the backward pass then
+    crashes. Releases that support it also have `reset_iter_state`, which is needed after passes without a backward
+    pass."""
     return hasattr(torch.distributed.fsdp.FSDPModule, "reset_iter_state")
 
 

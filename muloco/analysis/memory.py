@@ -18,11 +18,11 @@ class Memory:
     """Anchor and outer optimizer."""
     error_feedback: int
     syncing: int
-    """Only at the peak of a sync, over the state between syncs."""
+    """Additional bytes at the peak of a sync, above the state between syncs."""
 
     @property
     def state(self) -> int:
-        """All that is there between two syncs."""
+        """All bytes that a worker holds between two syncs."""
         return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback
 
     @property
@@ -39,7 +39,7 @@ def memory(
     residual_words: float = 0.0,
     sync_words: float = 0.0,
 ) -> Memory:
-    """The training state of one worker, and what a sync needs beside it.
+    """Returns the memory of one worker: its training state, and what a sync needs in addition.
 
     Args:
         parameters: N.
@@ -47,8 +47,9 @@ def memory(
         averaged: by GPA, which keeps z.
         outer_buffers: of the outer optimizer, of N each: 1 for sgd with momentum, 0 without, 2 for adamw; None: there
             is no outer loop, and so no anchor.
-        residual_words: of error feedback, a parameter.
-        sync_words: at the peak of a sync over the state between syncs, a parameter (`muloco.outer.memory.sync_words`).
+        residual_words: fp32 words a parameter that the residuals of error feedback take.
+        sync_words: fp32 words a parameter at the peak of a sync above the state between syncs, see
+            `muloco.outer.memory.sync_words`.
     """
     n = WORD * parameters
     return Memory(

@@ -20,7 +20,7 @@ ASSUMPTIONS = (
     "workers send what their codec makes of the fp32 pseudogradients, both ways. Neither latency nor validation, "
     "evaluation, checkpoints or lost workers are in the times; the share of validation is that of all forward and "
     "backward passes, a backward pass being two forward ones. Memory is that of parameters, gradients, optimizers and "
-    "a sync, before which gradients are freed, as without CUDA graphs; activations come on top."
+    "a sync; activations come on top."
 )
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
@@ -69,15 +69,15 @@ class Plan:
     memory: Memory
     """Of a worker."""
     state_per_gpu: float
-    """Bytes that a GPU holds of that between two syncs, of all the workers that share it."""
+    """Bytes of training state on a GPU between two syncs, of all workers that share the GPU."""
     bytes_per_gpu: float
-    """The same at the peak of a sync. Activations come on top."""
+    """Bytes on a GPU at the peak of a sync. Activations come on top."""
     host_bytes_per_gpu: float
-    """Of `memory`, what is kept in host memory instead."""
+    """Bytes that are kept in host memory instead of on a GPU, for each GPU."""
     fits: bool
-    """Whether a GPU has that much."""
+    """Whether a GPU has `bytes_per_gpu` of memory."""
     validation_share: float
-    """Of a worker's forward and backward passes, from 0 to 1; the times are without them."""
+    """Share of validation in a worker's forward and backward passes, from 0 to 1. The times do not include it."""
 
     def at(self, gbit_per_second: float) -> WallClock:
         """The time on such links."""
@@ -135,7 +135,7 @@ def plan(
     apart = config.syncs and config.worker_processes > 1
     whole = _memory(config)
     shards = config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree
-    share = config.workers / config.worker_processes / shards  # of the memory of a worker
+    share = config.workers / config.worker_processes / shards  # of the memory of one worker on each GPU
     offloaded = whole.outer if config.outer_optimizer.offload else 0
     peak = (whole.peak - offloaded) * share
     return Plan(
@@ -174,13 +174,14 @@ def _memory(config: Config) -> Memory:
         matrix_parameters=size.matrix_parameters if muon else 0,
         averaged=optimizer.name == "GPA",
         outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
-        residual_words=(1 + again / config.workers) * feedback,  # of what is sent, and of the means that it owns
+        residual_words=(1 + again / config.workers) * feedback,  # of what it sends, and of its own means
         sync_words=_sync_words(config) if config.syncs else 0.0,
     )
 
 
 def _sync_words(config: Config) -> float:
-    """On GPUs, where CUDA graphs are recorded unless the config turns them off or workers share a process."""
+    """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless
+    the config turns them off or the workers share a process."""
     ft = config.fault_tolerance
     in_process = ft.transport == "in_process"
     return sync_words(

@@ -49,7 +49,7 @@ def _of_one(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width:
         "sent by a worker": _sent(plan),
         "memory of a GPU": _memory_over_time(plan),
         **({"host memory a GPU": f"{_gigabytes(plan.host_bytes_per_gpu)} GB"} if plan.host_bytes_per_gpu else {}),
-        "validation": f"{100 * plan.validation_share:.1f} % of the computation, beside the times below",
+        "validation": f"{100 * plan.validation_share:.1f} % of the computation, not in the times below",
     }
     by_rate = fitted(
         f"{plan.name} by bandwidth",

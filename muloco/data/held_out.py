@@ -47,7 +47,7 @@ class HeldOutDataLoader(BaseDataLoader):
         """How many sequences all ranks of a worker read together."""
 
         batches: tuple[int, ...] | None = None
-        """Only these of the worker's batches, from 0, in this order; None: all."""
+        """Numbers of the worker's batches to yield, from 0, in this order; None: all batches."""
 
         predict_bos: bool = False
         """The same as in the training data: see `MixtureLoader.Config`."""

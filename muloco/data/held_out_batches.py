@@ -1,18 +1,20 @@
-"""How the held-out set is cut into batches, and who computes which of them. Needs nothing but Python."""
+"""Division of the held-out set into batches, and of the batches among the workers. This module needs only Python."""
 
 import math
 
 
 def held_out_batches(sequences: int, together: int) -> int:
-    """Batches that hold so many sequences, if all ranks of a worker together take `together` sequences at a time."""
+    """Returns the number of batches that hold `sequences` sequences, if the ranks of a worker together take `together`
+    at a time."""
     return math.ceil(sequences / together)
 
 
 def shared_batches(batches: int, place: int, places: int) -> range:
-    """The batches of the worker at one of several places: every batch belongs to exactly one of them."""
+    """Returns the batches that the worker at `place`, of `places`, computes of the anchor. Every batch belongs to
+    exactly one place."""
     return range(place, batches, places)
 
 
 def own_batches(batches: int, worker: int, workers: int) -> range:
-    """The batches on which a worker validates its own weights: at least one, and together the workers have all."""
+    """Returns the batches on which a worker validates its own weights: at least one. Together the workers have all."""
     return shared_batches(batches, worker % batches, workers)

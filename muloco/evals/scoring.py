@@ -101,9 +101,9 @@ class Scorer:
 
 @contextlib.contextmanager
 def _head_at(model: Any, places: torch.Tensor) -> Iterator[None]:
-    """Within the context the model's output head sees these places (of rows x length) alone: logits are [places,
-    vocabulary]. With a large vocabulary the head would cost most of the time and memory. The model applies it, also
-    while it is trained with a chunked loss, which does so otherwise."""
+    """A context in which the model applies its output head only at these places of rows x length: logits are [places,
+    vocabulary]. With a large vocabulary the head would otherwise take most of the time and memory. The model applies
+    the head even if it is trained with a chunked loss, which otherwise applies it."""
     handle = model.lm_head.register_forward_pre_hook(lambda head, args: (args[0].flatten(0, 1)[places],))
     skips, model._skip_lm_head = model._skip_lm_head, False
     try:

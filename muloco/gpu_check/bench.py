@@ -88,7 +88,7 @@ class Bench:
             cwd=folder,
             encoding="utf-8",
             errors="replace",
-            preexec_fn=partial(end_with_parent, signal.SIGINT),  # a run would go on to its next sync after SIGTERM
+            preexec_fn=partial(end_with_parent, signal.SIGINT),  # after SIGTERM a run would continue to its next sync
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:

@@ -98,10 +98,11 @@ def run_check_gpu(command: argparse.Namespace) -> int:
 
 
 def _ended_as_by_ctrl_c() -> dict[signal.Signals, Any]:
-    """From now on SIGTERM and a terminal that is closed end what was started, and the table is printed.
+    """Makes SIGTERM and SIGHUP (a closed terminal) end the running rows as Ctrl-C does, so that the table is printed.
+    Under nohup, SIGHUP stays ignored.
 
     Returns:
-        the handlers of before. Under nohup, SIGHUP stays ignored.
+        the previous handlers.
     """
     heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
     return {one: signal.signal(one, signal.default_int_handler) for one in heeded}
@@ -114,7 +115,7 @@ def _devices(count: int) -> tuple[str, ...]:
 
 
 def listing(rows: Sequence[Row]) -> str:
-    """Rows by part."""
+    """Returns the list of rows, by part."""
     lines = []
     for part in PARTS:
         if listed := [row for row in part.rows if row in rows]:

@@ -9,7 +9,7 @@ from muloco.training.load import ConfigError
 
 LOOPBACK = "127.0.0.1"
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Variables with the settings of torch's allocator: its name, and the older one."""
+"""Names of the environment variable for torch's allocator: the current one and the older one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +45,29 @@ class Placement:
 
 
 def refuse_what_needs_cuda(config: Config, where: str) -> None:
-    """
+    """Refuses configs that need CUDA devices.
+
     Args:
-        config: of a run that is to be on the CPU.
-        where: that has no CUDA devices, for the message.
+        config: config of a run on the CPU.
+        where: the place without CUDA devices, for the message.
 
     Raises:
-        ConfigError: it has a value that needs them.
+        ConfigError: a field has a value that needs CUDA devices.
     """
     if config.fault_tolerance.process_group == "nccl":
-        raise ConfigError(f"fault_tolerance.process_group nccl needs CUDA devices, {where} has none; use gloo")
+        raise ConfigError(f"fault_tolerance.process_group nccl needs CUDA devices, and {where} has none; use gloo")
     if config.optimizer.symmetric_products == "triton":
         raise ConfigError(
-            f"optimizer.symmetric_products triton needs CUDA devices, {where} has none; use auto or matmul"
+            f"optimizer.symmetric_products triton needs CUDA devices, and {where} has none; use auto or matmul"
         )
 
 
 def allocator_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the environment of a worker on CUDA devices adds to this one, unless the user has set the allocator.
+    """Returns the environment variables to add for a worker on CUDA devices; none if the user has set the allocator.
 
-    Segments of device memory that can grow do not fall to pieces over activations, syncs and validations of different
-    sizes; torchtitan's own launcher asks for them as well. NCCL must then not register the buffers of CUDA graphs:
-    together the two have led to illegal memory accesses (pytorch issue 158029).
+    Expandable segments of device memory avoid fragmentation by activations, syncs and validations of different sizes;
+    torchtitan's own launcher sets them as well. NCCL must then not register the buffers of CUDA graphs: the combination
+    has led to illegal memory accesses (pytorch issue 158029).
     """
     if any(name in environment for name in _ALLOCATOR):
         return {}

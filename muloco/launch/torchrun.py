@@ -1,8 +1,8 @@
-"""torchrun with as much patience as a worker needs to reach a sync and to save a checkpoint.
+"""torchrun that gives its ranks enough time to reach a sync and to save a checkpoint after a signal.
 
     python -m muloco.launch.torchrun SECONDS OPTIONS
 
-is torchrun for torch 2.11, whose own kills the ranks 30 s after it has asked them to stop and has no option for it.
+starts torchrun of torch 2.11, which otherwise kills the ranks 30 s after it has asked them to stop, without an option.
 """
 
 import functools
@@ -16,7 +16,7 @@ _OPTION = "--shutdown-timeout"
 
 
 def patient_torchrun(seconds: int) -> list[str]:
-    """Arguments of python that start torchrun, to be followed by its options.
+    """Returns the arguments of python that start torchrun; its options follow them.
 
     Args:
         seconds: how long torchrun waits, after it has passed on a signal, before it kills the ranks that still run.
@@ -27,7 +27,7 @@ def patient_torchrun(seconds: int) -> list[str]:
 
 
 def main(words: Sequence[str]) -> None:
-    """torchrun as in torch 2.11, with that patience."""
+    """Runs torchrun of torch 2.11, which waits the given seconds before it kills ranks."""
     seconds, *options = words
     api.PContext.close = functools.partialmethod(api.PContext.close, timeout=int(seconds))  # type: ignore[assignment]
     run.main(options)

@@ -64,7 +64,7 @@ class PostNormBlock(Llama3TransformerBlock):
 
 
 class Head(Linear):
-    """The output head. A chunked loss calls it by itself, outside of the model's forward pass."""
+    """The output head, which a chunked loss calls outside of the model's forward pass."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Linear.Config):
@@ -76,7 +76,7 @@ class Head(Linear):
         self._autocast = config.autocast
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """input: [B, L, width]; returns logits [B, L, vocabulary]."""
+        """Returns logits [B, L, vocabulary] for input [B, L, width]."""
         if not self._autocast:
             return super().forward(input)
         with torch.autocast(device_type(), torch.bfloat16):

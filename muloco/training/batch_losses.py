@@ -1,32 +1,33 @@
-"""The losses of the batches of the held-out set, which workers hand to each other. Needs nothing but Python."""
+"""Losses of batches of the held-out set, which workers send to each other. This module needs only Python."""
 
 import json
 import math
 from collections.abc import Mapping
 
 Losses = dict[int, tuple[float, int]]
-"""By number of the batch: the sum of its tokens' losses in nats, and how many tokens these are."""
+"""By number of the batch: the sum of the losses of its tokens in nats, and the number of these tokens."""
 
 
 def mean(losses: Mapping[int, tuple[float, int]]) -> float:
-    """The loss a token; the sum over the batches is rounded once, so that it has the same bits in any order."""
+    """Returns the mean loss in nats a token. The sum over the batches is rounded once, so that its bits do not depend
+    on their order."""
     return math.fsum(total for total, _ in losses.values()) / sum(tokens for _, tokens in losses.values())
 
 
 def pack(losses: Mapping[int, tuple[float, int]]) -> bytes:
-    """For another worker; no bit is lost."""
+    """Returns losses as bytes for another worker, exactly."""
     return json.dumps([[batch, *loss] for batch, loss in losses.items()]).encode()
 
 
 def unpack(data: bytes, *, batches: int) -> Losses:
-    """What `pack` was given.
+    """Returns the losses that `pack` was given.
 
     Args:
-        data: as it came.
-        batches: of the whole held-out set.
+        data: the received bytes.
+        batches: number of batches in the whole held-out set.
 
     Raises:
-        ValueError: these are no losses of such batches.
+        ValueError: the bytes do not hold losses of such batches.
     """
     try:
         losses = {batch: (float(total), tokens) for batch, total, tokens in json.loads(data)}

@@ -121,7 +121,7 @@ class CheckpointWriter:
 
 
 def _written_to(part: Path, metadata: Metadata) -> Mapping[Any, Any]:
-    """Where everything of a part lies in its files. torch 2.11 tells it only in the part itself."""
+    """Returns where everything in a part is stored in its files. With torch 2.11 only the part itself holds this."""
     if metadata.storage_data is None:
         metadata = dcp.FileSystemReader(part).read_metadata()
     return metadata.storage_data

@@ -98,8 +98,8 @@ class Training(Section):
     are sharded, else autocast."""
     disable_cuda_graphs: bool = False
     """Launch the kernels of the forward and backward pass one by one, instead of recording them into a CUDA graph and
-    replaying it. A graph keeps the memory of activations and gradients while other work is done. None is recorded
-    without a CUDA device, for workers that take turns in one process, and with torch 2.11 (docs/performance.md)."""
+    replaying it. A graph holds the memory of activations and gradients during other work, too. No graph is recorded
+    without a CUDA device, for workers in one process, and with torch 2.11 (docs/performance.md)."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -147,9 +147,10 @@ class Optimizer(Section):
     orthogonalization_steps: Count | None = None
     """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
     symmetric_products: Literal["auto", "triton", "matmul"] = "auto"
-    """How Muon computes products that are symmetric. triton: one triangle, which is mirrored; it needs CUDA devices.
-    matmul: all of it. auto: whichever a GPU does faster when first tried, and matmul elsewhere. A run on GPUs that is
-    to be repeated bit by bit needs triton or matmul: auto may choose differently, and results then differ by rounding.
+    """How Muon computes symmetric matrix products. triton: one triangle, which is mirrored; it needs CUDA devices.
+    matmul: all elements. auto: whichever is faster on a GPU when a shape first occurs, and matmul elsewhere. A run on
+    GPUs that is to be repeated bit by bit needs triton or matmul: auto may choose differently, and results then differ
+    by rounding.
     """
     matrix: Role = field(default_factory=Role)
     """The matrices of the layers: attention and feed-forward."""
@@ -221,7 +222,7 @@ class FaultTolerance(Section):
     heartbeat_timeout_seconds: Seconds = 3
     """After how long without a sign of life a worker counts as dead."""
     exchange_timeout_seconds: Seconds = 60
-    """How long a chunk of 16 MiB of an exchange between workers may take."""
+    """Time limit of each chunk of 16 MiB in an exchange between workers."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -296,8 +297,8 @@ class Parallelism(Section):
     """Ranks that share every matrix product and read the same data; it divides heads, feed-forward width, vocabulary
     and training.seq_len. Times the two degrees above: the ranks of a worker."""
     collective_timeout_seconds: Seconds = 600
-    """How long a collective between the ranks of a worker may take; longer than a rank compiles or records while the
-    others wait for it. A worker with a rank that hangs ends after that time."""
+    """Time limit of a collective between the ranks of a worker. It must be longer than a rank compiles or records a
+    CUDA graph while the others wait for it. A worker with a rank that hangs ends after this time."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -318,8 +319,8 @@ class Validation(Section):
     """Loss of the anchor on a fixed held-out set, the same for every worker and method. Workers share its batches."""
 
     freq: Count = 15
-    """Inner steps between two validations; besides, before the first and after the last step. The workers' own weights
-    are validated at those of these steps that end with an outer step."""
+    """Inner steps between two validations. The anchor is also validated before the first and after the last step. The
+    workers' own weights are validated at validated steps that end with an outer step."""
     sequences: Count = 1024
     """Held-out sequences of training.seq_len tokens; any number, independent of the ranks and their batches."""
 

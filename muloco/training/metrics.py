@@ -27,7 +27,7 @@ from muloco.training.trackers import TensorBoard, WeightsAndBiases
 logger = logging.getLogger(__name__)
 
 COUNTS = {"": "torchtitan's count", "_6n": "6 N"}
-"""How FLOPs of a token are counted, by the ending of the names of values."""
+"""Ways to count the FLOPs of a token, by the suffix of the names of values."""
 
 
 class RunMetrics(MetricsProcessor):
@@ -108,14 +108,14 @@ class RunMetrics(MetricsProcessor):
         self.device_memory_monitor.reset_peak_stats()
 
     def log_validation(self, loss, step, extra_metrics=None) -> None:
-        """Nothing: what torchtitan's validator reports is the loss of those batches that it was given."""
+        """Ignores the report of torchtitan's validator, which covers only the batches that this worker computes."""
 
     def log_held_out_loss(self, name: str, loss: float, step: int) -> None:
         """Reports a loss on the held-out set, in nats a token, after inner step `step`.
 
         Args:
             name: `validation_loss` of the anchor, or `local_validation_loss` of the worker's own weights.
-            loss: of all the batches that it stands for.
+            loss: mean over all batches that the value covers.
             step: the inner step.
         """
         if self._writer is None:
@@ -234,15 +234,15 @@ class RunMetrics(MetricsProcessor):
 def gpu_figures(
     tokens_per_second: float, *, flops: int, parameters: int, peak_flops: float | None, memory_gib: float
 ) -> dict[str, float]:
-    """Speed and memory of one GPU; without the shares of the peak if the peak is not known.
+    """Returns speed and memory of one GPU, without the shares of its peak if the peak is not known.
 
     Args:
-        tokens_per_second: of this GPU.
-        flops: of a token as torchtitan counts: 6 for each parameter but those of the embedding, and attention in full,
-            without regard to its mask.
-        parameters: N, all of them; 6 N is how the paper and `muloco plan` count a token.
-        peak_flops: dense bf16 FLOP/s of the GPU.
-        memory_gib: the most memory that was reserved, in GiB.
+        tokens_per_second: tokens that this GPU processes in a second.
+        flops: FLOPs of a token by torchtitan's count: 6 for each parameter outside the embedding, and attention in
+            full, whatever its mask.
+        parameters: N, number of all parameters; the paper and `muloco plan` count 6 N FLOPs a token.
+        peak_flops: dense bf16 FLOP/s of the GPU; None if unknown.
+        memory_gib: peak of reserved memory in GiB.
     """
     found = {"memory_gib": memory_gib}
     for suffix, count in zip(COUNTS, (flops, 6 * parameters), strict=True):
@@ -253,7 +253,8 @@ def gpu_figures(
 
 
 def speed_of(line: Mapping[str, float]) -> str:
-    """The speed in a training line, for the log; on a GPU with its memory, and with FLOP/s and MFU by both counts."""
+    """Returns the speed in a training line as text for the log; on a GPU with memory, and FLOP/s and MFU by both
+    counts."""
     words = [f"{line['tokens_per_second']:,.0f} tokens/s"]
     for suffix, count in COUNTS.items():
         if f"tflops{suffix}" in line:

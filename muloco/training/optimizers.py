@@ -62,10 +62,10 @@ class InnerRates(LRSchedulersContainer.Config):
 
 
 def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
-    """torchtitan's optimizer config for the `optimizer` section (resolved).
+    """Returns torchtitan's optimizer config for the resolved `optimizer` section.
 
     Raises:
-        ConfigError: Triton is asked for, and there is no CUDA device.
+        ConfigError: `symmetric_products` is `triton`, and there is no CUDA device.
     """
     assert chosen.weight_decay is not None
     if chosen.symmetric_products == "triton" and not torch.cuda.is_available():

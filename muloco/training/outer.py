@@ -112,7 +112,7 @@ def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Ten
         nesterov=chosen.nesterov,
         betas=betas,
         eps=chosen.eps,
-        symmetric_products="matmul",  # all workers have to come to the same bits
+        symmetric_products="matmul",  # all workers must get the same bits
     )
 
 

@@ -37,15 +37,15 @@ from muloco.training.stop_request import StopRequest
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
 
-ACTIVATION_CHECKPOINTS = {  # the model draws no random numbers that would have to be drawn again
+ACTIVATION_CHECKPOINTS = {  # the model draws no random numbers, so none need to be restored
     "none": None,
     "selective": SelectiveAC.Config(preserve_rng_state=False),
     "full": FullAC.Config(preserve_rng_state=False),
 }
 LARGE_VOCABULARY = 2**15
-"""Entries from which on the logits of a batch are not to be in memory all at once."""
+"""Number of entries from which on the loss is computed in chunks."""
 CHUNKS = 8
-"""Parts of a sequence whose logits are then made one after the other, as in torchtitan's own configs."""
+"""Number of chunks of a sequence in which the loss is computed, as in torchtitan's own configs."""
 
 
 def trainer_config(
@@ -145,9 +145,9 @@ def records_cuda_graphs(config: Config) -> bool:
     """Whether the forward and backward pass of a resolved config are recorded into a CUDA graph, as torchtitan does by
     default.
 
-    A graph needs parameters and gradients that stay where they are in memory, which the outer loop, GPA and validation
-    respect. It is not for workers that take turns in one process: torchtitan keeps one set of graphs for a process, and
-    the first trainer that ends would end the graphs of all others.
+    A graph requires that parameters and gradients stay at their place in memory, as the outer loop, GPA and validation
+    ensure. Workers in one process have no graphs: torchtitan keeps one set of graphs for a process, and the first
+    trainer that ends would end the graphs of all others.
     """
     own_process = config.worker_processes == config.workers
     return (
@@ -156,8 +156,8 @@ def records_cuda_graphs(config: Config) -> bool:
 
 
 def loss_config(*, vocabulary: int, seq_len: int) -> BaseLoss.Config:
-    """The cross-entropy, in chunks of a sequence where the vocabulary is large: the logits of all of a batch, and
-    their gradients, would take more memory than the rest of the activations. Not with torch 2.11."""
+    """Returns the cross-entropy, in chunks of a sequence if the vocabulary is large. The logits of a whole batch and
+    their gradients would then take more memory than the other activations. With torch 2.11 there are no chunks."""
     chunks = math.gcd(CHUNKS, seq_len)
     if vocabulary < LARGE_VOCABULARY or chunks == 1 or not loss_may_call_the_head():
         return CrossEntropyLoss.Config()

@@ -90,7 +90,7 @@ class MulocoTrainer(Trainer):
 
     def train(self) -> None:
         if self.checkpointer.newest_step() is None:
-            in_process = self.config.group is not None  # else the workers have not met yet
+            in_process = self.config.group is not None  # workers in separate processes have not met yet
             self.validator.validate(self.model_parts, 0, alone=not in_process)
         super().train()
         if not self._leaves:
@@ -153,8 +153,8 @@ class MulocoTrainer(Trainer):
             logger.info("stopping after step %d, as a signal asks for it", self.step)
 
     def _free_gradients(self) -> None:
-        """Leaves their memory to a sync, to validation and, where workers take turns, to the others. The next step
-        would free it anyway, unless CUDA graphs are on: a graph writes the gradients in place, so that they stay."""
+        """Frees the gradients, so that a sync, validation and the other workers in this process can use their memory.
+        With CUDA graphs they are kept, since a graph writes them in place."""
         if self.config.training.disable_cuda_graphs:
             self.optimizers.zero_grad(set_to_none=True)
 

@@ -30,19 +30,19 @@ from muloco.training.validation_cost import is_validated
 logger = logging.getLogger(__name__)
 
 LEAST_PATIENCE_SECONDS = 10.0
-"""How long a worker waits at least for the others' losses before it computes them itself."""
+"""Shortest time for which a worker waits for the others' losses before it computes them itself."""
 
 
 class AnchorValidator(Validator):
     """torchtitan's validator, on the anchor's weights and on the worker's own.
 
-    The workers share the batches of the anchor and hand their losses to each other, so that all report the loss that
-    one of them would compute alone, to the last bit. What a worker does not get in time it computes itself, so that
-    no worker depends on another one. The loss is remembered until the anchor moves.
+    The workers share the batches to validate the anchor and send their losses to each other. All of them report the
+    loss that one worker alone would compute, to the last bit. A worker computes the losses that it does not get in time
+    itself, so that it does not depend on the others. The loss is kept until the anchor changes.
 
-    Just before an outer step, `validate_own` sees the weights after the inner step, on a share of the batches that is
-    this worker's own. The mean of the workers' own losses is what the paper's research code reports, although that code
-    evaluates one inner step earlier in the window, and on sequences that change.
+    Just before an outer step, `validate_own` validates the worker's weights on its own share of the batches. The
+    paper's research code reports the mean of the workers' own losses, but evaluates one inner step earlier, and on
+    sequences that change.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -69,15 +69,20 @@ class AnchorValidator(Validator):
     """Steps with `validation` or `evaluation` that were done before the run was resumed; the trainer sets it."""
 
     _known: tuple[int, float] | None = None
-    """Digest and loss of the anchor that was validated last."""
+    """Digest and loss of the anchor that was last validated."""
 
     def should_validate(self, step: int) -> bool:
         return self._validates(step) or self._evaluates(step)
 
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
-        """To be called after an inner step, before the outer loop is told of it: reports the loss of the worker's own
-        weights as `local_validation_loss`, if the step is validated and an outer step follows. GPA has none: there the
-        worker's own average is validated."""
+        """Reports the loss of the worker's own weights as `local_validation_loss`, if the step is validated and an
+        outer step follows. To be called after an inner step, before the outer loop handles it. With GPA nothing is
+        reported: `validate` then validates the worker's own average.
+
+        Args:
+            model_parts: the model.
+            step: the inner step.
+        """
         if self.outer is None or self.averaging is not None or not self._validates(step):
             return
         if step == self.config.last_step or self.outer.applies_after(step):
@@ -87,13 +92,13 @@ class AnchorValidator(Validator):
                 self.metrics_processor.log_held_out_loss("local_validation_loss", mean(losses), step)
 
     def validate(self, model_parts: list[nn.Module], step: int, *, alone: bool = False) -> None:
-        """To be called after the outer step, if there is one: reports the loss of the anchor as `validation_loss`, and
-        evaluates it on tasks, each if it is due.
+        """Reports the loss of the anchor as `validation_loss` and evaluates the anchor on tasks, each if it is due. To
+        be called after the outer step, if there is one.
 
         Args:
             model_parts: the model.
             step: the inner step.
-            alone: whether the other workers do not validate now.
+            alone: whether this worker validates without the others.
         """
         with self._beside_training():
             if self._validates(step):
@@ -159,11 +164,11 @@ class AnchorValidator(Validator):
 
     @property
     def _batches(self) -> int:
-        """Of the held-out set; all ranks of this worker compute each of them together."""
+        """Number of batches in the held-out set. All ranks of this worker compute each batch together."""
         return self.config.steps
 
     def _anchor_loss(self, model_parts: list[nn.Module], step: int, alone: bool) -> float:
-        if self.outer is None or self.averaging is not None:  # there is no anchor, and each worker has its own average
+        if self.outer is None or self.averaging is not None:  # no anchor; with GPA each worker has its own average
             return mean(self._anchor_losses(model_parts, step, range(self._batches)))
         digest = self._digest(self.outer)
         if self._known is None or self._known[0] != digest:
@@ -171,16 +176,16 @@ class AnchorValidator(Validator):
         return self._known[1]
 
     def _digest(self, outer: OuterLoop) -> int:
-        """Of the anchor of all ranks of this worker."""
+        """Returns a digest of the whole anchor, over all ranks of this worker."""
         checksum = torch.tensor(outer.anchor_digest())
         if self.ranks is not None:
             dist.all_reduce(checksum, group=self.ranks)
         return int(checksum)
 
     def _shared_losses(self, model_parts: list[nn.Module], step: int, digest: int, alone: bool) -> Losses:
-        """Those of all batches of the anchor: a share is computed here, the others' come from those who were in the
-        last round, and what does not come is computed here after all. The anchor is not in the parameters during the
-        wait, since that takes a second set of weights."""
+        """Returns the anchor's losses on all batches. This worker computes its share and collects the others' losses
+        from the members of the last round; it computes missing ones itself. The parameters do not hold the anchor
+        during the wait, since that takes a second set of weights."""
         assert self.outer is not None
         membership = self.outer.membership
         worker, members = membership.crowd.worker, membership.members
@@ -208,7 +213,7 @@ class AnchorValidator(Validator):
         return losses
 
     def _as_rank_0_has(self, losses: Losses) -> Losses:
-        """The same losses on all ranks of this worker."""
+        """Returns the losses of rank 0 on all ranks of this worker."""
         if self.ranks is None:
             return losses
         found = [losses]
@@ -220,8 +225,8 @@ class AnchorValidator(Validator):
             return self._losses(model_parts, step, batches)
 
     def _losses(self, model_parts: list[nn.Module], step: int, batches: Sequence[int]) -> Losses:
-        """The losses of some batches with the weights as they are. torchtitan's validator computes them; its loss
-        function is listened to, as it reports nothing but their mean."""
+        """Returns the losses of some batches with the current weights. torchtitan's validator computes them. It reports
+        only their mean, so a wrapper around its loss function records them."""
         if not batches:
             return {}
         self.metrics_processor.enter(State.VALIDATING, step)
@@ -240,18 +245,18 @@ class AnchorValidator(Validator):
         finally:
             self.loss_fn = loss_fn
         _reshard(model_parts)
-        table = torch.stack(heard)  # of fp32 numbers of like size, which fp64 adds up exactly in any order
+        table = torch.stack(heard)  # sums of fp32 numbers of similar size, exact in fp64 in any order
         if self.parallel_dims.dp_cp_enabled:
             dist.all_reduce(table, group=self.parallel_dims.get_mesh("loss").get_group())
         return {batch: (total, int(tokens)) for batch, (total, tokens) in zip(batches, table.tolist(), strict=True)}
 
 
 def _reshard(model_parts: list[nn.Module]) -> None:
-    """Ends forward passes that had no backward pass. FSDP keeps the root's gathered weights after them, which the next
-    pass must not use. Where a chunked loss has called the output head by itself, FSDP also takes the pass for
-    unfinished: the next one would not wait until the weights that are written in between are there."""
+    """Ends forward passes that had no backward pass. After such a pass FSDP keeps the gathered weights of the root,
+    which the next pass must not use. If a chunked loss has called the output head by itself, FSDP also considers the
+    pass unfinished, and the next pass would not wait for weights that are written in between."""
     for part in model_parts:
-        if isinstance(part, FSDPModule) and hasattr(part, "reset_iter_state"):  # torch 2.11 chunks no loss
+        if isinstance(part, FSDPModule) and hasattr(part, "reset_iter_state"):  # not in torch 2.11
             part.reset_iter_state()
         else:
             for module in part.modules():

@@ -1,8 +1,8 @@
-"""What validation computes, and what share of a worker's computation it is. Needs nothing but Python.
+"""The work of validation, and its share of a worker's computation. This module needs only Python.
 
-The held-out set is cut into batches, which all workers cut alike. The workers share the batches of the anchor, which is
-the same on all of them, and validate it once until it moves. Each worker validates its own weights on a share of its
-own, and only just before an outer step: elsewhere they are on the way to no anchor.
+All workers divide the held-out set into the same batches. The anchor is the same on all workers, so they share the
+batches to validate it, and validate each anchor once. Each worker validates its own weights on its own share of the
+batches, and only just before an outer step.
 """
 
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
@@ -10,20 +10,21 @@ from muloco.outer.fragments import Schedule
 from muloco.training.config import Config
 
 TRAINING_PASSES = 3
-"""Forward passes that a training step costs a sequence: one forward, and a backward of twice its operations."""
+"""Cost of a training step for a sequence, in forward passes: one forward pass, and a backward pass of twice its
+FLOPs."""
 
 
 def is_validated(step: int, *, freq: int, last: int) -> bool:
-    """Whether the model after an inner step, from 0, is validated."""
+    """Whether the model is validated after inner step `step`; 0 is before the first one."""
     return step % freq == 0 or step == last
 
 
 def validated_sequences(config: Config, worker: int = 0) -> int:
-    """Sequences of which a worker computes the loss for validation over a whole run; padding counts.
+    """Returns the number of sequences that a worker validates over a whole run, padding included.
 
     Args:
-        config: resolved.
-        worker: which one; 0 has as much to do as any.
+        config: a resolved config.
+        worker: id of the worker; no worker has more work than worker 0.
     """
     steps, workers = config.training.steps, config.workers
     assert steps is not None
@@ -37,8 +38,8 @@ def validated_sequences(config: Config, worker: int = 0) -> int:
     schedule = Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
     shared = len(shared_batches(batches, worker, workers))
     own = len(own_batches(batches, worker, workers))
-    meets = config.worker_processes == 1  # processes validate the first anchor before they have met
-    total, known = shared if meets else batches, 0  # the anchor that is known is that of the step `known`
+    meets = config.worker_processes == 1  # separate processes validate the first anchor before they have met
+    total, known = shared if meets else batches, 0  # `known`: step of the anchor that was last validated
     for step in counted[1:]:
         if step == steps or schedule.due_after(step) is not None:
             total += own
@@ -49,10 +50,10 @@ def validated_sequences(config: Config, worker: int = 0) -> int:
 
 
 def validation_share(config: Config) -> float:
-    """The share of a worker's forward and backward passes that goes into validation, from 0 to 1.
+    """Returns the share of validation in a worker's forward and backward passes, from 0 to 1.
 
     Args:
-        config: resolved.
+        config: a resolved config.
     """
     assert config.training.steps is not None
     trained = config.training.steps * config.training.global_batch_size // config.workers
@@ -61,11 +62,11 @@ def validation_share(config: Config) -> float:
 
 
 def _has_anchor(config: Config) -> bool:
-    """Whether the workers have an anchor in common that is validated; GPA validates each worker's own average."""
+    """Whether the workers validate a common anchor. With GPA each worker validates its own average."""
     return config.syncs and config.optimizer.name != "GPA"
 
 
 def _last_outer_step(schedule: Schedule, step: int, interval: int) -> int:
-    """The newest inner step up to `step` after which an outer step was taken; 0: none."""
+    """Returns the last inner step up to `step` that ended with an outer step; 0 if there is none."""
     before = range(step, max(0, step - interval), -1)
     return next((one for one in before if schedule.due_after(one) is not None), 0)

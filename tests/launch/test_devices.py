@@ -76,11 +76,11 @@ def test_memory_on_cuda_devices_may_grow_unless_the_user_has_set_the_allocator(
     [
         (config(2, 4), 1, "2 workers of 4 ranks need 8 CUDA devices, this machine has 1"),
         (config(2, process_group="nccl"), 1, "needs a device for each of the 2 workers, this machine has 1; use gloo"),
-        (config(2, process_group="nccl"), 0, "needs CUDA devices, this machine has none; use gloo"),
+        (config(2, process_group="nccl"), 0, "needs CUDA devices, and this machine has none; use gloo"),
         (
             config(1, products="triton"),
             0,
-            "symmetric_products triton needs CUDA devices, this machine has none; use auto or matmul",
+            "symmetric_products triton needs CUDA devices, and this machine has none; use auto or matmul",
         ),
     ],
 )

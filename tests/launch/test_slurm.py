@@ -79,11 +79,11 @@ def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
             "3 workers of 4 ranks need 3 nodes of 4 GPUs, this job has 2; ask for more with --nodes",
         ),
         (config(3, process_group="nccl"), job(1, 1), "3 workers of 1 rank need 3 nodes of 1 GPUs, this job has 2"),
-        (config(1, process_group="nccl"), job(0), "nccl needs CUDA devices, this job has none; use gloo"),
+        (config(1, process_group="nccl"), job(0), "nccl needs CUDA devices, and this job has none; use gloo"),
         (
             config(1, products="triton"),
             job(0),
-            "symmetric_products triton needs CUDA devices, this job has none; use auto or matmul",
+            "symmetric_products triton needs CUDA devices, and this job has none; use auto or matmul",
         ),
         (config(2), job(4, 8), "the nodes of this job differ in GPUs: n0 4, n1 8"),
         (config(1, 3), job(2, 2), "a worker of 3 ranks does not fill whole nodes of 2 devices"),

@@ -1,4 +1,4 @@
-"""How long torchrun waits for the ranks that it has asked to stop."""
+"""Seconds for which torchrun waits for ranks that it has asked to stop."""
 
 import signal
 from argparse import ArgumentParser

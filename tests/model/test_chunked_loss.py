@@ -1,4 +1,4 @@
-"""The loss in chunks of a sequence: the numbers of the whole one, on several layouts of ranks, in less memory."""
+"""The loss in chunks of a sequence equals the whole loss on several layouts of ranks, and takes less memory."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not loss_may_call_the_head(), reason="torch 2.11
 LARGE = 2**17
 WHOLE, CHUNKED = loss_config(vocabulary=2048, seq_len=LENGTH), loss_config(vocabulary=LARGE, seq_len=LENGTH)
 TOLERANCE = {"float32": 1e-5, "autocast": 2e-2, "bfloat16": 3e-2}
-"""Of a gradient, as a share of its largest element."""
+"""Allowed difference of a gradient, as a share of its largest element."""
 LAYOUTS: list[tuple[Layout, str]] = [
     ((1, 1, 1), "autocast"),
     ((2, 1, 1), "float32"),
@@ -104,7 +104,7 @@ def test_loss_and_gradients_are_those_of_the_whole_loss(spawn_ranks) -> None:
 
 
 def peak_bytes(config: BaseLoss.Config, hidden: torch.Tensor, labels: torch.Tensor, head: nn.Module) -> int:
-    """Most bytes that head and loss allocate at once, forward and backward, by torch's own count."""
+    """Returns the peak bytes that head and loss allocate, forward and backward, by torch's profiler."""
     loss_of: Any = config.build(compile_config=CompileConfig(enable=False))
     head.zero_grad()
     hidden = hidden.clone().requires_grad_()

@@ -99,7 +99,7 @@ def test_descend(traffic, count, rate, cautious):
 @pytest.mark.parametrize("room", [4, 1024])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_normalize(monkeypatch, traffic, dtype, room):
-    """Of more pieces than a program scales, and than it looks at together."""
+    """Matrices of more pieces than a program scales, and of more than it loads together."""
     monkeypatch.setattr(kernels, "ROOM", room)
     shape = (5, 20, 4000)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -64,7 +64,7 @@ def factors(kind: str, shape: tuple[int, int, int], dtype: torch.dtype) -> tuple
 def case(
     tile: Tile, dtype: str, shape: tuple[int, int, int], kind: str, layout: str, alpha: float, diagonal: float
 ) -> dict:
-    """The largest error as a share of what rounding may do, and whether the result is as it has to be otherwise."""
+    """Returns the largest error as a share of the bound on rounding errors, and whether the other conditions hold."""
     left, right = factors(kind, shape, DTYPES[dtype])
     exact = alpha * torch.bmm(left.double(), right.double()) + diagonal * torch.eye(shape[1])
     size = torch.bmm(left.double().abs(), right.double().abs())
@@ -84,7 +84,7 @@ def case(
 
 
 def whole(dtype: str, shape: tuple[int, int, int]) -> dict:
-    """An orthogonalization by the kernel beside one by matmul, as a share of the norm."""
+    """Returns the relative difference between orthogonalizations with the kernel and with matmul."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     mine, exact = (
         orthogonalize(x, dtype=kind, symmetric_products=by)

@@ -1,4 +1,4 @@
-"""benchmarks/muon.py: what it times, and beside what."""
+"""benchmarks/muon.py: the work that it times, and the products that it compares with."""
 
 import importlib
 
@@ -24,7 +24,7 @@ def test_a_gpu_has_nothing_left_to_do_when_a_clock_starts_and_stops(muon, monkey
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_products_are_of_the_sizes_and_batches_of_the_step(muon, monkeypatch, device):
-    """Those of 150M: 24 square matrices, 18 of 1408 by 512."""
+    """The batches of 150M: 24 square matrices, and 18 of 1408 by 512."""
     matrices = muon.shapes(flavor("150M"))
     found = list(muon.batches(matrices, device))
     assert sum(count * rows * cols for count, rows, cols in found) == sum(rows * cols for rows, cols in matrices)

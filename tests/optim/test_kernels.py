@@ -20,7 +20,7 @@ KERNELS = ("advance_kernel", "descend_kernel", "norm_kernel", "scale_kernel")
 
 
 def test_they_compute_what_pytorchs_operators_do_in_as_few_bytes_as_they_say():
-    """In a process of its own, as Triton asks for its interpreter when it is imported."""
+    """Runs in a separate process, since Triton chooses its interpreter when it is imported."""
     here = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here / "interpreted.py")]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -29,7 +29,7 @@ def test_they_compute_what_pytorchs_operators_do_in_as_few_bytes_as_they_say():
 
 
 class Hopper:
-    """A driver of a GPU that is not there."""
+    """Stands for the driver of a GPU."""
 
     def get_current_device(self):
         return 0
@@ -46,7 +46,7 @@ class Hopper:
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """What a GPU would run: name and PTX of each kernel that is launched, which is compiled and not run."""
+    """Records the name and the PTX of each kernel that is launched. Kernels are compiled, and not run."""
     found = []
 
     class Compiling:

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the kernels beside PyTorch's operators, and a step in a CUDA graph."""
+"""Tests that need a GPU: the kernels compared with PyTorch's operators, and a step in a CUDA graph."""
 
 import pytest
 import torch

@@ -26,7 +26,7 @@ FREE = {"empty", "new_empty", "empty_like", "detach", "_unsafe_view", "lift_fres
 
 
 class Count(TorchDispatchMode):
-    """Bytes moved and kernels launched, those of the products apart."""
+    """Returns bytes moved and kernels launched; those of the matrix products are counted separately."""
 
     def __init__(self):
         super().__init__()
@@ -182,7 +182,7 @@ def test_kernels_get_contiguous_tensors(monkeypatch):
 
 @contextmanager
 def ranks(rank, size):
-    """A process group whose other ranks are not there, and of which nothing comes."""
+    """A process group whose other ranks do not exist and send nothing."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
     try:
         yield

@@ -121,7 +121,7 @@ def test_by_matmul(dtype, by):
 
 
 class Clock:
-    """Seconds by way; those that are missing are refused."""
+    """Returns fixed seconds for each way; ways without one are refused."""
 
     def __init__(self, **seconds):
         self.seconds, self.timed, self.capturing = seconds, [], False

@@ -36,5 +36,5 @@ def lighthouse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(params=[GlooGroup, QueueingGroup])
 def group(request: pytest.FixtureRequest) -> Callable[[timedelta], PeerGroup]:
-    """Makes a process group: one whose works are waited for, and one whose works fail late and in silence."""
+    """Returns a process group: one whose works can be waited for, or one whose works fail late and silently."""
     return request.param

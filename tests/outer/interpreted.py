@@ -50,7 +50,7 @@ def fast_maxima():
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch):
-    """`kernels(True)`: from now on codecs take kernels, as on a GPU."""
+    """After `kernels(True)` codecs use their kernels, as on a GPU."""
     torch.set_num_threads(1)
     return lambda chosen: monkeypatch.setattr(quantized, "takes_kernels", lambda device: chosen)
 
@@ -76,7 +76,7 @@ def gaussian(*shape: int) -> torch.Tensor:
 @all_settings
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_payloads_are_those_of_the_cpu(chosen: dict, shape, kernels) -> None:
-    """Pieces that lie apart in one vector."""
+    """Returns pieces with gaps between them in one vector."""
     codec, pieces = build_codec(**chosen), exact(2, shape)
     kernels(False)
     expected = codec.encode_pieces(pieces.unbind())
@@ -106,7 +106,7 @@ def test_decoded_are_the_numbers_of_the_cpu(chosen: dict, shape, kernels) -> Non
 
 @all_settings
 def test_many_pieces_have_the_bits_of_single_ones(chosen: dict, kernels) -> None:
-    """Of any numbers, with error feedback."""
+    """Random numbers, with error feedback."""
     kernels(True)
     codec, pieces, residual = build_codec(**chosen), gaussian(2, 2, 1500) ** 3, gaussian(2, 2, 1500) / 9
     payloads, left = error_feedback.encode_pieces(codec, pieces.unbind(), residual)

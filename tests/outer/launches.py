@@ -1,4 +1,4 @@
-"""What a GPU would be asked to do: counts launches and bytes of operations on tensors without data."""
+"""Counts of the launches and bytes that operations would take on a GPU, on tensors without data."""
 
 import inspect
 import math
@@ -92,7 +92,7 @@ def _tensors(tree) -> Sequence[torch.Tensor]:
 
 
 def _size(tensor: torch.Tensor) -> int:
-    """Bytes, of a view that repeats itself those that are there."""
+    """Returns the bytes of a tensor. Of an expanded view, only the existing elements count."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 

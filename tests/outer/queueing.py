@@ -13,7 +13,7 @@ from muloco.outer.torchft import StreamGroup
 
 
 class _Queued(Work):
-    """A work in a queue: later ones wait for it anyway, and the host does not."""
+    """A work in a queue. Later works wait for it, and the host does not."""
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         return True

@@ -55,7 +55,7 @@ def test_what_is_there_already() -> None:
 
 
 class Stream:
-    """Of an accelerator that is not there: remembers what was asked of it, in order."""
+    """A stream of a fake accelerator, which records the calls in order."""
 
     made: list["Stream"] = []
 
@@ -78,7 +78,7 @@ class Stream:
 
 @pytest.fixture
 def main_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
-    """The one that is current in the training thread."""
+    """The current stream of the training thread."""
     monkeypatch.setattr(Stream, "made", [])
     main = Stream(torch.device("cuda", 0))
     monkeypatch.setattr(torch, "Stream", Stream)
@@ -111,7 +111,7 @@ def test_the_device_is_waited_for_after_an_error_too(main_stream: Stream) -> Non
 
 @pytest.mark.parametrize("concurrent", [False, True])
 def test_what_the_work_needed_is_let_go_when_it_is_done(concurrent: bool) -> None:
-    """Also while the result waits to be used."""
+    """The work is also released before the result is used."""
     needed = torch.zeros(3)
     there = weakref.ref(needed)
     pending = Pending(lambda needed=needed: float(needed.sum()), concurrent=concurrent, device=CPU)

@@ -19,7 +19,7 @@ from .test_faults import in_process, over_torchft, points_before_the_vote
 from .toy import Case, Result, train, train_in_process
 
 AT = 4
-"""The second sync of three."""
+"""The step of the second of three syncs."""
 CASE = Case(interval=2, steps=6, alpha=0.5)
 COMPRESSIONS = {
     "dense": Compression(),
@@ -31,7 +31,7 @@ ACTS = {"dies": die_at, "is cut off": cut_at, "votes no": lose_contact}
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens to one worker of a run."""
+    """A fault that strikes one worker of a run."""
 
     workers: int
     act: str
@@ -41,7 +41,7 @@ class Fault:
     codec: str
 
     def breaks(self, address: str) -> str | None:
-        """Trains with it at a lighthouse; how the outcome differs from what it must be, if it does."""
+        """Trains with the fault at a lighthouse. Returns how the outcome differs from the expected one, if it does."""
         case = CASE.with_(workers=self.workers, delay=self.delay)
         step, after = AT - self.delay, self.point == "voted"
         act = lose_contact_in_vote if after and self.act == "votes no" else ACTS[self.act]
@@ -76,7 +76,7 @@ def differs(ours: Result | None, expected: Result | None, *, retried: list[int])
 
 
 def faults(workers: int, act: str) -> list[Fault]:
-    """At every point of a round, dense and compressed; victims, delays and codecs take turns."""
+    """Faults at every point of a round, dense and compressed, with alternating workers, delays and codecs."""
     return [
         Fault(
             workers=workers,

@@ -1,4 +1,4 @@
-"""Bytes that nobody has sent: whatever they are, they are refused as what a lost worker leaves behind."""
+"""Bytes that no worker has sent are refused, as after the loss of a worker."""
 
 import dataclasses
 import json
@@ -154,7 +154,7 @@ def test_what_is_no_address() -> None:
 
 @pytest.mark.parametrize("kind", CODECS)
 def test_any_payload_decodes_to_a_piece(kind: str) -> None:
-    """Nothing is decoded that has not been sent; if it were, an index out of range would end the process on a GPU."""
+    """Bytes that no member sent are not decoded: on a GPU an index out of range would end the process."""
     draw, codec = random.Random(0), CODECS[kind]
     for shape in (*UNEVEN.values(), (1,), (1000,), (33, 31)):
         size = codec.payload_bytes(shape)
@@ -166,7 +166,7 @@ def test_any_payload_decodes_to_a_piece(kind: str) -> None:
 @pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
 @pytest.mark.parametrize("kind", CODECS)
 def test_a_mean_of_garbage_is_only_wrong(kind: str, reduce: str) -> None:
-    """It is never committed: see `test_fault_grid`."""
+    """Such a round is never committed, see also `test_fault_grid`."""
     wire = Compression(codec=CODECS[kind], reduce=reduce, error_feedback=True).wire(
         {name: torch.empty(shape, device="meta") for name, shape in UNEVEN.items()}
     )
@@ -194,7 +194,7 @@ def test_rounds_of_garbage_end_with_one_error() -> None:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """The address of a program that is no worker: it says that to whoever asks."""
+    """Returns the address of a program that is not a worker and gives this answer to every request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -261,7 +261,7 @@ def test_a_worker_answers_to_the_bit() -> None:
 
 @pytest.mark.parametrize("before", [None, "3"])
 def test_torch_leaves_a_failed_group_of_workers_to_torchft(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would end the process of who survives. The groups within a worker keep what is set for them."""
+    """torch's handling would end the process of a surviving worker. Groups within a worker keep their setting."""
     name, seen = "TORCH_NCCL_ASYNC_ERROR_HANDLING", []
     monkeypatch.delenv(name, raising=False)
     if before is not None:

@@ -44,7 +44,7 @@ def test_by_the_interpreter() -> None:
 
 
 def test_the_host_says_where_pieces_begin_whatever_the_default_device() -> None:
-    """On a GPU their numbers are copied from page-locked memory, which only the host has."""
+    """On a GPU the starts are copied from page-locked host memory."""
     pieces = torch.zeros(6).split(2)
     with torch.device("meta"):
         assert Stack.of(pieces, 1, 2).starts.tolist() == [0, 2, 4]
@@ -104,7 +104,7 @@ def meta(*shape: int) -> list[torch.Tensor]:
 
 
 def work(monkeypatch: pytest.MonkeyPatch, action) -> tuple[int, int]:
-    """Launches and bytes of what a function does."""
+    """Returns the launches and bytes of a function."""
     with monkeypatch.context() as patch, Launches(patch) as counted:
         action()
     return counted.total, counted.bytes
@@ -182,7 +182,7 @@ def meta_payloads(codec, pieces: list[torch.Tensor]) -> torch.Tensor:
 
 
 class Members:
-    """A round of eight members whose payloads have no data."""
+    """A round of eight members, with payloads without data."""
 
     rank, size, device = 3, 8, torch.device("meta")
 

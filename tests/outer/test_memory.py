@@ -1,4 +1,4 @@
-"""Words of memory that are alive at the peak of a sync, counted, against what `sync_words` promises."""
+"""Compares the memory counted at the peak of a sync with the figures of `sync_words`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +126,7 @@ def peak(setting: Setting, ledger: Ledger, transport: Transport, worker: int) ->
 
 
 def counted(setting: Setting, lighthouse) -> float:
-    """Words of N a worker, over what it holds between syncs."""
+    """Returns words a parameter for each worker, above what it holds between syncs."""
     if setting.in_process:
         group, ledger = InProcessGroup(setting.workers), Ledger()
         peaks = run_workers(group, lambda worker: peak(setting, ledger, group.transport(worker), worker))

@@ -42,7 +42,7 @@ def test_a_failed_exchange_says_its_step_once() -> None:
 
 @pytest.mark.parametrize("kind", [torch.OutOfMemoryError, torch.AcceleratorError])
 def test_a_failure_of_the_own_device_is_no_lost_contact(kind: type[RuntimeError]) -> None:
-    """A round that is repeated would meet it again."""
+    """A repeated round would meet the same error again."""
 
     def swap(*args: object) -> None:
         raise kind("out of order")

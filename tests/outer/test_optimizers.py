@@ -93,7 +93,7 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
 
 
 def test_muon_is_computed_in_the_same_way_on_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each worker times for itself could differ between them, and the anchors with it."""
+    """Choices by timing could differ between workers, and so could their anchors."""
     rule = importlib.import_module("muloco.optim.muon")
     asked, original = [], rule.orthogonal_direction
 

@@ -1,4 +1,4 @@
-"""Parts of work that workers hand to each other outside the rounds."""
+"""Parts of shared work that workers send to each other outside the rounds."""
 
 import contextlib
 import socket
@@ -36,7 +36,7 @@ def test_only_the_newest_parts_are_kept() -> None:
 
 @contextlib.contextmanager
 def stranger(answer: bytes | None) -> Iterator[str]:
-    """A server that says this to everybody and hangs up; None: it accepts and is silent."""
+    """A server that gives this answer to every request; with None it accepts connections and is silent."""
     with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as stack:
 
         def serve() -> None:
@@ -64,7 +64,7 @@ GET: dict[str, Callable[[str], object]] = {
 )
 @pytest.mark.parametrize("what", GET)
 def test_an_answer_that_is_not_whole_is_as_none(what: str, answer: bytes | None) -> None:
-    """A worker may die while it answers; whoever asks must not die with it."""
+    """A worker that fails while it answers must not end the worker that asks."""
     with stranger(answer) as address:
         with pytest.raises(OSError):
             GET[what](address)
@@ -103,7 +103,7 @@ def test_parts_of_workers_that_have_left_or_never_come_are_left_out() -> None:
 
 
 def test_parts_over_a_lighthouse(lighthouse) -> None:
-    """All get all; then one is gone, and another one has nothing more to give."""
+    """All workers get all parts. Then one worker is gone, and another one publishes nothing more."""
     address, together = lighthouse(3), threading.Barrier(3, timeout=SECONDS)
 
     def work(worker: int) -> tuple[dict[int, bytes], ...]:

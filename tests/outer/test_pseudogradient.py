@@ -1,4 +1,4 @@
-"""A pseudogradient is formed in one vector, in fp32, with nothing beside it; and again where a round has taken it."""
+"""A pseudogradient is computed in one fp32 vector without other memory, and again after a round has overwritten it."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_it_knows_where_it_is_not_finite(value: float) -> None:
 def test_the_mean_crosses_to_an_anchor_in_host_memory_at_once_and_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One copy of the whole vector, and the step takes nothing of it before it is there."""
+    """The whole vector is copied once, and the step reads it only after the copy is complete."""
     state, mean, events = fragment(), torch.randn(ELEMENTS), []
     expected = {name: tensor.clone() for name, tensor in state.anchor.items()}
     for name, part in state.views(mean).items():

@@ -1,4 +1,4 @@
-"""Payloads cross from the device to the wire: once each, and only when they are whole is anything sent."""
+"""Each payload is copied from the device to the wire once, and is sent only when the copy is complete."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CODECS = {"dense": build_codec("none"), "4-bit": build_codec("linear", bits=4)}
 
 
 class Queue(Staging):
-    """Every tensor is on a device that copies to the host only when it is waited for."""
+    """A fake device: a copy to the host is complete only after a wait."""
 
     def __init__(self) -> None:
         super().__init__(CPU, CPU)

@@ -25,7 +25,7 @@ class Shut:
 
 
 class Sent:
-    """A pseudogradient that is no fragment's; see `muloco.outer.outgoing.Outgoing`."""
+    """A pseudogradient without a fragment, see `muloco.outer.outgoing.Outgoing`."""
 
     finite, overwrite = True, False
 

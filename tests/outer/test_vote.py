@@ -155,7 +155,7 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
 
 
 def test_votes_are_not_heard_before_they_are_cast(lighthouse, group) -> None:
-    """One votes yes while the other one has not voted; it hears nothing until then."""
+    """One worker votes yes before the other has voted, and receives nothing until then."""
     heard, order = threading.Event(), []
 
     def early(transport: TorchftTransport, round: TorchftRound) -> bool:

@@ -1,4 +1,4 @@
-"""Counts the memory of tensors that are alive, by their storages: what a caching allocator would have to hold."""
+"""Counts the memory of live tensors by their storages, which a caching allocator would have to hold."""
 
 import threading
 import weakref
@@ -29,7 +29,7 @@ class Ledger:
         return _Counting(self)
 
     def begin(self) -> int:
-        """Forgets the peak so far; the words that are alive now."""
+        """Resets the peak, and returns the words that are alive now."""
         self.peak = self.live
         return self.live // 4
 
@@ -70,7 +70,7 @@ _CURRENT = threading.local()
 
 
 class CountedPending(Pending):
-    """Work beside its owner counts for the owner."""
+    """Work in another thread counts for its owner."""
 
     def __init__(self, *args, **options):
         self._ledger = getattr(_CURRENT, "ledger", None)

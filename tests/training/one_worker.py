@@ -1,4 +1,4 @@
-"""A whole run of one worker in this process: what it logs."""
+"""Runs a whole training of one worker in this process and returns its metrics."""
 
 import os
 import signal

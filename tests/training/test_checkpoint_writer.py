@@ -1,4 +1,4 @@
-"""What a written part says of itself, on every torch."""
+"""The metadata of a written part, with every supported torch."""
 
 import dataclasses
 import json

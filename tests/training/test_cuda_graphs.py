@@ -1,4 +1,5 @@
-"""Forward and backward passes that are recorded once and replayed: what CUDA graphs demand of all around them."""
+"""Forward and backward passes that are recorded once and replayed, and the conditions of CUDA graphs on all other
+code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,7 @@ def mask_of(*rows: list[int]) -> Any:
 
 
 def seen(mask: Any) -> list[list[list[bool]]]:
-    """Which keys each query of each row sees."""
+    """Returns the keys that each query of each row attends to."""
     b, q, k = torch.meshgrid(torch.arange(2), torch.arange(4), torch.arange(4), indexing="ij")
     return mask.mask_mod(b, torch.tensor(0), q, k).tolist()
 

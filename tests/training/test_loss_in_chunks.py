@@ -1,4 +1,4 @@
-"""A run whose loss is made in chunks, as of a large vocabulary, is the run with the whole loss."""
+"""A run with the loss in chunks, as for a large vocabulary, has the losses of a run with the whole loss."""
 
 from pathlib import Path
 

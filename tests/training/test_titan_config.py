@@ -1,4 +1,4 @@
-"""What torchtitan is told of a config."""
+"""torchtitan's config for a muloco config."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the trainer does around a sync, with everything below it replaced."""
+"""The trainer's actions around a sync, with everything below the trainer replaced."""
 
 from unittest.mock import MagicMock
 
@@ -13,7 +13,7 @@ from muloco.training.trainer import MulocoTrainer
 def test_gradients_leave_their_memory_to_what_comes_behind_a_step(
     graphs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To a sync, first of all; unless a CUDA graph writes them in place."""
+    """Gradients are freed before a sync, unless a CUDA graph writes them in place."""
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD([parameter])
     trainer = object.__new__(MulocoTrainer)

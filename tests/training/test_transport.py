@@ -11,7 +11,7 @@ from muloco.training.outer import build_transport
 
 
 def test_payloads_are_made_where_the_parameters_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over gloo, too, which sends from the host."""
+    """Codecs work on the device with gloo, too, which sends from the host."""
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(LIGHTHOUSE, "http://127.0.0.1:1")

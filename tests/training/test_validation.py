@@ -1,4 +1,4 @@
-"""What a validation computes, who computes it, and that the number is the one that a worker alone would compute."""
+"""The batches that each worker validates, and that the loss equals the one that a worker alone computes."""
 
 import contextlib
 from collections import Counter
@@ -35,7 +35,7 @@ BATCHES = held_out_batches(SEQUENCES, BATCH)
 
 
 class Toy(nn.Module):
-    """Of 1616 parameters; counts the sequences that it computes."""
+    """A model of 1616 parameters that counts the sequences it computes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class Toy(nn.Module):
 
 
 class Died(Exception):
-    """Ends a worker's thread."""
+    """Raised to end the thread of a worker."""
 
 
 @dataclass
 class Metrics:
-    """What a validator tells the metrics."""
+    """Records the values that a validator reports."""
 
     reported: list[tuple[int, str, float]] = field(default_factory=list)
     ntokens_since_last_log: int = 0
@@ -192,7 +192,7 @@ def train_all(folder: Path, case: Case, change: Callable[[Worker], None] = lambd
 
 
 def alone(folder: Path, case: Case, weights: dict[str, torch.Tensor]) -> float:
-    """What a worker without any others reports of these weights."""
+    """Returns the loss that a worker without others reports for these weights."""
     worker = make_worker(folder, case)
     worker.model.load_state_dict(weights)
     worker.validator.validate([worker.model], 0)
@@ -201,7 +201,7 @@ def alone(folder: Path, case: Case, weights: dict[str, torch.Tensor]) -> float:
 
 
 def by_hand(folder: Path, weights: dict[str, torch.Tensor], batches: Sequence[int] = range(BATCHES)) -> float:
-    """The loss of some of the batches in fp64, sequence by sequence."""
+    """Returns the loss of some batches, computed in fp64 sequence by sequence."""
     total, tokens = 0.0, 0
     loader = HeldOutDataLoader.Config(folders=(str(folder),), sequences=SEQUENCES).build(
         dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=1

@@ -18,7 +18,7 @@ OUTER = (
     "outer/test_error_feedback.py",
     "outer/test_digest.py",
 )
-"""None whose workers are threads: what these make stays on the CPU, and is then compared with what is on the GPU."""
+"""Files of tests of the outer loop without worker threads: tensors that a thread creates stay on the CPU."""
 SHOWN = 3
 
 

@@ -1,9 +1,9 @@
-"""Codecs: a piece of a pseudogradient as bytes, and back (PAPER 3.4). Need torch alone, and Triton on a GPU.
+"""Codecs, which turn pieces of a pseudogradient into bytes and back (PAPER 3.4). They need torch, and Triton on a GPU.
 
 A codec is a pure function of one tensor and of its settings. The size of a payload follows from shape and settings
 alone; equal pieces give equal payloads (on one device with one thread count), alone or encoded together with others,
-and equal payloads decode to the same bits on every device. Nothing here waits for a GPU, and nothing is added up there
-in an order that could vary.
+and equal payloads decode to the same bits on every device. The host never waits for a GPU here, and no result depends
+on an order of summation that could vary.
 
 | kind          | bits   | granularity | decodes to                                                                 |
 |---------------|--------|-------------|----------------------------------------------------------------------------|

@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 class Codec(ABC):
-    """Turns pieces into bytes and back: one piece, or many of one shape, which take as many launches of GPU kernels as
-    one, and give the same bits."""
+    """Turns pieces into bytes and back: one piece, or many pieces of one shape. Many pieces take as many launches of
+    GPU kernels as one, and give the same bits as each one alone."""
 
     @abstractmethod
     def payload_bytes(self, shape: Sequence[int]) -> int:
@@ -17,34 +17,34 @@ class Codec(ABC):
 
     @abstractmethod
     def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
-        """The payloads of pieces of one shape: uint8 [pieces, payload_bytes(shape)] on their device, sharing no memory
-        with them.
+        """Returns the payloads of pieces of one shape: uint8 [pieces, payload_bytes(shape)] on their device, in new
+        memory.
 
         Args:
-            pieces: at least one; any shape, strides and floating dtype; read as fp32.
+            pieces: at least one; of any shape, strides and floating dtype; they are read as fp32.
         """
 
     @abstractmethod
     def decode_pieces(
         self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
     ) -> None:
-        """Overwrites the targets by `weight` x what the payloads say, computed in fp32, or adds this to them.
+        """Overwrites the targets by `weight` x the decoded payloads, computed in fp32, or adds this to them.
 
         Args:
             payloads: uint8 [pieces, payload_bytes(shape)], on the device of the targets.
-            targets: contiguous fp32 tensors of the shape of the pieces, all in one storage, none on top of another.
-            weight: factor.
-            add: whether to add.
+            targets: contiguous fp32 tensors of the shape of the pieces, all in one storage, without overlap.
+            weight: factor on the decoded values.
+            add: whether to add to the targets instead of overwriting them.
         """
 
     @torch.no_grad()
     def encode(self, piece: Tensor) -> Tensor:
-        """The payload of one piece, uint8 [payload_bytes(piece.shape)]; see `encode_pieces`."""
+        """Returns the payload of one piece, uint8 [payload_bytes(piece.shape)]; see `encode_pieces`."""
         return self.encode_pieces([piece])[0]
 
     @torch.no_grad()
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """What a payload says of a piece of that shape, on the payload's device; computed in fp32, then cast.
+        """Decodes a payload to a new tensor of that shape on the device of the payload; computed in fp32, then cast.
 
         Raises:
             ValueError: the payload is not uint8 [payload_bytes(shape)].
@@ -65,7 +65,8 @@ def check_payload(payload: Tensor, expected: int, shape: Sequence[int]) -> None:
 
 
 def settle(targets: Sequence[Tensor], values: Sequence[Tensor], weight: float, add: bool) -> None:
-    """What `Codec.decode_pieces` does with decoded values of the targets' shapes, of any floating dtype."""
+    """Overwrites the targets by `weight` x `values`, or adds this to them, as `Codec.decode_pieces` does. The values
+    have the shapes of the targets and any floating dtype."""
     targets, values = tuple(targets), tuple(values)
     if add:
         torch._foreach_add_(targets, [value.float() for value in values], alpha=weight)

@@ -35,7 +35,7 @@ class Dense(Codec):
 
     @torch.no_grad()
     def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """As `Codec.decode`; fp32 may share the memory of the payload."""
+        """Decodes as `Codec.decode` does; an fp32 result may share memory with the payload."""
         check_payload(payload, self.payload_bytes(shape), shape)
         return self._numbers(payload).view(tuple(shape)).to(torch.float32).to(dtype)
 

@@ -1,4 +1,5 @@
-"""The Triton kernel that fits the levels of `lloyd_max`: with the operations of its `_fit`, and so the same bits."""
+"""The Triton kernel that fits the levels of `lloyd_max`. It does the operations of `lloyd_max._fit`, to give the same
+bits."""
 
 import torch
 import triton
@@ -8,7 +9,7 @@ from torch import Tensor
 from muloco.outer.codecs import lloyd_max
 from muloco.outer.codecs.kernels import ONE, cell_of
 
-_CHUNK = 1024  # cells that a program works on at once
+_CHUNK = 1024  # cells that a program processes at a time
 _ITERATIONS = tl.constexpr(lloyd_max._ITERATIONS)
 _CAPPINGS = tl.constexpr(lloyd_max._CAPPINGS)
 _WHOLE = tl.constexpr(lloyd_max._WHOLE)
@@ -16,13 +17,13 @@ _BIAS_LEFT = tl.constexpr(lloyd_max._BIAS_LEFT)
 
 
 def fit(counts: Tensor, sums: Tensor, fineness: int, levels: Tensor, starts: Tensor) -> None:
-    """Finds levels and first cells; one program a row.
+    """Fits the levels of each row; one program for each row.
 
     Args:
-        counts: int32 [r, cells] of elements, overwritten.
-        sums: int64 [r, cells] of their scores in units of 1 / ONE, overwritten.
-        fineness: of the grid.
-        levels: fp64 [r, L], overwritten.
+        counts: int32 [r, cells], number of elements in each cell; overwritten.
+        sums: int64 [r, cells], sum of their scores in units of 1 / ONE; overwritten.
+        fineness: fineness of the grid, see `lloyd_max._Grid`.
+        levels: fp64 [r, L], overwritten by the levels.
         starts: int32 [r, L], overwritten: the first cell of each level but the first one; the last column is not used.
     """
     rows, cells = counts.shape
@@ -32,7 +33,7 @@ def fit(counts: Tensor, sums: Tensor, fineness: int, levels: Tensor, starts: Ten
     _fit[(rows,)](
         *(counts, sums, shares, running, levels, starts, cells),
         *(fineness, cells.bit_length(), levels.shape[1], chunk),
-        enable_fp_fusion=False,  # products and sums round apart, as they do elsewhere
+        enable_fp_fusion=False,  # products and sums are rounded separately, as in torch
     )
 
 
@@ -56,7 +57,7 @@ def _mean(count, total):
 
 @triton.jit
 def _before(running, cell):
-    """The sum over the cells below, of the running sum."""
+    """Returns the sum over all cells below `cell`, from the running sums."""
     return tl.load(running + cell - 1, mask=cell > 0, other=0)
 
 

@@ -1,8 +1,8 @@
-"""Triton kernels of the quantized codecs: many pieces of one shape at once, on a GPU.
+"""Triton kernels of the quantized codecs: they process many pieces of one shape at once, on a GPU.
 
-Elements are read once for statistics, once to count them into cells (`lloyd_max` alone), and once for their codes,
-which leave as packed bytes. Nothing is added up in an order that could vary: floating-point sums are taken over blocks
-of a fixed size, whatever the number of pieces, and what atomics add are integers. No host waits.
+Elements are read once for statistics, once to count them into cells (`lloyd_max` only), and once for their codes, which
+are written as packed bytes. No result depends on an order of summation that could vary: floating-point sums are taken
+over blocks of a fixed size, whatever the number of pieces, and atomics only add integers. The host never waits.
 """
 
 from collections.abc import Sequence
@@ -17,34 +17,34 @@ from muloco.outer.codecs import quantized
 
 ONE = tl.constexpr(quantized.ONE)
 LINEAR, STATISTICAL, CELLS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-"""How a code follows from an element."""
+"""Ways in which a code is computed from an element."""
 _MANTISSA, _BIAS = tl.constexpr(23), tl.constexpr(127)  # of an fp32 number
-_SHIFTER, _SHIFTER_BITS = tl.constexpr(1.5 * 2**23), tl.constexpr(0x4B400000)  # fp32 numbers this large are whole
+_SHIFTER, _SHIFTER_BITS = tl.constexpr(1.5 * 2**23), tl.constexpr(0x4B400000)  # fp32 numbers of this size are integers
 
-_BLOCK = 4096  # elements a program takes for statistics and counts
-_GROUPS = 256  # groups of eight elements whose codes a program packs or unpacks
-_LANES = 512  # most tables of totals a row that programs share in turns, so that fewer wait for each other
-_ELEMENTS_A_CELL = 64  # that a further table has to serve: tables are less to write and read than the elements
+_BLOCK = 4096  # elements that a program processes for statistics and counts
+_GROUPS = 256  # groups of eight elements that a program packs or unpacks
+_LANES = 512  # largest number of tables of totals for a row; more tables mean fewer programs that wait for each other
+_ELEMENTS_A_CELL = 64  # elements for each cell of a further table, so that tables take less traffic than elements
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Pieces of one shape, fp32, each `rows` x `columns` without gaps, somewhere in the memory that `base` is in."""
+    """fp32 pieces of one shape, each contiguous `rows` x `columns`, in one storage with `base`."""
 
     base: Tensor
     starts: Tensor
-    """int64 [pieces]: where each piece begins, in elements behind the first one of `base`."""
+    """int64 [pieces]: offset of each piece from the first element of `base`, in elements."""
     rows: int
     columns: int
 
     @staticmethod
     def of(pieces: Sequence[Tensor], rows: int, columns: int) -> "Stack":
-        """Of contiguous fp32 tensors of one storage."""
+        """Returns the stack of contiguous fp32 tensors in one storage."""
         base = pieces[0]
         begin = base.storage_offset()
         starts = torch.tensor([piece.storage_offset() - begin for piece in pieces], device="cpu")
         if base.is_cuda:
-            starts = starts.pin_memory()  # a copy from elsewhere would wait for the device
+            starts = starts.pin_memory()  # a copy from pageable memory would wait for the device
         return Stack(base, starts.to(base.device, non_blocking=True), rows, columns)
 
     @property
@@ -53,12 +53,12 @@ class Stack:
 
     @property
     def all_rows(self) -> int:
-        """Rows of all pieces, one piece after the other."""
+        """Number of rows of all pieces together."""
         return self.pieces * self.rows
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Least and greatest element, mean and standard deviation (over n - 1; 0 where n = 1) of each row, fp32
-        [all_rows, 1] each; all NaN where an element is not finite."""
+        """Returns the least and greatest element, mean and standard deviation (over n - 1; 0 if n = 1) of each row,
+        each fp32 [all_rows, 1]. All four are NaN if an element of the row is not finite."""
         block = min(_BLOCK, triton.next_power_of_2(self.columns))
         chunks = triton.cdiv(self.columns, block)
         partials = torch.empty(self.all_rows, chunks, 4, dtype=torch.float64, device=self.base.device)
@@ -72,8 +72,8 @@ class Stack:
         return least, greatest, mean, sigma
 
     def count(self, mean: Tensor, sigma: Tensor, some: slice, fineness: int, half: int) -> tuple[Tensor, Tensor]:
-        """How many scores (x - mean) / sigma of each of these rows are in each cell (`lloyd_max`), and their sum in
-        units of 1 / ONE: int32 and int64 [rows, 2 half]."""
+        """Returns, for each of these rows, the number of scores (x - mean) / sigma in each cell (`lloyd_max`), int32
+        [rows, 2 half], and their sum in units of 1 / ONE, int64 [rows, 2 half]."""
         first, rows = some.start, min(some.stop, self.all_rows) - some.start
         counts, sums, lanes = self._tables(rows, 2 * half)
         block = min(_BLOCK, triton.next_power_of_2(self.columns))
@@ -85,16 +85,16 @@ class Stack:
         return _of_all_lanes(counts), _of_all_lanes(sums)
 
     def pack_linear(self, codes: Tensor, bits: int, least: Tensor, step: Tensor) -> None:
-        """Writes round((x - least) / step), for metadata [all_rows, 1], to codes uint8 [pieces, bytes], of any strides
-        between pieces."""
+        """Packs the codes round((x - least) / step) into `codes`, uint8 [pieces, bytes] with any stride between pieces.
+        `least` and `step` are fp32 [all_rows, 1]."""
         self._pack(codes, bits, least, step, LINEAR.value)
 
     def pack_statistical(self, codes: Tensor, bits: int, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes round((x - mean) / step) + 2^bits / 2, within 0 to 2^bits - 1.
+        """Packs the codes round((x - mean) / step) + 2^bits / 2, clamped to 0 to 2^bits - 1.
 
         Returns:
-            how many elements have each code, and the sum of their (x - mean) / step in units of 1 / ONE: int32 and
-            int64 [all_rows, 2^bits].
+            number of elements with each code, int32 [all_rows, 2^bits], and the sum of their (x - mean) / step in units
+            of 1 / ONE, int64 [all_rows, 2^bits].
         """
         counts, sums, lanes = self._tables(self.all_rows, 2**bits)
         self._pack(codes, bits, mean, step, STATISTICAL.value, counts=counts, sums=sums, lanes=lanes)
@@ -103,27 +103,28 @@ class Stack:
     def pack_cells(
         self, codes: Tensor, bits: int, mean: Tensor, sigma: Tensor, firsts: Tensor, fineness: int, half: int
     ) -> None:
-        """Writes how many of the cells in int32 [all_rows, 2^bits], ascending and without the last one, are not above
-        the cell of (x - mean) / sigma."""
+        """Packs codes: the number of first cells, int32 [all_rows, 2^bits], ascending and without the last column, that
+        are at most the cell of (x - mean) / sigma."""
         self._pack(codes, bits, mean, sigma, CELLS.value, firsts=firsts, fineness=fineness, half=half)
 
     def unpack(self, codes: Tensor, bits: int, metadata: Tensor, linear: bool, weight: float, add: bool) -> None:
-        """The reverse: overwrites the elements by `weight` x what the codes say, or adds this to them.
+        """Decodes packed codes: overwrites the elements by `weight` x the decoded values, or adds this to them.
 
         Args:
-            codes: uint8 [pieces, bytes], of any strides between pieces.
-            bits: of a code.
-            metadata: fp32 [all_rows, (least, step)] if linear, else a level for each code.
-            linear: see metadata.
-            weight: factor.
-            add: whether to add.
+            codes: uint8 [pieces, bytes], with any stride between pieces.
+            bits: number of bits of a code.
+            metadata: fp32 [all_rows, 2], least element and step, if `linear`; else fp32 [all_rows, 2^bits], the level
+                of each code.
+            linear: whether codes count even steps, see `metadata`.
+            weight: factor on the decoded values.
+            add: whether to add to the elements instead of overwriting them.
         """
         elements = self.rows * self.columns
         blocks = triton.cdiv(elements, 8 * _GROUPS)
         _unpack[(self.pieces * blocks,)](
             *(self.base, self.starts, metadata, codes, codes.stride(0), codes.shape[1]),
             *(self.rows, self.columns, elements, blocks, weight, linear, add, bits, self.rows > 1, _GROUPS),
-            enable_fp_fusion=False,  # a product and a sum round apart, as they do elsewhere
+            enable_fp_fusion=False,  # a product and a sum are rounded separately, as in torch
         )
 
     def _tables(self, rows: int, cells: int) -> tuple[Tensor, Tensor, int]:
@@ -161,7 +162,8 @@ def _of_all_lanes(totals: Tensor) -> Tensor:
 
 @triton.jit
 def _statistics(values, starts, partials, rows, columns, chunks, BLOCK: tl.constexpr):
-    """Of a block of a row: least and greatest; sums of d and d^2, d = x - the first of the row."""
+    """Computes for a block of a row its least and greatest element and the sums of d and d^2, where d is the difference
+    from the first element of the row."""
     program = tl.program_id(0)
     row, chunk = program // chunks, program % chunks
     begin = values + tl.load(starts + row // rows) + (row % rows).to(tl.int64) * columns
@@ -178,8 +180,8 @@ def _statistics(values, starts, partials, rows, columns, chunks, BLOCK: tl.const
 
 @triton.jit
 def _combine(values, starts, partials, found, rows, columns, chunks, all_rows, LANES: tl.constexpr):
-    """Of the blocks of a row. d is of the order of the spread of the row, one of whose elements is subtracted: so
-    sum d^2 is at most n + 1 times the sum of squares about the mean, and fp64 has digits to spare."""
+    """Combines the results of the blocks of a row. d is the difference from an element of the row, so the sum of d^2 is
+    at most n + 1 times the sum of squares about the mean, and fp64 has enough digits."""
     row = tl.program_id(0)
     lane = tl.arange(0, LANES)
     least = tl.full((LANES,), float("inf"), tl.float64)
@@ -207,14 +209,14 @@ def _combine(values, starts, partials, found, rows, columns, chunks, all_rows, L
 
 @triton.jit
 def _score(value, centre, width):
-    """(value - centre) / width, rounded as torch rounds it; 0 where that is not finite."""
+    """Returns (value - centre) / width, rounded as in torch; 0 if it is not finite."""
     score = tl.math.div_rn(value - centre, width)
     return tl.where(tl.abs(score) < float("inf"), score, 0.0)
 
 
 @triton.jit
 def cell_of(score, half, FINENESS: tl.constexpr):
-    """See `lloyd_max._Grid`."""
+    """Returns the cell of a score, see `lloyd_max._Grid`."""
     distance = (tl.abs(score) + 1.0).to(tl.int32, bitcast=True) >> (_MANTISSA - FINENESS)
     distance = tl.minimum(distance - (_BIAS << FINENESS), half - 1)
     return (distance ^ (score.to(tl.int32, bitcast=True) >> 31)) + half
@@ -222,7 +224,7 @@ def cell_of(score, half, FINENESS: tl.constexpr):
 
 @triton.jit
 def _nearest(value):
-    """The nearest whole number, int32, of two the even one, of fp32 numbers of magnitude below 2^22."""
+    """Rounds fp32 numbers of magnitude below 2^22 to the nearest integer, int32, and ties to the even one."""
     return (value + _SHIFTER).to(tl.int32, bitcast=True) - _SHIFTER_BITS
 
 
@@ -263,8 +265,8 @@ def _count(
 
 @triton.jit
 def _elements(program, rows, columns, elements, blocks, BY_ROW: tl.constexpr, GROUPS: tl.constexpr):
-    """What a program works on: piece; groups [GROUPS]; elements [GROUPS, 8], whether they are there, and their rows
-    (one number, where a piece is one row)."""
+    """Returns what a program processes: the piece, groups [GROUPS], elements [GROUPS, 8], a mask of the elements that
+    exist, and their rows (one number if a piece is one row)."""
     piece, block = program // blocks, program % blocks
     first = block.to(tl.int64) * (8 * GROUPS)
     within = tl.arange(0, GROUPS)[:, None] * 8 + tl.arange(0, 8)[None, :]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 _ITERATIONS = 10
 _CAPPINGS = 8
-_WHOLE = 2**30  # the greatest share of the levels
+_WHOLE = 2**30  # the largest share in integers
 _BIAS_LEFT = 0x2A5137A0  # two thirds of the bias of exponents, in bits of fp32; a little less, for the least error
-_CELLS = 2**23  # cells that kernels work on at once
+_CELLS = 2**23  # cells that kernels process in one call
 _MANTISSA, _BIAS = 23, 127  # of an fp32 number
 
 
@@ -121,11 +121,12 @@ def _fit(grid: _Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor
 
 
 def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
-    """Means of the cells at equal shares of the cube root of the density, [r, levels].
+    """Returns the start values of the levels, [r, levels]: means of the cells that divide the cube root of the density
+    into equal shares.
 
-    Between a filled cell and the filled one before, (elements / gap)^(1/3) x gap. A gap so wide that it would have many
-    levels to itself counts for one, as there is nothing inside. Shares are whole numbers: their sums are exact, and the
-    same in any order.
+    The share of a filled cell is (elements / gap)^(1/3) x gap, where gap is its distance from the filled cell before.
+    A gap that is wide enough for several levels counts for one, as it holds no elements. Shares are integers, so that
+    their sums are exact and do not depend on the order.
     """
     filled = counts > 0
     reached = torch.where(filled, means, -torch.inf).cummax(1).values
@@ -143,8 +144,8 @@ def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
 
 
 def _cube_root(values: Tensor) -> Tensor:
-    """Within 0.2 %, of fp32 numbers from 0 on; by operations that round alike on all devices: a third of the exponent,
-    then a step of Newton's method."""
+    """Returns the cube root of fp32 numbers of at least 0, within 0.2 %: a third of the exponent, then a step of
+    Newton's method. These operations round in the same way on all devices."""
     guess = values.view(torch.int32).float().mul_(1 / 3).to(torch.int32).add_(_BIAS_LEFT).view(torch.float32)
     better = (values / (guess * guess)).add_(guess + guess).mul_(1 / 3)
     return better.masked_fill_(values == 0, 0.0)
@@ -154,6 +155,6 @@ def _codes_between(starts: Tensor, cells: int) -> Tensor:
     """uint8 [r, cells]: how many of the starts [r, levels - 1] each cell has reached."""
     steps = torch.zeros(len(starts), cells + 1, dtype=torch.int16, device=starts.device)
     rows = torch.arange(0, steps.numel(), cells + 1, device=starts.device).view(-1, 1)
-    index = (starts + rows).view(-1)  # of one dimension: for more, torch has no deterministic way on a GPU
+    index = (starts + rows).view(-1)  # one dimension: for more, torch has no deterministic operation on a GPU
     steps.view(-1).scatter_add_(0, index, torch.ones_like(index, dtype=torch.int16))
     return steps.cumsum(1, dtype=torch.int16)[:, :-1].to(torch.uint8)

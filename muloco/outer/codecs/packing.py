@@ -23,7 +23,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
     """Packs integers of up to 8 bits: value i takes bits [i bits, (i + 1) bits) of the stream, least significant first.
 
     Args:
-        values: uint8 [..., n], each below 2^bits; each row on its own.
+        values: uint8 [..., n], each below 2^bits. Each row is packed separately.
         bits: 1 to 8.
 
     Returns:
@@ -43,7 +43,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` integers a row that `pack` made `packed` of, as uint8 [..., count]."""
+    """Returns the integers that `pack` has packed, `count` in each row, as uint8 [..., count]."""
     if bits == 8:
         return packed.clone()
     groups = -(-count // 8)
@@ -61,7 +61,7 @@ def pack_wide(values: Tensor, bits: int) -> Tensor:
     bytes last; then the remaining `bits` mod 8 high bits of each as `pack` does.
 
     Args:
-        values: int64 [..., n], from 0 to below 2^bits; each row on its own.
+        values: int64 [..., n], at least 0 and below 2^bits. Each row is packed separately.
         bits: 0 to 63.
 
     Returns:
@@ -75,7 +75,7 @@ def pack_wide(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack_wide(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` integers a row that `pack_wide` made `packed` of, as int64 [..., count]."""
+    """Returns the integers that `pack_wide` has packed, `count` in each row, as int64 [..., count]."""
     whole, rest = divmod(bits, 8)
     values = torch.zeros(*packed.shape[:-1], count, dtype=torch.int64, device=packed.device)
     for plane in range(whole):
@@ -86,7 +86,7 @@ def unpack_wide(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def _groups_at_once(rows: Tensor) -> int:
-    """How many groups of eight to take at once of each row."""
+    """Returns the number of groups of eight that are processed at a time in each row."""
     return max(1, block_elements(rows.device) // 8 // max(1, rows.shape[:-1].numel()))
 
 
@@ -112,7 +112,7 @@ def _low_values(joined: int, bits: int) -> int:
 
 
 def _low_bytes(words: Tensor, bits: int) -> Tensor:
-    """The lowest `bits` bytes of each int64 [..., n], as uint8 [..., n, bits]."""
+    """Returns the lowest `bits` bytes of int64 [..., n] as uint8 [..., n, bits]."""
     if bits in _NARROW:  # much faster than the copy of parts of rows
         return words.to(_NARROW[bits]).view(torch.uint8).view(*words.shape, bits)
     return words.view(torch.uint8).view(*words.shape, 8)[..., :bits]

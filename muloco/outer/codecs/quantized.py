@@ -1,7 +1,7 @@
-"""What the quantized kinds share: rows, blocks, a few numbers a row, packed codes.
+"""The common part of the quantized kinds: rows, blocks, metadata of each row, packed codes.
 
-On a GPU Triton kernels take all pieces at once (`kernels`). Elsewhere torch's operations take one piece after the
-other, in blocks that stay within a CPU's caches.
+On a GPU Triton kernels process all pieces at once (`kernels`). Elsewhere torch's operations process one piece after the
+other, in blocks that fit into a CPU's caches.
 """
 
 import math
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from muloco.outer.codecs.kernels import Stack
 
 ONE = 2**24
-"""A value of 1 in the integer sums of values: fp32 keeps as many digits."""
+"""The integer that stands for a value of 1 in integer sums of values; an fp32 number has as many digits."""
 
 
 def takes_kernels(device: torch.device) -> bool:
-    """Whether the kernels run there; they need Triton, which comes with torch for CUDA."""
+    """Whether the kernels are used on a device. They need Triton, which CUDA builds of torch include."""
     return device.type == "cuda"
 
 
@@ -41,7 +41,7 @@ class Quantized(Codec):
         return 2**self.bits
 
     linear = False
-    """Whether codes count even steps; else each has a level of its own."""
+    """Whether codes count even steps; otherwise each code has its own level."""
 
     @property
     @abstractmethod
@@ -69,14 +69,14 @@ class Quantized(Codec):
 
     @abstractmethod
     def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
-        """Does by kernels what `quantize` does, for all rows of many pieces, and packs the codes.
+        """Does with kernels what `quantize` does, for all rows of many pieces, and packs the codes.
 
         Args:
             stack: t pieces of r rows each.
-            codes: uint8 [t, bytes of a piece's packed codes], overwritten.
+            codes: uint8 [t, bytes of the packed codes of a piece], overwritten.
 
         Returns:
-            fp32 [t r, metadata].
+            the metadata of all rows, fp32 [t r, metadata].
         """
 
     def payload_bytes(self, shape: Sequence[int]) -> int:
@@ -109,7 +109,7 @@ class Quantized(Codec):
                 self._decode_matrix(payload, matrix, weight, add)
 
     def _encode_matrix(self, matrix: Tensor, payload: Tensor) -> None:
-        """Writes the payload of a matrix."""
+        """Encodes a matrix into `payload`."""
         rows, columns = matrix.shape
         codes = torch.empty(rows, columns, dtype=torch.uint8, device=matrix.device)
         metadata = torch.empty(rows, self.metadata, device=matrix.device)
@@ -118,7 +118,7 @@ class Quantized(Codec):
         torch.cat([metadata.view(-1).view(torch.uint8), pack(codes.view(-1), self.bits)], out=payload)
 
     def _decode_matrix(self, payload: Tensor, matrix: Tensor, weight: float, add: bool) -> None:
-        """Overwrites a matrix by what a payload says of it, or adds to it."""
+        """Overwrites a matrix by `weight` x the decoded payload, or adds this to it."""
         rows, columns = matrix.shape
         before, behind = payload.tensor_split([4 * rows * self.metadata])
         metadata = before.clone().view(torch.float32).view(rows, self.metadata)  # a clone is aligned

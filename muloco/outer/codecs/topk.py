@@ -58,7 +58,9 @@ class TopK(Codec):
             before, behind = part.tensor_split([self.values.payload_bytes((kept,))], dim=1)
             values = torch.empty(len(some), kept, device=payloads.device)
             self.values.decode_pieces(before, values.unbind())
-            index = unpack_wide(behind, _index_bits(elements), kept).clamp_(max=elements - 1)  # in place, of any bytes
+            index = unpack_wide(behind, _index_bits(elements), kept).clamp_(
+                max=elements - 1
+            )  # payloads may hold any bytes
             if len(some) == 1 and not add and weight == 1:
                 some[0].zero_().view(-1).scatter_(0, index.view(-1), values.view(-1))
                 continue
@@ -68,12 +70,12 @@ class TopK(Codec):
 
 
 def _rows(flat: Sequence[Tensor]) -> Tensor:
-    """Vectors of one length as a matrix."""
+    """Stacks vectors of one length as the rows of a matrix."""
     return flat[0].view(1, -1) if len(flat) == 1 else torch.stack(tuple(flat))
 
 
 def _together(pieces: Sequence[Tensor], elements: int) -> Iterator[Sequence[Tensor]]:
-    """The pieces in order, as many at once as the device takes well."""
+    """Yields the pieces in order, in groups of a size that suits the device."""
     count = max(1, block_elements(pieces[0].device) // max(1, elements))
     for start in range(0, len(pieces), count):
         yield pieces[start : start + count]
@@ -84,8 +86,8 @@ def _index_bits(elements: int) -> int:
 
 
 def greatest(rows: Tensor, count: int) -> Tensor:
-    """Indices of the `count` elements of greatest magnitude of each row (NaN above all), ascending; the lowest among
-    equals.
+    """Returns the indices of the `count` elements of greatest magnitude in each row, ascending. NaN counts as the
+    greatest magnitude, and of equal elements the lowest indices are taken.
 
     Finds the magnitude of the last that stays by counting, the upper half of its bits first: the bits of fp32 numbers
     of one sign are in the order of the numbers.
@@ -123,22 +125,22 @@ def _magnitude(bits: Tensor) -> Tensor:
 
 
 def _histogram(cells: Iterable[Tensor], count: int) -> Tensor:
-    """int64 [r, count]: how often each number below `count` occurs in the rows of the blocks."""
+    """Returns how often each number below `count` occurs in the rows of the blocks, int64 [r, count]."""
     totals = None
     for block in cells:
         if totals is None:
             totals = torch.zeros(len(block), count, dtype=torch.int64, device=block.device)
             rows = torch.arange(0, totals.numel(), count, device=block.device).view(-1, 1)
         index = (block.to(torch.int64) if len(block) == 1 else block + rows).view(-1)
-        # in one dimension: for more, torch has no deterministic way on a GPU
+        # in one dimension: for more, torch has no deterministic operation on a GPU
         totals.view(-1).scatter_add_(0, index, torch.ones_like(index[:1]).expand_as(index))
     assert totals is not None
     return totals
 
 
 def _last_to_stay(histogram: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
-    """The cell that holds the `count`-th greatest of each row, and how many of that cell belong to the `count`: int64
-    [r, 1] each."""
+    """Returns the cell that holds the `count`-th greatest element of each row, and how many elements of this cell are
+    among the `count` greatest, each int64 [r, 1]."""
     at_least = histogram.flip(1).cumsum(1).flip(1)
     cell = (at_least >= count).sum(1, keepdim=True) - 1
     return cell, count - (at_least - histogram).gather(1, cell)
