@@ -1,7 +1,8 @@
 """Packs what `muloco check-gpu` needs on a machine without a network: `python -m muloco.gpu_check.bundle --help`.
 
     .gpu/  check.py        installs the rest and runs `muloco check-gpu`; needs only Python and pip
-           bundle.json     the version of Python, the commit, and the packages that the machine has to have
+           bundle.json     the version of Python, the oldest release of torch, the commit, and the packages that the
+                           machine has to have
            wheels/         packages
            muloco.tar.gz   the sources of the commit, with tests and benchmarks
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from io import BytesIO
@@ -92,6 +94,7 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     shutil.copy(from_bundle.__file__, folder / "check.py")
     facts = {
         "python": python,
+        "torch": oldest_torch(),
         "commit": commit().rstrip("+"),
         "provided": sorted(provided),
         "lacks": sorted(set(PROVIDED) - set(provided)),
@@ -100,6 +103,13 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     }
     (folder / "bundle.json").write_text(json.dumps(facts, indent=2) + "\n")
     check_size(folder)
+
+
+def oldest_torch() -> str:
+    """Returns the oldest release of torch that the extra `train` of pyproject.toml allows, for example `2.11`."""
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    torch = next(one for one in map(Requirement, extras["train"]) if one.name == "torch")
+    return next(bound.version for bound in torch.specifier if bound.operator == ">=")
 
 
 def needed(provided: Iterable[str], environment: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ installation.
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ def main(words: list[str], here: Path) -> int:
     missing = [name for name in facts["provided"] if not _is_installed(name)]
     if too_large := [name for name in facts["never_packed"] if name in missing]:
         return _refuse(f"this machine lacks {','.join(too_large)}, too large for a bundle; install PyTorch here first")
+    if _release(torch := importlib.metadata.version("torch")) < _release(facts["torch"]):
+        return _refuse(f"this machine has PyTorch {torch}; it has to be {facts['torch']} or newer")
     lacks = ",".join(sorted({*facts["lacks"], *missing}))
     again = f'build one with `make gpu-bundle GPU_ARGS="--python {python}{" --lacks " + lacks if lacks else ""}"`'
     if python != facts["python"]:
@@ -91,6 +94,11 @@ def _is_installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _release(version: str) -> list[int]:
+    """Returns the first two numbers of a version, such as [2, 11] for `2.11.0a0+cu130`."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def _refuse(reason: str) -> int:

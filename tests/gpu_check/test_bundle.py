@@ -8,13 +8,14 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Sequence
+from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from muloco.gpu_check import bundle, from_bundle
-from muloco.training.load import ConfigError
+from muloco.training.load import CHECKOUT, ConfigError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -72,16 +73,35 @@ def test_a_wheel_of_another_version_is_removed(tmp_path: Path) -> None:
 )
 def test_a_machine_that_it_does_not_fit(tmp_path: Path, python: str, provided: list[str], message: str) -> None:
     """The script runs alone, where muloco cannot be imported."""
-    script = put_script(tmp_path, python=python, provided=provided)
-    done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path)
+    expect_refusal(put_script(tmp_path, python=python, provided=provided), message)
+
+
+def test_a_torch_that_is_too_old(tmp_path: Path) -> None:
+    here = metadata.version("torch")
+    expect_refusal(put_script(tmp_path, torch="99.2"), f"this machine has PyTorch {here}; it has to be 99.2 or newer\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "old"), [("2.4.0", True), ("2.10.1+cu128", True), ("2.11.0a0+git12", False), ("3.0", False)]
+)
+def test_versions_of_torch_are_compared_as_numbers(version: str, old: bool) -> None:
+    assert (from_bundle._release(version) < from_bundle._release("2.11")) == old
+
+
+def test_the_oldest_torch_is_the_bound_of_the_project() -> None:
+    assert f'"torch>={bundle.oldest_torch()},' in (CHECKOUT / "pyproject.toml").read_text()
+
+
+def expect_refusal(script: Path, message: str) -> None:
+    done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=script.parent)
     assert done.returncode == 2 and done.stderr.startswith(f"check: {message}") and done.stderr.count("\n") == 1
 
 
-def put_script(folder: Path, *, python: str = HERE, provided: Sequence[str] = ()) -> Path:
+def put_script(folder: Path, *, python: str = HERE, provided: Sequence[str] = (), torch: str = "2.11") -> Path:
     """The script and the facts of a bundle; returns the script."""
     script = folder / "check.py"
     script.write_text(Path(from_bundle.__file__).read_text())
-    facts = {"python": python, "provided": provided, "commit": "abc", "packages": {}}
+    facts = {"python": python, "torch": torch, "provided": provided, "commit": "abc", "packages": {}}
     facts |= {"lacks": ["rich"], "never_packed": ["no-such-torch"]}
     (folder / "bundle.json").write_text(json.dumps(facts))
     return script
