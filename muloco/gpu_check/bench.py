@@ -16,7 +16,8 @@ from muloco.launch.processes import end_with_parent, exception_in, refusal_in
 from muloco.training.load import CHECKOUT
 
 Figures = dict[str, float | int | str]
-"""The measurements of a check by name. A name ends with the unit, if there is one."""
+"""The measurements of a check by name. A name ends with the unit, if there is one;
+muloco/gpu_check/figures.py has the units."""
 T = TypeVar("T")
 _OF_A_WORKER = re.compile(r"^workers?(?: \d+)? failed: .*$", re.M)
 """The line in which `muloco train` gives the reason of its failure."""

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from muloco.gpu_check.record import Record, file_name
 from muloco.gpu_check.registry import PARTS, ROWS, select
 from muloco.gpu_check.row import Row
 from muloco.gpu_check.runner import Limits, Runner, row_command
-from muloco.gpu_check.table import WIDTH, checks, table
+from muloco.gpu_check.table import WIDTH, checks, table, terminal_width
 from muloco.training.load import ConfigError
 
 MINUTES = 8.0
@@ -50,7 +51,8 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     console = open_console(soft_wrap=True, work_behind=True)
     rows = select(command.parts, command.rows)
     if command.list:
-        console.print(listing(rows if command.parts or command.rows else list(ROWS.values())), markup=False)
+        listed = rows if command.parts or command.rows else list(ROWS.values())
+        console.print(listing(listed, terminal_width(console)), markup=False)
         return 0
     limits = _limits(command)
     folder = Path(command.out).absolute()
@@ -83,7 +85,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
         f"commit {head['commit']}\nrecord: {record.path}\nlogs: {record.path.parent / 'logs'}",
         markup=False,
     )
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else WIDTH
+    width = terminal_width(console) or WIDTH
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
         check = row_command(Path(scratch), rehearsal=command.rehearse)
@@ -114,13 +116,21 @@ def _devices(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count))) if visible is None else tuple(visible.split(",")[:count])
 
 
-def listing(rows: Sequence[Row]) -> str:
-    """Returns the list of rows, by part."""
+def listing(rows: Sequence[Row], width: int | None = None) -> str:
+    """Returns the list of rows, by part, with lines of at most `width` characters if it is given."""
     lines = []
     for part in PARTS:
         if listed := [row for row in part.rows if row in rows]:
-            lines += [f"{part.name}: {part.summary}", *(f"  {row.name:24} {_shown(row)}" for row in listed)]
+            lines += _wrapped(f"{part.name}: {part.summary}", width, indent=2)
+            for row in listed:
+                lines += _wrapped(f"  {row.name:24} {_shown(row)}", width, indent=27)
     return "\n".join(lines)
+
+
+def _wrapped(line: str, width: int | None, *, indent: int) -> list[str]:
+    if width is None:
+        return [line]
+    return textwrap.wrap(line, max(width, indent + 30), subsequent_indent=" " * indent, break_long_words=False)
 
 
 def _shown(row: Row) -> str:

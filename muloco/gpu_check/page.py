@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.gpu_check.figures import shown
 from muloco.gpu_check.record import FAIL, OK, SCHEMA
 from muloco.gpu_check.registry import PARTS, ROWS
 from muloco.gpu_check.row import Row
-from muloco.gpu_check.table import shown
 from muloco.training.load import CHECKOUT, ConfigError
 
 PAGE = CHECKOUT / "docs" / "untested-on-gpu.md"
@@ -96,8 +96,9 @@ def _findings(name: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Findi
 
 def _parts(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
     for part in PARTS:
+        checked = sum(bool(found[row.name]) for row in part.rows)
         lines = [
-            f"## {part.name}: {part.summary}",
+            f"## {part.name}: {part.summary} ({checked} of {len(part.rows)} checked)",
             "",
             "| row | what | where | checked | by hand |",
             "|---|---|---|---|---|",

@@ -18,6 +18,8 @@ from muloco.training.run_folder import write_json
 SCHEMA = 1
 OK, FAIL, LEFT_OUT = "ok", "FAIL", "left out"
 NOT_REACHED = "the command was stopped before this row had ended"
+STOPPED, TIME_IS_UP = "the command was stopped", "the time is up"
+"""Causes for which many rows are left out at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Outcome:
     """One line; empty if the row is ok."""
     seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
+    cause: str = ""
+    """What left this row and others out, for the table, which has one line for them; it is not written to the file."""
 
 
 class Record:
@@ -44,7 +48,7 @@ class Record:
     def __init__(self, path: Path, head: dict[str, Any], rows: Iterable[Row]):
         self.path = path
         self.head = {"schema": SCHEMA, **head}
-        self.outcomes = {row.name: Outcome(LEFT_OUT, NOT_REACHED) for row in rows}
+        self.outcomes = {row.name: Outcome(LEFT_OUT, NOT_REACHED, cause=STOPPED) for row in rows}
         self.ended: set[str] = set()
         """Names of the rows whose outcome has been set."""
         self._write()

@@ -3,20 +3,27 @@
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 
-from muloco.gpu_check.record import FAIL, LEFT_OUT, OK, Outcome, Record
+from muloco.gpu_check.record import FAIL, LEFT_OUT, OK, TIME_IS_UP, Outcome, Record
 from muloco.gpu_check.row import Row
+from muloco.gpu_check.table import WIDTH, checks, terminal_width
 from muloco.launch.processes import Child
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 """Time between asking a row to end and killing it, in which its own child processes can end."""
+INDENT = 28
+"""Number of characters before the text of a line: time, count and status."""
+LONG_SECONDS = 20.0
+"""A log shows the start of rows with a longer estimate; a terminal always shows what is running."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Limits:
     stretch: float = 1.0
     """Factor on the time limits of the rows."""
     estimates: bool = True
-    """Whether a row is left out when less time is left than it takes on an H100."""
+    """Whether a row takes about as long as on an H100. If so, it is left out when less time is left than that."""
     devices: tuple[str, ...] = ()
     """The GPUs, as CUDA_VISIBLE_DEVICES names them; a row sees only as many as it needs."""
     memory_gib: float = math.inf
@@ -59,7 +66,7 @@ class Runner:
         limits: the limits of this call.
         scratch: a folder that the rows share. Their logs go to `logs` in the folder of the record.
         command: returns the command that runs a row and writes its outcome to the given file.
-        console: shows one line for each row that ends.
+        console: shows one line for each row that ends, and on a terminal a line with the rows that are running.
     """
 
     def __init__(
@@ -82,15 +89,18 @@ class Runner:
         """Runs the rows; returns when each has an outcome in the record."""
         pending = sorted(rows, key=lambda row: row.alone)
         self._total = len(pending)
-        try:
-            while pending or self._running:
-                pending = self._start_what_can(pending)
-                time.sleep(POLL_SECONDS if self._running else 0)
-                for running in [one for one in self._running if self._has_ended(one)]:
-                    self._running.remove(running)
-        finally:  # after Ctrl-C as well
-            for running in self._running:
-                running.child.end(GRACE_SECONDS)
+        with self._console.status("", spinner="line") as live:  # shows nothing where there is no terminal
+            try:
+                while pending or self._running:
+                    pending = self._start_what_can(pending)
+                    self._show_running(live)
+                    time.sleep(POLL_SECONDS if self._running else 0)
+                    for running in [one for one in self._running if self._has_ended(one)]:
+                        self._running.remove(running)
+            finally:  # after Ctrl-C as well
+                for running in self._running:
+                    running.child.end(GRACE_SECONDS)
+        self._tell_left_out()
 
     def _start_what_can(self, pending: list[Row]) -> list[Row]:
         """Starts rows in order until one has to wait for a running one; returns the rows that are still pending."""
@@ -98,8 +108,8 @@ class Runner:
         for place, row in enumerate(pending):
             if self._waits_for_another(row):
                 left.append(row)
-            elif (reason := self._why_left_out(row)) is not None:
-                self._tell(row, Outcome(LEFT_OUT, reason))
+            elif (outcome := self._left_out(row)) is not None:
+                self._tell(row, outcome)
             elif self._running and (row.alone or self._running[0].row.alone or self._is_full()):
                 return [*left, *pending[place:]]
             else:
@@ -113,17 +123,23 @@ class Runner:
         ended = self._record.ended
         return any(name not in ended for name in row.after)
 
-    def _why_left_out(self, row: Row) -> str | None:
-        if row.gpus > self._limits.gpus:
-            return f"it needs {row.gpus} GPUs; there {'is' if self._limits.gpus == 1 else 'are'} {self._limits.gpus}"
-        if row.memory_gib > self._limits.memory_gib:
-            return f"it needs a GPU of {row.memory_gib:g} GiB; this one has {self._limits.memory_gib:g}"
-        for name in row.after:
-            if (status := self._record.outcomes[name].status) != OK:
-                return f"it depends on {name}, which {'failed' if status == FAIL else 'was left out'}"
+    def _left_out(self, row: Row) -> Outcome | None:
+        """Returns the outcome of a row that cannot run; None if it can."""
+        gpus, memory = self._limits.gpus, self._limits.memory_gib
+        if row.gpus > gpus:
+            return Outcome(LEFT_OUT, f"it needs {row.gpus} GPUs; there {'is' if gpus == 1 else 'are'} {gpus}")
+        if row.memory_gib > memory:
+            return Outcome(LEFT_OUT, f"it needs a GPU of {row.memory_gib:g} GiB; this one has {memory:g}")
         remaining = self._end - time.monotonic()
-        if remaining < (row.seconds if self._limits.estimates else 0):
-            return f"too little time is left: {max(0, remaining):.0f} s of the estimated {row.seconds:.0f} s"
+        if self._limits.estimates and remaining < row.seconds:
+            reason = f"too little time is left: {max(0, remaining):.0f} s of the estimated {row.seconds:.0f} s"
+            return Outcome(LEFT_OUT, reason, cause=TIME_IS_UP)
+        if remaining < 0:
+            return Outcome(LEFT_OUT, TIME_IS_UP, cause=TIME_IS_UP)
+        for name in row.after:
+            if (other := self._record.outcomes[name]).status != OK:
+                reason = f"it depends on {name}, which {'failed' if other.status == FAIL else 'was left out'}"
+                return Outcome(LEFT_OUT, reason, cause=other.cause)
         return None
 
     def _start(self, row: Row) -> None:
@@ -143,6 +159,8 @@ class Runner:
             on_line=lambda line: None,
         )
         self._running.append(_Running(row, child, outcome, began, min(own_end, self._end), self._end < own_end))
+        if row.seconds > LONG_SECONDS and not self._console.is_interactive:
+            self._say("started", f"{row.name}{f' (about {row.seconds:.0f} s)' if self._limits.estimates else ''}")
 
     def _has_ended(self, running: _Running) -> bool:
         now = time.monotonic()
@@ -176,11 +194,31 @@ class Runner:
         return Outcome(OK, "", seconds, found["figures"])
 
     def _tell(self, row: Row, outcome: Outcome) -> None:
-        elapsed = time.monotonic() - self._began
-        self._record.set(row.name, outcome, seconds=elapsed)
-        reason = f": {outcome.reason}" if outcome.reason else ""
+        self._record.set(row.name, outcome, seconds=self._elapsed)
+        if not outcome.cause:  # the others have one line at the end
+            self._say(outcome.status, f"{row.name}{f': {outcome.reason}' if outcome.reason else ''}")
+
+    def _tell_left_out(self) -> None:
+        """Prints one line with all rows for which no time was left, wrapped at the width of the terminal."""
+        if names := [name for name, outcome in self._record.outcomes.items() if outcome.cause == TIME_IS_UP]:
+            text = f"{checks(len(names))}, as {TIME_IS_UP}: {', '.join(names)}"
+            width = max(30, (terminal_width(self._console) or WIDTH) - INDENT)
+            self._say(LEFT_OUT, f"\n{' ' * INDENT}".join(textwrap.wrap(text, width)))
+
+    def _say(self, status: str, text: str) -> None:
         done = f"{len(self._record.ended)}/{self._total}"
-        self._console.print(f"{elapsed:6.0f} s  {done:>6}  {outcome.status:8}  {row.name}{reason}", markup=False)
+        self._console.print(f"{self._elapsed:6.0f} s  {done:>6}  {status:8}  {text}", markup=False)
+
+    def _show_running(self, live: Status) -> None:
+        now = time.monotonic()
+        rows = ", ".join(f"{one.row.name} {now - one.began:.0f} s" for one in self._running)
+        text = f"running: {rows}; {len(self._record.ended)} of {self._total} done, {self._elapsed:.0f} s"
+        live.update(textwrap.shorten(text, max(30, self._console.width - 3), placeholder=" ..."))
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds since the start of the call."""
+        return time.monotonic() - self._began
 
 
 def row_command(scratch: Path, *, rehearsal: bool) -> Callable[[Row, Path], Sequence[str]]:

@@ -73,9 +73,9 @@ class Run:
             found["held_out_loss"] = round(held_out[-1], 4)
         if self.digests():
             found["syncs"] = len({key[1:] for key in self.digests()})
-            found["seconds_waited"] = round(self.total("seconds_waited"), 3)
-            found["seconds_hidden"] = round(self.total("seconds_hidden"), 3)
-            found["megabytes_sent"] = round(self.total("bytes_sent") / 1e6, 2)
+            found["waited_seconds"] = round(self.total("seconds_waited"), 3)
+            found["hidden_seconds"] = round(self.total("seconds_hidden"), 3)
+            found["sent_mb"] = round(self.total("bytes_sent") / 1e6, 2)
         for name in ("tflops", "mfu", "mfu_6n", "memory_gib"):
             if name in last:
                 found[name] = round(last[name], 4)

@@ -1,29 +1,39 @@
 """The table that `muloco check-gpu` prints at its end."""
 
+import os
 import textwrap
 from collections import Counter
-from typing import Any
 
-from muloco.gpu_check.record import FAIL, LEFT_OUT, OK, Record
+from rich.console import Console
+
+from muloco.gpu_check.figures import shown
+from muloco.gpu_check.record import FAIL, LEFT_OUT, OK, STOPPED, TIME_IS_UP, Record
 
 WIDTH = 118
 
 
 def table(record: Record, width: int = WIDTH) -> str:
-    """Returns the table: one or more lines for each row, and a line with the counts.
+    """Returns the table: one or more lines for each row, one for all rows that were left out for the same cause, and a
+    line with the counts.
 
     Args:
-        record: of the rows.
+        record: of the rows. Figures of speed are not shown if it is that of a rehearsal.
         width: of the terminal, in characters; no line is longer than this or `WIDTH`.
     """
     widest = max(map(len, record.outcomes), default=0)
+    width = min(width, WIDTH)
     lines = []
     for name, outcome in record.outcomes.items():
+        if outcome.cause:
+            continue
         seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds else " " * 8
         head = f"{outcome.status:8}  {name:{widest}}  {seconds}  "
-        said = outcome.reason or shown(outcome.figures)
-        wrapped = textwrap.wrap(said, max(30, min(width, WIDTH) - len(head)), break_long_words=False) or [""]
+        said = outcome.reason or shown(outcome.figures, speeds=not record.head.get("rehearsal"))
+        wrapped = textwrap.wrap(said, max(30, width - len(head)), break_long_words=False) or [""]
         lines += [head + wrapped[0], *(" " * len(head) + line for line in wrapped[1:])]
+    for cause in (TIME_IS_UP, STOPPED):
+        if names := [name for name, outcome in record.outcomes.items() if outcome.cause == cause]:
+            lines += textwrap.wrap(f"left out, as {cause}: {', '.join(names)}", width, subsequent_indent=" " * 10)
     counts = Counter(outcome.status for outcome in record.outcomes.values())
     ended = ", ".join(
         f"{counts[status]} {word}" for status, word in ((OK, "ok"), (FAIL, "failed"), (LEFT_OUT, LEFT_OUT))
@@ -36,12 +46,7 @@ def checks(count: int) -> str:
     return f"{count} check{'' if count == 1 else 's'}"
 
 
-def shown(figures: dict[str, Any]) -> str:
-    """Returns figures as text in one line."""
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in figures.items())
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def terminal_width(console: Console) -> int | None:
+    """Returns the width of the user's terminal in characters; None if the output goes to a file or a pipe and
+    COLUMNS is not set."""
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None

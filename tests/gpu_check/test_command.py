@@ -60,6 +60,18 @@ def test_help_and_list_tell_parts_and_rows(capsys: pytest.CaptureFixture[str]) -
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["laptop:", "in_process", "offload"]
 
 
+def test_the_list_is_wrapped_at_the_width_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for columns in ("60", ""):
+        monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", raising=False)
+        assert main(["check-gpu", "--list"]) == 0
+        said.append(capsys.readouterr().out)
+    assert max(map(len, said[0].splitlines())) <= 60 < max(map(len, said[1].splitlines()))
+    assert said[0].split() == said[1].split()
+
+
 def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The quickest row, in the same processes as on a GPU."""
     words = ["--rehearse", "--rows", "gradient_watch", "--out", str(tmp_path)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from muloco.gpu_check.figures import shown
 from muloco.gpu_check.page import PAGE, RECORDS, page, read_records
 from muloco.gpu_check.record import Outcome, Record
 from muloco.gpu_check.registry import ROWS
@@ -54,7 +55,7 @@ def test_a_row_shows_its_last_check() -> None:
     assert "; ok before: NVIDIA H100, torch 2.11.0, commit abc123, 2031-01-01 |" in line(text, "gpa")
     assert "| never |" in line(text, "eval")
     figures = text.partition("## Figures")[2]
-    assert "| `digests` | gb per s 1234 | `results/gpu/2031-01-01.json` |" in figures
+    assert "| `digests` | 1,234 GB/s | `results/gpu/2031-01-01.json` |" in figures
     assert "`results/gpu/2031-02-01.json`" in line(figures, "codec_bits")
 
 
@@ -77,16 +78,52 @@ def test_records_are_read_in_the_order_of_their_dates(tmp_path: Path) -> None:
     assert [one["file"] for one in read_records(tmp_path)] == ["b.json", "a.json"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("copy_tb_per_s", 1.8, "copy: 1.8 TB/s"),
+        ("eager_ms", 0.52967, "eager: 0.53 ms"),
+        ("memory_gib", 12.3456, "memory: 12.3 GiB"),
+        ("bf16_4096_tflops", 650.6, "bf16 4096: 651 TFLOP/s"),
+        ("tflops_6n", 99.97, "100 TFLOP/s by 6N"),
+        ("tokens_per_second", 123456, "123,456 tokens/s"),
+        ("microseconds", 1234.5, "1,234 µs"),
+        ("mfu", 0.3912, "MFU: 39.1 %"),
+        ("muloco_of_gemm", 0.8, "muloco: 80 % of GEMM"),
+        ("linear_4_bits", 4.0004, "linear 4: 4 bits"),
+        ("logits_apart", 1.23456e-6, "logits apart: 1.23e-06"),
+        ("syncs", 20000, "syncs: 20,000"),
+        ("dion", "ImportError: no", "dion: ImportError: no"),
+    ],
+)
+def test_a_figure_is_shown_with_its_unit(name: str, value: float | int | str, text: str) -> None:
+    assert shown({name: value}) == text
+
+
+def test_the_table_of_a_rehearsal_shows_no_speed(tmp_path: Path) -> None:
+    found = Record(tmp_path / "record.json", {"rehearsal": True}, [ROWS["digests"]])
+    figures = {"wait_ms": 1.0, "tokens_per_second": 5, "mfu": 0.1, "loss_last": 2.5, "waited_seconds": 1.0}
+    found.set("digests", Outcome("ok", "", 2.04, figures), seconds=3)
+    assert table(found).splitlines()[0].split("  ")[-1] == "loss last: 2.5"
+
+
+def test_the_page_counts_the_checked_rows_of_each_part() -> None:
+    outcome = {"status": "ok", "seconds": 1.0}
+    records = [record("2031-01-01", {"muon_416M": outcome, "muon_150M": {**outcome, "status": "FAIL"}})]
+    headings = [line for line in page(records).splitlines() if line.startswith("## muon:")]
+    assert len(headings) == 1 and headings[0].endswith(" (2 of 4 checked)")
+
+
 def test_the_table_shows_status_time_and_reason(tmp_path: Path) -> None:
     rows = [ROWS[name] for name in ("digests", "gpa", "eval")]
     found = Record(tmp_path / "record.json", {}, rows)
     found.set("digests", Outcome("ok", "", 2.04, {"gb_per_s": 1234.5, "rounds": 20000}), seconds=3)
     found.set("gpa", Outcome("FAIL", "it had not ended " * 20, 90), seconds=93)
     lines = table(found).splitlines()
-    assert lines[0].split() == ["ok", "digests", "2.0", "s", "gb", "per", "s", "1234,", "rounds", "20,000"]
+    assert lines[0].split() == ["ok", "digests", "2.0", "s", "1,234", "GB/s,", "rounds:", "20,000"]
     assert lines[1].startswith("FAIL      gpa") and lines[2].startswith(" " * 20)
     assert max(map(len, lines)) <= WIDTH
     assert max(map(len, table(found, 80).splitlines())) <= 80
-    assert [line for line in lines if line.startswith("left out  eval")]
+    assert lines[-3] == "left out, as the command was stopped: eval"
     assert lines[-1] == "3 checks: 1 ok, 1 failed, 1 left out"
     assert found.failed == ["gpa"]

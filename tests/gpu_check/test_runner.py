@@ -28,7 +28,12 @@ def row(name: str, **fields) -> Row:
 
 
 def check(
-    tmp_path: Path, rows: Sequence[Row], code: Mapping[str, str], *, limits: Limits | None = None
+    tmp_path: Path,
+    rows: Sequence[Row],
+    code: Mapping[str, str],
+    *,
+    limits: Limits | None = None,
+    terminal: bool = False,
 ) -> tuple[dict, str]:
     """Returns the rows in the file of the record, and the printed text. `code` has the check of each row by name; a row
     without one passes."""
@@ -44,7 +49,7 @@ def check(
         limits or Limits(gpus=1, seconds=600, at_once=2, threads=2),
         scratch=tmp_path,
         command=command,
-        console=Console(file=printed, width=200),
+        console=Console(file=printed, width=200, force_terminal=terminal),
     )
     runner.run(rows)
     return json.loads(record.path.read_text())["rows"], printed.getvalue()
@@ -87,11 +92,36 @@ def test_what_needs_more_gpus_or_a_row_that_failed_is_left_out(tmp_path: Path) -
 
 
 def test_a_row_is_not_started_when_too_little_time_is_left(tmp_path: Path) -> None:
-    rows = [row("long", seconds=700), row("short", seconds=1)]
-    found, _ = check(tmp_path, rows, {}, limits=Limits(gpus=1, seconds=600, at_once=2, threads=2))
+    rows = [row("long", seconds=700), row("needs", after=("long",)), row("short", seconds=1), row("other", seconds=701)]
+    found, printed = check(tmp_path, rows, {}, limits=Limits(gpus=1, seconds=600, at_once=2, threads=2))
     reason = found["long"]["reason"]
     assert reason.startswith("too little time is left: ") and reason.endswith(" s of the estimated 700 s")
+    assert found["needs"]["reason"] == "it depends on long, which was left out"
     assert found["short"]["status"] == "ok"
+    lines = printed.splitlines()
+    assert len(lines) == 2 and lines[-1].endswith("left out  3 checks, as the time is up: long, needs, other")
+
+
+def test_without_estimates_rows_are_left_out_when_the_time_is_up(tmp_path: Path) -> None:
+    limits = Limits(gpus=1, seconds=0, at_once=1, threads=1, estimates=False)
+    found, _ = check(tmp_path, [row("late", seconds=700)], {}, limits=limits)
+    assert found["late"]["reason"] == "the time is up"
+
+
+def test_a_log_shows_that_a_long_row_starts(tmp_path: Path) -> None:
+    limits = Limits(gpus=1, seconds=1e4, at_once=2, threads=2)
+    rows = [row("long", seconds=1000, limit=1000), row("short", seconds=1)]
+    _, printed = check(tmp_path, rows, {}, limits=limits)
+    started = [line.split("started")[1].strip() for line in printed.splitlines() if "started" in line]
+    assert started == ["long (about 1000 s)"]
+
+
+def test_a_terminal_shows_what_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    seen: list[str] = []
+    monkeypatch.setattr("rich.status.Status.update", lambda self, text: seen.append(text))
+    _, printed = check(tmp_path, [row("long", seconds=30)], {}, terminal=True)
+    assert seen[0] == "running: long 0 s; 0 of 1 done, 0 s" and "started" not in printed
 
 
 def test_a_row_that_the_end_of_the_call_interrupts_has_not_failed(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def rates(bench: Bench) -> Figures:
     bits an element."""
     stacks = _stacks(bench)
     size, elements = sum(stack.nbytes for stack in stacks), sum(stack.numel() for stack in stacks)
-    found: Figures = {"pieces": sum(map(len, stacks)), "shapes": len(stacks), "megabytes": size / 1e6}
+    found: Figures = {"pieces": sum(map(len, stacks)), "shapes": len(stacks), "size_mb": size / 1e6}
 
     def rate(work: Callable[[], object]) -> float:
         return size / seconds(work, bench.device, repeats=bench.size(5, 1), warmup=1) / 1e9

@@ -54,7 +54,7 @@ def cuda_graphs(bench: Bench) -> Figures:
     recorded = finished(bench, "train")
     apart = expect_close_losses(run, recorded, LOSS_TOLERANCE)
     speed = {"with": recorded.figures()["tokens_per_second"], "without": run.figures()["tokens_per_second"]}
-    return {**{f"tokens_per_second_{which}": rate for which, rate in speed.items()}, "losses_apart": apart}
+    return {**{f"{which}_tokens_per_second": rate for which, rate in speed.items()}, "losses_apart": apart}
 
 
 def chunked_loss(bench: Bench) -> Figures:

@@ -51,9 +51,9 @@ def torchtitan(bench: Bench) -> Figures:
     rates = [float(rate.replace(",", "")) for step, rate in _ON_CONSOLE.findall(said)]
     expect(len(rates) > 2, "torchtitan's console output has no speed")
     found: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
-    for name, pattern in (("mfu_percent", r"mfu: ([\d.]+)%"), ("memory_gib", r"memory:\s*([\d.]+)GiB")):
+    for name, pattern, factor in (("mfu", r"mfu: ([\d.]+)%", 0.01), ("memory_gib", r"memory:\s*([\d.]+)GiB", 1)):
         if matches := re.findall(pattern, said):
-            found[name] = float(matches[-1])
+            found[name] = factor * float(matches[-1])
     return found
 
 
