@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.nn.attention.flex_attention import flex_attention
 
 import muloco.model
@@ -9,6 +10,7 @@ from muloco._torchtitan import FlexAttention
 from muloco.model.attention import DenseDocumentAttention, document_mask
 from muloco.model.llama import llama_config
 
+TORCH = Version(torch.__version__).release
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
 
 
@@ -61,7 +63,17 @@ def test_documents_in_one_row_do_not_see_each_other() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("attention", [flex_attention, torch.compile(flex_attention)], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        pytest.param(flex_attention, id="eager"),
+        pytest.param(
+            torch.compile(flex_attention),
+            id="compiled",
+            marks=pytest.mark.skipif(TORCH < (2, 12), reason="torch 2.11 aborts in its CPU kernel with several threads"),
+        ),
+    ],
+)
 def test_flex_attention_of_gpus_gives_the_same_logits(attention, monkeypatch: pytest.MonkeyPatch) -> None:
     """FlexAttention has no backward pass on the CPU, but a forward pass. Rows are no multiple of its blocks of 128."""
     monkeypatch.setattr(FlexAttention, "_compiled_flex_attn", staticmethod(attention))  # torchtitan's own autotunes
