@@ -48,9 +48,7 @@ def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str], words
     assert error.startswith(f"muloco: {message}") and error.count("\n") == 1
 
 
-def test_help_and_list_tell_parts_and_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_and_list_tell_parts_and_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     with pytest.raises(SystemExit):
         main(["check-gpu", "--help"])
