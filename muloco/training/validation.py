@@ -244,21 +244,28 @@ class AnchorValidator(Validator):
             super().validate(model_parts, step)
         finally:
             self.loss_fn = loss_fn
-        _reshard(model_parts)
+        _end_passes(model_parts)
         table = torch.stack(heard)  # sums of fp32 numbers of similar size, exact in fp64 in any order
         if self.parallel_dims.dp_cp_enabled:
             dist.all_reduce(table, group=self.parallel_dims.get_mesh("loss").get_group())
         return {batch: (total, int(tokens)) for batch, (total, tokens) in zip(batches, table.tolist(), strict=True)}
 
 
-def _reshard(model_parts: list[nn.Module]) -> None:
-    """Ends forward passes that had no backward pass. After such a pass FSDP keeps the gathered weights of the root,
-    which the next pass must not use. If a chunked loss has called the output head by itself, FSDP also considers the
-    pass unfinished, and the next pass would not wait for weights that are written in between."""
+def _end_passes(model_parts: list[nn.Module]) -> None:
+    """Ends forward passes that had no backward pass and were followed by the loss. If a chunked loss has called the
+    output head by itself, FSDP considers the pass unfinished, and the next pass would not wait for weights that are
+    written in between."""
     for part in model_parts:
         if isinstance(part, FSDPModule) and hasattr(part, "reset_iter_state"):  # not in torch 2.11
             part.reset_iter_state()
         else:
-            for module in part.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
+            _reshard([part])
+
+
+def _reshard(model_parts: list[nn.Module]) -> None:
+    """Frees the gathered weights of the root, which FSDP keeps after a forward pass without a backward pass: the next
+    pass must not use them."""
+    for part in model_parts:
+        for module in part.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()

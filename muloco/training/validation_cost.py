@@ -5,6 +5,8 @@ batches to validate it, and validate each anchor once. Each worker validates its
 batches, and only just before an outer step.
 """
 
+import math
+
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.outer.fragments import Schedule
 from muloco.training.config import Config
@@ -26,27 +28,34 @@ def validated_sequences(config: Config, worker: int = 0) -> int:
         config: a resolved config.
         worker: id of the worker; no worker has more work than worker 0.
     """
-    steps, workers = config.training.steps, config.workers
+    steps, workers, freq = config.training.steps, config.workers, config.validation.freq
     assert steps is not None
     together = config.training.local_batch_size * config.data_parallel_ranks
     batches = held_out_batches(config.validation.sequences, together)
-    counted = [step for step in range(steps + 1) if is_validated(step, freq=config.validation.freq, last=steps)]
     if not _has_anchor(config):
-        return len(counted) * batches * together
+        return (1 + math.ceil(steps / freq)) * batches * together
     ft = config.fault_tolerance
     assert ft.num_fragments is not None
     schedule = Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
     shared = len(shared_batches(batches, worker, workers))
     own = len(own_batches(batches, worker, workers))
     meets = config.worker_processes == 1  # separate processes validate the first anchor before they have met
-    total, known = shared if meets else batches, 0  # `known`: step of the anchor that was last validated
-    for step in counted[1:]:
-        if step == steps or schedule.due_after(step) is not None:
-            total += own
-        moved = step if step == steps else _last_outer_step(schedule, step, ft.sync_steps)
-        if moved > known:
-            total, known = total + shared, moved
-    return total * together
+
+    def validated(steps: int) -> int:
+        """Returns the number of batches in a run of so many steps, after the first validation."""
+        total, known = 0, 0  # `known`: step of the anchor that was last validated
+        for step in (*range(freq, steps, freq), steps):
+            if step == steps or schedule.due_after(step) is not None:
+                total += own
+            moved = step if step == steps else _last_outer_step(schedule, step, ft.sync_steps)
+            if moved > known:
+                total, known = total + shared, moved
+        return total
+
+    period = math.lcm(freq, ft.sync_steps)  # after which the same steps are validated in a window
+    alike = max(0, steps // period - 3)
+    total = validated(steps - alike * period) + alike * (validated(3 * period) - validated(2 * period) if alike else 0)
+    return ((shared if meets else batches) + total) * together
 
 
 def validation_share(config: Config) -> float:

@@ -14,7 +14,7 @@ from muloco.model.flavors import aliases, flavor
 from muloco.model.llama import Head
 from muloco.sharding import gather
 from muloco.training.titan_config import loss_config
-from muloco.training.validation import _reshard
+from muloco.training.validation import _end_passes
 
 from .layouts import LENGTH, ROWS, Layout, assert_close, build, packed_batch
 
@@ -73,7 +73,7 @@ def step(config: BaseLoss.Config, layout: Layout, precision: str) -> tuple[float
     for _ in range(2):
         with torch.no_grad():
             validated = loss()
-    _reshard([model])  # as after every validation
+    _end_passes([model])  # as after every validation
     assert model._get_fsdp_state()._state_ctx.iter_forward_root is None, "the next pass is no part of this one"
     model.zero_grad()
     loss().backward()

@@ -38,7 +38,7 @@ def over_torchft(
     """The same at a lighthouse; `die_at` and `cut_at` in place of an act make that of the worker."""
 
     def work(worker: int) -> Result | None:
-        transport = inner = connect(worker, address, exchange_seconds=10, group=group)
+        transport = inner = connect(worker, address, exchange_seconds=10, quorum_seconds=300, group=group)
         if worker in points:
             step, point, act = points[worker]
             transport = Faulty(inner, step, point, act(inner) if act in (die_at, cut_at) else act)

@@ -396,3 +396,26 @@ def test_validation_takes_less_than_a_twentieth_at_the_papers_settings(workers: 
     assert 0.04 < validation_share(resolved) < 0.05
     window = 2 * 1024 / workers  # the anchor and the workers' own weights, each once
     assert validation_share(resolved) == pytest.approx(window / (window + 3 * 512 * 30 / workers), rel=0.1)
+
+
+@pytest.mark.parametrize(("freq", "interval"), [(4, 6), (7, 10), (30, 10)])
+@pytest.mark.parametrize("steps", [200, 997, 10**12])
+def test_a_long_run_is_counted_by_its_windows(freq: int, interval: int, steps: int) -> None:
+    """One worker of four validates a quarter of the batches with its own weights where an outer step follows, and a
+    quarter with every anchor that has moved since the last validation."""
+    config = base.muloco(base.workers(base.paper("150M"), 4), lr=0.01, outer_lr=0.7, outer_momentum=0.6)
+    config.training.steps, config.validation.freq, config.fault_tolerance.sync_steps = steps, freq, interval
+    config.lr_scheduler.warmup_steps = 1
+    counted = min(steps, 2 * freq * interval + steps % (freq * interval))  # the windows repeat after freq x interval
+    passes, anchor = 0, 0
+    for step in range(1, counted + 1):
+        if step % freq == 0 or step == counted:
+            moved = step if step == counted else step // interval * interval
+            passes += (step % interval == 0 or step == counted) + (moved > anchor)
+            anchor = moved
+    one = sum(
+        (step % interval == 0) + (step // interval > (step - freq) // interval)
+        for step in range(0, freq * interval, freq)
+    )
+    passes += (steps - counted) // (freq * interval) * one
+    assert validated_sequences(resolve(config)) == 1024 + 256 * passes
