@@ -57,8 +57,9 @@ def test_help_and_list_tell_parts_and_rows(capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in ROWS)
     assert main(["check-gpu", "--list", "--rows", "offload"]) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if not line.startswith("   ")]
-    assert listed == ["laptop:", "in_process", "offload"]
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]  # lines may be wrapped
+    heads = {f"{part.name}:" for part in PARTS}
+    assert [word for word in first if word in ROWS or word in heads] == ["laptop:", "in_process", "offload"]
 
 
 def test_the_list_is_wrapped_at_the_width_of_the_terminal(
