@@ -1,8 +1,8 @@
 """`muloco check-gpu` on the command line."""
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys
