@@ -63,7 +63,7 @@ def test_a_vote_against_is_heard_by_all(lighthouse, group) -> None:
 
 def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer is asked while it votes; it commits only after that."""
-    asked, answers = threading.Event(), []
+    asked, answers, heard = threading.Event(), [], []
 
     def watched(*args, **options) -> str | None:
         answers.append(ask(*args, **options))
@@ -75,7 +75,9 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
 
     def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
         lose_contact_after(transport, lambda: voting.wait(SECONDS))
-        return round.vote(True)
+        committed = round.vote(True)
+        heard.extend(answers)  # those in the vote; whoever leaves asks as well
+        return committed
 
     def late(transport: TorchftTransport, round: TorchftRound) -> bool:
         send = transport.group.swap
@@ -90,7 +92,7 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
         return round.vote(True)
 
     assert vote_of_two(lighthouse(2), group, {0: unsure, 1: late}) == [True, True]
-    assert answers[0] == VOTING and answers[-1] == COMMITTED
+    assert heard[0] == VOTING and heard[-1] == COMMITTED
 
 
 def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
