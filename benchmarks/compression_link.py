@@ -96,7 +96,8 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
 
 def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[float]]:
     """One worker; the seconds of each round by way, those of the slower worker."""
-    from muloco.outer.torchft import GlooGroup, TorchftTransport
+    from muloco.outer.peer_group import GlooGroup
+    from muloco.outer.torchft import TorchftTransport
 
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -96,7 +96,8 @@ def _ways(
 
     from muloco.outer.compression import Compression
     from muloco.outer.exchange import average
-    from muloco.outer.torchft import GlooGroup, TorchftTransport
+    from muloco.outer.peer_group import GlooGroup
+    from muloco.outer.torchft import TorchftTransport
 
     store, other_store = stores
     transport = TorchftTransport(

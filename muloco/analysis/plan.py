@@ -30,12 +30,12 @@ FEW_BANDWIDTHS = (10.0, 100.0, 1600.0)
 
 @dataclass(frozen=True)
 class Gpu:
-    """By its data sheet."""
+    """A type of GPU, with the figures of its data sheet."""
 
     flops: float
-    """bf16, dense, a second."""
+    """Dense bf16 FLOPs per second."""
     memory: float
-    """Bytes."""
+    """Memory in bytes."""
 
 
 GPUS = {
@@ -45,12 +45,12 @@ GPUS = {
     "B200": Gpu(2250e12, 180e9),
 }
 PAPER_UTILIZATION = 0.39
-"""Of H100s, which fits the paper's wall-clock figure (PAPER 6.1)."""
+"""Share of their peak that H100s reach, which fits the wall-clock figure of the paper (PAPER 6.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Of one run."""
+    """The plan of one run: its time, traffic and memory."""
 
     name: str
     look: str
@@ -63,11 +63,11 @@ class Plan:
     sync_steps: int
     """Inner steps from one exchange over the link to the next."""
     exchange_bytes: float
-    """That leave a worker for it, of the whole model."""
+    """Bytes that leave a worker for one exchange of the whole model."""
     fragments: int
     delay: int
     memory: Memory
-    """Of a worker."""
+    """Memory of one worker, over all its ranks."""
     state_per_gpu: float
     """Bytes of training state on a GPU between two syncs, of all workers that share the GPU."""
     bytes_per_gpu: float
@@ -196,7 +196,7 @@ def _sync_words(config: Config) -> float:
 
 
 def _exchange_bytes(config: Config) -> int:
-    """Of the worker that sends most."""
+    """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
     from muloco.outer.exchange import bytes_sent
     from muloco.training.outer import build_compression, fragments_of
 

@@ -167,7 +167,8 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     ft = config.fault_tolerance
     if group is not None:
         return group.transport(ft.replica_id, device)
-    from muloco.outer.torchft import GlooGroup, NCCLGroup, TorchftTransport
+    from muloco.outer.peer_group import GlooGroup, NCCLGroup
+    from muloco.outer.torchft import TorchftTransport
 
     assert config.run.name is not None
     ranks = int(os.environ["WORLD_SIZE"])

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from torch.distributed import TCPStore
 
-from muloco.outer.torchft import GlooGroup, PeerGroup, TorchftTransport
+from muloco.outer.peer_group import GlooGroup, PeerGroup
+from muloco.outer.torchft import TorchftTransport
 
 T = TypeVar("T")
 

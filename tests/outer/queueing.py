@@ -9,7 +9,7 @@ from torch.distributed import Work
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.process_group import ProcessGroupGloo
 
-from muloco.outer.torchft import StreamGroup
+from muloco.outer.peer_group import StreamGroup
 
 
 class _Queued(Work):

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.torchft import PeerGroup
+from muloco.outer.peer_group import PeerGroup
 
 from .faults import Died, Faulty, cut_at, die_at, die_in_process, lose_contact, lose_contact_in_vote
 from .over_torchft import connect, in_threads

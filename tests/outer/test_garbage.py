@@ -19,8 +19,9 @@ from torchft.process_group import ProcessGroupWrapper
 from muloco.outer import TransportError
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import MESSAGE_BYTES, average, gather_bytes
+from muloco.outer.peer_group import NCCLGroup
 from muloco.outer.peers import CHECKSUM, COMMITTED, PeerServer, ask, fetch
-from muloco.outer.torchft import NCCLGroup, TorchftTransport, _introduction
+from muloco.outer.torchft import TorchftTransport, _introduction
 from muloco.outer.transaction import ATTEMPTS, Header, agree
 
 from .over_torchft import own_store

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from muloco.outer.peer_group import in_short
 from muloco.outer.staging import Staging
-from muloco.outer.torchft import TorchftRound, _in_short
+from muloco.outer.torchft import TorchftRound
 from muloco.outer.transport import TransportError
 
 
@@ -23,7 +24,7 @@ from muloco.outer.transport import TransportError
     ],
 )
 def test_the_sentence_that_matters(said: str, short: str) -> None:
-    assert _in_short(RuntimeError(said)) == short
+    assert in_short(RuntimeError(said)) == short
 
 
 def unconnected(swap: object, *, connected: bool) -> TorchftRound:

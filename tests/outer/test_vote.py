@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from muloco.outer import TransportError, torchft
+from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.torchft import GlooGroup, PeerGroup, TorchftRound, TorchftTransport
+from muloco.outer.torchft import TorchftRound, TorchftTransport
 
 from .over_torchft import connect, in_threads
 

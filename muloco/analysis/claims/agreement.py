@@ -19,13 +19,13 @@ class Agreement:
     """How the workers of one seed agree, by K: means over the matrices."""
 
     cosine: Mapping[int, float]
-    """Of the mean pseudogradient to that of K = 1."""
+    """Cosine of the angle between the mean pseudogradient of K workers and that of one worker."""
     gap: Mapping[int, float]
     """Interference gap in %."""
 
 
 def read_agreement(folder: Path, checkpoint: str) -> Agreement:
-    """Of one checkpoint of a study.
+    """Reads the agreement of the workers at one checkpoint of a study.
 
     Args:
         folder: what `muloco analyze pseudogradients` has written.
@@ -49,7 +49,12 @@ def read_agreement(folder: Path, checkpoint: str) -> Agreement:
 
 
 def agreement_claims(muon: Sequence[Agreement], adamw: Sequence[Agreement]) -> list[Claim]:
-    """Of studies of DP Muon and DP AdamW with the same seeds, in the same order, and the same K."""
+    """Returns the claims about the agreement of workers.
+
+    Args:
+        muon: studies of DP Muon, one for each seed.
+        adamw: studies of DP AdamW with the same seeds in the same order, and the same K.
+    """
     counts = sorted(muon[0].cosine) if muon else []
     ordering = [
         Part(label=f"K={count}", values=[b.cosine[count] - a.cosine[count] for a, b in zip(muon, adamw, strict=True)])

@@ -85,5 +85,6 @@ class Claim:
 
 
 def slope_by_doubling(counts: Sequence[int], values: Sequence[float]) -> float:
-    """Of the line through values against log2 of counts, by least squares: how much they rise when a count doubles."""
+    """Returns how much the values rise when a count doubles: the slope of the least-squares line through the values
+    against log2 of the counts."""
     return statistics.linear_regression([math.log2(count) for count in counts], values).slope

@@ -152,7 +152,7 @@ def _free(
     label: Callable[[Variant], str],
     paper: str,
 ) -> Claim:
-    """That variants lose nothing beside others."""
+    """Returns the claim that the loss of each variant is no higher than that of its reference, within `LOSSLESS`."""
     parts = []
     for variant in group.variants:
         if (other := reference(variant)) is not None:
@@ -179,7 +179,7 @@ def _counts(group: Group, scale: str) -> list[int]:
 
 
 def _losses(group: Group, scale: str, variants: Sequence[Variant]) -> dict[Variant, BySeed]:
-    """Of the best point of each variant, at the batches that all of them have."""
+    """Returns the losses at the best point of each variant, among the batch sizes that all variants have."""
     there = {one: points for one in variants if (points := group.at(scale, one))}
     if not there:
         return {}

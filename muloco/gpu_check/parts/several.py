@@ -46,7 +46,7 @@ PART = Part(
         Row(
             name="nccl_killed",
             what="a round over NCCL is a transaction: a worker that is killed in it changes no anchor, and rejoins",
-            where=("outer/torchft.py",),
+            where=("outer/peer_group.py", "outer/torchft.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs and `kill -9` a worker; digests are equal",
             check="several:nccl_killed",
             gpus=2,

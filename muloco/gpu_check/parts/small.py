@@ -102,7 +102,7 @@ PART = Part(
         Row(
             name="nccl_wait",
             what="`wait()` of torchft's NCCL group returns before the data has arrived; `errored()` waits until it has",
-            where=("outer/torchft.py",),
+            where=("outer/peer_group.py",),
             command="call `alltoall_base(...).wait()` after launching a kernel that takes a second",
             check="small:nccl_wait",
         ),

@@ -1,0 +1,156 @@
+"""Process groups that carry the bytes of a round between workers: torchft's, which a round can rely on."""
+
+import logging
+import os
+import re
+import socket
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import AllToAllOptions
+from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGroupWrapper
+
+logger = logging.getLogger(__name__)
+
+STORE_SECONDS = 10.0
+"""Timeout of a first connection to the store in which the members of a new group find each other."""
+CUT_OFF = "this worker was cut off"
+_ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+
+
+def in_short(error: Exception) -> str:
+    """The message of gloo, NCCL or torchft without the place in its source, its advice and its stack."""
+    text = str(error).split("\n")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text).split(". ")[0]
+
+
+class PeerGroup(ProcessGroupWrapper):
+    """Extends a process group of torchft for rounds: a base class to put before torchft's. It remembers the members
+    that it connects, and swaps bytes between them."""
+
+    device = torch.device("cpu")
+    """Device of the bytes that the group sends and receives."""
+    place = 0
+    """Of this worker among the members."""
+    members = 0
+    configurations = 0
+    rendezvous = ""
+    """Address of the store in which the members find each other, with the prefix of their keys."""
+
+    def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
+        self.place, self.members, self.rendezvous = rank, world_size, store_addr
+        self.configurations += 1
+        self._insist_on_store()
+        super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has not been aborted since it was configured."""
+        return self._pg is not None
+
+    @property
+    def parent(self) -> dist.ProcessGroup:
+        """torch's process group. Another thread may abort it at any time.
+
+        Raises:
+            RuntimeError: the group has been aborted.
+        """
+        connected = self._pg
+        if connected is None:
+            raise RuntimeError(CUT_OFF)
+        return connected
+
+    def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """Sends `sent[r]` to member r, and fills `received` with the bytes from all members, `sizes[r]` from member r
+        in rank order. Returns when they have arrived.
+
+        It is not enough to wait for NCCL's work object: this makes the current stream wait, not the host, and never
+        fails. When a member is lost, torchft aborts the communicator after the timeout, the stream goes on, and
+        `received` holds arbitrary bytes. `errored` waits for the current stream and says whether this has happened.
+
+        Raises:
+            RuntimeError: a member is gone or too slow.
+        """
+        self.post(received, sizes, sent)
+        if (failure := self.errored()) is not None:
+            raise RuntimeError(str(failure)) from failure
+
+    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """Starts a swap and waits for its work objects, see `swap`. Each kind of group has its own."""
+        raise NotImplementedError
+
+    def _insist_on_store(self) -> None:
+        """
+        Raises:
+            ConnectionError: the worker that holds the store has gone. torch would try to connect until its timeouts,
+                and the other workers would wait for this one.
+        """
+        host, port = self._store_address()
+        try:
+            socket.create_connection((host, port), timeout=STORE_SECONDS).close()
+        except OSError as error:
+            self.abort()
+            raise ConnectionError(f"the worker at {host}:{port} has gone: {error}") from error
+
+    def _store_address(self) -> tuple[str, int]:
+        host, _, port = self.rendezvous.partition("/")[0].rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def forget_rendezvous(self, timeout: timedelta) -> None:
+        """Deletes the entries in the store by which the members found each other. A restarted lighthouse counts quorums
+        from 1 again, and the members of the next quorum of this number must not find these entries. If the store does
+        not answer, its worker is gone, and so are the entries."""
+        host, port = self._store_address()
+        prefix = self.rendezvous.partition("/")[2]
+        try:
+            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+            for key in store.list_keys():
+                if key.startswith(f"{prefix}/"):
+                    store.delete_key(key)
+        except RuntimeError as error:
+            logger.info("the store at %s:%d does not answer: %s", host, port, in_short(error))
+
+
+class GlooGroup(PeerGroup, ProcessGroupGloo):
+    """Sends over TCP, from and to host memory."""
+
+    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        """Posts all receives before the sends. gloo's own all-to-all sends first, so that its request for the other
+        side's part waits until its own part is sent, and only one direction of a link is busy at a time."""
+        works = [self.recv([part], r, 0) for r, part in enumerate(received.split(sizes)) if part.numel()]
+        works += [self.send([part], r, 0) for r, part in enumerate(sent) if part.numel()]
+        try:
+            for work in works:
+                work.wait()
+        finally:
+            works.clear()  # they would keep the connections open after an abort
+
+
+class StreamGroup(PeerGroup):
+    """Swaps in one collective call that is queued on a stream, and may still be running when `post` returns."""
+
+    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+        lengths = [part.numel() for part in sent]
+        self.alltoall_base(received, torch.cat(sent), sizes, lengths, AllToAllOptions()).wait()
+
+
+class NCCLGroup(StreamGroup, ProcessGroupNCCL):
+    """Sends from and to this rank's CUDA device, the current device when the group is created."""
+
+    def __init__(self, timeout: timedelta):
+        super().__init__(timeout)
+        self.device = torch.device("cuda", torch.cuda.current_device())
+
+    def configure(self, *args, **kwargs) -> None:
+        # torch reads the variable when the group is created. With the value that torchtitan sets for the groups within
+        # a worker, torch would end the process when a member is lost. Here torchft aborts the group after the timeout.
+        before = os.environ.get(_ON_ERROR)
+        os.environ[_ON_ERROR] = "0"
+        try:
+            super().configure(*args, **kwargs)
+        finally:
+            if before is None:
+                del os.environ[_ON_ERROR]
+            else:
+                os.environ[_ON_ERROR] = before
