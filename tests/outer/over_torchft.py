@@ -11,6 +11,7 @@ from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.torchft import TorchftTransport
 
 T = TypeVar("T")
+SECRET = b"of the workers of a test"
 
 
 def own_store() -> TCPStore:
@@ -23,6 +24,7 @@ def connect(
     lighthouse: str,
     *,
     run: str = "run",
+    secret: bytes = SECRET,
     least: int = 1,
     quorum_seconds: float = 30,
     exchange_seconds: float = 20,
@@ -32,6 +34,7 @@ def connect(
     store = own_store()
     transport = TorchftTransport(
         run=run,
+        secret=secret,
         worker=worker,
         least=least,
         lighthouse=lighthouse,
