@@ -14,13 +14,14 @@ import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.outer import StateLost
 from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError
-from muloco.training.resuming import config_json, content_of, run_folder
+from muloco.training.resuming import config_json, content_of, run_folder, way_on
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
@@ -76,6 +77,8 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
                 evaluation=evaluation if first else None,
             ).build()
             trainer.train()
+        except StateLost as lost:
+            raise StateLost(f"{lost}; {way_on(folder)}") from None
         finally:
             if trainer is not None:
                 trainer.close()
