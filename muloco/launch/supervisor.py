@@ -28,11 +28,13 @@ from muloco.launch.summary import (
     summary_table,
 )
 from muloco.launch.surroundings import check_surroundings
+from muloco.launch.watchdog import Watchdog
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT
 from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
+from muloco.training.pulse import WANTED
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
 from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
 
@@ -42,8 +44,8 @@ POLL_SECONDS = 0.25
 LIGHTHOUSE = "lighthouse"
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
-TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+"""Those that torchrun passes on to the ranks: its own, the wish that they stop, and the wish to see their stacks."""
 LEAVE_SECONDS = 3600
 """How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
 
@@ -120,7 +122,8 @@ def _train(
                 least=config.fault_tolerance.min_replica_size,
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
-            failed = _watch(crew, lighthouse, stop, tail, view)
+            watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
+            failed = _watch(crew, watchdog, lighthouse, stop, tail, view)
             restarts = crew.restarts
         except KeyboardInterrupt:
             interrupted = True
@@ -185,6 +188,7 @@ def _environment(attempt: int) -> dict[str, str]:
     """What all workers' environments add to this one's."""
     return {
         ATTEMPT: str(attempt),
+        WANTED: "1",
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
     }
 
@@ -255,7 +259,14 @@ def _rendezvous(station: Station) -> list[str]:
     return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]
 
 
-def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:
+def _watch(
+    crew: Crew,
+    watchdog: Watchdog,
+    lighthouse: Lighthouse | None,
+    stop: StopSignals,
+    tail: MetricsTail,
+    view: View,
+) -> list[Child]:
     """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
     while True:
         lines = list(tail.new_lines())
@@ -265,6 +276,7 @@ def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: M
             return [lighthouse.child]
         if stop.received is not None:
             crew.leave()
+        watchdog.look(crew.children)
         if crew.watch():
             view.update(tail.new_lines(), crew.away())
             return crew.failures()
