@@ -14,15 +14,17 @@ from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
+from muloco.launch.watchdog import Watchdog
 from muloco.training.config import Config
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
+from muloco.training.pulse import WANTED
 from muloco.training.run_folder import MetricsTail, RunFolder
 
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
-TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+"""Those that torchrun passes on to the ranks: its own, the wish that they stop, and the wish to see their stacks."""
 LEAVE_SECONDS = 3600
 """How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
 
@@ -71,7 +73,8 @@ def run_attempt(
                 least=config.fault_tolerance.min_replica_size,
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
-            return _watch(crew, lighthouse, stop, tail, view)
+            watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
+            return _watch(crew, watchdog, lighthouse, stop, tail, view)
         finally:
             for child in children:
                 child.ask_to_end()
@@ -79,7 +82,14 @@ def run_attempt(
                 child.end(GRACE_SECONDS)
 
 
-def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> Ended:
+def _watch(
+    crew: Crew,
+    watchdog: Watchdog,
+    lighthouse: Lighthouse | None,
+    stop: StopSignals,
+    tail: MetricsTail,
+    view: View,
+) -> Ended:
     """Waits for the end of the attempt."""
     while True:
         lines = list(tail.new_lines())
@@ -89,6 +99,7 @@ def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: M
             return Ended(failed=[lighthouse.child], may_pass=True, restarts=crew.restarts)
         if stop.received is not None:
             crew.leave()
+        watchdog.look(crew.children)
         if crew.watch():
             view.update(tail.new_lines(), crew.away())
             failed = crew.failures()
@@ -101,6 +112,7 @@ def _environment(attempt: int, secret: str) -> dict[str, str]:
     return {
         ATTEMPT: str(attempt),
         SECRET: secret,
+        WANTED: "1",
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
     }
 

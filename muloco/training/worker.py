@@ -22,6 +22,7 @@ from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError
+from muloco.training.pulse import show_stacks_on_request
 from muloco.training.resuming import config_json, content_of, run_folder, way_on
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.states import State, tell_state
@@ -44,6 +45,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         ConfigError: the environment does not fit the config, or the run folder cannot be made.
         RuntimeError: training failed.
     """
+    show_stacks_on_request()
     check_environment(config, os.environ)
     store = store_of_single_rank(config)
     os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
