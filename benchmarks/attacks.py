@@ -34,6 +34,7 @@ from attacking import (  # noqa: F401 (each adds its attacks)
     flips,
     kills,
     lines,
+    mutations,
     signals,
     stops,
     strangers,

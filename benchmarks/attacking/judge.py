@@ -67,7 +67,7 @@ def after(run: LiveRun, before: Before, seen: Seen) -> Report:
 
 def _harm(run: LiveRun, before: Before) -> list[str]:
     """What an attack has done to a run that goes on."""
-    found = [f"anchors differ: {place}" for place in differing(run.syncs())]
+    found = [f"anchors differ: {place}" for place in differing(run.syncs(before.time))]
     elapsed = time.time() - before.time
     if before.step and run.step() - before.step > STEPS_A_SECOND * elapsed + 50:
         found.append(f"the run jumped from step {before.step} to {run.step()} in {elapsed:.0f} s")

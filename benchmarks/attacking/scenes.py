@@ -17,6 +17,8 @@ from attacking.registry import Attack, Ending, Report, Seen, Verdict
 from attacking.small_disks import SmallDisks
 
 FIRST_SYNC_SECONDS = 180.0
+HEALTHY_SECONDS = 20.0
+"""A run that syncs within this time serves for the next attack, whatever the verdict on the last one was."""
 
 
 class CannotStart(RuntimeError):
@@ -142,7 +144,7 @@ class Stage:
             report = judge.ended(run, before, found)
         else:
             report = judge.after(run, before, found or Seen())
-        if report.bad:
+        if report.bad and not (run.status is None and run.goes_on(seconds=HEALTHY_SECONDS)):
             self.end()
         return report
 
