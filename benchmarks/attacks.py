@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -74,13 +75,17 @@ class Record:
         self._file.flush()
 
 
+STOP = threading.Event()
+"""Set by SIGINT and SIGTERM: the attacks that are being played are the last ones, and what they have started is ended."""
+
+
 def play(
     attacks: Sequence[Attack], stage: Stage | None, workshop: Workshop, record: Record, *, seed: int, until: float
 ) -> int:
     """Plays the attacks of one scene one after the other; returns how many were left out for want of time."""
     left = list(attacks)
     try:
-        while left and time.monotonic() < until:
+        while left and time.monotonic() < until and not STOP.is_set():
             attack = left.pop(0)
             rng = random.Random(f"{seed} {attack.name}")
             started = time.monotonic()
@@ -157,6 +162,8 @@ def main() -> int:
 
 def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -> int:
     started = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: STOP.set())
     command = f"python benchmarks/attacks.py {' '.join(sys.argv[1:])}".strip()
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     about = {
@@ -186,7 +193,8 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
         left = sum(job.result() for job in jobs)
     print(f"\n{table(record.entries)}\n\n{time.monotonic() - started:.0f} s")
     if left:
-        print(f"{left} attacks were left out: {options.limit:g} s had passed (--limit)", file=sys.stderr)
+        why = "stopped by a signal" if STOP.is_set() else f"{options.limit:g} s had passed (--limit)"
+        print(f"{left} attacks were left out: {why}", file=sys.stderr)
     return 1 if left or failed(record.entries) else 0
 
 
