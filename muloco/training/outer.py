@@ -20,14 +20,23 @@ from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
+from muloco.outer.terms import Setting
 from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, flatten
 from muloco.training.schedule import schedule_steps
 
 TABLES = ("tok_embeddings", "lm_head")
 """Modules with a row for each entry of the vocabulary."""
+
+COMMON = (
+    *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
+    *("fault_tolerance.semi_sync_method", "training.steps", "lr_scheduler.total_steps"),
+)
+"""Beginnings of the names of `common_settings`."""
+OWN = ("outer_optimizer.offload",)
+"""Fields among these in which workers may differ."""
 
 
 def build_outer_loop(
@@ -74,11 +83,20 @@ def build_outer_loop(
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
         compression=build_compression(config.compression, parameters),
+        settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         share=share,
         transfer=transfer,
         merging=merging,
     )
+
+
+def common_settings(config: Config) -> dict[str, Setting]:
+    """The fields of a config (resolved) that have to be the same on all workers for their payloads to have equal sizes
+    and their outer steps to have equal results, by full name. K, H, tau and the fragments are not among them: the outer
+    loop knows these itself."""
+    values = flatten(config)
+    return {name: values[name] for name in sorted(values) if name.startswith(COMMON) and name not in OWN}
 
 
 def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
