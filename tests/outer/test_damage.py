@@ -63,17 +63,16 @@ def damaged(
 
 
 @pytest.mark.parametrize("kind", COMPRESSIONS)
-def test_flipped_bits_are_never_committed(kind: str, lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flipped_bits_are_never_committed(kind: str, lighthouse, group) -> None:
     """In introductions, headers, payloads on both ways, seals and votes; several of them at once."""
-    monkeypatch.setattr(torchft, "CHUNK_BYTES", 200)  # most payloads take several chunks
     compression, draw = COMPRESSIONS[kind], random.Random(kind)
     alone = train_in_process(CASE, compression=compression)
     quiet, counted = damaged(CASE, lighthouse(3), {}, group=group, compression=compression)
     total = counted[0].swaps
     assert [result.digests for result in quiet] == [result.digests for result in alone]
-    at = {worker: {draw.randrange(total) for _ in range(4)} for worker in range(3)}
+    at = {worker: set(draw.sample(range(total), 8)) for worker in range(3)}
     ours, damages = damaged(CASE, lighthouse(3), at, group=group, compression=compression)
-    assert sum(damage.flipped for damage in damages) >= 8
+    assert sum(damage.flipped for damage in damages) >= 20
     for worker, (result, expected) in enumerate(zip(ours, alone, strict=True)):
         assert result.history == expected.history and result.digests == expected.digests, f"worker {worker}: {at}"
         for name, value in expected.parameters.items():
