@@ -28,13 +28,14 @@ from muloco.launch.summary import (
     summary_table,
 )
 from muloco.launch.surroundings import check_surroundings
+from muloco.training.attempts import begin_attempt, next_attempt
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT
 from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
-from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
+from muloco.training.run_folder import MetricsTail, RunFolder, why_unwritable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def _train(
     interrupted, failed, restarts = False, [], 0
     with StopSignals() as stop, View(config, console) as view:
         try:
+            begin_attempt(folder, attempt)
             environment = _environment(attempt)
             lighthouse = None
             if config.worker_processes > 1:

@@ -1,8 +1,7 @@
 """One worker among the others: what it tells them, what it remembers of them, and how it joins again."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
@@ -80,10 +79,7 @@ class Membership:
             agreement = assemble(self.transport, own, self._wire_of, self.crowd)
             if agreement.donor is None:
                 if self.transport.any_rank(left_behind or reached > step):
-                    raise StateLost(
-                        f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
-                        f"step {step}; go on from its newest checkpoint with: muloco train CONFIG --resume"
-                    )
+                    raise StateLost(self._what_is_lost(reached, step))
                 self.commit(agreement)
                 return
             if self.take_over(agreement):
@@ -95,15 +91,20 @@ class Membership:
         fragment: int,
         own: Outgoing,
         *,
-        due: int,
         weight: int,
         checksum: torch.Tensor,
     ) -> Agreement:
-        """The mean of a fragment's pseudogradients, to be applied after step `due`; see
-        `muloco.outer.transaction.agree`."""
+        """The mean of a fragment's pseudogradients, sent after `step`; see `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=own.finite, checksum=checksum)
-        passed = partial(self.crowd.passed, due, fragment)
-        return agree(self.transport, header, own.vector, self._wire_of, passed, overwrite=own.overwrite)
+
+        def passed(members: Collection[int]) -> bool:
+            """As long as all of the last round are in this one, there is nobody who could have gone on."""
+            return not set(self.members) <= set(members) and self.crowd.passed(step, fragment)
+
+        agreement = agree(self.transport, header, own.vector, self._wire_of, passed, overwrite=own.overwrite)
+        if agreement.donor is None:
+            self.crowd.committed(agreement.step, agreement.fragment, agreement.weights)
+        return agreement
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""
@@ -156,6 +157,15 @@ class Membership:
     def load_state(self, state: dict[str, Any]) -> None:
         self.history, self.members = state["history"], state["members"]
         self.shares = dict(state["shares"])
+
+    def _what_is_lost(self, reached: int, step: int) -> str:
+        saved = self.crowd.saved()
+        what = "there is no whole checkpoint" if saved is None else f"the newest whole checkpoint is of step {saved}"
+        then = "start it again from the beginning" if saved is None else "resume from it"
+        return (
+            f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after step "
+            f"{step}; {what}; {then} with: muloco train CONFIG --resume"
+        )
 
     def _header(self, step: int, fragment: int, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
         return Header(

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from torchft.manager import Manager
 
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, ask_all, fetch, fetch_part
 from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError
 
@@ -92,7 +92,7 @@ class TorchftTransport:
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
-        """The same, by worker."""
+        """Where each worker that this one has met so far was last found, by worker."""
         self._manager = Manager(
             pg=self.group,
             load_state_dict=None,
@@ -202,6 +202,13 @@ class TorchftTransport:
                 logger.info("worker %d did not provide part %s: %s", worker, name, error)
         return found
 
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        self.server.answers[question] = answer
+
+    def ask(self, question: str, seconds: float) -> list[bytes]:
+        others = [address for worker, address in self._address_of.items() if worker != self._worker]
+        return ask_all(others, question, seconds=seconds)
+
     def cut(self) -> None:
         self.group.abort()
 
@@ -230,7 +237,7 @@ class TorchftTransport:
             round.broken = str(error)
             return
         self.peers = [address for address, _, _ in told]
-        self._address_of = {worker: address for address, _, worker in told}
+        self._address_of |= {worker: address for address, _, worker in told}
         self._group_name = told[0][1]
         self._configured = self.group.configurations
         self._rounds = 1

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import torch
@@ -56,7 +56,10 @@ class Crowd:
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
         reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
-        passed: whether the others are known to have synced a fragment at a step without this worker, or gone on since.
+        saved: the step of the newest whole checkpoint; None: there is none.
+        passed: whether the others are known to have committed the round of a fragment after a step, or a later one,
+            without this worker.
+        committed: is told of each round that this worker has committed: its step, its fragment and its members.
     """
 
     run: str = ""
@@ -66,7 +69,9 @@ class Crowd:
     late_after: float = 1200.0
     patience: float = 1800.0
     reached: Callable[[], int] = lambda: 0
+    saved: Callable[[], int | None] = lambda: None
     passed: Callable[[int, int], bool] = lambda step, fragment: False
+    committed: Callable[[int, int, Collection[int]], None] = lambda step, fragment, members: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +158,7 @@ def agree(
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
     wire_of: Callable[[int], Wire],
-    passed: Callable[[], bool] = lambda: False,
+    passed: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
 ) -> Agreement:
@@ -168,7 +173,8 @@ def agree(
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
         wire_of: how a fragment travels, by index.
-        passed: whether the others are known to have gone on without this worker, which then must not lead a round.
+        passed: whether the others are known to have gone on without this worker, which then must not lead a round;
+            asked with the workers that lead this one, on any of its ranks.
         overwrite: whether the mean may be written over the vector that `payload` returns.
 
     Raises:
@@ -179,8 +185,6 @@ def agree(
     sent = 0
     for attempt in range(1, ATTEMPTS + 1):
         reach("open")
-        if transport.any_rank(passed()):
-            return _left_behind(own)
         round = transport.open(own.step)
         agreement = None
         try:
@@ -189,6 +193,10 @@ def agree(
             agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
             logger.warning("sync after step %d: %s", own.step, error)
+        leads = agreement is not None and agreement.donor is None
+        if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
+            round.vote(False)
+            return _left_behind(own)
         reach("vote")
         committed = round.vote(agreement is not None)
         reach("commit")

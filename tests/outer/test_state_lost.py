@@ -14,14 +14,8 @@ from muloco.outer.transaction import NOBODY
 from .workers import run_workers
 
 
-class Shut:
-    """A transport that nobody may use."""
-
-    def any_rank(self, value: bool) -> bool:
-        return value
-
-    def open(self, step: int):
-        raise AssertionError("it meets nobody")
+class Empty:
+    """A transfer of states without a state."""
 
 
 class Sent:
@@ -56,15 +50,43 @@ def test_who_was_left_behind_begins_nothing_though_it_is_as_far() -> None:
         member.start(4, torch.tensor(1), left_behind=True)
 
 
-def test_who_was_passed_at_a_sync_opens_no_round() -> None:
-    """It asks for the step at which the mean is due."""
-    seen = []
-    member = membership(Shut(), passed=lambda *sync: seen.append(sync) or True)
-    agreement = member.agree(8, 1, Sent(torch.ones(1)), due=10, weight=4, checksum=torch.tensor(1))
-    assert agreement.donor == NOBODY and seen == [(10, 1)]
-    member = membership(Shut(), passed=lambda *sync: True)
-    member._transfer = Shut()
-    assert not member.take_over(agreement), "it has to look for the others"
+def test_a_lost_state_comes_with_what_is_there_instead() -> None:
+    for saved, said in (
+        (4, "the newest whole checkpoint is of step 4; resume"),
+        (None, "there is no whole checkpoint;"),
+    ):
+        member = membership(InProcessGroup(1).transport(0), reached=lambda: 5, saved=[saved].pop)
+        with pytest.raises(StateLost, match=said):
+            member.start(0, torch.tensor(1))
+
+
+@pytest.mark.parametrize("passed", [False, True])
+def test_who_meets_fewer_than_before_asks_whether_the_run_has_gone_on(passed: bool) -> None:
+    """Worker 1 comes to the first round only. As long as all are there, nobody asks."""
+    group, asked, committed = InProcessGroup(2), [], []
+
+    def work(worker: int) -> object:
+        crowd = Crowd(
+            run="r",
+            worker=worker,
+            workers=2,
+            passed=lambda *sync: asked.append((worker, *sync)) or passed,
+            committed=lambda step, fragment, members: committed.append((worker, step, fragment, sorted(members))),
+        )
+        wire_of = [Compression().wire({"w": torch.empty(3)})].__getitem__
+        member = Membership(group.transport(worker), crowd, wire_of=wire_of, share=str, transfer=Empty())
+        both = member.agree(4, 0, Sent(torch.ones(3)), weight=4, checksum=torch.tensor(1))
+        member.commit(both)
+        if worker == 1:
+            return None
+        alone = member.agree(8, 0, Sent(torch.ones(3)), weight=4, checksum=torch.tensor(1))
+        assert not passed or not member.take_over(alone), "it has to look for the others"
+        return alone.donor, alone.weights
+
+    outcome, _ = run_workers(group, work)
+    assert outcome == ((NOBODY, {}) if passed else (None, {0: 4}))
+    assert asked == [(0, 8, 0)]
+    assert sorted(committed) == [(0, 4, 0, [0, 1])] + [(0, 8, 0, [0])] * (not passed) + [(1, 4, 0, [0, 1])]
 
 
 def test_who_lacks_the_fragment_of_the_run_stops_and_the_run_goes_on() -> None:
@@ -78,7 +100,7 @@ def test_who_lacks_the_fragment_of_the_run_stops_and_the_run_goes_on() -> None:
         wire_of = fragments.__getitem__
         member = Membership(group.transport(worker), crowd, wire_of=wire_of, share=str, transfer=None)
         step, fragment = (8, 1) if worker == 0 else (4, 0)
-        sync = partial(member.agree, step, fragment, Sent(torch.ones(3)), due=step, weight=4)
+        sync = partial(member.agree, step, fragment, Sent(torch.ones(3)), weight=4)
         if worker == 1:
             with pytest.raises(ForeignRun, match="run 'r' syncs fragment 1, which this worker does not have"):
                 sync(checksum=torch.tensor(1))
