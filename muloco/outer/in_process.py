@@ -173,7 +173,7 @@ class InProcessTransport:
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
         pass  # nobody can be away
 
-    def ask(self, question: str, seconds: float) -> list[bytes]:
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
         return []
 
     def any_rank(self, value: bool) -> bool:

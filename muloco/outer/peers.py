@@ -9,7 +9,6 @@ gone; its answers are recognized and refused.
 import http.client
 import io
 import logging
-import queue
 import shutil
 import sys
 import threading
@@ -18,7 +17,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from muloco.outer.transport import KEPT_PARTS
@@ -44,8 +43,8 @@ class PeerServer:
 
     `GET /round/NAME` -> voting, in doubt (it has voted, lost contact and asks the others), committed or failed. Who
     asks may give the round up if nobody has committed it; so what this rank has not voted on yet has failed from then
-    on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet). `GET /QUESTION` -> what
-    `answers` has for it.
+    on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet). `GET /QUESTION/NAME` ->
+    what `answers` has for it.
 
     Args:
         host: name or address of the interface to serve on.
@@ -55,8 +54,8 @@ class PeerServer:
         self._rounds: OrderedDict[str, str] = OrderedDict()
         self._offer: tuple[str, bytes] = ("", b"")
         self._parts: OrderedDict[str, bytes] = OrderedDict()
-        self.answers: dict[str, Callable[[], bytes]] = {}
-        """What to say to other questions, by their name."""
+        self.answers: dict[str, Callable[[str], bytes | None]] = {}
+        """By kind of request: what answers it, given the name that the request ends with; None: there is nothing."""
         self._lock = threading.Lock()
         self._published = threading.Condition(self._lock)
         answer = self._answer
@@ -113,8 +112,8 @@ class PeerServer:
 
     def _answer(self, path: str) -> bytes | None:
         kind, _, name = path.removeprefix("/").partition("/")
-        if kind in self.answers and not name:
-            return self.answers[kind]()
+        if kind in self.answers and name:
+            return self.answers[kind](name)
         if kind not in ("round", "state", "part") or not name:
             return None  # such as the request of a port scanner
         with self._lock:
@@ -150,31 +149,16 @@ def ask(address: str, round: str, *, seconds: float) -> str | None:
     return answer if answer in ANSWERS else None
 
 
-def ask_all(addresses: Collection[str], question: str, *, seconds: float) -> list[bytes]:
-    """What the peers at these addresses answer to a question, as far as they do so within `seconds` for all together.
+def inquire(address: str, question: str, *, seconds: float) -> bytes | None:
+    """What the peer `host:port` answers to a question, a key of its `PeerServer.answers`; None: nothing.
 
-    Args:
-        addresses: `host:port` of each peer's server.
-        question: a key of their `PeerServer.answers`.
-        seconds: until the rest is given up.
+    Raises:
+        OSError: the peer is gone or silent, or its answer arrived damaged.
     """
-    answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-
-    def ask_one(address: str) -> None:
-        try:
-            answers.put(_get(f"http://{address}/{question}", seconds))
-        except (OSError, ValueError):  # ValueError: the address is invalid
-            answers.put(None)
-
-    for address in addresses:
-        threading.Thread(target=ask_one, args=(address,), name=f"question to {address}", daemon=True).start()
-    deadline, found = time.monotonic() + seconds, []
-    for _ in addresses:
-        try:
-            found.append(answers.get(timeout=max(0.0, deadline - time.monotonic())))
-        except queue.Empty:
-            break
-    return [answer for answer in found if answer is not None]
+    try:
+        return _get(f"http://{address}/{question}/newest", seconds)
+    except ValueError:  # the address is invalid
+        return None
 
 
 def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:

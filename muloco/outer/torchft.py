@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from torchft.checkpointing import CheckpointTransport
 from torchft.manager import Manager
 
 from muloco.outer.exchange import gather_bytes
+from muloco.outer.inquiry import ask_all
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, ask_all, fetch, fetch_part
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
 from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError
 
@@ -203,11 +205,11 @@ class TorchftTransport:
         return found
 
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
-        self.server.answers[question] = answer
+        self.server.answers[question] = lambda name: answer()
 
-    def ask(self, question: str, seconds: float) -> list[bytes]:
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
         others = [address for worker, address in self._address_of.items() if worker != self._worker]
-        return ask_all(others, question, seconds=seconds)
+        return ask_all(others, partial(inquire, question=question, seconds=seconds), seconds=seconds)
 
     def cut(self) -> None:
         self.group.abort()

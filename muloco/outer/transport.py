@@ -103,7 +103,7 @@ class Transport(Protocol):
         thread."""
         ...
 
-    def ask(self, question: str, seconds: float) -> list[bytes]:
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
         """Returns what the same rank of all workers that this one has met so far answers to a question; those that do
         not answer within so many seconds, for all together, are left out."""
         ...

@@ -240,7 +240,7 @@ class MulocoTrainer(Trainer):
             worker=config.muloco.fault_tolerance.replica_id,
             workers=config.muloco.workers,
             attempt=config.metrics.attempt,
-            ask=lambda: transport.ask(COMMITS, ASK_SECONDS),
+            ask=lambda: transport.inquire(COMMITS, ASK_SECONDS),
         )
         if self._commits is not None:
             transport.answer(COMMITS, self._commits.answer)
