@@ -76,7 +76,7 @@ class Record:
 
 
 STOP = threading.Event()
-"""Set by SIGINT and SIGTERM: the attacks that are being played are the last ones, and what they have started is ended."""
+"""Set by SIGINT and SIGTERM: no further attack is begun, and what has been started is ended."""
 
 
 def play(
