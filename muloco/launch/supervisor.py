@@ -17,6 +17,7 @@ from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
 from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
+from muloco.launch.secret import secret_of_attempt
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.summary import (
@@ -30,7 +31,7 @@ from muloco.launch.summary import (
 from muloco.launch.surroundings import check_surroundings
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
-from muloco.training.environment import ATTEMPT
+from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
 from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
@@ -39,7 +40,6 @@ from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-LIGHTHOUSE = "lighthouse"
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
 TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -106,14 +106,14 @@ def _train(
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
     interrupted, failed, restarts = False, [], 0
-    with StopSignals() as stop, View(config, console) as view:
+    with secret_of_attempt(folder, os.environ) as secret, StopSignals() as stop, View(config, console) as view:
         try:
-            environment = _environment(attempt)
+            environment = _environment(attempt, secret)
             lighthouse = None
             if config.worker_processes > 1:
-                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children)
+                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
                 lighthouse = Lighthouse(start, placement.lighthouse.port)
-                environment["TORCHFT_LIGHTHOUSE"] = lighthouse.address
+                environment[LIGHTHOUSE] = lighthouse.address
             crew = Crew(
                 lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
                 workers=config.worker_processes,
@@ -181,20 +181,22 @@ def _check_folder(folder: RunFolder, *, fresh: bool) -> None:
         raise taken(folder)
 
 
-def _environment(attempt: int) -> dict[str, str]:
+def _environment(attempt: int, secret: str) -> dict[str, str]:
     """What all workers' environments add to this one's."""
     return {
         ATTEMPT: str(attempt),
+        SECRET: secret,
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
     }
 
 
 def _start_lighthouse(
-    config: Config, folder: RunFolder, station: Station, children: list[Child], port: int
+    config: Config, folder: RunFolder, station: Station, children: list[Child], secret: str, port: int
 ) -> tuple[Child, str]:
     child, address = start_lighthouse(
+        secret=secret,
         workers=config.fault_tolerance.min_replica_size,
-        log=folder.log(LIGHTHOUSE),
+        log=folder.log("lighthouse"),
         station=station,
         heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
         join_timeout=config.fault_tolerance.straggler_timeout_seconds,

@@ -60,9 +60,7 @@ class Reachability:
                 self._failures.pop(worker, None)
                 continue
             self._failures[worker] = self._failures.get(worker, 0) + 1
-            logger.warning(
-                "%s; failed rounds in a row: %d", self.account(worker, self._worker), self._failures[worker]
-            )
+            logger.warning("%s; failed rounds in a row: %d", self.account(worker, self._worker), self._failures[worker])
 
     def apart(self) -> list[int]:
         """The workers that this one has not reached in so many failed rounds in a row, and does not reach now."""
@@ -75,7 +73,9 @@ class Reachability:
 
     def account(self, one: int, other: int) -> str:
         """Says of two workers that they do not reach each other."""
-        at = [self._addresses[worker] for worker in (one, other) if worker != self._worker and worker in self._addresses]
+        at = [
+            self._addresses[worker] for worker in (one, other) if worker != self._worker and worker in self._addresses
+        ]
         where = f" at {' and '.join(at)}" if at else ""
         return f"worker {min(one, other)} and worker {max(one, other)} do not reach each other{where}"
 

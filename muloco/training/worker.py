@@ -15,6 +15,7 @@ from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.outer.in_process import GroupEnded, InProcessGroup
+from muloco.outer.store import LOOPBACK, loopback_store
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT, check_environment
@@ -141,12 +142,12 @@ def store_of_single_rank(config: Config) -> TCPStore | None:
     """
     if "RANK" in os.environ:
         return None
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = loopback_store()
     os.environ.update(
         RANK="0",
         LOCAL_RANK="0",
         WORLD_SIZE="1",
-        MASTER_ADDR="127.0.0.1",
+        MASTER_ADDR=LOOPBACK,
         MASTER_PORT=str(store.port),
         TORCHELASTIC_USE_AGENT_STORE="True",
         TORCHELASTIC_RESTART_COUNT="0",
