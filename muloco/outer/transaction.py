@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from muloco.outer.company import Stranger, company_of, find_leaders, too_far_ahead
+from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
 from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
@@ -223,8 +223,19 @@ def _left_behind(own: Header) -> Agreement:
 
 
 def _meet(round: Round, own: Header) -> list[Header]:
-    """The headers of all members, which can take part in one round."""
-    return company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
+    """The headers of all members, which can take part in one round.
+
+    Raises:
+        ForeignRun: this worker does not belong to the run.
+        TransportError: another member does not belong to it; or one is gone or too slow.
+    """
+    headers = company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
+    if round.strangers and round.size == 1 and not own.experienced:
+        raise ForeignRun(
+            f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not have the "
+            "same secret (MULOCO_SECRET); give it the secret of the run"
+        )
+    return headers
 
 
 def _carry(
