@@ -15,7 +15,7 @@ from muloco.launch.crew import Crew
 from muloco.launch.devices import place
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
-from muloco.launch.placement import Placement, Station
+from muloco.launch.placement import LOOPBACK, Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.secret import secret_of_attempt
 from muloco.launch.slurm import place_in
@@ -106,13 +106,13 @@ def _train(
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
     interrupted, failed, restarts = False, [], 0
+    lighthouse: Lighthouse | None = None
     with secret_of_attempt(folder, os.environ) as secret, StopSignals() as stop, View(config, console) as view:
         try:
             environment = _environment(attempt, secret)
-            lighthouse = None
             if config.worker_processes > 1:
                 start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
-                lighthouse = Lighthouse(start, placement.lighthouse.port)
+                lighthouse = Lighthouse(start, placement.lighthouse.port, secret=secret)
                 environment[LIGHTHOUSE] = lighthouse.address
             crew = Crew(
                 lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
@@ -132,6 +132,8 @@ def _train(
                 child.ask_to_end()
             for child in children:
                 child.end(GRACE_SECONDS)
+            if lighthouse is not None:
+                lighthouse.close()
     if interrupted:
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
@@ -234,10 +236,13 @@ def _start_worker(
 def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
-        from muloco.launch.torchrun import patient_torchrun
-
         module = [
-            *(*patient_torchrun(LEAVE_SECONDS), f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
+            *(
+                "-m",
+                "muloco.launch.torchrun",
+                str(LEAVE_SECONDS),
+                f"--nproc-per-node={config.ranks_per_worker // station.nodes}",
+            ),
             *_rendezvous(station),
             f"--signals-to-handle={TORCHRUN_SIGNALS}",
             *module,
@@ -253,7 +258,7 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, station: Sta
 def _rendezvous(station: Station) -> list[str]:
     """How torchrun brings the ranks of a worker together; the node tells its number itself (`muloco.launch.node`)."""
     if station.nodes == 1:
-        return ["--standalone", f"--local-addr={station.host}"]
+        return ["--rdzv-backend=loopback", f"--local-addr={LOOPBACK}"]
     return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]
 
 
