@@ -9,8 +9,9 @@ import torch.distributed.checkpoint as dcp
 from muloco.data.corpus import Corpus, Document
 from muloco.data.tokenizer import train_tokenizer
 from muloco.model import build
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save
+from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save, Stored
 from muloco.training.config import Config
+from muloco.training.digests import sha256_of
 from muloco.training.load import to_dict
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import RunFolder, write_json
@@ -54,5 +55,14 @@ def add_checkpoint(run: RunFolder, tensors: Mapping[str, Mapping[str, torch.Tens
     save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
     draft = folder.unfinished(step, GLOBAL)
     dcp.save({kind: dict(group) for kind, group in tensors.items()}, checkpoint_id=draft, no_dist=True)
-    folder.publish(save, GLOBAL, {path.name: path.stat().st_size for path in draft.iterdir()})
+    folder.publish(save, GLOBAL, files_in(draft))
     assert folder.complete(save)
+
+
+def files_in(folder: Path) -> dict[str, Stored]:
+    """The files of a part that is written, by name."""
+    return {
+        path.name: Stored(bytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in folder.iterdir()
+        if path.name != "part.json"
+    }
