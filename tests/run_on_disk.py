@@ -14,7 +14,7 @@ from muloco.training.config import Config
 from muloco.training.digests import sha256_of
 from muloco.training.load import to_dict
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.run_folder import RunFolder, read_json, write_json
 
 BYTES = Corpus(name="bytes", documents=tuple(Document(name=str(i), text=f"text {i}") for i in range(40)))
 
@@ -74,3 +74,14 @@ def add_empty_part(folder: CheckpointFolder, save: Save, name: str) -> None:
     draft.mkdir(parents=True)
     (draft / ".metadata").touch()
     folder.publish(save, name, files_in(draft))
+
+
+def reseal(run: RunFolder, step: int) -> None:
+    """Makes what is in the files of a checkpoint now what was written, as whoever has changed them could do."""
+    folder = CheckpointFolder(run.checkpoint)
+    path = folder.root / f"step-{step}"
+    save = Save(**{key: value for key, value in read_json(path / "manifest.json").items() if key != "files"})
+    for name in save.parts:
+        (path / name).rename(folder.unfinished(step, name))
+        folder.publish(save, name, files_in(folder.unfinished(step, name)))
+    assert folder.complete(save)

@@ -197,12 +197,14 @@ def _parts(trained: Trained) -> list[Path]:
 
 
 def _verify(trained: Trained) -> None:
-    """Raises ConfigError unless the parts of all workers are whole."""
+    """Raises ConfigError unless the parts that are needed are whole, and data."""
     folder = CheckpointFolder(trained.run.checkpoint)
     manifest = folder.read(trained.step)
     try:
-        for worker in range(trained.config.workers):
-            folder.verify(manifest, worker_part(worker))
+        safe_reader.check(trained.part)
+        for part in _parts(trained):
+            folder.verify(manifest, part.name)
+            safe_reader.check(part)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
