@@ -25,7 +25,7 @@ SILENT_SECONDS = 1800.0
 _FATAL = (
     # of the run
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
-    *("NoWholeCheckpoint", "CheckpointNotWritten"),
+    *("NoWholeCheckpoint", "UnreadablePart", "CheckpointNotWritten"),
     # of the program, its config or its surroundings
     *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),

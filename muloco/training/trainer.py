@@ -103,6 +103,8 @@ class MulocoTrainer(Trainer):
             in_process = self.config.group is not None  # workers in separate processes have not met yet
             self.validator.validate(self.model_parts, 0, alone=not in_process)
         super().train()
+        if self.checkpointer.failure is not None:
+            raise self.checkpointer.failure
         if not self._leaves:
             logger.info("finished all %d steps", self.step)
 
