@@ -12,17 +12,19 @@ from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
 from muloco.launch.placement import Placement, Station
 from muloco.launch.processes import Child
+from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
+from muloco.launch.watchdog import Watchdog
 from muloco.training.config import Config
-from muloco.training.environment import ATTEMPT
+from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
+from muloco.training.pulse import WANTED
 from muloco.training.run_folder import MetricsTail, RunFolder
 
 POLL_SECONDS = 0.25
-LIGHTHOUSE = "lighthouse"
 GRACE_SECONDS = 10.0
 """From asking a worker to end to insisting."""
-TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+"""Those that torchrun passes on to the ranks: its own, the wish that they stop, and the wish to see their stacks."""
 LEAVE_SECONDS = 3600
 """How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
 
@@ -57,28 +59,37 @@ def run_attempt(
     """
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
-    try:
-        environment = _environment(number)
-        lighthouse = None
-        if config.worker_processes > 1:
-            start = partial(_start_lighthouse, config, folder, placement.lighthouse, children)
-            lighthouse = Lighthouse(start, placement.lighthouse.port)
-            environment["TORCHFT_LIGHTHOUSE"] = lighthouse.address
-        crew = Crew(
-            lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
-            workers=config.worker_processes,
-            least=config.fault_tolerance.min_replica_size,
-            restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
-        )
-        return _watch(crew, lighthouse, stop, tail, view)
-    finally:
-        for child in children:
-            child.ask_to_end()
-        for child in children:
-            child.end(GRACE_SECONDS)
+    with secret_of_attempt(folder, os.environ) as secret:
+        try:
+            environment = _environment(number, secret)
+            lighthouse = None
+            if config.worker_processes > 1:
+                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
+                lighthouse = Lighthouse(start, placement.lighthouse.port)
+                environment[LIGHTHOUSE] = lighthouse.address
+            crew = Crew(
+                lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
+                workers=config.worker_processes,
+                least=config.fault_tolerance.min_replica_size,
+                restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
+            )
+            watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
+            return _watch(crew, watchdog, lighthouse, stop, tail, view)
+        finally:
+            for child in children:
+                child.ask_to_end()
+            for child in children:
+                child.end(GRACE_SECONDS)
 
 
-def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> Ended:
+def _watch(
+    crew: Crew,
+    watchdog: Watchdog,
+    lighthouse: Lighthouse | None,
+    stop: StopSignals,
+    tail: MetricsTail,
+    view: View,
+) -> Ended:
     """Waits for the end of the attempt."""
     while True:
         lines = list(tail.new_lines())
@@ -88,6 +99,7 @@ def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: M
             return Ended(failed=[lighthouse.child], may_pass=True, restarts=crew.restarts)
         if stop.received is not None:
             crew.leave()
+        watchdog.look(crew.children)
         if crew.watch():
             view.update(tail.new_lines(), crew.away())
             failed = crew.failures()
@@ -95,20 +107,23 @@ def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: M
         time.sleep(POLL_SECONDS)
 
 
-def _environment(attempt: int) -> dict[str, str]:
+def _environment(attempt: int, secret: str) -> dict[str, str]:
     """What all workers' environments add to this one's."""
     return {
         ATTEMPT: str(attempt),
+        SECRET: secret,
+        WANTED: "1",
         "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
     }
 
 
 def _start_lighthouse(
-    config: Config, folder: RunFolder, station: Station, children: list[Child], port: int
+    config: Config, folder: RunFolder, station: Station, children: list[Child], secret: str, port: int
 ) -> tuple[Child, str]:
     child, address = start_lighthouse(
+        secret=secret,
         workers=config.fault_tolerance.min_replica_size,
-        log=folder.log(LIGHTHOUSE),
+        log=folder.log("lighthouse"),
         station=station,
         heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
         join_timeout=config.fault_tolerance.straggler_timeout_seconds,

@@ -226,6 +226,10 @@ class FaultTolerance(Section):
     """After how long without a sign of life a worker counts as dead."""
     exchange_timeout_seconds: Seconds = 60
     """Time limit of each chunk of 16 MiB in an exchange between workers."""
+    stall_timeout_seconds: Seconds = 300
+    """How long an inner step may take before the worker is ended and started again, as it stands still; a step may
+    always take 20 times as long as its usual one, and the first step, a validation or a checkpoint 12 times this long.
+    """
 
 
 @dataclass(kw_only=True, slots=True)
