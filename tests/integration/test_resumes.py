@@ -1,16 +1,22 @@
 """A run that loses all workers, or too many, goes on from what was saved."""
 
+import contextlib
+import os
+import pty
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
+import muloco
 from muloco.training.checkpoint_folder import CheckpointFolder
-from muloco.training.run_folder import read_lines
+from muloco.training.run_folder import RunFolder, read_lines
 
 from ..patience import PATIENCE
 from .by_hand import wait_until
-from .runs import Run, train
-from .test_interruptions import MULOCO, events, kill, said, start_and_wait_for_syncs
+from .runs import Run, command, train
+from .test_interruptions import MULOCO, events, kill, processes_of, said, start_and_wait_for_syncs
 
 pytestmark = pytest.mark.integration
 
@@ -64,3 +70,33 @@ def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) 
     assert {line["step"] for line in later} == set(range(newest.step + 4, 61, 4))
     assert all(line["participants"] == 2 for line in later)
     assert all(len(set(digests.values())) == 1 for digests in again.digests())
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_goes_away_asks_for_a_stop_except_under_nohup(tmp_path: Path, nohup: bool) -> None:
+    words = ["nohup"] if nohup else []
+    words += command(tmp_path, "left", str(Path(MULOCO).absolute()), **SETTINGS, fault_tolerance__group_size=1)
+    folder = RunFolder(tmp_path / "left")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = str(Path(muloco.__file__).parents[1])
+        os.chdir(tmp_path)
+        os.execvp(words[0], words)
+    reader = threading.Thread(target=read_all, args=(terminal,))
+    reader.start()
+    wait_until(lambda: events(folder, "sync"), "it does not train")
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    step, steps = CheckpointFolder(folder.checkpoint).newest()[0].step, SETTINGS["training__steps"]
+    if nohup:
+        assert (os.waitstatus_to_exitcode(status), step) == (0, steps)
+    else:
+        assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP and 0 < step < steps
+    assert processes_of(folder) == []
+
+
+def read_all(terminal: int) -> None:
+    """Reads what is shown, so that a full terminal stops nobody."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
