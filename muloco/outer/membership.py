@@ -82,7 +82,7 @@ class Membership:
                 if self.transport.any_rank(left_behind or reached > step):
                     raise StateLost(
                         f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
-                        f"step {step}; go on from its newest checkpoint with: muloco train CONFIG --resume"
+                        f"step {step}"
                     )
                 self.commit(agreement)
                 return

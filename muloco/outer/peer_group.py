@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import socket
 from datetime import timedelta
 
 import torch
@@ -11,10 +10,11 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGroupWrapper
 
+from muloco.outer.gate import LOOPBACK
+from muloco.outer.network import Network, split
+
 logger = logging.getLogger(__name__)
 
-STORE_SECONDS = 10.0
-"""Timeout of a first connection to the store in which the members of a new group find each other."""
 CUT_OFF = "this worker was cut off"
 _ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
@@ -36,13 +36,18 @@ class PeerGroup(ProcessGroupWrapper):
     members = 0
     configurations = 0
     rendezvous = ""
-    """Address of the store in which the members find each other, with the prefix of their keys."""
+    """Address at which this member reaches the store in which the members find each other, with the prefix of their
+    keys."""
+    network = Network(LOOPBACK, b"")
+    """How to reach that store."""
+    _store = ""
+    """Address under which its worker has announced it."""
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
-        self.place, self.members, self.rendezvous = rank, world_size, store_addr
+        self.place, self.members = rank, world_size
         self.configurations += 1
-        self._insist_on_store()
-        super().configure(store_addr, replica_id, rank, world_size, quorum_id, *args, **kwargs)
+        self.rendezvous = self._reach_store(store_addr)
+        super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     @property
     def connected(self) -> bool:
@@ -80,29 +85,28 @@ class PeerGroup(ProcessGroupWrapper):
         """Starts a swap and waits for its work objects, see `swap`. Each kind of group has its own."""
         raise NotImplementedError
 
-    def _insist_on_store(self) -> None:
+    def _reach_store(self, announced: str) -> str:
         """
         Raises:
             ConnectionError: the worker that holds the store has gone. torch would try to connect until its timeouts,
                 and the other workers would wait for this one.
         """
-        host, port = self._store_address()
+        before, (self._store, slash, prefix) = self._store, announced.partition("/")
         try:
-            socket.create_connection((host, port), timeout=STORE_SECONDS).close()
+            if self._store != before:
+                self.network.leave(before)
+            self.network.check(self._store)
+            return self.network.reach(self._store) + slash + prefix
         except OSError as error:
             self.abort()
-            raise ConnectionError(f"the worker at {host}:{port} has gone: {error}") from error
-
-    def _store_address(self) -> tuple[str, int]:
-        host, _, port = self.rendezvous.partition("/")[0].rpartition(":")
-        return host.strip("[]"), int(port)
+            raise ConnectionError(f"the worker at {self._store} has gone: {error}") from error
 
     def forget_rendezvous(self, timeout: timedelta) -> None:
         """Deletes the entries in the store by which the members found each other. A restarted lighthouse counts quorums
         from 1 again, and the members of the next quorum of this number must not find these entries. If the store does
         not answer, its worker is gone, and so are the entries."""
-        host, port = self._store_address()
-        prefix = self.rendezvous.partition("/")[2]
+        address, _, prefix = self.rendezvous.partition("/")
+        host, port = split(address)
         try:
             store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
             for key in store.list_keys():

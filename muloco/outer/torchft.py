@@ -7,6 +7,7 @@ DiLoCo is not used (`tests/outer` compares it with muloco's).
 
 import hashlib
 import logging
+import os
 import re
 import threading
 import time
@@ -18,9 +19,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torchft.checkpointing import CheckpointTransport
-from torchft.manager import Manager
 
 from muloco.outer.exchange import gather_bytes
+from muloco.outer.manager import LoopbackManager
+from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
 from muloco.outer.staging import Staging
@@ -28,7 +30,6 @@ from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHUNK_BYTES = 16 * 2**20
 """Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
 ASK_SECONDS = 5.0
@@ -45,8 +46,8 @@ class TorchftTransport:
         least: fewest workers that make a round.
         lighthouse: address of the lighthouse, `http://host:port`.
         rank: which of the worker's ranks this is, of `ranks`.
-        store: host and port of the worker's own store, already up.
-        host: name or address under which other workers reach this one.
+        host: name or address under which other workers reach this rank.
+        secret: of the run.
         group: carries the bytes: `GlooGroup`, `NCCLGroup` or another `PeerGroup`, used by nothing else.
         device: the device of the parameters, which makes and reads payloads.
         quorum_timeout: how long to wait for the other workers at a sync.
@@ -65,8 +66,8 @@ class TorchftTransport:
         lighthouse: str,
         rank: int,
         ranks: int,
-        store: tuple[str, int],
         host: str,
+        secret: bytes,
         group: PeerGroup,
         device: torch.device | str = "cpu",
         quorum_timeout: timedelta,
@@ -93,7 +94,14 @@ class TorchftTransport:
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
         """The same, by worker."""
-        self._manager = Manager(
+        self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
+        self._manager = LoopbackManager(
+            network=self.network,
+            lighthouse=lighthouse,
+            name=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
+            rank=rank,
+            ranks=ranks,
+            ranks_group=ranks_group,
             pg=self.group,
             load_state_dict=None,
             state_dict=None,
@@ -102,13 +110,6 @@ class TorchftTransport:
             timeout=exchange_timeout,
             quorum_timeout=quorum_timeout,
             quorum_retries=int(quorum_timeout.total_seconds()),  # one a second, while the lighthouse is away
-            rank=rank,
-            world_size=ranks,
-            store_addr=host if store[0] in LOOPBACK else store[0],  # torchft tells it to the other workers
-            store_port=store[1],
-            lighthouse_addr=lighthouse,
-            replica_id=f"{run}_{worker:03d}",  # zero-padded: torchft orders workers by it
-            hostname=host,
             checkpoint_transport=_NoHealing(),
             init_sync=False,  # torchft's default throws away the first window of every worker but one
         )
@@ -211,6 +212,7 @@ class TorchftTransport:
         self._manager.shutdown(wait=False)
         self.group.abort()
         self.server.close()
+        self.network.close()
 
     def _answer_those_in_doubt(self, name: str) -> None:
         """Stays until no other member needs to hear from this one that the round has been committed."""
@@ -364,6 +366,13 @@ def _introduction(told: bytes) -> tuple[str, str, int]:
     if said is None:
         raise TransportError(f"a member sent bytes that are not its address: {told[:80]!r}")
     return said[1].decode(), said[2].decode(), int(said[3])
+
+
+def _end_without_network() -> None:
+    """Ends this process, which others cannot reach any more: as with a machine that has lost its network, no more can
+    be done here, while the supervisor can start it again."""
+    logger.critical("the process that carries the connections of this worker has ended, so this one ends, too")
+    os._exit(1)
 
 
 class _NoHealing(CheckpointTransport[dict[str, object]]):

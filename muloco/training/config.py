@@ -197,6 +197,9 @@ class FaultTolerance(Section):
     restarts: Amount = 10
     """How often in a row a worker that was lost within a minute is started again, later and later; after that the
     others go on without it."""
+    resumes: Amount = 3
+    """How often in a row the run is resumed from its newest checkpoint after a failure that may pass, such as the loss
+    of all workers. The count starts again with each new checkpoint."""
     replica_id: Amount = 0
     """Which worker this process belongs to, from 0; the launcher sets it."""
     sync_steps: Count = 30

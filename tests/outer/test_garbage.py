@@ -21,10 +21,10 @@ from muloco.outer.compression import Compression
 from muloco.outer.exchange import MESSAGE_BYTES, average, gather_bytes
 from muloco.outer.peer_group import NCCLGroup
 from muloco.outer.peers import CHECKSUM, COMMITTED, PeerServer, ask, fetch
+from muloco.outer.store import loopback_store
 from muloco.outer.torchft import TorchftTransport, _introduction
 from muloco.outer.transaction import ATTEMPTS, Header, agree
 
-from .over_torchft import own_store
 from .test_compressed_rounds import CODECS, UNEVEN
 
 OWN = Header(
@@ -275,6 +275,6 @@ def test_torch_leaves_a_failed_group_of_workers_to_torchft(before: str | None, m
         def _create_pg(self, store, rank: int, world_size: int) -> None:
             seen.append(os.environ.get(name))
 
-    store = own_store()
+    store = loopback_store()
     WithoutDevice().configure(f"127.0.0.1:{store.port}/group", "run_000", 0, 1)
     assert seen == ["0"] and os.environ.get(name) == before
