@@ -29,7 +29,7 @@ _FATAL = (
     # of the program, its config or its surroundings
     *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
-    *("FileNotFoundError", "PermissionError", "DataError"),
+    *("FileNotFoundError", "PermissionError", "DataError", "DamagedCacheError"),
 )
 """Exceptions that come back, however often a worker or the run is started again."""
 _STATE_LOST = "StateLost:"
