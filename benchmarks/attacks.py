@@ -36,6 +36,7 @@ from attacking import (  # noqa: F401 (each adds its attacks)
     kills,
     lines,
     mutations,
+    networks,
     signals,
     stops,
     strangers,
@@ -76,7 +77,7 @@ class Record:
 
 
 STOP = threading.Event()
-"""Set by SIGINT and SIGTERM: the attacks that are being played are the last ones, and what they have started is ended."""
+"""Set by SIGINT and SIGTERM: no further attack begins, and the runs are ended."""
 
 
 def play(
