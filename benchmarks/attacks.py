@@ -30,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attacking import (  # noqa: F401 (each adds its attacks)
+    answers,
     checkpoints,
     disks,
     flips,

@@ -63,9 +63,9 @@ if "worker" in sys.orig_argv:
 
     post = peer_group.GlooGroup.post
 
-    def damage(self, received, sizes, sent):
+    def damage(self, received, sizes, *more):
         """Flips a bit of what comes in, once for each file that asks for it."""
-        post(self, received, sizes, sent)
+        post(self, received, sizes, *more)
         kind = "payload" if received.numel() > 4096 else "message"
         order = folder / f"flip-{kind}"
         try:
