@@ -92,7 +92,9 @@ def mutated_headers(workshop: Workshop, rng: random.Random) -> Report:
     from muloco.outer.header import Header, Unreadable, read_header
     from muloco.outer.terms import Terms
 
-    terms = Terms(shapes="1234", codec="none", reduce="reselect", fragments="5678", sync_steps=5, delay=0, workers=3)
+    terms = Terms(
+        workers=3, sync_interval=5, delay=1, fragments=2, layout="12", settings=(("compression.kind", "none"),)
+    )
     header = Header(
         run="run",
         worker=1,
