@@ -56,3 +56,12 @@ def add_checkpoint(run: RunFolder, tensors: Mapping[str, Mapping[str, torch.Tens
     dcp.save({kind: dict(group) for kind, group in tensors.items()}, checkpoint_id=draft, no_dist=True)
     folder.publish(save, GLOBAL, {path.name: path.stat().st_size for path in draft.iterdir()})
     assert folder.complete(save)
+
+
+def save_checkpoint(folder: RunFolder, step: int) -> None:
+    """A whole checkpoint without contents."""
+    checkpoints = CheckpointFolder(folder.checkpoint)
+    save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
+    checkpoints.unfinished(step, GLOBAL).mkdir(parents=True)
+    checkpoints.publish(save, GLOBAL, {})
+    assert checkpoints.complete(save)

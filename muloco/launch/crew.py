@@ -24,14 +24,16 @@ SILENT_SECONDS = 1800.0
 """Seconds without output after which a worker that was asked to stop is ended: it neither trains nor saves any more."""
 _FATAL = (
     # of the run
-    *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun", "StateLost"),
+    *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
     *("NoWholeCheckpoint", "CheckpointNotWritten"),
     # of the program, its config or its surroundings
     *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
     *("FileNotFoundError", "PermissionError", "DataError"),
 )
-"""Exceptions that come back, however often a worker is started again."""
+"""Exceptions that come back, however often a worker or the run is started again."""
+_STATE_LOST = "StateLost:"
+"""The reason that a worker cannot do away with, but another attempt at the run can."""
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
 
 
@@ -138,6 +140,10 @@ class Crew:
         ]
         return causes or failed
 
+    def may_pass(self) -> bool:
+        """Once it has failed: whether a new attempt at the run may go better."""
+        return not any(post.hopeless or _comes_back(post.child) for post in self._posts if post.child.status)
+
     def leave(self) -> None:
         """Asks all workers to stop after their next sync; none is started again."""
         if not self._leaving:
@@ -182,7 +188,13 @@ def recoverable(child: Child) -> bool:
     """Whether a process may do better when it is started again: it was killed, it lost its peers or its device; but not
     where the run itself has gone wrong, or the program or its config is at fault."""
     reason = child.reason()
-    return not reason.startswith(tuple(f"{name}:" for name in _FATAL)) and reason != f"exit status {REFUSED}"
+    return not (_comes_back(child) or reason.startswith(_STATE_LOST))
+
+
+def _comes_back(child: Child) -> bool:
+    """Whether a process has failed for a reason that another attempt at the run does not remove."""
+    reason = child.reason()
+    return reason.startswith(tuple(f"{name}:" for name in _FATAL)) or reason == f"exit status {REFUSED}"
 
 
 def _without_numbers(reason: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from muloco.launch.placement import Station
 from muloco.launch.processes import Child
+from muloco.training.environment import SECRET
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def start_lighthouse(
     *,
     workers: int,
     log: Path,
+    secret: str = "",
     station: Station = Station(),  # noqa: B008 (it is frozen)
     heartbeat_timeout: float = 5.0,
     join_timeout: float = 60.0,
@@ -47,6 +49,7 @@ def start_lighthouse(
     Args:
         workers: fewest that make a quorum.
         log: file for its output.
+        secret: of the run.
         station: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
         join_timeout: seconds that those who have come wait for one that is alive but late.
@@ -68,7 +71,7 @@ def start_lighthouse(
         *("--join_timeout_ms", str(round(1000 * join_timeout))),
     ]
     # it tells its port at the level info, whatever RUST_LOG says to the workers
-    child = Child("lighthouse", command, log=log, environment={"RUST_LOG": "info"}, on_line=lines.put)
+    child = Child("lighthouse", command, log=log, environment={"RUST_LOG": "info", SECRET: secret}, on_line=lines.put)
     deadline = time.monotonic() + START_SECONDS
     while child.status is None and time.monotonic() < deadline:
         try:

@@ -6,17 +6,17 @@ payloads of a codec; the dense one keeps every bit. The payloads for one member 
 and place. All pieces of one codec and shape are encoded and decoded together, whichever member owns them.
 """
 
+import hmac
 import itertools
 import math
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from muloco.outer.compression import DENSE, Wire
 from muloco.outer.residual import Residual
-from muloco.outer.transport import Round, TransportError
+from muloco.outer.transport import Round, Unverified
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
@@ -131,8 +131,8 @@ def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Exchanges messages and returns every member's message, in rank order. The length and a checksum are sent before
-    each message, so that bytes that no member sent are not mistaken for one.
+    """Exchanges messages and returns every member's message, in rank order. The length and the round's tag are sent
+    before each message, so that bytes that no member sent are not mistaken for one.
 
     Args:
         round: open round.
@@ -140,25 +140,41 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
 
     Raises:
         ValueError: `data` is empty or too long.
-        TransportError: a member is gone or too slow, or its message arrived damaged.
+        Unverified: messages arrived damaged, or were not made by members.
+        TransportError: a member is gone or too slow.
     """
     if not 0 < len(data) <= MESSAGE_BYTES:
         raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
-    ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.wire)
-    announced = [
-        part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned for int64
-        for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)
-    ]
-    for rank, (length, _) in enumerate(announced):
-        if not 0 < length <= MESSAGE_BYTES:
-            raise TransportError(f"member {rank} announced a message of {length} bytes, not of 1 to {MESSAGE_BYTES}")
-    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(round.wire)
-    received = round.exchange([own] * round.size, [length for length, _ in announced])
-    messages = [bytes(part.cpu().numpy()) for part in received]
-    for rank, (message, (_, checksum)) in enumerate(zip(messages, announced, strict=True)):
-        if zlib.crc32(message) != checksum:
-            raise TransportError(f"the message of member {rank} arrived damaged")
+    number = round.exchanges
+    ahead = _as_tensor(len(data).to_bytes(8, "little", signed=True) + round.tag(round.rank, number, data), round.wire)
+    announced = [_as_bytes(part) for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)]
+    lengths = [int.from_bytes(said[:8], "little", signed=True) for said in announced]
+    _insist(
+        round,
+        [rank for rank, length in enumerate(lengths) if not 0 < length <= MESSAGE_BYTES],
+        lambda rank: f"announced a message of {lengths[rank]} bytes, not of 1 to {MESSAGE_BYTES}",
+    )
+    messages = [_as_bytes(part) for part in round.exchange([_as_tensor(data, round.wire)] * round.size, lengths)]
+    _insist(
+        round,
+        [r for r in range(round.size) if not hmac.compare_digest(announced[r][8:], round.tag(r, number, messages[r]))],
+        lambda rank: "sent a message that does not have the tag of the run, or arrived damaged",
+    )
     return messages
+
+
+def _insist(round: Round, bad: Sequence[int], how: Callable[[int], str]) -> None:
+    """Raises Unverified where there are bad members."""
+    if bad:
+        raise Unverified("; ".join(f"{round.call(rank)} {how(rank)}" for rank in bad), bad)
+
+
+def _as_tensor(data: bytes, device: torch.device) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+
+
+def _as_bytes(data: torch.Tensor) -> bytes:
+    return data.cpu().numpy().tobytes()
 
 
 def split(shapes: Sequence[tuple[int, ...]], members: int) -> list[list[Piece]]:

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import torch
 
 from muloco.outer.compression import Wire
+from muloco.outer.header import NOTHING, Header
 from muloco.outer.outgoing import Outgoing
-from muloco.outer.transaction import NOBODY, NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
+from muloco.outer.terms import Terms
+from muloco.outer.transaction import NOBODY, Agreement, Crowd, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
 
@@ -34,6 +36,7 @@ class Membership:
     Args:
         transport: meets them.
         crowd: who they are.
+        terms: what has to be the same on all of them.
         wire_of: how a fragment travels, by index.
         share: says where this worker is in its share of the data.
         transfer: lets workers that were away join again; None: they cannot.
@@ -44,12 +47,14 @@ class Membership:
         transport: Transport,
         crowd: Crowd,
         *,
+        terms: Terms,
         wire_of: Callable[[int], Wire],
         share: Callable[[], str],
         transfer: StateTransfer | None,
     ):
         self.transport = transport
         self.crowd = crowd
+        self.terms = terms
         self.shares: dict[int, str] = {}
         """Each worker's position in its share of the data, as of the last round that it was in."""
         self.members = list(range(crowd.workers))
@@ -73,6 +78,7 @@ class Membership:
             TransportError: too few of them came.
             AnchorMismatch: they do not start alike.
             StateLost: the run has come further than they.
+            ForeignRun: this worker does not belong to the run.
         """
         own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
         while True:
@@ -82,7 +88,7 @@ class Membership:
                 if self.transport.any_rank(left_behind or reached > step):
                     raise StateLost(
                         f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
-                        f"step {step}; go on from its newest checkpoint with: muloco train CONFIG --resume"
+                        f"step {step}"
                     )
                 self.commit(agreement)
                 return
@@ -103,7 +109,11 @@ class Membership:
         `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=own.finite, checksum=checksum)
         passed = partial(self.crowd.passed, due, fragment)
-        return agree(self.transport, header, own.vector, self._wire_of, passed, overwrite=own.overwrite)
+        return agree(
+            *(self.transport, header, own.vector, self._wire_of, passed),
+            overwrite=own.overwrite,
+            patience=self.crowd.patience,
+        )
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""
@@ -161,6 +171,7 @@ class Membership:
         return Header(
             run=self.crowd.run,
             worker=self.crowd.worker,
+            terms=self.terms,
             step=step,
             fragment=fragment,
             weight=weight,

@@ -130,8 +130,8 @@ class MulocoTrainer(Trainer):
 
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
-        reach("inner_step")
         self.enter(State.TRAINING)
+        reach("inner_step")
         super().train_step(data_iterator)
         self._free_gradients()
         self.metrics_processor.compiled = True

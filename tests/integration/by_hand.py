@@ -15,6 +15,7 @@ from muloco.training.run_folder import RunFolder, read_lines
 
 from .runs import TINY
 
+SECRET = "a secret of the workers of a test"
 SECONDS = 600
 """Whatever takes longer hangs."""
 SETTINGS = {
@@ -80,6 +81,7 @@ class Workers:
                     **os.environ,
                     "PYTHONPATH": self._path,
                     "TORCHFT_LIGHTHOUSE": self._address,
+                    "MULOCO_SECRET": SECRET,
                     "GLOO_SOCKET_IFNAME": "lo",
                     "OMP_NUM_THREADS": "1",
                 },

@@ -143,7 +143,8 @@ def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
     for worker, launcher in enumerate(([], torchrun)):
         words = command(tmp_path, "by-hand", MULOCO, training__steps=4, fault_tolerance__sync_steps=2)[4:]
         started = [sys.executable, *launcher, "-m", "muloco", "worker", *words]
-        environment = {**os.environ, "TORCHFT_LIGHTHOUSE": address, "OMP_NUM_THREADS": "1"}
+        secret = {"MULOCO_SECRET": "a secret of these two workers"}
+        environment = {**os.environ, "TORCHFT_LIGHTHOUSE": address, "OMP_NUM_THREADS": "1", **secret}
         workers.append(
             subprocess.Popen([*started, "--fault_tolerance.replica_id", str(worker)], env=environment, text=True)
         )

@@ -237,6 +237,24 @@ def test_which_failures_may_pass(reason: str, again: bool) -> None:
     assert recoverable(child) == again
 
 
+@pytest.mark.parametrize(
+    ("reason", "may_pass"),
+    [
+        (KILLED, True),
+        ("StateLost: run 'a' has come to step 8", True),
+        ("TransportError: sync after step 8: nobody there", True),
+        ("AnchorMismatch: sync after step 8", False),
+        ("ConfigError: model.flavor", False),
+        ("exit status 2", False),
+    ],
+)
+def test_which_failures_of_a_run_may_pass(house: House, reason: str, may_pass: bool) -> None:
+    crew = house.crew(2, restarts=0)
+    crew.children[0].fail(-9, KILLED)
+    crew.children[1].fail(1, reason)
+    assert house.watch(crew, 1) and crew.may_pass() == may_pass
+
+
 def test_who_is_away_and_for_how_long(house: House) -> None:
     crew = house.crew(3, restarts=1)
     assert crew.away() == {}

@@ -1,17 +1,13 @@
 """A worker that the run has left behind begins nothing and leads nothing."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from muloco.outer import Crowd, ForeignRun, StateLost
-from muloco.outer.compression import Compression
+from muloco.outer import Crowd, StateLost
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Membership
+from muloco.outer.terms import Terms
 from muloco.outer.transaction import NOBODY
-
-from .workers import run_workers
 
 
 class Shut:
@@ -34,7 +30,9 @@ class Sent:
 
 
 def membership(transport, **crowd) -> Membership:
-    return Membership(transport, Crowd(run="r", **crowd), wire_of=lambda fragment: None, share=str, transfer=None)
+    terms = Terms(workers=crowd.get("workers", 1), sync_interval=4, fragments=2)
+    who = Crowd(run="r", **crowd)
+    return Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
 
 
 @pytest.mark.parametrize("reached", [0, 4])
@@ -65,24 +63,3 @@ def test_who_was_passed_at_a_sync_opens_no_round() -> None:
     member = membership(Shut(), passed=lambda *sync: True)
     member._transfer = Shut()
     assert not member.take_over(agreement), "it has to look for the others"
-
-
-def test_who_lacks_the_fragment_of_the_run_stops_and_the_run_goes_on() -> None:
-    """It was started with another config. The others repeat the round without it."""
-    group = InProcessGroup(2)
-    wires = [Compression().wire({"w": torch.empty(3)})] * 2
-
-    def work(worker: int) -> object:
-        fragments = wires[: 2 - worker]
-        crowd = Crowd(run="r", worker=worker, workers=2)
-        wire_of = fragments.__getitem__
-        member = Membership(group.transport(worker), crowd, wire_of=wire_of, share=str, transfer=None)
-        step, fragment = (8, 1) if worker == 0 else (4, 0)
-        sync = partial(member.agree, step, fragment, Sent(torch.ones(3)), due=step, weight=4)
-        if worker == 1:
-            with pytest.raises(ForeignRun, match="run 'r' syncs fragment 1, which this worker does not have"):
-                sync(checksum=torch.tensor(1))
-            return None
-        return sync(checksum=torch.tensor(1)).weights
-
-    assert run_workers(group, work) == [{0: 4}, None]
