@@ -81,8 +81,9 @@ def insider(run: LiveRun, tells: Any, *, worker: int = 2) -> Seen:
 
 
 def _errors(rounds: list[dict]) -> str:
-    found = [told["error"] for told in rounds if "error" in told]
-    return found[-1] if found else ""
+    """What the stranger was told, round by round, without repetition."""
+    said = [told.get("error") or f"it met {told['members']} and read {told['read']} headers" for told in rounds]
+    return "; ".join(dict.fromkeys(said))
 
 
 @attack("strangers", must=WITHOUT, scene="gap")
