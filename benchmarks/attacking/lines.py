@@ -59,7 +59,7 @@ def odd_lines_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack("files", must="--resume and report read what is there, without a traceback")
 def odd_lines_in_a_complete_run(workshop: Workshop, rng: random.Random) -> Report:
-    """Appends the same lines to the metrics of a run that has trained to its end, and asks for its summary, a report."""
+    """Appends the same lines to the metrics of a complete run, and asks for a report and its summary."""
     report = Report()
     for arguments in (("report",), ("train", "--resume")):
         root = workshop.unfinished()
