@@ -21,8 +21,8 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
-from muloco.training.commits import CommitLog, Progress
 from muloco.training.checkpoint_writer import CheckpointNotWritten
+from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
