@@ -11,12 +11,18 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from muloco.outer.transport import TransportError
+
 logger = logging.getLogger(__name__)
 
 FAILURES = 3
 """Failed rounds in a row in which two workers did not reach each other, after which one of them stays out."""
 PROBE_SECONDS = 3.0
 """Time limit of a connection that is only tried."""
+
+
+class StaysOut(TransportError):
+    """This worker takes part in no round until it reaches another one again."""
 
 
 def reaches(address: str) -> bool:
@@ -45,6 +51,8 @@ class Reachability:
         self._addresses: dict[int, str] = {}
         self._failures: dict[int, int] = {}
         """Failed rounds in a row, by the worker that was in the quorum and was not reached."""
+        self.out: dict[int, int] = {}
+        """Members of the last quorum that stay out of its rounds, and on account of which other one."""
 
     def introduced(self, addresses: Mapping[int, str]) -> None:
         """These workers have been connected with this one, and each can be asked at its address `host:port`."""
@@ -70,6 +78,35 @@ class Reachability:
                 logger.warning("worker %d reaches worker %d again", self._worker, worker)
                 del self._failures[worker]
         return sorted(worker for worker in doubtful if worker in self._failures)
+
+    def settle(self, apart: Mapping[int, Collection[int]]) -> set[int]:
+        """Returns which members of a quorum stay out of its rounds.
+
+        Args:
+            apart: the workers that each member does not reach, by member; of this one as `apart` returns them.
+        """
+        self.out = staying_out(apart)
+        for worker, other in self.out.items():
+            if worker != self._worker:
+                account = self.account(worker, other)
+                logger.warning("%s; worker %d stays out of the rounds until they do", account, worker)
+        return set(self.out)
+
+    def settle_alone(self, workers: Iterable[int]) -> None:
+        """As `settle`, where this worker could not hear what the other members of a quorum say."""
+        self.settle(dict[int, Collection[int]](dict.fromkeys(workers, ())) | {self._worker: self.apart()})
+
+    def keeps_out(self) -> bool:
+        """Whether this worker stays out, and would do so in another group of the same members, too."""
+        return self._worker in self.out and self.out[self._worker] in self.apart()
+
+    def reason_to_stay_out(self) -> StaysOut | None:
+        """Why this worker takes part in no round of the last quorum; None: it may."""
+        other = self.out.get(self._worker)
+        if other is None:
+            return None
+        account = self.account(self._worker, other)
+        return StaysOut(f"{account}; worker {self._worker} stays out of the rounds until they do")
 
     def account(self, one: int, other: int) -> str:
         """Says of two workers that they do not reach each other."""

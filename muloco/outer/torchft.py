@@ -25,6 +25,7 @@ from muloco.outer.manager import LoopbackManager
 from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
+from muloco.outer.reachability import Reachability, StaysOut
 from muloco.outer.seal import Factors, Seal, contents
 from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError, Unverified
@@ -99,6 +100,7 @@ class TorchftTransport:
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
         """The same, by worker."""
+        self.reachability = group.reachability = Reachability(worker)
         self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
         self._manager = LoopbackManager(
             network=self.network,
@@ -154,6 +156,9 @@ class TorchftTransport:
         failure, broken = self._manager.errored(), None
         if failure is not None:
             broken = TransportError(f"the workers could not be connected: {in_short(failure.original_exception)}")
+            self.reachability.settle_alone(self.group.workers)
+        if (reason := self.reachability.reason_to_stay_out()) is not None:
+            broken = reason
         if not self._ranks_have_met_the_same():
             broken = broken or TransportError("the ranks of this worker have met different workers")
         round = TorchftRound(self, step, broken)
@@ -184,7 +189,9 @@ class TorchftTransport:
         """
         if committed and broken is None and not self.group.connected:
             broken = CUT_OFF
-        if not committed or broken is not None:
+        if not committed and self.reachability.reason_to_stay_out() is None:
+            self.reachability.failed(self.group.workers)
+        if (not committed or broken is not None) and not self.reachability.keeps_out():
             self._manager.report_error(RuntimeError(broken or "the round failed"))
         try:
             held = self._manager.should_commit()
@@ -273,6 +280,7 @@ class TorchftTransport:
             return
         self.peers = [address for address, _ in told]
         self._address_of = {worker: address for address, worker in told}
+        self.reachability.introduced(self._address_of)
         self._configured = self.group.configurations
         if round.rank == 0:
             self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))
@@ -281,8 +289,8 @@ class TorchftTransport:
         """Whether the groups of all ranks of this worker have the same members."""
         if self._ranks_group is None:
             return True
-        admitted = self.group.admission.admitted if self.group.connected else ()
-        number = int.from_bytes(hashlib.sha256(repr(admitted).encode()).digest()[:7], "big")
+        met = (self.group.admission.admitted, sorted(self.reachability.out)) if self.group.connected else ()
+        number = int.from_bytes(hashlib.sha256(repr(met).encode()).digest()[:7], "big")
         bounds = torch.tensor([number, -number])
         dist.all_reduce(bounds, dist.ReduceOp.MIN, group=self._ranks_group)
         return bool(bounds[0] == -bounds[1])
@@ -373,7 +381,7 @@ class TorchftRound:
         committed = transport.any_rank(committed)
         transport.server.say(name, COMMITTED if committed else FAILED)
         transport.committed = name if committed else None
-        if not committed:
+        if not committed and not isinstance(self.failure, StaysOut):
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
         transport.finish(
             committed=committed, broken=None if self.failure is None else str(self.failure), step=self._step

@@ -129,7 +129,7 @@ class Answered:
 
 def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes to more rounds than may fail, and goes; then the round is committed."""
-    monkeypatch.setattr("muloco.outer.transaction.STRANGER_SECONDS", 0.0)
+    monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
     wire = Compression().wire({"w": torch.empty(3)})
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
