@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,7 +55,9 @@ class Crowd:
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
         reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
-        passed: whether the others are known to have synced a fragment at a step without this worker, or gone on since.
+        passed: whether the others are known to have committed the round of a fragment after a step, or a later one,
+            without this worker.
+        committed: is told of each round that this worker has committed: its step, its fragment and its members.
     """
 
     run: str = ""
@@ -66,6 +68,7 @@ class Crowd:
     patience: float = 1800.0
     reached: Callable[[], int] = lambda: 0
     passed: Callable[[int, int], bool] = lambda step, fragment: False
+    committed: Callable[[int, int, Collection[int]], None] = lambda step, fragment, members: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ def agree(
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
     wire_of: Callable[[int], Wire],
-    passed: Callable[[], bool] = lambda: False,
+    passed: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
     patience: float = 1800.0,
@@ -118,7 +121,8 @@ def agree(
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
         wire_of: how a fragment travels, by index.
-        passed: whether the others are known to have gone on without this worker, which then must not lead a round.
+        passed: whether the others are known to have gone on without this worker, which then must not lead a round;
+            asked with the workers that lead this one, on any of its ranks.
         overwrite: whether the mean may be written over the vector that `payload` returns.
         patience: seconds for which rounds may fail because of strangers.
 
@@ -131,8 +135,6 @@ def agree(
     sent = failures = 0
     for attempt in itertools.count(1):
         reach("open")
-        if transport.any_rank(passed()):
-            return _left_behind(own)
         round = transport.open(own.step)
         agreement, counts, stranger = None, True, False
         try:
@@ -142,6 +144,10 @@ def agree(
         except TransportError as error:
             stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
             logger.warning("sync after step %d: %s", own.step, error)
+        leads = agreement is not None and agreement.donor is None
+        if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
+            round.vote(False)
+            return _left_behind(own)
         reach("vote")
         committed = round.vote(agreement is not None)
         reach("commit")

@@ -79,17 +79,18 @@ def as_tensor(data: bytes) -> torch.Tensor:
 def test_random_bytes_are_no_message(first: int, last: int) -> None:
     draw = random.Random(first + 2 * last)
     for _ in range(200):
-        with pytest.raises(TransportError, match=r"announced a message of -?\d+ bytes|arrived damaged"):
+        with pytest.raises(TransportError, match="member 1 sent a message that .*arrived damaged; member 2"):
             gather_bytes(Garbled(draw, first, last), draw.randbytes(draw.randint(1, 50)))
 
 
-@pytest.mark.parametrize("length", [0, -1, -(2**63), MESSAGE_BYTES + 1, 2**62])
+@pytest.mark.parametrize("length", [0, MESSAGE_BYTES + 1, 2**62, 2**64 - 1])
 def test_no_memory_is_taken_for_a_length_that_cannot_be(length: int) -> None:
     class Liar(Garbled):
         def exchange(self, outgoing, sizes) -> list[torch.Tensor]:
             assert self.exchanges == 0, "it goes no further"
             self.exchanges += 1
-            return [outgoing[0], outgoing[0], torch.tensor([length, 0, 0, 0, 0]).view(torch.uint8)]
+            said = length.to_bytes(8, "big") + bytes(32)
+            return [outgoing[0], outgoing[0], as_tensor(said + self.tag(2, 0, said))]
 
     with pytest.raises(TransportError, match=rf"member 2 announced a message of {length} bytes, not of 1 to 16777216"):
         gather_bytes(Liar(random.Random(0), 99), b"abc")
