@@ -64,6 +64,9 @@ class PeerGroup(ProcessGroupWrapper):
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
         self.place, self.members, self.workers = rank, world_size, _workers(rank, *args)
         self.configurations += 1
+        if self.reachability.settle_alone(self.workers, host=split(store_addr.partition("/")[0])[0]):
+            self.abort(errored=False)  # torchft is not told of a failure: the others would have to connect again
+            return
         self.rendezvous = self._reach_store(store_addr)
         super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 

@@ -158,7 +158,6 @@ class TorchftTransport:
         failure, broken = self._manager.errored(), None
         if failure is not None:
             broken = TransportError(f"the workers could not be connected: {in_short(failure.original_exception)}")
-            self.reachability.settle_alone(self.group.workers)
         if (reason := self.reachability.reason_to_stay_out()) is not None:
             broken = reason
         if not self._ranks_have_met_the_same():

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 from torchft.process_group import ProcessGroupGloo
 
-from muloco.outer import Crowd
+from muloco.outer import Crowd, reachability
 from muloco.outer.peer_group import GlooGroup
 from muloco.outer.reachability import FAILURES, Reachability, reaches, staying_out
 from muloco.outer.torchft import TorchftTransport
@@ -102,7 +102,10 @@ class Links:
 
 
 @pytest.mark.parametrize(("workers", "pair"), [(2, (0, 1)), (3, (1, 2)), (3, (0, 1))])
-def test_the_others_go_on_without_it_and_it_comes_back(workers: int, pair: tuple[int, int], lighthouse) -> None:
+def test_the_others_go_on_without_it_and_it_comes_back(
+    workers: int, pair: tuple[int, int], lighthouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reachability, "RETRY_SECONDS", 0.0)
     case, links, address = Case(workers=workers, interval=2, steps=60), Links(), lighthouse(1, heartbeat_seconds=60)
     stays = [worker for worker in range(workers) if worker != pair[1]]
     members: dict[int, Worker] = {}
