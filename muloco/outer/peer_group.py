@@ -79,6 +79,7 @@ class PeerGroup(ProcessGroupWrapper):
             remark=" ".join(map(str, reachability.apart())),
             doubtful=[member for member, worker in enumerate(workers) if worker in self._silent and member != rank],
         )
+        reachability.failed(workers[m] for m in self.admission.silent if m < len(workers))
         apart = {workers[m]: _numbers(remark) for m, remark in self.admission.remarks.items() if m < len(workers)}
         out = reachability.settle(apart)
         self._silent = {workers[m] for m in self.admission.silent if m < len(workers)} | out

@@ -67,7 +67,8 @@ class Reachability:
             self._failures.pop(worker, None)
 
     def failed(self, workers: Iterable[int]) -> None:
-        """A round with these workers has failed: tries to reach each of them, and counts where it does not."""
+        """A round with these workers has failed, or they could not be connected with the others: tries to reach each of
+        them, and counts where it does not."""
         others = [worker for worker in workers if worker != self._worker and worker in self._addresses]
         for worker, reached in zip(others, self._reached(others), strict=True):
             if reached:
