@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from shaped_link import shaped_network
 from training_runs import environment, machine, speed, wait
-from worker_runs import start_lighthouse, train
+from worker_runs import RUN_SECRET, start_lighthouse, train
 
 from muloco.model.flavors import flavor
 from muloco.outer.codecs import build_codec
@@ -100,7 +99,6 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
     from muloco.outer.torchft import TorchftTransport
 
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     transport = TorchftTransport(
         run="link",
         worker=rank,
@@ -108,8 +106,8 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
         lighthouse=address,
         rank=0,
         ranks=1,
-        store=("127.0.0.1", store.port),
         host=host,
+        secret=RUN_SECRET.encode(),
         group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,

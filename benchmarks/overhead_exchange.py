@@ -15,6 +15,7 @@ from torch import multiprocessing
 from training_runs import machine
 
 from muloco.launch.lighthouse import start_lighthouse
+from muloco.outer.store import loopback_store
 
 GROUPS = (2, 4)
 TENSORS, WIDTH = 16, 1024
@@ -67,8 +68,8 @@ def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: 
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    stores = [_store(), _store()]
-    ways = _ways(rank, size, lighthouses, stores, elements)
+    store = loopback_store()
+    ways = _ways(rank, size, lighthouses, store, elements)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -82,13 +83,8 @@ def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: 
     os._exit(0)  # threads of gloo and torchft may not survive Python's finalization
 
 
-def _store() -> dist.TCPStore:
-    """As torchrun gives a worker one."""
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-
-
 def _ways(
-    rank: int, size: int, lighthouses: list[str], stores: list[dist.TCPStore], elements: int
+    rank: int, size: int, lighthouses: list[str], store: dist.TCPStore, elements: int
 ) -> dict[str, Callable[[], float]]:
     """What to time, by name: each call averages the same numbers once, checks the mean and returns its seconds."""
     from torchft.manager import Manager
@@ -99,7 +95,6 @@ def _ways(
     from muloco.outer.peer_group import GlooGroup
     from muloco.outer.torchft import TorchftTransport
 
-    store, other_store = stores
     transport = TorchftTransport(
         run="exchange",
         worker=rank,
@@ -107,8 +102,8 @@ def _ways(
         lighthouse=lighthouses[0],
         rank=0,
         ranks=1,
-        store=("127.0.0.1", store.port),
         host="127.0.0.1",
+        secret=b"a secret of a benchmark",
         group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,
@@ -124,7 +119,7 @@ def _ways(
         rank=0,
         world_size=1,
         store_addr="127.0.0.1",
-        store_port=other_store.port,
+        store_port=store.port,
         lighthouse_addr=lighthouses[1],
         replica_id=f"allreduce_{rank:03d}",
         hostname="127.0.0.1",
