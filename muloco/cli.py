@@ -50,6 +50,8 @@ work."""
 _EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one) into a new folder DIR: for
 transformers, or as a state dict of torch."""
 _GENERATE = """Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
+_CHECK = """Check that a CHECKPOINT (a run folder, or checkpoint/step-N in one) is whole: that every file of every part
+is there, belongs to this checkpoint, and holds the bytes that were written. Exit status 1: one of them is not whole."""
 _PLAN = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
 workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
 _REPORT = """Tables and figures over finished runs, next to the paper's published figures: report.md,
@@ -367,7 +369,7 @@ def _add_check_gpu(commands) -> None:
 
 
 def _add_uses_of_checkpoints(commands) -> None:
-    from muloco import generate
+    from muloco import check, generate
     from muloco.evals import options as eval_options
     from muloco.export import options as export_options
 
@@ -375,6 +377,7 @@ def _add_uses_of_checkpoints(commands) -> None:
         ("eval", _eval, eval_options, "--tasks A,B", "lm-eval on a checkpoint", _EVAL),
         ("export", _export, export_options, "DIR", "a checkpoint for transformers", _EXPORT),
         ("generate", _generate, generate, "--prompt TEXT", "text from a checkpoint", _GENERATE),
+        ("check", _check, check, "[--step N | --all]", "whether checkpoints are whole", _CHECK),
     ):
         parser = commands.add_parser(
             name,
@@ -610,7 +613,7 @@ def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.training.trained import find_trained
 
     for checkpoint in command.checkpoints:
-        find_trained(checkpoint)  # a missing checkpoint is reported before the slow imports
+        find_trained(checkpoint, verified=False)  # a missing checkpoint is reported before the slow imports
     from muloco.analysis.pseudogradients.command import run_pseudogradients
 
     return run_pseudogradients(command)
@@ -635,6 +638,13 @@ def _generate(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.generate import run_generate
 
     return run_generate(command)
+
+
+def _check(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.check import run_check
+
+    return run_check(command)
 
 
 def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ class Seen:
         with contextlib.suppress(FileNotFoundError):
             self.modes.add(file.stat().st_mode & 0o7777)
             self.secrets.add(file.read_text().strip())
+        self.secrets.discard("")  # it was about to be written
         processes = descendants(process)
         self.listened |= listening(processes)
         self.commands.update(command_lines(processes))

@@ -26,7 +26,7 @@ def test_payloads_are_made_where_the_parameters_are(monkeypatch: pytest.MonkeyPa
     assert build_transport(config, InProcessGroup(1), device).device == device
 
 
-def test_a_rank_on_another_node_than_its_workers_host_has_an_address_of_its_own(
+def test_a_rank_on_another_node_has_an_address_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """127.0.0.9 stands for the first node, on which alone a server can be bound to it."""
