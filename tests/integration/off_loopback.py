@@ -67,11 +67,12 @@ WORDS = {
 
 
 def answer(port: int, words: bytes, host: str = HOST) -> bytes:
-    found = b""
+    """What comes back, before the other side closes the connection or `PATIENCE_SECONDS` are over."""
+    found, end = b"", time.monotonic() + PATIENCE_SECONDS
     try:
         with socket.create_connection((host, port), timeout=PATIENCE_SECONDS) as connection:
             connection.sendall(words)
-            while part := connection.recv(2**16):
+            while time.monotonic() < end and (part := connection.recv(2**16)):
                 found += part
     except OSError:
         pass
@@ -135,8 +136,8 @@ def main(folder: Path) -> None:
 
         # What a gate keeps out is real: on loopback, which this test has for itself, one request ends a worker.
         inside = [port for host, port in found["worker 1"] if is_loopback(host)]
-        for port in inside:
-            answer(port, WORDS["kill at the manager"], "127.0.0.1")
+        with ThreadPoolExecutor(32) as pool:
+            pool.map(lambda port: answer(port, WORDS["kill at the manager"], "127.0.0.1"), inside)
         wait_until(lambda: processes[1].poll() is not None, "the request to kill does not work")
     finally:
         workers.end()
