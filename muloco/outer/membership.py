@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import torch
 
 from muloco.outer.compression import Wire
+from muloco.outer.header import NOTHING, Header
 from muloco.outer.outgoing import Outgoing
-from muloco.outer.transaction import NOBODY, NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
+from muloco.outer.terms import Terms
+from muloco.outer.transaction import NOBODY, Agreement, Crowd, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
 
@@ -33,6 +35,7 @@ class Membership:
     Args:
         transport: meets them.
         crowd: who they are.
+        terms: what has to be the same on all of them.
         wire_of: how a fragment travels, by index.
         share: says where this worker is in its share of the data.
         transfer: lets workers that were away join again; None: they cannot.
@@ -43,12 +46,14 @@ class Membership:
         transport: Transport,
         crowd: Crowd,
         *,
+        terms: Terms,
         wire_of: Callable[[int], Wire],
         share: Callable[[], str],
         transfer: StateTransfer | None,
     ):
         self.transport = transport
         self.crowd = crowd
+        self.terms = terms
         self.shares: dict[int, str] = {}
         """Each worker's position in its share of the data, as of the last round that it was in."""
         self.members = list(range(crowd.workers))
@@ -72,6 +77,7 @@ class Membership:
             TransportError: too few of them came.
             AnchorMismatch: they do not start alike.
             StateLost: the run has come further than they.
+            ForeignRun: this worker does not belong to the run.
         """
         own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
         while True:
@@ -79,7 +85,10 @@ class Membership:
             agreement = assemble(self.transport, own, self._wire_of, self.crowd)
             if agreement.donor is None:
                 if self.transport.any_rank(left_behind or reached > step):
-                    raise StateLost(self._what_is_lost(reached, step))
+                    raise StateLost(
+                        f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after "
+                        f"step {step}"
+                    )
                 self.commit(agreement)
                 return
             if self.take_over(agreement):
@@ -101,7 +110,11 @@ class Membership:
             """As long as all of the last round are in this one, there is nobody who could have gone on."""
             return not set(self.members) <= set(members) and self.crowd.passed(step, fragment)
 
-        agreement = agree(self.transport, header, own.vector, self._wire_of, passed, overwrite=own.overwrite)
+        agreement = agree(
+            *(self.transport, header, own.vector, self._wire_of, passed),
+            overwrite=own.overwrite,
+            patience=self.crowd.patience,
+        )
         if agreement.donor is None:
             self.crowd.committed(agreement.step, agreement.fragment, agreement.weights)
         return agreement
@@ -158,19 +171,11 @@ class Membership:
         self.history, self.members = state["history"], state["members"]
         self.shares = dict(state["shares"])
 
-    def _what_is_lost(self, reached: int, step: int) -> str:
-        saved = self.crowd.saved()
-        what = "there is no whole checkpoint" if saved is None else f"the newest whole checkpoint is of step {saved}"
-        then = "start it again from the beginning" if saved is None else "resume from it"
-        return (
-            f"run {self.crowd.run!r} has come to step {reached}, but the workers that are left begin after step "
-            f"{step}; {what}; {then} with: muloco train CONFIG --resume"
-        )
-
     def _header(self, step: int, fragment: int, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
         return Header(
             run=self.crowd.run,
             worker=self.crowd.worker,
+            terms=self.terms,
             step=step,
             fragment=fragment,
             weight=weight,

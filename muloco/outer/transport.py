@@ -18,6 +18,19 @@ class TransportError(RuntimeError):
     """A peer is gone or took longer than the timeouts allow; or a round could not be opened at all."""
 
 
+class Unverified(TransportError):
+    """Messages of some members of a round were not made by a holder of the run's secret, or arrived damaged.
+
+    Args:
+        reason: says which members, in plain English.
+        ranks: of these members in the round.
+    """
+
+    def __init__(self, reason: str, ranks: Sequence[int]):
+        super().__init__(reason)
+        self.ranks = tuple(ranks)
+
+
 class Round(Protocol):
     """One exchange between the workers that take part in it."""
 
@@ -31,6 +44,10 @@ class Round(Protocol):
     """The device from which bytes are sent. If it is not `device`, payloads are copied through page-locked memory."""
     bytes_sent: int
     """Bytes that this rank has sent to other workers so far in this round."""
+    exchanges: int
+    """Exchanges of this round so far."""
+    strangers: Sequence[str]
+    """Who has come to the lighthouse without the run's secret, as a person would name each; they are no members."""
 
     @property
     def name(self) -> str:
@@ -51,8 +68,24 @@ class Round(Protocol):
         """
         ...
 
+    def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        """Returns what member `rank` adds to a message, so that no other bytes are taken for it: of one length for all
+        members and messages, and 0 bytes where nothing can be damaged.
+
+        Args:
+            rank: the member that says it.
+            number: which message of the round it is (how many exchanges came before).
+            data: the message.
+        """
+        ...
+
+    def call(self, rank: int) -> str:
+        """Returns how a person would name member `rank`."""
+        ...
+
     def vote(self, ok: bool) -> bool:
-        """Ends the round. True, on every surviving member alike, where all members said `ok`.
+        """Ends the round. True, on every surviving member alike, where all members said `ok` and all that they have
+        sent in the round has arrived as it was sent.
 
         A member that says no needs none of the others for it; who waits for it in `exchange` is told.
         """

@@ -42,6 +42,7 @@ from typing import Any
 from uuid import uuid4
 
 from muloco.training.lines import LineFile
+from muloco.training.metrics_lines import is_complete, parsed_line, parsed_lines
 
 SCHEMA = 1
 STATE = "state"
@@ -50,7 +51,6 @@ _ABOUT_STATE = b'"event": "%s"' % STATE.encode()
 """What such a line holds, and no other one."""
 _BATCH = 1000
 """Lines that are parsed together."""
-_IN_EVERY_LINE = ("attempt", "step", "worker")
 DURING_TRAINING = "during-training.json"
 """File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
@@ -198,27 +198,42 @@ class MetricsTail:
     """Reads what workers append to their metrics files while they run. A file that is made anew is read anew; one that
     cannot be read has no lines."""
 
+    MOST = 1 << 20
+    """Bytes of a file that are read at once."""
+
     def __init__(self, folder: RunFolder, workers: int):
         self._paths = [folder.metrics(worker) for worker in range(workers)]
-        self._offsets = [path.stat().st_size if path.is_file() else 0 for path in self._paths]
+        self._offsets = [size_of(path) for path in self._paths]
 
     def new_lines(self) -> Iterator[dict[str, Any]]:
-        """Whole lines that have come since the last call."""
-        for index, path in enumerate(self._paths):
-            try:
-                with path.open("rb") as file:
-                    if os.fstat(file.fileno()).st_size < self._offsets[index]:
-                        self._offsets[index] = 0
-                    file.seek(self._offsets[index])
-                    data = file.read()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                _warn_once(f"{path} cannot be read: {error.strerror or error}; the view goes on without it")
-                continue
-            whole = data[: data.rfind(b"\n") + 1]
-            self._offsets[index] += len(whole)
-            yield from filter(None, map(parsed_line, whole.splitlines()))
+        """Whole lines of this version that have come since the last call, each from the file of its worker. A
+        file that cannot be read is passed over."""
+        for worker, path in enumerate(self._paths):
+            size = size_of(path)
+            if size < self._offsets[worker]:
+                self._offsets[worker] = 0
+            if size > self._offsets[worker]:
+                yield from (line for line in self._read(worker, path) if line["worker"] == worker and is_complete(line))
+
+    def _read(self, worker: int, path: Path) -> list[dict[str, Any]]:
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offsets[worker])
+                data = file.read(self.MOST)
+        except OSError as error:
+            _warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} stands still")
+            return []
+        whole = data[: data.rfind(b"\n") + 1] or data[: len(data) if len(data) == self.MOST else 0]
+        self._offsets[worker] += len(whole)
+        return [line for raw in whole.splitlines() if (line := parsed_line(raw)) is not None]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none, or none that may be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def why_unwritable(folder: RunFolder) -> str | None:
@@ -279,13 +294,13 @@ def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             wanted = ((number, line) for number, line in enumerate(file, start=1) if states or _ABOUT_STATE not in line)
             while batch := list(itertools.islice(wanted, _BATCH)):
-                for (number, line), values in zip(batch, _parsed_lines([line for _, line in batch]), strict=True):
+                for (number, line), values in zip(batch, parsed_lines([line for _, line in batch]), strict=True):
                     if values is not None:
                         yield values
                     elif line.endswith(b"\n"):
                         bad.append(number)
     except OSError as error:
-        _warn_once(f"{path} cannot be read: {error.strerror or error}; its metrics are left out")
+        _warn_once(f"{path} cannot be read: {error.strerror or error}; its lines are missing")
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         _warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics; it is skipped")
@@ -294,30 +309,6 @@ def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning("%s", message)
-
-
-def parsed_line(line: bytes | str) -> dict[str, Any] | None:
-    """The values of a line of metrics; None for any other line."""
-    try:
-        return _line_of_metrics(json.loads(line))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _parsed_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
-    """`parsed_line` of each, in less time and memory: values that are parsed together share the names of their keys."""
-    try:
-        values = json.loads(b"[%s]" % b",".join(lines))
-    except (ValueError, RecursionError):
-        values = []
-    if len(values) != len(lines):
-        return [parsed_line(line) for line in lines]
-    return [_line_of_metrics(value) for value in values]
-
-
-def _line_of_metrics(values: Any) -> dict[str, Any] | None:
-    sound = isinstance(values, dict) and all(isinstance(values.get(key), int) for key in _IN_EVERY_LINE)
-    return values if sound else None
 
 
 def _drop_torn_line(path: Path) -> None:

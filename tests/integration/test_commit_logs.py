@@ -24,7 +24,8 @@ if "worker" in sys.orig_argv and sys.orig_argv[-1] == "0":
 
 def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_path: Path) -> None:
     """Each worker has a folder of its own, and metrics that cannot be written or read. Worker 1 stands still past its
-    sync, then meets nobody at it: worker 0 is in mid-window. It leads no round, and joins again; and so after a kill."""
+    sync, then meets nobody at it: worker 0 is in mid-window. It leads no round, and joins again; it does so after a
+    kill, too."""
     slow, folders = tmp_path / "slow", [RunFolder(tmp_path / str(worker) / "run") for worker in range(2)]
     folders[0].metrics(0).mkdir(parents=True)
     folders[1].metrics(1).parent.mkdir(parents=True)
