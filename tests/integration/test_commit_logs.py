@@ -1,17 +1,23 @@
 """What decides who leads a round needs no metrics, and no folder that all workers see."""
 
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.commits import Commit, newest_commits
 from muloco.training.run_folder import RunFolder
 
+from ..patience import PATIENCE
 from .by_hand import HOOK, wait_until, workers
-from .runs import train
+from .runs import command, train
 
 pytestmark = pytest.mark.integration
+
+MULOCO = "config/laptop/muloco.py"
 
 SLOW = """
 import os
@@ -71,13 +77,31 @@ def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -
     folder.metrics(1).mkdir(parents=True)
     folder.metrics(0).write_bytes(b"\0garbage\xff\n" * 1000)
     settings = {"training__steps": 8, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 4}
-    first = train(tmp_path, "blind", "config/laptop/muloco.py", **settings)
+    first = train(tmp_path, "blind", MULOCO, **settings)
     assert first.status == 0, first.output
     assert first.summary()["missing_metrics"] == [f"{folder.metrics(1)} has no training line"]
     first.go_back_to(4)
-    again = train(tmp_path, "blind", "config/laptop/muloco.py", "--resume", **settings)
+    again = train(tmp_path, "blind", MULOCO, "--resume", **settings)
     assert again.status == 0, again.output
     for worker in (0, 1):
         newest = newest_commits(folder.commits(worker), 2)
         assert [(one.step, sorted(one.members)) for one in newest] == [(8, [0, 1])]
         assert [one.step for one in newest_commits(folder.commits(worker), 1)] == [8]
+
+
+def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path) -> None:
+    settings = {"training__steps": 400, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 200}
+    folder = RunFolder(tmp_path / "deleted")
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(command(tmp_path, "deleted", MULOCO, **settings), stdout=out, stderr=out)
+        wait_until(lambda: newest_commits(folder.commits(1), 1), "it does not begin")
+        folder.root.rename(tmp_path / "gone")
+        shutil.rmtree(tmp_path / "gone")
+        assert process.wait(PATIENCE) == 0, (tmp_path / "out").read_text()
+    said = " ".join((tmp_path / "out").read_text().split())
+    assert said.count("config.json is gone from the run folder") == 1
+    checkpoints, _ = CheckpointFolder(folder.checkpoint).newest()
+    assert checkpoints is not None and checkpoints.step == 400
+    again = train(tmp_path, "deleted", MULOCO, "--resume", **{**settings, "training__steps": 408})
+    assert again.status == 0, again.output
+    assert [one.step for one in newest_commits(folder.commits(0), 2)] == [408]
