@@ -77,7 +77,7 @@ class Workers:
 
     def start(self, worker: int, run: str = "run", **overrides: Any) -> subprocess.Popen:
         values = {**SETTINGS, **{key.replace("__", "."): value for key, value in overrides.items()}}
-        values |= {"run.name": run, "run.outputs": str(self.outputs), "fault_tolerance.replica_id": worker}
+        values = {"run.outputs": str(self.outputs), **values, "run.name": run, "fault_tolerance.replica_id": worker}
         words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
         with self.log(worker, run).open("a") as log:
             process = subprocess.Popen(
