@@ -85,3 +85,12 @@ def reseal(run: RunFolder, step: int) -> None:
         (path / name).rename(folder.unfinished(step, name))
         folder.publish(save, name, files_in(folder.unfinished(step, name)))
     assert folder.complete(save)
+
+
+def save_checkpoint(folder: RunFolder, step: int) -> None:
+    """A whole checkpoint without contents."""
+    checkpoints = CheckpointFolder(folder.checkpoint)
+    save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
+    checkpoints.unfinished(step, GLOBAL).mkdir(parents=True)
+    checkpoints.publish(save, GLOBAL, {})
+    assert checkpoints.complete(save)

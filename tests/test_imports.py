@@ -9,7 +9,7 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"sharding", "phases", "cores", "console", "_torchtitan"},
+    {"sharding", "phases", "cores", "console", "files", "_torchtitan"},
     {"optim", "outer"},
     {"model", "data", "pytorch"},
     {"training"},

@@ -24,14 +24,16 @@ SILENT_SECONDS = 1800.0
 """Seconds without output after which a worker that was asked to stop is ended: it neither trains nor saves any more."""
 _FATAL = (
     # of the run
-    *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun", "StateLost"),
+    *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
     *("NoWholeCheckpoint", "UnreadablePart", "CheckpointNotWritten"),
     # of the program, its config or its surroundings
     *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
-    *("FileNotFoundError", "PermissionError", "DataError"),
+    *("FileNotFoundError", "PermissionError", "DataError", "DamagedCacheError"),
 )
-"""Exceptions that come back, however often a worker is started again."""
+"""Exceptions that come back, however often a worker or the run is started again."""
+_STATE_LOST = "StateLost:"
+"""The reason that a worker cannot do away with, but another attempt at the run can."""
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
 
 
@@ -67,7 +69,8 @@ class Crew:
     Args:
         start: starts the process of a worker.
         workers: their number.
-        least: fewest that can go on.
+        least: fewest that can go on. Where fewer are left, none is started again, and the crew waits for the end of
+            those that run: they hold the state of the run, and save it when nobody comes.
         restarts: how often in a row each of them may be started again.
     """
 
@@ -121,9 +124,8 @@ class Crew:
             self._first_done = now
         if self._first_done is not None:
             return not running or now > self._first_done + LAST_SECONDS
-        able = [post for post in self._posts if not post.lost]
         back_soon = any(post.due is not None for post in self._posts)
-        return self._fatal() or len(able) < self._least or not (running or back_soon)
+        return self._fatal() or not (running or back_soon)
 
     def failures(self) -> list[Child]:
         """Once it is over: the workers that are the cause, where the run has not reached its end."""
@@ -137,6 +139,10 @@ class Crew:
             post.child for post in self._posts if post.child.status and (post.lost or post.due is not None)
         ]
         return causes or failed
+
+    def may_pass(self) -> bool:
+        """Once it has failed: whether a new attempt at the run may go better."""
+        return not any(post.hopeless or _comes_back(post.child) for post in self._posts if post.child.status)
 
     def leave(self) -> None:
         """Asks all workers to stop after their next sync; none is started again."""
@@ -164,12 +170,22 @@ class Crew:
         elif post.hopeless:
             logger.error("%s has failed twice in the same way before its first step", post.child.name)
             post.lost = True
-        elif recoverable(post.child) and post.in_a_row < self._limit:
+        elif recoverable(post.child) and post.in_a_row < self._limit and self._enough():
             logger.warning("%s is started again in %g s", post.child.name, post.back_off)
             post.due = now + post.back_off
             post.back_off = min(2 * post.back_off, LONGEST_BACK_OFF)
         else:
             post.lost = True
+            if not self._enough():
+                logger.warning(
+                    "fewer than %d workers are left (fault_tolerance.min_replica_size), and none is started again; the "
+                    "others save a checkpoint and end if nobody comes within fault_tolerance.quorum_timeout_seconds",
+                    self._least,
+                )
+
+    def _enough(self) -> bool:
+        """Whether enough workers are left, those that are about to be started again included."""
+        return sum(not post.lost for post in self._posts) >= self._least
 
     def _fatal(self) -> bool:
         return any(post.lost and self._at_fault(post) for post in self._posts)
@@ -182,7 +198,13 @@ def recoverable(child: Child) -> bool:
     """Whether a process may do better when it is started again: it was killed, it lost its peers or its device; but not
     where the run itself has gone wrong, or the program or its config is at fault."""
     reason = child.reason()
-    return not reason.startswith(tuple(f"{name}:" for name in _FATAL)) and reason != f"exit status {REFUSED}"
+    return not (_comes_back(child) or reason.startswith(_STATE_LOST))
+
+
+def _comes_back(child: Child) -> bool:
+    """Whether a process has failed for a reason that another attempt at the run does not remove."""
+    reason = child.reason()
+    return reason.startswith(tuple(f"{name}:" for name in _FATAL)) or reason == f"exit status {REFUSED}"
 
 
 def _without_numbers(reason: str) -> str:

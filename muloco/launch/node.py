@@ -66,8 +66,8 @@ def run(devices: Sequence[int], command: list[str]) -> NoReturn:
         _insist_on_cuda(len(devices))
     os.environ["PET_NODE_RANK"] = os.environ["SLURM_NODEID"]  # torchrun's --node-rank
     # SLURM sends a signal to all processes of a step, at any time: torchrun is not to hear it, its ranks are once they
-    # listen (`muloco.training.stop_request`).
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    # listen (`muloco.training.stop_request`, `muloco.training.pulse`).
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     os.execvp(command[0], command)
 
 

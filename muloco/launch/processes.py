@@ -15,11 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from muloco.training.lines import LineFile
+from muloco.training.pulse import STACKS, Sign, sign_in
 
 logger = logging.getLogger(__name__)
 
 REFUSED = 2
 """Exit status of a program of ours that cannot run as it is asked to."""
+LONGEST_LINE = 1 << 16
+"""Characters; a longer line of output is kept as several, so that a line without an end does not fill the memory."""
+_LAST_BYTES = 1 << 20
+"""Bytes at the end of a log in which the reason of a failure is looked for."""
 _PR_SET_PDEATHSIG = 1
 _OF_A_RANK = re.compile(
     "(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PET_.*"
@@ -30,7 +35,8 @@ of this process must not see them, though this process or the notebook or job th
 
 
 class Child:
-    """A process in a session of its own. Its output goes to a log file and, line by line, to `on_line`.
+    """A process in a session of its own. Its output goes to a log file and, line by line, to `on_line`; signs of life
+    (`muloco.training.pulse`) are taken out of it.
 
     Args:
         name: for messages.
@@ -66,7 +72,12 @@ class Child:
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
             preexec_fn=partial(end_with_parent, end_signal),
         )
+        self._because: str | None = None
         self._heard = time.monotonic()
+        self.signs = 0
+        """The number of signs of life that it has given."""
+        self.sign: Sign | None = None
+        """The last one."""
         self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
         self._pump.start()
 
@@ -77,19 +88,29 @@ class Child:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since it last wrote a line, or was started."""
+        """Seconds since it last wrote a line or gave a sign of life, or was started."""
         return time.monotonic() - self._heard
 
     def ask_to_leave(self) -> None:
         """Asks the process, by SIGUSR1, to bring its work to a good end before it ends."""
         self._process.send_signal(signal.SIGUSR1)
 
+    def ask_for_stacks(self) -> None:
+        """Asks a worker, by SIGUSR2, to write the stacks of all its threads to its output."""
+        self._process.send_signal(STACKS)
+
     def ask_to_end(self) -> None:
         """Asks the process and all of its session to end, without waiting for it."""
         self._signal(self._end_signal)
 
-    def end(self, grace_seconds: float) -> None:
-        """Ends the process and all of its session: asks, and after the grace period insists."""
+    def end(self, grace_seconds: float, *, because: str | None = None) -> None:
+        """Ends the process and all of its session: asks, and after the grace period insists.
+
+        Args:
+            grace_seconds: the grace period.
+            because: what `reason` says from then on.
+        """
+        self._because = because or self._because
         self.ask_to_end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_seconds)
@@ -101,11 +122,13 @@ class Child:
         """Why it failed, from its exit status and the traceback in its log."""
         self._pump.join(timeout=2)
         status = self.status
+        if self._because is not None:
+            return self._because
         if status is not None and status < 0:
             return f"killed by {signal.Signals(-status).name}"
         try:
             with self.log.open("rb") as file:
-                file.seek(self._log_start)
+                file.seek(max(self._log_start, os.fstat(file.fileno()).st_size - _LAST_BYTES))
                 log = file.read().decode("utf-8", errors="replace")
         except OSError:  # it could not be written, or was removed
             log = ""
@@ -120,9 +143,14 @@ class Child:
         forever once the pipe is full."""
         assert self._process.stdout is not None
         log, failed = LineFile(self.log, gap=_gap), False
-        for line in self._process.stdout:
+        for line in iter(partial(self._process.stdout.readline, LONGEST_LINE), ""):
             self._heard = time.monotonic()
-            line = line.rstrip("\n")
+            line, sign = sign_in(line.rstrip("\n"))
+            if sign is not None:
+                self.sign = sign
+                self.signs += 1
+                if not line:
+                    continue
             log.append(line)
             try:
                 on_line(line)

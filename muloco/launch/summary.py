@@ -8,7 +8,7 @@ from rich.table import Table
 
 from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
-from muloco.training.resuming import run_folder
+from muloco.training.resuming import run_folder, way_on
 from muloco.training.run_folder import (
     RunFolder,
     missing_metrics,
@@ -25,7 +25,7 @@ SHOWN_FIGURES = 4
 
 
 def summarize(
-    config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int
+    config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int, resumes: int = 0
 ) -> dict[str, Any]:
     """The contents of summary.json. A figure that the metrics do not hold is None: all of training if the metrics of a
     worker are missing, and the held-out loss before it if that of step 0 is.
@@ -36,6 +36,7 @@ def summarize(
         corpus: SHA-256 of its sources, by which runs on different text are told apart.
         wall_seconds: of this start, from the call of the launcher on, and of earlier starts (`seconds_before`).
         restarts: how often workers were started again, since the last start.
+        resumes: how often the run was resumed without a user, since the last start.
     """
     lines = read_metrics(folder)
     training = [line for line in lines if "loss" in line]
@@ -61,6 +62,7 @@ def summarize(
         "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
         "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
         "restarts": restarts,
+        "resumes": resumes,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
         "missing_metrics": missing_metrics(folder, lines, config.workers),
         "lost_lines": sum(line["lines"] for line in lines if line.get("event") == "lines_lost"),
@@ -124,12 +126,8 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     lines = [line for path in folder.metrics_files().values() for line in read_lines(path)]
     attempt = max((line["attempt"] for line in lines), default=0)
     reached = max((line["step"] for line in lines if line["attempt"] == attempt), default=0)
-    kept = newest_checkpoint(folder)
     where = f"stopped at step {reached} of {steps}" if reached else "stopped before the first step"
-    resume = f"muloco train {folder.config} --resume"
-    if kept is None:
-        return f"{where}; nothing was saved; this starts it again from the beginning: {resume}"
-    return f"{where}; the checkpoint of step {kept} is kept; resume with: {resume}"
+    return f"{where}; {way_on(folder)}"
 
 
 def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
@@ -146,6 +144,7 @@ def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
         "syncs": str(summary["syncs"]),
         **({"sent by a worker": _traffic(summary)} if summary["workers"] > 1 else {}),
         **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
+        **({"resumed": _times(summary["resumes"])} if summary["resumes"] else {}),
         **({"evaluation": _evaluation(summary["evaluation"])} if summary["evaluation"] else {}),
         **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
         **({"missing metrics": "\n".join(summary["missing_metrics"])} if summary["missing_metrics"] else {}),
@@ -165,6 +164,10 @@ def _traffic(summary: dict[str, Any]) -> str:
     sent, ring = summary["bytes_sent_per_worker"], summary["bytes_ring_per_worker"]
     saved = f", {ring / sent:.1f} times less than an fp32 ring all-reduce" if ring > 1.1 * sent > 0 else ""
     return f"{sent / 1e6:,.1f} MB to other workers{saved}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _losses(summary: dict[str, Any]) -> str:

@@ -1,21 +1,18 @@
-"""The supervisor of a run, here or over the nodes of a SLURM job: starts all, watches it, ends it, sums it up."""
+"""The supervisor of a run, here or over the nodes of a SLURM job: attempts it until it ends, and sums it up."""
 
-import logging
 import os
 import signal
 import time
 from dataclasses import dataclass
-from functools import partial
 
 from rich.console import Console
 
 from muloco.launch.allocation import current_allocation
+from muloco.launch.attempt import Ended, run_attempt
 from muloco.launch.claim import Claim, only_supervisor, taken
-from muloco.launch.crew import Crew
 from muloco.launch.devices import place
-from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
-from muloco.launch.placement import Placement, Station
+from muloco.launch.placement import Placement
 from muloco.launch.processes import Child
 from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
@@ -28,24 +25,17 @@ from muloco.launch.summary import (
     summary_table,
 )
 from muloco.launch.surroundings import check_surroundings
+from muloco.training.attempts import begin_attempt, next_attempt
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
-from muloco.training.environment import ATTEMPT
 from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
-from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder
-from muloco.training.run_folder import MetricsTail, RunFolder, next_attempt, why_unwritable, write_json
+from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder, way_on
+from muloco.training.run_folder import RunFolder, why_unwritable, write_json
 
-logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.25
-LIGHTHOUSE = "lighthouse"
-GRACE_SECONDS = 10.0
-"""From asking a worker to end to insisting."""
-TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""Those that torchrun passes on to the ranks: its own, and the wish that they stop."""
-LEAVE_SECONDS = 3600
-"""How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
+RESUMABLE = os.EX_TEMPFAIL
+"""Exit status (75) of a run that has failed in a way that may pass, and that has a checkpoint to be resumed from."""
+_LAST_INCOMPLETE = "the checkpoint of the last step is incomplete"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +44,20 @@ class Outcome:
 
     folder: RunFolder
     status: int
-    """Exit status: 0, 1 after a failure, 128 and a signal's number where one has stopped it: 130 after Ctrl-C."""
+    """Exit status: 0; 1 or `RESUMABLE` after a failure; 128 and a signal's number where one has stopped it, such as
+    130 after Ctrl-C."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """What became of a run in all attempts of this process."""
+
+    ended: Ended
+    """The last attempt."""
+    restarts: int
+    """How often workers were started again."""
+    resumes: int
+    """How often the run was resumed."""
 
 
 def train(config: Config, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
@@ -94,52 +97,30 @@ def _train(
     job = current_allocation()
     check_surroundings(config, os.environ, here=job is None)
     placement = place(config) if job is None else place_in(config, job, environment=os.environ)
-    attempt = next_attempt(folder)
+    first = next_attempt(folder)
     data = prepare_data(config)
     console.print(data.description(), markup=False)
     content = content_of(data, config)
     if resumption is not None:
         for remark in filter(None, (*resumption.remarks, check_content(resumption, content))):
             console.print(remark, markup=False)
-    claim = Claim(folder, config_json(chosen, config, content), attempt=attempt, fresh=resumption is None)
+    claim = Claim(folder, config_json(chosen, config, content), attempt=first, fresh=resumption is None)
     console.print(f"run folder: {folder.root}\n{placement.description}")
-    tail = MetricsTail(folder, config.workers)
-    children: list[Child] = []
-    interrupted, failed, restarts = False, [], 0
     with StopSignals() as stop, View(config, console) as view:
         try:
-            environment = _environment(attempt)
-            lighthouse = None
-            if config.worker_processes > 1:
-                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children)
-                lighthouse = Lighthouse(start, placement.lighthouse.port)
-                environment["TORCHFT_LIGHTHOUSE"] = lighthouse.address
-            crew = Crew(
-                lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
-                workers=config.worker_processes,
-                least=config.fault_tolerance.min_replica_size,
-                restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
-            )
-            failed = _watch(crew, lighthouse, stop, tail, view)
-            restarts = crew.restarts
+            course = _attempts(config, folder, placement, first, stop, view, console)
         except KeyboardInterrupt:
-            interrupted = True
+            course = None
         except BaseException:
             claim.take_back()
             raise
-        finally:
-            for child in children:
-                child.ask_to_end()
-            for child in children:
-                child.end(GRACE_SECONDS)
-    if interrupted:
+    if course is None:
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
-    if failed:
+    ended = course.ended
+    if ended.failed:
         claim.take_back()
-        for child in failed:
-            console.print(f"{child.name} failed: {child.reason()}\n  log: {child.log}", style="red", markup=False)
-        return Outcome(folder=folder, status=1)
+        return _failed(ended, folder, console)
     newest = newest_checkpoint(folder)
     if not reached_end(config, folder):  # a signal came, here or to a worker; or the disk is full
         if stop.received is None and (reason := why_full(folder.root)) is not None:
@@ -152,16 +133,15 @@ def _train(
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
-        kept = "no earlier one is kept, so" if newest is None else f"that of step {newest} is kept;"
-        again = "starts again from the beginning" if newest is None else "resumes from it"
-        console.print(
-            f"the checkpoint of the last step is incomplete (see the logs in {folder.log(0).parent}); "
-            f"{kept} this {again}: muloco train {folder.config} --resume",
-            style="red",
-        )
-        return Outcome(folder=folder, status=1)
-    seconds = time.monotonic() - started + seconds_before(folder, attempt)
-    summary = summarize(config, folder, corpus=data.digests, wall_seconds=seconds, restarts=restarts)
+        console.print(f"{_LAST_INCOMPLETE} (see {folder.log(0).parent}); {way_on(folder)}", style="red", markup=False)
+        return Outcome(folder=folder, status=1 if newest is None else RESUMABLE)
+    summary = summarize(
+        *(config, folder),
+        corpus=data.digests,
+        wall_seconds=time.monotonic() - started + seconds_before(folder, first),
+        restarts=course.restarts,
+        resumes=course.resumes,
+    )
     console.print(summary_table(summary, config=config))
     try:
         write_json(folder.summary, summary)
@@ -174,98 +154,64 @@ def _train(
     return Outcome(folder=folder, status=0)
 
 
+def _attempts(
+    config: Config,
+    folder: RunFolder,
+    placement: Placement,
+    first: int,
+    stop: StopSignals,
+    view: View,
+    console: Console,
+) -> _Course:
+    """Attempts a run, from its newest whole checkpoint each time, until an attempt ends well, fails in a way that would
+    come back, or leaves no checkpoint; and at most `fault_tolerance.resumes` times more without a new checkpoint."""
+    attempt, restarts, resumes, in_a_row = first, 0, 0, 0
+    newest = newest_checkpoint(folder)
+    while True:
+        begin_attempt(folder, attempt)
+        ended = run_attempt(config, folder, placement, attempt, stop, view)
+        restarts += ended.restarts
+        failure = _what_may_pass(ended, config, folder)
+        before, newest = newest, newest_checkpoint(folder)
+        if newest != before:
+            in_a_row = 0
+        limit = config.fault_tolerance.resumes
+        if failure is None or newest is None or stop.received is not None or in_a_row == limit:
+            return _Course(ended=ended, restarts=restarts, resumes=resumes)
+        resumes, in_a_row = resumes + 1, in_a_row + 1
+        attempt = max(attempt + 1, next_attempt(folder))
+        console.print(
+            f"{failure}\nthe run is resumed from the checkpoint of step {newest} (attempt {attempt}; resume {in_a_row} "
+            f"of {limit} until the next checkpoint)",
+            style="yellow",
+            markup=False,
+        )
+
+
+def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | None:
+    """What has gone wrong in an attempt and may go better in another one; None: nothing."""
+    if ended.failed:
+        return "\n".join(map(_told, ended.failed)) if ended.may_pass else None
+    whole = not config.checkpoint.enable or newest_checkpoint(folder) == config.training.steps
+    return None if whole or not reached_end(config, folder) else _LAST_INCOMPLETE
+
+
+def _failed(ended: Ended, folder: RunFolder, console: Console) -> Outcome:
+    """Tells why a run has failed, and what can be done."""
+    for child in ended.failed:
+        console.print(_told(child), style="red", markup=False)
+    if not ended.may_pass or not folder.config.exists():
+        return Outcome(folder=folder, status=1)
+    console.print(way_on(folder), style="red", markup=False)
+    return Outcome(folder=folder, status=1 if newest_checkpoint(folder) is None else RESUMABLE)
+
+
+def _told(child: Child) -> str:
+    return f"{child.name} failed: {child.reason()}\n  log: {child.log}"
+
+
 def _check_folder(folder: RunFolder, *, fresh: bool) -> None:
     if (reason := why_unwritable(folder)) is not None:
         raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
     if fresh and folder.config.exists():
         raise taken(folder)
-
-
-def _environment(attempt: int) -> dict[str, str]:
-    """What all workers' environments add to this one's."""
-    return {
-        ATTEMPT: str(attempt),
-        "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
-    }
-
-
-def _start_lighthouse(
-    config: Config, folder: RunFolder, station: Station, children: list[Child], port: int
-) -> tuple[Child, str]:
-    child, address = start_lighthouse(
-        workers=config.fault_tolerance.min_replica_size,
-        log=folder.log(LIGHTHOUSE),
-        station=station,
-        heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
-        join_timeout=config.fault_tolerance.straggler_timeout_seconds,
-        port=port,
-    )
-    children.append(child)
-    return child, address
-
-
-def _start_worker(
-    config: Config,
-    folder: RunFolder,
-    placement: Placement,
-    environment: dict[str, str],
-    view: View,
-    children: list[Child],
-    worker: int,
-) -> Child:
-    """Starts a worker's process; it is added to `children` at once, so that whatever happens it is ended."""
-    station = placement.stations[worker]
-    # gloo by itself would look for the address of the host's name
-    interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
-    child = Child(
-        f"worker {worker}" if config.worker_processes == config.workers else "workers",
-        _worker_command(config, folder, worker, station, placement.process_group),
-        log=folder.log(worker),
-        environment={**environment, **interface, **placement.environments[worker]},
-        on_line=partial(view.log, worker),
-        end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
-    )
-    children.append(child)
-    return child
-
-
-def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
-    module = ["-m", "muloco"]
-    if config.ranks_per_worker > 1:
-        from muloco.launch.torchrun import patient_torchrun
-
-        module = [
-            *(*patient_torchrun(LEAVE_SECONDS), f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
-            *_rendezvous(station),
-            f"--signals-to-handle={TORCHRUN_SIGNALS}",
-            *module,
-        ]
-    overrides = [
-        *("--fault_tolerance.replica_id", str(worker)),
-        *("--fault_tolerance.process_group", process_group),
-        *("--fault_tolerance.host", config.fault_tolerance.host or station.host),
-    ]
-    return [*station.start, station.python, *module, "worker", str(folder.config), *overrides]
-
-
-def _rendezvous(station: Station) -> list[str]:
-    """How torchrun brings the ranks of a worker together; the node tells its number itself (`muloco.launch.node`)."""
-    if station.nodes == 1:
-        return ["--standalone", f"--local-addr={station.host}"]
-    return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]
-
-
-def _watch(crew: Crew, lighthouse: Lighthouse | None, stop: StopSignals, tail: MetricsTail, view: View) -> list[Child]:
-    """Waits for the end of the run. Returns the processes that are the cause, where it failed."""
-    while True:
-        lines = list(tail.new_lines())
-        crew.take_note(lines)
-        view.update(lines, crew.away())
-        if lighthouse is not None and not lighthouse.keep_alive():
-            return [lighthouse.child]
-        if stop.received is not None:
-            crew.leave()
-        if crew.watch():
-            view.update(tail.new_lines(), crew.away())
-            return crew.failures()
-        time.sleep(POLL_SECONDS)

@@ -197,6 +197,9 @@ class FaultTolerance(Section):
     restarts: Amount = 10
     """How often in a row a worker that was lost within a minute is started again, later and later; after that the
     others go on without it."""
+    resumes: Amount = 3
+    """How often in a row the run is resumed from its newest checkpoint after a failure that may pass, such as the loss
+    of all workers. The count starts again with each new checkpoint."""
     replica_id: Amount = 0
     """Which worker this process belongs to, from 0; the launcher sets it."""
     sync_steps: Count = 30
@@ -223,6 +226,10 @@ class FaultTolerance(Section):
     """After how long without a sign of life a worker counts as dead."""
     exchange_timeout_seconds: Seconds = 60
     """Time limit of each chunk of 16 MiB in an exchange between workers."""
+    stall_timeout_seconds: Seconds = 300
+    """How long an inner step may take before the worker is ended and started again, as it stands still; a step may
+    always take 20 times as long as its usual one, and the first step, a validation or a checkpoint 12 times this long.
+    """
 
 
 @dataclass(kw_only=True, slots=True)

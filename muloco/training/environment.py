@@ -1,17 +1,27 @@
-"""Checks of a worker's environment before it starts. Needs nothing but Python."""
+"""What a worker takes from its environment, and checks of it before the worker starts. Needs nothing but Python."""
 
+import os
 import re
-import socket
+import stat
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
+from muloco.outer.network import Network
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
+from muloco.training.run_folder import RunFolder
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 """Environment variable: address of the lighthouse, `http://host:port`."""
 ATTEMPT = "MULOCO_ATTEMPT"
 """Environment variable: how many times the run has been started; the launcher sets it."""
+SECRET = "MULOCO_SECRET"
+"""Environment variable: the secret by which the workers of a run and its lighthouse know each other."""
+SECRET_FILE = ".secret"
+"""File of the run folder with the secret, for workers that the same user starts by hand while the run lasts."""
+SHORTEST_SECRET = 16
+"""Characters."""
 LIGHTHOUSE_SECONDS = 60.0
 """Seconds for which a worker that is started by hand waits for its lighthouse."""
 
@@ -20,8 +30,8 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
     """Checks that a worker of a resolved config can start in this environment.
 
     Raises:
-        ConfigError: the number of ranks is not that of the config, the address of the lighthouse is missing or wrong,
-            or no lighthouse answers there.
+        ConfigError: the number of ranks is not that of the config, the address of the lighthouse or the secret is
+            missing or wrong, or no lighthouse answers there.
     """
     ranks = config.ranks_per_worker
     if "RANK" not in environment and ranks > 1:
@@ -36,8 +46,73 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
         )
     if config.worker_processes > 1:
         host, port = _lighthouse(config, environment.get(LIGHTHOUSE))
+        secret = secret_of(config, environment)
         if ATTEMPT not in environment:  # a worker started by hand; the supervisor brings a lost lighthouse back
-            _await_lighthouse(host, port)
+            _await_lighthouse(host, port, secret)
+
+
+def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
+    """The secret of a run of several worker processes: that of the environment, else that of its run folder.
+
+    Args:
+        config: resolved.
+        environment: of the worker.
+
+    Raises:
+        ConfigError: there is none, it is too short, or others could have read or written its file.
+    """
+    file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
+    if environment.get(SECRET):
+        return secret_in(environment)
+    secret = _read_secret(file)
+    if secret is None:
+        raise ConfigError(
+            f"the {config.workers} workers of this run need a secret that they share: export {SECRET}=$(openssl rand "
+            "-hex 32), the same for all workers and the lighthouse, or start them all with `muloco train`"
+        )
+    return _checked(secret, str(file))
+
+
+def secret_in(environment: Mapping[str, str]) -> bytes:
+    """The secret that an environment holds.
+
+    Raises:
+        ConfigError: there is none, or it is too short.
+    """
+    if not environment.get(SECRET):
+        raise ConfigError(
+            f"a secret is needed that the workers and the lighthouse share: export {SECRET}=$(openssl rand -hex 32)"
+        )
+    return _checked(os.fsencode(environment[SECRET]), SECRET)
+
+
+def _checked(secret: bytes, where: str) -> bytes:
+    if len(secret) < SHORTEST_SECRET:
+        raise ConfigError(
+            f"the secret in {where} has {len(secret)} characters, and at least {SHORTEST_SECRET} are needed; make one "
+            f"with: export {SECRET}=$(openssl rand -hex 32)"
+        )
+    return secret
+
+
+def _read_secret(file: Path) -> bytes | None:
+    """The content of the file without space around it; None: there is no file."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"the secret of the run cannot be read from {file}: {error.strerror}") from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise ConfigError(
+                f"{file} must be a regular file that you own and that nobody else may read or write (mode 600); remove "
+                f"it and export {SECRET} instead"
+            )
+        return os.read(descriptor, 2**16).strip()
+    finally:
+        os.close(descriptor)
 
 
 def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
@@ -53,16 +128,20 @@ def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
     return parts[1].strip("[]"), int(parts[2])
 
 
-def _await_lighthouse(host: str, port: int) -> None:
+def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
     deadline = time.monotonic() + LIGHTHOUSE_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=LIGHTHOUSE_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
-                    "(docs/fault-tolerance.md says how)"
-                ) from None
-        time.sleep(0.5)
+    network = Network(host, secret)
+    try:
+        while True:
+            try:
+                network.check(f"{host}:{port}")
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
+                        "(docs/network.md says how)"
+                    ) from None
+            time.sleep(0.5)
+    finally:
+        network.close()

@@ -20,6 +20,7 @@ from muloco.outer import Sync
 from muloco.outer.digest import as_hex
 from muloco.training.config import Config as RunConfig
 from muloco.training.lasting import LastingTracker, Tracker
+from muloco.training.pulse import Pulse
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines, standing
 from muloco.training.states import State, state_line
 from muloco.training.trackers import TensorBoard, WeightsAndBiases
@@ -60,9 +61,11 @@ class RunMetrics(MetricsProcessor):
         folder = RunFolder(Path(dump_folder))
         self._path = folder.metrics(self._worker)
         self._writer = None
+        self._pulse: Pulse | None = None
         self._trackers: list[Tracker] = []
         if torch.distributed.get_rank() == 0:
             self._writer = MetricsWriter(self._path, worker=self._worker, attempt=config.attempt)
+            self._pulse = Pulse()
             self.enter(State.BUILDING, 0)
             if self._run.metrics.tensorboard:
                 self._trackers.append(LastingTracker(TensorBoard(folder.tensorboard(self._worker), self._run)))
@@ -76,6 +79,8 @@ class RunMetrics(MetricsProcessor):
         """Reports that the worker changes its state after inner step `step`."""
         if state in (State.TRAINING, State.VALIDATING) and not self.compiled:
             state = State.COMPILING
+        if self._pulse is not None:
+            self._pulse.beat(step, state)
         if state is not self._state:
             self._state = state
             self._write(step, state_line(state))

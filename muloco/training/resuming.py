@@ -23,7 +23,7 @@ MAY_CHANGE = (
     *("data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
     "optimizer.symmetric_products",
     *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
-    *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "quorum_timeout_seconds")),
+    *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "resumes", "quorum_timeout_seconds")),
     *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange")),
     *("parallelism.collective_timeout_seconds", "training.disable_cuda_graphs"),
 )
@@ -102,6 +102,18 @@ def take_up(asked: Config) -> Resumption:
         content=stored.get("data"),
         moved=tuple(name for name in LOCATIONS if name in changed),
     )
+
+
+def way_on(folder: RunFolder) -> str:
+    """What a run that has not reached its end can be resumed from, and the command for it, in one line."""
+    command = f"muloco train {folder.config} --resume"
+    try:
+        newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    except NoWholeCheckpoint as error:
+        return str(error)
+    if newest is None:
+        return f"nothing was saved; this starts it again from the beginning: {command}"
+    return f"the checkpoint of step {newest.step} is kept; resume with: {command}"
 
 
 def run_folder(config: Config) -> RunFolder:
@@ -289,4 +301,4 @@ def _section(config: Config, name: str) -> Any:
 
 def _shown(value: Any) -> str:
     digests = value if isinstance(value, list) else [value]
-    return ", ".join("none" if one is None else str(one)[:16] for one in digests)
+    return ", ".join("none" if one is None else " ".join(str(one).split())[:16] for one in digests)

@@ -234,6 +234,7 @@ class AnchorValidator(Validator):
         loss_fn = self.loss_fn
 
         def listen(predictions: torch.Tensor, labels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.metrics_processor.enter(State.VALIDATING, step)  # a sign of life at each batch
             found = loss_fn(predictions, labels, *args, **kwargs)
             heard.append(torch.stack([local(found[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
             return found

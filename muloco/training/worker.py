@@ -14,13 +14,16 @@ import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.outer import StateLost
 from muloco.outer.in_process import GroupEnded, InProcessGroup
+from muloco.outer.store import LOOPBACK, loopback_store
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError
-from muloco.training.resuming import config_json, content_of, run_folder
+from muloco.training.pulse import show_stacks_on_request
+from muloco.training.resuming import config_json, content_of, run_folder, way_on
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
@@ -42,6 +45,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         ConfigError: the environment does not fit the config, or the run folder cannot be made.
         RuntimeError: training failed.
     """
+    show_stacks_on_request()
     check_environment(config, os.environ)
     store = store_of_single_rank(config)
     os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None)  # of torchrun; torchtitan sets its own and warns of others
@@ -76,6 +80,8 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
                 evaluation=evaluation if first else None,
             ).build()
             trainer.train()
+        except StateLost as lost:
+            raise StateLost(f"{lost}; {way_on(folder)}") from None
         finally:
             if trainer is not None:
                 trainer.close()
@@ -141,12 +147,12 @@ def store_of_single_rank(config: Config) -> TCPStore | None:
     """
     if "RANK" in os.environ:
         return None
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = loopback_store()
     os.environ.update(
         RANK="0",
         LOCAL_RANK="0",
         WORLD_SIZE="1",
-        MASTER_ADDR="127.0.0.1",
+        MASTER_ADDR=LOOPBACK,
         MASTER_PORT=str(store.port),
         TORCHELASTIC_USE_AGENT_STORE="True",
         TORCHELASTIC_RESTART_COUNT="0",

@@ -15,6 +15,7 @@ from muloco.training.run_folder import RunFolder, read_lines
 
 from .runs import TINY
 
+SECRET = "a secret of the workers of a test"
 SECONDS = 600
 """Whatever takes longer hangs."""
 SETTINGS = {
@@ -59,6 +60,7 @@ class Workers:
     """Of runs that meet at one lighthouse."""
 
     def __init__(self, outputs: Path, address: str):
+        """address: of the lighthouse."""
         self.outputs = outputs
         self._address = address
         self._processes: list[subprocess.Popen] = []
@@ -80,6 +82,7 @@ class Workers:
                     **os.environ,
                     "PYTHONPATH": self._path,
                     "TORCHFT_LIGHTHOUSE": self._address,
+                    "MULOCO_SECRET": SECRET,
                     "GLOO_SOCKET_IFNAME": "lo",
                     "OMP_NUM_THREADS": "1",
                 },

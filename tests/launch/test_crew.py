@@ -118,8 +118,10 @@ def test_the_others_go_on_without_one_that_is_given_up_as_long_as_they_are_enoug
     for _ in range(2):
         crew.children[0].fail(1, "TransportError: nobody there")
         over = house.watch(crew, 10)
-    assert over, "one is left of two"
-    assert {child.name for child in crew.failures()} == {"worker 0", "worker 2"}
+    assert not over, "one is left of two, and has a state to save"
+    crew.children[1].fail(1, "TransportError: sync after step 8: no quorum")
+    assert house.watch(crew, 1) and len(house.started) == 5
+    assert {child.name for child in crew.failures()} == {"worker 0", "worker 1", "worker 2"}
 
 
 def test_what_comes_back_however_often_it_is_tried_ends_the_run(house: House) -> None:
@@ -235,6 +237,24 @@ def test_which_failures_may_pass(reason: str, again: bool) -> None:
     child = FakeChild("worker 0", 0.0)
     child.fail(1, reason)
     assert recoverable(child) == again
+
+
+@pytest.mark.parametrize(
+    ("reason", "may_pass"),
+    [
+        (KILLED, True),
+        ("StateLost: run 'a' has come to step 8", True),
+        ("TransportError: sync after step 8: nobody there", True),
+        ("AnchorMismatch: sync after step 8", False),
+        ("ConfigError: model.flavor", False),
+        ("exit status 2", False),
+    ],
+)
+def test_which_failures_of_a_run_may_pass(house: House, reason: str, may_pass: bool) -> None:
+    crew = house.crew(2, restarts=0)
+    crew.children[0].fail(-9, KILLED)
+    crew.children[1].fail(1, reason)
+    assert house.watch(crew, 1) and crew.may_pass() == may_pass
 
 
 def test_who_is_away_and_for_how_long(house: House) -> None:

@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from muloco.launch.processes import Child, exception_in
+from muloco.launch.processes import LONGEST_LINE, Child, exception_in
+from muloco.training.pulse import Sign
 
 from ..patience import PATIENCE
 
@@ -172,3 +174,37 @@ def test_a_run_in_the_background_of_a_script_ends_its_children_as_any_other(tmp_
     finally:
         signal.signal(signal.SIGINT, before)
         child.end(1.0)
+
+
+def test_signs_of_life_are_not_shown(tmp_path: Path) -> None:
+    child, lines = start(tmp_path, r"print('one'); print('\x1epulse 3 training'); print('two\x1epulse 4 syncing')")
+    assert wait(child) == 0
+    child.end(grace_seconds=5)
+    assert (child.signs, child.sign) == (2, Sign(4, "syncing"))
+    assert lines == ["one", "two"] == (tmp_path / "c.log").read_text().splitlines()
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A progress bar goes on by carriage returns, other output by nothing at all."""
+    code = "import sys\nfor _ in range(64): sys.stdout.write('x' * (1 << 20))\nsys.stdout.write('\\r50 %\\r100 %')"
+    tracemalloc.start()
+    pieces = []
+    child = Child(
+        *("child", [sys.executable, "-c", code]),
+        log=tmp_path / "c.log",
+        environment={},
+        on_line=lambda line: pieces.append(len(line)),
+    )
+    assert wait(child) == 0
+    child.end(grace_seconds=PATIENCE)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(pieces) == (64 << 20) + len("50 %100 %") and max(pieces) == LONGEST_LINE
+    assert most < 16 << 20
+
+
+def test_the_reason_that_is_given_stands(tmp_path: Path) -> None:
+    child, _ = start(tmp_path, "import time; time.sleep(60)")
+    child.end(grace_seconds=5, because="stood still")
+    child.end(grace_seconds=5)
+    assert child.reason() == "stood still"

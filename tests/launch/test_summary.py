@@ -23,6 +23,8 @@ from muloco.training.load import load_config
 from muloco.training.resolve import resolve
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_json, write_json
 
+from ..run_on_disk import save_checkpoint
+
 
 def line(worker: int, step: int, event: str) -> dict[str, Any]:
     return {"worker": worker, "step": step, "event": event}
@@ -85,15 +87,14 @@ def test_a_last_step_that_was_not_logged_is_not_lost(tmp_path: Path) -> None:
         ([(1, 124), (2, 103)], 100, "stopped at step 103 of 200; the checkpoint of step 100 is kept; resume with"),
     ],
 )
-def test_how_a_run_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: list[tuple[int, int]], kept: int | None, said: str
-) -> None:
+def test_how_a_run_stopped(tmp_path: Path, reached: list[tuple[int, int]], kept: int | None, said: str) -> None:
     folder = RunFolder(tmp_path)
     for attempt, step in reached:
         writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
         writer.write(step, {"event": "state", "state": "training"})
         writer.close()
-    monkeypatch.setattr("muloco.launch.summary.newest_checkpoint", lambda folder: kept)
+    if kept is not None:
+        save_checkpoint(folder, kept)
     assert how_it_stopped(folder, steps=200) == f"{said}: muloco train {folder.config} --resume"
 
 

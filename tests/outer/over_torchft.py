@@ -5,17 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
-from torch.distributed import TCPStore
-
+from muloco.outer.authentication import Key
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.torchft import TorchftTransport
 
 T = TypeVar("T")
-
-
-def own_store() -> TCPStore:
-    """The store that torchrun gives a worker."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+SECRET = b"a secret of the workers of a test"
+KEY = Key(SECRET)
 
 
 def connect(
@@ -23,28 +19,26 @@ def connect(
     lighthouse: str,
     *,
     run: str = "run",
+    secret: bytes = SECRET,
     least: int = 1,
     quorum_seconds: float = 30,
     exchange_seconds: float = 20,
     group: Callable[[timedelta], PeerGroup] = GlooGroup,
 ) -> TorchftTransport:
     """One worker's end; a worker of one rank."""
-    store = own_store()
-    transport = TorchftTransport(
+    return TorchftTransport(
         run=run,
+        secret=secret,
         worker=worker,
         least=least,
         lighthouse=lighthouse,
         rank=0,
         ranks=1,
-        store=("127.0.0.1", store.port),
         host="127.0.0.1",
         group=group(timedelta(seconds=exchange_seconds)),
         quorum_timeout=timedelta(seconds=quorum_seconds),
         exchange_timeout=timedelta(seconds=exchange_seconds),
     )
-    transport.store_kept_alive = store
-    return transport
 
 
 def in_threads(workers: int, work: Callable[[int], T]) -> list[T]:

@@ -12,8 +12,9 @@ from torchft.process_group import ProcessGroupGloo
 
 from muloco.outer import Crowd, OuterLoop
 from muloco.outer.fragments import by_modules
+from muloco.outer.store import loopback_store
 
-from .over_torchft import connect, in_threads, own_store
+from .over_torchft import connect, in_threads
 from .toy import SECONDS, sgd
 
 LR, MOMENTUM, INTERVAL, STEPS = 0.5, 0.9, 6, 18
@@ -59,7 +60,7 @@ def train_theirs(worker: int, workers: int, fragments: int, delay: int, address:
     inner = torch.optim.SGD(module.parameters(), lr=0.5)
     parts = [module] if fragments == 1 else [module[0], module[1]]
     outer = [torch.optim.SGD(part.parameters(), lr=LR, momentum=MOMENTUM, nesterov=True) for part in parts]
-    store = own_store()
+    store = loopback_store()
     manager = Manager(
         pg=ProcessGroupGloo(timedelta(seconds=SECONDS)),
         load_state_dict=lambda state: None,

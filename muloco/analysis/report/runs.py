@@ -19,7 +19,10 @@ _ELSEWHERE = ("run.", "metrics.", "evaluation.", "compile.", "activation_checkpo
 _HOW = (
     *(f"checkpoint.{name}" for name in ("enable", "interval", "keep", "asynchronous")),
     *("data.prepare", "data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
-    *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id", "restarts")),
+    *(
+        f"fault_tolerance.{name}"
+        for name in ("transport", "process_group", "host", "replica_id", "restarts", "resumes")
+    ),
     *(f"fault_tolerance.{name}_seconds" for name in ("quorum_timeout", "straggler_timeout", "heartbeat_timeout")),
     *("fault_tolerance.exchange_timeout_seconds", "parallelism.collective_timeout_seconds"),
     "training.disable_cuda_graphs",

@@ -1,0 +1,95 @@
+"""A fake worker, in a process of its own: `strangers.py` starts it. It may know the secret of the run or not.
+
+    python stranger.py ORDER    a JSON object: lighthouse, run, worker, secret (null: none), tells (what it sends
+                                instead of a header), rounds, seconds
+
+Prints one JSON object a round: what it has learned from the others.
+"""
+
+import inspect
+import json
+import logging
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+OTHER_BYTES = {
+    "garbage": b"\x00\xff\x13garbage" * 8,
+    "an empty message": b"",
+    "a list": b"[1, 2, 3]",
+    "deep nesting": b"[" * 100_000,
+    "a header of 2^50 bytes": b"",
+}
+
+
+def connect(order: dict[str, Any]) -> Any:
+    from torch.distributed import TCPStore
+
+    from muloco.outer.peer_group import GlooGroup
+    from muloco.outer.torchft import TorchftTransport
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    patience = timedelta(seconds=order["seconds"])
+    arguments = {
+        "run": order["run"],
+        "worker": order["worker"],
+        "least": 1,
+        "lighthouse": order["lighthouse"],
+        "rank": 0,
+        "ranks": 1,
+        "store": ("127.0.0.1", store.port),
+        "host": "127.0.0.1",
+        "group": GlooGroup(timedelta(seconds=5)),
+        "quorum_timeout": patience,
+        "exchange_timeout": timedelta(seconds=5),
+        "secret": (order["secret"] or "nobody told me the secret").encode(),
+    }
+    known = inspect.signature(TorchftTransport.__init__).parameters
+    transport = TorchftTransport(**{name: value for name, value in arguments.items() if name in known})
+    transport.own_store = store
+    return transport
+
+
+def changed(honest: bytes, order: dict[str, Any]) -> bytes:
+    """The header of an honest worker with other values."""
+    header = json.loads(honest)
+    for name, value in order["tells"].items():
+        old = header.get(name, 0)
+        header[name] = old + value["add"] if isinstance(value, dict) and "add" in value else value
+    return json.dumps(header).encode()
+
+
+def play(order: dict[str, Any]) -> None:
+    from muloco.outer.exchange import gather_bytes
+    from muloco.outer.transport import TransportError
+
+    transport = connect(order)
+    honest: bytes | None = None
+    for number in range(order["rounds"]):
+        told: dict[str, Any] = {"round": number, "members": 0, "read": 0, "committed": False}
+        try:
+            round = transport.open(0)
+            told["members"] = round.size
+            kind = order["tells"]
+            if isinstance(kind, str):
+                message = OTHER_BYTES[kind]
+            else:
+                message = b"hello" if honest is None else changed(honest, order)
+            others = [data for rank, data in enumerate(gather_bytes(round, message)) if rank != round.rank]
+            told["read"] = sum(data.startswith(b"{") for data in others)
+            honest = next((data for data in others if data.startswith(b"{")), honest)
+            told["committed"] = round.vote(True)
+        except TransportError as error:
+            told["error"] = str(error)[:200]
+        except Exception as error:
+            told["error"] = f"{type(error).__name__}: {error}"[:200]
+            print(json.dumps(told), flush=True)
+            break
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    play(json.loads(sys.argv[1]))
+    os._exit(0)  # torchft's threads would keep it for a while

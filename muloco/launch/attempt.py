@@ -1,0 +1,185 @@
+"""One attempt at a run: starts the lighthouse and all workers, watches them until the run is over, and ends them."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from muloco.launch.crew import Crew
+from muloco.launch.lighthouse import Lighthouse, start_lighthouse
+from muloco.launch.live import View
+from muloco.launch.placement import LOOPBACK, Placement, Station
+from muloco.launch.processes import Child
+from muloco.launch.secret import secret_of_attempt
+from muloco.launch.stop_signals import StopSignals
+from muloco.launch.watchdog import Watchdog
+from muloco.training.config import Config
+from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
+from muloco.training.pulse import WANTED
+from muloco.training.run_folder import MetricsTail, RunFolder
+
+POLL_SECONDS = 0.25
+GRACE_SECONDS = 10.0
+"""From asking a worker to end to insisting."""
+TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+"""Those that torchrun passes on to the ranks: its own, the wish that they stop, and the wish to see their stacks."""
+LEAVE_SECONDS = 3600
+"""How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How an attempt ended."""
+
+    failed: Sequence[Child]
+    """The processes that are the cause, where it failed."""
+    may_pass: bool
+    """Whether another attempt may go better, where it failed."""
+    restarts: int
+    """How often workers were started again."""
+
+
+def run_attempt(
+    config: Config, folder: RunFolder, placement: Placement, number: int, stop: StopSignals, view: View
+) -> Ended:
+    """Runs all workers until the run is over. None of their processes is left behind.
+
+    Args:
+        config: resolved.
+        folder: of the run, with its config.json.
+        placement: where lighthouse and workers run.
+        number: of the attempt, from 1.
+        stop: the signals that ask for a stop.
+        view: shows the workers.
+
+    Raises:
+        KeyboardInterrupt: all have to end at once.
+    """
+    tail = MetricsTail(folder, config.workers)
+    children: list[Child] = []
+    lighthouse: Lighthouse | None = None
+    with secret_of_attempt(folder, os.environ) as secret:
+        try:
+            environment = _environment(number, secret)
+            if config.worker_processes > 1:
+                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
+                lighthouse = Lighthouse(start, placement.lighthouse.port, secret=secret)
+                environment[LIGHTHOUSE] = lighthouse.address
+            crew = Crew(
+                lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
+                workers=config.worker_processes,
+                least=config.fault_tolerance.min_replica_size,
+                restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
+            )
+            watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
+            return _watch(crew, watchdog, lighthouse, stop, tail, view)
+        finally:
+            for child in children:
+                child.ask_to_end()
+            for child in children:
+                child.end(GRACE_SECONDS)
+            if lighthouse is not None:
+                lighthouse.close()
+
+
+def _watch(
+    crew: Crew,
+    watchdog: Watchdog,
+    lighthouse: Lighthouse | None,
+    stop: StopSignals,
+    tail: MetricsTail,
+    view: View,
+) -> Ended:
+    """Waits for the end of the attempt."""
+    while True:
+        lines = list(tail.new_lines())
+        crew.take_note(lines)
+        view.update(lines, crew.away())
+        if lighthouse is not None and not lighthouse.keep_alive():
+            return Ended(failed=[lighthouse.child], may_pass=True, restarts=crew.restarts)
+        if stop.received is not None:
+            crew.leave()
+        watchdog.look(crew.children)
+        if crew.watch():
+            view.update(tail.new_lines(), crew.away())
+            failed = crew.failures()
+            return Ended(failed=failed, may_pass=crew.may_pass(), restarts=crew.restarts)
+        time.sleep(POLL_SECONDS)
+
+
+def _environment(attempt: int, secret: str) -> dict[str, str]:
+    """What all workers' environments add to this one's."""
+    return {
+        ATTEMPT: str(attempt),
+        SECRET: secret,
+        WANTED: "1",
+        "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
+    }
+
+
+def _start_lighthouse(
+    config: Config, folder: RunFolder, station: Station, children: list[Child], secret: str, port: int
+) -> tuple[Child, str]:
+    child, address = start_lighthouse(
+        secret=secret,
+        workers=config.fault_tolerance.min_replica_size,
+        log=folder.log("lighthouse"),
+        station=station,
+        heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
+        join_timeout=config.fault_tolerance.straggler_timeout_seconds,
+        port=port,
+    )
+    children.append(child)
+    return child, address
+
+
+def _start_worker(
+    config: Config,
+    folder: RunFolder,
+    placement: Placement,
+    environment: dict[str, str],
+    view: View,
+    children: list[Child],
+    worker: int,
+) -> Child:
+    """Starts a worker's process; it is added to `children` at once, so that whatever happens it is ended."""
+    station = placement.stations[worker]
+    # gloo by itself would look for the address of the host's name
+    interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
+    child = Child(
+        f"worker {worker}" if config.worker_processes == config.workers else "workers",
+        _worker_command(config, folder, worker, station, placement.process_group),
+        log=folder.log(worker),
+        environment={**environment, **interface, **placement.environments[worker]},
+        on_line=partial(view.log, worker),
+        end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
+    )
+    children.append(child)
+    return child
+
+
+def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
+    module = ["-m", "muloco"]
+    if config.ranks_per_worker > 1:
+        module = [
+            *("-m", "muloco.launch.torchrun", str(LEAVE_SECONDS)),
+            f"--nproc-per-node={config.ranks_per_worker // station.nodes}",
+            *_rendezvous(station),
+            f"--signals-to-handle={TORCHRUN_SIGNALS}",
+            *module,
+        ]
+    overrides = [
+        *("--fault_tolerance.replica_id", str(worker)),
+        *("--fault_tolerance.process_group", process_group),
+        *("--fault_tolerance.host", config.fault_tolerance.host or station.host),
+    ]
+    return [*station.start, station.python, *module, "worker", str(folder.config), *overrides]
+
+
+def _rendezvous(station: Station) -> list[str]:
+    """How torchrun brings the ranks of a worker together; the node tells its number itself (`muloco.launch.node`)."""
+    if station.nodes == 1:
+        return ["--rdzv-backend=loopback", f"--local-addr={LOOPBACK}"]
+    return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]

@@ -1,0 +1,106 @@
+"""Ends workers that are alive but stand still, so that they are started again."""
+
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from muloco.launch.processes import Child
+from muloco.training.pulse import Sign
+from muloco.training.states import State
+
+logger = logging.getLogger(__name__)
+
+STEPS = 20
+"""A worker stands still if a step takes as many times longer than its usual one, and longer than the time limit."""
+PATIENCE = 12
+"""Time limits for what happens less often than a step and takes an unknown time: the first step, a validation."""
+STACK_SECONDS = 2.0
+"""From asking a worker for its stacks to ending it."""
+GRACE_SECONDS = 3.0
+"""From asking it to end to insisting."""
+_LONGEST_LOOK = 5.0
+"""More seconds between two looks do not count: the supervisor itself stood still, and has not read the output yet."""
+_REMEMBERED = 100
+"""Steps whose median is the usual one."""
+_UNLIMITED = (
+    # it waits for others, which has time limits of its own
+    *(State.RESUMED, State.MEETING, State.SYNCING, State.FINISHED, State.STOPPED),
+    # how long the data and the tasks take is not known
+    *(State.PREPARING, State.EVALUATING),
+)
+
+
+class Watchdog:
+    """Watches the processes of workers.
+
+    Args:
+        limit: seconds in which a worker has to take its next inner step (`fault_tolerance.stall_timeout_seconds`).
+        clock: seconds.
+    """
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic):
+        self._limit, self._clock = limit, clock
+        self._looked = clock()
+        self._watches: dict[int, _Watch] = {}
+
+    def look(self, children: Sequence[Child]) -> None:
+        """To be called again and again, with the processes of all workers."""
+        now = self._clock()
+        passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
+        known = self._watches
+        self._watches = {id(child): known.get(id(child)) or _Watch(child) for child in children}
+        for watch in self._watches.values():
+            watch.look(passed, self._limit)
+
+
+class _Watch:
+    """The watch over one process."""
+
+    def __init__(self, child: Child):
+        self._child = child
+        self._signs = 0
+        self._sign: Sign | None = None
+        self._quiet = 0.0
+        """Seconds since its last sign of life."""
+        self._steps: deque[float] = deque(maxlen=_REMEMBERED)
+        """Seconds that its last inner steps took."""
+        self._asked = False
+
+    def look(self, passed: float, limit: float) -> None:
+        self._quiet += passed
+        signs, sign = self._child.signs, self._child.sign
+        if signs != self._signs:
+            if self._sign is not None and self._sign.state == State.TRAINING:
+                self._steps.append(self._quiet / (signs - self._signs))
+            self._signs, self._sign = signs, sign
+            self._quiet, self._asked = 0.0, False
+        if self._child.status is not None or self._sign is None or self._sign.state in _UNLIMITED:
+            return
+        limit = still_after(self._sign.state, self._steps, limit)
+        if self._quiet > limit and not self._asked:
+            logger.warning(
+                "%s stands still: no sign of life for %.0f s (state: %s, after step %d); it is ended, and the stacks "
+                "of its threads are at the end of its log %s",
+                *(self._child.name, self._quiet, self._sign.state, self._sign.step, self._child.log),
+            )
+            self._asked = True
+            self._child.ask_for_stacks()
+        elif self._quiet > limit + STACK_SECONDS:
+            because = f"stood still for {self._quiet:.0f} s (state: {self._sign.state}, after step {self._sign.step})"
+            self._child.end(GRACE_SECONDS, because=because)
+
+
+def still_after(state: str, steps: Iterable[float], limit: float) -> float:
+    """Seconds without a sign of life after which a worker stands still.
+
+    Args:
+        state: which it is in.
+        steps: seconds that its last inner steps took; none: it has not taken one yet.
+        limit: `fault_tolerance.stall_timeout_seconds`.
+    """
+    known = list(steps)
+    if state == State.TRAINING and known:
+        return max(limit, STEPS * statistics.median(known))
+    return PATIENCE * limit

@@ -1,0 +1,74 @@
+"""Signs of life of a worker, for the supervisor that has started it. Needs nothing but Python.
+
+They are lines of the worker's output, which passes through torchrun and srun from any node and needs no disk. The
+supervisor takes them out of the output again (`muloco.launch.processes`).
+"""
+
+import contextlib
+import faulthandler
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+WANTED = "MULOCO_PULSE"
+"""Environment variable that the supervisor sets: the worker shall give signs of life."""
+STACKS = signal.SIGUSR2
+"""Asks a worker to write the stacks of all its threads to its output."""
+SECONDS = 1.0
+"""Least time between two signs of life in the same state."""
+_LINE = re.compile("\x1epulse (\\d+) ([a-z ]+)")
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of life."""
+
+    step: int
+    """Inner steps that the worker has taken."""
+    state: str
+    """What it does from now on (`muloco.training.states`)."""
+
+
+class Pulse:
+    """Gives signs of life, where the supervisor wants them.
+
+    Args:
+        environment: of the process.
+        write: writes bytes to the output of the process, all at once.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] = os.environ,
+        write: Callable[[bytes], object] = lambda data: os.write(1, data),
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._wanted = WANTED in environment
+        self._write, self._clock = write, clock
+        self._state, self._at = "", 0.0
+
+    def beat(self, step: int, state: str) -> None:
+        """Tells that the worker is in this state after an inner step."""
+        now = self._clock()
+        if not self._wanted or (state == self._state and now < self._at + SECONDS):
+            return
+        self._state, self._at = state, now
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            self._write(f"\x1epulse {step} {state}\n".encode())
+
+
+def sign_in(line: str) -> tuple[str, Sign | None]:
+    """Divides a line of output into what precedes a sign of life in it, as another thread may have begun a line, and
+    that sign."""
+    found = _LINE.search(line)
+    return (line, None) if found is None else (line[: found.start()], Sign(int(found[1]), found[2]))
+
+
+def show_stacks_on_request() -> None:
+    """From here on `STACKS` writes the stacks of all threads to stderr, whatever this process is doing."""
+    faulthandler.register(STACKS, file=2, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STACKS})  # a launcher may have kept it back until now

@@ -1,0 +1,146 @@
+"""When a run is resumed without a user, and how it ends otherwise."""
+
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from muloco.launch import supervisor
+from muloco.launch.attempt import Ended
+from muloco.launch.stop_signals import StopSignals
+from muloco.training.config import Config
+from muloco.training.run_folder import MetricsWriter, RunFolder
+
+from ..run_on_disk import save_checkpoint
+
+STEPS = 100
+KILLED = "killed by SIGKILL"
+
+
+@dataclass
+class FakeChild:
+    why: str = KILLED
+    name: str = "worker 0"
+    log: str = "logs/worker-000.log"
+
+    def reason(self) -> str:
+        return self.why
+
+
+@dataclass
+class Fate:
+    """What happens in an attempt: checkpoints that it leaves, and how it ends."""
+
+    saves: tuple[int, ...] = ()
+    failed: str | None = KILLED
+    may_pass: bool = True
+    ends: bool = False
+    """Whether its workers reach the last step."""
+    stops: bool = False
+
+
+@dataclass
+class Story:
+    """Runs the attempts of a story in place of real ones."""
+
+    folder: RunFolder
+    fates: list[Fate]
+    attempts: list[int] = field(default_factory=list)
+
+    def run(self, config, folder, placement, number, stop, view) -> Ended:
+        fate = self.fates[len(self.attempts)]
+        self.attempts.append(number)
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=number)
+        writer.write(1, {"loss": 9.0})
+        for step in fate.saves:
+            save_checkpoint(folder, step)
+        if fate.ends:
+            writer.write(STEPS, {"validation_loss": 4.0})
+        writer.close()
+        if fate.stops:
+            stop.received = 15
+        failed = [] if fate.failed is None else [FakeChild(fate.failed)]
+        return Ended(failed=failed, may_pass=fate.may_pass, restarts=2)
+
+
+@pytest.fixture
+def told() -> StringIO:
+    return StringIO()
+
+
+def attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO, *fates: Fate, resumes: int = 2):
+    """The story and what `_attempts` made of it."""
+    config = Config()
+    config.training.steps, config.fault_tolerance.resumes = STEPS, resumes
+    story = Story(RunFolder(tmp_path), list(fates))
+    monkeypatch.setattr(supervisor, "run_attempt", story.run)
+    console = Console(file=told, soft_wrap=True)
+    course = supervisor._attempts(config, story.folder, None, 1, StopSignals(), None, console)
+    return story, course
+
+
+def test_a_run_is_resumed_from_its_newest_checkpoint_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
+) -> None:
+    ends = Fate(saves=(STEPS,), failed=None, ends=True)
+    story, course = attempts(tmp_path, monkeypatch, told, Fate(saves=(30, 60)), ends)
+    assert story.attempts == [1, 2] and not course.ended.failed
+    assert (course.resumes, course.restarts) == (1, 4)
+    assert f"worker 0 failed: {KILLED}" in told.getvalue()
+    assert "the run is resumed from the checkpoint of step 60 (attempt 2; resume 1 of 2" in told.getvalue()
+
+
+def test_resumes_are_bounded_until_there_is_a_newer_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
+) -> None:
+    fates = [Fate(saves=(30,)), Fate(), Fate(saves=(60,)), Fate(), Fate(), Fate()]
+    story, course = attempts(tmp_path, monkeypatch, told, *fates)
+    assert story.attempts == [1, 2, 3, 4, 5] and course.ended.failed and course.resumes == 4
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [
+        Fate(saves=(30,), failed="NonFiniteGradient: NaN", may_pass=False),
+        Fate(),  # a run does not start from the beginning by accident
+        Fate(saves=(30,), stops=True),
+        Fate(saves=(30,), failed=None),  # a worker was asked to stop
+        Fate(saves=(30, STEPS), failed=None, ends=True),
+    ],
+)
+def test_what_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO, fate: Fate) -> None:
+    story, course = attempts(tmp_path, monkeypatch, told, fate)
+    assert story.attempts == [1] and course.resumes == 0 and not told.getvalue()
+
+
+def test_an_incomplete_last_checkpoint_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
+) -> None:
+    late = Fate(saves=(30,), failed=None, ends=True)
+    ends = Fate(saves=(STEPS,), failed=None, ends=True)
+    story, course = attempts(tmp_path, monkeypatch, told, late, ends)
+    assert story.attempts == [1, 2] and course.resumes == 1
+    assert "the checkpoint of the last step is incomplete" in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("saved", "may_pass", "status", "said"),
+    [
+        (30, True, 75, "the checkpoint of step 30 is kept; resume with: muloco train"),
+        (None, True, 1, "nothing was saved; this starts it again from the beginning: muloco train"),
+        (30, False, 1, None),
+    ],
+)
+def test_the_end_says_what_there_is_and_whether_it_can_be_resumed(
+    tmp_path: Path, told: StringIO, saved: int | None, may_pass: bool, status: int, said: str | None
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("{}")
+    if saved is not None:
+        save_checkpoint(folder, saved)
+    ended = Ended(failed=[FakeChild("StateLost: gone")], may_pass=may_pass, restarts=0)
+    assert supervisor._failed(ended, folder, Console(file=told, soft_wrap=True)).status == status
+    assert "worker 0 failed: StateLost: gone" in told.getvalue()
+    assert said in told.getvalue() if said else "resume" not in told.getvalue()
