@@ -25,11 +25,11 @@ SILENT_SECONDS = 1800.0
 _FATAL = (
     # of the run
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
-    *("NoWholeCheckpoint", "CheckpointNotWritten"),
+    *("NoWholeCheckpoint", "UnreadablePart", "CheckpointNotWritten"),
     # of the program, its config or its surroundings
     *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
-    *("FileNotFoundError", "PermissionError", "DataError"),
+    *("FileNotFoundError", "PermissionError", "DataError", "DamagedCacheError"),
 )
 """Exceptions that come back, however often a worker or the run is started again."""
 _STATE_LOST = "StateLost:"
