@@ -30,12 +30,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attacking import (  # noqa: F401 (each adds its attacks)
+    answers,
     checkpoints,
     disks,
     flips,
     kills,
     lines,
     mutations,
+    networks,
     signals,
     stops,
     strangers,
@@ -76,7 +78,7 @@ class Record:
 
 
 STOP = threading.Event()
-"""Set by SIGINT and SIGTERM: the attacks that are being played are the last ones, and what they have started is ended."""
+"""Set by SIGINT and SIGTERM: no further attack begins, and the runs are ended."""
 
 
 def play(

@@ -158,3 +158,14 @@ def test_the_table_counts_tries_by_family_and_names_what_went_wrong(attacking, t
         "kills, two: not possible here: no kernel",
     ]
     assert module.failed(lines) and not module.failed(lines[:1])
+
+
+@pytest.mark.parametrize(
+    "record", sorted((CHECKOUT / "results" / "attacks").glob("*.jsonl")), ids=lambda path: path.stem
+)
+def test_the_documented_table_is_that_of_the_committed_record(attacking, record: Path) -> None:
+    module = attacking("table")
+    entries = module.read(record)
+    table = "\n".join(f"    {line}" for line in module.counts(entries))
+    assert table in (CHECKOUT / "docs" / "attacks.md").read_text(), f"`benchmarks/attacks.py --table` prints:\n{table}"
+    assert not module.failed(entries)

@@ -13,7 +13,7 @@ LEVELS = [
     {"optim", "outer"},
     {"model", "data", "pytorch"},
     {"training"},
-    {"launch", "analysis", "evals", "export", "generate"},
+    {"launch", "analysis", "evals", "export", "generate", "check"},
     {"sweeps"},
     {"recipes"},
     {"paper", "gpu_check"},
@@ -54,6 +54,7 @@ def test_imports_point_down() -> None:
         ("muloco.gpu_check.page", ["torch", "torchtitan"]),
         ("muloco.export.command", ["torch", "torchtitan"]),
         ("muloco.generate", ["torch", "torchtitan"]),
+        ("muloco.check", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )

@@ -1,10 +1,14 @@
 """The catalogue of attacks on live runs: `benchmarks/attacks.py` plays it.
 
-registry.py    what an attack is; the decorator that adds one
-live.py        a live run of `muloco train`: its processes, its console, its metrics
-ports.py       the ports on which a run listens
-judge.py       what has become of a run
-table.py       the record and its table
-kills.py, stops.py, signals.py, supervisors.py, lines.py, disks.py, wire.py, strangers.py, flips.py,
-checkpoints.py, mutations.py, networks.py    one family of attacks each
+    registry.py      what an attack is; the decorator that adds one
+    scenes.py        the live runs that attacks are played against
+    judge.py         what has become of a run: the verdict
+    table.py         the record and its table
+    live.py          a live run of `muloco train`: its processes, its console, its metrics
+    ports.py         the ports on which a run listens
+    small_disks.py   a run whose files are on small file systems
+    network_run.py   a run whose workers are in network namespaces (in_namespaces.py starts it, probe.py is a stranger)
+
+One file for each family of attacks: kills.py, stops.py, signals.py, supervisors.py, lines.py, disks.py, wire.py and
+answers.py (ports), strangers.py (stranger.py is one), flips.py, checkpoints.py, mutations.py, networks.py.
 """

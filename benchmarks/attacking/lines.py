@@ -2,11 +2,13 @@
 
 import json
 import random
+import shutil
 import time
 from pathlib import Path
 
 from attacking.live import LiveRun
-from attacking.registry import Seen, attack
+from attacking.registry import Report, Seen, Verdict, attack
+from attacking.scenes import Workshop
 
 GOES_ON = "the line is skipped; all workers go on to sync with equal anchors"
 
@@ -25,6 +27,58 @@ def bad_lines_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
         json.dumps({"schema": 99, "event": "sync", "step": 1, "worker": 0, "attempt": 1, "time": 0}).encode() + b"\n",
     )
     return _append(run, sorted(run.files.glob("metrics/*.jsonl"))[:1], lines)
+
+
+ODD = (
+    {"event": "sync"},
+    {"event": "state"},
+    {"event": "lines_lost"},
+    {"event": "checkpoint_failed"},
+    {"event": "resume"},
+    {"event": "fault", "kind": 7},
+    {"event": ["sync"]},
+    {"event": "sync", "worker": 99, "fragment": 0, "weights": {"x": "y"}},
+    {"event": "sync", "worker": -1, "step": -5, "attempt": -1, "time": None},
+    {"loss": "low", "tokens": None},
+    {"loss": 1.0},
+    {"validation_loss": "high"},
+)
+
+
+def odd_lines() -> tuple[bytes, ...]:
+    """Lines that are JSON objects with the keys of all lines, and lack others or have values of other types."""
+    common = {"schema": 1, "attempt": 1, "time": 1.0, "step": 1, "worker": 0}
+    return tuple(_json({**common, **odd}) for odd in ODD)
+
+
+@attack("files", must=GOES_ON, scene="crew", short=True)
+def odd_lines_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
+    """Appends twelve lines of JSON to a file of metrics that lack keys or have values of other types."""
+    return _append(run, sorted(run.files.glob("metrics/*.jsonl"))[:1], odd_lines())
+
+
+@attack("files", must="--resume and report read what is there, without a traceback")
+def odd_lines_in_a_complete_run(workshop: Workshop, rng: random.Random) -> Report:
+    """Appends the same lines to the metrics of a complete run, and asks for a report and its summary."""
+    report = Report()
+    for arguments in (("report",), ("train", "--resume")):
+        root = workshop.unfinished()
+        with (root / "metrics" / "worker-000.jsonl").open("ab") as file:
+            file.writelines(odd_lines())
+        what = root / "config.json" if arguments[0] == "train" else root
+        done = workshop.command(arguments[0], what, *arguments[1:])
+        said = (done.stdout + done.stderr).strip()
+        last = said.splitlines()[-1] if said else ""
+        if done.returncode == 124:
+            report.add(Verdict.HUNG, f"{arguments[0]}: {last}")
+        elif "Traceback" in said:
+            report.add(Verdict.LOST, f"{arguments[0]}: a traceback: {last}")
+        elif done.returncode:
+            report.add(Verdict.LOST, f"{arguments[0]}: status {done.returncode}: {last}")
+        else:
+            report.add(Verdict.SURVIVED)
+        shutil.rmtree(root.parent)
+    return report
 
 
 @attack("files", must="nobody believes it: the run goes on where it is", scene="crew", short=True)

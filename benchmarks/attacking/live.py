@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ if "worker" in sys.orig_argv:
 
     post = peer_group.GlooGroup.post
 
-    def damage(self, received, sizes, sent):
+    def damage(self, received, sizes, *more):
         """Flips a bit of what comes in, once for each file that asks for it."""
-        post(self, received, sizes, sent)
+        post(self, received, sizes, *more)
         kind = "payload" if received.numel() > 4096 else "message"
         order = folder / f"flip-{kind}"
         try:
@@ -183,13 +183,18 @@ class LiveRun:
         self._said = self.console.stat().st_size if self.console.exists() else 0
         with self.console.open("a") as output:
             self.process = subprocess.Popen(
-                [*self._within, *muloco("train", config, *flags, *words(own))],
-                stdin=subprocess.DEVNULL,
+                self._command(config, flags, own),
+                stdin=self._stdin,
                 stdout=output if stdout is None else stdout,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 start_new_session=True,
             )
+
+    _stdin: int = subprocess.DEVNULL
+
+    def _command(self, config: str, flags: Sequence[str], own: Mapping[str, object]) -> list[str]:
+        return [*self._within, *muloco("train", config, *flags, *words(own))]
 
     @property
     def status(self) -> int | None:

@@ -1,6 +1,5 @@
 """Mutated files, headers and payloads: each is read, or refused with an error of the kind that its reader announces."""
 
-import json
 import random
 import shutil
 from collections.abc import Callable
@@ -87,20 +86,34 @@ def _commit_log(root: Path) -> list[tuple[Path, Callable[[], object], tuple[type
     return []
 
 
-HEADER = {"run": "run", "worker": 1, "step": 20, "fragment": 0, "weight": 5, "finite": True, "digest": -5}
-HEADER |= {"share": "[1, 2]", "history": "0123456789abcdef", "leaving": False}
-
-
 @attack("mutations", must=ONE_ERROR)
 def mutated_headers(workshop: Workshop, rng: random.Random) -> Report:
     """Mutates the header that workers send each other before a payload, and parses it."""
-    from muloco.outer.transaction import Header
-    from muloco.outer.transport import TransportError
+    from muloco.outer.header import Header, Unreadable, read_header
+    from muloco.outer.terms import Terms
 
-    report, whole = Report(), json.dumps(HEADER).encode()
+    terms = Terms(
+        workers=3, sync_interval=5, delay=1, fragments=2, layout="12", settings=(("compression.kind", "none"),)
+    )
+    header = Header(
+        run="run",
+        worker=1,
+        terms=terms,
+        step=20,
+        fragment=0,
+        weight=5,
+        finite=True,
+        digest=-5,
+        share="[1, 2]",
+        history="0123456789abcdef",
+    )
+    report, whole = Report(), header.to_bytes()
     for _ in range(workshop.mutations):
         data = mutate(whole, rng)
-        _tried(report, "header", partial(Header.from_bytes, data), (TransportError,))
+        _tried(report, "header", partial(read_header, data), ())
+        if isinstance(read_header(data), Unreadable):
+            report.counts[Verdict.SURVIVED] -= 1
+            report.counts[Verdict.REFUSED] += 1
     return report
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from attacking import judge
 from attacking.live import CONFIG, SETTINGS, LiveRun, environment, muloco, words
+from attacking.network_run import NetworkRun
 from attacking.registry import Attack, Ending, Report, Seen, Verdict
 from attacking.small_disks import SmallDisks
 
@@ -36,6 +37,8 @@ class Scene:
     """Called once all workers sync."""
     disks: bool = False
     """Whether its files are on small disks."""
+    network: bool = False
+    """Whether each worker is in a network namespace of its own."""
 
 
 def _give_up_worker_2(run: LiveRun) -> None:
@@ -53,6 +56,7 @@ SCENES = {
         Scene(name="gap", workers=3, settings={"fault_tolerance.restarts": 0}, prepare=_give_up_worker_2),
         Scene(name="ends", workers=2),
         Scene(name="disks", workers=2, disks=True),
+        Scene(name="network", workers=3, network=True),
     )
 }
 
@@ -161,7 +165,8 @@ class Stage:
         scene = self._scene
         name = f"{scene.name}-{next(self._numbers)}"
         disks = SmallDisks(self._outputs / name) if scene.disks else None
-        run = LiveRun(self._outputs, name, scene.settings, workers=scene.workers, disks=disks)
+        kind = NetworkRun if scene.network else LiveRun
+        run = kind(self._outputs, name, scene.settings, workers=scene.workers, disks=disks)
         self._run = run
         run.start()
         if not run.goes_on(seconds=FIRST_SYNC_SECONDS):

@@ -58,14 +58,16 @@ def outsider(run: LiveRun, secret: str | None) -> Seen:
     """The judgement on a fake worker that does not know the secret."""
     if secret_of(run) is None:
         return Seen(wrong=["the run has no secret: whoever reaches the lighthouse takes part"])
+    since = time.time()
     rounds = fake(run, secret)
+    meanwhile = len(run.whole_syncs(since))
     wrong = [f"round {told['round']}: it has read {told['read']} headers" for told in rounds if told["read"]]
     wrong += [
         f"round {told['round']}: it was committed" for told in rounds if told["committed"] and told["members"] > 1
     ]
     if not rounds:
         wrong.append("the stranger itself did not run")
-    return Seen(wrong=wrong, refused=_errors(rounds))
+    return Seen(wrong=wrong, refused=f"{_errors(rounds)}; {meanwhile} syncs of the others meanwhile")
 
 
 def insider(run: LiveRun, tells: Any, *, worker: int = 2) -> Seen:
@@ -74,12 +76,14 @@ def insider(run: LiveRun, tells: Any, *, worker: int = 2) -> Seen:
     rounds = fake(run, secret_of(run), tells=tells, worker=worker)
     wrong = [] if rounds else ["the stranger itself did not run"]
     wrong += [f"worker {worker} is in a sync" for line in run.syncs(since) if str(worker) in line["weights"]][:1]
-    return Seen(wrong=wrong, refused=_errors(rounds) or "it was left out")
+    meanwhile = len(run.whole_syncs(since))
+    return Seen(wrong=wrong, refused=f"{_errors(rounds) or 'left out'}; {meanwhile} syncs of the others meanwhile")
 
 
 def _errors(rounds: list[dict]) -> str:
-    found = [told["error"] for told in rounds if "error" in told]
-    return found[-1] if found else ""
+    """What the stranger was told, round by round, without repetition."""
+    said = [told.get("error") or f"it met {told['members']} and read {told['read']} headers" for told in rounds]
+    return "; ".join(dict.fromkeys(said))
 
 
 @attack("strangers", must=WITHOUT, scene="gap")

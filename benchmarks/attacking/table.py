@@ -29,18 +29,23 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "attack" in line]
 
 
-def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Tries by family and verdict, then what went wrong and what was not possible."""
+def counts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table of tries by family and verdict."""
     families = list(dict.fromkeys(line["family"] for line in entries))
-    heads = ["attacks on", "tried", *map(str, COLUMNS)]
-    rows = [[family, *_counts(line for line in entries if line["family"] == family)] for family in families]
+    rows = [["attacks on", "tried", *map(str, COLUMNS)]]
+    for family in families:
+        rows.append([family, *_counts(line for line in entries if line["family"] == family)])
     rows.append(["all", *_counts(entries)])
-    widths = [max(len(str(row[column])) for row in [heads, *rows]) for column in range(len(heads))]
-    text = [
-        "  ".join(_cell(cell, width, first=not i) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in [heads, *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
     ]
-    text = [line.rstrip() for line in text]
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Tries by family and verdict, then what went wrong, and what was not possible."""
+    text = counts(entries)
     for line in entries:
         if bad := {verdict: line["verdicts"][verdict] for verdict in map(str, BAD) if verdict in line["verdicts"]}:
             what = ", ".join(f"{count} {verdict}" for verdict, count in bad.items())
@@ -56,13 +61,9 @@ def failed(entries: Iterable[Mapping[str, Any]]) -> bool:
     return any(verdict in line["verdicts"] for line in entries for verdict in map(str, BAD))
 
 
-def _counts(entries: Iterable[Mapping[str, Any]]) -> list[int]:
+def _counts(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     by_verdict = {verdict: 0 for verdict in COLUMNS}
     for line in entries:
         for verdict in COLUMNS:
             by_verdict[verdict] += line["verdicts"].get(str(verdict), 0)
-    return [sum(by_verdict.values()), *by_verdict.values()]
-
-
-def _cell(cell: object, width: int, *, first: bool) -> str:
-    return str(cell).ljust(width) if first else str(cell).rjust(width)
+    return [str(count) for count in (sum(by_verdict.values()), *by_verdict.values())]

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from muloco.outer.company import ForeignRun
     from muloco.outer.loop import OuterLoop, Sync
     from muloco.outer.membership import StateTransfer
-    from muloco.outer.transaction import AnchorMismatch, Crowd, ForeignRun, NonFinitePseudogradient, StateLost
+    from muloco.outer.transaction import AnchorMismatch, Crowd, NonFinitePseudogradient, StateLost
     from muloco.outer.transport import Round, Transport, TransportError
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "TransportError",
 ]
 
-_HOMES = ("loop", "membership", "transaction", "transport")
+_HOMES = ("company", "loop", "membership", "transaction", "transport")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,17 +6,18 @@ payloads of a codec; the dense one keeps every bit. The payloads for one member 
 and place. All pieces of one codec and shape are encoded and decoded together, whichever member owns them.
 """
 
+import hashlib
+import hmac
 import itertools
 import math
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from muloco.outer.compression import DENSE, Wire
 from muloco.outer.residual import Residual
-from muloco.outer.transport import Round, TransportError
+from muloco.outer.transport import Round, Unverified
 from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
@@ -24,6 +25,8 @@ BATCH_BYTES = 16 * 2**20
 
 MESSAGE_BYTES = 16 * 2**20
 """Largest number of bytes in a message of `gather_bytes`."""
+LENGTH_BYTES = 8
+"""Bytes that hold the length of a message."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Exchanges messages and returns every member's message, in rank order. The length and a checksum are sent before
-    each message, so that bytes that no member sent are not mistaken for one.
+    """Exchanges messages and returns every member's message, in rank order. Length and digest are sent before each
+    message, with the round's tag over them: no length is relied on before it is known that the member has sent it.
 
     Args:
         round: open round.
@@ -140,25 +143,49 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
 
     Raises:
         ValueError: `data` is empty or too long.
-        TransportError: a member is gone or too slow, or its message arrived damaged.
+        Unverified: messages arrived damaged, or were not made by members.
+        TransportError: a member is gone or too slow.
     """
     if not 0 < len(data) <= MESSAGE_BYTES:
         raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
-    ahead = torch.tensor([len(data), zlib.crc32(data)]).view(torch.uint8).to(round.wire)
-    announced = [
-        part.cpu().clone().view(torch.int64).tolist()  # a clone is aligned for int64
-        for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)
-    ]
-    for rank, (length, _) in enumerate(announced):
-        if not 0 < length <= MESSAGE_BYTES:
-            raise TransportError(f"member {rank} announced a message of {length} bytes, not of 1 to {MESSAGE_BYTES}")
-    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(round.wire)
-    received = round.exchange([own] * round.size, [length for length, _ in announced])
-    messages = [bytes(part.cpu().numpy()) for part in received]
-    for rank, (message, (_, checksum)) in enumerate(zip(messages, announced, strict=True)):
-        if zlib.crc32(message) != checksum:
-            raise TransportError(f"the message of member {rank} arrived damaged")
+    number = round.exchanges
+    said = len(data).to_bytes(LENGTH_BYTES, "big") + hashlib.sha256(data).digest()
+    ahead = _as_tensor(said + round.tag(round.rank, number, said), round.wire)
+    announced = [_as_bytes(part) for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)]
+    tags = [told[len(said) :] for told in announced]
+    announced = [told[: len(said)] for told in announced]
+    _insist(
+        round,
+        [r for r, told in enumerate(announced) if not hmac.compare_digest(tags[r], round.tag(r, number, told))],
+        lambda rank: "sent a message that does not have the tag of the run, or arrived damaged",
+    )
+    lengths = [int.from_bytes(told[:LENGTH_BYTES], "big") for told in announced]
+    _insist(
+        round,
+        [rank for rank, length in enumerate(lengths) if not 0 < length <= MESSAGE_BYTES],
+        lambda rank: f"announced a message of {lengths[rank]} bytes, not of 1 to {MESSAGE_BYTES}",
+    )
+    messages = [_as_bytes(part) for part in round.exchange([_as_tensor(data, round.wire)] * round.size, lengths)]
+    _insist(
+        round,
+        [r for r, told in enumerate(announced) if hashlib.sha256(messages[r]).digest() != told[LENGTH_BYTES:]],
+        lambda rank: "sent a message that arrived damaged",
+    )
     return messages
+
+
+def _insist(round: Round, bad: Sequence[int], how: Callable[[int], str]) -> None:
+    """Raises Unverified where there are bad members."""
+    if bad:
+        raise Unverified("; ".join(f"{round.call(rank)} {how(rank)}" for rank in bad), bad)
+
+
+def _as_tensor(data: bytes, device: torch.device) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+
+
+def _as_bytes(data: torch.Tensor) -> bytes:
+    return data.cpu().numpy().tobytes()
 
 
 def split(shapes: Sequence[tuple[int, ...]], members: int) -> list[list[Piece]]:

@@ -170,6 +170,12 @@ class InProcessTransport:
         self._group.wait(self._worker, lambda: all(name in published[w] or w not in present for w in others))
         return {worker: published[worker][name] for worker in others if name in published[worker]}
 
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        pass  # nobody can be away
+
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
+        return []
+
     def any_rank(self, value: bool) -> bool:
         return value  # nobody is ever left behind here
 
@@ -185,7 +191,8 @@ class InProcessRound:
 
     def __init__(self, shared: "_SharedRound", worker: int, device: torch.device):
         self._shared = shared
-        self._exchanges = 0
+        self.exchanges = 0
+        self.strangers: Sequence[str] = ()
         self.cut = False
         self.members = shared.members
         self.device = device
@@ -201,11 +208,17 @@ class InProcessRound:
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         if self.cut:
             raise TransportError(f"worker {self.members[self.rank]} is cut off")
-        received = self._shared.exchange(self._exchanges, self.rank, outgoing)
-        self._exchanges += 1
+        number, self.exchanges = self.exchanges, self.exchanges + 1
+        received = self._shared.exchange(number, self.rank, outgoing)
         assert [tensor.numel() for tensor in received] == list(sizes)
         self.bytes_sent += sum(t.numel() for rank, t in enumerate(outgoing) if rank != self.rank)
         return received
+
+    def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        return b""
+
+    def call(self, rank: int) -> str:
+        return f"worker {self.members[rank]}"
 
     def vote(self, ok: bool) -> bool:
         return self._shared.vote(self.rank, ok)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from muloco.outer.digest import digest
 from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
 from muloco.outer.fragments import Schedule
+from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Crowd, Membership, StateTransfer
 from muloco.outer.outgoing import Outgoing
+from muloco.outer.terms import Setting, Terms, layout_of
 from muloco.outer.transaction import Agreement, NonFinitePseudogradient
 from muloco.outer.transport import Transport
 
@@ -87,6 +90,8 @@ class OuterLoop:
         alpha: share of the local parameters that is kept when the anchor is merged into them, in [0, 1].
         learning_rate: outer learning rate after an inner step; None: the optimizer's own.
         compression: how the pseudogradients travel; None: as they are.
+        settings: config fields, by full name, that have to be the same on all workers. Workers with other ones are
+            refused, as are those with another number of workers, H, tau, or other fragments.
         device: where anchor and outer state are kept; None: with the parameters.
         share: says where this worker is in its share of the data, as JSON.
         transfer: lets workers that were away join again; None: they cannot.
@@ -109,6 +114,7 @@ class OuterLoop:
         alpha: float = 0.0,
         learning_rate: Callable[[int], float] | None = None,
         compression: Compression | None = None,
+        settings: Mapping[str, Setting] | None = None,
         device: torch.device | None = None,
         share: Callable[[], str] = lambda: "",
         transfer: StateTransfer | None = None,
@@ -130,11 +136,21 @@ class OuterLoop:
             )
             for fragment in names
         ]
-        self.membership = Membership(transport, crowd, wire_of=self._wire, share=share, transfer=transfer)
+        terms = Terms(
+            workers=crowd.workers,
+            sync_interval=sync_interval,
+            delay=delay,
+            fragments=len(names),
+            layout=layout_of([(fragment.anchor, fragment.wire) for fragment in self.fragments]),
+            settings=tuple((settings or {}).items()),
+        )
+        self.membership = Membership(transport, crowd, terms=terms, wire_of=self._wire, share=share, transfer=transfer)
         self._transport = transport
         self._alpha = alpha
         self._learning_rate = learning_rate
         self._sent: _Sent | None = None
+        self._synced = 0
+        """The last inner step after which everything that was due is done."""
 
     def start(self, step: int) -> None:
         """To be called before the first inner step (or the first after `step`); see `Membership.start`."""
@@ -153,6 +169,29 @@ class OuterLoop:
         """
         for fragment in self.fragments:
             fragment.window += 1
+        return self._sync_after(step, last=last)
+
+    def sync_alone(self, step: int, *, last: bool = False) -> bool:
+        """To be called after inner step `step` when `after_inner_step`, or a later question for a fragment in flight,
+        has raised TransportError: this worker, which has found too few others, does what is due after that step by
+        itself, with its own windows. Then its state is one behind a sync, and can be saved. It meets nobody any more.
+
+        Returns:
+            whether it has done so. A worker that was left behind cannot: its state is not that of the run.
+
+        Raises:
+            StateLost: the others have gone on without this worker.
+        """
+        if self._sent is None or not self._sent.pending.failed:
+            return False
+        self.membership.transport = InProcessGroup(1).transport(0, self._transport.device)
+        self._sent.pending = self._sent.pending.again()
+        if self._synced != step:
+            self._sync_after(step, last=last)
+        return True
+
+    def _sync_after(self, step: int, *, last: bool) -> list[Sync]:
+        """Does what is due after an inner step, or the rest of it."""
         syncs = []
         if self._sent is not None and (last or self._sent.due == step):
             syncs += self._apply(step, last=last)
@@ -161,10 +200,11 @@ class OuterLoop:
                 if fragment.window:
                     self._send(step, index, due=step)
                     syncs += self._apply(step, last=True)
-        elif (leaving := self._schedule.sent_after(step)) is not None:
+        elif (leaving := self._schedule.sent_after(step)) is not None and self.fragments[leaving].window:
             self._send(step, leaving, due=step + self._schedule.delay)
             if self._schedule.delay == 0:
                 syncs += self._apply(step, last=False)
+        self._synced = step
         return syncs
 
     def sends_after(self, step: int) -> bool:
@@ -302,18 +342,19 @@ class OuterLoop:
         def work() -> _Arrived:
             own_square = own.square
             try:
-                agreement = self.membership.agree(step, index, own, due=due, weight=weight, checksum=checksum)
+                agreement = self.membership.agree(step, index, own, weight=weight, checksum=checksum)
             except NonFinitePseudogradient as error:
                 bad = own.not_finite()
                 where = f"; on worker {self.membership.crowd.worker} in {', '.join(bad)}" if bad else ""
                 raise NonFinitePseudogradient(f"{error}{where}") from None
+            mean_square = self._square_of_mean(agreement)
             if agreement.donor is not None:
                 return _Arrived(agreement=agreement)
             assert agreement.mean is not None
             return _Arrived(
                 agreement=agreement,
                 own_square=own_square,
-                mean_square=fragment.product(agreement.mean, agreement.mean),
+                mean_square=mean_square,
                 product=own.product(agreement.mean),
             )
 
@@ -321,14 +362,36 @@ class OuterLoop:
         pending = Pending(work, concurrent=concurrent, device=self._transport.device)
         self._sent = _Sent(fragment=index, due=due, pending=pending)
 
+    def _square_of_mean(self, agreement: Agreement) -> float:
+        """This rank's share of the sum of squares of a mean that has arrived, see `FragmentState.product`; 0 if none
+        has.
+
+        Raises:
+            NonFinitePseudogradient: the mean holds NaN or Inf. All members have the same mean.
+        """
+        if agreement.mean is None:
+            return 0.0
+        fragment = self.fragments[agreement.fragment]
+        square = fragment.product(agreement.mean, agreement.mean)
+        if not math.isfinite(square):  # it may be the sum that is too large
+            views = fragment.views(agreement.mean).items()
+            if bad := [name for name, part in views if not torch.isfinite(part).all()]:
+                raise NonFinitePseudogradient(
+                    f"sync after step {agreement.step}: NaN or Inf in the mean of fragment {agreement.fragment} over "
+                    f"workers {sorted(agreement.weights)}, in {', '.join(bad)}, though each of them has sent a finite "
+                    "pseudogradient: its numbers are too large for the sum or for compression.kind"
+                )
+        return square
+
     def _apply(self, step: int, *, last: bool) -> list[Sync]:
         """Waits for the mean of the fragment in flight and takes its outer step; or, where this worker was left behind,
         takes over the state of one that was not."""
         assert self._sent is not None
-        sent, self._sent = self._sent, None
+        sent = self._sent
         fragment = self.fragments[sent.fragment]
         started = time.perf_counter()
         arrived = sent.pending.result()
+        self._sent = None
         agreement = arrived.agreement
         if agreement.donor is not None:
             logger.warning("the others have gone on, this worker was left behind at step %d", step)

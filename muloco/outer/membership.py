@@ -1,15 +1,16 @@
 """One worker among the others: what it tells them, what it remembers of them, and how it joins again."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
 
 from muloco.outer.compression import Wire
+from muloco.outer.header import NOTHING, Header
 from muloco.outer.outgoing import Outgoing
-from muloco.outer.transaction import NOBODY, NOTHING, Agreement, Crowd, Header, StateLost, agree, assemble
+from muloco.outer.terms import Terms
+from muloco.outer.transaction import NOBODY, Agreement, Crowd, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
 from muloco.phases import reach
 
@@ -34,6 +35,7 @@ class Membership:
     Args:
         transport: meets them.
         crowd: who they are.
+        terms: what has to be the same on all of them.
         wire_of: how a fragment travels, by index.
         share: says where this worker is in its share of the data.
         transfer: lets workers that were away join again; None: they cannot.
@@ -44,12 +46,14 @@ class Membership:
         transport: Transport,
         crowd: Crowd,
         *,
+        terms: Terms,
         wire_of: Callable[[int], Wire],
         share: Callable[[], str],
         transfer: StateTransfer | None,
     ):
         self.transport = transport
         self.crowd = crowd
+        self.terms = terms
         self.shares: dict[int, str] = {}
         """Each worker's position in its share of the data, as of the last round that it was in."""
         self.members = list(range(crowd.workers))
@@ -73,6 +77,7 @@ class Membership:
             TransportError: too few of them came.
             AnchorMismatch: they do not start alike.
             StateLost: the run has come further than they.
+            ForeignRun: this worker does not belong to the run.
         """
         own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
         while True:
@@ -95,15 +100,24 @@ class Membership:
         fragment: int,
         own: Outgoing,
         *,
-        due: int,
         weight: int,
         checksum: torch.Tensor,
     ) -> Agreement:
-        """The mean of a fragment's pseudogradients, to be applied after step `due`; see
-        `muloco.outer.transaction.agree`."""
+        """The mean of a fragment's pseudogradients, sent after `step`; see `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=own.finite, checksum=checksum)
-        passed = partial(self.crowd.passed, due, fragment)
-        return agree(self.transport, header, own.vector, self._wire_of, passed, overwrite=own.overwrite)
+
+        def passed(members: Collection[int]) -> bool:
+            """As long as all of the last round are in this one, there is nobody who could have gone on."""
+            return not set(self.members) <= set(members) and self.crowd.passed(step, fragment)
+
+        agreement = agree(
+            *(self.transport, header, own.vector, self._wire_of, passed),
+            overwrite=own.overwrite,
+            patience=self.crowd.patience,
+        )
+        if agreement.donor is None:
+            self.crowd.committed(agreement.step, agreement.fragment, agreement.weights)
+        return agreement
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""
@@ -161,6 +175,7 @@ class Membership:
         return Header(
             run=self.crowd.run,
             worker=self.crowd.worker,
+            terms=self.terms,
             step=step,
             fragment=fragment,
             weight=weight,

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -10,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGroupWrapper
 
+from muloco.outer.admission import Admission, admit
+from muloco.outer.authentication import Key
 from muloco.outer.gate import LOOPBACK
 from muloco.outer.network import Network, split
 
@@ -42,12 +45,42 @@ class PeerGroup(ProcessGroupWrapper):
     """How to reach that store."""
     _store = ""
     """Address under which its worker has announced it."""
+    run_key: Key
+    """Of the run, to be set before the first configuration: who does not hold it is not connected."""
+    admission: Admission
+    """Who has been let in by the last configuration."""
+    _global_ranks: list[int] | None
+    strangers: Sequence[str] = ()
+    """Who does not hold the secret, as a person would name each."""
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
         self.place, self.members = rank, world_size
         self.configurations += 1
         self.rendezvous = self._reach_store(store_addr)
         super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
+
+    def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
+        """Connects those members of the quorum that hold the secret."""
+        self.admission = admit(store, self.run_key, rank, world_size, self._timeout)
+        admitted = self.admission.admitted
+        self.strangers = tuple(map(self.call, self.admission.strangers))
+        for kind, left_out in (
+            ("does not have the secret of this run (MULOCO_SECRET)", self.admission.strangers),
+            (f"has said nothing for {self._timeout.total_seconds():g} s", self.admission.silent),
+        ):
+            for other in left_out:
+                logger.warning("%s %s; the others go on without it", self.call(other), kind)
+        if self._global_ranks is not None:
+            self._global_ranks = [self._global_ranks[other] for other in admitted]
+        self.place, self.members = admitted.index(rank), len(admitted)
+        store = dist.PrefixStore(self.admission.name, store)
+        return super()._create_pg(store, self.place, self.members)
+
+    def call(self, rank: int) -> str:
+        """Returns how a person would name a member of the quorum: by the number of the worker that it says it is."""
+        if self._global_ranks is None:
+            return f"member {rank}"
+        return f"worker {(self._global_ranks[rank] - (self._group_rank or 0)) // (self._group_world_size or 1)}"
 
     @property
     def connected(self) -> bool:
@@ -66,9 +99,15 @@ class PeerGroup(ProcessGroupWrapper):
             raise RuntimeError(CUT_OFF)
         return connected
 
-    def swap(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+    def swap(
+        self,
+        received: torch.Tensor,
+        sizes: list[int],
+        sent: list[torch.Tensor],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Sends `sent[r]` to member r, and fills `received` with the bytes from all members, `sizes[r]` from member r
-        in rank order. Returns when they have arrived.
+        in rank order. Calls `meanwhile` once they are on the way. Returns when they have arrived.
 
         It is not enough to wait for NCCL's work object: this makes the current stream wait, not the host, and never
         fails. When a member is lost, torchft aborts the communicator after the timeout, the stream goes on, and
@@ -77,11 +116,13 @@ class PeerGroup(ProcessGroupWrapper):
         Raises:
             RuntimeError: a member is gone or too slow.
         """
-        self.post(received, sizes, sent)
+        self.post(received, sizes, sent, meanwhile)
         if (failure := self.errored()) is not None:
             raise RuntimeError(str(failure)) from failure
 
-    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+    def post(
+        self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile: Callable[[], None]
+    ) -> None:
         """Starts a swap and waits for its work objects, see `swap`. Each kind of group has its own."""
         raise NotImplementedError
 
@@ -119,12 +160,15 @@ class PeerGroup(ProcessGroupWrapper):
 class GlooGroup(PeerGroup, ProcessGroupGloo):
     """Sends over TCP, from and to host memory."""
 
-    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+    def post(
+        self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile: Callable[[], None]
+    ) -> None:
         """Posts all receives before the sends. gloo's own all-to-all sends first, so that its request for the other
         side's part waits until its own part is sent, and only one direction of a link is busy at a time."""
         works = [self.recv([part], r, 0) for r, part in enumerate(received.split(sizes)) if part.numel()]
         works += [self.send([part], r, 0) for r, part in enumerate(sent) if part.numel()]
         try:
+            meanwhile()
             for work in works:
                 work.wait()
         finally:
@@ -134,9 +178,13 @@ class GlooGroup(PeerGroup, ProcessGroupGloo):
 class StreamGroup(PeerGroup):
     """Swaps in one collective call that is queued on a stream, and may still be running when `post` returns."""
 
-    def post(self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor]) -> None:
+    def post(
+        self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile: Callable[[], None]
+    ) -> None:
         lengths = [part.numel() for part in sent]
-        self.alltoall_base(received, torch.cat(sent), sizes, lengths, AllToAllOptions()).wait()
+        work = self.alltoall_base(received, torch.cat(sent), sizes, lengths, AllToAllOptions())
+        meanwhile()
+        work.wait()
 
 
 class NCCLGroup(StreamGroup, ProcessGroupNCCL):

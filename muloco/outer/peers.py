@@ -2,39 +2,51 @@
 parts of shared work.
 
 A worker that loses contact in a vote cannot know whether the others have received all votes, so it asks them. A worker
-that was away takes over the state of one that was not. Another program may answer at the address of a peer that is
-gone; its answers are recognized and refused.
+that was away takes over the state of one that was not.
+
+A request carries random bytes and a tag by the key of the run, over them and all that the request says; the tags of the
+answer cover the same bytes. So strangers get no answers and change nothing. What answers at the address of a peer that
+is gone, or answers with a copy of an earlier answer, is recognized and refused. A copy of a request is answered. It
+changes nothing, as every round has a name of its own and stays given up, and it tells nothing new to those who could
+make the copy. Nothing is hidden from those who can read the network.
 """
 
+import contextlib
+import hmac
 import http.client
 import io
 import logging
-import shutil
+import secrets
+import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
+from muloco.outer.authentication import NONCE_BYTES, TAG_BYTES, Key
 from muloco.outer.transport import KEPT_PARTS
 
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 ANSWERS = (VOTING, IN_DOUBT, COMMITTED, FAILED)
 KEPT = 64
-"""Rounds that are remembered."""
-REQUEST_SECONDS = 60.0
+"""Rounds that are remembered: so many that this rank has taken part in, and so many that others have asked about."""
+REQUEST_SECONDS = 10.0
 """Seconds for a request to arrive."""
+PIECE_SECONDS = 60.0
+"""Seconds that a peer may take for a piece of an answer."""
 HELD_SECONDS = 1.0
 """Seconds for which the server holds a request for a part that has not been published yet."""
-CHECKSUM = "Muloco-CRC32"
-"""Name of the header of an answer that holds the CRC-32 of its body."""
+STRANGERS = 128
+"""Connections that may be open at once without having proved that a holder of the key has made them."""
+NONCE, TAG = "Muloco-Nonce", "Muloco-Tag"
+"""Headers: the random bytes of a request; the tag of a request, or of all of an answer but its body. Hexadecimal."""
+PIECE = 2**20
+"""Bytes of a body that are sent or read at once."""
 
 logger = logging.getLogger(__name__)
-_PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Workers reach each other without the proxy that the environment may name for the outside."""
 
 
 class PeerServer:
@@ -42,52 +54,45 @@ class PeerServer:
 
     `GET /round/NAME` -> voting, in doubt (it has voted, lost contact and asks the others), committed or failed. Who
     asks may give the round up if nobody has committed it; so what this rank has not voted on yet has failed from then
-    on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet).
+    on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet). `GET /part/NAME` -> the
+    part published under that name, or 404. `GET /QUESTION/NAME` -> what `answers` has for it. Whatever does not have
+    the tag of the run's key gets an empty answer 403.
 
     Args:
         host: name or address of the interface to serve on.
+        key: of the run.
     """
 
-    def __init__(self, host: str):
+    def __init__(self, host: str, key: Key):
         self._rounds: OrderedDict[str, str] = OrderedDict()
+        self._given_up: OrderedDict[str, str] = OrderedDict()
         self._offer: tuple[str, bytes] = ("", b"")
         self._parts: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._published = threading.Condition(self._lock)
-        answer = self._answer
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = REQUEST_SECONDS
-
-            def do_GET(self) -> None:
-                self.connection.settimeout(None)  # a large state takes long
-                body = answer(self.path)
-                self.send_response(404 if body is None else 200)
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.send_header(CHECKSUM, str(zlib.crc32(body or b"")))
-                self.end_headers()
-                self.wfile.write(body or b"")
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = _Server((host, 0), Handler)
-        self.address = f"{host}:{self._server.server_port}"
+        self.answers: dict[str, Callable[[str], bytes | None]] = {
+            "round": self._round,
+            "state": self._state,
+            "part": self._part,
+        }
+        """By kind of request: what answers it, given the name that the request ends with; None: there is nothing."""
+        self._server = _Server(host, key, self.answers)
+        self.address = self._server.address
         """`host:port`"""
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="peer server", daemon=True).start()
 
     def begin_vote(self, round: str) -> bool:
         """From now on the answer is that this rank votes; False: it may not any more, a peer has asked already."""
         with self._lock:
-            if round in self._rounds:
+            if round in self._rounds or round in self._given_up:
                 return False
-            self._set(round, VOTING)
+            _remember(self._rounds, round, VOTING)
             return True
 
     def say(self, round: str, state: str) -> None:
         """From now on this is the answer about a round."""
         with self._lock:
-            self._set(round, state)
+            _remember(self._rounds, round, state)
 
     def offer(self, round: str, state: bytes) -> None:
         """Keeps this state, and no earlier one, for those who missed something in a round."""
@@ -106,100 +111,254 @@ class PeerServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, path: str) -> bytes | None:
-        kind, _, name = path.removeprefix("/").partition("/")
-        if kind not in ("round", "state", "part") or not name:
-            return None  # such as the request of a port scanner
+    def _round(self, name: str) -> bytes:
         with self._lock:
-            if kind == "part":
-                self._published.wait_for(lambda: name in self._parts, timeout=HELD_SECONDS)
-                return self._parts.get(name)
-            if kind == "state":
-                return self._offer[1] if self._offer[0] == name else None
             if name not in self._rounds:
-                self._set(name, FAILED)
-            return self._rounds[name].encode()
+                _remember(self._given_up, name, FAILED)
+            return self._rounds.get(name, FAILED).encode()
 
-    def _set(self, round: str, state: str) -> None:
-        self._rounds[round] = state
-        while len(self._rounds) > KEPT:
-            self._rounds.popitem(last=False)
+    def _state(self, name: str) -> bytes | None:
+        with self._lock:
+            return self._offer[1] if self._offer[0] == name else None
+
+    def _part(self, name: str) -> bytes | None:
+        with self._published:
+            self._published.wait_for(lambda: name in self._parts, timeout=HELD_SECONDS)
+            return self._parts.get(name)
+
+
+def _remember(rounds: OrderedDict[str, str], name: str, state: str) -> None:
+    rounds[name] = state
+    while len(rounds) > KEPT:
+        rounds.popitem(last=False)
 
 
 class _Server(ThreadingHTTPServer):
+    """Gives answers to the holders of a key. Any number of them may be connected; of those who have not proved yet that
+    they are, the oldest is shut out when there are more than `STRANGERS`."""
+
     daemon_threads = True
+    request_queue_size = STRANGERS
+
+    def __init__(self, host: str, key: Key, answers: dict[str, Callable[[str], bytes | None]]):
+        super().__init__((host, 0), _Handler)
+        self.address = f"{host}:{self.server_port}"
+        self.key = key
+        self._answers = answers
+        self._unknown: OrderedDict[int, socket.socket] = OrderedDict()
+        self._unknown_lock = threading.Lock()
+
+    def answer(self, path: str) -> bytes | None:
+        kind, _, name = path.removeprefix("/").partition("/")
+        return self._answers[kind](name) if kind in self._answers and name else None
+
+    def process_request(self, request: object, client_address: object) -> None:
+        assert isinstance(request, socket.socket)
+        with self._unknown_lock:
+            self._unknown[id(request)] = request
+            oldest = self._unknown.popitem(last=False)[1] if len(self._unknown) > STRANGERS else None
+        if oldest is not None:
+            with contextlib.suppress(OSError):  # it may be closed already
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def let_in(self, request: object) -> None:
+        """The connection has proved who has made it, or it is closed."""
+        with self._unknown_lock:
+            self._unknown.pop(id(request), None)
+
+    def shutdown_request(self, request: object) -> None:
+        self.let_in(request)
+        super().shutdown_request(request)  # type: ignore[arg-type]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Logs one line: a traceback in the log of a worker would be taken for the reason of its end."""
         logger.info("a request from %s was not answered: %s", client_address, sys.exc_info()[1])
 
 
-def ask(address: str, round: str, *, seconds: float) -> str | None:
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Arriving(self.connection, REQUEST_SECONDS))
+
+    def do_GET(self) -> None:
+        nonce, tag = (_from_hex(self.headers[name]) for name in (NONCE, TAG))
+        key = self.server.key
+        if len(nonce) != NONCE_BYTES or not key.holds(tag, "request", "GET", self.path, self.server.address, nonce):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.server.let_in(self.connection)
+        body = self.server.answer(self.path)
+        status, whole = (404, memoryview(b"")) if body is None else (200, memoryview(body))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(whole) + TAG_BYTES))
+        self.send_header(TAG, key.tag("answer", nonce, self.path, status, len(whole)).hex())
+        self.connection.settimeout(PIECE_SECONDS)
+        self.end_headers()
+        end = key.begin("body", nonce)
+        for start in range(0, len(whole), PIECE):
+            piece = whole[start : start + PIECE]
+            end.update(piece)
+            self.wfile.write(piece)
+        self.wfile.write(end.digest())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Arriving(io.RawIOBase):
+    """What arrives on a connection until a deadline, however slowly.
+
+    Args:
+        connection: its own timeout is set anew for each read.
+        seconds: until the deadline.
+    """
+
+    def __init__(self, connection: socket.socket, seconds: float):
+        self._connection = connection
+        self._stream = connection.makefile("rb", buffering=0)
+        self._seconds = seconds
+        self._deadline: float | None = time.monotonic() + seconds
+
+    def lift(self) -> None:
+        """From now on there is no deadline, but each read may take as many seconds."""
+        self._deadline = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._seconds if self._deadline is None else self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("nothing whole has arrived in time")
+        self._connection.settimeout(left)
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head has to arrive within the timeout of the connection."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any):
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self.arriving = _Arriving(sock, sock.gettimeout() or REQUEST_SECONDS)
+        self.fp = io.BufferedReader(self.arriving)
+
+
+def _from_hex(text: str | None) -> bytes:
+    try:
+        return bytes.fromhex(text or "")
+    except ValueError:
+        return b""
+
+
+def ask(address: str, round: str, *, key: Key, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
-        answer = _get(f"http://{address}/round/{round}", seconds).decode()
-    except (OSError, ValueError):  # ValueError: the address or the text is invalid
+        answer = _get(address, f"/round/{round}", key, seconds)
+    except (OSError, ValueError):  # ValueError: the address is invalid
         return None
-    return answer if answer in ANSWERS else None
+    text = b"" if answer is None else answer
+    return text.decode() if text.decode("ascii", "replace") in ANSWERS else None
 
 
-def fetch(address: str, round: str, *, patience: float, seconds: float) -> bytes:
+def inquire(address: str, question: str, *, key: Key, seconds: float) -> bytes | None:
+    """What the peer `host:port` answers to a question, a key of its `PeerServer.answers`; None: nothing.
+
+    Raises:
+        OSError: the peer is gone or silent, or its answer does not have the tag of the run's key.
+    """
+    try:
+        return _get(address, f"/{question}/newest", key, seconds)
+    except ValueError:  # the address is invalid
+        return None
+
+
+def fetch(address: str, round: str, *, key: Key, patience: float, seconds: float) -> bytes:
     """Fetches the state that a peer offers after a round.
 
     Args:
         address: `host:port` of the peer's server.
         round: name of the round.
+        key: of the run.
         patience: seconds that the peer may take until it offers the state.
         seconds: longest silence of the peer.
 
     Raises:
-        OSError: the peer is gone or silent, offers nothing, or its answer arrived damaged.
+        OSError: the peer is gone or silent, offers nothing, or its answer was not made by a holder of the key.
     """
-    return _get_patiently(f"http://{address}/state/{round}", patience, seconds)
+    return _get_patiently(address, f"/state/{round}", key, patience, seconds)
 
 
-def fetch_part(address: str, name: str, *, patience: float) -> bytes:
+def fetch_part(address: str, name: str, *, key: Key, patience: float) -> bytes:
     """Fetches the part that a peer publishes under a name.
 
     Args:
         address: `host:port` of the peer's server.
         name: name of the part.
+        key: of the run.
         patience: seconds that the peer may take to publish it. A silent peer is given up after `2 HELD_SECONDS` at the
             earliest.
 
     Raises:
-        OSError: the peer is gone or silent, publishes nothing by that name, or its answer arrived damaged.
+        OSError: the peer is gone or silent, publishes nothing by that name, or its answer was not made by a holder of
+            the key.
     """
-    return _get_patiently(f"http://{address}/part/{name}", patience, max(2 * HELD_SECONDS, patience))
+    return _get_patiently(address, f"/part/{name}", key, patience, max(2 * HELD_SECONDS, patience))
 
 
-def _get_patiently(url: str, patience: float, seconds: float) -> bytes:
+def _get_patiently(address: str, path: str, key: Key, patience: float, seconds: float) -> bytes:
     """Returns the answer of a peer. Repeats the request for up to `patience` seconds while the peer has nothing yet."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            return _get(url, seconds)
-        except urllib.error.HTTPError as error:
-            if error.code != 404 or time.monotonic() > deadline:
-                raise
+            answer = _get(address, path, key, seconds)
         except ValueError as error:
             raise OSError(f"the program that answers there is not a worker: {error!r}") from error
+        if answer is not None:
+            return answer
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"the worker at {address} has no {path}")
         time.sleep(0.1)
 
 
-def _get(url: str, seconds: float) -> bytes:
-    """Returns the body of an answer. It takes only as much memory as arrives, whatever length the answer announces.
+def _get(address: str, path: str, key: Key, seconds: float) -> bytes | None:
+    """Returns the body of a peer's answer; None: the peer has none. It takes only as much memory as a holder of the key
+    announces.
 
     Raises:
-        OSError: there is no answer, or it is incomplete or damaged.
+        OSError: there is no answer, it is incomplete, or it was not made by a holder of the key for this request.
+        ValueError: the address is invalid.
     """
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    tag = key.tag("request", "GET", path, address, nonce)
     body = io.BytesIO()
     try:
-        with _PLAIN.open(url, timeout=seconds) as response:
-            shutil.copyfileobj(response, body, 2**20)
+        with contextlib.closing(http.client.HTTPConnection(address, timeout=seconds)) as connection:
+            connection.response_class = _Answer
+            connection.request("GET", path, headers={NONCE: nonce.hex(), TAG: tag.hex()})
+            with connection.getresponse() as answer:
+                assert isinstance(answer, _Answer)
+                status, length = answer.status, (answer.length or 0) - TAG_BYTES
+                if not key.holds(_from_hex(answer.headers[TAG]), "answer", nonce, path, status, length):
+                    raise OSError(f"what answers at {address} does not have the secret of this run")
+                answer.arriving.lift()
+                end = key.begin("body", nonce)
+                while body.tell() < length and (piece := answer.read(min(PIECE, length - body.tell()))):
+                    end.update(piece)
+                    body.write(piece)
+                if not hmac.compare_digest(answer.read(TAG_BYTES), end.digest()):
+                    raise OSError(f"the answer of {length} bytes is incomplete or damaged")
     except http.client.HTTPException as error:
-        raise ConnectionError(f"the answer was cut off: {error!r}") from error
-    data = body.getvalue()
-    if response.headers[CHECKSUM] != str(zlib.crc32(data)):
-        raise OSError(f"the answer of {len(data)} bytes is incomplete, damaged, or not from a worker")
-    return data
+        raise ConnectionError(f"the program that answers there is not a worker: {error!r}") from error
+    return body.getvalue() if status == 200 else None

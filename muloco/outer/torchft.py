@@ -11,22 +11,25 @@ import os
 import re
 import threading
 import time
-import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torchft.checkpointing import CheckpointTransport
 
+from muloco.outer.authentication import TAG_BYTES, Field, Key
 from muloco.outer.exchange import gather_bytes
+from muloco.outer.inquiry import ask_all
 from muloco.outer.manager import LoopbackManager
 from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
+from muloco.outer.seal import Factors, Seal, contents
 from muloco.outer.staging import Staging
-from muloco.outer.transport import TransportError
+from muloco.outer.transport import TransportError, Unverified
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +45,13 @@ class TorchftTransport:
 
     Args:
         run: name of the run; part of the worker's identity at the lighthouse.
+        secret: of the run, at least 16 bytes that nobody else knows. Members of a quorum that do not have it are left
+            out, and nothing that they say is believed.
         worker: id of this worker, from 0.
         least: fewest workers that make a round.
         lighthouse: address of the lighthouse, `http://host:port`.
         rank: which of the worker's ranks this is, of `ranks`.
         host: name or address under which other workers reach this rank.
-        secret: of the run.
         group: carries the bytes: `GlooGroup`, `NCCLGroup` or another `PeerGroup`, used by nothing else.
         device: the device of the parameters, which makes and reads payloads.
         quorum_timeout: how long to wait for the other workers at a sync.
@@ -61,13 +65,13 @@ class TorchftTransport:
         self,
         *,
         run: str,
+        secret: bytes,
         worker: int,
         least: int,
         lighthouse: str,
         rank: int,
         ranks: int,
         host: str,
-        secret: bytes,
         group: PeerGroup,
         device: torch.device | str = "cpu",
         quorum_timeout: timedelta,
@@ -79,7 +83,8 @@ class TorchftTransport:
         self.device = torch.device(device)
         self.staging = Staging(self.device, group.device)
         self.group = group
-        self.server = PeerServer(host)
+        self.run_key = group.run_key = Key(secret)
+        self.server = PeerServer(host, self.run_key)
         self.exchange_seconds = exchange_timeout.total_seconds()
         self._worker = worker
         self._least = least
@@ -87,13 +92,15 @@ class TorchftTransport:
         self._ranks_group = ranks_group
         self._configured = -1  # number of configurations of the group for which `peers` holds
         self._group_name = ""
+        self.factors: Factors
+        """Of the seals of the group."""
         self.committed: str | None = None
         """Name of the last round, where it has been committed."""
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
-        """The same, by worker."""
+        """Where each worker that this one has met so far was last found, by worker."""
         self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
         self._manager = LoopbackManager(
             network=self.network,
@@ -117,28 +124,50 @@ class TorchftTransport:
     def open(self, step: int) -> "TorchftRound":
         # For torchft all workers are always at the same step, so that it heals none of them.
         self._manager.load_state_dict({"step": 0, "batches_committed": 0})
+        deadline = time.monotonic() + self._quorum_timeout.total_seconds()
         reminder = threading.Timer(
             WAITING_SECONDS, logger.info, ("waiting for %d or more workers after step %d", self._least, step)
         )
         reminder.start()
         try:
-            self._manager.start_quorum(allow_heal=False)
-        except (RuntimeError, TimeoutError) as error:
-            raise TransportError(
-                f"sync after step {step}: no quorum of {self._least} or more workers within "
-                f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds): {error}"
-            ) from error
+            while True:
+                round = self._connect(step)
+                # The lighthouse counts strangers, too.
+                if self.all_ranks(round.failure is not None or round.size >= self._least):
+                    return round
+                if time.monotonic() > deadline:
+                    raise TransportError(self._no_quorum(step))
+                round.vote(False)
+                time.sleep(1)
         finally:
             reminder.cancel()
+
+    def _connect(self, step: int) -> "TorchftRound":
+        """Opens a round of those members of a quorum that hold the secret.
+
+        Raises:
+            TransportError: there is no quorum within the timeout.
+        """
+        try:
+            self._manager.start_quorum(allow_heal=False)
+        except (RuntimeError, TimeoutError) as error:
+            raise TransportError(f"{self._no_quorum(step)}: {error}") from error
         self._rounds += 1
-        failure = self._manager.errored()
-        broken = (
-            None if failure is None else f"the workers could not be connected: {in_short(failure.original_exception)}"
-        )
+        failure, broken = self._manager.errored(), None
+        if failure is not None:
+            broken = TransportError(f"the workers could not be connected: {in_short(failure.original_exception)}")
+        if not self._ranks_have_met_the_same():
+            broken = broken or TransportError("the ranks of this worker have met different workers")
         round = TorchftRound(self, step, broken)
         if self._configured != self.group.configurations and broken is None:
             self._introduce(round)
         return round
+
+    def _no_quorum(self, step: int) -> str:
+        return (
+            f"sync after step {step}: no quorum of {self._least} or more workers within "
+            f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds)"
+        )
 
     def finish(self, *, committed: bool, broken: str | None, step: int) -> None:
         """Tells torchft how a round ended. If connections have failed, torchft makes new ones for the next round.
@@ -184,7 +213,13 @@ class TorchftTransport:
     def fetch(self, round: str, rank: int) -> bytes:
         address = self.peers[rank]
         try:
-            return fetch(address, round, patience=self._quorum_timeout.total_seconds(), seconds=self.exchange_seconds)
+            return fetch(
+                address,
+                round,
+                key=self.run_key,
+                patience=self._quorum_timeout.total_seconds(),
+                seconds=self.exchange_seconds,
+            )
         except OSError as error:
             raise TransportError(f"no state from the worker at {address} after round {round}: {error}") from error
 
@@ -198,10 +233,18 @@ class TorchftTransport:
             if worker == self._worker or worker not in known:
                 continue
             try:
-                found[worker] = fetch_part(known[worker], name, patience=max(0.0, deadline - time.monotonic()))
+                patience = max(0.0, deadline - time.monotonic())
+                found[worker] = fetch_part(known[worker], name, key=self.run_key, patience=patience)
             except OSError as error:
                 logger.info("worker %d did not provide part %s: %s", worker, name, error)
         return found
+
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        self.server.answers[question] = lambda name: answer()
+
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
+        others = [address for worker, address in self._address_of.items() if worker != self._worker]
+        return ask_all(others, partial(inquire, question=question, key=self.run_key, seconds=seconds), seconds=seconds)
 
     def cut(self) -> None:
         self.group.abort()
@@ -219,25 +262,39 @@ class TorchftTransport:
         waiting = [address for address in self.peers if address != self.server.address]
         deadline = time.monotonic() + 2 * self.exchange_seconds
         while waiting and time.monotonic() < deadline:
-            waiting = [peer for peer in waiting if ask(peer, name, seconds=ASK_SECONDS) in (VOTING, IN_DOUBT)]
+            waiting = [peer for peer in waiting if self.ask(peer, name) in (VOTING, IN_DOUBT)]
             time.sleep(0.05 if waiting else 0)
 
+    def ask(self, address: str, round: str) -> str | None:
+        """Returns what has become of a round at a peer; see `muloco.outer.peers.ask`."""
+        return ask(address, round, key=self.run_key, seconds=ASK_SECONDS)
+
     def _introduce(self, round: "TorchftRound") -> None:
-        """Tells the members of a new group where to ask this one about rounds, and gives the group the name that its
-        first member draws: a lighthouse that was started again repeats its numbers."""
-        own = f"{self.server.address} {uuid.uuid4().hex[:8]} {self._worker}"
+        """Tells the members of a new group where to ask this one about rounds. The group has a name and a key that no
+        other group has had, though a lighthouse that was started again repeats its numbers."""
+        self.peers, self._rounds, self._group_name = [], 1, self.group.admission.name
+        self.factors = Factors(self.group.admission.key)
         try:
-            told = [_introduction(data) for data in gather_bytes(round, own.encode())]
+            own = f"{self.server.address} {self._worker}".encode()
+            told = [_introduction(data) for data in gather_bytes(round, own)]
         except TransportError as error:
-            round.broken = str(error)
+            round.failure = error
             return
-        self.peers = [address for address, _, _ in told]
-        self._address_of = {worker: address for address, _, worker in told}
-        self._group_name = told[0][1]
+        self.peers = [address for address, _ in told]
+        self._address_of |= {worker: address for address, worker in told}
         self._configured = self.group.configurations
-        self._rounds = 1
         if round.rank == 0:
             self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))
+
+    def _ranks_have_met_the_same(self) -> bool:
+        """Whether the groups of all ranks of this worker have the same members."""
+        if self._ranks_group is None:
+            return True
+        admitted = self.group.admission.admitted if self.group.connected else ()
+        number = int.from_bytes(hashlib.sha256(repr(admitted).encode()).digest()[:7], "big")
+        bounds = torch.tensor([number, -number])
+        dist.all_reduce(bounds, dist.ReduceOp.MIN, group=self._ranks_group)
+        return bool(bounds[0] == -bounds[1])
 
     @property
     def round_name(self) -> str:
@@ -255,14 +312,19 @@ class TorchftTransport:
 class TorchftRound:
     """See `muloco.outer.transport.Round`."""
 
-    def __init__(self, transport: TorchftTransport, step: int, broken: str | None):
+    def __init__(self, transport: TorchftTransport, step: int, failure: TransportError | None):
+        group = transport.group
         self.device = transport.device
         self.wire = transport.staging.wire
-        self.rank = transport.group.place
-        self.size = transport.group.members
+        self.rank = group.place
+        self.size = group.members
         self.bytes_sent = 0
-        self.broken = broken
+        self.exchanges = 0
+        self.strangers = group.strangers
+        self.failure = failure
         """Why nothing can be exchanged any more."""
+        self._sent = [Seal() for _ in range(self.size)]
+        self._received = [Seal() for _ in range(self.size)]
         self._transport = transport
         self._step = step
 
@@ -272,6 +334,7 @@ class TorchftRound:
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         self._insist_on_connection()
+        self.exchanges += 1
         own = outgoing[self.rank]  # stays here
         outgoing = [part[:0] if r == self.rank else part for r, part in enumerate(outgoing)]
         sizes = [0 if r == self.rank else size for r, size in enumerate(sizes)]
@@ -291,8 +354,21 @@ class TorchftRound:
         received[self.rank] = own
         return received
 
+    def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        return self._tag("message", self.name, number, rank, data)
+
+    def call(self, rank: int) -> str:
+        peers = self._transport.peers
+        return self._transport.group.call(rank) + (f" at {peers[rank]}" if peers else "")
+
     def vote(self, ok: bool) -> bool:
         transport, name = self._transport, self._transport.round_name
+        if ok:
+            try:
+                self._compare_seals(name)
+            except TransportError as error:
+                logger.warning("sync after step %d: %s", self._step, error)
+                ok = False
         ok = transport.all_ranks(ok and transport.server.begin_vote(name))
         committed = False
         if ok:
@@ -308,37 +384,82 @@ class TorchftRound:
         transport.committed = name if committed else None
         if not committed:
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
-        transport.finish(committed=committed, broken=self.broken, step=self._step)
+        transport.finish(
+            committed=committed, broken=None if self.failure is None else str(self.failure), step=self._step
+        )
         return committed
 
+    def _compare_seals(self, name: str) -> None:
+        """Compares what each member has sent to this one with what has arrived from it. It comes before the votes,
+        because a member that has received all votes commits.
+
+        Raises:
+            TransportError: something has arrived otherwise than it was sent; or a member is gone or too slow.
+        """
+        if self.size == 1:
+            return
+        covered = contents([*self._sent, *self._received])
+        sent, received = covered[: self.size], covered[self.size :]
+        theirs = self._exchange_tags([self._tag("seal", name, self.rank, r, sent[r]) for r in range(self.size)])
+        damaged = [
+            r
+            for r, tag in enumerate(theirs)
+            if r != self.rank and not self._holds(tag, "seal", name, r, self.rank, received[r])
+        ]
+        if damaged:
+            raise Unverified(f"what {', '.join(map(self.call, damaged))} sent arrived damaged", damaged)
+
     def _exchange_votes(self, name: str) -> None:
-        """Exchanges votes. A yes is a digest of the name of the round, so that no other bytes are mistaken for it."""
-        yes = torch.frombuffer(bytearray(hashlib.sha256(name.encode()).digest()), dtype=torch.uint8).to(self.wire)
-        votes = self.exchange([yes] * self.size, [yes.numel()] * self.size)
-        if not all(torch.equal(vote, yes) for vote in votes):
-            raise TransportError("another worker sent bytes that are not its vote on this round")
+        """Exchanges votes. A yes is a tag of the group over the name of the round and the member that says it."""
+        theirs = self._exchange_tags([self._tag("vote", name, self.rank)] * self.size)
+        bad = [r for r, tag in enumerate(theirs) if not self._holds(tag, "vote", name, r)]
+        if bad:
+            raise Unverified(f"{', '.join(map(self.call, bad))} sent bytes that are no vote on this round", bad)
+
+    def _exchange_tags(self, tags: Sequence[bytes]) -> list[bytes]:
+        """Sends a tag to each member."""
+        outgoing = [torch.frombuffer(bytearray(tag), dtype=torch.uint8).to(self.wire) for tag in tags]
+        return [tag.cpu().numpy().tobytes() for tag in self.exchange(outgoing, [TAG_BYTES] * self.size)]
+
+    def _tag(self, purpose: str, *fields: Field) -> bytes:
+        return self._transport.group.admission.key.tag(purpose, *fields)
+
+    def _holds(self, tag: bytes, purpose: str, *fields: Field) -> bool:
+        return self._transport.group.admission.key.holds(tag, purpose, *fields)
 
     def _insist_on_connection(self) -> None:
-        if self.broken is None and not self._transport.group.connected:
-            self.broken = CUT_OFF
-        if self.broken is not None:
-            raise TransportError(self.broken)
+        if self.failure is None and not self._transport.group.connected:
+            self.failure = TransportError(CUT_OFF)
+        if self.failure is not None:
+            raise self.failure
 
     def _exchange_chunk(
         self, outgoing: list[torch.Tensor], sizes: list[int], device: torch.device
     ) -> list[torch.Tensor]:
         self._insist_on_connection()
         staging = self._transport.staging
-        received, outgoing = staging.room(sum(sizes)), staging.to_wire(outgoing)
+        received, staged = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
-            self._transport.group.swap(received, sizes, outgoing)
+            self._transport.group.swap(received, sizes, staged, lambda: self._seal(self._sent, outgoing))
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # this worker's own device has failed
         except RuntimeError as error:
-            self.broken = f"lost contact with another worker: {in_short(error)}"
-            raise TransportError(self.broken) from error
+            self.failure = TransportError(f"lost contact with another worker: {in_short(error)}")
+            raise self.failure from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
-        return list(staging.from_wire(received, device).split(sizes))
+        arrived = list(staging.from_wire(received, device).split(sizes))
+        self._seal(self._received, arrived)
+        return arrived
+
+    def _seal(self, seals: Sequence[Seal], parts: Sequence[torch.Tensor]) -> None:
+        """Notes what goes to or comes from each member. A part that goes to several is summed up once."""
+        known: dict[tuple[int, int], torch.Tensor] = {}
+        for seal, part in zip(seals, parts, strict=True):
+            place = part.data_ptr(), part.numel()
+            if part.numel() and place not in known:
+                known[place] = self._transport.factors.sums(part)
+            if part.numel():
+                seal.add(part, known[place])
 
     def _ask_others(self, name: str) -> bool:
         """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
@@ -347,7 +468,7 @@ class TorchftRound:
         deadline = time.monotonic() + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
         while waiting and time.monotonic() < deadline:
             for rank, address in list(waiting.items()):
-                answer = ask(address, name, seconds=ASK_SECONDS)
+                answer = self._transport.ask(address, name)
                 if answer == COMMITTED:
                     return True
                 if answer != VOTING:
@@ -356,16 +477,16 @@ class TorchftRound:
         return False
 
 
-def _introduction(told: bytes) -> tuple[str, str, int]:
-    """Parses the message of a member at the start of a group: its address, a name for the group, and its worker id.
+def _introduction(told: bytes) -> tuple[str, int]:
+    """Parses the message of a member at the start of a group: its address and its worker id.
 
     Raises:
         TransportError: the message is none of this kind.
     """
-    said = re.fullmatch(rb"([!-~]+:\d{1,5}) ([0-9a-f]{8}) (\d{1,9})", told)
+    said = re.fullmatch(rb"([!-~]+:\d{1,5}) (\d{1,9})", told)
     if said is None:
         raise TransportError(f"a member sent bytes that are not its address: {told[:80]!r}")
-    return said[1].decode(), said[2].decode(), int(said[3])
+    return said[1].decode(), int(said[2])
 
 
 def _end_without_network() -> None:

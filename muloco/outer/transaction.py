@@ -3,37 +3,34 @@
 import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
 from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
+from muloco.outer.header import NOTHING, Header, read_header
 from muloco.outer.transport import Round, Transport, TransportError
 from muloco.phases import reach
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
-"""Rounds that may fail in a row before the worker gives up."""
-NOTHING = -1
-"""In a header: the member sends no fragment; it has come to meet the others before its first inner step."""
+"""Rounds that may fail in a row before the worker gives up; those that fail because of a stranger do not count."""
+STRANGER_SECONDS = 0.5
+"""Pause after a round with a stranger, in which it can go."""
 NOBODY = -1
 """As a donor: the others have gone on without this worker, and it has to look for them."""
 
 
 class AnchorMismatch(RuntimeError):
     """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
-
-
-class ForeignRun(RuntimeError):
-    """A worker does not belong to those that meet at its lighthouse."""
 
 
 class StateLost(RuntimeError):
@@ -56,7 +53,9 @@ class Crowd:
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
         reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
-        passed: whether the others are known to have synced a fragment at a step without this worker, or gone on since.
+        passed: whether the others are known to have committed the round of a fragment after a step, or a later one,
+            without this worker.
+        committed: is told of each round that this worker has committed: its step, its fragment and its members.
     """
 
     run: str = ""
@@ -67,56 +66,7 @@ class Crowd:
     patience: float = 1800.0
     reached: Callable[[], int] = lambda: 0
     passed: Callable[[int, int], bool] = lambda step, fragment: False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a member tells the others before its payload."""
-
-    run: str
-    """Name of the run."""
-    worker: int
-    step: int
-    """Inner step after which it came."""
-    fragment: int
-    weight: int
-    """Inner steps in its window."""
-    finite: bool
-    digest: int
-    """Of its part of the fragment's anchor; of all anchors where it sends nothing."""
-    share: str
-    """Its position in its share of the data, opaque."""
-    history: str
-    """What it has committed so far: equal on all that were in the same rounds."""
-    leaving: bool = False
-    """Whether it has been asked to stop, and so asks all to stop after this sync."""
-
-    def to_bytes(self) -> bytes:
-        """Returns the header as JSON."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Header":
-        """Parses the result of `to_bytes`.
-
-        Raises:
-            TransportError: `data` is not a valid header.
-        """
-        try:
-            header = cls(**json.loads(data))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise TransportError(f"a member sent bytes that are not a header: {data[:80]!r}") from error
-        sound = all(type(getattr(header, field.name)) is field.type for field in fields(cls))
-        if not (
-            sound
-            and header.worker >= 0
-            and header.step >= 0
-            and header.fragment >= NOTHING
-            and 0 <= header.weight < 2**63
-            and -(2**63) <= header.digest < 2**63
-        ):
-            raise TransportError(f"a member sent bytes that are not a header: {data[:80]!r}")
-        return header
+    committed: Callable[[int, int, Collection[int]], None] = lambda step, fragment, members: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +103,10 @@ def agree(
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
     wire_of: Callable[[int], Wire],
-    passed: Callable[[], bool] = lambda: False,
+    passed: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
+    patience: float = 1800.0,
 ) -> Agreement:
     """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
 
@@ -168,27 +119,33 @@ def agree(
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
         wire_of: how a fragment travels, by index.
-        passed: whether the others are known to have gone on without this worker, which then must not lead a round.
+        passed: whether the others are known to have gone on without this worker, which then must not lead a round;
+            asked with the workers that lead this one, on any of its ranks.
         overwrite: whether the mean may be written over the vector that `payload` returns.
+        patience: seconds for which rounds may fail because of strangers.
 
     Raises:
         TransportError: too few workers came, or round after round failed.
         AnchorMismatch, NonFinitePseudogradient: on every member alike.
-        ForeignRun: this worker belongs to another run than the others, or its config differs from theirs.
+        ForeignRun: this worker does not belong to the run; see `muloco.outer.company.company_of`.
     """
-    sent = 0
-    for attempt in range(1, ATTEMPTS + 1):
+    started = time.monotonic()
+    sent = failures = 0
+    for attempt in itertools.count(1):
         reach("open")
-        if transport.any_rank(passed()):
-            return _left_behind(own)
         round = transport.open(own.step)
-        agreement = None
+        agreement, stranger = None, False
         try:
             reach("headers")
             headers = _meet(round, own)
             agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
+            stranger = isinstance(error, Stranger)
             logger.warning("sync after step %d: %s", own.step, error)
+        leads = agreement is not None and agreement.donor is None
+        if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
+            round.vote(False)
+            return _left_behind(own)
         reach("vote")
         committed = round.vote(agreement is not None)
         reach("commit")
@@ -199,7 +156,14 @@ def agree(
                     residual.commit()
             return replace(agreement, bytes_sent=sent)
         logger.warning("sync after step %d: trying again with those who are left", own.step)
-    raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
+        failures += not stranger
+        if failures == ATTEMPTS:
+            raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
+        if stranger:
+            if time.monotonic() - started > patience:
+                raise TransportError(f"sync after step {own.step}: a stranger has stayed for {patience:g} s")
+            time.sleep(STRANGER_SECONDS)
+    raise AssertionError("there is always another attempt")
 
 
 def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], awaited: Crowd) -> Agreement:
@@ -215,7 +179,7 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
     Raises:
         TransportError: too few of them came.
         AnchorMismatch: they do not start alike.
-        ForeignRun: they are at work on something else.
+        ForeignRun: this worker does not belong to the run; see `muloco.outer.company.company_of`.
     """
     started = time.monotonic()
     while True:
@@ -259,7 +223,19 @@ def _left_behind(own: Header) -> Agreement:
 
 
 def _meet(round: Round, own: Header) -> list[Header]:
-    return [Header.from_bytes(data) for data in gather_bytes(round, own.to_bytes())]
+    """The headers of all members, which can take part in one round.
+
+    Raises:
+        ForeignRun: this worker does not belong to the run.
+        TransportError: another member does not belong to it; or one is gone or too slow.
+    """
+    headers = company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
+    if round.strangers and round.size == 1 and not own.experienced:
+        raise ForeignRun(
+            f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not have the "
+            "same secret (MULOCO_SECRET); give it the secret of the run"
+        )
+    return headers
 
 
 def _carry(
@@ -275,7 +251,12 @@ def _carry(
     """Exchanges what the leaders have brought."""
     leaders = find_leaders(headers)
     leading = [headers[rank] for rank in leaders]
-    _refuse_strangers(headers, leaders, round.rank)
+    for rank in too_far_ahead(headers):
+        logger.warning(
+            "worker %d says that it is at step %d, more than one window ahead of more than half of all workers: it is "
+            "not believed, and has to take over the state of the workers at step %d",
+            *(headers[rank].worker, headers[rank].step, leading[0].step),
+        )
     try:
         check_alike(leading)
         _refuse_non_finite(leading)
@@ -286,11 +267,7 @@ def _carry(
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment != NOTHING:
-        try:
-            wire = wire_of(fragment)
-        except IndexError:
-            what = f"run {headers[leaders[0]].run!r} syncs fragment {fragment}, which this worker does not have"
-            raise ForeignRun(f"{what}; start it with the run's own config") from None
+        wire = wire_of(fragment)
         if round.rank in leaders and payload is not None:
             vector = payload()
         else:
@@ -317,41 +294,6 @@ def _carry(
         attempts=attempt,
         leaving=any(header.leaving for header in headers),
     )
-
-
-def find_leaders(headers: Sequence[Header]) -> list[int]:
-    """Ranks of the members that are where the run is: at the highest step, on the way rather than about to begin, and
-    of those the largest number that was in the same rounds (the one with the lowest rank, if there are two)."""
-    furthest = max((header.step, header.fragment != NOTHING) for header in headers)
-    by_history: dict[str, list[int]] = {}
-    for rank, header in enumerate(headers):
-        if (header.step, header.fragment != NOTHING) == furthest:
-            by_history.setdefault(header.history, []).append(rank)
-    return max(by_history.values(), key=lambda ranks: (len(ranks), -ranks[0]))
-
-
-def _refuse_strangers(headers: Sequence[Header], leaders: Sequence[int], rank: int) -> None:
-    """Whoever belongs to another run than the leaders, or bears the number of one of them, stops; the leaders try again
-    without it."""
-    run = headers[leaders[0]].run
-    numbers = [headers[leader].worker for leader in leaders]
-    twice = {number for number in numbers if numbers.count(number) > 1}
-    if twice:
-        raise ForeignRun(f"several workers of run {run!r} have the number {min(twice)} (fault_tolerance.replica_id)")
-    strangers = [
-        other
-        for other, header in enumerate(headers)
-        if other not in leaders and (header.run != run or header.worker in numbers)
-    ]
-    if rank in strangers:
-        own = headers[rank]
-        raise ForeignRun(
-            f"the lighthouse serves run {run!r}; start run {own.run!r} with one of its own"
-            if own.run != run
-            else f"run {run!r} has a worker {own.worker} already (fault_tolerance.replica_id)"
-        )
-    if strangers:
-        raise TransportError(f"a stranger came to the lighthouse: {headers[strangers[0]]}")
 
 
 def check_alike(headers: Sequence[Header]) -> None:

@@ -4,7 +4,7 @@ A transport opens one round a sync. The round knows who takes part, in which ord
 ends with `vote`, in which all members come to the same answer.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -16,6 +16,19 @@ may publish its next part before they have collected this one."""
 
 class TransportError(RuntimeError):
     """A peer is gone or took longer than the timeouts allow; or a round could not be opened at all."""
+
+
+class Unverified(TransportError):
+    """Messages of some members of a round were not made by a holder of the run's secret, or arrived damaged.
+
+    Args:
+        reason: says which members, in plain English.
+        ranks: of these members in the round.
+    """
+
+    def __init__(self, reason: str, ranks: Sequence[int]):
+        super().__init__(reason)
+        self.ranks = tuple(ranks)
 
 
 class Round(Protocol):
@@ -31,6 +44,10 @@ class Round(Protocol):
     """The device from which bytes are sent. If it is not `device`, payloads are copied through page-locked memory."""
     bytes_sent: int
     """Bytes that this rank has sent to other workers so far in this round."""
+    exchanges: int
+    """Exchanges of this round so far."""
+    strangers: Sequence[str]
+    """Who has come to the lighthouse without the run's secret, as a person would name each; they are no members."""
 
     @property
     def name(self) -> str:
@@ -51,8 +68,24 @@ class Round(Protocol):
         """
         ...
 
+    def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        """Returns what member `rank` adds to a message, so that no other bytes are taken for it: of one length for all
+        members and messages, and 0 bytes where nothing can be damaged.
+
+        Args:
+            rank: the member that says it.
+            number: which message of the round it is (how many exchanges came before).
+            data: the message.
+        """
+        ...
+
+    def call(self, rank: int) -> str:
+        """Returns how a person would name member `rank`."""
+        ...
+
     def vote(self, ok: bool) -> bool:
-        """Ends the round. True, on every surviving member alike, where all members said `ok`.
+        """Ends the round. True, on every surviving member alike, where all members said `ok` and all that they have
+        sent in the round has arrived as it was sent.
 
         A member that says no needs none of the others for it; who waits for it in `exchange` is told.
         """
@@ -96,6 +129,16 @@ class Transport(Protocol):
         """Returns the parts that these workers have published under a name, by worker. Waits at most `patience` seconds
         for all of them together, and leaves out workers that are gone or late. Unlike in a round, different workers may
         get different answers."""
+        ...
+
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        """From now on other workers that ask this question are told what `answer` returns. It is called in another
+        thread."""
+        ...
+
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
+        """Returns what the same rank of all workers that this one has met so far answers to a question; those that do
+        not answer within so many seconds, for all together, are left out."""
         ...
 
     def any_rank(self, value: bool) -> bool:

@@ -20,14 +20,24 @@ from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
+from muloco.outer.terms import Setting
+from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
-from muloco.training.load import ConfigError
+from muloco.training.load import ConfigError, flatten
 from muloco.training.schedule import schedule_steps
 
 TABLES = ("tok_embeddings", "lm_head")
 """Modules with a row for each entry of the vocabulary."""
+
+COMMON = (
+    *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
+    *("fault_tolerance.semi_sync_method", "training.steps", "lr_scheduler.total_steps"),
+)
+"""Beginnings of the names of `common_settings`."""
+OWN = ("outer_optimizer.offload",)
+"""Fields among these in which workers may differ."""
 
 
 def build_outer_loop(
@@ -37,8 +47,9 @@ def build_outer_loop(
     *,
     share: Callable[[], str],
     transfer: StateTransfer,
-    reached: Callable[[], int],
-    passed: Callable[[int, int], bool],
+    commits: CommitLog | None,
+    progress: Progress,
+    saved: Callable[[], int | None],
     merging: Merging,
 ) -> OuterLoop:
     """The outer loop over a worker's parameters.
@@ -49,8 +60,9 @@ def build_outer_loop(
         transport: meets the other workers.
         share: says where the worker is in its data.
         transfer: hands its state to others and takes over theirs.
-        reached: says how far the run is known to have come, in inner steps.
-        passed: says whether the others have synced a fragment at a step without this worker; see `Crowd`.
+        commits: keeps the rounds that this worker commits; None on ranks other than the first.
+        progress: says how far the run has come, and whether it has gone on without this worker.
+        saved: says which is the newest whole checkpoint, by its step; None: there is none.
         merging: context in which the parameters of a fragment are written.
     """
     ft = config.fault_tolerance
@@ -65,8 +77,9 @@ def build_outer_loop(
             least=ft.min_replica_size,
             late_after=ft.straggler_timeout_seconds,
             patience=ft.quorum_timeout_seconds,
-            reached=reached,
-            passed=passed,
+            reached=lambda: max(saved() or 0, progress.reached()),
+            passed=progress.passed if commits is not None else lambda step, fragment: False,  # the first rank asks
+            committed=commits.add if commits is not None else lambda step, fragment, members: None,
         ),
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),
@@ -74,11 +87,20 @@ def build_outer_loop(
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
         compression=build_compression(config.compression, parameters),
+        settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         share=share,
         transfer=transfer,
         merging=merging,
     )
+
+
+def common_settings(config: Config) -> dict[str, Setting]:
+    """The fields of a config (resolved) that have to be the same on all workers for their payloads to have equal sizes
+    and their outer steps to have equal results, by full name. K, H, tau and the fragments are not among them: the outer
+    loop knows these itself."""
+    values = flatten(config)
+    return {name: values[name] for name in sorted(values) if name.startswith(COMMON) and name not in OWN}
 
 
 def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:

@@ -15,23 +15,35 @@ import tyro
 
 from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.model.flavors import flavor
-from muloco.outer import OuterLoop, Transport
+from muloco.outer import OuterLoop, StateLost, Transport, TransportError
 from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
+from muloco.training.checkpoint_writer import CheckpointNotWritten
+from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
 from muloco.training.initial import load_initial
+from muloco.training.load import ConfigError
+from muloco.training.lock import only_one
 from muloco.training.outer import build_outer_loop, build_transport
-from muloco.training.run_folder import RunFolder, newest_syncs
+from muloco.training.run_folder import RunFolder
 from muloco.training.states import State
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
+COMMITS = "commits"
+"""The question to another worker for its newest commits."""
+ASK_SECONDS = 2.0
+"""How long a worker waits for the answers of all others."""
+
 logger = logging.getLogger(__name__)
+
+SAVING_SECONDS = 600.0
+"""How long a worker that has found no others waits for another such worker that saves a checkpoint."""
 
 
 class MulocoTrainer(Trainer):
@@ -63,6 +75,10 @@ class MulocoTrainer(Trainer):
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
             self._averaging = Averaging(self.optimizers, self._parameters())
+        self._commits: CommitLog | None = None
+        if dist.get_rank() == 0:
+            path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)
+            self._commits = CommitLog(path, attempt=config.metrics.attempt)
         if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
         self.validator.outer, self.validator.averaging = self.outer, self._averaging
@@ -92,9 +108,36 @@ class MulocoTrainer(Trainer):
         if self.checkpointer.newest_step() is None:
             in_process = self.config.group is not None  # workers in separate processes have not met yet
             self.validator.validate(self.model_parts, 0, alone=not in_process)
-        super().train()
+        try:
+            super().train()
+        except TransportError as error:
+            self._save_alone(error)
+            raise
+        if self.checkpointer.failure is not None:
+            raise self.checkpointer.failure
         if not self._leaves:
             logger.info("finished all %d steps", self.step)
+
+    def _save_alone(self, reason: TransportError) -> None:
+        """Saves a checkpoint when this worker has found too few others for a sync, for it may hold the only state of
+        the run. Others in the same place do the same; one checkpoint of a step is enough."""
+        if self.outer is None or not self.checkpointer.enable:
+            return
+        folder = Path(self.config.dump_folder, self.config.checkpoint.folder)
+        try:
+            if not self.outer.sync_alone(self.step, last=self.step == self.config.training.steps):
+                return
+            logger.error("%s; this worker saves a checkpoint and ends", reason)
+            with contextlib.ExitStack() as turn:
+                if dist.get_rank() == 0:
+                    turn.enter_context(only_one(folder / ".saving", "another worker saves", patience=SAVING_SECONDS))
+                if self._on_any_rank((self.checkpointer.newest_step() or 0) >= self.step):
+                    logger.info("there is a checkpoint of step %d or later already", self.step)
+                    return
+                self.checkpointer.leaving = True
+                self.checkpointer.save(self.step)
+        except (StateLost, CheckpointNotWritten, ConfigError) as error:
+            logger.error("no checkpoint was saved: %s", error)
 
     def batch_generator(self, data_iterable):
         """torchtitan's batches, which it asks for between loading a checkpoint and the first step. There workers meet,
@@ -104,6 +147,8 @@ class MulocoTrainer(Trainer):
             self.enter(State.RESUMED)
         if self.config.metrics.attempt > 1:
             self.metrics_processor.log_resume(loaded)
+        if self._commits is not None:
+            self._commits.begin(loaded)
         if self.outer is not None:
             self.outer.membership.wants_to_leave = self._asked_to_stop()
             self.enter(State.MEETING)
@@ -204,11 +249,15 @@ class MulocoTrainer(Trainer):
 
     def _asked_to_stop(self) -> bool:
         """Whether one of this worker's ranks is. All of them ask at the same steps."""
+        return self._on_any_rank(self.config.stop.made)
+
+    def _on_any_rank(self, value: bool) -> bool:
+        """Whether it holds on one of this worker's ranks, all of which ask."""
         if self._ranks is None:
-            return self.config.stop.made
-        asked = torch.tensor(int(self.config.stop.made))
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._ranks)
-        return bool(asked)
+            return value
+        found = torch.tensor(int(value))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self._ranks)
+        return bool(found)
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
         states: dict[str, Any] = {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers}
@@ -223,6 +272,15 @@ class MulocoTrainer(Trainer):
             trainer=self,
         )
         transport = build_transport(config.muloco, config.group, self.device)
+        progress = Progress(
+            RunFolder(config.dump_folder),
+            worker=config.muloco.fault_tolerance.replica_id,
+            workers=config.muloco.workers,
+            attempt=config.metrics.attempt,
+            ask=lambda: transport.inquire(COMMITS, ASK_SECONDS),
+        )
+        if self._commits is not None:
+            transport.answer(COMMITS, self._commits.answer)
         if config.muloco.chaos.interval_seconds is not None:
             self._expect_faults(config.muloco, transport)
         transfer.outer = build_outer_loop(
@@ -231,30 +289,15 @@ class MulocoTrainer(Trainer):
             transport,
             share=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=transfer,
-            reached=self._reached,
-            passed=self._passed,
+            commits=self._commits,
+            progress=progress,
+            saved=self.checkpointer.newest_step,
             merging=merging,
         )
         return transfer.outer
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for part in self.model_parts for name, p in part.named_parameters()}
-
-    def _reached(self) -> int:
-        """The step that this attempt at the run is known to have come to, by any of its workers."""
-        return max([self.checkpointer.newest_step() or 0, *(line["step"] for line in self._syncs())])
-
-    def _passed(self, due: int, fragment: int) -> bool:
-        """Whether others are known to have synced a fragment after step `due` without this worker, or gone on since."""
-        own, due = str(self.config.muloco.fault_tolerance.replica_id), min(due, self.config.training.steps)
-        return any(
-            own not in line["weights"]
-            and (line["step"] > due or (line["step"] == due and line["fragment"] == fragment))
-            for line in self._syncs()
-        )
-
-    def _syncs(self) -> list[dict[str, Any]]:
-        return newest_syncs(RunFolder(self.config.dump_folder), self.config.metrics.attempt)
 
     def _expect_faults(self, config: RunConfig, transport: Transport) -> None:
         metrics = self.metrics_processor

@@ -301,7 +301,7 @@ def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> 
 
 def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> None:
     process, folder = start_and_wait_for_syncs(tmp_path, "dark")
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "torchft_lighthouse"], capture_output=True)
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "muloco lighthouse"], capture_output=True)
     (lighthouse,) = children.stdout.split()
     subprocess.run(["kill", "-9", lighthouse], check=True)
     lost = time.time()

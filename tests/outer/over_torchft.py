@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
+from muloco.outer.authentication import Key
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.torchft import TorchftTransport
 
 T = TypeVar("T")
 SECRET = b"a secret of the workers of a test"
+KEY = Key(SECRET)
 
 
 def connect(
@@ -17,6 +19,7 @@ def connect(
     lighthouse: str,
     *,
     run: str = "run",
+    secret: bytes = SECRET,
     least: int = 1,
     quorum_seconds: float = 30,
     exchange_seconds: float = 20,
@@ -25,13 +28,13 @@ def connect(
     """One worker's end; a worker of one rank."""
     return TorchftTransport(
         run=run,
+        secret=secret,
         worker=worker,
         least=least,
         lighthouse=lighthouse,
         rank=0,
         ranks=1,
         host="127.0.0.1",
-        secret=SECRET,
         group=group(timedelta(seconds=exchange_seconds)),
         quorum_timeout=timedelta(seconds=quorum_seconds),
         exchange_timeout=timedelta(seconds=exchange_seconds),

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from muloco.outer import AnchorMismatch, NonFinitePseudogradient
+from muloco.outer.codecs import build_codec
+from muloco.outer.codecs.dense import Dense
 from muloco.outer.compression import Compression
 from muloco.outer.digest import as_hex, digest
+from muloco.outer.header import Header
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.transaction import Header, agree
+from muloco.outer.terms import Terms
+from muloco.outer.transaction import agree
 
 from .over_torchft import connect, in_threads
 from .toy import FRAGMENTS, SHAPES, Case, start, walk
@@ -21,7 +25,9 @@ from .workers import run_workers
 CASE = Case(workers=3, fragments=3, interval=6, steps=12)
 
 
-def errors(case: Case, before: Callable[[int, dict], None], between: Callable, address: str | None = None) -> list:
+def errors(
+    case: Case, before: Callable[[int, dict], None], between: Callable, address: str | None = None, **options
+) -> list:
     """What each worker is stopped by: `before(worker, parameters)` acts before its loop is built,
     `between(worker, loop, parameters)` after step 6."""
     group = InProcessGroup(case.workers)
@@ -30,7 +36,7 @@ def errors(case: Case, before: Callable[[int, dict], None], between: Callable, a
         transport = group.transport(worker) if address is None else connect(worker, address)
         parameters = start()
         before(worker, parameters)
-        loop = case.loop(parameters, transport, worker)
+        loop = case.loop(parameters, transport, worker, **options)
         try:
             loop.start(0)
             walk(loop, parameters, worker, range(1, 7), case.steps)
@@ -100,9 +106,53 @@ def test_what_is_not_finite_names_worker_fragment_and_tensor(value: float) -> No
     assert all(isinstance(error, NonFinitePseudogradient) for error in found)
 
 
+@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize(("kind", "value"), [("bf16", 3.4e38), ("none", 3e38)])
+def test_a_mean_that_is_not_finite_stops_all_though_each_part_was(kind: str, value: float, delay: int) -> None:
+    """In bf16 3.4e38 is rounded to infinity. A codec that adds parts without their weights makes the sum too large."""
+
+    def spoil(worker: int, loop, parameters: dict) -> None:
+        for tensor in parameters.values():
+            tensor.zero_()
+        if worker > 0:
+            parameters["layers.1.bias"][0, 0] = -value
+
+    class Overflowing(Dense):
+        """Adds parts without weights."""
+
+        def decode_pieces(self, payloads, targets, *, weight=1.0, add=False) -> None:
+            super().decode_pieces(payloads, targets, weight=1.0, add=add)
+
+    codec = build_codec(kind) if kind == "bf16" else Overflowing(torch.float32)
+    found = errors(CASE.with_(delay=delay), nothing, spoil, compression=Compression(codec=codec))
+    for error in found:
+        assert isinstance(error, NonFinitePseudogradient)
+        assert f"sync after step {10 - delay}: NaN or Inf in the mean of fragment 1" in str(error)
+        assert "workers [0, 1, 2], in layers.1.bias, though" in str(error)
+
+
+def test_a_large_mean_is_finite() -> None:
+    """Its sum of squares is not."""
+    group = InProcessGroup(2)
+
+    def work(worker: int) -> float:
+        parameters = start()
+        loop = CASE.with_(workers=2, fragments=1).loop(parameters, group.transport(worker), worker)
+        loop.start(0)
+        parameters["layers.1.bias"][0, 0] = 1e30
+        (sync,) = [sync for step in range(1, 7) for sync in loop.after_inner_step(step)]
+        return sync.mean_square
+
+    assert run_workers(group, work) == [math.inf, math.inf]
+
+
 def test_workers_that_send_different_fragments_are_stopped() -> None:
     group = InProcessGroup(2)
-    header = Header(run="", worker=0, step=7, fragment=0, weight=7, finite=True, digest=5, share="", history="")
+    terms = Terms(workers=2, sync_interval=7, fragments=3)
+    header = Header(
+        **{"run": "", "worker": 0, "terms": terms, "step": 7, "fragment": 0, "weight": 7},
+        **{"finite": True, "digest": 5, "share": "", "history": ""},
+    )
 
     def work(worker: int) -> None:
         own = replace(header, worker=worker, fragment=2 * worker)

@@ -1,27 +1,22 @@
 """A worker that the run has left behind begins nothing and leads nothing."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from muloco.outer import Crowd, ForeignRun, StateLost
+from muloco.outer import Crowd, StateLost
 from muloco.outer.compression import Compression
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Membership
+from muloco.outer.terms import Terms
 from muloco.outer.transaction import NOBODY
 
 from .workers import run_workers
 
+TERMS = Terms(workers=2, sync_interval=4, fragments=1)
 
-class Shut:
-    """A transport that nobody may use."""
 
-    def any_rank(self, value: bool) -> bool:
-        return value
-
-    def open(self, step: int):
-        raise AssertionError("it meets nobody")
+class Empty:
+    """A transfer of states without a state."""
 
 
 class Sent:
@@ -34,7 +29,9 @@ class Sent:
 
 
 def membership(transport, **crowd) -> Membership:
-    return Membership(transport, Crowd(run="r", **crowd), wire_of=lambda fragment: None, share=str, transfer=None)
+    terms = Terms(workers=crowd.get("workers", 1), sync_interval=4, fragments=2)
+    who = Crowd(run="r", **crowd)
+    return Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
 
 
 @pytest.mark.parametrize("reached", [0, 4])
@@ -46,7 +43,7 @@ def test_who_is_as_far_as_the_run_begins(reached: int) -> None:
 
 def test_who_is_behind_the_run_begins_nothing() -> None:
     member = membership(InProcessGroup(1).transport(0), reached=lambda: 5)
-    with pytest.raises(StateLost, match="run 'r' has come to step 5, .* begin after step 4; .* --resume"):
+    with pytest.raises(StateLost, match="run 'r' has come to step 5, .* begin after step 4$"):
         member.start(4, torch.tensor(1))
 
 
@@ -56,33 +53,30 @@ def test_who_was_left_behind_begins_nothing_though_it_is_as_far() -> None:
         member.start(4, torch.tensor(1), left_behind=True)
 
 
-def test_who_was_passed_at_a_sync_opens_no_round() -> None:
-    """It asks for the step at which the mean is due."""
-    seen = []
-    member = membership(Shut(), passed=lambda *sync: seen.append(sync) or True)
-    agreement = member.agree(8, 1, Sent(torch.ones(1)), due=10, weight=4, checksum=torch.tensor(1))
-    assert agreement.donor == NOBODY and seen == [(10, 1)]
-    member = membership(Shut(), passed=lambda *sync: True)
-    member._transfer = Shut()
-    assert not member.take_over(agreement), "it has to look for the others"
-
-
-def test_who_lacks_the_fragment_of_the_run_stops_and_the_run_goes_on() -> None:
-    """It was started with another config. The others repeat the round without it."""
-    group = InProcessGroup(2)
-    wires = [Compression().wire({"w": torch.empty(3)})] * 2
+@pytest.mark.parametrize("passed", [False, True])
+def test_who_meets_fewer_than_before_asks_whether_the_run_has_gone_on(passed: bool) -> None:
+    """Worker 1 comes to the first round only. As long as all are there, nobody asks."""
+    group, asked, committed = InProcessGroup(2), [], []
 
     def work(worker: int) -> object:
-        fragments = wires[: 2 - worker]
-        crowd = Crowd(run="r", worker=worker, workers=2)
-        wire_of = fragments.__getitem__
-        member = Membership(group.transport(worker), crowd, wire_of=wire_of, share=str, transfer=None)
-        step, fragment = (8, 1) if worker == 0 else (4, 0)
-        sync = partial(member.agree, step, fragment, Sent(torch.ones(3)), due=step, weight=4)
+        crowd = Crowd(
+            run="r",
+            worker=worker,
+            workers=2,
+            passed=lambda *sync: asked.append((worker, *sync)) or passed,
+            committed=lambda step, fragment, members: committed.append((worker, step, fragment, sorted(members))),
+        )
+        wire_of = [Compression().wire({"w": torch.empty(3)})].__getitem__
+        member = Membership(group.transport(worker), crowd, terms=TERMS, wire_of=wire_of, share=str, transfer=Empty())
+        both = member.agree(4, 0, Sent(torch.ones(3)), weight=4, checksum=torch.tensor(1))
+        member.commit(both)
         if worker == 1:
-            with pytest.raises(ForeignRun, match="run 'r' syncs fragment 1, which this worker does not have"):
-                sync(checksum=torch.tensor(1))
             return None
-        return sync(checksum=torch.tensor(1)).weights
+        alone = member.agree(8, 0, Sent(torch.ones(3)), weight=4, checksum=torch.tensor(1))
+        assert not passed or not member.take_over(alone), "it has to look for the others"
+        return alone.donor, alone.weights
 
-    assert run_workers(group, work) == [{0: 4}, None]
+    outcome, _ = run_workers(group, work)
+    assert outcome == ((NOBODY, {}) if passed else (None, {0: 4}))
+    assert asked == [(0, 8, 0)]
+    assert sorted(committed) == [(0, 4, 0, [0, 1])] + [(0, 8, 0, [0])] * (not passed) + [(1, 4, 0, [0, 1])]

@@ -74,9 +74,8 @@ class Case:
             "delay": self.delay,
             "alpha": self.alpha,
         }
-        return OuterLoop(
-            parameters, options.pop("build", sgd(self.lr, self.momentum)), transport, **settings, **options
-        )
+        build = options.pop("build", sgd(self.lr, self.momentum))
+        return OuterLoop(parameters, build, transport, **(settings | options))
 
     def expected(self, **options) -> reference.Outcome:
         """By the reference."""

@@ -1,0 +1,33 @@
+"""A stranger in a network: tries ports, HOST:PORT each, and prints as JSON what each of them answers to HTTP, to a
+request of gRPC and to garbage. Needs nothing but Python."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from attacking.http2 import grpc
+
+REQUESTS = {
+    "status": b"GET /status HTTP/1.0\r\n\r\n",
+    "state": b"GET /state/x HTTP/1.0\r\n\r\n",
+    "round": b"GET /round/x HTTP/1.0\r\n\r\n",
+    "kill": grpc("/torchft.ManagerService/Kill", b"\x0a\x02hi"),
+    "garbage": bytes(range(256)) * 16,
+}
+
+
+def answer(where: str, request: bytes) -> str:
+    host, _, port = where.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1) as connection:
+            connection.sendall(request)
+            return connection.recv(4096).decode("latin-1")
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    print(json.dumps({port: {name: answer(port, data) for name, data in REQUESTS.items()} for port in sys.argv[1:]}))

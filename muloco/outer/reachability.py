@@ -1,0 +1,102 @@
+"""Workers that take part in rounds and do not reach each other: which ones they are, and which of them stays out.
+
+The lighthouse sees that both are alive, and takes both into every quorum, where they cannot be connected. So after
+some failed rounds in a row the one with the higher number stays out of the rounds until the two reach each other.
+
+A worker that was killed is no such case. Its machine refuses the connection, or the lighthouse leaves it out.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+logger = logging.getLogger(__name__)
+
+FAILURES = 3
+"""Failed rounds in a row in which two workers did not reach each other, after which one of them stays out."""
+PROBE_SECONDS = 3.0
+"""Time limit of a connection that is only tried."""
+
+
+def reaches(address: str) -> bool:
+    """Whether the machine at `host:port` answers. A refusal is an answer, too: only the worker has gone then."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+class Reachability:
+    """What one worker knows of the connections to the others.
+
+    Args:
+        worker: its number.
+        reaches: whether something answers at an address `host:port`.
+    """
+
+    def __init__(self, worker: int, reaches: Callable[[str], bool] = reaches):
+        self._worker = worker
+        self._reaches = reaches
+        self._addresses: dict[int, str] = {}
+        self._failures: dict[int, int] = {}
+        """Failed rounds in a row, by the worker that was in the quorum and was not reached."""
+
+    def introduced(self, addresses: Mapping[int, str]) -> None:
+        """These workers have been connected with this one, and each can be asked at its address `host:port`."""
+        self._addresses |= addresses
+        for worker in addresses:
+            self._failures.pop(worker, None)
+
+    def failed(self, workers: Iterable[int]) -> None:
+        """A round with these workers has failed: tries to reach each of them, and counts where it does not."""
+        others = [worker for worker in workers if worker != self._worker and worker in self._addresses]
+        for worker, reached in zip(others, self._reached(others), strict=True):
+            if reached:
+                self._failures.pop(worker, None)
+                continue
+            self._failures[worker] = self._failures.get(worker, 0) + 1
+            logger.warning("%s; failed rounds in a row: %d", self.account(worker, self._worker), self._failures[worker])
+
+    def apart(self) -> list[int]:
+        """The workers that this one has not reached in so many failed rounds in a row, and does not reach now."""
+        doubtful = [worker for worker, failures in self._failures.items() if failures >= FAILURES]
+        for worker, reached in zip(doubtful, self._reached(doubtful), strict=True):
+            if reached:
+                logger.warning("worker %d reaches worker %d again", self._worker, worker)
+                del self._failures[worker]
+        return sorted(worker for worker in doubtful if worker in self._failures)
+
+    def account(self, one: int, other: int) -> str:
+        """Says of two workers that they do not reach each other."""
+        at = [
+            self._addresses[worker] for worker in (one, other) if worker != self._worker and worker in self._addresses
+        ]
+        where = f" at {' and '.join(at)}" if at else ""
+        return f"worker {min(one, other)} and worker {max(one, other)} do not reach each other{where}"
+
+    def _reached(self, workers: Collection[int]) -> list[bool]:
+        if not workers:
+            return []
+        with ThreadPoolExecutor(len(workers), "probe") as pool:
+            return list(pool.map(self._reaches, [self._addresses[worker] for worker in workers]))
+
+
+def staying_out(apart: Mapping[int, Collection[int]]) -> dict[int, int]:
+    """Which workers stay out of the rounds, and on account of which other one.
+
+    Of each pair it is the one with the higher number, unless one of the two stays out already.
+
+    Args:
+        apart: the workers that each member does not reach, by member.
+    """
+    pairs = {(min(one, other), max(one, other)) for one, others in apart.items() for other in others if other in apart}
+    out: dict[int, int] = {}
+    for lower, higher in sorted(pairs):
+        if lower not in out and higher not in out:
+            out[higher] = lower
+    return out

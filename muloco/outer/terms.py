@@ -1,0 +1,96 @@
+"""What has to be the same on all workers of a run, and how two workers differ in it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from muloco.outer.compression import Wire
+
+Setting = str | int | float | bool | None
+_FIELDS = {
+    "workers": "fault_tolerance.group_size",
+    "sync_interval": "fault_tolerance.sync_steps",
+    "delay": "fault_tolerance.fragment_sync_delay",
+    "fragments": "fault_tolerance.num_fragments",
+    "layout": "digest of the fragments",
+}
+"""What a message calls each of the terms that are numbers or digests: by the name of its config field, where it is
+one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The terms of a run. Workers with equal terms send payloads of equal sizes and take equal outer steps."""
+
+    workers: int = 1
+    """K, the number of workers that begin a run together."""
+    sync_interval: int = 1
+    """H, inner steps between two outer steps of a fragment."""
+    delay: int = 0
+    """tau, inner steps between sending a pseudogradient and applying the mean."""
+    fragments: int = 1
+    """J, the number of fragments."""
+    layout: str = ""
+    """Digest of what decides the sizes of this rank's payloads; see `layout_of`."""
+    settings: tuple[tuple[str, Setting], ...] = ()
+    """Further config fields, by full name: the codec, how means are reduced, the outer optimizer and the like."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return asdict(self) | {"settings": dict(self.settings)}
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Terms":
+        """Parses the result of `to_json`. Fields that this version does not know are ignored.
+
+        Raises:
+            ValueError, TypeError, KeyError: `values` are not valid terms.
+        """
+        known = {field.name: values[field.name] for field in fields(cls)}
+        settings = known.pop("settings")
+        terms = cls(**known, settings=tuple(settings.items()) if type(settings) is dict else ())
+        sound = all(type(getattr(terms, field.name)) is field.type for field in fields(cls) if field.name in known)
+        if not (
+            sound
+            and type(settings) is dict
+            and all(value is None or type(value) in (str, int, float, bool) for value in settings.values())
+            and terms.workers >= 1
+            and terms.sync_interval >= 1
+            and terms.delay >= 0
+            and terms.fragments >= 1
+        ):
+            raise ValueError("these are no terms of a run")
+        return terms
+
+    def differences(self, other: "Terms") -> dict[str, tuple[Setting, Setting]]:
+        """Returns the values of both, by config field, in which they differ. The digest is named only if nothing else
+        differs."""
+        own, others = dict(self.settings), dict(other.settings)
+        found = {name: (own.get(name), others.get(name)) for name in own | others if own.get(name) != others.get(name)}
+        for name, config_field in _FIELDS.items():
+            pair = getattr(self, name), getattr(other, name)
+            if pair[0] != pair[1] and (name != "layout" or not found):
+                found[config_field] = pair
+        return found
+
+
+def layout_of(fragments: Sequence[tuple[Mapping[str, torch.Tensor], Wire]]) -> str:
+    """Returns 16 hexadecimal digits that are equal where the payloads of all fragments have equal sizes and content of
+    equal meaning.
+
+    Args:
+        fragments: this rank's part of the tensors of each fragment, by name, and how they travel.
+    """
+    told = [
+        [
+            [[name, str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()],
+            [[repr(codec), *shape] for codec, shape in zip(wire.codecs, wire.shapes, strict=True)],
+            wire.reduce,
+        ]
+        for tensors, wire in fragments
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -1,0 +1,183 @@
+"""A worker whose payloads would have other sizes stops before it sends one; the others train on without it."""
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from muloco.outer import Crowd, ForeignRun, TransportError
+from muloco.outer.codecs import build_codec
+from muloco.outer.compression import Compression
+from muloco.outer.exchange import gather_bytes
+from muloco.outer.header import Header
+from muloco.outer.in_process import InProcessGroup
+from muloco.outer.membership import Membership
+from muloco.outer.terms import Terms
+from muloco.outer.transaction import agree
+
+from .faults import die_at
+from .over_torchft import connect
+from .toy import SECONDS, Case, Result, start, walk
+from .workers import run_workers
+
+BF16 = {
+    "compression": Compression(codec=build_codec("bf16")),
+    "settings": {"compression.kind": "bf16"},
+}
+NONE = {"settings": {"compression.kind": "none"}}
+CASE = Case(workers=3, interval=4, steps=12)
+
+
+def begin(case: Case, worker: int, transport, **options) -> Result | str:
+    """One worker's run; the reason, if it is refused."""
+    crowd = Crowd(worker=worker, workers=case.workers, least=1, late_after=0.0, patience=SECONDS)
+    parameters = start()
+    loop = case.loop(parameters, transport, worker, **({"crowd": crowd} | options))
+    try:
+        loop.start(0)
+        return walk(loop, parameters, worker, range(1, case.steps + 1), case.steps)
+    except ForeignRun as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_of_workers_that_begin_together_the_fewer_stop(workers: int) -> None:
+    """Of two, the one with the higher number."""
+    group, case = InProcessGroup(workers), CASE.with_(workers=workers)
+
+    def work(worker: int) -> Result | str:
+        return begin(case, worker, group.transport(worker), **(BF16 if worker == workers - 1 else NONE))
+
+    *ours, refused = run_workers(group, work)
+    assert isinstance(refused, str) and "compression.kind=bf16, the run has none" in refused
+    for result in ours:
+        assert [sorted(sync.weights) for _, sync in result.syncs] == [list(range(workers - 1))] * 3
+        assert result.digests == ours[0].digests
+
+
+@pytest.mark.parametrize("misfit", ["compression", "interval", "fragments", "workers"])
+def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit: str, lighthouse) -> None:
+    """It comes while the others are on the way. With gloo, a payload of another size would end every process."""
+    case, address = CASE.with_(workers=3), lighthouse(1, heartbeat_seconds=1.5)
+    changes = {"interval": {"interval": 5}, "fragments": {"fragments": 3}, "workers": {"workers": 4}}.get(misfit, {})
+    connected, refused = threading.Event(), []
+    transports = [connect(worker, address, least=1) for worker in range(2)]
+
+    def come() -> None:
+        transport = connect(2, address)
+        connected.set()
+        other = case.with_(**changes)
+        refused.append(begin(other, 2, transport, **(BF16 if misfit == "compression" else NONE)))
+        die = die_at(transport)
+        with pytest.raises(Exception):  # noqa: B017  what a worker that dies raises
+            die()
+
+    results: dict[int, Result] = {}
+    guest = threading.Thread(target=come)
+
+    def work(worker: int) -> None:
+        parameters = start()
+        crowd = Crowd(worker=worker, workers=3, least=2, late_after=0.0, patience=SECONDS)
+        loop = case.loop(parameters, transports[worker], worker, crowd=crowd, **NONE)
+        loop.start(0)
+        first = walk(loop, parameters, worker, range(1, 5), case.steps)
+        if worker == 0:
+            guest.start()
+        assert connected.wait(SECONDS)
+        rest = walk(loop, parameters, worker, range(5, case.steps + 1), case.steps)
+        results[worker] = replace(rest, syncs=first.syncs + rest.syncs)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in (*threads, guest):
+        thread.join()
+    for transport in transports:
+        transport.close()
+    assert len(refused) == 1 and isinstance(refused[0], str) and "the run has" in refused[0]
+    assert results[0].digests == results[1].digests
+    assert [sorted(sync.weights) for _, sync in results[0].syncs] == [[0, 1]] * 3
+
+
+class Answered:
+    """A round of two members, of which the other one sends this message in place of a header."""
+
+    rank, size, bytes_sent, name, exchanges = 0, 2, 0, "1", 0
+    device = wire = torch.device("cpu")
+    strangers = ()
+
+    def __init__(self, message: bytes):
+        self._replies: list[torch.Tensor] = []
+        alone = SimpleNamespace(rank=0, size=1, wire=self.wire, exchanges=0, exchange=self._record, tag=self.tag)
+        gather_bytes(alone, message)  # type: ignore[arg-type]
+
+    def _record(self, outgoing, sizes) -> list[torch.Tensor]:
+        self._replies.append(outgoing[0])
+        return list(outgoing)
+
+    def exchange(self, outgoing, sizes) -> list[torch.Tensor]:
+        return [outgoing[0], self._replies.pop(0)]
+
+    def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        return b""
+
+    def vote(self, ok: bool) -> bool:
+        return ok
+
+
+def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes to more rounds than may fail, and goes; then the round is committed."""
+    monkeypatch.setattr("muloco.outer.transaction.STRANGER_SECONDS", 0.0)
+    wire = Compression().wire({"w": torch.empty(3)})
+    own = Header(
+        **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
+        **{"finite": True, "digest": 1, "share": "", "history": "h"},
+    )
+    alone = InProcessGroup(1).transport(0)
+    rounds = iter([*(Answered(b"GET / HTTP/1.1") for _ in range(15)), None])
+
+    def open_round(step: int):
+        return next(rounds) or alone.open(step)
+
+    transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
+    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: wire)
+    assert agreement.weights == {0: 4} and agreement.attempts == 16
+    transport.open = lambda step: Answered(b"GET / HTTP/1.1")
+    with pytest.raises(TransportError, match="a stranger has stayed"):
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
+
+
+@pytest.mark.parametrize(
+    ("strangers", "history", "others", "stops"),
+    [(["worker 1"], "", 0, True), ([], "", 0, False), (["worker 1"], "h", 0, False), (["worker 2"], "", 1, False)],
+)
+def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
+    strangers: list[str], history: str, others: int, stops: bool
+) -> None:
+    group = InProcessGroup(1 + others)
+    crowd = Crowd(run="r", workers=1 + others, patience=SECONDS)
+
+    def work(worker: int) -> str:
+        transport = group.transport(worker)
+        meet = transport.open
+
+        def open_round(step: int):
+            round = meet(step)
+            round.strangers = strangers
+            return round
+
+        transport.open = open_round
+        who = replace(crowd, worker=worker)
+        terms = Terms(workers=1 + others)
+        member = Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+        member.history = history
+        try:
+            member.start(0, torch.tensor(1))
+        except ForeignRun as error:
+            return str(error)
+        return ""
+
+    for said in run_workers(group, work):
+        assert ("worker 1" in said and "MULOCO_SECRET" in said) if stops else said == ""
