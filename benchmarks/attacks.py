@@ -78,7 +78,7 @@ class Record:
 
 
 STOP = threading.Event()
-"""Set by SIGINT and SIGTERM: no further attack begins, and the runs are ended."""
+"""Set by SIGINT and SIGTERM: no further attack is begun, and what has been started is ended."""
 
 
 def play(

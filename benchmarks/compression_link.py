@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from shaped_link import shaped_network
 from training_runs import environment, machine, speed, wait
 from worker_runs import start_lighthouse, train
@@ -100,15 +99,14 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
     from muloco.outer.torchft import TorchftTransport
 
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     transport = TorchftTransport(
         run="link",
+        secret=b"a secret of a benchmark",
         worker=rank,
         least=WORKERS,
         lighthouse=address,
         rank=0,
         ranks=1,
-        store=("127.0.0.1", store.port),
         host=host,
         group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,

@@ -67,8 +67,8 @@ def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: 
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    stores = [_store(), _store()]
-    ways = _ways(rank, size, lighthouses, stores, elements)
+    store = _store()
+    ways = _ways(rank, size, lighthouses, store, elements)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -88,7 +88,7 @@ def _store() -> dist.TCPStore:
 
 
 def _ways(
-    rank: int, size: int, lighthouses: list[str], stores: list[dist.TCPStore], elements: int
+    rank: int, size: int, lighthouses: list[str], store: dist.TCPStore, elements: int
 ) -> dict[str, Callable[[], float]]:
     """What to time, by name: each call averages the same numbers once, checks the mean and returns its seconds."""
     from torchft.manager import Manager
@@ -99,15 +99,14 @@ def _ways(
     from muloco.outer.peer_group import GlooGroup
     from muloco.outer.torchft import TorchftTransport
 
-    store, other_store = stores
     transport = TorchftTransport(
         run="exchange",
+        secret=b"a secret of a benchmark",
         worker=rank,
         least=size,
         lighthouse=lighthouses[0],
         rank=0,
         ranks=1,
-        store=("127.0.0.1", store.port),
         host="127.0.0.1",
         group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
@@ -124,7 +123,7 @@ def _ways(
         rank=0,
         world_size=1,
         store_addr="127.0.0.1",
-        store_port=other_store.port,
+        store_port=store.port,
         lighthouse_addr=lighthouses[1],
         replica_id=f"allreduce_{rank:03d}",
         hostname="127.0.0.1",

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from muloco.training.commits import has_trained
 from muloco.training.load import ConfigError
 from muloco.training.lock import only_one
-from muloco.training.run_folder import RunFolder, has_trained, write_json
+from muloco.training.run_folder import RunFolder, write_json
 
 _LOCK = ".training"
 
@@ -72,6 +73,8 @@ class Claim:
 
     def _remove(self) -> None:
         self._folder.config.unlink(missing_ok=True)
+        if {path.name for path in self._folder.root.iterdir()} <= {self._folder.attempts.name, _LOCK}:
+            self._folder.attempts.unlink(missing_ok=True)  # no file bears the number of the attempt
         with contextlib.suppress(OSError):  # logs are there
             self._folder.root.rmdir()
 

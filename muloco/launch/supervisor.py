@@ -25,12 +25,13 @@ from muloco.launch.summary import (
     summary_table,
 )
 from muloco.launch.surroundings import check_surroundings
+from muloco.training.attempts import begin_attempt, next_attempt
 from muloco.training.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.lines import why_full
 from muloco.training.load import ConfigError
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder, way_on
-from muloco.training.run_folder import RunFolder, next_attempt, why_unwritable, write_json
+from muloco.training.run_folder import RunFolder, why_unwritable, write_json
 
 RESUMABLE = os.EX_TEMPFAIL
 """Exit status (75) of a run that has failed in a way that may pass, and that has a checkpoint to be resumed from."""
@@ -167,6 +168,7 @@ def _attempts(
     attempt, restarts, resumes, in_a_row = first, 0, 0, 0
     newest = newest_checkpoint(folder)
     while True:
+        begin_attempt(folder, attempt)
         ended = run_attempt(config, folder, placement, attempt, stop, view)
         restarts += ended.restarts
         failure = _what_may_pass(ended, config, folder)

@@ -6,6 +6,7 @@ payloads of a codec; the dense one keeps every bit. The payloads for one member 
 and place. All pieces of one codec and shape are encoded and decoded together, whichever member owns them.
 """
 
+import hashlib
 import hmac
 import itertools
 import math
@@ -24,6 +25,8 @@ BATCH_BYTES = 16 * 2**20
 
 MESSAGE_BYTES = 16 * 2**20
 """Largest number of bytes in a message of `gather_bytes`."""
+LENGTH_BYTES = 8
+"""Bytes that hold the length of a message."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Exchanges messages and returns every member's message, in rank order. The length and the round's tag are sent
-    before each message, so that bytes that no member sent are not mistaken for one.
+    """Exchanges messages and returns every member's message, in rank order. Length and digest are sent before each
+    message, with the round's tag over them: no length is relied on before it is known that the member has sent it.
 
     Args:
         round: open round.
@@ -146,9 +149,17 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     if not 0 < len(data) <= MESSAGE_BYTES:
         raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
     number = round.exchanges
-    ahead = _as_tensor(len(data).to_bytes(8, "little", signed=True) + round.tag(round.rank, number, data), round.wire)
+    said = len(data).to_bytes(LENGTH_BYTES, "big") + hashlib.sha256(data).digest()
+    ahead = _as_tensor(said + round.tag(round.rank, number, said), round.wire)
     announced = [_as_bytes(part) for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)]
-    lengths = [int.from_bytes(said[:8], "little", signed=True) for said in announced]
+    tags = [told[len(said) :] for told in announced]
+    announced = [told[: len(said)] for told in announced]
+    _insist(
+        round,
+        [r for r, told in enumerate(announced) if not hmac.compare_digest(tags[r], round.tag(r, number, told))],
+        lambda rank: "sent a message that does not have the tag of the run, or arrived damaged",
+    )
+    lengths = [int.from_bytes(told[:LENGTH_BYTES], "big") for told in announced]
     _insist(
         round,
         [rank for rank, length in enumerate(lengths) if not 0 < length <= MESSAGE_BYTES],
@@ -157,8 +168,8 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     messages = [_as_bytes(part) for part in round.exchange([_as_tensor(data, round.wire)] * round.size, lengths)]
     _insist(
         round,
-        [r for r in range(round.size) if not hmac.compare_digest(announced[r][8:], round.tag(r, number, messages[r]))],
-        lambda rank: "sent a message that does not have the tag of the run, or arrived damaged",
+        [r for r, told in enumerate(announced) if hashlib.sha256(messages[r]).digest() != told[LENGTH_BYTES:]],
+        lambda rank: "sent a message that arrived damaged",
     )
     return messages
 

@@ -170,6 +170,12 @@ class InProcessTransport:
         self._group.wait(self._worker, lambda: all(name in published[w] or w not in present for w in others))
         return {worker: published[worker][name] for worker in others if name in published[worker]}
 
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        pass  # nobody can be away
+
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
+        return []
+
     def any_rank(self, value: bool) -> bool:
         return value  # nobody is ever left behind here
 

@@ -315,7 +315,7 @@ class OuterLoop:
         def work() -> _Arrived:
             own_square = own.square
             try:
-                agreement = self.membership.agree(step, index, own, due=due, weight=weight, checksum=checksum)
+                agreement = self.membership.agree(step, index, own, weight=weight, checksum=checksum)
             except NonFinitePseudogradient as error:
                 bad = own.not_finite()
                 where = f"; on worker {self.membership.crowd.worker} in {', '.join(bad)}" if bad else ""

@@ -1,8 +1,7 @@
 """One worker among the others: what it tells them, what it remembers of them, and how it joins again."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
@@ -101,19 +100,24 @@ class Membership:
         fragment: int,
         own: Outgoing,
         *,
-        due: int,
         weight: int,
         checksum: torch.Tensor,
     ) -> Agreement:
-        """The mean of a fragment's pseudogradients, to be applied after step `due`; see
-        `muloco.outer.transaction.agree`."""
+        """The mean of a fragment's pseudogradients, sent after `step`; see `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=own.finite, checksum=checksum)
-        passed = partial(self.crowd.passed, due, fragment)
-        return agree(
+
+        def passed(members: Collection[int]) -> bool:
+            """As long as all of the last round are in this one, there is nobody who could have gone on."""
+            return not set(self.members) <= set(members) and self.crowd.passed(step, fragment)
+
+        agreement = agree(
             *(self.transport, header, own.vector, self._wire_of, passed),
             overwrite=own.overwrite,
             patience=self.crowd.patience,
         )
+        if agreement.donor is None:
+            self.crowd.committed(agreement.step, agreement.fragment, agreement.weights)
+        return agreement
 
     def commit(self, agreement: Agreement) -> None:
         """Keeps what all members know now, and hands this worker's state to those who were away."""

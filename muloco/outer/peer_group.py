@@ -45,7 +45,6 @@ class PeerGroup(ProcessGroupWrapper):
     """How to reach that store."""
     _store = ""
     """Address under which its worker has announced it."""
-    """Address of the store in which the members find each other, with the prefix of their keys."""
     run_key: Key
     """Of the run, to be set before the first configuration: who does not hold it is not connected."""
     admission: Admission

@@ -55,7 +55,8 @@ class PeerServer:
     `GET /round/NAME` -> voting, in doubt (it has voted, lost contact and asks the others), committed or failed. Who
     asks may give the round up if nobody has committed it; so what this rank has not voted on yet has failed from then
     on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet). `GET /part/NAME` -> the
-    part published under that name, or 404. Whatever does not have the tag of the run's key gets an empty answer 403.
+    part published under that name, or 404. `GET /QUESTION/NAME` -> what `answers` has for it. Whatever does not have
+    the tag of the run's key gets an empty answer 403.
 
     Args:
         host: name or address of the interface to serve on.
@@ -269,6 +270,18 @@ def ask(address: str, round: str, *, key: Key, seconds: float) -> str | None:
         return None
     text = b"" if answer is None else answer
     return text.decode() if text.decode("ascii", "replace") in ANSWERS else None
+
+
+def inquire(address: str, question: str, *, key: Key, seconds: float) -> bytes | None:
+    """What the peer `host:port` answers to a question, a key of its `PeerServer.answers`; None: nothing.
+
+    Raises:
+        OSError: the peer is gone or silent, or its answer does not have the tag of the run's key.
+    """
+    try:
+        return _get(address, f"/{question}/newest", key, seconds)
+    except ValueError:  # the address is invalid
+        return None
 
 
 def fetch(address: str, round: str, *, key: Key, patience: float, seconds: float) -> bytes:

@@ -20,7 +20,7 @@ PROBE_SECONDS = 3.0
 
 
 def reaches(address: str) -> bool:
-    """Whether the machine at `host:port` answers, be it with a refusal: then it can be reached, and its worker has gone."""
+    """Whether the machine at `host:port` answers. A refusal is an answer, too: only the worker has gone then."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()

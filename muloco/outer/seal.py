@@ -44,14 +44,14 @@ class Factors:
         factors = self._on[data.device]
         whole, rest = data.numel() // (4 * BLOCK), data.numel() % (4 * BLOCK)
         sums = torch.empty(whole + (rest > 0), dtype=torch.int64, device=data.device)
-        words = _words(data[: data.numel() - rest]).view(-1, BLOCK)
         step = 1 if data.device.type == "cpu" else _BATCH // BLOCK
         for first in range(0, whole, step):
-            rows = words[first : first + step]
-            torch.sum(rows * factors, 1, out=sums[first : first + step][: len(rows)])
+            last = min(first + step, whole)
+            rows = _words(data[4 * BLOCK * first : 4 * BLOCK * last]).view(-1, BLOCK)
+            torch.sum(rows * factors, 1, out=sums[first:last])
         if rest:
-            last = _words(torch.cat([data[-rest:], data.new_zeros(-rest % 4)]))
-            sums[whole] = (last * factors[: last.numel()]).sum()
+            words = _words(torch.cat([data[-rest:], data.new_zeros(-rest % 4)]))
+            sums[whole] = (words * factors[: words.numel()]).sum()
         return sums
 
 

@@ -11,8 +11,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from torchft.checkpointing import CheckpointTransport
 
 from muloco.outer.authentication import TAG_BYTES, Field, Key
 from muloco.outer.exchange import gather_bytes
+from muloco.outer.inquiry import ask_all
 from muloco.outer.manager import LoopbackManager
 from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part
+from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
 from muloco.outer.seal import Factors, Seal, contents
 from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError, Unverified
@@ -98,7 +100,7 @@ class TorchftTransport:
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
-        """The same, by worker."""
+        """Where each worker that this one has met so far was last found, by worker."""
         self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
         self._manager = LoopbackManager(
             network=self.network,
@@ -237,6 +239,13 @@ class TorchftTransport:
                 logger.info("worker %d did not provide part %s: %s", worker, name, error)
         return found
 
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        self.server.answers[question] = lambda name: answer()
+
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
+        others = [address for worker, address in self._address_of.items() if worker != self._worker]
+        return ask_all(others, partial(inquire, question=question, key=self.run_key, seconds=seconds), seconds=seconds)
+
     def cut(self) -> None:
         self.group.abort()
 
@@ -272,7 +281,7 @@ class TorchftTransport:
             round.failure = error
             return
         self.peers = [address for address, _ in told]
-        self._address_of = {worker: address for address, worker in told}
+        self._address_of |= {worker: address for address, worker in told}
         self._configured = self.group.configurations
         if round.rank == 0:
             self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))

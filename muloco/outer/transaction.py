@@ -6,12 +6,12 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from muloco.outer.company import Stranger, company_of, find_leaders, too_far_ahead
+from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
 from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
@@ -53,7 +53,9 @@ class Crowd:
         late_after: seconds until then.
         patience: seconds after which those who are too few give up.
         reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
-        passed: whether the others are known to have synced a fragment at a step without this worker, or gone on since.
+        passed: whether the others are known to have committed the round of a fragment after a step, or a later one,
+            without this worker.
+        committed: is told of each round that this worker has committed: its step, its fragment and its members.
     """
 
     run: str = ""
@@ -64,6 +66,7 @@ class Crowd:
     patience: float = 1800.0
     reached: Callable[[], int] = lambda: 0
     passed: Callable[[int, int], bool] = lambda step, fragment: False
+    committed: Callable[[int, int, Collection[int]], None] = lambda step, fragment, members: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,7 @@ def agree(
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
     wire_of: Callable[[int], Wire],
-    passed: Callable[[], bool] = lambda: False,
+    passed: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
     patience: float = 1800.0,
@@ -116,7 +119,8 @@ def agree(
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
         wire_of: how a fragment travels, by index.
-        passed: whether the others are known to have gone on without this worker, which then must not lead a round.
+        passed: whether the others are known to have gone on without this worker, which then must not lead a round;
+            asked with the workers that lead this one, on any of its ranks.
         overwrite: whether the mean may be written over the vector that `payload` returns.
         patience: seconds for which rounds may fail because of strangers.
 
@@ -129,8 +133,6 @@ def agree(
     sent = failures = 0
     for attempt in itertools.count(1):
         reach("open")
-        if transport.any_rank(passed()):
-            return _left_behind(own)
         round = transport.open(own.step)
         agreement, stranger = None, False
         try:
@@ -140,6 +142,10 @@ def agree(
         except TransportError as error:
             stranger = isinstance(error, Stranger)
             logger.warning("sync after step %d: %s", own.step, error)
+        leads = agreement is not None and agreement.donor is None
+        if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
+            round.vote(False)
+            return _left_behind(own)
         reach("vote")
         committed = round.vote(agreement is not None)
         reach("commit")
@@ -217,8 +223,19 @@ def _left_behind(own: Header) -> Agreement:
 
 
 def _meet(round: Round, own: Header) -> list[Header]:
-    """The headers of all members, which can take part in one round."""
-    return company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
+    """The headers of all members, which can take part in one round.
+
+    Raises:
+        ForeignRun: this worker does not belong to the run.
+        TransportError: another member does not belong to it; or one is gone or too slow.
+    """
+    headers = company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
+    if round.strangers and round.size == 1 and not own.experienced:
+        raise ForeignRun(
+            f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not have the "
+            "same secret (MULOCO_SECRET); give it the secret of the run"
+        )
+    return headers
 
 
 def _carry(

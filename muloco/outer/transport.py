@@ -4,7 +4,7 @@ A transport opens one round a sync. The round knows who takes part, in which ord
 ends with `vote`, in which all members come to the same answer.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -129,6 +129,16 @@ class Transport(Protocol):
         """Returns the parts that these workers have published under a name, by worker. Waits at most `patience` seconds
         for all of them together, and leaves out workers that are gone or late. Unlike in a round, different workers may
         get different answers."""
+        ...
+
+    def answer(self, question: str, answer: Callable[[], bytes]) -> None:
+        """From now on other workers that ask this question are told what `answer` returns. It is called in another
+        thread."""
+        ...
+
+    def inquire(self, question: str, seconds: float) -> list[bytes]:
+        """Returns what the same rank of all workers that this one has met so far answers to a question; those that do
+        not answer within so many seconds, for all together, are left out."""
         ...
 
     def any_rank(self, value: bool) -> bool:

@@ -21,6 +21,7 @@ from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
 from muloco.outer.terms import Setting
+from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Compression as CompressionConfig
 from muloco.training.config import Config, OuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
@@ -46,8 +47,9 @@ def build_outer_loop(
     *,
     share: Callable[[], str],
     transfer: StateTransfer,
-    reached: Callable[[], int],
-    passed: Callable[[int, int], bool],
+    commits: CommitLog | None,
+    progress: Progress,
+    saved: Callable[[], int | None],
     merging: Merging,
 ) -> OuterLoop:
     """The outer loop over a worker's parameters.
@@ -58,8 +60,9 @@ def build_outer_loop(
         transport: meets the other workers.
         share: says where the worker is in its data.
         transfer: hands its state to others and takes over theirs.
-        reached: says how far the run is known to have come, in inner steps.
-        passed: says whether the others have synced a fragment at a step without this worker; see `Crowd`.
+        commits: keeps the rounds that this worker commits; None on ranks other than the first.
+        progress: says how far the run has come, and whether it has gone on without this worker.
+        saved: says which is the newest whole checkpoint, by its step; None: there is none.
         merging: context in which the parameters of a fragment are written.
     """
     ft = config.fault_tolerance
@@ -74,8 +77,9 @@ def build_outer_loop(
             least=ft.min_replica_size,
             late_after=ft.straggler_timeout_seconds,
             patience=ft.quorum_timeout_seconds,
-            reached=reached,
-            passed=passed,
+            reached=lambda: max(saved() or 0, progress.reached()),
+            passed=progress.passed if commits is not None else lambda step, fragment: False,  # the first rank asks
+            committed=commits.add if commits is not None else lambda step, fragment, members: None,
         ),
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),

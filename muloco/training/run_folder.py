@@ -1,7 +1,7 @@
 """What a run leaves on disk: where each file is, how metrics are written and read. Needs nothing but Python.
 
     outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  tb/worker-NNN/
-                   checkpoint/  tokenizer/  evaluations/  loss.png
+                   checkpoint/  tokenizer/  evaluations/  loss.png  attempts.log  commits/worker-NNN.log
 
 Every worker writes a metrics file of its own, so that a shared file system needs no locks. A line is one JSON object;
 all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.md describes the values. There are
@@ -78,6 +78,7 @@ class RunFolder:
         self.checkpoint = self.root / "checkpoint"
         self.tokenizer = self.root / "tokenizer"
         self.evaluations = self.root / "evaluations"
+        self.attempts = self.root / "attempts.log"
 
     def metrics(self, worker: int) -> Path:
         return self.root / "metrics" / f"worker-{worker:03d}.jsonl"
@@ -88,6 +89,12 @@ class RunFolder:
     def log(self, worker: int | str) -> Path:
         name = f"worker-{worker:03d}" if isinstance(worker, int) else worker
         return self.root / "logs" / f"{name}.log"
+
+    def commits(self, worker: int) -> Path:
+        return self.root / "commits" / f"worker-{worker:03d}.log"
+
+    def commit_logs(self) -> list[Path]:
+        return sorted(self.root.glob("commits/worker-*.log"))
 
     def metrics_files(self) -> dict[int, Path]:
         """Metrics files by worker."""
@@ -181,36 +188,6 @@ def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], worke
     if not any(line["step"] == 0 and "validation_loss" in line for line in lines):
         found.append(f"no file in {folder.metrics(0).parent} has the held-out loss of step 0")
     return found
-
-
-def next_attempt(folder: RunFolder) -> int:
-    """1 for a new run, and one more for each resume."""
-    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
-    return 1 + max((line["attempt"] for line in lines), default=0)
-
-
-def has_trained(folder: RunFolder, attempt: int) -> bool:
-    """Whether a worker has trained in an attempt."""
-    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
-    return any(line["attempt"] == attempt and tells_of_training(line) for line in lines)
-
-
-def newest_syncs(folder: RunFolder, attempt: int) -> list[dict[str, Any]]:
-    """Sync lines of an attempt, by any worker, in the last MiB of each metrics file."""
-    found = []
-    for path in folder.metrics_files().values():
-        with path.open("rb") as file:
-            skipped = max(0, path.stat().st_size - 2**20)
-            file.seek(skipped)
-            lines = file.read().split(b"\n")[1 if skipped else 0 : -1]  # whole ones
-        found += [line for raw in lines if b'"sync"' in raw and (line := parsed_line(raw)) is not None]
-    return [
-        line
-        for line in found
-        if line["attempt"] == attempt
-        and isinstance(line.get("fragment"), int)
-        and isinstance(line.get("weights"), dict)
-    ]
 
 
 class MetricsTail:

@@ -21,15 +21,21 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
+from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
 from muloco.training.initial import load_initial
 from muloco.training.outer import build_outer_loop, build_transport
-from muloco.training.run_folder import RunFolder, newest_syncs
+from muloco.training.run_folder import RunFolder
 from muloco.training.states import State
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
+
+COMMITS = "commits"
+"""The question to another worker for its newest commits."""
+ASK_SECONDS = 2.0
+"""How long a worker waits for the answers of all others."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +69,10 @@ class MulocoTrainer(Trainer):
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
             self._averaging = Averaging(self.optimizers, self._parameters())
+        self._commits: CommitLog | None = None
+        if dist.get_rank() == 0:
+            path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)
+            self._commits = CommitLog(path, attempt=config.metrics.attempt)
         if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
         self.validator.outer, self.validator.averaging = self.outer, self._averaging
@@ -104,6 +114,8 @@ class MulocoTrainer(Trainer):
             self.enter(State.RESUMED)
         if self.config.metrics.attempt > 1:
             self.metrics_processor.log_resume(loaded)
+        if self._commits is not None:
+            self._commits.begin(loaded)
         if self.outer is not None:
             self.outer.membership.wants_to_leave = self._asked_to_stop()
             self.enter(State.MEETING)
@@ -223,6 +235,15 @@ class MulocoTrainer(Trainer):
             trainer=self,
         )
         transport = build_transport(config.muloco, config.group, self.device)
+        progress = Progress(
+            RunFolder(config.dump_folder),
+            worker=config.muloco.fault_tolerance.replica_id,
+            workers=config.muloco.workers,
+            attempt=config.metrics.attempt,
+            ask=lambda: transport.inquire(COMMITS, ASK_SECONDS),
+        )
+        if self._commits is not None:
+            transport.answer(COMMITS, self._commits.answer)
         if config.muloco.chaos.interval_seconds is not None:
             self._expect_faults(config.muloco, transport)
         transfer.outer = build_outer_loop(
@@ -231,30 +252,15 @@ class MulocoTrainer(Trainer):
             transport,
             share=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=transfer,
-            reached=self._reached,
-            passed=self._passed,
+            commits=self._commits,
+            progress=progress,
+            saved=self.checkpointer.newest_step,
             merging=merging,
         )
         return transfer.outer
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for part in self.model_parts for name, p in part.named_parameters()}
-
-    def _reached(self) -> int:
-        """The step that this attempt at the run is known to have come to, by any of its workers."""
-        return max([self.checkpointer.newest_step() or 0, *(line["step"] for line in self._syncs())])
-
-    def _passed(self, due: int, fragment: int) -> bool:
-        """Whether others are known to have synced a fragment after step `due` without this worker, or gone on since."""
-        own, due = str(self.config.muloco.fault_tolerance.replica_id), min(due, self.config.training.steps)
-        return any(
-            own not in line["weights"]
-            and (line["step"] > due or (line["step"] == due and line["fragment"] == fragment))
-            for line in self._syncs()
-        )
-
-    def _syncs(self) -> list[dict[str, Any]]:
-        return newest_syncs(RunFolder(self.config.dump_folder), self.config.metrics.attempt)
 
     def _expect_faults(self, config: RunConfig, transport: Transport) -> None:
         metrics = self.metrics_processor

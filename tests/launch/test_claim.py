@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from muloco.launch.claim import Claim, only_supervisor
+from muloco.training.attempts import begin_attempt
+from muloco.training.commits import CommitLog
 from muloco.training.load import ConfigError
-from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.training.run_folder import RunFolder
 
 CONTENTS = {"chosen": {}, "resolved": {"a": [1, 2]}}
 
@@ -51,8 +53,12 @@ def test_a_full_disk_at_the_start_leaves_nothing(tmp_path: Path, monkeypatch: py
 
 def test_a_start_that_fails_is_taken_back_unless_a_worker_came_to_train(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a")
-    claim(folder).take_back()
-    assert not folder.root.exists()
+    for attempt in (0, 1):
+        begun = claim(folder)
+        if attempt:
+            begin_attempt(folder, attempt)
+        begun.take_back()
+        assert not folder.root.exists()
     first = claim(folder)
     folder.log(0).parent.mkdir()
     folder.log(0).write_text("why")
@@ -60,12 +66,11 @@ def test_a_start_that_fails_is_taken_back_unless_a_worker_came_to_train(tmp_path
     assert not folder.config.exists() and folder.log(0).read_text() == "why"
 
     begun = claim(folder)
-    writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
-    writer.write(0, {"event": "fault"})
+    CommitLog(folder.commits(0), attempt=0).begin(0)
     begun.take_back()
     assert not folder.config.exists()
     begun = claim(folder)
-    writer.write(0, {"validation_loss": 7.0})
+    CommitLog(folder.commits(1), attempt=1).begin(0)
     begun.take_back()
     assert folder.config.exists()
 

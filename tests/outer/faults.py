@@ -66,15 +66,30 @@ class _FaultyRound:
             answer = self._inner.vote(ok)
             self._act()
             return answer
-        send = group.swap
 
-        def send_once(*args):
-            group.swap = send
+        def send_and_act(send: Callable[..., None], *args) -> None:
             send(*args)
             self._act()
 
-        group.swap = send_once
+        at_the_votes(self._transport, self._inner, send_and_act)
         return self._inner.vote(ok)
+
+
+def at_the_votes(transport: Any, round: Any, act: Callable[..., None]) -> None:
+    """In place of the swap of the votes over torchft, calls `act` with that swap and its arguments."""
+    exchange_votes = round._exchange_votes
+
+    def exchange(name: str) -> None:
+        swap = transport.group.swap
+
+        def instead(*args) -> None:
+            transport.group.swap = swap
+            act(swap, *args)
+
+        transport.group.swap = instead
+        exchange_votes(name)
+
+    round._exchange_votes = exchange
 
 
 def die_in_process() -> None:

@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
+from muloco.outer.authentication import Key
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.torchft import TorchftTransport
 
 T = TypeVar("T")
 SECRET = b"a secret of the workers of a test"
+KEY = Key(SECRET)
 
 
 def connect(

@@ -30,9 +30,9 @@ def test_the_sentence_that_matters(said: str, short: str) -> None:
 def unconnected(swap: object, *, connected: bool) -> TorchftRound:
     """A round of two members over a group that exchanges nothing."""
     cpu = torch.device("cpu")
-    group = SimpleNamespace(place=0, members=2, connected=connected, swap=swap)
+    group = SimpleNamespace(place=0, members=2, strangers=(), connected=connected, swap=swap)
     transport = SimpleNamespace(group=group, device=cpu, staging=Staging(cpu, cpu))
-    return TorchftRound(transport, step=3, broken=None)  # type: ignore[arg-type]
+    return TorchftRound(transport, step=3, failure=None)  # type: ignore[arg-type]
 
 
 def test_a_failed_exchange_says_its_step_once() -> None:

@@ -11,26 +11,26 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.outer.peers import HELD_SECONDS, PeerServer, ask, fetch, fetch_part
 from muloco.outer.transport import KEPT_PARTS
 
-from .over_torchft import connect, in_threads
+from .over_torchft import KEY, connect, in_threads
 from .toy import SECONDS
 from .workers import run_workers
 
 
 def test_a_part_that_comes_later_is_waited_for() -> None:
-    server = PeerServer("127.0.0.1")
+    server = PeerServer("127.0.0.1", KEY)
     threading.Timer(1.5 * HELD_SECONDS, server.publish, ("late", b"it is there")).start()
-    assert fetch_part(server.address, "late", patience=SECONDS) == b"it is there"
+    assert fetch_part(server.address, "late", key=KEY, patience=SECONDS) == b"it is there"
     server.close()
 
 
 def test_only_the_newest_parts_are_kept() -> None:
-    server = PeerServer("127.0.0.1")
+    server = PeerServer("127.0.0.1", KEY)
     for number in range(KEPT_PARTS + 1):
         server.publish(f"{number}", b"%d" % number)
     for number in range(1, KEPT_PARTS + 1):
-        assert fetch_part(server.address, f"{number}", patience=0) == b"%d" % number
-    with pytest.raises(OSError, match="404"):
-        fetch_part(server.address, "0", patience=0)
+        assert fetch_part(server.address, f"{number}", key=KEY, patience=0) == b"%d" % number
+    with pytest.raises(OSError, match="has no /part/0"):
+        fetch_part(server.address, "0", key=KEY, patience=0)
     server.close()
 
 
@@ -54,8 +54,8 @@ def stranger(answer: bytes | None) -> Iterator[str]:
 
 
 GET: dict[str, Callable[[str], object]] = {
-    "part": lambda address: fetch_part(address, "name", patience=0),
-    "state": lambda address: fetch(address, "name", patience=0, seconds=1),
+    "part": lambda address: fetch_part(address, "name", key=KEY, patience=0),
+    "state": lambda address: fetch(address, "name", key=KEY, patience=0, seconds=1),
 }
 
 
@@ -68,7 +68,7 @@ def test_an_answer_that_is_not_whole_is_as_none(what: str, answer: bytes | None)
     with stranger(answer) as address:
         with pytest.raises(OSError):
             GET[what](address)
-        assert ask(address, "name", seconds=1) is None
+        assert ask(address, "name", key=KEY, seconds=1) is None
 
 
 NAMES = ("first", "second", "third")

@@ -13,6 +13,7 @@ from muloco.outer.compression import Compression
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.header import Header
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.membership import Membership
 from muloco.outer.terms import Terms
 from muloco.outer.transaction import agree
 
@@ -103,12 +104,13 @@ def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit:
 class Answered:
     """A round of two members, of which the other one sends this message in place of a header."""
 
-    rank, size, bytes_sent, name = 0, 2, 0, "1"
+    rank, size, bytes_sent, name, exchanges = 0, 2, 0, "1", 0
     device = wire = torch.device("cpu")
+    strangers = ()
 
     def __init__(self, message: bytes):
         self._replies: list[torch.Tensor] = []
-        alone = SimpleNamespace(rank=0, size=1, wire=self.wire, exchange=self._record)
+        alone = SimpleNamespace(rank=0, size=1, wire=self.wire, exchanges=0, exchange=self._record, tag=self.tag)
         gather_bytes(alone, message)  # type: ignore[arg-type]
 
     def _record(self, outgoing, sizes) -> list[torch.Tensor]:
@@ -117,6 +119,9 @@ class Answered:
 
     def exchange(self, outgoing, sizes) -> list[torch.Tensor]:
         return [outgoing[0], self._replies.pop(0)]
+
+    def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        return b""
 
     def vote(self, ok: bool) -> bool:
         return ok
@@ -142,3 +147,37 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
     with pytest.raises(TransportError, match="a stranger has stayed"):
         agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
+
+
+@pytest.mark.parametrize(
+    ("strangers", "history", "others", "stops"),
+    [(["worker 1"], "", 0, True), ([], "", 0, False), (["worker 1"], "h", 0, False), (["worker 2"], "", 1, False)],
+)
+def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
+    strangers: list[str], history: str, others: int, stops: bool
+) -> None:
+    group = InProcessGroup(1 + others)
+    crowd = Crowd(run="r", workers=1 + others, patience=SECONDS)
+
+    def work(worker: int) -> str:
+        transport = group.transport(worker)
+        meet = transport.open
+
+        def open_round(step: int):
+            round = meet(step)
+            round.strangers = strangers
+            return round
+
+        transport.open = open_round
+        who = replace(crowd, worker=worker)
+        terms = Terms(workers=1 + others)
+        member = Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+        member.history = history
+        try:
+            member.start(0, torch.tensor(1))
+        except ForeignRun as error:
+            return str(error)
+        return ""
+
+    for said in run_workers(group, work):
+        assert ("worker 1" in said and "MULOCO_SECRET" in said) if stops else said == ""

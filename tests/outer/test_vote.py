@@ -15,7 +15,8 @@ from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
 from muloco.outer.torchft import TorchftRound, TorchftTransport
 
-from .over_torchft import connect, in_threads
+from .faults import at_the_votes
+from .over_torchft import KEY, connect, in_threads
 
 SECONDS = 300
 
@@ -39,13 +40,10 @@ def vote_of_two(
     return in_threads(2, work)
 
 
-def lose_contact_after(transport: TorchftTransport, happened: Callable[[], object]) -> None:
-    """The next exchange leaves this member without an answer, once something else has happened."""
-    send = transport.group.swap
+def lose_contact_after(transport: TorchftTransport, round: TorchftRound, happened: Callable[[], object]) -> None:
+    """The exchange of the votes leaves this member without an answer, once something else has happened."""
 
-    def lost(*args) -> None:
-        transport.group.swap = send
-
+    def lost(send: Callable[..., None], *args) -> None:
         def speak() -> None:
             with contextlib.suppress(RuntimeError):  # the group is aborted
                 send(*args)
@@ -54,7 +52,7 @@ def lose_contact_after(transport: TorchftTransport, happened: Callable[[], objec
         happened()
         raise RuntimeError("the test has broken the connection")
 
-    transport.group.swap = lost
+    at_the_votes(transport, round, lost)
 
 
 def test_a_vote_against_is_heard_by_all(lighthouse, group) -> None:
@@ -75,21 +73,18 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
     voting = threading.Event()
 
     def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
-        lose_contact_after(transport, lambda: voting.wait(SECONDS))
+        lose_contact_after(transport, round, lambda: voting.wait(SECONDS))
         committed = round.vote(True)
         heard.extend(answers)  # those in the vote; whoever leaves asks as well
         return committed
 
     def late(transport: TorchftTransport, round: TorchftRound) -> bool:
-        send = transport.group.swap
-
-        def slow(*args):
-            transport.group.swap = send
+        def slow(send: Callable[..., None], *args) -> None:
             voting.set()
             assert asked.wait(SECONDS)
-            return send(*args)
+            send(*args)
 
-        transport.group.swap = slow
+        at_the_votes(transport, round, slow)
         return round.vote(True)
 
     assert vote_of_two(lighthouse(2), group, {0: unsure, 1: late}) == [True, True]
@@ -111,11 +106,12 @@ def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, group, mon
     monkeypatch.setattr(torchft, "ask", watched)
 
     def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
-        lose_contact_after(transport, lambda: None)
+        lose_contact_after(transport, round, lambda: None)
         return round.vote(True)
 
     def late(transport: TorchftTransport, round: TorchftRound) -> bool:
-        assert asked.wait(SECONDS)
+        begin = transport.server.begin_vote
+        transport.server.begin_vote = lambda name: asked.wait(SECONDS) and begin(name)
         try:
             return round.vote(True)
         finally:
@@ -145,7 +141,7 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
         round = transport.open(1)
         if worker == 0:
             in_doubt.append(threading.current_thread())
-            lose_contact_after(transport, lambda: None)
+            lose_contact_after(transport, round, lambda: None)
             answer = round.vote(True)
             transport.close()
             return answer
@@ -190,18 +186,16 @@ def test_the_vote_stands_where_connections_fail_after_it(failure: str, lighthous
 
     def work(worker: int) -> list[object]:
         transport = connect(worker, address, least=2, group=group)
-        swap = transport.group.swap
 
-        def swap_and_fail(*args) -> None:
+        def swap_and_fail(swap: Callable[..., None], *args) -> None:
             swap(*args)
             FAILURES[failure](transport)
 
         try:
             first = transport.open(1)
             if worker == 1:
-                transport.group.swap = swap_and_fail
+                at_the_votes(transport, first, swap_and_fail)
             answers: list[object] = [first.vote(True)]
-            transport.group.swap = swap
             before = transport.group.configurations
             answers.append(transport.group.connected)
             answers.append(transport.open(2).vote(True))
@@ -246,27 +240,27 @@ def test_a_store_whose_worker_has_gone_is_given_up_at_once() -> None:
 
 
 def test_a_server_remembers_its_last_rounds_and_speaks_no_more_once_closed() -> None:
-    server = PeerServer("127.0.0.1")
+    server = PeerServer("127.0.0.1", KEY)
     for number in range(70):
         server.say(f"1-{number}", COMMITTED)
-    assert ask(server.address, "1-69", seconds=SECONDS) == COMMITTED
-    assert ask(server.address, "1-0", seconds=SECONDS) == FAILED, "forgotten"
+    assert ask(server.address, "1-69", key=KEY, seconds=SECONDS) == COMMITTED
+    assert ask(server.address, "1-0", key=KEY, seconds=SECONDS) == FAILED, "forgotten"
     server.close()
-    assert ask(server.address, "1-69", seconds=SECONDS) is None
+    assert ask(server.address, "1-69", key=KEY, seconds=SECONDS) is None
 
 
 @pytest.mark.parametrize(
     "request_line", [b"GET / HTTP/1.0", b"GET /round/ HTTP/1.0", b"GET /state HTTP/1.0", b"nonsense"]
 )
 def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    server = PeerServer("127.0.0.1")
+    server = PeerServer("127.0.0.1", KEY)
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as stranger:
         stranger.sendall(request_line + b"\r\n\r\n")
         answer = stranger.recv(1000)
-    assert b"404" in answer or b"400" in answer
+    assert b"403" in answer or b"400" in answer
     server.begin_vote("1")
-    assert ask(server.address, "1", seconds=10) == VOTING
+    assert ask(server.address, "1", key=KEY, seconds=10) == VOTING
     server.close()
     assert "Traceback" not in capfd.readouterr().err
 

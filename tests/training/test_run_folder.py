@@ -9,8 +9,6 @@ from muloco.training.run_folder import (
     MetricsTail,
     MetricsWriter,
     RunFolder,
-    newest_syncs,
-    next_attempt,
     read_json,
     read_metrics,
     write_json,
@@ -27,10 +25,8 @@ def write(folder: RunFolder, worker: int, attempt: int, steps: range) -> None:
 
 def test_the_last_attempt_of_a_step_counts(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert next_attempt(folder) == 1
     write(folder, 0, 1, range(1, 6))
     write(folder, 1, 1, range(1, 4))
-    assert next_attempt(folder) == 2
     write(folder, 0, 2, range(3, 8))
     losses = {(line["worker"], line["step"]): line["loss"] for line in read_metrics(folder)}
     first = {(0, 1): 11.0, (0, 2): 12.0, (1, 1): 11.0, (1, 2): 12.0, (1, 3): 13.0}
@@ -79,7 +75,6 @@ def test_what_is_no_line_of_metrics_is_left_out_and_told_once(
     write(folder, 0, 1, range(3, 5))
     assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4]
     assert [line["step"] for line in tail.new_lines()] == [3, 4]
-    assert next_attempt(folder) == 2 and newest_syncs(folder, 1) == []
     (said,) = caplog.messages
     assert said.startswith(f"{folder.metrics(0)}, line 3: ")
 
@@ -146,34 +141,6 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["summary.json"]
 
 
-def test_the_newest_syncs_of_an_attempt_are_those_of_all_workers(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert newest_syncs(folder, 1) == []
-    for worker, attempt, step, fragment in ((0, 1, 8, 0), (1, 1, 9, 1), (1, 2, 5, 0)):
-        writer = MetricsWriter(folder.metrics(worker), worker=worker, attempt=attempt)
-        writer.write(step, {"event": "sync", "fragment": fragment, "weights": {}})
-        writer.write(step, {"event": "join"})
-        writer.close()
-    with folder.metrics(1).open("a") as file:
-        file.write('{"event": "sync", "ste')
-    assert [(line["worker"], line["step"], line["fragment"]) for line in newest_syncs(folder, 1)] == [
-        (0, 8, 0),
-        (1, 9, 1),
-    ]
-    assert [(line["worker"], line["step"], line["fragment"]) for line in newest_syncs(folder, 2)] == [(1, 5, 0)]
-
-
-def test_of_a_long_file_the_end_is_read(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
-    for step in range(12_000):
-        writer.write(step, {"event": "sync", "fragment": 0, "weights": {}, "digest": "0" * 16})
-    writer.close()
-    assert folder.metrics(0).stat().st_size > 2**20
-    steps = [line["step"] for line in newest_syncs(folder, 1)]
-    assert steps == list(range(steps[0], 12_000)) and 0 < steps[0] < 6_000
-
-
 def test_a_torn_last_line_is_dropped_before_more_is_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write(folder, 0, 1, range(1, 3))
@@ -191,4 +158,3 @@ def test_states_are_for_those_who_watch_and_hide_no_earlier_line(tmp_path: Path)
     tell_state(folder, [0], attempt=2, state=State.PREPARING)
     assert read_metrics(folder) == before
     assert [(line["attempt"], line["state"]) for line in tail.new_lines()] == [(2, "preparing data")]
-    assert newest_syncs(folder, 2) == []

@@ -1,0 +1,36 @@
+"""Questions to several peers at once, within a time for all of them together."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+
+
+def ask_all(peers: Collection[str], ask: Callable[[str], bytes | None], *, seconds: float) -> list[bytes]:
+    """What peers answer, as far as they do so in time.
+
+    Args:
+        peers: whom to ask.
+        ask: asks one of them, in a thread of its own, which a late answer does not keep anybody waiting for; None and
+            OSError: there is no answer.
+        seconds: until the rest is given up.
+    """
+    answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def ask_one(peer: str) -> None:
+        try:
+            answers.put(ask(peer))
+        except OSError:
+            answers.put(None)
+
+    for peer in peers:
+        threading.Thread(target=ask_one, args=(peer,), name=f"question to {peer}", daemon=True).start()
+    deadline, found = time.monotonic() + seconds, []
+    for _ in peers:
+        try:
+            answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        if answer is not None:
+            found.append(answer)
+    return found

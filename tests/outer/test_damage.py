@@ -1,0 +1,91 @@
+"""Single bits that change on their way between workers: the round is repeated, and nothing of them is left."""
+
+import random
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import torch
+
+from muloco.outer import torchft
+from muloco.outer.codecs import build_codec
+from muloco.outer.compression import Compression
+from muloco.outer.peer_group import PeerGroup
+from muloco.outer.torchft import TorchftTransport
+
+from .over_torchft import connect, in_threads
+from .toy import Case, Result, train, train_in_process
+
+CASE = Case(workers=3, fragments=2, interval=4, steps=8, alpha=0.5)
+COMPRESSIONS = {
+    "dense": Compression(),
+    "topk": Compression(codec=build_codec("topk", fraction=0.3), error_feedback=True),
+    "4-bit, gathered": Compression(codec=build_codec("linear", bits=4), reduce="gather", error_feedback=True),
+}
+
+
+class Damage:
+    """Flips a random bit of what arrives at a worker in the swaps with these numbers, counted over all rounds."""
+
+    def __init__(self, transport: TorchftTransport, at: set[int], draw: random.Random):
+        self._group, self._swap, self._at, self._draw = transport.group, transport.group.swap, at, draw
+        self.swaps = 0
+        self.flipped = 0
+        transport.group.swap = self.swap  # type: ignore[method-assign]
+
+    def swap(self, received: torch.Tensor, *args) -> None:
+        self._swap(received, *args)
+        if self.swaps in self._at and received.numel():
+            bit = self._draw.randrange(8 * received.numel())
+            received[bit // 8] ^= 1 << bit % 8
+            self.flipped += 1
+        self.swaps += 1
+
+
+def damaged(
+    case: Case, address: str, at: dict[int, set[int]], *, group: Callable[[timedelta], PeerGroup], **options
+) -> tuple[list[Result], list[Damage]]:
+    """Trains while bits flip in swaps `at[worker]`."""
+    damages: dict[int, Damage] = {}
+    all_done = threading.Barrier(case.workers, timeout=60)
+
+    def work(worker: int) -> Result:
+        transport = connect(worker, address, least=case.workers, group=group)
+        damages[worker] = Damage(transport, at.get(worker, set()), random.Random(worker))
+        try:
+            return train(case, worker, transport, **options)
+        finally:
+            all_done.wait()
+            transport.close()
+
+    return in_threads(case.workers, work), [damages[worker] for worker in range(case.workers)]
+
+
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_flipped_bits_are_never_committed(kind: str, lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In introductions, headers, payloads on both ways, seals and votes; several of them at once."""
+    monkeypatch.setattr(torchft, "CHUNK_BYTES", 200)  # most payloads take several chunks
+    compression, draw = COMPRESSIONS[kind], random.Random(kind)
+    alone = train_in_process(CASE, compression=compression)
+    quiet, counted = damaged(CASE, lighthouse(3), {}, group=group, compression=compression)
+    total = counted[0].swaps
+    assert [result.digests for result in quiet] == [result.digests for result in alone]
+    at = {worker: {draw.randrange(total) for _ in range(4)} for worker in range(3)}
+    ours, damages = damaged(CASE, lighthouse(3), at, group=group, compression=compression)
+    assert sum(damage.flipped for damage in damages) >= 8
+    for worker, (result, expected) in enumerate(zip(ours, alone, strict=True)):
+        assert result.history == expected.history and result.digests == expected.digests, f"worker {worker}: {at}"
+        for name, value in expected.parameters.items():
+            assert torch.equal(result.parameters[name], value), f"{name} of worker {worker}: {at}"
+
+
+def test_each_exchange_of_a_round_is_watched(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit flips in one swap of a run, for each swap of the rounds in turn."""
+    monkeypatch.setattr(torchft, "CHUNK_BYTES", 64)
+    case = Case(workers=2, interval=1, steps=1)
+    (expected, _), counted = damaged(case, lighthouse(2), {}, group=group)
+    for number in range(counted[1].swaps):
+        results, damages = damaged(case, lighthouse(2), {1: {number}}, group=group)
+        assert [result.digests for result in results] == [expected.digests] * 2, number
+        assert damages[1].flipped == 1
