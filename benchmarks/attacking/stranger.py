@@ -1,7 +1,8 @@
 """A fake worker, in a process of its own: `strangers.py` starts it. It may know the secret of the run or not.
 
     python stranger.py ORDER    a JSON object: lighthouse, run, worker, secret (null: none), tells (what it sends
-                                instead of a header), extra (bytes that each of its messages is longer than it should be), rounds, seconds
+                                instead of a header), extra (bytes by which its messages are too long), rounds,
+                                seconds
 
 Prints one JSON object a round: what it has learned from the others.
 """
