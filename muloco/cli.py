@@ -6,6 +6,7 @@ A user's mistake is a ConfigError, and ends with one line and status 2; with -v 
 import argparse
 import difflib
 import logging
+import math
 import os
 import sys
 import traceback
@@ -17,11 +18,11 @@ from rich.console import Console
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
-from muloco.launch.lighthouse import LighthouseError
+from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
 from muloco.training.bounds import Count
-from muloco.training.config import Config
-from muloco.training.environment import ATTEMPT, check_environment
+from muloco.training.config import Config, FaultTolerance
+from muloco.training.environment import ATTEMPT, check_environment, secret_in
 from muloco.training.evaluation import MakeEvaluation
 from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, locate, naming
 from muloco.training.resolve import Resolution, resolution, resolve
@@ -35,6 +36,9 @@ would do first. This is meant for large data, on a machine with many cores."""
 _WORKER = """Run one worker of CONFIG (under torchrun where it has several ranks), joining the lighthouse at
 $TORCHFT_LIGHTHOUSE. `muloco train` and job scripts start workers with it; by hand, give each worker its
 --fault_tolerance.replica_id and all of them the same --run.name."""
+_LIGHTHOUSE = """Run the lighthouse at which the workers of a run meet, for workers that are started by hand; `muloco
+train` starts one by itself. On a host other than loopback it lets only those in who know the secret in $MULOCO_SECRET.
+The limits are those of a config's fault_tolerance."""
 _SWEEP = """Write the job scripts of the sweep in FILE (a Python file with a function `sweep()`) and list its jobs, or
 submit them to SLURM within the node limit, each once, and failed ones again. `muloco sweep FILE status` says where they
 stand. --section.field value options hold for all jobs. --submit and status use the options of the last --dry-run where
@@ -46,6 +50,8 @@ work."""
 _EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one) into a new folder DIR: for
 transformers, or as a state dict of torch."""
 _GENERATE = """Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
+_CHECK = """Check that a CHECKPOINT (a run folder, or checkpoint/step-N in one) is whole: that every file of every part
+is there, belongs to this checkpoint, and holds the bytes that were written. Exit status 1: one of them is not whole."""
 _PLAN = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
 workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
 _REPORT = """Tables and figures over finished runs, next to the paper's published figures: report.md,
@@ -156,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="resume the run from its newest checkpoint")
     _command(commands, "prepare", _prepare, "tokenize a config's data", _PREPARE)
     _command(commands, "worker", _worker, "run one worker of a run", _WORKER)
+    _add_lighthouse(commands)
     _add_sweep(commands)
     _add_plan(commands)
     _add_report(commands)
@@ -195,6 +202,32 @@ def _command(commands, name: str, run, summary: str, description: str) -> argpar
     parser.add_argument("-h", "--help", action="store_true", help="show this, or after CONFIG its fields, and exit")
     parser.set_defaults(run=run, parser=parser, needs="CONFIG")
     return parser
+
+
+def _add_lighthouse(commands) -> None:
+    limits = FaultTolerance()
+    lighthouse = commands.add_parser(
+        "lighthouse",
+        help="run the lighthouse for workers started by hand",
+        description=_LIGHTHOUSE,
+        usage="muloco lighthouse [--host HOST] [--port PORT] [options]",
+        epilog="docs/network.md says who must be able to reach it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    lighthouse.add_argument(
+        "--host", type=_not_empty, default="127.0.0.1", help="name or address of this machine to listen on"
+    )
+    lighthouse.add_argument("--port", type=whole_number, default=29510, help="port to listen on; 0: a free one")
+    lighthouse.add_argument(
+        "--min_replica_size", type=whole_number, default=limits.min_replica_size, help="fewest workers that can train"
+    )
+    for name, what in (
+        ("heartbeat_timeout_seconds", "silence after which a worker counts as dead"),
+        ("straggler_timeout_seconds", "time that those who have come wait for one that is alive but late"),
+    ):
+        lighthouse.add_argument(f"--{name}", type=float, default=getattr(limits, name), help=what)
+    lighthouse.set_defaults(run=_lighthouse, parser=lighthouse, config="", needs="nothing", help=False)
 
 
 def _add_sweep(commands) -> None:
@@ -336,7 +369,7 @@ def _add_check_gpu(commands) -> None:
 
 
 def _add_uses_of_checkpoints(commands) -> None:
-    from muloco import generate
+    from muloco import check, generate
     from muloco.evals import options as eval_options
     from muloco.export import options as export_options
 
@@ -344,6 +377,7 @@ def _add_uses_of_checkpoints(commands) -> None:
         ("eval", _eval, eval_options, "--tasks A,B", "lm-eval on a checkpoint", _EVAL),
         ("export", _export, export_options, "DIR", "a checkpoint for transformers", _EXPORT),
         ("generate", _generate, generate, "--prompt TEXT", "text from a checkpoint", _GENERATE),
+        ("check", _check, check, "[--step N | --all]", "whether checkpoints are whole", _CHECK),
     ):
         parser = commands.add_parser(
             name,
@@ -482,6 +516,35 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     os._exit(0)
 
 
+def _lighthouse(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    if not 0 <= command.port < 2**16:
+        raise ConfigError(f"--port must be from 0 to {2**16 - 1}; got {command.port}")
+    for name in ("min_replica_size", "heartbeat_timeout_seconds", "straggler_timeout_seconds"):
+        if not 0 < (value := getattr(command, name)) < math.inf:
+            raise ConfigError(f"--{name} must be above 0; got {value}")
+    from muloco.outer.network import is_loopback
+
+    secret = b"" if is_loopback(command.host) else secret_in(os.environ)
+    from muloco.outer.lighthouse import serve
+
+    serve(
+        command.host,
+        command.port,
+        secret=secret,
+        least=command.min_replica_size,
+        heartbeat_timeout=command.heartbeat_timeout_seconds,
+        straggler_timeout=command.straggler_timeout_seconds,
+        tell=_tell_address,
+    )
+    return 0
+
+
+def _tell_address(address: str) -> None:
+    sys.stdout.write(f"{LISTENS}{address}\n")
+    sys.stdout.flush()
+
+
 def _sweep(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.sweeps.command import run_sweep
 
@@ -550,7 +613,7 @@ def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.training.trained import find_trained
 
     for checkpoint in command.checkpoints:
-        find_trained(checkpoint)  # a missing checkpoint is reported before the slow imports
+        find_trained(checkpoint, verified=False)  # a missing checkpoint is reported before the slow imports
     from muloco.analysis.pseudogradients.command import run_pseudogradients
 
     return run_pseudogradients(command)
@@ -575,6 +638,13 @@ def _generate(command: argparse.Namespace, words: Sequence[str]) -> int:
     from muloco.generate import run_generate
 
     return run_generate(command)
+
+
+def _check(command: argparse.Namespace, words: Sequence[str]) -> int:
+    _refuse(command, words)
+    from muloco.check import run_check
+
+    return run_check(command)
 
 
 def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:

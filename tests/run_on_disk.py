@@ -9,11 +9,12 @@ import torch.distributed.checkpoint as dcp
 from muloco.data.corpus import Corpus, Document
 from muloco.data.tokenizer import train_tokenizer
 from muloco.model import build
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save
+from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save, Stored
 from muloco.training.config import Config
+from muloco.training.digests import sha256_of
 from muloco.training.load import to_dict
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder, write_json
+from muloco.training.run_folder import RunFolder, read_json, write_json
 
 BYTES = Corpus(name="bytes", documents=tuple(Document(name=str(i), text=f"text {i}") for i in range(40)))
 
@@ -54,7 +55,35 @@ def add_checkpoint(run: RunFolder, tensors: Mapping[str, Mapping[str, torch.Tens
     save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
     draft = folder.unfinished(step, GLOBAL)
     dcp.save({kind: dict(group) for kind, group in tensors.items()}, checkpoint_id=draft, no_dist=True)
-    folder.publish(save, GLOBAL, {path.name: path.stat().st_size for path in draft.iterdir()})
+    folder.publish(save, GLOBAL, files_in(draft))
+    assert folder.complete(save)
+
+
+def files_in(folder: Path) -> dict[str, Stored]:
+    """The files of a part that is written, by name."""
+    return {
+        path.name: Stored(bytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in folder.iterdir()
+        if path.name != "part.json"
+    }
+
+
+def add_empty_part(folder: CheckpointFolder, save: Save, name: str) -> None:
+    """A part that counts, as long as nobody looks into it."""
+    draft = folder.unfinished(save.step, name)
+    draft.mkdir(parents=True)
+    (draft / ".metadata").touch()
+    folder.publish(save, name, files_in(draft))
+
+
+def reseal(run: RunFolder, step: int) -> None:
+    """Makes what is in the files of a checkpoint now what was written, as whoever has changed them could do."""
+    folder = CheckpointFolder(run.checkpoint)
+    path = folder.root / f"step-{step}"
+    save = Save(**{key: value for key, value in read_json(path / "manifest.json").items() if key != "files"})
+    for name in save.parts:
+        (path / name).rename(folder.unfinished(step, name))
+        folder.publish(save, name, files_in(folder.unfinished(step, name)))
     assert folder.complete(save)
 
 

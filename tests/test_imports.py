@@ -9,11 +9,11 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"sharding", "phases", "cores", "console", "_torchtitan"},
+    {"sharding", "phases", "cores", "console", "files", "_torchtitan"},
     {"optim", "outer"},
     {"model", "data", "pytorch"},
     {"training"},
-    {"launch", "analysis", "evals", "export", "generate"},
+    {"launch", "analysis", "evals", "export", "generate", "check"},
     {"sweeps"},
     {"recipes"},
     {"paper", "gpu_check"},
@@ -54,6 +54,7 @@ def test_imports_point_down() -> None:
         ("muloco.gpu_check.page", ["torch", "torchtitan"]),
         ("muloco.export.command", ["torch", "torchtitan"]),
         ("muloco.generate", ["torch", "torchtitan"]),
+        ("muloco.check", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )

@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from muloco.data.checksums import write_checksums
 from muloco.data.errors import DataError
+from muloco.files import open_lock
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +30,33 @@ def default_cache() -> Path:
 
 
 def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Makes a cache entry unless it is there: `fill` writes it into an empty folder that then becomes `folder`.
+    """Makes a cache entry unless it is there: `fill` writes it into an empty folder that then becomes `folder`; the
+    checksums of its files are added.
 
     Raises:
         DataError: the cache cannot be written.
     """
-    try:
+    with _writing(folder):
         _make_once(folder, fill)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the lock of a cache entry, so that of several processes one does what the others then find done.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _writing(folder):
+            stack.enter_context(_lock(folder))
+        yield
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(
             f"the cache {folder.parent} cannot be written: {error.strerror or error}; "
@@ -58,6 +80,7 @@ def _make_once(folder: Path, fill: Callable[[Path], object]) -> None:
             draft = Path(scratch) / folder.name
             draft.mkdir()
             fill(draft)
+            write_checksums(draft)
             try:
                 draft.rename(folder)
             except OSError:
@@ -71,13 +94,16 @@ def _lock(folder: Path) -> Iterator[bool]:
     """Holds the entry's lock, which ends with the process; gives False where the file system has no locks."""
     locks = folder.parent / ".locks"
     locks.mkdir(exist_ok=True)
-    with (locks / folder.name).open("w") as file:
+    lock = open_lock(locks / folder.name)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logger.info("waiting for another process that prepares %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             yield False
             return
         yield True
+    finally:
+        os.close(lock)

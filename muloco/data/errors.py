@@ -1,12 +1,20 @@
 """What goes wrong with a user's data, and the count of what is skipped on the way."""
 
 import logging
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
     """The user's data cannot be used as asked; the message is one line that says what to change."""
+
+
+class DamagedCacheError(DataError):
+    """An entry of the cache does not hold what was written into it; deleting it and preparing again is the cure."""
+
+    def __init__(self, folder: Path, problem: str):
+        super().__init__(f"damaged prepared corpus: {problem}; delete the folder {folder} and prepare again")
 
 
 class BadRecord(Exception):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
+from muloco.data.errors import DamagedCacheError
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import Prepared, read_prepared, tokenizer_sha256
 from muloco.data.sources import open_source
@@ -275,6 +276,7 @@ class PreparedFeed:
     """The sequences of one share of a prepared split, in the order of `ShareStream`."""
 
     def __init__(self, prepared: Prepared, split: str, **stream: Any):
+        self._prepared, self._split = prepared, split
         self._tokens, offsets = prepared.open(split)
         self._stream = ShareStream(offsets, **stream)
         self._epoch, self._taken = 0, 0
@@ -290,10 +292,15 @@ class PreparedFeed:
         return self.sequence(self._epoch, self._taken - 1)
 
     def sequence(self, epoch: int, number: int) -> Pairs:
-        """Any sequence, without going there."""
+        """Any sequence, without going there. Raises DamagedCacheError if a token of it is none of the vocabulary."""
         index, depth = self._stream.sequence(epoch, number)
         following = (index + 1) % len(self._tokens)  # behind the last document's EOS comes a BOS, as behind any other
-        return Pairs(self._tokens[index], self._tokens[following], depth)
+        pairs = Pairs(self._tokens[index], self._tokens[following], depth)
+        if len(index) and max(pairs.inputs.max(), pairs.labels.max()) >= self._prepared.vocab_size:
+            raise DamagedCacheError(
+                self._prepared.folder, f"{self._split}.tokens.npy holds a token that the vocabulary does not have"
+            )
+        return pairs
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "taken": self._taken}

@@ -6,19 +6,24 @@ the held-out set is prepared in both cases.
 
 import hashlib
 import json
+import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from muloco.data.cache import default_cache, make_once
+from muloco.data.cache import alone, default_cache, make_once
+from muloco.data.checksums import arrays_are_known, check_small_files, note_arrays
 from muloco.data.errors import DataError
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
 from muloco.data.sources import EMBEDDED, Embedded, Source, is_hub, open_source
 from muloco.data.tokenize import Part, tokenize
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 0
 """Of the order of the held-out sequences. Not the run's seed, or runs could not be compared."""
@@ -161,6 +166,7 @@ def open_tokenizer(name: str, vocabulary: int, cache: Path) -> DocumentTokenizer
     corpus = Embedded().corpus
     folder = cache / f"tokenizer-{corpus.sha256[:16]}-v{vocabulary}-f{FORMAT}"
     make_once(folder, lambda draft: train_tokenizer(corpus, vocabulary, draft))
+    check_small_files(folder)
     return DocumentTokenizer(folder)
 
 
@@ -184,13 +190,27 @@ def prepare_source(
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name).name).strip("-.")[:40]
     folder = cache / f"{label}-{key}-f{FORMAT}"
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
-    prepared = read_prepared(folder, verify=verify)
+    prepared = _opened(folder, verify=verify)
     if strict and source.left_out:
         raise DataError(
             "{}: {}; data.strict refuses what is skipped and counted without it".format(*source.left_out[0])
         )
     if strict and prepared.skipped:
         raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
+    return prepared
+
+
+def _opened(folder: Path, *, verify: bool) -> Prepared:
+    """Opens an entry of the cache. Large arrays are compared with their checksums by the first process that finds them
+    new or changed; a cache that cannot be written to has no place to note that, so there they are not compared."""
+    if not verify and (arrays_are_known(folder) or not os.access(folder, os.W_OK)):
+        return read_prepared(folder)
+    with alone(folder):
+        if not verify and arrays_are_known(folder):  # another process has compared them meanwhile
+            return read_prepared(folder)
+        logger.info("comparing %s with its checksums", folder)
+        prepared = read_prepared(folder, verify=True)
+        note_arrays(folder)
     return prepared
 
 

@@ -2,6 +2,7 @@
 
 meta.json               what the folder holds: the fields of `Prepared`
 tokenizer/              as `muloco.data.tokenizer` writes it
+sha256.json, verified.json      see `muloco.data.checksums`
 (SPLIT: train, validation or both)
 SPLIT.tokens.npy        uint16, or uint32 for a vocabulary over 65536: BOS, text, EOS of each document, end to end
 SPLIT.offsets.npy       int64 [documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]]
@@ -11,23 +12,22 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
-from muloco.data.errors import DataError
+from muloco.data.checksums import check_small_files
+from muloco.data.errors import DamagedCacheError
 
 FORMAT = 2
 SMALL_BYTES = 64 << 20
 """Bytes up to which the checksum of a split's file is verified whenever it is opened, as that is quick."""
 
 
-class DamagedCacheError(DataError):
-    """A prepared folder does not hold what its meta.json says; deleting it and preparing again is the cure."""
-
-    def __init__(self, folder: Path, problem: str):
-        super().__init__(f"damaged prepared corpus: {problem}; delete the folder {folder} and prepare again")
+_NOT_AN_ARRAY = (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, TokenError)
+"""Raised by numpy for a damaged file: it reads the header as a Python literal."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Prepared:
     def _array(self, name: str, dtype: np.dtype, length: int, mmap_mode) -> np.ndarray:
         try:
             array = np.load(self.folder / name, mmap_mode=mmap_mode)
-        except (OSError, ValueError, EOFError) as error:
+        except (*_NOT_AN_ARRAY, OSError) as error:
             raise DamagedCacheError(self.folder, f"{name} cannot be read ({error})") from error
         if array.dtype != dtype or array.shape != (length,):
             found = f"{array.dtype} {list(array.shape)}"
@@ -140,11 +140,13 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
             raise DamagedCacheError(folder, f"meta.json is of format {version}, this version of muloco reads {FORMAT}")
         sizes = {split: Size(**size) for split, size in meta.pop("sizes").items()}
         prepared = Prepared(folder=folder, sizes=sizes, **meta)
+        _check_types(prepared)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCacheError(folder, f"meta.json cannot be read ({error!r})") from error
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (prepared.tokenizer_folder / name).is_file():
             raise DamagedCacheError(folder, f"tokenizer/{name} is missing")
+    check_small_files(folder)
     if tokenizer_sha256(prepared.tokenizer_folder) != prepared.tokenizer_sha256:
         raise DamagedCacheError(folder, "tokenizer/tokenizer.json is not the one the corpus was tokenized with")
     for split, size in sizes.items():
@@ -155,7 +157,24 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
             _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)),
         ):
             raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy is not as it was written")
+        if not _rise(offsets):
+            raise DamagedCacheError(folder, f"{split}.offsets.npy does not rise from each document to the next")
     return prepared
+
+
+def _check_types(prepared: Prepared) -> None:
+    """Raises TypeError where meta.json holds a value of another type than it is written with."""
+    counts = [value for size in prepared.sizes.values() for name, value in asdict(size).items() if name != "sha256"]
+    counts += [prepared.vocab_size, prepared.bos_id, prepared.eos_id, prepared.skipped]
+    texts = [prepared.corpus, prepared.corpus_sha256, prepared.tokenizer_sha256]
+    if any(type(value) is not int or value < 0 for value in counts) or any(type(text) is not str for text in texts):
+        raise TypeError("a value is of another type")
+
+
+def _rise(offsets: np.ndarray) -> bool:
+    """Whether each offset is above the one before; in pieces, as there may be hundreds of millions."""
+    starts = range(0, len(offsets) - 1, 1 << 20)
+    return all(bool((np.diff(offsets[start : start + (1 << 20) + 1]) > 0).all()) for start in starts)
 
 
 class SplitWriter:

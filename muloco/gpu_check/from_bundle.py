@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -44,6 +45,8 @@ def main(words: list[str], here: Path) -> int:
         return _refuse(f"this machine lacks {','.join(missing)}, which this bundle does not have; {again}")
     parent = Path(os.environ.get("MULOCO_GPU_FOLDER") or tempfile.gettempdir()).absolute()
     folder = parent / f"muloco-gpu-{facts['commit']}-{os.getuid()}"
+    if os.path.lexists(folder) and not _is_own(folder):
+        return _refuse(f"{folder} is not a folder that only you can write to; name another one in MULOCO_GPU_FOLDER")
     site, tree, done = folder / "site", folder / "muloco", folder / "installed"
     wheels = sorted((here / "wheels").glob("*.whl"))
     content = "\n".join([facts["commit"], *(wheel.name for wheel in wheels)])
@@ -51,7 +54,8 @@ def main(words: list[str], here: Path) -> int:
         sys.stdout.write(f"installing {len(wheels)} packages into {folder}\n")
         sys.stdout.flush()
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
         if status := _install(wheels, site):
             return _refuse(f"pip could not install the wheels (status {status})")
         with tarfile.open(here / "muloco.tar.gz") as packed:
@@ -80,6 +84,12 @@ def with_absolute_out(words: list[str], folder: Path) -> list[str]:
         else:
             rest.append(word)
     return [*rest, "--out", str(folder / out)]
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder belongs to this user, and no other may put a program into it."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _install(wheels: list[Path], site: Path) -> int:

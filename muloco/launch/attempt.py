@@ -10,7 +10,7 @@ from functools import partial
 from muloco.launch.crew import Crew
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
-from muloco.launch.placement import Placement, Station
+from muloco.launch.placement import LOOPBACK, Placement, Station
 from muloco.launch.processes import Child
 from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
@@ -59,13 +59,13 @@ def run_attempt(
     """
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
+    lighthouse: Lighthouse | None = None
     with secret_of_attempt(folder, os.environ) as secret:
         try:
             environment = _environment(number, secret)
-            lighthouse = None
             if config.worker_processes > 1:
                 start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
-                lighthouse = Lighthouse(start, placement.lighthouse.port)
+                lighthouse = Lighthouse(start, placement.lighthouse.port, secret=secret)
                 environment[LIGHTHOUSE] = lighthouse.address
             crew = Crew(
                 lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
@@ -80,6 +80,8 @@ def run_attempt(
                 child.ask_to_end()
             for child in children:
                 child.end(GRACE_SECONDS)
+            if lighthouse is not None:
+                lighthouse.close()
 
 
 def _watch(
@@ -161,10 +163,9 @@ def _start_worker(
 def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
-        from muloco.launch.torchrun import patient_torchrun
-
         module = [
-            *(*patient_torchrun(LEAVE_SECONDS), f"--nproc-per-node={config.ranks_per_worker // station.nodes}"),
+            *("-m", "muloco.launch.torchrun", str(LEAVE_SECONDS)),
+            f"--nproc-per-node={config.ranks_per_worker // station.nodes}",
             *_rendezvous(station),
             f"--signals-to-handle={TORCHRUN_SIGNALS}",
             *module,
@@ -180,5 +181,5 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, station: Sta
 def _rendezvous(station: Station) -> list[str]:
     """How torchrun brings the ranks of a worker together; the node tells its number itself (`muloco.launch.node`)."""
     if station.nodes == 1:
-        return ["--standalone", f"--local-addr={station.host}"]
+        return ["--rdzv-backend=loopback", f"--local-addr={LOOPBACK}"]
     return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]

@@ -12,19 +12,21 @@ from muloco.training.lock import only_one
 from muloco.training.run_folder import RunFolder, write_json
 
 _LOCK = ".training"
+ENDING_SECONDS = 10.0
+"""Seconds in which the workers of a supervisor that was killed have ended."""
 
 
 @contextlib.contextmanager
 def only_supervisor(folder: RunFolder) -> Iterator[None]:
-    """Holds the lock of a run folder, as the one supervisor that trains its run. A folder that it has made and that is
-    empty at the end is removed.
+    """Holds the lock of a run folder, as the one supervisor that trains its run. If the last one was killed, its
+    workers get time to end. A folder that it has made and that is empty at the end is removed.
 
     Raises:
         ConfigError: another supervisor trains the run.
     """
     made = [path for path in (folder.root, *folder.root.parents) if not path.exists()]
     try:
-        with only_one(folder.root / _LOCK, f"the run in {folder.root} is being trained"):
+        with only_one(folder.root / _LOCK, f"the run in {folder.root} is being trained", grace=ENDING_SECONDS):
             yield
     finally:
         with contextlib.suppress(OSError):  # files are there

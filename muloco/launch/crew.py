@@ -25,11 +25,11 @@ SILENT_SECONDS = 1800.0
 _FATAL = (
     # of the run
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
-    *("NoWholeCheckpoint", "CheckpointNotWritten"),
+    *("NoWholeCheckpoint", "UnreadablePart", "CheckpointNotWritten"),
     # of the program, its config or its surroundings
     *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
-    *("FileNotFoundError", "PermissionError", "DataError"),
+    *("FileNotFoundError", "PermissionError", "DataError", "DamagedCacheError"),
 )
 """Exceptions that come back, however often a worker or the run is started again."""
 _STATE_LOST = "StateLost:"
@@ -69,7 +69,8 @@ class Crew:
     Args:
         start: starts the process of a worker.
         workers: their number.
-        least: fewest that can go on.
+        least: fewest that can go on. Where fewer are left, none is started again, and the crew waits for the end of
+            those that run: they hold the state of the run, and save it when nobody comes.
         restarts: how often in a row each of them may be started again.
     """
 
@@ -123,9 +124,8 @@ class Crew:
             self._first_done = now
         if self._first_done is not None:
             return not running or now > self._first_done + LAST_SECONDS
-        able = [post for post in self._posts if not post.lost]
         back_soon = any(post.due is not None for post in self._posts)
-        return self._fatal() or len(able) < self._least or not (running or back_soon)
+        return self._fatal() or not (running or back_soon)
 
     def failures(self) -> list[Child]:
         """Once it is over: the workers that are the cause, where the run has not reached its end."""
@@ -170,12 +170,22 @@ class Crew:
         elif post.hopeless:
             logger.error("%s has failed twice in the same way before its first step", post.child.name)
             post.lost = True
-        elif recoverable(post.child) and post.in_a_row < self._limit:
+        elif recoverable(post.child) and post.in_a_row < self._limit and self._enough():
             logger.warning("%s is started again in %g s", post.child.name, post.back_off)
             post.due = now + post.back_off
             post.back_off = min(2 * post.back_off, LONGEST_BACK_OFF)
         else:
             post.lost = True
+            if not self._enough():
+                logger.warning(
+                    "fewer than %d workers are left (fault_tolerance.min_replica_size), and none is started again; the "
+                    "others save a checkpoint and end if nobody comes within fault_tolerance.quorum_timeout_seconds",
+                    self._least,
+                )
+
+    def _enough(self) -> bool:
+        """Whether enough workers are left, those that are about to be started again included."""
+        return sum(not post.lost for post in self._posts) >= self._least
 
     def _fatal(self) -> bool:
         return any(post.lost and self._at_fault(post) for post in self._posts)

@@ -3,21 +3,23 @@
 import contextlib
 import http.client
 import logging
+import os
 import queue
-import re
-import shutil
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from muloco.launch.placement import Station
+from muloco.launch.placement import LOOPBACK, Station
 from muloco.launch.processes import Child
+from muloco.outer.network import Network
 from muloco.training.environment import SECRET
 
 logger = logging.getLogger(__name__)
 
+LISTENS = "the lighthouse listens at "
+"""What `muloco lighthouse` writes before its address."""
 START_SECONDS = 30
 RESTARTS = 20
 """How often a lost lighthouse is started again."""
@@ -44,12 +46,12 @@ def start_lighthouse(
     join_timeout: float = 60.0,
     port: int = 0,
 ) -> tuple[Child, str]:
-    """Starts `torchft_lighthouse`, on one address alone.
+    """Starts `muloco lighthouse`.
 
     Args:
         workers: fewest that make a quorum.
         log: file for its output.
-        secret: of the run.
+        secret: of the run; needed where the station is not on loopback.
         station: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
         join_timeout: seconds that those who have come wait for one that is alive but late.
@@ -63,23 +65,22 @@ def start_lighthouse(
     """
     lines: queue.Queue[str] = queue.Queue()
     command = [
-        *station.start,
-        _program("torchft_lighthouse", station.python),
-        *("--bind", f"{station.host}:{port}"),
-        *("--min_replicas", str(workers)),
-        *("--heartbeat_timeout_ms", str(round(1000 * heartbeat_timeout))),
-        *("--join_timeout_ms", str(round(1000 * join_timeout))),
+        *(*station.start, station.python, "-m", "muloco", "lighthouse"),
+        *("--host", station.host),
+        *("--port", str(port)),
+        *("--min_replica_size", str(workers)),
+        *("--heartbeat_timeout_seconds", str(heartbeat_timeout)),
+        *("--straggler_timeout_seconds", str(join_timeout)),
     ]
-    # it tells its port at the level info, whatever RUST_LOG says to the workers
-    child = Child("lighthouse", command, log=log, environment={"RUST_LOG": "info", SECRET: secret}, on_line=lines.put)
+    child = Child("lighthouse", command, log=log, environment={SECRET: secret}, on_line=lines.put)
     deadline = time.monotonic() + START_SECONDS
     while child.status is None and time.monotonic() < deadline:
         try:
             line = lines.get(timeout=0.1)
         except queue.Empty:
             continue
-        if match := re.search(r"listening on: http://.*:(\d+)", line):
-            return child, f"http://{station.host}:{match[1]}"
+        if line.startswith(LISTENS):
+            return child, line.removeprefix(LISTENS)
     child.end(grace_seconds=1)
     raise LighthouseError(f"the lighthouse did not start within {START_SECONDS} s; see {log}")
 
@@ -91,9 +92,10 @@ class Lighthouse:
     Args:
         start: starts it on a port (0: a free one), as `start_lighthouse` does.
         port: the first one. Where it cannot be used, the lighthouse takes a free one.
+        secret: of the run; needed where the lighthouse is not on loopback.
     """
 
-    def __init__(self, start: Callable[[int], tuple[Child, str]], port: int = 0):
+    def __init__(self, start: Callable[[int], tuple[Child, str]], port: int = 0, *, secret: str = ""):
         self._start = start
         self._restarts = 0
         try:
@@ -103,7 +105,8 @@ class Lighthouse:
                 raise
             logger.warning("%s; trying a free port instead of %d", error, port)
             self.child, self.address = start(0)
-        self._probe = _Probe(self.address)
+        self._network = Network(LOOPBACK, os.fsencode(secret))
+        self._probe = _Probe(self.address, self._network)
 
     def keep_alive(self) -> bool:
         """To be called again and again. False: it is lost for good."""
@@ -124,12 +127,17 @@ class Lighthouse:
             return False
         return True
 
+    def close(self) -> None:
+        """Ends what was started to ask the lighthouse, and not the lighthouse itself."""
+        self._network.close()
+
 
 class _Probe:
     """Checks regularly, in a thread of its own, whether a lighthouse answers."""
 
-    def __init__(self, address: str):
-        self._address = address
+    def __init__(self, address: str, network: Network):
+        self._address = address.removeprefix("http://")
+        self._network = network
         self.heard()
         threading.Thread(target=self._ask, name="lighthouse probe", daemon=True).start()
 
@@ -145,19 +153,8 @@ class _Probe:
         while True:
             with (
                 contextlib.suppress(OSError, http.client.HTTPException),
-                _PLAIN.open(f"{self._address}/status", timeout=ANSWER_SECONDS) as answer,
+                _PLAIN.open(f"http://{self._network.reach(self._address)}/status", timeout=ANSWER_SECONDS) as answer,
             ):
                 answer.read()
                 self.heard()
             time.sleep(PROBE_SECONDS)
-
-
-def _program(name: str, python: str) -> str:
-    """A program of a Python's environment, whether that is activated or not."""
-    if "/" not in python:
-        return name
-    beside = Path(python).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise LighthouseError(f"{name} is not installed; it comes with torchft: pip install torchft")
-    return found

@@ -1,35 +1,77 @@
-"""torchrun that gives its ranks enough time to reach a sync and to save a checkpoint after a signal.
+"""torchrun as the supervisor starts it.
 
     python -m muloco.launch.torchrun SECONDS OPTIONS
 
-starts torchrun of torch 2.11, which otherwise kills the ranks 30 s after it has asked them to stop, without an option.
+starts torchrun so that it gives its ranks these seconds to reach a sync and to save a checkpoint after a signal. torch
+2.11 has no option for that, and kills them after 30 s. Among its rendezvous backends is `loopback`, for the ranks of
+one machine: its store listens on loopback alone, where that of `--standalone` listens on all interfaces.
 """
 
 import functools
 import sys
 from collections.abc import Sequence
 
-from torch.distributed import run
+from torch.distributed import PrefixStore, TCPStore, run
 from torch.distributed.elastic.multiprocessing import api
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
 
+from muloco.outer.store import LOOPBACK, loopback_store
+
+BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"
 
 
-def patient_torchrun(seconds: int) -> list[str]:
-    """Returns the arguments of python that start torchrun; its options follow them.
+class LoopbackRendezvous(RendezvousHandler):
+    """The meeting of the ranks that one torchrun starts on this machine, in a store that listens on loopback."""
 
-    Args:
-        seconds: how long torchrun waits, after it has passed on a signal, before it kills the ranks that still run.
-    """
-    if _OPTION in run.get_args_parser().format_usage():
-        return ["-m", "torch.distributed.run", f"{_OPTION}={seconds}"]
-    return ["-m", "muloco.launch.torchrun", str(seconds)]
+    def __init__(self, parameters: RendezvousParameters):
+        self._name = parameters.run_id
+        self._closed = False
+        self._store: TCPStore | None = None
+
+    def get_backend(self) -> str:
+        return BACKEND
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        self._store = loopback_store()
+        where = RendezvousStoreInfo(LOOPBACK, self._store.port)
+        return RendezvousInfo(PrefixStore(self._name, self._store), 0, 1, where)
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def set_closed(self) -> None:
+        self._closed = True
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._name
+
+    def shutdown(self) -> bool:
+        self._closed = True
+        return True
 
 
 def main(words: Sequence[str]) -> None:
-    """Runs torchrun of torch 2.11, which waits the given seconds before it kills ranks."""
+    """Runs torchrun, which waits the given seconds before it kills ranks."""
     seconds, *options = words
-    api.PContext.close = functools.partialmethod(api.PContext.close, timeout=int(seconds))  # type: ignore[assignment]
+    rendezvous_handler_registry.register(BACKEND, LoopbackRendezvous)
+    if _OPTION in run.get_args_parser().format_usage():
+        options = [f"{_OPTION}={seconds}", *options]
+    else:
+        api.PContext.close = functools.partialmethod(api.PContext.close, timeout=int(seconds))  # type: ignore[assignment]
     run.main(options)
 
 

@@ -59,6 +59,16 @@ class Pending(Generic[T]):
         """A result that is there already."""
         return cls(lambda: value, concurrent=False, device=torch.device("cpu"))
 
+    @property
+    def failed(self) -> bool:
+        """Whether the work is done and has failed."""
+        return self._error is not None
+
+    def again(self) -> "Pending[T]":
+        """The same work once more, after it has failed: done when its result is asked for."""
+        assert self._error is not None and self._work is not None
+        return Pending(self._work, concurrent=False, device=self._device)
+
     def result(self) -> T:
         """Waits for it; what the work raised is raised here."""
         if self._thread is not None:
@@ -82,8 +92,8 @@ class Pending(Generic[T]):
                         self._value = self._work()
                     finally:
                         self._stream.synchronize()
+            self._work = None  # releases the tensors that it holds
         except BaseException as error:
             self._error = error
-        self._work = None  # releases the tensors that it holds
         self.seconds = time.perf_counter() - started
         self._done = True

@@ -136,9 +136,9 @@ async def open_tunnel(host: str, port: int, secret: bytes) -> asyncio.Server:
         nonlocal told
         try:
             outer = await through_gate(host, port, secret)
-        except OSError as error:
+        except (OSError, asyncio.CancelledError) as error:
             writer.transport.abort()
-            if told != (told := str(error)):
+            if isinstance(error, OSError) and told != (told := str(error)):
                 sys.stderr.write(f"{told}\n")
             return
         told = ""
@@ -155,7 +155,7 @@ async def _relay(one: tuple[StreamReader, StreamWriter], other: tuple[StreamRead
             both.create_task(_copy(other[0], one[1]))
         for _, writer in (one, other):
             writer.close()
-    except* OSError:
+    except* (OSError, asyncio.CancelledError):  # cancelled: the program ends
         pass
     finally:
         for _, writer in (one, other):

@@ -17,6 +17,7 @@ from muloco.outer.digest import digest
 from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
 from muloco.outer.fragments import Schedule
+from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Crowd, Membership, StateTransfer
 from muloco.outer.outgoing import Outgoing
 from muloco.outer.terms import Setting, Terms, layout_of
@@ -148,6 +149,8 @@ class OuterLoop:
         self._alpha = alpha
         self._learning_rate = learning_rate
         self._sent: _Sent | None = None
+        self._synced = 0
+        """The last inner step after which everything that was due is done."""
 
     def start(self, step: int) -> None:
         """To be called before the first inner step (or the first after `step`); see `Membership.start`."""
@@ -166,6 +169,29 @@ class OuterLoop:
         """
         for fragment in self.fragments:
             fragment.window += 1
+        return self._sync_after(step, last=last)
+
+    def sync_alone(self, step: int, *, last: bool = False) -> bool:
+        """To be called after inner step `step` when `after_inner_step`, or a later question for a fragment in flight,
+        has raised TransportError: this worker, which has found too few others, does what is due after that step by
+        itself, with its own windows. Then its state is one behind a sync, and can be saved. It meets nobody any more.
+
+        Returns:
+            whether it has done so. A worker that was left behind cannot: its state is not that of the run.
+
+        Raises:
+            StateLost: the others have gone on without this worker.
+        """
+        if self._sent is None or not self._sent.pending.failed:
+            return False
+        self.membership.transport = InProcessGroup(1).transport(0, self._transport.device)
+        self._sent.pending = self._sent.pending.again()
+        if self._synced != step:
+            self._sync_after(step, last=last)
+        return True
+
+    def _sync_after(self, step: int, *, last: bool) -> list[Sync]:
+        """Does what is due after an inner step, or the rest of it."""
         syncs = []
         if self._sent is not None and (last or self._sent.due == step):
             syncs += self._apply(step, last=last)
@@ -174,10 +200,11 @@ class OuterLoop:
                 if fragment.window:
                     self._send(step, index, due=step)
                     syncs += self._apply(step, last=True)
-        elif (leaving := self._schedule.sent_after(step)) is not None:
+        elif (leaving := self._schedule.sent_after(step)) is not None and self.fragments[leaving].window:
             self._send(step, leaving, due=step + self._schedule.delay)
             if self._schedule.delay == 0:
                 syncs += self._apply(step, last=False)
+        self._synced = step
         return syncs
 
     def sends_after(self, step: int) -> bool:
@@ -360,10 +387,11 @@ class OuterLoop:
         """Waits for the mean of the fragment in flight and takes its outer step; or, where this worker was left behind,
         takes over the state of one that was not."""
         assert self._sent is not None
-        sent, self._sent = self._sent, None
+        sent = self._sent
         fragment = self.fragments[sent.fragment]
         started = time.perf_counter()
         arrived = sent.pending.result()
+        self._sent = None
         agreement = arrived.agreement
         if agreement.donor is not None:
             logger.warning("the others have gone on, this worker was left behind at step %d", step)

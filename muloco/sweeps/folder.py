@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muloco.files import write_whole
 from muloco.sweeps.settings import Settings
 from muloco.training.load import ConfigError
 from muloco.training.lock import only_one
@@ -109,7 +110,7 @@ class SweepFolder:
                     "(delete it to submit the new one, or choose another --folder)"
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_whole(path, text)
         path.chmod(0o755)
         record.written = _hash(text)
 

@@ -65,7 +65,7 @@ def render_script(
         profile=profile,
         run=f"{outputs.rstrip('/') or '/'}/{name}",
         outputs=outputs,
-        notes=notes,
+        notes=[line for note in notes for line in note.splitlines()],
     )
 
 

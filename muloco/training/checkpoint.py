@@ -4,23 +4,25 @@ checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers
 checkpoint/step-N/worker-NNN/   that worker's parameters, inner optimizer, learning rate, data and window position
 
 The workers of a checkpoint are those that took part in the last committed round. One that was not among them, and so
-finds no part of its own, goes on from the anchor.
+finds no part of its own, goes on from the anchor. So does one whose part is damaged: only without a whole `global`, or
+without any whole part of a worker, a checkpoint cannot be used. All workers find the same then, each by itself.
 """
 
 import logging
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
 from muloco import sharding
 from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop
+from muloco.training import safe_reader
 from muloco.training.averaging import Averaging
 from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, Save, worker_part
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
@@ -84,6 +86,12 @@ class RunCheckpoint(BaseCheckpointManager):
         """The trainer sets it; not None: the global part has the average too, which is the model to use."""
         self._folder = CheckpointFolder(Path(base_folder) / config.folder)
         self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
+        self._part = worker_part(config.worker)
+        """The worker's part that it loads: its own, or that of another where its own cannot be used."""
+        self._damaged: list[Manifest] = []
+        """Checkpoints whose files have the right sizes and other contents."""
+        self.failure: CheckpointNotWritten | None = None
+        """Why the last checkpoint, behind which there is none, was not written."""
         self._begun = 0
         """Step of the newest save."""
         self.enable = config.enable
@@ -97,10 +105,10 @@ class RunCheckpoint(BaseCheckpointManager):
             self._states["residuals"] = _Residuals(outer, self._parameters())
 
     def newest_step(self) -> int | None:
-        """Step of the newest whole checkpoint."""
+        """Step of the newest whole checkpoint, apart from those that this process has found to be damaged."""
         if not self.enable:
             return None
-        newest, _ = self._folder.newest()
+        newest, _ = self._folder.newest(self._read)
         return None if newest is None else newest.step
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
@@ -130,7 +138,9 @@ class RunCheckpoint(BaseCheckpointManager):
         return True
 
     def _load(self, step: int = -1) -> bool:
-        newest, aside = self._folder.newest()
+        if steps := self._from_first_rank(self._folder.steps()):
+            self._owner.enter(State.LOADING)
+        newest, aside = self._folder.newest(self._read_whole, steps)
         for reason in aside:
             logger.warning("left aside: checkpoint %s", reason)
         if dist.get_rank() == 0:
@@ -139,39 +149,109 @@ class RunCheckpoint(BaseCheckpointManager):
             if self._config.attempt > 1:
                 logger.warning("there is no checkpoint to go on from: starting at step 0")
             return False
-        self._owner.enter(State.LOADING)
-        own = worker_part(self._config.worker)
+        if not newest.has_digests:
+            logger.warning(
+                "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
+                newest.step,
+            )
+        path = self._folder.part(newest.step, GLOBAL)
         if self._outer is not None:
-            path = self._folder.part(newest.step, GLOBAL)
-            written = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+            written = safe_reader.read_metadata(path).state_dict_metadata
             self._outer.prepare_to_load(newest.step, in_flight=any(name.startswith("mean.") for name in written))
-        dcp.load(self._global_state(), checkpoint_id=self._folder.part(newest.step, GLOBAL))
-        if own in newest.parts:
-            self._load_part(newest, own, self._states)
+        safe_reader.load(self._global_state(), path)
+        if self._part == worker_part(self._config.worker):
+            self._load_part(newest, self._part, self._states)
         else:
             self._begin_from_anchor(newest)
         logger.info("resumed from checkpoint step-%d", newest.step)
         return True
 
+    def _read(self, step: int) -> Manifest:
+        """The checkpoint of a step. Raises ValueError where it is incomplete or known to be damaged."""
+        manifest = self._folder.read(step)
+        if manifest in self._damaged:
+            raise ValueError("it is damaged")
+        return manifest
+
+    def _read_whole(self, step: int) -> Manifest:
+        """The checkpoint of a step, whose global part and one part of a worker, the own one if possible, are verified;
+        `_part` is that one. Raises ValueError, on all ranks alike, where there is none."""
+        manifest: list[Manifest] = []
+        self._on_all_ranks(lambda: manifest.append(self._folder.read(step)))
+        started = time.monotonic()
+        try:
+            self._verify(manifest[0], GLOBAL)
+            own = worker_part(self._config.worker)
+            others = sorted(name for name in manifest[0].parts if name not in (GLOBAL, own))
+            self._part = self._first_whole(manifest[0], [own, *others] if own in manifest[0].parts else others)
+        except ValueError:
+            self._damaged += manifest
+            raise
+        if manifest[0].has_digests:
+            logger.info("verified checkpoint step-%d in %.2f s", step, time.monotonic() - started)
+        return manifest[0]
+
+    def _first_whole(self, manifest: Manifest, names: list[str]) -> str:
+        reasons = []
+        for name in names if self._outer is not None else names[:1]:
+            try:
+                self._verify(manifest, name)
+            except ValueError as error:
+                logger.warning("%s; it is not used", error)
+                reasons.append(str(error))
+            else:
+                return name
+        raise ValueError("; ".join(reasons) or "it has no part of a worker")
+
+    def _verify(self, manifest: Manifest, name: str) -> None:
+        """Looks into the files of a part, of which each rank takes a share. Raises ValueError, on all ranks alike."""
+        ranks, rank = dist.get_world_size(self._writer.ranks), dist.get_rank(self._writer.ranks)
+        self._on_all_ranks(lambda: self._folder.verify(manifest, name, rank=rank, ranks=ranks))
+        if rank == 0:
+            self._on_all_ranks(lambda: safe_reader.check(self._folder.part(manifest.step, name)))
+        else:
+            self._on_all_ranks(lambda: None)
+
+    def _on_all_ranks(self, check: Callable[[], None]) -> None:
+        """Raises the ValueError of any rank's check on all of them."""
+        reason = None
+        try:
+            check()
+        except ValueError as error:
+            reason = str(error)
+        reasons: list[str | None] = [None] * dist.get_world_size(self._writer.ranks)
+        dist.all_gather_object(reasons, reason, group=self._writer.ranks)
+        if found := [reason for reason in reasons if reason is not None]:
+            raise ValueError(found[0])
+
+    def _from_first_rank(self, value: Any) -> Any:
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._writer.ranks)
+        return values[0]
+
     def _begin_from_anchor(self, checkpoint: Manifest) -> None:
         """Goes on without a part of its own: with the anchor, another worker's state, and its own place in the data."""
         assert self._outer is not None  # without, there is one worker
-        other = min(part for part in checkpoint.parts if part != GLOBAL)
+        absent = worker_part(self._config.worker) not in checkpoint.parts
         logger.warning(
-            "checkpoint step-%d has no part of worker %d, which was away then: it begins with the anchor, and with the "
-            "inner optimizer's state of %s",
-            *(checkpoint.step, self._config.worker, other),
+            "checkpoint step-%d has no %s of worker %d%s: it begins with the anchor, and with the inner optimizer's "
+            "state of %s",
+            checkpoint.step,
+            "part" if absent else "whole part",
+            self._config.worker,
+            ", which was away then" if absent else "",
+            self._part,
         )
         left_out = [name for name in _OWN_STATES if name != "model" or self.averaging is None]
         states = {name: state for name, state in self._states.items() if name not in left_out}
-        self._load_part(checkpoint, other, states)
+        self._load_part(checkpoint, self._part, states)
         self._outer.begin_windows()
         self._owner.joined(share=self._outer.membership.shares.get(self._config.worker))
 
     def _load_part(self, checkpoint: Manifest, part: str, states: Mapping[str, Any]) -> None:
         with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
             warnings.filterwarnings("ignore", message="To get the last learning rate")
-            dcp.load(dict(states), checkpoint_id=self._folder.part(checkpoint.step, part))
+            safe_reader.load(dict(states), self._folder.part(checkpoint.step, part))
 
     def _maybe_wait_for_staging(self) -> None:
         """torchtitan asks before every step of the optimizer. Staging is over; a save may be."""
@@ -187,14 +267,16 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _finish(self, *, essential: bool = False) -> None:
         """Waits for the save that is on its way. What the disk does not take is told, but the training goes on: its
-        state is alive. An `essential` save, behind which there is none, has to succeed."""
+        state is alive. An `essential` save, behind which there is none, has to succeed; whether it did is for the
+        trainer to ask once the validation of the step is done."""
         try:
             self._writer.finish()
         except CheckpointNotWritten as error:
             self._owner.checkpoint_failed(self._begun, str(error))
             if essential:
-                raise
-            logger.error("%s; the training goes on, and older checkpoints stay", error)
+                self.failure = error
+            goes_on = "" if essential else "the training goes on, and "
+            logger.error("%s; %solder checkpoints stay", error, goes_on)
 
     def _global_state(self) -> dict[str, Any]:
         """What all workers share, as tensors that know their sharding; loading fills them in place."""

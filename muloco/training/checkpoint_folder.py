@@ -1,27 +1,41 @@
 """The folder of a run's checkpoints: which of them count, and how a part gets into one. Needs nothing but Python.
 
-    checkpoint/step-N/worker-000/     a part: files, and part.json that says which save it belongs to and their sizes
+    checkpoint/step-N/worker-000/     a part: files, and part.json with the part's name, the save that it belongs to,
+                                      and the size and digest of each file
     checkpoint/step-N/global/         the same
-    checkpoint/step-N/manifest.json   written last, by whoever completes the set; without it nothing counts
+    checkpoint/step-N/manifest.json   written last, by whoever completes the set; without it nothing counts. It repeats
+                                      what each part.json says
 
 A part is written under another name and renamed once it is there. It tells the save that it belongs to (attempt, rounds
-so far, parts), so that parts of different saves of one step never make a set.
+so far, parts), so that parts of different saves of one step never make a set. Checkpoints of earlier versions have the
+sizes of their files alone, and part.json does not name the part.
 """
 
 import logging
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from muloco.training.digests import sha256_of
+from muloco.training.load import error_reason
 from muloco.training.run_folder import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
+METADATA = ".metadata"
+"""The file of a part that says what is where in the others."""
 _PART = "part.json"
 _MANIFEST = "manifest.json"
+_STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
+_PART_NAME = re.compile(r"global|worker-[0-9]{3,}")
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def worker_part(worker: int) -> str:
@@ -42,11 +56,25 @@ class Save:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A file of a part, as it was written."""
+
+    bytes: int
+    sha256: str | None
+    """None: an earlier version wrote it, which kept no digests."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest(Save):
     """A checkpoint that is whole."""
 
-    files: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Bytes of each file, by part and name."""
+    files: dict[str, dict[str, Stored]] = field(default_factory=dict)
+    """By part and name."""
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether its content can be verified."""
+        return all(stored.sha256 is not None for files in self.files.values() for stored in files.values())
 
 
 class NoWholeCheckpoint(RuntimeError):
@@ -70,17 +98,18 @@ class CheckpointFolder:
         """Where a part is written."""
         return self._step(step) / f".{name}.unfinished"
 
-    def publish(self, save: Save, name: str, files: Mapping[str, int]) -> None:
+    def publish(self, save: Save, name: str, files: Mapping[str, Stored]) -> None:
         """Gives a written part its name.
 
         Args:
             save: that it belongs to.
             name: of the part.
-            files: bytes of each.
+            files: by name.
         """
         self._manifest(save.step).unlink(missing_ok=True)  # of an earlier save of this step
         unfinished, part = self.unfinished(save.step, name), self.part(save.step, name)
-        write_json(unfinished / _PART, {"save": asdict(save), "files": dict(files)})
+        described = {file: asdict(stored) for file, stored in files.items()}
+        write_json(unfinished / _PART, {"name": name, "save": asdict(save), "files": described})
         if part.exists():
             shutil.rmtree(part)
         unfinished.rename(part)
@@ -89,34 +118,40 @@ class CheckpointFolder:
         """Writes the manifest if all parts are there. Each worker calls it behind its own parts: the last one does."""
         files = {}
         for name in save.parts:
-            path = self.part(save.step, name) / _PART
-            if not path.exists():
+            if not (self.part(save.step, name) / _PART).exists():
                 return False
             try:
-                part = read_json(path)
+                part = self._read_part(save.step, name)
             except ValueError as error:
                 logger.warning("%s: checkpoint step-%d is incomplete", error, save.step)
                 return False
-            if part.get("save") != asdict(save):
+            if part.save != save:
                 return False
-            files[name] = part["files"]
+            files[name] = part.files
         write_json(self._manifest(save.step), asdict(Manifest(**asdict(save), files=files)))
         return True
 
-    def newest(self) -> tuple[Manifest | None, list[str]]:
+    def newest(
+        self, read: Callable[[int], Manifest] | None = None, steps: Sequence[int] | None = None
+    ) -> tuple[Manifest | None, list[str]]:
         """The newest whole checkpoint, and of each newer one that is left aside which it is and why.
+
+        Args:
+            read: returns the checkpoint of a step, or raises ValueError where it cannot be used; None: `read`, which
+                does not look into the files.
+            steps: to choose from, in ascending order; None: all.
 
         Raises:
             NoWholeCheckpoint: there were whole ones, and all are damaged.
         """
         aside: list[str] = []
-        steps = self.steps()[::-1]
+        steps = (self.steps() if steps is None else steps)[::-1]
         for step in steps:
             try:
-                return self.read(step), aside
+                return (read or self.read)(step), aside
             except ValueError as error:
                 aside.append(f"{self._step(step)}: {error}")
-        if any(self._manifest(step).exists() for step in steps):
+        if any(self.has_manifest(step) for step in steps):
             damages = "; ".join(aside)
             raise NoWholeCheckpoint(
                 f"no checkpoint can be used ({damages}); move {self.root} away to start from the beginning"
@@ -125,17 +160,22 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Of all checkpoints, whole or not, in ascending order."""
-        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.root.glob("step-*"))
+        found = (_STEP_FOLDER.fullmatch(path.name) for path in self.root.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
+
+    def has_manifest(self, step: int) -> bool:
+        """Whether the checkpoint of a step was whole once."""
+        return os.path.lexists(self._manifest(step))
 
     def discard_unfinished(self, name: str) -> None:
         """Removes what earlier saves of a part have left half done."""
         for unfinished in self.root.glob(f"step-*/.{name}.unfinished"):
             shutil.rmtree(unfinished)
 
-    def purge(self, keep: int) -> None:
-        """Removes what is older than the `keep` newest checkpoints with a manifest, whole or not; 0: nothing."""
-        with_manifest = [step for step in self.steps() if self._manifest(step).exists()]
+    def purge(self, keep: int, *, newest: int) -> None:
+        """Removes what is older than the `keep` newest checkpoints with a manifest up to step `newest`, whole or not;
+        0: nothing. Later ones are of a run that went back behind them, and do not count."""
+        with_manifest = [step for step in self.steps() if step <= newest and self.has_manifest(step)]
         if keep and len(with_manifest) > keep:
             for step in self.steps():
                 if step < with_manifest[-keep]:
@@ -143,42 +183,155 @@ class CheckpointFolder:
                     shutil.rmtree(self._step(step), ignore_errors=True)  # what remains goes the next time
 
     def read(self, step: int) -> Manifest:
-        """The checkpoint of a step.
+        """The checkpoint of a step, whose files have the right names and sizes. It does not look into them.
 
         Raises:
-            ValueError: there is none, or it is incomplete; the message has the reason.
+            ValueError: there is none, it is incomplete, or something in it is not what it should be; the message has
+                the reason.
         """
         path = self._manifest(step)
-        if not path.exists():
+        if not self.has_manifest(step):
             raise ValueError("not all of its parts were written")
-        try:
-            manifest = Manifest(**read_json(path))
-            parts = {name: dict(manifest.files[name]) for name in manifest.parts}
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from error
+        raw = _described(_json(path), {"step": int, "attempt": int, "history": str, "parts": list, "files": dict}, path)
+        files = {name: _files(about, path) for name, about in raw.pop("files").items()}
+        manifest = Manifest(**asdict(_save(raw, path)), files=files)
         if manifest.step != step:
             raise ValueError(f"{path.name} belongs to step {manifest.step}")
-        for name, files in parts.items():
-            for file, size in files.items():
-                path = self.part(step, name) / file
-                if not path.exists():
-                    raise ValueError(f"{path} is missing")
-                if path.stat().st_size != size:
-                    raise ValueError(f"{path} has {path.stat().st_size} bytes instead of {size}")
-            self._check_save(manifest, name)
+        if sorted(files) != sorted(manifest.parts):
+            raise ValueError(f"{path} is damaged: its files are not those of its parts")
+        save = _save(raw, path)
+        for name in manifest.parts:
+            part = self._read_part(step, name)
+            if part.save != save:
+                raise ValueError(f"{self.part(step, name)} belongs to another save than {_MANIFEST}")
+            if part.files != files[name]:
+                raise ValueError(f"{self.part(step, name)} and {_MANIFEST} describe different files")
+            for file, stored in part.files.items():
+                size = _status(self.part(step, name) / file).st_size
+                if size != stored.bytes:
+                    raise ValueError(f"{self.part(step, name) / file} has {size} bytes instead of {stored.bytes}")
         return manifest
 
-    def _check_save(self, manifest: Manifest, name: str) -> None:
-        """Raises ValueError unless a part belongs to the save of the manifest."""
-        path = self.part(manifest.step, name) / _PART
-        if not path.exists():
-            raise ValueError(f"{path} is missing")
-        save = {key: value for key, value in asdict(manifest).items() if key != "files"}
-        if read_json(path).get("save") != save:
-            raise ValueError(f"{path.parent} belongs to another save than {_MANIFEST}")
+    def verify(
+        self,
+        manifest: Manifest,
+        name: str,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        tell: Callable[[int], None] | None = None,
+    ) -> None:
+        """Compares the digests of a part's files. Files without one are passed over.
+
+        Args:
+            manifest: of the checkpoint, which `read` has returned.
+            name: of the part.
+            rank, ranks: this is one of several ranks, each of which takes a share of the files.
+            tell: is called again and again with the number of bytes that were read since the last call.
+
+        Raises:
+            ValueError: a file is damaged or cannot be read.
+        """
+        files = manifest.files[name]
+        for file in sorted(files, key=lambda file: -files[file].bytes)[rank::ranks]:
+            path, written = self.part(manifest.step, name) / file, files[file].sha256
+            if written is None:
+                continue
+            try:
+                found = sha256_of(path, tell)
+            except OSError as error:
+                raise ValueError(f"{path} cannot be read: {error_reason(error)}") from error
+            if found != written:
+                raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}..., and was {written[:12]}...")
+
+    def _read_part(self, step: int, name: str) -> "_Part":
+        """What a part says about itself. Raises ValueError where that is not a part of this name."""
+        folder = self.part(step, name)
+        _status(folder, is_folder=True)
+        path = folder / _PART
+        raw = _json(path)
+        raw.setdefault("name", name)  # which earlier versions do not write
+        raw = _described(raw, {"name": str, "save": dict, "files": dict}, path)
+        if raw["name"] != name:
+            raise ValueError(f"{folder} holds the part {raw['name']}")
+        return _Part(save=_save(raw["save"], path), files=_files(raw["files"], path))
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step}"
 
     def _manifest(self, step: int) -> Path:
         return self._step(step) / _MANIFEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What part.json says."""
+
+    save: Save
+    files: dict[str, Stored]
+
+
+def _status(path: Path, *, is_folder: bool = False) -> os.stat_result:
+    """Of a file or folder in a checkpoint. Raises ValueError where it is something else, such as a link."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error_reason(error)}") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise ValueError(f"{path} is a link; a checkpoint holds files and folders alone")
+    if not (stat.S_ISDIR if is_folder else stat.S_ISREG)(status.st_mode):
+        raise ValueError(f"{path} is no {'folder' if is_folder else 'file'}")
+    return status
+
+
+def _json(path: Path) -> dict[str, Any]:
+    _status(path)
+    try:
+        return read_json(path)
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: its JSON is nested too deep") from None
+
+
+def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> dict[str, Any]:
+    """A JSON object that has just these fields, of these types."""
+    for name in raw:
+        if name not in kinds:
+            raise ValueError(
+                f"{path} has {name!r}, which this version of muloco does not know: a later version wrote it, or it is "
+                "damaged"
+            )
+    for name, kind in kinds.items():
+        if type(raw.get(name)) is not kind:
+            raise ValueError(f"{path} is damaged: {name!r} is missing or of the wrong type")
+    return raw
+
+
+def _save(raw: dict[str, Any], path: Path) -> Save:
+    save = Save(**_described(raw, {"step": int, "attempt": int, "history": str, "parts": list}, path))
+    for name in save.parts:
+        if not isinstance(name, str) or not _PART_NAME.fullmatch(name):
+            raise ValueError(f"{path} is damaged: no part is named {name!r}")
+    if GLOBAL not in save.parts or len(set(save.parts)) < len(save.parts):
+        raise ValueError(f"{path} is damaged: its parts are {save.parts}")
+    return save
+
+
+def _files(raw: Any, path: Path) -> dict[str, Stored]:
+    """The files of a part, as part.json and the manifest describe them."""
+    if not isinstance(raw, dict) or METADATA not in raw:
+        raise ValueError(f"{path} is damaged: a part has no file {METADATA}")
+    files = {}
+    for name, about in raw.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"{path} is damaged: no file of a part is named {name!r}")
+        if type(about) is int:
+            files[name] = Stored(bytes=about, sha256=None)
+        elif isinstance(about, dict):
+            files[name] = Stored(**_described(about, {"bytes": int, "sha256": str}, path))
+            if not _SHA256.fullmatch(about["sha256"]):
+                raise ValueError(f"{path} is damaged: {name} has no SHA-256")
+        else:
+            raise ValueError(f"{path} is damaged: {name} has no size")
+    return files

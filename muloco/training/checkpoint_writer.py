@@ -9,22 +9,20 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.metadata import Metadata
 
 from muloco import sharding
 from muloco.phases import reach
-from muloco.training.checkpoint_folder import CheckpointFolder, Save
+from muloco.training.checkpoint_folder import CheckpointFolder, Save, Stored
+from muloco.training.digests import DigestingStream
 
 logger = logging.getLogger(__name__)
-
-_METADATA = ".metadata"  # torch writes it last into a part
 
 
 class CheckpointNotWritten(RuntimeError):
@@ -44,7 +42,8 @@ class CheckpointWriter:
         self._folder = folder
         self._keep = keep
         self._leads = dist.get_rank() == 0
-        self._ranks = dist.new_group(backend="gloo")  # its own: it is used beside those of the training
+        self.ranks = dist.new_group(backend="gloo")
+        """All ranks of the worker. It is used beside the groups of the training, while a save is on its way."""
         self._asynchronous = asynchronous
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
@@ -99,32 +98,24 @@ class CheckpointWriter:
                     shutil.rmtree(self._folder.unfinished(save.step, name), ignore_errors=True)
         logger.info("wrote checkpoint step-%d in %.2f s", save.step, time.monotonic() - started)
 
-    def _write_part(self, step: int, name: str, state: dict[str, Any]) -> Metadata:
+    def _write_part(self, step: int, name: str, state: dict[str, Any]) -> dict[str, Stored]:
+        """Returns the files that all ranks have written, by name, on the rank that leads; nothing on others."""
         writer = dcp.FileSystemWriter(self._folder.unfinished(step, name))
-        writer.fs = _FileSystem()
+        writer.fs = files = _FileSystem()
         try:
-            return dcp.save(state, storage_writer=writer, process_group=self._ranks)
+            dcp.save(state, storage_writer=writer, process_group=self.ranks)
         except CheckpointException as failure:
             errors = [error for error, _ in failure.failures.values()]
             raise next((error for error in errors if isinstance(error, OSError)), errors[0]) from failure
+        every: list[dict[str, Stored]] = [{} for _ in range(dist.get_world_size(self.ranks))] if self._leads else []
+        dist.gather_object(files.written, every or None, group=self.ranks)
+        return {file: stored for written in every for file, stored in written.items()}
 
-    def _publish(self, save: Save, written: Mapping[str, Metadata]) -> None:
-        for name, metadata in written.items():
-            part = self._folder.unfinished(save.step, name)
-            files = {_METADATA: (part / _METADATA).stat().st_size}
-            for stored in _written_to(part, metadata).values():
-                file, end = stored.relative_path, stored.offset + stored.length
-                files[file] = max(files.get(file, 0), end)
+    def _publish(self, save: Save, written: Mapping[str, Mapping[str, Stored]]) -> None:
+        for name, files in written.items():
             self._folder.publish(save, name, files)
         if self._folder.complete(save):
-            self._folder.purge(self._keep)
-
-
-def _written_to(part: Path, metadata: Metadata) -> Mapping[Any, Any]:
-    """Returns where everything in a part is stored in its files. With torch 2.11 only the part itself holds this."""
-    if metadata.storage_data is None:
-        metadata = dcp.FileSystemReader(part).read_metadata()
-    return metadata.storage_data
+            self._folder.purge(self._keep, newest=save.step)
 
 
 def _in_host_memory(state: Any) -> Any:
@@ -139,15 +130,26 @@ def _in_host_memory(state: Any) -> Any:
 
 
 class _FileSystem(FileSystem):
-    """torch's, whose errors name the file: torch's zip writer covers those of a full disk with its own."""
+    """torch's, which digests what is written, and whose errors name the file: torch's zip writer covers those of a full
+    disk with its own."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, Stored] = {}
+        """Files by name."""
 
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[Any]:
         try:
-            with super().create_stream(path, mode) as stream:
+            with super().create_stream(path, mode) as file:
+                stream = DigestingStream(cast(IO[bytes], file))
                 yield stream
         except (OSError, RuntimeError) as error:
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
             raise OSError(cause.errno, cause.strerror, str(Path(path))) from error
+        self.written[Path(path).name] = Stored(bytes=stream.bytes, sha256=stream.sha256)
+
+    def rename(self, path: str | os.PathLike, new_path: str | os.PathLike) -> None:
+        super().rename(path, new_path)
+        self.written[Path(new_path).name] = self.written.pop(Path(path).name)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
 from muloco import sharding
 from muloco.data.loader import Batch, MixtureLoader
+from muloco.training import safe_reader
 from muloco.training.checkpoint_folder import CheckpointFolder, worker_part
 from muloco.training.config import Chaos, Checkpoint, Config, Parallelism
 from muloco.training.data import prepare_data
@@ -68,6 +68,7 @@ class Continuation:
     def __init__(self, trained: Trained, *, counts: list[int], steps: int, scratch: Path):
         self._trained, run = trained, trained.config
         check(trained, counts=counts, steps=steps)
+        _verify(trained)
         self._batch = run.training.global_batch_size
         self._local = math.gcd(run.training.local_batch_size, *(self._batch // count for count in counts))
         config = _alone(run, self._local)
@@ -134,7 +135,10 @@ class Continuation:
     def _load(self, part: Path, states: dict) -> None:
         with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
             warnings.filterwarnings("ignore", message="To get the last learning rate")
-            dcp.load(states, checkpoint_id=part)
+            try:
+                safe_reader.load(states, part)
+            except safe_reader.UnreadablePart as error:
+                raise ConfigError(str(error)) from None
 
 
 def check(trained: Trained, *, counts: list[int], steps: int) -> None:
@@ -190,6 +194,19 @@ def _parts(trained: Trained) -> list[Path]:
         if name not in manifest.parts:
             raise ConfigError(f"{trained.name} has no part {name}, whose place in the data is needed")
     return [folder.part(trained.step, name) for name in names]
+
+
+def _verify(trained: Trained) -> None:
+    """Raises ConfigError unless the parts that are needed are whole, and data."""
+    folder = CheckpointFolder(trained.run.checkpoint)
+    manifest = folder.read(trained.step)
+    try:
+        safe_reader.check(trained.part)
+        for part in _parts(trained):
+            folder.verify(manifest, part.name)
+            safe_reader.check(part)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _alone(run: Config, local_batch_size: int) -> Config:

@@ -3,7 +3,6 @@
 from muloco.data.cache import default_cache
 from muloco.data.errors import DataError
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.prepared import DamagedCacheError
 from muloco.data.sources import is_hub, open_source
 from muloco.data.text_stream import check_shares
 from muloco.training.config import Config
@@ -42,7 +41,7 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         for name in prepared.streamed:
             if not is_hub(name):  # data sets on the hub are assumed to be large enough
                 check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
-    except (DataError, DamagedCacheError) as error:
+    except DataError as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(

@@ -2,12 +2,12 @@
 
 import os
 import re
-import socket
 import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from muloco.outer.network import Network
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder
@@ -46,9 +46,9 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
         )
     if config.worker_processes > 1:
         host, port = _lighthouse(config, environment.get(LIGHTHOUSE))
-        secret_of(config, environment)
+        secret = secret_of(config, environment)
         if ATTEMPT not in environment:  # a worker started by hand; the supervisor brings a lost lighthouse back
-            _await_lighthouse(host, port)
+            _await_lighthouse(host, port, secret)
 
 
 def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
@@ -128,16 +128,20 @@ def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
     return parts[1].strip("[]"), int(parts[2])
 
 
-def _await_lighthouse(host: str, port: int) -> None:
+def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
     deadline = time.monotonic() + LIGHTHOUSE_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=LIGHTHOUSE_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
-                    "(docs/fault-tolerance.md says how)"
-                ) from None
-        time.sleep(0.5)
+    network = Network(host, secret)
+    try:
+        while True:
+            try:
+                network.check(f"{host}:{port}")
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
+                        "(docs/network.md says how)"
+                    ) from None
+            time.sleep(0.5)
+    finally:
+        network.close()

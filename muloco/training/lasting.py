@@ -1,6 +1,8 @@
 """Trackers of metrics, such as TensorBoard, whose failures do not end the training. Needs nothing but Python."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -18,18 +20,26 @@ class Tracker(Protocol):
 
 
 class LastingTracker:
-    """A tracker that drops its values if its files cannot be written; the log says so once.
+    """A tracker that drops its values for a while if it fails, such as where its files cannot be written; the log says
+    so once.
 
     Args:
-        tracker: the tracker that writes.
+        tracker: the tracker that writes; it is called again after a failure.
+        clock: seconds.
     """
 
-    def __init__(self, tracker: Tracker):
-        self._tracker = tracker
+    PAUSE_SECONDS = 60.0
+    """From a failure to the next try."""
+
+    def __init__(self, tracker: Tracker, clock: Callable[[], float] = time.monotonic):
+        self._tracker, self._clock = tracker, clock
         self._failed = False
+        self._again = -math.inf
+        """When it may be called again."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._lasting(lambda: self._tracker.log(values, step))
+        if self._clock() >= self._again:
+            self._lasting(lambda: self._tracker.log(values, step))
 
     def close(self) -> None:
         self._lasting(self._tracker.close)
@@ -37,10 +47,11 @@ class LastingTracker:
     def _lasting(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except OSError as error:
+        except Exception as error:  # a tracker is a program of its own, and the training does not depend on it
             if not self._failed:
                 logger.warning(
                     "metrics for TensorBoard or W&B cannot be written (%s); the metrics files are not affected",
-                    error,
+                    " ".join(str(error).split()) or type(error).__name__,
                 )
             self._failed = True
+            self._again = self._clock() + self.PAUSE_SECONDS

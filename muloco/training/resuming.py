@@ -301,4 +301,4 @@ def _section(config: Config, name: str) -> Any:
 
 def _shown(value: Any) -> str:
     digests = value if isinstance(value, list) else [value]
-    return ", ".join("none" if one is None else str(one)[:16] for one in digests)
+    return ", ".join("none" if one is None else " ".join(str(one).split())[:16] for one in digests)

@@ -41,11 +41,11 @@ from typing import Any
 from uuid import uuid4
 
 from muloco.training.lines import LineFile
+from muloco.training.metrics_lines import is_complete, parsed_line
 
 SCHEMA = 1
 STATE = "state"
 """Event of the lines about the state of a worker."""
-_IN_EVERY_LINE = ("attempt", "step", "worker")
 DURING_TRAINING = "during-training.json"
 """File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
@@ -193,21 +193,39 @@ def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], worke
 class MetricsTail:
     """Reads what workers append to their metrics files while they run."""
 
+    MOST = 1 << 20
+    """Bytes of a file that are read at once."""
+
     def __init__(self, folder: RunFolder, workers: int):
         self._paths = [folder.metrics(worker) for worker in range(workers)]
-        self._offsets = [path.stat().st_size if path.exists() else 0 for path in self._paths]
+        self._offsets = [size_of(path) for path in self._paths]
 
     def new_lines(self) -> Iterator[dict[str, Any]]:
-        """Whole lines that have come since the last call."""
-        for index, path in enumerate(self._paths):
-            if not path.exists():
-                continue
+        """Whole lines of this version that have come since the last call, each from the file of its worker. A
+        file that cannot be read is passed over."""
+        for worker, path in enumerate(self._paths):
+            if size_of(path) > self._offsets[worker]:
+                yield from (line for line in self._read(worker, path) if line["worker"] == worker and is_complete(line))
+
+    def _read(self, worker: int, path: Path) -> list[dict[str, Any]]:
+        try:
             with path.open("rb") as file:
-                file.seek(self._offsets[index])
-                data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            self._offsets[index] += len(whole)
-            yield from filter(None, map(parsed_line, whole.splitlines()))
+                file.seek(self._offsets[worker])
+                data = file.read(self.MOST)
+        except OSError as error:
+            _warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} stands still")
+            return []
+        whole = data[: data.rfind(b"\n") + 1] or data[: len(data) if len(data) == self.MOST else 0]
+        self._offsets[worker] += len(whole)
+        return [line for raw in whole.splitlines() if (line := parsed_line(raw)) is not None]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none, or none that may be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def why_unwritable(folder: RunFolder) -> str | None:
@@ -256,8 +274,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of one metrics file, all attempts; see `read_metrics`. Lines that are not metrics, as a machine that
-    fails may leave them, are skipped, and the log names them once; an incomplete last line is skipped silently."""
-    *whole, torn = path.read_bytes().split(b"\n")
+    fails may leave them, are skipped, and so is a file that cannot be read; the log names them once. An incomplete last
+    line is skipped silently."""
+    try:
+        *whole, torn = path.read_bytes().split(b"\n")
+    except OSError as error:
+        _warn_once(f"{path} cannot be read: {error.strerror}; its lines are missing")
+        return
     bad = []
     for number, line in enumerate([*whole, torn], start=1):
         if (values := parsed_line(line)) is not None:
@@ -272,17 +295,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning("%s", message)
-
-
-def parsed_line(line: bytes | str) -> dict[str, Any] | None:
-    """The values of a line of metrics; None for any other line."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(values, dict) or not all(isinstance(values.get(key), int) for key in _IN_EVERY_LINE):
-        return None
-    return values
 
 
 def _drop_torn_line(path: Path) -> None:

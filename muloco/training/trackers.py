@@ -30,10 +30,10 @@ class TensorBoard:
         self._writer: SummaryWriter | None = None
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        if self._writer is None:
-            self._writer = self._open(step)
+        writer, self._writer = self._writer or self._open(step), None  # one that fails is not used again
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
+        self._writer = writer
 
     def close(self) -> None:
         if self._writer is not None:

@@ -5,7 +5,6 @@ no torch, so that a missing one is reported at once.
 """
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from muloco.data.errors import DataError
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.model.flavors import Flavor, flavor
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
+from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
 from muloco.training.config import Config
 from muloco.training.load import ConfigError, error_reason, load_config
 from muloco.training.resuming import take_own_tokenizer
@@ -52,21 +51,27 @@ class Trained:
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
     def weights(self) -> dict[str, "torch.Tensor"]:
-        """All parameters by name: fp32, plain, in host memory."""
+        """All parameters by name: fp32, plain, in host memory.
+
+        Raises:
+            ConfigError: the part is damaged, or not data.
+        """
         import torch
-        import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-        stored = dcp.FileSystemReader(self.part).read_metadata().state_dict_metadata
-        kind = "average." if any(name.startswith("average.") for name in stored) else "anchor."
-        found = {
-            name: torch.empty(about.size, dtype=about.properties.dtype)
-            for name, about in stored.items()
-            if name.startswith(kind) and isinstance(about, TensorStorageMetadata)
-        }
-        with warnings.catch_warnings():  # torch warns of what is meant
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(found, checkpoint_id=self.part, no_dist=True)
+        from muloco.training import safe_reader
+
+        try:
+            stored = safe_reader.read_metadata(self.part).state_dict_metadata
+            kind = "average." if any(name.startswith("average.") for name in stored) else "anchor."
+            found = {
+                name: torch.empty(about.size, dtype=about.properties.dtype)
+                for name, about in stored.items()
+                if name.startswith(kind) and isinstance(about, TensorStorageMetadata)
+            }
+            safe_reader.load(found, self.part, no_dist=True)
+        except safe_reader.UnreadablePart as error:
+            raise ConfigError(str(error)) from None
         return {name.removeprefix(kind): tensor for name, tensor in found.items()}
 
     def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
@@ -102,15 +107,63 @@ class Trained:
             raise ConfigError(str(error)) from None
 
 
-def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
+def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = True) -> Trained:
     """The checkpoint that a user means.
 
     Args:
         checkpoint: a run folder, or `.../checkpoint/step-N` in one.
         step: of a run folder's checkpoint; None: the newest whole one.
+        verified: whether to compare the digests of its global part, which takes as long as reading it.
 
     Raises:
-        ConfigError: there is no such checkpoint, or it is incomplete; one line says why, and which checkpoints exist.
+        ConfigError: there is no such checkpoint, or it is incomplete or damaged; one line says why, and which
+            checkpoints exist.
+    """
+    run, step = named_checkpoint(checkpoint, step)
+    folder = CheckpointFolder(run.checkpoint)
+
+    def read(step: int) -> Manifest:
+        manifest = folder.read(step)
+        if verified:
+            folder.verify(manifest, GLOBAL)
+        return manifest
+
+    if step is None:
+        try:
+            newest, aside = folder.newest(read)
+        except NoWholeCheckpoint as error:
+            raise ConfigError(str(error).split("; move")[0]) from None
+        for reason in aside:
+            logger.warning("left aside: checkpoint %s", reason)
+        if newest is None:
+            raise ConfigError(f"{run.root} has no checkpoint" + ("" if not aside else f" that is whole ({aside[0]})"))
+    else:
+        try:
+            newest = read(step)
+        except ValueError as error:
+            steps = ", ".join(map(str, folder.steps())) or "none"
+            raise ConfigError(
+                f"{run.root}: checkpoint step-{step} cannot be used: {error}; steps there: {steps}"
+            ) from None
+    if verified and not newest.has_digests:
+        logger.warning(
+            "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
+            newest.step,
+        )
+    config = load_config(str(run.config.absolute()))
+    take_own_tokenizer(config, run)
+    return Trained(run=run, step=newest.step, config=config)
+
+
+def named_checkpoint(checkpoint: str, step: int | None) -> tuple[RunFolder, int | None]:
+    """The run, and the step if one is named, of what a user gives as a checkpoint.
+
+    Args:
+        checkpoint: a run folder, or `.../checkpoint/step-N` in one.
+        step: the option beside it.
+
+    Raises:
+        ConfigError: it is neither, or the run has no checkpoint of that step.
     """
     path = Path(checkpoint)
     if path.name == "config.json":
@@ -133,22 +186,4 @@ def find_trained(checkpoint: str, *, step: int | None = None) -> Trained:
         raise ConfigError(
             f"{path}: there is no checkpoint of step {step}; " + (f"there are {steps}" if steps else "there is none")
         )
-    if step is None:
-        try:
-            newest, aside = folder.newest()
-        except NoWholeCheckpoint as error:
-            raise ConfigError(str(error).split("; move")[0]) from None
-        for reason in aside:
-            logger.warning("left aside: checkpoint %s", reason)
-        if newest is None:
-            raise ConfigError(f"{path} has no checkpoint" + ("" if not aside else f" that is whole ({aside[0]})"))
-        step = newest.step
-    else:
-        try:
-            folder.read(step)
-        except ValueError as error:
-            steps = ", ".join(map(str, folder.steps())) or "none"
-            raise ConfigError(f"{path}: checkpoint step-{step} cannot be used: {error}; steps there: {steps}") from None
-    config = load_config(str(run.config.absolute()))
-    take_own_tokenizer(config, run)
-    return Trained(run=run, step=step, config=config)
+    return run, step

@@ -15,17 +15,20 @@ import tyro
 
 from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.model.flavors import flavor
-from muloco.outer import OuterLoop, Transport
+from muloco.outer import OuterLoop, StateLost, Transport, TransportError
 from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
+from muloco.training.checkpoint_writer import CheckpointNotWritten
 from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
 from muloco.training.initial import load_initial
+from muloco.training.load import ConfigError
+from muloco.training.lock import only_one
 from muloco.training.outer import build_outer_loop, build_transport
 from muloco.training.run_folder import RunFolder
 from muloco.training.states import State
@@ -38,6 +41,9 @@ ASK_SECONDS = 2.0
 """How long a worker waits for the answers of all others."""
 
 logger = logging.getLogger(__name__)
+
+SAVING_SECONDS = 600.0
+"""How long a worker that has found no others waits for another such worker that saves a checkpoint."""
 
 
 class MulocoTrainer(Trainer):
@@ -102,9 +108,36 @@ class MulocoTrainer(Trainer):
         if self.checkpointer.newest_step() is None:
             in_process = self.config.group is not None  # workers in separate processes have not met yet
             self.validator.validate(self.model_parts, 0, alone=not in_process)
-        super().train()
+        try:
+            super().train()
+        except TransportError as error:
+            self._save_alone(error)
+            raise
+        if self.checkpointer.failure is not None:
+            raise self.checkpointer.failure
         if not self._leaves:
             logger.info("finished all %d steps", self.step)
+
+    def _save_alone(self, reason: TransportError) -> None:
+        """Saves a checkpoint when this worker has found too few others for a sync, for it may hold the only state of
+        the run. Others in the same place do the same; one checkpoint of a step is enough."""
+        if self.outer is None or not self.checkpointer.enable:
+            return
+        folder = Path(self.config.dump_folder, self.config.checkpoint.folder)
+        try:
+            if not self.outer.sync_alone(self.step, last=self.step == self.config.training.steps):
+                return
+            logger.error("%s; this worker saves a checkpoint and ends", reason)
+            with contextlib.ExitStack() as turn:
+                if dist.get_rank() == 0:
+                    turn.enter_context(only_one(folder / ".saving", "another worker saves", patience=SAVING_SECONDS))
+                if self._on_any_rank((self.checkpointer.newest_step() or 0) >= self.step):
+                    logger.info("there is a checkpoint of step %d or later already", self.step)
+                    return
+                self.checkpointer.leaving = True
+                self.checkpointer.save(self.step)
+        except (StateLost, CheckpointNotWritten, ConfigError) as error:
+            logger.error("no checkpoint was saved: %s", error)
 
     def batch_generator(self, data_iterable):
         """torchtitan's batches, which it asks for between loading a checkpoint and the first step. There workers meet,
@@ -216,11 +249,15 @@ class MulocoTrainer(Trainer):
 
     def _asked_to_stop(self) -> bool:
         """Whether one of this worker's ranks is. All of them ask at the same steps."""
+        return self._on_any_rank(self.config.stop.made)
+
+    def _on_any_rank(self, value: bool) -> bool:
+        """Whether it holds on one of this worker's ranks, all of which ask."""
         if self._ranks is None:
-            return self.config.stop.made
-        asked = torch.tensor(int(self.config.stop.made))
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._ranks)
-        return bool(asked)
+            return value
+        found = torch.tensor(int(value))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self._ranks)
+        return bool(found)
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
         states: dict[str, Any] = {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers}

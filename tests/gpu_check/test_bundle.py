@@ -146,6 +146,23 @@ def test_the_script_becomes_the_command_in_a_folder_of_its_own(tmp_path: Path) -
     assert (scratch / "mine").read_text() == "stays"
 
 
+@pytest.mark.parametrize("planted", ["writable by all", "a link"])
+def test_a_folder_that_others_can_write_to_is_not_run(tmp_path: Path, planted: str, monkeypatch) -> None:
+    script = put_script(tmp_path)
+    monkeypatch.setenv("MULOCO_GPU_FOLDER", str(tmp_path / "scratch"))
+    folder = tmp_path / "scratch" / f"muloco-gpu-abc-{os.getuid()}"
+    (tmp_path / "elsewhere" / "muloco" / "muloco").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "muloco" / "muloco" / "__main__.py").write_text("print('owned')")
+    (tmp_path / "elsewhere" / "installed").write_text("abc")
+    (tmp_path / "scratch").mkdir()
+    if planted == "a link":
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "elsewhere").rename(folder)
+        folder.chmod(0o777)
+    expect_refusal(script, f"{folder} is not a folder that only you can write to; name another")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

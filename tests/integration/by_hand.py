@@ -60,6 +60,7 @@ class Workers:
     """Of runs that meet at one lighthouse."""
 
     def __init__(self, outputs: Path, address: str):
+        """address: of the lighthouse."""
         self.outputs = outputs
         self._address = address
         self._processes: list[subprocess.Popen] = []

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch.distributed.checkpoint as dcp
 
 from muloco.training.run_folder import RunFolder, read_metrics
 
+from ..listening import is_loopback
 from ..patience import PATIENCE
+from .watch import Seen, watched
 
 TINY = {
     "model.flavor": "tiny",
@@ -34,6 +36,7 @@ class Run:
     folder: RunFolder
     status: int
     output: str
+    seen: Seen = field(default_factory=Seen)
 
     def lines(self, **having: Any) -> list[dict[str, Any]]:
         """Metrics lines with these values."""
@@ -99,7 +102,27 @@ def command(outputs: Path, name: str, config: str, *flags: str, **overrides: Any
 
 def train(outputs: Path, name: str, config: str, *flags: str, **overrides: Any) -> Run:
     """Runs it to its end."""
-    finished = subprocess.run(
-        command(outputs, name, config, *flags, **overrides), capture_output=True, text=True, timeout=PATIENCE
-    )
-    return Run(folder=RunFolder(outputs / name), status=finished.returncode, output=finished.stdout + finished.stderr)
+    folder = RunFolder(outputs / name)
+    words = command(outputs, name, config, *flags, **overrides)
+    with (
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        watched(process.pid, folder) as seen,
+    ):
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    return Run(folder=folder, status=process.returncode, output=output, seen=seen)
+
+
+def assert_private(run: Run) -> None:
+    """Nothing of the run listened on other than loopback, and its secret was seen in the file of its user alone."""
+    assert run.seen.listened and [where for where in run.seen.listened if not is_loopback(where[0])] == []
+    (secret,) = run.seen.secrets
+    assert run.seen.modes == {0o600} and len(secret) == 64
+    assert any("muloco worker" in command for command in run.seen.commands)
+    assert [command for command in run.seen.commands if secret in command] == []
+    files = [path for path in run.folder.root.rglob("*") if path.is_file()]
+    assert run.folder.log(0) in files
+    assert [path for path in files if secret.encode() in path.read_bytes()] == [] and secret not in run.output

@@ -170,6 +170,43 @@ def test_a_bad_gradient_stops_the_run_before_it_gets_out(tmp_path: Path, monkeyp
     assert [path.parent.name for path in run.folder.checkpoint.glob("*/worker-001")] == ["step-4"]
 
 
+STANDS = """
+import os, sys
+
+if "worker" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("--fault_tolerance.replica_id") + 1] == "1":
+    import time
+    from muloco.phases import listen
+
+    taken = 0
+
+    def stand_still_here(phase):
+        global taken
+        taken += phase == "inner_step"
+        if phase == "inner_step" and taken == 7 and not os.path.exists(f"{os.path.dirname(__file__)}/stood"):
+            open(f"{os.path.dirname(__file__)}/stood", "w").close()
+            time.sleep(100_000)
+
+    listen(stand_still_here)
+"""
+
+
+def test_a_worker_that_stands_still_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waits for it, so that the end is the same each time."""
+    (tmp_path / "sitecustomize.py").write_text(STANDS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    settings = {"training__steps": 16, "fault_tolerance__sync_steps": 4, "fault_tolerance__min_replica_size": 2}
+    run = train(tmp_path, "still", MULOCO, **settings, fault_tolerance__stall_timeout_seconds=10)
+    assert run.status == 0, run.output
+    told = " ".join(run.output.split())
+    assert "worker 1 stands still: no sign of life for 10 s (state: training, after step 6)" in told
+    assert "worker 1 was lost: stood still for" in told and "worker 0 was lost" not in told
+    log = run.folder.log(1).read_text()
+    assert "in stand_still_here" in log and "in train_step" in log, "the stacks of its threads"
+    assert "\x1e" not in log + run.output
+    assert run.summary()["restarts"] == 1 and [line["worker"] for line in run.lines(event="join")] == [1]
+    assert all(len(set(digests.values())) == 1 for digests in run.digests())
+
+
 def test_too_large_a_held_out_set_is_refused_before_anything_starts(tmp_path: Path) -> None:
     run = train(tmp_path, "greedy", MULOCO, training__steps=4, validation__sequences=1_000_000)
     assert run.status == 2
@@ -223,7 +260,7 @@ def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> 
 
 def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> None:
     process, folder = start_and_wait_for_syncs(tmp_path, "dark")
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "torchft_lighthouse"], capture_output=True)
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "muloco lighthouse"], capture_output=True)
     (lighthouse,) = children.stdout.split()
     subprocess.run(["kill", "-9", lighthouse], check=True)
     lost = time.time()

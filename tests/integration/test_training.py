@@ -14,7 +14,7 @@ from muloco.launch.lighthouse import start_lighthouse
 from muloco.training.run_folder import RunFolder, read_lines
 from muloco.training.trackers import run_id
 
-from .runs import Run, command, train
+from .runs import Run, assert_private, command, train
 
 pytestmark = pytest.mark.integration
 
@@ -69,6 +69,7 @@ def test_eight_workers_agree_and_learn(tmp_path: Path) -> None:
     assert [len(digests) for digests in run.digests()] == [8, 8, 8]
     assert all(len(set(digests.values())) == 1 for digests in run.digests())
     assert run.validation()[20] < run.validation()[0] - 0.5
+    assert_private(run)
 
 
 def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
@@ -133,6 +134,8 @@ def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     assert sharded.summary()["bytes_sent_per_worker"] == pytest.approx(
         whole.summary()["bytes_sent_per_worker"], rel=0.001
     )
+    assert_private(sharded)
+    assert_private(whole)
 
 
 def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:

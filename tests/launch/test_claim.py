@@ -101,7 +101,10 @@ with only_supervisor(RunFolder(sys.argv[1])):
 """
 
 
-def test_one_supervisor_trains_a_run_until_it_ends_however_that_is(tmp_path: Path) -> None:
+def test_one_supervisor_trains_a_run_until_it_ends_however_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("muloco.launch.claim.ENDING_SECONDS", 0.1)
     folder = RunFolder(tmp_path / "outputs" / "a")
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, folder.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -117,7 +120,10 @@ def test_one_supervisor_trains_a_run_until_it_ends_however_that_is(tmp_path: Pat
             holder.kill()
             holder.wait()
             with only_supervisor(folder):  # although its worker still runs
-                pass
+                assert f"process {holder.pid} on" in caplog.text and "waiting 0.1 s" in caplog.text
+            caplog.clear()
+            with only_supervisor(folder):
+                assert not caplog.text, "the last one has ended in order"
         finally:
             holder.kill()
             os.kill(worker, signal.SIGKILL)

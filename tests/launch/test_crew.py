@@ -118,8 +118,10 @@ def test_the_others_go_on_without_one_that_is_given_up_as_long_as_they_are_enoug
     for _ in range(2):
         crew.children[0].fail(1, "TransportError: nobody there")
         over = house.watch(crew, 10)
-    assert over, "one is left of two"
-    assert {child.name for child in crew.failures()} == {"worker 0", "worker 2"}
+    assert not over, "one is left of two, and has a state to save"
+    crew.children[1].fail(1, "TransportError: sync after step 8: no quorum")
+    assert house.watch(crew, 1) and len(house.started) == 5
+    assert {child.name for child in crew.failures()} == {"worker 0", "worker 1", "worker 2"}
 
 
 def test_what_comes_back_however_often_it_is_tried_ends_the_run(house: House) -> None:

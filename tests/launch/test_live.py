@@ -1,7 +1,10 @@
 """What the view shows, on a terminal and elsewhere."""
 
 import io
+import json
+import random
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from rich.console import Console
 
 from muloco.launch.live import View
 from muloco.training.config import Config
+from muloco.training.run_folder import MetricsTail, RunFolder
 
 HEADINGS = ["worker", "step", "loss", "tokens/s", "last sync", "MB sent", "held-out loss", "anchor", "doing"]
 LINES = [
@@ -250,3 +254,24 @@ def test_progress_of_a_run_that_is_taken_up_again_does_not_count_what_was_done_b
     clock.now += 10
     shown.update([{"worker": 0, "step": 50, "loss": 2.0}])
     assert frame(shown)[0].split()[-3:] == ["50/60", "ETA", "0:00:10"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_damage_of_a_metrics_file_ends_the_view(terminal: bool, tmp_path: Path) -> None:
+    """Bytes and values are changed, so that many lines are JSON of another kind."""
+    random_, folder = random.Random(7), RunFolder(tmp_path)
+    tail = MetricsTail(folder, 2)
+    shown, _, _ = view(terminal=terminal, width=60)
+    folder.metrics(0).parent.mkdir(parents=True)
+    lines = [{"attempt": 1, **line} for line in (*LINES, sync(0, 30), state(0, 30, "syncing"), state(1, 3, "training"))]
+    values: list[Any] = [None, True, "", " ", "x\ny", [], {}, -1, 10**400, float("nan"), float("inf"), -(2**62)]
+    for _ in range(600):
+        line = dict(random_.choice(lines))
+        line[random_.choice(list(line))] = random_.choice(values)
+        data = bytearray(json.dumps(line).encode())
+        if random_.random() < 0.3:
+            data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+        with folder.metrics(random_.randrange(2)).open("ab") as file:
+            file.write(data + b"\n")
+        shown.update(tail.new_lines())
+        frame(shown)

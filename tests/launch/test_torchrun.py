@@ -1,5 +1,6 @@
-"""Seconds for which torchrun waits for ranks that it has asked to stop."""
+"""torchrun as the supervisor starts it."""
 
+import os
 import signal
 from argparse import ArgumentParser
 from typing import Any
@@ -7,9 +8,12 @@ from typing import Any
 import pytest
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import api
+from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from muloco.launch import torchrun
-from muloco.launch.torchrun import patient_torchrun
+from muloco.launch.torchrun import LoopbackRendezvous
+
+from ..listening import listening
 
 
 def older_parser() -> ArgumentParser:
@@ -25,22 +29,32 @@ def newer_parser() -> ArgumentParser:
     return parser
 
 
-@pytest.mark.parametrize(
-    ("parser", "words"),
-    [
-        (newer_parser, ["-m", "torch.distributed.run", "--shutdown-timeout=90"]),
-        (older_parser, ["-m", "muloco.launch.torchrun", "90"]),
-    ],
-)
-def test_torchruns_own_option_is_used_where_it_has_one(
-    monkeypatch: pytest.MonkeyPatch, parser: Any, words: list[str]
-) -> None:
-    monkeypatch.setattr(run, "get_args_parser", parser)
-    assert patient_torchrun(90) == words
-
-
-def test_without_the_option_it_waits_as_long_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What torchrun is asked to do."""
     asked: list[Any] = []
+    monkeypatch.setattr(run, "main", asked.append)
+    monkeypatch.setattr(api.PContext, "close", api.PContext.close)  # puts it back
+    return asked
+
+
+def test_torchruns_own_option_is_used_where_it_has_one(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> None:
+    monkeypatch.setattr(run, "get_args_parser", newer_parser)
+    torchrun.main(["90", "--nproc-per-node=2", "-m", "muloco"])
+    assert asked == [["--shutdown-timeout=90", "--nproc-per-node=2", "-m", "muloco"]]
+
+
+def test_the_ranks_of_one_machine_meet_on_loopback() -> None:
+    parameters = RendezvousParameters("loopback", "", "a run", 1, 1)
+    meeting = LoopbackRendezvous(parameters).next_rendezvous()
+    assert (meeting.rank, meeting.world_size) == (0, 1)
+    assert meeting.bootstrap_store_info is not None
+    port = meeting.bootstrap_store_info.master_port
+    assert [address for address, other in listening([os.getpid()]) if other == port] == ["127.0.0.1"]
+
+
+def test_without_the_option_it_waits_as_long_all_the_same(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> None:
+    monkeypatch.setattr(run, "get_args_parser", older_parser)
 
     class Context(api.PContext):
         def __init__(self) -> None:
@@ -56,8 +70,6 @@ def test_without_the_option_it_waits_as_long_all_the_same(monkeypatch: pytest.Mo
         def pids(self) -> dict[int, int]:
             return {}
 
-    monkeypatch.setattr(api.PContext, "close", api.PContext.close)  # puts it back
-    monkeypatch.setattr(run, "main", asked.append)
     torchrun.main(["90", "--nproc-per-node=2", "-m", "muloco"])
     Context().close(signal.SIGUSR1)  # as torchrun's agent does
     assert asked == [["--nproc-per-node=2", "-m", "muloco"], (signal.SIGUSR1, 90)]

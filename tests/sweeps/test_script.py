@@ -178,6 +178,12 @@ def test_a_run_that_is_there_is_taken_up_again(tmp_path: Path) -> None:
     assert machine.runs() == [f"muloco|train|{tmp_path}/runs/a-run/config.json|--resume|"]
 
 
+def test_no_line_of_a_note_becomes_a_line_of_bash() -> None:
+    note = "training.steps: chosen by hand\ntouch owned\r\necho"
+    added = set(script(notes=[note]).splitlines()) - set(script().splitlines())
+    assert added == {"# training.steps: chosen by hand", "# touch owned", "# echo"}
+
+
 def test_after_usr1_an_unfinished_run_is_requeued(tmp_path: Path) -> None:
     machine = Machine(tmp_path, ON_SIGNAL)
     assert run(machine, signal.SIGUSR1) == 138

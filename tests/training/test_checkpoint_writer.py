@@ -1,14 +1,14 @@
-"""The metadata of a written part, with every supported torch."""
+"""What is written into a part, with every supported torch."""
 
-import dataclasses
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
 from muloco.training.checkpoint_folder import CheckpointFolder, Save
 from muloco.training.checkpoint_writer import CheckpointWriter
@@ -21,25 +21,37 @@ def one_rank() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("telling", [True, False])
-def test_the_manifest_has_every_file_with_its_bytes(
-    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, telling: bool
-) -> None:
-    """`telling`: whether `dcp.save` returns where it has written, which it does not do in torch 2.11."""
-    finish = dcp.FileSystemWriter.finish
-    if not telling:
-        monkeypatch.setattr(
-            dcp.FileSystemWriter,
-            "finish",
-            lambda self, metadata, results: finish(self, dataclasses.replace(metadata), results),
-        )
-    folder = CheckpointFolder(tmp_path / "checkpoint")
-    save = Save(step=3, attempt=1, history="h", parts=["global"])
+def save(root: Path, state: dict) -> CheckpointFolder:
+    """A checkpoint of step 3 whose one part has this state."""
+    folder = CheckpointFolder(root / "checkpoint")
     writer = CheckpointWriter(folder, asynchronous=False, keep=0)
-    writer.begin(save, {"global": {"weight": torch.arange(1000.0), "note": "text"}})
+    writer.begin(Save(step=3, attempt=1, history="h", parts=["global"]), {"global": state})
     writer.finish()
     writer.close()
+    return folder
+
+
+def test_the_manifest_has_every_file_with_its_bytes_and_its_digest(one_rank: None, tmp_path: Path) -> None:
+    """The digests are taken while torch writes; they are those of the files on the disk."""
+    folder = save(tmp_path, {"weight": torch.arange(3_000_000.0), "nested": {"note": "text", "pair": (1, 2.0)}})
     part = folder.part(3, "global")
-    there = {path.name: path.stat().st_size for path in part.iterdir() if path.name != "part.json"}
-    assert json.loads((part / "part.json").read_text())["files"] == there and len(there) == 2
-    assert folder.newest()[0] is not None
+    files = {path.name: path.read_bytes() for path in part.iterdir() if path.name != "part.json"}
+    there = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    described = json.loads((part / "part.json").read_text())
+    assert described["files"] == there and sorted(there) == [".metadata", "__0_0.distcp"]
+    assert described["name"] == "global"
+    manifest = folder.read(3)
+    assert manifest.has_digests
+    folder.verify(manifest, "global")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640)])
+def test_files_have_the_modes_that_the_umask_leaves(one_rank: None, tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save(tmp_path, {"weight": torch.ones(3), "note": "text"})
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o777 for path in folder.root.rglob("*")}
+    assert len(modes) == 6
+    assert {path: seen for path, seen in modes.items() if seen != (0o777 & ~mask if path.is_dir() else mode)} == {}

@@ -14,6 +14,8 @@ from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder
 from muloco.training.trained import Trained
 
+from ..run_on_disk import add_empty_part
+
 
 def test_workers_share_each_global_batch() -> None:
     """Of two streams with four batches a step each: what the run's own two workers take, and finer parts of it."""
@@ -51,8 +53,7 @@ def trained(root: Path, *, parts: int = 1, **changes: Any) -> Trained:
     folder = CheckpointFolder(run.checkpoint)
     save = Save(step=5, attempt=1, history="", parts=[GLOBAL, *map(worker_part, range(parts))])
     for name in save.parts:
-        folder.unfinished(5, name).mkdir(parents=True)
-        folder.publish(save, name, {})
+        add_empty_part(folder, save, name)
     assert folder.complete(save)
     return Trained(run=run, step=5, config=config)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from muloco.outer.network import Network
 from muloco.training import environment as environment_module
 from muloco.training.config import Config
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET, check_environment, secret_of
@@ -103,3 +104,18 @@ def test_what_is_no_secret_is_refused(tmp_path: Path, kind: str) -> None:
         make.get(kind, file.mkdir)()
     with pytest.raises(ConfigError, match=r"\.secret"):
         secret_of(chosen, {})
+
+
+def test_a_worker_with_another_secret_than_the_lighthouse_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lighthouse is behind a gate; 127.0.0.2 stands for an address that others reach."""
+    monkeypatch.setattr("muloco.outer.network.is_loopback", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr(environment_module, "LIGHTHOUSE_SECONDS", 0.1)
+    station = Network("127.0.0.2", KNOWN[SECRET].encode())
+    with socket.create_server(("127.0.0.1", 0)) as lighthouse:
+        address = {LIGHTHOUSE: f"http://{station.announce(lighthouse.getsockname()[1])}"}
+        try:
+            check_environment(config(), {**address, **KNOWN})
+            with pytest.raises(ConfigError, match="does not open: its secret is another one"):
+                check_environment(config(), {**address, SECRET: "a secret of another run"})
+        finally:
+            station.close()

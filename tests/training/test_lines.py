@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from muloco.training.config import Config
 from muloco.training.lasting import LastingTracker
 from muloco.training.lines import LineFile, why_full
 from muloco.training.run_folder import MetricsWriter, RunFolder, read_metrics
+from muloco.training.trackers import TensorBoard
 
 
 def gap(lines: int, reason: str) -> str:
@@ -78,16 +81,34 @@ def test_a_full_disk_is_known(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_tracker_that_cannot_write_is_gone_on_without(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("No space\nleft on device")])
+def test_a_tracker_that_cannot_write_is_gone_on_without(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     class Full:
         def log(self, metrics: dict, step: int) -> None:
-            raise OSError(28, "No space left on device")
+            raise error
 
         def close(self) -> None:
-            raise OSError(28, "No space left on device")
+            raise error
 
     tracker = LastingTracker(Full())
     for step in range(3):
         tracker.log({"loss": 1.0}, step)
     tracker.close()
     assert len(caplog.records) == 1 and "No space left on device" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its thread that writes
+def test_tensorboard_goes_on_when_the_disk_has_room_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    tracker = LastingTracker(TensorBoard(tmp_path / "tb", Config()), lambda: now)
+    tracker.log({"loss": 1.0}, 1)
+    with full_at(10):
+        for step in range(2, 202):  # more than its queue holds
+            tracker.log({"loss": 1.0}, step)
+    now += LastingTracker.PAUSE_SECONDS
+    for step in range(202, 205):
+        tracker.log({"loss": 1.0}, step)
+    tracker.close()
+    assert len(caplog.records) == 1
+    steps = [event.step for event in EventAccumulator(str(tmp_path / "tb")).Reload().Scalars("loss")]
+    assert steps[-3:] == [202, 203, 204] and len(steps) < 100

@@ -28,7 +28,7 @@ from muloco.training.resuming import (
 from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.schedule import inner_learning_rate
 
-from ..run_on_disk import BYTES
+from ..run_on_disk import BYTES, add_empty_part
 
 MULOCO = "config/laptop/muloco.py"
 TINY = {
@@ -50,10 +50,8 @@ def words(values: dict[str, object]) -> list[str]:
 def add_checkpoint(folder: RunFolder, step: int) -> None:
     """As far as it counts: what is in it is not looked at."""
     checkpoints = CheckpointFolder(folder.checkpoint)
-    unfinished = checkpoints.unfinished(step, GLOBAL)
-    unfinished.mkdir(parents=True)
     save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
-    checkpoints.publish(save, GLOBAL, {})
+    add_empty_part(checkpoints, save, GLOBAL)
     assert checkpoints.complete(save)
 
 

@@ -56,6 +56,14 @@ NO_LINES = [
     b"7",
     b'{"step": 3}',
     b'{"attempt": 1, "worker": 0, "step": "3"}',
+    b'{"attempt": 1, "worker": 0, "step": true}',
+    b'{"attempt": 1, "worker": 0, "step": 3, "loss": "low"}',
+    b'{"attempt": 1, "worker": 0, "step": 3, "loss": 1%s}' % (b"0" * 400),
+    b'{"attempt": 1, "worker": 0, "step": 3, "validation_loss": null}',
+    b'{"attempt": 1, "worker": 0, "step": 3, "event": []}',
+    b'{"attempt": 1, "worker": 0, "step": 3, "event": "sync", "weights": [1]}',
+    b'{"attempt": 1, "worker": 0, "step": 3, "evaluation/mean": {}}',
+    b"[" * 100_000,
 ]
 
 
@@ -77,6 +85,41 @@ def test_what_is_no_line_of_metrics_is_left_out_and_told_once(
     assert [line["step"] for line in tail.new_lines()] == [3, 4]
     (said,) = caplog.messages
     assert said.startswith(f"{folder.metrics(0)}, line 3: ")
+
+
+def test_a_file_that_cannot_be_read_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Root may read any file; a folder in its place is one that nobody can read."""
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 3))
+    tail = MetricsTail(folder, 2)
+    folder.metrics(1).mkdir()
+    (folder.metrics(1) / "so that it has a size").write_text("x" * 9000)
+    write(folder, 0, 1, range(3, 4))
+    for _ in range(3):
+        assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3]
+    assert [line["step"] for line in tail.new_lines()] == [3] and list(tail.new_lines()) == []
+    assert sum("Is a directory" in message for message in caplog.messages) == 2, "the reader and the tail say it once"
+
+
+def test_the_tail_takes_what_its_view_can_show(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    tail = MetricsTail(folder, 2)
+    write(folder, 0, 1, range(1, 2))
+    with folder.metrics(0).open("a") as file:
+        file.write('{"attempt": 1, "worker": 7, "step": 2, "loss": 1.0}\n')
+        file.write('{"attempt": 1, "worker": 0, "step": 2, "event": "sync"}\n')
+        file.write('{"attempt": 1, "worker": 0, "step": 2, "event": "state"}\n')
+    assert [line["step"] for line in tail.new_lines()] == [1]
+
+
+def test_a_metrics_file_full_of_garbage_is_read_in_pieces(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    tail = MetricsTail(folder, 1)
+    folder.metrics(0).parent.mkdir(parents=True)
+    folder.metrics(0).write_bytes(b"\0" * (3 * MetricsTail.MOST) + b"\n")
+    write(folder, 0, 1, range(1, 2))
+    found = [line["step"] for _ in range(5) for line in tail.new_lines()]
+    assert found == [1]
 
 
 @pytest.mark.parametrize("what", [b"", b"{", b"\xff", b"[]", b"null"])

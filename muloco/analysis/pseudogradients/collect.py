@@ -63,7 +63,7 @@ def read_steps(folder: Path, workers: int) -> dict[str, list[Step]]:
 
 def read_tensors(folder: Path, workers: int) -> dict[str, list[Tensor]]:
     """The pseudogradients of K workers by matrix, as `collect` has written them."""
-    files = [torch.load(_file(folder, workers, worker), mmap=True) for worker in range(workers)]
+    files = [torch.load(_file(folder, workers, worker), mmap=True, weights_only=True) for worker in range(workers)]
     return {name: [file[name] for file in files] for name in files[0]}
 
 

@@ -59,10 +59,10 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
 def _find(checkpoint: str, steps: int) -> Trained:
     """The checkpoint that is meant. Of a run folder it is the newest one that the run had `steps` more steps planned
     after; of a finished run, the last one has none."""
-    trained = find_trained(checkpoint)
+    trained = find_trained(checkpoint, verified=False)
     planned = trained.config.training.steps
     if planned is None or trained.step + steps <= planned or Path(checkpoint).name.startswith("step-"):
-        return trained
+        return find_trained(checkpoint)
     earlier = [step for step in CheckpointFolder(trained.run.checkpoint).steps() if step + steps <= planned]
     return find_trained(checkpoint, step=max(earlier)) if earlier else trained
 

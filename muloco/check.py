@@ -1,0 +1,81 @@
+"""`muloco check`: whether checkpoints are whole."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from muloco.console import open_console
+from muloco.training.checkpoint_folder import CheckpointFolder, Manifest
+from muloco.training.load import ConfigError
+from muloco.training.trained import named_checkpoint
+from muloco.training.values import whole_number
+
+LARGE = 2**30
+"""Bytes of checkpoints from which on the progress is shown."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--step", type=whole_number, help="step of a run folder's checkpoint (default: the newest complete one)"
+    )
+    which.add_argument("--all", action="store_true", help="check all checkpoints of the run")
+
+
+def run_check(command: argparse.Namespace) -> int:
+    """Returns 0 where all checkpoints that were asked for are whole, else 1; raises ConfigError where there is none."""
+    run, step = named_checkpoint(command.config, command.step)
+    folder = CheckpointFolder(run.checkpoint)
+    if command.all and step is not None:
+        raise ConfigError(f"--all checks all checkpoints of a run; give {run.root} with it, or leave it out")
+    steps = folder.steps()
+    if step is not None:
+        steps = [step]
+    elif not command.all:
+        steps = [step for step in steps if folder.has_manifest(step)][-1:]
+    if not steps:
+        raise ConfigError(f"{run.root} has no complete checkpoint")
+    console, whole = open_console(soft_wrap=True), True
+    for step in steps:
+        reasons = []
+        try:
+            manifest = folder.read(step)
+        except ValueError as error:
+            reasons = [str(error)]
+        else:
+            size = _size(manifest)
+            columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+            with Progress(*columns, console=console, transient=True, disable=size < LARGE) as progress:
+                advance = partial(progress.advance, progress.add_task(f"step-{step}", total=size))
+                reasons = _damages(folder, manifest, advance)
+        if reasons:
+            whole = False
+            console.print(f"step-{step}: not whole", style="red", markup=False)
+            for reason in reasons:
+                console.print(f"  {reason}", markup=False)
+        else:
+            verified = "" if manifest.has_digests else ", as far as its sizes tell: an earlier version kept no digests"
+            console.print(
+                f"step-{step}: whole ({len(manifest.parts)} parts, {size / 1e9:.3g} GB){verified}", markup=False
+            )
+    return 0 if whole else 1
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(stored.bytes for files in manifest.files.values() for stored in files.values())
+
+
+def _damages(folder: CheckpointFolder, manifest: Manifest, tell: Callable[[int], None]) -> list[str]:
+    """What is wrong with the contents of a checkpoint: at most one sentence for each part."""
+    from muloco.training import safe_reader  # needs torch, which is slow
+
+    reasons = []
+    for name in manifest.parts:
+        try:
+            folder.verify(manifest, name, tell=tell)
+            safe_reader.check(folder.part(manifest.step, name))
+        except ValueError as error:
+            reasons.append(str(error))
+    return reasons

@@ -1,0 +1,83 @@
+"""Checksums of the files of an entry of the cache.
+
+`sha256.json` has those of its small files, which are compared whenever the entry is opened. The checksums of its arrays
+are in its meta.json; `verified.json` tells what the arrays looked like when they were last compared with these.
+
+Entries of earlier versions have neither file.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from muloco.data.errors import DamagedCacheError
+from muloco.files import write_whole
+
+logger = logging.getLogger(__name__)
+
+SUMS, VERIFIED = "sha256.json", "verified.json"
+_ARRAYS = ".npy"
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes the checksums of all small files of an entry that is complete, and notes its arrays as verified."""
+    sums = {name: _sha256(folder / name) for name in sorted(_small_files(folder))}
+    (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / VERIFIED, json.dumps(_arrays(folder), indent=2) + "\n")
+
+
+def check_small_files(folder: Path) -> None:
+    """Compares the small files of an entry with their checksums.
+
+    Raises:
+        DamagedCacheError: a file is missing or is not as it was written; the message names it.
+    """
+    if not (folder / SUMS).exists():
+        return
+    sums = _read(folder / SUMS)
+    if sums is None:
+        raise DamagedCacheError(folder, f"{SUMS} is not as it was written")
+    for name, expected in sums.items():
+        try:
+            found = _sha256(folder / name)
+        except (OSError, ValueError) as error:  # a name may be damaged, too
+            raise DamagedCacheError(folder, f"{name!r} cannot be read ({error})") from error
+        if found != expected:
+            raise DamagedCacheError(folder, f"{name} is not as it was written")
+
+
+def note_arrays(folder: Path) -> None:
+    """Notes that the arrays of an entry are as they were written."""
+    try:
+        write_whole(folder / VERIFIED, json.dumps(_arrays(folder), indent=2) + "\n")
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): the next run compares checksums again", folder / VERIFIED, error)
+
+
+def arrays_are_known(folder: Path) -> bool:
+    """Whether the arrays of an entry are the files that were last noted, unchanged as far as their size, time of
+    modification and inode say."""
+    return (folder / VERIFIED).exists() and _read(folder / VERIFIED) == _arrays(folder)
+
+
+def _arrays(folder: Path) -> dict[str, list[int]]:
+    stats = {path.name: path.stat() for path in sorted(folder.glob(f"*{_ARRAYS}"))}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
+
+
+def _small_files(folder: Path) -> list[str]:
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != _ARRAYS]
+    return [path.relative_to(folder).as_posix() for path in found if path.name not in (SUMS, VERIFIED)]
+
+
+def _read(file: Path) -> dict | None:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,67 @@
+"""A torchft lighthouse as a program of its own: on loopback as it is, elsewhere behind a gate."""
+
+import asyncio
+from collections.abc import Callable
+
+from torchft.coordination import LighthouseServer
+
+from muloco.outer.gate import LOOPBACK, Gate
+from muloco.outer.network import is_loopback, split
+
+
+def serve(
+    host: str,
+    port: int,
+    *,
+    secret: bytes,
+    least: int,
+    heartbeat_timeout: float,
+    straggler_timeout: float,
+    tell: Callable[[str], object],
+) -> None:
+    """Serves until the process is ended.
+
+    Args:
+        host: name or address to listen on.
+        port: 0: a free one.
+        secret: that workers must know, where the host is not loopback.
+        least: fewest workers that make a quorum.
+        heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
+        straggler_timeout: seconds that those who have come wait for one that is alive but late.
+        tell: called with the address, `http://host:port`, once the lighthouse listens there.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+    plain = is_loopback(host)
+    bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        server = LighthouseServer(
+            bind=bind if plain else f"{LOOPBACK}:0",
+            min_replicas=least,
+            join_timeout_ms=round(1000 * straggler_timeout),
+            heartbeat_timeout_ms=round(1000 * heartbeat_timeout),
+        )
+    except RuntimeError as error:
+        raise OSError(f"the lighthouse cannot listen at {bind}: {error}") from None
+    _, inner = split(server.address())
+    try:
+        asyncio.run(_wait(host, inner, tell) if plain else _guard(host, port, inner, secret, tell))
+    finally:
+        server.shutdown()
+
+
+async def _wait(host: str, port: int, tell: Callable[[str], object]) -> None:
+    tell(_url(host, port))
+    await asyncio.Event().wait()
+
+
+async def _guard(host: str, port: int, inner: int, secret: bytes, tell: Callable[[str], object]) -> None:
+    gate = Gate(inner, secret)
+    async with await gate.open(host, port) as server:
+        tell(_url(host, gate.port))
+        await server.serve_forever()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

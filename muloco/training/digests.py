@@ -1,0 +1,64 @@
+"""SHA-256 of files: of one that is being written, and of one that is there."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+_BLOCK = 2**22
+"""Bytes that are read at once."""
+
+
+class DigestingStream:
+    """Writes to a binary file and digests what it writes. It cannot seek, so that the digest is that of the file.
+
+    Args:
+        file: open for writing, and empty.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        """Written so far."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        self._digest.update(data)
+        self.bytes += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, as 64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+def sha256_of(path: Path, tell: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits.
+
+    Args:
+        path: of the file.
+        tell: is called again and again with the number of bytes that were read since the last call.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            if tell is not None:
+                tell(len(block))
+    return digest.hexdigest()

@@ -1,0 +1,58 @@
+"""What makes a line of metrics: the values that readers rely on, each of its type. Needs nothing but Python."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_IN_EVERY_LINE = ("attempt", "step", "worker")
+_IN_EVENTS = {
+    "state": ("state",),
+    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "weights", "digest"),
+}
+"""Values that are in all lines of an event; earlier versions wrote fewer."""
+_WHOLE = (*_IN_EVERY_LINE, "schema", "fragment", "participants", "attempts", "tokens", "lines", "rank")
+_TEXTS = ("event", "state", "reason", "kind", "phase", "digest")
+_NUMBERS = (
+    *("time", "loss", "lr", "grad_norm", "tokens_per_second", "data_share"),
+    *("tflops", "mfu", "tflops_6n", "mfu_6n", "memory_gib"),
+    *("bytes_sent", "bytes_ring", "seconds_waited", "seconds_hidden", "pseudogradient_norm", "mean_norm", "cosine"),
+    *("validation_loss", "validation_bits_per_byte", "local_validation_loss", "local_validation_bits_per_byte"),
+    "evaluation_seconds",
+)
+
+
+def parsed_line(line: bytes | str) -> dict[str, Any] | None:
+    """The values of a line of metrics; None for any other line."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return values if _is_line(values) else None
+
+
+def is_complete(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics has all values that this version writes for its event."""
+    return all(name in line for name in _IN_EVENTS.get(line.get("event", ""), ()))
+
+
+def _is_line(values: Any) -> bool:
+    if not isinstance(values, dict) or any(name not in values for name in _IN_EVERY_LINE):
+        return False
+    return all(_fits(name, value) for name, value in values.items())
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value is of the type that goes with its name; one that this version does not know may be anything."""
+    if name in _WHOLE:
+        return _is_number(value) and isinstance(value, int)
+    if name in _TEXTS:
+        return isinstance(value, str) and (name != "state" or bool(value.strip()))
+    if name in _NUMBERS or name.startswith("evaluation/"):
+        return _is_number(value)
+    if name == "weights":
+        return isinstance(value, dict) and all(w.isdecimal() and _is_number(n) for w, n in value.items())
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
