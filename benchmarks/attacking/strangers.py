@@ -15,7 +15,7 @@ from attacking.registry import Seen, attack
 
 WITHOUT = "it learns nothing and decides nothing; the others go on to sync with equal anchors"
 MISFIT = "it is refused with the reason in one line; the others go on to sync with equal anchors"
-SECONDS = 40.0
+SECONDS = 60.0
 
 
 def secret_of(run: LiveRun) -> str | None:
