@@ -38,6 +38,7 @@ from attacking import (  # noqa: F401 (each adds its attacks)
     lines,
     mutations,
     networks,
+    secret,
     signals,
     stops,
     strangers,
