@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,7 +179,7 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
     }
     record = Record(options.results / f"{options.form}.jsonl", about)
     workshop = Workshop(outputs / "workshop", mutations=options.mutations)
-    scenes = list(dict.fromkeys(attack.scene for attack in attacks))
+    scenes = [scene for scene, _ in Counter(attack.scene for attack in attacks).most_common()]  # the longest first
     until = started + options.limit
     with ThreadPoolExecutor(options.lanes) as lanes:
         jobs = [
