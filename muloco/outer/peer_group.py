@@ -58,6 +58,8 @@ class PeerGroup(ProcessGroupWrapper):
     """What this worker knows of its connections to the others, to be set before the first configuration."""
     workers: Sequence[int] = ()
     """The members of the last quorum, by rank."""
+    missed: Collection[int] = ()
+    """Those that said nothing in the last configuration."""
     _silent: Collection[int] = ()
     """Those of them that did not connect with the others."""
 
@@ -79,10 +81,10 @@ class PeerGroup(ProcessGroupWrapper):
             remark=" ".join(map(str, reachability.apart())),
             doubtful=[member for member, worker in enumerate(workers) if worker in self._silent and member != rank],
         )
-        reachability.failed(workers[m] for m in self.admission.silent if m < len(workers))
         apart = {workers[m]: _numbers(remark) for m, remark in self.admission.remarks.items() if m < len(workers)}
         out = reachability.settle(apart)
-        self._silent = {workers[m] for m in self.admission.silent if m < len(workers)} | out
+        self.missed = [workers[m] for m in self.admission.silent if m < len(workers)]
+        self._silent = {*self.missed, *out}
         admitted = [m for m in self.admission.admitted if m >= len(workers) or workers[m] not in out]
         if reachability.reason_to_stay_out() is not None:
             admitted = [rank]

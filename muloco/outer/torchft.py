@@ -192,6 +192,9 @@ class TorchftTransport:
             broken = CUT_OFF
         if not committed and self.reachability.reason_to_stay_out() is None:
             self.reachability.failed(self.group.workers)
+        elif committed and self.group.missed:
+            self.reachability.failed(self.group.missed)
+            self.group.missed = ()
         if (not committed or broken is not None) and not self.reachability.keeps_out():
             self._manager.report_error(RuntimeError(broken or "the round failed"))
         try:
