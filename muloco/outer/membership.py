@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -135,6 +136,12 @@ class Membership:
                 raise RuntimeError(f"workers {agreement.behind} want to join again, for which nothing is provided")
             logger.info("workers %s join again", ", ".join(map(str, agreement.behind)))
             self.transport.offer(agreement.name, self._transfer.pack())
+
+    def part(self, transport: Transport) -> None:
+        """This worker meets nobody from here on but itself, at `transport`. What it commits is its own affair: for
+        the others, if there are any, the run has not gone on."""
+        self.transport = transport
+        self.crowd = replace(self.crowd, committed=lambda step, fragment, members: None)
 
     def take_over(self, agreement: Agreement) -> bool:
         """Goes on from a leader's state; False: the leader is gone, or there is none.
