@@ -151,6 +151,8 @@ def _start_worker(
     station = placement.stations[worker]
     # gloo by itself would look for the address of the host's name
     interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
+    if station.host == LOOPBACK:  # NCCL by itself would listen on another interface
+        interface["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", station.interface)
     child = Child(
         f"worker {worker}" if config.worker_processes == config.workers else "workers",
         _worker_command(config, folder, worker, station, placement.process_group),

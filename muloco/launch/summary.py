@@ -8,6 +8,7 @@ from rich.table import Table
 
 from muloco.training.checkpoint_folder import CheckpointFolder
 from muloco.training.config import Config
+from muloco.training.metrics_lines import is_complete
 from muloco.training.resuming import run_folder, way_on
 from muloco.training.run_folder import (
     RunFolder,
@@ -38,7 +39,7 @@ def summarize(
         restarts: how often workers were started again, since the last start.
         resumes: how often the run was resumed without a user, since the last start.
     """
-    lines = read_metrics(folder)
+    lines = list(filter(is_complete, read_metrics(folder)))
     training = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
     syncs = [line for line in lines if line.get("event") == "sync"]
@@ -88,7 +89,7 @@ def sum_up_by_hand(config: Config) -> None:
     corpus = content.get("text") or content.get("held out") or []
     while True:  # until no other worker has written meanwhile
         seen = folder.metrics_size()
-        times = [line["time"] for line in read_metrics(folder)]
+        times = [line["time"] for line in read_metrics(folder) if "time" in line]
         summary = summarize(config, folder, corpus=corpus, wall_seconds=max(times) - min(times), restarts=0)
         write_json(folder.summary, summary)
         if folder.metrics_size() == seen:

@@ -7,9 +7,11 @@ from typing import Any
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 _IN_EVENTS = {
     "state": ("state",),
-    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "weights", "digest"),
+    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "digest"),
+    "fault": ("time",),
+    "lines_lost": ("lines",),
 }
-"""Values that are in all lines of an event; earlier versions wrote fewer."""
+"""Values that are in all lines of an event."""
 _WHOLE = (*_IN_EVERY_LINE, "schema", "fragment", "participants", "attempts", "tokens", "lines", "rank")
 _TEXTS = ("event", "state", "reason", "kind", "phase", "digest")
 _NUMBERS = (
@@ -42,7 +44,7 @@ def parsed_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
 
 
 def is_complete(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics has all values that this version writes for its event."""
+    """Whether a line of metrics has the values that readers of its event rely on."""
     return all(name in line for name in _IN_EVENTS.get(line.get("event", ""), ()))
 
 

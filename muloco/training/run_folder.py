@@ -206,7 +206,7 @@ class MetricsTail:
         self._offsets = [size_of(path) for path in self._paths]
 
     def new_lines(self) -> Iterator[dict[str, Any]]:
-        """Whole lines of this version that have come since the last call, each from the file of its worker. A
+        """Whole lines that have come since the last call, each from the file of its worker. A
         file that cannot be read is passed over."""
         for worker, path in enumerate(self._paths):
             size = size_of(path)

@@ -59,9 +59,15 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Workers:
     """Of runs that meet at one lighthouse."""
 
-    def __init__(self, outputs: Path, address: str):
-        """address: of the lighthouse."""
+    def __init__(self, outputs: Path, address: str, interface: str = "lo"):
+        """
+        Args:
+            outputs: folder of the runs.
+            address: of the lighthouse.
+            interface: network interface of gloo.
+        """
         self.outputs = outputs
+        self._interface = interface
         self._address = address
         self._processes: list[subprocess.Popen] = []
         hook = outputs / "hook"
@@ -83,7 +89,7 @@ class Workers:
                     "PYTHONPATH": self._path,
                     "TORCHFT_LIGHTHOUSE": self._address,
                     "MULOCO_SECRET": SECRET,
-                    "GLOO_SOCKET_IFNAME": "lo",
+                    "GLOO_SOCKET_IFNAME": self._interface,
                     "OMP_NUM_THREADS": "1",
                 },
             )

@@ -74,19 +74,20 @@ def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_pat
 
 def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "blind")
-    folder.metrics(1).mkdir(parents=True)
-    folder.metrics(0).write_bytes(b"\0garbage\xff\n" * 1000)
-    settings = {"training__steps": 8, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 4}
-    first = train(tmp_path, "blind", MULOCO, **settings)
-    assert first.status == 0, first.output
-    assert first.summary()["missing_metrics"] == [f"{folder.metrics(1)} has no training line"]
-    first.go_back_to(4)
-    again = train(tmp_path, "blind", MULOCO, "--resume", **settings)
-    assert again.status == 0, again.output
     for worker in (0, 1):
-        newest = newest_commits(folder.commits(worker), 2)
-        assert [(one.step, sorted(one.members)) for one in newest] == [(8, [0, 1])]
-        assert [one.step for one in newest_commits(folder.commits(worker), 1)] == [8]
+        folder.metrics(worker).mkdir(parents=True)
+    settings = {"fault_tolerance__sync_steps": 4, "checkpoint__interval": 4}
+    first = train(tmp_path, "blind", MULOCO, **settings, training__steps=8)
+    assert first.status == 1 and "the last step is done and saved" in first.output, first.output
+    folder.metrics(0).rmdir()
+    folder.metrics(0).write_bytes(b"\0garbage\xff\n" * 1000)
+    again = train(tmp_path, "blind", MULOCO, "--resume", **settings, training__steps=12)
+    assert again.status == 0, again.output
+    assert f"{folder.metrics(1)} has no training line" in again.summary()["missing_metrics"]
+    for worker in (0, 1):
+        for attempt, step in ((1, 8), (2, 12)):
+            (newest,) = newest_commits(folder.commits(worker), attempt)
+            assert newest.step == step and newest.members == {0, 1}
 
 
 def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path) -> None:
