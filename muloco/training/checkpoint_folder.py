@@ -310,8 +310,7 @@ def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> di
     for name in raw:
         if name not in kinds:
             raise ValueError(
-                f"{path} has the unknown field {name!r}: a later version of muloco wrote it, or it is "
-                "damaged"
+                f"{path} has the unknown field {name!r}: a later version of muloco wrote it, or it is damaged"
             )
     for name, kind in kinds.items():
         if type(raw.get(name)) is not kind:
