@@ -25,6 +25,10 @@ LONGEST_LINE = 1 << 16
 """Characters; a longer line of output is kept as several, so that a line without an end does not fill the memory."""
 _LAST_BYTES = 1 << 20
 """Bytes at the end of a log in which the reason of a failure is looked for."""
+_ASIDE = re.compile(r"Exception (?:in thread|ignored) ")
+"""Beginning of the line before a traceback that did not end the program."""
+_CHAINED = re.compile(r"The above exception was|During handling of the above exception")
+"""Beginning of the line before a traceback that belongs to the one before."""
 _PR_SET_PDEATHSIG = 1
 _OF_A_RANK = re.compile(
     "(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PET_.*"
@@ -170,15 +174,22 @@ def _own_environment() -> dict[str, str]:
 
 
 def exception_in(log: str) -> str | None:
-    """The exception, `Type: message`, of the last Python traceback in a log; torchrun's own does not count."""
-    found = None
-    for traceback in re.split(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\):\n", log, flags=re.M)[1:]:
+    """The exception, `Type: message`, of the last Python traceback in a log that ended the program: not torchrun's own,
+    nor one that ended another thread."""
+    found, aside = None, False
+    before, *tracebacks = re.split(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\):\n", log, flags=re.M)
+    for traceback in tracebacks:
+        introduction = re.sub(r"(?:\n?\[rank\d+\]:\s*)*$", "", before).rstrip().rpartition("\n")[2]
+        introduction = re.sub(r"^\[rank\d+\]: ?", "", introduction)
+        if not _CHAINED.match(introduction):
+            aside = _ASIDE.match(introduction) is not None
         for line in traceback.splitlines():
             line = re.sub(r"^\[rank\d+\]: ?", "", line)
             if line and not line[0].isspace():
-                if "ChildFailedError" not in line:
+                if not aside and "ChildFailedError" not in line:
                     found = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
                 break
+        before = traceback
     return found
 
 

@@ -125,6 +125,11 @@ class Membership:
         self.leaving |= agreement.leaving
         self.history = agreement.history
         self.shares |= agreement.shares
+        if 2 * len(agreement.weights) < self.crowd.workers and sorted(agreement.weights) != self.members:
+            logger.warning(
+                "fewer than half of the %d workers take part from step %d on: %s",
+                *(self.crowd.workers, agreement.step, ", ".join(map(str, sorted(agreement.weights)))),
+            )
         self.members = sorted(agreement.weights)
         if agreement.donates:
             if self._transfer is None:

@@ -212,6 +212,17 @@ class CheckpointFolder:
                     raise ValueError(f"{self.part(step, name) / file} has {size} bytes instead of {stored.bytes}")
         return manifest
 
+    def read_verified(self, step: int) -> Manifest:
+        """The checkpoint of a step, all of whose files hold what was written (`read` and `verify`).
+
+        Raises:
+            ValueError: as `read` and `verify`.
+        """
+        manifest = self.read(step)
+        for name in manifest.parts:
+            self.verify(manifest, name)
+        return manifest
+
     def verify(
         self,
         manifest: Manifest,
@@ -299,7 +310,7 @@ def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> di
     for name in raw:
         if name not in kinds:
             raise ValueError(
-                f"{path} has {name!r}, which this version of muloco does not know: a later version wrote it, or it is "
+                f"{path} has the unknown field {name!r}: a later version of muloco wrote it, or it is "
                 "damaged"
             )
     for name, kind in kinds.items():

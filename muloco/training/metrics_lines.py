@@ -1,15 +1,17 @@
 """What makes a line of metrics: the values that readers rely on, each of its type. Needs nothing but Python."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 _IN_EVENTS = {
     "state": ("state",),
-    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "weights", "digest"),
+    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "digest"),
+    "fault": ("time",),
+    "lines_lost": ("lines",),
 }
-"""Values that are in all lines of an event; earlier versions wrote fewer."""
+"""Values that are in all lines of an event."""
 _WHOLE = (*_IN_EVERY_LINE, "schema", "fragment", "participants", "attempts", "tokens", "lines", "rank")
 _TEXTS = ("event", "state", "reason", "kind", "phase", "digest")
 _NUMBERS = (
@@ -30,8 +32,19 @@ def parsed_line(line: bytes | str) -> dict[str, Any] | None:
     return values if _is_line(values) else None
 
 
+def parsed_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
+    """`parsed_line` of each, in less time and memory: values that are parsed together share the names of their keys."""
+    try:
+        values = json.loads(b"[%s]" % b",".join(lines))
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) != len(lines):
+        return [parsed_line(line) for line in lines]
+    return [value if _is_line(value) else None for value in values]
+
+
 def is_complete(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics has all values that this version writes for its event."""
+    """Whether a line of metrics has the values that readers of its event rely on."""
     return all(name in line for name in _IN_EVENTS.get(line.get("event", ""), ()))
 
 

@@ -1,10 +1,12 @@
 """What happens when a run does not go as planned."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,45 @@ def test_a_worker_that_stands_still_is_started_again(tmp_path: Path, monkeypatch
     assert "\x1e" not in log + run.output
     assert run.summary()["restarts"] == 1 and [line["worker"] for line in run.lines(event="join")] == [1]
     assert all(len(set(digests.values())) == 1 for digests in run.digests())
+
+
+BAD_LINES = (
+    b'{"event": "sync", "step": \0\0\0\n',
+    b"\0" * 40 + b"\n",
+    b'{"attempt": 1, "worker": 1, "step": 4, "event": "sync"}\n',
+    b'{"attempt": 1, "worker": 9, "step": 4, "loss": "low", "weights": []}\n',
+)
+
+
+def has_begun(folder: RunFolder, process: subprocess.Popen, attempt: int) -> bool:
+    return process.poll() is not None or any(line["attempt"] == attempt for line in events(folder, "sync"))
+
+
+def test_nothing_that_is_written_for_people_ends_the_training(tmp_path: Path) -> None:
+    """All at once: the console is closed, logs go to a full disk, events of TensorBoard have no place, and a metrics
+    file has lines that are none, in both attempts."""
+    folder = RunFolder(tmp_path / "run")
+    folder.log(0).parent.mkdir(parents=True)
+    for name in (0, "lighthouse"):
+        folder.log(name).symlink_to("/dev/full")
+    folder.tensorboard(0).parent.write_text("a file")
+    settings = {"fault_tolerance__sync_steps": 4, "metrics__tensorboard": True, "checkpoint__interval": 8}
+    for attempt, flags, steps in ((1, (), 24), (2, ("--resume",), 32)):
+        words = command(tmp_path, "run", MULOCO, *flags, **settings, training__steps=steps)
+        with (tmp_path / f"{attempt}.err").open("w") as errors:
+            process = subprocess.Popen(
+                ["bash", "-o", "pipefail", "-c", '"$@" | head -n 2', "bash", *words],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, "RUST_LOG": "info"},
+            )
+        wait_until(partial(has_begun, folder, process, attempt), "it does not begin")
+        with folder.metrics(1).open("ab") as file:
+            file.write(b"".join(BAD_LINES))
+        said = (process.wait(timeout=PATIENCE), (tmp_path / f"{attempt}.err").read_text())
+        assert said[0] == 0 and "Traceback" not in said[1], said
+        assert json.loads(folder.summary.read_text())["steps"] == steps
+    assert {line["attempt"] for line in events(folder, "sync")} == {1, 2}
 
 
 def test_too_large_a_held_out_set_is_refused_before_anything_starts(tmp_path: Path) -> None:

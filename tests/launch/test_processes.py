@@ -61,6 +61,14 @@ def test_the_exception_of_a_log() -> None:
     assert exception_in("all is well\n") is None
 
 
+@pytest.mark.parametrize("introduction", ["Exception in thread Thread-7 (run):", "[rank0]: Exception ignored in: <x>"])
+def test_a_traceback_that_did_not_end_the_program_is_not_its_reason(introduction: str) -> None:
+    aside = f"some line\n{introduction}\n{LOG.partition(chr(10))[2]}"
+    assert exception_in(aside) is None
+    raised = 'Traceback (most recent call last):\n  File "c.py", line 1, in h\nOSError: gone\n'
+    assert exception_in(f"{raised}{aside}") == "OSError: gone" == exception_in(f"{aside}12:00:01 INFO on\n{raised}")
+
+
 def test_output_goes_to_the_log_and_to_the_caller(tmp_path: Path) -> None:
     (tmp_path / "c.log").write_text("before\n")
     child, lines = start(tmp_path, "import os, sys; print('X', os.environ['X']); print('err', file=sys.stderr)")

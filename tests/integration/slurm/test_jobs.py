@@ -6,6 +6,9 @@ import signal
 
 import pytest
 
+from muloco.training.environment import SECRET_FILE
+
+from ...listening import command_lines
 from .jobs import Jobs, attempts, steps
 
 pytestmark = pytest.mark.integration
@@ -18,6 +21,8 @@ LONG = {**SHORT, "training__steps": 40}
 def test_two_workers_on_a_node_requeue_themselves_after_usr1_and_go_on_where_they_were(jobs: Jobs) -> None:
     job = jobs.submit("two", MULOCO, nodes=1, gpus=2, **LONG)
     jobs.wait_for_line("two", job, event="sync", step=8)
+    secret = (jobs.folder("two").root / SECRET_FILE).read_text().strip()
+    assert len(secret) == 64 and [line for line in command_lines() if secret in line] == []
     jobs.slurm("scancel", "--signal=USR1", "--batch", job)
     run = jobs.finish("two", job)
     assert run.status == 0 and jobs.state(job) == "COMPLETED" and jobs.field(job, "Restarts") == "1", run.output
