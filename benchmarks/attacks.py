@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,7 @@ from attacking import (  # noqa: F401 (each adds its attacks)
     lines,
     mutations,
     networks,
+    secret,
     signals,
     stops,
     strangers,
@@ -78,7 +80,7 @@ class Record:
 
 
 STOP = threading.Event()
-"""Set by SIGINT and SIGTERM: no further attack begins, and the runs are ended."""
+"""Set by SIGINT and SIGTERM: no further attack is begun, and what has been started is ended."""
 
 
 def play(
@@ -177,7 +179,7 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
     }
     record = Record(options.results / f"{options.form}.jsonl", about)
     workshop = Workshop(outputs / "workshop", mutations=options.mutations)
-    scenes = list(dict.fromkeys(attack.scene for attack in attacks))
+    scenes = [scene for scene, _ in Counter(attack.scene for attack in attacks).most_common()]  # the longest first
     until = started + options.limit
     with ThreadPoolExecutor(options.lanes) as lanes:
         jobs = [

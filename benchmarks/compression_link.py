@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from shaped_link import shaped_network
 from training_runs import environment, machine, speed, wait
-from worker_runs import start_lighthouse, train
+from worker_runs import RUN_SECRET, start_lighthouse, train
 
 from muloco.model.flavors import flavor
 from muloco.outer.codecs import build_codec
@@ -101,13 +101,13 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
     torch.set_num_threads(1)
     transport = TorchftTransport(
         run="link",
-        secret=b"a secret of a benchmark",
         worker=rank,
         least=WORKERS,
         lighthouse=address,
         rank=0,
         ranks=1,
         host=host,
+        secret=RUN_SECRET.encode(),
         group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,

@@ -15,6 +15,7 @@ from torch import multiprocessing
 from training_runs import machine
 
 from muloco.launch.lighthouse import start_lighthouse
+from muloco.outer.store import loopback_store
 
 GROUPS = (2, 4)
 TENSORS, WIDTH = 16, 1024
@@ -67,7 +68,7 @@ def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: 
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RUST_LOG": "warn"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    store = _store()
+    store = loopback_store()
     ways = _ways(rank, size, lighthouses, store, elements)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -80,11 +81,6 @@ def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: 
         Path(folder, "seconds.json").write_text(json.dumps(seconds))
     dist.barrier()
     os._exit(0)  # threads of gloo and torchft may not survive Python's finalization
-
-
-def _store() -> dist.TCPStore:
-    """As torchrun gives a worker one."""
-    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def _ways(
@@ -101,13 +97,13 @@ def _ways(
 
     transport = TorchftTransport(
         run="exchange",
-        secret=b"a secret of a benchmark",
         worker=rank,
         least=size,
         lighthouse=lighthouses[0],
         rank=0,
         ranks=1,
         host="127.0.0.1",
+        secret=b"a secret of a benchmark",
         group=GlooGroup(TIMEOUT),
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,

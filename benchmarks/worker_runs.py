@@ -1,8 +1,6 @@
 """Runs whose workers are each in a namespace of a shaped network, started one by one with `muloco worker`."""
 
 import queue
-import re
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -11,10 +9,13 @@ from pathlib import Path
 from shaped_link import Network
 from training_runs import environment, muloco, wait
 
+from muloco.launch.lighthouse import LISTENS
+from muloco.training.environment import LIGHTHOUSE, SECRET
 from muloco.training.run_folder import RunFolder
 
 LIGHTHOUSE_PORT = 29510
 START_SECONDS = 60
+RUN_SECRET = "a secret of workers in namespaces"
 
 
 def train(network: Network, config: str, settings: Mapping[str, object], *, outputs: Path, threads: int) -> RunFolder:
@@ -46,7 +47,7 @@ def train(network: Network, config: str, settings: Mapping[str, object], *, outp
                 worker,
                 muloco("worker", config, own),
                 log=logs / f"worker-{worker:03d}.log",
-                environment={**environment(threads), "TORCHFT_LIGHTHOUSE": address, "RUST_LOG": "warn"},
+                environment={**environment(threads), LIGHTHOUSE: address, SECRET: RUN_SECRET, "RUST_LOG": "warn"},
             )
         )
     wait(children)
@@ -55,21 +56,18 @@ def train(network: Network, config: str, settings: Mapping[str, object], *, outp
 
 def start_lighthouse(network: Network, workers: int, log: Path) -> str:
     """In the first worker's namespace, where every port is free; returns its address."""
-    program = Path(sys.executable).parent / "torchft_lighthouse"
-    found = str(program) if program.exists() else shutil.which("torchft_lighthouse")
-    if found is None:
-        raise RuntimeError("torchft_lighthouse is not installed; it comes with torchft: pip install torchft")
     lines: queue.Queue[str] = queue.Queue()
-    bind = f"{network.address(0)}:{LIGHTHOUSE_PORT}"
-    child = network.spawn(
-        0, [found, "--bind", bind, "--min_replicas", str(workers)], log=log, environment={}, on_line=lines.put
-    )
+    command = [
+        *(sys.executable, "-m", "muloco", "lighthouse", "--host", network.address(0), "--port", str(LIGHTHOUSE_PORT)),
+        *("--min_replica_size", str(workers), "--heartbeat_timeout_seconds", "5", "--straggler_timeout_seconds", "60"),
+    ]
+    child = network.spawn(0, command, log=log, environment={SECRET: RUN_SECRET}, on_line=lines.put)
     deadline = time.monotonic() + START_SECONDS
     while child.status is None and time.monotonic() < deadline:
         try:
             line = lines.get(timeout=0.1)
         except queue.Empty:
             continue
-        if re.search(r"listening on", line):
-            return f"http://{bind}"
+        if line.startswith(LISTENS):
+            return line.removeprefix(LISTENS)
     raise RuntimeError(f"the lighthouse did not come up; see {log}")

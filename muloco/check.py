@@ -56,10 +56,9 @@ def run_check(command: argparse.Namespace) -> int:
             for reason in reasons:
                 console.print(f"  {reason}", markup=False)
         else:
+            parts = f"{len(manifest.parts)} part{'s' * (len(manifest.parts) > 1)}"
             verified = "" if manifest.has_digests else ", as far as its sizes tell: an earlier version kept no digests"
-            console.print(
-                f"step-{step}: whole ({len(manifest.parts)} parts, {size / 1e9:.3g} GB){verified}", markup=False
-            )
+            console.print(f"step-{step}: whole ({parts}, {size / 1e9:.3g} GB){verified}", markup=False)
     return 0 if whole else 1
 
 

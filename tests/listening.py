@@ -1,5 +1,6 @@
 """What processes listen on, by the tables of Linux."""
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Iterable
@@ -45,6 +46,17 @@ def descendants(process: int) -> set[int]:
     while new:
         new = [child for parent in new for child in parents.get(parent, [])]
         found.update(new)
+    return found
+
+
+def command_lines(processes: Iterable[int] | None = None) -> list[str]:
+    """Those of these processes, or of all that run here."""
+    if processes is None:
+        processes = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    found = []
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(Path(f"/proc/{process}/cmdline").read_text(errors="replace").replace("\0", " "))
     return found
 
 

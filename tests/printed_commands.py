@@ -12,7 +12,7 @@ DOCUMENTS = [
 ]
 PROGRAM = re.compile(
     r"([A-Z_]+=\S+ )?"
-    r"(muloco(?= [a-z])|make|python|torchrun|source|\.|sbatch|bash|cp|pip|uv|torchft_lighthouse|(\./)?[\w/]+\.sh) "
+    r"(muloco(?= [a-z])|make|python|torchrun|source|\.|sbatch|bash|cp|pip|uv|(\./)?[\w/]+\.sh) "
 )
 STANDS_FOR = {  # what a reader replaces, and what the test has in its place
     "hf:OWNER/NAME": "books.jsonl",

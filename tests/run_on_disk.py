@@ -9,7 +9,7 @@ import torch.distributed.checkpoint as dcp
 from muloco.data.corpus import Corpus, Document
 from muloco.data.tokenizer import train_tokenizer
 from muloco.model import build
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save, Stored
+from muloco.training.checkpoint_folder import GLOBAL, METADATA, CheckpointFolder, Save, Stored
 from muloco.training.config import Config
 from muloco.training.digests import sha256_of
 from muloco.training.load import to_dict
@@ -91,6 +91,8 @@ def save_checkpoint(folder: RunFolder, step: int) -> None:
     """A whole checkpoint without contents."""
     checkpoints = CheckpointFolder(folder.checkpoint)
     save = Save(step=step, attempt=1, history="", parts=[GLOBAL])
-    checkpoints.unfinished(step, GLOBAL).mkdir(parents=True)
-    checkpoints.publish(save, GLOBAL, {})
+    part = checkpoints.unfinished(step, GLOBAL)
+    part.mkdir(parents=True)
+    (part / METADATA).touch()
+    checkpoints.publish(save, GLOBAL, files_in(part))
     assert checkpoints.complete(save)

@@ -20,6 +20,7 @@ def bad_lines_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
     lines = (
         b'{"event": "sync", "step": \0\0\0\n',
         bytes(40) + b"\n",
+        bytes(2**22) + b"\n",
         b'{"event": "sync", "step": 5, "wor\n',
         b"\xff\xfe\xfa\n",
         b"[]\nnull\n17\n",
@@ -101,6 +102,7 @@ def bad_lines_in_the_commit_log(run: LiveRun, rng: random.Random) -> Seen:
     wrong[0] ^= 1
     lines = (
         bytes(64) + b"\n",
+        bytes(2**22) + b"\n",
         rng.randbytes(64).replace(b"\n", b"") + b"\n",
         bytes(wrong),
         good[-1][: len(good[-1]) // 2],

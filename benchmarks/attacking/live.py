@@ -226,7 +226,7 @@ class LiveRun:
         """Id of its process."""
         assert self.process is not None
         for process in descendants(self.process.pid):
-            if any("torchft_lighthouse" in word for word in command_line(process)):
+            if "lighthouse" in command_line(process):
                 return process
         return None
 

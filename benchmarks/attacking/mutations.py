@@ -56,20 +56,26 @@ def _tried(report: Report, what: str, action: Callable[[], object], allowed: tup
 
 @attack("mutations", must=ONE_ERROR)
 def mutated_files(workshop: Workshop, rng: random.Random) -> Report:
-    """Mutates config.json, manifest, part.json, metrics and commit logs of a complete run, and reads each of them."""
+    """Mutates config.json, manifest, part.json, metrics, commit log and attempts of a complete run, and reads each of
+    them."""
+    from muloco.training.attempts import next_attempt
     from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
+    from muloco.training.commits import Progress
     from muloco.training.load import ConfigError, load_config
     from muloco.training.run_folder import RunFolder, read_metrics
 
     report, root = Report(), workshop.unfinished()
     folder, checkpoints = RunFolder(root), CheckpointFolder(root / "checkpoint")
     newest = root / "checkpoint" / "step-20"
+    progress = Progress(folder, worker=0, workers=2, attempt=1)
     readers: list[tuple[Path, Callable[[], object], tuple[type[BaseException], ...]]] = [
         (folder.config, lambda: load_config(str(folder.config)), (ConfigError,)),
         (newest / "manifest.json", checkpoints.newest, (NoWholeCheckpoint,)),
         (newest / "global" / "part.json", checkpoints.newest, (NoWholeCheckpoint,)),
         (folder.metrics(0), lambda: read_metrics(folder), ()),
-        *_commit_log(root),
+        (folder.commits(0), progress.reached, ()),
+        (folder.commits(0), partial(progress.passed, 15, 0), ()),
+        (folder.attempts, partial(next_attempt, folder), ()),
     ]
     for path, reader, allowed in readers:
         whole = path.read_bytes()
@@ -79,11 +85,6 @@ def mutated_files(workshop: Workshop, rng: random.Random) -> Report:
         path.write_bytes(whole)
     shutil.rmtree(root.parent)
     return report
-
-
-def _commit_log(root: Path) -> list[tuple[Path, Callable[[], object], tuple[type[BaseException], ...]]]:
-    """The commit log and its reader, where a run has one."""
-    return []
 
 
 @attack("mutations", must=ONE_ERROR)

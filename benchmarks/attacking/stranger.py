@@ -1,7 +1,8 @@
 """A fake worker, in a process of its own: `strangers.py` starts it. It may know the secret of the run or not.
 
     python stranger.py ORDER    a JSON object: lighthouse, run, worker, secret (null: none), tells (what it sends
-                                instead of a header), rounds, seconds
+                                instead of a header), extra (bytes by which its messages are too long), rounds,
+                                seconds
 
 Prints one JSON object a round: what it has learned from the others.
 """
@@ -60,10 +61,27 @@ def changed(honest: bytes, order: dict[str, Any]) -> bytes:
     return json.dumps(header).encode()
 
 
+def send_more(extra: int) -> None:
+    """From now on every message of this process is longer than its receiver expects."""
+    import torch
+
+    from muloco.outer.peer_group import GlooGroup
+
+    post = GlooGroup.post
+
+    def longer(self: Any, received: Any, sizes: Any, sent: Any, *more: Any) -> None:
+        padding = torch.zeros(extra, dtype=torch.uint8)
+        post(self, received, sizes, [torch.cat([part, padding]) if part.numel() else part for part in sent], *more)
+
+    GlooGroup.post = longer  # type: ignore[method-assign]
+
+
 def play(order: dict[str, Any]) -> None:
     from muloco.outer.exchange import gather_bytes
     from muloco.outer.transport import TransportError
 
+    if order.get("extra"):
+        send_more(order["extra"])
     transport = connect(order)
     honest: bytes | None = None
     for number in range(order["rounds"]):

@@ -15,7 +15,7 @@ from attacking.registry import Seen, attack
 
 WITHOUT = "it learns nothing and decides nothing; the others go on to sync with equal anchors"
 MISFIT = "it is refused with the reason in one line; the others go on to sync with equal anchors"
-SECONDS = 40.0
+SECONDS = 60.0
 
 
 def secret_of(run: LiveRun) -> str | None:
@@ -35,10 +35,12 @@ def address_of(run: LiveRun) -> str:
     raise RuntimeError("no worker of the run has an address of a lighthouse")
 
 
-def fake(run: LiveRun, secret: str | None, *, tells: Any = "garbage", worker: int = 2, rounds: int = 4) -> list[dict]:
+def fake(
+    run: LiveRun, secret: str | None, *, tells: Any = "garbage", worker: int = 2, rounds: int = 4, extra: int = 0
+) -> list[dict]:
     """A fake worker comes; returns what it has learned in each round."""
     order = {"lighthouse": address_of(run), "run": run.name, "worker": worker, "secret": secret, "tells": tells}
-    order |= {"rounds": rounds, "seconds": 15}
+    order |= {"rounds": rounds, "seconds": 15, "extra": extra}
     script = str(Path(__file__).with_name("stranger.py"))
     try:
         told = subprocess.run(
@@ -54,12 +56,12 @@ def fake(run: LiveRun, secret: str | None, *, tells: Any = "garbage", worker: in
     return [json.loads(line) for line in told.splitlines() if line.startswith("{")]
 
 
-def outsider(run: LiveRun, secret: str | None) -> Seen:
+def outsider(run: LiveRun, secret: str | None, *, extra: int = 0) -> Seen:
     """The judgement on a fake worker that does not know the secret."""
     if secret_of(run) is None:
         return Seen(wrong=["the run has no secret: whoever reaches the lighthouse takes part"])
     since = time.time()
-    rounds = fake(run, secret)
+    rounds = fake(run, secret, extra=extra)
     meanwhile = len(run.whole_syncs(since))
     wrong = [f"round {told['round']}: it has read {told['read']} headers" for told in rounds if told["read"]]
     wrong += [
@@ -97,6 +99,18 @@ def a_fake_worker_with_a_wrong_secret(run: LiveRun, rng: random.Random) -> Seen:
     """A fake worker comes with a secret that is wrong in one character."""
     right = secret_of(run)
     return outsider(run, None if right is None else ("0" if right[0] != "0" else "1") + right[1:])
+
+
+@attack("strangers", must=WITHOUT, scene="gap")
+def a_fake_worker_that_sends_too_much(run: LiveRun, rng: random.Random) -> Seen:
+    """A fake worker without the secret sends longer messages than anybody expects, as one of another version may."""
+    return outsider(run, None, extra=32)
+
+
+@attack("strangers", must=WITHOUT, scene="gap")
+def a_fake_worker_that_sends_far_too_much(run: LiveRun, rng: random.Random) -> Seen:
+    """A fake worker without the secret sends 20 MiB in place of each message."""
+    return outsider(run, None, extra=20 * 2**20)
 
 
 @attack("strangers", must=MISFIT, scene="gap")

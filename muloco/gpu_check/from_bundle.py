@@ -64,7 +64,7 @@ def main(words: list[str], here: Path) -> int:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(tree), str(site), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "PATH": os.pathsep.join([str(site / "bin"), os.environ.get("PATH", "")]),  # torchft_lighthouse
+        "PATH": os.pathsep.join([str(site / "bin"), os.environ.get("PATH", "")]),  # torchrun
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "muloco", "check-gpu", *with_absolute_out(words, Path.cwd())]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from muloco.launch.crew import Crew
+from muloco.launch.kept_folder import KeptFolder
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
 from muloco.launch.placement import LOOPBACK, Placement, Station
@@ -74,7 +75,7 @@ def run_attempt(
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
             watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
-            return _watch(crew, watchdog, lighthouse, stop, tail, view)
+            return _watch(crew, watchdog, lighthouse, stop, KeptFolder(folder), tail, view)
         finally:
             for child in children:
                 child.ask_to_end()
@@ -89,6 +90,7 @@ def _watch(
     watchdog: Watchdog,
     lighthouse: Lighthouse | None,
     stop: StopSignals,
+    kept: KeptFolder,
     tail: MetricsTail,
     view: View,
 ) -> Ended:
@@ -102,6 +104,7 @@ def _watch(
         if stop.received is not None:
             crew.leave()
         watchdog.look(crew.children)
+        kept.watch()
         if crew.watch():
             view.update(tail.new_lines(), crew.away())
             failed = crew.failures()
@@ -148,6 +151,8 @@ def _start_worker(
     station = placement.stations[worker]
     # gloo by itself would look for the address of the host's name
     interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
+    if station.host == LOOPBACK:  # NCCL by itself would listen on another interface
+        interface["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", station.interface)
     child = Child(
         f"worker {worker}" if config.worker_processes == config.workers else "workers",
         _worker_command(config, folder, worker, station, placement.process_group),

@@ -46,8 +46,9 @@ def summarize(
     last_step = max((line["step"] for line in training), default=config.training.steps)
     reached = max(line["step"] for line in lines)  # not every step is logged
     final = {line["worker"]: line for line in training if line["step"] == last_step}
-    known = len({line["worker"] for line in training}) == config.workers
-    rates = [_rate([line for line in training if line["worker"] == worker]) for worker in final]
+    by_worker = _by_worker(training)
+    known = len(by_worker) == config.workers
+    rates = [_rate(by_worker[worker]) for worker in final]
     before = [line["validation_loss"] for line in validations if line["step"] == 0]
     return {
         "workers": config.workers,
@@ -60,8 +61,8 @@ def summarize(
         "validation_bits_per_byte": max(validations, key=lambda line: line["step"]).get("validation_bits_per_byte"),
         "local_validation_loss": own_loss(lines, step=max(line["step"] for line in validations)),
         "syncs": len({(line["step"], line["fragment"]) for line in syncs}),
-        "bytes_sent_per_worker": _sent(syncs, config.workers, "bytes_sent"),
-        "bytes_ring_per_worker": _sent(syncs, config.workers, "bytes_ring"),
+        "bytes_sent_per_worker": _sent(syncs, "bytes_sent"),
+        "bytes_ring_per_worker": _sent(syncs, "bytes_ring"),
         "restarts": restarts,
         "resumes": resumes,
         "lost_steps": lost_steps(lines, workers=config.workers, steps=reached) if syncs else 0,
@@ -98,6 +99,8 @@ def sum_up_by_hand(config: Config) -> None:
 
 def seconds_before(folder: RunFolder, attempt: int) -> float:
     """Seconds that earlier starts of a run took, from the first to the last line of metrics of each."""
+    if attempt == 1:
+        return 0
     times: dict[int, list[float]] = {}
     for path in folder.metrics_files().values():
         for line in read_lines(path):
@@ -124,9 +127,8 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
         folder: of the run.
         steps: inner steps that the config asks for.
     """
-    lines = [line for path in folder.metrics_files().values() for line in read_lines(path)]
-    attempt = max((line["attempt"] for line in lines), default=0)
-    reached = max((line["step"] for line in lines if line["attempt"] == attempt), default=0)
+    lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
+    _, reached = max(((line["attempt"], line["step"]) for line in lines), default=(0, 0))
     where = f"stopped at step {reached} of {steps}" if reached else "stopped before the first step"
     return f"{where}; {way_on(folder)}"
 
@@ -237,6 +239,13 @@ def _rate(training: list[dict[str, Any]]) -> float:
     return tokens / seconds
 
 
-def _sent(syncs: list[dict[str, Any]], workers: int, key: str) -> int:
-    """Bytes that a worker has sent to others in all syncs: of whom has sent most."""
-    return max((sum(sync[key] for sync in syncs if sync["worker"] == worker) for worker in range(workers)), default=0)
+def _sent(syncs: list[dict[str, Any]], key: str) -> int:
+    """The most bytes that one worker has sent to others in all syncs."""
+    return max((sum(sync[key] for sync in of_worker) for of_worker in _by_worker(syncs).values()), default=0)
+
+
+def _by_worker(lines: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["worker"], []).append(line)
+    return found

@@ -120,7 +120,7 @@ def _train(
     ended = course.ended
     if ended.failed:
         claim.take_back()
-        return _failed(ended, folder, console)
+        return _failed(ended, folder, stop, console)
     newest = newest_checkpoint(folder)
     if not reached_end(config, folder):  # a signal came, here or to a worker; or the disk is full
         if stop.received is None and (reason := why_full(folder.root)) is not None:
@@ -196,14 +196,15 @@ def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | Non
     return None if whole or not reached_end(config, folder) else _LAST_INCOMPLETE
 
 
-def _failed(ended: Ended, folder: RunFolder, console: Console) -> Outcome:
-    """Tells why a run has failed, and what can be done."""
+def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console) -> Outcome:
+    """Tells why a run has failed, and what can be done. One that was to stop for good is not `RESUMABLE`."""
     for child in ended.failed:
         console.print(_told(child), style="red", markup=False)
     if not ended.may_pass or not folder.config.exists():
         return Outcome(folder=folder, status=1)
     console.print(way_on(folder), style="red", markup=False)
-    return Outcome(folder=folder, status=1 if newest_checkpoint(folder) is None else RESUMABLE)
+    goes_on = newest_checkpoint(folder) is not None and stop.received in (None, signal.SIGUSR1)
+    return Outcome(folder=folder, status=RESUMABLE if goes_on else 1)
 
 
 def _told(child: Child) -> str:

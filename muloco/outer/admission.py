@@ -10,7 +10,7 @@ their round fails.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,6 +18,9 @@ from torch.distributed import Store
 
 from muloco.outer.authentication import NONCE_BYTES, TAG_BYTES, Key
 from muloco.outer.transport import TransportError
+
+DOUBTFUL = timedelta(seconds=5)
+"""Longest wait for a member of which the others do not expect that it says something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +37,20 @@ class Admission:
     """Those that do not hold the secret."""
     silent: tuple[int, ...]
     """Those that have said nothing in time."""
+    remarks: dict[int, str]
+    """What each of those that are let in tells the others."""
 
 
-def admit(store: Store, key: Key, rank: int, size: int, patience: timedelta) -> Admission:
+def admit(
+    store: Store,
+    key: Key,
+    rank: int,
+    size: int,
+    patience: timedelta,
+    *,
+    remark: str = "",
+    doubtful: Collection[int] = (),
+) -> Admission:
     """Meets the members of a quorum.
 
     Args:
@@ -45,17 +59,21 @@ def admit(store: Store, key: Key, rank: int, size: int, patience: timedelta) -> 
         rank: of this member in the quorum.
         size: number of members.
         patience: how long to wait for what each member writes.
+        remark: what this member tells the others.
+        doubtful: members for whom it waits `DOUBTFUL` at most, since they said nothing in the last meeting.
 
     Raises:
         TransportError: another holder of the secret has met other members than this one.
         RuntimeError: the store does not answer.
     """
-    store.set(f"nonce/{rank}", secrets.token_hex(NONCE_BYTES))
-    nonces = _collect(store, "nonce", range(size), patience)
-    present = [member for member, nonce in enumerate(nonces) if nonce]
-    seen = key.tag("seen", *nonces)
+    store.set(f"nonce/{rank}", f"{secrets.token_hex(NONCE_BYTES)} {remark}")
+    nonces = _collect(store, "nonce", [member for member in range(size) if member not in doubtful], patience)
+    nonces |= _collect(store, "nonce", doubtful, min(DOUBTFUL, patience))
+    nonces = dict(sorted(nonces.items()))
+    present = [member for member, nonce in nonces.items() if nonce]
+    seen = key.tag("seen", *nonces.values())
     store.set(f"proof/{rank}", (seen + key.tag("admission", rank, seen)).hex())
-    proofs = dict(zip(present, _collect(store, "proof", present, patience), strict=True))
+    proofs = _collect(store, "proof", present, patience)
     admitted, strangers = [], []
     for member, proof in proofs.items():
         theirs, tag = _halves(proof)
@@ -74,6 +92,7 @@ def admit(store: Store, key: Key, rank: int, size: int, patience: timedelta) -> 
         admitted=tuple(admitted),
         strangers=tuple(strangers),
         silent=tuple(member for member in range(size) if not proofs.get(member)),
+        remarks={member: nonces[member].partition(b" ")[2].decode("utf-8", "replace") for member in admitted},
     )
 
 
@@ -86,11 +105,14 @@ def _halves(proof: bytes) -> tuple[bytes, bytes]:
     return data[:TAG_BYTES], data[TAG_BYTES:]
 
 
-def _collect(store: Store, kind: str, members: Sequence[int], patience: timedelta) -> list[bytes]:
+def _collect(store: Store, kind: str, members: Collection[int], patience: timedelta) -> dict[int, bytes]:
     """Returns what these members have written; nothing for a member that has not written in time."""
+    if not members:
+        return {}
     keys = [f"{kind}/{member}" for member in members]
     try:
         store.wait(keys, patience)
+        written = store.multi_get(keys)
     except RuntimeError:
-        return [store.get(key) if store.check([key]) else b"" for key in keys]
-    return store.multi_get(keys)
+        written = [store.get(key) if store.check([key]) else b"" for key in keys]
+    return dict(zip(members, written, strict=True))

@@ -184,7 +184,7 @@ class OuterLoop:
         """
         if self._sent is None or not self._sent.pending.failed:
             return False
-        self.membership.transport = InProcessGroup(1).transport(0, self._transport.device)
+        self.membership.part(InProcessGroup(1).transport(0, self._transport.device))
         self._sent.pending = self._sent.pending.again()
         if self._synced != step:
             self._sync_after(step, last=last)

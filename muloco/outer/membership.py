@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -124,12 +125,23 @@ class Membership:
         self.leaving |= agreement.leaving
         self.history = agreement.history
         self.shares |= agreement.shares
+        if 2 * len(agreement.weights) < self.crowd.workers and sorted(agreement.weights) != self.members:
+            logger.warning(
+                "fewer than half of the %d workers take part from step %d on: %s",
+                *(self.crowd.workers, agreement.step, ", ".join(map(str, sorted(agreement.weights)))),
+            )
         self.members = sorted(agreement.weights)
         if agreement.donates:
             if self._transfer is None:
                 raise RuntimeError(f"workers {agreement.behind} want to join again, for which nothing is provided")
             logger.info("workers %s join again", ", ".join(map(str, agreement.behind)))
             self.transport.offer(agreement.name, self._transfer.pack())
+
+    def part(self, transport: Transport) -> None:
+        """This worker meets nobody from here on but itself, at `transport`. What it commits is its own affair: for
+        the others, if there are any, the run has not gone on."""
+        self.transport = transport
+        self.crowd = replace(self.crowd, committed=lambda step, fragment, members: None)
 
     def take_over(self, agreement: Agreement) -> bool:
         """Goes on from a leader's state; False: the leader is gone, or there is none.

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 
 import torch
@@ -15,6 +15,7 @@ from muloco.outer.admission import Admission, admit
 from muloco.outer.authentication import Key
 from muloco.outer.gate import LOOPBACK
 from muloco.outer.network import Network, split
+from muloco.outer.reachability import Reachability
 
 logger = logging.getLogger(__name__)
 
@@ -53,27 +54,50 @@ class PeerGroup(ProcessGroupWrapper):
     strangers: Sequence[str] = ()
     """Who does not hold the secret, as a person would name each."""
 
+    reachability: Reachability
+    """What this worker knows of its connections to the others, to be set before the first configuration."""
+    workers: Sequence[int] = ()
+    """The members of the last quorum, by rank."""
+    _silent: Collection[int] = ()
+    """Those of them that did not connect with the others."""
+
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
-        self.place, self.members = rank, world_size
+        self.place, self.members, self.workers = rank, world_size, _workers(rank, *args)
         self.configurations += 1
+        if self.reachability.settle_alone(self.workers, host=split(store_addr.partition("/")[0])[0]):
+            self.abort(errored=False)  # torchft is not told of a failure: the others would have to connect again
+            return
         self.rendezvous = self._reach_store(store_addr)
         super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
-        """Connects those members of the quorum that hold the secret."""
-        self.admission = admit(store, self.run_key, rank, world_size, self._timeout)
-        admitted = self.admission.admitted
+        """Connects those members of the quorum that hold the secret and do not stay out of the rounds. One that does is
+        alone."""
+        workers, reachability = self.workers, self.reachability
+        self.admission = admit(
+            *(store, self.run_key, rank, world_size, self._timeout),
+            remark=" ".join(map(str, reachability.apart())),
+            doubtful=[member for member, worker in enumerate(workers) if worker in self._silent and member != rank],
+        )
+        reachability.failed(workers[m] for m in self.admission.silent if m < len(workers))
+        apart = {workers[m]: _numbers(remark) for m, remark in self.admission.remarks.items() if m < len(workers)}
+        out = reachability.settle(apart)
+        self._silent = {workers[m] for m in self.admission.silent if m < len(workers)} | out
+        admitted = [m for m in self.admission.admitted if m >= len(workers) or workers[m] not in out]
+        if reachability.reason_to_stay_out() is not None:
+            admitted = [rank]
         self.strangers = tuple(map(self.call, self.admission.strangers))
         for kind, left_out in (
             ("does not have the secret of this run (MULOCO_SECRET)", self.admission.strangers),
-            (f"has said nothing for {self._timeout.total_seconds():g} s", self.admission.silent),
+            ("has said nothing in time", self.admission.silent),
         ):
             for other in left_out:
                 logger.warning("%s %s; the others go on without it", self.call(other), kind)
         if self._global_ranks is not None:
             self._global_ranks = [self._global_ranks[other] for other in admitted]
         self.place, self.members = admitted.index(rank), len(admitted)
-        store = dist.PrefixStore(self.admission.name, store)
+        name = self.admission.name if reachability.reason_to_stay_out() is None else f"{self.admission.name}/{rank}"
+        store = dist.PrefixStore(name, store)
         return super()._create_pg(store, self.place, self.members)
 
     def call(self, rank: int) -> str:
@@ -155,6 +179,17 @@ class PeerGroup(ProcessGroupWrapper):
                     store.delete_key(key)
         except RuntimeError as error:
             logger.info("the store at %s:%d does not answer: %s", host, port, in_short(error))
+
+
+def _workers(rank: int, group_rank: int = 0, group_world_size: int = 1, global_ranks: Sequence[int] = ()) -> list[int]:
+    """The numbers of the workers that are members of a quorum, from what torchft tells a group of it. `rank` is this
+    member, which is there in any case."""
+    return [(number - group_rank) // group_world_size for number in global_ranks] or [*range(rank + 1)]
+
+
+def _numbers(remark: str) -> list[int]:
+    """The workers that a member names in its remark."""
+    return [int(word) for word in remark.split() if word.isdecimal()]
 
 
 class GlooGroup(PeerGroup, ProcessGroupGloo):

@@ -328,7 +328,7 @@ def _get_patiently(address: str, path: str, key: Key, patience: float, seconds: 
         if answer is not None:
             return answer
         if time.monotonic() > deadline:
-            raise FileNotFoundError(f"the worker at {address} has no {path}")
+            raise FileNotFoundError(f"the worker at {address} has nothing at {path}")
         time.sleep(0.1)
 
 

@@ -7,9 +7,13 @@ A worker that was killed is no such case. Its machine refuses the connection, or
 """
 
 import logging
+import math
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+
+from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -17,13 +21,19 @@ FAILURES = 3
 """Failed rounds in a row in which two workers did not reach each other, after which one of them stays out."""
 PROBE_SECONDS = 3.0
 """Time limit of a connection that is only tried."""
+RETRY_SECONDS = 10.0
+"""A worker that stays out tries this often to reach the other one."""
+
+
+class StaysOut(TransportError):
+    """This worker takes part in no round until it reaches another one again."""
 
 
 def reaches(address: str) -> bool:
     """Whether the machine at `host:port` answers. A refusal is an answer, too: only the worker has gone then."""
-    host, _, port = address.rpartition(":")
+    port = int(address.rpartition(":")[2])
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+        socket.create_connection((_host(address), port), timeout=PROBE_SECONDS).close()
     except ConnectionRefusedError:
         return True
     except OSError:
@@ -45,6 +55,10 @@ class Reachability:
         self._addresses: dict[int, str] = {}
         self._failures: dict[int, int] = {}
         """Failed rounds in a row, by the worker that was in the quorum and was not reached."""
+        self._tried = -math.inf
+        """When this worker tried last to reach the one on account of which it stays out."""
+        self.out: dict[int, int] = {}
+        """Members of the last quorum that stay out of its rounds, and on account of which other one."""
 
     def introduced(self, addresses: Mapping[int, str]) -> None:
         """These workers have been connected with this one, and each can be asked at its address `host:port`."""
@@ -53,7 +67,8 @@ class Reachability:
             self._failures.pop(worker, None)
 
     def failed(self, workers: Iterable[int]) -> None:
-        """A round with these workers has failed: tries to reach each of them, and counts where it does not."""
+        """A round with these workers has failed, or they could not be connected with the others: tries to reach each of
+        them, and counts where it does not."""
         others = [worker for worker in workers if worker != self._worker and worker in self._addresses]
         for worker, reached in zip(others, self._reached(others), strict=True):
             if reached:
@@ -71,6 +86,52 @@ class Reachability:
                 del self._failures[worker]
         return sorted(worker for worker in doubtful if worker in self._failures)
 
+    def settle(self, apart: Mapping[int, Collection[int]]) -> set[int]:
+        """Returns which members of a quorum stay out of its rounds.
+
+        Args:
+            apart: the workers that each member does not reach, by member; of this one as `apart` returns them.
+        """
+        self.out = staying_out(apart)
+        for worker, other in self.out.items():
+            if worker != self._worker:
+                account = self.account(worker, other)
+                logger.warning("%s; worker %d stays out of the rounds until they do", account, worker)
+        return set(self.out)
+
+    def settle_alone(self, workers: Iterable[int], *, host: str) -> bool:
+        """Whether this worker stays out of the rounds of a quorum and cannot even tell the other members.
+
+        Args:
+            workers: members of the quorum.
+            host: name or address of the machine over which they tell each other.
+        """
+        self.out = {}
+        apart = self.apart()
+        if not any(_host(self._addresses[worker]) == host for worker in apart):
+            return False
+        self.out = staying_out(dict[int, Collection[int]](dict.fromkeys(workers, ())) | {self._worker: apart})
+        return self._worker in self.out
+
+    def keeps_out(self) -> bool:
+        """Whether this worker stays out, and would do so in another group of the same members, too. It tries to reach
+        the other one every `RETRY_SECONDS` at most, as the others wait for it meanwhile."""
+        if self._worker not in self.out:
+            return False
+        if time.monotonic() < self._tried + RETRY_SECONDS:
+            return True
+        apart = self.apart()
+        self._tried = time.monotonic()
+        return self.out[self._worker] in apart
+
+    def reason_to_stay_out(self) -> StaysOut | None:
+        """Why this worker takes part in no round of the last quorum; None: it may."""
+        other = self.out.get(self._worker)
+        if other is None:
+            return None
+        account = self.account(self._worker, other)
+        return StaysOut(f"{account}; worker {self._worker} stays out of the rounds until they do")
+
     def account(self, one: int, other: int) -> str:
         """Says of two workers that they do not reach each other."""
         at = [
@@ -84,6 +145,11 @@ class Reachability:
             return []
         with ThreadPoolExecutor(len(workers), "probe") as pool:
             return list(pool.map(self._reaches, [self._addresses[worker] for worker in workers]))
+
+
+def _host(address: str) -> str:
+    """Of an address `host:port`."""
+    return address.rpartition(":")[0].strip("[]")
 
 
 def staying_out(apart: Mapping[int, Collection[int]]) -> dict[int, int]:

@@ -27,6 +27,7 @@ from muloco.outer.manager import LoopbackManager
 from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
+from muloco.outer.reachability import Reachability, StaysOut
 from muloco.outer.seal import Factors, Seal, contents
 from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError, Unverified
@@ -101,6 +102,7 @@ class TorchftTransport:
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
         """Where each worker that this one has met so far was last found, by worker."""
+        self.reachability = group.reachability = Reachability(worker)
         self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
         self._manager = LoopbackManager(
             network=self.network,
@@ -156,6 +158,8 @@ class TorchftTransport:
         failure, broken = self._manager.errored(), None
         if failure is not None:
             broken = TransportError(f"the workers could not be connected: {in_short(failure.original_exception)}")
+        if (reason := self.reachability.reason_to_stay_out()) is not None:
+            broken = reason
         if not self._ranks_have_met_the_same():
             broken = broken or TransportError("the ranks of this worker have met different workers")
         round = TorchftRound(self, step, broken)
@@ -186,7 +190,9 @@ class TorchftTransport:
         """
         if committed and broken is None and not self.group.connected:
             broken = CUT_OFF
-        if not committed or broken is not None:
+        if not committed and self.reachability.reason_to_stay_out() is None:
+            self.reachability.failed(self.group.workers)
+        if (not committed or broken is not None) and not self.reachability.keeps_out():
             self._manager.report_error(RuntimeError(broken or "the round failed"))
         try:
             held = self._manager.should_commit()
@@ -281,7 +287,9 @@ class TorchftTransport:
             round.failure = error
             return
         self.peers = [address for address, _ in told]
-        self._address_of |= {worker: address for address, worker in told}
+        met = {worker: address for address, worker in told}
+        self._address_of |= met
+        self.reachability.introduced(met)
         self._configured = self.group.configurations
         if round.rank == 0:
             self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))
@@ -290,8 +298,8 @@ class TorchftTransport:
         """Whether the groups of all ranks of this worker have the same members."""
         if self._ranks_group is None:
             return True
-        admitted = self.group.admission.admitted if self.group.connected else ()
-        number = int.from_bytes(hashlib.sha256(repr(admitted).encode()).digest()[:7], "big")
+        met = (self.group.admission.admitted, sorted(self.reachability.out)) if self.group.connected else ()
+        number = int.from_bytes(hashlib.sha256(repr(met).encode()).digest()[:7], "big")
         bounds = torch.tensor([number, -number])
         dist.all_reduce(bounds, dist.ReduceOp.MIN, group=self._ranks_group)
         return bool(bounds[0] == -bounds[1])
@@ -382,7 +390,7 @@ class TorchftRound:
         committed = transport.any_rank(committed)
         transport.server.say(name, COMMITTED if committed else FAILED)
         transport.committed = name if committed else None
-        if not committed:
+        if not committed and not isinstance(self.failure, StaysOut):
             transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
         transport.finish(
             committed=committed, broken=None if self.failure is None else str(self.failure), step=self._step

@@ -16,15 +16,17 @@ from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
 from muloco.outer.header import NOTHING, Header, read_header
+from muloco.outer.reachability import StaysOut
 from muloco.outer.transport import Round, Transport, TransportError
 from muloco.phases import reach
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
-"""Rounds that may fail in a row before the worker gives up; those that fail because of a stranger do not count."""
-STRANGER_SECONDS = 0.5
-"""Pause after a round with a stranger, in which it can go."""
+"""Rounds that may fail in a row before the worker gives up. Those do not count that fail because of a stranger, or in
+which this worker takes no part because it does not reach another one."""
+PAUSE_SECONDS = 0.5
+"""Pause after a round that does not count."""
 NOBODY = -1
 """As a donor: the others have gone on without this worker, and it has to look for them."""
 
@@ -134,13 +136,13 @@ def agree(
     for attempt in itertools.count(1):
         reach("open")
         round = transport.open(own.step)
-        agreement, stranger = None, False
+        agreement, counts, stranger = None, True, False
         try:
             reach("headers")
             headers = _meet(round, own)
             agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
-            stranger = isinstance(error, Stranger)
+            stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
             logger.warning("sync after step %d: %s", own.step, error)
         leads = agreement is not None and agreement.donor is None
         if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
@@ -156,13 +158,13 @@ def agree(
                     residual.commit()
             return replace(agreement, bytes_sent=sent)
         logger.warning("sync after step %d: trying again with those who are left", own.step)
-        failures += not stranger
+        failures += counts
         if failures == ATTEMPTS:
             raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
-        if stranger:
-            if time.monotonic() - started > patience:
-                raise TransportError(f"sync after step {own.step}: a stranger has stayed for {patience:g} s")
-            time.sleep(STRANGER_SECONDS)
+        if stranger and time.monotonic() - started > patience:
+            raise TransportError(f"sync after step {own.step}: a stranger has stayed for {patience:g} s")
+        if not counts:
+            time.sleep(PAUSE_SECONDS)
     raise AssertionError("there is always another attempt")
 
 
@@ -185,18 +187,18 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
     while True:
         round = transport.open(own.step)
         waited = time.monotonic() - started
-        agreement, failure = None, ""
+        agreement, failure, stays_out = None, "", False
         try:
             headers = _meet(round, own)
             enough = awaited.workers if waited < awaited.late_after else awaited.least
             if len(headers) >= enough or any(header.fragment != NOTHING for header in headers):
                 agreement = _carry(round, headers, None, wire_of, 1, transport.device)
         except TransportError as error:
-            failure = f", the last time: {error}"
+            failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
             return replace(agreement, bytes_sent=round.bytes_sent)
-        if waited > awaited.patience:
+        if waited > awaited.patience and not stays_out:
             raise TransportError(
                 f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "
                 f"(fault_tolerance.quorum_timeout_seconds){failure}"

@@ -1,6 +1,7 @@
 """Where each job of a sweep stands: from its run folder, what the sweep remembers of it, and SLURM's queue."""
 
 import enum
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,8 @@ def _failure(submission: Submission) -> str:
     how = submission.ended or "ended"
     if submission.exit_status:
         how += f", exit status {submission.exit_status}"
+    if submission.exit_status == os.EX_TEMPFAIL:  # RESUMABLE of the supervisor
+        how += " (it can be resumed from its newest checkpoint)"
     complaint = _complaint(submission)
     log = f"; log: {submission.log}" if submission.log else ""
     return how + (f": {complaint}" if complaint else "") + log

@@ -212,6 +212,17 @@ class CheckpointFolder:
                     raise ValueError(f"{self.part(step, name) / file} has {size} bytes instead of {stored.bytes}")
         return manifest
 
+    def read_verified(self, step: int) -> Manifest:
+        """The checkpoint of a step, all of whose files hold what was written (`read` and `verify`).
+
+        Raises:
+            ValueError: as `read` and `verify`.
+        """
+        manifest = self.read(step)
+        for name in manifest.parts:
+            self.verify(manifest, name)
+        return manifest
+
     def verify(
         self,
         manifest: Manifest,

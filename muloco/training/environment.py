@@ -61,9 +61,12 @@ def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
     Raises:
         ConfigError: there is none, it is too short, or others could have read or written its file.
     """
-    file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
     if environment.get(SECRET):
         return secret_in(environment)
+    try:
+        file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     secret = _read_secret(file)
     if secret is None:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """What makes a line of metrics: the values that readers rely on, each of its type. Needs nothing but Python."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _IN_EVERY_LINE = ("attempt", "step", "worker")
@@ -30,6 +30,17 @@ def parsed_line(line: bytes | str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return values if _is_line(values) else None
+
+
+def parsed_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
+    """`parsed_line` of each, in less time and memory: values that are parsed together share the names of their keys."""
+    try:
+        values = json.loads(b"[%s]" % b",".join(lines))
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) != len(lines):
+        return [parsed_line(line) for line in lines]
+    return [value if _is_line(value) else None for value in values]
 
 
 def is_complete(line: Mapping[str, Any]) -> bool:

@@ -30,6 +30,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
 import math
@@ -41,11 +42,15 @@ from typing import Any
 from uuid import uuid4
 
 from muloco.training.lines import LineFile
-from muloco.training.metrics_lines import is_complete, parsed_line
+from muloco.training.metrics_lines import is_complete, parsed_line, parsed_lines
 
 SCHEMA = 1
 STATE = "state"
 """Event of the lines about the state of a worker."""
+_ABOUT_STATE = b'"event": "%s"' % STATE.encode()
+"""What such a line holds, and no other one."""
+_BATCH = 1000
+"""Lines that are parsed together."""
 DURING_TRAINING = "during-training.json"
 """File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
@@ -142,8 +147,7 @@ class MetricsWriter:
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """All valid lines of a run (`standing`) except those of states, by worker and in the order written. Lines that
     cannot be read are skipped; see `read_lines`."""
-    every = (line for path in folder.metrics_files().values() for line in read_lines(path))
-    return standing([line for line in every if line.get("event") != STATE])
+    return standing([line for path in folder.metrics_files().values() for line in read_lines(path, states=False)])
 
 
 def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -191,7 +195,8 @@ def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], worke
 
 
 class MetricsTail:
-    """Reads what workers append to their metrics files while they run."""
+    """Reads what workers append to their metrics files while they run. A file that is made anew is read anew; one that
+    cannot be read has no lines."""
 
     MOST = 1 << 20
     """Bytes of a file that are read at once."""
@@ -204,7 +209,10 @@ class MetricsTail:
         """Whole lines that have come since the last call, each from the file of its worker. A
         file that cannot be read is passed over."""
         for worker, path in enumerate(self._paths):
-            if size_of(path) > self._offsets[worker]:
+            size = size_of(path)
+            if size < self._offsets[worker]:
+                self._offsets[worker] = 0
+            if size > self._offsets[worker]:
                 yield from (line for line in self._read(worker, path) if line["worker"] == worker and is_complete(line))
 
     def _read(self, worker: int, path: Path) -> list[dict[str, Any]]:
@@ -272,21 +280,27 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
     """The lines of one metrics file, all attempts; see `read_metrics`. Lines that are not metrics, as a machine that
-    fails may leave them, are skipped, and so is a file that cannot be read; the log names them once. An incomplete last
-    line is skipped silently."""
+    fails may leave them, are skipped, and the log names them once; an incomplete last line is skipped silently. A file
+    that cannot be read has no lines, which the log says, too.
+
+    Args:
+        path: of the file.
+        states: whether lines about states are wanted.
+    """
+    bad: list[int] = []
     try:
-        *whole, torn = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            wanted = ((number, line) for number, line in enumerate(file, start=1) if states or _ABOUT_STATE not in line)
+            while batch := list(itertools.islice(wanted, _BATCH)):
+                for (number, line), values in zip(batch, parsed_lines([line for _, line in batch]), strict=True):
+                    if values is not None:
+                        yield values
+                    elif line.endswith(b"\n"):
+                        bad.append(number)
     except OSError as error:
-        _warn_once(f"{path} cannot be read: {error.strerror}; its lines are missing")
-        return
-    bad = []
-    for number, line in enumerate([*whole, torn], start=1):
-        if (values := parsed_line(line)) is not None:
-            yield values
-        elif number <= len(whole):
-            bad.append(number)
+        _warn_once(f"{path} cannot be read: {error.strerror or error}; its lines are missing")
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         _warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics; it is skipped")

@@ -21,7 +21,6 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
-from muloco.training.checkpoint_writer import CheckpointNotWritten
 from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
@@ -136,7 +135,7 @@ class MulocoTrainer(Trainer):
                     return
                 self.checkpointer.leaving = True
                 self.checkpointer.save(self.step)
-        except (StateLost, CheckpointNotWritten, ConfigError) as error:
+        except (StateLost, ConfigError) as error:
             logger.error("no checkpoint was saved: %s", error)
 
     def batch_generator(self, data_iterable):

@@ -59,9 +59,15 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Workers:
     """Of runs that meet at one lighthouse."""
 
-    def __init__(self, outputs: Path, address: str):
-        """address: of the lighthouse."""
+    def __init__(self, outputs: Path, address: str, interface: str = "lo"):
+        """
+        Args:
+            outputs: folder of the runs.
+            address: of the lighthouse.
+            interface: network interface of gloo.
+        """
         self.outputs = outputs
+        self._interface = interface
         self._address = address
         self._processes: list[subprocess.Popen] = []
         hook = outputs / "hook"
@@ -71,7 +77,7 @@ class Workers:
 
     def start(self, worker: int, run: str = "run", **overrides: Any) -> subprocess.Popen:
         values = {**SETTINGS, **{key.replace("__", "."): value for key, value in overrides.items()}}
-        values |= {"run.name": run, "run.outputs": str(self.outputs), "fault_tolerance.replica_id": worker}
+        values = {"run.outputs": str(self.outputs), **values, "run.name": run, "fault_tolerance.replica_id": worker}
         words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
         with self.log(worker, run).open("a") as log:
             process = subprocess.Popen(
@@ -83,7 +89,7 @@ class Workers:
                     "PYTHONPATH": self._path,
                     "TORCHFT_LIGHTHOUSE": self._address,
                     "MULOCO_SECRET": SECRET,
-                    "GLOO_SOCKET_IFNAME": "lo",
+                    "GLOO_SOCKET_IFNAME": self._interface,
                     "OMP_NUM_THREADS": "1",
                 },
             )

@@ -13,7 +13,7 @@ from muloco.training.load import CHECKOUT
 from ..patience import PATIENCE
 
 pytestmark = pytest.mark.integration
-FAMILIES = {"kills", "files", "two supervisors", "ports"}
+FAMILIES = {"kills", "files", "two supervisors", "ports", "secret"}
 
 
 def test_the_short_form_finds_nothing_that_hangs_or_is_lost(tmp_path: Path) -> None:

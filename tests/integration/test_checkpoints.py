@@ -20,7 +20,9 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 from muloco.analysis.report.runs import read_run
 from muloco.training.run_folder import RunFolder
 
+from ..hostile import GADGETS, hide_in_metadata
 from ..patience import PATIENCE
+from ..run_on_disk import reseal
 from .runs import TINY, Run, command, train
 
 pytestmark = pytest.mark.integration
@@ -103,6 +105,34 @@ def test_what_was_cut_short_is_passed_over_for_the_checkpoint_before(tmp_path: P
     assert again.learned() == whole
 
 
+def test_all_workers_leave_aside_what_is_damaged_or_hostile(tmp_path: Path) -> None:
+    """Of two workers: the last checkpoint has a flipped bit, the one before it an object in its metadata."""
+    settings = {"fault_tolerance__group_size": 2, "fault_tolerance__sync_steps": 2, "training__steps": 6}
+    settings |= {"checkpoint__interval": 2, "checkpoint__keep": 0, "metrics__log_freq": 1}
+    first = train(tmp_path, "damaged", MULOCO, **settings)
+    assert first.status == 0, first.output
+    whole, proof = first.learned(), tmp_path / "proof"
+    first.folder.summary.unlink()
+    hide_in_metadata(first.folder.checkpoint / "step-4" / "global", GADGETS["os.system"](proof))
+    reseal(first.folder, 4)
+    data = first.folder.checkpoint / "step-6" / "global" / "__0_0.distcp"
+    flipped = bytearray(data.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    data.write_bytes(flipped)
+    words = [sys.executable, "-m", "muloco", "check", str(first.folder.root), "--all"]
+    checked = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert checked.returncode == 1 and checked.stdout.count("not whole") == 2, checked.stdout + checked.stderr
+
+    again = train(tmp_path, "damaged", MULOCO, "--resume", **settings)
+    assert again.status == 0, again.output
+    for worker in (0, 1):
+        log = again.folder.log(worker).read_text()
+        assert f"step-6: {data} is damaged: its SHA-256 is" in log and "it names posix.system" in log
+        assert log.count("resumed from checkpoint step-2") == 1, log
+    assert not proof.exists()
+    assert again.learned() == whole
+
+
 def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
     settings = {**ALONE, "training__steps": 10, "checkpoint__interval": 4, "checkpoint__keep": 0}
     whole = train(tmp_path, "whole", MULOCO, **settings)
@@ -123,6 +153,7 @@ def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
     assert re.search(message.format(8, 8) + "; the training goes on", run.output), run.output
     assert re.search("worker 0 failed: CheckpointNotWritten: " + message.format(10, 10), run.output)
     assert [line["step"] for line in run.lines(event="checkpoint_failed")] == [8, 10]
+    assert run.validation()[10] == learned["validation"][10]
     assert not list(run.folder.checkpoint.glob("*/.*"))
     assert (run.folder.checkpoint / "step-4" / "global" / "__0_0.distcp").read_bytes() == before
 

@@ -63,7 +63,8 @@ def test_a_stopped_worker_is_left_out_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
-    """One of another run at the same lighthouse, and a second worker of the same number."""
+    """One of another run at the same lighthouse, a second worker of the same number, and one with another config, whose
+    payloads would have other sizes."""
     two = {"fault_tolerance__group_size": 2, "training__global_batch_size": 4}
     with workers(tmp_path) as run:
         run.start(0, **two)
@@ -76,6 +77,10 @@ def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
         twin = run.start(1, **two)
         assert twin.wait(SECONDS) == 1
         assert "ForeignRun: run 'run' has a worker 1 already (fault_tolerance.replica_id)" in run.log(1).read_text()
+        run.wait_for_sync({0, 1})
+        misfit = run.start(1, compression__kind="bf16", **two)
+        assert misfit.wait(SECONDS) == 1
+        assert "ForeignRun: this worker has compression.kind=bf16, the run has none" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
 
 

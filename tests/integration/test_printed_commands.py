@@ -32,7 +32,7 @@ def kind(command: str) -> str:
     program = [word for word in words if "=" not in word][0] if "=" in words[0] else words[0]
     if program in ("pip", "uv") or program.endswith("install_dependencies.sh"):
         return "installs"  # tests/install holds what these do
-    if program in ("sbatch", "torchrun", "torchft_lighthouse") or words[-1] == "status" or "cluster.py" in command:
+    if program in ("sbatch", "torchrun") or words[-1] == "status" or "cluster.py" in command:
         return "cluster"  # tests/integration/slurm and by_hand.py do these for real
     if program == "make":
         return "target"
@@ -42,7 +42,7 @@ def kind(command: str) -> str:
         return "mention"
     if program == "muloco" and {"--help", "--dry-run"} & set(words):
         return "run"
-    if "worker" in words[:3]:
+    if {"worker", "lighthouse"} & set(words[:3]):
         return "worker"
     if program == "muloco" and words[1] == "train":
         # A fault behind the only sync of a shortened run would rightly end it with status 1; the storm is its own test.

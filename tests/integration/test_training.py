@@ -132,7 +132,8 @@ def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     assert sharded.validation()[12] == pytest.approx(whole.validation()[12], abs=0.15)
     assert sharded.summary()["tokens"] == whole.summary()["tokens"] == 12 * 8 * 64
     assert sharded.summary()["bytes_sent_per_worker"] == pytest.approx(
-        whole.summary()["bytes_sent_per_worker"], rel=0.001
+        whole.summary()["bytes_sent_per_worker"],
+        rel=0.002,  # each rank sends headers and tags
     )
     assert_private(sharded)
     assert_private(whole)

@@ -4,12 +4,11 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from muloco.training.environment import SECRET_FILE
 from muloco.training.run_folder import RunFolder
 
-from ..listening import descendants, listening
+from ..listening import command_lines, descendants, listening
 
 SECONDS = 0.5
 
@@ -30,11 +29,10 @@ class Seen:
         with contextlib.suppress(FileNotFoundError):
             self.modes.add(file.stat().st_mode & 0o7777)
             self.secrets.add(file.read_text().strip())
+        self.secrets.discard("")  # it was about to be written
         processes = descendants(process)
         self.listened |= listening(processes)
-        for number in processes:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                self.commands.add(Path(f"/proc/{number}/cmdline").read_text().replace("\0", " "))
+        self.commands.update(command_lines(processes))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
+from signal import SIGTERM, SIGUSR1, Signals
 
 import pytest
 from rich.console import Console
@@ -126,21 +127,31 @@ def test_an_incomplete_last_checkpoint_is_made_up_for(
 
 
 @pytest.mark.parametrize(
-    ("saved", "may_pass", "status", "said"),
+    ("saved", "may_pass", "signal", "status", "said"),
     [
-        (30, True, 75, "the checkpoint of step 30 is kept; resume with: muloco train"),
-        (None, True, 1, "nothing was saved; this starts it again from the beginning: muloco train"),
-        (30, False, 1, None),
+        (30, True, None, 75, "the checkpoint of step 30 is kept; resume with: muloco train"),
+        (30, True, SIGUSR1, 75, "the checkpoint of step 30 is kept; resume with: muloco train"),
+        (30, True, SIGTERM, 1, "the checkpoint of step 30 is kept; resume with: muloco train"),
+        (None, True, None, 1, "nothing was saved; this starts it again from the beginning: muloco train"),
+        (30, False, None, 1, None),
     ],
 )
 def test_the_end_says_what_there_is_and_whether_it_can_be_resumed(
-    tmp_path: Path, told: StringIO, saved: int | None, may_pass: bool, status: int, said: str | None
+    tmp_path: Path,
+    told: StringIO,
+    saved: int | None,
+    may_pass: bool,
+    signal: Signals | None,
+    status: int,
+    said: str | None,
 ) -> None:
     folder = RunFolder(tmp_path)
     folder.config.write_text("{}")
     if saved is not None:
         save_checkpoint(folder, saved)
     ended = Ended(failed=[FakeChild("StateLost: gone")], may_pass=may_pass, restarts=0)
-    assert supervisor._failed(ended, folder, Console(file=told, soft_wrap=True)).status == status
+    stop = StopSignals()
+    stop.received = signal
+    assert supervisor._failed(ended, folder, stop, Console(file=told, soft_wrap=True)).status == status
     assert "worker 0 failed: StateLost: gone" in told.getvalue()
     assert said in told.getvalue() if said else "resume" not in told.getvalue()

@@ -1,5 +1,6 @@
 """A worker that finds too few others for a sync does it by itself; its state then continues like any other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,8 @@ def test_what_it_saves_continues_as_if_it_had_been_alone_at_that_sync(since: int
     parameters = start()
     loop = case.loop(parameters, NoQuorum(InProcessGroup(1).transport(0), since), 0)
     loop.start(0)
+    told = []
+    loop.membership.crowd = replace(loop.membership.crowd, committed=lambda step, *rest: told.append(step))
     for step in range(1, case.steps + 1):
         try:
             walk(loop, parameters, 0, [step], case.steps)
@@ -44,6 +47,7 @@ def test_what_it_saves_continues_as_if_it_had_been_alone_at_that_sync(since: int
             break
     assert loop.sync_alone(step, last=step == case.steps)
     assert loop.last_round()[0] == [0]
+    assert all(at < since for at in told), "others may wait for this very sync"
     saved = save(loop, parameters)
     assert all(fragment.window < case.interval for fragment in loop.fragments)
 
@@ -66,7 +70,7 @@ def test_one_that_was_left_behind_has_no_state_to_save() -> None:
     assert not loop.sync_alone(0), "no sync has failed"
     with pytest.raises(TransportError):
         walk(loop, parameters, 0, range(1, case.steps), case.steps)
-    crowd = loop.membership.crowd
-    object.__setattr__(crowd, "passed", lambda step, fragment: True)
+    loop.membership.members = [0, 1]
+    loop.membership.crowd = replace(loop.membership.crowd, passed=lambda step, fragment: True)
     with pytest.raises(StateLost):
         loop.sync_alone(case.interval)

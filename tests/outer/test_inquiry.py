@@ -3,8 +3,11 @@
 import threading
 import time
 
+from muloco.outer.authentication import Key
 from muloco.outer.inquiry import ask_all
 from muloco.outer.peers import PeerServer, inquire
+
+KEY = Key(b"a secret of 24 characters")
 
 
 def test_who_answers_in_time_is_heard_and_who_does_not_keeps_nobody() -> None:
@@ -27,10 +30,10 @@ def test_who_answers_in_time_is_heard_and_who_does_not_keeps_nobody() -> None:
 
 
 def test_a_server_answers_what_it_was_told_to() -> None:
-    server = PeerServer("127.0.0.1")
+    server = PeerServer("127.0.0.1", KEY)
     try:
-        assert ask_all([server.address], lambda peer: inquire(peer, "commits", seconds=5.0), seconds=5.0) == []
+        assert ask_all([server.address], lambda peer: inquire(peer, "commits", key=KEY, seconds=5.0), seconds=5.0) == []
         server.answers["commits"] = lambda name: b"commit 1 4\n"
-        assert inquire(server.address, "commits", seconds=5.0) == b"commit 1 4\n"
+        assert inquire(server.address, "commits", key=KEY, seconds=5.0) == b"commit 1 4\n"
     finally:
         server.close()

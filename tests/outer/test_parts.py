@@ -29,7 +29,7 @@ def test_only_the_newest_parts_are_kept() -> None:
         server.publish(f"{number}", b"%d" % number)
     for number in range(1, KEPT_PARTS + 1):
         assert fetch_part(server.address, f"{number}", key=KEY, patience=0) == b"%d" % number
-    with pytest.raises(OSError, match="has no /part/0"):
+    with pytest.raises(OSError, match="has nothing at /part/0"):
         fetch_part(server.address, "0", key=KEY, patience=0)
     server.close()
 

@@ -129,7 +129,7 @@ class Answered:
 
 def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes to more rounds than may fail, and goes; then the round is committed."""
-    monkeypatch.setattr("muloco.outer.transaction.STRANGER_SECONDS", 0.0)
+    monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
     wire = Compression().wire({"w": torch.empty(3)})
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
@@ -181,3 +181,19 @@ def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
 
     for said in run_workers(group, work):
         assert ("worker 1" in said and "MULOCO_SECRET" in said) if stops else said == ""
+
+
+def test_a_warning_says_once_that_fewer_than_half_take_part(caplog: pytest.LogCaptureFixture) -> None:
+    """Three of four workers die one after the other."""
+    case, group = Case(workers=4, interval=2, steps=10), InProcessGroup(4)
+
+    def work(worker: int) -> None:
+        parameters = start()
+        loop = case.loop(parameters, group.transport(worker), worker)
+        loop.start(0)
+        last = {0: 10, 1: 8, 2: 4, 3: 2}[worker]
+        walk(loop, parameters, worker, range(1, last + 1), 10)
+
+    run_workers(group, work)
+    said = [record.getMessage() for record in caplog.records if "fewer than half" in record.getMessage()]
+    assert said == ["fewer than half of the 4 workers take part from step 10 on: 0"]

@@ -1,57 +1,17 @@
 """Workers that stood still while another one committed rounds without them: who goes on from whose state."""
 
-import io
-from collections.abc import Callable
-
 import pytest
-import torch
 
-from muloco.outer import Crowd, OuterLoop
-from muloco.outer.in_process import InProcessGroup, InProcessTransport
+from muloco.outer import Crowd
+from muloco.outer.in_process import InProcessGroup
 
-from .toy import SECONDS, Case, drift, restore, save, start
+from .joining import Worker
+from .toy import SECONDS, Case
 from .workers import run_workers
 
 CASE = Case(workers=3, interval=4, steps=40)
 PAUSE = 8
 """Workers 1 and 2 stand still before the sync after this step."""
-
-
-class Worker:
-    """One worker that can take over the state of another one, with the history of its syncs."""
-
-    def __init__(self, transport: InProcessTransport, worker: int, passed: Callable[[int, int], bool]):
-        self.parameters = start()
-        self.worker, self.step = worker, 0
-        self.syncs: list[tuple[int, list[int], int]] = []
-        """After which step each came, with which workers, and with which digest of the anchor."""
-        self.joined: list[tuple[int, int]] = []
-        """Steps from which and to which it went when it took over a state."""
-        crowd = Crowd(worker=worker, workers=CASE.workers, patience=SECONDS, passed=passed)
-        self.loop: OuterLoop = CASE.loop(self.parameters, transport, worker, crowd=crowd, transfer=self)
-
-    def pack(self) -> bytes:
-        buffer = io.BytesIO()
-        torch.save((self.step, save(self.loop, self.parameters)), buffer)
-        return buffer.getvalue()
-
-    def unpack(self, state: bytes) -> None:
-        step, saved = torch.load(io.BytesIO(state), weights_only=True)
-        restore(saved, self.loop, self.parameters, step)
-        self.loop.begin_windows()
-        self.joined.append((self.step, step))
-        self.step = step
-
-    def train(self, before_sync: Callable[["Worker"], None]) -> None:
-        self.loop.start(0)
-        while self.step < CASE.steps:
-            self.step += 1
-            for name, change in drift(self.worker, self.step).items():
-                self.parameters[name] += change
-            if self.loop.sends_after(self.step):
-                before_sync(self)
-            syncs = self.loop.after_inner_step(self.step, last=self.step == CASE.steps)
-            self.syncs += [(self.step, sorted(sync.weights), sync.digest) for sync in syncs]
 
 
 def stand_still(group: InProcessGroup, worker: int) -> None:
@@ -79,7 +39,8 @@ def trained(wakes_before: int, *, told: bool) -> list[Worker]:
             alone = (step for step, workers, _ in made[0].syncs if worker not in workers)
             return told and worker != 0 and any(step >= due for step in alone)
 
-        made[worker] = Worker(group.transport(worker), worker, passed)
+        crowd = Crowd(worker=worker, workers=CASE.workers, patience=SECONDS, passed=passed)
+        made[worker] = Worker(CASE, group.transport(worker), crowd)
         made[worker].train(before_sync)
         return made[worker]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from muloco.launch.supervisor import RESUMABLE
 from muloco.sweeps.cluster import ClusterProfile, load_profile
 from muloco.sweeps.script import render_script
 from muloco.training.load import ConfigError
@@ -195,6 +196,17 @@ def test_after_usr1_a_run_that_ends_or_fails_is_not(tmp_path: Path, exit_of_the_
     machine = Machine(tmp_path, ON_SIGNAL.replace("exit 138", exit_of_the_run))
     assert run(machine, signal.SIGUSR1) == status
     assert len(machine.runs()) == 1
+
+
+@pytest.mark.parametrize(("earlier", "requeued"), [(None, True), ("9", True), ("10", False)])
+def test_a_run_that_can_be_resumed_is_requeued_a_bounded_number_of_times(
+    tmp_path: Path, earlier: str | None, requeued: bool
+) -> None:
+    machine = Machine(tmp_path, "exit 75")
+    if earlier is not None:
+        machine.environment["SLURM_RESTART_COUNT"] = earlier
+    assert run(machine) == RESUMABLE
+    assert machine.runs()[1:] == ["scontrol|requeue|77|"] * requeued
 
 
 def test_after_term_it_is_not(tmp_path: Path) -> None:

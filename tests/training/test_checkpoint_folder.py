@@ -4,12 +4,11 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from muloco.training.checkpoint_folder import CheckpointFolder, Manifest, NoWholeCheckpoint, Save
+from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint, Save
 from muloco.training.digests import sha256_of
 
 from ..run_on_disk import files_in
@@ -225,16 +224,9 @@ def test_the_newest_whole_one_is_taken_and_newer_ones_are_named(folder: Checkpoi
     for step in (5, 10, 20):
         write(folder, save_of(step), *PARTS)
     damage(folder.root / "step-20")
-    newest, aside = folder.newest(partial(verified, folder))
+    newest, aside = folder.newest(folder.read_verified)
     assert newest is not None and newest.step in (5, 10)  # what was swapped is damaged, too
     assert reason in aside[0] and f"{folder.root}/step-20" in aside[0] and "\n" not in aside[0], aside[0]
-
-
-def verified(folder: CheckpointFolder, step: int) -> Manifest:
-    manifest = folder.read(step)
-    for name in manifest.parts:
-        folder.verify(manifest, name)
-    return manifest
 
 
 def test_ranks_share_the_files_of_a_part(folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +267,7 @@ def test_those_of_earlier_versions_are_read_without_digests(folder: CheckpointFo
     edit(step / MANIFEST, lambda m: m.update(files={name: sizes(files) for name, files in m["files"].items()}))
     for name in PARTS:
         edit(step / name / PART, lambda part: (part.pop("name"), part.update(files=sizes(part["files"]))))
-    assert not verified(folder, 10).has_digests
+    assert not folder.read_verified(10).has_digests
     rewrite(step / ANCHOR, lambda data: data[:-1])
     with pytest.raises(ValueError, match="has 1599 bytes instead of 1600"):
         folder.read(10)

@@ -201,3 +201,41 @@ def test_states_are_for_those_who_watch_and_hide_no_earlier_line(tmp_path: Path)
     tell_state(folder, [0], attempt=2, state=State.PREPARING)
     assert read_metrics(folder) == before
     assert [(line["attempt"], line["state"]) for line in tail.new_lines()] == [(2, "preparing data")]
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b'{"attempt": 1, "worker": 0, "step": 9}, {"a": 1}',
+        b"[" * 100_000,
+        b'{"attempt": 1, "worker": 0, "step": 9\n"a": 1}',
+    ],
+)
+def test_lines_that_are_parsed_together_are_judged_each_by_itself(tmp_path: Path, torn: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 3))
+    with folder.metrics(0).open("ab") as file:
+        file.write(torn + b"\n")
+    write(folder, 0, 1, range(3, 5))
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4]
+
+
+def test_metrics_that_cannot_be_read_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 3))
+    folder.metrics(1).mkdir()
+    tail = MetricsTail(folder, 2)
+    write(folder, 0, 1, range(3, 4))
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3]
+    assert [line["step"] for line in tail.new_lines()] == [3]
+    assert str(folder.metrics(1)) in caplog.text
+
+
+def test_the_tail_reads_a_file_that_is_made_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write(folder, 0, 1, range(1, 9))
+    tail = MetricsTail(folder, 1)
+    folder.metrics(0).unlink()
+    assert list(tail.new_lines()) == []
+    write(folder, 0, 1, range(9, 11))
+    assert [line["step"] for line in tail.new_lines()] == [9, 10]

@@ -1,5 +1,8 @@
 """The transport that a worker's config asks for."""
 
+import errno
+import socket
+
 import pytest
 import torch
 
@@ -7,17 +10,30 @@ from muloco.outer import torchft
 from muloco.outer.in_process import InProcessGroup
 from muloco.training.config import Config
 from muloco.training.environment import LIGHTHOUSE, SECRET
-from muloco.training.outer import build_transport
+from muloco.training.outer import _own_host, build_transport
 
 
 def test_payloads_are_made_where_the_parameters_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codecs work on the device with gloo, too, which sends from the host."""
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), (SECRET, "a secret of a test")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(LIGHTHOUSE, "http://127.0.0.1:1")
-    monkeypatch.setenv(SECRET, "a secret of a test")
     monkeypatch.setattr(torchft, "TorchftTransport", lambda **options: options)
     config, device = Config(), torch.device("cuda", 3)
     config.run.name, config.fault_tolerance.process_group = "run", "gloo"
-    assert build_transport(config, None, device)["device"] == device
+    options = build_transport(config, None, device)
+    assert options["device"] == device and options["host"] == "127.0.0.1" and options["secret"] == b"a secret of a test"
     assert build_transport(config, InProcessGroup(1), device).device == device
+
+
+def test_a_rank_on_another_node_has_an_address_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """127.0.0.9 stands for the first node, on which alone a server can be bound to it."""
+
+    def refuse(address: tuple[str, int]) -> socket.socket:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    assert _own_host("127.0.0.9", "http://127.0.0.9:1") == "127.0.0.9"
+    monkeypatch.setattr(socket, "create_server", refuse)
+    assert _own_host("127.0.0.9", "http://127.0.0.9:1") == "127.0.0.1"

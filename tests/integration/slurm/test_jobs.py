@@ -1,9 +1,14 @@
 """Runs as jobs of a real SLURM, on emulated nodes: where workers go, and what interruptions do to them."""
 
+import os
 import re
+import signal
 
 import pytest
 
+from muloco.training.environment import SECRET_FILE
+
+from ...listening import command_lines
 from .jobs import Jobs, attempts, steps
 
 pytestmark = pytest.mark.integration
@@ -16,6 +21,8 @@ LONG = {**SHORT, "training__steps": 40}
 def test_two_workers_on_a_node_requeue_themselves_after_usr1_and_go_on_where_they_were(jobs: Jobs) -> None:
     job = jobs.submit("two", MULOCO, nodes=1, gpus=2, **LONG)
     jobs.wait_for_line("two", job, event="sync", step=8)
+    secret = (jobs.folder("two").root / SECRET_FILE).read_text().strip()
+    assert len(secret) == 64 and [line for line in command_lines() if secret in line] == []
     jobs.slurm("scancel", "--signal=USR1", "--batch", job)
     run = jobs.finish("two", job)
     assert run.status == 0 and jobs.state(job) == "COMPLETED" and jobs.field(job, "Restarts") == "1", run.output
@@ -74,3 +81,15 @@ def test_a_failing_run_makes_a_failed_job(jobs: Jobs) -> None:
     run = jobs.finish("failing", job)
     assert run.status == 1 and jobs.state(job) == "FAILED" and jobs.field(job, "Restarts") == "0"
     assert re.search(r"worker 0 failed: NonFiniteGradient: NaN or Inf in the gradient of ", run.output)
+
+
+def test_a_run_that_can_be_resumed_is_requeued(jobs: Jobs) -> None:
+    """Its only worker is killed behind a checkpoint."""
+    job = jobs.submit("killed", ADAMW, nodes=1, checkpoint__interval=4, fault_tolerance__resumes=0, **LONG)
+    jobs.wait_until(lambda: "wrote checkpoint step-4" in jobs.output(), "no checkpoint")
+    for process in jobs.processes("killed"):
+        os.kill(process, signal.SIGKILL)
+    run = jobs.finish("killed", job)
+    assert run.status == 0 and jobs.state(job) == "COMPLETED" and jobs.field(job, "Restarts") == "1", run.output
+    assert "is kept; resume with: muloco train" in run.output
+    assert attempts(run) == {1, 2} and run.summary()["steps"] == 40

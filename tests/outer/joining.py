@@ -1,0 +1,50 @@
+"""Workers that take over the state of another one when they were away."""
+
+import io
+from collections.abc import Callable
+
+import torch
+
+from muloco.outer import Crowd, Transport
+
+from .toy import Case, drift, restore, save, start
+
+
+class Worker:
+    """One worker that can take over the state of another one, with the history of its syncs."""
+
+    def __init__(self, case: Case, transport: Transport, crowd: Crowd):
+        self.parameters = start()
+        self.worker, self.step, self.steps = crowd.worker, 0, case.steps
+        self.syncs: list[tuple[int, list[int], int]] = []
+        """After which step each came, with which workers, and with which digest of the anchor."""
+        self.attempts: list[int] = []
+        """Rounds that each of them took."""
+        self.joined: list[tuple[int, int]] = []
+        """Steps from which and to which it went when it took over a state."""
+        self.loop = case.loop(self.parameters, transport, crowd.worker, crowd=crowd, transfer=self)
+
+    def pack(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save((self.step, save(self.loop, self.parameters)), buffer)
+        return buffer.getvalue()
+
+    def unpack(self, state: bytes) -> None:
+        step, saved = torch.load(io.BytesIO(state), weights_only=True)
+        restore(saved, self.loop, self.parameters, step)
+        self.loop.begin_windows()
+        self.joined.append((self.step, step))
+        self.step = step
+
+    def train(self, before_sync: Callable[["Worker"], None]) -> None:
+        """Trains to the end; `before_sync` is called before each."""
+        self.loop.start(0)
+        while self.step < self.steps:
+            self.step += 1
+            for name, change in drift(self.worker, self.step).items():
+                self.parameters[name] += change
+            if self.loop.sends_after(self.step):
+                before_sync(self)
+            syncs = self.loop.after_inner_step(self.step, last=self.step == self.steps)
+            self.attempts += [sync.attempts for sync in syncs]
+            self.syncs += [(self.step, sorted(sync.weights), sync.digest) for sync in syncs]

@@ -1,0 +1,127 @@
+"""Somebody without the secret of the run comes to its lighthouse: it learns nothing and changes nothing."""
+
+import contextlib
+import logging
+import threading
+
+import pytest
+import torch
+
+from muloco.outer import ForeignRun, TransportError
+from muloco.outer.torchft import TorchftTransport
+
+from .faults import die_at
+from .over_torchft import connect, in_threads
+from .toy import SECONDS, Case, Result, start, train_in_process, walk
+
+CASE = Case(workers=2, fragments=2, interval=4, steps=12)
+OTHER = b"another secret than that of the run"
+
+
+def leave(transport: TorchftTransport) -> None:
+    """As its process' end would."""
+    with pytest.raises(Exception):  # noqa: B017  what a worker that dies raises
+        die_at(transport)()
+
+
+def test_an_outsider_is_named_and_left_out(lighthouse, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes with the number of a worker that there is, while the others are on the way, and stays for some syncs."""
+    address, came, gone = lighthouse(2, heartbeat_seconds=1.5), threading.Event(), threading.Event()
+    sent: list[int] = []
+    said: list[str] = []
+
+    def work(worker: int) -> Result:
+        transport = connect(worker, address, least=2)
+        parameters = start()
+        loop = CASE.loop(parameters, transport, worker)
+        loop.start(0)
+        first = walk(loop, parameters, worker, range(1, 5), CASE.steps)
+        if worker == 0:
+            guest.start()
+        assert came.wait(SECONDS)
+        second = walk(loop, parameters, worker, range(5, 9), CASE.steps)
+        assert gone.wait(SECONDS)
+        rest = walk(loop, parameters, worker, range(9, CASE.steps + 1), CASE.steps)
+        transport.close()
+        return Result(parameters, loop, first.syncs + second.syncs + rest.syncs, [])
+
+    def come() -> None:
+        transport = connect(1, address, run="a", secret=OTHER)  # its name comes first, so that it is the first member
+        came.set()
+        swap = transport.group.swap
+        transport.group.swap = lambda *args: (sent.append(1), swap(*args))  # type: ignore[method-assign]
+        parameters = start()
+        try:
+            CASE.loop(parameters, transport, 1).start(0)
+        except (ForeignRun, TransportError) as error:
+            said.append(str(error))
+        leave(transport)
+        gone.set()
+
+    guest = threading.Thread(target=come)
+    with caplog.at_level(logging.WARNING, "muloco"):
+        ours = in_threads(2, work)
+    guest.join()
+    for result, alone in zip(ours, train_in_process(CASE), strict=True):
+        assert result.history == alone.history and result.digests == alone.digests
+        assert [sync.attempts for _, sync in result.syncs] == [sync.attempts for _, sync in alone.syncs]
+        for name, value in alone.parameters.items():
+            assert torch.equal(result.parameters[name], value), name
+    assert not sent, "it was not connected to anybody"
+    assert len(said) == 1 and "MULOCO_SECRET" in said[0]
+    warned = {record.getMessage() for record in caplog.records if "does not have the secret" in record.getMessage()}
+    assert "worker 1 does not have the secret of this run (MULOCO_SECRET); the others go on without it" in warned
+
+
+def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
+    """The lighthouse takes a worker and an outsider for enough; the worker waits until the other one comes."""
+    address, waiting = lighthouse(2, heartbeat_seconds=1.5), threading.Event()
+    outsider = connect(1, address, secret=OTHER, quorum_seconds=3)
+    done = threading.Event()
+
+    def come() -> None:
+        with contextlib.suppress(TransportError):  # it has been left alone
+            while not done.is_set():
+                outsider.open(0).vote(False)
+
+    def work(worker: int) -> list[int]:
+        if worker == 1:
+            assert waiting.wait(SECONDS)
+        transport = connect(worker, address, least=2, quorum_seconds=SECONDS)
+        vote = transport.group.abort
+
+        def aborted(*args, **options) -> None:
+            waiting.set()
+            vote(*args, **options)
+
+        transport.group.abort = aborted  # type: ignore[method-assign]
+        round = transport.open(1)
+        found = [round.size, len(round.strangers), round.vote(True)]
+        done.set()
+        transport.close()
+        return found
+
+    guest = threading.Thread(target=come)
+    guest.start()
+    found = in_threads(2, work)
+    done.set()
+    leave(outsider)
+    guest.join()
+    assert found == [[2, found[0][1], True], [2, found[1][1], True]]
+
+
+def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:
+    address = lighthouse(2, heartbeat_seconds=1.5)
+    transports = [
+        connect(0, address, least=2, quorum_seconds=3),
+        connect(1, address, least=2, quorum_seconds=3, secret=OTHER),
+    ]
+
+    def work(worker: int) -> str:
+        with pytest.raises(TransportError) as caught:
+            transports[worker].open(1)
+        leave(transports[worker])
+        return str(caught.value)
+
+    for said in in_threads(2, work):
+        assert "no quorum of 2 or more workers within 3 s" in said

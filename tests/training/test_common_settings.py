@@ -1,0 +1,48 @@
+"""Config fields in which the workers of a run may not differ."""
+
+import json
+
+import pytest
+
+from muloco.training.load import load_config
+from muloco.training.outer import common_settings
+from muloco.training.resolve import resolve
+
+
+def settings(*words: str) -> dict:
+    return common_settings(resolve(load_config("config/laptop/muloco.py", list(words))))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("compression.kind", "bf16"),
+        ("compression.skip_norms", "False"),
+        ("outer_optimizer.lr", "0.3"),
+        ("training.steps", "90"),
+        ("model.flavor", "small"),
+    ],
+)
+def test_what_decides_payloads_or_outer_steps(field: str, value: str) -> None:
+    before, after = settings(), settings(f"--{field}", value)
+    assert before[field] != after[field] and before.keys() == after.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("outer_optimizer.offload", "True"),
+        ("fault_tolerance.replica_id", "1"),
+        ("fault_tolerance.exchange_timeout_seconds", "7"),
+        ("training.local_batch_size", "4"),
+        ("checkpoint.interval", "60"),
+    ],
+)
+def test_what_workers_may_have_each_their_own_way(field: str, value: str) -> None:
+    assert settings() == settings(f"--{field}", value)
+
+
+def test_they_travel_in_a_header() -> None:
+    told = settings("--compression.kind", "topk")
+    assert json.loads(json.dumps(told)) == told
+    assert all(value is None or type(value) in (str, int, float, bool) for value in told.values())
