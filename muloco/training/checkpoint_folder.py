@@ -310,7 +310,7 @@ def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> di
     for name in raw:
         if name not in kinds:
             raise ValueError(
-                f"{path} has {name!r}, which this version of muloco does not know: a later version wrote it, or it is "
+                f"{path} has the unknown field {name!r}: a later version of muloco wrote it, or it is "
                 "damaged"
             )
     for name, kind in kinds.items():
