@@ -40,6 +40,7 @@ from attacking import (  # noqa: F401 (each adds its attacks)
     mutations,
     networks,
     secret,
+    siege,
     signals,
     stops,
     strangers,
