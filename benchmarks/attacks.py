@@ -58,9 +58,10 @@ RESULTS = Path(__file__).parents[1] / "results" / "attacks"
 class Record:
     """Lines that are printed and written as they come, from several threads."""
 
-    def __init__(self, path: Path, about: dict[str, object]):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path | None, about: dict[str, object]):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(os.devnull if path is None else path, "w", encoding="utf-8")
         self._lock = threading.Lock()
         self.entries: list[dict[str, object]] = []
         self._write(about)
@@ -142,7 +143,9 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=2, help="scenes that are played at the same time")
     parser.add_argument("--limit", type=float, default=720.0, help="seconds after which no further attack begins")
     parser.add_argument("--outputs", type=Path, help="where run folders are kept; default: they are deleted")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the record")
+    parser.add_argument(
+        "--results", type=Path, help="folder for the record (default: results/attacks; with --only: none)"
+    )
     parser.add_argument("--list", action="store_true", help="print the catalogue")
     parser.add_argument("--ports", action="store_true", help="print the ports on which a live run listens")
     parser.add_argument("--table", type=Path, help="print the table of a record")
@@ -178,7 +181,8 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
         "cores": os.cpu_count(),
         "machine": platform.machine(),
     }
-    record = Record(options.results / f"{options.form}.jsonl", about)
+    results = options.results or (None if options.only else RESULTS)
+    record = Record(results and results / f"{options.form}.jsonl", about)
     workshop = Workshop(outputs / "workshop", mutations=options.mutations)
     scenes = [scene for scene, _ in Counter(attack.scene for attack in attacks).most_common()]  # the longest first
     until = started + options.limit
