@@ -61,7 +61,7 @@ class Record:
     def __init__(self, path: Path | None, about: dict[str, object]):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(os.devnull if path is None else path, "w", encoding="utf-8")
+        self._file = (path or Path(os.devnull)).open("w", encoding="utf-8")
         self._lock = threading.Lock()
         self.entries: list[dict[str, object]] = []
         self._write(about)
@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=720.0, help="seconds after which no further attack begins")
     parser.add_argument("--outputs", type=Path, help="where run folders are kept; default: they are deleted")
     parser.add_argument(
-        "--results", type=Path, help="folder for the record (default: results/attacks; with --only: none)"
+        "--results", type=Path, help="folder for the record (default: results/attacks for all attacks, else none)"
     )
     parser.add_argument("--list", action="store_true", help="print the catalogue")
     parser.add_argument("--ports", action="store_true", help="print the ports on which a live run listens")
@@ -181,7 +181,7 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
         "cores": os.cpu_count(),
         "machine": platform.machine(),
     }
-    results = options.results or (None if options.only else RESULTS)
+    results = options.results or (RESULTS if len(attacks) == len(ATTACKS) else None)
     record = Record(results and results / f"{options.form}.jsonl", about)
     workshop = Workshop(outputs / "workshop", mutations=options.mutations)
     scenes = [scene for scene, _ in Counter(attack.scene for attack in attacks).most_common()]  # the longest first
