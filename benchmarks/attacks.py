@@ -16,6 +16,7 @@ status 1 if anything hung or was lost, or if attacks were left out for want of t
 import argparse
 import datetime
 import json
+import logging
 import os
 import platform
 import random
@@ -170,6 +171,7 @@ def main() -> int:
 
 def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -> int:
     started = time.monotonic()
+    logging.getLogger("muloco").setLevel(logging.ERROR)  # it warns of each file that is mutated
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: STOP.set())
     command = f"python benchmarks/attacks.py {' '.join(sys.argv[1:])}".strip()
