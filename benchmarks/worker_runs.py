@@ -68,6 +68,6 @@ def start_lighthouse(network: Network, workers: int, log: Path) -> str:
             line = lines.get(timeout=0.1)
         except queue.Empty:
             continue
-        if line.startswith(LISTENS):
-            return line.removeprefix(LISTENS)
+        if LISTENS in line:
+            return line.partition(LISTENS)[2]
     raise RuntimeError(f"the lighthouse did not come up; see {log}")

@@ -79,8 +79,8 @@ def start_lighthouse(
             line = lines.get(timeout=0.1)
         except queue.Empty:
             continue
-        if line.startswith(LISTENS):
-            return child, line.removeprefix(LISTENS)
+        if LISTENS in line:  # a line of torchft, which writes its lines in pieces, may have begun before it
+            return child, line.partition(LISTENS)[2]
     child.end(grace_seconds=1)
     raise LighthouseError(f"the lighthouse did not start within {START_SECONDS} s; see {log}")
 

@@ -130,6 +130,14 @@ def _train(
                 style="red",
             )
             return Outcome(folder=folder, status=1)
+        if stop.received is None and config.checkpoint.enable and newest == config.training.steps:
+            console.print(
+                f"the last step is done and saved, but no file in {folder.metrics(0).parent} that can be read has its "
+                f"validation; this makes up for it: muloco train {folder.config} --resume",
+                style="red",
+                markup=False,
+            )
+            return Outcome(folder=folder, status=1)
         console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:

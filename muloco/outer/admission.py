@@ -63,10 +63,12 @@ def admit(
         doubtful: members for whom it waits `DOUBTFUL` at most, since they said nothing in the last meeting.
 
     Raises:
-        TransportError: another holder of the secret has met other members than this one.
+        TransportError: another holder of the secret has met other members than this one, or somebody else has changed
+            what this member wrote.
         RuntimeError: the store does not answer.
     """
-    store.set(f"nonce/{rank}", f"{secrets.token_hex(NONCE_BYTES)} {remark}")
+    own = f"{secrets.token_hex(NONCE_BYTES)} {remark}"
+    store.set(f"nonce/{rank}", own)
     nonces = _collect(store, "nonce", [member for member in range(size) if member not in doubtful], patience)
     nonces |= _collect(store, "nonce", doubtful, min(DOUBTFUL, patience))
     nonces = dict(sorted(nonces.items()))
@@ -83,7 +85,7 @@ def admit(
             raise TransportError(f"member {member} of {size} has met other members than this worker has")
         elif proof:
             admitted.append(member)
-    if rank not in admitted:
+    if rank not in admitted or nonces[rank] != own.encode():  # an old one would make the key of an old meeting again
         raise TransportError("somebody else has overwritten what this worker wrote into the store of its group")
     common = key.derive("group", seen, *admitted)
     return Admission(

@@ -53,11 +53,12 @@ class PeerGroup(ProcessGroupWrapper):
     _global_ranks: list[int] | None
     strangers: Sequence[str] = ()
     """Who does not hold the secret, as a person would name each."""
-
-    reachability: Reachability
-    """What this worker knows of its connections to the others, to be set before the first configuration."""
+    reachability = Reachability(0, "")
+    """What this worker knows of its connections to the others; without an address it tells them nothing."""
     workers: Sequence[int] = ()
     """The members of the last quorum, by rank."""
+    missed: Collection[int] = ()
+    """Those that said nothing in the last configuration."""
     _silent: Collection[int] = ()
     """Those of them that did not connect with the others."""
 
@@ -76,13 +77,12 @@ class PeerGroup(ProcessGroupWrapper):
         workers, reachability = self.workers, self.reachability
         self.admission = admit(
             *(store, self.run_key, rank, world_size, self._timeout),
-            remark=" ".join(map(str, reachability.apart())),
+            remark=reachability.remark(),
             doubtful=[member for member, worker in enumerate(workers) if worker in self._silent and member != rank],
         )
-        reachability.failed(workers[m] for m in self.admission.silent if m < len(workers))
-        apart = {workers[m]: _numbers(remark) for m, remark in self.admission.remarks.items() if m < len(workers)}
-        out = reachability.settle(apart)
-        self._silent = {workers[m] for m in self.admission.silent if m < len(workers)} | out
+        out = reachability.settle({workers[m]: said for m, said in self.admission.remarks.items() if m < len(workers)})
+        self.missed = [workers[m] for m in self.admission.silent if m < len(workers)]
+        self._silent = {*self.missed, *out}
         admitted = [m for m in self.admission.admitted if m >= len(workers) or workers[m] not in out]
         if reachability.reason_to_stay_out() is not None:
             admitted = [rank]
@@ -185,11 +185,6 @@ def _workers(rank: int, group_rank: int = 0, group_world_size: int = 1, global_r
     """The numbers of the workers that are members of a quorum, from what torchft tells a group of it. `rank` is this
     member, which is there in any case."""
     return [(number - group_rank) // group_world_size for number in global_ranks] or [*range(rank + 1)]
-
-
-def _numbers(remark: str) -> list[int]:
-    """The workers that a member names in its remark."""
-    return [int(word) for word in remark.split() if word.isdecimal()]
 
 
 class GlooGroup(PeerGroup, ProcessGroupGloo):

@@ -180,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     server: _Server
+    server_version, sys_version = "muloco", ""
 
     def setup(self) -> None:
         super().setup()
@@ -189,9 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         nonce, tag = (_from_hex(self.headers[name]) for name in (NONCE, TAG))
         key = self.server.key
         if len(nonce) != NONCE_BYTES or not key.holds(tag, "request", "GET", self.path, self.server.address, nonce):
-            self.send_response(403)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.send_error(403)
             return
         self.server.let_in(self.connection)
         body = self.server.answer(self.path)
@@ -207,6 +206,12 @@ class _Handler(BaseHTTPRequestHandler):
             end.update(piece)
             self.wfile.write(piece)
         self.wfile.write(end.digest())
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Whatever is wrong with a request, the answer is the same."""
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
         pass

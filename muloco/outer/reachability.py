@@ -9,6 +9,7 @@ A worker that was killed is no such case. Its machine refuses the connection, or
 import logging
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ FAILURES = 3
 PROBE_SECONDS = 3.0
 """Time limit of a connection that is only tried."""
 RETRY_SECONDS = 10.0
-"""A worker that stays out tries this often to reach the other one."""
+"""Two workers that do not reach each other try again this often."""
 
 
 class StaysOut(TransportError):
@@ -46,17 +47,20 @@ class Reachability:
 
     Args:
         worker: its number.
+        address: `host:port` of its peer server.
         reaches: whether something answers at an address `host:port`.
     """
 
-    def __init__(self, worker: int, reaches: Callable[[str], bool] = reaches):
+    def __init__(self, worker: int, address: str, reaches: Callable[[str], bool] = reaches):
         self._worker = worker
+        self._address = address
         self._reaches = reaches
         self._addresses: dict[int, str] = {}
         self._failures: dict[int, int] = {}
         """Failed rounds in a row, by the worker that was in the quorum and was not reached."""
         self._tried = -math.inf
-        """When this worker tried last to reach the one on account of which it stays out."""
+        """When this worker last looked again."""
+        self._looking: threading.Thread | None = None
         self.out: dict[int, int] = {}
         """Members of the last quorum that stay out of its rounds, and on account of which other one."""
 
@@ -78,20 +82,47 @@ class Reachability:
             logger.warning("%s; failed rounds in a row: %d", self.account(worker, self._worker), self._failures[worker])
 
     def apart(self) -> list[int]:
-        """The workers that this one has not reached in so many failed rounds in a row, and does not reach now."""
-        doubtful = [worker for worker, failures in self._failures.items() if failures >= FAILURES]
+        """The workers that this one has not reached in so many failed rounds in a row, nor since."""
+        return sorted(worker for worker, failures in [*self._failures.items()] if failures >= FAILURES)
+
+    def look_again(self) -> None:
+        """Tries to reach the workers that are `apart`, every `RETRY_SECONDS` at most."""
+        doubtful = self.apart()
+        if not doubtful or time.monotonic() < self._tried + RETRY_SECONDS:
+            return
         for worker, reached in zip(doubtful, self._reached(doubtful), strict=True):
             if reached:
                 logger.warning("worker %d reaches worker %d again", self._worker, worker)
-                del self._failures[worker]
-        return sorted(worker for worker in doubtful if worker in self._failures)
+                self._failures.pop(worker, None)
+        self._tried = time.monotonic()
 
-    def settle(self, apart: Mapping[int, Collection[int]]) -> set[int]:
+    def look_again_meanwhile(self) -> None:
+        """As `look_again`, in a thread of its own."""
+        if self.apart() and (self._looking is None or not self._looking.is_alive()):
+            self._looking = threading.Thread(target=self.look_again, name="reachability", daemon=True)
+            self._looking.start()
+
+    def remark(self) -> str:
+        """What this worker tells the other members of a quorum: its address, and those of the workers that are `apart`
+        from it."""
+        return " ".join([self._address, *(self._addresses[worker] for worker in self.apart())])
+
+    def settle(self, remarks: Mapping[int, str]) -> set[int]:
         """Returns which members of a quorum stay out of its rounds.
 
         Args:
-            apart: the workers that each member does not reach, by member; of this one as `apart` returns them.
+            remarks: of each member, by worker. An address that no member has any more, because its worker was started
+                again elsewhere, means nothing.
         """
+        said = {worker: remark.split() for worker, remark in remarks.items() if remark}
+        for worker, (address, *_) in said.items():
+            if self._addresses.get(worker, address) != address:
+                self._failures.pop(worker, None)
+        self._addresses |= {worker: address for worker, (address, *_) in said.items()}
+        apart = {
+            worker: [other for other, (address, *_) in said.items() if address in unreached]
+            for worker, (_, *unreached) in said.items()
+        }
         self.out = staying_out(apart)
         for worker, other in self.out.items():
             if worker != self._worker:
@@ -114,15 +145,11 @@ class Reachability:
         return self._worker in self.out
 
     def keeps_out(self) -> bool:
-        """Whether this worker stays out, and would do so in another group of the same members, too. It tries to reach
-        the other one every `RETRY_SECONDS` at most, as the others wait for it meanwhile."""
+        """Whether this worker stays out, and would do so in another group of the same members, too. It looks again."""
         if self._worker not in self.out:
             return False
-        if time.monotonic() < self._tried + RETRY_SECONDS:
-            return True
-        apart = self.apart()
-        self._tried = time.monotonic()
-        return self.out[self._worker] in apart
+        self.look_again()
+        return self.out[self._worker] in self.apart()
 
     def reason_to_stay_out(self) -> StaysOut | None:
         """Why this worker takes part in no round of the last quorum; None: it may."""

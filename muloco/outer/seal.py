@@ -59,31 +59,29 @@ class Seal:
     """Of all that goes from one member to another in a round."""
 
     def __init__(self) -> None:
-        self._sizes: list[int] = []
-        self._sums: list[torch.Tensor] = []
+        self.sizes: list[int] = []
+        self.sums: list[torch.Tensor] = []
 
     def add(self, data: torch.Tensor, sums: torch.Tensor) -> None:
         """The next bytes, with the numbers of their blocks."""
-        self._sizes.append(data.numel())
-        self._sums.append(sums)
+        self.sizes.append(data.numel())
+        self.sums.append(sums)
 
 
 def contents(seals: Iterable[Seal]) -> list[bytes]:
     """Returns what the tag over each seal covers. The host waits for the device once, for all of them."""
     seals = list(seals)
-    sums = [sum for seal in seals for sum in seal._sums]
-    on_host: dict[torch.device, torch.Tensor] = {}
-    at: dict[torch.device, int] = {}
-    for device in {sum.device for sum in sums}:
-        on_host[device] = torch.cat([sum for sum in sums if sum.device == device]).cpu()
-        at[device] = 0
+    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    for seal in seals:
+        for sums in seal.sums:
+            by_device.setdefault(sums.device, []).append(sums)
+    left = {device: torch.cat(sums).cpu() for device, sums in by_device.items()}
     covered = []
     for seal in seals:
-        parts = [torch.tensor([len(seal._sizes), *seal._sizes], dtype=torch.int64)]
-        for sum in seal._sums:
-            start = at[sum.device]
-            at[sum.device] += sum.numel()
-            parts.append(on_host[sum.device][start : start + sum.numel()])
+        parts = [torch.tensor([len(seal.sizes), *seal.sizes], dtype=torch.int64)]
+        for sums in seal.sums:
+            part, left[sums.device] = left[sums.device].tensor_split([sums.numel()])
+            parts.append(part)
         covered.append(torch.cat(parts).numpy().tobytes())
     return covered
 

@@ -102,7 +102,7 @@ class TorchftTransport:
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
         """Where each worker that this one has met so far was last found, by worker."""
-        self.reachability = group.reachability = Reachability(worker)
+        self.reachability = group.reachability = Reachability(worker, self.server.address)
         self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
         self._manager = LoopbackManager(
             network=self.network,
@@ -192,6 +192,11 @@ class TorchftTransport:
             broken = CUT_OFF
         if not committed and self.reachability.reason_to_stay_out() is None:
             self.reachability.failed(self.group.workers)
+        elif committed and self.group.missed:
+            self.reachability.failed(self.group.missed)
+            self.group.missed = ()
+        elif committed:
+            self.reachability.look_again_meanwhile()
         if (not committed or broken is not None) and not self.reachability.keeps_out():
             self._manager.report_error(RuntimeError(broken or "the round failed"))
         try:

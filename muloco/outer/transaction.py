@@ -27,6 +27,9 @@ ATTEMPTS = 10
 which this worker takes no part because it does not reach another one."""
 PAUSE_SECONDS = 0.5
 """Pause after a round that does not count."""
+ALONE_SECONDS = 30.0
+"""Seconds for which a new worker has to meet nobody but strangers to take itself for one: the others of its run may
+still be on their way."""
 NOBODY = -1
 """As a donor: the others have gone on without this worker, and it has to look for them."""
 
@@ -190,8 +193,14 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
         agreement, failure, stays_out = None, "", False
         try:
             headers = _meet(round, own)
+            among_strangers = bool(round.strangers) and round.size == 1 and not own.experienced
+            if among_strangers and waited >= ALONE_SECONDS:
+                raise ForeignRun(
+                    f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not "
+                    "have the same secret (MULOCO_SECRET); give it the secret of the run"
+                )
             enough = awaited.workers if waited < awaited.late_after else awaited.least
-            if len(headers) >= enough or any(header.fragment != NOTHING for header in headers):
+            if not among_strangers and (len(headers) >= enough or any(h.fragment != NOTHING for h in headers)):
                 agreement = _carry(round, headers, None, wire_of, 1, transport.device)
         except TransportError as error:
             failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
@@ -231,13 +240,7 @@ def _meet(round: Round, own: Header) -> list[Header]:
         ForeignRun: this worker does not belong to the run.
         TransportError: another member does not belong to it; or one is gone or too slow.
     """
-    headers = company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
-    if round.strangers and round.size == 1 and not own.experienced:
-        raise ForeignRun(
-            f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not have the "
-            "same secret (MULOCO_SECRET); give it the secret of the run"
-        )
-    return headers
+    return company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
 
 
 def _carry(

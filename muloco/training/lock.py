@@ -138,7 +138,7 @@ class _Heartbeat:
     def _go_on(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             try:
-                if self._is_own():
+                if self._is_own() or not self._read().strip():  # where the file was deleted, nobody has taken over
                     self._beat()
                     continue
             except OSError as error:

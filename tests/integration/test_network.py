@@ -9,7 +9,8 @@ import pytest
 from ..patience import PATIENCE
 
 pytestmark = pytest.mark.integration
-OWN_NETWORK = ["unshare", "--net", "--map-root-user"]
+OWN_NETWORK = ["unshare", "--net", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+"""Nothing of the test outlives it, as all its processes end with the first one."""
 
 
 def test_a_stranger_gets_nothing_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from muloco.outer.torchft import TorchftTransport
 
 from .faults import die_at
 from .over_torchft import connect, in_threads
-from .toy import SECONDS, Case, Result, start, train_in_process, walk
+from .toy import SECONDS, Case, Result, start, train, train_in_process, walk
 
 CASE = Case(workers=2, fragments=2, interval=4, steps=12)
 OTHER = b"another secret than that of the run"
@@ -24,8 +24,11 @@ def leave(transport: TorchftTransport) -> None:
         die_at(transport)()
 
 
-def test_an_outsider_is_named_and_left_out(lighthouse, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outsider_is_named_and_left_out(
+    lighthouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It comes with the number of a worker that there is, while the others are on the way, and stays for some syncs."""
+    monkeypatch.setattr("muloco.outer.transaction.ALONE_SECONDS", 0.0)
     address, came, gone = lighthouse(2, heartbeat_seconds=1.5), threading.Event(), threading.Event()
     sent: list[int] = []
     said: list[str] = []
@@ -125,3 +128,40 @@ def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:
 
     for said in in_threads(2, work):
         assert "no quorum of 2 or more workers within 3 s" in said
+
+
+def test_a_run_begins_though_an_outsider_is_there_first(lighthouse) -> None:
+    """The first worker meets only the outsider until the second one comes, and does not take itself for a stranger."""
+    address, met = lighthouse(1, heartbeat_seconds=1.5), threading.Event()
+    outsider = connect(2, address, secret=OTHER, quorum_seconds=3)
+
+    def come() -> None:
+        with contextlib.suppress(TransportError):  # it has been left alone
+            while not done.is_set():
+                outsider.open(0).vote(False)
+
+    def work(worker: int) -> Result:
+        if worker == 1:
+            assert met.wait(SECONDS)
+        transport = connect(worker, address)
+        meet = transport.open
+
+        def open_round(step: int):
+            round = meet(step)
+            if round.strangers:
+                met.set()
+            return round
+
+        transport.open = open_round  # type: ignore[method-assign]
+        result = train(CASE, worker, transport)
+        done.set()
+        transport.close()
+        return result
+
+    done, guest = threading.Event(), threading.Thread(target=come)
+    guest.start()
+    ours = in_threads(2, work)
+    guest.join()
+    leave(outsider)
+    for result, alone in zip(ours, train_in_process(CASE), strict=True):
+        assert result.history == alone.history and result.digests == alone.digests

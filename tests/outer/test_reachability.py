@@ -41,9 +41,10 @@ def test_a_machine_that_refuses_can_be_reached() -> None:
     assert not reaches("a name that nobody has:1")
 
 
-def test_only_failed_rounds_in_a_row_count() -> None:
+def test_only_failed_rounds_in_a_row_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "RETRY_SECONDS", 0.0)
     cut = {"b:1"}
-    own = Reachability(0, lambda address: address not in cut)
+    own = Reachability(0, "own:1", lambda address: address not in cut)
     own.introduced({0: "own:1", 1: "a:1", 2: "b:1"})
     for _ in range(FAILURES - 1):
         own.failed([0, 1, 2])
@@ -57,10 +58,24 @@ def test_only_failed_rounds_in_a_row_count() -> None:
         assert own.apart() == []
     own.failed([0, 1, 2])
     assert own.apart() == [2]
+    own.look_again()
+    assert own.apart() == [2]
     cut.clear()
+    own.look_again()
     assert own.apart() == []
     cut.add("b:1")
     assert own.apart() == [], "it counts from the start again"
+
+
+def test_a_worker_that_is_started_again_elsewhere_does_not_stay_out() -> None:
+    """It has another address, about which nobody has complained."""
+    own = Reachability(0, "own:1", lambda address: False)
+    own.introduced({1: "a:1", 2: "b:1"})
+    for _ in range(FAILURES):
+        own.failed([2])
+    assert own.settle({0: own.remark(), 1: "a:1", 2: "b:1"}) == {2}
+    assert own.settle({0: own.remark(), 1: "a:1", 2: "c:1"}) == set() and own.apart() == []
+    assert own.settle({0: own.remark(), 1: "a:1 c:1", 2: "c:1"}) == {2}, "another member complains"
 
 
 class Links:

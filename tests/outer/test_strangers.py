@@ -154,8 +154,10 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
     [(["worker 1"], "", 0, True), ([], "", 0, False), (["worker 1"], "h", 0, False), (["worker 2"], "", 1, False)],
 )
 def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
-    strangers: list[str], history: str, others: int, stops: bool
+    strangers: list[str], history: str, others: int, stops: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """After a while, in which others of its own run can come."""
+    monkeypatch.setattr("muloco.outer.transaction.ALONE_SECONDS", 0.1)
     group = InProcessGroup(1 + others)
     crowd = Crowd(run="r", workers=1 + others, patience=SECONDS)
 

@@ -13,6 +13,7 @@ import torch
 from muloco.outer import TransportError, torchft
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
+from muloco.outer.reachability import Reachability
 from muloco.outer.torchft import TorchftRound, TorchftTransport
 
 from .faults import at_the_votes
@@ -234,6 +235,7 @@ def test_a_store_whose_worker_has_gone_is_given_up_at_once() -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     group = GlooGroup(timedelta(seconds=SECONDS))
+    group.reachability = Reachability(0)
     with pytest.raises(ConnectionError, match=rf"^the worker at {address} has gone: "):
         group.configure(f"{address}/prefix", "worker", 0, 2)
     assert not group.connected
@@ -258,7 +260,7 @@ def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd:
     with socket.create_connection((host, int(port)), timeout=10) as stranger:
         stranger.sendall(request_line + b"\r\n\r\n")
         answer = stranger.recv(1000)
-    assert b"403" in answer or b"400" in answer
+    assert answer == b"" or answer.startswith(b"HTTP/1.0 403 ")
     server.begin_vote("1")
     assert ask(server.address, "1", key=KEY, seconds=10) == VOTING
     server.close()

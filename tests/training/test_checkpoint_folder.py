@@ -128,11 +128,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda step: (step / MANIFEST).unlink(), "not all of its parts were written"),
     "manifest of a later version": (
         lambda step: edit(step / MANIFEST, lambda m: m.update(shape="round")),
-        "has 'shape', which this version of muloco does not know: a later version wrote it",
+        "has the unknown field 'shape': a later version wrote it",
     ),
     "digest of a later version": (
         lambda step: edit(step / MANIFEST, lambda m: m["files"]["global"][".metadata"].update(blake3="00")),
-        "has 'blake3', which this version of muloco does not know",
+        "has the unknown field 'blake3'",
     ),
     "manifest without the files of a part": (
         lambda step: edit(step / MANIFEST, lambda m: m["files"].pop("global")),

@@ -95,6 +95,16 @@ def test_a_holder_gives_signs_of_life_and_ends_when_it_has_lost_the_lock(
     assert file.read_text().startswith(HOLDER), "it belongs to the other one"
 
 
+def test_a_holder_whose_file_is_deleted_holds_it_again(
+    tmp_path: Path, clock: Clock, no_locks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    file = tmp_path / ".lock"
+    with only_one(file, "busy"):
+        file.unlink()
+        until(file.exists)
+
+
 def test_one_that_waits_takes_over_from_one_that_ends(tmp_path: Path, clock: Clock, no_locks: None) -> None:
     file, began = tmp_path / ".lock", clock.now
 

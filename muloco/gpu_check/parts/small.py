@@ -75,6 +75,13 @@ PART = Part(
             check="small:digests",
         ),
         Row(
+            name="seals",
+            what="seals of payloads on the GPU equal those on the CPU, and the host waits for them once a round",
+            where=("outer/seal.py",),
+            command="call `Factors.sums` on the same bytes on both devices",
+            check="small:seals",
+        ),
+        Row(
             name="side_stream",
             what="a round in its own thread and stream reads data written before it started, and its result is "
             "complete when it is taken",
