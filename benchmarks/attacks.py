@@ -16,6 +16,7 @@ status 1 if anything hung or was lost, or if attacks were left out for want of t
 import argparse
 import datetime
 import json
+import logging
 import os
 import platform
 import random
@@ -40,6 +41,7 @@ from attacking import (  # noqa: F401 (each adds its attacks)
     mutations,
     networks,
     secret,
+    siege,
     signals,
     stops,
     strangers,
@@ -57,9 +59,10 @@ RESULTS = Path(__file__).parents[1] / "results" / "attacks"
 class Record:
     """Lines that are printed and written as they come, from several threads."""
 
-    def __init__(self, path: Path, about: dict[str, object]):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path | None, about: dict[str, object]):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = (path or Path(os.devnull)).open("w", encoding="utf-8")
         self._lock = threading.Lock()
         self.entries: list[dict[str, object]] = []
         self._write(about)
@@ -141,7 +144,9 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=2, help="scenes that are played at the same time")
     parser.add_argument("--limit", type=float, default=720.0, help="seconds after which no further attack begins")
     parser.add_argument("--outputs", type=Path, help="where run folders are kept; default: they are deleted")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the record")
+    parser.add_argument(
+        "--results", type=Path, help="folder for the record (default: results/attacks for all attacks, else none)"
+    )
     parser.add_argument("--list", action="store_true", help="print the catalogue")
     parser.add_argument("--ports", action="store_true", help="print the ports on which a live run listens")
     parser.add_argument("--table", type=Path, help="print the table of a record")
@@ -166,6 +171,7 @@ def main() -> int:
 
 def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -> int:
     started = time.monotonic()
+    logging.getLogger("muloco").setLevel(logging.ERROR)  # it warns of each file that is mutated
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: STOP.set())
     command = f"python benchmarks/attacks.py {' '.join(sys.argv[1:])}".strip()
@@ -177,7 +183,8 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
         "cores": os.cpu_count(),
         "machine": platform.machine(),
     }
-    record = Record(options.results / f"{options.form}.jsonl", about)
+    results = options.results or (RESULTS if len(attacks) == len(ATTACKS) else None)
+    record = Record(results and results / f"{options.form}.jsonl", about)
     workshop = Workshop(outputs / "workshop", mutations=options.mutations)
     scenes = [scene for scene, _ in Counter(attack.scene for attack in attacks).most_common()]  # the longest first
     until = started + options.limit

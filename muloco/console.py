@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -61,6 +62,69 @@ class LastingStream:
                     return
                 with contextlib.suppress(OSError):
                     sys.stderr.write(f"muloco: {self._stream.name} ends here ({error.strerror}); the command goes on\n")
+
+
+class BackgroundStream:
+    """A text stream that a thread writes to, so that nobody waits for a reader that reads slowly or not at all, such as
+    a pager. Text beyond a limit is left out until the reader has read on; a line says how much.
+
+    Args:
+        stream: text goes there.
+    """
+
+    MOST = 1 << 20
+    """Characters that may wait for the reader."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self._waiting: list[str] = []
+        self._size = self._missing = 0
+        self._ends = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._write_on, daemon=True)
+        self._thread.start()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._changed:
+            if self._size + len(text) > self.MOST:
+                self._missing += text.count("\n")
+                return len(text)
+            if self._missing:
+                self._put(f"[{self._missing} lines are missing here, as nobody has read them in time]\n")
+                self._missing = 0
+            self._put(text)
+            self._changed.notify()
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing, as the thread flushes."""
+
+    def end(self) -> None:
+        """Waits until all has been written."""
+        with self._changed:
+            self._ends = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, text: str) -> None:
+        self._waiting.append(text)
+        self._size += len(text)
+
+    def _write_on(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ends)
+                if not self._waiting:
+                    return
+                text = "".join(self._waiting)
+                self._waiting.clear()
+            self._stream.write(text)
+            self._stream.flush()
+            with self._changed:
+                self._size -= len(text)
 
 
 def silence(stream: TextIO) -> None:

@@ -111,3 +111,41 @@ def test_a_closed_output_ends_nothing(closed: str, tmp_path: Path) -> None:
     assert Path(f"{program}.out").read_text() == "0 True True True"
     version = subprocess.run(["bash", "-c", f'"$0" -m muloco --version {closed}', sys.executable])
     assert version.returncode == 0
+
+
+SLOW = """
+from muloco.console import BackgroundStream, LastingStream
+stream = BackgroundStream(LastingStream(sys.stdout, work_behind=True))
+for i in range(60_000): stream.write("a line of text, number %05d\\n" % i)
+sys.stderr.write("the work is done\\n")
+import time
+deadline = time.monotonic() + 1500
+while stream._size > 1000 and time.monotonic() < deadline: time.sleep(0.01)
+stream.write("the end\\n")
+stream.end()
+"""
+
+
+def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
+    """It begins to read when the work is done."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE.format(what=SLOW)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stderr.readline() == "the work is done\n"
+    lines = process.stdout.read().splitlines()
+    assert process.wait() == 0
+    gap = next(number for number, line in enumerate(lines) if line.startswith("["))
+    assert lines[:gap] == [f"a line of text, number {number:05}" for number in range(gap)]
+    assert lines[gap:] == [f"[{60_000 - gap} lines are missing here, as nobody has read them in time]", "the end"]
+
+
+def test_a_reader_that_goes_is_no_trouble_in_the_background() -> None:
+    code = (
+        "from muloco.console import BackgroundStream, LastingStream\n"
+        "stream = BackgroundStream(LastingStream(sys.stdout, work_behind=True))\n"
+        "for i in range(20_000): stream.write('a line of text\\n')\n"
+        "stream.end()"
+    )
+    done = run(code, behind="| head -n 1")
+    assert done.stdout == "a line of text\n" and done.stderr.endswith("the command goes on\ndone\nstatus 0\n")

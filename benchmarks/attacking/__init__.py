@@ -10,5 +10,6 @@
     network_run.py   a run whose workers are in network namespaces (in_namespaces.py starts it, probe.py is a stranger)
 
 One file for each family of attacks: kills.py, stops.py, signals.py, supervisors.py, lines.py, disks.py, wire.py and
-answers.py (ports), secret.py, strangers.py (stranger.py is one), flips.py, checkpoints.py, mutations.py, networks.py.
+answers.py (ports), secret.py, strangers.py (stranger.py is one) and siege.py (besieger.py), flips.py, checkpoints.py,
+mutations.py, networks.py.
 """

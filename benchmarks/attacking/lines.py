@@ -63,7 +63,7 @@ def odd_lines_in_a_complete_run(workshop: Workshop, rng: random.Random) -> Repor
     """Appends the same lines to the metrics of a complete run, and asks for a report and its summary."""
     report = Report()
     for arguments in (("report",), ("train", "--resume")):
-        root = workshop.unfinished()
+        root = workshop.finished() if arguments[0] == "report" else workshop.unfinished()
         with (root / "metrics" / "worker-000.jsonl").open("ab") as file:
             file.writelines(odd_lines())
         what = root / "config.json" if arguments[0] == "train" else root

@@ -4,6 +4,7 @@ request of gRPC and to garbage. Needs nothing but Python."""
 import json
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,4 +31,10 @@ def answer(where: str, request: bytes) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({port: {name: answer(port, data) for name, data in REQUESTS.items()} for port in sys.argv[1:]}))
+    pairs = [(port, name) for port in sys.argv[1:] for name in REQUESTS]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda pair: answer(pair[0], REQUESTS[pair[1]]), pairs))
+    found: dict[str, dict[str, str]] = {port: {} for port in sys.argv[1:]}
+    for (port, name), said in zip(pairs, answers, strict=True):
+        found[port][name] = said
+    print(json.dumps(found))

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from muloco.console import BackgroundStream
 from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
 from muloco.training.config import Config
 from muloco.training.run_folder import STATE
@@ -43,7 +44,7 @@ _COLUMNS: tuple[Column, ...] = (
 
 
 class View:
-    """Shows the contents of metrics and logs; use it as a context.
+    """Shows the contents of metrics and logs; use it as a context, in which printing to the console never waits.
 
     On a terminal: progress, a line for each worker with what it is doing, and their total, in as many columns and lines
     as there is room for; above it the workers' warnings. Without a terminal: every line that a worker logs, after its
@@ -74,12 +75,17 @@ class View:
         """When the table was shown last."""
 
     def __enter__(self) -> "View":
+        self._foreground = self._console.file
+        self._background = BackgroundStream(self._foreground)
+        self._console.file = cast(IO[str], self._background)
         if self._console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
+        self._console.file = self._foreground
+        self._background.end()
 
     def update(self, lines: Iterable[dict[str, Any]], away: Mapping[int, float | None] = {}) -> None:
         """Takes new lines of metrics and the lost processes of workers, with the seconds until each is restarted, or

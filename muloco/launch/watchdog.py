@@ -13,9 +13,10 @@ from muloco.training.states import State
 logger = logging.getLogger(__name__)
 
 STEPS = 20
-"""A worker stands still if a step takes as many times longer than its usual one, and longer than the time limit."""
+"""A worker stands still if a step takes this many times its usual one, and longer than the time limit."""
 PATIENCE = 12
-"""Time limits for what happens less often than a step and takes an unknown time: the first step, a validation."""
+"""The number of time limits that a worker has for whatever takes an unknown time, such as its first step or a
+validation."""
 STACK_SECONDS = 2.0
 """From asking a worker for its stacks to ending it."""
 GRACE_SECONDS = 3.0

@@ -309,9 +309,7 @@ def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> di
     """A JSON object that has just these fields, of these types."""
     for name in raw:
         if name not in kinds:
-            raise ValueError(
-                f"{path} has the unknown field {name!r}: a later version of muloco wrote it, or it is damaged"
-            )
+            raise ValueError(f"{path} has the unknown field {name!r}: a later version wrote it, or it is damaged")
     for name, kind in kinds.items():
         if type(raw.get(name)) is not kind:
             raise ValueError(f"{path} is damaged: {name!r} is missing or of the wrong type")

@@ -21,6 +21,7 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.phases import listen, reach
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
+from muloco.training.checkpoint_folder import NoWholeCheckpoint
 from muloco.training.commits import CommitLog, Progress
 from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
@@ -130,13 +131,20 @@ class MulocoTrainer(Trainer):
             with contextlib.ExitStack() as turn:
                 if dist.get_rank() == 0:
                     turn.enter_context(only_one(folder / ".saving", "another worker saves", patience=SAVING_SECONDS))
-                if self._on_any_rank((self.checkpointer.newest_step() or 0) >= self.step):
+                if self._on_any_rank(self._is_saved()):
                     logger.info("there is a checkpoint of step %d or later already", self.step)
                     return
                 self.checkpointer.leaving = True
                 self.checkpointer.save(self.step)
         except (StateLost, ConfigError) as error:
             logger.error("no checkpoint was saved: %s", error)
+
+    def _is_saved(self) -> bool:
+        """Whether there is a whole checkpoint of this step or a later one."""
+        try:
+            return (self.checkpointer.newest_step() or 0) >= self.step
+        except NoWholeCheckpoint:
+            return False
 
     def batch_generator(self, data_iterable):
         """torchtitan's batches, which it asks for between loading a checkpoint and the first step. There workers meet,

@@ -180,6 +180,26 @@ def test_figures_that_the_metrics_do_not_hold_are_unknown(tmp_path: Path, damage
     assert said in console.file.getvalue()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": 1.0},
+        {"loss": 1.0, "tokens": 768, "tokens_per_second": 0.0},
+        {"event": "sync", "fragment": 0, "participants": 2, "bytes_sent": 8, "seconds_waited": 0.1, "digest": "a"},
+        {"event": "lines_lost"},
+        {"event": "resume"},
+    ],
+)
+def test_lines_that_lack_values_do_not_count(tmp_path: Path, values: dict[str, Any]) -> None:
+    folder = RunFolder(tmp_path)
+    config = two_workers(folder)
+    whole = summarize(config, folder, corpus=[], wall_seconds=1.0, restarts=0)
+    writer = MetricsWriter(folder.metrics(0), worker=0, attempt=1)
+    writer.write(12, values)
+    writer.close()
+    assert summarize(config, folder, corpus=[], wall_seconds=1.0, restarts=0) == whole
+
+
 def test_a_worker_alone_has_no_traffic_to_show(tmp_path: Path) -> None:
     config = two_workers(RunFolder(tmp_path))
     found = summarize(config, RunFolder(tmp_path), corpus=[], wall_seconds=1.0, restarts=0)

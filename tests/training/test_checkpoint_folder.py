@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda step: (step / MANIFEST).unlink(), "not all of its parts were written"),
     "manifest of a later version": (
         lambda step: edit(step / MANIFEST, lambda m: m.update(shape="round")),
-        "has the unknown field 'shape': a later version of muloco wrote it",
+        "has the unknown field 'shape': a later version wrote it",
     ),
     "digest of a later version": (
         lambda step: edit(step / MANIFEST, lambda m: m["files"]["global"][".metadata"].update(blake3="00")),

@@ -25,6 +25,7 @@ def test_every_timeout_is_told_with_its_default() -> None:
     timeouts = [field.name for field in fields(FaultTolerance) if field.name.endswith("_timeout_seconds")]
     assert {name: str(getattr(defaults, name)) for name in timeouts} == told
     assert f"`--fault_tolerance.restarts` ({defaults.restarts})" in TEXT
+    assert f"`--fault_tolerance.resumes` ({defaults.resumes})" in TEXT
 
 
 def test_the_recovery_is_the_one_that_was_recorded() -> None:
