@@ -91,7 +91,7 @@ def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -
 
 
 def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path) -> None:
-    settings = {"training__steps": 80, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 40}
+    settings = {"training__steps": 40, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 20}
     folder = RunFolder(tmp_path / "deleted")
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(command(tmp_path, "deleted", MULOCO, **settings), stdout=out, stderr=out)
@@ -102,7 +102,7 @@ def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path
     said = " ".join((tmp_path / "out").read_text().split())
     assert said.count("config.json is gone from the run folder") == 1
     checkpoints, _ = CheckpointFolder(folder.checkpoint).newest()
-    assert checkpoints is not None and checkpoints.step == 80
-    again = train(tmp_path, "deleted", MULOCO, "--resume", **{**settings, "training__steps": 88})
+    assert checkpoints is not None and checkpoints.step == 40
+    again = train(tmp_path, "deleted", MULOCO, "--resume", **{**settings, "training__steps": 44})
     assert again.status == 0, again.output
-    assert [one.step for one in newest_commits(folder.commits(0), 2)] == [88]
+    assert [one.step for one in newest_commits(folder.commits(0), 2)] == [44]

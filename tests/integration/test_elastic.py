@@ -1,12 +1,15 @@
 """Workers come and go while the run goes on."""
 
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from .by_hand import SECONDS, wait_until, workers
+from muloco.launch.lighthouse import start_lighthouse
+
+from .by_hand import SECONDS, Workers, wait_until, workers
 
 pytestmark = pytest.mark.integration
 
@@ -40,6 +43,29 @@ def test_workers_are_added_and_removed_and_too_few_wait(tmp_path: Path) -> None:
             anchors.setdefault(line["step"], set()).add(line["digest"])
         assert all(len(digests) == 1 for digests in anchors.values())
         assert sorted(anchors) == list(range(4, 4 * len(anchors) + 1, 4)), "no sync was left out"
+
+
+def test_workers_wait_for_a_lighthouse_that_hangs_and_is_replaced(tmp_path: Path) -> None:
+    settings = {"heartbeat_timeout": 2.0, "join_timeout": 5.0, "workers": 2, "log": tmp_path / "lighthouse.log"}
+    hanging, address = start_lighthouse(**settings)
+    run = Workers(tmp_path, address)
+    try:
+        both = [run.start(worker, fault_tolerance__min_replica_size=2) for worker in (0, 1)]
+        run.wait_for_sync({0, 1})
+        os.killpg(hanging._process.pid, signal.SIGSTOP)
+        time.sleep(5)
+        hanging.end(grace_seconds=0)
+        time.sleep(5)
+        port = int(address.rpartition(":")[2])
+        replacement, _ = start_lighthouse(**settings, port=port)
+        try:
+            run.wait_for_sync({0, 1})
+            assert [process.poll() for process in both] == [None, None]
+        finally:
+            replacement.end(grace_seconds=5)
+    finally:
+        run.end()
+        hanging.end(grace_seconds=0)
 
 
 def test_a_stopped_worker_is_left_out_and_comes_back(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from muloco.outer.exchange import MESSAGE_BYTES, average, gather_bytes
 from muloco.outer.header import PROTOCOL, Header, Unreadable, read_header
 from muloco.outer.peer_group import NCCLGroup
 from muloco.outer.peers import COMMITTED, TAG, PeerServer, ask, fetch
-from muloco.outer.reachability import Reachability
 from muloco.outer.store import loopback_store
 from muloco.outer.terms import Terms
 from muloco.outer.torchft import TorchftTransport, _introduction
@@ -327,8 +326,6 @@ def test_torch_leaves_a_failed_group_of_workers_to_torchft(before: str | None, m
         monkeypatch.setenv(name, before)
 
     class WithoutDevice(NCCLGroup):
-        reachability = Reachability(0)
-
         def __init__(self) -> None:
             ProcessGroupWrapper.__init__(self)
 

@@ -13,7 +13,6 @@ import torch
 from muloco.outer import TransportError, torchft
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.reachability import Reachability
 from muloco.outer.torchft import TorchftRound, TorchftTransport
 
 from .faults import at_the_votes
@@ -235,7 +234,6 @@ def test_a_store_whose_worker_has_gone_is_given_up_at_once() -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     group = GlooGroup(timedelta(seconds=SECONDS))
-    group.reachability = Reachability(0)
     with pytest.raises(ConnectionError, match=rf"^the worker at {address} has gone: "):
         group.configure(f"{address}/prefix", "worker", 0, 2)
     assert not group.connected
