@@ -39,7 +39,7 @@ def summarize(
         restarts: how often workers were started again, since the last start.
         resumes: how often the run was resumed without a user, since the last start.
     """
-    lines = list(filter(is_complete, read_metrics(folder)))
+    lines = list(filter(_is_whole, read_metrics(folder)))
     training = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
     syncs = [line for line in lines if line.get("event") == "sync"]
@@ -228,6 +228,13 @@ def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
     own = {line["worker"]: line["local_validation_loss"] for line in there if "local_validation_loss" in line}
     losses = [loss for worker, loss in own.items() if worker in synced]
     return sum(losses) / len(losses) if losses else None
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics has the values of its kind that a summary counts."""
+    if "loss" in line and not ("tokens" in line and line.get("tokens_per_second", 0) > 0):
+        return False
+    return is_complete(line) and (line.get("event") != "sync" or "bytes_ring" in line)
 
 
 def _rate(training: list[dict[str, Any]]) -> float:
