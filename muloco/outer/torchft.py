@@ -137,7 +137,7 @@ class TorchftTransport:
                 # The lighthouse counts strangers, too.
                 if self.all_ranks(round.failure is not None or round.size >= self._least):
                     return round
-                if time.monotonic() > deadline:
+                if self.any_rank(time.monotonic() > deadline):
                     raise TransportError(self._no_quorum(step))
                 round.vote(False)
                 time.sleep(1)
