@@ -116,6 +116,26 @@ def test_what_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to
     assert story.attempts == [1] and course.resumes == 0 and not told.getvalue()
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_ends_with_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("{}")
+    run = Story.run
+
+    def damaging(*args) -> Ended:
+        ended = run(*args)
+        (folder.checkpoint / "step-30" / "global" / ".metadata").write_text("more")
+        return ended
+
+    monkeypatch.setattr(Story, "run", damaging)
+    story, course = attempts(tmp_path, monkeypatch, told, Fate(saves=(30,)))
+    assert story.attempts == [1] and course.resumes == 0
+    console = Console(file=told, soft_wrap=True)
+    assert supervisor._failed(course.ended, folder, StopSignals(), console).status == 1
+    assert f"worker 0 failed: {KILLED}" in told.getvalue() and "no checkpoint can be used" in told.getvalue()
+
+
 def test_an_incomplete_last_checkpoint_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
 ) -> None:
