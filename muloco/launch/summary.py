@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from muloco.training.checkpoint_folder import CheckpointFolder
+from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.training.config import Config
 from muloco.training.metrics_lines import is_complete
 from muloco.training.resuming import run_folder, way_on
@@ -115,8 +115,11 @@ def reached_end(config: Config, folder: RunFolder) -> bool:
 
 
 def newest_checkpoint(folder: RunFolder) -> int | None:
-    """Step of the newest checkpoint that is whole."""
-    newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    """Step of the newest checkpoint that is whole; None where there is none, or all are damaged."""
+    try:
+        newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    except NoWholeCheckpoint:
+        return None
     return None if newest is None else newest.step
 
 
