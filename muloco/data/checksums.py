@@ -32,20 +32,20 @@ def check_small_files(folder: Path) -> None:
     """Compares the small files of an entry with their checksums.
 
     Raises:
-        DamagedCacheError: a file is missing or has changed since it was written; the message names it.
+        DamagedCacheError: a file is missing or has been changed; the message names it.
     """
     if not (folder / SUMS).exists():
         return
     sums = _read(folder / SUMS)
     if sums is None:
-        raise DamagedCacheError(folder, f"{SUMS} has changed since it was written")
+        raise DamagedCacheError(folder, f"{SUMS} has been changed")
     for name, expected in sums.items():
         try:
             found = _sha256(folder / name)
         except (OSError, ValueError) as error:  # a name may be damaged, too
             raise DamagedCacheError(folder, f"{name!r} cannot be read ({error})") from error
         if found != expected:
-            raise DamagedCacheError(folder, f"{name} has changed since it was written")
+            raise DamagedCacheError(folder, f"{name} has been changed")
 
 
 def note_arrays(folder: Path) -> None:

@@ -156,7 +156,7 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
             None,
             _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)),
         ):
-            raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy has changed since it was written")
+            raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy has been changed")
         if not _rise(offsets):
             raise DamagedCacheError(folder, f"the offsets in {split}.offsets.npy do not increase")
     return prepared

@@ -171,8 +171,8 @@ def _attempts(
     view: View,
     console: Console,
 ) -> _Course:
-    """Makes attempts at a run, each from the newest whole checkpoint, until one succeeds, fails for a reason that is
-    not temporary, or leaves no checkpoint. Without a new checkpoint there are at most `fault_tolerance.resumes` more."""
+    """Makes attempts at a run, each from the newest whole checkpoint, until one succeeds, fails for a lasting reason or
+    leaves no checkpoint. Without a new checkpoint in between, it makes at most `fault_tolerance.resumes` more."""
     attempt, restarts, resumes, in_a_row = first, 0, 0, 0
     newest = newest_checkpoint(folder)
     while True:
