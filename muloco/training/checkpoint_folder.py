@@ -134,7 +134,7 @@ class CheckpointFolder:
     def newest(
         self, read: Callable[[int], Manifest] | None = None, steps: Sequence[int] | None = None
     ) -> tuple[Manifest | None, list[str]]:
-        """Returns the newest whole checkpoint, and for each newer one that is skipped a text that names it and the reason.
+        """Returns the newest whole checkpoint, and the name of each newer one that is skipped, with the reason.
 
         Args:
             read: returns the checkpoint of a step, or raises ValueError if it cannot be used. By default it is `read`,
