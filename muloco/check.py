@@ -1,4 +1,4 @@
-"""`muloco check`: whether checkpoints are whole."""
+"""`muloco check`: verifies that checkpoints are complete and undamaged."""
 
 import argparse
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from muloco.training.trained import named_checkpoint
 from muloco.training.values import whole_number
 
 LARGE = 2**30
-"""Bytes of checkpoints from which on the progress is shown."""
+"""Bytes to read above which a progress bar is shown."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(command: argparse.Namespace) -> int:
-    """Returns 0 where all checkpoints that were asked for are whole, else 1; raises ConfigError where there is none."""
+    """Returns 0 if all the requested checkpoints are whole, else 1; raises ConfigError if there are none."""
     run, step = named_checkpoint(command.config, command.step)
     folder = CheckpointFolder(run.checkpoint)
     if command.all and step is not None:
@@ -57,7 +57,7 @@ def run_check(command: argparse.Namespace) -> int:
                 console.print(f"  {reason}", markup=False)
         else:
             parts = f"{len(manifest.parts)} part{'s' * (len(manifest.parts) > 1)}"
-            verified = "" if manifest.has_digests else ", as far as its sizes tell: an earlier version kept no digests"
+            verified = "" if manifest.has_digests else "; an earlier version wrote it, so only its sizes were checked"
             console.print(f"step-{step}: whole ({parts}, {size / 1e9:.3g} GB){verified}", markup=False)
     return 0 if whole else 1
 
@@ -67,7 +67,7 @@ def _size(manifest: Manifest) -> int:
 
 
 def _damages(folder: CheckpointFolder, manifest: Manifest, tell: Callable[[int], None]) -> list[str]:
-    """What is wrong with the contents of a checkpoint: at most one sentence for each part."""
+    """Returns what is wrong with the contents of a checkpoint, with at most one sentence for each part."""
     from muloco.training import safe_reader  # needs torch, which is slow
 
     reasons = []

@@ -36,9 +36,9 @@ would do first. This is meant for large data, on a machine with many cores."""
 _WORKER = """Run one worker of CONFIG (under torchrun where it has several ranks), joining the lighthouse at
 $TORCHFT_LIGHTHOUSE. `muloco train` and job scripts start workers with it; by hand, give each worker its
 --fault_tolerance.replica_id and all of them the same --run.name."""
-_LIGHTHOUSE = """Run the lighthouse at which the workers of a run meet, for workers that are started by hand; `muloco
-train` starts one by itself. On a host other than loopback it lets only those in who know the secret in $MULOCO_SECRET.
-The limits are those of a config's fault_tolerance."""
+_LIGHTHOUSE = """Run a lighthouse, at which the workers of a run meet, for workers that are started by hand; `muloco
+train` starts one by itself. On a host other than loopback it accepts only workers with the secret in $MULOCO_SECRET.
+Give it the same limits as in the fault_tolerance section of the config."""
 _SWEEP = """Write the job scripts of the sweep in FILE (a Python file with a function `sweep()`) and list its jobs, or
 submit them to SLURM within the node limit, each once, and failed ones again. `muloco sweep FILE status` says where they
 stand. --section.field value options hold for all jobs. --submit and status use the options of the last --dry-run where
@@ -51,7 +51,7 @@ _EXPORT = """Write the model of a CHECKPOINT (a run folder, or checkpoint/step-N
 transformers, or as a state dict of torch."""
 _GENERATE = """Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."""
 _CHECK = """Check that a CHECKPOINT (a run folder, or checkpoint/step-N in one) is whole: that every file of every part
-is there, belongs to this checkpoint, and holds the bytes that were written. Exit status 1: one of them is not whole."""
+exists, belongs to this checkpoint, and has the checksum that was recorded. The exit status is 1 if it is not whole."""
 _PLAN = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
 workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
 _REPORT = """Tables and figures over finished runs, next to the paper's published figures: report.md,
@@ -211,7 +211,7 @@ def _add_lighthouse(commands) -> None:
         help="run the lighthouse for workers started by hand",
         description=_LIGHTHOUSE,
         usage="muloco lighthouse [--host HOST] [--port PORT] [options]",
-        epilog="docs/network.md says who must be able to reach it.",
+        epilog="docs/network.md lists the ports and explains the secret.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -224,7 +224,7 @@ def _add_lighthouse(commands) -> None:
     )
     for name, what in (
         ("heartbeat_timeout_seconds", "silence after which a worker counts as dead"),
-        ("straggler_timeout_seconds", "time that those who have come wait for one that is alive but late"),
+        ("straggler_timeout_seconds", "how long the other workers wait for one that is alive but late"),
     ):
         lighthouse.add_argument(f"--{name}", type=float, default=getattr(limits, name), help=what)
     lighthouse.set_defaults(run=_lighthouse, parser=lighthouse, config="", needs="nothing", help=False)
@@ -377,7 +377,7 @@ def _add_uses_of_checkpoints(commands) -> None:
         ("eval", _eval, eval_options, "--tasks A,B", "lm-eval on a checkpoint", _EVAL),
         ("export", _export, export_options, "DIR", "a checkpoint for transformers", _EXPORT),
         ("generate", _generate, generate, "--prompt TEXT", "text from a checkpoint", _GENERATE),
-        ("check", _check, check, "[--step N | --all]", "whether checkpoints are whole", _CHECK),
+        ("check", _check, check, "[--step N | --all]", "check that checkpoints are whole", _CHECK),
     ):
         parser = commands.add_parser(
             name,

@@ -65,11 +65,11 @@ class LastingStream:
 
 
 class BackgroundStream:
-    """A text stream that a thread writes to, so that nobody waits for a reader that reads slowly or not at all, such as
-    a pager. Text beyond a limit is left out until the reader has read on; a line says how much.
+    """A text stream whose text is written by a thread, so that callers never wait for a slow or stopped reader, such as
+    a pager. Text beyond a limit is dropped until the reader goes on; a line then says how many lines are missing.
 
     Args:
-        stream: text goes there.
+        stream: the stream to write to.
     """
 
     MOST = 1 << 20
@@ -93,7 +93,7 @@ class BackgroundStream:
                 self._missing += text.count("\n")
                 return len(text)
             if self._missing:
-                self._put(f"[{self._missing} lines are missing here, as nobody has read them in time]\n")
+                self._put(f"[{self._missing} lines are missing here, because the output was not read in time]\n")
                 self._missing = 0
             self._put(text)
             self._changed.notify()

@@ -1,5 +1,5 @@
-"""Files at paths that others can foresee, in folders that others may write to: no link that they have planted there is
-followed, and permissions are those of the umask. Needs nothing but Python."""
+"""Files at predictable paths, in folders that other users may write to: links that others have planted there are not
+followed, and permissions follow the umask. This module needs only Python's standard library."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from uuid import uuid4
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of a file to lock, which is made if need be and keeps its contents.
+    """Opens a file to be locked, and returns its descriptor. The file is made if need be, and its contents are kept.
 
     Raises:
         OSError: `path` is a link, or the file cannot be opened.
@@ -15,12 +15,12 @@ def open_lock(path: Path) -> int:
     flags = os.O_CREAT | os.O_NOFOLLOW
     try:
         return os.open(path, os.O_RDWR | flags, 0o666)
-    except PermissionError:  # another user has made it; reading is enough for a lock
+    except PermissionError:  # it belongs to another user; reading is enough for a lock
         return os.open(path, os.O_RDONLY | flags, 0o666)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file in UTF-8, whole or not at all; it takes the place of any other file or link."""
+    """Writes a file in UTF-8, completely or not at all. It replaces any file or link at that path."""
     draft = path.with_name(f".{path.name[:100]}.{uuid4().hex[:12]}")
     try:
         with draft.open("x", encoding="utf-8") as file:

@@ -137,7 +137,10 @@ def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
     assert process.wait() == 0
     gap = next(number for number, line in enumerate(lines) if line.startswith("["))
     assert lines[:gap] == [f"a line of text, number {number:05}" for number in range(gap)]
-    assert lines[gap:] == [f"[{60_000 - gap} lines are missing here, as nobody has read them in time]", "the end"]
+    assert lines[gap:] == [
+        f"[{60_000 - gap} lines are missing here, because the output was not read in time]",
+        "the end",
+    ]
 
 
 def test_a_reader_that_goes_is_no_trouble_in_the_background() -> None:

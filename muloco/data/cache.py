@@ -30,7 +30,7 @@ def default_cache() -> Path:
 
 
 def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Makes a cache entry unless it is there: `fill` writes it into an empty folder that then becomes `folder`; the
+    """Makes a cache entry unless it exists: `fill` writes it into an empty folder that then becomes `folder`. The
     checksums of its files are added.
 
     Raises:
@@ -42,7 +42,7 @@ def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of a cache entry, so that of several processes one does what the others then find done.
+    """Holds the lock of a cache entry, so that one process does the work and the others then find it done.
 
     Raises:
         DataError: the cache cannot be written.

@@ -1,7 +1,8 @@
-"""Checksums of the files of an entry of the cache.
+"""Checksums of the files of a cache entry.
 
-`sha256.json` has those of its small files, which are compared whenever the entry is opened. The checksums of its arrays
-are in its meta.json; `verified.json` tells what the arrays looked like when they were last compared with these.
+`sha256.json` holds the checksums of the small files, which are compared whenever the entry is opened. The checksums of
+the arrays are in meta.json; `verified.json` records the sizes, times and inodes of the arrays when they were last
+compared with them.
 
 Entries of earlier versions have neither file.
 """
@@ -31,33 +32,33 @@ def check_small_files(folder: Path) -> None:
     """Compares the small files of an entry with their checksums.
 
     Raises:
-        DamagedCacheError: a file is missing or is not as it was written; the message names it.
+        DamagedCacheError: a file is missing or has been changed; the message names it.
     """
     if not (folder / SUMS).exists():
         return
     sums = _read(folder / SUMS)
     if sums is None:
-        raise DamagedCacheError(folder, f"{SUMS} is not as it was written")
+        raise DamagedCacheError(folder, f"{SUMS} has been changed")
     for name, expected in sums.items():
         try:
             found = _sha256(folder / name)
         except (OSError, ValueError) as error:  # a name may be damaged, too
             raise DamagedCacheError(folder, f"{name!r} cannot be read ({error})") from error
         if found != expected:
-            raise DamagedCacheError(folder, f"{name} is not as it was written")
+            raise DamagedCacheError(folder, f"{name} has been changed")
 
 
 def note_arrays(folder: Path) -> None:
-    """Notes that the arrays of an entry are as they were written."""
+    """Records that the arrays of an entry have the right checksums."""
     try:
         write_whole(folder / VERIFIED, json.dumps(_arrays(folder), indent=2) + "\n")
     except OSError as error:
-        logger.warning("%s cannot be written (%s): the next run compares checksums again", folder / VERIFIED, error)
+        logger.warning("%s cannot be written (%s): the next run compares the checksums again", folder / VERIFIED, error)
 
 
 def arrays_are_known(folder: Path) -> bool:
-    """Whether the arrays of an entry are the files that were last noted, unchanged as far as their size, time of
-    modification and inode say."""
+    """Whether the arrays of an entry have the same sizes, modification times and inodes as when they were last compared
+    with their checksums."""
     return (folder / VERIFIED).exists() and _read(folder / VERIFIED) == _arrays(folder)
 
 

@@ -11,7 +11,7 @@ class DataError(ValueError):
 
 
 class DamagedCacheError(DataError):
-    """An entry of the cache does not hold what was written into it; deleting it and preparing again is the cure."""
+    """A cache entry is damaged: it has to be deleted and prepared again."""
 
     def __init__(self, folder: Path, problem: str):
         super().__init__(f"damaged prepared corpus: {problem}; delete the folder {folder} and prepare again")

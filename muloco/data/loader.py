@@ -292,13 +292,13 @@ class PreparedFeed:
         return self.sequence(self._epoch, self._taken - 1)
 
     def sequence(self, epoch: int, number: int) -> Pairs:
-        """Any sequence, without going there. Raises DamagedCacheError if a token of it is none of the vocabulary."""
+        """Any sequence, without going there. Raises DamagedCacheError if a token is not in the vocabulary."""
         index, depth = self._stream.sequence(epoch, number)
         following = (index + 1) % len(self._tokens)  # behind the last document's EOS comes a BOS, as behind any other
         pairs = Pairs(self._tokens[index], self._tokens[following], depth)
         if len(index) and max(pairs.inputs.max(), pairs.labels.max()) >= self._prepared.vocab_size:
             raise DamagedCacheError(
-                self._prepared.folder, f"{self._split}.tokens.npy holds a token that the vocabulary does not have"
+                self._prepared.folder, f"{self._split}.tokens.npy holds a token that is not in the vocabulary"
             )
         return pairs
 

@@ -201,8 +201,8 @@ def prepare_source(
 
 
 def _opened(folder: Path, *, verify: bool) -> Prepared:
-    """Opens an entry of the cache. Large arrays are compared with their checksums by the first process that finds them
-    new or changed; a cache that cannot be written to has no place to note that, so there they are not compared."""
+    """Opens a cache entry. Large arrays are compared with their checksums by the first process that finds them new or
+    changed. In a cache that cannot be written to, this cannot be recorded, so they are not compared."""
     if not verify and (arrays_are_known(folder) or not os.access(folder, os.W_OK)):
         return read_prepared(folder)
     with alone(folder):

@@ -156,23 +156,23 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
             None,
             _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)),
         ):
-            raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy is not as it was written")
+            raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy has been changed")
         if not _rise(offsets):
-            raise DamagedCacheError(folder, f"{split}.offsets.npy does not rise from each document to the next")
+            raise DamagedCacheError(folder, f"the offsets in {split}.offsets.npy do not increase")
     return prepared
 
 
 def _check_types(prepared: Prepared) -> None:
-    """Raises TypeError where meta.json holds a value of another type than it is written with."""
+    """Raises TypeError if a value in meta.json has the wrong type."""
     counts = [value for size in prepared.sizes.values() for name, value in asdict(size).items() if name != "sha256"]
     counts += [prepared.vocab_size, prepared.bos_id, prepared.eos_id, prepared.skipped]
     texts = [prepared.corpus, prepared.corpus_sha256, prepared.tokenizer_sha256]
     if any(type(value) is not int or value < 0 for value in counts) or any(type(text) is not str for text in texts):
-        raise TypeError("a value is of another type")
+        raise TypeError("a value has the wrong type")
 
 
 def _rise(offsets: np.ndarray) -> bool:
-    """Whether each offset is above the one before; in pieces, as there may be hundreds of millions."""
+    """Whether each offset is above the one before. It is tested in pieces, as there may be hundreds of millions."""
     starts = range(0, len(offsets) - 1, 1 << 20)
     return all(bool((np.diff(offsets[start : start + (1 << 20) + 1]) > 0).all()) for start in starts)
 

@@ -87,7 +87,7 @@ def with_absolute_out(words: list[str], folder: Path) -> list[str]:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a folder belongs to this user, and no other may put a program into it."""
+    """Whether a folder belongs to this user, and no other user can put a program into it."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 

@@ -23,23 +23,23 @@ from muloco.training.run_folder import MetricsTail, RunFolder
 
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 10.0
-"""From asking a worker to end to insisting."""
+"""Seconds between asking a worker to end and killing it."""
 TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-"""Those that torchrun passes on to the ranks: its own, the wish that they stop, and the wish to see their stacks."""
+"""Signals that torchrun passes on to the ranks: its own ones, SIGUSR1 (stop) and SIGUSR2 (show the stacks)."""
 LEAVE_SECONDS = 3600
-"""How long torchrun waits after that for the ranks to reach a sync and save a checkpoint."""
+"""Seconds that torchrun then waits for the ranks to reach a sync and save a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     failed: Sequence[Child]
-    """The processes that are the cause, where it failed."""
+    """The processes that made it fail; empty if it did not fail."""
     may_pass: bool
-    """Whether another attempt may go better, where it failed."""
+    """Whether another attempt may succeed, if it failed."""
     restarts: int
-    """How often workers were started again."""
+    """Number of restarts of workers."""
 
 
 def run_attempt(
@@ -56,7 +56,7 @@ def run_attempt(
         view: shows the workers.
 
     Raises:
-        KeyboardInterrupt: all have to end at once.
+        KeyboardInterrupt: the user asked for an immediate end.
     """
     tail = MetricsTail(folder, config.workers)
     children: list[Child] = []
@@ -113,7 +113,7 @@ def _watch(
 
 
 def _environment(attempt: int, secret: str) -> dict[str, str]:
-    """What all workers' environments add to this one's."""
+    """Returns the variables that are added to this process's environment for every worker."""
     return {
         ATTEMPT: str(attempt),
         SECRET: secret,
@@ -147,7 +147,7 @@ def _start_worker(
     children: list[Child],
     worker: int,
 ) -> Child:
-    """Starts a worker's process; it is added to `children` at once, so that whatever happens it is ended."""
+    """Starts a worker's process and adds it to `children` at once, so that it is ended whatever happens."""
     station = placement.stations[worker]
     # gloo by itself would look for the address of the host's name
     interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
@@ -184,7 +184,8 @@ def _worker_command(config: Config, folder: RunFolder, worker: int, station: Sta
 
 
 def _rendezvous(station: Station) -> list[str]:
-    """How torchrun brings the ranks of a worker together; the node tells its number itself (`muloco.launch.node`)."""
+    """Returns torchrun's options for the rendezvous of a worker's ranks. Each node adds its own number
+    (`muloco.launch.node`)."""
     if station.nodes == 1:
         return ["--rdzv-backend=loopback", f"--local-addr={LOOPBACK}"]
     return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]

@@ -14,13 +14,13 @@ from muloco.training.run_folder import RunFolder, write_json
 
 _LOCK = ".training"
 ENDING_SECONDS = 10.0
-"""Seconds in which the workers of a supervisor that was killed have ended."""
+"""Seconds within which the workers of a supervisor that was killed end by themselves."""
 
 
 @contextlib.contextmanager
 def only_supervisor(folder: RunFolder) -> Iterator[None]:
-    """Holds the lock of a run folder, as the one supervisor that trains its run. If the last one was killed, its
-    workers get time to end. A folder that it has made and that is empty at the end is removed.
+    """Holds the lock of a run folder for the one supervisor that trains its run. If the last supervisor was killed, it
+    first waits for its workers to end. A folder that was made here and is empty at the end is removed.
 
     Raises:
         ConfigError: another supervisor trains the run.
@@ -77,7 +77,7 @@ class Claim:
     def _remove(self) -> None:
         self._folder.config.unlink(missing_ok=True)
         if {path.name for path in self._folder.root.iterdir()} <= {self._folder.attempts.name, _LOCK}:
-            self._folder.attempts.unlink(missing_ok=True)  # no file bears the number of the attempt
+            self._folder.attempts.unlink(missing_ok=True)  # no other file has the number of this attempt
         with contextlib.suppress(OSError):  # logs are there
             self._folder.root.rmdir()
 

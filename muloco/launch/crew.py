@@ -31,9 +31,9 @@ _FATAL = (
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
     *("FileNotFoundError", "PermissionError", "DataError", "DamagedCacheError"),
 )
-"""Exceptions that come back, however often a worker or the run is started again."""
+"""Exceptions that occur again, however often a worker or the run is started again."""
 _STATE_LOST = "StateLost:"
-"""The reason that a worker cannot do away with, but another attempt at the run can."""
+"""The exception that a restart of the worker does not cure, but another attempt at the run can."""
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
 
 
@@ -69,8 +69,8 @@ class Crew:
     Args:
         start: starts the process of a worker.
         workers: their number.
-        least: fewest that can go on. Where fewer are left, none is started again, and the crew waits for the end of
-            those that run: they hold the state of the run, and save it when nobody comes.
+        least: fewest workers that can go on. If fewer are left, none is started again, and the crew waits until the
+            others end: they hold the state of the run, and save it if nobody joins them.
         restarts: how often in a row each of them may be started again.
     """
 
@@ -141,7 +141,7 @@ class Crew:
         return causes or failed
 
     def may_pass(self) -> bool:
-        """Once it has failed: whether a new attempt at the run may go better."""
+        """Whether another attempt at the run may succeed, once this one has failed."""
         return not any(post.hopeless or _comes_back(post.child) for post in self._posts if post.child.status)
 
     def leave(self) -> None:
@@ -184,7 +184,7 @@ class Crew:
                 )
 
     def _enough(self) -> bool:
-        """Whether enough workers are left, those that are about to be started again included."""
+        """Whether enough workers are left, including those that are about to be started again."""
         return sum(not post.lost for post in self._posts) >= self._least
 
     def _fatal(self) -> bool:
@@ -202,7 +202,7 @@ def recoverable(child: Child) -> bool:
 
 
 def _comes_back(child: Child) -> bool:
-    """Whether a process has failed for a reason that another attempt at the run does not remove."""
+    """Whether a process has failed for a reason that would also end another attempt at the run."""
     reason = child.reason()
     return reason.startswith(tuple(f"{name}:" for name in _FATAL)) or reason == f"exit status {REFUSED}"
 

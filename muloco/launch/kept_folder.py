@@ -8,11 +8,11 @@ logger = logging.getLogger(__name__)
 
 
 class KeptFolder:
-    """Notices that the folder of a run is gone, and makes it anew with what a restart of a worker and a resume need:
-    config.json and attempts.log. The workers hold the state of the run, and save it when their next checkpoint is due.
+    """Notices that the folder of a run is gone, and restores the files that restarts and resumes need: config.json and
+    attempts.log. The workers hold the state of the run, and save it when their next checkpoint is due.
 
     Args:
-        folder: of the run, with its config.json.
+        folder: the run folder, with its config.json.
     """
 
     def __init__(self, folder: RunFolder):
@@ -21,15 +21,15 @@ class KeptFolder:
         self._told = False
 
     def watch(self) -> None:
-        """To be called again and again."""
+        """Looks once; has to be called regularly."""
         if self._is_there():
             self._told = False
             return
         reason = self._restore()
         if not self._told:
             logger.error(
-                "config.json is gone from the run folder %s, and so may be all else that was in it, such as "
-                "checkpoints; the training goes on and saves a checkpoint when the next one is due; %s",
+                "config.json is missing in the run folder %s, and other files, such as checkpoints, may be missing "
+                "too; the training goes on and saves a checkpoint when the next one is due; %s",
                 *(self._folder.root, reason or "config.json is written again"),
             )
         self._told = True
@@ -41,7 +41,7 @@ class KeptFolder:
             return False
 
     def _restore(self) -> str | None:
-        """What keeps the files from being written; None: they are there."""
+        """Writes the missing files; returns why that is not possible, or None."""
         try:
             self._folder.root.mkdir(parents=True, exist_ok=True)
             for path, content in self._contents.items():

@@ -19,7 +19,7 @@ from muloco.training.environment import SECRET
 logger = logging.getLogger(__name__)
 
 LISTENS = "the lighthouse listens at "
-"""What `muloco lighthouse` writes before its address."""
+"""The text before the address in the output of `muloco lighthouse`."""
 START_SECONDS = 30
 RESTARTS = 20
 """How often a lost lighthouse is started again."""
@@ -51,7 +51,7 @@ def start_lighthouse(
     Args:
         workers: fewest that make a quorum.
         log: file for its output.
-        secret: of the run; needed where the station is not on loopback.
+        secret: the secret of the run; needed if the station is not on loopback.
         station: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
         join_timeout: seconds that those who have come wait for one that is alive but late.
@@ -92,7 +92,7 @@ class Lighthouse:
     Args:
         start: starts it on a port (0: a free one), as `start_lighthouse` does.
         port: the first one. Where it cannot be used, the lighthouse takes a free one.
-        secret: of the run; needed where the lighthouse is not on loopback.
+        secret: the secret of the run; needed if the lighthouse is not on loopback.
     """
 
     def __init__(self, start: Callable[[int], tuple[Child, str]], port: int = 0, *, secret: str = ""):
@@ -128,7 +128,7 @@ class Lighthouse:
         return True
 
     def close(self) -> None:
-        """Ends what was started to ask the lighthouse, and not the lighthouse itself."""
+        """Closes the connections to the lighthouse, but does not end the lighthouse itself."""
         self._network.close()
 
 

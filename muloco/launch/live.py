@@ -21,7 +21,7 @@ from muloco.training.states import State
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _WORTH_SHOWING = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 REFRESH_SECONDS = 1.0
-"""Least time between two showings of the table, which takes 10 ms where there are 32 workers."""
+"""Least seconds between two redraws of the table; one takes 10 ms with 32 workers."""
 _GAP = 2
 """Number of cells between two columns."""
 _BESIDE_WORKERS = 4
@@ -72,7 +72,7 @@ class View:
         self._told: set[tuple[Any, ...]] = set()
         self._live = Live(self.frame(), console=console, auto_refresh=False, transient=True)
         self._shown = -math.inf
-        """When the table was shown last."""
+        """Time of the last redraw of the table."""
 
     def __enter__(self) -> "View":
         self._foreground = self._console.file

@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 REFUSED = 2
 """Exit status of a program of ours that cannot run as it is asked to."""
 LONGEST_LINE = 1 << 16
-"""Characters; a longer line of output is kept as several, so that a line without an end does not fill the memory."""
+"""Most characters of a line of output. Longer lines are divided, so that a line without an end does not fill memory."""
 _LAST_BYTES = 1 << 20
-"""Bytes at the end of a log in which the reason of a failure is looked for."""
+"""Number of bytes at the end of a log that are searched for the reason of a failure."""
 _ASIDE = re.compile(r"Exception (?:in thread|ignored) ")
-"""Beginning of the line before a traceback that did not end the program."""
+"""The beginning of the line before a traceback that did not end the program."""
 _CHAINED = re.compile(r"The above exception was|During handling of the above exception")
-"""Beginning of the line before a traceback that belongs to the one before."""
+"""The beginning of the line between two tracebacks of chained exceptions."""
 _PR_SET_PDEATHSIG = 1
 _OF_A_RANK = re.compile(
     "(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PET_.*"
@@ -79,7 +79,7 @@ class Child:
         self._because: str | None = None
         self._heard = time.monotonic()
         self.signs = 0
-        """The number of signs of life that it has given."""
+        """Number of signs of life so far."""
         self.sign: Sign | None = None
         """The last one."""
         self._pump = threading.Thread(target=self._copy_output, args=(on_line,), daemon=True)
@@ -108,11 +108,11 @@ class Child:
         self._signal(self._end_signal)
 
     def end(self, grace_seconds: float, *, because: str | None = None) -> None:
-        """Ends the process and all of its session: asks, and after the grace period insists.
+        """Asks the process and its whole session to end, and kills them after a grace period.
 
         Args:
             grace_seconds: the grace period.
-            because: what `reason` says from then on.
+            because: the text that `reason` returns from then on.
         """
         self._because = because or self._because
         self.ask_to_end()
@@ -174,8 +174,8 @@ def _own_environment() -> dict[str, str]:
 
 
 def exception_in(log: str) -> str | None:
-    """The exception, `Type: message`, of the last Python traceback in a log that ended the program: not torchrun's own,
-    nor one that ended another thread."""
+    """Returns the exception, `Type: message`, of the last Python traceback in a log that ended the program. Tracebacks
+    of torchrun itself, and those that ended another thread, do not count."""
     found, aside = None, False
     before, *tracebacks = re.split(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\):\n", log, flags=re.M)
     for traceback in tracebacks:

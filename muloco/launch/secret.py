@@ -1,4 +1,4 @@
-"""The secret of an attempt at a run, which its workers and its lighthouse get by their environment alone."""
+"""The secret of an attempt at a run, which its workers and its lighthouse get through their environment only."""
 
 import contextlib
 import logging
@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def secret_of_attempt(folder: RunFolder, environment: Mapping[str, str]) -> Iterator[str]:
-    """Gives the secret that the user has set in the environment, or a new random one. Meanwhile a file of the run
-    folder that only this user can read holds it, for workers that are started by hand.
+    """Yields the secret that the user has set in the environment, or a new random one. In the meantime the secret is
+    also in a file in the run folder that only this user can read, for workers that are started by hand.
 
     Raises:
         ConfigError: the user's secret is too short.
@@ -23,7 +23,7 @@ def secret_of_attempt(folder: RunFolder, environment: Mapping[str, str]) -> Iter
     secret = os.fsdecode(secret_in(environment)) if environment.get(SECRET) else secrets.token_hex(32)
     file = folder.root / SECRET_FILE
     try:
-        file.unlink(missing_ok=True)  # that of an attempt that was killed
+        file.unlink(missing_ok=True)  # left over from an attempt that was killed
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(file, flags, 0o600), "wb") as opened:
             os.fchmod(opened.fileno(), 0o600)  # whatever the umask

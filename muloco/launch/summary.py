@@ -37,7 +37,7 @@ def summarize(
         corpus: SHA-256 of its sources, by which runs on different text are told apart.
         wall_seconds: of this start, from the call of the launcher on, and of earlier starts (`seconds_before`).
         restarts: how often workers were started again, since the last start.
-        resumes: how often the run was resumed without a user, since the last start.
+        resumes: how often the supervisor has resumed the run since the last start.
     """
     lines = list(filter(_is_whole, read_metrics(folder)))
     training = [line for line in lines if "loss" in line]

@@ -1,4 +1,4 @@
-"""The supervisor of a run, here or over the nodes of a SLURM job: attempts it until it ends, and sums it up."""
+"""The supervisor of a run, on this machine or in a SLURM job: makes attempts until the run ends, and summarizes it."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ from muloco.training.resuming import Resumption, check_content, config_json, con
 from muloco.training.run_folder import RunFolder, why_unwritable, write_json
 
 RESUMABLE = os.EX_TEMPFAIL
-"""Exit status (75) of a run that has failed in a way that may pass, and that has a checkpoint to be resumed from."""
+"""Exit status (75) of a run that failed for a temporary reason and has a checkpoint from which it can be resumed."""
 _LAST_INCOMPLETE = "the checkpoint of the last step is incomplete"
 
 
@@ -45,20 +45,20 @@ class Outcome:
 
     folder: RunFolder
     status: int
-    """Exit status: 0; 1 or `RESUMABLE` after a failure; 128 and a signal's number where one has stopped it, such as
-    130 after Ctrl-C."""
+    """Exit status: 0; 1 or `RESUMABLE` after a failure; 128 plus the number of a signal that stopped it, such as 130
+    after Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Course:
-    """What became of a run in all attempts of this process."""
+    """The result of all attempts of this process."""
 
     ended: Ended
     """The last attempt."""
     restarts: int
-    """How often workers were started again."""
+    """Number of restarts of workers."""
     resumes: int
-    """How often the run was resumed."""
+    """Number of resumes of the run."""
 
 
 def train(config: Config, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
@@ -139,8 +139,8 @@ def _train(
             return Outcome(folder=folder, status=1)
         if stop.received is None and config.checkpoint.enable and newest == config.training.steps:
             console.print(
-                f"the last step is done and saved, but no file in {folder.metrics(0).parent} that can be read has its "
-                f"validation; this makes up for it: muloco train {folder.config} --resume",
+                f"the last step is done and saved, but its validation is missing in the readable files in "
+                f"{folder.metrics(0).parent}; to repeat it: muloco train {folder.config} --resume",
                 style="red",
                 markup=False,
             )
@@ -178,8 +178,8 @@ def _attempts(
     view: View,
     console: Console,
 ) -> _Course:
-    """Attempts a run, from its newest whole checkpoint each time, until an attempt ends well, fails in a way that would
-    come back, or leaves no checkpoint; and at most `fault_tolerance.resumes` times more without a new checkpoint."""
+    """Makes attempts at a run, each from the newest whole checkpoint, until one succeeds, fails for a lasting reason or
+    leaves no checkpoint. Without a new checkpoint in between, it makes at most `fault_tolerance.resumes` more."""
     attempt, restarts, resumes, in_a_row = first, 0, 0, 0
     newest = newest_checkpoint(folder)
     while True:
@@ -204,7 +204,7 @@ def _attempts(
 
 
 def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | None:
-    """What has gone wrong in an attempt and may go better in another one; None: nothing."""
+    """Returns the failure of an attempt, if another one may succeed; otherwise None."""
     if ended.failed:
         return "\n".join(map(_told, ended.failed)) if ended.may_pass else None
     whole = not config.checkpoint.enable or newest_checkpoint(folder) == config.training.steps
@@ -212,7 +212,7 @@ def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | Non
 
 
 def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console) -> Outcome:
-    """Tells why a run has failed, and what can be done."""
+    """Prints why a run has failed and what can be done."""
     for child in ended.failed:
         console.print(_told(child), style="red", markup=False)
     if not ended.may_pass or not folder.config.exists():

@@ -1,4 +1,4 @@
-"""torchrun as the supervisor starts it.
+"""torchrun with the changes that the supervisor needs.
 
     python -m muloco.launch.torchrun SECONDS OPTIONS
 
@@ -28,7 +28,7 @@ _OPTION = "--shutdown-timeout"
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """The meeting of the ranks that one torchrun starts on this machine, in a store that listens on loopback."""
+    """Rendezvous of the ranks that one torchrun starts on this machine, with a store that listens on loopback."""
 
     def __init__(self, parameters: RendezvousParameters):
         self._name = parameters.run_id
@@ -65,7 +65,7 @@ class LoopbackRendezvous(RendezvousHandler):
 
 
 def main(words: Sequence[str]) -> None:
-    """Runs torchrun, which waits the given seconds before it kills ranks."""
+    """Runs torchrun with the given number of seconds to wait before it kills ranks."""
     seconds, *options = words
     rendezvous_handler_registry.register(BACKEND, LoopbackRendezvous)
     if _OPTION in run.get_args_parser().format_usage():

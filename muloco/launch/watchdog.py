@@ -1,4 +1,4 @@
-"""Ends workers that are alive but stand still, so that they are started again."""
+"""Ends workers that are alive but make no progress, so that they are started again."""
 
 import logging
 import statistics
@@ -13,22 +13,23 @@ from muloco.training.states import State
 logger = logging.getLogger(__name__)
 
 STEPS = 20
-"""A worker stands still if a step takes this many times its usual one, and longer than the time limit."""
+"""A worker stands still if a step takes longer than the time limit and this many times longer than a usual step."""
 PATIENCE = 12
-"""The number of time limits that a worker has for whatever takes an unknown time, such as its first step or a
+"""Factor by which the time limit is longer for everything whose duration is not known, such as the first step or a
 validation."""
 STACK_SECONDS = 2.0
-"""From asking a worker for its stacks to ending it."""
+"""Seconds between asking a worker for its stacks and ending it."""
 GRACE_SECONDS = 3.0
-"""From asking it to end to insisting."""
+"""Seconds between asking a worker to end and killing it."""
 _LONGEST_LOOK = 5.0
-"""More seconds between two looks do not count: the supervisor itself stood still, and has not read the output yet."""
+"""Most seconds that are counted between two looks. After a longer pause, the supervisor itself was stopped and has not
+yet read the output."""
 _REMEMBERED = 100
-"""Steps whose median is the usual one."""
+"""Number of last steps whose median is the usual time of a step."""
 _UNLIMITED = (
-    # it waits for others, which has time limits of its own
+    # the worker waits for others, which has time limits of its own
     *(State.RESUMED, State.MEETING, State.SYNCING, State.FINISHED, State.STOPPED),
-    # how long the data and the tasks take is not known
+    # preparing data and evaluating tasks may take any time
     *(State.PREPARING, State.EVALUATING),
 )
 
@@ -38,7 +39,7 @@ class Watchdog:
 
     Args:
         limit: seconds in which a worker has to take its next inner step (`fault_tolerance.stall_timeout_seconds`).
-        clock: seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic):
@@ -47,7 +48,7 @@ class Watchdog:
         self._watches: dict[int, _Watch] = {}
 
     def look(self, children: Sequence[Child]) -> None:
-        """To be called again and again, with the processes of all workers."""
+        """Looks once at the processes of all workers; has to be called regularly."""
         now = self._clock()
         passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
         known = self._watches
@@ -82,8 +83,8 @@ class _Watch:
         limit = still_after(self._sign.state, self._steps, limit)
         if self._quiet > limit and not self._asked:
             logger.warning(
-                "%s stands still: no sign of life for %.0f s (state: %s, after step %d); it is ended, and the stacks "
-                "of its threads are at the end of its log %s",
+                "%s stands still: no sign of life for %.0f s (state: %s, after step %d); it is ended, with the stacks "
+                "of its threads at the end of its log %s",
                 *(self._child.name, self._quiet, self._sign.state, self._sign.step, self._child.log),
             )
             self._asked = True
@@ -94,11 +95,11 @@ class _Watch:
 
 
 def still_after(state: str, steps: Iterable[float], limit: float) -> float:
-    """Seconds without a sign of life after which a worker stands still.
+    """Returns the number of seconds without a sign of life after which a worker counts as standing still.
 
     Args:
-        state: which it is in.
-        steps: seconds that its last inner steps took; none: it has not taken one yet.
+        state: the state of the worker.
+        steps: seconds of each of its last inner steps; empty before its first one.
         limit: `fault_tolerance.stall_timeout_seconds`.
     """
     known = list(steps)

@@ -1,12 +1,13 @@
-"""Who is let into a new group of workers: those that hold the run's secret.
+"""Admission to a new group of workers: only the workers that hold the run's secret are let in.
 
-The lighthouse lets everybody into a quorum. So before its members connect, each one shows the others in their store
-that it holds the secret. A stranger is left out, and so is a member that says nothing; the others connect without them.
+The lighthouse lets every process into a quorum. Therefore, before the members of a quorum connect, each one proves to
+the others, through the store that they share, that it holds the secret. A member that cannot prove it (a stranger) is
+left out, and so is a member that does not answer in time (a silent one). The others connect without them.
 
-A member writes random bytes, reads those of all others, and then writes a tag over all of them. So no answer of an
-earlier meeting serves a second time. Members that have met the same others connect, under a name that follows from
-their common key; where they have not (one of them was too late for another one), they do not find each other, and
-their round fails.
+For this, each member writes random bytes into the store, reads the random bytes of all others, and writes a tag over
+all of them. Because the bytes are new each time, nothing that was written for an earlier group is accepted again.
+Members that have read the same bytes and admitted the same others derive the same key, and a group name from it.
+Members that have not, because one was too late for some of them, do not connect, and their round fails.
 """
 
 import secrets
@@ -20,25 +21,25 @@ from muloco.outer.authentication import NONCE_BYTES, TAG_BYTES, Key
 from muloco.outer.transport import TransportError
 
 DOUBTFUL = timedelta(seconds=5)
-"""Longest wait for a member of which the others do not expect that it says something."""
+"""Longest wait for a member that is not expected to answer, because it was silent the last time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """What a member knows of the others before they connect."""
+    """The result of `admit`: which members of a quorum form the group, and the group's key."""
 
     key: Key
-    """Of those that are let in, for this meeting."""
+    """The key of the new group, which only its members can derive."""
     name: str
-    """Of their group: 16 hexadecimal digits."""
+    """The name of the new group, derived from its key: 16 hexadecimal digits."""
     admitted: tuple[int, ...]
-    """Those that are let in, this member among them, by their ranks in the quorum."""
+    """Ranks in the quorum of the members of the group, this member included."""
     strangers: tuple[int, ...]
-    """Those that do not hold the secret."""
+    """Ranks in the quorum of the members that do not hold the secret."""
     silent: tuple[int, ...]
-    """Those that have said nothing in time."""
+    """Ranks in the quorum of the members that did not answer in time."""
     remarks: dict[int, str]
-    """What each of those that are let in tells the others."""
+    """By rank: the text that each admitted member has sent along with its random bytes (see `admit`)."""
 
 
 def admit(
@@ -51,20 +52,20 @@ def admit(
     remark: str = "",
     doubtful: Collection[int] = (),
 ) -> Admission:
-    """Meets the members of a quorum.
+    """Finds out which members of a quorum hold the secret of the run.
 
     Args:
-        store: all members read and write it, and nothing else is there.
+        store: a store that all members read and write, and that contains nothing else.
         key: of the run.
         rank: of this member in the quorum.
         size: number of members.
-        patience: how long to wait for what each member writes.
-        remark: what this member tells the others.
-        doubtful: members for whom it waits `DOUBTFUL` at most, since they said nothing in the last meeting.
+        patience: the longest wait for each member's next entry in the store.
+        remark: a text that this member sends to the others along with its random bytes, and that is covered by the tag.
+        doubtful: ranks of members for which the wait is at most `DOUBTFUL`, because they were silent the last time.
 
     Raises:
-        TransportError: another holder of the secret has met other members than this one, or somebody else has changed
-            what this member wrote.
+        TransportError: another holder of the secret has read different random bytes, or this member's entry in the
+            store was overwritten.
         RuntimeError: the store does not answer.
     """
     own = f"{secrets.token_hex(NONCE_BYTES)} {remark}"
@@ -82,10 +83,10 @@ def admit(
         if proof and not key.holds(tag, "admission", member, theirs):
             strangers.append(member)
         elif proof and theirs != seen:
-            raise TransportError(f"member {member} of {size} has met other members than this worker has")
+            raise TransportError(f"member {member} of {size} has met different members than this worker has")
         elif proof:
             admitted.append(member)
-    if rank not in admitted or nonces[rank] != own.encode():  # an old one would make the key of an old meeting again
+    if rank not in admitted or nonces[rank] != own.encode():  # old random bytes would yield an old key again
         raise TransportError("somebody else has overwritten what this worker wrote into the store of its group")
     common = key.derive("group", seen, *admitted)
     return Admission(
@@ -99,7 +100,7 @@ def admit(
 
 
 def _halves(proof: bytes) -> tuple[bytes, bytes]:
-    """Returns what a member says that it has seen, and its tag; nothing where it has written something else."""
+    """Returns the digest of what a member has read, and its tag; two empty values if the entry is malformed."""
     try:
         data = bytes.fromhex(proof.decode())
     except ValueError:
@@ -108,7 +109,7 @@ def _halves(proof: bytes) -> tuple[bytes, bytes]:
 
 
 def _collect(store: Store, kind: str, members: Collection[int], patience: timedelta) -> dict[int, bytes]:
-    """Returns what these members have written; nothing for a member that has not written in time."""
+    """Returns the entries of these members, by rank; empty for a member that has not written one in time."""
     if not members:
         return {}
     keys = [f"{kind}/{member}" for member in members]

@@ -1,8 +1,9 @@
-"""Keys of a run: what its workers say to each other carries a tag that only the holders of the run's secret can make.
+"""Keys and tags: every message between workers carries a tag that only holders of the run's secret can compute.
 
-A tag proves that a holder of the secret has made a message for this purpose, and (as each conversation begins with
-random bytes of the listener) that the message is no copy of an older one. Tags hide nothing and make nobody speak:
-whoever reaches the network can read what is said, and can interrupt it. Every holder of the secret is trusted.
+A tag proves that a holder of the secret made this message for this purpose. Each conversation begins with random bytes
+from its receiver, so a tag also proves that the message is not a copy of an older one. Tags do not encrypt, and they do
+not prevent interruptions: anyone who can reach the network can still read messages and disturb the connections. Every
+holder of the secret is trusted.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ class Key:
     """A secret from which tags and further keys are made, by HMAC-SHA256 (RFC 2104).
 
     Args:
-        secret: at least 16 bytes that nobody else knows.
+        secret: at least 16 bytes that are known only to the workers of the run.
 
     Raises:
         ValueError: the secret is too short.
@@ -30,11 +31,11 @@ class Key:
         self._secret = secret
 
     def tag(self, purpose: str, *fields: Field) -> bytes:
-        """Returns the `TAG_BYTES` bytes that prove that a holder of the key has said this.
+        """Returns the tag of some fields, `TAG_BYTES` bytes, which only a holder of the key can compute.
 
         Args:
-            purpose: what the fields mean, so that a tag for one purpose does not serve for another one.
-            fields: the content. Texts, numbers and bytes differ, as do the ways to divide the same bytes into fields.
+            purpose: what the fields mean. A tag for one purpose is not valid for another one.
+            fields: the content. The types of the fields and the boundaries between them are part of it.
         """
         made = hmac.new(self._secret, digestmod=hashlib.sha256)
         for piece in _pieces((purpose, *fields)):
@@ -42,27 +43,27 @@ class Key:
         return made.digest()
 
     def begin(self, purpose: str, *fields: Field) -> "hmac.HMAC":
-        """Returns the begin of a tag over these fields, and over one more that follows in pieces (`update`)."""
+        """Returns an unfinished tag over these fields and one more, whose pieces are then passed to `update`."""
         made = hmac.new(self._secret, digestmod=hashlib.sha256)
         for piece in _pieces((purpose, "in pieces", *fields)):
             made.update(piece)
         return made
 
     def holds(self, tag: bytes, purpose: str, *fields: Field) -> bool:
-        """Whether this is the tag of the fields. Takes equally long for all wrong tags."""
+        """Whether this is the tag of the fields. The comparison takes equally long for all wrong tags."""
         return hmac.compare_digest(tag, self.tag(purpose, *fields))
 
     def derive(self, purpose: str, *fields: Field) -> "Key":
-        """Returns a further key. It says nothing about this one."""
+        """Returns another key, from which this one cannot be computed."""
         return Key(self.tag("key", purpose, *fields))
 
     def stream(self, purpose: str, count: int) -> bytes:
-        """Returns `count` bytes that look random to everybody who does not hold the key, by SHAKE-256."""
+        """Returns `count` bytes, by SHAKE-256, that are unpredictable without the key."""
         return hashlib.shake_256(self.tag("stream", purpose)).digest(count)
 
 
 def _pieces(fields: tuple[Field, ...]) -> Iterator[bytes | bytearray | memoryview]:
-    """Yields each field after its kind and its length in bytes."""
+    """Yields, for each field, a header with its type and its length in bytes, and then its content."""
     for field in fields:
         if isinstance(field, str):
             kind, content = b"s", memoryview(field.encode("utf-8", "surrogatepass"))

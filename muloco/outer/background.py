@@ -65,7 +65,7 @@ class Pending(Generic[T]):
         return self._error is not None
 
     def again(self) -> "Pending[T]":
-        """The same work once more, after it has failed: done when its result is asked for."""
+        """Returns the same work once more, after it has failed; it runs when its result is asked for."""
         assert self._error is not None and self._work is not None
         return Pending(self._work, concurrent=False, device=self._device)
 

@@ -1,4 +1,8 @@
-"""Which members of a round belong to the run, and which of them lead it."""
+"""Decides which members of a round belong to the run, and which of them are ahead (the leaders).
+
+A company is a set of members that can take part in the same rounds, because they are of the same run and have the same
+`Terms`. Normally all members of a round form one company. If there are several, one of them is the run.
+"""
 
 import logging
 from collections.abc import Hashable, Sequence
@@ -11,26 +15,26 @@ logger = logging.getLogger(__name__)
 
 
 class ForeignRun(RuntimeError):
-    """A worker does not belong to those that meet at its lighthouse."""
+    """This worker does not belong to the run that the lighthouse serves, and has to stop."""
 
 
 class Stranger(TransportError):
-    """A member of the round does not belong to the run."""
+    """Another member of the round does not belong to the run; the round fails and is repeated without it."""
 
 
 def company_of(members: Sequence[Header | Unreadable], rank: int) -> list[Header]:
-    """Returns the headers of all members, once it is certain that they can take part in one round.
+    """Returns the headers of all members, if they can all take part in one round.
 
-    Members that have the same run and the same terms form a company; so do members whose messages are of the same other
-    version of the protocol, and those whose messages cannot be read at all. One company is the run: the one with the
-    most members that send a fragment, then with the most that have been in a committed round, then with the most
-    members, then the one with the lowest rank, which is the lowest worker number. So a worker that has been in a
-    committed round never stops because of newcomers, and of two newcomers that differ the first one stays. Whoever is
-    in another company stops, and so does a member of the run with an impossible number or window, or with a number
-    that another one has. The others repeat the round until it has gone.
+    Members with the same run and the same terms form a company. So do members that use the same other version of the
+    protocol, and members whose messages are not headers at all. One company is the run: the one with the most members
+    that send a fragment; among equals the one with the most members that have been in a committed round, then the one
+    with the most members, then the one with the lowest rank, which is the lowest worker number. Thus newcomers never
+    stop a worker that has been in a committed round, and of two different newcomers the one with the lower number
+    stays. A member of any other company has to stop. So does a member of the run whose worker number or window is
+    impossible, or whose number is taken. The others repeat the round until that member has gone.
 
     Args:
-        members: what each member has sent, in rank order.
+        members: the messages of all members, in rank order.
         rank: of this worker.
 
     Raises:
@@ -58,10 +62,11 @@ def company_of(members: Sequence[Header | Unreadable], rank: int) -> list[Header
 
 
 def find_leaders(headers: Sequence[Header]) -> list[int]:
-    """Ranks of the members of a run that are where the run is: at the highest step, on the way rather than about to
-    begin, and of those the largest number that was in the same rounds (the one with the lowest rank, if there are two).
+    """Returns the ranks of the leaders: the members whose state is that of the run, which all others take over.
 
-    Members that are `too_far_ahead` are not believed, and do not count.
+    Leaders are at the highest step. Members that send a fragment come before members that have not begun to train. If
+    members at that step were in different rounds, the largest set with equal histories leads; among equally large
+    ones, the one with the lowest rank. Members that are `too_far_ahead` do not count.
     """
     disbelieved = too_far_ahead(headers)
     believed = [rank for rank in range(len(headers)) if rank not in disbelieved]
@@ -74,12 +79,12 @@ def find_leaders(headers: Sequence[Header]) -> list[int]:
 
 
 def too_far_ahead(headers: Sequence[Header]) -> list[int]:
-    """Ranks of the members of a run whose claim to be ahead of the others is not believed.
+    """Returns the ranks of the members whose claim to be ahead of the others is not believed.
 
-    If more than half of all workers of the run (K, whether they are in the round or not) send a fragment at one step
-    and have been in the same rounds, then whoever is more than one window (H inner steps) ahead of them is not
-    believed. Where the others are fewer, it is: it may have gone on without them. One window is what a worker can be
-    ahead without their knowledge, if they lost contact in a round that it committed.
+    If more than half of all K workers, present or not, send a fragment at the same step and have the same history, then
+    a member that is more than one window (H inner steps) ahead of them is not believed. If fewer than that are at one
+    step, it is believed, since it may have gone on without them. A worker can be one window ahead without the knowledge
+    of the others, if it committed a round in which they lost contact.
     """
     terms = headers[0].terms
     together: dict[tuple[int, str], set[int]] = {}
@@ -93,7 +98,7 @@ def too_far_ahead(headers: Sequence[Header]) -> list[int]:
 
 
 def _reason(member: Header | Unreadable, right: Header | Unreadable) -> str:
-    """Why a member cannot take part in the rounds of the run to which the other one belongs."""
+    """Returns why a member cannot take part in the rounds of the run to which the member `right` belongs."""
     if isinstance(member, Header) and isinstance(right, Header):
         if member.run != right.run:
             return f"the lighthouse serves run {right.run!r}; start run {member.run!r} with one of its own"
@@ -107,11 +112,11 @@ def _reason(member: Header | Unreadable, right: Header | Unreadable) -> str:
         return f"it sends bytes that are not a header: {member.text if isinstance(member, Unreadable) else ''}"
     if theirs is None:
         return "the other members send bytes that are not headers, and this worker has no history that outweighs them"
-    return f"it speaks version {own} of the protocol, the run speaks version {theirs}; install the same muloco"
+    return f"it uses version {own} of the protocol, the run uses version {theirs}; install the same version of muloco"
 
 
 def _impossible(ours: dict[int, Header]) -> dict[int, str]:
-    """Why members of the run, by rank, cannot take part though their terms are right."""
+    """Returns, by rank, why members of the run cannot take part although their terms are right."""
     reasons: dict[int, str] = {}
     for rank, header in ours.items():
         terms = header.terms

@@ -135,8 +135,8 @@ def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
 
 
 def gather_bytes(round: Round, data: bytes) -> list[bytes]:
-    """Exchanges messages and returns every member's message, in rank order. Length and digest are sent before each
-    message, with the round's tag over them: no length is relied on before it is known that the member has sent it.
+    """Exchanges messages and returns every member's message, in rank order. The length and the digest of each message
+    are sent before it, with the round's tag over them, so that no length is used before it is authenticated.
 
     Args:
         round: open round.
@@ -158,7 +158,7 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     _insist(
         round,
         [r for r, told in enumerate(announced) if not hmac.compare_digest(tags[r], round.tag(r, number, told))],
-        lambda rank: "sent a message that does not have the tag of the run, or arrived damaged",
+        lambda rank: "sent a message without the tag of the run, or it arrived damaged",
     )
     lengths = [int.from_bytes(told[:LENGTH_BYTES], "big") for told in announced]
     _insist(

@@ -1,23 +1,26 @@
-"""A gate lets only those through who know the secret of the run: it listens on an address that others reach, and leads
-to a port on loopback. A tunnel is the other end: a port on loopback that leads to a gate.
+"""Gates and tunnels: connections between machines that are open only to processes with the secret of the run.
 
-torch's store and torchft's servers let everyone in who reaches them. Where workers are on several machines, these
-servers listen on loopback alone, behind gates. Each connection begins with a challenge in both directions, by
-HMAC-SHA256 over two random numbers; then its bytes are passed on as they are. They are neither encrypted nor signed.
+A gate listens on an address that other machines can reach, and forwards to a port on loopback. A tunnel is the other
+end: it listens on loopback, and forwards to a gate.
+
+torch's store and torchft's servers accept every connection. If the workers are on several machines, these servers
+therefore listen on loopback only, behind gates. Each connection begins with a challenge in both directions, by
+HMAC-SHA256 over two random numbers. Afterwards its bytes are forwarded unchanged, neither encrypted nor authenticated.
 
     gate -> tunnel:  HELLO, 32 random bytes
     tunnel -> gate:  32 random bytes, tag "tunnel" over both
     gate -> tunnel:  tag "gate" over both, once the port behind the gate has accepted
 
-This file is also a program, which a worker starts beside itself (see `muloco.outer.network`): connections must go on
-while Python code of the worker does not let another thread run, or else the lighthouse takes the worker for dead. It
-needs nothing but Python, so that it starts at once. It reads the secret in hex and then commands, a line each, from its
-standard input, answers each with a line, and ends when its input does or its parent has gone.
+This file is also a program, which a worker starts as a separate process (see `muloco.outer.network`): if Python code of
+the worker holds the interpreter lock, connections must still be served, or the lighthouse takes the worker for dead. It
+needs only Python's standard library, so that it starts quickly. From its standard input it reads the secret in
+hexadecimal and then one command a line, and it answers each command with a line. It ends when its input ends or when
+its parent process has gone.
 
-    gate HOST PORT           leads from a free port of HOST to the local PORT; answers that free port
-    tunnel HOST PORT         leads from a free local port to the gate at PORT of HOST; answers that free port
+    gate HOST PORT           opens a gate on a free port of HOST to the local PORT; answers with the free port
+    tunnel HOST PORT         opens a tunnel from a free local port to the gate at HOST:PORT; answers with the free port
     close HOST PORT          closes this tunnel for new connections
-    check HOST PORT          goes through that gate, once
+    check HOST PORT          connects once through that gate
 """
 
 import asyncio
@@ -34,17 +37,17 @@ RANDOM_BYTES = TAG_BYTES = 32
 HANDSHAKE_SECONDS = 10.0
 """Time limit of a connection and its handshake."""
 WAITING = 128
-"""Connections to a gate that have not shown that they know the secret; the oldest of more is closed."""
+"""Most connections to a gate that have not yet proved that they know the secret; beyond it the oldest is closed."""
 CHUNK_BYTES = 2**16
 LOOPBACK = "127.0.0.1"
 
 
 class Gate:
-    """Leads from an address that others reach to a port on loopback.
+    """Forwards connections from an address that others can reach to a port on loopback.
 
     Args:
         target: the port on loopback.
-        secret: that those who come in must know.
+        secret: the secret that the other side of a connection must prove to know.
     """
 
     def __init__(self, target: int, secret: bytes):
@@ -54,10 +57,10 @@ class Gate:
         self.port = 0
 
     async def open(self, host: str, port: int = 0) -> asyncio.Server:
-        """Listens on an address from now on; port 0: a free one, see `port`.
+        """Begins to listen on an address. With port 0 it takes a free one, which is then in `port`.
 
         Raises:
-            OSError: it cannot listen there.
+            OSError: the address cannot be listened on.
         """
         server = await asyncio.start_server(self._serve, host, port)
         self.port = server.sockets[0].getsockname()[1]
@@ -80,10 +83,11 @@ class Gate:
         await _relay((reader, writer), inner)
 
     async def _admit(self, reader: StreamReader, writer: StreamWriter) -> tuple[StreamReader, StreamWriter]:
-        """
+        """Runs the handshake and returns a connection to the target.
+
         Raises:
             OSError: the other side does not know the secret, or nothing listens at the target.
-            EOFError: the other side has gone.
+            EOFError: the other side has closed the connection.
         """
         own = secrets.token_bytes(RANDOM_BYTES)
         writer.write(HELLO + own)
@@ -97,10 +101,10 @@ class Gate:
 
 
 async def through_gate(host: str, port: int, secret: bytes) -> tuple[StreamReader, StreamWriter]:
-    """Connects to what is behind a gate.
+    """Connects to the server behind a gate.
 
     Raises:
-        OSError: there is no gate, it does not know the secret or does not open; the message says which.
+        OSError: there is no gate, the gate does not know the secret, or it refuses; the message says which.
     """
     where = f"{host}:{port}"
     writer = None
@@ -128,8 +132,8 @@ async def through_gate(host: str, port: int, secret: bytes) -> tuple[StreamReade
 
 
 async def open_tunnel(host: str, port: int, secret: bytes) -> asyncio.Server:
-    """Listens on a free port of loopback, and leads each connection through the gate at `host:port`. Where the gate
-    does not open, the connection is closed, and the reason is written to the standard error, once in a row."""
+    """Listens on a free port of loopback, and forwards each connection to the gate at `host:port`. If the gate refuses,
+    the connection is closed and the reason is written to standard error; the same reason is not repeated in a row."""
     told = ""
 
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
@@ -148,7 +152,7 @@ async def open_tunnel(host: str, port: int, secret: bytes) -> asyncio.Server:
 
 
 async def _relay(one: tuple[StreamReader, StreamWriter], other: tuple[StreamReader, StreamWriter]) -> None:
-    """Passes bytes in both directions until both have ended, or one side has failed."""
+    """Copies bytes in both directions until both have ended or one side has failed."""
     try:
         async with asyncio.TaskGroup() as both:
             both.create_task(_copy(one[0], other[1]))
@@ -175,7 +179,7 @@ def _tag(secret: bytes, who: bytes, both: bytes) -> bytes:
 
 
 def _keep_alive(writer: StreamWriter) -> None:
-    """Lets the system notice within a minute that the machine at the other end has gone."""
+    """Makes the system notice within a minute that the machine at the other end has gone."""
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):

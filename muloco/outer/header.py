@@ -1,4 +1,4 @@
-"""What each member of a round tells the others before any payload moves."""
+"""Headers: the first message that each member of a round sends to the others, before any payload."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -7,33 +7,33 @@ from typing import Any
 from muloco.outer.terms import Terms
 
 PROTOCOL = 1
-"""Version of all that workers say to each other: headers, payloads and their order, votes. It is raised with every
-change that workers without the change do not understand."""
+"""Version of the protocol between workers: headers, votes, and the payloads and their order. It is raised with every
+incompatible change."""
 NOTHING = -1
-"""In a header: the member sends no fragment; it has come to meet the others before its first inner step."""
+"""Value of `Header.fragment` for a member that sends no fragment, because it has not taken its first inner step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a member tells the others about itself."""
+    """A member's description of itself for the others."""
 
     run: str
     """Name of the run."""
     worker: int
     terms: Terms
-    """What has to be the same on all workers."""
+    """The terms of its run, which have to be the same on all workers."""
     step: int
-    """Inner step after which it came."""
+    """Number of inner steps that it had taken when it joined the round."""
     fragment: int
     weight: int
     """Inner steps in its window."""
     finite: bool
     digest: int
-    """Of its part of the fragment's anchor; of all anchors where it sends nothing."""
+    """Digest of its part of the fragment's anchor; if it sends no fragment, of all anchors."""
     share: str
-    """Its position in its share of the data, opaque."""
+    """Its position in its share of the data, as an opaque text."""
     history: str
-    """What it has committed so far: equal on all that were in the same rounds, and empty before the first one."""
+    """Digest of the rounds that it has committed, equal on all that were in the same ones; empty before the first."""
     leaving: bool = False
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
 
@@ -43,7 +43,7 @@ class Header:
 
     @property
     def sends(self) -> bool:
-        """Whether it brings a fragment, and so is on the way, and not about to begin."""
+        """Whether it sends a fragment, rather than being about to begin."""
         return self.fragment != NOTHING
 
     @property
@@ -53,24 +53,24 @@ class Header:
 
     @property
     def company(self) -> tuple[str, Terms]:
-        """What is equal for members that can take part in the same rounds."""
+        """The company to which it belongs (see `muloco.outer.company`): equal for members that can share rounds."""
         return self.run, self.terms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A message in place of a header of this version. What can be read of it is believed."""
+    """A message that is not a header of this version. Its fields hold whatever could be read of it."""
 
     protocol: int | None
-    """The version that it names; None: the bytes are not a header of any version."""
+    """Its version of the protocol; None if the bytes are not a header of any version."""
     sends: bool
     experienced: bool
     text: str
-    """How the message begins."""
+    """The beginning of the message."""
 
     @property
     def company(self) -> tuple[int | None]:
-        """What is equal for members that understand each other, as far as can be told."""
+        """The company to which it belongs: one for each other version, and one for messages that are not headers."""
         return (self.protocol,)
 
 
@@ -99,7 +99,7 @@ def read_header(data: bytes) -> Header | Unreadable:
 
 
 def _header(values: dict[str, Any]) -> Header | None:
-    """The header with these values; None: they are not valid."""
+    """Returns the header with these values, or None if they are not valid."""
     try:
         known = {field.name: values[field.name] for field in fields(Header)}
         header = Header(**known | {"terms": Terms.from_json(known["terms"])})

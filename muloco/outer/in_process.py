@@ -171,7 +171,7 @@ class InProcessTransport:
         return {worker: published[worker][name] for worker in others if name in published[worker]}
 
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
-        pass  # nobody can be away
+        pass  # all workers are in this process, so none has to be asked
 
     def inquire(self, question: str, seconds: float) -> list[bytes]:
         return []

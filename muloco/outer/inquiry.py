@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection
 
 
 def ask_all(peers: Collection[str], ask: Callable[[str], bytes | None], *, seconds: float) -> list[bytes]:
-    """What peers answer, as far as they do so in time.
+    """Asks several peers at once and returns the answers that arrive in time.
 
     Args:
-        peers: whom to ask.
-        ask: asks one of them, in a thread of its own, which a late answer does not keep anybody waiting for; None and
-            OSError: there is no answer.
-        seconds: until the rest is given up.
+        peers: the peers to ask.
+        ask: asks one peer; it returns None or raises OSError if there is no answer. It is called in a thread of its
+            own, so a late answer delays nothing.
+        seconds: time limit for all peers together.
     """
     answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 

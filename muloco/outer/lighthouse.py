@@ -19,19 +19,19 @@ def serve(
     straggler_timeout: float,
     tell: Callable[[str], object],
 ) -> None:
-    """Serves until the process is ended.
+    """Runs a lighthouse until the process is ended.
 
     Args:
         host: name or address to listen on.
-        port: 0: a free one.
-        secret: that workers must know, where the host is not loopback.
+        port: port to listen on; 0 means a free one.
+        secret: secret that workers must know if the host is not loopback.
         least: fewest workers that make a quorum.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
-        straggler_timeout: seconds that those who have come wait for one that is alive but late.
+        straggler_timeout: seconds that a quorum waits for a worker that is alive but late.
         tell: called with the address, `http://host:port`, once the lighthouse listens there.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: the address cannot be listened on.
     """
     plain = is_loopback(host)
     bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -90,8 +90,8 @@ class OuterLoop:
         alpha: share of the local parameters that is kept when the anchor is merged into them, in [0, 1].
         learning_rate: outer learning rate after an inner step; None: the optimizer's own.
         compression: how the pseudogradients travel; None: as they are.
-        settings: config fields, by full name, that have to be the same on all workers. Workers with other ones are
-            refused, as are those with another number of workers, H, tau, or other fragments.
+        settings: config fields, by full name, that have to be the same on all workers. Workers with different values
+            are refused, and so are workers with a different K, H or tau, or with different fragments.
         device: where anchor and outer state are kept; None: with the parameters.
         share: says where this worker is in its share of the data, as JSON.
         transfer: lets workers that were away join again; None: they cannot.
@@ -172,12 +172,12 @@ class OuterLoop:
         return self._sync_after(step, last=last)
 
     def sync_alone(self, step: int, *, last: bool = False) -> bool:
-        """To be called after inner step `step` when `after_inner_step`, or a later question for a fragment in flight,
-        has raised TransportError: this worker, which has found too few others, does what is due after that step by
-        itself, with its own windows. Then its state is one behind a sync, and can be saved. It meets nobody any more.
+        """Completes the syncs that are due after inner step `step` with this worker alone, so that its state can be
+        saved. Call it if `after_inner_step`, or a later request for the mean of a fragment in flight, has raised
+        TransportError because too few others were found. Afterwards this worker no longer takes part in rounds.
 
         Returns:
-            whether it has done so. A worker that was left behind cannot: its state is not that of the run.
+            whether it has done so. A worker that was left behind cannot, as its state is not that of the run.
 
         Raises:
             StateLost: the others have gone on without this worker.
@@ -191,7 +191,7 @@ class OuterLoop:
         return True
 
     def _sync_after(self, step: int, *, last: bool) -> list[Sync]:
-        """Does what is due after an inner step, or the rest of it."""
+        """Does the syncs that are due after an inner step, or those of them that are left."""
         syncs = []
         if self._sent is not None and (last or self._sent.due == step):
             syncs += self._apply(step, last=last)
@@ -373,13 +373,13 @@ class OuterLoop:
             return 0.0
         fragment = self.fragments[agreement.fragment]
         square = fragment.product(agreement.mean, agreement.mean)
-        if not math.isfinite(square):  # it may be the sum that is too large
+        if not math.isfinite(square):  # the mean may be finite, and only the sum of squares too large
             views = fragment.views(agreement.mean).items()
             if bad := [name for name, part in views if not torch.isfinite(part).all()]:
                 raise NonFinitePseudogradient(
                     f"sync after step {agreement.step}: NaN or Inf in the mean of fragment {agreement.fragment} over "
-                    f"workers {sorted(agreement.weights)}, in {', '.join(bad)}, though each of them has sent a finite "
-                    "pseudogradient: its numbers are too large for the sum or for compression.kind"
+                    f"workers {sorted(agreement.weights)}, in {', '.join(bad)}, although each of them has sent a "
+                    "finite pseudogradient: the values are too large for their sum or for compression.kind"
                 )
         return square
 

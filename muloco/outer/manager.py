@@ -29,12 +29,12 @@ class LoopbackManager(Manager):
     Args:
         network: how this rank reaches others, and they reach it.
         lighthouse: its address, `http://host:port`.
-        name: of the worker among those of the lighthouse.
-        rank: which of the worker's ranks this is, of `ranks`.
+        name: the name under which the lighthouse knows the worker.
+        rank: which of the worker's `ranks` ranks this is.
         ranks_group: gloo group of the worker's ranks; None for a single one.
         connect_timeout: for the connections to the server and from it to the lighthouse.
         quorum_retries: how often the server asks the lighthouse again.
-        options: further ones of torchft's manager.
+        options: further options of torchft's manager.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LoopbackManager(Manager):
         self._server: ManagerServer | None = None
         told = ""
         if rank == 0:
-            replica = f"{name}:{uuid.uuid4()}"  # torchft tells a worker that is started again from the one before
+            replica = f"{name}:{uuid.uuid4()}"  # torchft can thus tell a restarted worker from the previous one
             self._server = ManagerServer(
                 replica_id=replica,
                 lighthouse_addr=f"http://{network.reach(lighthouse.removeprefix('http://').rstrip('/'))}",
@@ -88,7 +88,7 @@ class LoopbackManager(Manager):
 
 
 def _from_first(text: str, ranks_group: dist.ProcessGroup | None) -> str:
-    """The text that the first rank has given."""
+    """Returns the text that the first rank has passed."""
     if ranks_group is None:
         return text
     told = torch.zeros(_LONGEST, dtype=torch.uint8)

@@ -104,11 +104,11 @@ class Membership:
         weight: int,
         checksum: torch.Tensor,
     ) -> Agreement:
-        """The mean of a fragment's pseudogradients, sent after `step`; see `muloco.outer.transaction.agree`."""
+        """Returns the mean of a fragment's pseudogradients, sent after `step`; see `muloco.outer.transaction.agree`."""
         header = self._header(step, fragment, weight=weight, finite=own.finite, checksum=checksum)
 
         def passed(members: Collection[int]) -> bool:
-            """As long as all of the last round are in this one, there is nobody who could have gone on."""
+            """Asks only if a member of the last round is missing; otherwise nobody can have gone on without this."""
             return not set(self.members) <= set(members) and self.crowd.passed(step, fragment)
 
         agreement = agree(
@@ -138,8 +138,8 @@ class Membership:
             self.transport.offer(agreement.name, self._transfer.pack())
 
     def part(self, transport: Transport) -> None:
-        """This worker meets nobody from here on but itself, at `transport`. What it commits is its own affair: for
-        the others, if there are any, the run has not gone on."""
+        """Takes this worker out of the run's rounds: from now on it is alone, in rounds over `transport`. These are not
+        written to the commit log, because the run has not gone on by them."""
         self.transport = transport
         self.crowd = replace(self.crowd, least=1, late_after=0.0, committed=lambda step, fragment, members: None)
 

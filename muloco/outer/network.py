@@ -1,5 +1,5 @@
-"""How a process of a run reaches the others, and they reach it: as they are on loopback, else through gates and
-tunnels. Needs nothing but Python."""
+"""Connections between the processes of a run: direct on loopback, otherwise through gates and tunnels. This module
+needs only Python's standard library."""
 
 import ipaddress
 import os
@@ -15,8 +15,8 @@ from muloco.outer import gate
 CHECK_SECONDS = 10.0
 """Time limit of a connection that only checks whether something listens."""
 _SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
-"""Signals that reach a worker's whole process group, or all processes of a SLURM step. What carries its connections
-does not heed them: it ends after the worker."""
+"""Signals that may reach a worker's whole process group, or all processes of a SLURM step. The process that carries
+the worker's connections ignores them, as it has to end after the worker."""
 
 
 def is_loopback(host: str) -> bool:
@@ -36,13 +36,14 @@ def split(address: str) -> tuple[str, int]:
 
 
 class Network:
-    """One process's view of the network between the workers of a run. Addresses are `host:port`.
+    """Makes ports of this process reachable for the others, and the ports of others reachable for it. All addresses are
+    `host:port`.
 
     Args:
         host: name or address under which others reach this process.
         secret: of the run.
-        on_loss: called, from a thread, if the process that carries the connections ends before `close`. What has been
-            announced is then out of reach for good; what is reached for gets a new process.
+        on_loss: called, from a thread, if the process that carries the connections ends before `close`. Ports that were
+            announced can then no longer be reached; for addresses that are reached later, a new process is started.
     """
 
     def __init__(self, host: str, secret: bytes, on_loss: Callable[[], None] = lambda: None):
@@ -55,7 +56,7 @@ class Network:
         self._tunnels: dict[str, str] = {}
 
     def announce(self, port: int) -> str:
-        """The address under which others reach a port of this process on loopback.
+        """Returns an address at which others can reach a loopback port of this process.
 
         Raises:
             OSError: no gate can be opened.
@@ -65,7 +66,7 @@ class Network:
         return f"{self.host}:{self._order(f'gate {self.host} {port}')}"
 
     def reach(self, address: str) -> str:
-        """An address at which this process reaches what another one has announced.
+        """Returns an address at which this process can reach an address that another one has announced.
 
         Raises:
             OSError: no tunnel can be opened.
@@ -81,12 +82,13 @@ class Network:
         return self._tunnels[address]
 
     def leave(self, address: str) -> None:
-        """Opens no new connections to an address any more, until it is reached for again."""
+        """Opens no more connections to an address until `reach` is called for it again."""
         if self._tunnels.pop(address, None) is not None:
             self._order("close {} {}".format(*split(address)))
 
     def check(self, address: str) -> None:
-        """
+        """Connects to an address once, as a test.
+
         Raises:
             OSError: nothing listens at the address, or it does not let this process in.
         """
@@ -107,9 +109,10 @@ class Network:
                 pipe.close()
 
     def _order(self, command: str) -> str:
-        """
+        """Has the process that carries the connections execute a command, and returns its answer.
+
         Raises:
-            OSError: what carries the connections cannot do it, or has ended.
+            OSError: that process cannot execute it, or has ended.
         """
         with self._lock:
             if self._carrier is None:

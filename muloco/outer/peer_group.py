@@ -36,31 +36,31 @@ class PeerGroup(ProcessGroupWrapper):
     device = torch.device("cpu")
     """Device of the bytes that the group sends and receives."""
     place = 0
-    """Of this worker among the members."""
+    """Rank of this worker among the members."""
     members = 0
     configurations = 0
     rendezvous = ""
     """Address at which this member reaches the store in which the members find each other, with the prefix of their
     keys."""
     network = Network(LOOPBACK, b"")
-    """How to reach that store."""
+    """The network by which that store is reached."""
     _store = ""
-    """Address under which its worker has announced it."""
+    """Address of that store as announced by the worker that serves it."""
     run_key: Key
-    """Of the run, to be set before the first configuration: who does not hold it is not connected."""
+    """The key of the run, to be set before the first configuration. Members without it are not connected."""
     admission: Admission
-    """Who has been let in by the last configuration."""
+    """The result of the admission in the last configuration."""
     _global_ranks: list[int] | None
     strangers: Sequence[str] = ()
-    """Who does not hold the secret, as a person would name each."""
+    """Names, as messages show them, of the members that do not hold the secret."""
     reachability = Reachability(0, "")
-    """What this worker knows of its connections to the others; without an address it tells them nothing."""
+    """State of this worker's connections to the others; without an address it sends them no remark."""
     workers: Sequence[int] = ()
-    """The members of the last quorum, by rank."""
+    """The worker numbers of the members of the last quorum, by rank."""
     missed: Collection[int] = ()
-    """Those that said nothing in the last configuration."""
+    """Members that were silent in the last configuration."""
     _silent: Collection[int] = ()
-    """Those of them that did not connect with the others."""
+    """Members of these that did not connect with the others."""
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
         self.place, self.members, self.workers = rank, world_size, _workers(rank, *args)
@@ -72,8 +72,8 @@ class PeerGroup(ProcessGroupWrapper):
         super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
-        """Connects those members of the quorum that hold the secret and do not stay out of the rounds. One that does is
-        alone."""
+        """Connects the members of the quorum that hold the secret and do not stay out of the rounds. A member that
+        stays out forms a group of its own."""
         workers, reachability = self.workers, self.reachability
         self.admission = admit(
             *(store, self.run_key, rank, world_size, self._timeout),
@@ -89,7 +89,7 @@ class PeerGroup(ProcessGroupWrapper):
         self.strangers = tuple(map(self.call, self.admission.strangers))
         for kind, left_out in (
             ("does not have the secret of this run (MULOCO_SECRET)", self.admission.strangers),
-            ("has said nothing in time", self.admission.silent),
+            ("did not answer in time", self.admission.silent),
         ):
             for other in left_out:
                 logger.warning("%s %s; the others go on without it", self.call(other), kind)
@@ -101,7 +101,7 @@ class PeerGroup(ProcessGroupWrapper):
         return super()._create_pg(store, self.place, self.members)
 
     def call(self, rank: int) -> str:
-        """Returns how a person would name a member of the quorum: by the number of the worker that it says it is."""
+        """Returns the name of a member of the quorum for messages, such as `worker 1`, by the number that it claims."""
         if self._global_ranks is None:
             return f"member {rank}"
         return f"worker {(self._global_ranks[rank] - (self._group_rank or 0)) // (self._group_world_size or 1)}"
@@ -182,8 +182,8 @@ class PeerGroup(ProcessGroupWrapper):
 
 
 def _workers(rank: int, group_rank: int = 0, group_world_size: int = 1, global_ranks: Sequence[int] = ()) -> list[int]:
-    """The numbers of the workers that are members of a quorum, from what torchft tells a group of it. `rank` is this
-    member, which is there in any case."""
+    """Returns the numbers of the workers that are members of a quorum, from the arguments that torchft passes to a
+    group. `rank` is this member, which is always there."""
     return [(number - group_rank) // group_world_size for number in global_ranks] or [*range(rank + 1)]
 
 

@@ -4,11 +4,11 @@ parts of shared work.
 A worker that loses contact in a vote cannot know whether the others have received all votes, so it asks them. A worker
 that was away takes over the state of one that was not.
 
-A request carries random bytes and a tag by the key of the run, over them and all that the request says; the tags of the
-answer cover the same bytes. So strangers get no answers and change nothing. What answers at the address of a peer that
-is gone, or answers with a copy of an earlier answer, is recognized and refused. A copy of a request is answered. It
-changes nothing, as every round has a name of its own and stays given up, and it tells nothing new to those who could
-make the copy. Nothing is hidden from those who can read the network.
+A request carries random bytes, and a tag with the key of the run over these bytes and the content of the request. The
+tags of the answer cover the same random bytes. Therefore a process without the key gets no answer and changes nothing,
+and forged answers and copies of earlier answers are recognized and refused. A copy of a request is answered, which does
+no harm: a request that is repeated changes nothing, and whoever could copy the request has already been able to read
+the answer. Nothing is encrypted.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from muloco.outer.transport import KEPT_PARTS
 VOTING, IN_DOUBT, COMMITTED, FAILED = "voting", "in doubt", "committed", "failed"
 ANSWERS = (VOTING, IN_DOUBT, COMMITTED, FAILED)
 KEPT = 64
-"""Rounds that are remembered: so many that this rank has taken part in, and so many that others have asked about."""
+"""Rounds that are remembered: this many in which this rank took part, and this many that others have asked about."""
 REQUEST_SECONDS = 10.0
 """Seconds for a request to arrive."""
 PIECE_SECONDS = 60.0
@@ -40,7 +40,7 @@ PIECE_SECONDS = 60.0
 HELD_SECONDS = 1.0
 """Seconds for which the server holds a request for a part that has not been published yet."""
 STRANGERS = 128
-"""Connections that may be open at once without having proved that a holder of the key has made them."""
+"""Most open connections that have not yet been authenticated with the key."""
 NONCE, TAG = "Muloco-Nonce", "Muloco-Tag"
 """Headers: the random bytes of a request; the tag of a request, or of all of an answer but its body. Hexadecimal."""
 PIECE = 2**20
@@ -52,15 +52,15 @@ logger = logging.getLogger(__name__)
 class PeerServer:
     """Answers the same rank of other workers.
 
-    `GET /round/NAME` -> voting, in doubt (it has voted, lost contact and asks the others), committed or failed. Who
-    asks may give the round up if nobody has committed it; so what this rank has not voted on yet has failed from then
-    on. `GET /state/NAME` -> the state offered after that round, or 404 if there is none (yet). `GET /part/NAME` -> the
-    part published under that name, or 404. `GET /QUESTION/NAME` -> what `answers` has for it. Whatever does not have
-    the tag of the run's key gets an empty answer 403.
+    `GET /round/NAME` -> voting, in doubt (it has voted, lost contact and asks the others), committed or failed. The
+    worker that asks may give the round up if nobody has committed it; therefore a round on which this rank has not
+    voted yet counts as failed from then on. `GET /state/NAME` -> the state offered after that round, or 404 if there is
+    none (yet). `GET /part/NAME` -> the part published under that name, or 404. `GET /QUESTION/NAME` -> the result of
+    `answers[QUESTION](NAME)`. A request without a valid tag gets an empty answer with status 403.
 
     Args:
         host: name or address of the interface to serve on.
-        key: of the run.
+        key: the key of the run.
     """
 
     def __init__(self, host: str, key: Key):
@@ -75,7 +75,7 @@ class PeerServer:
             "state": self._state,
             "part": self._part,
         }
-        """By kind of request: what answers it, given the name that the request ends with; None: there is nothing."""
+        """Functions that answer requests, by kind. Each gets the name at the end of the path; None means 404."""
         self._server = _Server(host, key, self.answers)
         self.address = self._server.address
         """`host:port`"""
@@ -134,8 +134,8 @@ def _remember(rounds: OrderedDict[str, str], name: str, state: str) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Gives answers to the holders of a key. Any number of them may be connected; of those who have not proved yet that
-    they are, the oldest is shut out when there are more than `STRANGERS`."""
+    """Answers requests from holders of a key, of which any number may be connected. If more than `STRANGERS`
+    connections have not been authenticated, the oldest of them is closed."""
 
     daemon_threads = True
     request_queue_size = STRANGERS
@@ -158,12 +158,12 @@ class _Server(ThreadingHTTPServer):
             self._unknown[id(request)] = request
             oldest = self._unknown.popitem(last=False)[1] if len(self._unknown) > STRANGERS else None
         if oldest is not None:
-            with contextlib.suppress(OSError):  # it may be closed already
+            with contextlib.suppress(OSError):  # the connection may be closed already
                 oldest.shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)  # type: ignore[arg-type]
 
     def let_in(self, request: object) -> None:
-        """The connection has proved who has made it, or it is closed."""
+        """Stops counting a connection as unauthenticated: it has sent a valid tag, or it is closed."""
         with self._unknown_lock:
             self._unknown.pop(id(request), None)
 
@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(end.digest())
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Whatever is wrong with a request, the answer is the same."""
+        """Sends the same answer, whatever is wrong with a request."""
         self.send_response(403)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -218,11 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Arriving(io.RawIOBase):
-    """What arrives on a connection until a deadline, however slowly.
+    """A stream of the bytes that arrive on a connection before a deadline.
 
     Args:
-        connection: its own timeout is set anew for each read.
-        seconds: until the deadline.
+        connection: the connection. Its own timeout is set before each read.
+        seconds: time until the deadline.
     """
 
     def __init__(self, connection: socket.socket, seconds: float):
@@ -232,7 +232,7 @@ class _Arriving(io.RawIOBase):
         self._deadline: float | None = time.monotonic() + seconds
 
     def lift(self) -> None:
-        """From now on there is no deadline, but each read may take as many seconds."""
+        """Removes the deadline; from now on each single read may take that long."""
         self._deadline = None
 
     def readable(self) -> bool:
@@ -241,7 +241,7 @@ class _Arriving(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left = self._seconds if self._deadline is None else self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("nothing whole has arrived in time")
+            raise TimeoutError("the message did not arrive in time")
         self._connection.settimeout(left)
         return self._stream.readinto(buffer)
 
@@ -251,7 +251,7 @@ class _Arriving(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer whose head has to arrive within the timeout of the connection."""
+    """An HTTP response whose head has to arrive as a whole within the timeout of the connection."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any):
         super().__init__(sock, *args, **options)
@@ -278,7 +278,7 @@ def ask(address: str, round: str, *, key: Key, seconds: float) -> str | None:
 
 
 def inquire(address: str, question: str, *, key: Key, seconds: float) -> bytes | None:
-    """What the peer `host:port` answers to a question, a key of its `PeerServer.answers`; None: nothing.
+    """Returns the answer of the peer `host:port` to a question (a key of its `PeerServer.answers`), or None.
 
     Raises:
         OSError: the peer is gone or silent, or its answer does not have the tag of the run's key.
@@ -338,8 +338,8 @@ def _get_patiently(address: str, path: str, key: Key, patience: float, seconds: 
 
 
 def _get(address: str, path: str, key: Key, seconds: float) -> bytes | None:
-    """Returns the body of a peer's answer; None: the peer has none. It takes only as much memory as a holder of the key
-    announces.
+    """Returns the body of a peer's answer, or None if the peer has none. Memory is allocated only for a length that is
+    authenticated.
 
     Raises:
         OSError: there is no answer, it is incomplete, or it was not made by a holder of the key for this request.

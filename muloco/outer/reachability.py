@@ -1,9 +1,12 @@
-"""Workers that take part in rounds and do not reach each other: which ones they are, and which of them stays out.
+"""Finds pairs of workers that cannot reach each other, and decides which of the two stays out of the rounds.
 
-The lighthouse sees that both are alive, and takes both into every quorum, where they cannot be connected. So after
-some failed rounds in a row the one with the higher number stays out of the rounds until the two reach each other.
+The lighthouse sees that both workers are alive and takes both into every quorum, but the quorum cannot be connected.
+Therefore, after some failed rounds in a row, the worker with the higher number stays out of the rounds until the two
+can reach each other again. A worker that was killed does not count as unreachable: its machine refuses the connection,
+or the lighthouse leaves it out.
 
-A worker that was killed is no such case. Its machine refuses the connection, or the lighthouse leaves it out.
+For this the workers exchange remarks. A remark is a short text that a worker sends to the other members of a quorum
+when it is admitted (`muloco.outer.admission`): its own address, and the addresses that it cannot reach.
 """
 
 import logging
@@ -19,19 +22,19 @@ from muloco.outer.transport import TransportError
 logger = logging.getLogger(__name__)
 
 FAILURES = 3
-"""Failed rounds in a row in which two workers did not reach each other, after which one of them stays out."""
+"""Failed rounds in a row, with two workers that cannot reach each other, after which one of them stays out."""
 PROBE_SECONDS = 3.0
-"""Time limit of a connection that is only tried."""
+"""Time limit of a connection that only tests whether a worker can be reached."""
 RETRY_SECONDS = 10.0
 """Two workers that do not reach each other try again this often."""
 
 
 class StaysOut(TransportError):
-    """This worker takes part in no round until it reaches another one again."""
+    """This worker takes part in no rounds until it can reach a certain other worker again."""
 
 
 def reaches(address: str) -> bool:
-    """Whether the machine at `host:port` answers. A refusal is an answer, too: only the worker has gone then."""
+    """Whether the machine at `host:port` answers. A refused connection also counts: only the worker has gone then."""
     port = int(address.rpartition(":")[2])
     try:
         socket.create_connection((_host(address), port), timeout=PROBE_SECONDS).close()
@@ -43,12 +46,12 @@ def reaches(address: str) -> bool:
 
 
 class Reachability:
-    """What one worker knows of the connections to the others.
+    """Keeps track of which other workers one worker can reach.
 
     Args:
-        worker: its number.
-        address: `host:port` of its peer server.
-        reaches: whether something answers at an address `host:port`.
+        worker: the number of this worker.
+        address: `host:port` of this worker's peer server.
+        reaches: tells whether something answers at an address `host:port`.
     """
 
     def __init__(self, worker: int, address: str, reaches: Callable[[str], bool] = reaches):
@@ -57,24 +60,23 @@ class Reachability:
         self._reaches = reaches
         self._addresses: dict[int, str] = {}
         self._failures: dict[int, int] = {}
-        """Failed rounds in a row, by the worker that was in the quorum and was not reached."""
+        """Failed rounds in a row with a worker that could not be reached, by worker."""
         self._tried = -math.inf
-        """When this worker last looked again."""
+        """Time of the last call of `look_again`."""
         self._looking: threading.Thread | None = None
         self.out: dict[int, int] = {}
-        """Members of the last quorum that stay out of its rounds, and on account of which other one."""
+        """Members of the last quorum that stay out of its rounds, each with the worker that it cannot reach."""
         self._told: dict[int, int] = {}
-        """The same, as the log says it."""
+        """The same, as the log last said it."""
 
     def introduced(self, addresses: Mapping[int, str]) -> None:
-        """These workers have been connected with this one, and each can be asked at its address `host:port`."""
+        """Notes the addresses (`host:port`) of workers that have just been connected with this one."""
         self._addresses |= addresses
         for worker in addresses:
             self._failures.pop(worker, None)
 
     def failed(self, workers: Iterable[int]) -> None:
-        """A round with these workers has failed, or they could not be connected with the others: tries to reach each of
-        them, and counts where it does not."""
+        """Tries to reach workers with which a round has failed or could not be connected, and counts the failures."""
         others = [worker for worker in workers if worker != self._worker and worker in self._addresses]
         for worker, reached in zip(others, self._reached(others), strict=True):
             if reached:
@@ -84,37 +86,36 @@ class Reachability:
             logger.warning("%s; failed rounds in a row: %d", self.account(worker, self._worker), self._failures[worker])
 
     def apart(self) -> list[int]:
-        """The workers that this one has not reached in so many failed rounds in a row, nor since."""
+        """Returns the workers that were unreachable in enough failed rounds in a row and were not reached since."""
         return sorted(worker for worker, failures in [*self._failures.items()] if failures >= FAILURES)
 
     def look_again(self) -> None:
-        """Tries to reach the workers that are `apart`, every `RETRY_SECONDS` at most."""
+        """Tries to reach the workers that are `apart`, at most once in `RETRY_SECONDS`."""
         doubtful = self.apart()
         if not doubtful or time.monotonic() < self._tried + RETRY_SECONDS:
             return
         for worker, reached in zip(doubtful, self._reached(doubtful), strict=True):
             if reached:
-                logger.warning("worker %d reaches worker %d again", self._worker, worker)
+                logger.warning("worker %d can reach worker %d again", self._worker, worker)
                 self._failures.pop(worker, None)
         self._tried = time.monotonic()
 
     def look_again_meanwhile(self) -> None:
-        """As `look_again`, in a thread of its own."""
+        """Calls `look_again` in a thread."""
         if self.apart() and (self._looking is None or not self._looking.is_alive()):
             self._looking = threading.Thread(target=self.look_again, name="reachability", daemon=True)
             self._looking.start()
 
     def remark(self) -> str:
-        """What this worker tells the other members of a quorum: its address, and those of the workers that are `apart`
-        from it."""
+        """Returns this worker's remark: its address and those of the workers that are `apart` from it."""
         return " ".join([self._address, *(self._addresses[worker] for worker in self.apart())])
 
     def settle(self, remarks: Mapping[int, str]) -> set[int]:
         """Returns which members of a quorum stay out of its rounds.
 
         Args:
-            remarks: of each member, by worker. An address that no member has any more, because its worker was started
-                again elsewhere, means nothing.
+            remarks: the remark of each member, by worker. Addresses of workers that have been restarted elsewhere are
+                ignored.
         """
         said = {worker: remark.split() for worker, remark in remarks.items() if remark}
         for worker, (address, *_) in said.items():
@@ -134,11 +135,15 @@ class Reachability:
         return set(self.out)
 
     def settle_alone(self, workers: Iterable[int], *, host: str) -> bool:
-        """Whether this worker stays out of the rounds of a quorum and cannot even tell the other members.
+        """Decides whether this worker stays out of the rounds of a quorum, if it cannot exchange remarks because the
+        quorum's store is on a machine that it cannot reach.
 
         Args:
             workers: members of the quorum.
-            host: name or address of the machine over which they tell each other.
+            host: name or address of the machine with the store.
+
+        Returns:
+            True if it stays out.
         """
         self.out = {}
         apart = self.apart()
@@ -148,14 +153,14 @@ class Reachability:
         return self._worker in self.out
 
     def keeps_out(self) -> bool:
-        """Whether this worker stays out, and would do so in another group of the same members, too. It looks again."""
+        """Whether this worker stays out, also after `look_again`, so that meeting the same members again is useless."""
         if self._worker not in self.out:
             return False
         self.look_again()
         return self.out[self._worker] in self.apart()
 
     def reason_to_stay_out(self) -> StaysOut | None:
-        """Why this worker takes part in no round of the last quorum; None: it may."""
+        """Returns why this worker takes part in no round of the last quorum, or None if it may take part."""
         other = self.out.get(self._worker)
         if other is None:
             return None
@@ -163,7 +168,7 @@ class Reachability:
         return StaysOut(f"{account}; worker {self._worker} stays out of the rounds until they do")
 
     def account(self, one: int, other: int) -> str:
-        """Says of two workers that they do not reach each other."""
+        """Returns the statement that two workers do not reach each other, for messages."""
         pair = sorted((one, other))
         at = [self._addresses[worker] for worker in pair if worker != self._worker and worker in self._addresses]
         where = f" at {' and '.join(at)}" if at else ""
@@ -177,14 +182,14 @@ class Reachability:
 
 
 def _host(address: str) -> str:
-    """Of an address `host:port`."""
+    """Returns the host of an address `host:port`."""
     return address.rpartition(":")[0].strip("[]")
 
 
 def staying_out(apart: Mapping[int, Collection[int]]) -> dict[int, int]:
-    """Which workers stay out of the rounds, and on account of which other one.
+    """Returns the workers that stay out of the rounds, each with the worker that it cannot reach.
 
-    Of each pair it is the one with the higher number, unless one of the two stays out already.
+    In each pair the worker with the higher number stays out, unless one of the two stays out already.
 
     Args:
         apart: the workers that each member does not reach, by member.

@@ -1,9 +1,9 @@
-"""A check of all that a member sends to another one in a round, computed where the data is.
+"""Seals: checksums of everything that one member sends to another in a round, computed on the device of the data.
 
-Each block of data becomes one number: the sum of its 32-bit words times secret odd 64-bit factors, modulo 2^64. Any
-single changed bit changes it, and any other change that is made without knowing the factors remains unseen with a
-probability of 2^-32 at most (multilinear hashing, Carter and Wegman 1979). The members compare the numbers of all
-blocks by tags over them, so that order and sizes count, too.
+Each block of data is reduced to one number: the sum of its 32-bit words times secret odd 64-bit factors, modulo 2^64.
+Every change of a single bit changes this number. Any other change that is made without knowledge of the factors goes
+unnoticed with a probability of at most 2^-32 (multilinear hashing, Carter and Wegman 1979). Sender and receiver compare
+a tag over the numbers of all blocks, so order and sizes are checked, too.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Factors:
     """The secret factors of a group, on each device where they are needed.
 
     Args:
-        key: of the group.
+        key: the key of the group.
     """
 
     def __init__(self, key: Key):
@@ -56,20 +56,20 @@ class Factors:
 
 
 class Seal:
-    """Of all that goes from one member to another in a round."""
+    """The checksum of everything that one member sends to another in a round."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.sums: list[torch.Tensor] = []
 
     def add(self, data: torch.Tensor, sums: torch.Tensor) -> None:
-        """The next bytes, with the numbers of their blocks."""
+        """Adds the next bytes, given the numbers of their blocks."""
         self.sizes.append(data.numel())
         self.sums.append(sums)
 
 
 def contents(seals: Iterable[Seal]) -> list[bytes]:
-    """Returns what the tag over each seal covers. The host waits for the device once, for all of them."""
+    """Returns, for each seal, the bytes over which its tag is computed. The host waits once for all of them."""
     seals = list(seals)
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for seal in seals:
@@ -87,6 +87,6 @@ def contents(seals: Iterable[Seal]) -> list[bytes]:
 
 
 def _words(data: torch.Tensor) -> torch.Tensor:
-    """Returns bytes, a multiple of 4, as int32 words; copies them only where they do not begin at a whole word."""
+    """Returns bytes (a multiple of 4) as int32 words, copied only if they are not aligned to 4 bytes."""
     aligned = data.storage_offset() % 4 == 0 and data.data_ptr() % 4 == 0
     return (data if aligned else data.clone()).view(torch.int32)

@@ -8,8 +8,8 @@ LOOPBACK = "127.0.0.1"
 
 
 def loopback_store() -> TCPStore:
-    """Opens a store on a free port of loopback. torch's own would listen on all interfaces, and its keys can be read,
-    written and deleted by whoever reaches it."""
+    """Opens a store on a free port of loopback. By default torch's store listens on all interfaces, where everybody who
+    can reach it can read, write and delete its keys."""
     with socket.create_server((LOOPBACK, 0)) as listening:
         port = listening.getsockname()[1]
         return TCPStore(

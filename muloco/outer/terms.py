@@ -1,4 +1,4 @@
-"""What has to be the same on all workers of a run, and how two workers differ in it."""
+"""The terms of a run: the values that have to be the same on all of its workers, and how two workers differ in them."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ _FIELDS = {
     "fragments": "fault_tolerance.num_fragments",
     "layout": "digest of the fragments",
 }
-"""What a message calls each of the terms that are numbers or digests: by the name of its config field, where it is
-one."""
+"""Names of the fields of `Terms` in messages: the config field, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """The terms of a run. Workers with equal terms send payloads of equal sizes and take equal outer steps."""
+    """The values that have to be the same on all workers of a run. Workers with equal terms send payloads of equal
+    sizes and take equal outer steps."""
 
     workers: int = 1
     """K, the number of workers that begin a run together."""
@@ -35,12 +35,12 @@ class Terms:
     fragments: int = 1
     """J, the number of fragments."""
     layout: str = ""
-    """Digest of what decides the sizes of this rank's payloads; see `layout_of`."""
+    """Digest of the shapes and codecs of the tensors that this rank sends; see `layout_of`."""
     settings: tuple[tuple[str, Setting], ...] = ()
-    """Further config fields, by full name: the codec, how means are reduced, the outer optimizer and the like."""
+    """Further config fields, by full name, such as those of compression and of the outer optimizer."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON values."""
+        """Returns the terms as values for JSON."""
         return asdict(self) | {"settings": dict(self.settings)}
 
     @classmethod
@@ -67,8 +67,7 @@ class Terms:
         return terms
 
     def differences(self, other: "Terms") -> dict[str, tuple[Setting, Setting]]:
-        """Returns the values of both, by config field, in which they differ. The digest is named only if nothing else
-        differs."""
+        """Returns the values that differ, of both, by config field; the digest only if nothing else differs."""
         own, others = dict(self.settings), dict(other.settings)
         found = {name: (own.get(name), others.get(name)) for name in own | others if own.get(name) != others.get(name)}
         for name, config_field in _FIELDS.items():
@@ -79,11 +78,10 @@ class Terms:
 
 
 def layout_of(fragments: Sequence[tuple[Mapping[str, torch.Tensor], Wire]]) -> str:
-    """Returns 16 hexadecimal digits that are equal where the payloads of all fragments have equal sizes and content of
-    equal meaning.
+    """Returns a digest, 16 hexadecimal digits, of everything that decides the sizes and the meaning of the payloads.
 
     Args:
-        fragments: this rank's part of the tensors of each fragment, by name, and how they travel.
+        fragments: for each fragment, this rank's part of its tensors, by name, and how they are encoded.
     """
     told = [
         [

@@ -46,8 +46,8 @@ class TorchftTransport:
 
     Args:
         run: name of the run; part of the worker's identity at the lighthouse.
-        secret: of the run, at least 16 bytes that nobody else knows. Members of a quorum that do not have it are left
-            out, and nothing that they say is believed.
+        secret: the secret of the run, at least 16 bytes. Members of a quorum that do not have it are left out, and all
+            their messages are ignored.
         worker: id of this worker, from 0.
         least: fewest workers that make a round.
         lighthouse: address of the lighthouse, `http://host:port`.
@@ -94,14 +94,14 @@ class TorchftTransport:
         self._configured = -1  # number of configurations of the group for which `peers` holds
         self._group_name = ""
         self.factors: Factors
-        """Of the seals of the group."""
+        """The secret factors for the seals of the group."""
         self.committed: str | None = None
         """Name of the last round, where it has been committed."""
         self._rounds = 0
         self.peers: list[str] = []
         """Where each member of the group can be asked, in rank order."""
         self._address_of: dict[int, str] = {}
-        """Where each worker that this one has met so far was last found, by worker."""
+        """Last known address of each worker that this one has met so far, by worker."""
         self.reachability = group.reachability = Reachability(worker, self.server.address)
         self.network = self.group.network = Network(host, secret, on_loss=_end_without_network)
         self._manager = LoopbackManager(
@@ -134,7 +134,7 @@ class TorchftTransport:
         try:
             while True:
                 round = self._connect(step)
-                # The lighthouse counts strangers, too.
+                # The lighthouse also counts members that do not have the secret.
                 if self.all_ranks(round.failure is not None or round.size >= self._least):
                     return round
                 if self.any_rank(time.monotonic() > deadline):
@@ -145,7 +145,7 @@ class TorchftTransport:
             reminder.cancel()
 
     def _connect(self, step: int) -> "TorchftRound":
-        """Opens a round of those members of a quorum that hold the secret.
+        """Opens a round with the members of a quorum that hold the secret.
 
         Raises:
             TransportError: there is no quorum within the timeout.
@@ -281,8 +281,8 @@ class TorchftTransport:
         return ask(address, round, key=self.run_key, seconds=ASK_SECONDS)
 
     def _introduce(self, round: "TorchftRound") -> None:
-        """Tells the members of a new group where to ask this one about rounds. The group has a name and a key that no
-        other group has had, though a lighthouse that was started again repeats its numbers."""
+        """Tells the members of a new group the address at which this one answers questions about rounds. The group's
+        name and key are unique, even if a restarted lighthouse repeats its quorum numbers."""
         self.peers, self._rounds, self._group_name = [], 1, self.group.admission.name
         self.factors = Factors(self.group.admission.key)
         try:
@@ -405,11 +405,11 @@ class TorchftRound:
         return committed
 
     def _compare_seals(self, name: str) -> None:
-        """Compares what each member has sent to this one with what has arrived from it. It comes before the votes,
-        because a member that has received all votes commits.
+        """Checks that everything has arrived as it was sent. This is done before the vote, because a member that has
+        received all votes commits.
 
         Raises:
-            TransportError: something has arrived otherwise than it was sent; or a member is gone or too slow.
+            TransportError: something has arrived changed, or a member is gone or too slow.
         """
         if self.size == 1:
             return
@@ -426,11 +426,11 @@ class TorchftRound:
             raise Unverified(f"what {', '.join(map(self.call, damaged))} sent arrived damaged", damaged)
 
     def _exchange_votes(self, name: str) -> None:
-        """Exchanges votes. A yes is a tag of the group over the name of the round and the member that says it."""
+        """Exchanges votes. A yes is a tag with the group's key over the name of the round and the voting member."""
         theirs = self._exchange_tags([self._tag("vote", name, self.rank)] * self.size)
         bad = [r for r, tag in enumerate(theirs) if not self._holds(tag, "vote", name, r)]
         if bad:
-            raise Unverified(f"{', '.join(map(self.call, bad))} sent bytes that are no vote on this round", bad)
+            raise Unverified(f"{', '.join(map(self.call, bad))} sent bytes that are not a vote on this round", bad)
 
     def _exchange_tags(self, tags: Sequence[bytes]) -> list[bytes]:
         """Sends a tag to each member."""
@@ -467,7 +467,7 @@ class TorchftRound:
         return list(self._arrived)
 
     def _seal(self, outgoing: Sequence[torch.Tensor]) -> None:
-        """Notes what goes to each member, and what came from it before."""
+        """Adds the data that goes to each member to its seal, and the data that came with the chunk before."""
         arrived, self._arrived = self._arrived, []
         if arrived:
             self._add(self._received, arrived)
@@ -475,7 +475,7 @@ class TorchftRound:
             self._add(self._sent, outgoing)
 
     def _add(self, seals: Sequence[Seal], parts: Sequence[torch.Tensor]) -> None:
-        """Adds a part to the seal of each member. A part that goes to several is summed up once."""
+        """Adds a part to the seal of each member. Data for several members is summed once."""
         known: dict[tuple[int, int], torch.Tensor] = {}
         for seal, part in zip(seals, parts, strict=True):
             place = part.data_ptr(), part.numel()
@@ -513,9 +513,8 @@ def _introduction(told: bytes) -> tuple[str, int]:
 
 
 def _end_without_network() -> None:
-    """Ends this process, which others cannot reach any more: as with a machine that has lost its network, no more can
-    be done here, while the supervisor can start it again."""
-    logger.critical("the process that carries the connections of this worker has ended, so this one ends, too")
+    """Ends this process, which others can no longer reach. The supervisor can start it again."""
+    logger.critical("the process that carries the connections of this worker has ended, so this worker ends, too")
     os._exit(1)
 
 

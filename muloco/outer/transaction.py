@@ -23,15 +23,15 @@ from muloco.phases import reach
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
-"""Rounds that may fail in a row before the worker gives up. Those do not count that fail because of a stranger, or in
-which this worker takes no part because it does not reach another one."""
+"""Rounds that may fail in a row before the worker gives up. A round does not count if it fails because of a stranger,
+or if this worker stays out of it because it cannot reach another one."""
 PAUSE_SECONDS = 0.5
 """Pause after a round that does not count."""
 ALONE_SECONDS = 30.0
-"""Seconds for which a new worker has to meet nobody but strangers, from its first round on, to take itself for one: the
-others of its run may still be on their way. Strangers that come later are the strangers."""
+"""Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
+itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
 NOBODY = -1
-"""As a donor: the others have gone on without this worker, and it has to look for them."""
+"""Value of `Agreement.donor` if the others have gone on without this worker, which then has to look for them."""
 
 
 class AnchorMismatch(RuntimeError):
@@ -56,11 +56,11 @@ class Crowd:
         workers: how many begin a run together.
         least: how many begin without the others, once those are late.
         late_after: seconds until then.
-        patience: seconds after which those who are too few give up.
-        reached: the step that the run is known to have come to; who is behind it only joins others, and begins nothing.
-        passed: whether the others are known to have committed the round of a fragment after a step, or a later one,
-            without this worker.
-        committed: is told of each round that this worker has committed: its step, its fragment and its members.
+        patience: seconds after which workers give up waiting for enough others.
+        reached: returns the step that the run is known to have reached. Workers behind it can only join others.
+        passed: tells whether the others are known to have committed the round of a fragment after a step, or a later
+            one, without this worker.
+        committed: called for each round that this worker has committed, with its step, its fragment and its members.
     """
 
     run: str = ""
@@ -124,8 +124,8 @@ def agree(
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
         wire_of: how a fragment travels, by index.
-        passed: whether the others are known to have gone on without this worker, which then must not lead a round;
-            asked with the workers that lead this one, on any of its ranks.
+        passed: tells whether the others are known to have gone on without this worker, which then must not lead a
+            round. It is called with the workers that lead this round, on any rank of this worker.
         overwrite: whether the mean may be written over the vector that `payload` returns.
         patience: seconds for which rounds may fail because of strangers.
 
@@ -167,7 +167,7 @@ def agree(
         if failures == ATTEMPTS:
             give_up = f"{ATTEMPTS} rounds failed one after the other"
         elif stranger and time.monotonic() - started > patience:
-            give_up = f"a stranger has stayed for {patience:g} s"
+            give_up = f"for {patience:g} s all rounds have failed because of a worker that does not belong to the run"
         if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
             raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
         if not counts:
@@ -243,7 +243,7 @@ def _left_behind(own: Header) -> Agreement:
 
 
 def _meet(round: Round, own: Header) -> list[Header]:
-    """The headers of all members, which can take part in one round.
+    """Exchanges headers and returns those of all members, which can take part in one round.
 
     Raises:
         ForeignRun: this worker does not belong to the run.
@@ -267,8 +267,8 @@ def _carry(
     leading = [headers[rank] for rank in leaders]
     for rank in too_far_ahead(headers):
         logger.warning(
-            "worker %d says that it is at step %d, more than one window ahead of more than half of all workers: it is "
-            "not believed, and has to take over the state of the workers at step %d",
+            "worker %d claims to be at step %d, more than one window ahead of more than half of all workers: the claim "
+            "is not believed, and it has to take over the state of the workers at step %d",
             *(headers[rank].worker, headers[rank].step, leading[0].step),
         )
     try:

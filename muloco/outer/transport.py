@@ -19,11 +19,11 @@ class TransportError(RuntimeError):
 
 
 class Unverified(TransportError):
-    """Messages of some members of a round were not made by a holder of the run's secret, or arrived damaged.
+    """Messages of some members of a round do not carry a valid tag, or arrived damaged.
 
     Args:
-        reason: says which members, in plain English.
-        ranks: of these members in the round.
+        reason: a message that names these members.
+        ranks: their ranks in the round.
     """
 
     def __init__(self, reason: str, ranks: Sequence[int]):
@@ -47,7 +47,7 @@ class Round(Protocol):
     exchanges: int
     """Exchanges of this round so far."""
     strangers: Sequence[str]
-    """Who has come to the lighthouse without the run's secret, as a person would name each; they are no members."""
+    """Names, as messages show them, of processes without the secret at the lighthouse; they are not members."""
 
     @property
     def name(self) -> str:
@@ -69,23 +69,23 @@ class Round(Protocol):
         ...
 
     def tag(self, rank: int, number: int, data: bytes) -> bytes:
-        """Returns what member `rank` adds to a message, so that no other bytes are taken for it: of one length for all
-        members and messages, and 0 bytes where nothing can be damaged.
+        """Returns the tag that member `rank` adds to a message. All tags have the same length, which is 0 if messages
+        can be neither forged nor damaged.
 
         Args:
-            rank: the member that says it.
-            number: which message of the round it is (how many exchanges came before).
+            rank: the member that sends the message.
+            number: the number of exchanges in the round before this message.
             data: the message.
         """
         ...
 
     def call(self, rank: int) -> str:
-        """Returns how a person would name member `rank`."""
+        """Returns the name of member `rank` for messages, such as `worker 1`."""
         ...
 
     def vote(self, ok: bool) -> bool:
-        """Ends the round. True, on every surviving member alike, where all members said `ok` and all that they have
-        sent in the round has arrived as it was sent.
+        """Ends the round. Returns True, alike on every surviving member, if all members said `ok` and everything that
+        they sent in the round has arrived unchanged.
 
         A member that says no needs none of the others for it; who waits for it in `exchange` is told.
         """
@@ -132,13 +132,13 @@ class Transport(Protocol):
         ...
 
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
-        """From now on other workers that ask this question are told what `answer` returns. It is called in another
+        """Registers a function whose result other workers get when they ask this question. It is called in another
         thread."""
         ...
 
     def inquire(self, question: str, seconds: float) -> list[bytes]:
-        """Returns what the same rank of all workers that this one has met so far answers to a question; those that do
-        not answer within so many seconds, for all together, are left out."""
+        """Asks the same rank of all workers that this one has met so far, and returns the answers that arrive within so
+        many seconds in total."""
         ...
 
     def any_rank(self, value: bool) -> bool:

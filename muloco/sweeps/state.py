@@ -136,7 +136,7 @@ def _failure(submission: Submission) -> str:
     if submission.exit_status:
         how += f", exit status {submission.exit_status}"
     if submission.exit_status == os.EX_TEMPFAIL:  # RESUMABLE of the supervisor
-        how += " (it can be resumed from its newest checkpoint)"
+        how += " (the run can be resumed from its newest checkpoint)"
     complaint = _complaint(submission)
     log = f"; log: {submission.log}" if submission.log else ""
     return how + (f": {complaint}" if complaint else "") + log

@@ -1,7 +1,7 @@
-"""How often a run has been started: `attempts.log` in its folder.
+"""The numbers of the attempts at a run, in `attempts.log` in its folder.
 
-The supervisor writes a line at each start, `attempt NUMBER TIME HOST CHECKSUM`, before any worker begins. No number is
-used twice: what was written by an earlier attempt must not be taken for the work of a later one.
+The supervisor appends a line, `attempt NUMBER TIME HOST CHECKSUM`, at each start or resume, before any worker begins.
+No number is used twice, so that files of an earlier attempt are never taken for those of a later one.
 """
 
 import logging
@@ -16,15 +16,14 @@ from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder, read_json, read_lines
 
 SHORTEST = len("attempt 1 2026-01-01T00:00:00Z h 00000000\n")
-"""Bytes of the shortest line."""
+"""Number of bytes of the shortest possible line."""
 
 logger = logging.getLogger(__name__)
 
 
 def next_attempt(folder: RunFolder) -> int:
-    """1 for a new run, and one more for each resume. Where the file is missing, as in runs of earlier versions, or has
-    lines that cannot be read, all else that carries the number of an attempt counts, too: commit logs, checkpoints and
-    metrics."""
+    """Returns 1 for a new run, and one more for each resume. If the file is missing, as in runs of earlier versions, or
+    has damaged lines, the numbers in commit logs, checkpoints and metrics are also taken into account."""
     known, bad = _logged(folder.attempts)
     if known and not bad:
         return 1 + max(known)
@@ -34,12 +33,12 @@ def next_attempt(folder: RunFolder) -> int:
         *(line["attempt"] for path in folder.metrics_files().values() for line in read_lines(path)),
     ]
     if bad:
-        logger.warning("%s is damaged; as many as %d attempts may be missing in it", folder.attempts, bad)
+        logger.warning("%s is damaged; up to %d attempts may be missing in it", folder.attempts, bad)
     return 1 + max([*known, *others, len(known) + bad], default=0)
 
 
 def begin_attempt(folder: RunFolder, attempt: int) -> None:
-    """Notes that an attempt begins.
+    """Records that an attempt begins.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -60,7 +59,7 @@ def _append(folder: RunFolder, attempt: int) -> None:
 
 
 def _logged(path: Path) -> tuple[list[int], int]:
-    """The attempts that the file names, and the most that may have been where it cannot be read."""
+    """Returns the attempts that the file names, and the largest number of attempts that its damaged parts may hold."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     bad = [line for line in lines if line and _number(line) is None]
     known = [number for line in lines if (number := _number(line)) is not None]

@@ -1,8 +1,8 @@
-"""Lines of text that carry their own checksum, so that each one is believed or left out by itself. Needs nothing but
-Python.
+"""Lines of text that carry their own checksum, so that a damaged line does not affect the others. This module needs
+only Python's standard library.
 
-A line ends with the CRC-32 of what is before it, in 8 hexadecimal digits: `commit 1 30 0 0-3 6c1f03ab`. A machine that
-fails may leave a torn line or a block of zeros; such lines are recognized, and those around them still count.
+A line ends with the CRC-32 of the text before it, in 8 hexadecimal digits: `commit 1 30 0 0-3 6c1f03ab`. A machine that
+fails may leave an incomplete line or a block of zeros. Such lines are recognized and skipped.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FIRST_BLOCK = 4096
-"""Bytes that are read from the end of a file at first."""
+"""Number of bytes that are read from the end of a file first."""
 
 
 def checked(text: str) -> str:
@@ -20,7 +20,7 @@ def checked(text: str) -> str:
 
 
 def content(line: bytes) -> str | None:
-    """The text of a line that `checked` has made; None for any other line."""
+    """Returns the text of a line that `checked` has made, or None for any other line."""
     text, _, checksum = line.rpartition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
@@ -28,10 +28,10 @@ def content(line: bytes) -> str | None:
 
 
 def lines_from_end(path: Path) -> Iterator[bytes]:
-    """The lines of a file, the last one first, without a last line that has no end yet.
+    """Yields the lines of a file, the last one first, without an incomplete last line.
 
-    The file is opened anew, so that NFS asks the server for its size, and read in blocks from its end, each twice as
-    large as the one before: who needs the newest lines only reads little, however long the file is.
+    The file is opened anew, so that NFS asks the server for its size. It is read from its end in blocks, each twice as
+    large as the one before, so that reading the newest lines is cheap however long the file is.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -51,8 +51,8 @@ def lines_from_end(path: Path) -> Iterator[bytes]:
 
 
 def end_torn_line(path: Path) -> None:
-    """Ends the last line of a file that has none, which the machine's own end may leave, so that the next line is one
-    of its own.
+    """Adds a line end to a file whose last line is incomplete, for example after a crash of the machine, so that the
+    next line that is appended stays separate.
 
     Raises:
         OSError: the file cannot be written.

@@ -3,9 +3,9 @@
 checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers; the lowest of them writes them
 checkpoint/step-N/worker-NNN/   that worker's parameters, inner optimizer, learning rate, data and window position
 
-The workers of a checkpoint are those that took part in the last committed round. One that was not among them, and so
-finds no part of its own, goes on from the anchor. So does one whose part is damaged: only without a whole `global`, or
-without any whole part of a worker, a checkpoint cannot be used. All workers find the same then, each by itself.
+The workers of a checkpoint are those that took part in the last committed round. A worker that was not among them has
+no part of its own and goes on from the anchor. So does a worker whose part is damaged. A checkpoint cannot be used only
+if `global` or all parts of workers are damaged. Each worker decides this by itself, and all come to the same result.
 """
 
 import logging
@@ -87,11 +87,11 @@ class RunCheckpoint(BaseCheckpointManager):
         self._folder = CheckpointFolder(Path(base_folder) / config.folder)
         self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
         self._part = worker_part(config.worker)
-        """The worker's part that it loads: its own, or that of another where its own cannot be used."""
+        """The part that this worker loads: its own, or that of another worker if its own cannot be used."""
         self._damaged: list[Manifest] = []
-        """Checkpoints whose files have the right sizes and other contents."""
+        """Checkpoints whose files have the right sizes but the wrong digests."""
         self.failure: CheckpointNotWritten | None = None
-        """Why the last checkpoint, behind which there is none, was not written."""
+        """The reason why the checkpoint of the last step was not written."""
         self._begun = 0
         """Step of the newest save."""
         self.enable = config.enable
@@ -105,7 +105,7 @@ class RunCheckpoint(BaseCheckpointManager):
             self._states["residuals"] = _Residuals(outer, self._parameters())
 
     def newest_step(self) -> int | None:
-        """Step of the newest whole checkpoint, apart from those that this process has found to be damaged."""
+        """Returns the step of the newest whole checkpoint, without those that this process has found to be damaged."""
         if not self.enable:
             return None
         newest, _ = self._folder.newest(self._read)
@@ -142,7 +142,7 @@ class RunCheckpoint(BaseCheckpointManager):
             self._owner.enter(State.LOADING)
         newest, aside = self._folder.newest(self._read_whole, steps)
         for reason in aside:
-            logger.warning("left aside: checkpoint %s", reason)
+            logger.warning("skipped checkpoint %s", reason)
         if dist.get_rank() == 0:
             self._folder.discard_unfinished(worker_part(self._config.worker))
         if newest is None:
@@ -167,15 +167,15 @@ class RunCheckpoint(BaseCheckpointManager):
         return True
 
     def _read(self, step: int) -> Manifest:
-        """The checkpoint of a step. Raises ValueError where it is incomplete or known to be damaged."""
+        """Returns the checkpoint of a step. Raises ValueError if it is incomplete or known to be damaged."""
         manifest = self._folder.read(step)
         if manifest in self._damaged:
             raise ValueError("it is damaged")
         return manifest
 
     def _read_whole(self, step: int) -> Manifest:
-        """The checkpoint of a step, whose global part and one part of a worker, the own one if possible, are verified;
-        `_part` is that one. Raises ValueError, on all ranks alike, where there is none."""
+        """Returns the checkpoint of a step after it has verified the global part and one worker's part, this worker's
+        own if possible, which becomes `_part`. Raises ValueError, on all ranks alike, if it cannot be used."""
         manifest: list[Manifest] = []
         self._on_all_ranks(lambda: manifest.append(self._folder.read(step)))
         started = time.monotonic()
@@ -201,10 +201,10 @@ class RunCheckpoint(BaseCheckpointManager):
                 reasons.append(str(error))
             else:
                 return name
-        raise ValueError("; ".join(reasons) or "it has no part of a worker")
+        raise ValueError("; ".join(reasons) or "it has no worker's part")
 
     def _verify(self, manifest: Manifest, name: str) -> None:
-        """Looks into the files of a part, of which each rank takes a share. Raises ValueError, on all ranks alike."""
+        """Verifies the files of a part, divided among the ranks. Raises ValueError on all ranks if any is damaged."""
         ranks, rank = dist.get_world_size(self._writer.ranks), dist.get_rank(self._writer.ranks)
         self._on_all_ranks(lambda: self._folder.verify(manifest, name, rank=rank, ranks=ranks))
         if rank == 0:
@@ -213,7 +213,7 @@ class RunCheckpoint(BaseCheckpointManager):
             self._on_all_ranks(lambda: None)
 
     def _on_all_ranks(self, check: Callable[[], None]) -> None:
-        """Raises the ValueError of any rank's check on all of them."""
+        """Runs a check on each rank; if it raises ValueError on any rank, raises it on all of them."""
         reason = None
         try:
             check()

@@ -7,8 +7,8 @@
                                       what each part.json says
 
 A part is written under another name and renamed once it is there. It tells the save that it belongs to (attempt, rounds
-so far, parts), so that parts of different saves of one step never make a set. Checkpoints of earlier versions have the
-sizes of their files alone, and part.json does not name the part.
+so far, parts), so that parts of different saves of one step never make a set. Checkpoints of earlier versions have only
+the sizes of their files, and their part.json does not name the part.
 """
 
 import logging
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
 METADATA = ".metadata"
-"""The file of a part that says what is where in the others."""
+"""The file of a part that says where the tensors and values are in its other files."""
 _PART = "part.json"
 _MANIFEST = "manifest.json"
 _STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
@@ -57,11 +57,11 @@ class Save:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A file of a part, as it was written."""
+    """Size and digest of a file of a part when it was written."""
 
     bytes: int
     sha256: str | None
-    """None: an earlier version wrote it, which kept no digests."""
+    """64 hexadecimal digits; None if an earlier version wrote the file, without digests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ class Manifest(Save):
     """A checkpoint that is whole."""
 
     files: dict[str, dict[str, Stored]] = field(default_factory=dict)
-    """By part and name."""
+    """All files, by the name of the part and the name of the file."""
 
     @property
     def has_digests(self) -> bool:
-        """Whether its content can be verified."""
+        """Whether the contents of all files can be verified."""
         return all(stored.sha256 is not None for files in self.files.values() for stored in files.values())
 
 
@@ -134,12 +134,12 @@ class CheckpointFolder:
     def newest(
         self, read: Callable[[int], Manifest] | None = None, steps: Sequence[int] | None = None
     ) -> tuple[Manifest | None, list[str]]:
-        """The newest whole checkpoint, and of each newer one that is left aside which it is and why.
+        """Returns the newest whole checkpoint, and the name of each newer one that is skipped, with the reason.
 
         Args:
-            read: returns the checkpoint of a step, or raises ValueError where it cannot be used; None: `read`, which
-                does not look into the files.
-            steps: to choose from, in ascending order; None: all.
+            read: returns the checkpoint of a step, or raises ValueError if it cannot be used. By default it is `read`,
+                which does not verify the contents of the files.
+            steps: the steps to choose from, in ascending order; None means all.
 
         Raises:
             NoWholeCheckpoint: there were whole ones, and all are damaged.
@@ -164,7 +164,7 @@ class CheckpointFolder:
         return sorted(int(match[1]) for match in found if match)
 
     def has_manifest(self, step: int) -> bool:
-        """Whether the checkpoint of a step was whole once."""
+        """Whether the checkpoint of a step was completed at some time."""
         return os.path.lexists(self._manifest(step))
 
     def discard_unfinished(self, name: str) -> None:
@@ -173,8 +173,8 @@ class CheckpointFolder:
             shutil.rmtree(unfinished)
 
     def purge(self, keep: int, *, newest: int) -> None:
-        """Removes what is older than the `keep` newest checkpoints with a manifest up to step `newest`, whole or not;
-        0: nothing. Later ones are of a run that went back behind them, and do not count."""
+        """Removes all but the `keep` newest checkpoints with a manifest up to step `newest`, damaged ones included;
+        with `keep` 0, nothing. Later checkpoints are from before the run was resumed at an older step, and stay."""
         with_manifest = [step for step in self.steps() if step <= newest and self.has_manifest(step)]
         if keep and len(with_manifest) > keep:
             for step in self.steps():
@@ -183,11 +183,10 @@ class CheckpointFolder:
                     shutil.rmtree(self._step(step), ignore_errors=True)  # what remains goes the next time
 
     def read(self, step: int) -> Manifest:
-        """The checkpoint of a step, whose files have the right names and sizes. It does not look into them.
+        """Returns the checkpoint of a step, after it has checked the names and sizes, not the contents, of its files.
 
         Raises:
-            ValueError: there is none, it is incomplete, or something in it is not what it should be; the message has
-                the reason.
+            ValueError: there is no such checkpoint, it is incomplete, or it is damaged; the message has the reason.
         """
         path = self._manifest(step)
         if not self.has_manifest(step):
@@ -198,7 +197,7 @@ class CheckpointFolder:
         if manifest.step != step:
             raise ValueError(f"{path.name} belongs to step {manifest.step}")
         if sorted(files) != sorted(manifest.parts):
-            raise ValueError(f"{path} is damaged: its files are not those of its parts")
+            raise ValueError(f"{path} is damaged: its files do not match its parts")
         save = _save(raw, path)
         for name in manifest.parts:
             part = self._read_part(step, name)
@@ -213,10 +212,10 @@ class CheckpointFolder:
         return manifest
 
     def read_verified(self, step: int) -> Manifest:
-        """The checkpoint of a step, all of whose files hold what was written (`read` and `verify`).
+        """Returns the checkpoint of a step, after it has verified all of its files (see `read` and `verify`).
 
         Raises:
-            ValueError: as `read` and `verify`.
+            ValueError: see `read` and `verify`.
         """
         manifest = self.read(step)
         for name in manifest.parts:
@@ -232,13 +231,13 @@ class CheckpointFolder:
         ranks: int = 1,
         tell: Callable[[int], None] | None = None,
     ) -> None:
-        """Compares the digests of a part's files. Files without one are passed over.
+        """Compares the files of a part with their digests. Files without a digest are skipped.
 
         Args:
-            manifest: of the checkpoint, which `read` has returned.
-            name: of the part.
-            rank, ranks: this is one of several ranks, each of which takes a share of the files.
-            tell: is called again and again with the number of bytes that were read since the last call.
+            manifest: the checkpoint, as returned by `read`.
+            name: the name of the part.
+            rank, ranks: the index of this rank and the number of ranks, which share the files.
+            tell: called regularly with the number of bytes that were read since the last call.
 
         Raises:
             ValueError: a file is damaged or cannot be read.
@@ -256,7 +255,7 @@ class CheckpointFolder:
                 raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}..., and was {written[:12]}...")
 
     def _read_part(self, step: int, name: str) -> "_Part":
-        """What a part says about itself. Raises ValueError where that is not a part of this name."""
+        """Reads part.json of a part. Raises ValueError if it is damaged or belongs to a part with another name."""
         folder = self.part(step, name)
         _status(folder, is_folder=True)
         path = folder / _PART
@@ -264,7 +263,7 @@ class CheckpointFolder:
         raw.setdefault("name", name)  # which earlier versions do not write
         raw = _described(raw, {"name": str, "save": dict, "files": dict}, path)
         if raw["name"] != name:
-            raise ValueError(f"{folder} holds the part {raw['name']}")
+            raise ValueError(f"{folder} holds the part {raw['name']} instead")
         return _Part(save=_save(raw["save"], path), files=_files(raw["files"], path))
 
     def _step(self, step: int) -> Path:
@@ -276,14 +275,14 @@ class CheckpointFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What part.json says."""
+    """The contents of part.json."""
 
     save: Save
     files: dict[str, Stored]
 
 
 def _status(path: Path, *, is_folder: bool = False) -> os.stat_result:
-    """Of a file or folder in a checkpoint. Raises ValueError where it is something else, such as a link."""
+    """Returns the status of a file or folder in a checkpoint. Raises ValueError for anything else, such as a link."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -291,9 +290,9 @@ def _status(path: Path, *, is_folder: bool = False) -> os.stat_result:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error_reason(error)}") from error
     if stat.S_ISLNK(status.st_mode):
-        raise ValueError(f"{path} is a link; a checkpoint holds files and folders alone")
+        raise ValueError(f"{path} is a link; a checkpoint may hold only files and folders")
     if not (stat.S_ISDIR if is_folder else stat.S_ISREG)(status.st_mode):
-        raise ValueError(f"{path} is no {'folder' if is_folder else 'file'}")
+        raise ValueError(f"{path} is not a {'folder' if is_folder else 'file'}")
     return status
 
 
@@ -302,11 +301,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except RecursionError:
-        raise ValueError(f"{path} is damaged: its JSON is nested too deep") from None
+        raise ValueError(f"{path} is damaged: its JSON is nested too deeply") from None
 
 
 def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> dict[str, Any]:
-    """A JSON object that has just these fields, of these types."""
+    """Returns a JSON object after it has checked that it has exactly these fields, of these types."""
     for name in raw:
         if name not in kinds:
             raise ValueError(f"{path} has the unknown field {name!r}: a later version wrote it, or it is damaged")

@@ -130,8 +130,8 @@ def _in_host_memory(state: Any) -> Any:
 
 
 class _FileSystem(FileSystem):
-    """torch's, which digests what is written, and whose errors name the file: torch's zip writer covers those of a full
-    disk with its own."""
+    """torch's file system, with a digest of every file that is written, and with errors that name the file. Without
+    this, torch's zip writer hides the error of a full disk behind one of its own."""
 
     def __init__(self) -> None:
         self.written: dict[str, Stored] = {}

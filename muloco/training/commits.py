@@ -1,14 +1,15 @@
-"""The commit log of a worker: which rounds it has committed, and what all of them together know of a run's progress.
-Needs nothing but Python.
+"""The commit log of a worker, which lists the rounds that it has committed, and the progress of a run according to the
+logs of all workers. This module needs only Python's standard library.
 
     commits/worker-NNN.log      begin ATTEMPT STEP CHECKSUM                       it is ready to go on after that step
-                                commit ATTEMPT STEP FRAGMENT MEMBERS CHECKSUM     the round of a fragment that was sent
-                                                                                  after that step; workers, as 0-2,5
-                                lost LINES CHECKSUM                               so many lines could not be written
+                                commit ATTEMPT STEP FRAGMENT MEMBERS CHECKSUM     a committed round of a fragment that
+                                                                                  was sent after that step; its members
+                                                                                  are worker numbers, such as 0-2,5
+                                lost LINES CHECKSUM                               this many lines could not be written
 
-A log is only appended to, by the worker's rank 0, a line in one write at the commit. It decides, with what other
-workers answer when they are asked, how far a run has come and whether it has gone on without a worker; metrics decide
-nothing. Within an attempt the steps of a log never fall, so that the newest lines are all that is read.
+The worker's rank 0 appends each line at the commit, in one write. The logs and the answers of other workers show how
+far a run has come and whether it has gone on without a worker; metrics are not used for this. Within an attempt the
+steps of a log never decrease, so only its newest lines are read.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from muloco.training.lines import LineFile
 from muloco.training.run_folder import RunFolder
 
 ANSWERED = 64
-"""Number of the newest commits that a worker tells others: after the last step there is one for each fragment."""
+"""Number of newest commits that a worker sends to others; after the last step there is one for each fragment."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ class Commit:
     """A round that was committed."""
 
     attempt: int
-    """At the run."""
+    """Number of the attempt at the run."""
     step: int
     """Inner step after which the fragment was sent."""
     fragment: int
     members: frozenset[int]
-    """Workers that took part."""
+    """Numbers of the workers that took part."""
 
     def to_line(self) -> str:
         """Returns the line of the log, without its end."""
@@ -72,7 +73,7 @@ class Lost:
 
 
 def parse(line: bytes) -> Commit | Begin | Lost | None:
-    """What a line of a commit log says; None: it is damaged or foreign."""
+    """Parses a line of a commit log; returns None if it is damaged or not from a commit log."""
     text = content(line) or ""
     if said := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
         members = _from_ranges(said[4])
@@ -85,13 +86,14 @@ def parse(line: bytes) -> Commit | Begin | Lost | None:
 
 
 class CommitLog:
-    """Appends to a worker's log. A full disk is survived: a warning says so once, a later line how many are missing.
+    """Appends lines to a worker's log. If the disk is full, lines are dropped: a warning says so once, and a later line
+    says how many are missing.
 
     The file is closed after each line, so that NFS sends the line to the server at once.
 
     Args:
-        path: of the log.
-        attempt: at the run.
+        path: the file of the log.
+        attempt: the number of the attempt at the run.
     """
 
     def __init__(self, path: Path, *, attempt: int):
@@ -102,17 +104,17 @@ class CommitLog:
         self._file = LineFile(path, gap=lambda lines, reason: Lost(lines).to_line())
 
     def begin(self, step: int) -> None:
-        """The worker is ready to go on after `step`."""
+        """Records that the worker is ready to go on after `step`."""
         self._append(Begin(self._attempt, step).to_line())
 
     def add(self, step: int, fragment: int, members: Collection[int]) -> None:
-        """The worker has committed the round of a fragment that was sent after `step`, with all `members`."""
+        """Records that the worker has committed, with `members`, the round of a fragment that was sent after `step`."""
         commit = Commit(self._attempt, step, fragment, frozenset(members))
         self._newest.append(commit)
         self._append(commit.to_line())
 
     def answer(self) -> bytes:
-        """The newest commits, as lines of the log: what other workers are told, whatever has become of the file."""
+        """Returns the newest commits, as lines of the log, to be sent to other workers. The file is not read for it."""
         return "".join(f"{commit.to_line()}\n" for commit in list(self._newest)).encode()
 
     def _append(self, line: str) -> None:
@@ -121,18 +123,18 @@ class CommitLog:
 
 
 class Progress:
-    """What the logs of all workers, and the answers of those that can be asked, know of one attempt at a run.
+    """The progress of one attempt at a run, from the logs of all workers and the answers of those that can be reached.
 
-    Nothing is kept between two questions: each one opens the files anew and reads their ends, so that a file may shrink
-    or be replaced. Where a shared file system shows an old state, or there is none, the answers of the other workers
-    make up for it.
+    Nothing is kept between two questions: each one opens the files anew and reads their ends, so files may shrink or be
+    replaced. If a shared file system shows an old state, or there is none, the answers of the other workers make up for
+    it.
 
     Args:
-        folder: of the run.
-        worker: who asks.
-        workers: K.
-        attempt: at the run.
-        ask: returns what `CommitLog.answer` gives at the other workers that can be reached, within a bounded time.
+        folder: the run folder.
+        worker: the number of the worker that asks.
+        workers: K, the number of workers of the run.
+        attempt: the number of the attempt.
+        ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class Progress:
         self._worker, self._attempt, self._ask = worker, attempt, ask
 
     def reached(self) -> int:
-        """The step of the newest round that any worker has committed; 0 where there is none."""
+        """Returns the step of the newest round that any worker has committed, or 0 if there is none."""
         return max((commit.step for commit in (*self._logged(), *self._answered())), default=0)
 
     def passed(self, step: int, fragment: int) -> bool:
@@ -178,7 +180,7 @@ class Progress:
 
 
 def newest_commits(path: Path, attempt: int) -> list[Commit]:
-    """The commits of the highest step of an attempt that a log has, the last one first."""
+    """Returns the commits of the highest step that a log has for an attempt, the last one first."""
     found: list[Commit] = []
     for said in _from_end(path):
         if isinstance(said, Lost) or said.attempt > attempt:
@@ -191,7 +193,7 @@ def newest_commits(path: Path, attempt: int) -> list[Commit]:
 
 
 def newest_attempt(path: Path) -> int:
-    """The highest attempt that the end of a log tells of; 0 where it tells of none."""
+    """Returns the highest attempt at the end of a log, or 0 if there is none."""
     return next((said.attempt for said in _from_end(path) if not isinstance(said, Lost)), 0)
 
 
@@ -201,15 +203,15 @@ def has_trained(folder: RunFolder, attempt: int) -> bool:
 
 
 def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:
-    """What a log says, the last line first. Lines that cannot be read are skipped, and the log of the process says so
-    once; a missing log says nothing."""
+    """Yields the entries of a log, the last one first. Damaged lines are skipped, with one warning; a missing file has
+    no entries."""
     try:
         for line in lines_from_end(path):
             said = parse(line)
             if said is not None:
                 yield said
             else:
-                _warn_once(f"{path} has lines that are damaged or not of a commit log; they are skipped")
+                _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -222,7 +224,7 @@ def _warn_once(message: str) -> None:
 
 
 def _as_ranges(members: Collection[int]) -> str:
-    """Workers as text, such as 0-2,5."""
+    """Returns worker numbers as text, such as 0-2,5."""
     ordered = sorted(members)
     starts = [worker for worker in ordered if worker - 1 not in members]
     ends = [worker for worker in ordered if worker + 1 not in members]
@@ -230,7 +232,7 @@ def _as_ranges(members: Collection[int]) -> str:
 
 
 def _from_ranges(text: str) -> frozenset[int] | None:
-    """The workers of `_as_ranges`; None: the text is none of this kind."""
+    """Parses the result of `_as_ranges`; returns None for any other text."""
     pairs = [re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part) for part in text.split(",")]
     known = [(int(pair[1]), int(pair[2] or pair[1])) for pair in pairs if pair]
     rising = all(a <= b for a, b in known) and all(a[1] < b[0] for a, b in pairwise(known))

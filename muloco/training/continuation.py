@@ -197,7 +197,7 @@ def _parts(trained: Trained) -> list[Path]:
 
 
 def _verify(trained: Trained) -> None:
-    """Raises ConfigError unless the parts that are needed are whole, and data."""
+    """Raises ConfigError unless the parts that are needed are whole and can be read as data."""
     folder = CheckpointFolder(trained.run.checkpoint)
     manifest = folder.read(trained.step)
     try:

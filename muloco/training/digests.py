@@ -1,4 +1,4 @@
-"""SHA-256 of files: of one that is being written, and of one that is there."""
+"""SHA-256 of files, while they are written and afterwards."""
 
 import hashlib
 from collections.abc import Callable
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import IO
 
 _BLOCK = 2**22
-"""Bytes that are read at once."""
+"""Number of bytes that are read at once."""
 
 
 class DigestingStream:
-    """Writes to a binary file and digests what it writes. It cannot seek, so that the digest is that of the file.
+    """Writes to a binary file and computes the digest of the written bytes. It cannot seek, so the digest is that of
+    the file.
 
     Args:
         file: open for writing, and empty.
@@ -41,19 +42,19 @@ class DigestingStream:
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far, as 64 hexadecimal digits."""
+        """Returns the SHA-256 of everything that was written so far, as 64 hexadecimal digits."""
         return self._digest.hexdigest()
 
 
 def sha256_of(path: Path, tell: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits.
+    """Returns the SHA-256 of a file, as 64 hexadecimal digits.
 
     Args:
-        path: of the file.
-        tell: is called again and again with the number of bytes that were read since the last call.
+        path: the file.
+        tell: called regularly with the number of bytes that were read since the last call.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:

@@ -1,4 +1,5 @@
-"""What a worker takes from its environment, and checks of it before the worker starts. Needs nothing but Python."""
+"""The environment variables of a worker, and checks of them before it starts. This module needs only Python's standard
+library."""
 
 import os
 import re
@@ -17,9 +18,9 @@ LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 ATTEMPT = "MULOCO_ATTEMPT"
 """Environment variable: how many times the run has been started; the launcher sets it."""
 SECRET = "MULOCO_SECRET"
-"""Environment variable: the secret by which the workers of a run and its lighthouse know each other."""
+"""Environment variable with the secret by which the workers of a run and its lighthouse recognize each other."""
 SECRET_FILE = ".secret"
-"""File of the run folder with the secret, for workers that the same user starts by hand while the run lasts."""
+"""File in the run folder with the secret, for workers that the same user starts by hand while the run lasts."""
 SHORTEST_SECRET = 16
 """Characters."""
 LIGHTHOUSE_SECONDS = 60.0
@@ -30,8 +31,8 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
     """Checks that a worker of a resolved config can start in this environment.
 
     Raises:
-        ConfigError: the number of ranks is not that of the config, the address of the lighthouse or the secret is
-            missing or wrong, or no lighthouse answers there.
+        ConfigError: the number of ranks differs from the config, the address of the lighthouse or the secret is missing
+            or wrong, or no lighthouse answers at the address.
     """
     ranks = config.ranks_per_worker
     if "RANK" not in environment and ranks > 1:
@@ -52,14 +53,14 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
 
 
 def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
-    """The secret of a run of several worker processes: that of the environment, else that of its run folder.
+    """Returns the secret of a run of several worker processes: from the environment, or else from the run folder.
 
     Args:
-        config: resolved.
-        environment: of the worker.
+        config: the resolved config.
+        environment: the environment of the worker.
 
     Raises:
-        ConfigError: there is none, it is too short, or others could have read or written its file.
+        ConfigError: there is no secret, it is too short, or other users could have read or written its file.
     """
     if environment.get(SECRET):
         return secret_in(environment)
@@ -70,21 +71,21 @@ def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
     secret = _read_secret(file)
     if secret is None:
         raise ConfigError(
-            f"the {config.workers} workers of this run need a secret that they share: export {SECRET}=$(openssl rand "
-            "-hex 32), the same for all workers and the lighthouse, or start them all with `muloco train`"
+            f"the {config.workers} workers of this run need a shared secret: export {SECRET}=$(openssl rand -hex 32), "
+            "the same for all workers and the lighthouse, or start them all with `muloco train`"
         )
     return _checked(secret, str(file))
 
 
 def secret_in(environment: Mapping[str, str]) -> bytes:
-    """The secret that an environment holds.
+    """Returns the secret in an environment.
 
     Raises:
-        ConfigError: there is none, or it is too short.
+        ConfigError: there is no secret, or it is too short.
     """
     if not environment.get(SECRET):
         raise ConfigError(
-            f"a secret is needed that the workers and the lighthouse share: export {SECRET}=$(openssl rand -hex 32)"
+            f"the workers and the lighthouse need a shared secret: export {SECRET}=$(openssl rand -hex 32)"
         )
     return _checked(os.fsencode(environment[SECRET]), SECRET)
 
@@ -92,14 +93,14 @@ def secret_in(environment: Mapping[str, str]) -> bytes:
 def _checked(secret: bytes, where: str) -> bytes:
     if len(secret) < SHORTEST_SECRET:
         raise ConfigError(
-            f"the secret in {where} has {len(secret)} characters, and at least {SHORTEST_SECRET} are needed; make one "
+            f"the secret in {where} has {len(secret)} characters, but needs at least {SHORTEST_SECRET}; make a new one "
             f"with: export {SECRET}=$(openssl rand -hex 32)"
         )
     return secret
 
 
 def _read_secret(file: Path) -> bytes | None:
-    """The content of the file without space around it; None: there is no file."""
+    """Returns the stripped content of the file, or None if there is no file."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -110,8 +111,8 @@ def _read_secret(file: Path) -> bytes | None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigError(
-                f"{file} must be a regular file that you own and that nobody else may read or write (mode 600); remove "
-                f"it and export {SECRET} instead"
+                f"{file} must be a regular file that belongs to you and that nobody else can read or write (mode 600); "
+                f"remove it and export {SECRET} instead"
             )
         return os.read(descriptor, 2**16).strip()
     finally:

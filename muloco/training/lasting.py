@@ -20,22 +20,22 @@ class Tracker(Protocol):
 
 
 class LastingTracker:
-    """A tracker that drops its values for a while if it fails, such as where its files cannot be written; the log says
-    so once.
+    """Wraps a tracker. If the tracker fails, for example because its files cannot be written, values are dropped for a
+    while; the log says so once.
 
     Args:
-        tracker: the tracker that writes; it is called again after a failure.
-        clock: seconds.
+        tracker: the wrapped tracker. It is tried again after a pause.
+        clock: returns the time in seconds.
     """
 
     PAUSE_SECONDS = 60.0
-    """From a failure to the next try."""
+    """Seconds from a failure to the next try."""
 
     def __init__(self, tracker: Tracker, clock: Callable[[], float] = time.monotonic):
         self._tracker, self._clock = tracker, clock
         self._failed = False
         self._again = -math.inf
-        """When it may be called again."""
+        """Time from which the tracker may be called again."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         if self._clock() >= self._again:
@@ -47,7 +47,7 @@ class LastingTracker:
     def _lasting(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except Exception as error:  # a tracker is a program of its own, and the training does not depend on it
+        except Exception as error:  # trackers are foreign code, and the training does not depend on them
             if not self._failed:
                 logger.warning(
                     "metrics for TensorBoard or W&B cannot be written (%s); the metrics files are not affected",

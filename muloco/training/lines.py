@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 class LineFile:
-    """Appends lines, each at once, completely or not at all. Lines that cannot be written are dropped and counted. A
-    file that is deleted meanwhile is made anew.
+    """Appends lines, each at once, completely or not at all. Lines that cannot be written are dropped and counted. If
+    the file is deleted, it is made again.
 
     Args:
         path: of the file.
@@ -33,7 +33,7 @@ class LineFile:
         data = "".join(f"{one}\n" for one in lines).encode("utf-8", errors="replace")
         try:
             if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
-                logger.warning("%s was deleted; it is made anew", self._path)
+                logger.warning("%s was deleted; it is made again", self._path)
                 self.close()
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, also on file systems that have no locks."""
+"""A lock that one process at a time can hold, also on file systems that do not support locks."""
 
 import _thread
 import contextlib
@@ -23,7 +23,7 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0
 """Seconds without a sign of life after which such a holder counts as dead."""
 SETTLE_SECONDS = 2.0
-"""Seconds after which it is certain which of several processes has taken the place of a dead holder."""
+"""Seconds to wait until it is certain which of several processes has replaced a dead holder."""
 _POLL_SECONDS = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -32,14 +32,15 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def only_one(file: Path, complaint: str, *, patience: float = 0.0, grace: float = 0.0) -> Iterator[None]:
     """Holds a lock, which ends with this process and which its child processes do not inherit.
 
-    Where the file system has no locks, the file is the lock, and its holder changes it every few seconds. A holder that
-    has not changed it for a minute, by the clock of whoever watches, is dead, and another process may take its place.
+    If the file system does not support locks, the file itself is the lock, and its holder changes it every few seconds.
+    A holder that has not changed it for a minute, by the clock of the waiting process, counts as dead and may be
+    replaced.
 
     Args:
         file: the lock, which names its holder; it is removed at the end.
         complaint: what to say if another process holds it; the process, its machine and its start are added.
-        patience: seconds to wait for another process that holds it.
-        grace: seconds to wait if the last holder has died, in which its child processes end.
+        patience: seconds to wait for a process that holds the lock.
+        grace: seconds to wait, if the last holder has died, until its child processes have ended.
 
     Raises:
         ConfigError: another process holds it, or the file cannot be written.
@@ -56,7 +57,7 @@ def only_one(file: Path, complaint: str, *, patience: float = 0.0, grace: float 
 
 
 def _taken(file: Path, complaint: str, deadline: float, grace: float) -> contextlib.ExitStack:
-    """Takes the lock. Returns what releases it."""
+    """Takes the lock and returns an exit stack that releases it."""
     while True:
         lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -73,7 +74,7 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
             if error.errno not in _NO_LOCKS:
                 raise
             return _Heartbeat(file).taken(complaint, deadline)
-        # a file that its holder has removed meanwhile is not the lock any more
+        # a file that its holder has removed in the meantime is no longer the lock
         if file.exists() and os.path.samestat(os.stat(file), os.fstat(lock)):
             break
         os.close(lock)
@@ -87,11 +88,11 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
 
 
 class _Heartbeat:
-    """A lock of a file that its holder changes again and again. Its first line names the holder, its second one is
-    different each time.
+    """A lock in the form of a file that its holder changes regularly. The first line names the holder, and the second
+    line is different each time.
 
     Args:
-        file: the lock.
+        file: the file.
     """
 
     def __init__(self, file: Path):
@@ -107,10 +108,10 @@ class _Heartbeat:
         seen = self._read()
         changed = time.monotonic()
         told = False
-        while seen.strip():  # a file without contents has been made a moment ago, to try for a lock
+        while seen.strip():  # an empty file was made a moment ago by the attempt to lock it
             if not told:
                 logger.warning(
-                    "this file system has no locks; waiting for at most %g s for a sign of life of %s in %s",
+                    "this file system does not support locks; waiting at most %g s for a sign of life of %s in %s",
                     *(SILENT_SECONDS, _name_in(seen), self._file),
                 )
                 told = True
@@ -138,7 +139,7 @@ class _Heartbeat:
     def _go_on(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             try:
-                if self._is_own() or not self._read().strip():  # where the file was deleted, nobody has taken over
+                if self._is_own() or not self._read().strip():  # if the file was deleted, nobody has taken over
                     self._beat()
                     continue
             except OSError as error:
@@ -168,7 +169,7 @@ class _Heartbeat:
 
 
 def _wait_for_children(holder: str, grace: float) -> None:
-    """Waits if the last holder has left its lock behind, until its child processes have noticed its death."""
+    """If the last holder has died and left its lock behind, waits until its child processes have noticed this."""
     if holder and grace:
         logger.warning("%s has died; waiting %g s for its child processes to end", holder, grace)
         time.sleep(grace)

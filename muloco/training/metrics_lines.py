@@ -1,4 +1,5 @@
-"""What makes a line of metrics: the values that readers rely on, each of its type. Needs nothing but Python."""
+"""Validation of lines of metrics: the values that readers rely on, and their types. This module needs only Python's
+standard library."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ _IN_EVENTS = {
     "fault": ("time",),
     "lines_lost": ("lines",),
 }
-"""Values that are in all lines of an event."""
+"""Values that all lines of an event have, by event."""
 _WHOLE = (*_IN_EVERY_LINE, "schema", "fragment", "participants", "attempts", "tokens", "lines", "rank")
 _TEXTS = ("event", "state", "reason", "kind", "phase", "digest")
 _NUMBERS = (
@@ -24,7 +25,7 @@ _NUMBERS = (
 
 
 def parsed_line(line: bytes | str) -> dict[str, Any] | None:
-    """The values of a line of metrics; None for any other line."""
+    """Returns the values of a line of metrics, or None for any other line."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -33,7 +34,7 @@ def parsed_line(line: bytes | str) -> dict[str, Any] | None:
 
 
 def parsed_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
-    """`parsed_line` of each, in less time and memory: values that are parsed together share the names of their keys."""
+    """Returns `parsed_line` of each line, with less time and memory, as lines parsed together share their keys."""
     try:
         values = json.loads(b"[%s]" % b",".join(lines))
     except (ValueError, RecursionError):
@@ -55,7 +56,7 @@ def _is_line(values: Any) -> bool:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a value is of the type that goes with its name; one that this version does not know may be anything."""
+    """Whether a value has the type that belongs to its name. Values with unknown names may have any type."""
     if name in _WHOLE:
         return _is_number(value) and isinstance(value, int)
     if name in _TEXTS:

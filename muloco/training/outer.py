@@ -35,9 +35,9 @@ COMMON = (
     *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
     *("fault_tolerance.semi_sync_method", "training.steps", "lr_scheduler.total_steps"),
 )
-"""Beginnings of the names of `common_settings`."""
+"""Prefixes of the names in `common_settings`."""
 OWN = ("outer_optimizer.offload",)
-"""Fields among these in which workers may differ."""
+"""Fields with these prefixes in which workers may nevertheless differ."""
 
 
 def build_outer_loop(
@@ -60,9 +60,9 @@ def build_outer_loop(
         transport: meets the other workers.
         share: says where the worker is in its data.
         transfer: hands its state to others and takes over theirs.
-        commits: keeps the rounds that this worker commits; None on ranks other than the first.
-        progress: says how far the run has come, and whether it has gone on without this worker.
-        saved: says which is the newest whole checkpoint, by its step; None: there is none.
+        commits: the log of the rounds that this worker commits; None on ranks other than the first.
+        progress: knows how far the run has come, and whether it has gone on without this worker.
+        saved: returns the step of the newest whole checkpoint, or None if there is none.
         merging: context in which the parameters of a fragment are written.
     """
     ft = config.fault_tolerance
@@ -96,9 +96,9 @@ def build_outer_loop(
 
 
 def common_settings(config: Config) -> dict[str, Setting]:
-    """The fields of a config (resolved) that have to be the same on all workers for their payloads to have equal sizes
-    and their outer steps to have equal results, by full name. K, H, tau and the fragments are not among them: the outer
-    loop knows these itself."""
+    """Returns, by full name, the fields of a resolved config that have to be the same on all workers, so that payloads
+    have equal sizes and outer steps have equal results. K, H, tau and the fragments are not included, because the outer
+    loop knows them."""
     values = flatten(config)
     return {name: values[name] for name in sorted(values) if name.startswith(COMMON) and name not in OWN}
 
@@ -225,8 +225,9 @@ def fragments_of(config: Config, parameters: Mapping[str, torch.Tensor]) -> list
 
 
 def _own_host(chosen: str | None, lighthouse: str) -> str:
-    """Where others reach this process: on loopback where the lighthouse is there, else by the host's name. What is
-    chosen for a worker holds on its first node; a rank on another node is reached at its address on the way there."""
+    """Returns the address at which others can reach this process: loopback if the lighthouse is there, else the host's
+    name. An address that was chosen for the worker holds on its first node; a rank on another node uses the address of
+    its interface towards that node."""
     if chosen is None:
         return "127.0.0.1" if is_loopback(str(urlsplit(lighthouse).hostname)) else socket.gethostname()
     try:

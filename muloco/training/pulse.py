@@ -1,7 +1,7 @@
-"""Signs of life of a worker, for the supervisor that has started it. Needs nothing but Python.
+"""Signs of life of a worker, for the supervisor that started it. This module needs only Python's standard library.
 
-They are lines of the worker's output, which passes through torchrun and srun from any node and needs no disk. The
-supervisor takes them out of the output again (`muloco.launch.processes`).
+They are lines in the worker's output, because this passes through torchrun and srun from any node and needs no disk.
+The supervisor removes them from the output again (`muloco.launch.processes`).
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 WANTED = "MULOCO_PULSE"
-"""Environment variable that the supervisor sets: the worker shall give signs of life."""
+"""Environment variable by which the supervisor asks a worker for signs of life."""
 STACKS = signal.SIGUSR2
-"""Asks a worker to write the stacks of all its threads to its output."""
+"""Signal that asks a worker to write the stacks of all its threads to its output."""
 SECONDS = 1.0
-"""Least time between two signs of life in the same state."""
+"""Least seconds between two signs of life in the same state."""
 _LINE = re.compile("\x1epulse (\\d+) ([a-z ]+)")
 
 
@@ -29,16 +29,16 @@ class Sign:
     step: int
     """Inner steps that the worker has taken."""
     state: str
-    """What it does from now on (`muloco.training.states`)."""
+    """State in which the worker is from now on (`muloco.training.states`)."""
 
 
 class Pulse:
-    """Gives signs of life, where the supervisor wants them.
+    """Writes signs of life, if the supervisor has asked for them.
 
     Args:
-        environment: of the process.
-        write: writes bytes to the output of the process, all at once.
-        clock: seconds.
+        environment: the environment of the process.
+        write: writes bytes to the output of the process in one piece.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Pulse:
         self._state, self._at = "", 0.0
 
     def beat(self, step: int, state: str) -> None:
-        """Tells that the worker is in this state after an inner step."""
+        """Reports the state in which the worker is after an inner step."""
         now = self._clock()
         if not self._wanted or (state == self._state and now < self._at + SECONDS):
             return
@@ -62,13 +62,13 @@ class Pulse:
 
 
 def sign_in(line: str) -> tuple[str, Sign | None]:
-    """Divides a line of output into what precedes a sign of life in it, as another thread may have begun a line, and
-    that sign."""
+    """Divides a line of output into the sign of life at its end, if there is one, and the text before it, which another
+    thread may have begun to write."""
     found = _LINE.search(line)
     return (line, None) if found is None else (line[: found.start()], Sign(int(found[1]), found[2]))
 
 
 def show_stacks_on_request() -> None:
-    """From here on `STACKS` writes the stacks of all threads to stderr, whatever this process is doing."""
+    """Makes the signal `STACKS` write the stacks of all threads to stderr, whatever this process is doing."""
     faulthandler.register(STACKS, file=2, all_threads=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STACKS})  # a launcher may have kept it back until now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {STACKS})  # a launcher may have blocked it

@@ -105,7 +105,7 @@ def take_up(asked: Config) -> Resumption:
 
 
 def way_on(folder: RunFolder) -> str:
-    """What a run that has not reached its end can be resumed from, and the command for it, in one line."""
+    """Returns one line with the checkpoint from which an unfinished run can be resumed, and the command for it."""
     command = f"muloco train {folder.config} --resume"
     try:
         newest, _ = CheckpointFolder(folder.checkpoint).newest()

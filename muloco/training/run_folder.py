@@ -48,9 +48,9 @@ SCHEMA = 1
 STATE = "state"
 """Event of the lines about the state of a worker."""
 _ABOUT_STATE = b'"event": "%s"' % STATE.encode()
-"""What such a line holds, and no other one."""
+"""Text that occurs in such a line, and in no other line."""
 _BATCH = 1000
-"""Lines that are parsed together."""
+"""Number of lines that are parsed together."""
 DURING_TRAINING = "during-training.json"
 """File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
@@ -195,8 +195,8 @@ def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], worke
 
 
 class MetricsTail:
-    """Reads what workers append to their metrics files while they run. A file that is made anew is read anew; one that
-    cannot be read has no lines."""
+    """Reads the lines that workers append to their metrics files while they run. A file that was replaced is read from
+    its beginning; a file that cannot be read has no lines."""
 
     MOST = 1 << 20
     """Bytes of a file that are read at once."""
@@ -206,8 +206,8 @@ class MetricsTail:
         self._offsets = [size_of(path) for path in self._paths]
 
     def new_lines(self) -> Iterator[dict[str, Any]]:
-        """Whole lines that have come since the last call, each from the file of its worker. A
-        file that cannot be read is passed over."""
+        """Returns the complete lines that were added since the last call to the file of each worker. Files that cannot
+        be read are skipped."""
         for worker, path in enumerate(self._paths):
             size = size_of(path)
             if size < self._offsets[worker]:
@@ -221,7 +221,7 @@ class MetricsTail:
                 file.seek(self._offsets[worker])
                 data = file.read(self.MOST)
         except OSError as error:
-            _warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} stands still")
+            _warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} is not updated")
             return []
         whole = data[: data.rfind(b"\n") + 1] or data[: len(data) if len(data) == self.MOST else 0]
         self._offsets[worker] += len(whole)
@@ -229,7 +229,7 @@ class MetricsTail:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none, or none that may be looked at."""
+    """Returns the number of bytes of a file, or 0 if it does not exist or cannot be accessed."""
     try:
         return path.stat().st_size
     except OSError:

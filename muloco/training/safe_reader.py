@@ -1,9 +1,9 @@
-"""Reads a part of a checkpoint as data: nothing that is in its files is executed, whoever has written them.
+"""Reads a part of a checkpoint as data: no code from its files is executed, whoever has written them.
 
 torch writes two kinds of pickles into a part, and its own reader unpickles both without restriction: the file
-`.metadata`, which says what is where, and every value that is not a tensor. Here `.metadata` is read by an unpickler
-that knows the few names that torch writes into it. It puts objects of its own in their place, which do nothing, and
-torch's are built from what these hold. Values are read as `torch.load(..., weights_only=True)` reads them.
+`.metadata`, the index of the part, and every value that is not a tensor. Here `.metadata` is read by an unpickler that
+accepts only the few names that torch writes into it. It replaces them by inert objects, from whose fields torch's
+objects are then built. Values are read as by `torch.load(..., weights_only=True)`.
 """
 
 import io
@@ -48,26 +48,26 @@ _UNUSED = {
     ("pathlib._local", "PosixPath"),  # Python 3.13
     ("builtins", "getattr"),  # Python 3.11.0 to 3.11.3 pickle the memory format with it
 }
-"""Names in `.metadata` whose values nobody needs."""
+"""Names in `.metadata` whose values are not needed."""
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
     *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
 )
-"""What damaged pickles and archives raise."""
+"""Exceptions that damaged pickles and archives raise."""
 
 
 class UnreadablePart(ValueError):
-    """A part cannot be read as what a training has written; one line says why."""
+    """A part cannot be read as a part of a checkpoint; the message says why in one line."""
 
 
 class PartReader(dcp.FileSystemReader):
-    """torch's reader of a part, which takes `.metadata` as data.
+    """torch's reader of a part, except that `.metadata` is read as data.
 
     Args:
         part: its folder.
 
     Raises:
-        UnreadablePart: its metadata is damaged, or not that of a checkpoint.
+        UnreadablePart: its metadata is damaged, or is not the metadata of a checkpoint.
     """
 
     def __init__(self, part: Path):
@@ -79,11 +79,11 @@ class PartReader(dcp.FileSystemReader):
 
 
 class _Planner(dcp.DefaultLoadPlanner):
-    """torch's, which takes values as data."""
+    """torch's planner, except that values are read as data."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         plain = io.BytesIO()
-        torch.save(_plain(value), plain)  # torch's planner loads it again, and knows where it belongs
+        torch.save(_plain(value), plain)  # torch's planner loads it again and puts it in its place
         plain.seek(0)
         super().load_bytes(read_item, plain)
 
@@ -130,10 +130,10 @@ def check(part: Path) -> None:
 
 
 def read_metadata(part: Path) -> Metadata:
-    """What is where in a part.
+    """Reads the index of a part: which file holds which tensor or value.
 
     Raises:
-        UnreadablePart: the file is damaged, or not that of a checkpoint.
+        UnreadablePart: the file is damaged, or is not the metadata of a checkpoint.
     """
     path = part / METADATA
     try:
@@ -148,7 +148,7 @@ def _plain(value: io.BytesIO) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    """The first sentence of an error, which may have many lines."""
+    """Returns the first sentence of an error message, which may have many lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
         lines = [line for line in lines if "Unsupported" in line or "GLOBAL" in line][:1] or lines
@@ -156,7 +156,7 @@ def _line(error: BaseException) -> str:
 
 
 class _Record:
-    """Holds what a pickle gives to an object."""
+    """An inert object that keeps the values that a pickle passes to it."""
 
     state: Any = None
 
@@ -168,8 +168,8 @@ class _Record:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `.metadata` alone. What it has for a name is made for one file, so that a file that changes
-    it changes nothing else."""
+    """Accepts only the names in `.metadata`. The stand-ins are made for each file, so that a file that modifies them
+    affects nothing else."""
 
     def __init__(self, file: Any):
         super().__init__(file)
@@ -189,10 +189,10 @@ class _Unpickler(pickle.Unpickler):
             return _tuples()
         if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
             return found
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint has in it")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which does not occur in checkpoints")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside of it")
+        raise pickle.UnpicklingError("it refers to an object outside the file")
 
 
 def _nothing() -> Callable[..., None]:
@@ -204,7 +204,7 @@ def _tuples() -> Callable[..., tuple]:
 
 
 def _metadata(record: Any) -> Metadata:
-    """torch's metadata with the contents of a record. Raises an error of `_DAMAGE` where it is none."""
+    """Returns torch's metadata with the contents of a record. Raises an error of `_DAMAGE` if it is not valid."""
     state = _state(record, "Metadata")
     entries, places = state["state_dict_metadata"], state["storage_data"]
     if type(entries) is not dict or type(places) is not dict:
@@ -222,7 +222,7 @@ def _entry(record: Any) -> TensorStorageMetadata | BytesStorageMetadata:
     state = _state(record, "TensorStorageMetadata")
     dtype = _state(state["properties"], "TensorProperties")[0]
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{dtype!r} is no dtype")
+        raise ValueError(f"{dtype!r} is not a dtype")
     chunks = [_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"]]
     return TensorStorageMetadata(
         properties=TensorProperties(dtype=dtype),
@@ -252,19 +252,19 @@ def _places(places: dict[Any, Any]) -> Iterator[tuple[MetadataIndex, _StorageInf
 
 def _state(record: Any, name: str) -> Any:
     if not isinstance(record, _Record) or type(record).__name__ != name:
-        raise ValueError(f"it has something else in the place of {name}")
+        raise ValueError(f"it has another object in the place of {name}")
     return record.state
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"{value!r} is no name")
+        raise ValueError(f"{value!r} is not a name")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of elements or bytes")
+        raise ValueError(f"{value!r} is not a number of elements or bytes")
     return value
 
 

@@ -30,7 +30,7 @@ class TensorBoard:
         self._writer: SummaryWriter | None = None
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        writer, self._writer = self._writer or self._open(step), None  # one that fails is not used again
+        writer, self._writer = self._writer or self._open(step), None  # a writer that failed is not used again
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         self._writer = writer

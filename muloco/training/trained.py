@@ -51,10 +51,10 @@ class Trained:
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
     def weights(self) -> dict[str, "torch.Tensor"]:
-        """All parameters by name: fp32, plain, in host memory.
+        """Returns all parameters by name, as plain fp32 tensors in host memory.
 
         Raises:
-            ConfigError: the part is damaged, or not data.
+            ConfigError: the part is damaged, or cannot be read as data.
         """
         import torch
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -113,7 +113,7 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
     Args:
         checkpoint: a run folder, or `.../checkpoint/step-N` in one.
         step: of a run folder's checkpoint; None: the newest whole one.
-        verified: whether to compare the digests of its global part, which takes as long as reading it.
+        verified: whether to compare its global part with the digests, which takes as long as reading it.
 
     Raises:
         ConfigError: there is no such checkpoint, or it is incomplete or damaged; one line says why, and which
@@ -134,7 +134,7 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
         except NoWholeCheckpoint as error:
             raise ConfigError(str(error).split("; move")[0]) from None
         for reason in aside:
-            logger.warning("left aside: checkpoint %s", reason)
+            logger.warning("skipped checkpoint %s", reason)
         if newest is None:
             raise ConfigError(f"{run.root} has no checkpoint" + ("" if not aside else f" that is whole ({aside[0]})"))
     else:
@@ -156,7 +156,7 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
 
 
 def named_checkpoint(checkpoint: str, step: int | None) -> tuple[RunFolder, int | None]:
-    """The run, and the step if one is named, of what a user gives as a checkpoint.
+    """Returns the run folder, and the step if one is named, of the checkpoint that a user has named.
 
     Args:
         checkpoint: a run folder, or `.../checkpoint/step-N` in one.

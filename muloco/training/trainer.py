@@ -36,14 +36,14 @@ from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
 COMMITS = "commits"
-"""The question to another worker for its newest commits."""
+"""Name of the question by which a worker asks others for their newest commits."""
 ASK_SECONDS = 2.0
-"""How long a worker waits for the answers of all others."""
+"""Seconds that a worker waits for the answers of all others together."""
 
 logger = logging.getLogger(__name__)
 
 SAVING_SECONDS = 600.0
-"""How long a worker that has found no others waits for another such worker that saves a checkpoint."""
+"""Seconds that a worker that has found no others waits for another such worker that is saving a checkpoint."""
 
 
 class MulocoTrainer(Trainer):
@@ -119,8 +119,8 @@ class MulocoTrainer(Trainer):
             logger.info("finished all %d steps", self.step)
 
     def _save_alone(self, reason: TransportError) -> None:
-        """Saves a checkpoint when this worker has found too few others for a sync, for it may hold the only state of
-        the run. Others in the same place do the same; one checkpoint of a step is enough."""
+        """Saves a checkpoint if this worker has found too few others for a sync, because it may hold the only state of
+        the run. Other workers in this situation do the same; one checkpoint of a step is enough."""
         if self.outer is None or not self.checkpointer.enable:
             return
         folder = Path(self.config.dump_folder, self.config.checkpoint.folder)
@@ -132,7 +132,7 @@ class MulocoTrainer(Trainer):
                 if dist.get_rank() == 0:
                     turn.enter_context(only_one(folder / ".saving", "another worker saves", patience=SAVING_SECONDS))
                 if self._on_any_rank(self._is_saved()):
-                    logger.info("there is a checkpoint of step %d or later already", self.step)
+                    logger.info("a checkpoint of step %d or later already exists", self.step)
                     return
                 self.checkpointer.leaving = True
                 self.checkpointer.save(self.step)
@@ -259,7 +259,7 @@ class MulocoTrainer(Trainer):
         return self._on_any_rank(self.config.stop.made)
 
     def _on_any_rank(self, value: bool) -> bool:
-        """Whether it holds on one of this worker's ranks, all of which ask."""
+        """Whether `value` is true on any rank of this worker; all ranks have to call this."""
         if self._ranks is None:
             return value
         found = torch.tensor(int(value))

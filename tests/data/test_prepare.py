@@ -153,8 +153,8 @@ DAMAGES = {
         lambda folder: np.save(folder / "validation.offsets.npy", np.array([0, 1, 2, 3])),
         "validation.offsets.npy does not span 27 tokens",
     ),
-    "other tokens": (set_byte("train.tokens.npy"), "train.tokens.npy or train.offsets.npy is not as it was written"),
-    "other offsets": (set_byte("validation.offsets.npy", place=-13), "validation.offsets.npy is not as it was written"),
+    "other tokens": (set_byte("train.tokens.npy"), "train.tokens.npy or train.offsets.npy has been changed"),
+    "other offsets": (set_byte("validation.offsets.npy", place=-13), "validation.offsets.npy has been changed"),
     "no tokenizer": (remove("tokenizer/tokenizer.json"), "tokenizer/tokenizer.json is missing"),
     "other tokenizer": (
         lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("{ }"),
@@ -179,7 +179,7 @@ def test_large_files_are_compared_with_their_checksum_on_demand(folder: Path, mo
     set_byte("train.tokens.npy")(folder)
     monkeypatch.setattr("muloco.data.prepared.SMALL_BYTES", 100)
     read_prepared(folder)
-    with pytest.raises(DamagedCacheError, match="is not as it was written"):
+    with pytest.raises(DamagedCacheError, match="has been changed"):
         read_prepared(folder, verify=True)
     edit_meta(lambda meta: [size.pop("sha256") for size in meta["sizes"].values()])(folder)
     read_prepared(folder, verify=True)

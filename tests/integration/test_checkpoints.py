@@ -99,8 +99,8 @@ def test_what_was_cut_short_is_passed_over_for_the_checkpoint_before(tmp_path: P
     (first.folder.checkpoint / "step-4" / "manifest.json").unlink()
     again = train(tmp_path, "cut", MULOCO, "--resume", **settings)
     assert again.status == 0, again.output
-    assert re.search(rf"left aside: checkpoint \S+step-6: {data} has \d+ bytes instead of \d+", again.output)
-    assert re.search(r"left aside: checkpoint \S+step-4: not all of its parts were written", again.output)
+    assert re.search(rf"skipped checkpoint \S+step-6: {data} has \d+ bytes instead of \d+", again.output)
+    assert re.search(r"skipped checkpoint \S+step-4: not all of its parts were written", again.output)
     assert "resumed from checkpoint step-2" in again.output
     assert again.learned() == whole
 

@@ -100,7 +100,7 @@ def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path
         shutil.rmtree(tmp_path / "gone")
         assert process.wait(PATIENCE) == 0, (tmp_path / "out").read_text()
     said = " ".join((tmp_path / "out").read_text().split())
-    assert said.count("config.json is gone from the run folder") == 1
+    assert said.count("config.json is missing in the run folder") == 1
     checkpoints, _ = CheckpointFolder(folder.checkpoint).newest()
     assert checkpoints is not None and checkpoints.step == 40
     again = train(tmp_path, "deleted", MULOCO, "--resume", **{**settings, "training__steps": 44})

@@ -36,7 +36,7 @@ def test_a_deleted_folder_is_made_anew_and_told_once(
         kept.watch()
     assert folder.config.read_bytes() == contents and next_attempt(folder) == 3
     (said,) = caplog.messages
-    assert f"config.json is gone from the run folder {folder.root}," in said and "\n" not in said
+    assert f"config.json is missing in the run folder {folder.root}," in said and "\n" not in said
 
 
 def test_what_keeps_a_folder_from_being_made_is_told_once(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:

@@ -155,7 +155,7 @@ def test_one_that_comes_too_late_does_not_go_on_alone() -> None:
 
     admission, said = meeting(early, late, store=store)
     assert isinstance(admission, Admission) and admission.silent == (1,)
-    assert said == "member 0 of 2 has met other members than this worker has"
+    assert said == "member 0 of 2 has met different members than this worker has"
 
 
 def test_what_was_said_in_another_meeting_does_not_count() -> None:
@@ -169,7 +169,7 @@ def test_what_was_said_in_another_meeting_does_not_count() -> None:
         return ""
 
     said, _ = meeting(member(), repeats)
-    assert said == "member 1 of 2 has met other members than this worker has"
+    assert said == "member 1 of 2 has met different members than this worker has"
 
 
 @pytest.mark.parametrize("kind", ["nonce", "proof"])
@@ -198,4 +198,4 @@ def test_members_that_see_different_ones_do_not_share_a_key() -> None:
 
     stores: list[Store] = [Split("group", shared), PrefixStore("group", shared)]
     told = in_threads(2, lambda rank: member()(stores[rank], rank, 2))
-    assert all(isinstance(said, str) and "has met other members" in said for said in told), told
+    assert all(isinstance(said, str) and "has met different members" in said for said in told), told

@@ -146,7 +146,7 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
     agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: wire)
     assert agreement.weights == {0: 4} and agreement.attempts == 16
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
-    with pytest.raises(TransportError, match="a stranger has stayed"):
+    with pytest.raises(TransportError, match="a worker that does not belong to the run"):
         agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
 
 

@@ -76,7 +76,7 @@ def test_a_message_with_its_tag_is_heard() -> None:
 def test_a_message_with_a_wrong_tag_is_refused(what: str) -> None:
     """Before its length is relied on; the error knows who it is."""
     round = round_of_three(answers=[[ahead(b"0", 0), WRONG[what], ahead(b"2", 2)]])
-    with pytest.raises(Unverified, match=r"^worker 1 sent a message that does not have the tag of the run") as caught:
+    with pytest.raises(Unverified, match=r"^worker 1 sent a message without the tag of the run") as caught:
         gather_bytes(round, b"0")
     assert caught.value.ranks == (1,)
 
@@ -109,7 +109,7 @@ def test_a_vote_counts_with_its_own_tag_only(second: bytes, counts: bool) -> Non
     if counts:
         round._exchange_votes(NAME)
         return
-    with pytest.raises(Unverified, match="worker 2 sent bytes that are no vote on this round") as caught:
+    with pytest.raises(Unverified, match="worker 2 sent bytes that are not a vote on this round") as caught:
         round._exchange_votes(NAME)
     assert caught.value.ranks == (2,)
 

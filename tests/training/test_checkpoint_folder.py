@@ -119,11 +119,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "manifest.json is damaged",
     ),
     "manifest that is a list": (lambda step: (step / MANIFEST).write_text('["step", 20]'), "holds no JSON object"),
-    "manifest of brackets": (lambda step: (step / MANIFEST).write_text("[" * 100_000), "nested too deep"),
+    "manifest of brackets": (lambda step: (step / MANIFEST).write_text("[" * 100_000), "nested too deeply"),
     "manifest that is {}": (lambda step: (step / MANIFEST).write_text("{}"), "'step' is missing or of the wrong type"),
     "manifest that is a folder": (
         lambda step: ((step / MANIFEST).unlink(), (step / MANIFEST).mkdir()),
-        "manifest.json is no file",
+        "manifest.json is not a file",
     ),
     "no manifest": (lambda step: (step / MANIFEST).unlink(), "not all of its parts were written"),
     "manifest of a later version": (

@@ -130,7 +130,7 @@ def test_the_next_older_one_is_taken_and_nothing_is_different_at_the_end(
     reason = damage(run)
     with caplog.at_level(logging.INFO):
         lines = train(tmp_path, monkey, "muloco", **SETTINGS)
-    aside = [record.message for record in caplog.records if "left aside" in record.message]
+    aside = [record.message for record in caplog.records if "skipped checkpoint" in record.message]
     assert len(aside) == 1 and reason in aside[0] and "step-4" in aside[0] and "\n" not in aside[0]
     assert "resumed from checkpoint step-2" in caplog.messages
     assert not (run.root / "proof").exists()

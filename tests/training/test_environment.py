@@ -25,7 +25,7 @@ def config(*words: str) -> Config:
 @pytest.mark.parametrize(
     ("words", "environment", "message"),
     [
-        ([], HERE, "the 2 workers of this run need a secret that they share: export MULOCO_SECRET=$(openssl rand -hex"),
+        ([], HERE, "the 2 workers of this run need a shared secret: export MULOCO_SECRET=$(openssl rand -hex"),
         ([], {**HERE, SECRET: ""}, "need a secret"),
         ([], {**HERE, SECRET: "0123456789"}, "the secret in MULOCO_SECRET has 10 characters, and at least 16 are"),
         ([], {}, "the 2 workers of this run need a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port"),
@@ -88,7 +88,9 @@ def test_the_secret_is_that_of_the_environment_or_of_the_run_folder(tmp_path: Pa
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o602, 0o660])
 def test_a_secret_that_others_may_know_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match="must be a regular file that you own and that nobody else may read or write"):
+    with pytest.raises(
+        ConfigError, match="must be a regular file that belongs to you and that nobody else can read or write"
+    ):
         secret_of(in_folder(tmp_path, mode=mode), {})
 
 

@@ -109,7 +109,7 @@ def test_an_object_in_the_place_of_a_tensor_is_refused_and_does_nothing(tmp_path
 )
 def test_no_other_name_is_known(tmp_path: Path, module: str, name: str) -> None:
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + text(module) + text(name) + b"\x93.")
-    with pytest.raises(UnreadablePart, match=f"it names {module}.{name}, which no checkpoint has in it"):
+    with pytest.raises(UnreadablePart, match=f"it names {module}.{name}, which does not occur in checkpoints"):
         safe_reader.read_metadata(tmp_path)
 
 
@@ -148,14 +148,14 @@ def replaced(**changes: object) -> Metadata:
         (b"", "EOFError|Ran out of input"),
         (b"\0" * 300, "invalid load key"),
         (pickle.dumps(replaced())[:100], "truncated|Ran out"),
-        (pickle.dumps({"a": 1}), "something else in the place of Metadata"),
+        (pickle.dumps({"a": 1}), "another object in the place of Metadata"),
         (pickle.dumps(replaced(relative_path="../secret")), r"refers to the file '\.\./secret'"),
         (pickle.dumps(replaced(relative_path="/etc/passwd")), "refers to the file '/etc/passwd'"),
         (pickle.dumps(replaced(relative_path="..")), r"refers to the file '\.\.'"),
-        (pickle.dumps(replaced(offset=-1)), "-1 is no number"),
-        (pickle.dumps(replaced(length=2.5)), "2.5 is no number"),
+        (pickle.dumps(replaced(offset=-1)), "-1 is not a number"),
+        (pickle.dumps(replaced(length=2.5)), "2.5 is not a number"),
         (pickle.dumps(replaced(transform_descriptors=["zstd"])), "its files are transformed"),
-        (b"\x80\x04\x8c\x01aQ.", "refers to something outside of it"),
+        (b"\x80\x04\x8c\x01aQ.", "refers to an object outside the file"),
     ],
 )
 def test_damaged_metadata_is_refused_in_one_line(tmp_path: Path, contents: bytes, reason: str) -> None:
