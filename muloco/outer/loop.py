@@ -22,7 +22,7 @@ from muloco.outer.membership import Crowd, Membership, StateTransfer
 from muloco.outer.outgoing import Outgoing
 from muloco.outer.terms import Setting, Terms, layout_of
 from muloco.outer.transaction import Agreement, NonFinitePseudogradient
-from muloco.outer.transport import Transport
+from muloco.outer.transport import Transport, TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -390,7 +390,12 @@ class OuterLoop:
         sent = self._sent
         fragment = self.fragments[sent.fragment]
         started = time.perf_counter()
-        arrived = sent.pending.result()
+        try:
+            arrived = sent.pending.result()
+        except RuntimeError as error:
+            if not isinstance(error, TransportError):  # which `sync_alone` repeats
+                self._sent = None
+            raise
         self._sent = None
         agreement = arrived.agreement
         if agreement.donor is not None:
