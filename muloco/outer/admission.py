@@ -1,7 +1,8 @@
-"""Who is let into a new group of workers: those that hold the run's secret.
+"""Who is let into a new group of workers: those that hold the run's secret and speak the same version of the protocol.
 
 The lighthouse lets everybody into a quorum. So before its members connect, each one shows the others in their store
-that it holds the secret. A stranger is left out, and so is a member that says nothing; the others connect without them.
+that it holds the secret, and which version it speaks. A stranger is left out, and so is a member that says nothing; the
+others connect without them.
 
 A member writes random bytes, reads those of all others, and then writes a tag over all of them. So no answer of an
 earlier meeting serves a second time. Members that have met the same others connect, under a name that follows from
@@ -9,6 +10,7 @@ their common key; where they have not (one of them was too late for another one)
 their round fails.
 """
 
+import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from datetime import timedelta
 from torch.distributed import Store
 
 from muloco.outer.authentication import NONCE_BYTES, TAG_BYTES, Key
+from muloco.outer.header import PROTOCOL
 from muloco.outer.transport import TransportError
 
 DOUBTFUL = timedelta(seconds=5)
@@ -34,7 +37,9 @@ class Admission:
     admitted: tuple[int, ...]
     """Those that are let in, this member among them, by their ranks in the quorum."""
     strangers: tuple[int, ...]
-    """Those that do not hold the secret."""
+    """Those that do not hold the secret, or speak another version of the protocol."""
+    versions: dict[int, int]
+    """The version of each stranger that does hold the secret."""
     silent: tuple[int, ...]
     """Those that have said nothing in time."""
     remarks: dict[int, str]
@@ -74,13 +79,16 @@ def admit(
     nonces = dict(sorted(nonces.items()))
     present = [member for member, nonce in nonces.items() if nonce]
     seen = key.tag("seen", *nonces.values())
-    store.set(f"proof/{rank}", (seen + key.tag("admission", rank, seen)).hex())
+    store.set(f"proof/{rank}", f"{PROTOCOL} {(seen + key.tag('admission', PROTOCOL, rank, seen)).hex()}")
     proofs = _collect(store, "proof", present, patience)
-    admitted, strangers = [], []
+    admitted, strangers, versions = [], [], {}
     for member, proof in proofs.items():
-        theirs, tag = _halves(proof)
-        if proof and not key.holds(tag, "admission", member, theirs):
+        version, theirs, tag = _parts(proof)
+        if proof and not key.holds(tag, "admission", version, member, theirs):
             strangers.append(member)
+        elif proof and version != PROTOCOL:
+            strangers.append(member)
+            versions[member] = version
         elif proof and theirs != seen:
             raise TransportError(f"member {member} of {size} has met other members than this worker has")
         elif proof:
@@ -93,18 +101,20 @@ def admit(
         name=common.tag("name").hex()[:16],
         admitted=tuple(admitted),
         strangers=tuple(strangers),
+        versions=versions,
         silent=tuple(member for member in range(size) if not proofs.get(member)),
         remarks={member: nonces[member].partition(b" ")[2].decode("utf-8", "replace") for member in admitted},
     )
 
 
-def _halves(proof: bytes) -> tuple[bytes, bytes]:
-    """Returns what a member says that it has seen, and its tag; nothing where it has written something else."""
-    try:
-        data = bytes.fromhex(proof.decode())
-    except ValueError:
-        return b"", b""
-    return data[:TAG_BYTES], data[TAG_BYTES:]
+def _parts(proof: bytes) -> tuple[int, bytes, bytes]:
+    """Returns the version of a member, what it says that it has seen, and its tag over both; nothing where it has
+    written something else."""
+    said = re.fullmatch(rb"(\d{1,9}) ([0-9a-f]+)", proof)
+    if said is None or len(said[2]) != 4 * TAG_BYTES:
+        return 0, b"", b""
+    data = bytes.fromhex(said[2].decode())
+    return int(said[1]), data[:TAG_BYTES], data[TAG_BYTES:]
 
 
 def _collect(store: Store, kind: str, members: Collection[int], patience: timedelta) -> dict[int, bytes]:

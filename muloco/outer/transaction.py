@@ -15,7 +15,7 @@ from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders,
 from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
-from muloco.outer.header import NOTHING, Header, read_header
+from muloco.outer.header import NOTHING, PROTOCOL, Header, read_header
 from muloco.outer.reachability import StaysOut
 from muloco.outer.transport import Round, Transport, TransportError
 from muloco.phases import reach
@@ -202,7 +202,8 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
             if among_strangers and not first_comer and waited >= ALONE_SECONDS:
                 raise ForeignRun(
                     f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not "
-                    "have the same secret (MULOCO_SECRET); give it the secret of the run"
+                    f"have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it the "
+                    "secret of the run, and install the same muloco"
                 )
             enough = awaited.workers if waited < awaited.late_after else awaited.least
             if not among_strangers and (len(headers) >= enough or any(h.fragment != NOTHING for h in headers)):
@@ -221,7 +222,7 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
 
 
 def _without_secret(strangers: Sequence[str]) -> str:
-    return f"; {', '.join(strangers)} came without the secret of this run (MULOCO_SECRET)" if strangers else ""
+    return f"; {', '.join(strangers)} came without the secret of this run or its version of muloco" if strangers else ""
 
 
 def _left_behind(own: Header) -> Agreement:

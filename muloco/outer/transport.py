@@ -47,7 +47,8 @@ class Round(Protocol):
     exchanges: int
     """Exchanges of this round so far."""
     strangers: Sequence[str]
-    """Who has come to the lighthouse without the run's secret, as a person would name each; they are no members."""
+    """Who has come to the lighthouse without the run's secret, or with another version of the protocol, as a person
+    would name each; they are no members."""
 
     @property
     def name(self) -> str:
