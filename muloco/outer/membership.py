@@ -140,6 +140,7 @@ class Membership:
     def part(self, transport: Transport) -> None:
         """This worker meets nobody from here on but itself, at `transport`. What it commits is its own affair: for
         the others, if there are any, the run has not gone on."""
+        transport.any_rank = self.transport.any_rank  # type: ignore[method-assign] # together
         self.transport = transport
         self.crowd = replace(self.crowd, least=1, late_after=0.0, committed=lambda step, fragment, members: None)
 

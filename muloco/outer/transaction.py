@@ -26,7 +26,8 @@ ATTEMPTS = 10
 """Rounds that may fail in a row before the worker gives up. Those do not count that fail because of a stranger, or in
 which this worker takes no part because it does not reach another one."""
 PAUSE_SECONDS = 0.5
-"""Pause after a round that does not count."""
+"""Pause after a round that does not count. After one that counts there is none at first, so that the survivors of a lost
+worker go on at once, and then one that is longer each time: what makes rounds fail at once may be over in seconds."""
 ALONE_SECONDS = 30.0
 """Seconds for which a new worker has to meet nobody but strangers, from its first round on, to take itself for one: the
 others of its run may still be on their way. Strangers that come later are the strangers."""
@@ -170,8 +171,7 @@ def agree(
             give_up = f"a stranger has stayed for {patience:g} s"
         if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
             raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
-        if not counts:
-            time.sleep(PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS * (max(0, failures - 2) if counts else 1))
     raise AssertionError("there is always another attempt")
 
 
