@@ -26,8 +26,8 @@ ATTEMPTS = 10
 """Rounds that may fail in a row before the worker gives up. Those do not count that fail because of a stranger, or in
 which this worker takes no part because it does not reach another one."""
 PAUSE_SECONDS = 0.5
-"""Pause after a round that does not count. After one that counts there is none at first, so that the survivors of a lost
-worker go on at once, and then one that is longer each time: what makes rounds fail at once may be over in seconds."""
+"""Pause after a round that does not count. After one that counts there is none at first, so that the survivors of a
+lost worker go on at once, and then one that is longer each time: what makes rounds fail at once may soon be over."""
 ALONE_SECONDS = 30.0
 """Seconds for which a new worker has to meet nobody but strangers, from its first round on, to take itself for one: the
 others of its run may still be on their way. Strangers that come later are the strangers."""
