@@ -61,6 +61,8 @@ class Reachability:
         self._tried = -math.inf
         """When this worker last looked again."""
         self._looking: threading.Thread | None = None
+        self.elsewhere: Collection[int] = ()
+        """Workers that are `apart` from other ranks of this worker. All its ranks have to act alike."""
         self.out: dict[int, int] = {}
         """Members of the last quorum that stay out of its rounds, and on account of which other one."""
 
@@ -85,6 +87,10 @@ class Reachability:
         """The workers that this one has not reached in so many failed rounds in a row, nor since."""
         return sorted(worker for worker, failures in [*self._failures.items()] if failures >= FAILURES)
 
+    def _apart_from_a_rank(self) -> list[int]:
+        """The workers that are `apart` from this rank or another one of this worker."""
+        return sorted({*self.apart(), *(worker for worker in self.elsewhere if worker in self._addresses)})
+
     def look_again(self) -> None:
         """Tries to reach the workers that are `apart`, every `RETRY_SECONDS` at most."""
         doubtful = self.apart()
@@ -105,7 +111,7 @@ class Reachability:
     def remark(self) -> str:
         """What this worker tells the other members of a quorum: its address, and those of the workers that are `apart`
         from it."""
-        return " ".join([self._address, *(self._addresses[worker] for worker in self.apart())])
+        return " ".join([self._address, *(self._addresses[worker] for worker in self._apart_from_a_rank())])
 
     def settle(self, remarks: Mapping[int, str]) -> set[int]:
         """Returns which members of a quorum stay out of its rounds.
@@ -138,7 +144,7 @@ class Reachability:
             host: name or address of the machine over which they tell each other.
         """
         self.out = {}
-        apart = self.apart()
+        apart = self._apart_from_a_rank()
         if not any(_host(self._addresses[worker]) == host for worker in apart):
             return False
         self.out = staying_out(dict[int, Collection[int]](dict.fromkeys(workers, ())) | {self._worker: apart})
@@ -149,7 +155,7 @@ class Reachability:
         if self._worker not in self.out:
             return False
         self.look_again()
-        return self.out[self._worker] in self.apart()
+        return self.out[self._worker] in self._apart_from_a_rank()
 
     def reason_to_stay_out(self) -> StaysOut | None:
         """Why this worker takes part in no round of the last quorum; None: it may."""
