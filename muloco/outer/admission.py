@@ -1,8 +1,10 @@
-"""Admission to a new group of workers: only the workers that hold the run's secret are let in.
+"""Admission to a new group of workers: only workers that hold the run's secret and use the same version of the
+protocol are let in.
 
 The lighthouse lets every process into a quorum. Therefore, before the members of a quorum connect, each one proves to
-the others, through the store that they share, that it holds the secret. A member that cannot prove it (a stranger) is
-left out, and so is a member that does not answer in time (a silent one). The others connect without them.
+the others, through the store that they share, that it holds the secret, and states its version. A member that cannot
+prove it, or uses another version (a stranger), is left out, and so is a member that does not answer in time (a silent
+one). The others connect without them.
 
 For this, each member writes random bytes into the store, reads the random bytes of all others, and writes a tag over
 all of them. Because the bytes are new each time, nothing that was written for an earlier group is accepted again.
@@ -10,6 +12,7 @@ Members that have read the same bytes and admitted the same others derive the sa
 Members that have not, because one was too late for some of them, do not connect, and their round fails.
 """
 
+import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from datetime import timedelta
 from torch.distributed import Store
 
 from muloco.outer.authentication import NONCE_BYTES, TAG_BYTES, Key
+from muloco.outer.header import PROTOCOL
 from muloco.outer.transport import TransportError
 
 DOUBTFUL = timedelta(seconds=5)
@@ -35,7 +39,9 @@ class Admission:
     admitted: tuple[int, ...]
     """Ranks in the quorum of the members of the group, this member included."""
     strangers: tuple[int, ...]
-    """Ranks in the quorum of the members that do not hold the secret."""
+    """Ranks in the quorum of the members that do not hold the secret, or use another version of the protocol."""
+    versions: dict[int, int]
+    """By rank: the version of each stranger that holds the secret."""
     silent: tuple[int, ...]
     """Ranks in the quorum of the members that did not answer in time."""
     remarks: dict[int, str]
@@ -75,13 +81,16 @@ def admit(
     nonces = dict(sorted(nonces.items()))
     present = [member for member, nonce in nonces.items() if nonce]
     seen = key.tag("seen", *nonces.values())
-    store.set(f"proof/{rank}", (seen + key.tag("admission", rank, seen)).hex())
+    store.set(f"proof/{rank}", f"{PROTOCOL} {(seen + key.tag('admission', PROTOCOL, rank, seen)).hex()}")
     proofs = _collect(store, "proof", present, patience)
-    admitted, strangers = [], []
+    admitted, strangers, versions = [], [], {}
     for member, proof in proofs.items():
-        theirs, tag = _halves(proof)
-        if proof and not key.holds(tag, "admission", member, theirs):
+        version, theirs, tag = _parts(proof)
+        if proof and not key.holds(tag, "admission", version, member, theirs):
             strangers.append(member)
+        elif proof and version != PROTOCOL:
+            strangers.append(member)
+            versions[member] = version
         elif proof and theirs != seen:
             raise TransportError(f"member {member} of {size} has met different members than this worker has")
         elif proof:
@@ -94,18 +103,20 @@ def admit(
         name=common.tag("name").hex()[:16],
         admitted=tuple(admitted),
         strangers=tuple(strangers),
+        versions=versions,
         silent=tuple(member for member in range(size) if not proofs.get(member)),
         remarks={member: nonces[member].partition(b" ")[2].decode("utf-8", "replace") for member in admitted},
     )
 
 
-def _halves(proof: bytes) -> tuple[bytes, bytes]:
-    """Returns the digest of what a member has read, and its tag; two empty values if the entry is malformed."""
-    try:
-        data = bytes.fromhex(proof.decode())
-    except ValueError:
-        return b"", b""
-    return data[:TAG_BYTES], data[TAG_BYTES:]
+def _parts(proof: bytes) -> tuple[int, bytes, bytes]:
+    """Returns the version of a member, the digest of what it has read, and its tag; zero and two empty values if the
+    entry is malformed."""
+    said = re.fullmatch(rb"(\d{1,9}) ([0-9a-f]+)", proof)
+    if said is None or len(said[2]) != 4 * TAG_BYTES:
+        return 0, b"", b""
+    data = bytes.fromhex(said[2].decode())
+    return int(said[1]), data[:TAG_BYTES], data[TAG_BYTES:]
 
 
 def _collect(store: Store, kind: str, members: Collection[int], patience: timedelta) -> dict[int, bytes]:

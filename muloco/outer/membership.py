@@ -140,6 +140,7 @@ class Membership:
     def part(self, transport: Transport) -> None:
         """Takes this worker out of the run's rounds: from now on it is alone, in rounds over `transport`. These are not
         written to the commit log, because the run has not gone on by them."""
+        transport.any_rank = self.transport.any_rank  # type: ignore[method-assign] # its ranks still act together
         self.transport = transport
         self.crowd = replace(self.crowd, least=1, late_after=0.0, committed=lambda step, fragment, members: None)
 

@@ -14,6 +14,7 @@ from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGro
 from muloco.outer.admission import Admission, admit
 from muloco.outer.authentication import Key
 from muloco.outer.gate import LOOPBACK
+from muloco.outer.header import PROTOCOL
 from muloco.outer.network import Network, split
 from muloco.outer.reachability import Reachability
 
@@ -52,7 +53,8 @@ class PeerGroup(ProcessGroupWrapper):
     """The result of the admission in the last configuration."""
     _global_ranks: list[int] | None
     strangers: Sequence[str] = ()
-    """Names, as messages show them, of the members that do not hold the secret."""
+    """Names, as messages show them, of the members that do not hold the secret or use another version of the
+    protocol."""
     reachability = Reachability(0, "")
     """State of this worker's connections to the others; without an address it sends them no remark."""
     workers: Sequence[int] = ()
@@ -86,13 +88,13 @@ class PeerGroup(ProcessGroupWrapper):
         admitted = [m for m in self.admission.admitted if m >= len(workers) or workers[m] not in out]
         if reachability.reason_to_stay_out() is not None:
             admitted = [rank]
-        self.strangers = tuple(map(self.call, self.admission.strangers))
-        for kind, left_out in (
-            ("does not have the secret of this run (MULOCO_SECRET)", self.admission.strangers),
-            ("did not answer in time", self.admission.silent),
-        ):
-            for other in left_out:
-                logger.warning("%s %s; the others go on without it", self.call(other), kind)
+        self.strangers = tuple(self._introduce(stranger) for stranger in self.admission.strangers)
+        kinds = dict.fromkeys(self.admission.strangers, "does not have the secret of this run (MULOCO_SECRET)")
+        for other, version in self.admission.versions.items():
+            kinds[other] = f"uses version {version} of the protocol, and this worker version {PROTOCOL}"
+        kinds |= dict.fromkeys(self.admission.silent, "did not answer in time")
+        for other, kind in kinds.items():
+            logger.warning("%s %s; the others go on without it", self.call(other), kind)
         if self._global_ranks is not None:
             self._global_ranks = [self._global_ranks[other] for other in admitted]
         self.place, self.members = admitted.index(rank), len(admitted)
@@ -105,6 +107,11 @@ class PeerGroup(ProcessGroupWrapper):
         if self._global_ranks is None:
             return f"member {rank}"
         return f"worker {(self._global_ranks[rank] - (self._group_rank or 0)) // (self._group_world_size or 1)}"
+
+    def _introduce(self, stranger: int) -> str:
+        """As `call`, with the version of one that has the secret."""
+        version = self.admission.versions.get(stranger)
+        return self.call(stranger) + ("" if version is None else f" (version {version} of the protocol)")
 
     @property
     def connected(self) -> bool:

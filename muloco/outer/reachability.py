@@ -64,6 +64,8 @@ class Reachability:
         self._tried = -math.inf
         """Time of the last call of `look_again`."""
         self._looking: threading.Thread | None = None
+        self.elsewhere: Collection[int] = ()
+        """Workers that are `apart` from other ranks of this worker. All its ranks have to act alike."""
         self.out: dict[int, int] = {}
         """Members of the last quorum that stay out of its rounds, each with the worker that it cannot reach."""
         self._told: dict[int, int] = {}
@@ -89,6 +91,10 @@ class Reachability:
         """Returns the workers that were unreachable in enough failed rounds in a row and were not reached since."""
         return sorted(worker for worker, failures in [*self._failures.items()] if failures >= FAILURES)
 
+    def _apart_from_a_rank(self) -> list[int]:
+        """The workers that are `apart` from this rank or another one of this worker."""
+        return sorted({*self.apart(), *(worker for worker in self.elsewhere if worker in self._addresses)})
+
     def look_again(self) -> None:
         """Tries to reach the workers that are `apart`, at most once in `RETRY_SECONDS`."""
         doubtful = self.apart()
@@ -108,7 +114,7 @@ class Reachability:
 
     def remark(self) -> str:
         """Returns this worker's remark: its address and those of the workers that are `apart` from it."""
-        return " ".join([self._address, *(self._addresses[worker] for worker in self.apart())])
+        return " ".join([self._address, *(self._addresses[worker] for worker in self._apart_from_a_rank())])
 
     def settle(self, remarks: Mapping[int, str]) -> set[int]:
         """Returns which members of a quorum stay out of its rounds.
@@ -146,7 +152,7 @@ class Reachability:
             True if it stays out.
         """
         self.out = {}
-        apart = self.apart()
+        apart = self._apart_from_a_rank()
         if not any(_host(self._addresses[worker]) == host for worker in apart):
             return False
         self.out = staying_out(dict[int, Collection[int]](dict.fromkeys(workers, ())) | {self._worker: apart})
@@ -157,7 +163,7 @@ class Reachability:
         if self._worker not in self.out:
             return False
         self.look_again()
-        return self.out[self._worker] in self.apart()
+        return self.out[self._worker] in self._apart_from_a_rank()
 
     def reason_to_stay_out(self) -> StaysOut | None:
         """Returns why this worker takes part in no round of the last quorum, or None if it may take part."""

@@ -150,6 +150,7 @@ class TorchftTransport:
         Raises:
             TransportError: there is no quorum within the timeout.
         """
+        self.reachability.elsewhere = self._of_all_ranks(self.reachability.apart())
         try:
             self._manager.start_quorum(allow_heal=False)
         except (RuntimeError, TimeoutError) as error:
@@ -308,6 +309,20 @@ class TorchftTransport:
         bounds = torch.tensor([number, -number])
         dist.all_reduce(bounds, dist.ReduceOp.MIN, group=self._ranks_group)
         return bool(bounds[0] == -bounds[1])
+
+    def _of_all_ranks(self, numbers: Sequence[int]) -> set[int]:
+        """The numbers, none below 0, that the ranks of this worker have given, all together."""
+        if self._ranks_group is None:
+            return set(numbers)
+        most = torch.tensor(len(numbers))
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self._ranks_group)
+        if not most:
+            return set()
+        own = torch.full((int(most),), -1)
+        own[: len(numbers)] = torch.tensor(numbers, dtype=own.dtype)
+        given = [torch.empty_like(own) for _ in range(self._ranks_group.size())]
+        dist.all_gather(given, own, group=self._ranks_group)
+        return {number for part in given for number in part.tolist()} - {-1}
 
     @property
     def round_name(self) -> str:

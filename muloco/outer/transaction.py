@@ -15,7 +15,7 @@ from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders,
 from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
-from muloco.outer.header import NOTHING, Header, read_header
+from muloco.outer.header import NOTHING, PROTOCOL, Header, read_header
 from muloco.outer.reachability import StaysOut
 from muloco.outer.transport import Round, Transport, TransportError
 from muloco.phases import reach
@@ -26,7 +26,8 @@ ATTEMPTS = 10
 """Rounds that may fail in a row before the worker gives up. A round does not count if it fails because of a stranger,
 or if this worker stays out of it because it cannot reach another one."""
 PAUSE_SECONDS = 0.5
-"""Pause after a round that does not count."""
+"""Pause after a round that does not count. After one that counts there is none at first, so that the survivors of a
+lost worker go on at once, and then one that is longer each time: what makes rounds fail at once may soon be over."""
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
@@ -170,8 +171,7 @@ def agree(
             give_up = f"for {patience:g} s all rounds have failed because of a worker that does not belong to the run"
         if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
             raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
-        if not counts:
-            time.sleep(PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS * (max(0, failures - 2) if counts else 1))
     raise AssertionError("there is always another attempt")
 
 
@@ -202,7 +202,8 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
             if among_strangers and not first_comer and waited >= ALONE_SECONDS:
                 raise ForeignRun(
                     f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not "
-                    "have the same secret (MULOCO_SECRET); give it the secret of the run"
+                    f"have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it the "
+                    "secret of the run, and install the same muloco"
                 )
             enough = awaited.workers if waited < awaited.late_after else awaited.least
             if not among_strangers and (len(headers) >= enough or any(h.fragment != NOTHING for h in headers)):
@@ -221,7 +222,7 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
 
 
 def _without_secret(strangers: Sequence[str]) -> str:
-    return f"; {', '.join(strangers)} came without the secret of this run (MULOCO_SECRET)" if strangers else ""
+    return f"; {', '.join(strangers)} came without the secret of this run or its version of muloco" if strangers else ""
 
 
 def _left_behind(own: Header) -> Agreement:

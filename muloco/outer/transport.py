@@ -47,7 +47,8 @@ class Round(Protocol):
     exchanges: int
     """Exchanges of this round so far."""
     strangers: Sequence[str]
-    """Names, as messages show them, of processes without the secret at the lighthouse; they are not members."""
+    """Names, as messages show them, of processes at the lighthouse without the secret or with another version of the
+    protocol; they are not members."""
 
     @property
     def name(self) -> str:

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
+import torch.distributed as dist
+
 from muloco.outer.authentication import Key
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.torchft import TorchftTransport
@@ -24,16 +26,20 @@ def connect(
     quorum_seconds: float = 30,
     exchange_seconds: float = 20,
     group: Callable[[timedelta], PeerGroup] = GlooGroup,
+    rank: int = 0,
+    ranks: int = 1,
+    ranks_group: dist.ProcessGroup | None = None,
 ) -> TorchftTransport:
-    """One worker's end; a worker of one rank."""
+    """One rank's end; of a worker of one rank, where nothing else is said."""
     return TorchftTransport(
         run=run,
         secret=secret,
         worker=worker,
         least=least,
         lighthouse=lighthouse,
-        rank=0,
-        ranks=1,
+        rank=rank,
+        ranks=ranks,
+        ranks_group=ranks_group,
         host="127.0.0.1",
         group=group(timedelta(seconds=exchange_seconds)),
         quorum_timeout=timedelta(seconds=quorum_seconds),

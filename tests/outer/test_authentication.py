@@ -12,6 +12,7 @@ from torch.distributed import HashStore, PrefixStore, Store
 from muloco.outer import TransportError
 from muloco.outer.admission import Admission, admit
 from muloco.outer.authentication import Key
+from muloco.outer.header import PROTOCOL
 
 from .over_torchft import KEY, in_threads
 
@@ -111,12 +112,27 @@ def of_another(store: Store, rank: int, size: int) -> str:
     return store.get(f"proof/{1 - rank}").decode()
 
 
+def of_version(version: int) -> Member:
+    """Holds the secret."""
+
+    def meet(store: Store, rank: int, size: int) -> str:
+        store.set(f"nonce/{rank}", "00" * 16)
+        store.wait([f"nonce/{member}" for member in range(size)])
+        seen = KEY.tag("seen", *(store.get(f"nonce/{member}") for member in range(size)))
+        store.set(f"proof/{rank}", f"{version} {(seen + KEY.tag('admission', version, rank, seen)).hex()}")
+        return ""
+
+    return meet
+
+
 LIES: dict[str, Member] = {
     "another secret": member(OTHER),
     "nothing": says(lambda *_: ""),
     "noise": says(lambda *_: "\u00e9" * 99),
-    "half": says(lambda *_: "00" * 32),
-    "zeros": says(lambda *_: "00" * 64),
+    "half": says(lambda *_: f"{PROTOCOL} {'00' * 32}"),
+    "zeros": says(lambda *_: f"{PROTOCOL} {'00' * 64}"),
+    "no version": says(lambda *_: "00" * 64),
+    "another version": of_version(PROTOCOL + 1),
     "the proof of another member": says(of_another),
 }
 
@@ -131,6 +147,16 @@ def test_a_stranger_is_left_out(lie: str) -> None:
         assert sorted(admission.strangers + admission.silent) == [1]
     if isinstance(stranger, Admission):
         assert stranger.admitted == (1,) and sorted(stranger.strangers) == [0, 2, 3]
+
+
+def test_a_stranger_with_the_secret_is_known_by_its_version() -> None:
+    for version in (0, PROTOCOL, PROTOCOL + 1):
+        found, _ = meeting(member(), of_version(version))
+        assert isinstance(found, Admission)
+        if version == PROTOCOL:
+            assert (found.admitted, found.strangers, found.versions) == ((0, 1), (), {})
+        else:
+            assert (found.admitted, found.strangers, found.versions) == ((0,), (1,), {1: version})
 
 
 def test_one_that_says_nothing_is_left_out() -> None:

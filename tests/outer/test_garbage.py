@@ -234,8 +234,9 @@ def test_a_mean_of_garbage_is_only_wrong(kind: str, reduce: str) -> None:
         assert mean.shape == (ELEMENTS,)
 
 
-def test_rounds_of_garbage_end_with_one_error() -> None:
+def test_rounds_of_garbage_end_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether lengths or headers are garbage, each round fails as with a lost worker."""
+    monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
     wire = Compression(codec=CODECS["topk"]).wire({name: torch.empty(shape) for name, shape in UNEVEN.items()})
     for first in (0, 1):
         draw, opened = random.Random(first), []

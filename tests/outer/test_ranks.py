@@ -16,7 +16,7 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Membership
 from muloco.outer.reachability import StaysOut
 from muloco.outer.terms import Terms
-from muloco.outer.transaction import agree, assemble
+from muloco.outer.transaction import NOBODY, agree, assemble
 
 from .over_torchft import connect, in_threads
 from .toy import SECONDS
@@ -135,6 +135,23 @@ def test_a_state_that_one_rank_does_not_get_is_taken_over_by_none(unlucky: int) 
 
     assert ranks.run(work) == ["", ""]
     assert unpacked == []
+
+
+def test_if_the_others_went_on_without_a_worker_that_is_alone_all_its_ranks_know() -> None:
+    """Only its first rank reads the commit logs."""
+    ranks = Ranks()
+
+    def work(rank: int) -> None:
+        crowd = Crowd(workers=2, passed=lambda step, fragment: rank == 0)
+        member = Membership(
+            ranks.transport(rank), crowd, terms=Terms(), wire_of=lambda fragment: WIRE, share=str, transfer=None
+        )
+        member.part(InProcessGroup(1).transport(0))
+        own = SimpleNamespace(finite=True, overwrite=False, vector=lambda: torch.ones(3))
+        agreement = member.agree(1, 0, own, weight=1, checksum=torch.tensor(1))  # type: ignore[arg-type]
+        assert agreement.donor == NOBODY
+
+    assert ranks.run(work) == ["", ""]
 
 
 def test_a_worker_stops_waiting_for_a_quorum_when_one_of_its_ranks_does(lighthouse) -> None:

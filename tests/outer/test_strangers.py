@@ -150,6 +150,27 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
         agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
 
 
+def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones are repeated at once."""
+    pauses: list[float] = []
+    monkeypatch.setattr("muloco.outer.transaction.time.sleep", pauses.append)
+
+    def cut_off(step: int):
+        group = InProcessGroup(1).transport(0)
+        round = group.open(step)
+        group.cut()
+        return round
+
+    transport = SimpleNamespace(open=cut_off, any_rank=bool, device=torch.device("cpu"))
+    own = Header(
+        **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
+        **{"finite": True, "digest": 1, "share": "", "history": "h"},
+    )
+    with pytest.raises(TransportError, match="10 rounds failed"):
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: Compression().wire({"w": torch.empty(3)}))
+    assert pauses[:2] == [0, 0] and sum(pauses) > 10
+
+
 @pytest.mark.parametrize(
     ("strangers", "history", "others", "stops"),
     [(["worker 1"], "", 0, True), ([], "", 0, False), (["worker 1"], "h", 0, False), (["worker 2"], "", 1, False)],
