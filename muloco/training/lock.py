@@ -32,8 +32,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextmanager
 def only_one(file: Path, complaint: str, *, patience: float = 0.0, grace: float = 0.0) -> Iterator[None]:
-    """Holds a lock, which ends with this process and which its child processes do not inherit. A lock that is deleted is
-    made again.
+    """Holds a lock, which ends with this process and which its child processes do not inherit. If the file is deleted,
+    it is made again.
 
     Where the file system has no locks, the file is the lock, and its holder changes it every few seconds. A holder that
     has not changed it for a minute, by the clock of whoever watches, is dead, and another process may take its place.
