@@ -8,6 +8,7 @@ import difflib
 import logging
 import math
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -489,6 +490,10 @@ def _prepare(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun starts its ranks in sessions that a kill of its own misses
+        from muloco.launch.processes import end_with_parent
+
+        end_with_parent(signal.SIGKILL)
     chosen = _chosen(command, overrides)
     locate(chosen, find_config(command.config), overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:

@@ -200,8 +200,9 @@ def refusal_in(log: str) -> str | None:
 
 
 def end_with_parent(end_signal: int) -> None:
-    """In the child before its program starts: it heeds the signal that ends it, which a shell's background jobs would
-    ignore if it is SIGINT, and on Linux gets it when its parent dies."""
-    signal.signal(end_signal, signal.SIG_DFL)
+    """In the child: it heeds the signal that ends it, which a shell's background jobs would ignore if it is SIGINT, and on
+    Linux gets it when its parent dies."""
+    if end_signal != signal.SIGKILL:
+        signal.signal(end_signal, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, end_signal)

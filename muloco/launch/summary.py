@@ -131,7 +131,8 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
         steps: inner steps that the config asks for.
     """
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
-    _, reached = max(((line["attempt"], line["step"]) for line in lines), default=(0, 0))
+    # a worker that is about to load a checkpoint is at step 0
+    _, reached = max(((line["attempt"], line["step"]) for line in lines if line["step"] > 0), default=(0, 0))
     where = f"stopped at step {reached} of {steps}" if reached else "stopped before the first step"
     return f"{where}; {way_on(folder)}"
 

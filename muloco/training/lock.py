@@ -25,12 +25,15 @@ SILENT_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 """Seconds to wait until it is certain which of several processes has replaced a dead holder."""
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
+"""Seconds between two looks whether a file that is locked was deleted."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextmanager
 def only_one(file: Path, complaint: str, *, patience: float = 0.0, grace: float = 0.0) -> Iterator[None]:
-    """Holds a lock, which ends with this process and which its child processes do not inherit.
+    """Holds a lock, which ends with this process and which its child processes do not inherit. If the file is deleted,
+    it is made again.
 
     If the file system does not support locks, the file itself is the lock, and its holder changes it every few seconds.
     A holder that has not changed it for a minute, by the clock of the waiting process, counts as dead and may be
@@ -74,17 +77,62 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
             if error.errno not in _NO_LOCKS:
                 raise
             return _Heartbeat(file).taken(complaint, deadline)
-        # a file that its holder has removed in the meantime is no longer the lock
-        if file.exists() and os.path.samestat(os.stat(file), os.fstat(lock)):
+        if _is_at(file, lock):  # a file that its holder has removed in the meantime is no longer the lock
             break
         os.close(lock)
     _wait_for_children(_text(lock), grace)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{_own_name()}\n".encode(), 0)
-    release = contextlib.ExitStack()
-    release.callback(os.close, lock)
-    release.callback(file.unlink, missing_ok=True)
-    return release
+    return _Locked(file, lock).kept()
+
+
+class _Locked:
+    """A file that is locked. If it is deleted meanwhile, it is made and locked again, as others would find no lock.
+
+    Args:
+        file: the lock.
+        lock: its descriptor.
+    """
+
+    def __init__(self, file: Path, lock: int):
+        self._file, self._lock = file, lock
+        self._over = threading.Event()
+
+    def kept(self) -> contextlib.ExitStack:
+        """Names its holder in the file. Returns what releases it."""
+        with contextlib.ExitStack() as release:
+            release.callback(self._close)
+            _name_holder(self._lock)
+            thread = threading.Thread(target=self._go_on, name=f"lock {self._file.name}", daemon=True)
+            thread.start()
+            release.callback(thread.join)
+            release.callback(self._over.set)
+            return release.pop_all()
+
+    def _go_on(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            if _is_at(self._file, self._lock):
+                continue
+            try:
+                lock = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            except OSError:  # its folder is gone, too
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _name_holder(lock)
+            except BlockingIOError:
+                _end_behind(_name_in(_text(lock)), self._file)
+                os.close(lock)
+                return
+            except OSError as error:
+                logger.warning("the lock %s cannot be renewed: %s", self._file, error)
+                os.close(lock)
+                continue
+            os.close(self._lock)
+            self._lock = lock
+
+    def _close(self) -> None:
+        if _is_at(self._file, self._lock):
+            self._file.unlink(missing_ok=True)
+        os.close(self._lock)
 
 
 class _Heartbeat:
@@ -145,8 +193,7 @@ class _Heartbeat:
             except OSError as error:
                 logger.warning("the lock %s cannot be renewed: %s", self._file, error)
                 continue
-            logger.error("%s has taken over %s, so this process ends", _name_in(self._read()), self._file)
-            _thread.interrupt_main()
+            _end_behind(_name_in(self._read()), self._file)
             return
 
     def _beat(self) -> None:
@@ -166,6 +213,24 @@ class _Heartbeat:
     def _remove(self) -> None:
         if self._is_own():
             self._file.unlink(missing_ok=True)
+
+
+def _is_at(file: Path, lock: int) -> bool:
+    """Whether the path still leads to the file of the descriptor."""
+    try:
+        return os.path.samestat(os.stat(file, follow_symlinks=False), os.fstat(lock))
+    except OSError:
+        return False
+
+
+def _name_holder(lock: int) -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{_own_name()}\n".encode(), 0)
+
+
+def _end_behind(holder: str, file: Path) -> None:
+    logger.error("%s has taken over %s, so this process ends", holder, file)
+    _thread.interrupt_main()
 
 
 def _wait_for_children(holder: str, grace: float) -> None:

@@ -1,12 +1,15 @@
 """Whose a run folder is, and what a start that fails leaves there."""
 
+import fcntl
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from muloco.training.attempts import begin_attempt
 from muloco.training.commits import CommitLog
 from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder
+
+from ..patience import PATIENCE
 
 CONTENTS = {"chosen": {}, "resolved": {"a": [1, 2]}}
 
@@ -154,6 +159,45 @@ def test_one_supervisor_trains_a_run_until_it_ends_however_that_is(
             holder.kill()
             os.kill(worker, signal.SIGKILL)
     assert not list(folder.root.iterdir())
+
+
+def test_a_folder_that_is_deleted_and_made_again_is_still_that_of_its_supervisor(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a")
+    lock = folder.root / ".training"
+    with only_supervisor(folder):
+        shutil.rmtree(folder.root)
+        folder.root.mkdir()
+        deadline = time.monotonic() + PATIENCE
+        while not (lock.exists() and lock.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(ConfigError, match=f"is being trained .process {os.getpid()} on"), only_supervisor(folder):
+            raise AssertionError("two supervisors")
+    assert not lock.exists()
+
+
+def test_a_supervisor_whose_folder_another_one_has_taken_ends(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a")
+    lock = folder.root / ".training"
+    with pytest.raises(KeyboardInterrupt), only_supervisor(folder):
+        other = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        (tmp_path / "lock").replace(lock)
+        for _ in range(100 * PATIENCE):
+            time.sleep(0.01)
+    assert os.path.samestat(os.stat(lock), os.fstat(other)), "the lock of the other one stays"
+    os.close(other)
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    folder = RunFolder(tmp_path / "a")
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(ConfigError, match="No space left on device"), only_supervisor(folder):
+        raise AssertionError("without a name in the lock")
+    assert not folder.root.exists()
 
 
 def test_the_lock_of_a_run_touches_no_other_file(tmp_path: Path) -> None:

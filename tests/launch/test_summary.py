@@ -98,6 +98,17 @@ def test_how_a_run_stopped(tmp_path: Path, reached: list[tuple[int, int]], kept:
     assert how_it_stopped(folder, steps=200) == f"{said}: muloco train {folder.config} --resume"
 
 
+def test_a_run_that_stops_while_it_is_resumed_says_how_far_it_had_come(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for attempt, step, values in ((1, 25, {"loss": 5.0}), (2, 0, {"event": "state", "state": "loading a checkpoint"})):
+        writer = MetricsWriter(folder.metrics(0), worker=0, attempt=attempt)
+        writer.write(step, values)
+        writer.close()
+    save_checkpoint(folder, 20)
+    said = "stopped at step 25 of 200; the checkpoint of step 20 is kept; resume with"
+    assert how_it_stopped(folder, steps=200) == f"{said}: muloco train {folder.config} --resume"
+
+
 def test_earlier_starts_took_the_time_between_their_lines(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics(0).parent.mkdir()
