@@ -77,9 +77,10 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
         if file.exists() and os.path.samestat(os.stat(file), os.fstat(lock)):
             break
         os.close(lock)
-    _wait_for_children(_text(lock), grace)
+    last = _text(lock)
     os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{_own_name()}\n".encode(), 0)
+    os.pwrite(lock, f"{_own_name()}\n".encode(), 0)  # before the wait, so that whoever is refused learns who waits
+    _wait_for_children(last, grace)
     release = contextlib.ExitStack()
     release.callback(os.close, lock)
     release.callback(file.unlink, missing_ok=True)
