@@ -27,6 +27,8 @@ ATTEMPTS = 10
 which this worker takes no part because it does not reach another one."""
 PAUSE_SECONDS = 0.5
 """Pause after a round that does not count."""
+TELL_SECONDS = 5.0
+"""Seconds of waiting after which a worker tells for whom it waits at the start."""
 ALONE_SECONDS = 30.0
 """Seconds for which a new worker has to meet nobody but strangers to take itself for one: the others of its run may
 still be on their way."""
@@ -187,6 +189,7 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
         ForeignRun: this worker does not belong to the run; see `muloco.outer.company.company_of`.
     """
     started = time.monotonic()
+    told = 0
     while True:
         round = transport.open(own.step)
         waited = time.monotonic() - started
@@ -207,6 +210,13 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
             return replace(agreement, bytes_sent=round.bytes_sent)
+        if waited > TELL_SECONDS and not failure and round.size != told:
+            told = round.size
+            logger.info(
+                "waiting for other workers: %d of %d are here; training begins when all are, or after %g s with at "
+                "least %d (fault_tolerance.straggler_timeout_seconds, min_replica_size)",
+                *(round.size, awaited.workers, awaited.late_after, awaited.least),
+            )
         if waited > awaited.patience and not stays_out:
             raise TransportError(
                 f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "

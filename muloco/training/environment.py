@@ -142,8 +142,8 @@ def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise ConfigError(
-                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
-                        "(docs/network.md says how)"
+                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start the "
+                        "lighthouse, or correct its address or the secret (docs/network.md says how)"
                     ) from None
             time.sleep(0.5)
     finally:
