@@ -1,5 +1,6 @@
 """What a worker takes from its environment, and checks of it before the worker starts. Needs nothing but Python."""
 
+import logging
 import os
 import re
 import stat
@@ -11,6 +12,8 @@ from muloco.outer.network import Network
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 """Environment variable: address of the lighthouse, `http://host:port`."""
@@ -134,6 +137,7 @@ def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
 def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
     deadline = time.monotonic() + LIGHTHOUSE_SECONDS
     network = Network(host, secret)
+    told = False
     try:
         while True:
             try:
@@ -145,6 +149,12 @@ def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
                         f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start the "
                         "lighthouse, or correct its address or the secret (docs/network.md says how)"
                     ) from None
+                if not told:
+                    logger.warning(
+                        "waiting for the lighthouse at http://%s:%d for at most %g s: %s",
+                        *(host, port, LIGHTHOUSE_SECONDS, error),
+                    )
+                    told = True
             time.sleep(0.5)
     finally:
         network.close()
