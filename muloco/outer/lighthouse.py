@@ -62,7 +62,7 @@ async def _guard(host: str, port: int, inner: int, secret: bytes, tell: Callable
     try:
         opened = await gate.open(host, port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # below 0 for unknown names
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # <0: unknown name
         raise OSError(_refusal(f"{host}:{port}", reason)) from None
     async with opened as server:
         tell(_url(host, gate.port))
