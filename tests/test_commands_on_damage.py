@@ -141,7 +141,7 @@ def test_check_says_which_are_whole_and_what_is_wrong_with_others(
         r"step-4: not whole\n  \S+/step-4/global/__0_0\.distcp is damaged: its SHA-256 is \S+ and was \S+\n"
         r"step-5: not whole\n  \S+/step-5/global/\.metadata cannot be read as .*: it names builtins\.exec, .*\n"
         r"step-6: whole \(1 part, [\d.e-]+ GB\)\n"
-        r"step-7: not whole\n  not all of its parts were written\n",
+        r"step-7: not whole\n  not all of its parts were written: it has no manifest.json\n",
         said,
     ), said
     assert check(capsys, str(run.root))[0] == 0, "the newest one that was whole once"

@@ -1,6 +1,7 @@
 """A torchft lighthouse as a program of its own: on loopback as it is, elsewhere behind a gate."""
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from torchft.coordination import LighthouseServer
@@ -43,7 +44,7 @@ def serve(
             heartbeat_timeout_ms=round(1000 * heartbeat_timeout),
         )
     except RuntimeError as error:
-        raise OSError(f"the lighthouse cannot listen at {bind}: {error}") from None
+        raise OSError(_refusal(bind, error)) from None
     _, inner = split(server.address())
     try:
         asyncio.run(_wait(host, inner, tell) if plain else _guard(host, port, inner, secret, tell))
@@ -58,9 +59,21 @@ async def _wait(host: str, port: int, tell: Callable[[str], object]) -> None:
 
 async def _guard(host: str, port: int, inner: int, secret: bytes, tell: Callable[[str], object]) -> None:
     gate = Gate(inner, secret)
-    async with await gate.open(host, port) as server:
+    try:
+        opened = await gate.open(host, port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # <0: unknown name
+        raise OSError(_refusal(f"{host}:{port}", reason)) from None
+    async with opened as server:
         tell(_url(host, gate.port))
         await server.serve_forever()
+
+
+def _refusal(where: str, reason: object) -> str:
+    return (
+        f"the lighthouse cannot listen at {where}: {reason}; --host must be an address of this machine, "
+        "and --port must be free"
+    )
 
 
 def _url(host: str, port: int) -> str:

@@ -28,6 +28,8 @@ or if this worker stays out of it because it cannot reach another one."""
 PAUSE_SECONDS = 0.5
 """Pause after a round that does not count. After one that counts there is none at first, so that the survivors of a
 lost worker go on at once, and then one that is longer each time: what makes rounds fail at once may soon be over."""
+TELL_SECONDS = 5.0
+"""Seconds after which a worker that waits at the start says for how many others it waits."""
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
@@ -190,7 +192,7 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
         AnchorMismatch: they do not start alike.
         ForeignRun: this worker does not belong to the run; see `muloco.outer.company.company_of`.
     """
-    started, first_comer = time.monotonic(), False
+    started, first_comer, told = time.monotonic(), False, 0
     while True:
         round = transport.open(own.step)
         waited = time.monotonic() - started
@@ -213,6 +215,13 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
             return replace(agreement, bytes_sent=round.bytes_sent)
+        if waited > TELL_SECONDS and not failure and round.size != told:
+            told = round.size
+            logger.info(
+                "waiting for other workers: %d of %d are here; training begins when all are, or after %g s with at "
+                "least %d (fault_tolerance.straggler_timeout_seconds, min_replica_size)",
+                *(round.size, awaited.workers, awaited.late_after, awaited.least),
+            )
         if transport.any_rank(waited > awaited.patience and not stays_out):
             raise TransportError(
                 f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "

@@ -190,7 +190,7 @@ class CheckpointFolder:
         """
         path = self._manifest(step)
         if not self.has_manifest(step):
-            raise ValueError("not all of its parts were written")
+            raise ValueError("not all of its parts were written: it has no manifest.json")
         raw = _described(_json(path), {"step": int, "attempt": int, "history": str, "parts": list, "files": dict}, path)
         files = {name: _files(about, path) for name, about in raw.pop("files").items()}
         manifest = Manifest(**asdict(_save(raw, path)), files=files)

@@ -1,6 +1,7 @@
 """The environment variables of a worker, and checks of them before it starts. This module needs only Python's standard
 library."""
 
+import logging
 import os
 import re
 import stat
@@ -12,6 +13,8 @@ from muloco.outer.network import Network
 from muloco.training.config import Config
 from muloco.training.load import ConfigError
 from muloco.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
 """Environment variable: address of the lighthouse, `http://host:port`."""
@@ -135,6 +138,7 @@ def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
 def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
     deadline = time.monotonic() + LIGHTHOUSE_SECONDS
     network = Network(host, secret)
+    told = False
     try:
         while True:
             try:
@@ -143,9 +147,15 @@ def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise ConfigError(
-                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start one first "
-                        "(docs/network.md says how)"
+                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start the "
+                        "lighthouse, or correct its address or the secret (docs/network.md says how)"
                     ) from None
+                if not told:
+                    logger.warning(
+                        "waiting for the lighthouse at http://%s:%d for at most %g s: %s",
+                        *(host, port, LIGHTHOUSE_SECONDS, error),
+                    )
+                    told = True
             time.sleep(0.5)
     finally:
         network.close()

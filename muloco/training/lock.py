@@ -80,7 +80,9 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
         if _is_at(file, lock):  # a file that its holder has removed in the meantime is no longer the lock
             break
         os.close(lock)
-    _wait_for_children(_text(lock), grace)
+    last = _text(lock)
+    _name_holder(lock)  # before the wait, so that whoever is refused learns who waits
+    _wait_for_children(last, grace)
     return _Locked(file, lock).kept()
 
 

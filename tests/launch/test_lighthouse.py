@@ -7,8 +7,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from muloco.launch import lighthouse as lighthouse_module
 from muloco.launch.lighthouse import Lighthouse, LighthouseError, start_lighthouse
+from muloco.outer.lighthouse import serve
 
 from ..patience import PATIENCE
 
@@ -58,6 +61,19 @@ def test_a_port_that_is_taken_is_left_alone(tmp_path: Path) -> None:
             assert listens(lighthouse.address) and not lighthouse.address.endswith(f":{taken}")
         finally:
             lighthouse.child.end(grace_seconds=5)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "192.0.2.77", "no-such-host.invalid"])
+def test_one_that_cannot_listen_says_where_and_what_to_change(host: str) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        limits = {"least": 1, "heartbeat_timeout": 1.0, "straggler_timeout": 1.0}
+        with pytest.raises(OSError) as refusal:
+            serve(host, port, secret=b"0123456789abcdef", tell=print, **limits)
+    message = str(refusal.value)
+    assert f"{host}:{port}: " in message and "--host" in message and "--port" in message and "\n" not in message
 
 
 def test_its_address_stays(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from muloco.outer import Crowd, ForeignRun, TransportError
+from muloco.outer import Crowd, ForeignRun, TransportError, transaction
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import gather_bytes
@@ -100,6 +100,16 @@ def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit:
     assert len(refused) == 1 and isinstance(refused[0], str) and "the run has" in refused[0]
     assert results[0].digests == results[1].digests
     assert [sorted(sync.weights) for _, sync in results[0].syncs] == [[0, 1]] * 3
+
+
+def test_a_worker_that_waits_at_the_start_says_for_how_many(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "TELL_SECONDS", 0.0)
+    crowd = Crowd(workers=4, least=1, late_after=1.0, patience=SECONDS)
+    with caplog.at_level("INFO"):
+        begin(CASE.with_(workers=1), 0, InProcessGroup(1).transport(0), crowd=crowd, **NONE)
+    assert [record.args for record in caplog.records if record.module == "transaction"] == [(1, 4, 1.0, 1)]
 
 
 class Answered:

@@ -48,7 +48,9 @@ def test_a_checkpoint_counts_once_all_its_parts_are_there(folder: CheckpointFold
     assert not write(folder, save, "worker-002")
     assert not write(folder, save, "worker-000")
     newest, aside = folder.newest()
-    assert newest is None and aside == [f"{folder.root}/step-10: not all of its parts were written"]
+    assert newest is None and aside == [
+        f"{folder.root}/step-10: not all of its parts were written: it has no manifest.json"
+    ]
     assert write(folder, save, "global")
     newest, aside = folder.newest()
     assert newest is not None and (newest.step, newest.parts, aside) == (10, PARTS, [])

@@ -135,6 +135,14 @@ def test_with_locks_one_that_waits_gives_up_in_the_end(tmp_path: Path, clock: Cl
         pass
 
 
+def test_one_that_waits_for_the_children_of_a_dead_holder_is_named(tmp_path: Path, clock: Clock) -> None:
+    file, seen = tmp_path / ".lock", []
+    file.write_text(f"{HOLDER}\n")
+    clock.meanwhile = lambda now: seen.append(file.read_text())
+    with only_one(file, "busy", grace=10):
+        assert seen == [file.read_text()] and HOLDER not in seen[0]
+
+
 def until(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not what() and time.monotonic() < deadline:
