@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from muloco.files import write_whole
 from muloco.training.commits import has_trained
 from muloco.training.load import ConfigError
 from muloco.training.lock import only_one
@@ -70,8 +71,8 @@ class Claim:
             return
         if self._before is None:
             self._remove()
-        else:
-            self._folder.config.write_bytes(self._before)
+        elif self._folder.config.read_bytes() != self._before:
+            write_whole(self._folder.config, self._before.decode())
 
     def _remove(self) -> None:
         self._folder.config.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from muloco.training.checkpoint_folder import CheckpointFolder
+from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.training.config import Config
 from muloco.training.metrics_lines import is_complete
 from muloco.training.resuming import run_folder, way_on
@@ -39,7 +39,7 @@ def summarize(
         restarts: how often workers were started again, since the last start.
         resumes: how often the supervisor has resumed the run since the last start.
     """
-    lines = list(filter(is_complete, read_metrics(folder)))
+    lines = list(filter(_is_whole, read_metrics(folder)))
     training = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation_loss" in line]
     syncs = [line for line in lines if line.get("event") == "sync"]
@@ -115,8 +115,11 @@ def reached_end(config: Config, folder: RunFolder) -> bool:
 
 
 def newest_checkpoint(folder: RunFolder) -> int | None:
-    """Step of the newest checkpoint that is whole."""
-    newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    """Step of the newest checkpoint that is whole; None where there is none, or all are damaged."""
+    try:
+        newest, _ = CheckpointFolder(folder.checkpoint).newest()
+    except NoWholeCheckpoint:
+        return None
     return None if newest is None else newest.step
 
 
@@ -228,6 +231,13 @@ def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
     own = {line["worker"]: line["local_validation_loss"] for line in there if "local_validation_loss" in line}
     losses = [loss for worker, loss in own.items() if worker in synced]
     return sum(losses) / len(losses) if losses else None
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics has the values of its kind that a summary counts."""
+    if "loss" in line and not ("tokens" in line and line.get("tokens_per_second", 0) > 0):
+        return False
+    return is_complete(line) and (line.get("event") != "sync" or "bytes_ring" in line)
 
 
 def _rate(training: list[dict[str, Any]]) -> float:

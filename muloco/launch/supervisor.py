@@ -11,6 +11,7 @@ from muloco.launch.allocation import current_allocation
 from muloco.launch.attempt import Ended, run_attempt
 from muloco.launch.claim import Claim, only_supervisor, taken
 from muloco.launch.devices import place
+from muloco.launch.lighthouse import LighthouseError
 from muloco.launch.live import View
 from muloco.launch.placement import Placement
 from muloco.launch.processes import Child
@@ -111,6 +112,12 @@ def _train(
             course = _attempts(config, folder, placement, first, stop, view, console)
         except KeyboardInterrupt:
             course = None
+        except LighthouseError as error:
+            claim.take_back()
+            if newest_checkpoint(folder) is None:
+                raise
+            console.print(f"{error}\n{way_on(folder)}", style="red", markup=False)
+            return Outcome(folder=folder, status=_status_of_failure(folder, stop))
         except BaseException:
             claim.take_back()
             raise
@@ -205,14 +212,19 @@ def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | Non
 
 
 def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console) -> Outcome:
-    """Prints why a run has failed and what can be done. A run that was asked to stop for good is not `RESUMABLE`."""
+    """Prints why a run has failed and what can be done."""
     for child in ended.failed:
         console.print(_told(child), style="red", markup=False)
     if not ended.may_pass or not folder.config.exists():
         return Outcome(folder=folder, status=1)
     console.print(way_on(folder), style="red", markup=False)
+    return Outcome(folder=folder, status=_status_of_failure(folder, stop))
+
+
+def _status_of_failure(folder: RunFolder, stop: StopSignals) -> int:
+    """Exit status after a failure that may pass. A run that was to stop for good is not `RESUMABLE`."""
     goes_on = newest_checkpoint(folder) is not None and stop.received in (None, signal.SIGUSR1)
-    return Outcome(folder=folder, status=RESUMABLE if goes_on else 1)
+    return RESUMABLE if goes_on else 1
 
 
 def _told(child: Child) -> str:

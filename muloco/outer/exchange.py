@@ -110,6 +110,7 @@ def _reduce_at_owners(
         received = round.exchange(outgoing, [sizes[round.rank]] * round.size)
         received[round.rank] = _apart(received[round.rank], mean)
         _accumulate(mean, mine, received, wire, shares)
+        del outgoing, received
         (payload,) = _encode([mine], mean, wire, wire.owned)
         reach("gather")
         _decode(batch, round.exchange([payload] * round.size, sizes), wire, mean)

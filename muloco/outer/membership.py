@@ -141,7 +141,7 @@ class Membership:
         """Takes this worker out of the run's rounds: from now on it is alone, in rounds over `transport`. These are not
         written to the commit log, because the run has not gone on by them."""
         self.transport = transport
-        self.crowd = replace(self.crowd, committed=lambda step, fragment, members: None)
+        self.crowd = replace(self.crowd, least=1, late_after=0.0, committed=lambda step, fragment, members: None)
 
     def take_over(self, agreement: Agreement) -> bool:
         """Goes on from a leader's state; False: the leader is gone, or there is none.
@@ -157,11 +157,14 @@ class Membership:
         if agreement.donor == NOBODY:
             return False
         reach("join")
+        state = None
         try:
             state = self.transport.fetch(agreement.name, agreement.donor)
         except TransportError as error:
             logger.warning("%s; meeting the others again", error)
+        if self.transport.any_rank(state is None):  # one rank alone would wait for the others of this worker for ever
             return False
+        assert state is not None
         self._transfer.unpack(state)
         return True
 

@@ -66,6 +66,8 @@ class Reachability:
         self._looking: threading.Thread | None = None
         self.out: dict[int, int] = {}
         """Members of the last quorum that stay out of its rounds, each with the worker that it cannot reach."""
+        self._told: dict[int, int] = {}
+        """The same, as the log last said it."""
 
     def introduced(self, addresses: Mapping[int, str]) -> None:
         """Notes the addresses (`host:port`) of workers that have just been connected with this one."""
@@ -125,8 +127,9 @@ class Reachability:
             for worker, (_, *unreached) in said.items()
         }
         self.out = staying_out(apart)
+        before, self._told = self._told, self.out
         for worker, other in self.out.items():
-            if worker != self._worker:
+            if worker != self._worker and before.get(worker) != other:
                 account = self.account(worker, other)
                 logger.warning("%s; worker %d stays out of the rounds until they do", account, worker)
         return set(self.out)
@@ -166,11 +169,10 @@ class Reachability:
 
     def account(self, one: int, other: int) -> str:
         """Returns the statement that two workers do not reach each other, for messages."""
-        at = [
-            self._addresses[worker] for worker in (one, other) if worker != self._worker and worker in self._addresses
-        ]
+        pair = sorted((one, other))
+        at = [self._addresses[worker] for worker in pair if worker != self._worker and worker in self._addresses]
         where = f" at {' and '.join(at)}" if at else ""
-        return f"worker {min(one, other)} and worker {max(one, other)} do not reach each other{where}"
+        return f"worker {pair[0]} and worker {pair[1]} do not reach each other{where}"
 
     def _reached(self, workers: Collection[int]) -> list[bool]:
         if not workers:

@@ -137,7 +137,7 @@ class TorchftTransport:
                 # The lighthouse also counts members that do not have the secret.
                 if self.all_ranks(round.failure is not None or round.size >= self._least):
                     return round
-                if time.monotonic() > deadline:
+                if self.any_rank(time.monotonic() > deadline):
                     raise TransportError(self._no_quorum(step))
                 round.vote(False)
                 time.sleep(1)
@@ -338,6 +338,8 @@ class TorchftRound:
         """Why nothing can be exchanged any more."""
         self._sent = [Seal() for _ in range(self.size)]
         self._received = [Seal() for _ in range(self.size)]
+        self._arrived: list[torch.Tensor] = []
+        """What the last chunk has brought, which is summed up while the next one is on its way."""
         self._transport = transport
         self._step = step
 
@@ -411,6 +413,7 @@ class TorchftRound:
         """
         if self.size == 1:
             return
+        self._seal(())
         covered = contents([*self._sent, *self._received])
         sent, received = covered[: self.size], covered[self.size :]
         theirs = self._exchange_tags([self._tag("seal", name, self.rank, r, sent[r]) for r in range(self.size)])
@@ -453,19 +456,26 @@ class TorchftRound:
         staging = self._transport.staging
         received, staged = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
-            self._transport.group.swap(received, sizes, staged, lambda: self._seal(self._sent, outgoing))
+            self._transport.group.swap(received, sizes, staged, lambda: self._seal(outgoing))
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # this worker's own device has failed
         except RuntimeError as error:
             self.failure = TransportError(f"lost contact with another worker: {in_short(error)}")
             raise self.failure from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
-        arrived = list(staging.from_wire(received, device).split(sizes))
-        self._seal(self._received, arrived)
-        return arrived
+        self._arrived = list(staging.from_wire(received, device).split(sizes))
+        return list(self._arrived)
 
-    def _seal(self, seals: Sequence[Seal], parts: Sequence[torch.Tensor]) -> None:
-        """Adds the data that goes to or comes from each member to its seal. Data for several members is summed once."""
+    def _seal(self, outgoing: Sequence[torch.Tensor]) -> None:
+        """Adds the data that goes to each member to its seal, and the data that came with the chunk before."""
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._add(self._received, arrived)
+        if outgoing:
+            self._add(self._sent, outgoing)
+
+    def _add(self, seals: Sequence[Seal], parts: Sequence[torch.Tensor]) -> None:
+        """Adds a part to the seal of each member. Data for several members is summed once."""
         known: dict[tuple[int, int], torch.Tensor] = {}
         for seal, part in zip(seals, parts, strict=True):
             place = part.data_ptr(), part.numel()

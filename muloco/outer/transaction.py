@@ -28,8 +28,8 @@ or if this worker stays out of it because it cannot reach another one."""
 PAUSE_SECONDS = 0.5
 """Pause after a round that does not count."""
 ALONE_SECONDS = 30.0
-"""Seconds after which a new worker that has met only strangers concludes that it is the stranger itself. Until then
-other workers of its run may still arrive."""
+"""Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
+itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
 NOBODY = -1
 """Value of `Agreement.donor` if the others have gone on without this worker, which then has to look for them."""
 
@@ -161,14 +161,15 @@ def agree(
                     residual.commit()
             return replace(agreement, bytes_sent=sent)
         logger.warning("sync after step %d: trying again with those who are left", own.step)
+        counts = not transport.any_rank(not counts)
         failures += counts
+        give_up = ""
         if failures == ATTEMPTS:
-            raise TransportError(f"sync after step {own.step}: {ATTEMPTS} rounds failed one after the other")
-        if stranger and time.monotonic() - started > patience:
-            raise TransportError(
-                f"sync after step {own.step}: for {patience:g} s all rounds have failed because of a worker that does "
-                "not belong to the run"
-            )
+            give_up = f"{ATTEMPTS} rounds failed one after the other"
+        elif stranger and time.monotonic() - started > patience:
+            give_up = f"for {patience:g} s all rounds have failed because of a worker that does not belong to the run"
+        if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
+            raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
         if not counts:
             time.sleep(PAUSE_SECONDS)
     raise AssertionError("there is always another attempt")
@@ -189,15 +190,16 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
         AnchorMismatch: they do not start alike.
         ForeignRun: this worker does not belong to the run; see `muloco.outer.company.company_of`.
     """
-    started = time.monotonic()
+    started, first_comer = time.monotonic(), False
     while True:
         round = transport.open(own.step)
         waited = time.monotonic() - started
         agreement, failure, stays_out = None, "", False
         try:
             headers = _meet(round, own)
+            first_comer |= not round.strangers
             among_strangers = bool(round.strangers) and round.size == 1 and not own.experienced
-            if among_strangers and waited >= ALONE_SECONDS:
+            if among_strangers and not first_comer and waited >= ALONE_SECONDS:
                 raise ForeignRun(
                     f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not "
                     "have the same secret (MULOCO_SECRET); give it the secret of the run"
@@ -210,12 +212,16 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
             logger.warning("before the first step: %s", error)
         if round.vote(agreement is not None) and agreement is not None:
             return replace(agreement, bytes_sent=round.bytes_sent)
-        if waited > awaited.patience and not stays_out:
+        if transport.any_rank(waited > awaited.patience and not stays_out):
             raise TransportError(
                 f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "
-                f"(fault_tolerance.quorum_timeout_seconds){failure}"
+                f"(fault_tolerance.quorum_timeout_seconds){failure}{_without_secret(round.strangers)}"
             )
         time.sleep(0.2)
+
+
+def _without_secret(strangers: Sequence[str]) -> str:
+    return f"; {', '.join(strangers)} came without the secret of this run (MULOCO_SECRET)" if strangers else ""
 
 
 def _left_behind(own: Header) -> Agreement:

@@ -198,8 +198,8 @@ def newest_attempt(path: Path) -> int:
 
 
 def has_trained(folder: RunFolder, attempt: int) -> bool:
-    """Whether a worker has trained in an attempt, or was ready to."""
-    return any(newest_attempt(path) == attempt for path in folder.commit_logs())
+    """Whether a worker has trained in an attempt or in a later one, or was ready to."""
+    return any(newest_attempt(path) >= attempt for path in folder.commit_logs())
 
 
 def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:

@@ -8,13 +8,11 @@ from typing import Any
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 _IN_EVENTS = {
     "state": ("state",),
-    "sync": ("fragment", "participants", "bytes_sent", "bytes_ring", "seconds_waited", "digest"),
+    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "digest"),
     "fault": ("time",),
     "lines_lost": ("lines",),
 }
 """Values that all lines of an event have, by event."""
-_IN_TRAINING = ("tokens", "tokens_per_second")
-"""Values that all lines with a loss have."""
 _WHOLE = (*_IN_EVERY_LINE, "schema", "fragment", "participants", "attempts", "tokens", "lines", "rank")
 _TEXTS = ("event", "state", "reason", "kind", "phase", "digest")
 _NUMBERS = (
@@ -47,9 +45,8 @@ def parsed_lines(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
 
 
 def is_complete(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics has the values that readers of its kind rely on."""
-    names = (*_IN_EVENTS.get(line.get("event", ""), ()), *(_IN_TRAINING if "loss" in line else ()))
-    return all(name in line for name in names) and line.get("tokens_per_second", 1) > 0
+    """Whether a line of metrics has the values that readers of its event rely on."""
+    return all(name in line for name in _IN_EVENTS.get(line.get("event", ""), ()))
 
 
 def _is_line(values: Any) -> bool:

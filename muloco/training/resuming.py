@@ -24,7 +24,7 @@ MAY_CHANGE = (
     "optimizer.symmetric_products",
     *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
     *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "resumes", "quorum_timeout_seconds")),
-    *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange")),
+    *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange", "stall")),
     *("parallelism.collective_timeout_seconds", "training.disable_cuda_graphs"),
 )
 """Fields that a resume may change: they do not affect what is learned. `.*` means all fields of a section."""

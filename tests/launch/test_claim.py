@@ -1,7 +1,9 @@
 """Whose a run folder is, and what a start that fails leaves there."""
 
+import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -79,6 +81,30 @@ def test_a_start_that_fails_is_taken_back_unless_a_worker_came_to_train(tmp_path
     assert folder.config.read_bytes() != before
     again.take_back()
     assert folder.config.read_bytes() == before
+
+
+def test_a_resume_that_trained_in_a_later_attempt_keeps_its_config(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a")
+    claim(folder)
+    again = Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
+    after = folder.config.read_bytes()
+    CommitLog(folder.commits(0), attempt=3).begin(10)  # attempt 2 failed before it trained
+    again.take_back()
+    assert folder.config.read_bytes() == after
+
+
+def test_a_start_that_is_taken_back_on_a_full_disk_leaves_a_whole_config(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a")
+    claim(folder)
+    again = Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            again.take_back()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert json.loads(folder.config.read_text())["resolved"] == {}
 
 
 def test_a_resume_that_changes_nothing_leaves_config_json_as_it_is(tmp_path: Path) -> None:

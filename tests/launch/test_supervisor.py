@@ -8,13 +8,16 @@ from signal import SIGTERM, SIGUSR1, Signals
 import pytest
 from rich.console import Console
 
+from muloco.cli import main
 from muloco.launch import supervisor
 from muloco.launch.attempt import Ended
+from muloco.launch.lighthouse import LighthouseError
 from muloco.launch.stop_signals import StopSignals
 from muloco.training.config import Config
 from muloco.training.run_folder import MetricsWriter, RunFolder
 
 from ..run_on_disk import save_checkpoint
+from ..training.test_resuming import start
 
 STEPS = 100
 KILLED = "killed by SIGKILL"
@@ -116,6 +119,26 @@ def test_what_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to
     assert story.attempts == [1] and course.resumes == 0 and not told.getvalue()
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_ends_with_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("{}")
+    run = Story.run
+
+    def damaging(*args) -> Ended:
+        ended = run(*args)
+        (folder.checkpoint / "step-30" / "global" / ".metadata").write_text("more")
+        return ended
+
+    monkeypatch.setattr(Story, "run", damaging)
+    story, course = attempts(tmp_path, monkeypatch, told, Fate(saves=(30,)))
+    assert story.attempts == [1] and course.resumes == 0
+    console = Console(file=told, soft_wrap=True)
+    assert supervisor._failed(course.ended, folder, StopSignals(), console).status == 1
+    assert f"worker 0 failed: {KILLED}" in told.getvalue() and "no checkpoint can be used" in told.getvalue()
+
+
 def test_an_incomplete_last_checkpoint_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
 ) -> None:
@@ -155,3 +178,18 @@ def test_the_end_says_what_there_is_and_whether_it_can_be_resumed(
     assert supervisor._failed(ended, folder, stop, Console(file=told, soft_wrap=True)).status == status
     assert "worker 0 failed: StateLost: gone" in told.getvalue()
     assert said in told.getvalue() if said else "resume" not in told.getvalue()
+
+
+@pytest.mark.parametrize(("saved", "status"), [(20, 75), (None, 1)])
+def test_a_lighthouse_that_does_not_start_leaves_a_run_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, saved: int | None, status: int
+) -> None:
+    def attempt(*args) -> Ended:
+        raise LighthouseError("the lighthouse did not start")
+
+    monkeypatch.setattr(supervisor, "run_attempt", attempt)
+    folder = start(tmp_path / "a", step=saved)
+    assert main(["train", str(folder.config), "--resume"]) == status
+    said = capfd.readouterr()
+    assert "the lighthouse did not start" in said.out + said.err
+    assert "the checkpoint of step 20 is kept" in " ".join(said.out.split()) if saved else True

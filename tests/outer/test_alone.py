@@ -62,7 +62,7 @@ def test_what_it_saves_continues_as_if_it_had_been_alone_at_that_sync(since: int
 
 
 def test_one_that_was_left_behind_has_no_state_to_save() -> None:
-    """The others have gone on without it: what it holds is not the state of the run."""
+    """The others have gone on without it: what it holds is not the state of the run. It waits for nobody to say so."""
     case = Case(workers=1)
     parameters = start()
     loop = case.loop(parameters, NoQuorum(InProcessGroup(1).transport(0), case.interval), 0, transfer=object())
@@ -71,6 +71,8 @@ def test_one_that_was_left_behind_has_no_state_to_save() -> None:
     with pytest.raises(TransportError):
         walk(loop, parameters, 0, range(1, case.steps), case.steps)
     loop.membership.members = [0, 1]
-    loop.membership.crowd = replace(loop.membership.crowd, passed=lambda step, fragment: True)
+    loop.membership.crowd = replace(
+        loop.membership.crowd, workers=4, least=2, patience=0.0, passed=lambda step, fragment: True
+    )
     with pytest.raises(StateLost):
         loop.sync_alone(case.interval)

@@ -78,6 +78,17 @@ def test_a_worker_that_is_started_again_elsewhere_does_not_stay_out() -> None:
     assert own.settle({0: own.remark(), 1: "a:1 c:1", 2: "c:1"}) == {2}, "another member complains"
 
 
+def test_the_log_says_once_who_stays_out(caplog: pytest.LogCaptureFixture) -> None:
+    own = Reachability(0, "own:1", lambda address: False)
+    said = []
+    for complains in (True, True, False, True):
+        own.settle({0: "own:1", 1: "a:1", 2: "c:1 a:1" if complains else "c:1"})
+        own.settle_alone([0, 1, 2], host="elsewhere")
+        said.append(len(caplog.records))
+    assert said == [1, 1, 1, 2]
+    assert "worker 1 and worker 2 do not reach each other at a:1 and c:1" in caplog.messages[0]
+
+
 class Links:
     """Which workers of a test do not reach each other."""
 

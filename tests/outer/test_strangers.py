@@ -1,5 +1,6 @@
 """A worker whose payloads would have other sizes stops before it sends one; the others train on without it."""
 
+import itertools
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -183,6 +184,25 @@ def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
 
     for said in run_workers(group, work):
         assert ("worker 1" in said and "MULOCO_SECRET" in said) if stops else said == ""
+
+
+def test_a_worker_that_was_there_before_the_strangers_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the second worker of its run, when somebody with another secret comes."""
+    monkeypatch.setattr("muloco.outer.transaction.ALONE_SECONDS", 0.0)
+    transport = InProcessGroup(1).transport(0)
+    meet, came = transport.open, itertools.chain([()], itertools.repeat(("worker 1",)))
+
+    def open_round(step: int):
+        round = meet(step)
+        round.strangers = next(came)
+        return round
+
+    transport.open = open_round  # type: ignore[method-assign]
+    waiting = Crowd(run="r", workers=2, patience=0.5)
+    terms = Terms(workers=2)
+    member = Membership(transport, waiting, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+    with pytest.raises(TransportError, match="1 of 2 workers met"):
+        member.start(0, torch.tensor(1))
 
 
 def test_a_warning_says_once_that_fewer_than_half_take_part(caplog: pytest.LogCaptureFixture) -> None:

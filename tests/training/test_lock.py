@@ -51,7 +51,13 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def beats(file: Path) -> Callable[[float], None]:
     """A live holder on another machine."""
-    return lambda now: file.write_text(f"{HOLDER}\nmark {now}\n") and None
+
+    def beat(now: float) -> None:
+        draft = file.with_name("draft")
+        draft.write_text(f"{HOLDER}\nmark {now}\n")
+        draft.replace(file)  # never half written, as a holder does it
+
+    return beat
 
 
 def test_a_live_holder_is_left_alone(tmp_path: Path, clock: Clock, no_locks: None) -> None:
@@ -89,8 +95,7 @@ def test_a_holder_gives_signs_of_life_and_ends_when_it_has_lost_the_lock(
     with pytest.raises(KeyboardInterrupt), only_one(file, "busy"):
         first = file.read_text()
         until(lambda: file.read_text() != first)
-        file.rename(tmp_path / "away")  # as if it had been away for so long that another one has taken over
-        beats(file)(0)
+        beats(file)(0)  # as if it had been away for so long that another one has taken over
         until(lambda: False)
     assert file.read_text().startswith(HOLDER), "it belongs to the other one"
 

@@ -163,6 +163,7 @@ def test_what_has_no_part_in_the_result_may_change(tmp_path: Path) -> None:
         "optimizer.symmetric_products": "matmul",
         "fault_tolerance.transport": "in_process",
         "fault_tolerance.exchange_timeout_seconds": 5.0,
+        "fault_tolerance.stall_timeout_seconds": 900.0,
     }
     resumption = resume(folder, *words(changes))
     resolved, chosen = flatten(resumption.config), flatten(resumption.chosen)
