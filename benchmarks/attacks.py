@@ -1,16 +1,16 @@
-"""The catalogue of attacks, played against live runs: nothing hangs, nobody gets in, nothing is lost in silence.
+"""Plays the catalogue of attacks against live runs, and judges whether the runs behave as documented.
 
-    python benchmarks/attacks.py                        all of them, within about 12 minutes on 2 cores
-    python benchmarks/attacks.py short                  those of the short form, against one run, in about a minute
+    python benchmarks/attacks.py                        all attacks, within about 12 minutes on 2 cores
+    python benchmarks/attacks.py short                  the short form, against one run, in about a minute
     python benchmarks/attacks.py --only ports           one family, or one attack by its name
-    python benchmarks/attacks.py --list                 what there is, and what must be true after each
-    python benchmarks/attacks.py --ports                the ports on which a live run listens
-    python benchmarks/attacks.py --table RECORD.jsonl   the table of a record
+    python benchmarks/attacks.py --list                 prints all attacks, and what must be true after each
+    python benchmarks/attacks.py --ports                prints the ports on which a live run listens
+    python benchmarks/attacks.py --table RECORD.jsonl   prints the table of a record
 
-Each attack strikes a run of real processes on loopback (or a finished run's files), and a judge looks at the run: syncs
-go on, anchors are equal on all workers, the held-out loss stays where it was, or the run ends as documented with the
-reason in its last lines, leaving no process behind. Prints a table and writes a record, one JSON object a line. Exit
-status 1 if anything hung or was lost, or if attacks were left out for want of time.
+Each attack is made on a run of real processes on loopback, or on the files of a finished run. A judge then checks that
+syncs go on, anchors are equal on all workers and the held-out loss has not risen, or that the run has ended as
+documented, with the reason in its last lines and no process left. The program prints a table and writes a record, with
+a JSON object in each line. The exit status is 1 if anything hung or was lost, or if there was no time for all attacks.
 """
 
 import argparse
@@ -83,13 +83,13 @@ class Record:
 
 
 STOP = threading.Event()
-"""Set by SIGINT and SIGTERM: no further attack is begun, and what has been started is ended."""
+"""Set by SIGINT and SIGTERM: no further attack is begun, and all started processes are ended."""
 
 
 def play(
     attacks: Sequence[Attack], stage: Stage | None, workshop: Workshop, record: Record, *, seed: int, until: float
 ) -> int:
-    """Plays the attacks of one scene one after the other; returns how many were left out for want of time."""
+    """Plays the attacks of one scene one after the other; returns how many there was no time for."""
     left = list(attacks)
     try:
         while left and time.monotonic() < until and not STOP.is_set():
@@ -139,8 +139,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("form", nargs="?", choices=("full", "short"), default="full")
     parser.add_argument("--only", action="append", default=[], help="a family or an attack; may be given several times")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments, victims and mutations")
-    parser.add_argument("--mutations", type=int, default=300, help="of each kind of file, header and payload")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the moments, victims and mutations")
+    parser.add_argument(
+        "--mutations", type=int, default=300, help="number of mutations of each kind of file, header and payload"
+    )
     parser.add_argument("--lanes", type=int, default=2, help="scenes that are played at the same time")
     parser.add_argument("--limit", type=float, default=720.0, help="seconds after which no further attack begins")
     parser.add_argument("--outputs", type=Path, help="where run folders are kept; default: they are deleted")

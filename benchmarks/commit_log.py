@@ -49,7 +49,7 @@ def milliseconds(work: Callable[[], Any], repetitions: int) -> float:
 
 
 def bytes_read(work: Callable[[], Any]) -> int:
-    """What a call reads of files."""
+    """Returns the number of bytes that a call reads from files."""
     real, sizes = os.pread, []
 
     def counted(descriptor: int, size: int, offset: int) -> bytes:

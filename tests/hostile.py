@@ -25,7 +25,7 @@ class Call:
 
 
 def saved(value: Any) -> bytes:
-    """As torch.save writes it."""
+    """Returns an object as the bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
@@ -42,7 +42,7 @@ GADGETS: dict[str, Callable[[Path], Call]] = {
     "torch": lambda proof: Call(torch.storage._load_from_bytes, saved(Call(os.mkdir, str(proof)))),
     "loader": lambda proof: Call(pickle.loads, pickle.dumps(Call(os.mkdir, str(proof)))),
 }
-"""By name: what acts."""
+"""The hostile objects, by name."""
 
 
 def hide_in_metadata(part: Path, gadget: Call) -> None:

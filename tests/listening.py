@@ -1,4 +1,4 @@
-"""What processes listen on, by the tables of Linux."""
+"""The ports on which processes listen, from the tables of Linux."""
 
 import contextlib
 import ipaddress
@@ -50,7 +50,7 @@ def descendants(process: int) -> set[int]:
 
 
 def command_lines(processes: Iterable[int] | None = None) -> list[str]:
-    """Those of these processes, or of all that run here."""
+    """Returns the ports of these processes, or of all processes on this machine."""
     if processes is None:
         processes = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     found = []

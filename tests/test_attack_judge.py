@@ -1,4 +1,4 @@
-"""What the judge of attacks sees in a run, against runs written by hand; and the record and its table."""
+"""The verdicts of the judge of attacks on runs that are written by hand, and the record and its table."""
 
 import importlib
 import json

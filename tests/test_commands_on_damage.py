@@ -33,7 +33,7 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """With a run that has a checkpoint of step 3."""
+    """Returns a folder with a run that has a checkpoint of step 3."""
     write_run(tmp_path / "run", {"anchor": random_weights()})
     write_tasks(tmp_path / "tasks", documents=6)
     return tmp_path

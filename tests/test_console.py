@@ -127,7 +127,7 @@ stream.end()
 
 
 def test_nobody_waits_for_a_reader_that_does_not_read() -> None:
-    """It begins to read when the work is done."""
+    """The reader begins to read only when the work is done."""
     process = subprocess.Popen(
         [sys.executable, "-c", CODE.format(what=SLOW)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,8 +1,8 @@
-"""The catalogue of attacks on live runs: `benchmarks/attacks.py` plays it.
+"""The catalogue of attacks on live runs, which `benchmarks/attacks.py` executes.
 
-    registry.py      what an attack is; the decorator that adds one
-    scenes.py        the live runs that attacks are played against
-    judge.py         what has become of a run: the verdict
+    registry.py      the form of an attack, and the decorator that adds one
+    scenes.py        the live runs against which attacks are played
+    judge.py         the verdict on a run after an attack
     table.py         the record and its table
     live.py          a live run of `muloco train`: its processes, its console, its metrics
     ports.py         the ports on which a run listens

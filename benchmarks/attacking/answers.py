@@ -1,4 +1,4 @@
-"""Answers of peers that are forged, changed on the way, or copies of earlier ones."""
+"""Answers of other workers that are forged, changed on their way, or copies of earlier ones."""
 
 import random
 import socket
@@ -40,7 +40,7 @@ def _address(listener: socket.socket) -> str:
     return f"{HOST}:{listener.getsockname()[1]}"
 
 
-@attack("ports", must="the asker takes no answer but that of a holder of the secret to this very request")
+@attack("ports", must="only an answer that a holder of the secret made to this request is accepted")
 def forged_and_replayed_answers(workshop: Workshop, rng: random.Random) -> Report:
     """Answers a worker's question about a round with an earlier answer, a changed one, one of another key and a plain
     one; the real answer is the control."""
@@ -68,7 +68,7 @@ def forged_and_replayed_answers(workshop: Workshop, rng: random.Random) -> Repor
 
     try:
         if ask(server.address, "round", key=key, seconds=5) != COMMITTED:
-            return Report.of(Verdict.LOST, "the control failed: the real answer is not taken")
+            return Report.of(Verdict.LOST, "the control failed: the real answer is refused")
         plain = b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\ncommitted"
         answers = {
             "a changed answer": relay(lambda whole: whole.replace(b"committed", b"in doubt!"), server),

@@ -1,11 +1,11 @@
-"""Somebody without the secret who speaks to a lighthouse alone, in a process of its own: `siege.py` starts it.
+"""A process without the secret that talks only to a lighthouse; `siege.py` starts it.
 
 python besieger.py LIGHTHOUSE SECONDS KIND...
 
-late      gives signs of life, and never comes to a sync
-store     comes to every sync, with a store that accepts connections and never answers, as the first of all members
-ahead     comes to every sync, at a step for torchft that is far ahead of all others
-gone      comes to every sync with addresses at which nobody listens
+late      sends signs of life, but joins no sync
+store     joins every sync as the first member, with a store that accepts connections but never answers
+ahead     joins every sync at a torchft step that is far ahead of all others
+gone      joins every sync with addresses at which nothing listens
 """
 
 import contextlib

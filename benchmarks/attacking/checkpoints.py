@@ -9,7 +9,7 @@ from pathlib import Path
 from attacking.registry import Report, Verdict, attack
 from attacking.scenes import Workshop
 
-NOTICED = "the damage is told in one line; an older whole checkpoint is used, or none"
+NOTICED = "the damage is reported in one line; an older whole checkpoint is used, or none"
 NEWEST, OLDER = "step-20", "step-10"
 
 
@@ -91,7 +91,7 @@ def damaged_checkpoints(workshop: Workshop, rng: random.Random) -> Report:
     return report
 
 
-@attack("checkpoints", must="no flipped bit is loaded in silence")
+@attack("checkpoints", must="no flipped bit is loaded without a message")
 def flipped_bits_in_checkpoints(workshop: Workshop, rng: random.Random) -> Report:
     """Flips one bit in a random file of the newest checkpoint, again and again, and reads it. White space in JSON files
     may change, as long as the same is read from them."""
@@ -115,7 +115,7 @@ def flipped_bits_in_checkpoints(workshop: Workshop, rng: random.Random) -> Repor
         report.add(verdict)
         file.write_bytes(whole)
     if silent:
-        report.notes.append(f"{silent} flipped bits were loaded in silence")
+        report.notes.append(f"{silent} flipped bits were loaded without a message")
     return report
 
 
@@ -132,11 +132,11 @@ def read_all(workshop: Workshop, root: Path) -> tuple[Verdict, str]:
         return Verdict.LOST, f"{type(error).__name__}: {error}"
     if newest is None or newest.step == 10:
         return Verdict.REFUSED, "; ".join(aside)
-    return Verdict.LOST, f"the checkpoint of step {newest.step} is taken as whole"
+    return Verdict.LOST, f"the checkpoint of step {newest.step} is accepted as whole"
 
 
 def _poison(root: Path, proof: Path) -> None:
-    """Puts a payload into every pickle of the newest checkpoint, and makes its checksums and sizes fit again."""
+    """Puts a payload into every pickle of the newest checkpoint, and corrects its checksums and sizes."""
     checkpoint = root / "checkpoint" / NEWEST
     for part in (path for path in checkpoint.iterdir() if path.is_dir()):
         metadata = part / ".metadata"
@@ -145,13 +145,13 @@ def _poison(root: Path, proof: Path) -> None:
 
 
 def _with_payload(original: bytes, proof: Path) -> bytes:
-    """A pickle that yields what the original does, after it has created the file."""
+    """Returns a pickle that creates the file `proof` and then yields the same object as the original."""
     call = b"cos\nsystem\n(S'touch " + str(proof).encode() + b"'\ntR0"
     return b"\x80\x04" + call + original[2:]
 
 
 def forge(checkpoint: Path) -> None:
-    """Writes sizes and checksums of all files anew, as somebody would who hands out a malicious checkpoint."""
+    """Rewrites the sizes and checksums of all files, as the author of a malicious checkpoint would."""
     import hashlib
 
     def about(file: Path, known: object) -> object:
@@ -179,7 +179,7 @@ def forge(checkpoint: Path) -> None:
 
 
 def _task(folder: Path) -> Path:
-    """A folder with a task of lm-eval on data of its own."""
+    """Returns a folder with a task for lm-eval and its data."""
     path = folder / "tasks"
     path.mkdir()
     (path / "text.jsonl").write_text('{"text": "import os"}\n')
@@ -191,7 +191,7 @@ def _task(folder: Path) -> Path:
     return path
 
 
-@attack("checkpoints", must="no code runs: the file that proves it does not appear")
+@attack("checkpoints", must="no code from the checkpoint runs: it would create a file")
 def malicious_checkpoints(workshop: Workshop, rng: random.Random) -> Report:
     """Hands a checkpoint with a pickle that creates a file, and with fitting checksums, to export, generate, eval and
     --resume."""
@@ -216,7 +216,7 @@ def malicious_checkpoints(workshop: Workshop, rng: random.Random) -> Report:
         elif "Traceback" in said:
             report.add(Verdict.LOST, f"{command}: nothing was run, but it ends with a traceback: {last}")
         elif done.returncode == 0 and command != "resume":
-            report.add(Verdict.LOST, f"{command}: the checkpoint was taken, status 0: {last}")
+            report.add(Verdict.LOST, f"{command}: the checkpoint was accepted, status 0: {last}")
         else:
             report.add(Verdict.REFUSED, f"{command}: {last}")
         shutil.rmtree(root.parent)

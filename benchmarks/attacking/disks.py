@@ -1,4 +1,4 @@
-"""Disks that fill up, a console that is closed, a run folder that is deleted."""
+"""Full disks, a closed console, and a deleted run folder."""
 
 import random
 import shutil
@@ -41,7 +41,7 @@ def checkpoints_full(run: LiveRun, rng: random.Random) -> Seen:
     seen = _full(run, ("checkpoint",), seconds=8)
     newest = max(run.checkpoints(), default=0)
     if not wait_for(lambda: max(run.checkpoints(), default=0) > newest, 60):
-        seen.wrong.append(f"no checkpoint behind that of step {newest}")
+        seen.wrong.append(f"no checkpoint after that of step {newest}")
     return seen
 
 
@@ -51,9 +51,9 @@ def all_disks_full(run: LiveRun, rng: random.Random) -> Seen:
     return _full(run, ())
 
 
-@attack("disks", must="it ends with status 1 and the reason; with space again, --resume completes it")
+@attack("disks", must="it ends with status 1 and the reason; when there is space again, --resume completes it")
 def disk_full_at_the_last_checkpoint(workshop: Workshop, rng: random.Random) -> Report:
-    """Leaves no space for the only checkpoint, that of the last step."""
+    """Leaves no space for the only checkpoint, which is that of the last step."""
     outputs = workshop.room()
     try:
         disks = SmallDisks(outputs / "last", {"checkpoint": 16384})
@@ -101,7 +101,7 @@ def console_closed(workshop: Workshop, rng: random.Random) -> Report:
         run.end()
 
 
-@attack("disks", must="it goes on, or ends with the reason in one line; nothing is left")
+@attack("disks", must="it goes on, or ends with the reason in one line and leaves no process")
 def run_folder_deleted(workshop: Workshop, rng: random.Random) -> Report:
     """Deletes the folder of a live run."""
     outputs = workshop.room()

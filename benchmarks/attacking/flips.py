@@ -1,4 +1,4 @@
-"""Single bits flip: in what workers receive, and in the prepared data."""
+"""Flips single bits in the data that workers receive, and in the prepared data."""
 
 import random
 import shutil
@@ -9,7 +9,7 @@ from attacking.live import CONFIG, SETTINGS, LiveRun, wait_for, words
 from attacking.registry import Report, Seen, Verdict, attack
 from attacking.scenes import Workshop
 
-NOTICED = "the round fails and is repeated; no worker averages what was damaged"
+NOTICED = "the round fails and is repeated; no worker averages damaged data"
 
 
 @attack("bit flips", must=NOTICED, scene="crew")
@@ -24,7 +24,7 @@ def bits_in_messages(run: LiveRun, rng: random.Random) -> Seen:
     return _flip(run, "message", 3)
 
 
-@attack("bit flips", must="the damage is told in one line, or the data is prepared anew")
+@attack("bit flips", must="the damage is reported in one line, or the data is prepared again")
 def bits_in_the_prepared_data(workshop: Workshop, rng: random.Random) -> Report:
     """Flips one bit in a file of the prepared data, and starts a run from it."""
     report = Report()
@@ -46,7 +46,7 @@ def bits_in_the_prepared_data(workshop: Workshop, rng: random.Random) -> Report:
         if done.returncode == 124:
             report.add(Verdict.HUNG, f"{file}: {last}")
         elif done.returncode == 0:
-            report.add(Verdict.LOST, f"{file}: trained on in silence")
+            report.add(Verdict.LOST, f"{file}: the run trained on it without a message")
         elif "Traceback" in said:
             report.add(Verdict.LOST, f"{file}: a traceback: {last}")
         else:
@@ -66,5 +66,5 @@ def _flip(run: LiveRun, kind: str, times: int) -> Seen:
             return Seen(wrong=[*wrong, "no worker received anything for 30 s"])
         run.goes_on(since=since, seconds=60, syncs=3)
         if max((line["attempts"] for line in run.syncs(since)), default=1) < 2:
-            wrong.append(f"a flipped bit in a {kind} was taken in silence at step {run.step()}")
+            wrong.append(f"a flipped bit in a {kind} was accepted without a message at step {run.step()}")
     return Seen(tries=times, wrong=wrong, refused="the round was repeated")

@@ -1,4 +1,4 @@
-"""A gRPC call as bytes, for servers that speak it without encryption. Needs nothing but Python."""
+"""gRPC calls as bytes, for servers without encryption. This module needs only Python's standard library."""
 
 
 def grpc(path: str, message: bytes) -> bytes:

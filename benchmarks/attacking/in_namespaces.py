@@ -1,13 +1,13 @@
-"""Starts a lighthouse and workers, each worker in a network namespace, and does to the network what it is told.
+"""Starts a lighthouse and workers, each worker in a network namespace, and disturbs the network on command.
 
-`network_run.py` starts it in a user namespace. Commands come by standard input, a line each; each is answered with a
-line `answer: ...`. The end of the input ends all.
+`network_run.py` starts it in a user namespace. It reads commands from standard input, one a line, and answers each with
+a line `answer: ...`. The end of the input ends everything.
 
-    cut A B        worker A's packets to worker B get lost
-    off A, on A    worker A's link is down, or up again
-    heal           no packet gets lost any more
-    delay MS       every worker's packets take so much longer
-    probe PORTS    a stranger in a namespace of its own tries these ports (HOST:PORT ...)
+    cut A B        drops worker A's packets to worker B
+    off A, on A    takes worker A's link down, or up again
+    heal           ends all losses of packets
+    delay MS       delays every worker's packets by MS milliseconds
+    probe PORTS    tries these ports (HOST:PORT ...) from a namespace of its own, without the secret
 """
 
 import json
@@ -24,7 +24,7 @@ from attacking.live import muloco, words
 
 LIGHTHOUSE_PORT = 29510
 NOWHERE = "02:00:00:00:00:99"
-"""An Ethernet address that nobody has: what is sent there is lost without a word."""
+"""An Ethernet address that nothing has: packets to it are lost silently."""
 
 
 def start(network: Network, order: dict) -> None:

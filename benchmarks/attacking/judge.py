@@ -1,4 +1,4 @@
-"""What has become of a live run: the verdict on an attack, from the run itself."""
+"""The judge, which looks at a live run after an attack and gives the verdict."""
 
 import re
 import time
@@ -10,12 +10,12 @@ from attacking.live import LiveRun, wait_for
 from attacking.registry import Ending, Report, Seen, Verdict
 
 SYNC_SECONDS = 90.0
-"""From the end of an attack to the next syncs of all workers, at most: one that was killed has come back by then."""
+"""Most seconds from the end of an attack to the next syncs of all workers; a killed worker is back by then."""
 END_SECONDS = 60.0
 LOSS_MARGIN = 0.5
-"""By which the held-out loss may lie above the one before the attack, in nats a token; noise is a tenth of it."""
+"""Largest rise of the held-out loss over that before the attack, in nats a token; noise is a tenth of it."""
 STEPS_A_SECOND = 60.0
-"""More inner steps than this nobody takes; a run that has come further has believed a claim."""
+"""Inner steps a second that no run can take; a run that goes faster has believed a claim to be ahead."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def look(run: LiveRun) -> Before:
 
 
 def differing(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Syncs after which workers held different anchors."""
+    """Returns the syncs after which workers held different anchors."""
     anchors: dict[tuple[int, int, int], dict[str, list[int]]] = {}
     for line in lines:
         if line.get("event") == "sync":
@@ -43,7 +43,7 @@ def differing(lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def after(run: LiveRun, before: Before, seen: Seen) -> Report:
-    """The verdict on an attack that the run has to survive."""
+    """Returns the verdict on an attack that the run has to survive."""
     if seen.impossible:
         return Report.of(Verdict.IMPOSSIBLE, seen.impossible)
     since = time.time()
@@ -66,7 +66,7 @@ def after(run: LiveRun, before: Before, seen: Seen) -> Report:
 
 
 def _harm(run: LiveRun, before: Before) -> list[str]:
-    """What an attack has done to a run that goes on."""
+    """Returns the damage that an attack has done to a run that goes on."""
     found = [f"anchors differ: {place}" for place in differing(run.syncs(before.time))]
     elapsed = time.time() - before.time
     if before.step and run.step() - before.step > STEPS_A_SECOND * elapsed + 50:
@@ -78,7 +78,7 @@ def _harm(run: LiveRun, before: Before) -> list[str]:
 
 
 def ended(run: LiveRun, before: Before, ending: Ending) -> Report:
-    """The verdict on an attack that the run has to end at, and be resumed from."""
+    """Returns the verdict on an attack that has to end the run, which then has to be resumable."""
     run.processes()
     status = run.wait(END_SECONDS)
     if status is None:

@@ -8,7 +8,7 @@ import time
 from attacking.live import LiveRun, wait_for
 from attacking.registry import Ending, Seen, attack
 
-COMES_BACK = "whoever was killed comes back, and all workers sync with equal anchors"
+COMES_BACK = "killed workers come back, and all workers sync with equal anchors"
 
 
 @attack("kills", must=COMES_BACK, scene="crew", short=True)
@@ -27,7 +27,7 @@ def kill_two_workers(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack("kills", must=COMES_BACK, scene="crew")
 def kill_a_worker_that_joins(run: LiveRun, rng: random.Random) -> Seen:
-    """Kills a worker, and the process that takes its place again while it starts."""
+    """Kills a worker, and then kills its replacement while it starts."""
     worker = rng.choice(sorted(run.expected))
     first = run.by_number()[worker]
     seen = _kill(run, [worker])
@@ -60,14 +60,14 @@ def kill_the_supervisor(run: LiveRun, rng: random.Random) -> Ending:
 
 @attack("kills", must="the run goes on from its newest checkpoint by itself", scene="ends")
 def kill_all_workers(run: LiveRun, rng: random.Random) -> Seen:
-    """Kills all workers at once, so that nobody holds the state."""
+    """Kills all workers at once, so that no process holds the state."""
     newest = max(wait_for(run.checkpoints, 60), default=0)
     since = time.time()
     seen = _kill(run, sorted(run.by_number()))
     if run.goes_on(since=since + 1, seconds=90):
         again = min(line["step"] for line in run.syncs(since + 1))
         if again < newest:
-            seen.wrong.append(f"it went on at step {again}, though there was a checkpoint of step {newest}")
+            seen.wrong.append(f"it went on at step {again}, although there was a checkpoint of step {newest}")
     return seen
 
 

@@ -15,8 +15,8 @@ GOES_ON = "the line is skipped; all workers go on to sync with equal anchors"
 
 @attack("files", must=GOES_ON, scene="crew", short=True)
 def bad_lines_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
-    """Appends NULs, half a JSON object, bytes that are no UTF-8, wrong types and a line of a newer version to a file of
-    metrics."""
+    """Appends NULs, half a JSON object, bytes that are not UTF-8, wrong types and a line of a newer version to a
+    metrics file."""
     lines = (
         b'{"event": "sync", "step": \0\0\0\n',
         bytes(40) + b"\n",
@@ -47,18 +47,18 @@ ODD = (
 
 
 def odd_lines() -> tuple[bytes, ...]:
-    """Lines that are JSON objects with the keys of all lines, and lack others or have values of other types."""
+    """Returns JSON objects with the keys that all lines have, without other keys or with values of wrong types."""
     common = {"schema": 1, "attempt": 1, "time": 1.0, "step": 1, "worker": 0}
     return tuple(_json({**common, **odd}) for odd in ODD)
 
 
 @attack("files", must=GOES_ON, scene="crew", short=True)
 def odd_lines_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
-    """Appends twelve lines of JSON to a file of metrics that lack keys or have values of other types."""
+    """Appends to a file of metrics twelve JSON lines that lack keys or have values of wrong types."""
     return _append(run, sorted(run.files.glob("metrics/*.jsonl"))[:1], odd_lines())
 
 
-@attack("files", must="--resume and report read what is there, without a traceback")
+@attack("files", must="--resume and report read the other lines, without a traceback")
 def odd_lines_in_a_complete_run(workshop: Workshop, rng: random.Random) -> Report:
     """Appends the same lines to the metrics of a complete run, and asks for a report and its summary."""
     report = Report()
@@ -82,7 +82,7 @@ def odd_lines_in_a_complete_run(workshop: Workshop, rng: random.Random) -> Repor
     return report
 
 
-@attack("files", must="nobody believes it: the run goes on where it is", scene="crew", short=True)
+@attack("files", must="it is not believed: the run goes on where it is", scene="crew", short=True)
 def a_sync_far_ahead_in_the_metrics(run: LiveRun, rng: random.Random) -> Seen:
     """Appends a well-formed line of a sync at step 999999 by a worker of the run to its file of metrics."""
     newest = run.syncs()[-1]

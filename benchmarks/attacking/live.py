@@ -1,7 +1,7 @@
 """A live run of `muloco train` under attack: started, watched from outside, ended.
 
-Everything is read without muloco's own readers, so that a fault in these does not hide: processes from /proc, syncs
-and held-out losses from the metrics files.
+Processes are read from /proc, and syncs and held-out losses from the metrics files, without muloco's own readers, so
+that errors in these are not hidden.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ SETTINGS: dict[str, object] = {
     "fault_tolerance.quorum_timeout_seconds": 60,
 }
 _KEYS = {"time": (float, int), "worker": (int,), "step": (int,), "attempt": (int,)}
-"""What every line of metrics has, and of which type."""
+"""Keys and types of the values that every line of metrics has."""
 HOOK = '''
 import sys
 
@@ -79,7 +79,7 @@ if "worker" in sys.orig_argv:
 
     peer_group.GlooGroup.post = damage
 '''
-"""In the workers: inner steps do not rush, and on demand a bit of what they receive flips."""
+"""Code that runs in the workers: it slows inner steps down, and on demand flips a bit of the received data."""
 
 
 def words(values: Mapping[str, object]) -> list[str]:
@@ -91,7 +91,7 @@ def muloco(*arguments: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of this process, for a program that must import this checkout."""
+    """Returns this process's environment, changed so that a program imports this checkout."""
     path = ":".join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH", ""))))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
 
@@ -104,7 +104,7 @@ def command_line(process: int) -> list[str]:
 
 
 def alive(process: int) -> bool:
-    """Whether it runs; a zombie does not."""
+    """Whether a process runs. A zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -112,7 +112,7 @@ def alive(process: int) -> bool:
 
 
 def descendants(process: int) -> list[int]:
-    """The process and all that it has started, as far as they still have their parent."""
+    """Returns a process and all of its descendants that still have their parent."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -125,7 +125,7 @@ def descendants(process: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, *, every: float = 0.2) -> Any:
-    """What the condition returns as soon as it is true; else its last answer."""
+    """Waits until the condition returns a true value, and returns that value, or the last one after the time limit."""
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(every)
@@ -138,10 +138,10 @@ class LiveRun:
     Args:
         outputs: folder for run folders and consoles.
         name: of the run.
-        settings: overrides by name, behind `SETTINGS`.
+        settings: config fields, by name, that override `SETTINGS`.
         workers: K.
         pace: least seconds of an inner step.
-        disks: namespace in which it runs.
+        disks: namespace with small disks in which it runs.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class LiveRun:
         self.environment = environment(MULOCO_ATTACKS=str(self.hook), MULOCO_ATTACKS_PACE=f"{pace:g}")
         self.environment["PYTHONPATH"] = f"{self.hook}:{self.environment['PYTHONPATH']}"
         self.expected = set(range(workers))
-        """Workers that have to be in every sync."""
+        """Numbers of the workers that have to be in every sync."""
         self._within = [] if disks is None else disks.within
         self._known: dict[int, str] = {}
         self._offsets: dict[Path, int] = {}
@@ -177,7 +177,7 @@ class LiveRun:
         self.process: subprocess.Popen | None = None
 
     def start(self, *flags: str, stdout: Any = None, **more: object) -> None:
-        """Starts `muloco train`, with `--resume` among the flags for the run that is there."""
+        """Starts `muloco train`; with `--resume` among the flags it continues the existing run."""
         config = str(self.root / "config.json") if "--resume" in flags else str(CONFIG)
         own = more if "--resume" in flags else {**self.settings, **more}
         self._said = self.console.stat().st_size if self.console.exists() else 0
@@ -249,7 +249,7 @@ class LiveRun:
         return [f"{what} ({process})" for process, what in self._known.items() if alive(process)]
 
     def said(self) -> str:
-        """What the console shows since the last start."""
+        """Returns the output of the console since the last start."""
         with contextlib.suppress(OSError), self.console.open("rb") as file:
             file.seek(self._said)
             return file.read().decode(errors="replace")
@@ -260,7 +260,7 @@ class LiveRun:
         return "\n".join(lines[-count:])
 
     def lines(self) -> list[dict[str, Any]]:
-        """Whole lines of all metrics files that have the form of one, in the order of time."""
+        """Returns the valid lines of all metrics files, in the order of time."""
         for path in sorted(self.files.glob("metrics/worker-*.jsonl")):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 file.seek(self._offsets.get(path, 0))
@@ -282,7 +282,7 @@ class LiveRun:
         ]
 
     def step(self) -> int:
-        """Of the newest sync."""
+        """Step of the newest sync."""
         return max((line["step"] for line in self.syncs()[-self.workers :]), default=0)
 
     def held_out(self, since: float = 0.0) -> float | None:
@@ -291,7 +291,7 @@ class LiveRun:
         return found[-1] if found else None
 
     def whole_syncs(self, since: float, members: Iterable[int] | None = None) -> list[int]:
-        """Steps after `since` at which all of these workers have reported a sync of all of them."""
+        """Returns the steps of syncs after time `since` that all of these workers have taken part in and reported."""
         wanted = self.expected if members is None else set(members)
         told: dict[int, set[int]] = {}
         for line in self.syncs(since):

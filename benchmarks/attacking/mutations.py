@@ -1,4 +1,4 @@
-"""Mutated files, headers and payloads: each is read, or refused with an error of the kind that its reader announces."""
+"""Mutated files, headers and payloads: each is read, or refused with the error that its reader documents."""
 
 import random
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from attacking.registry import Report, Verdict, attack
 from attacking.scenes import Workshop
 
-ONE_ERROR = "it is read or refused with an error that says what is wrong; nothing else is raised"
+ONE_ERROR = "it is read, or refused with an error that says what is wrong; no other error is raised"
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

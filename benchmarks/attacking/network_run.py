@@ -1,4 +1,4 @@
-"""A live run whose workers are each in a network namespace of their own, without root: `in_namespaces.py` starts it."""
+"""A live run, without root, with each worker in its own network namespace; `in_namespaces.py` starts the workers."""
 
 import json
 import secrets
@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("in_namespaces.py")
 
 
 def why_impossible() -> str:
-    """Why this machine does not allow namespaces to users; empty: it does."""
+    """Returns why users cannot make namespaces on this machine, or an empty text if they can."""
     script = "mount -t tmpfs tmpfs /run && ip netns add a && ip netns exec a true"
     try:
         found = subprocess.run(
@@ -26,7 +26,7 @@ def why_impossible() -> str:
 
 
 class NetworkRun(LiveRun):
-    """See `LiveRun`; there is no supervisor, and the lighthouse is started by hand, too."""
+    """A `LiveRun` without a supervisor, whose workers and lighthouse are started by hand."""
 
     _stdin = subprocess.PIPE
 
@@ -48,7 +48,7 @@ class NetworkRun(LiveRun):
         return self.process.pid
 
     def ask(self, *command: object, seconds: float = 60.0) -> str:
-        """Has the program in the namespaces carry out a command, and returns its answer."""
+        """Sends a command to the program in the namespaces and returns its answer."""
         assert self.process is not None and self.process.stdin is not None
         before = len(self._answers())
         self.process.stdin.write((" ".join(map(str, command)) + "\n").encode())

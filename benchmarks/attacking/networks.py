@@ -1,4 +1,4 @@
-"""What networks do: pairs that do not reach each other, a worker that is cut off, long ways, a stranger on the net.
+"""Bad networks: pairs that cannot reach each other, a worker that is cut off, long delays, a stranger on the network.
 
 Workers and lighthouse are started by hand, each in a network namespace of its own (`network_run.py`).
 """
@@ -10,11 +10,11 @@ import time
 from attacking.network_run import NetworkRun
 from attacking.registry import Seen, attack
 
-EQUAL = "somebody goes on to sync meanwhile; once it is healed all do, with equal anchors"
+EQUAL = "some workers sync meanwhile; once the network is healed all do, with equal anchors"
 
 
 def _disturbed(run: NetworkRun, seconds: float, members: set[int] | None = None) -> tuple[int, float]:
-    """Syncs meanwhile (of these workers, or of anybody), and the longest time without one."""
+    """Returns the number of syncs meanwhile (of these workers, or of any) and the longest time without one."""
     since = time.time()
     time.sleep(seconds)
     found = sorted(
@@ -36,7 +36,7 @@ def _cut(run: NetworkRun, *pairs: tuple[int, int]) -> Seen:
 
 @attack("networks", must=EQUAL, scene="network")
 def a_pair_cut_in_both_directions(run: NetworkRun, rng: random.Random) -> Seen:
-    """Workers 1 and 2 do not reach each other for 40 seconds; both reach worker 0."""
+    """Workers 1 and 2 cannot reach each other for 40 seconds; both can reach worker 0."""
     return _cut(run, (1, 2), (2, 1))
 
 
@@ -69,7 +69,7 @@ def long_ways(run: NetworkRun, rng: random.Random) -> Seen:
     return Seen(wrong=wrong, note=f"{count} syncs in 20 s, the longest gap {longest:.1f} s")
 
 
-@attack("networks", must="nothing is told to it, and nobody is killed", scene="network")
+@attack("networks", must="it learns nothing, and no worker is killed", scene="network")
 def a_stranger_on_the_network(run: NetworkRun, rng: random.Random) -> Seen:
     """A stranger in a namespace of its own tries HTTP, torchft's Kill and garbage at every port off loopback."""
     before = run.by_number()
@@ -87,4 +87,4 @@ def a_stranger_on_the_network(run: NetworkRun, rng: random.Random) -> Seen:
     time.sleep(1)
     killed = [worker for worker, process in before.items() if run.by_number().get(worker) != process]
     wrong += [f"worker {worker} was killed by a stranger" for worker in killed]
-    return Seen(tries=5 * len(ports), wrong=wrong, refused=f"{len(ports)} ports off loopback told it nothing")
+    return Seen(tries=5 * len(ports), wrong=wrong, refused=f"{len(ports)} ports off loopback did not answer it")

@@ -1,4 +1,4 @@
-"""The TCP ports on which processes listen, from /proc: no root is needed for one's own processes."""
+"""The TCP ports on which processes listen, from /proc. For one's own processes this needs no root."""
 
 import contextlib
 import ipaddress
@@ -19,7 +19,7 @@ class Port:
     number: int
     process: int
     owner: str
-    """Such as `worker 1`."""
+    """Description of the process, such as `worker 1`."""
 
     @property
     def on_loopback(self) -> bool:
@@ -33,7 +33,7 @@ class Port:
 
 
 def listening(processes: Iterable[tuple[int, str]]) -> list[Port]:
-    """The ports of some processes.
+    """Returns the ports on which some processes listen.
 
     Args:
         processes: id and description of each.
@@ -52,14 +52,14 @@ def listening(processes: Iterable[tuple[int, str]]) -> list[Port]:
 
 
 def listing(ports: Iterable[Port]) -> str:
-    """A table of ports, one a line."""
+    """Returns a table of ports, with one in each line."""
     rows = [f"{'process':<14} {'listens on':<24} loopback"]
     rows += [f"{port.owner:<14} {port!s:<24} {'yes' if port.on_loopback else 'NO'}" for port in ports]
     return "\n".join(rows)
 
 
 def _sockets(process: int) -> set[str]:
-    """Inodes of the sockets that a process holds."""
+    """Returns the inodes of the sockets of a process."""
     found = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{process}/fd"):

@@ -1,5 +1,5 @@
-"""A stranger in a network: tries ports, HOST:PORT each, and prints as JSON what each of them answers to HTTP, to a
-request of gRPC and to garbage. Needs nothing but Python."""
+"""Sends HTTP, a gRPC request and garbage to ports (HOST:PORT each) without the secret, and prints the answers as JSON.
+It needs only Python's standard library."""
 
 import json
 import socket

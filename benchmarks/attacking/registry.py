@@ -1,4 +1,4 @@
-"""What an attack is, and the list of all of them. An attack is one function with the decorator `attack`."""
+"""The list of all attacks. An attack is a function with the decorator `attack`."""
 
 import random
 from collections import Counter
@@ -9,18 +9,18 @@ from typing import Any
 
 
 class Verdict(StrEnum):
-    """What has become of a run under attack."""
+    """The result of an attack on a run."""
 
     SURVIVED = "survived"
-    """It went on unharmed."""
+    """The run went on unharmed."""
     REFUSED = "refused"
     """The attacker or the bad input was refused, and nothing changed."""
     ENDED = "ended as documented"
-    """It ended in the way that the documentation describes, with the reason in its last lines."""
+    """The run ended as the documentation describes, with the reason in its last lines."""
     HUNG = "hung"
-    """It neither went on nor ended."""
+    """The run neither went on nor ended."""
     LOST = "lost"
-    """It ended, gave something away or went on with a wrong state, against the documentation."""
+    """The run ended, leaked something or went on with a wrong state, contrary to the documentation."""
     IMPOSSIBLE = "not possible here"
     """This machine does not allow the attack; it does not count as tried."""
 
@@ -34,7 +34,7 @@ class Report:
 
     counts: Counter[Verdict] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    """What was seen; the reasons of bad verdicts among them."""
+    """Observations, including the reasons of bad verdicts."""
 
     @classmethod
     def of(cls, verdict: Verdict, note: str = "", *, tries: int = 1) -> "Report":
@@ -52,21 +52,21 @@ class Report:
 
 @dataclass
 class Seen:
-    """What an attacker has seen, for the judge of a live run."""
+    """Observations of an attacker, for the judge of a live run."""
 
     wrong: list[str] = field(default_factory=list)
-    """What must not have happened, such as an answer to a stranger."""
+    """Events that must not happen, such as an answer to a stranger."""
     refused: str = ""
-    """The words in which the attacker was refused; empty: it was not told."""
+    """The message with which the attacker was refused; empty if there was none."""
     tries: int = 1
     note: str = ""
     impossible: str = ""
-    """Why this machine does not allow the attack."""
+    """The reason why this machine does not allow the attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a run has to end after an attack that ends it."""
+    """The way in which a run has to end after an attack that ends it."""
 
     statuses: tuple[int, ...]
     says: str
@@ -83,9 +83,9 @@ class Attack:
     name: str
     does: str
     must: str
-    """What must be true afterwards."""
+    """The conditions that must be true afterwards, in words."""
     scene: str
-    """The run that it is played against; empty: it needs no live run."""
+    """Name of the scene with the run that is attacked; empty if the attack needs no live run."""
     short: bool
     """Whether it is part of the short form."""
     play: Callable[[Any, random.Random], "Report | Seen | Ending | None"]

@@ -1,4 +1,4 @@
-"""The live runs that attacks are played against, and the workshop of those that need none."""
+"""The live runs against which attacks are played, and the workshop for attacks that need no live run."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from attacking.small_disks import SmallDisks
 
 FIRST_SYNC_SECONDS = 180.0
 HEALTHY_SECONDS = 20.0
-"""A run that syncs within this time serves for the next attack, whatever the verdict on the last one was."""
+"""A run that syncs within this many seconds is used for the next attack, whatever the verdict on the last one was."""
 
 
 class CannotStart(RuntimeError):
@@ -28,7 +28,7 @@ class CannotStart(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is run."""
+    """The class of the run."""
 
     name: str
     workers: int
@@ -42,7 +42,7 @@ class Scene:
 
 
 def _give_up_worker_2(run: LiveRun) -> None:
-    """Its place stays free for those who come by hand."""
+    """Stops worker 2 for good, so that its place is free for workers that are started by hand."""
     os.kill(run.by_number()[2], signal.SIGKILL)
     run.expected = {0, 1}
     if not run.goes_on():
@@ -62,11 +62,11 @@ SCENES = {
 
 
 class Workshop:
-    """Where attacks that need no live run have their files.
+    """Provides files and commands for attacks that need no live run.
 
     Args:
-        folder: for them.
-        mutations: how many of each kind are tried.
+        folder: the folder for all files.
+        mutations: number of mutations of each kind.
     """
 
     def __init__(self, folder: Path, *, mutations: int):
@@ -78,13 +78,13 @@ class Workshop:
         self._finished: Path | None = None
 
     def room(self) -> Path:
-        """A new, empty folder."""
+        """Returns a new, empty folder."""
         path = self._folder / f"room-{next(self._numbers)}"
         path.mkdir(parents=True)
         return path
 
     def finished(self) -> Path:
-        """A copy of the folder of a run of two workers with whole checkpoints of steps 10 and 20, which is complete."""
+        """Returns a copy of the folder of a complete run of two workers, with whole checkpoints of steps 10 and 20."""
         with self._lock:
             if self._finished is None:
                 self._finished = self._train()
@@ -99,7 +99,7 @@ class Workshop:
         return copy
 
     def command(self, *arguments: object, seconds: float = 120.0, **more: str) -> subprocess.CompletedProcess[str]:
-        """Runs `muloco` with these arguments; status 124: it did not end."""
+        """Runs `muloco` with these arguments; the status is 124 if it did not end in time."""
         try:
             return subprocess.run(
                 muloco(*map(str, arguments)),
@@ -153,10 +153,10 @@ class Stage:
         return report
 
     def live(self) -> LiveRun:
-        """The run, which is in good health.
+        """Returns the run, after its workers have synced.
 
         Raises:
-            CannotStart: it does not come to its first syncs.
+            CannotStart: the run does not reach its first syncs.
             OSError: this machine does not allow the scene.
         """
         if self._run is not None and self._run.status is None:

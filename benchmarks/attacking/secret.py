@@ -1,4 +1,4 @@
-"""Where the secret of a run can be read, and what a planted file in its place leads to."""
+"""Searches for the secret of a run, and plants files in its place."""
 
 import random
 import shutil
@@ -39,7 +39,7 @@ def search_for_the_secret(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack("secret", must="the file that the link points at stays as it is; the run starts, or is refused in one line")
 def a_planted_link_in_place_of_the_secret(workshop: Workshop, rng: random.Random) -> Report:
-    """Puts a link to a file, and then a file that others may read, where a run writes its secret, and starts it."""
+    """Puts a link, and then a file that others may read, in the place where a run writes its secret, and starts it."""
     report = Report()
     for kind in ("link", "file"):
         room = workshop.room()

@@ -1,4 +1,4 @@
-"""Somebody on the same machine, without the secret, speaks to the lighthouse of a live run for a while."""
+"""A process on the same machine, without the secret, talks to the lighthouse of a live run for a while."""
 
 import random
 import subprocess
@@ -27,23 +27,23 @@ def _besieged(run: LiveRun, *kinds: str) -> Seen:
 
 @attack("strangers", must=MUST, scene="gap")
 def a_stranger_that_is_late_for_ever(run: LiveRun, rng: random.Random) -> Seen:
-    """A stranger gives the lighthouse signs of life and never comes to a sync, so that all wait for it."""
+    """A stranger sends the lighthouse signs of life and joins no sync, so that all wait for it."""
     return _besieged(run, "late")
 
 
 @attack("strangers", must=MUST, scene="gap")
 def a_stranger_with_a_store_that_never_answers(run: LiveRun, rng: random.Random) -> Seen:
-    """A stranger comes to every sync as the first member, in whose store the others are to meet; it never answers."""
+    """A stranger joins every sync as the first member, whose store all others use, and this store never answers."""
     return _besieged(run, "store")
 
 
 @attack("strangers", must=MUST, scene="gap")
 def a_stranger_that_torchft_takes_for_the_newest(run: LiveRun, rng: random.Random) -> Seen:
-    """A stranger comes to every sync at a far higher step of torchft's own, and nobody listens at its address."""
+    """A stranger joins every sync at a far higher step of torchft, and nothing listens at its address."""
     return _besieged(run, "ahead")
 
 
 @attack("strangers", must=MUST, scene="gap")
 def a_stranger_at_whose_address_nobody_listens(run: LiveRun, rng: random.Random) -> Seen:
-    """A stranger comes to every sync with addresses at which nobody listens."""
+    """A stranger joins every sync with addresses at which nothing listens."""
     return _besieged(run, "gone")

@@ -1,4 +1,4 @@
-"""Parts of a run folder on small file systems of their own, which can be filled: a mount namespace, without root."""
+"""Parts of a run folder on small file systems that can be filled, in a mount namespace, without root."""
 
 import subprocess
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ KIB = {"logs": 1024, "metrics": 8192, "checkpoint": 65536, "commits": 1024}
 
 
 class SmallDisks:
-    """A namespace that lives until `end`.
+    """A mount namespace that lasts until `end` is called.
 
     Args:
-        root: run folder.
+        root: the run folder.
         kib: size of each part, by name.
 
     Raises:
@@ -35,12 +35,12 @@ class SmallDisks:
 
     @property
     def within(self) -> list[str]:
-        """Command in front of one that runs there."""
+        """Returns the command that runs another one in the namespace."""
         return ["nsenter", f"--target={self._holder.pid}", "--user", "--mount", "--preserve-credentials", "--"]
 
     @property
     def view(self) -> Path:
-        """Where this process finds the root of the namespace."""
+        """Path at which this process finds the root of the namespace."""
         return Path(f"/proc/{self._holder.pid}/root")
 
     def part(self, name: str) -> Path:

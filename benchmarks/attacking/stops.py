@@ -1,4 +1,4 @@
-"""Processes of a run stand still (SIGSTOP)."""
+"""Stops processes of a run by SIGSTOP."""
 
 import os
 import random

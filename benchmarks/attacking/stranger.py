@@ -1,10 +1,10 @@
-"""A fake worker, in a process of its own: `strangers.py` starts it. It may know the secret of the run or not.
+"""A fake worker, with or without the secret of the run; `strangers.py` starts it.
 
-    python stranger.py ORDER    a JSON object: lighthouse, run, worker, secret (null: none), tells (what it sends
-                                instead of a header), extra (bytes by which its messages are too long), rounds,
-                                seconds
+    python stranger.py ORDER    a JSON object: lighthouse, run, worker, secret (null: none), tells (the message that
+                                it sends instead of a header), extra (bytes by which its messages are too long),
+                                rounds, seconds
 
-Prints one JSON object a round: what it has learned from the others.
+For each round it prints a JSON object with what it has learned from the others.
 """
 
 import inspect
@@ -53,7 +53,7 @@ def connect(order: dict[str, Any]) -> Any:
 
 
 def changed(honest: bytes, order: dict[str, Any]) -> bytes:
-    """The header of an honest worker with other values."""
+    """Returns the header of an honest worker with changed values."""
     header = json.loads(honest)
     for name, value in order["tells"].items():
         old = header.get(name, 0)
@@ -62,7 +62,7 @@ def changed(honest: bytes, order: dict[str, Any]) -> bytes:
 
 
 def send_more(extra: int) -> None:
-    """From now on every message of this process is longer than its receiver expects."""
+    """Makes every message of this process longer than its receiver expects."""
     import torch
 
     from muloco.outer.peer_group import GlooGroup

@@ -1,4 +1,4 @@
-"""Strangers and misfits at the lighthouse of a live run, in which the place of worker 2 is free."""
+"""Fake and misconfigured workers at the lighthouse of a live run, in which the place of worker 2 is free."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ SECONDS = 60.0
 
 
 def secret_of(run: LiveRun) -> str | None:
-    """What the supervisor has left for workers that are started by hand; None: the run has no secret."""
+    """Returns the secret in the run folder, or None if there is none."""
     with contextlib.suppress(OSError):
         return (run.files / ".secret").read_text().strip()
     return None
 
 
 def address_of(run: LiveRun) -> str:
-    """The lighthouse, as a worker of the run knows it."""
+    """Returns the address of the lighthouse in the environment of a worker of the run."""
     for process in run.by_number().values():
         with contextlib.suppress(OSError):
             for word in Path(f"/proc/{process}/environ").read_text(errors="replace").split("\0"):
@@ -38,7 +38,7 @@ def address_of(run: LiveRun) -> str:
 def fake(
     run: LiveRun, secret: str | None, *, tells: Any = "garbage", worker: int = 2, rounds: int = 4, extra: int = 0
 ) -> list[dict]:
-    """A fake worker comes; returns what it has learned in each round."""
+    """Starts a fake worker and returns what it has learned in each round."""
     order = {"lighthouse": address_of(run), "run": run.name, "worker": worker, "secret": secret, "tells": tells}
     order |= {"rounds": rounds, "seconds": 15, "extra": extra}
     script = str(Path(__file__).with_name("stranger.py"))
@@ -57,7 +57,7 @@ def fake(
 
 
 def outsider(run: LiveRun, secret: str | None, *, extra: int = 0) -> Seen:
-    """The judgement on a fake worker that does not know the secret."""
+    """Starts a fake worker that does not know the secret, and checks that it learns nothing."""
     if secret_of(run) is None:
         return Seen(wrong=["the run has no secret: whoever reaches the lighthouse takes part"])
     since = time.time()
@@ -73,7 +73,7 @@ def outsider(run: LiveRun, secret: str | None, *, extra: int = 0) -> Seen:
 
 
 def insider(run: LiveRun, tells: Any, *, worker: int = 2) -> Seen:
-    """A fake worker that knows the secret; the judge looks at the run."""
+    """Starts a fake worker that knows the secret; the judge then looks at the run."""
     since = time.time()
     rounds = fake(run, secret_of(run), tells=tells, worker=worker)
     wrong = [] if rounds else ["the stranger itself did not run"]
@@ -83,7 +83,7 @@ def insider(run: LiveRun, tells: Any, *, worker: int = 2) -> Seen:
 
 
 def _errors(rounds: list[dict]) -> str:
-    """What the stranger was told, round by round, without repetition."""
+    """Returns the errors that the stranger got, round by round, without repetitions."""
     said = [told.get("error") or f"it met {told['members']} and read {told['read']} headers" for told in rounds]
     return "; ".join(dict.fromkeys(said))
 
@@ -103,7 +103,7 @@ def a_fake_worker_with_a_wrong_secret(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack("strangers", must=WITHOUT, scene="gap")
 def a_fake_worker_that_sends_too_much(run: LiveRun, rng: random.Random) -> Seen:
-    """A fake worker without the secret sends longer messages than anybody expects, as one of another version may."""
+    """A fake worker without the secret sends messages that are too long, as a worker of another version may do."""
     return outsider(run, None, extra=32)
 
 
@@ -115,7 +115,7 @@ def a_fake_worker_that_sends_far_too_much(run: LiveRun, rng: random.Random) -> S
 
 @attack("strangers", must=MISFIT, scene="gap")
 def garbage_instead_of_a_header(run: LiveRun, rng: random.Random) -> Seen:
-    """A fake worker with the secret sends bytes that are no header."""
+    """A fake worker with the secret sends bytes that are not a header."""
     return insider(run, "garbage")
 
 
@@ -139,7 +139,7 @@ def a_claim_to_be_far_ahead(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack("strangers", must="nobody averages with it", scene="gap")
 def an_absurd_weight(run: LiveRun, rng: random.Random) -> Seen:
-    """A fake worker with the secret brings a window of 10^9 steps."""
+    """A fake worker with the secret claims a window of 10^9 steps."""
     return insider(run, {"worker": 2, "weight": 10**9})
 
 

@@ -1,4 +1,4 @@
-"""The record of a run through the catalogue, and its table."""
+"""The record of a whole catalogue of attacks, and a table of it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ COLUMNS = (Verdict.SURVIVED, Verdict.REFUSED, Verdict.ENDED, Verdict.HUNG, Verdi
 
 
 def entry(attack: Attack, report: Report, seconds: float) -> dict[str, Any]:
-    """A line of the record."""
+    """Returns a line of the record."""
     return {
         "family": attack.family,
         "attack": attack.name,
@@ -24,13 +24,13 @@ def entry(attack: Attack, report: Report, seconds: float) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record about attacks, without the first one about the machine."""
+    """Returns the lines of a record, without the first one, which describes the machine."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if "attack" in line]
 
 
 def counts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines of a table of tries by family and verdict."""
+    """Returns the lines of a table with the number of tries by family and verdict."""
     families = list(dict.fromkeys(line["family"] for line in entries))
     rows = [["attacks on", "tried", *map(str, COLUMNS)]]
     for family in families:
@@ -44,7 +44,7 @@ def counts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Tries by family and verdict, then what went wrong, and what was not possible."""
+    """Returns a table of tries by family and verdict, then the failures, and the attacks that were not possible."""
     text = counts(entries)
     for line in entries:
         if bad := {verdict: line["verdicts"][verdict] for verdict in map(str, BAD) if verdict in line["verdicts"]}:

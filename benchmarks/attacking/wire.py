@@ -1,4 +1,4 @@
-"""Attacks on the ports of a live run, by somebody on the same machine without the run's secret."""
+"""Attacks on the ports of a live run, by a process on the same machine without the run's secret."""
 
 import http.client
 import json
@@ -62,7 +62,7 @@ def garbage_to_every_port(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack("ports", must=GOES_ON, scene="crew", short=True)
 def odd_http(run: LiveRun, rng: random.Random) -> Seen:
-    """Sends eight odd HTTP requests to every port: paths out of the folder, absurd lengths, unknown methods, no end."""
+    """Sends eight malformed HTTP requests to every port, with path traversal, absurd lengths and unknown methods."""
     requests = (
         b"GET /../../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999999999\r\n\r\nx",
@@ -129,7 +129,7 @@ def from_another_address(run: LiveRun, rng: random.Random) -> Seen:
     return Seen(tries=len(ports), refused="connection refused", wrong=wrong, note=listing(ports))
 
 
-@attack("ports", must="whoever is killed comes back; " + GOES_ON, scene="crew")
+@attack("ports", must="killed workers come back; " + GOES_ON, scene="crew")
 def grpc_kill(run: LiveRun, rng: random.Random) -> Seen:
     """Sends torchft's Kill request over gRPC to every port, as the lighthouse's dashboard does."""
     before = run.by_number()
@@ -138,7 +138,7 @@ def grpc_kill(run: LiveRun, rng: random.Random) -> Seen:
     return _killed(run, before)
 
 
-@attack("ports", must="whoever is killed comes back; " + GOES_ON, scene="crew")
+@attack("ports", must="killed workers come back; " + GOES_ON, scene="crew")
 def dashboard_kill(run: LiveRun, rng: random.Random) -> Seen:
     """Reads the ids of the workers from the lighthouse's dashboard, and asks it to kill one of them."""
     before = run.by_number()
@@ -187,7 +187,7 @@ def keys_of_the_stores(run: LiveRun, rng: random.Random) -> Seen:
 
 @attack(
     "ports",
-    must="the server says nothing (403, empty) to a request without the tag of the secret",
+    must="the server gives an empty answer (403) to a request without a valid tag",
     scene="crew",
     short=True,
 )
@@ -229,7 +229,7 @@ def _held_at(port: Port, count: int, data: bytes) -> list[socket.socket]:
             connection = socket.create_connection((host_of(port), port.number), timeout=0.5)
             connection.sendall(data)
         except OSError:
-            break  # it takes no more
+            break  # the port accepts no more
         held.append(connection)
     return held
 

@@ -235,7 +235,7 @@ def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
 
 
 def _is_whole(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics has the values of its kind that a summary counts."""
+    """Whether a line of metrics has the values from which a summary is made."""
     if "loss" in line and not ("tokens" in line and line.get("tokens_per_second", 0) > 0):
         return False
     return is_complete(line) and (line.get("event") != "sync" or "bytes_ring" in line)

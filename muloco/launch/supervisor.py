@@ -222,7 +222,7 @@ def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console
 
 
 def _status_of_failure(folder: RunFolder, stop: StopSignals) -> int:
-    """Exit status after a failure that may pass. A run that was to stop for good is not `RESUMABLE`."""
+    """Returns the exit status after a temporary failure. A run that was asked to stop for good is not `RESUMABLE`."""
     goes_on = newest_checkpoint(folder) is not None and stop.received in (None, signal.SIGUSR1)
     return RESUMABLE if goes_on else 1
 

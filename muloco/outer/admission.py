@@ -45,7 +45,7 @@ class Admission:
     silent: tuple[int, ...]
     """Ranks in the quorum of the members that did not answer in time."""
     remarks: dict[int, str]
-    """By rank: the text that each admitted member has sent along with its random bytes (see `admit`)."""
+    """Texts that the admitted members have sent along with their random bytes, by rank (see `admit`)."""
 
 
 def admit(

@@ -69,7 +69,7 @@ class Reachability:
         self.out: dict[int, int] = {}
         """Members of the last quorum that stay out of its rounds, each with the worker that it cannot reach."""
         self._told: dict[int, int] = {}
-        """The same, as the log last said it."""
+        """The members in `out` that the log has already reported."""
 
     def introduced(self, addresses: Mapping[int, str]) -> None:
         """Notes the addresses (`host:port`) of workers that have just been connected with this one."""

@@ -354,7 +354,7 @@ class TorchftRound:
         self._sent = [Seal() for _ in range(self.size)]
         self._received = [Seal() for _ in range(self.size)]
         self._arrived: list[torch.Tensor] = []
-        """What the last chunk has brought, which is summed up while the next one is on its way."""
+        """Data of the last chunk, which is added to the seals while the next chunk is on its way."""
         self._transport = transport
         self._step = step
 

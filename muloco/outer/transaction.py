@@ -235,7 +235,7 @@ def _without_secret(strangers: Sequence[str]) -> str:
 
 
 def _left_behind(own: Header) -> Agreement:
-    """What a worker that does not know where the others are has agreed on with nobody."""
+    """Returns the result for a worker that was left behind and has not found the others yet."""
     return Agreement(
         step=own.step,
         fragment=own.fragment,

@@ -21,7 +21,7 @@ from muloco.data.sources import open_source
 
 
 def contents(folder: Path) -> list[list[int]]:
-    """What training reads of a folder, and what identifies it."""
+    """Returns everything that training reads from a folder, and its identity."""
     config = PackedDataLoader.Config(folders=(str(folder),), split="train", seed=0, infinite=False)
     loader = PackedDataLoader(config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=16, local_batch_size=2)
     prepared = read_prepared(folder)
@@ -78,7 +78,7 @@ def test_offsets_have_to_rise(folder: Path, monkeypatch, damage: list[int]) -> N
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands in for the embedded corpus."""
+    """Replaces the embedded corpus."""
     corpus = Corpus("embedded", tuple(Document("", f"Satz {number} von vielen") for number in range(60)))
     monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: corpus)
 

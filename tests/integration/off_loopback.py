@@ -67,7 +67,7 @@ WORDS = {
 
 
 def answer(port: int, words: bytes, host: str = HOST) -> bytes:
-    """What comes back, before the other side closes the connection or `PATIENCE_SECONDS` are over."""
+    """Returns the answer, up to the end of the connection or of `PATIENCE_SECONDS`."""
     found, end = b"", time.monotonic() + PATIENCE_SECONDS
     try:
         with socket.create_connection((host, port), timeout=PATIENCE_SECONDS) as connection:
@@ -80,7 +80,7 @@ def answer(port: int, words: bytes, host: str = HOST) -> bytes:
 
 
 def store_opens(port: int) -> bool:
-    """Whether a client of torch's store gets in, and deletes what it finds."""
+    """Whether a client of torch's store can connect. If so, it deletes all keys."""
     from torch.distributed import TCPStore
 
     patience = timedelta(seconds=PATIENCE_SECONDS)

@@ -106,7 +106,7 @@ def test_what_was_cut_short_is_passed_over_for_the_checkpoint_before(tmp_path: P
 
 
 def test_all_workers_leave_aside_what_is_damaged_or_hostile(tmp_path: Path) -> None:
-    """Of two workers: the last checkpoint has a flipped bit, the one before it an object in its metadata."""
+    """The last checkpoint of two workers has a flipped bit, and the one before it a foreign object in its metadata."""
     settings = {"fault_tolerance__group_size": 2, "fault_tolerance__sync_steps": 2, "training__steps": 6}
     settings |= {"checkpoint__interval": 2, "checkpoint__keep": 0, "metrics__log_freq": 1}
     first = train(tmp_path, "damaged", MULOCO, **settings)

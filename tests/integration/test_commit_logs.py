@@ -1,4 +1,4 @@
-"""What decides who leads a round needs no metrics, and no folder that all workers see."""
+"""The choice of a round's leaders needs neither metrics nor a folder that all workers share."""
 
 import shutil
 import signal

@@ -14,7 +14,7 @@ OWN_NETWORK = ["unshare", "--net", "--map-root-user", "--pid", "--fork", "--kill
 
 
 def test_a_stranger_gets_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
-    """In a network namespace of its own; see `off_loopback`."""
+    """The run is in a network namespace of its own; see `off_loopback`."""
     try:
         allowed = subprocess.run([*OWN_NETWORK, "ip", "link", "set", "lo", "up"], capture_output=True)
     except FileNotFoundError as error:

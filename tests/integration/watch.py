@@ -1,4 +1,4 @@
-"""What can be seen of a run from outside while it lasts."""
+"""Observations of a run from outside while it lasts."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ class Seen:
     """Command lines of its processes."""
     secrets: set[str] = field(default_factory=set)
     modes: set[int] = field(default_factory=set)
-    """Of the file of the secret."""
+    """Permissions of the file with the secret."""
 
     def look(self, process: int, folder: RunFolder) -> None:
         """Notes what a process and those below it do now."""

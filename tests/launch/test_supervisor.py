@@ -1,4 +1,4 @@
-"""When a run is resumed without a user, and how it ends otherwise."""
+"""The conditions under which the supervisor resumes a run by itself, and the end of the run otherwise."""
 
 from dataclasses import dataclass, field
 from io import StringIO
@@ -35,7 +35,7 @@ class FakeChild:
 
 @dataclass
 class Fate:
-    """What happens in an attempt: checkpoints that it leaves, and how it ends."""
+    """The course of an attempt: the checkpoints that it leaves, and its end."""
 
     saves: tuple[int, ...] = ()
     failed: str | None = KILLED

@@ -31,7 +31,7 @@ def newer_parser() -> ArgumentParser:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What torchrun is asked to do."""
+    """Records the calls of torchrun."""
     asked: list[Any] = []
     monkeypatch.setattr(run, "main", asked.append)
     monkeypatch.setattr(api.PContext, "close", api.PContext.close)  # puts it back

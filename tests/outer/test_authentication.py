@@ -77,7 +77,7 @@ def member(key: Key = KEY, patience: timedelta = LONG) -> Member:
 
 
 def meeting(*members: Member, store: Store | None = None) -> list[Admission | str]:
-    """What members of a quorum, who meet in a store, have learned."""
+    """Returns the results of `admit` for members of a quorum that share a store."""
     store = HashStore() if store is None else store
     return in_threads(len(members), lambda rank: members[rank](store, rank, len(members)))
 

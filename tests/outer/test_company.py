@@ -1,4 +1,4 @@
-"""Who belongs to a run, who leads it, and what becomes of the others."""
+"""The members of a round that belong to the run, its leaders, and the reasons why others have to stop."""
 
 import itertools
 import json

@@ -128,7 +128,7 @@ def test_a_mean_that_is_not_finite_stops_all_though_each_part_was(kind: str, val
     for error in found:
         assert isinstance(error, NonFinitePseudogradient)
         assert f"sync after step {10 - delay}: NaN or Inf in the mean of fragment 1" in str(error)
-        assert "workers [0, 1, 2], in layers.1.bias, though" in str(error)
+        assert "workers [0, 1, 2], in layers.1.bias, although" in str(error)
 
 
 def test_a_large_mean_is_finite() -> None:

@@ -65,7 +65,7 @@ def off_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def said(address: tuple[str, int], data: bytes) -> bytes:
-    """What comes back, until the other side ends the connection."""
+    """Returns the answer, up to the end of the connection."""
     with socket.create_connection(address, timeout=PATIENCE) as connection:
         try:
             connection.sendall(data)
@@ -131,7 +131,7 @@ def test_a_wrong_secret_does_not_open(echo: Echo) -> None:
 
 
 def test_the_tags_are_those_of_the_protocol(echo: Echo) -> None:
-    """By a client of its own, which computes the tags by the definition of HMAC."""
+    """An independent client computes the tags by the definition of HMAC."""
 
     def tag(who: bytes, both: bytes) -> bytes:
         return hmac.new(SECRET, b"muloco gate 1\n" + who + b"\n" + both, hashlib.sha256).digest()

@@ -19,7 +19,7 @@ OTHER = b"another secret than that of the run"
 
 
 def leave(transport: TorchftTransport) -> None:
-    """As its process' end would."""
+    """Ends a transport as the end of its process would."""
     with pytest.raises(Exception):  # noqa: B017  what a worker that dies raises
         die_at(transport)()
 
@@ -27,7 +27,7 @@ def leave(transport: TorchftTransport) -> None:
 def test_an_outsider_is_named_and_left_out(
     lighthouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes with the number of a worker that there is, while the others are on the way, and stays for some syncs."""
+    """The outsider claims the number of a live worker, comes during the training and stays for some syncs."""
     monkeypatch.setattr("muloco.outer.transaction.ALONE_SECONDS", 0.0)
     address, came, gone = lighthouse(2, heartbeat_seconds=1.5), threading.Event(), threading.Event()
     sent: list[int] = []

@@ -1,4 +1,4 @@
-"""What a worker's server answers, and to whom; and which answers are believed."""
+"""The answers of a worker's server, the clients that get them, and the answers that are accepted."""
 
 import contextlib
 import socket

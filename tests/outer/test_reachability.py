@@ -1,4 +1,4 @@
-"""Of two workers that do not reach each other one stays out of the rounds, until they do."""
+"""If two workers cannot reach each other, one of them stays out of the rounds until they can."""
 
 import itertools
 import socket
@@ -68,7 +68,7 @@ def test_only_failed_rounds_in_a_row_count(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_worker_that_is_started_again_elsewhere_does_not_stay_out() -> None:
-    """It has another address, about which nobody has complained."""
+    """The restarted worker has a new address, which no other worker has reported as unreachable."""
     own = Reachability(0, "own:1", lambda address: False)
     own.introduced({1: "a:1", 2: "b:1"})
     for _ in range(FAILURES):

@@ -1,4 +1,4 @@
-"""What a seal covers follows from every bit, from the order and the sizes of what was sent, and from the key."""
+"""A seal depends on every bit, on the order and the sizes of the data, and on the key."""
 
 import random
 

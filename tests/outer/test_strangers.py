@@ -45,7 +45,7 @@ def begin(case: Case, worker: int, transport, **options) -> Result | str:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_of_workers_that_begin_together_the_fewer_stop(workers: int) -> None:
-    """Of two, the one with the higher number."""
+    """Of two workers, the one with the higher number stops."""
     group, case = InProcessGroup(workers), CASE.with_(workers=workers)
 
     def work(worker: int) -> Result | str:
@@ -60,7 +60,7 @@ def test_of_workers_that_begin_together_the_fewer_stop(workers: int) -> None:
 
 @pytest.mark.parametrize("misfit", ["compression", "interval", "fragments", "workers"])
 def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit: str, lighthouse) -> None:
-    """It comes while the others are on the way. With gloo, a payload of another size would end every process."""
+    """The stranger comes during the training. With gloo, a payload of a different size would end every process."""
     case, address = CASE.with_(workers=3), lighthouse(1, heartbeat_seconds=1.5)
     changes = {"interval": {"interval": 5}, "fragments": {"fragments": 3}, "workers": {"workers": 4}}.get(misfit, {})
     connected, refused = threading.Event(), []
@@ -139,7 +139,7 @@ class Answered:
 
 
 def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes to more rounds than may fail, and goes; then the round is committed."""
+    """The stranger comes to more rounds than may fail, and goes; then the round is committed."""
     monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
     wire = Compression().wire({"w": torch.empty(3)})
     own = Header(

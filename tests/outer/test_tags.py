@@ -48,7 +48,7 @@ def round_of_three(
 
 
 def ahead(data: bytes, rank: int, *, number: int = 0, key: Key = KEY, name: str = NAME, by: int | None = None) -> bytes:
-    """What goes before a message."""
+    """Returns the bytes that are sent before a message."""
     said = len(data).to_bytes(8, "big") + hashlib.sha256(data).digest()
     return said + round_of_three(key, name).tag(rank if by is None else by, number, said)
 

@@ -13,7 +13,7 @@ from muloco.training.run_folder import MetricsWriter, RunFolder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """Of a run that was started three times."""
+    """Returns the folder of a run that was started three times."""
     folder = RunFolder(tmp_path / "run")
     for attempt in (1, 2, 3):
         assert next_attempt(folder) == attempt

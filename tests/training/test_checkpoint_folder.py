@@ -138,11 +138,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "manifest without the files of a part": (
         lambda step: edit(step / MANIFEST, lambda m: m["files"].pop("global")),
-        "its files are not those of its parts",
+        "its files do not match its parts",
     ),
     "manifest without files": (
         lambda step: edit(step / MANIFEST, lambda m: m.update(files={})),
-        "its files are not those of its parts",
+        "its files do not match its parts",
     ),
     "manifest without a part's metadata": (
         lambda step: edit(step / MANIFEST, lambda m: m["files"].update({"global": {}})),

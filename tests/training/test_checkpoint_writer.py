@@ -1,4 +1,4 @@
-"""What is written into a part, with every supported torch."""
+"""The files of a part, with every supported version of torch."""
 
 import hashlib
 import json

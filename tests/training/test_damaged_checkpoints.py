@@ -1,4 +1,4 @@
-"""What training does with checkpoints that are damaged, hostile, or of earlier versions; in this process."""
+"""Training with checkpoints that are damaged, hostile, or of earlier versions, in this process."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def run_of(outputs: Path, settings: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def monkey(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """For a worker of a second start."""
+    """Sets the environment of a worker of a second attempt."""
     monkeypatch.setenv("MULOCO_ATTEMPT", "2")
     return monkeypatch
 
@@ -112,7 +112,7 @@ def swap_globals(run: RunFolder) -> str:
 
 
 def hide_object(run: RunFolder) -> str:
-    """With digests that are right."""
+    """Hides a foreign object in the metadata, and corrects the digests."""
     hide_in_metadata(run.checkpoint / "step-4" / "global", GADGETS["os.system"](run.root / "proof"))
     reseal(run, 4)
     return "global/.metadata cannot be read as the metadata of a checkpoint: it names posix.system"

@@ -26,8 +26,8 @@ def config(*words: str) -> Config:
     ("words", "environment", "message"),
     [
         ([], HERE, "the 2 workers of this run need a shared secret: export MULOCO_SECRET=$(openssl rand -hex"),
-        ([], {**HERE, SECRET: ""}, "need a secret"),
-        ([], {**HERE, SECRET: "0123456789"}, "the secret in MULOCO_SECRET has 10 characters, and at least 16 are"),
+        ([], {**HERE, SECRET: ""}, "need a shared secret"),
+        ([], {**HERE, SECRET: "0123456789"}, "the secret in MULOCO_SECRET has 10 characters, but needs at least 16"),
         ([], {}, "the 2 workers of this run need a lighthouse: set TORCHFT_LIGHTHOUSE=http://host:port"),
         ([], {LIGHTHOUSE: ""}, "need a lighthouse"),
         ([], {LIGHTHOUSE: "localhost:29510"}, "must be an address such as http://host:29510; got 'localhost:29510'"),

@@ -63,7 +63,7 @@ while [ "$interrupted" ]; do  # a signal interrupts `wait`, too
     wait $!
     status=$?
 done
-# 138: stopped by USR1 before its end. 75: failed in a way that may pass, with a checkpoint to resume from; the job is not
+# 138: stopped by USR1 before its end. 75: failed for a temporary reason, with a checkpoint to resume from; the job is not
 # requeued for this once it has been requeued ten times, for whichever reason.
 if [ "$status" -eq 138 ] || { [ "$status" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
