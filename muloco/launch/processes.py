@@ -194,14 +194,14 @@ def exception_in(log: str) -> str | None:
 
 
 def refusal_in(log: str) -> str | None:
-    """What our program has said last, as the error that it is."""
+    """Returns the last error message of our own program in a log, as a ConfigError; None if there is none."""
     said = re.findall(r"^muloco: (.*)$", log, flags=re.M)
     return f"ConfigError: {said[-1]}" if said else None
 
 
 def end_with_parent(end_signal: int) -> None:
-    """In the child: it heeds the signal that ends it, which a shell's background jobs would ignore if it is SIGINT, and on
-    Linux gets it when its parent dies."""
+    """Called in a child process: no longer ignores the signal that ends it, as background jobs of a shell ignore
+    SIGINT; on Linux it also gets this signal when its parent dies."""
     if end_signal != signal.SIGKILL:
         signal.signal(end_signal, signal.SIG_DFL)
     if sys.platform == "linux":
