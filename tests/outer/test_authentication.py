@@ -117,7 +117,7 @@ def of_version(version: int) -> Member:
 
     def meet(store: Store, rank: int, size: int) -> str:
         store.set(f"nonce/{rank}", "00" * 16)
-        store.wait([f"nonce/{member}" for member in range(size)])
+        store.wait([f"nonce/{member}" for member in range(size)], LONG)
         seen = KEY.tag("seen", *(store.get(f"nonce/{member}") for member in range(size)))
         store.set(f"proof/{rank}", f"{version} {(seen + KEY.tag('admission', version, rank, seen)).hex()}")
         return ""

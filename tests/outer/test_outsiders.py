@@ -7,11 +7,13 @@ import threading
 import pytest
 import torch
 
-from muloco.outer import ForeignRun, TransportError
+from muloco.outer import ForeignRun, TransportError, peer_group
+from muloco.outer.header import PROTOCOL
 from muloco.outer.torchft import TorchftTransport
 
 from .faults import die_at
 from .over_torchft import connect, in_threads
+from .test_authentication import of_version
 from .toy import SECONDS, Case, Result, start, train, train_in_process, walk
 
 CASE = Case(workers=2, fragments=2, interval=4, steps=12)
@@ -74,6 +76,35 @@ def test_an_outsider_is_named_and_left_out(
     assert len(said) == 1 and "MULOCO_SECRET" in said[0]
     warned = {record.getMessage() for record in caplog.records if "does not have the secret" in record.getMessage()}
     assert "worker 1 does not have the secret of this run (MULOCO_SECRET); the others go on without it" in warned
+
+
+def test_one_of_another_version_is_left_out_before_anything_is_connected(
+    lighthouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the secret."""
+    version = PROTOCOL + 1
+    ours, theirs = peer_group.admit, of_version(version)
+
+    def admit(store, key, rank, size, *args, **options):
+        if rank == 0:
+            return ours(store, key, rank, size, *args, **options)
+        theirs(store, rank, size)
+        raise TransportError("this is all that it has to say")
+
+    monkeypatch.setattr(peer_group, "admit", admit)
+    address = lighthouse(2, heartbeat_seconds=1.5)
+    transports = [connect(worker, address) for worker in range(2)]
+
+    def work(worker: int) -> list[object]:
+        round = transports[worker].open(1)
+        return [round.size, *round.strangers]
+
+    with caplog.at_level(logging.WARNING, "muloco"):
+        assert in_threads(2, work)[0] == [1, f"worker 1 (version {version} of the protocol)"]
+    for transport in transports:
+        leave(transport)
+    said = f"worker 1 speaks version {version} of the protocol and this worker version {PROTOCOL}"
+    assert f"{said}; the others go on without it" in [record.getMessage() for record in caplog.records]
 
 
 def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
