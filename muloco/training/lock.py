@@ -81,9 +81,9 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
             break
         os.close(lock)
     last = _text(lock)
-    _name_holder(lock)  # before the wait, so that whoever is refused learns who waits
-    _wait_for_children(last, grace)
-    return _Locked(file, lock).kept()
+    with _Locked(file, lock).kept() as release:  # before the wait, so that whoever is refused learns who waits
+        _wait_for_children(last, grace)
+        return release.pop_all()
 
 
 class _Locked:

@@ -103,7 +103,7 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
         assert in_threads(2, work)[0] == [1, f"worker 1 (version {version} of the protocol)"]
     for transport in transports:
         leave(transport)
-    said = f"worker 1 speaks version {version} of the protocol and this worker version {PROTOCOL}"
+    said = f"worker 1 uses version {version} of the protocol, and this worker version {PROTOCOL}"
     assert f"{said}; the others go on without it" in [record.getMessage() for record in caplog.records]
 
 

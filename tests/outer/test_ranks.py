@@ -113,7 +113,7 @@ def test_they_give_up_a_sync_at_the_same_round(impatient: int, monkeypatch: pyte
         agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE, patience=patience)
 
     said = ranks.run(work)
-    assert "a stranger has stayed" in said[impatient] and "another rank" in said[1 - impatient]
+    assert "a worker that does not belong to the run" in said[impatient] and "another rank" in said[1 - impatient]
 
 
 @pytest.mark.parametrize("unlucky", range(RANKS))
