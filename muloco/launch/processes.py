@@ -200,13 +200,8 @@ def refusal_in(log: str) -> str | None:
 
 
 def end_with_parent(end_signal: int) -> None:
-<<<<<<< HEAD
     """Called in a child process: no longer ignores the signal that ends it, as background jobs of a shell ignore
     SIGINT; on Linux it also gets this signal when its parent dies."""
-=======
-    """In the child: it heeds the signal that ends it, which a shell's background jobs would ignore if it is SIGINT, and
-    on Linux gets it when its parent dies."""
->>>>>>> part/breaker2
     if end_signal != signal.SIGKILL:
         signal.signal(end_signal, signal.SIG_DFL)
     if sys.platform == "linux":

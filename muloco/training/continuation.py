@@ -30,13 +30,14 @@ OPTIMIZERS = ("Muon", "AdamW")
 
 @contextlib.contextmanager
 def one_rank() -> Iterator[None]:
-    """Around continuations: this process is the only rank there is.
+    """Context for continuations, in which this process is the only rank. Afterwards its environment is as before.
 
     Raises:
         ConfigError: it is not.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("this runs in one process: start it without torchrun")
+    before = dict(os.environ)
     store = store_of_single_rank(Config())
     try:
         yield
@@ -44,6 +45,8 @@ def one_rank() -> Iterator[None]:
         if dist.is_initialized():
             dist.destroy_process_group()
         del store
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Continuation:

@@ -92,11 +92,16 @@ def test_a_holder_gives_signs_of_life_and_ends_when_it_has_lost_the_lock(
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     file = tmp_path / ".lock"
+
+    def taken_over() -> bool:
+        """As if the holder had been away for so long that another one has taken over, and gives signs of life."""
+        beats(file)(0)
+        return False
+
     with pytest.raises(KeyboardInterrupt), only_one(file, "busy"):
         first = file.read_text()
         until(lambda: file.read_text() != first)
-        beats(file)(0)  # as if it had been away for so long that another one has taken over
-        until(lambda: False)
+        until(taken_over)
     assert file.read_text().startswith(HOLDER), "it belongs to the other one"
 
 
