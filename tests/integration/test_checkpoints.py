@@ -18,6 +18,7 @@ import torch
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
 from muloco.analysis.report.runs import read_run
+from muloco.launch.supervisor import RESUMABLE
 from muloco.training.run_folder import RunFolder
 
 from ..hostile import GADGETS, hide_in_metadata
@@ -257,14 +258,14 @@ def test_a_run_killed_before_its_last_validation_ends_well_wherever_it_is_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder is moved meanwhile. Asked for again the run has ended; asked for more steps it goes on."""
-    settings = {**ALONE, "training__steps": 4, "lr_scheduler__min_lr_factor": 1}
+    settings = {**ALONE, "training__steps": 4, "lr_scheduler__min_lr_factor": 1, "fault_tolerance__resumes": 0}
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(KILLED)
     path = os.environ.get("PYTHONPATH", "")
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{path}")
         killed = train(tmp_path / "outputs", "run", MULOCO, **settings)
-    assert killed.status == 1 and "killed by SIGKILL" in killed.output, killed.output
+    assert killed.status == RESUMABLE and "killed by SIGKILL" in killed.output, killed.output
     assert list(killed.validation()) == [0] and not killed.folder.summary.exists()
 
     folder = RunFolder(shutil.move(killed.folder.root, tmp_path / "moved"))
