@@ -54,7 +54,7 @@ def kill(folder: RunFolder, worker: int) -> None:
 
 def events(folder: RunFolder, event: str) -> list[dict[str, Any]]:
     lines = [line for path in folder.metrics_files().values() for line in read_lines(path)]
-    return sorted((line for line in lines if line.get("event") == event), key=lambda line: line["time"])
+    return sorted((line for line in lines if line.get("event") == event), key=lambda line: line.get("time", 0.0))
 
 
 def stop(process: subprocess.Popen, folder: RunFolder) -> str:
