@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -74,13 +75,14 @@ class BackgroundStream:
 
     MOST = 1 << 20
     """Characters that may wait for the reader."""
+    TOGETHER = 500
+    """Most pieces of text that are written at once."""
 
     def __init__(self, stream: Any):
         self._stream = stream
-        self._waiting: list[str] = []
-        self._size = self._missing = 0
-        self._ends = False
-        self._changed = threading.Condition()
+        # No lock: a Ctrl-C in the main thread may come between taking a lock and noting that it is taken.
+        self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._taken = self._written = self._missing = 0
         self._thread = threading.Thread(target=self._write_on, daemon=True)
         self._thread.start()
 
@@ -88,15 +90,13 @@ class BackgroundStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with self._changed:
-            if self._size + len(text) > self.MOST:
-                self._missing += text.count("\n")
-                return len(text)
-            if self._missing:
-                self._put(f"[{self._missing} lines are missing here, because the output was not read in time]\n")
-                self._missing = 0
-            self._put(text)
-            self._changed.notify()
+        if self._taken - self._written + len(text) > self.MOST:
+            self._missing += text.count("\n")
+            return len(text)
+        if self._missing:
+            self._put(f"[{self._missing} lines are missing here, because the output was not read in time]\n")
+            self._missing = 0
+        self._put(text)
         return len(text)
 
     def flush(self) -> None:
@@ -104,27 +104,24 @@ class BackgroundStream:
 
     def end(self) -> None:
         """Waits until all has been written."""
-        with self._changed:
-            self._ends = True
-            self._changed.notify()
+        self._waiting.put(None)
         self._thread.join()
 
     def _put(self, text: str) -> None:
-        self._waiting.append(text)
-        self._size += len(text)
+        self._taken += len(text)
+        self._waiting.put(text)
 
     def _write_on(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ends)
-                if not self._waiting:
-                    return
-                text = "".join(self._waiting)
-                self._waiting.clear()
+        pieces: list[str | None] = []
+        while None not in pieces:
+            pieces = [self._waiting.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(pieces) < self.TOGETHER:
+                    pieces.append(self._waiting.get_nowait())
+            text = "".join(filter(None, pieces))
             self._stream.write(text)
             self._stream.flush()
-            with self._changed:
-                self._size -= len(text)
+            self._written += len(text)
 
 
 def silence(stream: TextIO) -> None:

@@ -120,7 +120,7 @@ for i in range(60_000): stream.write("a line of text, number %05d\\n" % i)
 sys.stderr.write("the work is done\\n")
 import time
 deadline = time.monotonic() + 1500
-while stream._size > 1000 and time.monotonic() < deadline: time.sleep(0.01)
+while stream._taken - stream._written > 1000 and time.monotonic() < deadline: time.sleep(0.01)
 stream.write("the end\\n")
 stream.end()
 """
