@@ -25,6 +25,7 @@ STANDS_FOR = {  # what a reader replaces, and what the test has in its place
     "--evaluation.tasks paper": "--evaluation.tasks local_choice",
     "http://host:port": "$LIGHTHOUSE",
     "--training.steps 5000": "--training.steps 6",  # the run that is resumed has 4
+    "--step 2000": "--step 4",
     "/new/place/books.jsonl": "embedded",  # the same text as at its start
     "CONFIG": "config/laptop/muloco.py",
     "CHECKPOINT": "outputs/NAME",
