@@ -152,3 +152,31 @@ def test_a_reader_that_goes_is_no_trouble_in_the_background() -> None:
     )
     done = run(code, behind="| head -n 1")
     assert done.stdout == "a line of text\n" and done.stderr.endswith("the command goes on\ndone\nstatus 0\n")
+
+
+INTERRUPTED = """
+import os, random, signal, threading
+from muloco.console import BackgroundStream
+class Nowhere:
+    def write(self, text): pass
+    def flush(self): pass
+draw = random.Random(7)
+for _ in range(60):
+    stream = BackgroundStream(Nowhere())
+    timer = threading.Timer(0.005 * draw.random(), os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        try:
+            timer.start()
+            for _ in range(10**9): stream.write("a line of text\\n")
+        finally:
+            timer.join()
+    except KeyboardInterrupt:
+        pass
+    stream.end()
+"""
+
+
+def test_a_ctrl_c_at_any_moment_leaves_an_end() -> None:
+    """Also between taking a lock and noting that it is taken, if there were one."""
+    done = run(INTERRUPTED, behind="")
+    assert done.stderr.endswith("done\nstatus 0\n"), done.stderr
