@@ -47,7 +47,7 @@ def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
     assert summary["workers"] == 2 and summary["steps"] == 40 and summary["syncs"] == 5
     assert summary["tokens"] == 40 * 8 * 64
     assert summary["validation_loss_before"] == validation[0] and summary["validation_loss"] == validation[40]
-    assert summary["bytes_sent_per_worker"] == pytest.approx(5 * 4 * parameters, rel=0.001)
+    assert summary["bytes_sent_per_worker"] == pytest.approx(5 * 4 * parameters, rel=0.002), "with headers and tags"
     assert summary["tokens_per_second"] > 0 and summary["wall_seconds"] > 0
     assert one.folder.loss_plot.read_bytes().startswith(b"\x89PNG")
     for part in ("held-out loss", "sent by a worker", f"loss curve: {one.folder.loss_plot}"):
