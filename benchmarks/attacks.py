@@ -144,7 +144,7 @@ def main() -> int:
         "--mutations", type=int, default=300, help="number of mutations of each kind of file, header and payload"
     )
     parser.add_argument("--lanes", type=int, default=2, help="scenes that are played at the same time")
-    parser.add_argument("--limit", type=float, default=720.0, help="seconds after which no further attack begins")
+    parser.add_argument("--limit", type=float, default=1500.0, help="seconds after which no further attack begins")
     parser.add_argument("--outputs", type=Path, help="where run folders are kept; default: they are deleted")
     parser.add_argument(
         "--results", type=Path, help="folder for the record (default: results/attacks for all attacks, else none)"
