@@ -57,9 +57,16 @@ RESULTS = Path(__file__).parents[1] / "results" / "attacks"
 
 
 class Record:
-    """Lines that are printed and written as they come, from several threads."""
+    """Lines that are printed and written as they come, from several threads.
 
-    def __init__(self, path: Path | None, about: dict[str, object]):
+    Args:
+        path: the file; None: the lines are only printed.
+        about: the first line, which describes the machine.
+        outputs: the folder of the runs, which the file does not name.
+    """
+
+    def __init__(self, path: Path | None, about: dict[str, object], outputs: Path):
+        self._outputs = outputs
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = (path or Path(os.devnull)).open("w", encoding="utf-8")
@@ -78,7 +85,7 @@ class Record:
                 print(f"    {note}", flush=True)
 
     def _write(self, line: dict[str, object]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line).replace(f"{self._outputs}/", "") + "\n")
         self._file.flush()
 
 
@@ -186,7 +193,7 @@ def run(attacks: Sequence[Attack], options: argparse.Namespace, outputs: Path) -
         "machine": platform.machine(),
     }
     results = options.results or (RESULTS if len(attacks) == len(ATTACKS) else None)
-    record = Record(results and results / f"{options.form}.jsonl", about)
+    record = Record(results and results / f"{options.form}.jsonl", about, outputs)
     workshop = Workshop(outputs / "workshop", mutations=options.mutations)
     scenes = [scene for scene, _ in Counter(attack.scene for attack in attacks).most_common()]  # the longest first
     until = started + options.limit

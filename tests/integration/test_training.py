@@ -15,6 +15,7 @@ from muloco.training.run_folder import RunFolder, read_lines
 from muloco.training.trackers import run_id
 
 from .runs import Run, assert_private, command, train
+from .test_compression import HEADERS
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +48,7 @@ def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
     assert summary["workers"] == 2 and summary["steps"] == 40 and summary["syncs"] == 5
     assert summary["tokens"] == 40 * 8 * 64
     assert summary["validation_loss_before"] == validation[0] and summary["validation_loss"] == validation[40]
-    assert summary["bytes_sent_per_worker"] == pytest.approx(5 * 4 * parameters, rel=0.002), "with headers and tags"
+    assert 0 < summary["bytes_sent_per_worker"] - 5 * 4 * parameters <= 5 * HEADERS
     assert summary["tokens_per_second"] > 0 and summary["wall_seconds"] > 0
     assert one.folder.loss_plot.read_bytes().startswith(b"\x89PNG")
     for part in ("held-out loss", "sent by a worker", f"loss curve: {one.folder.loss_plot}"):
@@ -131,10 +132,8 @@ def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     assert sharded.validation()[0] == pytest.approx(whole.validation()[0], abs=1e-4)
     assert sharded.validation()[12] == pytest.approx(whole.validation()[12], abs=0.15)
     assert sharded.summary()["tokens"] == whole.summary()["tokens"] == 12 * 8 * 64
-    assert sharded.summary()["bytes_sent_per_worker"] == pytest.approx(
-        whole.summary()["bytes_sent_per_worker"],
-        rel=0.002,  # each rank sends headers and tags
-    )
+    more = sharded.summary()["bytes_sent_per_worker"] - whole.summary()["bytes_sent_per_worker"]
+    assert 0 < more <= sharded.summary()["syncs"] * HEADERS, "each of the two ranks sends headers and tags"
     assert_private(sharded)
     assert_private(whole)
 
