@@ -24,7 +24,8 @@ from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
 from muloco.runs.folder import RunFolder, why_unwritable
 from muloco.settings.bounds import Count
-from muloco.settings.config import Config, FaultTolerance
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import check_option, error_reason, find_config, load_config, locate, naming
 from muloco.settings.values import nearest, shown, whole_number
 from muloco.training.environment import ATTEMPT, check_environment, secret_in

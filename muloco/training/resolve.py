@@ -17,8 +17,10 @@ from muloco.model.flavors import Flavor, flavor
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
-from muloco.settings.config import Config, Optimizer, Role, Training
+from muloco.settings.config import Config
 from muloco.settings.load import naming, settle
+from muloco.settings.optimizer import Optimizer, Role
+from muloco.settings.training import Training
 from muloco.training.evaluation import check_evaluation
 from muloco.training.initial import check_initial
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from muloco.errors import UserError
-from muloco.settings.config import Config, Role
+from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, apply_overrides, field_types, flatten, load_config, settle
+from muloco.settings.optimizer import Role
 from muloco.settings.other_names import PAPER
 from muloco.training.resolve import resolve
 

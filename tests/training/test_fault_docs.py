@@ -5,7 +5,7 @@ import re
 import shlex
 from dataclasses import fields
 
-from muloco.settings.config import FaultTolerance
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT, load_config
 from muloco.training.resolve import resolve
 
