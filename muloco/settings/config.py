@@ -1,6 +1,6 @@
 """What a user chooses: typed sections, every field of which can be overridden as `--section.field value`.
 
-A field that is None is derived by `muloco.training.resolve`; set by hand it stays. Sizes called "sequences" are counted
+A field that is None is derived by `muloco.resolve`; set by hand it stays. Sizes called "sequences" are counted
 over all workers unless said otherwise. Needs nothing but Python, so that `--help` and mistakes are answered at once.
 """
 

@@ -1,7 +1,9 @@
 """How the anchor is validated and evaluated while it is trained."""
 
+import importlib.util
 from dataclasses import dataclass
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Count, Text
 from muloco.settings.section import Section
 
@@ -31,3 +33,25 @@ class Evaluation(Section):
     """Documents of each task. None: all."""
     batch_tokens: Count = 8192
     """Tokens in a batch of a rank, padding included."""
+
+    def check(self) -> None:
+        """Checks what concerns this section alone.
+
+        Raises:
+            UserError: a time is out of range, or lm-eval is needed and is not installed.
+        """
+        for at in self.at:
+            if isinstance(at, float) and not 0 < at <= 1:
+                raise UserError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
+            if isinstance(at, int) and at < 1:
+                raise UserError(f"evaluation.at: steps count from 1; got {at}")
+        if self.tasks:
+            need_lm_eval()
+
+
+def need_lm_eval() -> None:
+    """Raises UserError, which says what to install, if lm-eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            "evaluation needs lm-eval: pip install 'lm-eval[hf]==0.4.13', or ./install_dependencies.sh --extras eval"
+        )
