@@ -12,15 +12,15 @@ from pathlib import Path
 
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
-from muloco.errors import UserError
+from muloco.errors import UserError, naming
 from muloco.model.flavors import Flavor, flavor
 from muloco.model.initial import check_initial
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
 from muloco.settings.config import Config
-from muloco.settings.load import naming, settle
 from muloco.settings.optimizer import Optimizer, Role
+from muloco.settings.paper_forms import settle
 from muloco.settings.training import Training
 
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)

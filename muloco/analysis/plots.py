@@ -11,7 +11,7 @@ from muloco.analysis.canvas import canvas, save
 from muloco.analysis.palette import COLORS, looks
 from muloco.analysis.report.method import variant
 from muloco.runs.folder import RunFolder, read_metrics
-from muloco.settings.load import from_dict
+from muloco.settings.stored import from_dict
 
 MOST_SYNCS = 40
 """The most syncs that are marked one by one."""

@@ -1,6 +1,5 @@
 """The options of a parameter group, and how they are read."""
 
-import difflib
 import math
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from muloco.optim.lookup import lookup
 from muloco.optim.roles import ALGORITHMS, UNDECAYED
+from muloco.suggest import allowed
 
 GROUP_OPTIONS = ("algorithm", "use_muon", "role", "lr_factor", "layout", "betas", "fused", "foreach")
 """Options of a group in addition to those of the constructors."""
@@ -163,9 +163,7 @@ def _instead(name: str, known: Collection[str]) -> str:
         return NOT_TAKEN[name]
     if name == "lr" and "inner_lr" in known:
         return "use inner_lr for the inner steps, and outer_lr for the outer ones"
-    nearest = difflib.get_close_matches(str(name), sorted(known), n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{hint}allowed are {', '.join(map(repr, sorted(known)))}"
+    return allowed(str(name), sorted(known))
 
 
 def _number(name: str, value: Any) -> float:

@@ -10,6 +10,7 @@ from muloco.settings.compression import Compression
 from muloco.settings.data import Data
 from muloco.settings.evaluation import Evaluation, Validation
 from muloco.settings.fault_tolerance import Chaos, FaultTolerance
+from muloco.settings.marks import Common, MayChange
 from muloco.settings.model import Model
 from muloco.settings.optimizer import LRScheduler, Optimizer
 from muloco.settings.outer import OuterOptimizer
@@ -24,22 +25,22 @@ class Config(Section):
     """Everything that describes a run."""
 
     run: Run = field(default_factory=Run)
-    model: Model = field(default_factory=Model)
+    model: Common[Model] = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     lr_scheduler: LRScheduler = field(default_factory=LRScheduler)
     fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)
-    outer_optimizer: OuterOptimizer = field(default_factory=OuterOptimizer)
-    compression: Compression = field(default_factory=Compression)
+    outer_optimizer: Common[OuterOptimizer] = field(default_factory=OuterOptimizer)
+    compression: Common[Compression] = field(default_factory=Compression)
     parallelism: Parallelism = field(default_factory=Parallelism)
-    activation_checkpoint: ActivationCheckpoint = field(default_factory=ActivationCheckpoint)
-    compile: Compile = field(default_factory=Compile)
+    activation_checkpoint: MayChange[ActivationCheckpoint] = field(default_factory=ActivationCheckpoint)
+    compile: MayChange[Compile] = field(default_factory=Compile)
     validation: Validation = field(default_factory=Validation)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    metrics: Metrics = field(default_factory=Metrics)
+    evaluation: MayChange[Evaluation] = field(default_factory=Evaluation)
+    metrics: MayChange[Metrics] = field(default_factory=Metrics)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    chaos: Chaos = field(default_factory=Chaos)
+    chaos: MayChange[Chaos] = field(default_factory=Chaos)
 
     @property
     def workers(self) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from muloco.settings.bounds import Count, Positive, Text
+from muloco.settings.marks import MayChange
 from muloco.settings.section import Section
 
 
@@ -26,7 +27,7 @@ class Data(Section):
     predict_bos: bool = False
     """Whether the EOS of a document is an input whose label is the BOS of the next document, in training and in
     validation, as in the paper's stream. False: no label is of another document than its input."""
-    strict: bool = False
+    strict: MayChange[bool] = False
     """Refuse broken records and empty files, instead of naming, counting and skipping them."""
     prepare: bool | None = None
     """Tokenize everything once before training, into a cache. False: read and tokenize while training (streaming).

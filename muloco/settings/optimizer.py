@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from muloco.settings.bounds import Amount, Count, Momentum, NotNegative, Positive, Share, SomeShare
+from muloco.settings.marks import Common, MayChange
 from muloco.settings.section import Section
 
 
@@ -51,7 +52,7 @@ class Optimizer(Section):
     polynomial; polar_express, the five steps of Polar Express."""
     orthogonalization_steps: Count | None = None
     """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
-    symmetric_products: Literal["auto", "triton", "matmul"] = "auto"
+    symmetric_products: MayChange[Literal["auto", "triton", "matmul"]] = "auto"
     """How Muon computes symmetric matrix products. triton: one triangle, which is mirrored; it needs CUDA devices.
     matmul: all elements. auto: whichever is faster on a GPU when a shape first occurs, and matmul elsewhere. A run on
     GPUs that is to be repeated bit by bit needs triton or matmul: auto may choose differently, and results then differ
@@ -77,7 +78,7 @@ class LRScheduler(Section):
 
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
-    total_steps: Count | None = None
+    total_steps: Common[Count | None] = None
     """Inner steps after which the inner learning rate, and an outer one with a schedule, reach their last values and
     stay there. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
     min_lr_factor: Share = 0.1

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muloco.settings.bounds import Momentum, Positive, Share
+from muloco.settings.marks import MayChange
 from muloco.settings.section import Section
 
 
@@ -29,5 +30,5 @@ class OuterOptimizer(Section):
     """How the outer learning rate falls over the run."""
     min_lr_factor: Share = 0.1
     """Outer learning rate at the end, as a share of `lr`, where it falls."""
-    offload: bool = False
+    offload: MayChange[bool] = False
     """Keep anchor and outer state in pinned host memory instead of on the device."""

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 from muloco.settings.bounds import Amount, Count, Name, Seed, Text
+from muloco.settings.marks import MayChange
 from muloco.settings.section import Section
 
 
 @dataclass(kw_only=True, slots=True)
 class Run(Section):
-    name: Name | None = None
+    name: MayChange[Name | None] = None
     """Folder of the run below `outputs`. Derived: name of the config file and the time."""
-    outputs: Text = "outputs"
+    outputs: MayChange[Text] = "outputs"
     """Folder that holds all run folders."""
     seed: Seed = 42
     """Seed of the initialization and of the order of the data."""
@@ -30,11 +31,11 @@ class Metrics(Section):
 class Checkpoint(Section):
     enable: bool = True
     """Write checkpoints."""
-    interval: Count = 500
+    interval: MayChange[Count] = 500
     """Inner steps between two checkpoints; besides, one after the last step."""
-    keep: Amount = 2
+    keep: MayChange[Amount] = 2
     """How many of the newest checkpoints stay; 0: all."""
-    asynchronous: bool = True
+    asynchronous: MayChange[bool] = True
     """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
     initial: Text | None = None
     """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: drawn."""

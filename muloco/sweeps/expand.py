@@ -11,7 +11,8 @@ from typing import Any
 from muloco.errors import UserError
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import CHECKOUT, SHIPPED, find_config, flatten, load_config, set_field
+from muloco.settings.fields import flatten, set_field
+from muloco.settings.load import CHECKOUT, SHIPPED, find_config, load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.names import job_names
 from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain

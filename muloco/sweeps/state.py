@@ -9,7 +9,8 @@ from typing import Any
 
 from muloco.runs.folder import STATE, RunFolder, read_json, standing
 from muloco.runs.metrics_lines import parsed_line
-from muloco.settings.load import flatten, from_dict
+from muloco.settings.fields import flatten
+from muloco.settings.stored import from_dict
 from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder

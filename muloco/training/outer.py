@@ -25,7 +25,7 @@ from muloco.outer.terms import Setting
 from muloco.runs.commits import CommitLog, Progress
 from muloco.settings.compression import Compression as CompressionConfig
 from muloco.settings.config import Config
-from muloco.settings.load import flatten
+from muloco.settings.fields import flatten
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
 from muloco.training.schedule import schedule_steps

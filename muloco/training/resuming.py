@@ -15,7 +15,9 @@ from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_json
 from muloco.settings.config import Config
-from muloco.settings.load import flatten, from_dict, load_config, to_dict
+from muloco.settings.fields import flatten
+from muloco.settings.load import load_config
+from muloco.settings.stored import from_dict, to_dict
 from muloco.training.schedule import inner_learning_rate, schedule_steps
 
 MAY_CHANGE = (

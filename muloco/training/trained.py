@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from muloco.data.cache import default_cache
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.errors import UserError
+from muloco.errors import UserError, error_reason, shown
 from muloco.model.flavors import Flavor, flavor
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
 from muloco.settings.config import Config
-from muloco.settings.load import error_reason, load_config
-from muloco.settings.values import shown
+from muloco.settings.load import load_config
 from muloco.training.resuming import take_own_tokenizer
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
 from muloco.runs.folder import RunFolder, missing_metrics, read_metrics
 from muloco.settings.config import Config
-from muloco.settings.load import flatten, from_dict
+from muloco.settings.fields import flatten
+from muloco.settings.stored import from_dict
 
 _ELSEWHERE = ("run.", "metrics.", "evaluation.", "compile.", "activation_checkpoint.")
 _HOW = (
