@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Amount, Count, Names, Seconds, Seed, Share, Text
 from muloco.settings.marks import Common, MayChange
-from muloco.settings.section import Section
+from muloco.settings.section import Origins, Section
+
+Method = Literal["diloco", "local_sgd", "gpa", "none"]
 
 
 @dataclass(kw_only=True, slots=True)
 class FaultTolerance(Section):
     """Workers: how many, when they agree, and how long they wait for each other."""
 
-    semi_sync_method: Common[Literal["diloco", "local_sgd", "gpa", "none"] | None] = None
+    semi_sync_method: Common[Method | None] = None
     """diloco: an outer step every `sync_steps`. local_sgd: the average of the parameters instead. gpa: primal
     averaging, whose z is averaged every `sync_steps` where there are several workers. none: plain training of a single
     worker. Derived: gpa with `optimizer.name` GPA, else diloco."""
@@ -60,6 +63,48 @@ class FaultTolerance(Section):
     always take 20 times as long as its usual one, and the first step, a validation or a checkpoint 12 times this long.
     """
 
+    def complete(self, origins: Origins) -> None:
+        """Derives the number of fragments.
+
+        Raises:
+            UserError: the settings of this section cannot be combined.
+        """
+        modules = self.module_fqns_per_model_fragment
+        if modules is None:
+            self.derive("num_fragments", 1, "the whole model is synced at once", origins)
+        else:
+            self.derive("num_fragments", len(modules), "entries of module_fqns_per_model_fragment", origins)
+            if len(modules) != self.num_fragments:
+                raise UserError(
+                    f"fault_tolerance.num_fragments is {self.num_fragments}, module_fqns_per_model_fragment has "
+                    f"{len(modules)}"
+                )
+        if not 0 <= self.replica_id < self.group_size:
+            raise UserError(
+                f"fault_tolerance.replica_id must be from 0 to group_size - 1 = {self.group_size - 1}; "
+                f"got {self.replica_id}"
+            )
+        if self.semi_sync_method == "none" and self.group_size > 1:
+            raise UserError(
+                f"fault_tolerance.semi_sync_method none leaves {self.group_size} workers apart for good; choose diloco "
+                "or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
+            )
+        if self.min_replica_size > self.group_size:
+            raise UserError(
+                f"fault_tolerance.min_replica_size {self.min_replica_size} is more than the group_size "
+                f"{self.group_size}"
+            )
+        if self.transport == "in_process" and self.process_group == "nccl":
+            raise UserError(
+                "fault_tolerance.process_group nccl joins processes; with transport in_process leave it auto"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedFaultTolerance(FaultTolerance):
+    semi_sync_method: Method
+    num_fragments: Count
+
 
 @dataclass(kw_only=True, slots=True)
 class Chaos(Section):
@@ -73,3 +118,8 @@ class Chaos(Section):
     """How long a stopped worker stands still."""
     seed: Seed = 0
     """Chooses the workers."""
+
+    def check(self) -> None:
+        """Raises UserError if there is no kind of fault."""
+        if not self.kinds:
+            raise UserError("chaos.kinds names no kind of fault; there are kill, stop and cut")

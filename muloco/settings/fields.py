@@ -69,7 +69,7 @@ def suggestion(name: str, known: Mapping[str, Any] | None = None) -> str:
 def _types_below(type_: type, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, annotation in get_type_hints(type_, include_extras=True).items():
-        section = _section(annotation)
+        section = section_class(annotation)
         found |= {prefix + name: annotation} if section is None else _types_below(section, f"{prefix}{name}.")
     return found
 
@@ -78,12 +78,12 @@ def _marks_below(type_: type, prefix: str, above: Mark | None) -> dict[str, Mark
     found: dict[str, Mark | None] = {}
     for name, annotation in get_type_hints(type_, include_extras=True).items():
         mark = next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Mark)), above)
-        section = _section(annotation)
+        section = section_class(annotation)
         found |= {prefix + name: mark} if section is None else _marks_below(section, f"{prefix}{name}.", mark)
     return found
 
 
-def _section(annotation: Any) -> type | None:
+def section_class(annotation: Any) -> type | None:
     """The class of a section, marked or not; None for the type of a field."""
     base = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return base if dataclasses.is_dataclass(base) else None  # type: ignore[return-value]

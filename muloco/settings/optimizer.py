@@ -1,11 +1,21 @@
 """The inner optimizer, its roles of parameters and its learning rate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Amount, Count, Momentum, NotNegative, Positive, Share, SomeShare
 from muloco.settings.marks import Common, MayChange
-from muloco.settings.section import Section
+from muloco.settings.section import Origins, Section
+
+_USUAL_RULES = {
+    "Muon": {"matrix": "muon", "others": "adamw"},
+    "AdamW": {"matrix": "adamw", "others": "adamw"},
+    "GPA": {"matrix": "adamw", "others": "adamw"},
+    "SGD": {"matrix": "sgd", "others": "sgd"},
+}
+"""By `optimizer.name`: the rule of the matrices, and of all other parameters, where none is given."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,8 +77,58 @@ class Optimizer(Section):
     scalar: Role = field(default_factory=Role)
     """The norms, which are vectors: adamw or lion."""
 
-    def roles(self) -> dict[str, Role]:
+    def roles(self) -> Mapping[str, Role]:
         """The roles of parameters, by name."""
+        return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
+
+    def usual_rule(self, role: str) -> str:
+        """What steps a role that has no rule of its own."""
+        return _USUAL_RULES[self.name]["matrix" if role == "matrix" else "others"]
+
+    def open_usual_rules(self) -> None:
+        """Opens the rules that follow from the name, so that they follow from another name, too."""
+        for name, role in self.roles().items():
+            if role.rule == self.usual_rule(name):
+                role.rule = None
+
+    def complete(self, origins: Origins) -> None:
+        """Derives the rules that are open.
+
+        Raises:
+            UserError: the settings of this section cannot be combined.
+        """
+        if self.name == "SGD":
+            refused = [f"optimizer.{name}.*" for name, role in self.roles().items() if role != Role()]
+            if self.cautious_weight_decay:
+                refused.append("optimizer.cautious_weight_decay")
+            if refused:
+                raise UserError(
+                    f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
+                    "choose Muon or AdamW, or leave that out"
+                )
+        if self.scalar.rule == "muon":
+            raise UserError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
+        for name, role in self.roles().items():
+            if role.rule is None:
+                role.rule = self.usual_rule(name)  # type: ignore[assignment]
+                origins[f"optimizer.{name}.rule"] = f"optimizer.name {self.name}"
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedRole(Role):
+    rule: Literal["muon", "adamw", "lion", "sgd"]  # type: ignore[assignment]
+    """As chosen; sgd with optimizer.name SGD alone."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedOptimizer(Optimizer):
+    weight_decay: NotNegative
+    matrix: ResolvedRole
+    embedding: ResolvedRole
+    head: ResolvedRole
+    scalar: ResolvedRole
+
+    def roles(self) -> Mapping[str, ResolvedRole]:
         return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
 
 

@@ -1,7 +1,9 @@
 """What a run is called, where it writes, and what it logs and saves."""
 
+import importlib.util
 from dataclasses import dataclass
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Amount, Count, Name, Seed, Text
 from muloco.settings.marks import MayChange
 from muloco.settings.section import Section
@@ -26,6 +28,11 @@ class Metrics(Section):
     wandb: bool = False
     """Report to Weights & Biases (`pip install wandb`; project by WANDB_PROJECT, mode by WANDB_MODE)."""
 
+    def check(self) -> None:
+        """Raises UserError if a package is missing."""
+        if self.wandb and importlib.util.find_spec("wandb") is None:
+            raise UserError("metrics.wandb needs the package wandb: pip install wandb")
+
 
 @dataclass(kw_only=True, slots=True)
 class Checkpoint(Section):
@@ -39,3 +46,8 @@ class Checkpoint(Section):
     """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
     initial: Text | None = None
     """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: drawn."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedRun(Run):
+    name: Name

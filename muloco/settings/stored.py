@@ -22,6 +22,7 @@ def from_dict(stored: dict[str, Any], *, where: str) -> Config:
             which file.
     """
     config = _build(Config, stored, where, ())
+    config.optimizer.open_usual_rules()  # or --optimizer.name would not change them
     settle(config, where=where)
     return config
 
