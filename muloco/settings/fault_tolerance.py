@@ -70,6 +70,10 @@ class FaultTolerance(Section):
             UserError: the settings of this section cannot be combined.
         """
         modules = self.module_fqns_per_model_fragment
+        if modules == ():
+            raise UserError(
+                "fault_tolerance.module_fqns_per_model_fragment names no fragment; leave it out, and num_fragments decides"
+            )
         if modules is None:
             self.derive("num_fragments", 1, "the whole model is synced at once", origins)
         else:
