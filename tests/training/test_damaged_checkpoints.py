@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
+from muloco.runs.folder import RunFolder, read_metrics
 from muloco.training.checkpoint_writer import CheckpointNotWritten
-from muloco.training.run_folder import RunFolder, read_metrics
 
 from ..hostile import GADGETS, hide_in_metadata
 from ..run_on_disk import reseal

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muloco.training.digests import sha256_of
-from muloco.training.load import error_reason
-from muloco.training.run_folder import read_json, write_json
+from muloco.runs.digests import sha256_of
+from muloco.runs.folder import read_json, write_json
+from muloco.settings.load import error_reason
 
 logger = logging.getLogger(__name__)
 
