@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.load import CHECKOUT
-
+CHECKOUT = Path(__file__).parents[1]
 COMMAND = CHECKOUT / "benchmarks" / "same_numbers.py"
 SETTINGS = {"first": {"training.steps": 2}, "then": None, "forgets": False}
 STEPS = {
