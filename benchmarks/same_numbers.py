@@ -6,7 +6,7 @@
     python benchmarks/same_numbers.py FILE AFTER
 
 BEFORE and AFTER are anything that git takes for a commit, `.` for the working tree, or the FILE of a record. Each run
-goes through the command line, with a worktree of the commit as PYTHONPATH, and is read from its metrics files, so that
+goes through the command line, with the files of the commit as PYTHONPATH, and is read from its metrics files, so that
 commits with other modules, functions or classes can be compared. For every worker these values must be the same: the
 digest of the anchor at each sync, the training loss at each step, and the held-out losses. They depend on the machine
 and on the version of torch, so that a record is for the machine it was made on.
@@ -18,17 +18,20 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +109,7 @@ def codec(kind: str, **fields: object) -> dict[str, object]:
 
 PLANS: dict[str, Plan] = {
     "muloco": Plan(quick=True),
-    "muloco-processes": Plan(PROCESSES),
+    "muloco-processes": Plan(PROCESSES, quick=True),
     "muloco-4-workers": Plan({"fault_tolerance.group_size": 4}),
     "diloco": Plan({**ADAMW, "fault_tolerance.group_size": 3, "training.global_batch_size": 12}, quick=True),
     "diloco-processes": Plan({**ADAMW, **PROCESSES, "fault_tolerance.group_size": 3, "training.global_batch_size": 12}),
@@ -119,7 +122,7 @@ PLANS: dict[str, Plan] = {
     ),
     "gpa": Plan(GPA, quick=True),
     "gpa-alone": Plan({**ALONE, **GPA}, syncs=False),
-    "muon-alone": Plan({**ALONE, "fault_tolerance.semi_sync_method": "none"}, syncs=False),
+    "muon-alone": Plan({**ALONE, "fault_tolerance.semi_sync_method": "none"}, syncs=False, quick=True),
     "muon-options": Plan(
         {
             "optimizer.orthogonalization": "polar_express",
@@ -192,6 +195,7 @@ PLANS: dict[str, Plan] = {
         },
         then={},
         forgets=True,
+        quick=True,
     ),
     "extended": Plan(
         {"checkpoint.enable": True, "training.steps": CHECKPOINT, "lr_scheduler.total_steps": STEPS},
@@ -328,6 +332,9 @@ class Record:
     def result(self, name: str) -> Result | None:
         return self.results.get(name)
 
+    def stop(self) -> None:
+        """There is nothing to end."""
+
 
 class Code:
     """A folder with the product of one commit, in which runs are made."""
@@ -335,6 +342,7 @@ class Code:
     def __init__(self, folder: Path, outputs: Path):
         self.folder, self.outputs = folder, outputs
         self.machine = machine()
+        self._running: set[subprocess.Popen] = set()
 
     def names(self) -> list[str]:
         return list(PLANS)
@@ -359,6 +367,11 @@ class Code:
             return Result(failure=f"{error!r}" if isinstance(error, KeyError) else f"{error}", settings=settings)
         return result
 
+    def stop(self) -> None:
+        """Ends the runs that are on their way."""
+        for process in list(self._running):
+            process.terminate()
+
     def _train(self, name: str, fields: Mapping[str, object], *flags: str) -> None:
         command = [sys.executable, "-m", "muloco", "train", CONFIG, *flags]
         for key, value in {**fields, "run.name": name, "run.outputs": self.outputs}.items():
@@ -367,12 +380,15 @@ class Code:
         log = self.outputs / f"{name}.log"
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": str(THREADS)}
         with log.open("a") as file:
-            try:
-                status = subprocess.run(
-                    command, cwd=self.folder, env=environment, stdout=file, stderr=file, timeout=RUN_SECONDS
-                ).returncode
-            except subprocess.TimeoutExpired:
-                raise RunFailed(f"it did not end within {RUN_SECONDS} s") from None
+            process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=file, stderr=file)
+        self._running.add(process)
+        try:
+            status = process.wait(timeout=RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            raise RunFailed(f"it did not end within {RUN_SECONDS} s") from None
+        finally:
+            self._running.discard(process)
         if status:
             said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             raise RunFailed(f"status {status}: {said[-1] if said else 'it said nothing'}")
@@ -433,7 +449,7 @@ def commit_of(named: str) -> str:
 
 @contextlib.contextmanager
 def code_of(named: str, side: str, outputs: Path) -> Iterator[Code]:
-    """The code of a commit in a worktree, or a copy of the working tree, for as long as it is needed."""
+    """The files of a commit, or a copy of the working tree, in a folder for as long as it is needed."""
     (outputs / side).mkdir(parents=True, exist_ok=True)
     write_words(outputs / side / WORDS)
     with tempfile.TemporaryDirectory(prefix=f"same-numbers-{side}-") as root:
@@ -445,11 +461,11 @@ def code_of(named: str, side: str, outputs: Path) -> Iterator[Code]:
                 shutil.copy2(CHECKOUT / name, folder / name)
             yield Code(folder, outputs / side)
             return
-        git("worktree", "add", "--detach", str(folder), commit_of(named))
-        try:
-            yield Code(folder, outputs / side)
-        finally:
-            git("worktree", "remove", "--force", str(folder))
+        commit = commit_of(named)
+        packed = subprocess.run(["git", "-C", str(CHECKOUT), "archive", commit], stdout=subprocess.PIPE, check=True)
+        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
+            files.extractall(folder, filter="data")
+        yield Code(folder, outputs / side)
 
 
 Source = Record | Code
@@ -468,28 +484,35 @@ def chosen_names(sources: Sequence[Source], *, only: Sequence[str] | None, quick
     return [name for name, plan in PLANS.items() if plan.quick] if quick else known
 
 
+@contextlib.contextmanager
+def working(sources: Sequence[Source], jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that wait for runs. When this command is interrupted, so are the runs."""
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for source in sources:
+                source.stop()
+            raise
+
+
 def compare(before: Source, after: Source, names: Sequence[str], *, jobs: int, say: Callable[[str], None]) -> int:
     """Says for each run whether it is the same, and then for all. Returns the exit status."""
     other_machine = before.machine != after.machine
     if other_machine:
         say(f"BEFORE was made on another machine, where bits may differ: {before.machine}; AFTER: {after.machine}")
     rows: list[tuple[str, ...]] = [("run", "workers", "syncs", "s before", "s after", "numbers")]
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            work: list[tuple[Future, Future]] = [
-                (pool.submit(before.result, name), pool.submit(after.result, name)) for name in names
-            ]
-            for name, (one, other) in zip(names, work, strict=True):
-                first, second = one.result(), other.result()
-                found = verdict(first, second)
-                shown = second or first or Result()
-                say(f"{name}: {shown.syncs} syncs, {found or 'same'}")
-                seconds = [f"{result.seconds:.0f}" if result else "" for result in (first, second)]
-                kind = "same" if found is None else "DIFFER"
-                rows.append((name, str(len(shown.numbers)), str(shown.syncs), *seconds, kind))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with working((before, after), jobs) as pool:
+        work = [(pool.submit(before.result, name), pool.submit(after.result, name)) for name in names]
+        for name, (one, other) in zip(names, work, strict=True):
+            first, second = one.result(), other.result()
+            found = verdict(first, second)
+            shown = second or first or Result()
+            say(f"{name}: {shown.syncs} syncs, {found or 'same'}")
+            seconds = [f"{result.seconds:.0f}" if result else "" for result in (first, second)]
+            kind = "same" if found is None else "DIFFER"
+            rows.append((name, str(len(shown.numbers)), str(shown.syncs), *seconds, kind))
     table(rows, say)
     differing = sum(row[-1] != "same" for row in rows[1:])
     say(f"{len(names) - differing} of {len(names)} runs have the same numbers")
@@ -503,19 +526,15 @@ def record(code: Code, commit: str, names: Sequence[str], path: Path, *, jobs: i
     runs: dict[str, Any] = {}
     failed = 0
     rows: list[tuple[str, ...]] = [("run", "workers", "syncs", "s")]
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for name, result in zip(names, pool.map(code.result, names), strict=True):
-                assert result is not None
-                failed += result.failure is not None
-                say(f"{name}: {result.syncs} syncs, {result.failure or f'{result.seconds:.0f} s'}")
-                rows.append((name, str(len(result.numbers)), str(result.syncs), f"{result.seconds:.0f}"))
-                kept = dataclasses.asdict(result)
-                del kept["failure"]
-                runs[name] = kept
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with working([code], jobs) as pool:
+        for name, result in zip(names, pool.map(code.result, names), strict=True):
+            assert result is not None
+            failed += result.failure is not None
+            say(f"{name}: {result.syncs} syncs, {result.failure or f'{result.seconds:.0f} s'}")
+            rows.append((name, str(len(result.numbers)), str(result.syncs), f"{result.seconds:.0f}"))
+            kept = dataclasses.asdict(result)
+            del kept["failure"]
+            runs[name] = kept
     table(rows, say)
     if failed:
         say(f"{failed} runs failed: nothing is recorded")
@@ -550,6 +569,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="runs at a time (default: 2)")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep run folders and logs in this new folder")
     chosen = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if chosen.jobs < 1:
             raise BadInput(f"--jobs must be 1 or more; got {chosen.jobs}")
