@@ -9,7 +9,7 @@ import torch
 
 from muloco.outer.authentication import Key
 from muloco.outer.exchange import gather_bytes
-from muloco.outer.seal import Factors
+from muloco.outer.seal import SecretHash
 from muloco.outer.staging import Staging
 from muloco.outer.torchft import TorchftRound
 from muloco.outer.transport import Unverified
@@ -42,7 +42,7 @@ def round_of_three(
         call=lambda member: f"worker {member}",
     )
     transport = SimpleNamespace(
-        group=group, device=CPU, staging=Staging(CPU, CPU), round_name=name, peers=[], factors=Factors(key)
+        group=group, device=CPU, staging=Staging(CPU, CPU), round_name=name, peers=[], secret_hash=SecretHash(key)
     )
     return TorchftRound(transport, step=3, failure=None)  # type: ignore[arg-type]
 
