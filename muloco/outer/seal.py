@@ -22,9 +22,9 @@ HMAC, under another key, which reveals nothing about the GMACs (Wegman and Carte
 pseudorandom function).
 """
 
+from array import array
 from collections.abc import Iterable
 from functools import cached_property
-from itertools import islice
 
 import torch
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -115,11 +115,12 @@ def contents(seals: Iterable[Seal]) -> list[bytes]:
     for it once."""
     seals = list(seals)
     hashes = [hashed for seal in seals for hashed in seal.hashes]
-    pieces = iter(torch.cat(hashes).cpu().split([hashed.numel() for hashed in hashes]) if hashes else ())
+    left = torch.cat(hashes).cpu().numpy().tobytes() if hashes else b""
     covered = []
     for seal in seals:
-        sizes = torch.tensor([len(seal.sizes), *seal.sizes], dtype=torch.int64)
-        covered.append(torch.cat([sizes, *islice(pieces, len(seal.hashes))]).numpy().tobytes())
+        length = sum(hashed.nbytes for hashed in seal.hashes)
+        covered.append(array("q", [len(seal.sizes), *seal.sizes]).tobytes() + left[:length])
+        left = left[length:]
     return covered
 
 

@@ -428,10 +428,10 @@ class TorchftRound:
         """
         if self.size == 1:
             return
-        self._seal(())
-        covered = contents([*self._sent, *self._received])
-        sent, received = covered[: self.size], covered[self.size :]
+        sent = contents(self._sent)
+        # While these tags are on their way, what arrived last is added to the seals.
         theirs = self._exchange_tags([self._tag("seal", name, self.rank, r, sent[r]) for r in range(self.size)])
+        received = contents(self._received)
         damaged = [
             r
             for r, tag in enumerate(theirs)

@@ -76,7 +76,7 @@ PART = Part(
         ),
         Row(
             name="seals",
-            what="sums for seals on the GPU equal those on the CPU, and the host waits for them once a round",
+            what="sums for seals on the GPU equal those on the CPU",
             where=("outer/seal.py",),
             command="call `SecretHash.sums` on the same bytes on both devices",
             check="small:seals",
