@@ -10,8 +10,9 @@ from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
     {"errors", "sharding", "failpoints", "cores", "console", "files", "_torchtitan"},
+    {"optim"},
     {"settings"},
-    {"optim", "outer"},
+    {"outer"},
     {"model", "data", "pytorch"},
     {"runs"},
     {"training"},
@@ -42,6 +43,7 @@ def test_imports_point_down() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
+        ("muloco.optim.rules", ["torch", "numpy"]),
         ("muloco.optim", ["torchtitan", "torchft", "datasets"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets"]),
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "muloco.outer", "muloco.training"]),

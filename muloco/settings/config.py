@@ -5,8 +5,9 @@ over all workers unless said otherwise. Needs nothing but Python, so that `--hel
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from muloco.optim.rules import RULES
 from muloco.settings.bounds import (
     Amount,
     Bits,
@@ -102,9 +103,15 @@ class Training(Section):
     without a CUDA device, for workers in one process, and with torch 2.11 (docs/performance.md)."""
 
 
+if TYPE_CHECKING:
+    RuleName = str
+else:
+    RuleName = Literal[tuple(RULES)]
+
+
 @dataclass(kw_only=True, slots=True)
 class Role(Section):
-    rule: Literal["muon", "adamw", "lion"] | None = None
+    rule: RuleName | None = None
     """What steps these parameters. None: what optimizer.name says."""
     lr_factor: Positive = 1.0
     """Their learning rate, as a multiple of optimizer.lr."""

@@ -11,8 +11,8 @@ import pytest
 from muloco.cli import main
 from muloco.errors import UserError
 from muloco.optim import PRESETS
-from muloco.optim.by_rule import RULES
-from muloco.optim.muon import LR_SCALES
+from muloco.optim.rules import RULES
+from muloco.optim.rules.muon import LR_SCALES
 from muloco.optim.symmetric import WAYS
 from muloco.settings.config import Config, FaultTolerance, Optimizer, Role
 from muloco.settings.load import CHECKOUT, apply_overrides, flatten, load_config, settle, to_dict
