@@ -11,8 +11,8 @@ import pytest
 from muloco.cli import main
 from muloco.errors import UserError
 from muloco.optim import PRESETS
-from muloco.optim.by_rule import RULES
-from muloco.optim.muon import LR_SCALES
+from muloco.optim.rules import RULES
+from muloco.optim.rules.muon import LR_SCALES
 from muloco.optim.symmetric import WAYS
 from muloco.resolve import resolve
 from muloco.settings.config import Config
