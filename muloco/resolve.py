@@ -18,6 +18,7 @@ from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError, naming
 from muloco.model.flavors import Flavor, flavor
 from muloco.model.initial import check_initial
+from muloco.optim.rules import RULES
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
@@ -180,7 +181,8 @@ def _derive_method(config: Config, origins: Origins) -> None:
 
 def _derive_weight_decay(config: Config, size: Flavor, origins: Origins) -> None:
     """The paper's rule (PAPER 2.4): proportional to the batch of one worker."""
-    muon = config.optimizer.matrix.rule == "muon"
+    rule = config.optimizer.matrix.rule
+    muon = rule in RULES and RULES[rule].takes == "matrices"
     best = size.muon_decay if muon else size.adamw_decay
     batch, workers = config.training.global_batch_size, config.workers
     origin = (

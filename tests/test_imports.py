@@ -44,18 +44,11 @@ def test_imports_point_down() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-<<<<<<< HEAD
+        ("muloco.optim.rules", ["torch", "numpy"]),
         ("muloco.optim", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "cryptography", "muloco.outer", "muloco.training"]),
         ("muloco.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets", "cryptography"]),
-=======
-        ("muloco.optim.rules", ["torch", "numpy"]),
-        ("muloco.optim", ["torchtitan", "torchft", "datasets"]),
-        ("muloco.outer", ["torchtitan", "torchft", "datasets"]),
-        ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "muloco.outer", "muloco.training"]),
-        ("muloco.training.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets"]),
->>>>>>> part/rules
         ("muloco.training.trained", ["torch", "torchtitan"]),
         ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),

@@ -9,6 +9,7 @@ from muloco.analysis.report.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
+from muloco.optim.rules import RULES
 from muloco.outer.memory import sync_words
 from muloco.settings.config import ResolvedConfig
 from muloco.training.validation_cost import validation_share
@@ -163,19 +164,27 @@ def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
 
 
 def _memory(config: ResolvedConfig) -> Memory:
-    size = flavor(config.model.flavor)
-    optimizer = config.optimizer
-    muon = (optimizer.matrix.rule or ("muon" if optimizer.name == "Muon" else "adamw")) == "muon"
     buffers = {"sgd": int(bool(config.outer_optimizer.momentum)), "adamw": 2, "muon": 1}
     feedback, again = config.compression.error_feedback, config.compression.reduce == "reselect"
     return memory(
-        parameters=size.parameters,
-        matrix_parameters=size.matrix_parameters if muon else 0,
-        averaged=optimizer.name == "GPA",
+        parameters=flavor(config.model.flavor).parameters,
+        inner_state=_inner_state(config),
         outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
         residual_words=(1 + again / config.workers) * feedback,  # of what it sends, and of its own means
         sync_words=_sync_words(config) if config.syncs else 0.0,
     )
+
+
+def _inner_state(config: ResolvedConfig) -> int:
+    """Returns how many numbers the inner optimizer keeps for the parameters."""
+    size, optimizer = flavor(config.model.flavor), config.optimizer
+    if optimizer.name == "SGD":
+        return size.parameters if optimizer.mu else 0
+    table = size.vocabulary * size.width
+    numbers = {"matrix": size.matrix_parameters, "embedding": table, "head": table}
+    numbers["scalar"] = size.parameters - sum(numbers.values())
+    average = size.parameters if optimizer.name == "GPA" else 0  # its z
+    return average + sum(RULES[role.rule].words * numbers[name] for name, role in optimizer.roles().items())
 
 
 def _sync_words(config: ResolvedConfig) -> float:

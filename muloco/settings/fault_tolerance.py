@@ -72,7 +72,7 @@ class FaultTolerance(Section):
         modules = self.module_fqns_per_model_fragment
         if modules == ():
             raise UserError(
-                "fault_tolerance.module_fqns_per_model_fragment names no fragment; leave it out, and num_fragments decides"
+                "fault_tolerance.module_fqns_per_model_fragment names no fragment; leave it out for num_fragments"
             )
         if modules is None:
             self.derive("num_fragments", 1, "the whole model is synced at once", origins)

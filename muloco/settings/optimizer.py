@@ -2,12 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from muloco.errors import UserError
+from muloco.optim.rules import RULES
 from muloco.settings.bounds import Amount, Count, Momentum, NotNegative, Positive, Share, SomeShare
 from muloco.settings.marks import Common, MayChange
 from muloco.settings.section import Origins, Section
+
+if TYPE_CHECKING:
+    RuleName = str
+    ResolvedRuleName = str
+else:
+    RuleName = Literal[tuple(RULES)]
+    ResolvedRuleName = Literal[(*RULES, "sgd")]
 
 _USUAL_RULES = {
     "Muon": {"matrix": "muon", "others": "adamw"},
@@ -20,7 +28,7 @@ _USUAL_RULES = {
 
 @dataclass(kw_only=True, slots=True)
 class Role(Section):
-    rule: Literal["muon", "adamw", "lion"] | None = None
+    rule: RuleName | None = None
     """What steps these parameters. None: what optimizer.name says."""
     lr_factor: Positive = 1.0
     """Their learning rate, as a multiple of optimizer.lr."""
@@ -106,18 +114,20 @@ class Optimizer(Section):
                     f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
                     "choose Muon or AdamW, or leave that out"
                 )
-        if self.scalar.rule == "muon":
-            raise UserError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
+        rule = self.scalar.rule
+        if rule is not None and RULES[rule].takes == "matrices":
+            others = " or ".join(name for name in RULES if RULES[name].takes == "anything")
+            raise UserError(f"optimizer.scalar.rule {rule}: norms are vectors, {rule} takes matrices; choose {others}")
         for name, role in self.roles().items():
             if role.rule is None:
-                role.rule = self.usual_rule(name)  # type: ignore[assignment]
+                role.rule = self.usual_rule(name)
                 origins[f"optimizer.{name}.rule"] = f"optimizer.name {self.name}"
 
 
 @dataclass(kw_only=True, slots=True)
 class ResolvedRole(Role):
-    rule: Literal["muon", "adamw", "lion", "sgd"]  # type: ignore[assignment]
-    """As chosen; sgd with optimizer.name SGD alone."""
+    rule: ResolvedRuleName
+    """One of those, or sgd with optimizer.name SGD."""
 
 
 @dataclass(kw_only=True, slots=True)
