@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import RunFailed
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import read_json, write_json
 from muloco.settings.load import error_reason
@@ -77,7 +78,7 @@ class Manifest(Save):
         return all(stored.sha256 is not None for files in self.files.values() for stored in files.values())
 
 
-class NoWholeCheckpoint(RuntimeError):
+class NoWholeCheckpoint(RunFailed):
     """There were whole checkpoints, and none of them can be used."""
 
 
