@@ -10,9 +10,9 @@ import pytest
 
 from muloco.cli import main
 from muloco.model.flavors import aliases
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import field_types, get_field, load_config, to_dict
-from muloco.training.resolve import resolve
 
 TYPO = """\
 from muloco.settings.config import Config
@@ -153,9 +153,7 @@ def test_an_error_in_a_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
             assert f"{file}, {message}" in refusal(capsys, command, str(file))
 
 
-def test_what_the_disk_refuses_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_disk_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "outputs/x")
 

@@ -26,6 +26,7 @@ KILLED = "killed by SIGKILL"
 @dataclass
 class FakeChild:
     why: str = KILLED
+    status: int = -9
     name: str = "worker 0"
     log: str = "logs/worker-000.log"
 
