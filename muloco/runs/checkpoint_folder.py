@@ -84,15 +84,11 @@ class Manifest(Save):
         return all(stored.sha256 is not None for files in self.files.values() for stored in files.values())
 
 
-<<<<<<< HEAD
-class NoWholeCheckpoint(RunFailed):
-=======
 class Incomplete(ValueError):
     """A checkpoint has no manifest: not all of its parts were written, or it was removed."""
 
 
-class NoWholeCheckpoint(RuntimeError):
->>>>>>> main
+class NoWholeCheckpoint(RunFailed):
     """There were whole checkpoints, and none of them can be used."""
 
 
