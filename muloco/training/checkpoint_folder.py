@@ -158,7 +158,8 @@ class CheckpointFolder:
         read, steps = read or self.read, steps or self.steps
         listed, before = steps(), None
         while listed != before:
-            aside, damaged = [], False
+            aside: list[str] = []
+            damaged = False
             for step in reversed(listed):
                 try:
                     return read(step), aside
