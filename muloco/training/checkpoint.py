@@ -23,11 +23,11 @@ import torch.distributed as dist
 from muloco import sharding
 from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop
-from muloco.training import safe_reader
+from muloco.runs import safe_reader
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Incomplete, Manifest, Save, worker_part
+from muloco.runs.states import State
 from muloco.training.averaging import Averaging
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Incomplete, Manifest, Save, worker_part
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
-from muloco.training.states import State
 from muloco.training.transfer import Joining
 
 logger = logging.getLogger(__name__)

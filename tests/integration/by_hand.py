@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco.launch.lighthouse import start_lighthouse
-from muloco.training.run_folder import RunFolder, read_lines
+from muloco.runs.folder import RunFolder, read_lines
 
 from .runs import TINY
 from .waiting import wait_until
@@ -34,7 +34,7 @@ import sys
 if "worker" in sys.orig_argv:
     import time
     import muloco.outer.torchft
-    from muloco.phases import listen
+    from muloco.failpoints import on_hit
 
     muloco.outer.torchft.WAITING_SECONDS = 1.0
 
@@ -42,7 +42,7 @@ if "worker" in sys.orig_argv:
         if phase == "inner_step":
             time.sleep(0.05)
 
-    listen(pace)
+    on_hit(pace)
 """
 """They say soon that they wait, and do not rush through their steps."""
 

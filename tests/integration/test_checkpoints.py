@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 
 from muloco.analysis.report.runs import read_run
 from muloco.launch.supervisor import RESUMABLE
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 
 from ..hostile import GADGETS, hide_in_metadata
 from ..patience import PATIENCE
@@ -233,7 +233,7 @@ import os, signal, sys
 from pathlib import Path
 
 if "worker" in sys.orig_argv:
-    from muloco.phases import listen
+    from muloco.failpoints import on_hit
 
     manifest = Path(sys.argv[2]).parent / "checkpoint" / "step-4" / "manifest.json"
 
@@ -241,7 +241,7 @@ if "worker" in sys.orig_argv:
         if phase == "validation" and manifest.exists():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    listen(kill)
+    on_hit(kill)
 """
 
 

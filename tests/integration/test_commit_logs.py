@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.checkpoint_folder import CheckpointFolder
-from muloco.training.commits import Commit, newest_commits
-from muloco.training.run_folder import RunFolder
+from muloco.runs.checkpoint_folder import CheckpointFolder
+from muloco.runs.commits import Commit, newest_commits
+from muloco.runs.folder import RunFolder
 
 from .by_hand import HOOK, workers
 from .runs import command, train

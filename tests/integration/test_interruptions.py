@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from muloco.training.run_folder import RunFolder, read_lines
+from muloco.runs.folder import RunFolder, read_lines
 
 from .runs import Run, command, train
 from .waiting import wait_for_end, wait_until
@@ -176,7 +176,7 @@ import os, sys
 
 if "worker" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("--fault_tolerance.replica_id") + 1] == "1":
     import time
-    from muloco.phases import listen
+    from muloco.failpoints import on_hit
 
     taken = 0
 
@@ -187,7 +187,7 @@ if "worker" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("--fault_tole
             open(f"{os.path.dirname(__file__)}/stood", "w").close()
             time.sleep(100_000)
 
-    listen(stand_still_here)
+    on_hit(stand_still_here)
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 
 from .runs import TINY
 from .test_interruptions import MULOCO

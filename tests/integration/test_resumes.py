@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import muloco
-from muloco.training.checkpoint_folder import CheckpointFolder
-from muloco.training.run_folder import RunFolder, read_lines
+from muloco.runs.checkpoint_folder import CheckpointFolder
+from muloco.runs.folder import RunFolder, read_lines
 
 from .runs import Run, command, train
 from .test_interruptions import MULOCO, events, kill, processes_of, said, start_and_wait_for_syncs

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from muloco.outer.transaction import StateLost
-from muloco.training import safe_reader
+from muloco.runs import safe_reader
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
+from muloco.runs.folder import RunFolder, read_metrics
 from muloco.training.checkpoint import CheckpointRemoved
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
 from muloco.training.checkpoint_writer import CheckpointNotWritten
-from muloco.training.run_folder import RunFolder, read_metrics
 
 from ..hostile import GADGETS, hide_in_metadata
 from ..run_on_disk import reseal

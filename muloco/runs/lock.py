@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ def only_one(file: Path, complaint: str, *, patience: float = 0.0, grace: float 
         grace: seconds to wait, if the last holder has died, until its child processes have ended.
 
     Raises:
-        ConfigError: another process holds it, or the file cannot be written.
+        UserError: another process holds it, or the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         release = _taken(file, complaint, time.monotonic() + patience, grace)
     except OSError as error:
-        raise ConfigError(f"{file} cannot be written to: {error.strerror or error}") from None
+        raise UserError(f"{file} cannot be written to: {error.strerror or error}") from None
     try:
         yield
     finally:
@@ -69,7 +69,7 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
             holder = _text(lock)
             os.close(lock)
             if time.monotonic() > deadline:
-                raise ConfigError(f"{complaint} ({holder})" if holder else complaint) from None
+                raise UserError(f"{complaint} ({holder})" if holder else complaint) from None
             time.sleep(_POLL_SECONDS)
             continue
         except OSError as error:
@@ -170,14 +170,14 @@ class _Heartbeat:
             time.sleep(_POLL_SECONDS)
             now = self._read()
             if now.strip() and now != seen and time.monotonic() > deadline:
-                raise ConfigError(f"{complaint} ({_name_in(now)})")
+                raise UserError(f"{complaint} ({_name_in(now)})")
             if now != seen:
                 seen, changed = now, time.monotonic()
         if self._read() == seen:
             self._beat()
             time.sleep(SETTLE_SECONDS)
         if not self._is_own():
-            raise ConfigError(f"{complaint} ({_name_in(self._read())})")
+            raise UserError(f"{complaint} ({_name_in(self._read())})")
         thread = threading.Thread(target=self._go_on, name=f"lock {self._file.name}", daemon=True)
         thread.start()
         release = contextlib.ExitStack()

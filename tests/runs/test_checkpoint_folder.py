@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.checkpoint_folder import CheckpointFolder, Incomplete, Manifest, NoWholeCheckpoint, Save
-from muloco.training.digests import sha256_of
+from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete, Manifest, NoWholeCheckpoint, Save
+from muloco.runs.digests import sha256_of
 
 from ..run_on_disk import files_in
 
@@ -242,7 +242,7 @@ def test_ranks_share_the_files_of_a_part(folder: CheckpointFolder, monkeypatch: 
         read.append(path.name)
         return sha256_of(path)
 
-    monkeypatch.setattr("muloco.training.checkpoint_folder.sha256_of", counted)
+    monkeypatch.setattr("muloco.runs.checkpoint_folder.sha256_of", counted)
     manifest = folder.read(10)
     with pytest.raises(ValueError, match="is damaged"):
         folder.verify(manifest, "global", rank=0, ranks=2)
