@@ -227,6 +227,7 @@ def test_one_that_may_do_better_is_started_again(house: House, reasons: list[str
         ("NonFiniteGradient: NaN or Inf", False),
         ("AnchorMismatch: sync after step 8", False),
         ("StateLost: run 'a' has come to step 8", False),
+        ("CheckpointRemoved: checkpoint step-4 was removed while it was loaded", True),
         ("ForeignRun: the lighthouse serves run 'a'", False),
         ("UserError: model.flavor", False),
         ("ModuleNotFoundError: No module named 'torch'", False),
