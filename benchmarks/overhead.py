@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     sync, link, exchange, seals = (kinds.add_parser(kind) for kind in ("sync", "link", "exchange", "seals"))
-    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9), (seals, 15)):
+    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9), (seals, 21)):
         kind.add_argument("--rounds", type=int, default=rounds)
     for kind in (sync, link):
         kind.add_argument("--threads", type=int, default=1, help="of a worker")
