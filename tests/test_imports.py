@@ -9,9 +9,12 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"sharding", "phases", "cores", "console", "files", "_torchtitan"},
+    {"errors", "sharding", "failpoints", "cores", "console", "files", "_torchtitan"},
+    {"settings"},
     {"optim", "outer"},
     {"model", "data", "pytorch"},
+    {"resolve"},
+    {"runs", "describe"},
     {"training"},
     {"launch", "analysis", "evals", "export", "generate", "check"},
     {"sweeps"},
@@ -43,11 +46,12 @@ def test_imports_point_down() -> None:
         ("muloco.optim", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "cryptography", "muloco.outer", "muloco.training"]),
-        ("muloco.training.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets", "cryptography"]),
+        ("muloco.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets", "cryptography"]),
         ("muloco.training.trained", ["torch", "torchtitan"]),
         ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),
-        ("muloco.training.run_folder", ["torch", "numpy"]),
+        ("muloco.runs.folder", ["torch", "numpy"]),
+        ("muloco.settings.load", ["torch", "numpy", "tyro"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
         ("muloco.gpu_check.command", ["torch", "torchtitan"]),

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.gpu_check import bundle, from_bundle
-from muloco.training.load import CHECKOUT, ConfigError
+from muloco.settings.load import CHECKOUT
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -56,7 +57,7 @@ def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
         with (tmp_path / "wheels" / name).open("wb") as file:
             file.truncate(size * 2**20)
     with pytest.raises(
-        ConfigError, match=r"41\.0 MiB, and at most 40 are allowed\. Largest files: large\.whl \(40\.0\), small\.whl"
+        UserError, match=r"41\.0 MiB, and at most 40 are allowed\. Largest files: large\.whl \(40\.0\), small\.whl"
     ):
         bundle.check_size(tmp_path)
 

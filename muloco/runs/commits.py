@@ -1,0 +1,241 @@
+"""The commit log of a worker, which lists the rounds that it has committed, and the progress of a run according to the
+logs of all workers. This module needs only Python's standard library.
+
+    commits/worker-NNN.log      begin ATTEMPT STEP CHECKSUM                       it is ready to go on after that step
+                                commit ATTEMPT STEP FRAGMENT MEMBERS CHECKSUM     a committed round of a fragment that
+                                                                                  was sent after that step; its members
+                                                                                  are worker numbers, such as 0-2,5
+                                lost LINES CHECKSUM                               this many lines could not be written
+
+The worker's rank 0 appends each line at the commit, in one write. The logs and the answers of other workers show how
+far a run has come and whether it has gone on without a worker; metrics are not used for this. Within an attempt the
+steps of a log never decrease, so only its newest lines are read.
+"""
+
+import contextlib
+import functools
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
+from muloco.runs.folder import RunFolder
+from muloco.runs.lines import LineFile
+
+ANSWERED = 64
+"""Number of newest commits that a worker sends to others; after the last step there is one for each fragment."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A round that was committed."""
+
+    attempt: int
+    """Number of the attempt at the run."""
+    step: int
+    """Inner step after which the fragment was sent."""
+    fragment: int
+    members: frozenset[int]
+    """Numbers of the workers that took part."""
+
+    def to_line(self) -> str:
+        """Returns the line of the log, without its end."""
+        return checked(f"commit {self.attempt} {self.step} {self.fragment} {_as_ranges(self.members)}")
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A worker was ready to go on after a step."""
+
+    attempt: int
+    step: int
+
+    def to_line(self) -> str:
+        """Returns the line of the log, without its end."""
+        return checked(f"begin {self.attempt} {self.step}")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Lines that could not be written."""
+
+    lines: int
+
+    def to_line(self) -> str:
+        """Returns the line of the log, without its end."""
+        return checked(f"lost {self.lines}")
+
+
+def parse(line: bytes) -> Commit | Begin | Lost | None:
+    """Parses a line of a commit log; returns None if it is damaged or not from a commit log."""
+    text = content(line) or ""
+    if said := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
+        members = _from_ranges(said[4])
+        return None if members is None else Commit(int(said[1]), int(said[2]), int(said[3]), members)
+    if said := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
+        return Begin(int(said[1]), int(said[2]))
+    if said := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
+        return Lost(int(said[1]))
+    return None
+
+
+class CommitLog:
+    """Appends lines to a worker's log. If the disk is full, lines are dropped: a warning says so once, and a later line
+    says how many are missing.
+
+    The file is closed after each line, so that NFS sends the line to the server at once.
+
+    Args:
+        path: the file of the log.
+        attempt: the number of the attempt at the run.
+    """
+
+    def __init__(self, path: Path, *, attempt: int):
+        self._attempt = attempt
+        self._newest: deque[Commit] = deque(maxlen=ANSWERED)
+        with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
+            end_torn_line(path)
+        self._file = LineFile(path, gap=lambda lines, reason: Lost(lines).to_line())
+
+    def begin(self, step: int) -> None:
+        """Records that the worker is ready to go on after `step`."""
+        self._append(Begin(self._attempt, step).to_line())
+
+    def add(self, step: int, fragment: int, members: Collection[int]) -> None:
+        """Records that the worker has committed, with `members`, the round of a fragment that was sent after `step`."""
+        commit = Commit(self._attempt, step, fragment, frozenset(members))
+        self._newest.append(commit)
+        self._append(commit.to_line())
+
+    def answer(self) -> bytes:
+        """Returns the newest commits, as lines of the log, to be sent to other workers. The file is not read for it."""
+        return "".join(f"{commit.to_line()}\n" for commit in list(self._newest)).encode()
+
+    def _append(self, line: str) -> None:
+        self._file.append(line)
+        self._file.close()
+
+
+class Progress:
+    """The progress of one attempt at a run, from the logs of all workers and the answers of those that can be reached.
+
+    Nothing is kept between two questions: each one opens the files anew and reads their ends, so files may shrink or be
+    replaced. If a shared file system shows an old state, or there is none, the answers of the other workers make up for
+    it.
+
+    Args:
+        folder: the run folder.
+        worker: the number of the worker that asks.
+        workers: K, the number of workers of the run.
+        attempt: the number of the attempt.
+        ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        worker: int,
+        workers: int,
+        attempt: int,
+        ask: Callable[[], Iterable[bytes]] = lambda: (),
+    ):
+        self._files = [folder.commits(worker) for worker in range(workers)]
+        self._worker, self._attempt, self._ask = worker, attempt, ask
+
+    def reached(self) -> int:
+        """Returns the step of the newest round that any worker has committed, or 0 if there is none."""
+        return max((commit.step for commit in (*self._logged(), *self._answered())), default=0)
+
+    def passed(self, step: int, fragment: int) -> bool:
+        """Whether others have committed the round of a fragment after `step`, or a later one, without this worker."""
+        return any(map(self._is_past(step, fragment), self._logged())) or any(
+            map(self._is_past(step, fragment), self._answered())
+        )
+
+    def _is_past(self, step: int, fragment: int) -> Callable[[Commit], bool]:
+        def judge(commit: Commit) -> bool:
+            return self._worker not in commit.members and (
+                commit.step > step or (commit.step, commit.fragment) == (step, fragment)
+            )
+
+        return judge
+
+    def _logged(self) -> Iterator[Commit]:
+        for path in self._files:
+            yield from newest_commits(path, self._attempt)
+
+    def _answered(self) -> Iterator[Commit]:
+        for answer in self._ask():
+            for line in answer.splitlines():
+                said = parse(line)
+                if isinstance(said, Commit) and said.attempt == self._attempt:
+                    yield said
+
+
+def newest_commits(path: Path, attempt: int) -> list[Commit]:
+    """Returns the commits of the highest step that a log has for an attempt, the last one first."""
+    found: list[Commit] = []
+    for said in _from_end(path):
+        if isinstance(said, Lost) or said.attempt > attempt:
+            continue
+        if said.attempt < attempt or (found and said.step < found[0].step):
+            break
+        if isinstance(said, Commit):
+            found.append(said)
+    return found
+
+
+def newest_attempt(path: Path) -> int:
+    """Returns the highest attempt at the end of a log, or 0 if there is none."""
+    return next((said.attempt for said in _from_end(path) if not isinstance(said, Lost)), 0)
+
+
+def has_trained(folder: RunFolder, attempt: int) -> bool:
+    """Whether a worker has trained in an attempt or in a later one, or was ready to."""
+    return any(newest_attempt(path) >= attempt for path in folder.commit_logs())
+
+
+def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:
+    """Yields the entries of a log, the last one first. Damaged lines are skipped, with one warning; a missing file has
+    no entries."""
+    try:
+        for line in lines_from_end(path):
+            said = parse(line)
+            if said is not None:
+                yield said
+            else:
+                _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _warn_once(f"{path} cannot be read: {error.strerror or error}; the commits in it are not known here")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
+def _as_ranges(members: Collection[int]) -> str:
+    """Returns worker numbers as text, such as 0-2,5."""
+    ordered = sorted(members)
+    starts = [worker for worker in ordered if worker - 1 not in members]
+    ends = [worker for worker in ordered if worker + 1 not in members]
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def _from_ranges(text: str) -> frozenset[int] | None:
+    """Parses the result of `_as_ranges`; returns None for any other text."""
+    pairs = [re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part) for part in text.split(",")]
+    known = [(int(pair[1]), int(pair[2] or pair[1])) for pair in pairs if pair]
+    rising = all(a <= b for a, b in known) and all(a[1] < b[0] for a, b in pairwise(known))
+    if len(known) < len(pairs) or not rising:
+        return None
+    return frozenset(worker for first, last in known for worker in range(first, last + 1))

@@ -1,0 +1,73 @@
+"""What a user chooses: typed sections, every field of which can be overridden as `--section.field value`.
+
+A field that is None is derived by `muloco.resolve`; set by hand it stays. Sizes called "sequences" are counted
+over all workers unless said otherwise. Needs nothing but Python, so that `--help` and mistakes are answered at once.
+"""
+
+from dataclasses import dataclass, field
+
+from muloco.settings.compression import Compression
+from muloco.settings.data import Data
+from muloco.settings.evaluation import Evaluation, Validation
+from muloco.settings.fault_tolerance import Chaos, FaultTolerance
+from muloco.settings.model import Model
+from muloco.settings.optimizer import LRScheduler, Optimizer
+from muloco.settings.outer import OuterOptimizer
+from muloco.settings.parallelism import ActivationCheckpoint, Compile, Parallelism
+from muloco.settings.run import Checkpoint, Metrics, Run
+from muloco.settings.section import Section
+from muloco.settings.training import Training
+
+
+@dataclass(kw_only=True, slots=True)
+class Config(Section):
+    """Everything that describes a run."""
+
+    run: Run = field(default_factory=Run)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    lr_scheduler: LRScheduler = field(default_factory=LRScheduler)
+    fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)
+    outer_optimizer: OuterOptimizer = field(default_factory=OuterOptimizer)
+    compression: Compression = field(default_factory=Compression)
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    activation_checkpoint: ActivationCheckpoint = field(default_factory=ActivationCheckpoint)
+    compile: Compile = field(default_factory=Compile)
+    validation: Validation = field(default_factory=Validation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    metrics: Metrics = field(default_factory=Metrics)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    chaos: Chaos = field(default_factory=Chaos)
+
+    @property
+    def workers(self) -> int:
+        """K."""
+        return self.fault_tolerance.group_size
+
+    @property
+    def syncs(self) -> bool:
+        """Whether there is an outer loop. (Resolved configs know.)"""
+        method = self.fault_tolerance.semi_sync_method
+        return method != "none" and (method != "gpa" or self.workers > 1)
+
+    @property
+    def worker_processes(self) -> int:
+        """Workers that are processes (or groups of ranks) of their own: K, or 1 that holds all."""
+        return self.workers if self.fault_tolerance.transport == "torchft" else 1
+
+    @property
+    def ranks_per_worker(self) -> int:
+        """Processes of one worker."""
+        return self.data_parallel_ranks * self.parallelism.tensor_parallel_degree
+
+    @property
+    def data_parallel_ranks(self) -> int:
+        """Ranks of one worker, or groups of tensor-parallel ranks, that read different data."""
+        return self.parallelism.data_parallel_shard_degree * self.parallelism.data_parallel_replicate_degree
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that all workers together take in one inner step."""
+        return self.training.global_batch_size * self.training.seq_len
