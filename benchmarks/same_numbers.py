@@ -45,7 +45,8 @@ STEPS = 22
 CHECKPOINT = 13
 """Step in the middle of a window from which a run is resumed."""
 DIGEST = "digest of fragment"
-ORDER = ("loss", "local_validation_loss", DIGEST, "validation_loss")
+RESUMED = "resumed"
+ORDER = ("loss", "local_validation_loss", DIGEST, "validation_loss", RESUMED)
 """In which order the values of a step come about."""
 
 TINY = {
@@ -240,6 +241,7 @@ def read_numbers(folder: Path) -> Numbers:
         RunFailed: the run has no metrics, or a worker was lost meanwhile.
     """
     numbers: Numbers = {}
+    fewest: int | None = None
     for path in sorted(folder.glob("metrics/*.jsonl")):
         for text in path.read_text().splitlines():
             line = json.loads(text)
@@ -247,11 +249,15 @@ def read_numbers(folder: Path) -> Numbers:
             values.update({key: line[key] for key in ORDER if key in line})
             if line.get("event") == "sync":
                 values[f"{DIGEST} {line['fragment']}"] = line["digest"]
+                fewest = min(line["participants"], fewest or line["participants"])
+            if line.get("event") == "resume":
+                values[RESUMED] = True
     numbers = {worker: {step: found for step, found in steps.items() if found} for worker, steps in numbers.items()}
     if not any(numbers.values()):
         raise RunFailed(f"there are no numbers in {folder.name}/metrics")
-    if restarts := json.loads((folder / "summary.json").read_text()).get("restarts"):
-        raise RunFailed(f"{restarts} workers were lost and started again, so that the numbers prove nothing")
+    restarts = json.loads((folder / "summary.json").read_text())["restarts"]
+    if restarts or (fewest is not None and fewest < len(numbers)):
+        raise RunFailed("a worker was lost or late, as on a machine that is too busy: the numbers prove nothing")
     return numbers
 
 
@@ -569,7 +575,6 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="runs at a time (default: 2)")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep run folders and logs in this new folder")
     chosen = parser.parse_args(words)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if chosen.jobs < 1:
             raise BadInput(f"--jobs must be 1 or more; got {chosen.jobs}")
@@ -601,4 +606,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))
