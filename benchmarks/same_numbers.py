@@ -9,14 +9,14 @@ BEFORE and AFTER are anything that git takes for a commit, `.` for the working t
 goes through the command line, with the files of the commit as PYTHONPATH, and is read from its metrics files, so that
 commits with other modules, functions or classes can be compared. For every worker these values must be the same: the
 digest of the anchor at each sync, the training loss at each step, and the held-out losses. They depend on the machine
-and on the version of torch, so that a record is for the machine it was made on.
+and on the version of torch, so that a record is for the machine it was made on. With `--only`, runs are
+added to a record of the same commit, in place of those of the same names.
 
 The exit status is 0 where all numbers are the same, 1 where one differs or a run fails, and 2 for bad input.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.metadata
 import io
 import json
@@ -324,6 +324,7 @@ class Record:
         try:
             held = json.loads(path.read_text())
             self.machine: dict[str, Any] = held["machine"]
+            self.commit: str = held["commit"]
             self.results = {
                 name: Result(run["numbers"], run["settings"], run["seconds"]) for name, run in held["runs"].items()
             }
@@ -528,28 +529,44 @@ def compare(before: Source, after: Source, names: Sequence[str], *, jobs: int, s
 
 
 def record(code: Code, commit: str, names: Sequence[str], path: Path, *, jobs: int, say: Callable[[str], None]) -> int:
-    """Writes the numbers of all runs into a file, unless one fails. Returns the exit status."""
-    runs: dict[str, Any] = {}
+    """Writes the numbers of runs into a file, beside those of the same commit and machine that it holds already.
+    Returns the exit status.
+
+    Raises:
+        BadInput: the file holds something else.
+    """
+    held = Record(path) if path.exists() else None
+    if held and (held.commit, held.machine) != (commit, code.machine):
+        raise BadInput(f"{path} is a record of commit {held.commit} on {held.machine}; choose another file")
+    results = dict(held.results) if held else {}
     failed = 0
     rows: list[tuple[str, ...]] = [("run", "workers", "syncs", "s")]
     with working([code], jobs) as pool:
         for name, result in zip(names, pool.map(code.result, names), strict=True):
             assert result is not None
-            failed += result.failure is not None
             say(f"{name}: {result.syncs} syncs, {result.failure or f'{result.seconds:.0f} s'}")
             rows.append((name, str(len(result.numbers)), str(result.syncs), f"{result.seconds:.0f}"))
-            kept = dataclasses.asdict(result)
-            del kept["failure"]
-            runs[name] = kept
+            failed += result.failure is not None
+            if not result.failure:
+                results[name] = result
     table(rows, say)
+    write_record(path, commit, code.machine, results)
     if failed:
-        say(f"{failed} runs failed: nothing is recorded")
-        return 1
+        say(f"{failed} runs failed and are not recorded")
+    return int(failed > 0)
+
+
+def write_record(path: Path, commit: str, machine: Mapping[str, Any], results: Mapping[str, Result]) -> None:
+    """Writes what `Record` reads."""
     about = "For the machine it was made on alone: another CPU, torch or Python may give other bits."
-    held = {"about": about, "commit": commit, "machine": code.machine, "runs": runs}
+    names = sorted(results, key=lambda name: list(PLANS).index(name) if name in PLANS else len(PLANS))
+    runs = {
+        name: {"settings": results[name].settings, "seconds": results[name].seconds, "numbers": results[name].numbers}
+        for name in names
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
+    held = {"about": about, "commit": commit, "machine": machine, "runs": runs}
     path.write_text(json.dumps(held, indent=1) + "\n")
-    return 0
 
 
 def table(rows: Sequence[Sequence[str]], say: Callable[[str], None]) -> None:

@@ -175,6 +175,31 @@ def test_a_command_that_fails_is_quoted(same_numbers, tmp_path: Path) -> None:
     assert same_numbers.verdict(result, result) == "BEFORE failed: status 1: muloco: there is no field model.flavor"
 
 
+def test_a_record_is_completed_by_runs_of_the_same_commit(same_numbers, tmp_path: Path) -> None:
+    path, said = tmp_path / "record.json", []
+
+    def record(commit: str, *names: str) -> int:
+        return same_numbers.record(Fake(), commit, names, path, jobs=1, say=said.append)
+
+    class Fake:
+        machine = RECORD["machine"]
+
+        def result(self, name: str):
+            failure = "status 2: no" if name == "other" else None
+            return same_numbers.Result({"0": STEPS}, SETTINGS, 1.0, failure)
+
+        def stop(self) -> None: ...
+
+    assert record("0123", "plain") == 0
+    assert record("0123", "other", "third") == 1
+    assert said[-1] == "1 runs failed and are not recorded"
+    held = same_numbers.Record(path)
+    assert held.names() == ["plain", "third"] and held.result("plain") == Fake().result("plain")
+    with pytest.raises(same_numbers.BadInput, match="record of commit 0123"):
+        record("4567", "plain")
+    assert same_numbers.Record(path).names() == ["plain", "third"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
