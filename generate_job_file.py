@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from muloco.errors import UserError
 from muloco.sweeps.expand import expand
 from muloco.sweeps.listing import warnings
 from muloco.sweeps.options import add_profile_options, given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings
 from muloco.sweeps.sweep import Grid, Sweep
-from muloco.training.load import ConfigError
 
 GONE = {
     "--extra-args": "give --section.field value words instead",
@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for word in words:
             if (reason := GONE.get(word.split("=", 1)[0])) is not None:
-                raise ConfigError(f"{word.split('=', 1)[0]} is not needed any more: {reason}")
+                raise UserError(f"{word.split('=', 1)[0]} is not needed any more: {reason}")
         text = _script(command, words)
         if command.output_file is None:
             sys.stdout.write(text)
         else:
             _write(Path(command.output_file), text)
-    except ConfigError as error:
+    except UserError as error:
         sys.stderr.write(f"generate_job_file: {error}\n")
         return 2
     return 0
@@ -68,7 +68,7 @@ def _script(command: argparse.Namespace, words: Sequence[str]) -> str:
     name = command.job_name or Path(command.config_file).stem
     found = expand(Sweep(Grid(name=name, config=command.config_file, points=[{}])), overrides=words, profile=profile)
     if found.refused:
-        raise ConfigError(found.refused[0].reason)
+        raise UserError(found.refused[0].reason)
     (job,) = found.jobs
     for line in warnings(found.jobs, profile):
         sys.stderr.write(f"generate_job_file: {line}\n")
@@ -77,7 +77,7 @@ def _script(command: argparse.Namespace, words: Sequence[str]) -> str:
 
 def _write(file: Path, text: str) -> None:
     if file.exists() and file.read_text() != text:
-        raise ConfigError(f"{file} is there already and differs; delete it or choose another --output-file")
+        raise UserError(f"{file} is there already and differs; delete it or choose another --output-file")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     file.chmod(0o755)

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from muloco.training.commits import Commit, CommitLog, Progress
-from muloco.training.run_folder import RunFolder
+from muloco.runs.commits import Commit, CommitLog, Progress
+from muloco.runs.folder import RunFolder
 
 
 def written(folder: RunFolder, *, workers: int, steps: int, interval: int, fragments: int) -> int:

@@ -21,7 +21,7 @@ from training_runs import (
     words,
 )
 
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 
 BAR = 0.97
 SYNC_STEPS = 30

@@ -17,8 +17,8 @@ from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.prepare import prepare
 from muloco.model.flavors import LAPTOP_VOCABULARY
 from muloco.model.llama import model_spec
+from muloco.settings.config import Config
 from muloco.sharding import gather
-from muloco.training.config import Config
 from muloco.training.worker import store_of_single_rank
 
 WAYS = ("float32", "bfloat16", "autocast")

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.runs.folder import RunFolder, read_metrics
 
 PROGRAM = "plain_torchtitan.py"
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from storm_judge import COMMIT_SECONDS, Figures, judge
 
-from muloco.phases import PHASES
-from muloco.training.run_folder import RunFolder
+from muloco.failpoints import FAILPOINTS
+from muloco.runs.folder import RunFolder
 
 CHECKOUT = Path(__file__).parents[1]
 RESULTS = CHECKOUT / "results" / "storm"
@@ -101,7 +101,7 @@ PACE = """
 import sys, time
 
 if "worker" in sys.orig_argv:
-    from muloco.phases import listen
+    from muloco.failpoints import on_hit
 
     last = [0.0]
 
@@ -110,7 +110,7 @@ if "worker" in sys.orig_argv:
             time.sleep(max(0.0, last[0] + {seconds} - time.monotonic()))
             last[0] = time.monotonic()
 
-    listen(pace)
+    on_hit(pace)
 """
 
 
@@ -207,7 +207,7 @@ def table(result: Mapping[str, Any]) -> str:
     """For the eye."""
     kinds = sorted({kind for counts in result["faults_by_phase"].values() for kind in counts})
     rows = ["phase        " + "".join(f"{kind:>8}" for kind in kinds)]
-    for phase in PHASES:
+    for phase in FAILPOINTS:
         rows.append(f"{phase:<13}" + "".join(f"{result['faults_by_phase'][phase][kind]:>8}" for kind in kinds))
     commits, returns = result["seconds_to_next_commit"], result["seconds_to_return"]
     rows += [

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from muloco.failpoints import FAILPOINTS
 from muloco.launch.summary import lost_steps
-from muloco.phases import PHASES
-from muloco.training.run_folder import RunFolder, read_lines
+from muloco.runs.folder import RunFolder, read_lines
 
 COMMIT_SECONDS = 5.0
 """From a kill to the next sync of the others, at most, in the median."""
@@ -46,9 +46,9 @@ class Figures:
 
     def missing(self, *, per_phase: int, total: int, kinds: Sequence[str] = ()) -> list[str]:
         """What has not been struck often enough, or in a phase not by each of `kinds`, in words."""
-        short = [f"{phase} ({self.of_phase(phase)})" for phase in PHASES if self.of_phase(phase) < per_phase]
+        short = [f"{phase} ({self.of_phase(phase)})" for phase in FAILPOINTS if self.of_phase(phase) < per_phase]
         words = [f"struck fewer than {per_phase} times: {', '.join(short)}"] if short else []
-        if unseen := [f"{kind} in {phase}" for phase in PHASES for kind in kinds if not self.faults[phase, kind]]:
+        if unseen := [f"{kind} in {phase}" for phase in FAILPOINTS for kind in kinds if not self.faults[phase, kind]]:
             words.append(f"never: {', '.join(unseen)}")
         if self.faults.total() < total:
             words.append(f"{self.faults.total()} faults instead of {total}")
@@ -63,7 +63,7 @@ class Figures:
         kinds = sorted({kind for _, kind in self.faults})
         return {
             "faults": self.faults.total(),
-            "faults_by_phase": {phase: {k: self.faults[phase, k] for k in kinds} for phase in PHASES},
+            "faults_by_phase": {phase: {k: self.faults[phase, k] for k in kinds} for phase in FAILPOINTS},
             "syncs": self.syncs,
             "digests": self.digests,
             "mismatches": self.mismatches,

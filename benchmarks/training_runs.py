@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco.launch.processes import Child
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.runs.folder import RunFolder, read_metrics
 
 CHECKOUT = Path(__file__).parents[1]
 SETTINGS: dict[str, object] = {

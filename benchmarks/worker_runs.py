@@ -10,8 +10,8 @@ from shaped_link import Network
 from training_runs import environment, muloco, wait
 
 from muloco.launch.lighthouse import LISTENS
+from muloco.runs.folder import RunFolder
 from muloco.training.environment import LIGHTHOUSE, SECRET
-from muloco.training.run_folder import RunFolder
 
 LIGHTHOUSE_PORT = 29510
 START_SECONDS = 60

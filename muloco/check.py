@@ -7,10 +7,10 @@ from functools import partial
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from muloco.console import open_console
-from muloco.training.checkpoint_folder import CheckpointFolder, Manifest
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
+from muloco.runs.checkpoint_folder import CheckpointFolder, Manifest
+from muloco.settings.values import whole_number
 from muloco.training.trained import named_checkpoint
-from muloco.training.values import whole_number
 
 LARGE = 2**30
 """Bytes to read above which a progress bar is shown."""
@@ -25,18 +25,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(command: argparse.Namespace) -> int:
-    """Returns 0 if all the requested checkpoints are whole, else 1; raises ConfigError if there are none."""
+    """Returns 0 if all the requested checkpoints are whole, else 1; raises UserError if there are none."""
     run, step = named_checkpoint(command.config, command.step)
     folder = CheckpointFolder(run.checkpoint)
     if command.all and step is not None:
-        raise ConfigError(f"--all checks all checkpoints of a run; give {run.root} with it, or leave it out")
+        raise UserError(f"--all checks all checkpoints of a run; give {run.root} with it, or leave it out")
     steps = folder.steps()
     if step is not None:
         steps = [step]
     elif not command.all:
         steps = [step for step in steps if folder.has_manifest(step)][-1:]
     if not steps:
-        raise ConfigError(f"{run.root} has no complete checkpoint")
+        raise UserError(f"{run.root} has no complete checkpoint")
     console, whole = open_console(soft_wrap=True), True
     for step in steps:
         reasons = []
@@ -68,7 +68,7 @@ def _size(manifest: Manifest) -> int:
 
 def _damages(folder: CheckpointFolder, manifest: Manifest, tell: Callable[[int], None]) -> list[str]:
     """Returns what is wrong with the contents of a checkpoint, with at most one sentence for each part."""
-    from muloco.training import safe_reader  # needs torch, which is slow
+    from muloco.runs import safe_reader  # needs torch, which is slow
 
     reasons = []
     for name in manifest.parts:

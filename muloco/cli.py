@@ -1,6 +1,6 @@
 """The command line: one function for each command, which imports what it needs.
 
-A user's mistake is a ConfigError, and ends with one line and status 2; with -v the traceback comes before it.
+A user's mistake is a UserError, and ends with one line and status 2; with -v the traceback comes before it.
 """
 
 import argparse
@@ -19,16 +19,17 @@ from rich.console import Console
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
+from muloco.errors import UserError
 from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
-from muloco.training.bounds import Count
-from muloco.training.config import Config, FaultTolerance
+from muloco.runs.folder import RunFolder, why_unwritable
+from muloco.settings.bounds import Count
+from muloco.settings.config import Config, FaultTolerance
+from muloco.settings.load import check_option, error_reason, find_config, load_config, locate, naming
+from muloco.settings.values import nearest, shown, whole_number
 from muloco.training.environment import ATTEMPT, check_environment, secret_in
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError, check_option, error_reason, find_config, load_config, locate, naming
 from muloco.training.resolve import Resolution, resolution, resolve
-from muloco.training.run_folder import RunFolder, why_unwritable
-from muloco.training.values import nearest, shown, whole_number
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, on this machine or on the nodes of the SLURM job that
 the command runs in, show them while they run, and end with a summary and a plot of the loss in the run's folder."""
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     replace_what_cannot_be_encoded()
     try:
         return _run(argv)
-    except ConfigError as error:
+    except UserError as error:
         _tell(error, str(error), argv)
         return 2
     except LighthouseError as error:
@@ -106,13 +107,13 @@ def _run(argv: Sequence[str] | None) -> int:
     if words and not words[0].startswith("-") and words[0] not in commands:
         close = nearest(words[0], commands)
         hint = f"did you mean {close}?" if close else f"the commands are {', '.join(commands)}"
-        raise ConfigError(f"unknown command {words[0]}; {hint}")
+        raise UserError(f"unknown command {words[0]}; {hint}")
     command, overrides = parser.parse_known_args(words)
     if command.help and command.config is None:
         command.parser.print_help()
         return 0
     if command.config is None:
-        raise ConfigError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
+        raise UserError(f"{command.parser.prog} needs a {command.needs}; try `{command.parser.prog} --help`")
     if command.help:
         overrides = [*overrides, "--help"]
     return command.run(command, overrides)
@@ -143,7 +144,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         reason = message.removeprefix("argument ").replace(": must ", " must ", 1)
-        raise ConfigError(f"{reason}; try `{self.prog} --help`")
+        raise UserError(f"{reason}; try `{self.prog} --help`")
 
 
 def _not_empty(word: str) -> str:
@@ -402,12 +403,12 @@ def _chosen(command: argparse.Namespace, overrides: Sequence[str]) -> Config:
 
 
 def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
-    """Raises ConfigError for a word that resembles an option of the command itself, and is not a field of a config."""
+    """Raises UserError for a word that resembles an option of the command itself, and is not a field of a config."""
     own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
     for option in (word.split("=", 1)[0] for word in words if word.startswith("--")):
         close = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
         if close and "." not in option and option not in own:
-            raise ConfigError(f"unknown option {option}; did you mean {close[0]}?")
+            raise UserError(f"unknown option {option}; did you mean {close[0]}?")
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -418,7 +419,7 @@ def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     resumption = None
     if command.resume:
         if command.dry_run:
-            raise ConfigError("--dry-run shows a new run; it cannot be combined with --resume")
+            raise UserError("--dry-run shows a new run; it cannot be combined with --resume")
         from muloco.training.resuming import take_up
 
         locate(chosen, find_config(command.config), overrides)
@@ -463,7 +464,7 @@ def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
     with naming("run.outputs"):
         folder.root.exists()
     if (reason := why_unwritable(folder)) is not None:
-        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
+        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
     if found.config.evaluation.tasks:
         from muloco.evals.names import check_names
 
@@ -497,7 +498,7 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = _chosen(command, overrides)
     locate(chosen, find_config(command.config), overrides)
     if chosen.run.name is None and chosen.fault_tolerance.group_size > 1:
-        raise ConfigError("all workers of a run need the same --run.name")
+        raise UserError("all workers of a run need the same --run.name")
     from muloco.training.worker_log import set_up_log
 
     set_up_log(rank=int(os.environ.get("RANK", "0")))
@@ -524,10 +525,10 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _lighthouse(command: argparse.Namespace, words: Sequence[str]) -> int:
     _refuse(command, words)
     if not 0 <= command.port < 2**16:
-        raise ConfigError(f"--port must be from 0 to {2**16 - 1}; got {command.port}")
+        raise UserError(f"--port must be from 0 to {2**16 - 1}; got {command.port}")
     for name in ("min_replica_size", "heartbeat_timeout_seconds", "straggler_timeout_seconds"):
         if not 0 < (value := getattr(command, name)) < math.inf:
-            raise ConfigError(f"--{name} must be above 0; got {value}")
+            raise UserError(f"--{name} must be above 0; got {value}")
     from muloco.outer.network import is_loopback
 
     secret = b"" if is_loopback(command.host) else secret_in(os.environ)
@@ -583,7 +584,7 @@ def _report(command: argparse.Namespace, words: Sequence[str]) -> int:
 
     _refuse(command, words)
     if not command.runs and not command.published:
-        raise ConfigError(f"{command.parser.prog} needs a RUN, or --published; try `{command.parser.prog} --help`")
+        raise UserError(f"{command.parser.prog} needs a RUN, or --published; try `{command.parser.prog} --help`")
     folders, problems = [], []
     for name in command.runs:
         with naming("RUN"):
@@ -612,7 +613,7 @@ def _check_gpu(command: argparse.Namespace, words: Sequence[str]) -> int:
 def _pseudogradients(command: argparse.Namespace, words: Sequence[str]) -> int:
     _refuse(command, words)
     if not command.checkpoints:
-        raise ConfigError(f"{command.parser.prog} needs a CHECKPOINT; try `{command.parser.prog} --help`")
+        raise UserError(f"{command.parser.prog} needs a CHECKPOINT; try `{command.parser.prog} --help`")
     check_option("--workers", tuple[Count, ...], command.workers)
     check_option("--steps", Count, command.steps)
     from muloco.training.trained import find_trained
@@ -653,10 +654,10 @@ def _check(command: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:
-    """Raises ConfigError for words that a command without a config does not know."""
+    """Raises UserError for words that a command without a config does not know."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if words:
         known = [name for action in command.parser._actions for name in action.option_strings]
         close = difflib.get_close_matches(words[0].split("=")[0], known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else f"; try `{command.parser.prog} --help`"
-        raise ConfigError(f"unknown option {words[0]}{hint}")
+        raise UserError(f"unknown option {words[0]}{hint}")

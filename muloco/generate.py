@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from muloco.training.bounds import Count, NotNegative, Seed
-from muloco.training.load import ConfigError, check_option
-from muloco.training.values import whole_number
+from muloco.errors import UserError
+from muloco.settings.bounds import Count, NotNegative, Seed
+from muloco.settings.load import check_option
+from muloco.settings.values import whole_number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_generate(command: argparse.Namespace) -> int:
-    """Writes the prompt and what follows to stdout as it comes. Returns 0; raises ConfigError for what cannot be."""
+    """Writes the prompt and what follows to stdout as it comes. Returns 0; raises UserError for what cannot be."""
     if command.prompt is None:
-        raise ConfigError("muloco generate needs --prompt TEXT")
+        raise UserError("muloco generate needs --prompt TEXT")
     check_option("--tokens", Count, command.tokens)
     check_option("--temperature", NotNegative, command.temperature)
     check_option("--top-k", Count | None, command.top_k)
@@ -30,7 +31,7 @@ def run_generate(command: argparse.Namespace) -> int:
     try:
         command.prompt.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"--prompt is not UTF-8 (at character {error.start + 1})") from None
+        raise UserError(f"--prompt is not UTF-8 (at character {error.start + 1})") from None
     from muloco.training.trained import find_trained
 
     trained = find_trained(command.config, step=command.step)
@@ -40,7 +41,7 @@ def run_generate(command: argparse.Namespace) -> int:
     tokenizer, longest = trained.tokenizer(), trained.config.training.seq_len
     prompt = [tokenizer.bos_id, *tokenizer.encode_text(command.prompt)]
     if len(prompt) >= longest:
-        raise ConfigError(f"--prompt has {len(prompt)} tokens, the model takes {longest}")
+        raise UserError(f"--prompt has {len(prompt)} tokens, the model takes {longest}")
     if len(prompt) + command.tokens > longest:
         sys.stderr.write(f"muloco: ends after {longest} tokens, the prompt's included, which is what the model takes\n")
 

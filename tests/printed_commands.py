@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 DOCUMENTS = [
     *(CHECKOUT / name for name in ("README.md", "RUNNING_JOBS.md", "CONTRIBUTING.md", "LIMITATIONS.md")),

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 
 @pytest.fixture

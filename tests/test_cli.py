@@ -10,12 +10,12 @@ import pytest
 
 from muloco.cli import main
 from muloco.model.flavors import aliases
-from muloco.training.config import Config
-from muloco.training.load import field_types, get_field, load_config, to_dict
+from muloco.settings.config import Config
+from muloco.settings.load import field_types, get_field, load_config, to_dict
 from muloco.training.resolve import resolve
 
 TYPO = """\
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -7,8 +7,8 @@ import pytest
 
 from muloco.cli import main
 from muloco.model.flavors import flavor
-from muloco.training.config import Config
-from muloco.training.load import CHECKOUT, flatten, load_config
+from muloco.settings.config import Config
+from muloco.settings.load import CHECKOUT, flatten, load_config
 
 PAGE = (CHECKOUT / "docs/coming-from-the-papers-repository.md").read_text()
 ROWS = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from muloco.cli import main
-from muloco.training.checkpoint_folder import CheckpointFolder, Save
-from muloco.training.run_folder import RunFolder
+from muloco.runs.checkpoint_folder import CheckpointFolder, Save
+from muloco.runs.folder import RunFolder
 
 from .evals.local_tasks import NAMES, write_tasks
 from .hostile import GADGETS, Call, hide_in_metadata, saved
@@ -64,7 +64,7 @@ def hide_beside_metadata(part: Path, proof: Path) -> str:
 
 def hide_in_tensors(part: Path, proof: Path) -> str:
     """All tensors are where they were; the first of them is another pickle."""
-    from muloco.training.safe_reader import read_metadata
+    from muloco.runs.safe_reader import read_metadata
 
     payload = saved(Call(os.mkdir, str(proof)))
     place = max(read_metadata(part).storage_data.values(), key=lambda place: place.length)

@@ -9,9 +9,11 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"sharding", "phases", "cores", "console", "files", "_torchtitan"},
+    {"errors", "sharding", "failpoints", "cores", "console", "files", "_torchtitan"},
+    {"settings"},
     {"optim", "outer"},
     {"model", "data", "pytorch"},
+    {"runs"},
     {"training"},
     {"launch", "analysis", "evals", "export", "generate", "check"},
     {"sweeps"},
@@ -40,14 +42,15 @@ def test_imports_point_down() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("muloco.optim", ["torchtitan", "torchft", "datasets"]),
-        ("muloco.outer", ["torchtitan", "torchft", "datasets"]),
-        ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "muloco.outer", "muloco.training"]),
-        ("muloco.training.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets"]),
+        ("muloco.optim", ["torchtitan", "torchft", "datasets", "cryptography"]),
+        ("muloco.outer", ["torchtitan", "torchft", "datasets", "cryptography"]),
+        ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "cryptography", "muloco.outer", "muloco.training"]),
+        ("muloco.training.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets", "cryptography"]),
         ("muloco.training.trained", ["torch", "torchtitan"]),
         ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),
-        ("muloco.training.run_folder", ["torch", "numpy"]),
+        ("muloco.runs.folder", ["torch", "numpy"]),
+        ("muloco.settings.load", ["torch", "numpy", "tyro"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
         ("muloco.gpu_check.command", ["torch", "torchtitan"]),

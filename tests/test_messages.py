@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from muloco.cli import _parser
-from muloco.training.config import Config
-from muloco.training.load import flatten
+from muloco.settings.config import Config
+from muloco.settings.load import flatten
 
 from .test_torchtitan_gate import PACKAGE
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from muloco.training.load import CHECKOUT
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.runs.folder import RunFolder, read_metrics
+from muloco.settings.load import CHECKOUT
 
 RUNS = sorted(config.parent for config in (CHECKOUT / "results").glob("*/*/config.json"))
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from muloco.phases import PHASES
-from muloco.training.load import CHECKOUT
-from muloco.training.run_folder import RunFolder
+from muloco.failpoints import FAILPOINTS
+from muloco.runs.folder import RunFolder
+from muloco.settings.load import CHECKOUT
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_what_was_not_struck_is_missing(storm_judge: ModuleType, tmp_path: Path)
     one = storm_judge.judge(write(tmp_path, LINES), workers=2, steps=24)
     for _ in range(3):
         figures.add(one)
-    unstruck = ", ".join(f"{phase} (0)" for phase in PHASES if phase not in ("vote", "commit"))
+    unstruck = ", ".join(f"{phase} (0)" for phase in FAILPOINTS if phase not in ("vote", "commit"))
     assert figures.missing(per_phase=1, total=9) == [f"struck fewer than 1 times: {unstruck}"]
     assert figures.missing(per_phase=0, total=10) == ["9 faults instead of 10"]
     assert figures.missing(per_phase=0, total=9) == []

@@ -95,7 +95,7 @@ def damaged_checkpoints(workshop: Workshop, rng: random.Random) -> Report:
 def flipped_bits_in_checkpoints(workshop: Workshop, rng: random.Random) -> Report:
     """Flips one bit in a random file of the newest checkpoint, again and again, and reads it. White space in JSON files
     may change, as long as the same is read from them."""
-    from muloco.training.checkpoint_folder import CheckpointFolder
+    from muloco.runs.checkpoint_folder import CheckpointFolder
 
     report, silent = Report(), 0
     root = workshop.unfinished()
@@ -121,7 +121,7 @@ def flipped_bits_in_checkpoints(workshop: Workshop, rng: random.Random) -> Repor
 
 def read_all(workshop: Workshop, root: Path) -> tuple[Verdict, str]:
     """Finds the newest checkpoint as `--resume` and `export` do, in this process."""
-    from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
+    from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 
     try:
         folder = CheckpointFolder(root / "checkpoint")

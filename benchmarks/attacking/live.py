@@ -50,7 +50,7 @@ if "worker" in sys.orig_argv:
     import time
     from pathlib import Path
 
-    from muloco.phases import listen
+    from muloco.failpoints import on_hit
 
     folder = Path(os.environ["MULOCO_ATTACKS"])
 
@@ -58,7 +58,7 @@ if "worker" in sys.orig_argv:
         if phase == "inner_step":
             time.sleep(float(os.environ["MULOCO_ATTACKS_PACE"]))
 
-    listen(pace)
+    on_hit(pace)
     import muloco.outer.peer_group as peer_group
 
     post = peer_group.GlooGroup.post

@@ -58,18 +58,19 @@ def _tried(report: Report, what: str, action: Callable[[], object], allowed: tup
 def mutated_files(workshop: Workshop, rng: random.Random) -> Report:
     """Mutates config.json, manifest, part.json, metrics, commit log and attempts of a complete run, and reads each of
     them."""
-    from muloco.training.attempts import next_attempt
-    from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
-    from muloco.training.commits import Progress
-    from muloco.training.load import ConfigError, load_config
-    from muloco.training.run_folder import RunFolder, read_metrics
+    from muloco.errors import UserError
+    from muloco.runs.attempts import next_attempt
+    from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
+    from muloco.runs.commits import Progress
+    from muloco.runs.folder import RunFolder, read_metrics
+    from muloco.settings.load import load_config
 
     report, root = Report(), workshop.unfinished()
     folder, checkpoints = RunFolder(root), CheckpointFolder(root / "checkpoint")
     newest = root / "checkpoint" / "step-20"
     progress = Progress(folder, worker=0, workers=2, attempt=1)
     readers: list[tuple[Path, Callable[[], object], tuple[type[BaseException], ...]]] = [
-        (folder.config, lambda: load_config(str(folder.config)), (ConfigError,)),
+        (folder.config, lambda: load_config(str(folder.config)), (UserError,)),
         (newest / "manifest.json", checkpoints.newest, (NoWholeCheckpoint,)),
         (newest / "global" / "part.json", checkpoints.newest, (NoWholeCheckpoint,)),
         (folder.metrics(0), lambda: read_metrics(folder), ()),

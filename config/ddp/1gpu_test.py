@@ -1,7 +1,7 @@
 """416M on one GPU for a few steps: does this machine train at all?"""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """15B sharded over the eight GPUs of one node, for a few steps: does it fit?"""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """3.1B sharded over the eight GPUs of one node, for a few steps."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

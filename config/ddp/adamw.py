@@ -1,7 +1,7 @@
 """Data-parallel AdamW at 416M on eight GPUs: the baseline of DiLoCo."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

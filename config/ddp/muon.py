@@ -1,7 +1,7 @@
 """Data-parallel Muon at 416M on eight GPUs: the baseline of MuLoCo."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """DiLoCo at 416M with compressed pseudogradients and error feedback."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """Generalized Primal Averaging at 416M: two workers of four GPUs each."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """Streaming MuLoCo at 416M: three fragments, synchronized one after the other."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """AdamW in one worker, synchronized at every step: the baseline of DiLoCo."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

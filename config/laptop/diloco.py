@@ -1,7 +1,7 @@
 """DiLoCo (AdamW inside) with two workers: what MuLoCo is compared with."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """Generalized Primal Averaging with two workers, at laptop size."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

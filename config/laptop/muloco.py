@@ -1,7 +1,7 @@
 """MuLoCo with two workers in minutes on two CPU cores, on text that every Python brings along."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

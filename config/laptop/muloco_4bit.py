@@ -1,7 +1,7 @@
 """MuLoCo with two workers whose pseudogradients travel in 4 bits an element, with error feedback."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -1,7 +1,7 @@
 """Streaming MuLoCo with two workers: three fragments, each exchanged beside the next inner step."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

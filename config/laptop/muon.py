@@ -1,7 +1,7 @@
 """Muon in one worker, synchronized at every step: the baseline of MuLoCo."""
 
 from muloco.recipes import base
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def config() -> Config:

@@ -5,37 +5,37 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
 
 PICTURES = (".png", ".svg")
 """File endings of the pictures that can be drawn."""
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Raises ConfigError if nothing can be written into a folder, which need not exist yet. To be called before
+    """Raises UserError if nothing can be written into a folder, which need not exist yet. To be called before
     any work for its contents."""
     with writing(option, folder):
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not existing.is_dir():
-            raise ConfigError(f"{option}: {existing} is not a folder")
+            raise UserError(f"{option}: {existing} is not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise ConfigError(f"{option}: {existing} cannot be written to: it is read-only, or belongs to another user")
+            raise UserError(f"{option}: {existing} cannot be written to: it is read-only, or belongs to another user")
 
 
 def check_picture(option: str, picture: Path) -> None:
-    """Raises ConfigError if a picture cannot be written there because of its ending or its folder."""
+    """Raises UserError if a picture cannot be written there because of its ending or its folder."""
     if picture.suffix.lower() not in PICTURES:
-        raise ConfigError(f"{option} must end in {' or '.join(PICTURES)}; got {picture}")
+        raise UserError(f"{option} must end in {' or '.join(PICTURES)}; got {picture}")
     if picture.is_dir():
-        raise ConfigError(f"{option}: {picture} is a folder")
+        raise UserError(f"{option}: {picture} is a folder")
     check_folder(option, picture.parent)
 
 
 @contextlib.contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
-    """Within the context, errors of the file system become a ConfigError that names the option and the path."""
+    """Within the context, errors of the file system become a UserError that names the option and the path."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"{option}: {error.filename or path} cannot be written: {reason}") from error
+        raise UserError(f"{option}: {error.filename or path} cannot be written: {reason}") from error

@@ -7,10 +7,10 @@ from functools import cache
 from muloco.analysis.memory import Memory, memory
 from muloco.analysis.report.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
+from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.outer.memory import sync_words
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 from muloco.training.validation_cost import validation_share
 
 ASSUMPTIONS = (
@@ -114,18 +114,18 @@ def plan(
         name: of the run; empty: the config's.
 
     Raises:
-        ConfigError: an unknown GPU, or numbers that are not possible.
+        UserError: an unknown GPU, or numbers that are not possible.
     """
     if gpu not in GPUS:
-        raise ConfigError(f"--gpu {gpu} is not known; there are {', '.join(GPUS)}")
+        raise UserError(f"--gpu {gpu} is not known; there are {', '.join(GPUS)}")
     if not 0 < utilization <= 1:
-        raise ConfigError(f"--utilization must be above 0 and at most 1; got {utilization:g}")
+        raise UserError(f"--utilization must be above 0 and at most 1; got {utilization:g}")
     ranks = config.worker_processes * config.ranks_per_worker
     gpus = ranks if gpus is None else gpus
     if gpus < 1:
-        raise ConfigError(f"--gpus must be at least 1; got {gpus}")
+        raise UserError(f"--gpus must be at least 1; got {gpus}")
     if gpus % ranks:
-        raise ConfigError(
+        raise UserError(
             f"--gpus must be a multiple of {ranks}, the worker processes x ranks ({config.worker_processes} x "
             f"{config.ranks_per_worker}) of {name or config.run.name}; got {gpus}"
         )

@@ -8,8 +8,8 @@ from rich.console import Console
 from muloco.analysis.output import check_picture, writing
 from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, FEW_BANDWIDTHS, PAPER_UTILIZATION, plan
 from muloco.analysis.plan_table import plan_tables, plot_plans, total
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
+from muloco.settings.config import Config
 
 REFUSED = 1
 WIDE = 120
@@ -43,13 +43,13 @@ def run_plan(
         exit status: 0; 1 where something was refused.
 
     Raises:
-        ConfigError: options that are not possible.
+        UserError: options that are not possible.
     """
     if rates is None:
         rates = FEW_BANDWIDTHS if len(runs) > 1 and console.width < WIDE else BANDWIDTHS
     utilization = PAPER_UTILIZATION if utilization is None else utilization
     if not all(rate > 0 for rate in rates):
-        raise ConfigError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
+        raise UserError(f"--gbit must be above 0; got {' '.join(f'{rate:g}' for rate in rates)}")
     if picture:
         check_picture("--plot", picture)
     plans = [plan(config, name=name, gpu=gpu, gpus=gpus, utilization=utilization) for name, config in runs]

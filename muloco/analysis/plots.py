@@ -10,8 +10,8 @@ from typing import Any
 from muloco.analysis.canvas import canvas, save
 from muloco.analysis.palette import COLORS, looks
 from muloco.analysis.report.method import variant
-from muloco.training.load import from_dict
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.runs.folder import RunFolder, read_metrics
+from muloco.settings.load import from_dict
 
 MOST_SYNCS = 40
 """The most syncs that are marked one by one."""

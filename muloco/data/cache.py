@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from muloco.data.checksums import write_checksums
-from muloco.data.errors import DataError
+from muloco.errors import UserError
 from muloco.files import open_lock
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
     checksums of its files are added.
 
     Raises:
-        DataError: the cache cannot be written.
+        UserError: the cache cannot be written.
     """
     with _writing(folder):
         _make_once(folder, fill)
@@ -45,7 +45,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Holds the lock of a cache entry, so that one process does the work and the others then find it done.
 
     Raises:
-        DataError: the cache cannot be written.
+        UserError: the cache cannot be written.
     """
     with contextlib.ExitStack() as stack:
         with _writing(folder):
@@ -58,7 +58,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
+        raise UserError(
             f"the cache {folder.parent} cannot be written: {error.strerror or error}; "
             "MULOCO_CACHE in the environment names another folder for it"
         ) from error

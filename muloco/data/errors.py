@@ -3,14 +3,12 @@
 import logging
 from pathlib import Path
 
+from muloco.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
-class DataError(ValueError):
-    """The user's data cannot be used as asked; the message is one line that says what to change."""
-
-
-class DamagedCacheError(DataError):
+class DamagedCacheError(UserError):
     """A cache entry is damaged: it has to be deleted and prepared again."""
 
     def __init__(self, folder: Path, problem: str):
@@ -38,9 +36,9 @@ class Skipped:
         self._strict, self._quiet = strict, quiet
 
     def skip(self, where: str, reason: str) -> None:
-        """Raises DataError if strict."""
+        """Raises UserError if strict."""
         if self._strict:
-            raise DataError(f"{where}: {reason}; data.strict refuses what is skipped and counted without it")
+            raise UserError(f"{where}: {reason}; data.strict refuses what is skipped and counted without it")
         self.count += 1
         self.first = self.first or f"{where}: {reason}"
         if self.count <= self.NAMED and not self._quiet:

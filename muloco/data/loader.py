@@ -219,7 +219,7 @@ class StreamingDataLoader(MixtureLoader):
     """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`ShuffledStream`).
 
     Raises:
-        ValueError: as `MixtureLoader`; DataError: a source or the tokenizer cannot be used.
+        ValueError: as `MixtureLoader`; UserError: a source or the tokenizer cannot be used.
     """
 
     @dataclass(kw_only=True, slots=True)

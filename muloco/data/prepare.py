@@ -16,12 +16,12 @@ from pathlib import Path
 
 from muloco.data.cache import alone, default_cache, make_once
 from muloco.data.checksums import arrays_are_known, check_small_files, note_arrays
-from muloco.data.errors import DataError
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
 from muloco.data.sources import EMBEDDED, Embedded, Source, is_hub, open_source
 from muloco.data.tokenize import Part, tokenize
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
+from muloco.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +60,11 @@ class TrainingData:
             shares: number of shares that the documents are dealt to: workers x data-parallel ranks of each.
 
         Raises:
-            DataError: a share has none in a prepared source. For a stream, its reader finds out.
+            UserError: a share has none in a prepared source. For a stream, its reader finds out.
         """
         for prepared in self.prepared:
             if (documents := prepared.sizes["train"].documents) < shares:
-                raise DataError(
+                raise UserError(
                     f"{prepared.corpus} has {documents} documents to train on, fewer than the {shares} shares "
                     "(workers x data-parallel ranks) that they are dealt to; take fewer workers or ranks, or more text"
                 )
@@ -118,7 +118,7 @@ def prepare(
         cache: where prepared folders are kept; `default_cache()` if None.
 
     Raises:
-        DataError: a source or the tokenizer cannot be used so, or too little is held out.
+        UserError: a source or the tokenizer cannot be used so, or too little is held out.
         DamagedCacheError: an entry of the cache is incomplete; the message names the folder.
     """
     names = (corpus,) if isinstance(corpus, str) else tuple(corpus)
@@ -160,7 +160,7 @@ def prepare(
 
 
 def open_tokenizer(name: str, vocabulary: int, cache: Path) -> DocumentTokenizer:
-    """The tokenizer in a folder, or the embedded one, which is trained on first use. Raises DataError."""
+    """The tokenizer in a folder, or the embedded one, which is trained on first use. Raises UserError."""
     if name != EMBEDDED:
         return DocumentTokenizer(Path(name))
     corpus = Embedded().corpus
@@ -183,7 +183,7 @@ def prepare_source(
     """The prepared folder of one source, made anew where `Source.key` has changed; see `muloco.data.tokenize.tokenize`.
 
     Raises:
-        DataError: as `tokenize`; or `strict`, and the folder was made leaving something out.
+        UserError: as `tokenize`; or `strict`, and the folder was made leaving something out.
     """
     settings = [source.key, tokenizer_sha256(tokenizer.folder), tokenizer.bos_id, tokenizer.eos_id, part, most_pairs]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
@@ -192,11 +192,11 @@ def prepare_source(
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = _opened(folder, verify=verify)
     if strict and source.left_out:
-        raise DataError(
+        raise UserError(
             "{}: {}; data.strict refuses what is skipped and counted without it".format(*source.left_out[0])
         )
     if strict and prepared.skipped:
-        raise DataError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
+        raise UserError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
 
 
@@ -220,18 +220,18 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
     if prepared:
         for one in prepared:
             if not one.tokens["train"]:
-                raise DataError(f"{one.corpus} holds no text for training: its hash holds out all of it")
+                raise UserError(f"{one.corpus} holds no text for training: its hash holds out all of it")
         return tuple(float(one.sizes["train"].pairs(predict_bos=predict_bos)) for one in prepared)
     unknown = [source.name for source in sources if source.size is None]
     if unknown:
-        raise DataError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
+        raise UserError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
     return tuple(float(source.size or 0) for source in sources)
 
 
 def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int, *, by_hash: bool) -> None:
     if there < sequences:
         share = " (about 5 % of its documents, by their hash)" if by_hash else ""
-        raise DataError(
+        raise UserError(
             f"{prepared.corpus} holds out {there} sequences of {seq_len} tokens{share}, {sequences} were asked for; "
             "take fewer (validation.sequences) or another data.validation"
         )

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from muloco.data.errors import BadRecord, DataError
+from muloco.data.errors import BadRecord
+from muloco.errors import UserError
 
 PIECE_BYTES = 16 * 1024
 """A text file is cut into documents of at most so many bytes: at a blank line if possible, else at a line's end."""
@@ -189,13 +190,13 @@ def _text_file(path: Path, raw_file: IO[bytes]) -> Iterator[IO[bytes]]:
     """The uncompressed content of a file, unless it is text in another encoding than UTF-8.
 
     Raises:
-        DataError: it begins like text in another encoding, which would be lost.
+        UserError: it begins like text in another encoding, which would be lost.
         BrokenFile: within the context, where the file cannot be uncompressed any further.
     """
     try:
         with _uncompressed(path, raw_file) as file:
             if encoding := _other_encoding(file.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES]):
-                raise DataError(
+                raise UserError(
                     f"{path} is text in {encoding}, not UTF-8; convert it (iconv -f {encoding} -t UTF-8), or remove it"
                 )
             yield file

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from muloco.data.corpus import Corpus, load_corpus
-from muloco.data.errors import BadRecord, DataError, Skipped
+from muloco.data.errors import BadRecord, Skipped
 from muloco.data.readers import BrokenFile, endings, format_of, records, text_in_row, text_of, unit_of
+from muloco.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def open_source(name: str, text_field: str) -> Source:
     """The source that `name` means (see the module); `text_field` is the field or column that holds the text.
 
     Raises:
-        DataError: there is no such file or folder, or none that can be read; the name is no name.
+        UserError: there is no such file or folder, or none that can be read; the name is no name.
     """
     if name == EMBEDDED:
         return Embedded()
@@ -169,12 +170,12 @@ class Files:
         self.left_out: list[tuple[str, str]] = []
         try:
             if not os.path.lexists(self._root):
-                raise DataError(
+                raise UserError(
                     f"there is no file or folder {name}; a corpus is a path, {EMBEDDED}, or {HUB}OWNER/NAME"
                 )
             self._list()
         except OSError as error:
-            raise DataError(_unreadable(error)) from error
+            raise UserError(_unreadable(error)) from error
         self.size = sum(file.size for file in self._files)
 
     @property
@@ -209,7 +210,7 @@ class Files:
         if not self._files:
             held = [Path(where).relative_to(self._root).as_posix() for where, _ in self.left_out[:5]]
             found = f"; it holds {', '.join(held)}" if self._root.is_dir() and held else ""
-            raise DataError(f"{self.name}: no file that can be read{found}; a file ends in {endings()}")
+            raise UserError(f"{self.name}: no file that can be read{found}; a file ends in {endings()}")
 
 
 def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -293,7 +294,7 @@ class _FilesReading:
         except BrokenFile as error:
             self._skipped.skip(f"{file.path}, all after {unit} {last}", str(error))
         except OSError as error:
-            raise DataError(f"{file.path} cannot be read: {error.strerror or error}") from error
+            raise UserError(f"{file.path} cannot be read: {error.strerror or error}") from error
         self.done = before + file.size
 
 
@@ -321,7 +322,7 @@ class Hub:
     def __init__(self, name: str, text_field: str):
         match = re.fullmatch(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>[^:@]+))?", name.removeprefix(HUB))
         if match is None or not (re.fullmatch(r"[\w.-]+/[\w.-]+", match["path"]) or os.path.exists(match["path"])):
-            raise DataError(f"{name} is not the name of a data set; write {HUB}OWNER/NAME[:CONFIG][@SPLIT]")
+            raise UserError(f"{name} is not the name of a data set; write {HUB}OWNER/NAME[:CONFIG][@SPLIT]")
         self.name = name
         self._path, self._config, self._split = match["path"], match["config"], match["split"] or "train"
         self._text_field = text_field
@@ -338,9 +339,9 @@ class Hub:
         try:
             dataset = datasets.load_dataset(self._path, name=self._config, split=self._split, streaming=True)
         except (ValueError, OSError) as error:
-            raise DataError(f"{self.name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{self.name}: {' '.join(str(error).split())}") from error
         if dataset.column_names is not None and self._text_field not in dataset.column_names:
-            raise DataError(
+            raise UserError(
                 f"{self.name} has no field {self._text_field!r}; it has: {', '.join(dataset.column_names)} "
                 "(data.text_field)"
             )

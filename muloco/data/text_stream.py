@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from muloco.data.corpus import Document
-from muloco.data.errors import BadRecord, DataError, Skipped
+from muloco.data.errors import BadRecord, Skipped
 from muloco.data.sources import Place, Source
 from muloco.data.stream import Pairs, permutation
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class TextStream:
         """The next `count` pairs.
 
         Raises:
-            DataError: a whole epoch has no text for this share; or what `strict` refuses.
+            UserError: a whole epoch has no text for this share; or what `strict` refuses.
         """
         parts, missing = [], count
         while missing:
@@ -100,7 +101,7 @@ class TextStream:
                 yield replace(position, pairs=pairs_read), ids
                 found, pairs_read = True, 0
             if not found:
-                raise DataError(_no_text(self._share, self._shares, self._source.name))
+                raise UserError(_no_text(self._share, self._shares, self._source.name))
             start, pairs_read = Position(epoch=start.epoch + 1), 0
 
     def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
@@ -144,7 +145,7 @@ def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
         shares, hold_out: as in `TextStream`.
 
     Raises:
-        DataError: an epoch has no text for one of the shares.
+        UserError: an epoch has no text for one of the shares.
     """
     reading = source.read(Skipped(strict=False, quiet=True))
     missing = set(range(shares))
@@ -157,7 +158,7 @@ def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
                 missing.discard(record % shares)
         if not missing:
             return
-    raise DataError(_no_text(min(missing), shares, source.name))
+    raise UserError(_no_text(min(missing), shares, source.name))
 
 
 def _no_text(share: int, shares: int, source: str) -> str:

@@ -21,10 +21,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from muloco.console import open_console
 from muloco.cores import usable_cores
 from muloco.data.corpus import SPLITS, Document
-from muloco.data.errors import DataError, Skipped
+from muloco.data.errors import Skipped
 from muloco.data.prepared import SplitWriter, write_meta
 from muloco.data.sources import Reading, Source, read_texts
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def tokenize(
         strict: refuse what is no text, instead of leaving it out.
 
     Raises:
-        DataError: the source holds no text at all, or what `strict` refuses.
+        UserError: the source holds no text at all, or what `strict` refuses.
     """
     started = time.perf_counter()
     tokenizer.copy_to(folder / "tokenizer")
@@ -86,7 +87,7 @@ def tokenize(
                     break
     sizes = {split: writer.close() for split, writer in writers.items()}
     if not any(size.documents for size in sizes.values()):
-        raise DataError(f"{source.name} holds no text{' to hold out' if part == Part.HELD_OUT else ''}; {skipped}")
+        raise UserError(f"{source.name} holds no text{' to hold out' if part == Part.HELD_OUT else ''}; {skipped}")
     write_meta(
         folder,
         corpus=source.name,

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from muloco.data.corpus import Corpus
-from muloco.data.errors import DataError
+from muloco.errors import UserError
 
 BOS = "<|begin_of_text|>"
 EOS = "<|end_of_text|>"
@@ -30,10 +30,10 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
         folder: created if need be.
 
     Raises:
-        DataError: `vocab_size` is too small for all bytes, or larger than what the corpus has pairs to merge for.
+        UserError: `vocab_size` is too small for all bytes, or larger than what the corpus has pairs to merge for.
     """
     if vocab_size < SMALLEST_VOCABULARY:
-        raise DataError(f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCABULARY} (bytes, BOS, EOS)")
+        raise UserError(f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCABULARY} (bytes, BOS, EOS)")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +45,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
     )
     tokenizer.train_from_iterator((document.text for document in corpus.split("train")), trainer)
     if (size := tokenizer.get_vocab_size()) != vocab_size:
-        raise DataError(f"corpus {corpus.name!r} yields only {size} tokens; vocab_size is {vocab_size}, take less")
+        raise UserError(f"corpus {corpus.name!r} yields only {size} tokens; vocab_size is {vocab_size}, take less")
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -70,7 +70,7 @@ class DocumentTokenizer:
             `eos_token`) or special_tokens_map.json, or are Llama 3's.
 
     Raises:
-        DataError: something of that is missing; the message says what.
+        UserError: something of that is missing; the message says what.
     """
 
     def __init__(self, folder: Path):
@@ -78,17 +78,17 @@ class DocumentTokenizer:
         try:
             self._open()
         except OSError as error:
-            raise DataError(f"data.tokenizer {folder} cannot be read: {error.strerror or error}") from error
+            raise UserError(f"data.tokenizer {folder} cannot be read: {error.strerror or error}") from error
 
     def _open(self) -> None:
         folder = self.folder
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DataError(_no_tokenizer(folder))
+            raise UserError(_no_tokenizer(folder))
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # `tokenizers` raises nothing narrower
-            raise DataError(f"{file} is not a Hugging Face tokenizer ({error})") from error
+            raise UserError(f"{file} is not a Hugging Face tokenizer ({error})") from error
         self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" inside a document is text, not the end of it
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -123,9 +123,9 @@ class DocumentTokenizer:
         name = named or usual
         found = self._tokenizer.token_to_id(name)
         if found is None and named:
-            raise DataError(f"{self.folder}: the {key} {named!r} of its settings is not in tokenizer.json")
+            raise UserError(f"{self.folder}: the {key} {named!r} of its settings is not in tokenizer.json")
         if found is None:
-            raise DataError(
+            raise UserError(
                 f"{self.folder} names no {key}: documents begin with BOS and end with EOS; add "
                 f'"{key}": "..." to its tokenizer_config.json (both may be the same token)'
             )
@@ -157,9 +157,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{file} is not JSON ({error})") from error
+        raise UserError(f"{file} is not JSON ({error})") from error
     if not isinstance(values, dict):
-        raise DataError(f"{file} holds no settings")
+        raise UserError(f"{file} holds no settings")
     return values
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muloco.console import open_console
+from muloco.errors import UserError
 from muloco.evals.names import check_names
 from muloco.evals.report import figures, mean, table, write_results
-from muloco.training.bounds import Amount, Count
+from muloco.settings.bounds import Amount, Count
+from muloco.settings.load import check_option
 from muloco.training.evaluation import need_lm_eval
-from muloco.training.load import ConfigError, check_option
 from muloco.training.trained import Trained, find_trained
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ BOOTSTRAP = 100_000
 
 
 def run_eval(command: argparse.Namespace) -> int:
-    """Returns 0; raises ConfigError for what cannot be evaluated."""
+    """Returns 0; raises UserError for what cannot be evaluated."""
     if not command.tasks:
-        raise ConfigError("muloco eval needs --tasks, such as --tasks hellaswag,piqa or --tasks paper")
+        raise UserError("muloco eval needs --tasks, such as --tasks hellaswag,piqa or --tasks paper")
     check_option("--limit", Count | None, command.limit)
     check_option("--batch-tokens", Count, command.batch_tokens)
     check_option("--shots", Amount, command.shots)
@@ -51,7 +52,7 @@ def _output(chosen: str | None, trained: Trained) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return trained.run.evaluations / f"step-{trained.step}" / f"results-{stamp}.json"
     if Path(chosen).exists():
-        raise ConfigError(f"--output: {chosen} exists; it is not overwritten")
+        raise UserError(f"--output: {chosen} exists; it is not overwritten")
     return Path(chosen)
 
 

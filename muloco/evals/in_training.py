@@ -11,18 +11,17 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from muloco.data.cache import default_cache
-from muloco.data.errors import DataError
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.errors import UserError
 from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures, mean, write_results
 from muloco.evals.run import evaluate
 from muloco.evals.scoring import Continuation, Score, Scorer
 from muloco.evals.tasks import Tasks, find_tasks, load_tasks
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.runs.folder import DURING_TRAINING
+from muloco.settings.config import Config
 from muloco.training.resuming import run_folder
-from muloco.training.run_folder import DURING_TRAINING
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +30,14 @@ def tasks_of(config: Config) -> Tasks:
     """The tasks of a resolved config, loaded with their data.
 
     Raises:
-        ConfigError: an unknown task, data that is not there, or a task that generates text: its requests end at
+        UserError: an unknown task, data that is not there, or a task that generates text: its requests end at
             different lengths, and the ranks of a sharded model have to call it equally often.
     """
     chosen = config.evaluation
     tasks = load_tasks(*find_tasks(chosen.tasks, chosen.include_path))
     for name, task in tasks.leaves.items():
         if task.OUTPUT_TYPE == "generate_until":
-            raise ConfigError(
+            raise UserError(
                 f"evaluation.tasks: {name} generates text; in training only tasks are evaluated that ask for "
                 "likelihoods (muloco eval takes all)"
             )
@@ -53,14 +52,11 @@ def rehearse(config: Config) -> None:
         config: resolved.
 
     Raises:
-        ConfigError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than the model
+        UserError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than the model
             takes.
     """
     chosen, tasks = config.evaluation, tasks_of(config)
-    try:
-        tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())
-    except DataError as error:
-        raise ConfigError(str(error)) from None
+    tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())
     scorer = _NoModel(
         model=nn.Linear(1, 1),
         device=torch.device("cpu"),
@@ -72,7 +68,7 @@ def rehearse(config: Config) -> None:
         try:
             evaluate(adapter, Tasks(asked=[name], leaves={name: task}, groups={}), limit=chosen.limit)
         except Exception as error:  # a task is a program of its own, which may fail on anything
-            raise ConfigError(
+            raise UserError(
                 f"evaluation.tasks: {name} cannot be evaluated: {type(error).__name__}: {error} "
                 f"(training.seq_len is {config.training.seq_len})"
             ) from error
@@ -95,7 +91,7 @@ class TaskEvaluation:
         tokenizer: folder with tokenizer.json.
 
     Raises:
-        ConfigError: as `tasks_of`.
+        UserError: as `tasks_of`.
     """
 
     def __init__(self, config: Config, tokenizer: Path):

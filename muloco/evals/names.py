@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from muloco.errors import UserError
 from muloco.evals.suites import SUITES, expand
-from muloco.training.load import ConfigError, naming
+from muloco.settings.load import naming
 
 _NAMED = re.compile(rb"^\W*(?:task|group|tag)\s*:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
@@ -23,12 +24,12 @@ def check_names(names: Sequence[str], include_path: str | None) -> None:
         include_path: folder with the user's own tasks.
 
     Raises:
-        ConfigError: the folder does not exist, or a name is unknown; the message has the nearest names.
+        UserError: the folder does not exist, or a name is unknown; the message has the nearest names.
     """
     with naming("--include-path"):
         missing = include_path is not None and not Path(include_path).is_dir()
     if missing:
-        raise ConfigError(f"there is no folder of tasks {include_path}")
+        raise UserError(f"there is no folder of tasks {include_path}")
     folders = [_lm_eval_tasks(), None if include_path is None else Path(include_path)]
     left = [name for name in expand(list(names)) if not _has_file(name, folders)]
     if not left:
@@ -40,7 +41,7 @@ def check_names(names: Sequence[str], include_path: str | None) -> None:
         mentioned |= {name for name in left if name.encode() in text}
     for name in left:
         if name not in mentioned:
-            raise ConfigError(unknown_task(name, sorted(known)))
+            raise UserError(unknown_task(name, sorted(known)))
 
 
 def unknown_task(name: str, known: Sequence[str]) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 
+from muloco.errors import UserError
 from muloco.evals.names import unknown_task
 from muloco.evals.suites import SUITES, expand
-from muloco.training.load import ConfigError
 
 
 def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str], TaskManager]:
@@ -24,21 +24,21 @@ def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str
         the names without suites, and what loads them.
 
     Raises:
-        ConfigError: no such folder, or no such task; names the nearest ones.
+        UserError: no such folder, or no such task; names the nearest ones.
     """
     tasks = expand(list(names))
     if not tasks:
-        raise ConfigError("no tasks; give lm-eval's names of some, or a suite: " + ", ".join(SUITES))
+        raise UserError("no tasks; give lm-eval's names of some, or a suite: " + ", ".join(SUITES))
     if include_path is not None:
         if not Path(include_path).is_dir():
-            raise ConfigError(f"there is no folder of tasks {include_path}")
+            raise UserError(f"there is no folder of tasks {include_path}")
         manager = TaskManager(include_path=include_path, include_defaults=False)
         if all(name in manager.task_index for name in tasks):
             return tasks, manager
     manager = TaskManager(include_path=include_path)
     for name in tasks:
         if name not in manager.task_index:
-            raise ConfigError(unknown_task(name, [*manager.all_tasks, *SUITES]))
+            raise UserError(unknown_task(name, [*manager.all_tasks, *SUITES]))
     return tasks, manager
 
 
@@ -58,7 +58,7 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
     """What `find_tasks` has found.
 
     Raises:
-        ConfigError: the data of a task is missing, or the task is broken; the message names it.
+        UserError: the data of a task is missing, or the task is broken; the message names it.
     """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -69,12 +69,12 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
             found = manager.load([name])
         except (OSError, DatasetsError, HfHubHTTPError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
+            raise UserError(
                 f"task {name}: its data set is not here and cannot be fetched: {reason} (offline: fetch it once where "
                 "there is a network and copy the folder $HF_HOME, or give local data by a task of your own)"
             ) from error
         except Exception as error:  # a task is a program of its own, which may fail on anything
-            raise ConfigError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
+            raise UserError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
         groups = found.get("groups", {})
         tasks.asked.extend([name] if name in groups else found["tasks"])  # the name of a tag stands for its tasks
         tasks.leaves.update(found["tasks"])

@@ -2,8 +2,8 @@
 
 import json
 
-from muloco.training.load import to_dict
-from muloco.training.run_folder import read_metrics
+from muloco.runs.folder import read_metrics
+from muloco.settings.load import to_dict
 from muloco.training.trained import Trained
 
 _CARD = """\

@@ -4,16 +4,17 @@ import argparse
 from pathlib import Path
 
 from muloco.console import open_console
+from muloco.errors import UserError
 from muloco.export.target import check_target
-from muloco.training.bounds import Positive
-from muloco.training.load import ConfigError, check_option
+from muloco.settings.bounds import Positive
+from muloco.settings.load import check_option
 from muloco.training.trained import find_trained
 
 
 def run_export(command: argparse.Namespace) -> int:
-    """Returns 0; raises ConfigError for what cannot be exported."""
+    """Returns 0; raises UserError for what cannot be exported."""
     if command.folder is None:
-        raise ConfigError("muloco export needs CHECKPOINT and DIR, the folder to be made")
+        raise UserError("muloco export needs CHECKPOINT and DIR, the folder to be made")
     check_option("--shard-gib", Positive, command.shard_gib)
     trained, folder = find_trained(command.config, step=command.step), Path(command.folder)
     check_target(folder)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.errors import UserError
 from muloco.export.card import card
 from muloco.export.target import made
 from muloco.model.huggingface import check_names, model_config, names, to_huggingface
 from muloco.model.weights_folder import write_weights
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import write_json
+from muloco.runs.folder import write_json
 from muloco.training.trained import Trained
 
 GIB = 2**30
@@ -30,7 +30,7 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
         largest: bytes of a shard.
 
     Raises:
-        ConfigError: the folder is not empty or cannot be written; the tokenizer is missing; a tensor of the checkpoint
+        UserError: the folder is not empty or cannot be written; the tokenizer is missing; a tensor of the checkpoint
             has no place in the folder, or one is missing.
     """
     size, tokenizer = trained.flavor, trained.tokenizer()
@@ -70,7 +70,7 @@ def _weights(trained: Trained) -> dict[str, torch.Tensor]:
     try:
         check_names(weights, names(trained.flavor), where=f"{trained.part}")
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
     return weights
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from muloco.training.values import whole_number
+from muloco.settings.values import whole_number
 
 FORMATS = ("hf", "torch")
 PRECISIONS = ("float32", "bfloat16")

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
 
 
 def check_target(folder: Path) -> None:
-    """Raises ConfigError unless a folder can be made there, as far as this is known in advance."""
+    """Raises UserError unless a folder can be made there, as far as this is known in advance."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} exists and is not an empty folder; nothing is overwritten")
+            raise UserError(f"{folder} exists and is not an empty folder; nothing is overwritten")
     except OSError as error:
-        raise ConfigError(f"DIR {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"DIR {folder} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def made(folder: Path) -> Iterator[Path]:
     """A context with a draft folder, which becomes `folder` at the end.
 
     Raises:
-        ConfigError: the folder exists already, or cannot be written.
+        UserError: the folder exists already, or cannot be written.
     """
     check_target(folder)
     try:
@@ -35,4 +35,4 @@ def made(folder: Path) -> Iterator[Path]:
             yield draft
             draft.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"DIR {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"DIR {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from muloco.launch.processes import end_with_parent, exception_in, refusal_in
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 Figures = dict[str, float | int | str]
 """The measurements of a check by name. A name ends with the unit, if there is one;

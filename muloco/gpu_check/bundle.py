@@ -27,9 +27,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from muloco.analysis.output import check_folder
+from muloco.errors import UserError
 from muloco.gpu_check import from_bundle
 from muloco.gpu_check.machine import COMMIT_FILE, commit
-from muloco.training.load import CHECKOUT, ConfigError
+from muloco.settings.load import CHECKOUT
 
 MOST_MIB = 40
 PROVIDED = (
@@ -78,11 +79,11 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
         extra: further packages to pack, as pip accepts them. Their requirements are not packed.
 
     Raises:
-        ConfigError: muloco is not in a git checkout, a package cannot be downloaded or built, or the bundle is too
+        UserError: muloco is not in a git checkout, a package cannot be downloaded or built, or the bundle is too
             large.
     """
     if not (CHECKOUT / ".git").exists():
-        raise ConfigError("a bundle can only be made in a git checkout of muloco, and this is not one")
+        raise UserError("a bundle can only be made in a git checkout of muloco, and this is not one")
     pins = {name: metadata.version(name) for name in needed(provided, environment(python))}
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -161,14 +162,14 @@ def check_size(folder: Path) -> float:
     """Returns the size of a bundle in MiB.
 
     Raises:
-        ConfigError: the bundle is larger than `MOST_MIB`.
+        UserError: the bundle is larger than `MOST_MIB`.
     """
     sizes = {path: path.stat().st_size / 2**20 for path in folder.rglob("*") if path.is_file()}
     total = sum(sizes.values())
     if total > MOST_MIB:
         largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
         names = ", ".join(f"{path.name} ({sizes[path]:.1f})" for path in largest)
-        raise ConfigError(f"the bundle has {total:.1f} MiB, and at most {MOST_MIB} are allowed. Largest files: {names}")
+        raise UserError(f"the bundle has {total:.1f} MiB, and at most {MOST_MIB} are allowed. Largest files: {names}")
     return total
 
 
@@ -204,9 +205,7 @@ def _build_wheels(wheels: Path, pins: Sequence[str]) -> None:
     _pip("wheel", "--wheel-dir", wheels, pins=pins)
     for pin in pins:
         if not any(path.name.endswith("-none-any.whl") for path in wheels.glob("*.whl") if _is_there(wheels, pin)):
-            raise ConfigError(
-                f"{pin} has no wheel, and the one that was built here works only on machines like this one"
-            )
+            raise UserError(f"{pin} has no wheel, and the one that was built here works only on machines like this one")
 
 
 def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
@@ -216,7 +215,7 @@ def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
     done = subprocess.run([*line, *map(str, words), *pins], capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
-        raise ConfigError(f"pip {command} failed: {said[-1].strip() if said else f'status {done.returncode}'}")
+        raise UserError(f"pip {command} failed: {said[-1].strip() if said else f'status {done.returncode}'}")
 
 
 def _pack_sources(file: Path) -> None:
@@ -226,7 +225,7 @@ def _pack_sources(file: Path) -> None:
         words = ["git", "-C", str(CHECKOUT), "archive", "--output", str(plain), "HEAD", *TREE]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
-            raise ConfigError(f"git archive failed: {done.stderr.strip()}")
+            raise UserError(f"git archive failed: {done.stderr.strip()}")
         with tarfile.open(plain, "a") as tree:
             name = f"{commit().rstrip('+')}\n".encode()
             entry = tarfile.TarInfo(COMMIT_FILE)
@@ -267,16 +266,16 @@ def main(words: Sequence[str]) -> int:
     chosen = parser.parse_args(words)
     try:
         if chosen.python not in PYTHONS:
-            raise ConfigError(f"--python must be one of {', '.join(PYTHONS)}; got {chosen.python}")
+            raise UserError(f"--python must be one of {', '.join(PYTHONS)}; got {chosen.python}")
         for name in chosen.lacks:
             if name in NEVER_PACKED:
-                raise ConfigError(f"--lacks: {name} is too large for a bundle, so the machine has to have it")
+                raise UserError(f"--lacks: {name} is too large for a bundle, so the machine has to have it")
             if name not in may_lack:
-                raise ConfigError(f"--lacks must be names of {', '.join(may_lack)}; got {name}")
+                raise UserError(f"--lacks must be names of {', '.join(may_lack)}; got {name}")
         check_folder("--folder", chosen.folder)
         provided = [name for name in PROVIDED if name not in chosen.lacks]
         build(chosen.folder, python=chosen.python, provided=provided, extra=chosen.also)
-    except ConfigError as error:
+    except UserError as error:
         sys.stderr.write(f"bundle: {error}\n")
         return 2
     if commit().endswith("+"):

@@ -18,13 +18,13 @@ from muloco import __version__
 from muloco.analysis.output import check_folder
 from muloco.console import open_console
 from muloco.cores import usable_cores
+from muloco.errors import UserError
 from muloco.gpu_check.machine import commit, facts
 from muloco.gpu_check.record import Record, file_name
 from muloco.gpu_check.registry import PARTS, ROWS, select
 from muloco.gpu_check.row import Row
 from muloco.gpu_check.runner import Limits, Runner, row_command
 from muloco.gpu_check.table import WIDTH, checks, table, terminal_width
-from muloco.training.load import ConfigError
 
 MINUTES = 8.0
 REHEARSAL_MINUTES = 60.0
@@ -46,7 +46,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
         exit status: 0, or 1 if a row failed.
 
     Raises:
-        ConfigError: an option is invalid, or there is no GPU and it is no rehearsal.
+        UserError: an option is invalid, or there is no GPU and it is no rehearsal.
     """
     console = open_console(soft_wrap=True, work_behind=True)
     rows = select(command.parts, command.rows)
@@ -61,7 +61,7 @@ def run_check_gpu(command: argparse.Namespace) -> int:
     if not command.rehearse:
         if not machine["gpus"]:
             built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
-            raise ConfigError(
+            raise UserError(
                 f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
                 "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
             )
@@ -143,13 +143,13 @@ def _limits(command: argparse.Namespace) -> Limits:
     if minutes is None:
         minutes = REHEARSAL_MINUTES if command.rehearse else MINUTES
     if not (math.isfinite(minutes) and minutes > 0):
-        raise ConfigError(f"--minutes must be a number above 0; got {minutes}")
+        raise UserError(f"--minutes must be a number above 0; got {minutes}")
     cores = usable_cores()
     at_once = command.at_once
     if at_once is None:
         at_once = max(1, min(MOST_AT_ONCE, cores // 2))
     if at_once < 1:
-        raise ConfigError(f"--at-once must be at least 1; got {at_once}")
+        raise UserError(f"--at-once must be at least 1; got {at_once}")
     if command.rehearse:
         return Limits(REHEARSAL_GPUS, minutes * 60, at_once, cores, stretch=REHEARSAL_STRETCH, estimates=False)
     return Limits(0, minutes * 60, at_once, cores)

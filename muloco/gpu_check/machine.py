@@ -9,8 +9,9 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from muloco.errors import UserError
 from muloco.launch.processes import exception_in
-from muloco.training.load import CHECKOUT, ConfigError
+from muloco.settings.load import CHECKOUT
 
 PACKAGES = ("torch", "triton", "torchtitan", "torchft", "lm-eval", "transformers")
 COMMIT_FILE = "COMMIT"
@@ -21,12 +22,12 @@ def facts() -> dict[str, Any]:
     """Returns the devices of this machine and the versions of its packages, as the field `machine` of a record.
 
     Raises:
-        ConfigError: PyTorch cannot be used here.
+        UserError: PyTorch cannot be used here.
     """
     done = subprocess.run([sys.executable, "-m", "muloco.gpu_check.machine"], capture_output=True, text=True)
     if done.returncode:
         reason = exception_in(done.stderr) or done.stderr.strip()[-300:]
-        raise ConfigError(f"PyTorch cannot be used here: {reason}")
+        raise UserError(f"PyTorch cannot be used here: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from muloco.gpu_check.registry import ROWS
-from muloco.training.run_folder import write_json
+from muloco.runs.folder import write_json
 
 
 def main(words: list[str]) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from muloco.gpu_check.registry import PARTS
-from muloco.training.values import whole_number
+from muloco.settings.values import whole_number
 
 DESCRIPTION = """Run the checks that need one or more GPUs: kernels, codecs, short training runs, speed. Each check is a
 row and runs in a process of its own. The command ends with a table and a JSON file. Rows that need more GPUs than the

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import UserError
 from muloco.gpu_check.figures import shown
 from muloco.gpu_check.record import FAIL, OK, SCHEMA
 from muloco.gpu_check.registry import PARTS, ROWS
 from muloco.gpu_check.row import Row
-from muloco.training.load import CHECKOUT, ConfigError
+from muloco.settings.load import CHECKOUT
 
 PAGE = CHECKOUT / "docs" / "untested-on-gpu.md"
 RECORDS = CHECKOUT / "results" / "gpu"
@@ -44,18 +45,18 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """Returns all records in a folder, the newest last, each with the name of its file under `file`.
 
     Raises:
-        ConfigError: a file is not a record, or it is the record of a rehearsal.
+        UserError: a file is not a record, or it is the record of a rehearsal.
     """
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ConfigError(f"{path} is not JSON: {error}") from error
+            raise UserError(f"{path} is not JSON: {error}") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA or "rows" not in record:
-            raise ConfigError(f"{path} is not a record of `muloco check-gpu` in the format of this version")
+            raise UserError(f"{path} is not a record of `muloco check-gpu` in the format of this version")
         if record["rehearsal"]:
-            raise ConfigError(f"{path} is the record of a rehearsal, which shows nothing about a GPU; remove it")
+            raise UserError(f"{path} is the record of a rehearsal, which shows nothing about a GPU; remove it")
         records.append({**record, "file": path.name})
     return sorted(records, key=lambda record: record["date"])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco.gpu_check.row import Row
-from muloco.training.run_folder import write_json
+from muloco.runs.folder import write_json
 
 SCHEMA = 1
 OK, FAIL, LEFT_OUT = "ok", "FAIL", "left out"

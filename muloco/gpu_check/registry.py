@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from muloco.errors import UserError
 from muloco.gpu_check.parts import by_hand, codecs, gloo, laptop, muon, several, small, speed, tests
 from muloco.gpu_check.row import Part, Row
-from muloco.training.load import ConfigError
-from muloco.training.values import nearest
+from muloco.settings.values import nearest
 
 PARTS: tuple[Part, ...] = tuple(
     module.PART for module in (small, gloo, laptop, tests, several, muon, codecs, speed, by_hand)
@@ -24,15 +24,15 @@ def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
         rows: names of rows that are chosen in addition. Without parts and rows, all rows are chosen.
 
     Raises:
-        ConfigError: a name is unknown, or what it names can only be checked by hand.
+        UserError: a name is unknown, or what it names can only be checked by hand.
     """
     _check_names("--parts", parts, [part.name for part in PARTS])
     _check_names("--rows", rows, list(ROWS))
     for name in rows:
         if not ROWS[name].check:
-            raise ConfigError(f"--rows: {name} can only be checked by hand: {ROWS[name].by_hand}")
+            raise UserError(f"--rows: {name} can only be checked by hand: {ROWS[name].by_hand}")
     if list(parts) == [by_hand.PART.name] and not rows:
-        raise ConfigError(
+        raise UserError(
             f"--parts: {by_hand.PART.name} has no row that runs by itself; docs/untested-on-gpu.md lists them"
         )
     chosen = {row.name for part in PARTS if part.name in parts for row in part.rows} | set(rows)
@@ -51,4 +51,4 @@ def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> Non
         if name not in known:
             close = nearest(name, known)
             hint = f"did you mean {close}?" if close else f"there are {', '.join(known)}"
-            raise ConfigError(f"{option}: there is no {name!r}; {hint}")
+            raise UserError(f"{option}: there is no {name!r}; {hint}")

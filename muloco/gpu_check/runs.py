@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco.gpu_check.bench import Bench, Figures, expect
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.runs.folder import RunFolder, read_metrics
 
 Digests = dict[tuple[int, int, int], str]
 """Digests of anchors by worker, step and fragment."""
@@ -109,7 +109,7 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
 def train_here(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
     """Trains a run of one worker in this process, where it can be patched or profiled. The arguments are those of
     `train`; the metrics are not checked."""
-    from muloco.training.load import load_config
+    from muloco.settings.load import load_config
     from muloco.training.resolve import resolve
     from muloco.training.worker import run_worker
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from muloco.errors import UserError
 from muloco.launch.controller import ask_again
 from muloco.launch.node import MARK
-from muloco.training.load import ConfigError
 
 CONTAINER = "MULOCO_CONTAINER"
 """Environment variable: words before every command on a node, such as `apptainer exec --nv IMAGE`."""
@@ -64,13 +64,13 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
     """The job that this process is in; None: it is in none. Starts a short program on each of its nodes.
 
     Raises:
-        ConfigError: the nodes cannot be used; the message says why.
+        UserError: the nodes cannot be used; the message says why.
     """
     if "SLURM_JOB_ID" not in environment or "SLURM_JOB_NODELIST" not in environment:
         return None
     job = environment["SLURM_JOB_ID"]
     if shutil.which("srun") is None:
-        raise ConfigError(
+        raise UserError(
             f"this is SLURM job {job}, but there is no srun here to start workers with; to stay on this machine: "
             "env -u SLURM_JOB_ID muloco train ..."
         )
@@ -81,14 +81,14 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
     look = [*_srun(names, cores=1, name="look", own=container), python, "-m", "muloco.launch.node", "look"]
     seen = _answers(_output(look))
     if missing := [name for name in names if name not in seen]:
-        raise ConfigError(
+        raise UserError(
             f"nodes of this job have not answered: {', '.join(missing)}; the command was: {shlex.join(look)}"
         )
     nodes = [Node(**seen[name], cores=count) for name, count in zip(names, cores, strict=True)]
     loopback = [node.address.startswith("127.") for node in nodes]
     if any(loopback) and not all(loopback):
         where = ", ".join(f"{node.name} {node.address} ({node.interface})" for node in nodes)
-        raise ConfigError(
+        raise UserError(
             f"these addresses cannot all reach each other: {where}; name the interface to use with GLOO_SOCKET_IFNAME"
         )
     return Allocation(job=int(job), nodes=tuple(nodes), container=container)
@@ -104,7 +104,7 @@ def _names(answer: str, *, count: int) -> list[str]:
     """The names of the nodes, one per line, without other lines that `scontrol` may have printed."""
     names = [line.strip() for line in answer.splitlines() if re.fullmatch(r"\s*[\w.-]+\s*", line)]
     if len(names) != count:
-        raise ConfigError(
+        raise UserError(
             f"SLURM_JOB_CPUS_PER_NODE has {count} nodes, but `scontrol show hostnames` answers {answer.strip()!r}"
         )
     return names
@@ -133,15 +133,15 @@ def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> t
 
 def _output(command: list[str]) -> str:
     """The output of a command, which is run again for some minutes while SLURM's controller does not answer."""
-    return ask_again(lambda: _output_once(command), ConfigError)
+    return ask_again(lambda: _output_once(command), UserError)
 
 
 def _output_once(command: list[str]) -> str:
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"SLURM did not answer within {SECONDS} s: {shlex.join(command)}") from None
+        raise UserError(f"SLURM did not answer within {SECONDS} s: {shlex.join(command)}") from None
     if finished.returncode:
         said = " ".join((finished.stderr or finished.stdout).split()[-60:])
-        raise ConfigError(f"the nodes of this job cannot be used: {shlex.join(command)} failed: {said}")
+        raise UserError(f"the nodes of this job cannot be used: {shlex.join(command)} failed: {said}")
     return finished.stdout

@@ -16,10 +16,10 @@ from muloco.launch.processes import Child
 from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.watchdog import Watchdog
-from muloco.training.config import Config
+from muloco.runs.folder import MetricsTail, RunFolder
+from muloco.settings.config import Config
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
 from muloco.training.pulse import WANTED
-from muloco.training.run_folder import MetricsTail, RunFolder
 
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 10.0

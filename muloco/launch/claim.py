@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from muloco.errors import UserError
 from muloco.files import write_whole
-from muloco.training.commits import has_trained
-from muloco.training.load import ConfigError
-from muloco.training.lock import only_one
-from muloco.training.run_folder import RunFolder, write_json
+from muloco.runs.commits import has_trained
+from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.lock import only_one
 
 _LOCK = ".training"
 ENDING_SECONDS = 10.0
@@ -23,7 +23,7 @@ def only_supervisor(folder: RunFolder) -> Iterator[None]:
     first waits for its workers to end. A folder that was made here and is empty at the end is removed.
 
     Raises:
-        ConfigError: another supervisor trains the run.
+        UserError: another supervisor trains the run.
     """
     made = [path for path in (folder.root, *folder.root.parents) if not path.exists()]
     try:
@@ -45,7 +45,7 @@ class Claim:
         fresh: whether the run is a new one, and not a resumed one.
 
     Raises:
-        ConfigError: another run is there already, or the folder cannot be written to.
+        UserError: another run is there already, or the folder cannot be written to.
     """
 
     def __init__(self, folder: RunFolder, contents: dict[str, Any], *, attempt: int, fresh: bool):
@@ -62,7 +62,7 @@ class Claim:
         except OSError as error:
             if fresh:
                 self._remove()
-            raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+            raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
 
     def take_back(self) -> None:
         """To be called after a start that failed: unless a worker has trained, restores config.json, or removes that of
@@ -82,5 +82,5 @@ class Claim:
             self._folder.root.rmdir()
 
 
-def taken(folder: RunFolder) -> ConfigError:
-    return ConfigError(f"{folder.root} already holds a run; choose another --run.name, or resume it with --resume")
+def taken(folder: RunFolder) -> UserError:
+    return UserError(f"{folder.root} already holds a run; choose another --run.name, or resume it with --resume")

@@ -27,9 +27,9 @@ _FATAL = (
     *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
     *("NoWholeCheckpoint", "UnreadablePart", "CheckpointNotWritten"),
     # of the program, its config or its surroundings
-    *("ConfigError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
+    *("UserError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
     *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
-    *("FileNotFoundError", "PermissionError", "DataError", "DamagedCacheError"),
+    *("FileNotFoundError", "PermissionError", "DamagedCacheError"),
 )
 """Exceptions that occur again, however often a worker or the run is started again."""
 _STATE_LOST = "StateLost:"

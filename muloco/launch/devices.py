@@ -4,16 +4,16 @@ import os
 from importlib.metadata import version
 
 from muloco.cores import usable_cores
+from muloco.errors import UserError
 from muloco.launch.placement import Placement, Station, allocator_settings, refuse_what_needs_cuda
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 
 
 def place(config: Config) -> Placement:
     """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none.
 
     Raises:
-        ConfigError: workers of several ranks need more devices than there are.
+        UserError: workers of several ranks need more devices than there are.
     """
     count = _cuda_devices()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -53,7 +53,7 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
         description = f"{what} on {workers * ranks} of {len(devices)} CUDA devices, {group}"
     elif ranks == 1:
         if chosen == "nccl":
-            raise ConfigError(
+            raise UserError(
                 f"fault_tolerance.process_group nccl needs a device for each of the {workers} workers, this machine "
                 f"has {len(devices)}; use gloo, which lets workers share"
             )
@@ -61,7 +61,7 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
         group = "gloo"
         description = f"{what} share {len(devices)} CUDA device{'s' * (len(devices) > 1)}, gloo"
     else:
-        raise ConfigError(
+        raise UserError(
             f"{what} need {workers * ranks} CUDA devices, this machine has {len(devices)}; lower "
             "fault_tolerance.group_size or parallelism.*_degree (workers of one rank can share a device)"
         )

@@ -2,7 +2,7 @@
 
 import logging
 
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ def layout(*, workers: int, ranks: int, per_node: int) -> Layout:
         per_node: devices of a node; where it has none, the ranks that are to share its cores.
 
     Raises:
-        ConfigError: a worker neither fits on a node nor fills whole ones.
+        UserError: a worker neither fits on a node nor fills whole ones.
     """
     if per_node < 1:
-        raise ConfigError(f"a node must have room for at least one rank; got {per_node}")
+        raise UserError(f"a node must have room for at least one rank; got {per_node}")
     if ranks <= per_node:
         together = per_node // ranks
         places = [
@@ -50,7 +50,7 @@ def layout(*, workers: int, ranks: int, per_node: int) -> Layout:
         ]
     elif ranks % per_node:
         fits = ", ".join(str(n) for n in range(1, per_node + 1) if per_node % n == 0)
-        raise ConfigError(
+        raise UserError(
             f"a worker of {ranks} ranks does not fill whole nodes of {per_node} devices; its ranks "
             f"(the product of parallelism.*_degree) can be {fits} on one node, or a multiple of {per_node} over several"
         )

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from muloco.console import BackgroundStream
 from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
-from muloco.training.config import Config
-from muloco.training.run_folder import STATE
-from muloco.training.states import State
+from muloco.runs.folder import STATE
+from muloco.runs.states import State
+from muloco.settings.config import Config
 
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _WORTH_SHOWING = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
+from muloco.settings.config import Config
 
 LOOPBACK = "127.0.0.1"
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -52,12 +52,12 @@ def refuse_what_needs_cuda(config: Config, where: str) -> None:
         where: the place without CUDA devices, for the message.
 
     Raises:
-        ConfigError: a field has a value that needs CUDA devices.
+        UserError: a field has a value that needs CUDA devices.
     """
     if config.fault_tolerance.process_group == "nccl":
-        raise ConfigError(f"fault_tolerance.process_group nccl needs CUDA devices, and {where} has none; use gloo")
+        raise UserError(f"fault_tolerance.process_group nccl needs CUDA devices, and {where} has none; use gloo")
     if config.optimizer.symmetric_products == "triton":
-        raise ConfigError(
+        raise UserError(
             f"optimizer.symmetric_products triton needs CUDA devices, and {where} has none; use auto or matmul"
         )
 

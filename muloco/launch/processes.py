@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from muloco.training.lines import LineFile
+from muloco.runs.lines import LineFile
 from muloco.training.pulse import STACKS, Sign, sign_in
 
 logger = logging.getLogger(__name__)
@@ -194,9 +194,9 @@ def exception_in(log: str) -> str | None:
 
 
 def refusal_in(log: str) -> str | None:
-    """Returns the last error message of our own program in a log, as a ConfigError; None if there is none."""
+    """Returns the last error message of our own program in a log, as a UserError; None if there is none."""
     said = re.findall(r"^muloco: (.*)$", log, flags=re.M)
-    return f"ConfigError: {said[-1]}" if said else None
+    return f"UserError: {said[-1]}" if said else None
 
 
 def end_with_parent(end_signal: int) -> None:

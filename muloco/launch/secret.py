@@ -6,8 +6,8 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 
+from muloco.runs.folder import RunFolder
 from muloco.training.environment import SECRET, SECRET_FILE, secret_in
-from muloco.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def secret_of_attempt(folder: RunFolder, environment: Mapping[str, str]) -> Iter
     also in a file in the run folder that only this user can read, for workers that are started by hand.
 
     Raises:
-        ConfigError: the user's secret is too short.
+        UserError: the user's secret is too short.
     """
     secret = os.fsdecode(secret_in(environment)) if environment.get(SECRET) else secrets.token_hex(32)
     file = folder.root / SECRET_FILE

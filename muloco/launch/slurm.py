@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from muloco.errors import UserError
 from muloco.launch.allocation import Allocation
 from muloco.launch.layout import Layout, Place, even_layout, layout
 from muloco.launch.placement import Placement, Station, allocator_settings, refuse_what_needs_cuda
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 
 
 def place_in(config: Config, allocation: Allocation, *, environment: Mapping[str, str]) -> Placement:
@@ -18,7 +18,7 @@ def place_in(config: Config, allocation: Allocation, *, environment: Mapping[str
         environment: of this process. An empty CUDA_VISIBLE_DEVICES: on the CPU, but each rank in the place of a GPU.
 
     Raises:
-        ConfigError: the job does not have what the run needs.
+        UserError: the job does not have what the run needs.
     """
     workers, ranks = config.worker_processes, config.ranks_per_worker
     chosen = config.fault_tolerance.process_group
@@ -35,7 +35,7 @@ def place_in(config: Config, allocation: Allocation, *, environment: Mapping[str
     if shared:
         found = even_layout(workers=workers, ranks=1, nodes=count)
     if found.nodes > count:
-        raise ConfigError(
+        raise UserError(
             f"{_what(config)} need {found.nodes} nodes of {per_node} GPUs, this job has {count}; ask for more with "
             "--nodes, or lower fault_tolerance.group_size or parallelism.*_degree"
         )
@@ -73,7 +73,7 @@ def _devices(allocation: Allocation) -> int:
     counts = {node.devices for node in allocation.nodes}
     if len(counts) > 1:
         which = ", ".join(f"{node.name} {node.devices}" for node in allocation.nodes)
-        raise ConfigError(f"the nodes of this job differ in GPUs: {which}; ask for --gpus-per-node")
+        raise UserError(f"the nodes of this job differ in GPUs: {which}; ask for --gpus-per-node")
     return counts.pop()
 
 
@@ -81,7 +81,7 @@ def _station(allocation: Allocation, place: Place, *, worker: int, devices: list
     nodes = allocation.nodes[place.nodes.start : place.nodes.stop]
     if len({node.interface for node in nodes}) > 1:
         which = ", ".join(f"{node.name} {node.interface}" for node in nodes)
-        raise ConfigError(f"the nodes of worker {worker} differ in network interfaces: {which}; set GLOO_SOCKET_IFNAME")
+        raise UserError(f"the nodes of worker {worker} differ in network interfaces: {which}; set GLOO_SOCKET_IFNAME")
     chosen = ",".join(map(str, devices))
     return Station(
         start=(

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from muloco.training.run_folder import STATE
-from muloco.training.states import State
+from muloco.runs.folder import STATE
+from muloco.runs.states import State
 
 STARTING = "starting"
 LOST = "lost"

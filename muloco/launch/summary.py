@@ -6,11 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
-from muloco.training.config import Config
-from muloco.training.metrics_lines import is_complete
-from muloco.training.resuming import run_folder, way_on
-from muloco.training.run_folder import (
+from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
+from muloco.runs.folder import (
     RunFolder,
     missing_metrics,
     read_json,
@@ -18,6 +15,9 @@ from muloco.training.run_folder import (
     read_metrics,
     write_json,
 )
+from muloco.runs.metrics_lines import is_complete
+from muloco.settings.config import Config
+from muloco.training.resuming import run_folder, way_on
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from muloco.errors import UserError
 from muloco.launch.allocation import current_allocation
 from muloco.launch.attempt import Ended, run_attempt
 from muloco.launch.claim import Claim, only_supervisor, taken
@@ -26,13 +27,12 @@ from muloco.launch.summary import (
     summary_table,
 )
 from muloco.launch.surroundings import check_surroundings
-from muloco.training.attempts import begin_attempt, next_attempt
-from muloco.training.config import Config
+from muloco.runs.attempts import begin_attempt, next_attempt
+from muloco.runs.folder import RunFolder, why_unwritable, write_json
+from muloco.runs.lines import why_full
+from muloco.settings.config import Config
 from muloco.training.data import prepare_data
-from muloco.training.lines import why_full
-from muloco.training.load import ConfigError
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder, way_on
-from muloco.training.run_folder import RunFolder, why_unwritable, write_json
 
 RESUMABLE = os.EX_TEMPFAIL
 """Exit status (75) of a run that failed for a temporary reason and has a checkpoint from which it can be resumed."""
@@ -71,7 +71,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
         console: where to show it.
 
     Raises:
-        ConfigError: the run folder, this machine or the SLURM job does not allow it.
+        UserError: the run folder, this machine or the SLURM job does not allow it.
     """
     started = time.monotonic()
     folder = run_folder(config)
@@ -233,6 +233,6 @@ def _told(child: Child) -> str:
 
 def _check_folder(folder: RunFolder, *, fresh: bool) -> None:
     if (reason := why_unwritable(folder)) is not None:
-        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
+        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
     if fresh and folder.config.exists():
         raise taken(folder)

@@ -3,8 +3,8 @@
 import socket
 from collections.abc import Mapping
 
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
+from muloco.settings.config import Config
 
 
 def check_surroundings(config: Config, environment: Mapping[str, str], *, here: bool) -> None:
@@ -16,7 +16,7 @@ def check_surroundings(config: Config, environment: Mapping[str, str], *, here: 
         here: whether the workers run on this machine, and not on other nodes.
 
     Raises:
-        ConfigError: a network interface or an address does not exist here, or there is no W&B login.
+        UserError: a network interface or an address does not exist here, or there is no W&B login.
     """
     if here:
         _check_interface(environment.get("GLOO_SOCKET_IFNAME", ""))
@@ -30,7 +30,7 @@ def _check_interface(chosen: str) -> None:
     there = [name for _, name in socket.if_nameindex()]
     missing = [name for name in chosen.split(",") if name and name not in there]
     if missing:
-        raise ConfigError(
+        raise UserError(
             f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it has "
             f"{', '.join(there)}"
         )
@@ -40,7 +40,7 @@ def _check_host(host: str) -> None:
     try:
         addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, socket.AF_INET)}
     except OSError as error:
-        raise ConfigError(f"fault_tolerance.host {host} is not a known name or address: {error}") from None
+        raise UserError(f"fault_tolerance.host {host} is not a known name or address: {error}") from None
     for address in addresses:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
@@ -48,7 +48,7 @@ def _check_host(host: str) -> None:
                 return
             except OSError:
                 continue
-    raise ConfigError(
+    raise UserError(
         f"fault_tolerance.host {host} ({', '.join(sorted(addresses))}) is not an address of this machine; leave it "
         "unset if all workers run here"
     )
@@ -62,11 +62,11 @@ def _check_wandb() -> None:
     try:
         known = wandb.login(prompt=False, verify=False)
     except wandb.Error as error:
-        raise ConfigError(f"metrics.wandb: {error}") from None
+        raise UserError(f"metrics.wandb: {error}") from None
     finally:
         wandb.teardown()
     if not known:
-        raise ConfigError(
+        raise UserError(
             "metrics.wandb: there is no login to Weights & Biases; run `wandb login`, set WANDB_API_KEY, or keep the "
             "metrics on this machine with WANDB_MODE=offline"
         )

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from muloco.launch.processes import Child
+from muloco.runs.states import State
 from muloco.training.pulse import Sign
-from muloco.training.states import State
 
 logger = logging.getLogger(__name__)
 

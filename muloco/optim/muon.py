@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
+from muloco.optim.all_to_all import from_owners, overlap, to_owners
 from muloco.optim.lookup import lookup
 from muloco.optim.matrices import from_matrices, matrix_shape, to_matrices
 from muloco.optim.orthogonalize import coefficients, exchange_dtypes, orthogonal_direction
 from muloco.optim.owners import Batch, Plan, Stack
 from muloco.optim.passes import advance, descend, host_sees
-from muloco.optim.travel import from_owners, overlap, to_owners
 from muloco.sharding import Axis, local
 
 __all__ = ["LR_SCALES", "muon_update"]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
+from muloco.failpoints import hit
 from muloco.outer.compression import DENSE, Wire
 from muloco.outer.residual import Residual
 from muloco.outer.transport import Round, Unverified
-from muloco.phases import reach
 
 BATCH_BYTES = 16 * 2**20
 """Bytes of payload of one owner in a batch. If a single piece has more, the batch has as many bytes of every owner."""
@@ -112,7 +112,7 @@ def _reduce_at_owners(
         _accumulate(mean, mine, received, wire, shares)
         del outgoing, received
         (payload,) = _encode([mine], mean, wire, wire.owned)
-        reach("gather")
+        hit("gather")
         _decode(batch, round.exchange([payload] * round.size, sizes), wire, mean)
 
 
@@ -120,7 +120,7 @@ def _gather(round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, sh
     for (pieces,) in _batches(split(wire.shapes, 1), wire):
         (payload,) = _encode([pieces], flat, wire, wire.sent)
         payload = _apart(payload, mean)  # the others read it while this member writes `mean`
-        reach("gather")
+        hit("gather")
         received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
         _accumulate(mean, pieces, received, wire, shares)
         if wire.reduce == "requantize":

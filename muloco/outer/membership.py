@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import torch
 
+from muloco.failpoints import hit
 from muloco.outer.compression import Wire
 from muloco.outer.header import NOTHING, Header
 from muloco.outer.outgoing import Outgoing
 from muloco.outer.terms import Terms
 from muloco.outer.transaction import NOBODY, Agreement, Crowd, StateLost, agree, assemble
 from muloco.outer.transport import Transport, TransportError
-from muloco.phases import reach
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class Membership:
         assert agreement.donor is not None
         if agreement.donor == NOBODY:
             return False
-        reach("join")
+        hit("join")
         state = None
         try:
             state = self.transport.fetch(agreement.name, agreement.donor)

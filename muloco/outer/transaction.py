@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from muloco.failpoints import hit
 from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
 from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
@@ -18,7 +19,6 @@ from muloco.outer.exchange import average, gather_bytes
 from muloco.outer.header import NOTHING, PROTOCOL, Header, read_header
 from muloco.outer.reachability import StaysOut
 from muloco.outer.transport import Round, Transport, TransportError
-from muloco.phases import reach
 
 logger = logging.getLogger(__name__)
 
@@ -140,11 +140,11 @@ def agree(
     started = time.monotonic()
     sent = failures = 0
     for attempt in itertools.count(1):
-        reach("open")
+        hit("open")
         round = transport.open(own.step)
         agreement, counts, stranger = None, True, False
         try:
-            reach("headers")
+            hit("headers")
             headers = _meet(round, own)
             agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
@@ -154,9 +154,9 @@ def agree(
         if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
             round.vote(False)
             return _left_behind(own)
-        reach("vote")
+        hit("vote")
         committed = round.vote(agreement is not None)
-        reach("commit")
+        hit("commit")
         sent += round.bytes_sent
         if committed and agreement is not None:
             if agreement.donor is None:
@@ -298,7 +298,7 @@ def _carry(
             vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
             wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
-        reach("scatter")
+        hit("scatter")
         mean = average(round, vector, wire, weights, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))

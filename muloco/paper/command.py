@@ -6,14 +6,14 @@ from pathlib import Path
 from muloco.analysis.output import check_folder, writing
 from muloco.console import open_console
 from muloco.cores import usable_cores
+from muloco.errors import UserError
 from muloco.paper.design import FULL, QUICK, Design
 from muloco.paper.hours import planned_seconds, tokens_per_second
 from muloco.paper.page import write_page
 from muloco.paper.queue import Queue
 from muloco.paper.results import group
+from muloco.runs.lock import only_one
 from muloco.sweeps.local import run_tasks
-from muloco.training.load import ConfigError
-from muloco.training.lock import only_one
 
 
 def run_paper(command: argparse.Namespace) -> int:
@@ -23,11 +23,11 @@ def run_paper(command: argparse.Namespace) -> int:
         exit status: 0; 1 where a run has failed.
 
     Raises:
-        ConfigError: the options cannot be used, or the folder holds other runs.
+        UserError: the options cannot be used, or the folder holds other runs.
     """
     at_once = usable_cores() if command.at_once is None else command.at_once
     if at_once < 1:
-        raise ConfigError(f"--at-once must be at least 1; got {at_once}")
+        raise UserError(f"--at-once must be at least 1; got {at_once}")
     size = QUICK if command.quick else FULL
     design = Design(size)
     queue = Queue(design, Path(command.out or size.folder).absolute())

@@ -3,7 +3,7 @@
 import argparse
 
 from muloco.paper.design import FULL, QUICK
-from muloco.training.values import whole_number
+from muloco.settings.values import whole_number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

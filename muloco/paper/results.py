@@ -13,9 +13,9 @@ from muloco.analysis.pseudogradients.command import TABLE
 from muloco.analysis.report.cells import Listing
 from muloco.analysis.report.pooling import Group, groups, pool
 from muloco.analysis.report.runs import read_run
+from muloco.errors import UserError
 from muloco.paper.design import OUTER, Setting, Study
 from muloco.paper.queue import Queue
-from muloco.training.load import ConfigError
 
 NOTHING = "not run"
 
@@ -44,14 +44,14 @@ def group(queue: Queue, settings: Iterable[Setting]) -> Group:
     """The runs of some settings that are there.
 
     Raises:
-        ConfigError: they are of different corpora, as when Python was replaced in between.
+        UserError: they are of different corpora, as when Python was replaced in between.
     """
     found = [read_run(folder)[0] for folder in run_folders(queue, settings)]
     points, _ = pool([run for run in found if run is not None])
     of_corpora = groups(points) or [Group("", ())]
     if len(of_corpora) > 1:
         titles = "; ".join(one.title for one in of_corpora)
-        raise ConfigError(f"{queue.folder} has runs of different corpora; choose another --out: {titles}")
+        raise UserError(f"{queue.folder} has runs of different corpora; choose another --out: {titles}")
     return of_corpora[0]
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from muloco.analysis.report.runs import read_run
+from muloco.errors import UserError
 from muloco.paper.design import CONFIGS, WARMUP_SHARE, Setting, Size
 from muloco.paper.search import Losses, Trial
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job, expand
 from muloco.sweeps.state import other_run
 from muloco.sweeps.sweep import Grid, Sweep
-from muloco.training.load import ConfigError
 
 LOCAL_BATCH = 16
 """Most sequences in one forward pass."""
@@ -28,7 +28,7 @@ class Runs:
         """Their configs resolved, their run folders named.
 
         Raises:
-            ConfigError: there is no such run.
+            UserError: there is no such run.
         """
         trials = list(trials)
         new = [trial for trial in trials if trial not in self._jobs]
@@ -39,7 +39,7 @@ class Runs:
             if found.refused:
                 one, *others = found.refused
                 more = f" (and {len(others)} more runs)" if others else ""
-                raise ConfigError(f"run {one.name} cannot be made{more}: {one.reason}")
+                raise UserError(f"run {one.name} cannot be made{more}: {one.reason}")
             self._jobs |= dict(zip(new, found.jobs, strict=True))
         return [self._jobs[trial] for trial in trials]
 
@@ -47,7 +47,7 @@ class Runs:
         """Of those trials that have ended.
 
         Raises:
-            ConfigError: the folder of one holds another run.
+            UserError: the folder of one holds another run.
         """
         trials = list(trials)
         found = {}
@@ -55,7 +55,7 @@ class Runs:
             if not (job.run_folder / "summary.json").exists():
                 continue
             if (reason := other_run(job)) is not None:
-                raise ConfigError(reason)
+                raise UserError(reason)
             found[trial] = read_run(job.run_folder)[0]
         return {trial: run.loss for trial, run in found.items() if run is not None}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from muloco.errors import UserError
 from muloco.launch.layout import layout
-from muloco.training.load import ConfigError
 
 DEFAULT_NODE_LIMIT = 16
 """The default node limit of a sweep, unless one of its jobs needs more."""
@@ -57,7 +57,7 @@ class ClusterProfile:
     def __post_init__(self) -> None:
         limit = None if self.time is None else seconds_of(self.time)
         if limit is not None and limit <= self.signal_seconds:
-            raise ConfigError(
+            raise UserError(
                 f"a job with time {self.time} would be told to stop when it starts: signal_seconds is "
                 f"{self.signal_seconds}; make it less, or the time more"
             )
@@ -66,13 +66,13 @@ class ClusterProfile:
         """Nodes of a job of so many workers with so many ranks each.
 
         Raises:
-            ConfigError: a worker fits on no number of nodes, or the job needs more than `nodes`.
+            UserError: a worker fits on no number of nodes, or the job needs more than `nodes`.
         """
         if not self.gpus_per_node:
             return self.nodes or 1
         needed = layout(workers=workers, ranks=ranks, per_node=self.gpus_per_node).nodes
         if self.nodes is not None and self.nodes < needed:
-            raise ConfigError(
+            raise UserError(
                 f"{workers} worker{'s' * (workers > 1)} of {ranks} rank{'s' * (ranks > 1)} need {needed} nodes of "
                 f"{self.gpus_per_node} GPUs; the cluster profile's nodes = {self.nodes}"
             )
@@ -106,7 +106,7 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
         overrides: values that win over the file's, as words of a command line; None: the file's holds.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown key, or a value of the wrong kind.
+        UserError: no such file, no TOML, an unknown key, or a value of the wrong kind.
     """
     values: dict[str, Any] = {}
     where = str(path)
@@ -114,9 +114,9 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"the cluster profile {path} cannot be read: {error.strerror}") from None
+            raise UserError(f"the cluster profile {path} cannot be read: {error.strerror}") from None
         except ValueError as error:  # not TOML, or not text
-            raise ConfigError(f"the cluster profile {path} is not TOML: {error}") from None
+            raise UserError(f"the cluster profile {path} is not TOML: {error}") from None
     read = {name: _value(name, value, where) for name, value in values.items()}
     given = {name: value for name, value in overrides.items() if value is not None}
     read |= {name: _value(name, _from_word(name, value), f"--{name}") for name, value in given.items()}
@@ -127,11 +127,11 @@ def seconds_of(time: str) -> int:
     """A time limit as sbatch reads it: minutes[:seconds], hours:minutes:seconds, or days-hours[:minutes[:seconds]].
 
     Raises:
-        ConfigError: it is none.
+        UserError: it is none.
     """
     form = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if form is None:
-        raise ConfigError(f"time must be such as 24:00:00 or 2-12:00:00; got {time!r}")
+        raise UserError(f"time must be such as 24:00:00 or 2-12:00:00; got {time!r}")
     days, *rest = form.groups()
     parts = [int(part) for part in rest if part is not None]
     if days is None and len(parts) < 3:
@@ -148,35 +148,35 @@ def _value(name: str, value: Any, where: str) -> Any:
     if name not in _TYPES:
         match = difflib.get_close_matches(name, list(_TYPES), n=1, cutoff=0.5)
         hint = f"did you mean {match[0]}?" if match else f"known: {', '.join(_TYPES)}"
-        raise ConfigError(f"{where}: unknown key {name}; {hint}")
+        raise UserError(f"{where}: unknown key {name}; {hint}")
     if name == "nccl":
         return _nccl(value, where)
     if name in ("modules", "environment"):
         if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-            raise ConfigError(f"{where}: {name} must be a list of strings; got {value!r}")
+            raise UserError(f"{where}: {name} must be a list of strings; got {value!r}")
         lines = value
     elif _TYPES[name] in (int, int | None):
         least = 0 if name in ("gpus_per_node", "cpus_per_node") else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"{where}: {name} must be a whole number from {least} on; got {value!r}")
+            raise UserError(f"{where}: {name} must be a whole number from {least} on; got {value!r}")
         return value
     elif not isinstance(value, str) or not value:
-        raise ConfigError(f'{where}: {name} must be a string such as {name} = "..."; got {value!r}')
+        raise UserError(f'{where}: {name} must be a string such as {name} = "..."; got {value!r}')
     else:
         lines = [value]
     if any("\n" in line for line in lines):
-        raise ConfigError(f"{where}: {name} must be on one line; got {value!r}")
+        raise UserError(f"{where}: {name} must be on one line; got {value!r}")
     return value if isinstance(value, str) else tuple(value)
 
 
 def _nccl(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: nccl must be a table [nccl] of variables NCCL_*; got {value!r}")
+        raise UserError(f"{where}: nccl must be a table [nccl] of variables NCCL_*; got {value!r}")
     for name, setting in value.items():
         if not name.startswith("NCCL_") or not name.isidentifier():
-            raise ConfigError(f"{where}: [nccl] holds variables NCCL_*; got {name} (other ones go into environment)")
+            raise UserError(f"{where}: [nccl] holds variables NCCL_*; got {name} (other ones go into environment)")
         if not isinstance(setting, str | int) or isinstance(setting, bool) or "\n" in str(setting):
-            raise ConfigError(f"{where}: nccl.{name} must be a string of one line or a whole number; got {setting!r}")
+            raise UserError(f"{where}: nccl.{name} must be a string of one line or a whole number; got {setting!r}")
     return {name: str(setting) for name, setting in value.items()}
 
 

@@ -9,6 +9,9 @@ from rich.console import Console
 
 from muloco.console import open_console
 from muloco.cores import usable_cores
+from muloco.errors import UserError
+from muloco.runs.folder import RunFolder
+from muloco.settings.load import naming
 from muloco.sweeps import listing, slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job, expand
@@ -20,8 +23,6 @@ from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings, by_option
 from muloco.sweeps.state import Kind, other_run, progress, state_of
 from muloco.sweeps.submit import submit
-from muloco.training.load import ConfigError, naming
-from muloco.training.run_folder import RunFolder
 
 PROFILE = "cluster.toml"
 """The cluster profile next to the sweep, which is used where none is named."""
@@ -41,17 +42,17 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         not answer.
 
     Raises:
-        ConfigError: the command line, the sweep's file or the cluster profile cannot be used.
+        UserError: the command line, the sweep's file or the cluster profile cannot be used.
     """
     console = console or open_console(work_behind=bool(command.here))
     status = list(words[:1]) == ["status"]
     words = words[1:] if status else words
     if words and not words[0].startswith("--"):
-        raise ConfigError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
+        raise UserError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
     if status and (command.submit or command.dry_run or command.here):
-        raise ConfigError("status cannot be combined with --submit, --here or --dry-run")
+        raise UserError("status cannot be combined with --submit, --here or --dry-run")
     if command.at_once < 1:
-        raise ConfigError(f"--at-once is how many jobs run at the same time, 1 or more; got {command.at_once}")
+        raise UserError(f"--at-once is how many jobs run at the same time, 1 or more; got {command.at_once}")
     file = find_sweep(command.config)
     folder = SweepFolder(Path(command.folder or file.parent / GENERATED / file.stem).absolute())
     settings = _settings(command, words, file, folder, fresh=not (status or command.submit))
@@ -61,7 +62,7 @@ def run_sweep(command: argparse.Namespace, words: Sequence[str], *, console: Con
         if status:
             return _status(found, folder, console, details=command.verbose)
         if (command.here or command.submit) and (reason := listing.too_little_text(unfinished(found.jobs))):
-            raise ConfigError(f"nothing was started: {reason}")
+            raise UserError(f"nothing was started: {reason}")
         if command.here:
             _remember(folder, settings)
             return _run(found, command.at_once, console)
@@ -114,7 +115,7 @@ def _remember(folder: SweepFolder, settings: Settings) -> None:
     try:
         folder.save()
     except OSError as error:
-        raise ConfigError(f"the settings of the sweep cannot be written: {error}; choose another --folder") from None
+        raise UserError(f"the settings of the sweep cannot be written: {error}; choose another --folder") from None
 
 
 def write_scripts(
@@ -134,7 +135,7 @@ def write_scripts(
         try:
             folder.write(job.name, text)
             written.append(job)
-        except ConfigError as error:
+        except UserError as error:
             refused[job.name] = str(error)
     return written, refused
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import UserError
+from muloco.settings.config import Config
+from muloco.settings.load import CHECKOUT, SHIPPED, find_config, flatten, load_config, set_field
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.names import job_names
 from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain
 from muloco.sweeps.words import checked_point, given_by, words_of
-from muloco.training.config import Config
-from muloco.training.load import CHECKOUT, SHIPPED, ConfigError, find_config, flatten, load_config, set_field
 from muloco.training.resolve import resolve
 
 OUTPUTS = CHECKOUT / "outputs" if SHIPPED == CHECKOUT else Path("outputs")
@@ -69,12 +70,12 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
         profile: of the cluster, for the nodes that a job needs.
 
     Raises:
-        ConfigError: unusable `overrides`. A point that is unusable is not raised but listed, with its reason; so is a
+        UserError: unusable `overrides`. A point that is unusable is not raised but listed, with its reason; so is a
             point that is the same run as another one of its grid. Where grids share a run, the first one has it.
     """
     everywhere = given_by(overrides)
     if "run.name" in everywhere:
-        raise ConfigError("run.name is given by the sweep, which names its jobs by what differs between them")
+        raise UserError("run.name is given by the sweep, which names its jobs by what differs between them")
     everywhere["run.outputs"] = str(Path(everywhere.get("run.outputs", OUTPUTS)).absolute())
     found = Expansion(jobs=[], refused=[], merged=[])
     load = functools.cache(load_config)
@@ -82,7 +83,7 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
     by_run: dict[str, tuple[Job, Grid]] = {}
     for grid in sweep.grids:
         for name, job in _expand(grid, everywhere, profile, load):
-            if isinstance(job, ConfigError):
+            if isinstance(job, UserError):
                 found.refused.append(Refused(name, str(job)))
                 continue
             same, owner = by_run.setdefault(_identity(job.resolved), (job, grid))
@@ -102,20 +103,20 @@ def _expand(
     everywhere: Mapping[str, Any],
     profile: ClusterProfile,
     load: Callable[[str], Config],
-) -> list[tuple[str, Job | ConfigError]]:
+) -> list[tuple[str, Job | UserError]]:
     """Name and job of every point of a grid, or the reason why there is none."""
     names = job_names(grid.name, [plain(point) for point in grid.points], named=grid.named)
     try:
         file = find_config(grid.config)
         base = load(grid.config)
-    except ConfigError as error:
+    except UserError as error:
         return [(name, error) for name in names]
-    jobs: list[tuple[str, Job | ConfigError]] = []
+    jobs: list[tuple[str, Job | UserError]] = []
     for name, point in zip(names, grid.points, strict=True):
         try:
             values = checked_point({**plain(point), **everywhere})
             jobs.append((name, _job(name, file, base, values, point, profile)))
-        except ConfigError as error:
+        except UserError as error:
             jobs.append((name, error))
     return jobs
 

@@ -5,8 +5,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from muloco.errors import UserError
+from muloco.settings.load import SHIPPED, failure_in, naming
 from muloco.sweeps.sweep import Sweep
-from muloco.training.load import SHIPPED, ConfigError, failure_in, naming
 
 
 def load_sweep(path: Path | str) -> Sweep:
@@ -17,12 +18,12 @@ def load_sweep(path: Path | str) -> Sweep:
             modules next to it.
 
     Raises:
-        ConfigError: there is no such file, or it has no `sweep()` that returns a Sweep.
+        UserError: there is no such file, or it has no `sweep()` that returns a Sweep.
     """
     file = find_sweep(path)
     spec = importlib.util.spec_from_file_location(f"muloco_sweep_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{file} is not a Python file")
+        raise UserError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     folder = str(file.parent)
     sys.path.insert(0, folder)
@@ -30,16 +31,16 @@ def load_sweep(path: Path | str) -> Sweep:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "sweep", None)):
             hint = "; it is a config, for `muloco train`" if hasattr(module, "config") else ""
-            raise ConfigError(f"{file} has no function sweep(){hint}")
+            raise UserError(f"{file} has no function sweep(){hint}")
         sweep = module.sweep()
-    except ConfigError:
+    except UserError:
         raise
     except (Exception, SystemExit) as error:  # a sweep is a program of the user's: it may raise anything
-        raise ConfigError(failure_in(file, error)) from error
+        raise UserError(failure_in(file, error)) from error
     finally:
         sys.path.remove(folder)
     if not isinstance(sweep, Sweep):
-        raise ConfigError(f"sweep() in {file} returned {type(sweep).__name__}, not a muloco.sweeps.sweep.Sweep")
+        raise UserError(f"sweep() in {file} returned {type(sweep).__name__}, not a muloco.sweeps.sweep.Sweep")
     return sweep
 
 
@@ -52,4 +53,4 @@ def find_sweep(path: Path | str) -> Path:
     known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("jobs/*/*.py"))]
     nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.6)
     hint = f"; did you mean {nearest[0]}?" if nearest else f"; the sweeps of muloco are in {SHIPPED / 'jobs'}"
-    raise ConfigError(f"there is no sweep {path}{hint}")
+    raise UserError(f"there is no sweep {path}{hint}")

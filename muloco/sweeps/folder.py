@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import UserError
 from muloco.files import write_whole
+from muloco.runs.folder import read_json, write_json
+from muloco.runs.lock import only_one
 from muloco.sweeps.settings import Settings
-from muloco.training.load import ConfigError
-from muloco.training.lock import only_one
-from muloco.training.run_folder import read_json, write_json
 
 SCHEMA = 1
 
@@ -65,9 +65,9 @@ class SweepFolder:
                     raise ValueError(f"{self._state} has schema {stored.get('schema')}; this muloco reads {SCHEMA}")
                 self._restore(stored)
             except ValueError as error:
-                raise ConfigError(str(error)) from None
+                raise UserError(str(error)) from None
             except (KeyError, TypeError, AttributeError) as error:  # JSON of another shape
-                raise ConfigError(f"{self._state} is not what a sweep wrote: {error!r}") from None
+                raise UserError(f"{self._state} is not what a sweep wrote: {error!r}") from None
 
     def _restore(self, stored: dict[str, Any]) -> None:
         self.settings = Settings(**stored["settings"])
@@ -90,7 +90,7 @@ class SweepFolder:
         """Writes a script; `save` is left to the caller.
 
         Raises:
-            ConfigError: another script is there, which somebody else has written or changed, or which was submitted;
+            UserError: another script is there, which somebody else has written or changed, or which was submitted;
                 the message says what differs.
         """
         path, record = self.script(name), self.record(name)
@@ -100,12 +100,12 @@ class SweepFolder:
                 record.written = _hash(text)
                 return
             if _hash(present) != record.written:
-                raise ConfigError(
+                raise UserError(
                     f"{path} is not as this sweep wrote it, and stays: {_difference(present, text)} "
                     "(delete it or choose another --folder)"
                 )
             if record.tries:
-                raise ConfigError(
+                raise UserError(
                     f"{path} was submitted as job {record.tries[-1].id}, and stays: {_difference(present, text)} "
                     "(delete it to submit the new one, or choose another --folder)"
                 )
@@ -122,7 +122,7 @@ class SweepFolder:
         self.save()
 
     def only_one_submits(self) -> AbstractContextManager[None]:
-        """Holds a lock as long as jobs are submitted from here; ConfigError: another process holds it."""
+        """Holds a lock as long as jobs are submitted from here; UserError: another process holds it."""
         return only_one(self.root / ".submitting", f"another `muloco sweep --submit` works in {self.root}")
 
 

@@ -19,11 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from muloco.errors import UserError
 from muloco.launch.processes import Child
+from muloco.runs.folder import RunFolder
 from muloco.sweeps.expand import Job
 from muloco.sweeps.state import other_run, progress
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
@@ -103,10 +103,10 @@ def training(job: Job) -> Task:
     """The run of a job, or what is left of it.
 
     Raises:
-        ConfigError: another run is in its folder.
+        UserError: another run is in its folder.
     """
     if (reason := other_run(job)) is not None:
-        raise ConfigError(reason)
+        raise UserError(reason)
     folder = RunFolder(job.run_folder)
     words = [str(job.config), *job.overrides, "--run.name", job.name, "--run.outputs", str(folder.root.parent)]
     if folder.config.exists():

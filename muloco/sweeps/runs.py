@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muloco.analysis.report.runs import Problem
+from muloco.settings.config import Config
+from muloco.settings.load import find_config, load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.command import GENERATED, PROFILE
 from muloco.sweeps.expand import expand
@@ -11,8 +13,6 @@ from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
 from muloco.sweeps.listing import refusals
 from muloco.sweeps.settings import Settings
-from muloco.training.config import Config
-from muloco.training.load import find_config, load_config
 from muloco.training.resolve import resolve
 
 
@@ -23,7 +23,7 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
         the folders, and the jobs that have none.
 
     Raises:
-        ConfigError: no such file, or no sweep in it.
+        UserError: no such file, or no sweep in it.
     """
     file = find_sweep(path)
     folder = SweepFolder(file.parent / GENERATED / file.stem)
@@ -47,7 +47,7 @@ def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], 
         names and resolved configs; and lines that say which points of a sweep cannot be run, and why.
 
     Raises:
-        ConfigError: no such file, nothing usable in it, or unusable words.
+        UserError: no such file, nothing usable in it, or unusable words.
     """
     file = find_config(path)
     if b"def sweep(" not in file.read_bytes():

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from muloco.errors import UserError
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
 from muloco.sweeps.listing import notes
-from muloco.training.load import ConfigError
 
 TEMPLATE = "job.sh.jinja"
 
@@ -18,7 +18,7 @@ def job_script(job: Job, profile: ClusterProfile) -> str:
     """The text of the script of a sweep's job, with where its values come from.
 
     Raises:
-        ConfigError: as `render_script`.
+        UserError: as `render_script`.
     """
     return render_script(
         name=job.name,
@@ -53,10 +53,10 @@ def render_script(
         notes: comment lines about the run, such as where its values come from.
 
     Raises:
-        ConfigError: the name cannot be that of a job.
+        UserError: the name cannot be that of a job.
     """
     if not name or any(not (c.isalnum() or c in "._-") for c in name):
-        raise ConfigError(f"the name of a job has letters, digits, dots, dashes and underscores; got {name!r}")
+        raise UserError(f"the name of a job has letters, digits, dots, dashes and underscores; got {name!r}")
     return _template().render(
         name=name,
         config=config,

@@ -40,7 +40,7 @@ class Settings:
         """The cluster profile, with its log folder relative to `beside`.
 
         Raises:
-            ConfigError: it cannot be used.
+            UserError: it cannot be used.
         """
         profile = load_profile(Path(self.profile) if self.profile else None, **self.options)
         return dataclasses.replace(profile, log_folder=str(beside / profile.log_folder))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.runs.folder import STATE, RunFolder, read_json, standing
+from muloco.runs.metrics_lines import parsed_line
+from muloco.settings.load import flatten, from_dict
 from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
-from muloco.training.load import flatten, from_dict
-from muloco.training.metrics_lines import parsed_line
-from muloco.training.run_folder import STATE, RunFolder, read_json, standing
 
 UNUSABLE = 2
 """Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""

@@ -50,7 +50,7 @@ def submit(
 
     Raises:
         slurm.SlurmError: SLURM does not answer, or refuses a script. What was submitted before is remembered.
-        ConfigError: another process submits from this folder.
+        UserError: another process submits from this folder.
     """
     outcome = Outcome()
     with folder.only_one_submits():

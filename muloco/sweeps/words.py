@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from muloco.training.load import ConfigError, by_name, field_types, unknown_field
-from muloco.training.values import BadValue, checked, read
+from muloco.errors import UserError
+from muloco.settings.load import by_name, field_types, unknown_field
+from muloco.settings.values import BadValue, checked, read
 
 
 def words_of(field: str, value: Any) -> list[str]:
@@ -18,14 +19,14 @@ def given_by(words: Sequence[str]) -> dict[str, Any]:
     """Values by field that `--section.field value` words set.
 
     Raises:
-        ConfigError: unknown name or unreadable value.
+        UserError: unknown name or unreadable value.
     """
     found = {}
     for field, values in by_name(words).items():
         try:
             found[field] = read(field_types()[field], values)
         except BadValue as error:
-            raise ConfigError(f"--{field} {error}") from None
+            raise UserError(f"--{field} {error}") from None
     return found
 
 
@@ -33,16 +34,16 @@ def checked_point(point: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a point as the fields of a config keep them.
 
     Raises:
-        ConfigError: there is no such field, or a value is not allowed.
+        UserError: there is no such field, or a value is not allowed.
     """
     found = {}
     for field, value in point.items():
         if field not in field_types():
-            raise ConfigError(unknown_field(field))
+            raise UserError(unknown_field(field))
         try:
             found[field] = checked(field_types()[field], value)
         except BadValue as error:
-            raise ConfigError(f"{field} {error}") from None
+            raise UserError(f"{field} {error}") from None
     return found
 
 

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from muloco.phases import PHASES
-from muloco.training.config import Chaos
+from muloco.failpoints import FAILPOINTS
+from muloco.settings.config import Chaos
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +61,19 @@ class FaultSchedule:
     def fault(self, slot: int) -> Fault:
         """That of a slot: all kinds in all phases, and all workers, one after the other."""
         kinds = self._chosen.kinds
-        phase, round_ = slot % len(PHASES), slot // len(PHASES)
+        phase, round_ = slot % len(FAILPOINTS), slot // len(FAILPOINTS)
         turn = list(range(self._workers))
         random.Random(f"{self._chosen.seed} {slot // self._workers}").shuffle(turn)
         return Fault(
             worker=turn[slot % self._workers],
             rank=random.Random(f"{self._chosen.seed} {slot} rank").randrange(self._ranks),
             kind=kinds[(round_ + phase) % len(kinds)],
-            phase=PHASES[phase],
+            phase=FAILPOINTS[phase],
         )
 
 
 class FaultInjector:
-    """A listener of `muloco.phases` that strikes this process.
+    """A listener of `muloco.failpoints` that strikes this process.
 
     Args:
         schedule: who is struck.

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from muloco import sharding
-from muloco.phases import reach
-from muloco.training.checkpoint_folder import CheckpointFolder, Save, Stored
-from muloco.training.digests import DigestingStream
+from muloco.failpoints import hit
+from muloco.runs.checkpoint_folder import CheckpointFolder, Save, Stored
+from muloco.runs.digests import DigestingStream
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class CheckpointWriter:
         started = time.monotonic()
         try:
             written = {name: self._write_part(save.step, name, state) for name, state in parts.items()}
-            reach("checkpoint")
+            hit("checkpoint")
             if self._leads:
                 self._publish(save, written)
         except OSError as error:

@@ -14,12 +14,12 @@ import torch.distributed as dist
 
 from muloco import sharding
 from muloco.data.loader import Batch, MixtureLoader
-from muloco.training import safe_reader
-from muloco.training.checkpoint_folder import CheckpointFolder, worker_part
-from muloco.training.config import Chaos, Checkpoint, Config, Parallelism
+from muloco.errors import UserError
+from muloco.runs import safe_reader
+from muloco.runs.checkpoint_folder import CheckpointFolder, worker_part
+from muloco.runs.folder import RunFolder
+from muloco.settings.config import Chaos, Checkpoint, Config, Parallelism
 from muloco.training.data import prepare_data
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
 from muloco.training.trained import Trained
@@ -33,10 +33,10 @@ def one_rank() -> Iterator[None]:
     """Context for continuations, in which this process is the only rank. Afterwards its environment is as before.
 
     Raises:
-        ConfigError: it is not.
+        UserError: it is not.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("this runs in one process: start it without torchrun")
+        raise UserError("this runs in one process: start it without torchrun")
     before = dict(os.environ)
     store = store_of_single_rank(Config())
     try:
@@ -65,7 +65,7 @@ class Continuation:
         scratch: an empty folder, for what a trainer writes.
 
     Raises:
-        ConfigError: the run's method, its batch or its number of steps do not allow it, or a part is missing.
+        UserError: the run's method, its batch or its number of steps do not allow it, or a part is missing.
     """
 
     def __init__(self, trained: Trained, *, counts: list[int], steps: int, scratch: Path):
@@ -141,33 +141,33 @@ class Continuation:
             try:
                 safe_reader.load(states, part)
             except safe_reader.UnreadablePart as error:
-                raise ConfigError(str(error)) from None
+                raise UserError(str(error)) from None
 
 
 def check(trained: Trained, *, counts: list[int], steps: int) -> None:
-    """Raises ConfigError where such a continuation is not possible; see `Continuation`."""
+    """Raises UserError where such a continuation is not possible; see `Continuation`."""
     config, name = trained.config, trained.name
     if config.optimizer.name not in OPTIMIZERS:
-        raise ConfigError(
+        raise UserError(
             f"{name} was trained with optimizer.name {config.optimizer.name}; its inner steps can be repeated with "
             f"{' and '.join(OPTIMIZERS)} only"
         )
     for count in counts:
         if count < 1 or config.training.global_batch_size % count:
-            raise ConfigError(
+            raise UserError(
                 f"the global batch of {config.training.global_batch_size} sequences of {name} cannot be divided over "
                 f"{count} workers"
             )
     assert config.training.steps is not None
     if steps < 1:
-        raise ConfigError(f"the number of inner steps must be at least 1; got {steps}")
+        raise UserError(f"the number of inner steps must be at least 1; got {steps}")
     latest = config.training.steps - steps
     if latest < 1:
-        raise ConfigError(f"the run of {name} has {config.training.steps} steps; {steps} inner steps are too many")
+        raise UserError(f"the run of {name} has {config.training.steps} steps; {steps} inner steps are too many")
     if trained.step > latest:
         left = config.training.steps - trained.step
         where = f"{left} steps before the end" if left else "the end"
-        raise ConfigError(
+        raise UserError(
             f"{name} is {where} of the run; {steps} inner steps need a checkpoint at least {steps} steps before the "
             f"end (step {latest} at the latest)"
         )
@@ -195,12 +195,12 @@ def _parts(trained: Trained) -> list[Path]:
     names = [worker_part(worker) for worker in range(trained.config.workers)]
     for name in names:
         if name not in manifest.parts:
-            raise ConfigError(f"{trained.name} has no part {name}, whose place in the data is needed")
+            raise UserError(f"{trained.name} has no part {name}, whose place in the data is needed")
     return [folder.part(trained.step, name) for name in names]
 
 
 def _verify(trained: Trained) -> None:
-    """Raises ConfigError unless the parts that are needed are whole and can be read as data."""
+    """Raises UserError unless the parts that are needed are whole and can be read as data."""
     folder = CheckpointFolder(trained.run.checkpoint)
     manifest = folder.read(trained.step)
     try:
@@ -209,7 +209,7 @@ def _verify(trained: Trained) -> None:
             folder.verify(manifest, part.name)
             safe_reader.check(part)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def _alone(run: Config, local_batch_size: int) -> Config:

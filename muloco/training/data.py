@@ -1,12 +1,11 @@
 """A config's data, prepared."""
 
 from muloco.data.cache import default_cache
-from muloco.data.errors import DataError
 from muloco.data.prepare import TrainingData, prepare
 from muloco.data.sources import is_hub, open_source
 from muloco.data.text_stream import check_shares
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
+from muloco.settings.config import Config
 
 
 def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
@@ -17,7 +16,7 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         verify: verify the checksums of all files in the cache.
 
     Raises:
-        ConfigError: the data cannot be used in this way, has fewer documents than all workers have data-parallel ranks,
+        UserError: the data cannot be used in this way, has fewer documents than all workers have data-parallel ranks,
             an entry of the cache is damaged, or the cache cannot be written to; one line says what to change.
     """
     data = config.data
@@ -41,10 +40,8 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
         for name in prepared.streamed:
             if not is_hub(name):  # data sets on the hub are assumed to be large enough
                 check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
-    except DataError as error:
-        raise ConfigError(str(error)) from error
     except OSError as error:
-        raise ConfigError(
+        raise UserError(
             f"the data cannot be prepared: {error} (the cache is {default_cache()}; set MULOCO_CACHE for another one)"
         ) from error
     return prepared

@@ -4,7 +4,7 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from muloco.training.config import Config
+from muloco.settings.config import Config
 from muloco.training.resolve import Resolution
 
 WIDTH = 80

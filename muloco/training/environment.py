@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from muloco.errors import UserError
 from muloco.outer.network import Network
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
+from muloco.settings.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +34,17 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
     """Checks that a worker of a resolved config can start in this environment.
 
     Raises:
-        ConfigError: the number of ranks differs from the config, the address of the lighthouse or the secret is missing
+        UserError: the number of ranks differs from the config, the address of the lighthouse or the secret is missing
             or wrong, or no lighthouse answers at the address.
     """
     ranks = config.ranks_per_worker
     if "RANK" not in environment and ranks > 1:
-        raise ConfigError(
+        raise UserError(
             f"a worker of {ranks} ranks must be started by torchrun: "
             f"torchrun --standalone --nproc-per-node {ranks} -m muloco worker CONFIG ..."
         )
     if "RANK" in environment and environment.get("WORLD_SIZE") != str(ranks):
-        raise ConfigError(
+        raise UserError(
             f"RANK and WORLD_SIZE are those of {environment.get('WORLD_SIZE', 'no')} ranks, but the config's "
             f"parallelism makes a worker of {ranks}; start as many, or unset RANK if torchrun has not set it"
         )
@@ -63,17 +63,17 @@ def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
         environment: the environment of the worker.
 
     Raises:
-        ConfigError: there is no secret, it is too short, or other users could have read or written its file.
+        UserError: there is no secret, it is too short, or other users could have read or written its file.
     """
     if environment.get(SECRET):
         return secret_in(environment)
     try:
         file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
     secret = _read_secret(file)
     if secret is None:
-        raise ConfigError(
+        raise UserError(
             f"the {config.workers} workers of this run need a shared secret: export {SECRET}=$(openssl rand -hex 32), "
             "the same for all workers and the lighthouse, or start them all with `muloco train`"
         )
@@ -84,18 +84,16 @@ def secret_in(environment: Mapping[str, str]) -> bytes:
     """Returns the secret in an environment.
 
     Raises:
-        ConfigError: there is no secret, or it is too short.
+        UserError: there is no secret, or it is too short.
     """
     if not environment.get(SECRET):
-        raise ConfigError(
-            f"the workers and the lighthouse need a shared secret: export {SECRET}=$(openssl rand -hex 32)"
-        )
+        raise UserError(f"the workers and the lighthouse need a shared secret: export {SECRET}=$(openssl rand -hex 32)")
     return _checked(os.fsencode(environment[SECRET]), SECRET)
 
 
 def _checked(secret: bytes, where: str) -> bytes:
     if len(secret) < SHORTEST_SECRET:
-        raise ConfigError(
+        raise UserError(
             f"the secret in {where} has {len(secret)} characters, but needs at least {SHORTEST_SECRET}; make a new one "
             f"with: export {SECRET}=$(openssl rand -hex 32)"
         )
@@ -109,11 +107,11 @@ def _read_secret(file: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"the secret of the run cannot be read from {file}: {error.strerror}") from None
+        raise UserError(f"the secret of the run cannot be read from {file}: {error.strerror}") from None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise ConfigError(
+            raise UserError(
                 f"{file} must be a regular file that belongs to you and that nobody else can read or write (mode 600); "
                 f"remove it and export {SECRET} instead"
             )
@@ -125,13 +123,13 @@ def _read_secret(file: Path) -> bytes | None:
 def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
     """Host and port of the lighthouse."""
     if not address:
-        raise ConfigError(
+        raise UserError(
             f"the {config.workers} workers of this run need a lighthouse: set {LIGHTHOUSE}=http://host:port, or start "
             "them all with `muloco train`"
         )
     parts = re.fullmatch(r"http://([^/:\[\]]+|\[[^/\]]+\]):(\d+)/?", address)
     if parts is None or not 0 < int(parts[2]) < 2**16:
-        raise ConfigError(f"{LIGHTHOUSE} must be an address such as http://host:29510; got {address!r}")
+        raise UserError(f"{LIGHTHOUSE} must be an address such as http://host:29510; got {address!r}")
     return parts[1].strip("[]"), int(parts[2])
 
 
@@ -146,7 +144,7 @@ def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise ConfigError(
+                    raise UserError(
                         f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start the "
                         "lighthouse, or correct its address or the secret (docs/network.md says how)"
                     ) from None

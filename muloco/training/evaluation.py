@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, naming
+from muloco.errors import UserError
+from muloco.settings.config import Config
+from muloco.settings.load import naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,9 +40,9 @@ class MakeEvaluation(Protocol):
 
 
 def need_lm_eval() -> None:
-    """Raises ConfigError, with what to install, unless lm-eval is there."""
+    """Raises UserError, with what to install, unless lm-eval is there."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError(
+        raise UserError(
             "evaluation needs lm-eval: pip install 'lm-eval[hf]==0.4.13', or ./install_dependencies.sh --extras eval"
         )
 
@@ -50,21 +51,21 @@ def check_evaluation(config: Config) -> None:
     """Checks the section `evaluation` of a config whose steps are known; its folder becomes absolute.
 
     Raises:
-        ConfigError: in one line.
+        UserError: in one line.
     """
     chosen, steps = config.evaluation, config.training.steps
     for at in chosen.at:
         if isinstance(at, float) and not 0 < at <= 1:
-            raise ConfigError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
+            raise UserError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
         if isinstance(at, int) and at < 1:
-            raise ConfigError(f"evaluation.at: steps count from 1; got {at}")
+            raise UserError(f"evaluation.at: steps count from 1; got {at}")
         if isinstance(at, int) and chosen.tasks and steps is not None and at > steps:
-            raise ConfigError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
+            raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
     if not chosen.tasks:
         return
     need_lm_eval()
     if config.parallelism.tensor_parallel_degree > 1:
-        raise ConfigError(
+        raise UserError(
             "evaluation.tasks needs parallelism.tensor_parallel_degree 1; evaluate checkpoints instead (muloco eval)"
         )
     if chosen.include_path is not None:
@@ -72,7 +73,7 @@ def check_evaluation(config: Config) -> None:
         with naming("evaluation.include_path"):
             there = Path(chosen.include_path).is_dir()
         if not there:
-            raise ConfigError(f"evaluation.include_path: there is no folder {chosen.include_path}")
+            raise UserError(f"evaluation.include_path: there is no folder {chosen.include_path}")
 
 
 def evaluation_steps(config: Config) -> tuple[int, ...]:

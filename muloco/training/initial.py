@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muloco.errors import UserError
 from muloco.model.flavors import Flavor
 from muloco.model.huggingface import check_names, from_huggingface, names
 from muloco.model.weights_folder import WeightsFolder
-from muloco.training.load import ConfigError, naming
+from muloco.settings.load import naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,7 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
     """The weights in a folder, whose heads say that they are those of a flavor.
 
     Raises:
-        ConfigError: they are not; names the first tensor that differs.
+        UserError: they are not; names the first tensor that differs.
     """
     try:
         with naming("checkpoint.initial"):
@@ -35,10 +36,10 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
         for name, wanted in size.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
             if (found := weights.shapes[theirs[name]]) != wanted:
                 raise ValueError(f"{folder}: {theirs[name]} is {found}, but flavor {size.alias} has {wanted}")
-    except ConfigError:
+    except UserError:
         raise
     except ValueError as error:
-        raise ConfigError(f"checkpoint.initial: {error}") from None
+        raise UserError(f"checkpoint.initial: {error}") from None
     return weights
 
 
@@ -46,7 +47,7 @@ def load_initial(folder: Path, parts: Iterable["nn.Module"], size: Flavor) -> No
     """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time.
 
     Raises:
-        ConfigError: as `check_initial`.
+        UserError: as `check_initial`.
     """
     import torch
 

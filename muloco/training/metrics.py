@@ -18,11 +18,11 @@ from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.model.flavors import flavor
 from muloco.outer import Sync
 from muloco.outer.digest import as_hex
-from muloco.training.config import Config as RunConfig
+from muloco.runs.folder import MetricsWriter, RunFolder, read_lines, standing
+from muloco.runs.states import State, state_line
+from muloco.settings.config import Config as RunConfig
 from muloco.training.lasting import LastingTracker, Tracker
 from muloco.training.pulse import Pulse
-from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines, standing
-from muloco.training.states import State, state_line
 from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
+from muloco.errors import UserError
 from muloco.optim import GPA, Muon
-from muloco.training.config import Optimizer
-from muloco.training.load import ConfigError
+from muloco.settings.config import Optimizer
 from muloco.training.schedule import inner_share
 
 PATTERNS = {
@@ -65,11 +65,11 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
     """Returns torchtitan's optimizer config for the resolved `optimizer` section.
 
     Raises:
-        ConfigError: `symmetric_products` is `triton`, and there is no CUDA device.
+        UserError: `symmetric_products` is `triton`, and there is no CUDA device.
     """
     assert chosen.weight_decay is not None
     if chosen.symmetric_products == "triton" and not torch.cuda.is_available():
-        raise ConfigError(NO_TRITON)
+        raise UserError(NO_TRITON)
     if chosen.name == "SGD":
         sgd = {
             "lr": chosen.lr,

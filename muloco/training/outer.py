@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 
+from muloco.errors import UserError
 from muloco.optim import Muon
 from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
 from muloco.outer.codecs import build_codec
@@ -21,11 +22,11 @@ from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
 from muloco.outer.terms import Setting
-from muloco.training.commits import CommitLog, Progress
-from muloco.training.config import Compression as CompressionConfig
-from muloco.training.config import Config, OuterOptimizer
+from muloco.runs.commits import CommitLog, Progress
+from muloco.settings.config import Compression as CompressionConfig
+from muloco.settings.config import Config, OuterOptimizer
+from muloco.settings.load import flatten
 from muloco.training.environment import LIGHTHOUSE, secret_of
-from muloco.training.load import ConfigError, flatten
 from muloco.training.schedule import schedule_steps
 
 TABLES = ("tok_embeddings", "lm_head")
@@ -245,5 +246,5 @@ def _process_group(chosen: str) -> str:
     if chosen == "auto":  # the launcher says gloo where workers share devices
         return "nccl" if torch.cuda.is_available() else "gloo"
     if chosen == "nccl" and not torch.cuda.is_available():
-        raise ConfigError("fault_tolerance.process_group nccl needs CUDA devices, and this machine has none; use gloo")
+        raise UserError("fault_tolerance.process_group nccl needs CUDA devices, and this machine has none; use gloo")
     return chosen

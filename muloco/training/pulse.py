@@ -29,7 +29,7 @@ class Sign:
     step: int
     """Inner steps that the worker has taken."""
     state: str
-    """State in which the worker is from now on (`muloco.training.states`)."""
+    """State in which the worker is from now on (`muloco.runs.states`)."""
 
 
 class Pulse:

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from muloco.data.errors import DataError
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
+from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
-from muloco.training.bounds import LONGEST_NAME
-from muloco.training.config import Config, Optimizer, Role, Training
+from muloco.settings.bounds import LONGEST_NAME
+from muloco.settings.config import Config, Optimizer, Role, Training
+from muloco.settings.load import naming, settle
 from muloco.training.evaluation import check_evaluation
 from muloco.training.initial import check_initial
-from muloco.training.load import ConfigError, naming, settle
 
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
@@ -50,7 +50,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
         config_name: the name after which a run without a name is named.
 
     Raises:
-        ConfigError: values or combinations that cannot run, in one line that says what is allowed.
+        UserError: values or combinations that cannot run, in one line that says what is allowed.
     """
     config = copy.deepcopy(chosen)
     derived: dict[str, str] = {}
@@ -58,7 +58,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     try:
         size = flavor(config.model.flavor)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
     if config.model.flavor != size.name:
         derived["model.flavor"] = f"the full name of {config.model.flavor}"
         config.model.flavor = size.name
@@ -118,7 +118,7 @@ def _usable(name: str) -> str:
 
 def _check_metrics(config: Config) -> None:
     if config.metrics.wandb and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("metrics.wandb needs the package wandb: pip install wandb")
+        raise UserError("metrics.wandb needs the package wandb: pip install wandb")
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
@@ -127,12 +127,12 @@ def _check_optimizer(optimizer: Optimizer) -> None:
         if optimizer.cautious_weight_decay:
             refused.append("optimizer.cautious_weight_decay")
         if refused:
-            raise ConfigError(
+            raise UserError(
                 f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
                 "choose Muon or AdamW, or leave that out"
             )
     if optimizer.scalar.rule == "muon":
-        raise ConfigError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
+        raise UserError("optimizer.scalar.rule muon: norms are vectors, muon takes matrices; choose adamw or lion")
 
 
 def _resolve_method(config: Config, derived: dict[str, str]) -> None:
@@ -143,13 +143,13 @@ def _resolve_method(config: Config, derived: dict[str, str]) -> None:
         ft.semi_sync_method = "gpa" if averages else "diloco"
         derived["fault_tolerance.semi_sync_method"] = f"optimizer.name {optimizer.name}"
     if averages != (ft.semi_sync_method == "gpa"):
-        raise ConfigError(
+        raise UserError(
             "optimizer.name GPA and fault_tolerance.semi_sync_method gpa go together; got "
             f"{optimizer.name} and {ft.semi_sync_method} (without the latter, it follows from the former)"
         )
     if not averages:
         if optimizer.mu_x is not None or optimizer.mu_y is not None:
-            raise ConfigError(f"optimizer.mu_x and optimizer.mu_y belong to optimizer.name GPA; got {optimizer.name}")
+            raise UserError(f"optimizer.mu_x and optimizer.mu_y belong to optimizer.name GPA; got {optimizer.name}")
         return
     if optimizer.mu_x is None:
         optimizer.mu_x = 0.9967 ** (32 / ft.sync_steps)
@@ -163,15 +163,15 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
     """Checks that data and tokenizer are there and fit; paths become absolute, so that a run resumes from anywhere."""
     data = config.data
     if not data.sources:
-        raise ConfigError("data.corpus names no source")
+        raise UserError("data.corpus names no source")
     if data.prepare is None:
         data.prepare = not any(map(is_hub, data.sources))
         derived["data.prepare"] = f"{'no' if data.prepare else 'a'} source of data.corpus is on the hub"
     if data.weights is not None:
         if len(data.weights) != len(data.sources):
-            raise ConfigError(f"data.weights has {len(data.weights)} entries, data.corpus has {len(data.sources)}")
+            raise UserError(f"data.weights has {len(data.weights)} entries, data.corpus has {len(data.sources)}")
     elif len(data.sources) > 1 and not data.prepare and any(map(is_hub, data.sources)):
-        raise ConfigError("data.weights is needed: the size of a data set on the hub is not known while it is streamed")
+        raise UserError("data.weights is needed: the size of a data set on the hub is not known while it is streamed")
     corpus = tuple(map(_absolute, data.sources))
     data.corpus = corpus[0] if isinstance(data.corpus, str) else corpus
     data.validation = data.validation and _absolute(data.validation)
@@ -179,20 +179,17 @@ def _resolve_data(config: Config, size: Flavor, derived: dict[str, str]) -> None
         _check_source("data.corpus", name, data.text_field)
     if data.validation:
         _check_source("data.validation", data.validation, data.text_field)
-    try:
-        if data.tokenizer != EMBEDDED:
-            data.tokenizer = str(Path(data.tokenizer).absolute())
-            with naming("data.tokenizer"):
-                entries = _entries(Path(data.tokenizer))
-            if entries > size.vocabulary:
-                raise ConfigError(
-                    f"data.tokenizer {data.tokenizer} has {entries} entries, "
-                    f"more than the {size.vocabulary} of flavor {size.alias}"
-                )
-    except DataError as error:
-        raise ConfigError(str(error)) from None
+    if data.tokenizer != EMBEDDED:
+        data.tokenizer = str(Path(data.tokenizer).absolute())
+        with naming("data.tokenizer"):
+            entries = _entries(Path(data.tokenizer))
+        if entries > size.vocabulary:
+            raise UserError(
+                f"data.tokenizer {data.tokenizer} has {entries} entries, "
+                f"more than the {size.vocabulary} of flavor {size.alias}"
+            )
     if data.tokenizer == EMBEDDED and not SMALLEST_VOCABULARY <= data.vocabulary <= size.vocabulary:
-        raise ConfigError(
+        raise UserError(
             f"data.vocabulary must be from {SMALLEST_VOCABULARY} to the {size.vocabulary} of flavor {size.alias}; "
             f"got {data.vocabulary}"
         )
@@ -204,8 +201,8 @@ def _check_source(option: str, name: str, text_field: str) -> None:
     try:
         with naming(option):
             open_source(name, text_field)
-    except DataError as error:
-        raise ConfigError(f"{option}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
 
 
 @functools.cache
@@ -221,24 +218,24 @@ def _absolute(source: str) -> str:
 def _check_workers(config: Config) -> None:
     ft = config.fault_tolerance
     if not 0 <= ft.replica_id < ft.group_size:
-        raise ConfigError(
+        raise UserError(
             f"fault_tolerance.replica_id must be from 0 to group_size - 1 = {ft.group_size - 1}; got {ft.replica_id}"
         )
     if ft.semi_sync_method == "none" and ft.group_size > 1:
-        raise ConfigError(
+        raise UserError(
             f"fault_tolerance.semi_sync_method none leaves {ft.group_size} workers apart for good; "
             "choose diloco or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
         )
     if ft.min_replica_size > ft.group_size:
-        raise ConfigError(
+        raise UserError(
             f"fault_tolerance.min_replica_size {ft.min_replica_size} is more than the group_size {ft.group_size}"
         )
     if config.chaos.interval_seconds is not None and config.worker_processes == 1:
-        raise ConfigError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
+        raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
     if not config.chaos.kinds:
-        raise ConfigError("chaos.kinds names no kind of fault; there are kill, stop and cut")
+        raise UserError("chaos.kinds names no kind of fault; there are kill, stop and cut")
     if ft.transport == "in_process" and ft.process_group == "nccl":
-        raise ConfigError("fault_tolerance.process_group nccl joins processes; with transport in_process leave it auto")
+        raise UserError("fault_tolerance.process_group nccl joins processes; with transport in_process leave it auto")
 
 
 def _resolve_outer(config: Config, size: Flavor, derived: dict[str, str]) -> None:
@@ -246,7 +243,7 @@ def _resolve_outer(config: Config, size: Flavor, derived: dict[str, str]) -> Non
     ft, outer = config.fault_tolerance, config.outer_optimizer
     averages = ft.semi_sync_method in ("local_sgd", "gpa")
     if averages and (outer.class_name != "sgd" or outer.lr not in (None, 1.0) or outer.momentum not in (None, 0.0)):
-        raise ConfigError(
+        raise UserError(
             f"fault_tolerance.semi_sync_method {ft.semi_sync_method} averages the workers: its outer optimizer is sgd "
             f"with lr 1 and momentum 0; got {outer.class_name}, {outer.lr}, {outer.momentum} (diloco takes any)"
         )
@@ -264,7 +261,7 @@ def _resolve_outer(config: Config, size: Flavor, derived: dict[str, str]) -> Non
             "the whole model is synced at once" if modules is None else "entries of module_fqns_per_model_fragment"
         )
     if modules is not None and len(modules) != ft.num_fragments:
-        raise ConfigError(
+        raise UserError(
             f"fault_tolerance.num_fragments is {ft.num_fragments}, module_fqns_per_model_fragment has {len(modules)}"
         )
     if ft.num_fragments == 1 and ft.fragment_sync_delay == 0 and modules is None:
@@ -277,22 +274,20 @@ def _resolve_outer(config: Config, size: Flavor, derived: dict[str, str]) -> Non
             by_modules(names, [fragment.split(",") for fragment in modules])
         Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
     except ValueError as error:
-        raise ConfigError(f"fault_tolerance: {error}") from None
+        raise UserError(f"fault_tolerance: {error}") from None
 
 
 def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
     chosen = config.compression
     if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
-        raise ConfigError(
+        raise UserError(
             f"compression.kind {chosen.kind} has no pseudogradients to compress: fault_tolerance.semi_sync_method is "
             "none; choose diloco, or leave compression out"
         )
     if chosen.kind == "none" and chosen.error_feedback:
-        raise ConfigError(
-            "compression.error_feedback needs a compression.kind that loses something; with none, nothing"
-        )
+        raise UserError("compression.error_feedback needs a compression.kind that loses something; with none, nothing")
     if chosen.kind == "topk" and chosen.reduce == "requantize":
-        raise ConfigError(
+        raise UserError(
             "compression.reduce requantize is for quantizers: of the mean of topk it would keep only the largest "
             "elements; choose gather, the exact mean of the paper's top-k, or reselect"
         )
@@ -316,7 +311,7 @@ def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
             values=chosen.values,
         )
     except ValueError as error:
-        raise ConfigError(f"compression: {error}") from None
+        raise UserError(f"compression: {error}") from None
 
 
 def _check_tensor_parallel(config: Config, size: Flavor) -> None:
@@ -328,7 +323,7 @@ def _check_tensor_parallel(config: Config, size: Flavor) -> None:
         ("tokens of training.seq_len, which the norms are divided over", config.training.seq_len),
     ):
         if number % degree:
-            raise ConfigError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
+            raise UserError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 
 
 def _derive_steps(config: Config, size: Flavor, derived: dict[str, str]) -> None:
@@ -336,7 +331,7 @@ def _derive_steps(config: Config, size: Flavor, derived: dict[str, str]) -> None
     step = f"{training.global_batch_size:,} sequences x {training.seq_len:,} tokens"
     if training.steps is not None:
         if training.tokens is not None and training.tokens != training.steps * config.tokens_per_step:
-            raise ConfigError(
+            raise UserError(
                 f"training.steps {training.steps} and training.tokens {training.tokens} do not agree: at "
                 f"{config.tokens_per_step} tokens a step, {training.steps} steps are "
                 f"{training.steps * config.tokens_per_step} tokens; give only one of the two"
@@ -370,7 +365,7 @@ def _check_batches(config: Config) -> None:
     together = ranks * config.workers
     share = training.local_batch_size * together
     if training.global_batch_size % share:
-        raise ConfigError(
+        raise UserError(
             f"training.global_batch_size {training.global_batch_size} must be a multiple of "
             f"{_counted(config.workers, 'worker')} x {_counted(ranks, 'data-parallel rank')} x "
             f"local_batch_size {training.local_batch_size} = {share}; {_batches_that_fit(training, together)}"

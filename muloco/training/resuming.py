@@ -10,11 +10,12 @@ from typing import Any
 
 from muloco.data.prepare import TrainingData
 from muloco.data.sources import EMBEDDED, is_hub, open_source
-from muloco.training.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, flatten, from_dict, load_config, to_dict
+from muloco.errors import UserError
+from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
+from muloco.runs.folder import RunFolder, read_json
+from muloco.settings.config import Config
+from muloco.settings.load import flatten, from_dict, load_config, to_dict
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder, read_json
 from muloco.training.schedule import inner_learning_rate, schedule_steps
 
 MAY_CHANGE = (
@@ -59,19 +60,19 @@ def take_up(asked: Config) -> Resumption:
         asked: as loaded, with overrides.
 
     Raises:
-        ConfigError: there is no such run, or the config changes a field that a resume may not change.
+        UserError: there is no such run, or the config changes a field that a resume may not change.
     """
     asked = copy.deepcopy(asked)
     if asked.run.name is None:
-        raise ConfigError("--resume needs the name of a run; give its config.json as CONFIG, or its --run.name")
+        raise UserError("--resume needs the name of a run; give its config.json as CONFIG, or its --run.name")
     folder = run_folder(asked)
     if not os.path.exists(folder.config):  # False also for a name that no file can have
-        raise ConfigError(f"there is no run to resume in {folder.root}; name it with --run.name")
+        raise UserError(f"there is no run to resume in {folder.root}; name it with --run.name")
     try:
         stored = read_json(folder.config)
         newest, _ = CheckpointFolder(folder.checkpoint).newest()
     except (ValueError, NoWholeCheckpoint) as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
     before = load_config(str(folder.config.absolute()))
     remarks: list[str | None] = []
     if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
@@ -86,7 +87,7 @@ def take_up(asked: Config) -> Resumption:
     steps = config.training.steps
     assert steps is not None
     if steps < step:
-        raise ConfigError(
+        raise UserError(
             f"training.steps is {steps}, but the run has a checkpoint of step {step}; it must be at least {step}"
         )
     remarks.append(_length_remark(before, config, step))
@@ -120,12 +121,12 @@ def run_folder(config: Config) -> RunFolder:
     """The folder of a config's run.
 
     Raises:
-        ConfigError: the run has no valid name.
+        UserError: the run has no valid name.
     """
     try:
         return RunFolder.of(config.run.outputs, config.run.name)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
@@ -176,7 +177,7 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
         what was compared, if data is in another place now.
 
     Raises:
-        ConfigError: the data is not the same.
+        UserError: the data is not the same.
     """
     before, data = resumption.content, resumption.config.data
     where = ", ".join(f"{name} {_field(resumption.config, name)}" for name in resumption.moved)
@@ -191,7 +192,7 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
         if name in before and before[name] != content[name]:
             what = "digest of the files' names and sizes" if name == "files" else f"digest of the {name}"
             cure = "use the Python that started it" if located == EMBEDDED else "give the path of the same data"
-            raise ConfigError(
+            raise UserError(
                 f"{field} {located} is not what the run was started with ({what} {_shown(before[name])}, now "
                 f"{_shown(content[name])}): {cure}, or start a new run"
             )
@@ -212,7 +213,7 @@ def _look_for_data(asked: Config) -> None:
     ):
         for name in names:
             if name != EMBEDDED and not is_hub(name) and not os.path.exists(name):
-                raise ConfigError(
+                raise UserError(
                     f"data.{field} {name} does not exist any more; if the data was moved, give its new path with "
                     f"--data.{field} (its content is compared)"
                 )
@@ -244,7 +245,7 @@ def _refuse(changed: dict[str, str]) -> None:
     free = {*MAY_CHANGE, *LENGTH, *LOCATIONS}
     refused = [text for name, text in changed.items() if name not in free and f"{name.split('.')[0]}.*" not in free]
     if refused:
-        raise ConfigError(
+        raise UserError(
             f"a resume may not change these fields: {', '.join(refused)}; keep their values, or start a new run under "
             "another --run.name (from these weights with `muloco export` and --checkpoint.initial)"
         )

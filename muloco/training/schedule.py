@@ -2,7 +2,7 @@
 
 import math
 
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def schedule_steps(config: Config) -> int:

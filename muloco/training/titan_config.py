@@ -27,12 +27,12 @@ from muloco.data.prepare import TrainingData
 from muloco.model.flavors import flavor
 from muloco.model.llama import model_spec
 from muloco.outer.in_process import InProcessGroup
+from muloco.runs.folder import RunFolder
+from muloco.settings.config import Config
 from muloco.training.checkpoint import RunCheckpoint
-from muloco.training.config import Config
 from muloco.training.evaluation import Evaluation, evaluation_steps
 from muloco.training.metrics import RunMetrics
 from muloco.training.optimizers import InnerRates, inner_optimizers
-from muloco.training.run_folder import RunFolder
 from muloco.training.stop_request import StopRequest
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator

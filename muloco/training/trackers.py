@@ -8,9 +8,10 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, flatten, to_dict
-from muloco.training.run_folder import RunFolder
+from muloco.errors import UserError
+from muloco.runs.folder import RunFolder
+from muloco.settings.config import Config
+from muloco.settings.load import flatten, to_dict
 
 HPARAM_METRICS = ("loss", "validation_loss", "validation_bits_per_byte")
 """Metrics of a run in TensorBoard's HPARAMS tab, next to its settings."""
@@ -66,7 +67,7 @@ class WeightsAndBiases:
         config: resolved; it becomes the W&B run's config.
 
     Raises:
-        ConfigError: W&B does not start; the message has its reason.
+        UserError: W&B does not start; the message has its reason.
     """
 
     def __init__(self, folder: RunFolder, worker: int, config: Config):
@@ -88,7 +89,7 @@ class WeightsAndBiases:
                 reinit="create_new",  # the workers of one process are runs side by side
             )
         except wandb.Error as error:
-            raise ConfigError(f"metrics.wandb: Weights & Biases does not start: {error}") from error
+            raise UserError(f"metrics.wandb: Weights & Biases does not start: {error}") from error
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muloco.data.cache import default_cache
-from muloco.data.errors import DataError
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, error_reason, load_config
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
+from muloco.runs.folder import RunFolder
+from muloco.settings.config import Config
+from muloco.settings.load import error_reason, load_config
+from muloco.settings.values import shown
 from muloco.training.resuming import take_own_tokenizer
-from muloco.training.run_folder import RunFolder
-from muloco.training.values import shown
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +54,12 @@ class Trained:
         """Returns all parameters by name, as plain fp32 tensors in host memory.
 
         Raises:
-            ConfigError: the part is damaged, or cannot be read as data.
+            UserError: the part is damaged, or cannot be read as data.
         """
         import torch
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-        from muloco.training import safe_reader
+        from muloco.runs import safe_reader
 
         try:
             stored = safe_reader.read_metadata(self.part).state_dict_metadata
@@ -71,7 +71,7 @@ class Trained:
             }
             safe_reader.load(found, self.part, no_dist=True)
         except safe_reader.UnreadablePart as error:
-            raise ConfigError(str(error)) from None
+            raise UserError(str(error)) from None
         return {name.removeprefix(kind): tensor for name, tensor in found.items()}
 
     def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
@@ -95,16 +95,13 @@ class Trained:
         """The copy in the run folder; runs of older versions have none, for them the one that their config names.
 
         Raises:
-            ConfigError: it is gone or cannot be read.
+            UserError: it is gone or cannot be read.
         """
         data = self.config.data
-        try:
-            if self.run.tokenizer.exists():
-                return DocumentTokenizer(self.run.tokenizer)
-            logger.warning("%s is missing: taking the tokenizer %s of now", self.run.tokenizer, data.tokenizer)
-            return open_tokenizer(data.tokenizer, data.vocabulary, default_cache())
-        except DataError as error:
-            raise ConfigError(str(error)) from None
+        if self.run.tokenizer.exists():
+            return DocumentTokenizer(self.run.tokenizer)
+        logger.warning("%s is missing: taking the tokenizer %s of now", self.run.tokenizer, data.tokenizer)
+        return open_tokenizer(data.tokenizer, data.vocabulary, default_cache())
 
 
 def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = True) -> Trained:
@@ -116,7 +113,7 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
         verified: whether to compare its global part with the digests, which takes as long as reading it.
 
     Raises:
-        ConfigError: there is no such checkpoint, or it is incomplete or damaged; one line says why, and which
+        UserError: there is no such checkpoint, or it is incomplete or damaged; one line says why, and which
             checkpoints exist.
     """
     run, step = named_checkpoint(checkpoint, step)
@@ -132,17 +129,17 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
         try:
             newest, aside = folder.newest(read)
         except NoWholeCheckpoint as error:
-            raise ConfigError(str(error).split("; move")[0]) from None
+            raise UserError(str(error).split("; move")[0]) from None
         for reason in aside:
             logger.warning("skipped checkpoint %s", reason)
         if newest is None:
-            raise ConfigError(f"{run.root} has no checkpoint" + ("" if not aside else f" that is whole ({aside[0]})"))
+            raise UserError(f"{run.root} has no checkpoint" + ("" if not aside else f" that is whole ({aside[0]})"))
     else:
         try:
             newest = read(step)
         except ValueError as error:
             steps = ", ".join(map(str, folder.steps())) or "none"
-            raise ConfigError(
+            raise UserError(
                 f"{run.root}: checkpoint step-{step} cannot be used: {error}; steps there: {steps}"
             ) from None
     if verified and not newest.has_digests:
@@ -163,7 +160,7 @@ def named_checkpoint(checkpoint: str, step: int | None) -> tuple[RunFolder, int 
         step: the option beside it.
 
     Raises:
-        ConfigError: it is neither, or the run has no checkpoint of that step.
+        UserError: it is neither, or the run has no checkpoint of that step.
     """
     path = Path(checkpoint)
     if path.name == "config.json":
@@ -171,19 +168,19 @@ def named_checkpoint(checkpoint: str, step: int | None) -> tuple[RunFolder, int 
     if path.name.startswith("step-") and path.parent.name == "checkpoint":
         named = path.name.removeprefix("step-")
         if not named.isdecimal() or (step is not None and step != int(named)):
-            raise ConfigError(f"{path} and --step {step} are not the same checkpoint; give one of the two")
+            raise UserError(f"{path} and --step {step} are not the same checkpoint; give one of the two")
         path, step = path.parent.parent, int(named)
     run = RunFolder(path)
     try:
         there = run.config.is_file()
     except (OSError, ValueError) as error:  # too long for a path, not to be entered, a NUL in it
-        raise ConfigError(f"{shown(checkpoint)} cannot be read: {error_reason(error)}") from error
+        raise UserError(f"{shown(checkpoint)} cannot be read: {error_reason(error)}") from error
     if not there:
-        raise ConfigError(f"{path} is not the folder of a run: it has no config.json (nor is it .../checkpoint/step-N)")
+        raise UserError(f"{path} is not the folder of a run: it has no config.json (nor is it .../checkpoint/step-N)")
     folder = CheckpointFolder(run.checkpoint)
     if step is not None and step not in folder.steps():
         steps = ", ".join(map(str, folder.steps()))
-        raise ConfigError(
+        raise UserError(
             f"{path}: there is no checkpoint of step {step}; " + (f"there are {steps}" if steps else "there is none")
         )
     return run, step

@@ -14,24 +14,24 @@ import torch.distributed as dist
 import tyro
 
 from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
+from muloco.errors import UserError
+from muloco.failpoints import hit, on_hit
 from muloco.model.flavors import flavor
 from muloco.outer import OuterLoop, StateLost, Transport, TransportError
 from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
-from muloco.phases import listen, reach
+from muloco.runs.checkpoint_folder import NoWholeCheckpoint
+from muloco.runs.commits import CommitLog, Progress
+from muloco.runs.folder import RunFolder
+from muloco.runs.lock import only_one
+from muloco.runs.states import State
+from muloco.settings.config import Config as RunConfig
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
-from muloco.training.checkpoint_folder import NoWholeCheckpoint
-from muloco.training.commits import CommitLog, Progress
-from muloco.training.config import Config as RunConfig
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
 from muloco.training.initial import load_initial
-from muloco.training.load import ConfigError
-from muloco.training.lock import only_one
 from muloco.training.outer import build_outer_loop, build_transport
-from muloco.training.run_folder import RunFolder
-from muloco.training.states import State
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer
 
@@ -136,7 +136,7 @@ class MulocoTrainer(Trainer):
                     return
                 self.checkpointer.leaving = True
                 self.checkpointer.save(self.step)
-        except (StateLost, ConfigError) as error:
+        except (StateLost, UserError) as error:
             logger.error("no checkpoint was saved: %s", error)
 
     def _is_saved(self) -> bool:
@@ -183,7 +183,7 @@ class MulocoTrainer(Trainer):
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
         self.enter(State.TRAINING)
-        reach("inner_step")
+        hit("inner_step")
         super().train_step(data_iterator)
         self._free_gradients()
         self.metrics_processor.compiled = True
@@ -317,7 +317,7 @@ class MulocoTrainer(Trainer):
             cut=transport.cut,
             tell=lambda kind, phase: metrics.log_fault(self.step, kind, phase),
         )
-        listen(injector)
+        on_hit(injector)
 
     def close(self) -> None:
         super().close()

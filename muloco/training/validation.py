@@ -17,14 +17,14 @@ from torch.distributed.fsdp import FSDPModule
 from muloco._torchtitan import IGNORE_INDEX, Validator
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import own_batches, shared_batches
+from muloco.failpoints import hit
 from muloco.outer import OuterLoop
 from muloco.outer.digest import as_hex
-from muloco.phases import reach
+from muloco.runs.states import State
 from muloco.sharding import local
 from muloco.training.averaging import Averaging
 from muloco.training.batch_losses import Losses, mean, pack, unpack
 from muloco.training.evaluation import Evaluation, random_state_kept
-from muloco.training.states import State
 from muloco.training.validation_cost import is_validated
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class AnchorValidator(Validator):
     @contextlib.contextmanager
     def _beside_training(self) -> Iterator[None]:
         """Within this context, neither tokens nor time count as training."""
-        reach("validation")
+        hit("validation")
         started = time.perf_counter()
         tokens, last_log = self.metrics_processor.ntokens_since_last_log, self.metrics_processor.time_last_log
         yield

@@ -9,7 +9,7 @@ import math
 
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.outer.fragments import Schedule
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 TRAINING_PASSES = 3
 """Cost of a training step for a sequence, in forward passes: one forward pass, and a backward pass of twice its

@@ -14,18 +14,18 @@ import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.errors import UserError
 from muloco.outer import StateLost
 from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.outer.store import LOOPBACK, loopback_store
-from muloco.training.config import Config
+from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.states import State, tell_state
+from muloco.settings.config import Config
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.load import ConfigError
 from muloco.training.pulse import show_stacks_on_request
 from muloco.training.resuming import config_json, content_of, run_folder, way_on
-from muloco.training.run_folder import RunFolder, write_json
-from muloco.training.states import State, tell_state
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
 from muloco.training.worker_log import thread_name
@@ -42,7 +42,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         make_evaluation: makes the evaluation of the anchor after the steps that the config names; None: no evaluation.
 
     Raises:
-        ConfigError: the environment does not fit the config, or the run folder cannot be made.
+        UserError: the environment does not fit the config, or the run folder cannot be made.
         RuntimeError: training failed.
     """
     show_stacks_on_request()
@@ -57,7 +57,7 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         if os.environ["RANK"] == "0":
             tell_state(folder, workers, attempt=attempt, state=State.PREPARING)
     except OSError as error:
-        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
         if not folder.config.exists():

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
 
 LEVEL = "MULOCO_LOG"
 """Environment variable: the least level of messages from all libraries: DEBUG, INFO, WARNING or ERROR. Default: INFO
@@ -30,11 +30,11 @@ def set_up_log(*, rank: int) -> None:
     """Sends the messages of this process to its output. Ranks other than 0 write only warnings and errors.
 
     Raises:
-        ConfigError: MULOCO_LOG is not a level.
+        UserError: MULOCO_LOG is not a level.
     """
     asked = os.environ.get(LEVEL)
     if asked is not None and asked not in LEVELS:
-        raise ConfigError(f"{LEVEL} in the environment must be one of {', '.join(LEVELS)}; got {asked!r}")
+        raise UserError(f"{LEVEL} in the environment must be one of {', '.join(LEVELS)}; got {asked!r}")
     logging.basicConfig(
         level=asked or logging.WARNING,
         format="%(asctime)s %(levelname)s %(speaker)s%(message)s",

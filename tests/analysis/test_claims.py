@@ -13,7 +13,7 @@ from muloco.analysis.critical_batch import crossing
 from muloco.analysis.report.contents import build
 from muloco.analysis.report.pooling import groups, pool
 from muloco.analysis.report.runs import read_run
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 from .runs_on_disk import data_parallel, diloco, finished, muloco
 

@@ -15,7 +15,7 @@ from muloco.analysis.pseudogradients.proposition import Step
 from muloco.analysis.pseudogradients.study import MatrixFigures, Study
 from muloco.analysis.report.chart import Figure, Panel, Series
 from muloco.analysis.report.draw import draw
-from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.runs.folder import MetricsWriter, RunFolder
 
 from .runs_on_disk import diloco, written
 
@@ -144,7 +144,7 @@ def test_figures_ask_for_no_display(tmp_path: Path) -> None:
     """As where a notebook has set a backend that is not known here."""
     run_with(tmp_path, {0: {1: 5.0}})
     code = (
-        "import sys; from muloco.analysis.plots import plot_loss; from muloco.training.run_folder import RunFolder;"
+        "import sys; from muloco.analysis.plots import plot_loss; from muloco.runs.folder import RunFolder;"
         f"plot_loss(RunFolder({str(tmp_path)!r})); assert 'matplotlib.pyplot' not in sys.modules"
     )
     environment = {

@@ -6,7 +6,7 @@ import pytest
 
 from muloco.analysis.output import writing
 from muloco.cli import main
-from muloco.training.load import ConfigError
+from muloco.errors import UserError
 
 from .runs_on_disk import finished, muloco
 
@@ -72,5 +72,5 @@ def test_a_name_that_is_too_long_for_a_path(capsys: pytest.CaptureFixture[str]) 
 
 def test_what_the_file_system_refuses_on_the_way_is_said(tmp_path: Path) -> None:
     said = r"^--out: .*missing/file cannot be written: No such file or directory$"
-    with pytest.raises(ConfigError, match=said), writing("--out", tmp_path):
+    with pytest.raises(UserError, match=said), writing("--out", tmp_path):
         (tmp_path / "missing" / "file").write_text("")

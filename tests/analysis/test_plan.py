@@ -14,14 +14,15 @@ from muloco.analysis.plan import GPUS, fastest, plan
 from muloco.analysis.plan_table import plan_tables, plot_plans
 from muloco.cli import main
 from muloco.console import open_console
+from muloco.errors import UserError
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import Crowd, OuterLoop
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.memory import sync_words
-from muloco.training.config import Config, OuterOptimizer
-from muloco.training.load import CHECKOUT, ConfigError, load_config
+from muloco.settings.config import Config, OuterOptimizer
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.training.optimizers import PATTERNS
 from muloco.training.outer import build_outer_optimizer
 from muloco.training.resolve import resolve
@@ -214,7 +215,7 @@ def test_the_fastest_depends_on_the_link() -> None:
     ],
 )
 def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         plan(paper("DP Muon"), **options)
     assert GPUS["H100"].flops > 9e14
 

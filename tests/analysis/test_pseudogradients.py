@@ -17,7 +17,7 @@ from muloco.analysis.pseudogradients.measures import (
 )
 from muloco.analysis.pseudogradients.proposition import Step, measure_step, nuclear_norm
 from muloco.optim import Muon, orthogonalize
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

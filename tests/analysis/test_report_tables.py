@@ -16,8 +16,8 @@ from muloco.analysis.report.runs import read_run
 from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
 from muloco.analysis.report.wall_time import published_times, wall_clock_figure, wall_clock_table
 from muloco.recipes import base
-from muloco.training.config import Config
-from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
+from muloco.runs.folder import MetricsWriter, RunFolder, write_json
+from muloco.settings.config import Config
 
 from .runs_on_disk import data_parallel, diloco, finished, muloco
 

@@ -6,7 +6,7 @@ import pytest
 
 from muloco.analysis import published, wall_clock
 from muloco.model.flavors import flavor
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 N = flavor("15B").parameters
 COMPUTE = 0.973

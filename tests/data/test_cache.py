@@ -12,7 +12,7 @@ import pytest
 
 from muloco.cli import main
 from muloco.data.cache import make_once
-from muloco.data.errors import DataError
+from muloco.errors import UserError
 
 from ..patience import PATIENCE
 from .test_nothing_lost import fail
@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
         (folder / "half").touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(DataError, match=f"the cache {tmp_path} cannot be written: No space left on device; MULOCO"):
+    with pytest.raises(UserError, match=f"the cache {tmp_path} cannot be written: No space left on device; MULOCO"):
         make_once(tmp_path / "entry", no_space)
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 

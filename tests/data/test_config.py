@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from muloco.cli import main
-from muloco.training.config import Config
+from muloco.errors import UserError
+from muloco.settings.config import Config
+from muloco.settings.load import apply_overrides, from_dict, load_config, to_dict
 from muloco.training.data import prepare_data
-from muloco.training.load import ConfigError, apply_overrides, from_dict, load_config, to_dict
 from muloco.training.resolve import resolve
 
 
@@ -59,7 +60,7 @@ def test_what_cannot_be_is_refused_in_one_line(corpus: Path, monkeypatch, words:
     vocabulary = {"<|begin_of_text|>": 0, "<|end_of_text|>": 4999}
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "?"}
     Path("large/tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         resolve(config(words))
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -84,6 +85,6 @@ def test_more_ranks_than_documents_are_refused_before_the_start(corpus: Path, mo
     words += " --fault_tolerance.semi_sync_method diloco"
     prepare_data(resolve(config(f"{words} --fault_tolerance.group_size 8 --training.global_batch_size 8")))
     words += " --parallelism.data_parallel_shard_degree 8 --fault_tolerance.group_size 64"
-    with pytest.raises(ConfigError, match="take fewer workers") as refusal:
+    with pytest.raises(UserError, match="take fewer workers") as refusal:
         prepare_data(resolve(config(f"{words} --training.global_batch_size 512")))
     assert "512" in str(refusal.value) and "\n" not in str(refusal.value)

@@ -11,9 +11,10 @@ import pytest
 import zstandard
 
 from muloco.cli import main
-from muloco.data.errors import DataError, Skipped
+from muloco.data.errors import Skipped
 from muloco.data.readers import PIECE_BYTES
 from muloco.data.sources import open_source, read_texts
+from muloco.errors import UserError
 
 from .test_sources import COMPRESSIONS, jsonl, read
 
@@ -24,7 +25,7 @@ def names(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     texts = list(read_texts(source, skipped := Skipped(strict=False, quiet=True)))
     assert skipped.count == len(source.left_out)
     if source.left_out:
-        with pytest.raises(DataError, match=r"data\.strict refuses"):
+        with pytest.raises(UserError, match=r"data\.strict refuses"):
             list(read_texts(source, Skipped(strict=True)))
     return texts, [(Path(where).relative_to(path).as_posix(), reason) for where, reason in source.left_out]
 
@@ -36,7 +37,7 @@ def write(path: Path, text: str | None = None) -> Path:
 
 
 def refused(path: Path | str) -> str:
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(UserError) as refusal:
         open_source(str(path), "text")
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
@@ -74,7 +75,7 @@ def test_a_file_that_may_not_be_read_is_refused_before_anything_is(tmp_path: Pat
 def test_a_file_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = write(tmp_path / "b.jsonl")
     monkeypatch.setattr(Path, "open", fail(Path.open, closed))
-    with pytest.raises(DataError, match=f"{closed} cannot be read: Permission denied"):
+    with pytest.raises(UserError, match=f"{closed} cannot be read: Permission denied"):
         read(tmp_path)
 
 
@@ -176,7 +177,7 @@ def test_other_encodings_are_named_and_refused(tmp_path: Path, encoding: str, ki
     path.write_bytes(
         COMPRESSIONS[compression]((text if kind == "txt" else json.dumps({"text": text})).encode(encoding))
     )
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(UserError) as refusal:
         read(path)
     name = ENCODINGS[encoding]
     assert str(refusal.value) == (
@@ -187,7 +188,7 @@ def test_other_encodings_are_named_and_refused(tmp_path: Path, encoding: str, ki
 def test_byte_order_marks_of_big_endian_machines(tmp_path: Path) -> None:
     for mark, name in ((b"\xfe\xff", "UTF-16BE"), (b"\0\0\xfe\xff", "UTF-32BE")):
         (tmp_path / "a.txt").write_bytes(mark + "東京".encode(name))
-        with pytest.raises(DataError, match=f"is text in {name}"):
+        with pytest.raises(UserError, match=f"is text in {name}"):
             read(tmp_path / "a.txt")
 
 
@@ -208,7 +209,7 @@ def test_nuls_are_no_text(tmp_path: Path, caplog, name: str) -> None:
     assert not any("\0" in text for text in texts) and skipped.count
     assert (texts[0], texts[-1]) == ("one", "three") if "jsonl" in name else True
     assert f"skipped {path}, " in caplog.text and "of the text is NUL" in caplog.text
-    with pytest.raises(DataError, match="character . of the text is NUL; a text may not hold NULs"):
+    with pytest.raises(UserError, match="character . of the text is NUL; a text may not hold NULs"):
         read(path, strict=True)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from muloco._torchtitan import IGNORE_INDEX
-from muloco.data.errors import DataError
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.prepare import prepare
+from muloco.errors import UserError
 
 from . import test_loader, test_streaming
 from .conftest import EOS_ID, LENGTHS
@@ -151,5 +151,5 @@ def test_what_is_held_out_is_counted_in_pairs(tmp_path: Path, tokenizer, predict
         )
 
     ask(there)
-    with pytest.raises(DataError, match=f"holds out {there} sequences of 1 tokens, {there + 1} were asked for"):
+    with pytest.raises(UserError, match=f"holds out {there} sequences of 1 tokens, {there + 1} were asked for"):
         ask(there + 1)

@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 from muloco.data import corpus as corpus_module
 from muloco.data.cache import default_cache
 from muloco.data.corpus import Corpus, Document, load_corpus
-from muloco.data.errors import DataError
 from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.data.prepare import TrainingData, open_tokenizer, prepare_source
 from muloco.data.prepare import prepare as prepare_all
 from muloco.data.prepared import DamagedCacheError, Prepared, read_prepared, token_type
 from muloco.data.sources import open_source
 from muloco.data.tokenize import Part
+from muloco.errors import UserError
 
 TEXTS = [
     f"Der Käfer <|end_of_text|> {number} krabbelt über die Straße {'und weiter ' * number}\n" for number in range(60)
@@ -233,9 +233,9 @@ def test_files_are_prepared_like_any_corpus(tiny: Corpus, tmp_path: Path) -> Non
         assert decoded(prepared, split) == [text for text in TEXTS if Document("", text).split == split]
     assert prepared.skipped == 1 and "line 61: not JSON" in (prepared.first_skipped or "")
     assert "skipped 1 that hold no text (first: " in data.description()
-    with pytest.raises(DataError, match="line 61: not JSON .*; data.strict refuses it"):
+    with pytest.raises(UserError, match="line 61: not JSON .*; data.strict refuses it"):
         everything(str(tmp_path / "a.jsonl"), tmp_path, strict=True)
-    with pytest.raises(DataError, match="line 61: not JSON .*; data.strict refuses what"):
+    with pytest.raises(UserError, match="line 61: not JSON .*; data.strict refuses what"):
         everything(str(tmp_path / "a.jsonl"), tmp_path, strict=True, cache=tmp_path / "other")
 
 
@@ -301,11 +301,11 @@ def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> 
     write_jsonl(tmp_path / "a.jsonl", TEXTS)
     (tmp_path / "none.jsonl").write_text("{\n")
     for ahead in (True, False):
-        with pytest.raises(DataError, match=r"a.jsonl holds out \d+ sequences of 8 tokens \(about 5 %.*take fewer"):
+        with pytest.raises(UserError, match=r"a.jsonl holds out \d+ sequences of 8 tokens \(about 5 %.*take fewer"):
             everything(str(tmp_path / "a.jsonl"), tmp_path, held_out_sequences=5000, ahead=ahead)
-        with pytest.raises(DataError, match=r"none.jsonl holds no text.*; skipped 1 \(first: .*line 1: not JSON"):
+        with pytest.raises(UserError, match=r"none.jsonl holds no text.*; skipped 1 \(first: .*line 1: not JSON"):
             everything(str(tmp_path / "none.jsonl"), tmp_path, ahead=ahead)
-    with pytest.raises(DataError, match="how large hf:a/b is cannot be known while it is streamed; give data.weights"):
+    with pytest.raises(UserError, match="how large hf:a/b is cannot be known while it is streamed; give data.weights"):
         everything(["hf:a/b", "embedded"], tmp_path)
 
 

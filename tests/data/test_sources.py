@@ -11,9 +11,10 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from muloco.data.errors import DataError, Skipped
+from muloco.data.errors import Skipped
 from muloco.data.readers import PIECE_BYTES
 from muloco.data.sources import Files, Hub, open_source, read_texts
+from muloco.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -120,7 +121,7 @@ def test_bad_lines_are_named_counted_and_skipped_or_refused(tmp_path: Path, capl
     texts, skipped = read(path)
     assert texts == ["one", "two"] and skipped.count == 1
     assert f"skipped {path}, line 3: " in caplog.text and BAD_LINES[line] in caplog.text
-    with pytest.raises(DataError, match="line 3: .*; data.strict refuses what is skipped"):
+    with pytest.raises(UserError, match="line 3: .*; data.strict refuses what is skipped"):
         read(path, strict=True)
 
 
@@ -165,7 +166,7 @@ def test_bad_files_are_named_counted_and_skipped_or_refused(tmp_path: Path, capl
     expected = [json.loads(line)["text"] for line in LONG.splitlines()]
     assert texts[1:-1] == expected[: len(texts) - 2]
     assert (len(texts) > 100) == (name in ("cut.jsonl.zst", "cut.jsonl.gz"))
-    with pytest.raises(DataError, match="data.strict refuses"):
+    with pytest.raises(UserError, match="data.strict refuses"):
         read(tmp_path, strict=True)
 
 
@@ -177,7 +178,7 @@ def test_bad_rows_of_parquet(tmp_path: Path, caplog) -> None:
     write_parquet(tmp_path / "b.parquet", [1, 2])
     assert read(tmp_path / "b.parquet")[1].count == 2
     write_parquet(tmp_path / "c.parquet", ["a"], "content")
-    with pytest.raises(DataError, match="no column 'text'; it has: id, content"):
+    with pytest.raises(UserError, match="no column 'text'; it has: id, content"):
         read(tmp_path / "c.parquet", strict=True)
 
 
@@ -194,14 +195,14 @@ def test_foreign_files(tmp_path: Path, caplog) -> None:
     (tmp_path / "README.md").write_text("hello")
     texts, skipped = read(tmp_path)
     assert texts == ["a"] and skipped.count == 1 and "README.md: not a file that can be read (.jsonl, " in caplog.text
-    with pytest.raises(DataError, match="README.md"):
+    with pytest.raises(UserError, match="README.md"):
         read(tmp_path, strict=True)
-    with pytest.raises(DataError, match=r"README.md: no file that can be read; a file ends in .jsonl, .jsonl.gz"):
+    with pytest.raises(UserError, match=r"README.md: no file that can be read; a file ends in .jsonl, .jsonl.gz"):
         open_source(str(tmp_path / "README.md"), "text")
     (tmp_path / "a.jsonl").unlink()
-    with pytest.raises(DataError, match="no file that can be read; it holds README.md; a file ends in"):
+    with pytest.raises(UserError, match="no file that can be read; it holds README.md; a file ends in"):
         open_source(str(tmp_path), "text")
-    with pytest.raises(DataError, match="there is no file or folder .*nowhere; a corpus is a path, embedded, or hf:"):
+    with pytest.raises(UserError, match="there is no file or folder .*nowhere; a corpus is a path, embedded, or hf:"):
         open_source(str(tmp_path / "nowhere"), "text")
 
 
@@ -209,7 +210,7 @@ def test_a_file_that_the_disk_does_not_give_is_never_skipped(tmp_path: Path) -> 
     (tmp_path / "a.jsonl").write_bytes(jsonl(["a"]))
     source = open_source(str(tmp_path), "text")
     (tmp_path / "a.jsonl").unlink()
-    with pytest.raises(DataError, match=r"a.jsonl cannot be read: .*No such file"):
+    with pytest.raises(UserError, match=r"a.jsonl cannot be read: .*No such file"):
         list(read_texts(source, Skipped(strict=False)))
 
 
@@ -264,16 +265,16 @@ def test_hub_names_and_their_mistakes(tmp_path: Path) -> None:
     texts, skipped = read(name)
     assert texts == [f"{number} {text}" for number in range(3) for text in TEXTS * 18] and skipped.count == 0
     assert read(f"{name}:default@train")[0] == texts
-    with pytest.raises(DataError, match="Bad split: test"):
+    with pytest.raises(UserError, match="Bad split: test"):
         read(f"{name}@test")
-    with pytest.raises(DataError, match="'other' not found"):
+    with pytest.raises(UserError, match="'other' not found"):
         read(f"{name}:other")
-    with pytest.raises(DataError, match="has no field 'content'; it has: id, text"):
+    with pytest.raises(UserError, match="has no field 'content'; it has: id, text"):
         read(name, "content")
-    with pytest.raises(DataError, match="nobody/nothing"):
+    with pytest.raises(UserError, match="nobody/nothing"):
         read("hf:nobody/nothing")
     for bad in ("hf:", "hf:a@", "hf:a:b:c", "hf:a", "hf:a/", "hf:a/b/c", "hf:a b/c"):
-        with pytest.raises(DataError, match="write hf:OWNER/NAME"):
+        with pytest.raises(UserError, match="write hf:OWNER/NAME"):
             Hub(bad, "text")
 
 

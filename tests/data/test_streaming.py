@@ -10,9 +10,9 @@ import torch.distributed.checkpoint as dcp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from muloco.data.corpus import Document
-from muloco.data.errors import DataError
 from muloco.data.loader import StreamingDataLoader
 from muloco.data.prepare import prepare
+from muloco.errors import UserError
 
 from .conftest import LENGTHS, STRIDE
 from .test_loader import equal, rows, take
@@ -93,7 +93,7 @@ def test_shares_together_are_the_documents(corpus, documents, tokenizer, workers
         share = {"worker": worker, "workers": workers, "rank": rank, "ranks": ranks}
         loader = build(corpus, tokenizer, **share, seq_len=seq_len, shuffle_buffer=1, batch=1)
         if (worker * ranks + rank, workers * ranks) in BAD_SHARES:
-            with pytest.raises(DataError, match="finds no text"):
+            with pytest.raises(UserError, match="finds no text"):
                 take(loader, 1)
             continue
         order: list[Pair] = []
@@ -215,12 +215,12 @@ def test_bad_records_are_skipped_or_refused_on_the_way(corpus, tokenizer, caplog
     assert "0.jsonl, line 2: not JSON" in caplog.text
     assert "epoch 0 of" in caplog.text and "of 17 records; skipped 4 (first:" in caplog.text
     assert caplog.text.count("WARNING") == 4, "what is skipped is named in the first epoch"
-    with pytest.raises(DataError, match=r"0.jsonl, line 2: not JSON .*; data.strict refuses"):
+    with pytest.raises(UserError, match=r"0.jsonl, line 2: not JSON .*; data.strict refuses"):
         take(build(corpus, tokenizer, strict=True), 20)
 
 
 def test_a_share_without_text_is_refused(corpus, tokenizer) -> None:
-    with pytest.raises(DataError, match="share 39 of 40 finds no text in .*take fewer workers"):
+    with pytest.raises(UserError, match="share 39 of 40 finds no text in .*take fewer workers"):
         take(build(corpus, tokenizer, worker=39, workers=40), 1)
 
 

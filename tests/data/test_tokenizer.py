@@ -9,8 +9,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from muloco._torchtitan import HuggingFaceTokenizer
 from muloco.data.corpus import Corpus, Document
-from muloco.data.errors import DataError
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
+from muloco.errors import UserError
 
 from ..patience import PATIENCE
 
@@ -135,7 +135,7 @@ def test_bos_and_eos_are_found_where_tokenizers_name_them(tmp_path: Path, config
 
 def test_tokenizers_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     def refused(path: Path, message: str) -> None:
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(UserError, match=message):
             DocumentTokenizer(path)
 
     refused(

@@ -14,6 +14,7 @@ from torch import nn
 pytest.importorskip("lm_eval")
 
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
+from muloco.errors import UserError
 from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures, mean
 from muloco.evals.run import evaluate
@@ -21,7 +22,6 @@ from muloco.evals.scoring import Scorer
 from muloco.evals.tasks import Tasks, find_tasks, load_tasks
 from muloco.export.folders import export_huggingface
 from muloco.model.attention import DenseDocumentAttention
-from muloco.training.load import ConfigError
 from muloco.training.trained import find_trained
 
 from ..run_on_disk import BYTES, random_weights, write_run
@@ -143,7 +143,7 @@ def test_the_mean_counts_each_task_once() -> None:
 def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_tasks(tmp_path / "t")
     (folder / "text.jsonl").unlink()
-    with pytest.raises(ConfigError, match=r"task local_rolling: .*text\.jsonl"):
+    with pytest.raises(UserError, match=r"task local_rolling: .*text\.jsonl"):
         load_tasks(*find_tasks(["local_rolling"], str(folder)))
     import datasets.config
     import huggingface_hub.constants
@@ -153,5 +153,5 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (folder / "far.yaml").write_text((folder / "choice.yaml").read_text().replace("json\n", "no-such-owner/set\n", 1))
     text = (folder / "far.yaml").read_text().replace("local_choice", "far")
     (folder / "far.yaml").write_text("\n".join(line for line in text.splitlines() if "dataset_kwargs" not in line))
-    with pytest.raises(ConfigError, match=r"task far: its data set is not here .*no-such-owner/set"):
+    with pytest.raises(UserError, match=r"task far: its data set is not here .*no-such-owner/set"):
         load_tasks(*find_tasks(["far"], str(folder)))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from muloco.errors import UserError
 from muloco.evals.in_training import rehearse
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 from muloco.training.validation import AnchorValidator
 
 from .local_tasks import write_tasks
@@ -38,14 +38,14 @@ def test_a_task_that_can_be_evaluated_is_taken(config: Config) -> None:
 
 def test_answers_longer_than_the_model_takes_are_refused_at_the_start(config: Config) -> None:
     config.training.seq_len = 4
-    with pytest.raises(ConfigError, match=r"evaluation.tasks: local_choice cannot be evaluated: ValueError: .*takes 4"):
+    with pytest.raises(UserError, match=r"evaluation.tasks: local_choice cannot be evaluated: ValueError: .*takes 4"):
         rehearse(config)
 
 
 def test_a_task_that_is_broken_is_refused_at_the_start(config: Config) -> None:
     task = Path(str(config.evaluation.include_path)) / "choice.yaml"
     task.write_text(task.read_text().replace("{{question}}", "{{ question.missing.too }}"))
-    with pytest.raises(ConfigError, match="task local_choice cannot be loaded: UndefinedError"):
+    with pytest.raises(UserError, match="task local_choice cannot be loaded: UndefinedError"):
         rehearse(config)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
+from muloco.errors import UserError
 from muloco.evals.names import check_names
-from muloco.training.load import ConfigError
 
 from .local_tasks import NAMES, write_tasks
 
@@ -30,11 +30,11 @@ def test_known_tasks_groups_tags_and_suites_pass(tmp_path: Path) -> None:
 )
 def test_what_no_file_mentions_is_refused(names: list[str], message: str, tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path / "tasks", documents=1)
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         check_names(names, str(tasks))
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_a_folder_of_tasks_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no folder of tasks"):
+    with pytest.raises(UserError, match="there is no folder of tasks"):
         check_names(["piqa"], str(tmp_path / "nowhere"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from muloco.cli import main
+from muloco.errors import UserError
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.training.initial import check_initial, load_initial
-from muloco.training.load import ConfigError
 from muloco.training.trained import find_trained
 
 from ..run_on_disk import random_weights, write_run
@@ -130,14 +130,14 @@ def test_a_run_starts_from_it(tmp_path: Path) -> None:
         torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-6, atol=1e-7)
 
     with pytest.raises(
-        ConfigError, match=r"model\.embed_tokens\.weight is \(2048, 64\), but flavor small has \(2048, 128\)"
+        UserError, match=r"model\.embed_tokens\.weight is \(2048, 64\), but flavor small has \(2048, 128\)"
     ):
         check_initial(tmp_path / "hf", flavor("small"))
-    with pytest.raises(ConfigError, match=r"lacks model\.layers\.2\."):
+    with pytest.raises(UserError, match=r"lacks model\.layers\.2\."):
         check_initial(tmp_path / "hf", flavor("laptop"))
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
-    with pytest.raises(ConfigError, match="type 'llama'"):
+    with pytest.raises(UserError, match="type 'llama'"):
         check_initial(tmp_path / "hf", flavor("tiny"))
-    with pytest.raises(ConfigError, match="checkpoint.initial: .* holds no weights"):
+    with pytest.raises(UserError, match="checkpoint.initial: .* holds no weights"):
         check_initial(tmp_path, flavor("tiny"))

@@ -95,7 +95,7 @@ def test_a_rehearsal_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[st
             "RuntimeError: no luck",
         ),
         ("raise ValueError('bad')", "ValueError: bad"),
-        ("import sys; sys.stderr.write('muloco: unknown option'); sys.exit(2)", "ConfigError: unknown option"),
+        ("import sys; sys.stderr.write('muloco: unknown option'); sys.exit(2)", "UserError: unknown option"),
         ("print('the end of it'); raise SystemExit(3)", "the end of it"),
     ],
 )

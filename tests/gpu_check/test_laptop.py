@@ -8,7 +8,7 @@ import torch
 from muloco.gpu_check.bench import Bench
 from muloco.gpu_check.checks import laptop
 from muloco.gpu_check.runs import Fields, Run
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 
 
 def test_runs_that_are_to_be_equal_time_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

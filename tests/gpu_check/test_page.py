@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.gpu_check.figures import shown
 from muloco.gpu_check.page import PAGE, RECORDS, page, read_records
 from muloco.gpu_check.record import Outcome, Record
 from muloco.gpu_check.registry import ROWS
 from muloco.gpu_check.table import WIDTH, table
-from muloco.training.load import ConfigError
 
 MACHINE = {"device": "NVIDIA H100", "gpus": 1, "torch": "2.11.0"}
 
@@ -61,14 +61,14 @@ def test_a_row_shows_its_last_check() -> None:
 
 def test_a_rehearsal_shows_nothing_about_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(record("2031-01-01", {}, rehearsal=True)))
-    with pytest.raises(ConfigError, match="rehearsal, which shows nothing about a GPU"):
+    with pytest.raises(UserError, match="rehearsal, which shows nothing about a GPU"):
         read_records(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2, "rows": {}}'])
 def test_a_file_that_is_not_a_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"x\.json is not"):
+    with pytest.raises(UserError, match=r"x\.json is not"):
         read_records(tmp_path)
 
 

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.gpu_check.command import MINUTES, MOST_AT_ONCE
 from muloco.gpu_check.registry import PARTS, ROWS, select
-from muloco.training.load import CHECKOUT, ConfigError
+from muloco.settings.load import CHECKOUT
 
 
 def test_rows_have_names_of_their_own() -> None:
@@ -60,5 +61,5 @@ def test_parts_and_rows_add_up_and_keep_their_order() -> None:
     ],
 )
 def test_what_cannot_be_chosen(parts: list[str], rows: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         select(parts, rows)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 COREUTILS = ["bash", "cat", "cp", "cut", "dirname", "env", "head", "mkdir", "sed", "sort", "touch"]
 PYTHON = """#!/usr/bin/env bash

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 from .machine import Machine
 

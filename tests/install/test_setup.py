@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 from .machine import Machine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 from ..patience import PATIENCE
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 
-from muloco.training.run_folder import RunFolder, read_metrics
+from muloco.runs.folder import RunFolder, read_metrics
 
 from ..listening import is_loopback
 from ..patience import PATIENCE

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 from ..evals.local_tasks import write_tasks
 from ..patience import PATIENCE

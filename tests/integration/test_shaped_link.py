@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from muloco.phases import PHASES
-from muloco.training.load import CHECKOUT
+from muloco.failpoints import FAILPOINTS
+from muloco.settings.load import CHECKOUT
 
 from ..patience import PATIENCE
 
@@ -22,4 +22,4 @@ def test_a_short_storm_is_weathered(tmp_path: Path) -> None:
     # short. Timings decide no test.
     assert (tmp_path / "short.json").exists(), storm.stdout + storm.stderr
     result = json.loads((tmp_path / "short.json").read_text())
-    assert result["mismatches"] == [] and all(sum(result["faults_by_phase"][phase].values()) for phase in PHASES)
+    assert result["mismatches"] == [] and all(sum(result["faults_by_phase"][phase].values()) for phase in FAILPOINTS)

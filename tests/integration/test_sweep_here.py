@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 
 from ..patience import PATIENCE
 from .runs import TINY, Run

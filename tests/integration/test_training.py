@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from muloco.launch.lighthouse import start_lighthouse
-from muloco.training.run_folder import RunFolder, read_lines
+from muloco.runs.folder import RunFolder, read_lines
 from muloco.training.trackers import run_id
 
 from .runs import Run, assert_private, command, train

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from muloco.runs.folder import RunFolder
 from muloco.training.environment import SECRET_FILE
-from muloco.training.run_folder import RunFolder
 
 from ..listening import command_lines, descendants, listening
 

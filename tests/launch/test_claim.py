@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch.claim import Claim, only_supervisor
-from muloco.training.attempts import begin_attempt
-from muloco.training.commits import CommitLog
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder
+from muloco.runs.attempts import begin_attempt
+from muloco.runs.commits import CommitLog
+from muloco.runs.folder import RunFolder
 
 from ..patience import PATIENCE
 
@@ -33,7 +33,7 @@ def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path: Path) -> No
     """As two of one second have, which are named by it."""
     folder = RunFolder(tmp_path / "outputs" / "a")
     claim(folder)
-    with pytest.raises(ConfigError, match="already holds a run; choose another --run.name"):
+    with pytest.raises(UserError, match="already holds a run; choose another --run.name"):
         claim(folder)
     assert folder.config.exists()
 
@@ -46,14 +46,14 @@ def test_a_full_disk_at_the_start_leaves_nothing(tmp_path: Path, monkeypatch: py
     folder = RunFolder(tmp_path / "a")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(ConfigError, match="No space left on device"):
+        with pytest.raises(UserError, match="No space left on device"):
             claim(folder)
     assert not folder.root.exists()
     claim(folder)
     before = folder.config.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(ConfigError, match="No space left on device"):
+        with pytest.raises(UserError, match="No space left on device"):
             Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
     assert folder.config.read_bytes() == before and list(folder.root.iterdir()) == [folder.config]
 
@@ -124,7 +124,7 @@ def test_a_resume_that_changes_nothing_leaves_config_json_as_it_is(tmp_path: Pat
 HOLD = """
 import subprocess, sys
 from muloco.launch.claim import only_supervisor
-from muloco.training.run_folder import RunFolder
+from muloco.runs.folder import RunFolder
 with only_supervisor(RunFolder(sys.argv[1])):
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     print(worker.pid, flush=True)
@@ -145,7 +145,7 @@ def test_one_supervisor_trains_a_run_until_it_ends_however_that_is(
         try:
             before = [(path, path.stat().st_mtime_ns) for path in sorted(folder.root.iterdir())]
             said = rf"{re.escape(str(folder.root))} is being trained \(process {holder.pid} on .*, since \d"
-            with pytest.raises(ConfigError, match=said), only_supervisor(folder):
+            with pytest.raises(UserError, match=said), only_supervisor(folder):
                 raise AssertionError("two supervisors")
             assert [(path, path.stat().st_mtime_ns) for path in sorted(folder.root.iterdir())] == before
             holder.kill()
@@ -171,7 +171,7 @@ def test_a_folder_that_is_deleted_and_made_again_is_still_that_of_its_supervisor
         while not (lock.exists() and lock.read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        with pytest.raises(ConfigError, match=f"is being trained .process {os.getpid()} on"), only_supervisor(folder):
+        with pytest.raises(UserError, match=f"is being trained .process {os.getpid()} on"), only_supervisor(folder):
             raise AssertionError("two supervisors")
     assert not lock.exists()
 
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     folder = RunFolder(tmp_path / "a")
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(ConfigError, match="No space left on device"), only_supervisor(folder):
+    with pytest.raises(UserError, match="No space left on device"), only_supervisor(folder):
         raise AssertionError("without a name in the lock")
     assert not folder.root.exists()
 
@@ -205,12 +205,12 @@ def test_the_lock_of_a_run_touches_no_other_file(tmp_path: Path) -> None:
     other.write_text("kept")
     folder.root.mkdir()
     (folder.root / ".training").symlink_to(other)
-    with pytest.raises(ConfigError, match="cannot be written to"), only_supervisor(folder):
+    with pytest.raises(UserError, match="cannot be written to"), only_supervisor(folder):
         pass
     assert other.read_text() == "kept"
 
 
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no data"), only_supervisor(RunFolder(tmp_path / "outputs" / "a")):
-        raise ConfigError("no data")
+    with pytest.raises(UserError, match="no data"), only_supervisor(RunFolder(tmp_path / "outputs" / "a")):
+        raise UserError("no data")
     assert not list(tmp_path.iterdir())

@@ -228,7 +228,7 @@ def test_one_that_may_do_better_is_started_again(house: House, reasons: list[str
         ("AnchorMismatch: sync after step 8", False),
         ("StateLost: run 'a' has come to step 8", False),
         ("ForeignRun: the lighthouse serves run 'a'", False),
-        ("ConfigError: model.flavor", False),
+        ("UserError: model.flavor", False),
         ("ModuleNotFoundError: No module named 'torch'", False),
         ("TypeError: 'NoneType' object is not callable", False),
     ],
@@ -246,7 +246,7 @@ def test_which_failures_may_pass(reason: str, again: bool) -> None:
         ("StateLost: run 'a' has come to step 8", True),
         ("TransportError: sync after step 8: nobody there", True),
         ("AnchorMismatch: sync after step 8", False),
-        ("ConfigError: model.flavor", False),
+        ("UserError: model.flavor", False),
         ("exit status 2", False),
     ],
 )

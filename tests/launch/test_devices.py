@@ -2,11 +2,11 @@
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch.allocation import Allocation, Node
 from muloco.launch.devices import place_on
 from muloco.launch.slurm import place_in
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 
 
 def config(workers: int, ranks: int = 1, process_group: str = "auto", products: str = "auto") -> Config:
@@ -85,5 +85,5 @@ def test_memory_on_cuda_devices_may_grow_unless_the_user_has_set_the_allocator(
     ],
 )
 def test_what_does_not_fit_is_refused(chosen: Config, devices: int, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         placed(chosen, devices=devices)

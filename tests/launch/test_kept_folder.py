@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from muloco.launch.kept_folder import KeptFolder
-from muloco.training.attempts import begin_attempt, next_attempt
-from muloco.training.commits import CommitLog
-from muloco.training.run_folder import MetricsWriter, RunFolder, read_lines, write_json
+from muloco.runs.attempts import begin_attempt, next_attempt
+from muloco.runs.commits import CommitLog
+from muloco.runs.folder import MetricsWriter, RunFolder, read_lines, write_json
 
 
 @pytest.fixture

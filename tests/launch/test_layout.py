@@ -4,14 +4,14 @@ from itertools import product
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch.layout import even_layout, layout
-from muloco.training.load import ConfigError
 
 
 def test_every_rank_has_a_device_and_no_worker_straddles() -> None:
     for workers, ranks, per_node in product(range(1, 10), range(1, 25), range(1, 9)):
         if ranks > per_node and ranks % per_node:
-            with pytest.raises(ConfigError, match=f"a worker of {ranks} ranks does not fill whole nodes"):
+            with pytest.raises(UserError, match=f"a worker of {ranks} ranks does not fill whole nodes"):
                 layout(workers=workers, ranks=ranks, per_node=per_node)
             continue
         found = layout(workers=workers, ranks=ranks, per_node=per_node)
@@ -36,9 +36,9 @@ def test_places() -> None:
 
 
 def test_what_would_fit_is_named() -> None:
-    with pytest.raises(ConfigError, match="can be 1, 2, 4, 8 on one node, or a multiple of 8 over several"):
+    with pytest.raises(UserError, match="can be 1, 2, 4, 8 on one node, or a multiple of 8 over several"):
         layout(workers=1, ranks=12, per_node=8)
-    with pytest.raises(ConfigError, match="room for at least one rank; got 0"):
+    with pytest.raises(UserError, match="room for at least one rank; got 0"):
         layout(workers=1, ranks=1, per_node=0)
 
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from muloco.launch.live import View
-from muloco.training.config import Config
-from muloco.training.run_folder import MetricsTail, RunFolder
+from muloco.runs.folder import MetricsTail, RunFolder
+from muloco.settings.config import Config
 
 HEADINGS = ["worker", "step", "loss", "tokens/s", "last sync", "MB sent", "held-out loss", "anchor", "doing"]
 LINES = [

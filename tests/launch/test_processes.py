@@ -84,7 +84,7 @@ def test_reasons(tmp_path: Path) -> None:
     child, _ = start(tmp_path, "import sys; sys.exit(3)")
     assert (wait(child), child.reason()) == (3, "exit status 3"), "an earlier attempt's traceback is not its reason"
     child, _ = start(tmp_path, "import sys; sys.stderr.write('muloco: no such thing\\n'); sys.exit(2)")
-    assert (wait(child), child.reason()) == (2, "ConfigError: no such thing")
+    assert (wait(child), child.reason()) == (2, "UserError: no such thing")
     child, _ = start(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert (wait(child), child.reason()) == (-9, "killed by SIGKILL")
 

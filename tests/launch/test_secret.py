@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch.secret import secret_of_attempt
+from muloco.runs.folder import RunFolder
 from muloco.training.environment import SECRET
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_lies_in_its_place_is_replaced_and_not_followed(tmp_path: Path) -> 
 def test_that_of_the_user_is_taken(tmp_path: Path) -> None:
     with secret_of_attempt(RunFolder(tmp_path), {SECRET: "the secret of the user"}) as secret:
         assert secret == "the secret of the user"
-    with pytest.raises(ConfigError, match="5 characters"), secret_of_attempt(RunFolder(tmp_path), {SECRET: "short"}):
+    with pytest.raises(UserError, match="5 characters"), secret_of_attempt(RunFolder(tmp_path), {SECRET: "short"}):
         pass
 
 

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch import allocation as allocation_module
 from muloco.launch import controller
 from muloco.launch.allocation import PORTS, Allocation, Node, current_allocation, read_cores
 from muloco.launch.controller import ask_again
 from muloco.launch.node import MARK, choose_devices, look, read_count
 from muloco.launch.slurm import place_in
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 
 
 def config(workers: int, ranks: int = 1, process_group: str = "auto", products: str = "auto") -> Config:
@@ -90,7 +90,7 @@ def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(chosen: Config, where: Allocation, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         place_in(chosen, where, environment={})
 
 
@@ -121,7 +121,7 @@ def test_cores_node_by_node() -> None:
 def test_outside_of_a_job_and_without_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert current_allocation({}) is None
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ConfigError, match="this is SLURM job 12, but there is no srun here"):
+    with pytest.raises(UserError, match="this is SLURM job 12, but there is no srun here"):
         current_allocation({"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]"})
 
 
@@ -141,7 +141,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *, look: str, names: str = "n1\nn2\
 
 def test_addresses_that_cannot_reach_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, look=seen("n1", "127.0.1.1", "lo") + seen("n2", "10.0.0.2"))
-    with pytest.raises(ConfigError, match=r"n1 127.0.1.1 \(lo\), n2 10.0.0.2 \(eth0\); name the interface to use"):
+    with pytest.raises(UserError, match=r"n1 127.0.1.1 \(lo\), n2 10.0.0.2 \(eth0\); name the interface to use"):
         current_allocation(TWO_NODES)
 
 
@@ -168,7 +168,7 @@ def test_answers_that_are_not_whole_are_refused(
     monkeypatch: pytest.MonkeyPatch, names: str, look: str, message: str
 ) -> None:
     answers(monkeypatch, names=names, look=look)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         current_allocation(TWO_NODES)
 
 
@@ -206,14 +206,14 @@ def test_a_controller_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatc
     def ask() -> str:
         asked.append(reason)
         if len(asked) < 3:
-            raise ConfigError(reason)
+            raise UserError(reason)
         return "the answer"
 
     if times == 3:
-        assert ask_again(ask, ConfigError) == "the answer"
+        assert ask_again(ask, UserError) == "the answer"
     else:
-        with pytest.raises(ConfigError, match=reason):
-            ask_again(ask, ConfigError)
+        with pytest.raises(UserError, match=reason):
+            ask_again(ask, UserError)
     assert len(asked) == times
 
 
@@ -222,10 +222,10 @@ def test_a_controller_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(controller, "time", clock)
 
     def ask() -> str:
-        raise ConfigError("Unable to contact slurm controller")
+        raise UserError("Unable to contact slurm controller")
 
-    with pytest.raises(ConfigError):
-        ask_again(ask, ConfigError)
+    with pytest.raises(UserError):
+        ask_again(ask, UserError)
     assert controller.BUSY_SECONDS < clock.now < controller.BUSY_SECONDS + 2 * controller.PAUSE_SECONDS
 
 

@@ -13,8 +13,8 @@ from muloco.launch import supervisor
 from muloco.launch.attempt import Ended
 from muloco.launch.lighthouse import LighthouseError
 from muloco.launch.stop_signals import StopSignals
-from muloco.training.config import Config
-from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.runs.folder import MetricsWriter, RunFolder
+from muloco.settings.config import Config
 
 from ..run_on_disk import save_checkpoint
 from ..training.test_resuming import start

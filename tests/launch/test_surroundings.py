@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch.surroundings import check_surroundings
-from muloco.training.config import Config
-from muloco.training.load import ConfigError
+from muloco.settings.config import Config
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def check(config: Config, *, here: bool = True, **environment: str) -> None:
 
 
 def test_an_interface_has_to_be_there(config: Config) -> None:
-    with pytest.raises(ConfigError, match="names ib7, and this machine has no such network interface; it has .*lo"):
+    with pytest.raises(UserError, match="names ib7, and this machine has no such network interface; it has .*lo"):
         check(config, GLOO_SOCKET_IFNAME="lo,ib7")
     check(config, GLOO_SOCKET_IFNAME="lo")
     check(config, GLOO_SOCKET_IFNAME="ib7", here=False)
@@ -37,7 +37,7 @@ def test_an_interface_has_to_be_there(config: Config) -> None:
 )
 def test_a_host_has_to_be_this_machine(config: Config, host: str, message: str) -> None:
     config.fault_tolerance.host = host
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         check(config)
     config.fault_tolerance.host = "127.0.0.1"
     check(config)
@@ -73,5 +73,5 @@ def test_somebody_has_to_be_logged_in_to_wandb(
     if message is None:
         check(config)
     else:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             check(config)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from muloco.launch.watchdog import PATIENCE, STACK_SECONDS, Watchdog
+from muloco.runs.states import State
 from muloco.training.pulse import Sign
-from muloco.training.states import State
 
 LIMIT = 100.0
 

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from muloco.model.flavors import flavor
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.load import flatten, load_config
+from muloco.settings.load import flatten, load_config
 from muloco.training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from muloco.optim import MuLoCo1, Muon
-from muloco.optim.travel import overlap
+from muloco.optim.all_to_all import overlap
 from muloco.sharding import axes, copies, gather, local, shard_like
 
 rule = importlib.import_module("muloco.optim.muon")

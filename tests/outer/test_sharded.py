@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from muloco.outer.in_process import InProcessGroup
+from muloco.settings.config import OuterOptimizer
 from muloco.sharding import gather, local, shard_like
-from muloco.training.config import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer
 
 from .toy import Case, drift, restore, save, start, train_in_process

@@ -13,12 +13,12 @@ from muloco.paper import command as module
 from muloco.paper import queue
 from muloco.paper.command import span
 from muloco.paper.options import add_options
+from muloco.runs.folder import MetricsWriter, RunFolder, write_json
+from muloco.runs.lock import only_one
+from muloco.settings.load import to_dict
 from muloco.sweeps import local
 from muloco.sweeps.expand import Job
 from muloco.sweeps.local import Task
-from muloco.training.load import to_dict
-from muloco.training.lock import only_one
-from muloco.training.run_folder import MetricsWriter, RunFolder, write_json
 
 Pretend = Callable[..., list[str]]
 
@@ -167,9 +167,9 @@ def test_another_run_in_the_folder_of_one_is_refused(paper: Pretend, tmp_path: P
     write_json(folder / "config.json", stored)
     if not done:
         (folder / "summary.json").unlink()
-    with pytest.raises(module.ConfigError, match="holds another run: training.steps 7, here 150"):
+    with pytest.raises(module.UserError, match="holds another run: training.steps 7, here 150"):
         paper()
-    with pytest.raises(module.ConfigError, match="--at-once must be at least 1; got 0"):
+    with pytest.raises(module.UserError, match="--at-once must be at least 1; got 0"):
         paper("--at-once", "0")
 
 
@@ -178,13 +178,13 @@ def test_runs_of_two_corpora_are_not_compared(paper: Pretend, tmp_path: Path) ->
         paper(most=2)
     summary = next((tmp_path / "paper" / "runs").glob("*/summary.json"))
     write_json(summary, {**json.loads(summary.read_text()), "corpus_sha256": ["aa"]})
-    with pytest.raises(module.ConfigError, match="has runs of different corpora; choose another --out"):
+    with pytest.raises(module.UserError, match="has runs of different corpora; choose another --out"):
         paper()
     assert paper.names == []
 
 
 def test_two_do_not_work_in_one_folder(paper: Pretend, tmp_path: Path) -> None:
     with only_one(tmp_path / "paper" / ".running", "busy"):
-        with pytest.raises(module.ConfigError, match="another `muloco paper` works in"):
+        with pytest.raises(module.UserError, match="another `muloco paper` works in"):
             paper()
         assert paper.names == []

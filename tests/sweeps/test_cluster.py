@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.sweeps.cluster import ClusterProfile, load_profile, seconds_of
-from muloco.training.load import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "jobs" / "cluster.toml.example"
 
@@ -76,18 +76,16 @@ def test_the_example_names_every_field_and_is_valid() -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         profile(tmp_path, text)
 
 
 def test_overrides_are_checked_too(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="--gpus_per_node: gpus_per_node must be a whole number from 0 on; got 'many'"
-    ):
+    with pytest.raises(UserError, match="--gpus_per_node: gpus_per_node must be a whole number from 0 on; got 'many'"):
         load_profile(None, gpus_per_node="many")
-    with pytest.raises(ConfigError, match="--acount: unknown key acount; did you mean account?"):
+    with pytest.raises(UserError, match="--acount: unknown key acount; did you mean account?"):
         load_profile(None, acount="x")
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         load_profile(tmp_path / "none.toml")
 
 
@@ -121,7 +119,5 @@ def test_nodes_of_a_job() -> None:
         ClusterProfile(nodes=3).nodes_for(workers=3, ranks=2) == 3
         and ClusterProfile().nodes_for(workers=3, ranks=2) == 1
     )
-    with pytest.raises(
-        ConfigError, match="2 workers of 8 ranks need 4 nodes of 4 GPUs; the cluster profile's nodes = 3"
-    ):
+    with pytest.raises(UserError, match="2 workers of 8 ranks need 4 nodes of 4 GPUs; the cluster profile's nodes = 3"):
         ClusterProfile(gpus_per_node=4, nodes=3).nodes_for(workers=2, ranks=8)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
+from muloco.settings.load import flatten, load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.sweep import Given, Grid, Sweep, product
-from muloco.training.load import ConfigError, flatten, load_config
 from muloco.training.resolve import resolve
 
 CONFIG = "config/laptop/muloco.py"
@@ -110,7 +111,7 @@ def test_two_runs_of_one_name_are_refused() -> None:
     ],
 )
 def test_unusable_values_for_all_jobs_are_refused_at_once(overrides: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(UserError, match=reason):
         expansion({}, overrides=overrides)
 
 

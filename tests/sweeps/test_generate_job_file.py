@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.load import CHECKOUT
+from muloco.settings.load import CHECKOUT
 
 SPEC = importlib.util.spec_from_file_location("generate_job_file", CHECKOUT / "generate_job_file.py")
 CONFIG = ("--config-file", "config/diloco/2x_4gpu_muloco.py")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.launch.supervisor import RESUMABLE
 from muloco.sweeps.cluster import ClusterProfile, load_profile
 from muloco.sweeps.script import render_script
-from muloco.training.load import ConfigError
 
 from ..patience import PATIENCE
 
@@ -82,7 +82,7 @@ def test_a_whole_node_for_itself() -> None:
 
 
 def test_a_name_that_is_none_for_a_job() -> None:
-    with pytest.raises(ConfigError, match="letters, digits, dots, dashes and underscores; got 'a/b'"):
+    with pytest.raises(UserError, match="letters, digits, dots, dashes and underscores; got 'a/b'"):
         script(name="a/b")
 
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from muloco.runs.folder import RunFolder, write_json
 from muloco.sweeps import slurm
 from muloco.sweeps import submit as submit_module
 from muloco.sweeps.slurm import SlurmError
-from muloco.training.run_folder import RunFolder, write_json
 
 from .fake_slurm import FakeSlurm
 

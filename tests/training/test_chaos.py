@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from muloco.phases import PHASES
+from muloco.failpoints import FAILPOINTS
+from muloco.settings.config import Chaos
 from muloco.training import chaos
 from muloco.training.chaos import FaultInjector, FaultSchedule
-from muloco.training.config import Chaos
 
 KINDS = ("kill", "stop", "cut")
 
@@ -29,7 +29,7 @@ def test_a_slot_is_an_interval_of_time() -> None:
 @pytest.mark.parametrize("first", [0, 7, 179_532_110])
 def test_every_kind_strikes_in_every_phase_and_every_worker_is_struck(first: int) -> None:
     faults = [schedule(ranks=2).fault(slot) for slot in range(first, first + 60)]
-    assert Counter((fault.kind, fault.phase) for fault in faults) == {(k, p): 2 for k in KINDS for p in PHASES}
+    assert Counter((fault.kind, fault.phase) for fault in faults) == {(k, p): 2 for k in KINDS for p in FAILPOINTS}
     assert Counter(fault.worker for fault in faults[-first % 4 :][:56]) == {worker: 14 for worker in range(4)}
     assert {fault.rank for fault in faults} == {0, 1}
     assert {fault.kind for fault in map(schedule(kinds=("cut",)).fault, range(20))} == {"cut"}
@@ -62,7 +62,7 @@ class Worker:
     def live(self, start: float, end: float, *, joins: bool = False) -> None:
         """Reaches every phase each second."""
         for second in range(int(start), int(end)):
-            for phase in PHASES:
+            for phase in FAILPOINTS:
                 self.now = second + 0.5
                 if joins or phase != "join":
                     self._reach(phase)

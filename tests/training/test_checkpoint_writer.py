@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from muloco.training.checkpoint_folder import CheckpointFolder, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder, Save
 from muloco.training.checkpoint_writer import CheckpointWriter
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from muloco.training.load import load_config
+from muloco.settings.load import load_config
 from muloco.training.outer import common_settings
 from muloco.training.resolve import resolve
 

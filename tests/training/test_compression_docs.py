@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from muloco.training.load import CHECKOUT, load_config
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.training.resolve import resolve
 
 RESULTS = CHECKOUT / "results" / "compression"

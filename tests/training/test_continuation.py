@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save, worker_part
-from muloco.training.config import Config
+from muloco.errors import UserError
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save, worker_part
+from muloco.runs.folder import RunFolder
+from muloco.settings.config import Config
 from muloco.training.continuation import check, deal
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder
 from muloco.training.trained import Trained
 
 from ..run_on_disk import add_empty_part
@@ -81,5 +81,5 @@ def test_what_can_be_continued(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot(tmp_path: Path, changes: dict[str, Any], counts: list[int], steps: int, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(UserError, match=reason):
         check(trained(tmp_path, **changes), counts=counts, steps=steps)

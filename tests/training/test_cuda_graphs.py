@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from muloco._torchtitan import CUDAGraphInputSpec, FlexAttention, masks_can_be_replayed
 from muloco.model.llama import llama_config
+from muloco.settings.load import load_config
 from muloco.training import titan_config
-from muloco.training.load import load_config
 from muloco.training.resolve import resolve
 from muloco.training.titan_config import records_cuda_graphs
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from muloco.training.load import ConfigError, load_config, locate
+from muloco.errors import UserError
+from muloco.settings.load import load_config, locate
 from muloco.training.resolve import resolve
 from muloco.training.resuming import check_content, config_json, take_up
 from muloco.training.trained import find_trained
@@ -67,7 +68,7 @@ def test_a_damaged_config_json_is_never_a_traceback(change, use: str, tmp_path: 
                 check_content(take_up(config), content)
             else:
                 find_trained(str(file.parent))
-        except ConfigError as error:
+        except UserError as error:
             assert "\n" not in str(error)
             refused += 1
     assert refused > 20

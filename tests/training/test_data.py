@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from muloco.data.corpus import Document
-from muloco.training.config import Config
+from muloco.errors import UserError
+from muloco.settings.config import Config
 from muloco.training.data import prepare_data
-from muloco.training.load import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def config(corpus: Path, *, workers: int, ranks: int, ahead: bool) -> Config:
 
 
 def test_more_shares_than_documents_are_refused(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match="corpus.jsonl has 30 documents to train on, fewer than the 64 shares"):
+    with pytest.raises(UserError, match="corpus.jsonl has 30 documents to train on, fewer than the 64 shares"):
         prepare_data(config(corpus, workers=32, ranks=2, ahead=True))
     prepare_data(config(corpus, workers=15, ranks=2, ahead=True))
 
@@ -59,7 +59,7 @@ def test_a_share_without_text_in_a_stream_is_refused(corpus: Path, tmp_path: Pat
     stream = tmp_path / "stream.jsonl"
     stream.write_text("\n".join([*train[:3], held_out[0], *train[3:7], '{"text": ""}', *held_out]) + "\n")
     prepare_data(config(stream, workers=3, ranks=1, ahead=False))
-    with pytest.raises(ConfigError, match="share 3 of 4 finds no text in .*stream.jsonl"):
+    with pytest.raises(UserError, match="share 3 of 4 finds no text in .*stream.jsonl"):
         stream.write_text("\n".join([*train[:3], held_out[0], *held_out]) + "\n")
         prepare_data(config(stream, workers=4, ranks=1, ahead=False))
 
@@ -71,9 +71,9 @@ def test_a_cache_that_cannot_be_used_is_named_in_one_line(
     (entry,) = {one.folder for one in prepare_data(chosen).prepared}
     tokens = (entry / "train.tokens.npy").read_bytes()
     (entry / "train.tokens.npy").write_bytes(tokens[:100])
-    with pytest.raises(ConfigError, match=f"damaged prepared corpus: .*delete the folder {entry}"):
+    with pytest.raises(UserError, match=f"damaged prepared corpus: .*delete the folder {entry}"):
         prepare_data(chosen)
     (entry / "train.tokens.npy").write_bytes(tokens)
     monkeypatch.setenv("MULOCO_CACHE", str(corpus / "below a file"))
-    with pytest.raises(ConfigError, match="the cache .*below a file cannot be written: .*MULOCO_CACHE"):
+    with pytest.raises(UserError, match="the cache .*below a file cannot be written: .*MULOCO_CACHE"):
         prepare_data(chosen)

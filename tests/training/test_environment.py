@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.outer.network import Network
+from muloco.settings.config import Config
+from muloco.settings.load import apply_overrides, load_config
 from muloco.training import environment as environment_module
-from muloco.training.config import Config
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET, check_environment, secret_of
-from muloco.training.load import ConfigError, apply_overrides, load_config
 from muloco.training.resolve import resolve
 
 KNOWN = {SECRET: "a secret of the test"}
@@ -48,7 +49,7 @@ def test_a_worker_that_cannot_start_is_refused(
     words: list[str], environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment_module, "LIGHTHOUSE_SECONDS", 0.1)
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         check_environment(config(*words), environment)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -89,7 +90,7 @@ def test_the_secret_is_that_of_the_environment_or_of_the_run_folder(tmp_path: Pa
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o602, 0o660])
 def test_a_secret_that_others_may_know_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(
-        ConfigError, match="must be a regular file that belongs to you and that nobody else can read or write"
+        UserError, match="must be a regular file that belongs to you and that nobody else can read or write"
     ):
         secret_of(in_folder(tmp_path, mode=mode), {})
 
@@ -104,7 +105,7 @@ def test_what_is_no_secret_is_refused(tmp_path: Path, kind: str) -> None:
         file.rename(tmp_path / "elsewhere")
         make = {"link": lambda: file.symlink_to(tmp_path / "elsewhere"), "pipe": lambda: os.mkfifo(file, 0o600)}
         make.get(kind, file.mkdir)()
-    with pytest.raises(ConfigError, match=r"\.secret"):
+    with pytest.raises(UserError, match=r"\.secret"):
         secret_of(chosen, {})
 
 
@@ -117,7 +118,7 @@ def test_a_worker_with_another_secret_than_the_lighthouse_is_told(monkeypatch: p
         address = {LIGHTHOUSE: f"http://{station.announce(lighthouse.getsockname()[1])}"}
         try:
             check_environment(config(), {**address, **KNOWN})
-            with pytest.raises(ConfigError, match="does not open: its secret is another one"):
+            with pytest.raises(UserError, match="does not open: its secret is another one"):
                 check_environment(config(), {**address, SECRET: "a secret of another run"})
         finally:
             station.close()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from muloco.training.config import Config
+from muloco.errors import UserError
+from muloco.settings.config import Config
+from muloco.settings.load import apply_overrides, from_dict, to_dict
 from muloco.training.evaluation import evaluation_steps, random_state_kept
-from muloco.training.load import ConfigError, apply_overrides, from_dict, to_dict
 from muloco.training.resolve import resolve
 
 pytest.importorskip("lm_eval")
@@ -49,14 +50,14 @@ def test_points_are_shares_of_the_run_and_whole_numbers_steps(at: list[str], ste
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         config("--evaluation.tasks", "piqa", *words)
 
 
 def test_lm_eval_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config()
-    with pytest.raises(ConfigError, match=r"pip install 'lm-eval\[hf\]==0\.4\.13'"):
+    with pytest.raises(UserError, match=r"pip install 'lm-eval\[hf\]==0\.4\.13'"):
         config("--evaluation.tasks", "piqa")
 
 

@@ -5,8 +5,8 @@ import re
 import shlex
 from dataclasses import fields
 
-from muloco.training.config import FaultTolerance
-from muloco.training.load import CHECKOUT, load_config
+from muloco.settings.config import FaultTolerance
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.training.resolve import resolve
 
 TEXT = (CHECKOUT / "docs" / "fault-tolerance.md").read_text()

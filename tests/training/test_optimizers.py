@@ -11,10 +11,10 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 import muloco.model
+from muloco.errors import UserError
 from muloco.optim.roles import sort
 from muloco.pytorch import Muon
-from muloco.training.config import Optimizer, Role
-from muloco.training.load import ConfigError
+from muloco.settings.config import Optimizer, Role
 from muloco.training.optimizers import InnerRates, inner_optimizers
 
 STEPS, WARMUP, LOWEST = 6, 2, 0.1
@@ -136,7 +136,7 @@ def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: 
     Run(Optimizer(weight_decay=0.0, symmetric_products="matmul")).step(0)
     assert asked == {"matmul"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="symmetric_products triton needs CUDA devices.*; use auto or matmul"):
+    with pytest.raises(UserError, match="symmetric_products triton needs CUDA devices.*; use auto or matmul"):
         inner_optimizers(Optimizer(weight_decay=0.0, symmetric_products="triton"))
 
 

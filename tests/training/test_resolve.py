@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from muloco.training.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
-from muloco.training.load import ConfigError, load_config
+from muloco.errors import UserError
+from muloco.settings.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
+from muloco.settings.load import load_config
 from muloco.training.resolve import resolve
 from tests.papers_tables import DECAYS, SIZES, STEPS, UNTRAINED_STEPS
 
@@ -111,7 +112,7 @@ def test_impossible_values_are_refused_in_one_line(section, field, value, messag
     config.training.local_batch_size = 16
     config.training.steps = 4
     setattr(getattr(config, section), field, value)
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         resolve(config)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -129,7 +130,7 @@ def test_impossible_values_are_refused_in_one_line(section, field, value, messag
 def test_tensor_parallel_degrees_that_do_not_divide_are_refused(flavor, seq_len, degree, message) -> None:
     config = paper(flavor, 512)
     config.training.seq_len, config.parallelism.tensor_parallel_degree = seq_len, degree
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         resolve(config)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -149,7 +150,7 @@ def test_tensor_parallel_degrees_that_do_not_divide_are_refused(flavor, seq_len,
 def test_rules_that_make_no_sense_are_refused(optimizer: Optimizer, message: str) -> None:
     config = paper("150M", 512)
     config.optimizer = optimizer
-    with pytest.raises(ConfigError, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         resolve(config)
     assert "\n" not in str(refusal.value)
 
@@ -206,7 +207,7 @@ def test_rules_that_make_no_sense_are_refused(optimizer: Optimizer, message: str
 def test_workers_and_fragments_that_cannot_be_are_refused(ft, message) -> None:
     config = paper("150M", 512)
     config.fault_tolerance = FaultTolerance(group_size=2, **ft)
-    with pytest.raises(ConfigError, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         resolve(config)
     assert "\n" not in str(refusal.value)
 
@@ -218,7 +219,7 @@ def test_workers_and_fragments_that_cannot_be_are_refused(ft, message) -> None:
 def test_local_sgd_takes_no_other_outer_optimizer(outer: OuterOptimizer) -> None:
     config = paper("150M", 512, 2)
     config.fault_tolerance.semi_sync_method, config.outer_optimizer = "local_sgd", outer
-    with pytest.raises(ConfigError, match=r"local_sgd averages .* is sgd with lr 1 and momentum 0; got") as refusal:
+    with pytest.raises(UserError, match=r"local_sgd averages .* is sgd with lr 1 and momentum 0; got") as refusal:
         resolve(config)
     assert "\n" not in str(refusal.value)
 
@@ -235,7 +236,7 @@ def test_local_sgd_takes_no_other_outer_optimizer(outer: OuterOptimizer) -> None
 def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
     config = paper("150M", 512, 2)
     config.outer_optimizer = OuterOptimizer(**outer)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         resolve(config)
 
 
@@ -265,7 +266,7 @@ def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
 def test_compression_that_cannot_be_is_refused(compression: dict, message: str) -> None:
     config = paper("150M", 512, 2)
     config.compression = Compression(**compression)
-    with pytest.raises(ConfigError, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         resolve(config)
     assert "\n" not in str(refusal.value)
 
@@ -320,14 +321,14 @@ def test_what_does_not_go_with_gpa_is_refused(name: str, chosen: dict, message: 
             field, config.optimizer
         )
         setattr(section, field, value)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         resolve(config)
 
 
 def test_compression_without_syncs_is_refused() -> None:
     config = paper("150M", 512)
     config.fault_tolerance.semi_sync_method, config.compression = "none", Compression(kind="linear")
-    with pytest.raises(ConfigError, match="compression.kind linear has no pseudogradients to compress"):
+    with pytest.raises(UserError, match="compression.kind linear has no pseudogradients to compress"):
         resolve(config)
 
 
@@ -373,7 +374,7 @@ def test_tensor_parallel_ranks_share_their_batch() -> None:
 def test_a_batch_that_does_not_divide_names_batches_that_do(workers: int, local: int, suggested: str) -> None:
     config = paper("tiny", 16, workers)
     config.training.local_batch_size = local
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         resolve(config)
     assert str(refusal.value).endswith(suggested)
     option, *sizes = re.findall(r"\w+_batch_size|\d+", suggested)
@@ -386,7 +387,7 @@ def test_a_batch_that_does_not_divide_names_batches_that_do(workers: int, local:
 def test_chaos_without_other_worker_processes_is_refused(transport: str, workers: int) -> None:
     config = paper("tiny", 16, workers)
     config.fault_tolerance.transport, config.chaos.interval_seconds = transport, 3
-    with pytest.raises(ConfigError, match="needs fault_tolerance.transport torchft and at least two workers"):
+    with pytest.raises(UserError, match="needs fault_tolerance.transport torchft and at least two workers"):
         resolve(config)
 
 
@@ -394,7 +395,7 @@ def test_wandb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -
     config = paper("150M", 512)
     config.metrics.wandb = True
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install wandb"):
+    with pytest.raises(UserError, match="pip install wandb"):
         resolve(config)
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from muloco.cli import main
 from muloco.data.tokenizer import train_tokenizer
-from muloco.training.checkpoint_folder import GLOBAL, CheckpointFolder, Save
-from muloco.training.config import Config
+from muloco.errors import UserError
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
+from muloco.runs.folder import RunFolder, write_json
+from muloco.settings.config import Config
+from muloco.settings.load import find_config, flatten, load_config, locate
 from muloco.training.data import prepare_data
-from muloco.training.load import ConfigError, find_config, flatten, load_config, locate
 from muloco.training.resolve import resolve
 from muloco.training.resuming import (
     LENGTH,
@@ -25,7 +27,6 @@ from muloco.training.resuming import (
     content_of,
     take_up,
 )
-from muloco.training.run_folder import RunFolder, write_json
 from muloco.training.schedule import inner_learning_rate
 
 from ..run_on_disk import BYTES, add_empty_part
@@ -130,7 +131,7 @@ def test_damaged_files_are_named_in_one_line(
     damage(folder)
     before = contents(folder)
     if said == "config.json":
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(UserError, match=said):
             take_up(load_config(MULOCO, words({"run.name": "a", "run.outputs": tmp_path / "outputs"})))
     else:
         assert main(["train", str(folder.config), "--resume"]) == 2
@@ -241,7 +242,7 @@ def test_the_folder_is_where_config_json_lies(tmp_path: Path, monkeypatch: pytes
     shutil.move(tmp_path / "here" / "outputs" / "a", tmp_path / "there" / "b")
     moved = resume(RunFolder(tmp_path / "there" / "b"))
     assert RunFolder.of(moved.config.run.outputs, moved.config.run.name).root.resolve() == tmp_path / "there" / "b"
-    with pytest.raises(ConfigError, match="no run to resume"):
+    with pytest.raises(UserError, match="no run to resume"):
         resume(RunFolder(tmp_path / "there" / "b"), "--run.outputs", "elsewhere")
 
 
@@ -272,7 +273,7 @@ def test_data_that_was_moved_is_known_by_its_content(tmp_path: Path, data: Path,
     moved = data.rename(tmp_path / "moved")
     before = contents(folder)
     for name, place in places(data).items():
-        with pytest.raises(ConfigError, match=name.split(".")[1]) as refusal:
+        with pytest.raises(UserError, match=name.split(".")[1]) as refusal:
             resume(folder, *words({other: value for other, value in places(moved).items() if other != name}))
         assert place in str(refusal.value)
     resumption = resume(folder, *words(places(moved)))
@@ -282,7 +283,7 @@ def test_data_that_was_moved_is_known_by_its_content(tmp_path: Path, data: Path,
     for file in ("train.jsonl", "held_out.jsonl"):
         original = (moved / file).read_text()
         (moved / file).write_text(json.dumps({"text": "something else"}) + "\n" + original)
-        with pytest.raises(ConfigError, match="is not what the run was started with") as refusal:
+        with pytest.raises(UserError, match="is not what the run was started with") as refusal:
             check_content(resumption, content_of(prepare_data(resumption.config), resumption.config))
         assert str(moved / file) in str(refusal.value)
         (moved / file).write_text(original)
@@ -300,7 +301,7 @@ def test_a_tokenizer_that_is_gone_is_taken_from_the_run_folder(tmp_path: Path, d
 
     train_tokenizer(BYTES, 290, tmp_path / "other")
     resumption = resume(folder, "--data.tokenizer", str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match="data.tokenizer .*other is not what"):
+    with pytest.raises(UserError, match="data.tokenizer .*other is not what"):
         check_content(resumption, content_of(prepare_data(resumption.config), resumption.config))
 
 
@@ -309,7 +310,7 @@ def test_the_weights_that_a_run_began_with_are_not_needed_any_more(tmp_path: Pat
     stored = json.loads(folder.config.read_text())
     stored["resolved"]["checkpoint"]["initial"] = str(tmp_path / "gone")
     write_json(folder.config, stored)
-    with pytest.raises(ConfigError, match="checkpoint.initial"):
+    with pytest.raises(UserError, match="checkpoint.initial"):
         resume(folder)
     stored["resolved"]["checkpoint"]["initial"] = None
     write_json(folder.config, stored)
@@ -323,7 +324,7 @@ def test_the_weights_that_a_run_began_with_are_not_needed_any_more(tmp_path: Pat
 def test_a_folder_that_was_renamed_to_what_no_run_can_be_called_is_named(tmp_path: Path) -> None:
     renamed = tmp_path / "ren amed"
     start(tmp_path / "a").root.rename(renamed)
-    with pytest.raises(ConfigError, match="the folder's name 'ren amed' cannot be a run's name; rename it"):
+    with pytest.raises(UserError, match="the folder's name 'ren amed' cannot be a run's name; rename it"):
         resume(RunFolder(renamed))
     renamed.rename(tmp_path / "renamed")
     assert resume(RunFolder(tmp_path / "renamed")).config.run.name == "renamed"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from muloco._torchtitan import LRSchedulersContainer
-from muloco.training.config import Config
-from muloco.training.load import load_config
+from muloco.settings.config import Config
+from muloco.settings.load import load_config
 from muloco.training.optimizers import InnerRates
 from muloco.training.outer import outer_learning_rate
 from muloco.training.resolve import resolution

@@ -11,11 +11,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, load_config, to_dict
+from muloco.errors import UserError
+from muloco.runs.folder import RunFolder
+from muloco.runs.states import State, tell_state
+from muloco.settings.config import Config
+from muloco.settings.load import load_config, to_dict
 from muloco.training.resolve import resolve
-from muloco.training.run_folder import RunFolder
-from muloco.training.states import State, tell_state
 from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 
@@ -147,5 +148,5 @@ def test_wandbs_environment_holds(
 
 def test_where_wandb_does_not_start_it_is_said_why(tmp_path: Path, config: Config, wandb: FakeWandb) -> None:
     wandb.refuses = "api_key not configured"
-    with pytest.raises(ConfigError, match="metrics.wandb: Weights & Biases does not start: api_key not configured"):
+    with pytest.raises(UserError, match="metrics.wandb: Weights & Biases does not start: api_key not configured"):
         WeightsAndBiases(begun(tmp_path), 0, config)

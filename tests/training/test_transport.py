@@ -8,7 +8,7 @@ import torch
 
 from muloco.outer import torchft
 from muloco.outer.in_process import InProcessGroup
-from muloco.training.config import Config
+from muloco.settings.config import Config
 from muloco.training.environment import LIGHTHOUSE, SECRET
 from muloco.training.outer import _own_host, build_transport
 

@@ -3,7 +3,7 @@
 import pytest
 
 from muloco.outer.in_process import InProcessGroup
-from muloco.training.config import Config
+from muloco.settings.config import Config
 from muloco.training.worker import take_turns
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from muloco.analysis.pseudogradients.measures import mean, orthonormal_factor
 from muloco.analysis.pseudogradients.proposition import Step, measure_step
 from muloco.optim.muon import LR_SCALES
+from muloco.runs.folder import write_json
 from muloco.sharding import local
 from muloco.training.continuation import Continuation
-from muloco.training.run_folder import write_json
 
 
 def collect(continuation: Continuation, *, workers: int, steps: int, folder: Path, done: Callable[[], None]) -> None:

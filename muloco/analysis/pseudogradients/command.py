@@ -13,9 +13,9 @@ from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
 from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
 from muloco.console import open_console
-from muloco.training.checkpoint_folder import CheckpointFolder
+from muloco.errors import UserError
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.training.continuation import Continuation, check, one_rank
-from muloco.training.load import ConfigError
 from muloco.training.trained import Trained, find_trained
 
 TABLE = "table.md"
@@ -23,18 +23,18 @@ TABLE = "table.md"
 
 
 def run_pseudogradients(command: argparse.Namespace) -> int:
-    """Returns 0; raises ConfigError for what cannot be analyzed, before anything is written."""
+    """Returns 0; raises UserError for what cannot be analyzed, before anything is written."""
     counts = sorted({1, *command.workers})
     if counts == [1]:
-        raise ConfigError("--workers needs a K above 1; its workers are compared with K = 1")
+        raise UserError("--workers needs a K above 1; its workers are compared with K = 1")
     out = Path(command.out)
     check_folder("--out", out)
     if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"--out: {out} exists and is not an empty folder; nothing in it is overwritten")
+        raise UserError(f"--out: {out} exists and is not an empty folder; nothing in it is overwritten")
     found = [_find(checkpoint, command.steps) for checkpoint in command.checkpoints]
     names = [trained.name for trained in found]
     if len(set(names)) < len(names):
-        raise ConfigError(f"a checkpoint is given twice, or two runs have the same name: {'; '.join(names)}")
+        raise UserError(f"a checkpoint is given twice, or two runs have the same name: {'; '.join(names)}")
     for trained in found:
         check(trained, counts=counts, steps=command.steps)
     console = open_console()

@@ -29,7 +29,7 @@ def run_report(
         exit status: 0; 2 where there is nothing to report.
 
     Raises:
-        ConfigError: `out` holds other files, or cannot be written.
+        UserError: `out` holds other files, or cannot be written.
     """
     check_folder(out)
     folders, not_found = find_folders(paths)

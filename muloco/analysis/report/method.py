@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from muloco.training.config import Compression, Config, Role
+from muloco.settings.config import Compression, Config, Role
 
 PAPER_SYNC_STEPS = 30
 METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")

@@ -10,10 +10,11 @@ from typing import Any
 
 from muloco.analysis.report.method import Variant, variant
 from muloco.analysis.report.zero_shot import read_zero_shot
+from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, flatten, from_dict
-from muloco.training.run_folder import RunFolder, missing_metrics, read_metrics
+from muloco.runs.folder import RunFolder, missing_metrics, read_metrics
+from muloco.settings.config import Config
+from muloco.settings.load import flatten, from_dict
 
 _ELSEWHERE = ("run.", "metrics.", "evaluation.", "compile.", "activation_checkpoint.")
 _HOW = (
@@ -233,10 +234,10 @@ def _corpus(config: Config, summary: Mapping[str, Any]) -> tuple[tuple[str, Any]
 def _config(folder: RunFolder) -> Config:
     stored = _object(folder.config)
     if "resolved" not in stored:
-        raise ConfigError(f"{folder.config} is not the config.json of a run")
+        raise UserError(f"{folder.config} is not the config.json of a run")
     config = from_dict(stored["resolved"], where=str(folder.config))
     if config.training.steps is None or config.fault_tolerance.semi_sync_method is None:
-        raise ConfigError(f"{folder.config}: its resolved config leaves values open")
+        raise UserError(f"{folder.config}: its resolved config leaves values open")
     return config
 
 

@@ -13,19 +13,19 @@ from muloco.analysis.report.contents import Report
 from muloco.analysis.report.draw import draw
 from muloco.analysis.report.markdown import markdown
 from muloco.analysis.report.page import page
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import write_json
+from muloco.errors import UserError
+from muloco.runs.folder import write_json
 
 MARKER = ".muloco-report.json"
 """Lists the files that a report has written into its folder."""
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ConfigError if the folder cannot be written, or holds files that no report has written."""
+    """Raises UserError if the folder cannot be written, or holds files that no report has written."""
     output.check_folder("--out", folder)
     with output.writing("--out", folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).exists():
-            raise ConfigError(f"--out: {folder} holds files that no report has written; choose another folder")
+            raise UserError(f"--out: {folder} holds files that no report has written; choose another folder")
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -35,7 +35,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         report.md and report.html.
 
     Raises:
-        ConfigError: the folder or a file in it does not belong to a report, or cannot be written.
+        UserError: the folder or a file in it does not belong to a report, or cannot be written.
     """
     check_folder(folder)
     files = _files(report)
@@ -43,7 +43,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         earlier = _written_earlier(folder / MARKER)
         strange = [name for name in files if name not in earlier and (folder / name).exists()]
         if strange:
-            raise ConfigError(
+            raise UserError(
                 f"--out: {folder / strange[0]} was not written by a report and is kept; choose another folder"
             )
         write_json(folder / MARKER, {"files": sorted(earlier | set(files))})
@@ -60,14 +60,14 @@ def _written_earlier(marker: Path) -> set[str]:
     """Files of an earlier report in the folder.
 
     Raises:
-        ConfigError: its list of them is damaged.
+        UserError: its list of them is damaged.
     """
     if not marker.exists():
         return set()
     try:
         return {str(name) for name in json.loads(marker.read_text(encoding="utf-8"))["files"]}
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"--out: {marker} is damaged; choose another folder, or delete this one") from None
+        raise UserError(f"--out: {marker} is damaged; choose another folder, or delete this one") from None
 
 
 def tables_as_csv(report: Report) -> dict[str, str]:

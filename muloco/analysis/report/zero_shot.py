@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from muloco.training.run_folder import DURING_TRAINING, RunFolder
+from muloco.runs.folder import DURING_TRAINING, RunFolder
 
 TASKS = ("mmlu", "hellaswag", "piqa", "arc_challenge", "arc_easy", "winogrande", "openbookqa")
 """The paper's (PAPER 5.11)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from muloco.gpu_check.bench import Bench, Figures, expect
 from muloco.gpu_check.runs import Fields, Run, outputs, train
-from muloco.training.run_folder import RunFolder, read_lines
+from muloco.runs.folder import RunFolder, read_lines
 
 SHARED: Fields = {"fault_tolerance.process_group": "gloo", "validation.freq": "1000"}
 POLL_SECONDS = 0.2

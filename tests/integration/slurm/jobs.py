@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from muloco.runs.folder import RunFolder, read_lines
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.script import render_script
-from muloco.training.run_folder import RunFolder, read_lines
 
 from ..runs import TINY, Run
 
@@ -24,9 +24,9 @@ import sys
 
 if "worker" in sys.orig_argv:
     import time
-    from muloco.phases import listen
+    from muloco.failpoints import on_hit
 
-    listen(lambda phase: time.sleep(0.1) if phase == "inner_step" else None)
+    on_hit(lambda phase: time.sleep(0.1) if phase == "inner_step" else None)
 """
 """Workers do not rush through their steps."""
 

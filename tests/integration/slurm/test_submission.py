@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from muloco.settings.load import CHECKOUT
 from muloco.sweeps import slurm as questions
 from muloco.sweeps.cluster import load_profile
 from muloco.sweeps.command import write_scripts
 from muloco.sweeps.expand import expand
 from muloco.sweeps.files import load_sweep
 from muloco.sweeps.folder import SweepFolder
-from muloco.training.load import CHECKOUT
 
 from .cluster import SECONDS, start_daemon, why_missing
 

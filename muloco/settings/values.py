@@ -1,7 +1,7 @@
 """Checks of values from a Python file, a config.json or a command line against the annotations of their fields.
 
 It knows every type that a section of the config uses: bool, int, float, str, Literal, tuples of these of any
-length, unions, and Annotated with bounds (`muloco.training.bounds`). Needs nothing but Python.
+length, unions, and Annotated with bounds (`muloco.settings.bounds`). Needs nothing but Python.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from muloco.training.bounds import Joined
+from muloco.settings.bounds import Joined
 
 LARGEST = 2**63 - 1
 """The largest whole number that torch, numpy and the files of a run can hold."""

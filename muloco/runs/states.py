@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
-from muloco.training.run_folder import STATE, MetricsWriter, RunFolder
+from muloco.runs.folder import STATE, MetricsWriter, RunFolder
 
 
 class State(StrEnum):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from muloco.training.config import Config
+from muloco.settings.config import Config
 
 
 def settle_length(config: Config, words: Iterable[str]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from muloco.training.config import Config
+from muloco.runs.folder import MetricsWriter, RunFolder, read_metrics
+from muloco.runs.lines import LineFile, why_full
+from muloco.settings.config import Config
 from muloco.training.lasting import LastingTracker
-from muloco.training.lines import LineFile, why_full
-from muloco.training.run_folder import MetricsWriter, RunFolder, read_metrics
 from muloco.training.trackers import TensorBoard
 
 

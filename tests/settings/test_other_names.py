@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.config import Config, Role
-from muloco.training.load import (
-    CHECKOUT,
-    ConfigError,
-    apply_overrides,
-    field_types,
-    flatten,
-    load_config,
-    settle,
-)
-from muloco.training.other_names import PAPER
+from muloco.errors import UserError
+from muloco.settings.config import Config, Role
+from muloco.settings.load import CHECKOUT, apply_overrides, field_types, flatten, load_config, settle
+from muloco.settings.other_names import PAPER
 from muloco.training.resolve import resolve
 
 DOCUMENT = (CHECKOUT / "docs/coming-from-the-papers-repository.md").read_text()
@@ -67,7 +60,7 @@ def test_the_document_and_the_table_know_the_same() -> None:
     ],
 )
 def test_an_option_from_elsewhere_is_answered_with_ours(option: str, ours: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         apply_overrides(Config(), [option, "3"])
     text = str(refusal.value)
     assert text.startswith(f"unknown option {option}; {ours}") and "\n" not in text and len(text) < 200
@@ -212,7 +205,7 @@ def test_a_config_of_ours_is_read_without_a_note(caplog: pytest.LogCaptureFixtur
 def test_a_dict_with_a_mistake_is_refused(section: str, fields: dict, message: str) -> None:
     config = Config()
     setattr(config, section, fields)
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         settle(config)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -224,5 +217,5 @@ def test_a_section_inside_a_section_may_be_a_dict() -> None:
     settle(config)
     assert config.optimizer.scalar == Role(weight_decay_factor=2.0) and config.optimizer.lr == 0.5
     config.optimizer.head = {"lr_facto": 1}  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="optimizer.head.lr_facto; did you mean optimizer.head.lr_factor"):
+    with pytest.raises(UserError, match="optimizer.head.lr_facto; did you mean optimizer.head.lr_factor"):
         settle(config)

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from muloco.training.checked_lines import checked, content, end_torn_line, lines_from_end
-from muloco.training.lines import LineFile
-from muloco.training.run_folder import RunFolder
+from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
+from muloco.runs.folder import RunFolder
+from muloco.runs.lines import LineFile
 
 ANSWERED = 64
 """Number of newest commits that a worker sends to others; after the last step there is one for each fragment."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.run_folder import (
+from muloco.runs.folder import (
     MetricsTail,
     MetricsWriter,
     RunFolder,
@@ -13,7 +13,7 @@ from muloco.training.run_folder import (
     read_metrics,
     write_json,
 )
-from muloco.training.states import State, tell_state
+from muloco.runs.states import State, tell_state
 
 
 def write(folder: RunFolder, worker: int, attempt: int, steps: range) -> None:

@@ -11,8 +11,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 
 import muloco
-from muloco.training import safe_reader
-from muloco.training.safe_reader import UnreadablePart
+from muloco.runs import safe_reader
+from muloco.runs.safe_reader import UnreadablePart
 
 from ..hostile import GADGETS, Call, hide_in_metadata, saved
 

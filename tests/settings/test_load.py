@@ -9,12 +9,13 @@ from typing import get_args, get_type_hints
 import pytest
 
 from muloco.cli import main
+from muloco.errors import UserError
 from muloco.optim import PRESETS
 from muloco.optim.by_rule import RULES
 from muloco.optim.muon import LR_SCALES
 from muloco.optim.symmetric import WAYS
-from muloco.training.config import Config, FaultTolerance, Optimizer, Role
-from muloco.training.load import CHECKOUT, ConfigError, apply_overrides, flatten, load_config, settle, to_dict
+from muloco.settings.config import Config, FaultTolerance, Optimizer, Role
+from muloco.settings.load import CHECKOUT, apply_overrides, flatten, load_config, settle, to_dict
 from muloco.training.resolve import resolve
 
 SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
@@ -114,7 +115,7 @@ def test_overrides_of_every_kind() -> None:
     ],
 )
 def test_bad_overrides_are_refused_in_one_line(words: str, message: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         apply_overrides(Config(), words.split())
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -126,13 +127,13 @@ def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
     file.write_text(json.dumps({"chosen": {}, "resolved": to_dict(resolved)}))
     assert load_config(str(file)) == resolved
     file.write_text(json.dumps({"resolved": {"optimizer": {"lrr": 1.0}}}))
-    with pytest.raises(ConfigError, match=r"unknown field optimizer.lrr; did you mean optimizer.lr\?"):
+    with pytest.raises(UserError, match=r"unknown field optimizer.lrr; did you mean optimizer.lr\?"):
         load_config(str(file))
     file.write_text(json.dumps({"resolved": {"optimizer": {"head": {"lr_facto": 1.0}}}}))
-    with pytest.raises(ConfigError, match=r"optimizer.head.lr_facto; did you mean optimizer.head.lr_factor\?"):
+    with pytest.raises(UserError, match=r"optimizer.head.lr_facto; did you mean optimizer.head.lr_factor\?"):
         load_config(str(file))
     file.write_text("{}")
-    with pytest.raises(ConfigError, match="is not the config.json of a run"):
+    with pytest.raises(UserError, match="is not the config.json of a run"):
         load_config(str(file))
 
 
@@ -150,13 +151,13 @@ def test_fragments_may_be_lists_of_their_modules(spelling, tmp_path: Path) -> No
 
 
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config config/laptop/mulco.py; did you mean config/laptop/muloco.py\?"):
+    with pytest.raises(UserError, match=r"no config config/laptop/mulco.py; did you mean config/laptop/muloco.py\?"):
         load_config("config/laptop/mulco.py")
     (tmp_path / "empty.py").write_text("")
-    with pytest.raises(ConfigError, match="has no function config"):
+    with pytest.raises(UserError, match="has no function config"):
         load_config(str(tmp_path / "empty.py"))
     (tmp_path / "other.py").write_text("def config():\n    return {}\n")
-    with pytest.raises(ConfigError, match="returned dict, not a"):
+    with pytest.raises(UserError, match="returned dict, not a"):
         load_config(str(tmp_path / "other.py"))
 
 
@@ -190,17 +191,17 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         ("import nothing_of_that_name", "line 5: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         ("raise SystemExit", "line 5: SystemExit"),
         ("1 +", "line 5: invalid syntax"),
-        ("return None", "returned NoneType, not a muloco.training.config.Config"),
+        ("return None", "returned NoneType, not a muloco.settings.config.Config"),
     ],
 )
 def test_a_mistake_in_a_python_config_is_one_line(line: str, message: str, tmp_path: Path) -> None:
     """With its file, and its line where Python knows it."""
     file = tmp_path / "mine.py"
     file.write_text(
-        "from muloco.training.config import Config, FaultTolerance\n\n"
+        "from muloco.settings.config import Config, FaultTolerance\n\n"
         f"def config():\n    config = Config()\n    {line}\n    return config\n"
     )
-    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as refusal:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")) as refusal:
         load_config(str(file))
     assert "\n" not in str(refusal.value) and str(file) in str(refusal.value)
 
@@ -225,14 +226,14 @@ def test_a_mistake_in_a_python_config_is_one_line(line: str, message: str, tmp_p
 def test_a_damaged_config_json_is_one_line(stored: str | bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(stored if isinstance(stored, bytes) else stored.encode())
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(UserError) as refusal:
         load_config(str(file))
     assert message in str(refusal.value) and str(file) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_numbers_as_python_writes_them(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "import numpy as np\nfrom muloco.training.config import Config\n\ndef config():\n    config = Config()\n"
+        "import numpy as np\nfrom muloco.settings.config import Config\n\ndef config():\n    config = Config()\n"
         "    config.training.tokens, config.optimizer.lr = 3e9, np.float32(0.5)\n"
         "    config.fault_tolerance.group_size = np.int64(2)\n    return config\n"
     )

@@ -24,7 +24,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
                        (of the anchor on the whole set, after it; repeated until the anchor moves)
     evaluation lines:  event "evaluation", evaluation_seconds, evaluation/TASK/METRIC for each metric of lm-eval, and
                        evaluation/mean over the accuracies of the tasks
-    state lines:       event "state", state: what the worker is doing from then on (`muloco.training.states`); for the
+    state lines:       event "state", state: what the worker is doing from then on (`muloco.runs.states`); for the
                        live view; `read_metrics` skips them
 """
 
@@ -41,8 +41,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from muloco.training.lines import LineFile
-from muloco.training.metrics_lines import is_complete, parsed_line, parsed_lines
+from muloco.runs.lines import LineFile
+from muloco.runs.metrics_lines import is_complete, parsed_line, parsed_lines
 
 SCHEMA = 1
 STATE = "state"

@@ -10,10 +10,10 @@ import socket
 from pathlib import Path
 from time import gmtime, strftime
 
-from muloco.training.checked_lines import checked, content, end_torn_line
-from muloco.training.commits import newest_attempt
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import RunFolder, read_json, read_lines
+from muloco.errors import UserError
+from muloco.runs.checked_lines import checked, content, end_torn_line
+from muloco.runs.commits import newest_attempt
+from muloco.runs.folder import RunFolder, read_json, read_lines
 
 SHORTEST = len("attempt 1 2026-01-01T00:00:00Z h 00000000\n")
 """Number of bytes of the shortest possible line."""
@@ -41,13 +41,13 @@ def begin_attempt(folder: RunFolder, attempt: int) -> None:
     """Records that an attempt begins.
 
     Raises:
-        ConfigError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     try:
         _append(folder, attempt)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"the run folder cannot be written to (run.outputs, run.name): {reason}") from None
+        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}") from None
 
 
 def _append(folder: RunFolder, attempt: int) -> None:

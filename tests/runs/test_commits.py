@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from muloco.training.checked_lines import checked, content, lines_from_end
-from muloco.training.commits import ANSWERED, CommitLog, Progress, has_trained, newest_commits, parse
-from muloco.training.run_folder import RunFolder
+from muloco.runs.checked_lines import checked, content, lines_from_end
+from muloco.runs.commits import ANSWERED, CommitLog, Progress, has_trained, newest_commits, parse
+from muloco.runs.folder import RunFolder
 
 K = 3
 
@@ -156,7 +156,7 @@ def test_a_full_disk_is_survived_and_told(
         def full(*args: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr("muloco.training.lines.FileIO", full)
+        patch.setattr("muloco.runs.lines.FileIO", full)
         own.add(8, 0, {0})
         own.add(12, 0, {0})
     own.add(16, 0, {0})
@@ -195,7 +195,7 @@ def test_a_question_reads_the_same_little_of_a_long_run(tmp_path: Path, monkeypa
         return pread(descriptor, size, offset)
 
     monkeypatch.setattr("os.pread", counted)
-    monkeypatch.setattr("muloco.training.commits.parse", lambda line: parsed.append(line) or parse(line))
+    monkeypatch.setattr("muloco.runs.commits.parse", lambda line: parsed.append(line) or parse(line))
     asker = Progress(folder, worker=0, workers=32, attempt=1)
     assert asker.reached() == 3999 and not asker.passed(3999, 3)
     assert sum(read) == 2 * 32 * 4096 and len(parsed) == 2 * 32 * 2

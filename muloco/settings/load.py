@@ -16,12 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from muloco.training import values
-from muloco.training.bounds import FolderName
-from muloco.training.config import Config
-from muloco.training.other_names import PAPER, Values, hint
-from muloco.training.overrides import settle_length
-from muloco.training.section import Section, full_name, section_name
+from muloco.errors import UserError
+from muloco.settings import values
+from muloco.settings.bounds import FolderName
+from muloco.settings.config import Config
+from muloco.settings.other_names import PAPER, Values, hint
+from muloco.settings.overrides import settle_length
+from muloco.settings.section import Section, full_name, section_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The checkout that this package belongs to; without one, the folder that packages are installed in."""
@@ -29,10 +30,6 @@ SHIPPED = CHECKOUT if (CHECKOUT / "config" / "laptop").is_dir() else CHECKOUT / 
 """The folder that holds `config/` and `jobs/`: the checkout or, where muloco is installed from a wheel, the package."""
 
 logger = logging.getLogger(__name__)
-
-
-class ConfigError(ValueError):
-    """The user's config cannot be used; the message is one line that says what to change."""
 
 
 def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco train CONFIG") -> Config:
@@ -46,7 +43,7 @@ def load_config(path: str, overrides: Sequence[str] = (), *, prog: str = "muloco
         prog: how the help calls the command.
 
     Raises:
-        ConfigError: there is no such file, it cannot be read or run, it holds no config, a value does not fit its
+        UserError: there is no such file, it cannot be read or run, it holds no config, a value does not fit its
             field, or an override is unknown or unreadable.
     """
     file = find_config(path)
@@ -58,23 +55,23 @@ def find_config(path: str) -> Path:
     """The file that `path` means: relative to the current folder, or one that muloco ships (`laptop/muloco`).
 
     Raises:
-        ConfigError: there is none, or it is neither a Python file nor a JSON file.
+        UserError: there is none, or it is neither a Python file nor a JSON file.
     """
     candidates = (Path(path), Path(path) / "config.json", SHIPPED / path, SHIPPED / "config" / f"{path}.py")
     try:
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         folder = Path(path).is_dir()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"there is no config {values.shown(path)}: {error_reason(error)}") from error
+        raise UserError(f"there is no config {values.shown(path)}: {error_reason(error)}") from error
     if file is None and folder:
-        raise ConfigError(f"{path} is a folder without a config.json: it is neither a config nor the folder of a run")
+        raise UserError(f"{path} is a folder without a config.json: it is neither a config nor the folder of a run")
     if file is None:
         known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("config/*/*.py"))]
         nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
         hint = f"; did you mean {nearest[0]}?" if nearest else f"; the configs of muloco are in {SHIPPED / 'config'}"
-        raise ConfigError(f"there is no config {path}{hint}")
+        raise UserError(f"there is no config {path}{hint}")
     if file.suffix not in (".py", ".json"):
-        raise ConfigError(f"{path} is not a config; allowed are a Python file (.py), a config.json and a run's folder")
+        raise UserError(f"{path} is not a config; allowed are a Python file (.py), a config.json and a run's folder")
     return file.resolve()
 
 
@@ -82,7 +79,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
     """A copy of `config` with `--section.field value` words applied.
 
     Raises:
-        ConfigError: a name is unknown (the message suggests a similar one), or a value is not allowed.
+        UserError: a name is unknown (the message suggests a similar one), or a value is not allowed.
     """
     if "--help" in overrides:
         show_help(config, prog=prog)
@@ -92,7 +89,7 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, prog: str = "mu
         try:
             set_field(changed, name, values.read(field_types()[name], words))
         except values.BadValue as error:
-            raise ConfigError(f"--{name} {error}") from None
+            raise UserError(f"--{name} {error}") from None
     settle_length(changed, overrides)
     return changed
 
@@ -101,7 +98,7 @@ def by_name(words: Sequence[str]) -> dict[str, list[str]]:
     """Words of a command line by the field that they belong to; of a field that is given twice, the last ones.
 
     Raises:
-        ConfigError: a word belongs to no option, or there is no such option.
+        UserError: a word belongs to no option, or there is no such option.
     """
     found: dict[str, list[str]] = {}
     last: list[str] | None = None
@@ -110,10 +107,10 @@ def by_name(words: Sequence[str]) -> dict[str, list[str]]:
             option, *last = word.split("=", 1)
             name = option[2:].replace("-", "_")
             if name not in field_types():
-                raise ConfigError(f"unknown option {option}; {hint(name, field_types())}")
+                raise UserError(f"unknown option {option}; {hint(name, field_types())}")
             found[name] = last
         elif last is None:
-            raise ConfigError(f"unexpected word {word!r}: options are --section.field value")
+            raise UserError(f"unexpected word {word!r}: options are --section.field value")
         else:
             last.append(word)
     return found
@@ -142,7 +139,7 @@ def from_dict(stored: dict[str, Any], *, where: str) -> Config:
     """The config that `to_dict` wrote.
 
     Raises:
-        ConfigError: a section or field that this version does not know, or a value that does not fit; `where` says in
+        UserError: a section or field that this version does not know, or a value that does not fit; `where` says in
             which file.
     """
     config = _build(Config, stored, where, ())
@@ -159,7 +156,7 @@ def locate(config: Config, file: Path, words: Sequence[str]) -> None:
         words: of the command line; a folder that they name has precedence.
 
     Raises:
-        ConfigError: the folder has been given a name that a run may not have.
+        UserError: the folder has been given a name that a run may not have.
     """
     if file.name != "config.json":
         return
@@ -167,7 +164,7 @@ def locate(config: Config, file: Path, words: Sequence[str]) -> None:
     folder, outputs, here = file.parent, file.parent.parent, Path.cwd()
     if "--run.name" not in named:
         if not FolderName().allows(folder.name):
-            raise ConfigError(
+            raise UserError(
                 f"{folder}: the folder's name {folder.name!r} cannot be a run's name; rename it to {FolderName.words}"
             )
         config.run.name = folder.name
@@ -192,11 +189,11 @@ def field_types() -> dict[str, Any]:
 
 
 def check_option(option: str, annotation: Any, value: Any) -> None:
-    """Raises ConfigError if the value of a command's option does not match an annotation (`muloco.training.bounds`)."""
+    """Raises UserError if the value of a command's option does not match an annotation (`muloco.settings.bounds`)."""
     try:
         values.checked(annotation, value)
     except values.BadValue as error:
-        raise ConfigError(f"{option} {error}") from None
+        raise UserError(f"{option} {error}") from None
 
 
 def error_reason(error: Exception) -> str:
@@ -206,12 +203,12 @@ def error_reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def naming(option: str) -> Iterator[None]:
-    """Within the context, errors of the file system become a ConfigError that names the option and the path."""
+    """Within the context, errors of the file system become a UserError that names the option and the path."""
     try:
         yield
     except OSError as error:
         path = "" if error.filename is None else f" {values.shown(str(error.filename))}"
-        raise ConfigError(f"{option}{path}: {error_reason(error)}") from error
+        raise UserError(f"{option}{path}: {error_reason(error)}") from error
 
 
 def unknown_field(name: str) -> str:
@@ -241,7 +238,7 @@ def settle(config: Config, *, where: str = "", theirs: bool = False) -> None:
             ignored.
 
     Raises:
-        ConfigError: the value of a section or a field is not allowed.
+        UserError: the value of a section or a field is not allowed.
     """
     given, notes = _other_forms(config, where, theirs)
     _check_sections(config, where, "")
@@ -251,7 +248,7 @@ def settle(config: Config, *, where: str = "", theirs: bool = False) -> None:
         try:
             set_field(config, name, values.checked(annotation, get_field(config, name)))
         except values.BadValue as error:
-            raise ConfigError(f"{_prefix(where)}{name} {error}") from None
+            raise UserError(f"{_prefix(where)}{name} {error}") from None
     for note in notes:
         logger.warning("%s%s", _prefix(where), note)
 
@@ -275,7 +272,7 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
             found = _read(section_name(type(section).__name__), dict(other), given, notes, unknown) or found
             other.clear()
     if unknown and not theirs:
-        raise ConfigError(_prefix(where) + unknown_field(unknown[0]))
+        raise UserError(_prefix(where) + unknown_field(unknown[0]))
     if unknown:
         notes.append(f"ignored, as muloco has no such options: {', '.join(unknown)}")
     if given.get("compression.kind") == "none":
@@ -336,7 +333,7 @@ def _check_sections(config: Any, where: str, prefix: str) -> None:
         if dataclasses.is_dataclass(type_):
             section = getattr(config, name)
             if not isinstance(section, type_):  # type: ignore[arg-type]
-                raise ConfigError(
+                raise UserError(
                     f"{_prefix(where)}section {prefix}{name} must be a {type_.__name__}, or a dict of its fields; "  # type: ignore[union-attr]
                     f"got {values.shown(section)}"
                 )
@@ -355,14 +352,14 @@ def _build(type_: Any, stored: Any, where: str, path: tuple[str, ...]) -> Any:
     """An object of a dataclass from nested plain values; `path` are the names that lead to it."""
     if not isinstance(stored, dict):
         what = f"section {'.'.join(path)}" if path else "the config"
-        raise ConfigError(f"{where}: {what} must hold fields by name; got {values.shown(stored)}")
+        raise UserError(f"{where}: {what} must hold fields by name; got {values.shown(stored)}")
     types = get_type_hints(type_)
     built = {}
     for name, value in stored.items():
         full = ".".join((*path, name))
         if name not in types:
             unknown = f"field {full}" if path else f"section {name!r}"
-            raise ConfigError(f"{where}: unknown {unknown}; {_hint(full, types if not path else None)}")
+            raise UserError(f"{where}: unknown {unknown}; {_hint(full, types if not path else None)}")
         nested = dataclasses.is_dataclass(types[name])
         built[name] = _build(types[name], value, where, (*path, name)) if nested else value
     return type_(**built)
@@ -377,17 +374,17 @@ def _from_python(file: Path) -> Config:
     try:
         spec.loader.exec_module(module)
         made = module.config() if callable(getattr(module, "config", None)) else _of_dicts(module)
-    except ConfigError:
+    except UserError:
         raise
     except (Exception, SystemExit) as error:  # a config is a program of the user's: it may raise anything
-        raise ConfigError(failure_in(file, error)) from error
+        raise UserError(failure_in(file, error)) from error
     finally:
         sys.path.remove(folder)
     if made is None and not hasattr(module, "config"):
         hint = "; it is a sweep, for `muloco sweep` and `muloco plan`" if hasattr(module, "sweep") else ""
-        raise ConfigError(f"{file} has no function config(){hint}")
+        raise UserError(f"{file} has no function config(){hint}")
     if not isinstance(made, Config):
-        raise ConfigError(f"config() in {file} returned {type(made).__name__}, not a muloco.training.config.Config")
+        raise UserError(f"config() in {file} returned {type(made).__name__}, not a muloco.settings.config.Config")
     settle(made, where=str(file), theirs=not callable(getattr(module, "config", None)))
     return made
 
@@ -421,9 +418,9 @@ def _from_json(file: Path) -> Config:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        raise ConfigError(f"{file} cannot be read: {error_reason(error)}") from error
+        raise UserError(f"{file} cannot be read: {error_reason(error)}") from error
     if not isinstance(stored, dict) or "resolved" not in stored:
-        raise ConfigError(f"{file} is not the config.json of a run: the entry `resolved` is missing")
+        raise UserError(f"{file} is not the config.json of a run: the entry `resolved` is missing")
     return from_dict(stored["resolved"], where=str(file))
 
 

@@ -1,11 +1,11 @@
-"""Moments in a worker's life at which somebody may want to act: faults on demand (`muloco.training.chaos`) and tests.
+"""Failpoints: named points in a worker's life at which tests can act and faults can be injected.
 
-The code that lives through a moment says so by `reach`; without listeners that does nothing.
+The code at such a point calls `hit`, which does nothing without listeners. `muloco.training.chaos` is one.
 """
 
 from collections.abc import Callable
 
-PHASES = (
+FAILPOINTS = (
     "inner_step",  # before an inner step
     "open",  # before it meets the others at a sync
     "headers",  # they have met, nothing is exchanged yet
@@ -21,13 +21,13 @@ PHASES = (
 _listeners: list[Callable[[str], None]] = []
 
 
-def listen(listener: Callable[[str], None]) -> None:
-    """`listener` is called with each phase that is reached in this process, from whichever thread reaches it."""
+def on_hit(listener: Callable[[str], None]) -> None:
+    """Calls `listener` with the name of each failpoint that this process hits, from the thread that hits it."""
     _listeners.append(listener)
 
 
-def reach(phase: str) -> None:
-    """Tells that this process is at a moment of `PHASES`."""
-    assert phase in PHASES, phase
+def hit(failpoint: str) -> None:
+    """Tells the listeners that this process is at one of `FAILPOINTS`."""
+    assert failpoint in FAILPOINTS, failpoint
     for listener in _listeners:
-        listener(phase)
+        listener(failpoint)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training import lock
-from muloco.training.load import ConfigError
-from muloco.training.lock import SILENT_SECONDS, only_one
+from muloco.errors import UserError
+from muloco.runs import lock
+from muloco.runs.lock import SILENT_SECONDS, only_one
 
 HOLDER = "process 4711 on elsewhere, since 2026-01-01 00:00:00"
 
@@ -64,7 +64,7 @@ def test_a_live_holder_is_left_alone(tmp_path: Path, clock: Clock, no_locks: Non
     file = tmp_path / ".lock"
     clock.meanwhile = beats(file)
     clock.meanwhile(0)
-    with pytest.raises(ConfigError, match=f"busy .{HOLDER}.$"), only_one(file, "busy"):
+    with pytest.raises(UserError, match=f"busy .{HOLDER}.$"), only_one(file, "busy"):
         raise AssertionError("two holders")
     assert file.read_text().startswith(HOLDER) and list(tmp_path.iterdir()) == [file]
 
@@ -82,7 +82,7 @@ def test_of_two_that_find_no_holder_one_is_refused(tmp_path: Path, clock: Clock,
     """The other one writes its sign of life just behind this one's."""
     file = tmp_path / ".lock"
     clock.meanwhile = beats(file)
-    with pytest.raises(ConfigError, match=HOLDER), only_one(file, "busy"):
+    with pytest.raises(UserError, match=HOLDER), only_one(file, "busy"):
         raise AssertionError("two holders")
     assert file.read_text().startswith(HOLDER)
 
@@ -133,7 +133,7 @@ def test_one_that_waits_takes_over_from_one_that_ends(tmp_path: Path, clock: Clo
 def test_with_locks_one_that_waits_gives_up_in_the_end(tmp_path: Path, clock: Clock) -> None:
     file, began = tmp_path / ".lock", clock.now
     with only_one(file, "busy"):
-        with pytest.raises(ConfigError, match="busy .process"), only_one(file, "busy", patience=30):
+        with pytest.raises(UserError, match="busy .process"), only_one(file, "busy", patience=30):
             raise AssertionError("two holders")
         assert clock.now - began > 30
     with only_one(file, "busy"):

@@ -7,10 +7,11 @@ from typing import Any, Literal, get_type_hints
 import numpy as np
 import pytest
 
-from muloco.training.bounds import LONGEST_NAME, Count, Momentum, Name, Names, Positive, Seconds, Seed, Share, SomeShare
-from muloco.training.config import Config
-from muloco.training.load import ConfigError, field_types, get_field, set_field, settle
-from muloco.training.values import BadValue, checked, described, read
+from muloco.errors import UserError
+from muloco.settings.bounds import LONGEST_NAME, Count, Momentum, Name, Names, Positive, Seconds, Seed, Share, SomeShare
+from muloco.settings.config import Config
+from muloco.settings.load import field_types, get_field, set_field, settle
+from muloco.settings.values import BadValue, checked, described, read
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -136,7 +137,7 @@ def test_every_field_has_a_type_that_is_checked(field: str) -> None:
         with pytest.raises(BadValue):
             checked(field_types()[field], nonsense)
     set_field(config, field, object())
-    with pytest.raises(ConfigError, match=rf"^{re.escape(field)} must be "):
+    with pytest.raises(UserError, match=rf"^{re.escape(field)} must be "):
         settle(config)
 
 
@@ -145,5 +146,5 @@ def test_every_field_has_a_type_that_is_checked(field: str) -> None:
 def test_a_section_that_is_none_is_refused(section: str, given: Any) -> None:
     config = Config()
     setattr(config, section, given)
-    with pytest.raises(ConfigError, match=f"section {section} must be a .*, or a dict of its fields; got"):
+    with pytest.raises(UserError, match=f"section {section} must be a .*, or a dict of its fields; got"):
         settle(config)

@@ -3,13 +3,13 @@
 import re
 from typing import TYPE_CHECKING, Any
 
-from muloco.training.other_names import PAPER, hint
+from muloco.settings.other_names import PAPER, hint
 
 
 class Section:
-    """Base of the dataclasses in `muloco.training.config`.
+    """Base of the dataclasses in `muloco.settings.config`.
 
-    Names of the paper's repository are kept in `_other` until `muloco.training.load.settle` reads them.
+    Names of the paper's repository are kept in `_other` until `muloco.settings.load.settle` reads them.
     """
 
     __slots__ = ("_other",)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from muloco.training.attempts import begin_attempt, next_attempt
-from muloco.training.commits import CommitLog
-from muloco.training.load import ConfigError
-from muloco.training.run_folder import MetricsWriter, RunFolder
+from muloco.errors import UserError
+from muloco.runs.attempts import begin_attempt, next_attempt
+from muloco.runs.commits import CommitLog
+from muloco.runs.folder import MetricsWriter, RunFolder
 
 
 @pytest.fixture
@@ -74,12 +74,12 @@ def test_where_the_file_is_gone_or_damaged_all_else_counts(tmp_path: Path, left,
 
 def test_what_is_read_costs_no_metrics(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     of_metrics(folder)
-    monkeypatch.setattr("muloco.training.attempts.read_lines", None)
+    monkeypatch.setattr("muloco.runs.attempts.read_lines", None)
     assert next_attempt(folder) == 4
 
 
 def test_a_folder_in_which_nothing_can_be_noted_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.attempts.mkdir()
-    with pytest.raises(ConfigError, match=r"the run folder cannot be written to .*: Is a directory"):
+    with pytest.raises(UserError, match=r"the run folder cannot be written to .*: Is a directory"):
         begin_attempt(folder, 1)

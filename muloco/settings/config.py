@@ -7,7 +7,7 @@ over all workers unless said otherwise. Needs nothing but Python, so that `--hel
 from dataclasses import dataclass, field
 from typing import Literal
 
-from muloco.training.bounds import (
+from muloco.settings.bounds import (
     Amount,
     Bits,
     Count,
@@ -22,7 +22,7 @@ from muloco.training.bounds import (
     SomeShare,
     Text,
 )
-from muloco.training.section import Section
+from muloco.settings.section import Section
 
 
 @dataclass(kw_only=True, slots=True)
