@@ -9,9 +9,9 @@ from pathlib import Path
 # Several tests run at once, and their processes too. The threads of each would only wait for those of the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from torch import multiprocessing  # noqa: E402
+import pytest
+import torch
+from torch import multiprocessing
 
 
 @pytest.fixture

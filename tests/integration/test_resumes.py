@@ -13,6 +13,7 @@ import muloco
 from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder, read_lines
 
+from ..covering import only
 from .runs import Run, command, train
 from .test_interruptions import MULOCO, events, kill, processes_of, said, start_and_wait_for_syncs
 from .waiting import wait_for_end, wait_until
@@ -22,14 +23,15 @@ pytestmark = pytest.mark.integration
 SETTINGS = {"training__steps": 60, "fault_tolerance__sync_steps": 4, "metrics__log_freq": 1}
 
 
-def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_path: Path) -> None:
-    settings = {**SETTINGS, "checkpoint__interval": 30}
+@pytest.mark.parametrize("transport", only(["in_process"], ["in_process", "torchft"]))
+def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_path: Path, transport: str) -> None:
+    settings = {**SETTINGS, "checkpoint__interval": 30, "fault_tolerance__transport": transport}
     process, folder = start_and_wait_for_syncs(tmp_path, "lost", **settings)
     wait_until(
         lambda: [line for line in events(folder, "sync") if line["step"] > 32],
         *("the checkpoint is not passed", tmp_path, process),
     )
-    for worker in (0, 1):
+    for worker in (0,) if transport == "in_process" else (0, 1):
         kill(folder, worker)
     assert wait_for_end(process, tmp_path) == 0, said(folder)
     assert "failed: StateLost: run 'lost' has come to step" in said(folder)
@@ -45,6 +47,7 @@ def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_p
     assert again.learned() == learned
 
 
+@pytest.mark.full
 def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) -> None:
     """Worker 1 is gone for good. The state of worker 0 is all that is left: no committed sync is lost with it."""
     settings = {
@@ -74,7 +77,7 @@ def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) 
     assert all(len(set(digests.values())) == 1 for digests in again.digests())
 
 
-@pytest.mark.parametrize("nohup", [False, True])
+@pytest.mark.parametrize("nohup", only([False], [False, True]))
 def test_a_terminal_that_goes_away_asks_for_a_stop_except_under_nohup(tmp_path: Path, nohup: bool) -> None:
     words = ["nohup"] if nohup else []
     words += command(tmp_path, "left", str(Path(MULOCO).absolute()), **SETTINGS, fault_tolerance__group_size=1)
