@@ -11,9 +11,10 @@ full = pytest.mark.full
 
 
 def only(chosen: Iterable[Any], every: Iterable[Any]) -> list[Any]:
-    """The values of a parameter: `make test` runs the chosen ones."""
+    """The values of a parameter, or of several as tuples: `make test` runs the chosen ones."""
     kept = list(chosen)
-    return [value if value in kept else pytest.param(value, marks=full) for value in every]
+    values = [(value, value if isinstance(value, tuple) else (value,)) for value in every]
+    return [pytest.param(*words, marks=[] if value in kept else full) for value, words in values]
 
 
 def pairwise(*axes: Iterable[Any]) -> list[Any]:
