@@ -41,9 +41,9 @@ SHORT = {
     "fault_tolerance.sync_steps": "6",
     "metrics.tensorboard": "False",
 }
-"""The rule: a command of the README that trains gets these words as well, except for fields that it sets itself; one
-that needs GPUs or a cluster, and one that only another document prints, is run with `--dry-run`; `make` and the
-programs in benchmarks/ are asked whether they know what to do."""
+"""The rule: a command that trains is run with `--dry-run`. `make test-all` also trains by those of the README, which
+get these words as well, except for fields that they set themselves; not by those that need GPUs or a cluster. `make` and
+the programs in benchmarks/ are asked whether they know what to do."""
 
 
 def printed() -> list[str]:
