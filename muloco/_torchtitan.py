@@ -94,18 +94,25 @@ def _compiled_when_called(function: Callable, **options) -> Callable:
     return functools.wraps(function)(lambda *args, **kwargs: compiled()(*args, **kwargs))
 
 
+_TEXT = "torchtitan.hf_datasets.text_datasets"
+
+
+def _text_config(**options):
+    """The config of torchtitan's loader of text, which is imported for it."""
+    return importlib.import_module(_TEXT).HuggingFaceTextDataLoader.Config(**options)
+
+
 def _import_trainer() -> None:
     """Imports torchtitan's trainer without packages that take a third of a worker's start and are not used.
 
     The default loader of torchtitan's validator imports Hugging Face's datasets and pandas; muloco gives the validator
-    its own loader. torchtitan compiles FlexAttention when it is imported, which imports inductor; on a CPU the model has
-    dense attention.
+    its own loader. torchtitan compiles FlexAttention when it is imported, which imports inductor; on a CPU the model
+    has dense attention.
     """
-    name, compile_ = "torchtitan.hf_datasets.text_datasets", torch.compile
-    absent = name not in sys.modules
+    absent, compile_ = _TEXT not in sys.modules, torch.compile
     if absent:
-        sys.modules[name] = loader = types.ModuleType(name)
-        loader.HuggingFaceTextDataLoader = type("HuggingFaceTextDataLoader", (), {"Config": None})  # type: ignore
+        sys.modules[_TEXT] = loader = types.ModuleType(_TEXT)
+        loader.HuggingFaceTextDataLoader = SimpleNamespace(Config=_text_config)  # type: ignore
     if not torch.accelerator.is_available():
         torch.compile = _compiled_when_called  # type: ignore
     try:
@@ -113,7 +120,7 @@ def _import_trainer() -> None:
     finally:
         torch.compile = compile_
         if absent:
-            del sys.modules[name]
+            del sys.modules[_TEXT]
 
 
 _A100_FLOPS = 312e12
