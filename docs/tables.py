@@ -14,10 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from muloco.outer.fragments import Schedule
-from muloco.settings.config import FaultTolerance
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT
+from muloco.settings.outer import OuterOptimizer
 
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
 TABLES: dict[str, Callable[[], str]] = {}
@@ -118,6 +120,41 @@ def timeouts() -> str:
     )
 
 
+OUTER_OPTIMIZERS = {
+    "sgd": (
+        "`lr`, `momentum`, `nesterov`",
+        "buf <- momentum buf + g; anchor <- anchor - lr (g + momentum buf), without Nesterov - lr buf",
+    ),
+    "adamw": ("`lr`, `beta1`, `beta2`, `eps`", "AdamW without weight decay"),
+    "muon": ("all of these", "Muon on every matrix, embedding and head among them; AdamW on vectors"),
+}
+TRANSPORTS = {
+    "torchft": ("processes, or groups of ranks", "at torchft's lighthouse; gloo or NCCL carries the bytes", "yes"),
+    "in_process": (
+        "threads of one process (one for each rank of a worker) that take turns",
+        "in memory",
+        "no",
+    ),
+}
+
+
+def _choices(section: type, field: str, head: Sequence[str], meanings: dict[str, tuple[str, ...]]) -> str:
+    assert set(get_args(get_type_hints(section)[field])) == set(meanings), f"each choice of {field} has a row"
+    return rows(head, *((f"`{choice}`", *meaning) for choice, meaning in meanings.items()))
+
+
+@table
+def outer_optimizers() -> str:
+    head = ("`outer_optimizer.class_name`", "takes", "the step, with the mean pseudogradient g")
+    return _choices(OuterOptimizer, "class_name", head, OUTER_OPTIMIZERS)
+
+
+@table
+def transports() -> str:
+    head = ("`fault_tolerance.transport`", "workers are", "they meet", "overlap")
+    return _choices(FaultTolerance, "transport", head, TRANSPORTS)
+
+
 @table
 def recovery() -> str:
     path = CHECKOUT / "results" / "storm" / "recovery.jsonl"
@@ -194,6 +231,11 @@ def overhead_link() -> str:
 @table
 def overhead_exchange() -> str:
     return _overhead("exchange")
+
+
+@table
+def overhead_seals() -> str:
+    return _overhead("seals")
 
 
 @table
