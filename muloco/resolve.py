@@ -133,11 +133,11 @@ def _check_optimizer(optimizer: Optimizer) -> None:
                 f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
                 "choose Muon or AdamW, or leave that out"
             )
-    if optimizer.scalar.rule is not None and RULES[optimizer.scalar.rule].takes == "matrices":
+    scalars = optimizer.scalar.rule
+    if scalars is not None and RULES[scalars].takes == "matrices":
         others = " or ".join(rule.name for rule in RULES.values() if rule.takes == "anything")
         raise UserError(
-            f"optimizer.scalar.rule {optimizer.scalar.rule}: norms are vectors, {optimizer.scalar.rule} takes matrices; "
-            f"choose {others}"
+            f"optimizer.scalar.rule {scalars}: norms are vectors, {scalars} takes matrices; choose {others}"
         )
 
 

@@ -53,8 +53,8 @@ class Optimizer(Section):
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
     """Factor of Muon and NorMuon on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of the orthogonalization of Muon and NorMuon: muloco, the paper's five steps; quintic, Keller Jordan's one
-    polynomial; polar_express, the five steps of Polar Express."""
+    """Coefficients of the orthogonalization of Muon and NorMuon: muloco, the paper's five steps; quintic, Keller
+    Jordan's one polynomial; polar_express, the five steps of Polar Express."""
     orthogonalization_steps: Count | None = None
     """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
     symmetric_products: Literal["auto", "triton", "matmul"] = "auto"
