@@ -9,7 +9,7 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"errors", "sharding", "failpoints", "cores", "console", "files", "_torchtitan"},
+    {"errors", "sharding", "failpoints", "cores", "console", "files", "suggest", "_torchtitan"},
     {"optim"},
     {"settings"},
     {"outer"},
@@ -53,7 +53,7 @@ def test_imports_point_down() -> None:
         ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),
         ("muloco.runs.folder", ["torch", "numpy"]),
-        ("muloco.settings.load", ["torch", "numpy", "tyro"]),
+        ("muloco.settings.load", ["torch", "numpy", "tyro", "rich"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
         ("muloco.gpu_check.command", ["torch", "torchtitan"]),

@@ -1,6 +1,5 @@
 """The parameter groups of an optimizer: how they are read and checked. Errors are one line each."""
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from muloco.optim.lookup import lookup
 from muloco.optim.roles import ALGORITHMS, UNDECAYED, named
 from muloco.optim.rule import Option, Read, at_least_zero, switch
 from muloco.optim.rules import RULES
+from muloco.suggest import allowed
 
 OPTIONS: dict[str, Option] = {option.name: option for rule in RULES.values() for option in rule.options}
 """The options of all rules, by name."""
@@ -229,6 +229,4 @@ def _instead(name: str, known: Collection[str]) -> str:
         return NOT_TAKEN[name]
     if name == "lr" and "inner_lr" in known:
         return "use inner_lr for the inner steps, and outer_lr for the outer ones"
-    nearest = difflib.get_close_matches(str(name), sorted(known), n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{hint}allowed are {', '.join(map(repr, sorted(known)))}"
+    return allowed(str(name), sorted(known))

@@ -1,8 +1,9 @@
 """Look a name up in a table of choices."""
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
+
+from muloco.suggest import allowed
 
 T = TypeVar("T")
 
@@ -20,6 +21,4 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    nearest = difflib.get_close_matches(str(name), table, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ValueError(f"unknown {what} {name!r}: {hint}allowed are {', '.join(map(repr, table))}")
+    raise ValueError(f"unknown {what} {name!r}: {allowed(str(name), table)}")

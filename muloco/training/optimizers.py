@@ -11,7 +11,7 @@ from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, Param
 from muloco.errors import UserError
 from muloco.optim import GPA, Muon
 from muloco.optim.rule_optimizer import SHARED
-from muloco.settings.optimizer import Optimizer
+from muloco.settings.optimizer import ResolvedOptimizer
 from muloco.training.schedule import inner_share
 
 PATTERNS = {
@@ -21,13 +21,6 @@ PATTERNS = {
     "scalar": r"norm\.weight$",
 }
 """The names of the parameters of each role (PAPER 3.2). Together they are the model: torchtitan insists on it."""
-
-RULES = {
-    "Muon": {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw"},
-    "AdamW": dict.fromkeys(PATTERNS, "adamw"),
-    "GPA": dict.fromkeys(PATTERNS, "adamw"),
-}
-"""By `optimizer.name`: the rule of each role that has none of its own."""
 
 NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this machine has none; use auto or matmul"
 
@@ -62,13 +55,12 @@ class InnerRates(LRSchedulersContainer.Config):
         return LRSchedulersContainer(optimizers, share)
 
 
-def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
+def inner_optimizers(chosen: ResolvedOptimizer) -> InnerOptimizers.Config:
     """Returns torchtitan's optimizer config for the resolved `optimizer` section.
 
     Raises:
         UserError: `symmetric_products` is `triton`, and there is no CUDA device.
     """
-    assert chosen.weight_decay is not None
     if chosen.symmetric_products == "triton" and not torch.cuda.is_available():
         raise UserError(NO_TRITON)
     if chosen.name == "SGD":
@@ -97,7 +89,7 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
         settings: dict[str, Any] = {
             "lr": chosen.lr,
             "role": name,
-            "algorithm": role.rule or RULES[chosen.name][name],
+            "algorithm": role.rule,
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }

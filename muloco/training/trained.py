@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from muloco.data.cache import default_cache
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.errors import UserError
+from muloco.errors import UserError, error_reason, shown
 from muloco.model.flavors import Flavor, flavor
+from muloco.resolve import completed
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
-from muloco.settings.config import Config
-from muloco.settings.load import error_reason, load_config
-from muloco.settings.values import shown
+from muloco.settings.config import ResolvedConfig
+from muloco.settings.load import load_config
 from muloco.training.resuming import take_own_tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Trained:
 
     run: RunFolder
     step: int
-    config: Config
+    config: ResolvedConfig
     """Of the run, resolved."""
 
     @property
@@ -147,7 +147,7 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
             "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
             newest.step,
         )
-    config = load_config(str(run.config.absolute()))
+    config = completed(load_config(str(run.config.absolute())), where=str(run.config))
     take_own_tokenizer(config, run)
     return Trained(run=run, step=newest.step, config=config)
 

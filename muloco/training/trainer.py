@@ -26,7 +26,7 @@ from muloco.runs.commits import CommitLog, Progress
 from muloco.runs.folder import RunFolder
 from muloco.runs.lock import only_one
 from muloco.runs.states import State
-from muloco.settings.config import Config as RunConfig
+from muloco.settings.config import ResolvedConfig as RunConfig
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.evaluation import Evaluation

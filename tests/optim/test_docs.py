@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from muloco.resolve import resolve
-from muloco.settings.load import flatten, load_config
+from muloco.settings.fields import flatten
+from muloco.settings.load import load_config
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()

@@ -154,6 +154,7 @@ def test_the_config_reaches_the_rule():
     from muloco.training.optimizers import inner_optimizers  # with torchtitan, which ranks need not wait for
 
     chosen = Optimizer(weight_decay=0.0, mu=0.5, beta2=0.6, eps=1e-6, matrix=Role(rule="normuon"))
+    chosen.complete({})
     model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"attention": nn.ModuleDict()})])})
     model["layers"][0]["attention"]["wo"] = nn.Linear(3, 3, bias=False)
     for name, module in (("tok_embeddings", nn.Embedding(4, 3)), ("lm_head", nn.Linear(3, 4, bias=False))):

@@ -17,8 +17,12 @@ from muloco.optim.symmetric import WAYS
 from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
-from muloco.settings.load import CHECKOUT, apply_overrides, flatten, load_config, settle, to_dict
+from muloco.settings.fields import flatten
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.optimizer import Optimizer, Role
+from muloco.settings.overrides import apply_overrides
+from muloco.settings.paper_forms import settle
+from muloco.settings.stored import to_dict
 
 SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
 

@@ -11,7 +11,8 @@ from muloco.resolve import resolve
 from muloco.runs.folder import __doc__ as RUN_FOLDER
 from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
-from muloco.settings.load import CHECKOUT, flatten, load_config
+from muloco.settings.fields import flatten
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.outer import OuterOptimizer
 
 TEXT = (CHECKOUT / "docs" / "outer-loop.md").read_text()

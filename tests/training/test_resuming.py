@@ -15,7 +15,8 @@ from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
 from muloco.runs.folder import RunFolder, write_json
 from muloco.settings.config import Config
-from muloco.settings.load import find_config, flatten, load_config, locate
+from muloco.settings.fields import flatten
+from muloco.settings.load import find_config, load_config, locate
 from muloco.training.data import prepare_data
 from muloco.training.resuming import (
     LENGTH,
