@@ -1,5 +1,6 @@
 """Rules and factors by role: the optimizer that torchtitan builds against a plain loop over groups sorted by hand."""
 
+import copy
 import importlib
 import math
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ class Run:
     """The tiny model with optimizers and schedule as the trainer builds them."""
 
     def __init__(self, chosen: Optimizer):
+        chosen = copy.deepcopy(chosen)
+        chosen.complete({})
         torch.manual_seed(0)
         self.model = muloco.model.build("tiny", "cpu", seq_len=16)
         self.optimizers = inner_optimizers(chosen).build(model_parts=[self.model])
@@ -143,7 +146,9 @@ def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: 
 def test_roles_are_those_of_the_library() -> None:
     model = muloco.model.build("tiny", "meta", seq_len=16)
     sorted_by_library = {name: group["role"] for group in group_by_role(model) for name, _ in group["params"]}
-    (optimizer,) = inner_optimizers(Optimizer(weight_decay=0.0)).build(model_parts=[model])
+    chosen = Optimizer(weight_decay=0.0)
+    chosen.complete({})
+    (optimizer,) = inner_optimizers(chosen).build(model_parts=[model])
     ours = {name: group["role"] for group in optimizer.param_groups for name in group["param_names"]}
     assert ours == sorted_by_library and len(ours) == 29
 
