@@ -74,7 +74,8 @@ class MulocoTrainer(Trainer):
             load_initial(Path(initial), self.model_parts, flavor(config.muloco.model.flavor))
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
-            self._averaging = Averaging(self.optimizers, self._parameters())
+            (gpa,) = self.optimizers
+            self._averaging = Averaging(gpa, self._parameters())
         self._commits: CommitLog | None = None
         if dist.get_rank() == 0:
             path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)

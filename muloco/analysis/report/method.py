@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
+from muloco.optim.rules import RULES
 from muloco.settings.compression import Compression
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.optimizer import Role
@@ -161,13 +162,16 @@ def _method(config: ResolvedConfig) -> str:
 
 
 def _inner(config: ResolvedConfig) -> str:
-    """The inner optimizer; with `, other roles` where parameters are not stepped as the name alone would have it."""
+    """The inner optimizer: its name, or the label of the matrices' rule where only that is another than the name alone
+    would have; with `, other roles` where other parameters or factors differ."""
     optimizer = config.optimizer
-    same = all(
-        role.rule == optimizer.usual_rule(name) and (role.lr_factor, role.weight_decay_factor) == _FACTORS
-        for name, role in optimizer.roles().items()
-    )
-    return optimizer.name if same else f"{optimizer.name}, other roles"
+    roles = optimizer.roles()
+    unusual = {name for name, role in roles.items() if role.rule != optimizer.usual_rule(name)}
+    if any((role.lr_factor, role.weight_decay_factor) != _FACTORS for role in roles.values()):
+        return f"{optimizer.name}, other roles"
+    if unusual == {"matrix"} and optimizer.name != "GPA":
+        return RULES[optimizer.matrix.rule].label
+    return f"{optimizer.name}, other roles" if unusual else optimizer.name
 
 
 _FACTORS = (Role().lr_factor, Role().weight_decay_factor)
