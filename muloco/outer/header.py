@@ -6,9 +6,9 @@ from typing import Any
 
 from muloco.outer.terms import Terms
 
-PROTOCOL = 1
-"""Version of the protocol between workers: headers, votes, and the payloads and their order. It is raised with every
-incompatible change."""
+PROTOCOL = 2
+"""Version of the protocol between workers: headers, votes, seals, and the payloads and their order. It is raised with
+every incompatible change."""
 NOTHING = -1
 """Value of `Header.fragment` for a member that sends no fragment, because it has not taken its first inner step."""
 

@@ -21,9 +21,9 @@ from muloco.data.prepared import SplitWriter, write_meta
 from muloco.outer import Crowd, OuterLoop, Transport
 from muloco.outer.in_process import InProcessGroup
 from muloco.recipes import base
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.training.batch_losses import mean, pack, unpack
-from muloco.training.resolve import resolve
 from muloco.training.validation import AnchorValidator
 from muloco.training.validation_cost import validated_sequences, validation_share
 
