@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from muloco.outer.background import Pending
-from muloco.outer.compression import Compression, Wire
+from muloco.outer.channel import Channel
+from muloco.outer.compression import Compression
 from muloco.outer.digest import digest
 from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
@@ -141,10 +142,12 @@ class OuterLoop:
             sync_interval=sync_interval,
             delay=delay,
             fragments=len(names),
-            layout=layout_of([(fragment.anchor, fragment.wire) for fragment in self.fragments]),
+            layout=layout_of([(fragment.anchor, fragment.channel.wire) for fragment in self.fragments]),
             settings=tuple((settings or {}).items()),
         )
-        self.membership = Membership(transport, crowd, terms=terms, wire_of=self._wire, share=share, transfer=transfer)
+        self.membership = Membership(
+            transport, crowd, terms=terms, channel_of=self._channel, share=share, transfer=transfer
+        )
         self._transport = transport
         self._alpha = alpha
         self._learning_rate = learning_rate
@@ -241,9 +244,9 @@ class OuterLoop:
     def close(self) -> None:
         self._transport.close()
 
-    def state_dict(self) -> dict[str, str]:
-        """Where this worker is in its windows, as JSON. Waits for a fragment in flight, whose mean `global_tensors`
-        then holds."""
+    def state_dict(self) -> dict[str, str | bytes]:
+        """Where this worker is in its windows, as JSON, and the states of its codecs, where they keep any. Waits for a
+        fragment in flight, whose mean `global_tensors` then holds."""
         position: dict[str, Any] = {
             "windows": [fragment.window for fragment in self.fragments],
             "outer_steps": [fragment.outer_steps for fragment in self.fragments],
@@ -255,15 +258,20 @@ class OuterLoop:
             for table in ("weights", "shares"):
                 agreement[table] = list(agreement[table].items())
             position["arrived"] = {**vars(arrived), "agreement": agreement}
-        return {"position": json.dumps(position)}
+        channels = {f"codecs_{index}": fragment.channel for index, fragment in enumerate(self.fragments)}
+        states = {name: channel.codec_states() for name, channel in channels.items() if channel.stateful}
+        return {"position": json.dumps(position), **states}
 
-    def load_state_dict(self, state: dict[str, str]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """After `prepare_to_load`, and after its tensors have been written into `global_tensors`."""
         position = json.loads(state["position"])
         for fragment, window, outer_steps in zip(
             self.fragments, position["windows"], position["outer_steps"], strict=True
         ):
             fragment.load_position(window=window, outer_steps=outer_steps)
+        for index, fragment in enumerate(self.fragments):
+            if fragment.channel.stateful:
+                fragment.channel.load_codec_states(state[f"codecs_{index}"], self._transport.device)
         self.membership.load_state(position["membership"])
         if self._sent is not None:
             arrived = position["arrived"]
@@ -277,8 +285,7 @@ class OuterLoop:
         """The parameters are the anchor from here on."""
         for fragment in self.fragments:
             fragment.merge()
-            for residual in fragment.wire.residuals.values():
-                residual.clear()
+            fragment.channel.clear()
 
     def last_round(self) -> tuple[list[int], str]:
         """The workers that took part in the last committed round (before the first one: all), and the history with it,
@@ -414,7 +421,7 @@ class OuterLoop:
                 weights=agreement.weights,
                 attempts=agreement.attempts,
                 bytes_sent=agreement.bytes_sent,
-                bytes_ring=ring_bytes(fragment.wire, len(agreement.weights)),
+                bytes_ring=ring_bytes(fragment.channel.wire, len(agreement.weights)),
                 seconds_waited=time.perf_counter() - started,
                 seconds_hidden=max(0.0, sent.pending.seconds - exchanged),
                 digest=int(fragment.digest()),
@@ -424,8 +431,8 @@ class OuterLoop:
             )
         ]
 
-    def _wire(self, fragment: int) -> Wire:
-        return self.fragments[fragment].wire
+    def _channel(self, fragment: int) -> Channel:
+        return self.fragments[fragment].channel
 
     def _load(self, values: Sequence[Mapping[str, torch.Tensor]]) -> None:
         for fragment, tensors in zip(self.fragments, values, strict=True):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from muloco.failpoints import hit
-from muloco.outer.compression import Wire
+from muloco.outer.channel import Channel
 from muloco.outer.header import NOTHING, Header
 from muloco.outer.outgoing import Outgoing
 from muloco.outer.terms import Terms
@@ -37,7 +37,7 @@ class Membership:
         transport: meets them.
         crowd: who they are.
         terms: what has to be the same on all of them.
-        wire_of: how a fragment travels, by index.
+        channel_of: how a fragment travels, by index.
         share: says where this worker is in its share of the data.
         transfer: lets workers that were away join again; None: they cannot.
     """
@@ -48,7 +48,7 @@ class Membership:
         crowd: Crowd,
         *,
         terms: Terms,
-        wire_of: Callable[[int], Wire],
+        channel_of: Callable[[int], Channel],
         share: Callable[[], str],
         transfer: StateTransfer | None,
     ):
@@ -65,7 +65,7 @@ class Membership:
         """Whether this worker asks all to stop at the next sync."""
         self.leaving = False
         """Whether they have agreed to stop here."""
-        self._wire_of = wire_of
+        self._channel_of = channel_of
         self._share = share
         self._transfer = transfer
 
@@ -83,7 +83,7 @@ class Membership:
         own = self._header(step, NOTHING, weight=0, finite=True, checksum=checksum)
         while True:
             reached = self.crowd.reached()  # before they meet: what comes later, they do together
-            agreement = assemble(self.transport, own, self._wire_of, self.crowd)
+            agreement = assemble(self.transport, own, self._channel_of, self.crowd)
             if agreement.donor is None:
                 if self.transport.any_rank(left_behind or reached > step):
                     raise StateLost(
@@ -112,7 +112,7 @@ class Membership:
             return not set(self.members) <= set(members) and self.crowd.passed(step, fragment)
 
         agreement = agree(
-            *(self.transport, header, own.vector, self._wire_of, passed),
+            *(self.transport, header, own.vector, self._channel_of, passed),
             overwrite=own.overwrite,
             patience=self.crowd.patience,
         )

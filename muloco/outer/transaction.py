@@ -13,8 +13,8 @@ import torch
 
 from muloco.errors import AttemptFailed, RunFailed
 from muloco.failpoints import hit
+from muloco.outer.channel import Channel
 from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
-from muloco.outer.compression import Wire
 from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
 from muloco.outer.header import NOTHING, PROTOCOL, Header, read_header
@@ -111,7 +111,7 @@ def agree(
     transport: Transport,
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
-    wire_of: Callable[[int], Wire],
+    channel_of: Callable[[int], Channel],
     passed: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
@@ -127,7 +127,7 @@ def agree(
         own: this worker's header.
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
-        wire_of: how a fragment travels, by index.
+        channel_of: how a fragment travels, by index.
         passed: tells whether the others are known to have gone on without this worker, which then must not lead a
             round. It is called with the workers that lead this round, on any rank of this worker.
         overwrite: whether the mean may be written over the vector that `payload` returns.
@@ -147,7 +147,7 @@ def agree(
         try:
             hit("headers")
             headers = _meet(round, own)
-            agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
+            agreement = _carry(round, headers, payload, channel_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
             stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
             logger.warning("sync after step %d: %s", own.step, error)
@@ -161,8 +161,7 @@ def agree(
         sent += round.bytes_sent
         if committed and agreement is not None:
             if agreement.donor is None:
-                for residual in wire_of(own.fragment).residuals.values():
-                    residual.commit()
+                channel_of(own.fragment).commit()
             return replace(agreement, bytes_sent=sent)
         logger.warning("sync after step %d: trying again with those who are left", own.step)
         counts = not transport.any_rank(not counts)
@@ -178,14 +177,14 @@ def agree(
     raise AssertionError("there is always another attempt")
 
 
-def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], awaited: Crowd) -> Agreement:
+def assemble(transport: Transport, own: Header, channel_of: Callable[[int], Channel], awaited: Crowd) -> Agreement:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
 
     Args:
         transport: opens the rounds.
         own: header whose digest is of all fragments.
-        wire_of: how a fragment travels, by index.
+        channel_of: how a fragment travels, by index.
         awaited: how many have to be there to begin.
 
     Raises:
@@ -210,7 +209,7 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
                 )
             enough = awaited.workers if waited < awaited.late_after else awaited.least
             if not among_strangers and (len(headers) >= enough or any(h.fragment != NOTHING for h in headers)):
-                agreement = _carry(round, headers, None, wire_of, 1, transport.device)
+                agreement = _carry(round, headers, None, channel_of, 1, transport.device)
         except TransportError as error:
             failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
             logger.warning("before the first step: %s", error)
@@ -267,7 +266,7 @@ def _carry(
     round: Round,
     headers: Sequence[Header],
     payload: Callable[[], torch.Tensor] | None,
-    wire_of: Callable[[int], Wire],
+    channel_of: Callable[[int], Channel],
     attempt: int,
     device: torch.device,
     *,
@@ -292,15 +291,16 @@ def _carry(
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment != NOTHING:
-        wire = wire_of(fragment)
+        channel: Channel | None = channel_of(fragment)
+        wire = channel_of(fragment).wire
         if round.rank in leaders and payload is not None:
             vector = payload()
         else:
             vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
-            wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter
+            channel = None  # it only carries the others' parts, and keeps what it has of its own
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         hit("scatter")
-        mean = average(round, vector, wire, weights, overwrite=overwrite)
+        mean = average(round, vector, wire, weights, channel=channel, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)

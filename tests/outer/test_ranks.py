@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from muloco.outer import Crowd, TransportError
+from muloco.outer.channel import Channel
 from muloco.outer.company import Stranger
 from muloco.outer.compression import Compression
 from muloco.outer.header import Header
@@ -22,7 +23,7 @@ from .over_torchft import connect, in_threads
 from .toy import SECONDS
 
 RANKS = 2
-WIRE = Compression().wire({"w": torch.empty(3)})
+CHANNEL = Channel(Compression(), {"w": torch.empty(3)})
 
 
 class Ranks:
@@ -84,7 +85,7 @@ def test_a_round_that_does_not_count_on_one_rank_counts_on_none(monkeypatch: pyt
         error = StaysOut("out") if rank == 0 else TransportError("the ranks have met different workers")
         rounds = iter([*(failing(error) for _ in range(15)), None])
         transport = ranks.transport(rank, open=lambda step: next(rounds) or alone.open(step))
-        assert agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE).attempts == 16
+        assert agree(transport, header(), lambda: torch.ones(3), lambda fragment: CHANNEL).attempts == 16
 
     assert ranks.run(work) == ["", ""]
 
@@ -97,7 +98,7 @@ def test_they_give_up_at_the_same_round(impatient: int) -> None:
     def work(rank: int) -> None:
         transport = ranks.transport(rank, open=lambda step: failing(TransportError("cut off")))
         crowd = Crowd(workers=2, patience=0.0 if rank == impatient else 1000.0)
-        assemble(transport, header(fragment=-1, weight=0), lambda fragment: WIRE, crowd)
+        assemble(transport, header(fragment=-1, weight=0), lambda fragment: CHANNEL, crowd)
 
     assert all("workers met within" in said for said in ranks.run(work))
 
@@ -110,7 +111,7 @@ def test_they_give_up_a_sync_at_the_same_round(impatient: int, monkeypatch: pyte
     def work(rank: int) -> None:
         transport = ranks.transport(rank, open=lambda step: failing(Stranger("it has no secret")))
         patience = 0.0 if rank == impatient else 1000.0
-        agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE, patience=patience)
+        agree(transport, header(), lambda: torch.ones(3), lambda fragment: CHANNEL, patience=patience)
 
     said = ranks.run(work)
     assert "a worker that does not belong to the run" in said[impatient] and "another rank" in said[1 - impatient]
@@ -129,7 +130,12 @@ def test_a_state_that_one_rank_does_not_get_is_taken_over_by_none(unlucky: int) 
         transport = ranks.transport(rank, fetch=fetch)
         transfer = SimpleNamespace(unpack=unpacked.append)
         member = Membership(
-            transport, Crowd(workers=2), terms=Terms(), wire_of=lambda fragment: WIRE, share=str, transfer=transfer
+            transport,
+            Crowd(workers=2),
+            terms=Terms(),
+            channel_of=lambda fragment: CHANNEL,
+            share=str,
+            transfer=transfer,
         )
         assert not member.take_over(SimpleNamespace(leaving=False, donor=1, name="1"))
 
@@ -144,7 +150,7 @@ def test_if_the_others_went_on_without_a_worker_that_is_alone_all_its_ranks_know
     def work(rank: int) -> None:
         crowd = Crowd(workers=2, passed=lambda step, fragment: rank == 0)
         member = Membership(
-            ranks.transport(rank), crowd, terms=Terms(), wire_of=lambda fragment: WIRE, share=str, transfer=None
+            ranks.transport(rank), crowd, terms=Terms(), channel_of=lambda fragment: CHANNEL, share=str, transfer=None
         )
         member.part(InProcessGroup(1).transport(0))
         own = SimpleNamespace(finite=True, overwrite=False, vector=lambda: torch.ones(3))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from muloco.outer import Crowd, StateLost
+from muloco.outer.channel import Channel
 from muloco.outer.compression import Compression
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Membership
@@ -31,7 +32,7 @@ class Sent:
 def membership(transport, **crowd) -> Membership:
     terms = Terms(workers=crowd.get("workers", 1), sync_interval=4, fragments=2)
     who = Crowd(run="r", **crowd)
-    return Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+    return Membership(transport, who, terms=terms, channel_of=lambda fragment: None, share=str, transfer=None)
 
 
 @pytest.mark.parametrize("reached", [0, 4])
@@ -66,8 +67,10 @@ def test_who_meets_fewer_than_before_asks_whether_the_run_has_gone_on(passed: bo
             passed=lambda *sync: asked.append((worker, *sync)) or passed,
             committed=lambda step, fragment, members: committed.append((worker, step, fragment, sorted(members))),
         )
-        wire_of = [Compression().wire({"w": torch.empty(3)})].__getitem__
-        member = Membership(group.transport(worker), crowd, terms=TERMS, wire_of=wire_of, share=str, transfer=Empty())
+        channel_of = [Channel(Compression(), {"w": torch.empty(3)})].__getitem__
+        member = Membership(
+            group.transport(worker), crowd, terms=TERMS, channel_of=channel_of, share=str, transfer=Empty()
+        )
         both = member.agree(4, 0, Sent(torch.ones(3)), weight=4, checksum=torch.tensor(1))
         member.commit(both)
         if worker == 1:

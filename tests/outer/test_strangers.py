@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from muloco.outer import Crowd, ForeignRun, TransportError, transaction
+from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import gather_bytes
@@ -141,7 +142,7 @@ class Answered:
 def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger comes to more rounds than may fail, and goes; then the round is committed."""
     monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
-    wire = Compression().wire({"w": torch.empty(3)})
+    channel = Channel(Compression(), {"w": torch.empty(3)})
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
         **{"finite": True, "digest": 1, "share": "", "history": "h"},
@@ -153,11 +154,11 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
         return next(rounds) or alone.open(step)
 
     transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
-    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: wire)
+    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: channel)
     assert agreement.weights == {0: 4} and agreement.attempts == 16
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
     with pytest.raises(TransportError, match="a worker that does not belong to the run"):
-        agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: channel, patience=0.0)
 
 
 def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +178,7 @@ def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monk
         **{"finite": True, "digest": 1, "share": "", "history": "h"},
     )
     with pytest.raises(TransportError, match="10 rounds failed"):
-        agree(transport, own, lambda: torch.ones(3), lambda fragment: Compression().wire({"w": torch.empty(3)}))
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: Channel(Compression(), {"w": torch.empty(3)}))
     assert pauses[:2] == [0, 0] and sum(pauses) > 10
 
 
@@ -205,7 +206,7 @@ def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
         transport.open = open_round
         who = replace(crowd, worker=worker)
         terms = Terms(workers=1 + others)
-        member = Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+        member = Membership(transport, who, terms=terms, channel_of=lambda fragment: None, share=str, transfer=None)
         member.history = history
         try:
             member.start(0, torch.tensor(1))
@@ -231,7 +232,7 @@ def test_a_worker_that_was_there_before_the_strangers_stays(monkeypatch: pytest.
     transport.open = open_round  # type: ignore[method-assign]
     waiting = Crowd(run="r", workers=2, patience=0.5)
     terms = Terms(workers=2)
-    member = Membership(transport, waiting, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+    member = Membership(transport, waiting, terms=terms, channel_of=lambda fragment: None, share=str, transfer=None)
     with pytest.raises(TransportError, match="1 of 2 workers met"):
         member.start(0, torch.tensor(1))
 
