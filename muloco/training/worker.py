@@ -73,7 +73,9 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
         try:
             first = not in_process or config.fault_tolerance.replica_id == 0  # in one process, one evaluation is enough
             trainer = trainer_config(
-                *(config, folder, data),
+                config,
+                folder,
+                data,
                 attempt=attempt,
                 group=group,
                 stop=stop,

@@ -44,7 +44,7 @@ def continued(case: Case, states: list[tuple], step: int, **options) -> list[Res
     def work(worker: int) -> Result:
         parameters = {name: torch.full_like(tensor, 9.0) for name, tensor in start().items()}
         loop = case.loop(parameters, group.transport(worker), worker, **options)
-        restore(states[worker], loop, parameters, step)
+        restore(states[worker], loop, parameters)
         loop.start(step)
         return walk(loop, parameters, worker, range(step + 1, case.steps + 1), case.steps)
 
@@ -57,7 +57,7 @@ def test_continues_to_the_bit_from_any_step(delay: int, optimizer: str) -> None:
     options = {"build": partial(build_outer_optimizer, OPTIMIZERS[optimizer]), "learning_rate": lambda step: 1 / step}
     whole = train_in_process(case, **options)
     states = saved_after_every_step(case, **options)
-    in_flight = [step for step in range(1, case.steps) if "mean" in states[0][step - 1][1]]
+    in_flight = [step for step in range(1, case.steps) if "mean" in states[0][step - 1][0].tensors]
     due = [4, 8, 13, 17, 21, 26, 30]
     assert in_flight == [d - before for d in due for before in range(delay, 0, -1)]
     for step in range(1, case.steps):
@@ -78,7 +78,7 @@ def test_saving_disturbs_nothing() -> None:
     states = saved_after_every_step(case)
     for worker, result in enumerate(train_in_process(case)):
         for name, value in result.local[-2].items():
-            assert torch.equal(states[worker][-1][2][name], value)
+            assert torch.equal(states[worker][-1][1][name], value)
 
 
 def test_validation_sees_the_anchor_and_training_goes_on_from_the_local_weights() -> None:
@@ -102,7 +102,7 @@ def test_parameters_that_kept_a_local_share_are_not_the_anchor() -> None:
         for name, change in drift(0, step).items():
             parameters[name] += change
         loop.after_inner_step(step)
-    anchor = loop.global_tensors()["anchor"]
+    anchor = loop.snapshot(own=False).tensors["anchor"]
     assert not loop.parameters_are_anchor
     with loop.anchor_weights():
         assert all(torch.equal(parameters[name], value) for name, value in anchor.items())
