@@ -31,7 +31,8 @@ from muloco.model import build
 from muloco.optim import Muon
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
-from muloco.settings.config import Compression, OuterOptimizer
+from muloco.settings.compression import Compression
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_compression, build_outer_optimizer
 
 RESULTS = Path(__file__).parents[1] / "results" / "compression"

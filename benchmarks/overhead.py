@@ -3,6 +3,7 @@
     python benchmarks/overhead.py sync        tokens/s with outer steps beside without, and beside torchtitan's Trainer
     python benchmarks/overhead.py link        the same on a slow link, with and without overlap (needs root: see below)
     python benchmarks/overhead.py exchange    our exchange beside gloo's all-reduce and torchft's, on loopback
+    python benchmarks/overhead.py seals       our rounds with seals beside rounds without (needs root, too)
 
 sync: real runs of `muloco train`, one window each. What is compared trains at the same time, so that whatever else the
 machine does disturbs both: a worker with outer steps beside one without, two workers over torchft beside two that know
@@ -14,6 +15,9 @@ all inner steps counting as the median one of their run; waited: that they stood
 included; hidden: what of the rounds' time ran beside them; both of the worker that came last to a round, in seconds a
 round. share: of its rounds' time, hidden. skew: seconds that the other one waited longer, for that one.
 exchange: processes of one thread average the same number of fp32 elements, in turns.
+seals: workers in network namespaces do the same with seals and with a transport that the benchmark has changed so that
+it makes and compares none, on links of 1 Gbit/s and on unshaped ones. Where processors are shared or all busy,
+processor time says what seals cost.
 
 Each prints a table and writes results/overhead/WHAT.json.
 """
@@ -28,6 +32,7 @@ from pathlib import Path
 
 import overhead_exchange
 import overhead_link
+import overhead_seals
 import overhead_sync
 from shaped_link import why_impossible
 
@@ -37,16 +42,17 @@ RESULTS = Path(__file__).parents[1] / "results" / "overhead"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    sync, link, exchange = (kinds.add_parser(kind) for kind in ("sync", "link", "exchange"))
-    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9)):
+    sync, link, exchange, seals = (kinds.add_parser(kind) for kind in ("sync", "link", "exchange", "seals"))
+    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9), (seals, 15)):
         kind.add_argument("--rounds", type=int, default=rounds)
     for kind in (sync, link):
         kind.add_argument("--threads", type=int, default=1, help="of a worker")
     link.add_argument("--exchange-steps", type=float, default=1.5, help="inner steps in which it carries an exchange")
     link.add_argument("--megabits", type=float, help="rate of the link, in place of that")
-    exchange.add_argument("--elements", type=int, default=16 * 2**20, help="fp32 numbers to average")
+    for kind, elements in ((exchange, 16 * 2**20), (seals, 4 * 2**20)):
+        kind.add_argument("--elements", type=int, default=elements, help="fp32 numbers to average")
     chosen = parser.parse_args()
-    if chosen.kind == "link" and (reason := why_impossible()):
+    if chosen.kind in ("link", "seals") and (reason := why_impossible()):
         parser.exit(2, f"overhead: {reason}\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # namespaces and processes go then too
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,6 +68,9 @@ def main() -> None:
                 megabits=chosen.megabits,
             )
             text = overhead_link.table(result)
+        elif chosen.kind == "seals":
+            result = overhead_seals.measure(Path(scratch), rounds=chosen.rounds, elements=chosen.elements)
+            text = overhead_seals.table(result)
         else:
             result = overhead_exchange.measure(Path(scratch), rounds=chosen.rounds, elements=chosen.elements)
             text = overhead_exchange.table(result)

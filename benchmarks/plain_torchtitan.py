@@ -35,10 +35,10 @@ from muloco.data.loader import PackedDataLoader
 from muloco.launch.placement import allocator_settings
 from muloco.model.flavors import flavor
 from muloco.model.llama import model_spec
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
 from muloco.training.data import prepare_data
-from muloco.training.resolve import resolve
 from muloco.training.titan_config import ACTIVATION_CHECKPOINTS, loss_config, records_cuda_graphs
 
 

@@ -22,14 +22,15 @@ from muloco.console import open_console, replace_what_cannot_be_encoded, silence
 from muloco.errors import UserError
 from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
+from muloco.resolve import Resolution, resolution, resolve
 from muloco.runs.folder import RunFolder, why_unwritable
 from muloco.settings.bounds import Count
-from muloco.settings.config import Config, FaultTolerance
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import check_option, error_reason, find_config, load_config, locate, naming
 from muloco.settings.values import nearest, shown, whole_number
 from muloco.training.environment import ATTEMPT, check_environment, secret_in
 from muloco.training.evaluation import MakeEvaluation
-from muloco.training.resolve import Resolution, resolution, resolve
 
 _TRAIN = """Train CONFIG: start the lighthouse and all workers, on this machine or on the nodes of the SLURM job that
 the command runs in, show them while they run, and end with a summary and a plot of the loss in the run's folder."""
@@ -473,7 +474,7 @@ def _resolution(command: argparse.Namespace, chosen: Config) -> Resolution:
 
 
 def _show(found: Resolution) -> int:
-    from muloco.training.describe import describe
+    from muloco.describe import describe
 
     sys.stdout.write(describe(found) + "\n")
     return 0

@@ -9,12 +9,12 @@ import torch.distributed.checkpoint as dcp
 from muloco.data.corpus import Corpus, Document
 from muloco.data.tokenizer import train_tokenizer
 from muloco.model import build
+from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import GLOBAL, METADATA, CheckpointFolder, Save, Stored
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import RunFolder, read_json, write_json
 from muloco.settings.config import Config
 from muloco.settings.load import to_dict
-from muloco.training.resolve import resolve
 
 BYTES = Corpus(name="bytes", documents=tuple(Document(name=str(i), text=f"text {i}") for i in range(40)))
 

@@ -10,9 +10,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder
 from muloco.settings.load import CHECKOUT, load_config
-from muloco.training.resolve import resolve
 from muloco.training.titan_config import loss_config
 
 

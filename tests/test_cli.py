@@ -10,9 +10,9 @@ import pytest
 
 from muloco.cli import main
 from muloco.model.flavors import aliases
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import field_types, get_field, load_config, to_dict
-from muloco.training.resolve import resolve
 
 TYPO = """\
 from muloco.settings.config import Config

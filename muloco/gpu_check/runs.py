@@ -109,8 +109,8 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
 def train_here(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
     """Trains a run of one worker in this process, where it can be patched or profiled. The arguments are those of
     `train`; the metrics are not checked."""
+    from muloco.resolve import resolve
     from muloco.settings.load import load_config
-    from muloco.training.resolve import resolve
     from muloco.training.worker import run_worker
 
     chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}

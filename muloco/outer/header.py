@@ -6,9 +6,9 @@ from typing import Any
 
 from muloco.outer.terms import Terms
 
-PROTOCOL = 1
-"""Version of the protocol between workers: headers, votes, and the payloads and their order. It is raised with every
-incompatible change."""
+PROTOCOL = 2
+"""Version of the protocol between workers: headers, votes, seals, and the payloads and their order. It is raised with
+every incompatible change."""
 _KEYS = {"data_position": "share", "commit_hash": "history", "asks_to_stop": "leaving"}
 """Keys of the JSON for the fields that are not their own keys."""
 _NO_FRAGMENT = -1

@@ -28,7 +28,7 @@ from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
 from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
 from muloco.outer.reachability import Reachability, StaysOut
-from muloco.outer.seal import Factors, Seal, contents
+from muloco.outer.seal import Seal, SecretHash, contents
 from muloco.outer.staging import Staging
 from muloco.outer.transport import TransportError, Unverified
 
@@ -93,8 +93,8 @@ class TorchftTransport:
         self._ranks_group = ranks_group
         self._configured = -1  # number of configurations of the group for which `peers` holds
         self._group_name = ""
-        self.factors: Factors
-        """The secret factors for the seals of the group."""
+        self.secret_hash: SecretHash
+        """The hash for the seals of the group."""
         self.committed: str | None = None
         """Name of the last round, where it has been committed."""
         self._rounds = 0
@@ -285,7 +285,7 @@ class TorchftTransport:
         """Tells the members of a new group the address at which this one answers questions about rounds. The group's
         name and key are unique, even if a restarted lighthouse repeats its quorum numbers."""
         self.peers, self._rounds, self._group_name = [], 1, self.group.admission.name
-        self.factors = Factors(self.group.admission.key)
+        self.secret_hash = SecretHash(self.group.admission.key)
         try:
             own = f"{self.server.address} {self._worker}".encode()
             told = [_introduction(data) for data in gather_bytes(round, own)]
@@ -428,10 +428,10 @@ class TorchftRound:
         """
         if self.size == 1:
             return
-        self._seal(())
-        covered = contents([*self._sent, *self._received])
-        sent, received = covered[: self.size], covered[self.size :]
+        sent = contents(self._sent)
+        # While these tags are on their way, what arrived last is added to the seals.
         theirs = self._exchange_tags([self._tag("seal", name, self.rank, r, sent[r]) for r in range(self.size)])
+        received = contents(self._received)
         damaged = [
             r
             for r, tag in enumerate(theirs)
@@ -471,18 +471,19 @@ class TorchftRound:
         staging = self._transport.staging
         received, staged = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
-            self._transport.group.swap(received, sizes, staged, lambda: self._seal(outgoing))
+            self._transport.group.swap(received, sizes, staged, lambda: self._seal(staged))
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # this worker's own device has failed
         except RuntimeError as error:
             self.failure = TransportError(f"lost contact with another worker: {in_short(error)}")
             raise self.failure from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
-        self._arrived = list(staging.from_wire(received, device).split(sizes))
-        return list(self._arrived)
+        self._arrived = list(received.split(sizes))
+        return list(staging.from_wire(received, device).split(sizes))
 
     def _seal(self, outgoing: Sequence[torch.Tensor]) -> None:
-        """Adds the data that goes to each member to its seal, and the data that came with the chunk before."""
+        """Adds the data that goes to each member to its seal, and the data that came with the chunk before. Both are in
+        the memory from which the group sends."""
         arrived, self._arrived = self._arrived, []
         if arrived:
             self._add(self._received, arrived)
@@ -490,12 +491,12 @@ class TorchftRound:
             self._add(self._sent, outgoing)
 
     def _add(self, seals: Sequence[Seal], parts: Sequence[torch.Tensor]) -> None:
-        """Adds a part to the seal of each member. Data for several members is summed once."""
+        """Adds a part to the seal of each member. Data for several members is hashed once."""
         known: dict[tuple[int, int], torch.Tensor] = {}
         for seal, part in zip(seals, parts, strict=True):
             place = part.data_ptr(), part.numel()
             if part.numel() and place not in known:
-                known[place] = self._transport.factors.sums(part)
+                known[place] = self._transport.secret_hash.of(part)
             if part.numel():
                 seal.add(part, known[place])
 

@@ -6,7 +6,10 @@ Each recipe returns a whole config; an experiment module calls one and changes w
 import dataclasses
 from typing import Any, Literal
 
-from muloco.settings.config import Compression, Config, FaultTolerance, OuterOptimizer
+from muloco.settings.compression import Compression
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import FaultTolerance
+from muloco.settings.outer import OuterOptimizer
 
 # Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
 LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4}

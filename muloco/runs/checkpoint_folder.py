@@ -9,20 +9,25 @@
 A part is written under another name and renamed once it is there. It tells the save that it belongs to (attempt, rounds
 so far, parts), so that parts of different saves of one step never make a set. Checkpoints of earlier versions have only
 the sizes of their files, and their part.json does not name the part.
+
+A checkpoint may be removed at any time by the worker that completes a newer one, except while somebody holds it.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import read_json, write_json
+from muloco.runs.lock import is_at, try_lock
 from muloco.settings.load import error_reason
 
 logger = logging.getLogger(__name__)
@@ -32,6 +37,7 @@ METADATA = ".metadata"
 """The file of a part that says where the tensors and values are in its other files."""
 _PART = "part.json"
 _MANIFEST = "manifest.json"
+_REMOVED = "it was removed while it was read"
 _STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
 _PART_NAME = re.compile(r"global|worker-[0-9]{3,}")
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}")
@@ -75,6 +81,10 @@ class Manifest(Save):
     def has_digests(self) -> bool:
         """Whether the contents of all files can be verified."""
         return all(stored.sha256 is not None for files in self.files.values() for stored in files.values())
+
+
+class Incomplete(ValueError):
+    """A checkpoint has no manifest: not all of its parts were written, or it was removed."""
 
 
 class NoWholeCheckpoint(RuntimeError):
@@ -132,26 +142,32 @@ class CheckpointFolder:
         return True
 
     def newest(
-        self, read: Callable[[int], Manifest] | None = None, steps: Sequence[int] | None = None
+        self, read: Callable[[int], Manifest] | None = None, steps: Callable[[], list[int]] | None = None
     ) -> tuple[Manifest | None, list[str]]:
-        """Returns the newest whole checkpoint, and the name of each newer one that is skipped, with the reason.
+        """Returns the newest whole checkpoint, and the name of each newer one that is skipped, with the reason. If none
+        can be used, but others have been written or removed meanwhile, it looks again.
 
         Args:
-            read: returns the checkpoint of a step, or raises ValueError if it cannot be used. By default it is `read`,
-                which does not verify the contents of the files.
-            steps: the steps to choose from, in ascending order; None means all.
+            read: returns the checkpoint of a step, or raises ValueError if it cannot be used, `Incomplete` if it has no
+                manifest. By default it is `read`, which does not verify the contents of the files.
+            steps: lists the steps to choose from, in ascending order. By default it is `steps`.
 
         Raises:
             NoWholeCheckpoint: there were whole ones, and all are damaged.
         """
-        aside: list[str] = []
-        steps = (self.steps() if steps is None else steps)[::-1]
-        for step in steps:
-            try:
-                return (read or self.read)(step), aside
-            except ValueError as error:
-                aside.append(f"{self._step(step)}: {error}")
-        if any(self.has_manifest(step) for step in steps):
+        read, steps = read or self.read, steps or self.steps
+        listed, before = steps(), None
+        while listed != before:
+            aside: list[str] = []
+            damaged = False
+            for step in reversed(listed):
+                try:
+                    return read(step), aside
+                except ValueError as error:
+                    aside.append(f"{self._step(step)}: {error}")
+                    damaged |= not isinstance(error, Incomplete)
+            listed, before = steps(), listed
+        if damaged:
             damages = "; ".join(aside)
             raise NoWholeCheckpoint(
                 f"no checkpoint can be used ({damages}); move {self.root} away to start from the beginning"
@@ -174,23 +190,67 @@ class CheckpointFolder:
 
     def purge(self, keep: int, *, newest: int) -> None:
         """Removes all but the `keep` newest checkpoints with a manifest up to step `newest`, damaged ones included;
-        with `keep` 0, nothing. Later checkpoints are from before the run was resumed at an older step, and stay."""
+        with `keep` 0, nothing. Later checkpoints are from before the run was resumed at an older step, and stay. A
+        checkpoint that is held stays until a later call."""
         with_manifest = [step for step in self.steps() if step <= newest and self.has_manifest(step)]
         if keep and len(with_manifest) > keep:
             for step in self.steps():
                 if step < with_manifest[-keep]:
-                    self._manifest(step).unlink(missing_ok=True)
-                    shutil.rmtree(self._step(step), ignore_errors=True)  # what remains goes the next time
+                    self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        manifest = self._manifest(step)
+        with contextlib.ExitStack() as release:
+            with contextlib.suppress(OSError):  # it has none, or not a file that can be read
+                if not try_lock(_opened(manifest, os.O_RDWR, release), fcntl.LOCK_EX):
+                    return
+            manifest.unlink(missing_ok=True)
+            shutil.rmtree(self._step(step), ignore_errors=True)  # what remains goes the next time
+
+    @contextlib.contextmanager
+    def held(self, step: int) -> Iterator[None]:
+        """Keeps the checkpoint of a step from being removed by `purge`, in this process or another one, while it is
+        read. On a file system that does not support locks, it may be removed nevertheless.
+
+        Raises:
+            Incomplete: it has no manifest, or is being removed.
+            ValueError: its manifest cannot be read.
+        """
+        manifest = self._manifest(step)
+        with contextlib.ExitStack() as release:
+            try:
+                file = _opened(manifest, os.O_RDONLY, release)
+                is_locked = try_lock(file, fcntl.LOCK_SH) and is_at(manifest, file)
+            except FileNotFoundError:
+                is_locked = False
+            except OSError as error:
+                raise ValueError(f"{manifest} cannot be read: {error_reason(error)}") from error
+            if not is_locked:
+                raise Incomplete(_REMOVED)
+            yield
 
     def read(self, step: int) -> Manifest:
         """Returns the checkpoint of a step, after it has checked the names and sizes, not the contents, of its files.
 
         Raises:
-            ValueError: there is no such checkpoint, it is incomplete, or it is damaged; the message has the reason.
+            Incomplete: there is no such checkpoint, or it has no manifest.
+            ValueError: it is damaged; the message has the reason.
         """
-        path = self._manifest(step)
         if not self.has_manifest(step):
-            raise ValueError("not all of its parts were written: it has no manifest.json")
+            raise Incomplete(f"not all of its parts were written: it has no {_MANIFEST}")
+        try:
+            return self._read(step)
+        except ValueError:
+            self.require(step)  # what is being removed is not damaged
+            raise
+
+    def require(self, step: int) -> None:
+        """Raises `Incomplete` if the checkpoint of a step, which was there before, has been removed."""
+        if not self.has_manifest(step):
+            raise Incomplete(_REMOVED)
+
+    def _read(self, step: int) -> Manifest:
+        path = self._manifest(step)
         raw = _described(_json(path), {"step": int, "attempt": int, "history": str, "parts": list, "files": dict}, path)
         files = {name: _files(about, path) for name, about in raw.pop("files").items()}
         manifest = Manifest(**asdict(_save(raw, path)), files=files)
@@ -279,6 +339,13 @@ class _Part:
 
     save: Save
     files: dict[str, Stored]
+
+
+def _opened(path: Path, flags: int, release: contextlib.ExitStack) -> int:
+    """Opens a file, but no link, and returns its descriptor. `release` closes it."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    release.callback(os.close, file)
+    return file
 
 
 def _status(path: Path, *, is_folder: bool = False) -> os.stat_result:

@@ -1,4 +1,4 @@
-"""A lock that one process at a time can hold, also on file systems that do not support locks."""
+"""Locks on files, and one that only one process at a time can hold, also on file systems that do not support locks."""
 
 import _thread
 import contextlib
@@ -77,7 +77,7 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
             if error.errno not in _NO_LOCKS:
                 raise
             return _Heartbeat(file).taken(complaint, deadline)
-        if _is_at(file, lock):  # a file that its holder has removed in the meantime is no longer the lock
+        if is_at(file, lock):  # a file that its holder has removed in the meantime is no longer the lock
             break
         os.close(lock)
     last = _text(lock)
@@ -111,7 +111,7 @@ class _Locked:
 
     def _go_on(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
-            if _is_at(self._file, self._lock):
+            if is_at(self._file, self._lock):
                 continue
             try:
                 lock = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -132,7 +132,7 @@ class _Locked:
             self._lock = lock
 
     def _close(self) -> None:
-        if _is_at(self._file, self._lock):
+        if is_at(self._file, self._lock):
             self._file.unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -217,7 +217,30 @@ class _Heartbeat:
             self._file.unlink(missing_ok=True)
 
 
-def _is_at(file: Path, lock: int) -> bool:
+def try_lock(file: int, how: int) -> bool:
+    """Locks an open file, without waiting for others. The lock ends when the file is closed.
+
+    Args:
+        file: descriptor.
+        how: `fcntl.LOCK_SH` for a lock that many can hold at a time, `fcntl.LOCK_EX` for one that only one can hold.
+
+    Returns:
+        False if others hold a lock that does not allow this; True also where the file system does not support locks.
+
+    Raises:
+        OSError: the file cannot be locked.
+    """
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def is_at(file: Path, lock: int) -> bool:
     """Whether the path still leads to the file of the descriptor."""
     try:
         return os.path.samestat(os.stat(file, follow_symlinks=False), os.fstat(lock))

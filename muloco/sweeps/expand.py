@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, SHIPPED, find_config, flatten, load_config, set_field
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.names import job_names
 from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain
 from muloco.sweeps.words import checked_point, given_by, words_of
-from muloco.training.resolve import resolve
 
 OUTPUTS = CHECKOUT / "outputs" if SHIPPED == CHECKOUT else Path("outputs")
 """The default folder for run folders. In a checkout it is the same from wherever a sweep is asked for; without one, it

@@ -148,7 +148,7 @@ def notes(job: Job) -> list[str]:
     """The same for one job, with the values, and what was derived."""
     values = dict(zip(COLUMNS, row(job), strict=True))
     derived = [
-        f"{field} {values[column]}: derived by muloco/training/resolve.py"
+        f"{field} {values[column]}: derived by muloco"
         for field, column in (("training.steps", "steps"), ("optimizer.weight_decay", "weight decay"))
         if f"--{field}" not in job.overrides
     ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muloco.analysis.report.runs import Problem
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import find_config, load_config
 from muloco.sweeps.cluster import ClusterProfile
@@ -13,7 +14,6 @@ from muloco.sweeps.files import find_sweep, load_sweep
 from muloco.sweeps.folder import SweepFolder
 from muloco.sweeps.listing import refusals
 from muloco.sweeps.settings import Settings
-from muloco.training.resolve import resolve
 
 
 def run_folders(path: str) -> tuple[list[Path], list[Problem]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from muloco.failpoints import FAILPOINTS
-from muloco.settings.config import Chaos
+from muloco.settings.fault_tolerance import Chaos
 
 logger = logging.getLogger(__name__)
 

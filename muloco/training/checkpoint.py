@@ -8,6 +8,7 @@ no part of its own and goes on from the anchor. So does a worker whose part is d
 if `global` or all parts of workers are damaged. Each worker decides this by itself, and all come to the same result.
 """
 
+import contextlib
 import logging
 import time
 import warnings
@@ -24,7 +25,7 @@ from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop, Snapshot
 from muloco.outer.snapshot import Tensors
 from muloco.runs import safe_reader
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, Save, worker_part
+from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Incomplete, Manifest, Save, worker_part
 from muloco.runs.states import State
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
 from muloco.training.context import WorkerContext
@@ -34,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 _OWN_STATES = ("model", "dataloader")
 """What a worker cannot take from another one's part."""
+
+
+class CheckpointRemoved(RuntimeError):
+    """Another worker has removed the checkpoint while it was loaded. Another start of this worker loads a newer one."""
 
 
 class Owner(Joining, Protocol):
@@ -88,6 +93,8 @@ class RunCheckpoint(BaseCheckpointManager):
         self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
         self._part = worker_part(config.worker)
         """The part that this worker loads: its own, or that of another worker if its own cannot be used."""
+        self._held = contextlib.ExitStack()
+        """Holds the checkpoint while it is loaded."""
         self._damaged: list[Manifest] = []
         """Checkpoints whose files have the right sizes but the wrong digests."""
         self.failure: CheckpointNotWritten | None = None
@@ -136,17 +143,31 @@ class RunCheckpoint(BaseCheckpointManager):
         return True
 
     def _load(self, step: int = -1) -> bool:
-        if steps := self._from_first_rank(self._folder.steps()):
+        if self._steps():
             self._owner.enter(State.LOADING)
-        newest, aside = self._folder.newest(self._read_whole, steps)
-        for reason in aside:
-            logger.warning("skipped checkpoint %s", reason)
-        if dist.get_rank() == 0:
-            self._folder.discard_unfinished(worker_part(self._config.worker))
-        if newest is None:
-            if self._config.attempt > 1:
+        with contextlib.ExitStack() as self._held:
+            newest, aside = self._folder.newest(self._read_whole, self._steps)
+            for reason in aside:
+                logger.warning("skipped checkpoint %s", reason)
+            if dist.get_rank() == 0:
+                self._folder.discard_unfinished(worker_part(self._config.worker))
+            if newest is not None:
+                try:
+                    self._take(newest)
+                except ValueError as error:
+                    if self._folder.has_manifest(newest.step):
+                        raise
+                    raise CheckpointRemoved(f"checkpoint step-{newest.step} was removed while it was loaded") from error
+            elif self._config.attempt > 1:
                 logger.warning("there is no checkpoint to go on from: starting at step 0")
-            return False
+        return newest is not None
+
+    def _steps(self) -> list[int]:
+        """Steps of all checkpoints, the same on all ranks."""
+        return self._from_first_rank(self._folder.steps())
+
+    def _take(self, newest: Manifest) -> None:
+        """Fills all states from a checkpoint."""
         if not newest.has_digests:
             logger.warning(
                 "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
@@ -158,7 +179,6 @@ class RunCheckpoint(BaseCheckpointManager):
             safe_reader.load(self._global_state({}), self._folder.part(newest.step, GLOBAL))
             self._load_part(newest, self._states)
         logger.info("resumed from checkpoint step-%d", newest.step)
-        return True
 
     def _read(self, step: int) -> Manifest:
         """Returns the checkpoint of a step. Raises ValueError if it is incomplete or known to be damaged."""
@@ -169,9 +189,11 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _read_whole(self, step: int) -> Manifest:
         """Returns the checkpoint of a step after it has verified the global part and one worker's part, this worker's
-        own if possible, which becomes `_part`. Raises ValueError, on all ranks alike, if it cannot be used."""
+        own if possible, which becomes `_part`. It is held from then on. Raises ValueError, on all ranks alike, if it
+        cannot be used."""
         manifest: list[Manifest] = []
         self._on_all_ranks(lambda: manifest.append(self._folder.read(step)))
+        self._on_all_ranks(lambda: self._held.enter_context(self._folder.held(step)))
         started = time.monotonic()
         try:
             self._verify(manifest[0], GLOBAL)
@@ -179,6 +201,7 @@ class RunCheckpoint(BaseCheckpointManager):
             others = sorted(name for name in manifest[0].parts if name not in (GLOBAL, own))
             self._part = self._first_whole(manifest[0], [own, *others] if own in manifest[0].parts else others)
         except ValueError:
+            self._on_all_ranks(lambda: self._folder.require(step))  # what was removed is not damaged
             self._damaged += manifest
             raise
         if manifest[0].has_digests:
@@ -207,16 +230,18 @@ class RunCheckpoint(BaseCheckpointManager):
             self._on_all_ranks(lambda: None)
 
     def _on_all_ranks(self, check: Callable[[], None]) -> None:
-        """Runs a check on each rank; if it raises ValueError on any rank, raises it on all of them."""
+        """Runs a check on each rank; if it raises ValueError on any rank, raises it on all of them, and `Incomplete` if
+        any rank has raised that."""
         reason = None
         try:
             check()
         except ValueError as error:
-            reason = str(error)
-        reasons: list[str | None] = [None] * dist.get_world_size(self._writer.ranks)
+            reason = isinstance(error, Incomplete), str(error)
+        reasons: list[tuple[bool, str] | None] = [None] * dist.get_world_size(self._writer.ranks)
         dist.all_gather_object(reasons, reason, group=self._writer.ranks)
         if found := [reason for reason in reasons if reason is not None]:
-            raise ValueError(found[0])
+            is_incomplete, message = max(found, key=lambda reason: reason[0])
+            raise (Incomplete if is_incomplete else ValueError)(message)
 
     def _from_first_rank(self, value: Any) -> Any:
         values = [value]

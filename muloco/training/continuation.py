@@ -18,7 +18,10 @@ from muloco.errors import UserError
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import CheckpointFolder, worker_part
 from muloco.runs.folder import RunFolder
-from muloco.settings.config import Chaos, Checkpoint, Config, Parallelism
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import Chaos
+from muloco.settings.parallelism import Parallelism
+from muloco.settings.run import Checkpoint
 from muloco.training.data import prepare_data
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config

@@ -4,15 +4,12 @@ What evaluates is above this package (`muloco.evals`); whoever starts a worker h
 """
 
 import contextlib
-import importlib.util
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from muloco.errors import UserError
 from muloco.settings.config import Config
-from muloco.settings.load import naming
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,43 +34,6 @@ class MakeEvaluation(Protocol):
     """Makes one for a resolved config, before the first step, from the folder with the tokenizer."""
 
     def __call__(self, config: Config, tokenizer: Path) -> Evaluation: ...
-
-
-def need_lm_eval() -> None:
-    """Raises UserError, with what to install, unless lm-eval is there."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            "evaluation needs lm-eval: pip install 'lm-eval[hf]==0.4.13', or ./install_dependencies.sh --extras eval"
-        )
-
-
-def check_evaluation(config: Config) -> None:
-    """Checks the section `evaluation` of a config whose steps are known; its folder becomes absolute.
-
-    Raises:
-        UserError: in one line.
-    """
-    chosen, steps = config.evaluation, config.training.steps
-    for at in chosen.at:
-        if isinstance(at, float) and not 0 < at <= 1:
-            raise UserError(f"evaluation.at: a number with a point is a share of the run, up to 1.0; got {at}")
-        if isinstance(at, int) and at < 1:
-            raise UserError(f"evaluation.at: steps count from 1; got {at}")
-        if isinstance(at, int) and chosen.tasks and steps is not None and at > steps:
-            raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
-    if not chosen.tasks:
-        return
-    need_lm_eval()
-    if config.parallelism.tensor_parallel_degree > 1:
-        raise UserError(
-            "evaluation.tasks needs parallelism.tensor_parallel_degree 1; evaluate checkpoints instead (muloco eval)"
-        )
-    if chosen.include_path is not None:
-        chosen.include_path = str(Path(chosen.include_path).absolute())
-        with naming("evaluation.include_path"):
-            there = Path(chosen.include_path).is_dir()
-        if not there:
-            raise UserError(f"evaluation.include_path: there is no folder {chosen.include_path}")
 
 
 def evaluation_steps(config: Config) -> tuple[int, ...]:

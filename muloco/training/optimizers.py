@@ -10,7 +10,7 @@ import torch
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.errors import UserError
 from muloco.optim import GPA, Muon
-from muloco.settings.config import Optimizer
+from muloco.settings.optimizer import Optimizer
 from muloco.training.schedule import inner_share
 
 PATTERNS = {

@@ -23,9 +23,10 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
 from muloco.outer.terms import Setting
 from muloco.runs.commits import CommitLog, Progress
-from muloco.settings.config import Compression as CompressionConfig
-from muloco.settings.config import Config, OuterOptimizer
+from muloco.settings.compression import Compression as CompressionConfig
+from muloco.settings.config import Config
 from muloco.settings.load import flatten
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
 from muloco.training.schedule import schedule_steps
 

@@ -11,11 +11,11 @@ from typing import Any
 from muloco.data.prepare import TrainingData
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_json
 from muloco.settings.config import Config
 from muloco.settings.load import flatten, from_dict, load_config, to_dict
-from muloco.training.resolve import resolve
 from muloco.training.schedule import inner_learning_rate, schedule_steps
 
 MAY_CHANGE = (
@@ -151,7 +151,7 @@ def config_json(chosen: Config, config: Config, content: dict[str, Any]) -> dict
 
     Args:
         chosen: the config as the user has chosen it.
-        config: the resolved config (`muloco.training.resolve`).
+        config: the resolved config (`muloco.resolve`).
         content: of its data (`content_of`).
     """
     return {"chosen": to_dict(chosen), "resolved": to_dict(config), "data": content}

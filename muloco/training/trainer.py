@@ -17,6 +17,7 @@ from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.errors import UserError
 from muloco.failpoints import hit, on_hit
 from muloco.model.flavors import flavor
+from muloco.model.initial import load_initial
 from muloco.outer import OuterLoop, StateLost, Transport, TransportError
 from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
@@ -31,7 +32,6 @@ from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.context import WorkerContext
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
-from muloco.training.initial import load_initial
 from muloco.training.outer import build_outer_loop, build_transport
 from muloco.training.stop_request import StopRequest
 from muloco.training.transfer import WorkerTransfer

@@ -21,11 +21,12 @@ from muloco.optim import Muon
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.memory import sync_words
-from muloco.settings.config import Config, OuterOptimizer
+from muloco.resolve import resolve
+from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, load_config
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.optimizers import PATTERNS
 from muloco.training.outer import build_outer_optimizer
-from muloco.training.resolve import resolve
 
 N = flavor("15B").parameters
 

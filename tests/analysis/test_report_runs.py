@@ -11,9 +11,9 @@ from muloco.analysis.report.method import baseline, variant
 from muloco.analysis.report.pooling import Point, best, choice, groups, pool
 from muloco.analysis.report.runs import Run, find_folders, read_run
 from muloco.recipes import base
+from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json
 from muloco.settings.config import Config
-from muloco.training.resolve import resolve
 
 from .runs_on_disk import data_parallel, diloco, finished, muloco, written
 

@@ -10,8 +10,8 @@ from muloco.analysis.plan_table import plan_tables, total
 from muloco.analysis.pseudogradients.tables import Listing, console_tables
 from muloco.analysis.terminal import Column, fitted
 from muloco.evals.report import table
+from muloco.resolve import resolve
 from muloco.settings.load import load_config
-from muloco.training.resolve import resolve
 
 NAMES = ["muloco-streaming-compressed_416M_K8_B512_lr0.04728708_outer-lr0.64_bits4", "[bold]short[/bold]"]
 

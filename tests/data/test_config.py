@@ -7,10 +7,10 @@ import pytest
 
 from muloco.cli import main
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import apply_overrides, from_dict, load_config, to_dict
 from muloco.training.data import prepare_data
-from muloco.training.resolve import resolve
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from muloco.cli import main
 from muloco.errors import UserError
 from muloco.model import build
 from muloco.model.flavors import flavor
-from muloco.training.initial import check_initial, load_initial
+from muloco.model.initial import check_initial, load_initial
 from muloco.training.trained import find_trained
 
 from ..run_on_disk import random_weights, write_run

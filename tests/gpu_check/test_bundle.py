@@ -23,7 +23,17 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 def test_what_the_machine_has_is_not_carried() -> None:
     names = bundle.needed(bundle.PROVIDED, bundle.environment("3.12"))
-    assert {"torchtitan", "torchft", "lm-eval", "datasets", "tyro", "opentelemetry-sdk", "rouge-score"} <= set(names)
+    assert {
+        "torchtitan",
+        "torchft",
+        "cryptography",
+        "cffi",
+        "lm-eval",
+        "datasets",
+        "tyro",
+        "opentelemetry-sdk",
+        "rouge-score",
+    } <= set(names)
     assert not {"torch", "numpy", "transformers", "sympy", "wandb", "muloco"} & set(names)
     assert not [name for name in names if name.startswith("nvidia")]
 

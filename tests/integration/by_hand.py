@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from muloco.launch.lighthouse import start_lighthouse
 from muloco.runs.folder import RunFolder, read_lines
 
 from .runs import TINY
+from .waiting import wait_until
 
 SECRET = "a secret of the workers of a test"
-SECONDS = 600
-"""Whatever takes longer hangs."""
 SETTINGS = {
     **TINY,
     "training.steps": 100_000,
@@ -46,14 +45,6 @@ if "worker" in sys.orig_argv:
     on_hit(pace)
 """
 """They say soon that they wait, and do not rush through their steps."""
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-    return found
 
 
 class Workers:
@@ -113,7 +104,7 @@ class Workers:
             syncs = self.lines(run, event="sync")
             return [m for m in syncs if m["time"] > now and set(map(int, m["weights"])) == of]
 
-        return wait_until(found, f"no sync of workers {of}")[0]
+        return wait_until(found, f"no sync of workers {of}", self.outputs)[0]
 
     def end(self) -> None:
         for process in self._processes:

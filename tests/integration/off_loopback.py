@@ -19,7 +19,8 @@ from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.placement import Station
 
 from ..listening import descendants, is_loopback, listening
-from .by_hand import SECRET, Workers, wait_until
+from .by_hand import SECRET, Workers
+from .waiting import wait_until
 
 HOST = "10.99.0.1"
 INTERFACE = "own"
@@ -107,7 +108,7 @@ def main(folder: Path) -> None:
     try:
         processes = [workers.start(worker, fault_tolerance__host=HOST) for worker in (0, 1)]
         workers.wait_for_sync({0, 1})
-        wait_until(lambda: lighthouse._probe._heard > begun, "the supervisor does not hear from the lighthouse")
+        wait_until(lambda: lighthouse._probe._heard > begun, "the supervisor does not hear from it", folder)
         own = {"lighthouse": child._process.pid, "worker 0": processes[0].pid, "worker 1": processes[1].pid}
         found = {name: listening(descendants(process)) for name, process in own.items()}
         outside = {port: name for name, places in found.items() for host, port in places if not is_loopback(host)}
@@ -132,7 +133,7 @@ def main(folder: Path) -> None:
         # What a gate keeps out is real: on loopback, which this test has for itself, one request ends a worker.
         with ThreadPoolExecutor(32) as pool:
             pool.map(lambda port: answer(port, WORDS["kill at the manager"], "127.0.0.1"), inside)
-        wait_until(lambda: processes[1].poll() is not None, "the request to kill does not work")
+        wait_until(lambda: processes[1].poll() is not None, "the request to kill does not work", folder)
     finally:
         workers.end()
         lighthouse.close()

@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ..hostile import GADGETS, hide_in_metadata
 from ..patience import PATIENCE
 from ..run_on_disk import reseal
 from .runs import TINY, Run, command, train
+from .waiting import wait_for_end, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -38,22 +37,14 @@ def _one_thread_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(outputs: Path, name: str, **settings: Any) -> tuple[subprocess.Popen, RunFolder]:
-    process = subprocess.Popen(
-        command(outputs, name, MULOCO, **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    with (outputs / f"{name}.out").open("w") as output:
+        process = subprocess.Popen(command(outputs, name, MULOCO, **settings), stdout=output, stderr=subprocess.STDOUT)
     return process, RunFolder(outputs / name)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.05)
-
-
 def ended(process: subprocess.Popen, folder: RunFolder) -> Run:
-    output, _ = process.communicate(timeout=PATIENCE)
-    return Run(folder=folder, status=process.returncode, output=output)
+    status = wait_for_end(process, folder.root.parent)
+    return Run(folder=folder, status=status, output=folder.root.with_suffix(".out").read_text())
 
 
 def synced(folder: RunFolder, worker: int) -> bool:
@@ -178,7 +169,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_by_bit(tmp_
     assert whole.status == 0, whole.output
 
     process, folder = start(tmp_path, "stopped", **settings)
-    wait_for(lambda: synced(folder, workers - 1), process)
+    wait_until(lambda: synced(folder, workers - 1), "no sync", tmp_path, process)
     number = signal.SIGTERM if workers == 2 else signal.SIGUSR1
     process.send_signal(number)
     stopped = ended(process, folder)
@@ -207,14 +198,14 @@ def test_a_run_that_lost_a_worker_for_good_is_taken_up_again_by_all(tmp_path: Pa
         "metrics__log_freq": 1,
     }
     process, folder = start(tmp_path, "diminished", **settings)
-    wait_for(lambda: synced(folder, 2), process)
+    wait_until(lambda: synced(folder, 2), "no sync", tmp_path, process)
     subprocess.run(["pkill", "-9", "-f", f"{folder.config} --fault_tolerance.replica_id 2"], check=True)
 
     def without_it() -> list[int]:
         manifests = (json.loads(path.read_text()) for path in folder.checkpoint.glob("*/manifest.json"))
         return [m["step"] for m in manifests if m["parts"] == ["global", "worker-000", "worker-001"]]
 
-    wait_for(lambda: bool(without_it()), process)
+    wait_until(without_it, "no checkpoint without worker 2", tmp_path, process)
     process.send_signal(signal.SIGINT)
     diminished = ended(process, folder)
     assert diminished.status == 130, diminished.output

@@ -11,9 +11,9 @@ from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.commits import Commit, newest_commits
 from muloco.runs.folder import RunFolder
 
-from ..patience import PATIENCE
-from .by_hand import HOOK, wait_until, workers
+from .by_hand import HOOK, workers
 from .runs import command, train
+from .waiting import wait_for_end, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +45,10 @@ def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_pat
     def wait_for_round(of: set[int], windows: int = 2) -> None:
         before = newest(0)
         first = 0 if before is None else before.step + 4 * windows
-        wait_until(lambda: (now := newest(0)) and now.members == of and now.step >= first, f"no round of workers {of}")
+        wait_until(
+            lambda: (now := newest(0)) and now.members == of and now.step >= first,
+            *(f"no round of workers {of}", tmp_path),
+        )
 
     with workers(tmp_path) as run:
         (tmp_path / "hook" / "sitecustomize.py").write_text(f"{HOOK}\nSLOW = {str(slow)!r}\n{SLOW}")
@@ -61,7 +64,9 @@ def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_pat
         slow.touch()
         wait_for_round({0}, windows=1)  # so that a slow window has just begun
         sleeper.send_signal(signal.SIGCONT)
-        wait_until(lambda: "this worker was left behind" in run.log(1).read_text(), "it does not ask worker 0")
+        wait_until(
+            lambda: "this worker was left behind" in run.log(1).read_text(), "it does not ask worker 0", tmp_path
+        )
         slow.unlink()
         wait_for_round({0, 1})
         assert b" 0 1 " not in folders[1].commits(1).read_bytes(), "it has led a round alone"
@@ -93,13 +98,13 @@ def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -
 def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path) -> None:
     settings = {"training__steps": 40, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 20}
     folder = RunFolder(tmp_path / "deleted")
-    with (tmp_path / "out").open("w") as out:
+    with (tmp_path / "deleted.out").open("w") as out:
         process = subprocess.Popen(command(tmp_path, "deleted", MULOCO, **settings), stdout=out, stderr=out)
-        wait_until(lambda: newest_commits(folder.commits(1), 1), "it does not begin")
+        wait_until(lambda: newest_commits(folder.commits(1), 1), "it does not begin", tmp_path, process)
         folder.root.rename(tmp_path / "gone")
         shutil.rmtree(tmp_path / "gone")
-        assert process.wait(PATIENCE) == 0, (tmp_path / "out").read_text()
-    said = " ".join((tmp_path / "out").read_text().split())
+        assert wait_for_end(process, tmp_path) == 0, (tmp_path / "deleted.out").read_text()
+    said = " ".join((tmp_path / "deleted.out").read_text().split())
     assert said.count("config.json is missing in the run folder") == 1
     checkpoints, _ = CheckpointFolder(folder.checkpoint).newest()
     assert checkpoints is not None and checkpoints.step == 40

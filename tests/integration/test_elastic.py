@@ -9,7 +9,8 @@ import pytest
 
 from muloco.launch.lighthouse import start_lighthouse
 
-from .by_hand import SECONDS, Workers, wait_until, workers
+from .by_hand import Workers, workers
+from .waiting import wait_for_end, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +31,8 @@ def test_workers_are_added_and_removed_and_too_few_wait(tmp_path: Path) -> None:
             process.wait()
         log = run.log(0)
         wait_until(
-            lambda: "waiting for 2 or more workers after step" in log.read_text(), "it does not say that it waits"
+            lambda: "waiting for 2 or more workers after step" in log.read_text(),
+            *("it does not say that it waits", tmp_path),
         )
         last = run.lines(event="sync", worker=0)[-1]["step"]
         time.sleep(2)
@@ -97,15 +99,15 @@ def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
         run.start(1, **two)
         run.wait_for_sync({0, 1})
         stranger = run.start(0, run="other", **two)
-        assert stranger.wait(SECONDS) == 1
+        assert wait_for_end(stranger, tmp_path) == 1
         assert "ForeignRun: the lighthouse serves run 'run'" in run.log(0, "other").read_text()
         run.wait_for_sync({0, 1})
         twin = run.start(1, **two)
-        assert twin.wait(SECONDS) == 1
+        assert wait_for_end(twin, tmp_path) == 1
         assert "ForeignRun: run 'run' has a worker 1 already (fault_tolerance.replica_id)" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
         misfit = run.start(1, compression__kind="bf16", **two)
-        assert misfit.wait(SECONDS) == 1
+        assert wait_for_end(misfit, tmp_path) == 1
         assert "ForeignRun: this worker has compression.kind=bf16, the run has none" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
 
@@ -117,9 +119,9 @@ def test_a_worker_that_slept_through_the_end_does_not_make_one_of_its_own(tmp_pa
         sleeper = run.start(1, **two)
         run.wait_for_sync({0, 1})
         sleeper.send_signal(signal.SIGSTOP)
-        assert awake.wait(SECONDS) == 0
+        assert wait_for_end(awake, tmp_path) == 0
         made = run.lines(event="sync", worker=1)
         sleeper.send_signal(signal.SIGCONT)
-        assert sleeper.wait(SECONDS) == 1
+        assert wait_for_end(sleeper, tmp_path) == 1
         assert "StateLost: run 'run' has come to step 60" in run.log(1).read_text()
         assert run.lines(event="sync", worker=1) == made

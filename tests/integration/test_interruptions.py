@@ -14,9 +14,8 @@ import pytest
 
 from muloco.runs.folder import RunFolder, read_lines
 
-from ..patience import PATIENCE
-from .by_hand import wait_until
 from .runs import Run, command, train
+from .waiting import wait_for_end, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -31,10 +30,7 @@ def start_and_wait_for_syncs(outputs: Path, name: str, **overrides: Any) -> tupl
             command(outputs, name, MULOCO, **{**LONG, **overrides}), stdout=output, stderr=subprocess.STDOUT
         )
     folder = RunFolder(outputs / name)
-    deadline = time.monotonic() + PATIENCE
-    while not folder.metrics(1).exists() or '"sync"' not in folder.metrics(1).read_text():
-        assert process.poll() is None and time.monotonic() < deadline, said(folder)
-        time.sleep(0.1)
+    wait_until(lambda: events(folder, "sync", worker=1), "worker 1 does not sync", outputs, process)
     return process, folder
 
 
@@ -52,15 +48,17 @@ def kill(folder: RunFolder, worker: int) -> None:
     subprocess.run(["pkill", "-9", "-f", f"{folder.config} --fault_tolerance.replica_id {worker}"], check=True)
 
 
-def events(folder: RunFolder, event: str) -> list[dict[str, Any]]:
+def events(folder: RunFolder, event: str, **having: Any) -> list[dict[str, Any]]:
     lines = [line for path in folder.metrics_files().values() for line in read_lines(path)]
-    return sorted((line for line in lines if line.get("event") == event), key=lambda line: line.get("time", 0.0))
+    wanted = {"event": event, **having}
+    found = (line for line in lines if all(line.get(key) == value for key, value in wanted.items()))
+    return sorted(found, key=lambda line: line.get("time", 0.0))
 
 
 def stop(process: subprocess.Popen, folder: RunFolder) -> str:
     """What it has said, once it has stopped after Ctrl-C."""
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=PATIENCE) == 130, said(folder)
+    assert wait_for_end(process, folder.root.parent) == 130, said(folder)
     assert processes_of(folder) == []
     return said(folder)
 
@@ -70,7 +68,8 @@ def test_a_killed_worker_is_started_again_and_takes_over_the_state_of_another(tm
     kill(folder, 1)
     killed = time.time()
     wait_until(
-        lambda: [m for m in events(folder, "sync") if m["time"] > killed and m["worker"] == 1], "it does not come back"
+        lambda: [m for m in events(folder, "sync", worker=1) if m["time"] > killed],
+        *("it does not come back", tmp_path, process),
     )
     output = stop(process, folder)
     assert "worker 1 was lost: killed by SIGKILL" in output and "worker 0 was lost" not in output
@@ -101,7 +100,7 @@ def test_sharded_workers_that_stream_in_few_bits_come_back_and_resume(tmp_path: 
     }
     process, folder = start_and_wait_for_syncs(tmp_path, "sharded", **settings)
     kill(folder, 1)
-    assert process.wait(timeout=PATIENCE) == 0, said(folder)
+    assert wait_for_end(process, tmp_path) == 0, said(folder)
     run = Run(folder=folder, status=0, output=said(folder))
     assert "worker 1 was lost: killed by SIGKILL" in run.output and "worker 0 was lost" not in run.output
     assert [line["worker"] for line in run.lines(event="join")] == [1]
@@ -122,7 +121,7 @@ def test_a_run_whose_state_is_lost_does_not_begin_anew(tmp_path: Path) -> None:
     process, folder = start_and_wait_for_syncs(tmp_path, "forgotten", checkpoint__interval=100_000)
     for worker in (0, 1):
         kill(folder, worker)
-    assert process.wait(timeout=PATIENCE) == 1
+    assert wait_for_end(process, tmp_path) == 1, said(folder)
     reached = events(folder, "sync")[-1]["step"]
     lost = f"StateLost: run 'forgotten' has come to step {reached}, but the workers that are left begin after step 0"
     assert f"failed: {lost}" in said(folder)
@@ -239,10 +238,10 @@ def test_nothing_that_is_written_for_people_ends_the_training(tmp_path: Path) ->
                 stderr=errors,
                 env={**os.environ, "RUST_LOG": "info"},
             )
-        wait_until(partial(has_begun, folder, process, attempt), "it does not begin")
+        wait_until(partial(has_begun, folder, process, attempt), "it does not begin", tmp_path)
         with folder.metrics(1).open("ab") as file:
             file.write(b"".join(BAD_LINES))
-        said = (process.wait(timeout=PATIENCE), (tmp_path / f"{attempt}.err").read_text())
+        said = (wait_for_end(process, tmp_path), (tmp_path / f"{attempt}.err").read_text())
         assert said[0] == 0 and "Traceback" not in said[1], said
         assert json.loads(folder.summary.read_text())["steps"] == steps
     assert {line["attempt"] for line in events(folder, "sync")} == {1, 2}
@@ -306,7 +305,8 @@ def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> Non
     subprocess.run(["kill", "-9", lighthouse], check=True)
     lost = time.time()
     wait_until(
-        lambda: [m for m in events(folder, "sync") if m["time"] > lost + 5 and m["participants"] == 2],
+        lambda: [m for m in events(folder, "sync", participants=2) if m["time"] > lost + 5],
         "no sync of both without the lighthouse",  # who knocks first at the new one may go a window alone
+        *(tmp_path, process),
     )
     assert "the lighthouse was lost (killed by SIGKILL)" in stop(process, folder)

@@ -10,9 +10,9 @@ import pytest
 
 from muloco.runs.folder import RunFolder
 
-from .by_hand import wait_until
 from .runs import TINY
 from .test_interruptions import MULOCO
+from .waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -29,19 +29,19 @@ def test_ranks_end_with_their_torchrun(tmp_path: Path) -> None:
     }
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     torchrun = [sys.executable, "-m", "muloco.launch.torchrun", "60", "--rdzv-backend=loopback", "--nproc-per-node=2"]
-    with (tmp_path / "out").open("w") as output:
+    with (tmp_path / "torchrun.out").open("w") as output:
         process = subprocess.Popen(
             [*torchrun, "-m", "muloco", "worker", MULOCO, *words], stdout=output, stderr=subprocess.STDOUT
         )
     metrics = RunFolder(tmp_path / "orphans").metrics(0)
     ranks: list[int] = []
     try:
-        wait_until(lambda: metrics.exists() and '"loss"' in metrics.read_text(), "it does not train")
+        wait_until(lambda: metrics.exists() and '"loss"' in metrics.read_text(), "it does not train", tmp_path, process)
         ranks = children(process.pid)
         assert len(ranks) == 2
         process.kill()
         process.wait()
-        wait_until(lambda: not any(map(runs, ranks)), "the ranks go on")
+        wait_until(lambda: not any(map(runs, ranks)), "the ranks go on", tmp_path)
     finally:
         process.kill()
         for rank in filter(runs, ranks):

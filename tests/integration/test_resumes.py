@@ -13,10 +13,9 @@ import muloco
 from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder, read_lines
 
-from ..patience import PATIENCE
-from .by_hand import wait_until
 from .runs import Run, command, train
 from .test_interruptions import MULOCO, events, kill, processes_of, said, start_and_wait_for_syncs
+from .waiting import wait_for_end, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -26,10 +25,13 @@ SETTINGS = {"training__steps": 60, "fault_tolerance__sync_steps": 4, "metrics__l
 def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_path: Path) -> None:
     settings = {**SETTINGS, "checkpoint__interval": 30}
     process, folder = start_and_wait_for_syncs(tmp_path, "lost", **settings)
-    wait_until(lambda: [line for line in events(folder, "sync") if line["step"] > 32], "the checkpoint is not passed")
+    wait_until(
+        lambda: [line for line in events(folder, "sync") if line["step"] > 32],
+        *("the checkpoint is not passed", tmp_path, process),
+    )
     for worker in (0, 1):
         kill(folder, worker)
-    assert process.wait(timeout=PATIENCE) == 0, said(folder)
+    assert wait_for_end(process, tmp_path) == 0, said(folder)
     assert "failed: StateLost: run 'lost' has come to step" in said(folder)
     assert "the run is resumed from the checkpoint of step 30 (attempt 2; resume 1 of 3" in said(folder)
     run = Run(folder=folder, status=0, output=said(folder))
@@ -55,7 +57,7 @@ def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) 
     }
     process, folder = start_and_wait_for_syncs(tmp_path, "alone", **settings)
     kill(folder, 1)
-    assert process.wait(timeout=PATIENCE) == 75, said(folder)
+    assert wait_for_end(process, tmp_path) == 75, said(folder)
     newest, aside = CheckpointFolder(folder.checkpoint).newest()
     synced = max(line["step"] for line in events(folder, "sync"))
     assert newest is not None and not aside and newest.step == synced + 4
@@ -84,7 +86,7 @@ def test_a_terminal_that_goes_away_asks_for_a_stop_except_under_nohup(tmp_path: 
         os.execvp(words[0], words)
     reader = threading.Thread(target=read_all, args=(terminal,))
     reader.start()
-    wait_until(lambda: events(folder, "sync"), "it does not train")
+    wait_until(lambda: events(folder, "sync"), "it does not train", tmp_path)
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     step, steps = CheckpointFolder(folder.checkpoint).newest()[0].step, SETTINGS["training__steps"]

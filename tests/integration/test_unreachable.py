@@ -4,18 +4,16 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from muloco.settings.load import CHECKOUT
 
+from .waiting import wait_until
+
 pytestmark = pytest.mark.integration
 
-SECONDS = 150
-"""Whatever takes longer hangs."""
 NOWHERE = "02:00:00:00:00:99"
 """A hardware address that nothing has: what is sent there is lost."""
 
@@ -37,15 +35,8 @@ def neighbour(network, worker: int, other: int, *action: str) -> None:
     subprocess.run(network.within(worker, command), check=True)
 
 
-def wait_for(condition: Callable[[], object], deadline: float) -> None:
-    while not condition():
-        assert time.monotonic() < deadline, "it hangs"
-        time.sleep(0.1)
-
-
 def test_one_of_two_that_do_not_reach_each_other_stays_out(shaped_link, tmp_path: Path) -> None:
     """Both reach the third worker, and the lighthouse beside it."""
-    deadline = time.monotonic() + SECONDS
     told: list[dict] = []
     environment = {"PYTHONPATH": f"{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     with shaped_link.shaped_network(3, megabits=None) as network:
@@ -64,17 +55,17 @@ def test_one_of_two_that_do_not_reach_each_other_stays_out(shaped_link, tmp_path
             return [line for line in told if line.get("workers") == workers]
 
         start(0, "")
-        wait_for(lambda: told, deadline)
+        wait_until(lambda: told, "they do not go on", tmp_path)
         for worker in (1, 2):
             start(worker, told[0]["lighthouse"])
-        wait_for(lambda: len(syncs([0, 1, 2])) >= 3, deadline)
+        wait_until(lambda: len(syncs([0, 1, 2])) >= 3, "they do not go on", tmp_path)
         for worker, other in ((1, 2), (2, 1)):
             neighbour(network, worker, other, "replace", "lladdr", NOWHERE, "nud", "permanent")
-        wait_for(lambda: len(syncs([0, 1])) >= 12, deadline)
+        wait_until(lambda: len(syncs([0, 1])) >= 12, "they do not go on", tmp_path)
         for worker, other in ((1, 2), (2, 1)):
             neighbour(network, worker, other, "del")
         together = len(syncs([0, 1, 2]))
-        wait_for(lambda: len(syncs([0, 1, 2])) >= together + 3, deadline)
+        wait_until(lambda: len(syncs([0, 1, 2])) >= together + 3, "they do not go on", tmp_path)
         without = syncs([0, 1])
     attempts = [line["attempts"] for line in without]
     assert attempts[-10:].count(1) >= 8, "rounds do not fail any more"

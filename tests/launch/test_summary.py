@@ -18,10 +18,10 @@ from muloco.launch.summary import (
     summarize,
     summary_table,
 )
+from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder, read_json, write_json
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
-from muloco.training.resolve import resolve
 
 from ..run_on_disk import save_checkpoint
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from muloco._torchtitan import FullAC, SelectiveAC
 from muloco.outer.digest import digest
-from muloco.settings.config import Optimizer
+from muloco.settings.optimizer import Optimizer
 from muloco.sharding import gather, local, shard_like, wrap
 from muloco.training.finite import GradientWatch, NonFiniteGradient
 from muloco.training.optimizers import inner_optimizers

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from muloco.resolve import resolve
 from muloco.settings.load import flatten, load_config
-from muloco.training.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()

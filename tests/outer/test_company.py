@@ -167,7 +167,9 @@ def test_a_stranger_stops_with_one_line_and_the_others_go_on(stranger: Header, w
             company_of(members, rank)
 
 
-@pytest.mark.parametrize("data", [b"\0", OWN.to_bytes().replace(b'"protocol": 1', b'"protocol": 2'), b"{}"])
+@pytest.mark.parametrize(
+    "data", [b"\0", OWN.to_bytes().replace(b'"protocol": %d' % PROTOCOL, b'"protocol": 99'), b"{}"]
+)
 def test_a_worker_that_nobody_understands_stops_if_it_is_new(data: bytes) -> None:
     other = read_header(data)
     with pytest.raises(ForeignRun):

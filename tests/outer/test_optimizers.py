@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from muloco.optim import Muon
-from muloco.settings.config import Config, OuterOptimizer
+from muloco.settings.config import Config
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer, outer_learning_rate
 
 from .reference import Nesterov

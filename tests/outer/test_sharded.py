@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from muloco.outer.in_process import InProcessGroup
-from muloco.settings.config import OuterOptimizer
+from muloco.settings.outer import OuterOptimizer
 from muloco.sharding import gather, local, shard_like
 from muloco.training.outer import build_outer_optimizer
 

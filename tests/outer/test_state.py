@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from muloco.outer.in_process import InProcessGroup
-from muloco.settings.config import OuterOptimizer
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer
 
 from .toy import Case, Result, drift, restore, save, start, train_in_process, walk

@@ -9,7 +9,7 @@ import torch
 
 from muloco.outer.authentication import Key
 from muloco.outer.exchange import gather_bytes
-from muloco.outer.seal import Factors
+from muloco.outer.seal import SecretHash
 from muloco.outer.staging import Staging
 from muloco.outer.torchft import TorchftRound
 from muloco.outer.transport import Unverified
@@ -42,7 +42,7 @@ def round_of_three(
         call=lambda member: f"worker {member}",
     )
     transport = SimpleNamespace(
-        group=group, device=CPU, staging=Staging(CPU, CPU), round_name=name, peers=[], factors=Factors(key)
+        group=group, device=CPU, staging=Staging(CPU, CPU), round_name=name, peers=[], secret_hash=SecretHash(key)
     )
     return TorchftRound(transport, step=3, failure=None)  # type: ignore[arg-type]
 
@@ -145,3 +145,36 @@ def test_seals_are_of_one_sender_and_one_receiver() -> None:
     assert compared(tags[2][0], tags[1][0]) == (1, 2)
     assert compared(tags[1][2], tags[2][0]) == (1,)
     assert compared(tags[1][0], tags[0][2]) == (2,)
+
+
+class Copies(Staging):
+    """As on an accelerator with a group that sends from host memory."""
+
+    def to_wire(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [part.clone() for part in parts]
+
+    def from_wire(self, data: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return data.clone()
+
+
+def test_seals_are_made_of_the_memory_of_the_group() -> None:
+    """So that workers with accelerators and workers without one use the same hash."""
+    round, hashed, seen = round_of_three(answers=[[b"x" * 40] * 3] * 2), set(), []
+    swap = round._transport.group.swap
+
+    def watched(received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile) -> None:
+        seen.extend([received, *sent])
+        swap(received, sizes, sent, meanwhile)
+
+    def record(data: torch.Tensor) -> torch.Tensor:
+        hashed.add(data.untyped_storage().data_ptr())
+        return torch.zeros(2, dtype=torch.int64)
+
+    round._transport.group.swap = watched  # type: ignore[method-assign]
+    round._transport.secret_hash = SimpleNamespace(of=record)  # type: ignore[assignment]
+    round._transport.staging = Copies(CPU, CPU)
+    payload = [torch.frombuffer(bytearray(b"x" * 40), dtype=torch.uint8)] * 3
+    for _ in range(2):
+        round.exchange(payload, [40] * 3)
+    round._seal(())
+    assert hashed == {data.untyped_storage().data_ptr() for data in seen if data.numel()}

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.pytorch import MuLoCo1, Muon
-from muloco.settings.config import OuterOptimizer
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer
 
 from ..coefficients import MULOCO

@@ -1,5 +1,7 @@
 """Which checkpoints count."""
 
+import errno
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete, Manifest, NoWholeCheckpoint, Save
 from muloco.runs.digests import sha256_of
 
 from ..run_on_disk import files_in
@@ -298,3 +300,67 @@ def test_old_ones_go_and_so_do_older_ones_that_never_were_whole(folder: Checkpoi
     assert sorted(path.name for path in folder.root.iterdir()) == ["step-40", "step-45", "step-50", "step-60"]
     folder.purge(2, newest=60)
     assert newest_step(folder) == 50
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_one_that_is_held_stays_until_nobody_holds_it(folder: CheckpointFolder) -> None:
+    for step in (10, 20, 30):
+        write(folder, save_of(step), *PARTS)
+    with folder.held(10):
+        with folder.held(10):
+            folder.purge(1, newest=30)
+        folder.purge(1, newest=30)
+        assert folder.steps() == [10, 30] and folder.read_verified(10).step == 10
+    folder.purge(1, newest=30)
+    assert folder.steps() == [30]
+    with pytest.raises(Incomplete, match="it was removed while it was read"), folder.held(10):
+        pass
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_old_ones_go_all_the_same(folder: CheckpointFolder) -> None:
+    for step in (10, 20):
+        write(folder, save_of(step), *PARTS)
+    with folder.held(10):
+        folder.purge(1, newest=20)
+    assert folder.steps() == [20]
+
+
+def test_one_that_replaces_all_others_meanwhile_is_found(folder: CheckpointFolder) -> None:
+    """Neither those that were removed nor the one that was not written yet are damaged."""
+    write(folder, save_of(10), *PARTS)
+    write(folder, save_of(20), "global")
+    looked: list[int] = []
+
+    def read(step: int) -> Manifest:
+        looked.append(step)
+        try:
+            return folder.read(step)
+        finally:
+            if len(looked) == 1:
+                write(folder, save_of(20), "worker-000", "worker-002")
+                folder.purge(1, newest=20)
+
+    newest, aside = folder.newest(read)
+    assert newest is not None and (newest.step, aside, looked) == (20, [], [20, 10, 20])
+
+
+def test_what_is_being_removed_is_not_damaged(folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, save_of(10), *PARTS)
+    read_part = folder._read_part
+
+    def removed(step: int, name: str) -> object:
+        (folder.root / "step-10" / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder.root / "step-10" / name)
+        return read_part(step, name)
+
+    monkeypatch.setattr(folder, "_read_part", removed)
+    newest, aside = folder.newest()
+    assert newest is None and len(aside) == 1

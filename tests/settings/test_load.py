@@ -14,9 +14,11 @@ from muloco.optim import PRESETS
 from muloco.optim.by_rule import RULES
 from muloco.optim.muon import LR_SCALES
 from muloco.optim.symmetric import WAYS
-from muloco.settings.config import Config, FaultTolerance, Optimizer, Role
+from muloco.resolve import resolve
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT, apply_overrides, flatten, load_config, settle, to_dict
-from muloco.training.resolve import resolve
+from muloco.settings.optimizer import Optimizer, Role
 
 SHIPPED = sorted(str(file.relative_to(CHECKOUT)) for file in CHECKOUT.glob("config/*/*.py"))
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from muloco.errors import UserError
-from muloco.settings.config import Config, Role
+from muloco.resolve import resolve
+from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, apply_overrides, field_types, flatten, load_config, settle
+from muloco.settings.optimizer import Role
 from muloco.settings.other_names import PAPER
-from muloco.training.resolve import resolve
 
 DOCUMENT = (CHECKOUT / "docs/coming-from-the-papers-repository.md").read_text()
 OPTIONS = DOCUMENT[DOCUMENT.index("## Options") :]

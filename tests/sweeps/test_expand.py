@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.settings.load import flatten, load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.sweep import Given, Grid, Sweep, product
-from muloco.training.resolve import resolve
 
 CONFIG = "config/laptop/muloco.py"
 PROFILE = ClusterProfile(gpus_per_node=8)

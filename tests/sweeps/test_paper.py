@@ -10,6 +10,7 @@ import pytest
 
 from muloco.model.flavors import flavor
 from muloco.recipes import base, model_map
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, flatten
 from muloco.sweeps.cluster import ClusterProfile
@@ -17,7 +18,6 @@ from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.files import load_sweep
 from muloco.sweeps.listing import COLUMNS, row
 from muloco.sweeps.script import job_script
-from muloco.training.resolve import resolve
 
 from ..papers_tables import DECAYS, SIZES, STEPS
 from ..patience import PATIENCE

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from muloco.cli import main
+from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json
 from muloco.runs.states import State, tell_state
 from muloco.settings.load import load_config, to_dict
 from muloco.sweeps.state import progress
-from muloco.training.resolve import resolve
 
 from .fake_slurm import FakeSlurm
 

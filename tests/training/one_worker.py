@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from muloco.resolve import resolve
 from muloco.runs.folder import RunFolder, read_metrics
 from muloco.settings.load import load_config
-from muloco.training.resolve import resolve
 from muloco.training.worker import run_worker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

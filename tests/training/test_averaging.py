@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
 from muloco.optim import GPA
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
-from muloco.settings.config import OuterOptimizer
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.averaging import Averaging
 from muloco.training.outer import build_outer_optimizer
 from muloco.training.transfer import WorkerTransfer

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from muloco.failpoints import FAILPOINTS
-from muloco.settings.config import Chaos
+from muloco.settings.fault_tolerance import Chaos
 from muloco.training import chaos
 from muloco.training.chaos import FaultInjector, FaultSchedule
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from muloco.resolve import resolve
 from muloco.settings.load import load_config
 from muloco.training.outer import common_settings
-from muloco.training.resolve import resolve
 
 
 def settings(*words: str) -> dict:

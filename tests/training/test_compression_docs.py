@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
+from muloco.resolve import resolve
 from muloco.settings.load import CHECKOUT, load_config
-from muloco.training.resolve import resolve
 
 RESULTS = CHECKOUT / "results" / "compression"
 TEXT = (CHECKOUT / "docs" / "compression.md").read_text()

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from muloco._torchtitan import CUDAGraphInputSpec, FlexAttention, masks_can_be_replayed
 from muloco.model.llama import llama_config
+from muloco.resolve import resolve
 from muloco.settings.load import load_config
 from muloco.training import titan_config
-from muloco.training.resolve import resolve
 from muloco.training.titan_config import records_cuda_graphs
 
 from .one_worker import losses, train

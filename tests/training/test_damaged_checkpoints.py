@@ -1,17 +1,23 @@
 """Training with checkpoints that are damaged, hostile, or of earlier versions, in this process."""
 
+import errno
+import fcntl
 import json
 import logging
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from muloco.outer.transaction import StateLost
+from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_metrics
+from muloco.training.checkpoint import CheckpointRemoved
 from muloco.training.checkpoint_writer import CheckpointNotWritten
 
 from ..hostile import GADGETS, hide_in_metadata
@@ -209,3 +215,47 @@ def test_the_last_validation_is_not_lost_with_the_last_checkpoint(
     lines = read_metrics(RunFolder(tmp_path / "run"))
     assert [line["step"] for line in lines if line.get("event") == "checkpoint_failed"] == [2, 4, 6]
     assert [line["step"] for line in lines if "validation_loss" in line] == [0, 6]
+
+
+def no_locks(file: int, how: int) -> None:
+    raise OSError(errno.ENOLCK, "no locks here")
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "locks", "end", "message"),
+    [
+        (CheckpointFolder, "read", True, None, "resumed from checkpoint step-6"),
+        (CheckpointFolder, "verify", True, StateLost, "resumed from checkpoint step-4"),
+        (CheckpointFolder, "verify", False, None, "resumed from checkpoint step-6"),
+        (safe_reader, "load", True, StateLost, "resumed from checkpoint step-4"),
+        (safe_reader, "load", False, CheckpointRemoved, "verified checkpoint step-4"),
+    ],
+)
+def test_a_worker_loads_a_checkpoint_while_others_replace_it(
+    alone: Path,
+    tmp_path: Path,
+    monkey: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: Any,
+    method: str,
+    locks: bool,
+    end: type[Exception] | None,
+    message: str,
+) -> None:
+    """When it calls this method, they complete the checkpoint of step 6 and remove all older ones. A worker that has
+    loaded an older one and then meets nobody is not to go on from there, which is the error StateLost."""
+    run = copy(alone, tmp_path)
+    original = getattr(owner, method)
+
+    def others_save(*values: Any, **named: Any) -> Any:
+        monkey.setattr(owner, method, original)
+        shutil.copytree(alone / "run" / "checkpoint" / "step-6", run.checkpoint / "step-6")
+        CheckpointFolder(run.checkpoint).purge(1, newest=6)
+        return original(*values, **named)
+
+    monkey.setattr(owner, method, others_save)
+    if not locks:
+        monkey.setattr(fcntl, "flock", no_locks)
+    with caplog.at_level(logging.INFO), pytest.raises(end) if end else nullcontext():
+        train(tmp_path, monkey, "muloco", **SETTINGS)
+    assert any(told.startswith(message) for told in caplog.messages)

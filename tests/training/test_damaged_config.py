@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.settings.load import load_config, locate
-from muloco.training.resolve import resolve
 from muloco.training.resuming import check_content, config_json, take_up
 from muloco.training.trained import find_trained
 

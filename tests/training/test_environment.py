@@ -8,11 +8,11 @@ import pytest
 
 from muloco.errors import UserError
 from muloco.outer.network import Network
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import apply_overrides, load_config
 from muloco.training import environment as environment_module
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET, check_environment, secret_of
-from muloco.training.resolve import resolve
 
 KNOWN = {SECRET: "a secret of the test"}
 HERE = {LIGHTHOUSE: "http://127.0.0.1:29510", ATTEMPT: "1"}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import apply_overrides, from_dict, to_dict
 from muloco.training.evaluation import evaluation_steps, random_state_kept
-from muloco.training.resolve import resolve
 
 pytest.importorskip("lm_eval")
 

@@ -5,9 +5,9 @@ import re
 import shlex
 from dataclasses import fields
 
-from muloco.settings.config import FaultTolerance
+from muloco.resolve import resolve
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT, load_config
-from muloco.training.resolve import resolve
 
 TEXT = (CHECKOUT / "docs" / "fault-tolerance.md").read_text()
 

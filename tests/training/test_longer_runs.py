@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from muloco.launch.summary import reached_end, summarize, summary_table
+from muloco.resolve import resolve
 from muloco.runs.attempts import next_attempt
 from muloco.runs.folder import RunFolder, read_metrics, write_json
 from muloco.settings.config import Config
 from muloco.settings.load import load_config, locate
 from muloco.training.environment import ATTEMPT
-from muloco.training.resolve import resolve
 from muloco.training.resuming import take_up
 from muloco.training.schedule import inner_learning_rate
 from muloco.training.worker import run_worker

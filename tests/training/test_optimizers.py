@@ -14,7 +14,7 @@ import muloco.model
 from muloco.errors import UserError
 from muloco.optim.roles import sort
 from muloco.pytorch import Muon
-from muloco.settings.config import Optimizer, Role
+from muloco.settings.optimizer import Optimizer, Role
 from muloco.training.optimizers import InnerRates, inner_optimizers
 
 STEPS, WARMUP, LOWEST = 6, 2, 0.1

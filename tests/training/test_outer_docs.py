@@ -7,10 +7,12 @@ from typing import get_args, get_type_hints
 import pytest
 
 from muloco.outer.fragments import Schedule
+from muloco.resolve import resolve
 from muloco.runs.folder import __doc__ as RUN_FOLDER
-from muloco.settings.config import Config, FaultTolerance, OuterOptimizer
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT, flatten, load_config
-from muloco.training.resolve import resolve
+from muloco.settings.outer import OuterOptimizer
 
 TEXT = (CHECKOUT / "docs" / "outer-loop.md").read_text()
 (BLOCK,) = re.findall(r"^```bash\n(.*?)^```$", TEXT, re.M | re.S)

@@ -11,12 +11,12 @@ import pytest
 from muloco.cli import main
 from muloco.data.tokenizer import train_tokenizer
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
 from muloco.runs.folder import RunFolder, write_json
 from muloco.settings.config import Config
 from muloco.settings.load import find_config, flatten, load_config, locate
 from muloco.training.data import prepare_data
-from muloco.training.resolve import resolve
 from muloco.training.resuming import (
     LENGTH,
     LOCATIONS,

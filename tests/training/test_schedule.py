@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from muloco._torchtitan import LRSchedulersContainer
+from muloco.resolve import resolution
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
 from muloco.training.optimizers import InnerRates
 from muloco.training.outer import outer_learning_rate
-from muloco.training.resolve import resolution
 from muloco.training.schedule import inner_learning_rate
 
 PEAK = 0.02

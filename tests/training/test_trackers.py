@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from muloco.errors import UserError
+from muloco.resolve import resolve
 from muloco.runs.folder import RunFolder
 from muloco.runs.states import State, tell_state
 from muloco.settings.config import Config
 from muloco.settings.load import load_config, to_dict
-from muloco.training.resolve import resolve
 from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 

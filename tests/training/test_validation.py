@@ -21,10 +21,10 @@ from muloco.data.prepared import SplitWriter, write_meta
 from muloco.outer import OuterLoop, Transport, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.recipes import base
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.training.batch_losses import mean, pack, unpack
 from muloco.training.context import WorkerContext
-from muloco.training.resolve import resolve
 from muloco.training.validation import AnchorValidator
 from muloco.training.validation_cost import validated_sequences, validation_share
 

@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass, replace
 
-from muloco.settings.config import Compression, Config, Role
+from muloco.settings.compression import Compression
+from muloco.settings.config import Config
+from muloco.settings.optimizer import Role
 
 PAPER_SYNC_STEPS = 30
 METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")

@@ -76,9 +76,9 @@ PART = Part(
         ),
         Row(
             name="seals",
-            what="seals of payloads on the GPU equal those on the CPU, and the host waits for them once a round",
+            what="sums for seals on the GPU equal those on the CPU",
             where=("outer/seal.py",),
-            command="call `Factors.sums` on the same bytes on both devices",
+            command="call `SecretHash.sums` on the same bytes on both devices",
             check="small:seals",
         ),
         Row(

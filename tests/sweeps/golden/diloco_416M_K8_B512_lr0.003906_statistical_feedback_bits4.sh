@@ -19,8 +19,8 @@
 # parallelism.data_parallel_replicate_degree: rule: 8 GPUs at 416M
 # training.local_batch_size: published: not doubled here, PAPER 2.3
 # compression.error_gain: published: the outer rate, which the paper's code also applies before it compresses, PAPER 3.3
-# training.steps 8160: derived by muloco/training/resolve.py
-# optimizer.weight_decay 0.00125: derived by muloco/training/resolve.py
+# training.steps 8160: derived by muloco
+# optimizer.weight_decay 0.00125: derived by muloco
 
 
 run=/muloco/outputs/diloco_416M_K8_B512_lr0.003906_statistical_feedback_bits4

@@ -16,8 +16,8 @@
 # parallelism.data_parallel_shard_degree: published: 16 x 8 GPUs in ddp_baselines_h100.py
 # parallelism.data_parallel_replicate_degree: rule: 128 GPUs at 3.1B
 # training.local_batch_size: rule: the launchers' (PAPER 2.3), at most a rank's share of the batch
-# training.steps 3660: derived by muloco/training/resolve.py
-# optimizer.weight_decay 0.016: derived by muloco/training/resolve.py
+# training.steps 3660: derived by muloco
+# optimizer.weight_decay 0.016: derived by muloco
 
 
 run=/muloco/outputs/dp-muon_3.1B_B8192_lr0.03125

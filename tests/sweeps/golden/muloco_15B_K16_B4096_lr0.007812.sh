@@ -19,8 +19,8 @@
 # parallelism.data_parallel_shard_degree: rule: sharded over a node from 914M on, PAPER 2.1
 # parallelism.data_parallel_replicate_degree: rule: 2048 GPUs at 15B
 # training.local_batch_size: rule: the launchers' (PAPER 2.3), at most a rank's share of the batch
-# training.steps 36330: derived by muloco/training/resolve.py
-# optimizer.weight_decay 5e-05: derived by muloco/training/resolve.py
+# training.steps 36330: derived by muloco
+# optimizer.weight_decay 5e-05: derived by muloco
 
 
 run=/muloco/outputs/muloco_15B_K16_B4096_lr0.007812

@@ -6,9 +6,13 @@ import sys
 import pytest
 
 from muloco.errors import UserError
-from muloco.settings.config import Compression, Config, FaultTolerance, Optimizer, OuterOptimizer, Role
+from muloco.resolve import resolve
+from muloco.settings.compression import Compression
+from muloco.settings.config import Config
+from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import load_config
-from muloco.training.resolve import resolve
+from muloco.settings.optimizer import Optimizer, Role
+from muloco.settings.outer import OuterOptimizer
 from tests.papers_tables import DECAYS, SIZES, STEPS, UNTRAINED_STEPS
 
 POINTS = [

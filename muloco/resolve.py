@@ -14,13 +14,14 @@ from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
+from muloco.model.initial import check_initial
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
-from muloco.settings.config import Config, Optimizer, Role, Training
+from muloco.settings.config import Config
 from muloco.settings.load import naming, settle
-from muloco.training.evaluation import check_evaluation
-from muloco.training.initial import check_initial
+from muloco.settings.optimizer import Optimizer, Role
+from muloco.settings.training import Training
 
 WEIGHT_DECAY_BATCH = 512  # sequences at which the flavors' weight decays hold (PAPER 2.4)
 
@@ -79,7 +80,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = _weight_decay(config, size, derived)
     _check_batches(config)
-    check_evaluation(config)
+    _resolve_evaluation(config)
     if config.checkpoint.initial is not None:
         config.checkpoint.initial = str(Path(config.checkpoint.initial).absolute())
         check_initial(Path(config.checkpoint.initial), size)
@@ -358,6 +359,27 @@ def _weight_decay(config: Config, size: Flavor, derived: dict[str, str]) -> floa
         f"sequences) x ({batch} sequences / {workers} worker{'s' * (workers > 1)}) / {WEIGHT_DECAY_BATCH}"
     )
     return best * batch / workers / WEIGHT_DECAY_BATCH
+
+
+def _resolve_evaluation(config: Config) -> None:
+    """Checks the evaluation of a config whose steps are known; the folder of tasks becomes absolute."""
+    chosen, steps = config.evaluation, config.training.steps
+    chosen.check()
+    if not chosen.tasks:
+        return
+    for at in chosen.at:
+        if isinstance(at, int) and steps is not None and at > steps:
+            raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
+    if config.parallelism.tensor_parallel_degree > 1:
+        raise UserError(
+            "evaluation.tasks needs parallelism.tensor_parallel_degree 1; evaluate checkpoints instead (muloco eval)"
+        )
+    if chosen.include_path is not None:
+        chosen.include_path = str(Path(chosen.include_path).absolute())
+        with naming("evaluation.include_path"):
+            there = Path(chosen.include_path).is_dir()
+        if not there:
+            raise UserError(f"evaluation.include_path: there is no folder {chosen.include_path}")
 
 
 def _check_batches(config: Config) -> None:

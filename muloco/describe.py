@@ -4,8 +4,8 @@ import dataclasses
 import textwrap
 from typing import Any
 
+from muloco.resolve import Resolution
 from muloco.settings.config import Config
-from muloco.training.resolve import Resolution
 
 WIDTH = 80
 

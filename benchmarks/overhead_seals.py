@@ -1,0 +1,138 @@
+"""What seals cost a round, on a fast and on a slow link; see `overhead.py`.
+
+As a program of its own, `python benchmarks/overhead_seals.py WORKER WORKERS ADDRESS HOST ROUNDS ELEMENTS` is one of the
+workers.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from shaped_link import shaped_network
+from training_runs import environment, machine, wait
+from worker_runs import RUN_SECRET, start_lighthouse
+
+BAR = 0.02
+GROUPS = (2, 4)
+RATES = {"unshaped": None, "1 Gbit/s": 1000.0}
+TENSORS, WIDTH = 16, 1024
+TIMEOUT = timedelta(seconds=60)
+KINDS = WITH, WITHOUT = "with", "without"
+
+
+def measure(scratch: Path, *, rounds: int, elements: int) -> dict[str, Any]:
+    """Median seconds of a round by rate and number of workers, with and without seals in turns.
+
+    Args:
+        scratch: folder for logs.
+        rounds: timed ones of each kind, after one of each that warms up.
+        elements: fp32 numbers in each worker's vector; a multiple of 16 x 1024.
+    """
+    rows = [
+        {"rate": rate, "workers": size, **_row(scratch / f"{rate}-{size}", megabits, size, rounds, elements)}
+        for rate, megabits in RATES.items()
+        for size in GROUPS
+    ]
+    return {"rows": rows, "elements": elements, "rounds": rounds, "bar": BAR, **machine(1)}
+
+
+def _row(folder: Path, megabits: float | None, size: int, rounds: int, elements: int) -> dict[str, Any]:
+    load = os.getloadavg()[0]
+    with shaped_network(size, megabits=megabits) as network:
+        address = start_lighthouse(network, size, folder / "lighthouse.log")
+        logs = [folder / f"{worker}.log" for worker in range(size)]
+        children = []
+        for worker, log in enumerate(logs):
+            words = (worker, size, address, network.address(worker), rounds, elements)
+            command = [sys.executable, __file__, *map(str, words)]
+            children.append(network.spawn(worker, command, log=log, environment=environment(1)))
+        wait(children)
+    taken = [json.loads(log.read_text().splitlines()[-1]) for log in logs]
+    return {
+        "load_average": load,
+        "seconds": _compare({kind: _over_workers(max, taken, kind, 0) for kind in KINDS}),
+        "processor_seconds": _compare({kind: _over_workers(sum, taken, kind, 1) for kind in KINDS}),
+    }
+
+
+def _over_workers(whole: Callable[..., float], taken: list[Any], kind: str, which: int) -> list[float]:
+    """A figure of all workers together, for each round."""
+    return [whole(one[which] for one in workers) for workers in zip(*(one[kind] for one in taken), strict=True)]
+
+
+def _compare(runs: dict[str, list[float]]) -> dict[str, Any]:
+    medians = {kind: statistics.median(values) for kind, values in runs.items()}
+    ratio = statistics.median(a / b for a, b in zip(runs[WITH], runs[WITHOUT], strict=True))
+    return {**medians, "ratio": ratio, "runs": runs}
+
+
+def work(worker: int, size: int, address: str, host: str, rounds: int, elements: int) -> dict[str, Any]:
+    """One worker; the seconds and processor seconds of its exchange and vote in each round, by kind."""
+    from muloco.outer.compression import Compression
+    from muloco.outer.exchange import average, gather_bytes
+    from muloco.outer.peer_group import GlooGroup
+    from muloco.outer.torchft import TorchftTransport
+
+    torch.set_num_threads(1)
+    transport = TorchftTransport(
+        run="seals",
+        worker=worker,
+        least=size,
+        lighthouse=address,
+        rank=0,
+        ranks=1,
+        host=host,
+        secret=RUN_SECRET.encode(),
+        group=GlooGroup(TIMEOUT),
+        quorum_timeout=TIMEOUT,
+        exchange_timeout=TIMEOUT,
+    )
+    values = torch.arange(elements, dtype=torch.float32).remainder_(1001) * (worker + 1)
+    rows = elements // WIDTH // TENSORS
+    wire = Compression().wire({str(index): torch.empty(rows, WIDTH, device="meta") for index in range(TENSORS)})
+    taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for number in range(rounds + 1):
+        for kind in KINDS if number % 2 else reversed(KINDS):
+            round = transport.open(number)
+            if kind == WITHOUT:
+                round._seal = lambda outgoing: None  # type: ignore[method-assign]
+                round._compare_seals = lambda name: None  # type: ignore[method-assign]
+            gather_bytes(round, b"all are here")
+            started, processor = time.perf_counter(), time.process_time()
+            average(round, values, wire, [1] * size)
+            assert round.vote(True)
+            if number:
+                taken[kind].append((time.perf_counter() - started, time.process_time() - processor))
+    return taken
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"exchange and vote over {result['elements']:,} fp32 elements ({4 * result['elements'] / 1e6:.0f} MB), "
+        f"1 thread a worker, {result['cores']} cores; medians of {result['rounds']} rounds",
+        f"{'':15} {'ms':>24} {'processor ms, all workers':>28}",
+        f"{'link':12} {'K':>2} " + 2 * f"{'with':>10} {'without':>8} {'ratio':>6} " + f"{'load':>6}",
+    ]
+    for row in result["rows"]:
+        figures = (row[name] for name in ("seconds", "processor_seconds"))
+        texts = [f"{1000 * f[WITH]:10.1f} {1000 * f[WITHOUT]:8.1f} {f['ratio']:6.3f}" for f in figures]
+        lines.append(f"{row['rate']:12} {row['workers']:>2} {' '.join(texts)} {row['load_average']:6.1f}")
+    slow = max(row["seconds"]["ratio"] for row in result["rows"] if RATES[row["rate"]])
+    lines.append(
+        f"bar: on a shaped link at most {100 * BAR:.0f} % longer: {'met' if slow <= 1 + BAR else 'MISSED'} "
+        f"({100 * (slow - 1):+.1f} %)"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    worker, size, address, host, rounds, elements = sys.argv[1:]
+    print(json.dumps(work(int(worker), int(size), address, host, int(rounds), int(elements))), flush=True)
+    os._exit(0)  # threads of gloo and torchft may not survive Python's finalization

@@ -1,0 +1,74 @@
+"""Workers: how many, when they sync, how long they wait for each other, and faults on demand."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muloco.settings.bounds import Amount, Count, Names, Seconds, Seed, Share, Text
+from muloco.settings.section import Section
+
+
+@dataclass(kw_only=True, slots=True)
+class FaultTolerance(Section):
+    """Workers: how many, when they agree, and how long they wait for each other."""
+
+    semi_sync_method: Literal["diloco", "local_sgd", "gpa", "none"] | None = None
+    """diloco: an outer step every `sync_steps`. local_sgd: the average of the parameters instead. gpa: primal
+    averaging, whose z is averaged every `sync_steps` where there are several workers. none: plain training of a single
+    worker. Derived: gpa with `optimizer.name` GPA, else diloco."""
+    transport: Literal["torchft", "in_process"] = "torchft"
+    """torchft: workers are processes that meet at a lighthouse. in_process: all workers take turns in one process (one
+    for each of a worker's ranks), so that one device can study many of them."""
+    group_size: Count = 1
+    """Number of workers (K)."""
+    min_replica_size: Count = 1
+    """Fewest workers that may go on together when others are lost. All of them have to be there at the start."""
+    restarts: Amount = 10
+    """How often in a row a worker that was lost within a minute is started again, later and later; after that the
+    others go on without it."""
+    resumes: Amount = 3
+    """How often in a row the run is resumed from its newest checkpoint after a failure that may pass, such as the loss
+    of all workers. The count starts again with each new checkpoint."""
+    replica_id: Amount = 0
+    """Which worker this process belongs to, from 0; the launcher sets it."""
+    sync_steps: Count = 30
+    """Inner steps between two outer steps of a fragment (H)."""
+    num_fragments: Count | None = None
+    """Parts of the model that are synced one after the other (J), whole modules, balanced by size. Derived: 1, or as
+    many as the next field has."""
+    module_fqns_per_model_fragment: tuple[Names, ...] | None = None
+    """The fragments' modules, with commas in between, such as `tok_embeddings,layers.0 layers.1,norm,lm_head`."""
+    fragment_sync_delay: Amount = 0
+    """Inner steps between sending a pseudogradient and applying the mean (tau); the exchange runs beside them."""
+    fragment_update_alpha: Share = 0.0
+    """Share of the local parameters that is kept when the anchor is merged into them, from 0 to 1."""
+    process_group: Literal["auto", "gloo", "nccl"] = "auto"
+    """What carries the outer exchange. auto: nccl where every rank has a CUDA device of its own, else gloo."""
+    host: Text | None = None
+    """Name or address under which other workers reach this one. None: loopback where the lighthouse is on loopback,
+    else the name of the machine."""
+    quorum_timeout_seconds: Seconds = 1800
+    """How long a worker waits at a sync for the others to arrive; more than the slowest window may take longer."""
+    straggler_timeout_seconds: Seconds = 1200
+    """How long those who have arrived wait for one that is alive but late, before they go on without it."""
+    heartbeat_timeout_seconds: Seconds = 3
+    """After how long without a sign of life a worker counts as dead."""
+    exchange_timeout_seconds: Seconds = 60
+    """Time limit of each chunk of 16 MiB in an exchange between workers."""
+    stall_timeout_seconds: Seconds = 300
+    """How long an inner step may take before the worker is ended and started again, as it stands still; a step may
+    always take 20 times as long as its usual one, and the first step, a validation or a checkpoint 12 times this long.
+    """
+
+
+@dataclass(kw_only=True, slots=True)
+class Chaos(Section):
+    """Faults on demand, to see for oneself what happens then; docs/fault-tolerance.md says more."""
+
+    interval_seconds: Seconds | None = None
+    """Seconds between two faults, each in one worker; longer than a worker needs to come back. None: no faults."""
+    kinds: tuple[Literal["kill", "stop", "cut"], ...] = ("kill", "stop", "cut")
+    """kill: kill -9. stop: it stands still. cut: it loses its connections to other workers."""
+    stop_seconds: Seconds = 10
+    """How long a stopped worker stands still."""
+    seed: Seed = 0
+    """Chooses the workers."""

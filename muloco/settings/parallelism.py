@@ -1,0 +1,36 @@
+"""How a worker spreads over its ranks, and how each of them computes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muloco.settings.bounds import Count, Seconds
+from muloco.settings.section import Section
+
+
+@dataclass(kw_only=True, slots=True)
+class Parallelism(Section):
+    """How one worker spreads over its ranks (processes, one a device)."""
+
+    data_parallel_shard_degree: Count = 1
+    """Ranks over which parameters are sharded (FSDP2)."""
+    data_parallel_replicate_degree: Count = 1
+    """Ranks over which parameters are replicated; with a shard degree above 1: HSDP."""
+    tensor_parallel_degree: Count = 1
+    """Ranks that share every matrix product and read the same data; it divides heads, feed-forward width, vocabulary
+    and training.seq_len. Times the two degrees above: the ranks of a worker."""
+    collective_timeout_seconds: Seconds = 600
+    """Time limit of a collective between the ranks of a worker. It must be longer than a rank compiles or records a
+    CUDA graph while the others wait for it. A worker with a rank that hangs ends after this time."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ActivationCheckpoint(Section):
+    mode: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, what is cheap in each layer (all but
+    attention and every second matrix product), or each layer from its input on. Gradients stay the same."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Compile(Section):
+    enable: bool = False
+    """torch.compile for the layers and the loss."""
