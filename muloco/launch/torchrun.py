@@ -21,7 +21,8 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
-from muloco.outer.store import LOOPBACK, loopback_store
+from muloco.outer.gate import LOOPBACK
+from muloco.outer.store import loopback_store
 
 BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"

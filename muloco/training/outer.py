@@ -212,7 +212,7 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     return TorchftTransport(
         run=config.run.name,
         worker=ft.replica_id,
-        least=ft.min_replica_size,
+        min_replica_size=ft.min_replica_size,
         lighthouse=os.environ[LIGHTHOUSE],
         rank=int(os.environ["RANK"]),
         ranks=ranks,

@@ -38,7 +38,7 @@ def main(worker: int, workers: int, host: str, lighthouse: str) -> None:
         run="run",
         secret=SECRET,
         worker=worker,
-        least=1,
+        min_replica_size=1,
         lighthouse=f"http://{lighthouse}",
         rank=0,
         ranks=1,

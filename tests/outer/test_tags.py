@@ -11,7 +11,7 @@ from muloco.outer.authentication import Key
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.seal import SecretHash
 from muloco.outer.staging import Staging
-from muloco.outer.torchft import TorchftRound
+from muloco.outer.torchft_round import TorchftRound
 from muloco.outer.transport import Unverified
 
 from .over_torchft import KEY

@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 import torch
 
-from muloco.outer import TransportError, torchft
+from muloco.outer import TransportError, torchft, torchft_round
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.torchft import TorchftRound, TorchftTransport
+from muloco.outer.torchft import TorchftTransport
+from muloco.outer.torchft_round import TorchftRound
 
 from .faults import at_the_votes
 from .over_torchft import KEY, connect, in_threads
@@ -267,7 +268,7 @@ def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd:
 
 def test_a_member_that_is_lost_between_two_chunks(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came before does not make up for what does not come any more."""
-    monkeypatch.setattr(torchft, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 4)
     data = torch.arange(12, dtype=torch.uint8)
 
     def stays(transport: TorchftTransport, round: TorchftRound) -> bool:
