@@ -1,10 +1,12 @@
 """State saved after any step, mid-window or with a fragment in flight, continues to the bit in a fresh loop."""
 
+import json
 from functools import partial
 
 import pytest
 import torch
 
+from muloco.outer import RunProgress, Snapshot
 from muloco.outer.in_process import InProcessGroup
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer
@@ -107,3 +109,54 @@ def test_parameters_that_kept_a_local_share_are_not_the_anchor() -> None:
     with loop.anchor_weights():
         assert all(torch.equal(parameters[name], value) for name, value in anchor.items())
     assert not any(torch.equal(parameters[name], value) for name, value in anchor.items())
+
+
+POSITION = {
+    "windows": [1, 10, 5],
+    "outer_steps": [1, 1, 0],
+    "membership": {"history": "0123456789abcdef", "shares": [[0, "{}"], [1, ""]], "members": [0, 1]},
+    "arrived": {
+        "agreement": {
+            **{"step": 18, "fragment": 1, "mean": None, "weights": [[0, 13], [1, 12]], "shares": [[0, "{}"], [1, ""]]},
+            **{"behind": [], "donor": None, "donates": False, "name": "4", "history": "fedcba9876543210"},
+            **{"bytes_sent": 120, "attempts": 2, "leaving": False},
+        },
+        **{"own_square": 4.0, "mean_square": 1.0, "product": 2.0},
+    },
+}
+"""What the first version writes after inner step 18, with fragment 1 in flight."""
+
+
+def test_a_checkpoint_of_the_first_version_is_read_and_written() -> None:
+    case = CASE.with_(workers=1, delay=3)
+    parameters = start()
+    loop = case.loop(parameters, InProcessGroup(1).transport(0), 0)
+    tensors = dict(loop.snapshot(own=False).tensors)
+    tensors["mean"] = {name: torch.full_like(start()[name], 0.5) for name in loop.fragments[1].anchor}
+    loop.restore(Snapshot(position=json.dumps(POSITION), tensors=tensors, residuals={}), own=True)
+    assert json.loads(loop.snapshot(own=True).position) == POSITION
+    assert loop.last_round() == ([0, 1], "fedcba9876543210")
+    result = walk(loop, parameters, 0, [19, 20, 21], case.steps)
+    ((step, sync),) = result.syncs
+    assert (step, sync.fragment, sync.weights, sync.attempts) == (21, 1, {0: 13, 1: 12}, 2)
+    assert (sync.own_square, sync.mean_square, sync.product) == (4.0, 1.0, 2.0)
+    first_step = 0.7 * (1 + 0.9) * 0.5  # Nesterov, from a buffer of zeros
+    for name, anchor in loop.fragments[1].anchor.items():
+        torch.testing.assert_close(anchor, start()[name] - first_step)
+
+
+def test_the_state_of_a_worker_that_was_left_behind_cannot_be_saved() -> None:
+    """It is not the state of the run."""
+    case = Case(workers=1, fragments=3, delay=2)
+    parameters = start()
+    progress = RunProgress(committed_without_me=lambda step, fragment: True)
+    loop = case.loop(parameters, InProcessGroup(1).transport(0), 0, progress=progress)
+    loop.start(0)
+    loop.membership.members = [0, 1]  # as if another one had been there
+    walk(loop, parameters, 0, [1], case.steps)
+    loop.snapshot(own=True)
+    walk(loop, parameters, 0, [2], case.steps)
+    assert loop.sends_after(2)
+    assert loop.last_round()[0] == []
+    with pytest.raises(RuntimeError, match="gone on without this worker"):
+        loop.snapshot(own=True)
