@@ -152,7 +152,7 @@ def test_a_failed_run_is_told_with_the_end_of_its_log(benchmark, tmp_path: Path)
         runs.wait([child])
 
 
-@pytest.mark.parametrize("kind", ["exchange", "link", "sync"])
+@pytest.mark.parametrize("kind", ["exchange", "link", "seals", "sync"])
 def test_the_documented_tables_are_the_committed_ones(benchmark, kind: str) -> None:
     result = json.loads((CHECKOUT / "results" / "overhead" / f"{kind}.json").read_text())
     module: ModuleType = benchmark(f"overhead_{kind}")
