@@ -15,7 +15,7 @@ from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
 from muloco.model.initial import check_initial
-from muloco.outer.codec_settings import QUANTIZED, check_settings
+from muloco.outer.codecs import codec_class
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
 from muloco.settings.config import Config
@@ -287,30 +287,17 @@ def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
         )
     if chosen.kind == "none" and chosen.error_feedback:
         raise UserError("compression.error_feedback needs a compression.kind that loses something; with none, nothing")
-    if chosen.kind == "topk" and chosen.reduce == "requantize":
+    keeps = codec_class(chosen.kind).keeps
+    if keeps and chosen.reduce == "requantize":
         raise UserError(
-            "compression.reduce requantize is for quantizers: of the mean of topk it would keep only the largest "
-            "elements; choose gather, the exact mean of the paper's top-k, or reselect"
+            f"compression.reduce requantize is for quantizers: of the mean of {chosen.kind} it would keep only {keeps}"
+            "; choose gather, the exact mean as in the paper's top-k, or reselect"
         )
-    if chosen.kind == "topk":
-        if chosen.fraction is None:
-            chosen.fraction = 0.1
-            derived["compression.fraction"] = "compression.kind topk: a tenth, as in the paper's experiments"
-        if chosen.values is None:
-            chosen.values = "fp32"
-            derived["compression.values"] = "compression.kind topk: values travel as they are"
-    coded = chosen.values if chosen.kind == "topk" else chosen.kind
-    if coded in QUANTIZED and chosen.bits is None:
-        chosen.bits = 4
-        derived["compression.bits"] = f"{coded} codes"
+    for name, (value, reason) in chosen.open_settings().items():
+        setattr(chosen, name, value)
+        derived[f"compression.{name}"] = reason
     try:
-        check_settings(
-            chosen.kind,
-            bits=chosen.bits,
-            granularity=chosen.granularity,
-            fraction=chosen.fraction,
-            values=chosen.values,
-        )
+        chosen.codec()
     except ValueError as error:
         raise UserError(f"compression: {error}") from None
 

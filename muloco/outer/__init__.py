@@ -1,6 +1,6 @@
 """The outer loop of DiLoCo, which syncs the workers' parameters every H inner steps. Needs only torch.
 
-Its names are imported on first use, so that modules without torch (`fragments`, `codec_settings`) can be used alone.
+Its names are imported on first use, so that modules without torch (`fragments`, `codecs`) can be used alone.
 """
 
 from importlib import import_module

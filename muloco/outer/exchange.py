@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from muloco.failpoints import hit
+from muloco.outer.channel import Channel, Encoder
 from muloco.outer.compression import DENSE, Wire
-from muloco.outer.residual import Residual
 from muloco.outer.transport import Round, Unverified
 
 BATCH_BYTES = 16 * 2**20
@@ -49,16 +49,23 @@ class Piece:
 
 
 def average(
-    this_round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int], *, overwrite: bool = False
+    this_round: Round,
+    flat: torch.Tensor,
+    wire: Wire,
+    weights: Sequence[int],
+    *,
+    channel: Channel | None = None,
+    overwrite: bool = False,
 ) -> torch.Tensor:
     """Returns the weighted mean of the members' vectors, with the same bits on every member.
 
     Args:
         this_round: open round.
         flat: this member's fp32 vector of all tensors of the fragment, on the transport's device.
-        wire: how the tensors in `flat` travel, the same on every member. Its residuals take up what is lost, to be
-            committed by the caller.
+        wire: how the tensors in `flat` travel, the same on every member.
         weights: one a member, in rank order; those of weight 0 do not contribute.
+        channel: what this member keeps of the fragment between rounds, to be committed by the caller. None: it keeps
+            nothing, as a member that only carries the others' parts.
         overwrite: whether the mean may be written over `flat`, which then has no defined content if the round fails.
             Otherwise `flat` is not changed.
 
@@ -74,12 +81,12 @@ def average(
     if total <= 0:
         raise ValueError(f"the weights of a round must not sum to 0; got {list(weights)}")
     fractions = [weight / total for weight in weights]
-    for residual in wire.residuals.values():
-        residual.begin()
+    if channel is not None:
+        channel.begin()
     if this_round.size == 1 and wire.exact:
         return flat
     mean = flat if overwrite else torch.empty_like(flat)
-    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(this_round, flat, mean, wire, fractions)
+    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(this_round, flat, mean, wire, fractions, channel)
     return mean
 
 
@@ -101,24 +108,37 @@ def ring_bytes(wire: Wire, members: int) -> float:
 
 
 def _reduce_at_owners(
-    this_round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, fractions: Sequence[float]
+    this_round: Round,
+    flat: torch.Tensor,
+    mean: torch.Tensor,
+    wire: Wire,
+    fractions: Sequence[float],
+    channel: Channel | None,
 ) -> None:
+    sent, owned = (None, None) if channel is None else (channel.sent, channel.owned)
     for batch in _batches(split(wire.shapes, this_round.size), wire):
         mine = batch[this_round.rank]
         sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
-        outgoing = _encode(batch, flat, wire, wire.sent)
+        outgoing = _encode(batch, flat, wire, sent)
         received = this_round.exchange(outgoing, [sizes[this_round.rank]] * this_round.size)
         received[this_round.rank] = _apart(received[this_round.rank], mean)
         _accumulate(mean, mine, received, wire, fractions)
         del outgoing, received
-        (payload,) = _encode([mine], mean, wire, wire.owned)
+        (payload,) = _encode([mine], mean, wire, owned)
         hit("gather")
         _decode(batch, this_round.exchange([payload] * this_round.size, sizes), wire, mean)
 
 
-def _gather(this_round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, fractions: Sequence[float]) -> None:
+def _gather(
+    this_round: Round,
+    flat: torch.Tensor,
+    mean: torch.Tensor,
+    wire: Wire,
+    fractions: Sequence[float],
+    channel: Channel | None,
+) -> None:
     for (pieces,) in _batches(split(wire.shapes, 1), wire):
-        (payload,) = _encode([pieces], flat, wire, wire.sent)
+        (payload,) = _encode([pieces], flat, wire, None if channel is None else channel.sent)
         payload = _apart(payload, mean)  # the others read it while this member writes `mean`
         hit("gather")
         received = this_round.exchange([payload] * this_round.size, [payload.numel()] * this_round.size)
@@ -250,7 +270,7 @@ def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tup
 
 
 def _encode(
-    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, residual: Residual | None
+    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, encoder: Encoder | None
 ) -> list[torch.Tensor]:
     """Returns one vector for each owner: the payloads of its pieces, one after the other."""
     nothing = flat.new_empty(0, dtype=torch.uint8)
@@ -260,10 +280,10 @@ def _encode(
         values = [piece.of(flat) for piece in pieces]
         if codec == DENSE:
             encoded = [value.view(-1).view(torch.uint8) for value in values]  # as `encode_pieces`, without a copy
-        elif residual is None:
+        elif encoder is None:
             encoded = list(codec.encode_pieces(values))
         else:
-            encoded = list(residual.encode(codec, values, [piece.start for piece in pieces]))
+            encoded = list(encoder.encode(codec, values, [piece.start for piece in pieces]))
         for (owner, number), payload in zip(places, encoded, strict=True):
             payloads[owner][number] = payload
     return [parts[0] if len(parts) == 1 else torch.cat([nothing, *parts]) for parts in payloads]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from muloco import sharding
+from muloco.outer.channel import Channel
 from muloco.outer.compression import Compression
 from muloco.outer.digest import digest
 
@@ -47,8 +48,8 @@ class FragmentState:
         self.merged_with_local = False
         """Whether the last merge kept a fraction of the local parameters."""
         self.outer_steps = 0
-        self.wire = (compression or Compression()).wire(self.anchor)
-        """How it travels."""
+        self.channel = Channel(compression or Compression(), self.anchor)
+        """How it travels, and what this rank keeps of it from round to round."""
         self._handles = {  # what the optimizer moves: the same memory, known as sharded where it is
             name: anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=tensor)
             for (name, anchor), tensor in zip(self.anchor.items(), parameters.values(), strict=True)
@@ -124,10 +125,9 @@ class FragmentState:
         self.window = 0
 
     def begin(self) -> None:
-        """The parameters become the anchor, with which a window begins; compression has left nothing."""
+        """The parameters become the anchor, with which a window begins, and nothing is kept of earlier rounds."""
         self.merge()
-        for residual in self.wire.residuals.values():
-            residual.clear()
+        self.channel.clear()
 
     def digest(self) -> torch.Tensor:
         """64-bit checksum of this rank's part of the anchor, an int64 scalar."""
@@ -145,12 +145,13 @@ class FragmentState:
 
     def residuals(self, device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
         """What compression has left on this rank, by kind and parameter name: copies."""
-        return {kind: self.views(left.to_vector(self.elements, device)) for kind, left in self.wire.residuals.items()}
+        return {kind: self.views(vector) for kind, vector in self.channel.residuals(device).items()}
 
     def load_residuals(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Continues with what `residuals` gave."""
-        for kind, left in self.wire.residuals.items():
-            left.load_vector(torch.cat([tensors[kind][name].flatten() for name in self.anchor]))
+        self.channel.load_residuals(
+            {kind: torch.cat([values[name].flatten() for name in self.anchor]) for kind, values in tensors.items()}
+        )
 
     def load_position(self, *, window: int, outer_steps: int) -> None:
         """Goes on at a saved place; the tensors are restored through `global_tensors`."""

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from muloco.outer.compression import Compression, Wire
+from muloco.outer.channel import Channel
+from muloco.outer.compression import Compression
 from muloco.outer.digest import digest
 from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
@@ -116,7 +117,7 @@ class OuterLoop:
             sync_interval=sync_interval,
             delay=delay,
             fragments=len(names),
-            layout=layout_of([(fragment.anchor, fragment.wire) for fragment in self.fragments]),
+            layout=layout_of([(fragment.anchor, fragment.channel.wire) for fragment in self.fragments]),
             settings=tuple((settings or {}).items()),
         )
         self.membership = Membership(
@@ -125,7 +126,7 @@ class OuterLoop:
             quorum=quorum or QuorumPolicy(),
             progress=progress or RunProgress(),
             terms=terms,
-            wire_of=self._wire,
+            channel_of=self._channel,
             data_position=data_position,
             handover=None if transfer is None else _Handover(self, transfer),
         )
@@ -229,7 +230,7 @@ class OuterLoop:
         """Returns the state after the last inner step. Waits for a fragment in flight.
 
         Args:
-            own: whether this worker is to go on from it; else another one, which needs no residuals.
+            own: whether this worker is to go on from it; else another one, which needs nothing of earlier rounds.
 
         Raises:
             RuntimeError: the others have gone on without this worker, whose state is not that of the run.
@@ -245,6 +246,7 @@ class OuterLoop:
             position=json.dumps(position),
             tensors=self._tensors(),
             residuals=self._residuals() if own else {},
+            codecs=self._codec_states() if own else {},
         )
 
     def restore(self, saved: Saved, *, own: bool) -> None:
@@ -253,7 +255,7 @@ class OuterLoop:
         Args:
             saved: its tensors are written into those of this loop.
             own: whether it is this worker's own. A worker that goes on from another one's state begins new windows with
-                the anchor, which the parameters then hold, and with no residuals.
+                the anchor, which the parameters then hold, and without residuals and states of codecs.
         """
         position = json.loads(saved.position)
         self._sent = None
@@ -267,6 +269,8 @@ class OuterLoop:
             fragment.load_position(window=position["windows"][index], outer_steps=position["outer_steps"][index])
             if own:
                 fragment.load_residuals(saved.residuals)
+                if fragment.channel.stateful:
+                    fragment.channel.load_codec_states(saved.codecs[index], self._transport.device)
             else:
                 fragment.begin()
 
@@ -293,6 +297,11 @@ class OuterLoop:
     def _residuals(self) -> Tensors:
         """See `Snapshot.residuals`."""
         return _by_kind(fragment.residuals(self._transport.device) for fragment in self.fragments)
+
+    def _codec_states(self) -> dict[int, bytes]:
+        """See `Snapshot.codecs`."""
+        channels = enumerate(fragment.channel for fragment in self.fragments)
+        return {index: channel.codec_states() for index, channel in channels if channel.stateful}
 
     def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
@@ -342,7 +351,7 @@ class OuterLoop:
             weights=committed.weights,
             attempts=committed.attempts,
             bytes_sent=committed.bytes_sent,
-            bytes_ring=round(ring_bytes(fragment.wire, len(committed.weights))),
+            bytes_ring=round(ring_bytes(fragment.channel.wire, len(committed.weights))),
             seconds_waited=time.perf_counter() - started,
             seconds_hidden=max(0.0, sent.seconds - exchanged),
             digest=int(fragment.digest()),
@@ -351,8 +360,8 @@ class OuterLoop:
             product=arrived.product,
         )
 
-    def _wire(self, fragment: int) -> Wire:
-        return self.fragments[fragment].wire
+    def _channel(self, fragment: int) -> Channel:
+        return self.fragments[fragment].channel
 
     def _load(self, values: Sequence[Mapping[str, torch.Tensor]]) -> None:
         for fragment, tensors in zip(self.fragments, values, strict=True):

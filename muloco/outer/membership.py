@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from muloco.failpoints import hit
-from muloco.outer.compression import Wire
+from muloco.outer.channel import Channel
 from muloco.outer.header import Header
 from muloco.outer.outcome import CatchUp, Committed, Outcome
 from muloco.outer.outgoing import Outgoing
@@ -42,7 +42,7 @@ class Membership:
         quorum: how many others it waits for.
         progress: what is known of the run.
         terms: what has to be the same on all of them.
-        wire_of: how a fragment travels, by index.
+        channel_of: how a fragment travels, by index.
         data_position: returns this worker's position in its shard of the data.
         handover: lets workers that were away join again; None: they cannot.
     """
@@ -55,7 +55,7 @@ class Membership:
         quorum: QuorumPolicy,
         progress: RunProgress,
         terms: Terms,
-        wire_of: Callable[[int], Wire],
+        channel_of: Callable[[int], Channel],
         data_position: Callable[[], str],
         handover: Handover | None,
     ):
@@ -74,7 +74,7 @@ class Membership:
         """Whether they have agreed to stop here."""
         self.quorum = quorum
         self.progress = progress
-        self._wire_of = wire_of
+        self._channel_of = channel_of
         self._data_position = data_position
         self._handover = handover
 
@@ -92,7 +92,7 @@ class Membership:
         own = self._header(step, None, weight=0, finite=True, checksum=checksum)
         while True:
             reached = self.progress.last_committed_step()  # before they meet: what comes later, they do together
-            match assemble(self.transport, own, self._wire_of, self.quorum):
+            match assemble(self.transport, own, self._channel_of, self.quorum):
                 case Committed() as committed:
                     if self.transport.any_rank(left_behind or reached > step):
                         raise StateLost(
@@ -125,7 +125,7 @@ class Membership:
             self.transport,
             header,
             own.vector,
-            self._wire_of,
+            self._channel_of,
             committed_without_me,
             overwrite=own.overwrite,
             patience=self.quorum.quorum_timeout_seconds,

@@ -1,5 +1,6 @@
 """The state of an outer loop between two inner steps, and what it is restored from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,11 @@ class Saved(Protocol):
         """See `Snapshot.residuals`."""
         ...
 
+    @property
+    def codecs(self) -> Mapping[int, bytes]:
+        """See `Snapshot.codecs`."""
+        ...
+
     def fill(self, tensors: Tensors) -> None:
         """Writes the saved values into these tensors, which have the kinds, names and shapes of `Snapshot.tensors`."""
         ...
@@ -39,6 +45,9 @@ class Snapshot:
     residuals: Tensors
     """What compression has left on this rank: copies. Empty without error feedback, and if another worker is to go on
     from it."""
+    codecs: dict[int, bytes]
+    """States of the codecs on this rank, by the index of the fragment, where a codec keeps one. Empty if another worker
+    is to go on from it."""
 
     def fill(self, tensors: Tensors) -> None:
         """See `Saved.fill`."""

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 
 from muloco.failpoints import hit
+from muloco.outer.channel import Channel
 from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
-from muloco.outer.compression import Wire
 from muloco.outer.exchange import average, gather_bytes
 from muloco.outer.header import PROTOCOL, Header, read_header
 from muloco.outer.outcome import CatchUp, Committed, LeftBehind, Outcome
@@ -53,7 +53,7 @@ def agree(
     transport: Transport,
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
-    wire_of: Callable[[int], Wire],
+    channel_of: Callable[[int], Channel],
     committed_without_me: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
@@ -69,7 +69,7 @@ def agree(
         own: this worker's header.
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
-        wire_of: how a fragment travels, by index.
+        channel_of: how a fragment travels, by index.
         committed_without_me: tells whether the others are known to have gone on without this worker, which then must
             not lead a round. It is called with the workers that lead this round, on any rank of this worker.
         overwrite: whether the mean may be written over the vector that `payload` returns.
@@ -89,7 +89,7 @@ def agree(
         try:
             hit("headers")
             headers = _meet(this_round, own)
-            outcome = _carry(this_round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
+            outcome = _carry(this_round, headers, payload, channel_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
             stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
             logger.warning("sync after step %d: %s", own.step, error)
@@ -104,8 +104,7 @@ def agree(
             match outcome:
                 case Committed():
                     if outcome.fragment is not None:
-                        for residual in wire_of(outcome.fragment).residuals.values():
-                            residual.commit()
+                        channel_of(outcome.fragment).commit()
                     return replace(outcome, bytes_sent=sent)
                 case CatchUp():
                     return outcome
@@ -124,7 +123,7 @@ def agree(
 
 
 def assemble(
-    transport: Transport, own: Header, wire_of: Callable[[int], Wire], quorum: QuorumPolicy
+    transport: Transport, own: Header, channel_of: Callable[[int], Channel], quorum: QuorumPolicy
 ) -> Committed | CatchUp:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
@@ -132,7 +131,7 @@ def assemble(
     Args:
         transport: opens the rounds.
         own: header whose digest is of all fragments.
-        wire_of: how a fragment travels, by index.
+        channel_of: how a fragment travels, by index.
         quorum: how many workers have to be there to begin, and for how long they are waited for.
 
     Raises:
@@ -158,7 +157,7 @@ def assemble(
                 )
             enough = workers if waited < quorum.straggler_timeout_seconds else quorum.min_replica_size
             if not among_strangers and (len(headers) >= enough or any(header.sends for header in headers)):
-                outcome = _carry(this_round, headers, None, wire_of, 1, transport.device)
+                outcome = _carry(this_round, headers, None, channel_of, 1, transport.device)
         except TransportError as error:
             failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
             logger.warning("before the first step: %s", error)
@@ -204,7 +203,7 @@ def _carry(
     this_round: Round,
     headers: Sequence[Header],
     payload: Callable[[], torch.Tensor] | None,
-    wire_of: Callable[[int], Wire],
+    channel_of: Callable[[int], Channel],
     attempt: int,
     device: torch.device,
     *,
@@ -231,15 +230,16 @@ def _carry(
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment is not None:
-        wire = wire_of(fragment)
+        channel: Channel | None = channel_of(fragment)
+        wire = channel_of(fragment).wire
         if this_round.rank in leaders and payload is not None:
             vector = payload()
         else:
             vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
-            wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter
+            channel = None  # it only carries the others' parts, and keeps what it has of its own
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         hit("scatter")
-        mean = average(this_round, vector, wire, weights, overwrite=overwrite)
+        mean = average(this_round, vector, wire, weights, channel=channel, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _OWN_STATES = ("model", "dataloader")
 """What a worker cannot take from another one's part."""
+_CODECS = "codecs_"
+"""Name of the states of the codecs of a fragment, before the index of the fragment."""
 
 
 class CheckpointRemoved(RuntimeError):
@@ -262,6 +264,11 @@ class RunCheckpoint(BaseCheckpointManager):
         outer.restore(
             _Saved(
                 position=loaded[self._position]["position"],
+                codecs={
+                    int(name.removeprefix(_CODECS)): state
+                    for name, state in loaded[self._position].items()
+                    if name != "position"
+                },
                 residuals=_local(loaded.get("residuals", {})),
                 fill=lambda tensors: safe_reader.load(
                     self._global_state(tensors), self._folder.part(checkpoint.step, GLOBAL)
@@ -322,7 +329,8 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _outer_states(self, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
         """What a worker's part has of its outer loop; loading fills it in place."""
-        states: dict[str, dict[str, Any]] = {self._position: {"position": snapshot.position}}
+        codecs = {f"{_CODECS}{index}": state for index, state in snapshot.codecs.items()}
+        states: dict[str, dict[str, Any]] = {self._position: {"position": snapshot.position, **codecs}}
         if snapshot.residuals:
             states["residuals"] = self._sharded(snapshot.residuals)
         return states
@@ -357,6 +365,7 @@ class _Saved:
     """The state of an outer loop in a checkpoint, see `muloco.outer.Saved`."""
 
     position: str
+    codecs: dict[int, bytes]
     residuals: Tensors
     fill: Callable[[Tensors], None]
 

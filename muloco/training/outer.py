@@ -15,7 +15,6 @@ import torch.distributed as dist
 from muloco.errors import UserError
 from muloco.optim import Muon
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
-from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
@@ -161,13 +160,7 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
     norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
     tables = {name for name in parameters if name.split(".")[0] in TABLES and chosen.skip_embeddings}
     return Compression(
-        codec=build_codec(
-            chosen.kind,
-            bits=chosen.bits,
-            granularity=chosen.granularity,
-            fraction=chosen.fraction,
-            values=chosen.values,
-        ),
+        codec=chosen.codec(),
         dense=frozenset(norms | tables),
         reduce=chosen.reduce,
         error_feedback=chosen.error_feedback,

@@ -49,7 +49,7 @@ class WorkerTransfer:
         for name, part in self._states.items():
             part.load_state_dict(_fill(part.state_dict(), packed["states"][name]))
         self._trainer.step = packed["step"]
-        return Snapshot(position=packed["position"]["position"], tensors=packed["tensors"], residuals={})
+        return Snapshot(position=packed["position"]["position"], tensors=packed["tensors"], residuals={}, codecs={})
 
     def joined(self, data_position: str | None) -> None:
         self._trainer.joined(data_position)

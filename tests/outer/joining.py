@@ -33,7 +33,7 @@ class Worker:
         step, position, tensors = torch.load(io.BytesIO(state), weights_only=True)
         self.moves.append((self.step, step))
         self.step = step
-        return Snapshot(position=position, tensors=tensors, residuals={})
+        return Snapshot(position=position, tensors=tensors, residuals={}, codecs={})
 
     def joined(self, data_position: str | None) -> None:
         pass

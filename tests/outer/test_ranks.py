@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from muloco.outer import QuorumPolicy, RunProgress, TransportError, WorkerIdentity
+from muloco.outer.channel import Channel
 from muloco.outer.company import Stranger
 from muloco.outer.compression import Compression
 from muloco.outer.header import Header
@@ -23,7 +24,7 @@ from .over_torchft import connect, in_threads
 from .toy import SECONDS
 
 RANKS = 2
-WIRE = Compression().wire({"w": torch.empty(3)})
+CHANNEL = Channel(Compression(), {"w": torch.empty(3)})
 
 
 class Ranks:
@@ -81,7 +82,7 @@ def membership(transport: Any, **options: Any) -> Membership:
         transport,
         identity=WorkerIdentity(workers=2),
         terms=Terms(),
-        wire_of=lambda fragment: WIRE,
+        channel_of=lambda fragment: CHANNEL,
         data_position=str,
         **(defaults | options),
     )
@@ -97,7 +98,7 @@ def test_a_round_that_does_not_count_on_one_rank_counts_on_none(monkeypatch: pyt
         error = StaysOut("out") if rank == 0 else TransportError("the ranks have met different workers")
         rounds = iter([*(failing(error) for _ in range(15)), None])
         transport = ranks.transport(rank, open=lambda step: next(rounds) or alone.open(step))
-        assert agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE).attempts == 16
+        assert agree(transport, header(), lambda: torch.ones(3), lambda fragment: CHANNEL).attempts == 16
 
     assert ranks.run(work) == ["", ""]
 
@@ -110,7 +111,7 @@ def test_they_give_up_at_the_same_round(impatient: int) -> None:
     def work(rank: int) -> None:
         transport = ranks.transport(rank, open=lambda step: failing(TransportError("cut off")))
         quorum = QuorumPolicy(quorum_timeout_seconds=0.0 if rank == impatient else 1000.0)
-        assemble(transport, header(fragment=None, weight=0), lambda fragment: WIRE, quorum)
+        assemble(transport, header(fragment=None, weight=0), lambda fragment: CHANNEL, quorum)
 
     assert all("workers met within" in said for said in ranks.run(work))
 
@@ -123,7 +124,7 @@ def test_they_give_up_a_sync_at_the_same_round(impatient: int, monkeypatch: pyte
     def work(rank: int) -> None:
         transport = ranks.transport(rank, open=lambda step: failing(Stranger("it has no secret")))
         patience = 0.0 if rank == impatient else 1000.0
-        agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE, patience=patience)
+        agree(transport, header(), lambda: torch.ones(3), lambda fragment: CHANNEL, patience=patience)
 
     said = ranks.run(work)
     assert "a worker that does not belong to the run" in said[impatient] and "another rank" in said[1 - impatient]

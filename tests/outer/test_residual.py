@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from muloco.outer.channel import Encoder
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.residual import Residual
 from muloco.sharding import local, shard_like
 
 from .compressed_reference import CompressedRounds, Feedback, diloco
@@ -91,38 +91,39 @@ def test_when_a_worker_goes_elements_that_change_their_owner_lose_what_was_left(
         for kind, vectors in (("sent", expected.sent), ("owned", expected.owned)):
             left = torch.cat([tensor.flatten() for tensor in result.loop.snapshot(own=True).residuals[kind].values()])
             torch.testing.assert_close(left, vectors[worker], rtol=1e-4, atol=1e-5, msg=kind)
-        residuals = result.loop.fragments[0].wire.residuals
-        assert residuals["sent"].dropped == 0
-        assert residuals["owned"].dropped == expected.dropped[worker]
+        channel = result.loop.fragments[0].channel
+        assert channel.sent.residual.dropped == 0
+        assert channel.owned.residual.dropped == expected.dropped[worker]
     lost = sum(count for worker, count in expected.dropped.items() if worker != victim)
     assert (lost > 0) == (victim != 1), "the parts beside one in the middle only grow"
 
 
 def test_elements_keep_what_is_left_of_them_when_pieces_change() -> None:
-    residual = Residual(decay=1.0, alpha=1.0)
+    encoder = Encoder((1.0, 1.0, 1.0))
+    residual = encoder.residual
     nothing = build_codec("topk", fraction=1e-9)  # sends one element of a piece
     whole = torch.tensor([9.0, 1, 2, 3, 4, 5, 6, 7])
-    residual.encode(nothing, [whole], [10])
+    encoder.encode(nothing, [whole], [10])
     assert not residual.to_vector(30, whole.device).any(), "not before the commit"
-    residual.commit()
+    encoder.commit()
     assert residual.to_vector(30, whole.device)[10:18].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
-    residual.begin()
-    (payload,) = residual.encode(nothing, [torch.zeros(4)], [12])  # 12 to 15 are still encoded here, and 18 is new
+    encoder.begin()
+    (payload,) = encoder.encode(nothing, [torch.zeros(4)], [12])  # 12 to 15 are still encoded here, and 18 is new
     assert nothing.decode(payload, (4,)).tolist() == [0, 0, 0, 5]
-    residual.encode(nothing, [torch.tensor([8.0])], [18])
-    residual.commit()
+    encoder.encode(nothing, [torch.tensor([8.0])], [18])
+    encoder.commit()
     assert residual.dropped == 4, "10, 11, 16 and 17"
     assert residual.to_vector(19, whole.device)[10:].tolist() == [0, 0, 2, 3, 4, 0, 0, 0, 0]
 
 
 def test_a_retry_forgets_the_attempt_before() -> None:
-    residual, codec = Residual(decay=0.9, alpha=1.0), build_codec("linear", bits=1)
-    first = residual.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0])
-    residual.begin()
-    assert torch.equal(residual.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0]), first)
-    residual.begin()
-    residual.commit()
-    assert not residual.to_vector(3, first.device).any()
+    encoder, codec = Encoder((0.9, 1.0, 1.0)), build_codec("linear", bits=1)
+    first = encoder.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0])
+    encoder.begin()
+    assert torch.equal(encoder.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0]), first)
+    encoder.begin()
+    encoder.commit()
+    assert not encoder.residual.to_vector(3, first.device).any()
 
 
 @pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])

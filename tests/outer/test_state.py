@@ -133,7 +133,7 @@ def test_a_checkpoint_of_the_first_version_is_read_and_written() -> None:
     loop = case.loop(parameters, InProcessGroup(1).transport(0), 0)
     tensors = dict(loop.snapshot(own=False).tensors)
     tensors["mean"] = {name: torch.full_like(start()[name], 0.5) for name in loop.fragments[1].anchor}
-    loop.restore(Snapshot(position=json.dumps(POSITION), tensors=tensors, residuals={}), own=True)
+    loop.restore(Snapshot(position=json.dumps(POSITION), tensors=tensors, residuals={}, codecs={}), own=True)
     assert json.loads(loop.snapshot(own=True).position) == POSITION
     assert loop.last_round() == ([0, 1], "fedcba9876543210")
     result = walk(loop, parameters, 0, [19, 20, 21], case.steps)

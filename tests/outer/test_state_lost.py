@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from muloco.outer import QuorumPolicy, RunProgress, StateLost, WorkerIdentity
+from muloco.outer.channel import Channel
 from muloco.outer.compression import Compression
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Membership
@@ -22,14 +23,14 @@ class Sent:
         self.vector = vector.clone
 
 
-def membership(transport, *, worker: int = 0, workers: int = 1, wire_of=None, **progress) -> Membership:
+def membership(transport, *, worker: int = 0, workers: int = 1, channel_of=None, **progress) -> Membership:
     return Membership(
         transport,
         identity=WorkerIdentity(run="r", worker=worker, workers=workers),
         quorum=QuorumPolicy(),
         progress=RunProgress(**progress),
         terms=Terms(workers=workers, sync_interval=4, fragments=2),
-        wire_of=wire_of,
+        channel_of=channel_of,
         data_position=str,
         handover=None,
     )
@@ -64,7 +65,7 @@ def test_who_meets_fewer_than_before_asks_whether_the_run_has_gone_on(passed: bo
             group.transport(worker),
             worker=worker,
             workers=2,
-            wire_of=[Compression().wire({"w": torch.empty(3)})].__getitem__,
+            channel_of=[Channel(Compression(), {"w": torch.empty(3)})].__getitem__,
             committed_without_me=lambda *sync: asked.append((worker, *sync)) or passed,
             record=lambda step, fragment, members: committed.append((worker, step, fragment, sorted(members))),
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from muloco.outer import ForeignRun, QuorumPolicy, RunProgress, TransportError, WorkerIdentity, transaction
+from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import gather_bytes
@@ -111,7 +112,7 @@ def member_of(transport, worker: int, workers: int, *, patience: float) -> Membe
         quorum=QuorumPolicy(quorum_timeout_seconds=patience),
         progress=RunProgress(),
         terms=Terms(workers=workers),
-        wire_of=lambda fragment: None,
+        channel_of=lambda fragment: None,
         data_position=str,
         handover=None,
     )
@@ -156,7 +157,7 @@ class Answered:
 def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger comes to more rounds than may fail, and goes; then the round is committed."""
     monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
-    wire = Compression().wire({"w": torch.empty(3)})
+    channel = Channel(Compression(), {"w": torch.empty(3)})
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
         **{"finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},
@@ -168,11 +169,11 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
         return next(rounds) or alone.open(step)
 
     transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
-    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: wire)
+    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: channel)
     assert agreement.weights == {0: 4} and agreement.attempts == 16
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
     with pytest.raises(TransportError, match="a worker that does not belong to the run"):
-        agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: channel, patience=0.0)
 
 
 def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monk
         **{"finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},
     )
     with pytest.raises(TransportError, match="10 rounds failed"):
-        agree(transport, own, lambda: torch.ones(3), lambda fragment: Compression().wire({"w": torch.empty(3)}))
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: Channel(Compression(), {"w": torch.empty(3)}))
     assert pauses[:2] == [0, 0] and sum(pauses) > 10
 
 
