@@ -39,7 +39,7 @@ _HOMES = ("sync", "quorum", "company", "transport", "transaction", "snapshot", "
 def __getattr__(name: str) -> Any:
     if name in __all__:
         for home in _HOMES:
-            found = getattr(import_module(f"muloco.outer.{home}"), name, None)
-            if found is not None:
-                return found
+            value = getattr(import_module(f"muloco.outer.{home}"), name, None)
+            if value is not None:
+                return value
     raise AttributeError(f"module {__name__} has no attribute {name!r}")

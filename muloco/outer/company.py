@@ -107,7 +107,7 @@ def _reason(member: Header | Unreadable, right: Header | Unreadable) -> str:
             for field, (own, theirs) in member.terms.differences(right.terms).items()
         ]
         return f"this worker has {'; '.join(differences)} (start worker {member.worker} with the config of the run)"
-    own, theirs = (PROTOCOL if isinstance(one, Header) else one.protocol for one in (member, right))
+    own, theirs = (PROTOCOL if isinstance(m, Header) else m.protocol for m in (member, right))
     if own is None:
         return f"it sends bytes that are not a header: {member.text if isinstance(member, Unreadable) else ''}"
     if theirs is None:

@@ -262,11 +262,11 @@ def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:
 
 def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tuple[int, int]]]:
     """Returns the places (owner, number) of the pieces in a batch, grouped by codec and shape."""
-    found: dict[tuple, list[tuple[int, int]]] = {}
+    places: dict[tuple, list[tuple[int, int]]] = {}
     for owner, pieces in enumerate(batch):
         for number, piece in enumerate(pieces):
-            found.setdefault((wire.codecs[piece.tensor], piece.shape), []).append((owner, number))
-    return found
+            places.setdefault((wire.codecs[piece.tensor], piece.shape), []).append((owner, number))
+    return places
 
 
 def _encode(

@@ -67,18 +67,18 @@ class FragmentState:
         parts = flat.split([tensor.numel() for tensor in self.anchor.values()])
         return {name: part.view_as(self.anchor[name]) for name, part in zip(self.anchor, parts, strict=True)}
 
-    def product(self, one: torch.Tensor | None, other: torch.Tensor) -> float:
+    def product(self, first: torch.Tensor | None, second: torch.Tensor) -> float:
         """Returns this rank's part of the inner product of two vectors. The sum over the ranks of a worker, whatever
         their layout, is the inner product of the whole tensors.
 
         Args:
-            one: fp32 vector; None stands for the pseudogradient, which is then computed tensor by tensor.
-            other: fp32 vector.
+            first: fp32 vector; None stands for the pseudogradient, which is then computed tensor by tensor.
+            second: fp32 vector.
         """
         total: float | torch.Tensor = 0.0
-        views = {} if one is None else self.views(one)
-        for name, part in self.views(other).items():
-            mine = self._difference(name, torch.empty_like(part)) if one is None else views[name]
+        views = {} if first is None else self.views(first)
+        for name, part in self.views(second).items():
+            mine = self._difference(name, torch.empty_like(part)) if first is None else views[name]
             total = total + mine.flatten().dot(part.flatten()) / self._copies[name]
         return float(total)
 

@@ -239,16 +239,16 @@ class TorchftTransport:
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
         deadline = time.monotonic() + patience
-        known, found = self._address_of, {}
+        known, parts = self._address_of, {}
         for worker in workers:
             if worker == self._worker or worker not in known:
                 continue
             try:
                 patience = max(0.0, deadline - time.monotonic())
-                found[worker] = fetch_part(known[worker], name, key=self.run_key, patience=patience)
+                parts[worker] = fetch_part(known[worker], name, key=self.run_key, patience=patience)
             except OSError as error:
                 logger.info("worker %d did not provide part %s: %s", worker, name, error)
-        return found
+        return parts
 
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
         self.server.answers[question] = lambda name: answer()

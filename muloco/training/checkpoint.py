@@ -241,8 +241,8 @@ class RunCheckpoint(BaseCheckpointManager):
             reason = isinstance(error, Incomplete), str(error)
         reasons: list[tuple[bool, str] | None] = [None] * dist.get_world_size(self._writer.ranks)
         dist.all_gather_object(reasons, reason, group=self._writer.ranks)
-        if found := [reason for reason in reasons if reason is not None]:
-            is_incomplete, message = max(found, key=lambda reason: reason[0])
+        if given := [reason for reason in reasons if reason is not None]:
+            is_incomplete, message = max(given, key=lambda reason: reason[0])
             raise (Incomplete if is_incomplete else ValueError)(message)
 
     def _from_first_rank(self, value: Any) -> Any:

@@ -252,12 +252,12 @@ def gpu_figures(
         peak_flops: dense bf16 FLOP/s of the GPU; None if unknown.
         memory_gib: peak of reserved memory in GiB.
     """
-    found = {"memory_gib": memory_gib}
+    figures = {"memory_gib": memory_gib}
     for suffix, count in zip(COUNTS, (flops, 6 * parameters), strict=True):
-        found[f"tflops{suffix}"] = count * tokens_per_second / 1e12
+        figures[f"tflops{suffix}"] = count * tokens_per_second / 1e12
         if peak_flops is not None:
-            found[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
-    return found
+            figures[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
+    return figures
 
 
 def speed_of(line: Mapping[str, float]) -> str:

@@ -33,8 +33,14 @@ TABLES = ("tok_embeddings", "lm_head")
 """Modules with a row for each entry of the vocabulary."""
 
 COMMON = (
-    *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
-    *("fault_tolerance.semi_sync_method", "training.steps", "lr_scheduler.total_steps"),
+    "model.",
+    "compression.",
+    "outer_optimizer.",
+    "parallelism.data_parallel_",
+    "parallelism.tensor_parallel_",
+    "fault_tolerance.semi_sync_method",
+    "training.steps",
+    "lr_scheduler.total_steps",
 )
 """Prefixes of the names in `common_settings`."""
 OWN = ("outer_optimizer.offload",)

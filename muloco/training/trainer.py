@@ -264,9 +264,9 @@ class MulocoTrainer(Trainer):
         """Whether `value` is true on any rank of this worker; all ranks have to call this."""
         if self._ranks is None:
             return value
-        found = torch.tensor(int(value))
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=self._ranks)
-        return bool(found)
+        flag = torch.tensor(int(value))
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._ranks)
+        return bool(flag)
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
         states: dict[str, Any] = {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers}

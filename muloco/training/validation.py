@@ -222,9 +222,9 @@ class AnchorValidator(Validator):
         """Returns the losses of rank 0 on all ranks of this worker."""
         if self.context.ranks is None:
             return losses
-        found = [losses]
-        dist.broadcast_object_list(found, src=0, group=self.context.ranks)
-        return found[0]
+        values = [losses]
+        dist.broadcast_object_list(values, src=0, group=self.context.ranks)
+        return values[0]
 
     def _anchor_losses(self, model_parts: list[nn.Module], step: int, batches: Sequence[int]) -> Losses:
         with self._anchor_weights():
@@ -241,9 +241,9 @@ class AnchorValidator(Validator):
 
         def listen(predictions: torch.Tensor, labels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.metrics_processor.enter(State.VALIDATING, step)  # a sign of life at each batch
-            found = loss_fn(predictions, labels, *args, **kwargs)
-            heard.append(torch.stack([local(found[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
-            return found
+            losses = loss_fn(predictions, labels, *args, **kwargs)
+            heard.append(torch.stack([local(losses[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
+            return losses
 
         self.dl_config = replace(self.dl_config, batches=tuple(batches))
         self.loss_fn = listen

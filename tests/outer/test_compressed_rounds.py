@@ -72,12 +72,12 @@ def averaged(own: list[Channel], vectors: list[torch.Tensor], weights: list[int]
     group = InProcessGroup(len(own))
 
     def work(rank: int) -> tuple[torch.Tensor, int]:
-        round = group.transport(rank).open(1)
+        this_round = group.transport(rank).open(1)
         before = vectors[rank].clone()
-        mean = average(round, vectors[rank], own[rank].wire, weights, channel=own[rank])
+        mean = average(this_round, vectors[rank], own[rank].wire, weights, channel=own[rank])
         assert torch.equal(vectors[rank], before), "what is sent is left alone"
         own[rank].commit()
-        return mean, round.bytes_sent
+        return mean, this_round.bytes_sent
 
     return run_workers(group, work)
 

@@ -40,18 +40,18 @@ class Damage:
             transport.open = self.open  # type: ignore[method-assign]
 
     def open(self, step: int):
-        round = self._open(step)
-        exchange, headers = round.exchange, round.exchanges + 2
+        this_round = self._open(step)
+        exchange, headers = this_round.exchange, this_round.exchanges + 2
 
         def watched(*args):
-            self._counts = round.exchanges >= headers and len(args[0][0]) != TAG_BYTES
+            self._counts = this_round.exchanges >= headers and len(args[0][0]) != TAG_BYTES
             try:
                 return exchange(*args)
             finally:
                 self._counts = False
 
-        round.exchange = watched
-        return round
+        this_round.exchange = watched
+        return this_round
 
     def swap(self, received: torch.Tensor, *args) -> None:
         self._swap(received, *args)

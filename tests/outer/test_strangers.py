@@ -183,9 +183,9 @@ def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monk
 
     def cut_off(step: int):
         group = InProcessGroup(1).transport(0)
-        round = group.open(step)
+        this_round = group.open(step)
         group.cut()
-        return round
+        return this_round
 
     transport = SimpleNamespace(open=cut_off, any_rank=bool, device=torch.device("cpu"))
     own = Header(
@@ -213,9 +213,9 @@ def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
         meet = transport.open
 
         def open_round(step: int):
-            round = meet(step)
-            round.strangers = strangers
-            return round
+            this_round = meet(step)
+            this_round.strangers = strangers
+            return this_round
 
         transport.open = open_round
         member = member_of(transport, worker, 1 + others, patience=SECONDS)
@@ -237,9 +237,9 @@ def test_a_worker_that_was_there_before_the_strangers_stays(monkeypatch: pytest.
     meet, came = transport.open, itertools.chain([()], itertools.repeat(("worker 1",)))
 
     def open_round(step: int):
-        round = meet(step)
-        round.strangers = next(came)
-        return round
+        this_round = meet(step)
+        this_round.strangers = next(came)
+        return this_round
 
     transport.open = open_round  # type: ignore[method-assign]
     member = member_of(transport, 0, 2, patience=0.5)
