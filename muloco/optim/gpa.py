@@ -33,8 +33,8 @@ class GPA(RuleOptimizer):
             group may have its own.
         mu_y: in (0, 1]: how near to x gradients are taken; a group may have its own.
         weight_decay: of z, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group,
-        symmetric_products: see `Muon`.
+        options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
+            process_group and symmetric_products, see `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for mu_x or mu_y out of range.

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from muloco.optim.lookup import lookup
 from muloco.optim.roles import ALGORITHMS, UNDECAYED, named
-from muloco.optim.rule import Option, Read, at_least_zero, switch
+from muloco.optim.rule import Option, Read, at_least_zero, lookup, switch
 from muloco.optim.rules import RULES
 from muloco.suggest import allowed
 

@@ -36,8 +36,8 @@ class MuLoCo1(RuleOptimizer):
         outer_momentum: in [0, 1); a group may have its own.
         sync_interval: inner steps of a window (H), at least 1; a group may have its own.
         weight_decay: of the inner step, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group,
-        symmetric_products: see `Muon`.
+        options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
+            process_group and symmetric_products, see `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for outer options out of range.

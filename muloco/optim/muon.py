@@ -16,14 +16,15 @@ class Muon(RuleOptimizer):
         X <- X * (1 - lr * weight_decay)
         X <- X - lr * scale * orthogonalize(U)
 
-    A group with `"algorithm": "adamw"` or `"lion"` takes parameters of any shape and steps them by that rule instead.
+    A group with another `"algorithm"` is stepped by that rule instead: `normuon` for matrices, `adamw` and `lion` for
+    parameters of any shape (docs/optimizers.md).
 
     Parameters may be DTensors: the full matrix is then orthogonalized, by one of the ranks of their mesh, and the state
     is sharded as its parameter is (docs/muon-with-fsdp.md). All ranks of a mesh must step the same parameters, with a
     gradient on all of them or on none, in the same order; else collectives wait until their group's timeout.
 
-    State of a parameter, of its shape, dtype and layout: `momentum_buffer` (muon); `exp_avg`, `exp_avg_sq` and the
-    number `step` (adamw); `exp_avg` (lion). A step is correct wherever the momentum is finite.
+    State of a parameter: the buffers that `muloco.optim.rules` names, such as `momentum_buffer` (muon), of its shape,
+    dtype and layout. A step is correct wherever the momentum is finite.
 
     Args:
         params: a module or (name, parameter) pairs, which are sorted into groups: hidden matrices to muon; embeddings,
@@ -31,15 +32,16 @@ class Muon(RuleOptimizer):
             them). Convolutions without groups go to muon if a module is given. Or parameters, all for muon. Or groups,
             see below.
         lr: learning rate, a float or a tensor of one element, which a CUDA graph needs on the device.
-        momentum: of muon, in [0, 1).
-        nesterov: muon looks one momentum step ahead.
+        momentum: of rules for matrices, in [0, 1).
+        nesterov: rules for matrices look one momentum step ahead.
         weight_decay: decoupled, times the unscaled lr.
-        adjust_lr: muon's scale, a name in `LR_SCALES`: `spectral_norm` sqrt(fan_out / fan_in), `rms_norm`
+        adjust_lr: their scale, a name in `LR_SCALES`: `spectral_norm` sqrt(fan_out / fan_in), `rms_norm`
             0.2 sqrt(max(fan_out, fan_in)), or `none`.
         orthogonalization: a name in `PRESETS`.
         steps: orthogonalization steps; None for the preset's own number.
         betas: of adamw and lion, each in [0, 1).
-        eps: of adamw, added to the root.
+        beta2: of normuon, in [0, 1).
+        eps: of adamw and normuon, added to the root.
         cautious_weight_decay: decay only what the step does not move away from zero.
         process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
             them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
@@ -52,14 +54,15 @@ class Muon(RuleOptimizer):
     A group may have every option of the constructor that its algorithm uses, except `process_group` and
     `symmetric_products`, and
 
-        algorithm: `muon`, `adamw` or `lion`. Default: by `role`, or by `use_muon` (True or False, as in Keller
+        algorithm: a name in `muloco.optim.rules`. Default: by `role`, or by `use_muon` (True or False, as in Keller
             Jordan's optimizers), else muon.
         role: `matrix` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `describe_groups()` shows;
             together with an algorithm, any label. Scalars (norms and biases) have no weight decay unless the group sets
             it.
-        layout: for muon. A matrix is `[fan_out, fan_in]`; `transposed`: `[fan_in, fan_out]`, as transformers' Conv1D
-            has it (known in a module). More than three dimensions are a convolution, one row for each output; three
-            need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have too.
+        layout: for matrices. A matrix is `[fan_out, fan_in]`; `transposed`: `[fan_in, fan_out]`, as transformers'
+            Conv1D has it (known in a module). More than three dimensions are a convolution, one row for each output;
+            three need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have
+            too.
         lr_factor: times lr; 1 by default.
         fused, foreach: for adamw, as in torch.optim.AdamW; fused by default on an accelerator.
 

@@ -1,6 +1,6 @@
 """Coefficients of the orthogonalization, by name. Imports no torch."""
 
-from muloco.optim.lookup import lookup
+from muloco.optim.rule import lookup
 
 Triple = tuple[float, float, float]
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from muloco.optim.lookup import lookup
+from muloco.suggest import allowed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,8 @@ class Option:
     in_all_groups: bool = False
     """Whether groups of other rules hold the default as well, as in all checkpoints so far. New options need not."""
 
+
+T = TypeVar("T")
 
 Per = Literal["element", "row", "tensor"]
 """What a buffer of the state has one number for."""
@@ -79,6 +81,22 @@ class Rule:
     def words(self) -> int:
         """Numbers of state for each element of a parameter; those for a row or a tensor do not count."""
         return sum(per == "element" for per in self.state.values())
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """`table[name]`.
+
+    Args:
+        table: the choices.
+        name: the one asked for.
+        what: what the table holds, for the message.
+
+    Raises:
+        ValueError: there is no such name; the message has the nearest one and all that are allowed.
+    """
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise ValueError(f"unknown {what} {name!r}: {allowed(str(name), table)}")
 
 
 def number(name: str, value: Any) -> float:

@@ -19,10 +19,9 @@ from muloco.optim.groups import (
     refuse_keywords,
     refuse_unused,
 )
-from muloco.optim.lookup import lookup
 from muloco.optim.owners import Plan
 from muloco.optim.roles import ALGORITHMS, describe_groups, group_by_role
-from muloco.optim.rule import Read
+from muloco.optim.rule import Read, lookup
 from muloco.optim.rules import RULES
 from muloco.optim.symmetric import WAYS
 from muloco.optim.whole_matrices import step_whole_matrices

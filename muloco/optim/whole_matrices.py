@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from muloco.optim.all_to_all import from_owners, overlap, to_owners
 from muloco.optim.layouts import from_matrices, matrix_shape, row_shape, to_matrices
-from muloco.optim.lookup import lookup
 from muloco.optim.newton_schulz import exchange_dtypes
 from muloco.optim.owners import Batch, Plan, Stack
 from muloco.optim.passes import advance, descend, host_sees
+from muloco.optim.rule import lookup
 from muloco.optim.rules import RULES
 from muloco.optim.rules.muon import LR_SCALES
 from muloco.sharding import Axis, local

@@ -29,7 +29,7 @@ _USUAL_RULES = {
 @dataclass(kw_only=True, slots=True)
 class Role(Section):
     rule: RuleName | None = None
-    """What steps these parameters. None: what optimizer.name says."""
+    """What steps these parameters (docs/optimizers.md). None: what optimizer.name says."""
     lr_factor: Positive = 1.0
     """Their learning rate, as a multiple of optimizer.lr."""
     weight_decay_factor: NotNegative = 1.0
@@ -50,24 +50,24 @@ class Optimizer(Section):
     cautious_weight_decay: bool = False
     """Decay only what the step does not move away from zero."""
     beta1: Momentum = 0.9
-    """First decay of AdamW and Lion."""
+    """First decay of the rules that have two, such as AdamW and Lion."""
     beta2: Momentum = 0.99
-    """Second decay of AdamW and Lion."""
+    """Second decay of the rules that have two, and decay of the second moment of NorMuon."""
     eps: Positive = 1e-8
-    """Epsilon of AdamW."""
+    """Epsilon of the rules that divide by the root of a second moment: AdamW and NorMuon."""
     mu: Momentum = 0.9
-    """Momentum of Muon and of SGD."""
+    """Momentum of Muon, NorMuon and SGD."""
     mu_x: Momentum | None = None
     """GPA: how slowly the average follows. Derived: 0.9967^(32 / H), so that it averages over some H inner steps."""
     mu_y: SomeShare | None = None
     """GPA: how near to the average gradients are taken. Derived: 0.7."""
     nesterov: bool = False
-    """Nesterov momentum in Muon and in SGD."""
+    """Nesterov momentum in Muon, NorMuon and SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
-    """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
+    """Factor of Muon and NorMuon on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of Muon's orthogonalization: muloco, the paper's five steps; quintic, Keller Jordan's one
-    polynomial; polar_express, the five steps of Polar Express."""
+    """Coefficients of the orthogonalization of Muon and NorMuon: muloco, the paper's five steps; quintic, Keller
+    Jordan's one polynomial; polar_express, the five steps of Polar Express."""
     orthogonalization_steps: Count | None = None
     """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
     symmetric_products: MayChange[Literal["auto", "triton", "matmul"]] = "auto"
@@ -83,7 +83,7 @@ class Optimizer(Section):
     head: Role = field(default_factory=Role)
     """The output head."""
     scalar: Role = field(default_factory=Role)
-    """The norms, which are vectors: adamw or lion."""
+    """The norms, which are vectors: a rule that takes more than matrices."""
 
     def roles(self) -> Mapping[str, Role]:
         """The roles of parameters, by name."""

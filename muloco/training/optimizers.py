@@ -1,7 +1,7 @@
 """The inner optimizers as torchtitan builds them: the rule, the settings and the learning rate of each parameter."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.errors import UserError
 from muloco.optim import GPA, Muon
+from muloco.optim.rule_optimizer import SHARED
 from muloco.settings.optimizer import ResolvedOptimizer
 from muloco.training.schedule import inner_share
 
@@ -73,18 +74,12 @@ def inner_optimizers(chosen: ResolvedOptimizer) -> InnerOptimizers.Config:
         return InnerOptimizers.Config(
             param_groups=[ParamGroupConfig(pattern=r".*", optimizer_name="SGD", optimizer_kwargs=sgd)]
         )
-    shared: dict[str, Any] = {
-        "lr": chosen.lr,
-        "cautious_weight_decay": chosen.cautious_weight_decay,
+    values = asdict(chosen) | {
         "momentum": chosen.mu,
-        "nesterov": chosen.nesterov,
-        "adjust_lr": chosen.adjust_lr,
-        "orthogonalization": chosen.orthogonalization,
         "steps": chosen.orthogonalization_steps,
         "betas": (chosen.beta1, chosen.beta2),
-        "eps": chosen.eps,
-        "symmetric_products": chosen.symmetric_products,
     }
+    shared: dict[str, Any] = {name: values[name] for name in ("lr", *SHARED) if name in values}
     kind = "ByRole"
     if chosen.name == "GPA":
         kind = "GPA"
