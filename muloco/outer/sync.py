@@ -157,12 +157,3 @@ STATISTICS = (
 )
 SUMMED = tuple(dict.fromkeys(name for statistic in STATISTICS for name in statistic.summed))
 """Fields of `Sync` that are added up over the ranks of a worker."""
-
-
-def statistics_table() -> str:
-    """Returns the table of all statistics for the documentation, in Markdown."""
-    rows = [
-        f"| `{statistic.name}` | {statistic.unit} | {statistic.doc} | {'sum' if statistic.summed else 'rank 0'} |"
-        for statistic in STATISTICS
-    ]
-    return "\n".join(("| value | unit | meaning | over a worker's ranks |", "|---|---|---|---|", *rows, ""))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from muloco.errors import AttemptFailed, RunFailed
 from muloco.failpoints import hit
 from muloco.outer.channel import Channel
 from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
@@ -37,15 +38,15 @@ ALONE_SECONDS = 30.0
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
 
 
-class AnchorMismatch(RuntimeError):
+class AnchorMismatch(RunFailed):
     """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
 
 
-class StateLost(RuntimeError):
+class StateLost(AttemptFailed):
     """A run has come further than any worker that is left: to begin anew would throw away what it has learned."""
 
 
-class NonFinitePseudogradient(RuntimeError):
+class NonFinitePseudogradient(RunFailed):
     """A worker's pseudogradient holds NaN or Inf."""
 
 
