@@ -165,6 +165,12 @@ def transports() -> str:
 
 
 @table
+def sync_statistics() -> str:
+    lines = [(f"`{s.name}`", s.unit, s.doc, "sum" if s.summed else "rank 0") for s in STATISTICS]
+    return rows(("value", "unit", "meaning", "over a worker's ranks"), *lines)
+
+
+@table
 def recovery() -> str:
     path = CHECKOUT / "results" / "storm" / "recovery.jsonl"
     killed, *lines = map(json.loads, path.read_text().splitlines())

@@ -9,7 +9,7 @@ from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
     {"errors", "sharding", "failpoints", "cores", "console", "files", "suggest", "_torchtitan"},
-    {"settings.bounds"},
+    {"settings.bounds", "settings.marks"},
     {"settings.values"},
     {"optim", "outer.codecs"},  # whose settings are fields of the config
     {"settings"},
