@@ -90,14 +90,6 @@ def fragments() -> str:
     return indented("\n".join(lines))
 
 
-@table
-def sync_statistics() -> str:
-    return rows(
-        ("value", "unit", "meaning", "over a worker's ranks"),
-        *((f"`{s.name}`", s.unit, s.doc, "sum" if s.summed else "rank 0") for s in STATISTICS),
-    )
-
-
 TIMEOUTS = {
     "heartbeat_timeout_seconds": ("waiting for the dead", "the longest silence of a live machine"),
     "exchange_timeout_seconds": (
