@@ -63,7 +63,7 @@ PART = Part(
         Row(
             name="lloyd_max_repeats",
             what="a large tensor has the same lloyd_max payload every time",
-            where=("outer/codecs/lloyd_max.py",),
+            where=("outer/codecs/lloyd.py",),
             command='call `build_codec("lloyd_max", bits=4).encode(x)` repeatedly',
             check="small:lloyd_max_repeats",
         ),
