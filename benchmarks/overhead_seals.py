@@ -89,7 +89,7 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     transport = TorchftTransport(
         run="seals",
         worker=worker,
-        least=size,
+        min_replica_size=size,
         lighthouse=address,
         rank=0,
         ranks=1,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from muloco.outer.fragments import Schedule
+from muloco.outer.sync import STATISTICS
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT
 from muloco.settings.outer import OuterOptimizer
@@ -153,6 +154,12 @@ def outer_optimizers() -> str:
 def transports() -> str:
     head = ("`fault_tolerance.transport`", "workers are", "they meet", "overlap")
     return _choices(FaultTolerance, "transport", head, TRANSPORTS)
+
+
+@table
+def sync_statistics() -> str:
+    lines = [(f"`{s.name}`", s.unit, s.doc, "sum" if s.summed else "rank 0") for s in STATISTICS]
+    return rows(("value", "unit", "meaning", "over a worker's ranks"), *lines)
 
 
 @table

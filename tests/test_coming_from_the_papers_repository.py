@@ -8,7 +8,8 @@ import pytest
 from muloco.cli import main
 from muloco.model.flavors import flavor
 from muloco.settings.config import Config
-from muloco.settings.load import CHECKOUT, flatten, load_config
+from muloco.settings.fields import flatten
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.other_names import PAPER
 
 OPTIONS = {f"--{name}" for name in flatten(Config())}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from muloco.settings.config import Config
-from muloco.settings.load import CHECKOUT, flatten
+from muloco.settings.fields import flatten
+from muloco.settings.load import CHECKOUT
 from muloco.settings.other_names import PAPER
 
 TABLES = runpy.run_path(str(CHECKOUT / "docs" / "tables.py"))

@@ -145,7 +145,7 @@ def test_a_full_disk_stops_no_training_but_is_told(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )
     run = Run(folder=whole.folder, status=limited.returncode, output=limited.stdout + limited.stderr)
-    assert run.status == 1
+    assert run.status == 3
     message = r"checkpoint step-{}\s+was not written: \[Errno 27\] File too large: '\S+/step-{}/\.worker-000\S+distcp'"
     assert re.search(message.format(8, 8) + "; the training goes on", run.output), run.output
     assert re.search("worker 0 failed: CheckpointNotWritten: " + message.format(10, 10), run.output)

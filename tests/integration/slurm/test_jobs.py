@@ -83,7 +83,7 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_when_it_is_submitted_again(
 def test_a_failing_run_makes_a_failed_job(jobs: Jobs) -> None:
     job = jobs.submit("failing", ADAMW, nodes=1, optimizer__lr=1e30, **LONG)
     run = jobs.finish("failing", job)
-    assert run.status == 1 and jobs.state(job) == "FAILED" and jobs.field(job, "Restarts") == "0"
+    assert run.status == 3 and jobs.state(job) == "FAILED" and jobs.field(job, "Restarts") == "0"
     assert re.search(r"worker 0 failed: NonFiniteGradient: NaN or Inf in the gradient of ", run.output)
 
 
