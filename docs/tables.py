@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from muloco.optim.rule import Rule
+from muloco.optim.rules import RULES
 from muloco.outer.fragments import Schedule
 from muloco.outer.sync import STATISTICS
 from muloco.settings.fault_tolerance import FaultTolerance
@@ -160,6 +162,26 @@ def transports() -> str:
 def sync_statistics() -> str:
     lines = [(f"`{s.name}`", s.unit, s.doc, "sum" if s.summed else "rank 0") for s in STATISTICS]
     return rows(("value", "unit", "meaning", "over a worker's ranks"), *lines)
+
+
+@table
+def rules() -> str:
+    def state(rule: Rule) -> str:
+        return ", ".join(f"`{name}`" + f" (one a {per})" * (per != "element") for name, per in rule.state.items())
+
+    lines = [(f"`{rule.name}`", rule.takes, rule.about, state(rule)) for rule in RULES.values()]
+    return rows(("rule", "takes", "what it does", "state of a parameter"), *lines)
+
+
+@table
+def rule_options() -> str:
+    lines = []
+    for option in dict.fromkeys(option for rule in RULES.values() for option in rule.options):
+        of = ", ".join(rule.name for rule in RULES.values() if option in rule.options)
+        where = of + " group" * (not option.in_constructor)
+        default = f"`{option.default}`" if isinstance(option.default, str) else str(option.default)
+        lines.append((f"`{option.name}`", where, option.default_text or default, option.about))
+    return rows(("option", "of", "default", "meaning"), *lines)
 
 
 @table
