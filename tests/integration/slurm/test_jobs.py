@@ -53,6 +53,7 @@ def test_data_parallel_ranks_over_two_nodes_make_way_for_an_urgent_job_and_come_
     assert run.summary()["steps"] == 40
 
 
+@pytest.mark.full
 def test_workers_that_span_nodes(jobs: Jobs) -> None:
     settings = {"parallelism__data_parallel_shard_degree": 2, **SHORT}
     job = jobs.submit("span", MULOCO, nodes=4, cpus=0, **settings)
