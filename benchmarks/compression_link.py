@@ -102,7 +102,7 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
     transport = TorchftTransport(
         run="link",
         worker=rank,
-        least=WORKERS,
+        min_replica_size=WORKERS,
         lighthouse=address,
         rank=0,
         ranks=1,

@@ -29,7 +29,7 @@ from muloco.data.loader import PackedDataLoader
 from muloco.data.prepare import TrainingData, prepare
 from muloco.model import build
 from muloco.optim import Muon
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.settings.compression import Compression
 from muloco.settings.outer import OuterOptimizer
@@ -137,7 +137,7 @@ def _train_worker(run: Run, worker: int, group: InProcessGroup, data: TrainingDa
         parameters,
         lambda anchor: build_outer_optimizer(method.outer, anchor),
         group.transport(worker),
-        crowd=Crowd(worker=worker, workers=WORKERS),
+        identity=WorkerIdentity(worker=worker, workers=WORKERS),
         sync_interval=SYNC_STEPS,
         compression=build_compression(run.compression, parameters),
     )

@@ -15,9 +15,9 @@ all inner steps counting as the median one of their run; waited: that they stood
 included; hidden: what of the rounds' time ran beside them; both of the worker that came last to a round, in seconds a
 round. share: of its rounds' time, hidden. skew: seconds that the other one waited longer, for that one.
 exchange: processes of one thread average the same number of fp32 elements, in turns.
-seals: workers in network namespaces do the same with seals and with a transport that the benchmark has changed so that
-it makes and compares none, on links of 1 Gbit/s and on unshaped ones. Where processors are shared or all busy,
-processor time says what seals cost.
+seals: workers in network namespaces do the same on links of 1 Gbit/s and on unshaped ones, in turns with seals of
+GMACs, as in host memory, with seals of sums, as in device memory, and with none (the benchmark changes the transport).
+Where processors are shared or all busy, processor time says what seals cost.
 
 Each prints a table and writes results/overhead/WHAT.json.
 """
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     sync, link, exchange, seals = (kinds.add_parser(kind) for kind in ("sync", "link", "exchange", "seals"))
-    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9), (seals, 15)):
+    for kind, rounds in ((sync, 3), (link, 3), (exchange, 9), (seals, 21)):
         kind.add_argument("--rounds", type=int, default=rounds)
     for kind in (sync, link):
         kind.add_argument("--threads", type=int, default=1, help="of a worker")

@@ -98,7 +98,7 @@ def _ways(
     transport = TorchftTransport(
         run="exchange",
         worker=rank,
-        least=size,
+        min_replica_size=size,
         lighthouse=lighthouses[0],
         rank=0,
         ranks=1,

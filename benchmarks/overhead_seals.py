@@ -24,11 +24,12 @@ GROUPS = (2, 4)
 RATES = {"unshaped": None, "1 Gbit/s": 1000.0}
 TENSORS, WIDTH = 16, 1024
 TIMEOUT = timedelta(seconds=60)
-KINDS = WITH, WITHOUT = "with", "without"
+KINDS = GMAC, SUMS, NONE = "GMACs", "sums", "none"
 
 
 def measure(scratch: Path, *, rounds: int, elements: int) -> dict[str, Any]:
-    """Median seconds of a round by rate and number of workers, with and without seals in turns.
+    """Median seconds of a round by rate and number of workers: with seals as they are, with those of device memory,
+    and with none, in turns.
 
     Args:
         scratch: folder for logs.
@@ -69,22 +70,26 @@ def _over_workers(whole: Callable[..., float], taken: list[Any], kind: str, whic
 
 def _compare(runs: dict[str, list[float]]) -> dict[str, Any]:
     medians = {kind: statistics.median(values) for kind, values in runs.items()}
-    ratio = statistics.median(a / b for a, b in zip(runs[WITH], runs[WITHOUT], strict=True))
-    return {**medians, "ratio": ratio, "runs": runs}
+    ratios = {
+        kind: statistics.median(a / b for a, b in zip(runs[kind], runs[NONE], strict=True)) for kind in (GMAC, SUMS)
+    }
+    return {**medians, "times_none": ratios, "runs": runs}
 
 
 def work(worker: int, size: int, address: str, host: str, rounds: int, elements: int) -> dict[str, Any]:
     """One worker; the seconds and processor seconds of its exchange and vote in each round, by kind."""
+    from muloco.outer import seal
     from muloco.outer.compression import Compression
     from muloco.outer.exchange import average, gather_bytes
     from muloco.outer.peer_group import GlooGroup
     from muloco.outer.torchft import TorchftTransport
 
     torch.set_num_threads(1)
+    seal._BATCH = seal.BLOCK  # products of sums that a processor's cache holds
     transport = TorchftTransport(
         run="seals",
         worker=worker,
-        least=size,
+        min_replica_size=size,
         lighthouse=address,
         rank=0,
         ranks=1,
@@ -101,7 +106,9 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     for number in range(rounds + 1):
         for kind in KINDS if number % 2 else reversed(KINDS):
             round = transport.open(number)
-            if kind == WITHOUT:
+            secret = transport.secret_hash
+            secret.of = secret.sums if kind == SUMS else secret.gmac  # type: ignore[method-assign]
+            if kind == NONE:
                 round._seal = lambda outgoing: None  # type: ignore[method-assign]
                 round._compare_seals = lambda name: None  # type: ignore[method-assign]
             gather_bytes(round, b"all are here")
@@ -117,14 +124,18 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"exchange and vote over {result['elements']:,} fp32 elements ({4 * result['elements'] / 1e6:.0f} MB), "
         f"1 thread a worker, {result['cores']} cores; medians of {result['rounds']} rounds",
-        f"{'':15} {'ms':>24} {'processor ms, all workers':>28}",
-        f"{'link':12} {'K':>2} " + 2 * f"{'with':>10} {'without':>8} {'ratio':>6} " + f"{'load':>6}",
+        f"{'':15} {'ms':>25} {'processor ms of all workers':>41}",
+        f"{'link':12} {'K':>2}" + 2 * f" {GMAC:>13} {SUMS:>13} {NONE:>6}" + f" {'load':>5}",
     ]
     for row in result["rows"]:
-        figures = (row[name] for name in ("seconds", "processor_seconds"))
-        texts = [f"{1000 * f[WITH]:10.1f} {1000 * f[WITHOUT]:8.1f} {f['ratio']:6.3f}" for f in figures]
-        lines.append(f"{row['rate']:12} {row['workers']:>2} {' '.join(texts)} {row['load_average']:6.1f}")
-    slow = max(row["seconds"]["ratio"] for row in result["rows"] if RATES[row["rate"]])
+        line = f"{row['rate']:12} {row['workers']:>2}"
+        for figures in (row["seconds"], row["processor_seconds"]):
+            for kind in (GMAC, SUMS):
+                line += f" {1000 * figures[kind]:6.1f} {100 * (figures['times_none'][kind] - 1):+5.1f}%"
+            line += f" {1000 * figures[NONE]:6.1f}"
+        lines.append(f"{line} {row['load_average']:5.1f}")
+    slow = max(row["seconds"]["times_none"][GMAC] for row in result["rows"] if RATES[row["rate"]])
+    lines.append("%: median over the rounds of how much longer than with none")
     lines.append(
         f"bar: on a shaped link at most {100 * BAR:.0f} % longer: {'met' if slow <= 1 + BAR else 'MISSED'} "
         f"({100 * (slow - 1):+.1f} %)"

@@ -9,14 +9,14 @@ BEFORE and AFTER are anything that git takes for a commit, `.` for the working t
 goes through the command line, with the files of the commit as PYTHONPATH, and is read from its metrics files, so that
 commits with other modules, functions or classes can be compared. For every worker these values must be the same: the
 digest of the anchor at each sync, the training loss at each step, and the held-out losses. They depend on the machine
-and on the version of torch, so that a record is for the machine it was made on.
+and on the version of torch, so that a record is for the machine it was made on. With `--only`, runs are
+added to a record of the same commit, in place of those of the same names.
 
 The exit status is 0 where all numbers are the same, 1 where one differs or a run fails, and 2 for bad input.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.metadata
 import io
 import json
@@ -45,7 +45,8 @@ STEPS = 22
 CHECKPOINT = 13
 """Step in the middle of a window from which a run is resumed."""
 DIGEST = "digest of fragment"
-ORDER = ("loss", "local_validation_loss", DIGEST, "validation_loss")
+RESUMED = "resumed"
+ORDER = ("loss", "local_validation_loss", DIGEST, "validation_loss", RESUMED)
 """In which order the values of a step come about."""
 
 TINY = {
@@ -240,6 +241,7 @@ def read_numbers(folder: Path) -> Numbers:
         RunFailed: the run has no metrics, or a worker was lost meanwhile.
     """
     numbers: Numbers = {}
+    fewest: int | None = None
     for path in sorted(folder.glob("metrics/*.jsonl")):
         for text in path.read_text().splitlines():
             line = json.loads(text)
@@ -247,11 +249,15 @@ def read_numbers(folder: Path) -> Numbers:
             values.update({key: line[key] for key in ORDER if key in line})
             if line.get("event") == "sync":
                 values[f"{DIGEST} {line['fragment']}"] = line["digest"]
+                fewest = min(line["participants"], fewest or line["participants"])
+            if line.get("event") == "resume":
+                values[RESUMED] = True
     numbers = {worker: {step: found for step, found in steps.items() if found} for worker, steps in numbers.items()}
     if not any(numbers.values()):
         raise RunFailed(f"there are no numbers in {folder.name}/metrics")
-    if restarts := json.loads((folder / "summary.json").read_text()).get("restarts"):
-        raise RunFailed(f"{restarts} workers were lost and started again, so that the numbers prove nothing")
+    restarts = json.loads((folder / "summary.json").read_text())["restarts"]
+    if restarts or (fewest is not None and fewest < len(numbers)):
+        raise RunFailed("a worker was lost or late, as on a machine that is too busy: the numbers prove nothing")
     return numbers
 
 
@@ -318,6 +324,7 @@ class Record:
         try:
             held = json.loads(path.read_text())
             self.machine: dict[str, Any] = held["machine"]
+            self.commit: str = held["commit"]
             self.results = {
                 name: Result(run["numbers"], run["settings"], run["seconds"]) for name, run in held["runs"].items()
             }
@@ -522,28 +529,44 @@ def compare(before: Source, after: Source, names: Sequence[str], *, jobs: int, s
 
 
 def record(code: Code, commit: str, names: Sequence[str], path: Path, *, jobs: int, say: Callable[[str], None]) -> int:
-    """Writes the numbers of all runs into a file, unless one fails. Returns the exit status."""
-    runs: dict[str, Any] = {}
+    """Writes the numbers of runs into a file, beside those of the same commit and machine that it holds already.
+    Returns the exit status.
+
+    Raises:
+        BadInput: the file holds something else.
+    """
+    held = Record(path) if path.exists() else None
+    if held and (held.commit, held.machine) != (commit, code.machine):
+        raise BadInput(f"{path} is a record of commit {held.commit} on {held.machine}; choose another file")
+    results = dict(held.results) if held else {}
     failed = 0
     rows: list[tuple[str, ...]] = [("run", "workers", "syncs", "s")]
     with working([code], jobs) as pool:
         for name, result in zip(names, pool.map(code.result, names), strict=True):
             assert result is not None
-            failed += result.failure is not None
             say(f"{name}: {result.syncs} syncs, {result.failure or f'{result.seconds:.0f} s'}")
             rows.append((name, str(len(result.numbers)), str(result.syncs), f"{result.seconds:.0f}"))
-            kept = dataclasses.asdict(result)
-            del kept["failure"]
-            runs[name] = kept
+            failed += result.failure is not None
+            if not result.failure:
+                results[name] = result
     table(rows, say)
+    write_record(path, commit, code.machine, results)
     if failed:
-        say(f"{failed} runs failed: nothing is recorded")
-        return 1
+        say(f"{failed} runs failed and are not recorded")
+    return int(failed > 0)
+
+
+def write_record(path: Path, commit: str, machine: Mapping[str, Any], results: Mapping[str, Result]) -> None:
+    """Writes what `Record` reads."""
     about = "For the machine it was made on alone: another CPU, torch or Python may give other bits."
-    held = {"about": about, "commit": commit, "machine": code.machine, "runs": runs}
+    names = sorted(results, key=lambda name: list(PLANS).index(name) if name in PLANS else len(PLANS))
+    runs = {
+        name: {"settings": results[name].settings, "seconds": results[name].seconds, "numbers": results[name].numbers}
+        for name in names
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
+    held = {"about": about, "commit": commit, "machine": machine, "runs": runs}
     path.write_text(json.dumps(held, indent=1) + "\n")
-    return 0
 
 
 def table(rows: Sequence[Sequence[str]], say: Callable[[str], None]) -> None:
@@ -569,7 +592,6 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="runs at a time (default: 2)")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep run folders and logs in this new folder")
     chosen = parser.parse_args(words)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if chosen.jobs < 1:
             raise BadInput(f"--jobs must be 1 or more; got {chosen.jobs}")
@@ -601,4 +623,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

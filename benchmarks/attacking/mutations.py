@@ -106,8 +106,8 @@ def mutated_headers(workshop: Workshop, rng: random.Random) -> Report:
         weight=5,
         finite=True,
         digest=-5,
-        share="[1, 2]",
-        history="0123456789abcdef",
+        data_position="[1, 2]",
+        commit_hash="0123456789abcdef",
     )
     report, whole = Report(), header.to_bytes()
     for _ in range(workshop.mutations):

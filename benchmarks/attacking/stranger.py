@@ -35,7 +35,7 @@ def connect(order: dict[str, Any]) -> Any:
     arguments = {
         "run": order["run"],
         "worker": order["worker"],
-        "least": 1,
+        "min_replica_size": 1,
         "lighthouse": order["lighthouse"],
         "rank": 0,
         "ranks": 1,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from muloco.outer.codecs import KINDS, Codec, build_codec, codec_class, codec_settings, kinds_with
 from muloco.settings.bounds import Positive, Share
-from muloco.settings.section import Section
+from muloco.settings.section import Origins, Section
 
 if TYPE_CHECKING:
     Kind = str
@@ -60,18 +60,18 @@ class Compression(Section):
     skip_embeddings: bool = False
     """Token embedding and output head travel as fp32."""
 
-    def open_settings(self) -> dict[str, tuple[Any, str]]:
-        """Returns values for the settings of the codec that are left open, each with the reason for it."""
-        return codec_class(self.kind).derive(self._of_codecs())
+    def complete(self, origins: Origins) -> None:
+        """Derives the settings of the codec that are open."""
+        for name, (value, origin) in codec_class(self.kind).derive(self._of_codecs()).items():
+            self.derive(name, value, origin, origins)
 
     def codec(self) -> Codec:
-        """The codec that the section describes; settings that are left open have their derived values.
+        """The codec that the section, once it is complete, describes.
 
         Raises:
             ValueError: a setting is not one of this kind, or is out of range.
         """
-        derived = {name: value for name, (value, _) in self.open_settings().items()}
-        return build_codec(self.kind, **{**self._of_codecs(), **derived})
+        return build_codec(self.kind, **self._of_codecs())
 
     def _of_codecs(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in codec_settings()}

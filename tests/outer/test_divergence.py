@@ -13,9 +13,10 @@ from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.kinds.dense import Float32
 from muloco.outer.compression import Compression
-from muloco.outer.digest import as_hex, digest
+from muloco.outer.digest import digest
 from muloco.outer.header import Header
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.sync import as_hex
 from muloco.outer.terms import Terms
 from muloco.outer.transaction import agree
 
@@ -152,7 +153,7 @@ def test_workers_that_send_different_fragments_are_stopped() -> None:
     terms = Terms(workers=2, sync_interval=7, fragments=3)
     header = Header(
         **{"run": "", "worker": 0, "terms": terms, "step": 7, "fragment": 0, "weight": 7},
-        **{"finite": True, "digest": 5, "share": "", "history": ""},
+        **{"finite": True, "digest": 5, "data_position": "", "commit_hash": ""},
     )
 
     channel = Channel(Compression(), {"a": torch.ones(1)})

@@ -31,12 +31,12 @@ def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) ->
     wire = wire_of(shapes)
 
     def work(rank: int) -> tuple[torch.Tensor, int]:
-        round = group.transport(rank).open(1)
+        this_round = group.transport(rank).open(1)
         before = vectors[rank].clone()
-        mean = average(round, vectors[rank], wire, weights)
+        mean = average(this_round, vectors[rank], wire, weights)
         assert torch.equal(vectors[rank].nan_to_num(7), before.nan_to_num(7)), "what is sent is left alone"
-        sent = round.bytes_sent
-        over = average(round, before, wire, weights, overwrite=True)
+        sent = this_round.bytes_sent
+        over = average(this_round, before, wire, weights, overwrite=True)
         assert over is before and torch.equal(over, mean)
         return mean, sent
 
@@ -132,8 +132,8 @@ def test_bytes_of_any_length_are_gathered() -> None:
 
 def test_one_worker_averages_nothing_and_copies_nothing() -> None:
     vector = torch.arange(15.0)
-    round = InProcessGroup(1).transport(0).open(1)
-    assert average(round, vector, wire_of([(5, 3)]), [7]) is vector
+    this_round = InProcessGroup(1).transport(0).open(1)
+    assert average(this_round, vector, wire_of([(5, 3)]), [7]) is vector
     assert vector.tolist() == list(range(15))
 
 
@@ -151,12 +151,12 @@ def test_compressed_means_may_be_written_over_what_they_average(workers: int, re
     vectors = [torch.randn(82) for _ in range(workers)]
 
     def work(rank: int) -> None:
-        round = group.transport(rank).open(1)
+        this_round = group.transport(rank).open(1)
         kept, over = Channel(compression, tensors), Channel(compression, tensors)
         for _ in range(2):
-            mean = average(round, vectors[rank], kept.wire, [3] * workers, channel=kept)
+            mean = average(this_round, vectors[rank], kept.wire, [3] * workers, channel=kept)
             flat, weights = vectors[rank].clone(), [3] * workers
-            assert torch.equal(average(round, flat, over.wire, weights, channel=over, overwrite=True), mean)
+            assert torch.equal(average(this_round, flat, over.wire, weights, channel=over, overwrite=True), mean)
             kept.commit()
             over.commit()
             ours, theirs = (channel.residuals(torch.device("cpu")) for channel in (over, kept))

@@ -39,8 +39,8 @@ OWN = Header(
     weight=3,
     finite=True,
     digest=-5,
-    share='{"at": 1}',
-    history="0" * 16,
+    data_position='{"at": 1}',
+    commit_hash="0" * 16,
 )
 ELEMENTS = sum(map(math.prod, UNEVEN.values()))
 

@@ -46,9 +46,9 @@ def with_faults(case: Case, points: dict[int, tuple], compression: Compression =
 
 
 def assert_same_residuals(ours: Result, theirs: Result, what: object = "") -> None:
-    for kind, tensors in theirs.loop.residuals().items():
+    for kind, tensors in theirs.loop.snapshot(own=True).residuals.items():
         for name, value in tensors.items():
-            assert torch.equal(ours.loop.residuals()[kind][name], value), f"{what} {kind} {name}"
+            assert torch.equal(ours.loop.snapshot(own=True).residuals[kind][name], value), f"{what} {kind} {name}"
 
 
 @pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
@@ -89,7 +89,7 @@ def test_when_a_worker_goes_elements_that_change_their_owner_lose_what_was_left(
         for name, value in anchor.items():
             torch.testing.assert_close(result.parameters[name], value, rtol=1e-5, atol=1e-5, msg=name)
         for kind, vectors in (("sent", expected.sent), ("owned", expected.owned)):
-            left = torch.cat([tensor.flatten() for tensor in result.loop.residuals()[kind].values()])
+            left = torch.cat([tensor.flatten() for tensor in result.loop.snapshot(own=True).residuals[kind].values()])
             torch.testing.assert_close(left, vectors[worker], rtol=1e-4, atol=1e-5, msg=kind)
         channel = result.loop.fragments[0].channel
         assert channel.sent.residual.dropped == 0
@@ -140,20 +140,18 @@ def test_saved_and_restored_at_any_step(reduce: str) -> None:
         states = []
         for step in range(1, case.steps):
             walk(loop, parameters, worker, [step], case.steps)
-            states.append((save(loop, parameters), loop.residuals()))
+            states.append(save(loop, parameters))
         return states
 
     states = run_workers(group, saving)
-    assert any(left.count_nonzero() for left in states[0][5][1]["sent"].values())
+    assert any(left.count_nonzero() for left in states[0][5][0].residuals["sent"].values())
     for step in range(1, case.steps):
         again = InProcessGroup(2)
 
         def work(worker: int, step=step, again=again) -> Result:
             parameters = {name: torch.full_like(tensor, 9.0) for name, tensor in start().items()}
             loop = case.loop(parameters, again.transport(worker), worker, **options)
-            saved, residuals = states[worker][step - 1]
-            restore(saved, loop, parameters, step)
-            loop.load_residuals(residuals)
+            restore(states[worker][step - 1], loop, parameters)
             loop.start(step)
             return walk(loop, parameters, worker, range(step + 1, case.steps + 1), case.steps)
 
@@ -164,15 +162,20 @@ def test_saved_and_restored_at_any_step(reduce: str) -> None:
 
 
 def test_a_worker_that_begins_with_the_anchor_has_nothing_left() -> None:
-    result = train_in_process(CASE, compression=COMPRESSION)[0]
-    assert any(left.count_nonzero() for kind in result.loop.residuals().values() for left in kind.values())
-    result.loop.begin_windows()
-    assert not any(left.count_nonzero() for kind in result.loop.residuals().values() for left in kind.values())
+    loop = train_in_process(CASE, compression=COMPRESSION)[0].loop
+
+    def is_left() -> bool:
+        residuals = loop.snapshot(own=True).residuals
+        return any(left.count_nonzero() for kind in residuals.values() for left in kind.values())
+
+    assert is_left()
+    loop.restore(loop.snapshot(own=False), own=False)
+    assert not is_left()
 
 
 def test_without_error_feedback_nothing_is_kept() -> None:
     result = train_in_process(CASE, compression=Compression(codec=CODEC))[0]
-    assert result.loop.residuals() == {}
+    assert result.loop.snapshot(own=True).residuals == {}
 
 
 def check_shards(rank: int, store: str, world: int) -> None:

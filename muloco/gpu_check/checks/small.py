@@ -376,7 +376,7 @@ def nccl_wait(bench: Bench) -> Figures:
 
 def outer_step_memory(bench: Bench) -> Figures:
     """Measures the peak memory of a sync above the memory between syncs, in fp32 copies of the parameters (N)."""
-    from muloco.outer import Crowd, OuterLoop
+    from muloco.outer import OuterLoop, WorkerIdentity
     from muloco.outer.codecs import build_codec
     from muloco.outer.compression import Compression
     from muloco.outer.in_process import InProcessGroup
@@ -400,7 +400,7 @@ def outer_step_memory(bench: Bench) -> Figures:
             params,
             build,
             InProcessGroup(1).transport(0, bench.device),
-            crowd=Crowd(),
+            identity=WorkerIdentity(),
             sync_interval=2,
             compression=compression,
             device=device,
