@@ -247,7 +247,7 @@ def config_of(case: Case) -> Config:
     """As far as it is needed to count, to be resolved."""
     config = base.muloco(base.workers(base.laptop(), case.workers), lr=0.01, outer_lr=0.7, outer_momentum=0.6)
     config.training.local_batch_size, config.training.steps = BATCH, case.steps
-    config.training.global_batch_size = BATCH * case.workers
+    config.training.global_batch_size, config.lr_scheduler.warmup_steps = BATCH * case.workers, 1
     config.validation.sequences, config.validation.freq = SEQUENCES, case.freq
     ft = config.fault_tolerance
     ft.transport, ft.sync_steps, ft.num_fragments = "in_process", case.interval, case.fragments
@@ -258,8 +258,7 @@ def config_of(case: Case) -> Config:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_workers_compute_as_much_as_is_planned(folder: Path, case: Case) -> None:
     computed = [worker.model.sequences for worker in train_all(folder, case)]
-    config = resolve(config_of(case))
-    assert computed == [validated_sequences(config, worker) for worker in range(case.workers)]
+    assert computed == [validated_sequences(resolve(config_of(case)), worker) for worker in range(case.workers)]
 
 
 def test_without_an_anchor_every_validation_is_of_the_whole_set(folder: Path) -> None:
