@@ -16,6 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from muloco.optim.groups import OPTIONS
+from muloco.optim.rule import Option
+from muloco.optim.rules import RULES
 from muloco.outer.codecs import table as codec_table
 from muloco.outer.fragments import Schedule
 from muloco.outer.sync import STATISTICS
@@ -244,6 +247,39 @@ def overhead_exchange() -> str:
 @table
 def overhead_seals() -> str:
     return _overhead("seals")
+
+
+@table
+def rules() -> str:
+    each = {"element": "", "row": " (one a row)", "tensor": " (one a tensor)"}
+    return rows(
+        ("rule", "takes", "what it does", "state of a parameter"),
+        *(
+            (
+                f"`{rule.name}`",
+                rule.takes,
+                rule.about,
+                ", ".join(f"`{name}`{each[per]}" for name, per in rule.state.items()),
+            )
+            for rule in RULES.values()
+        ),
+    )
+
+
+@table
+def rule_options() -> str:
+    def taken_by(option: Option) -> str:
+        names = ", ".join(rule.name for rule in RULES.values() if option in rule.options)
+        return names if option.in_constructor else f"{names} group"
+
+    def default(option: Option) -> str:
+        value = f"`{option.default}`" if isinstance(option.default, str) else str(option.default)
+        return option.default_text or value
+
+    return rows(
+        ("option", "of", "default", "meaning"),
+        *((f"`{name}`", taken_by(option), default(option), option.about) for name, option in OPTIONS.items()),
+    )
 
 
 @table

@@ -15,7 +15,7 @@ PART = Part(
         ),
         Row(
             name="muon_rule",
-            what="ten Muon steps in bf16 compared with its rule in fp64 on the CPU; the host never waits",
+            what="ten steps of Muon and of NorMuon in bf16 compared with fp64 on the CPU; the host never waits",
             where=("optim/whole_matrices.py", "optim/passes.py", "optim/kernels.py"),
             command="run `pytest tests/optim` with its tensors moved to `cuda`",
             check="small:muon_rule",

@@ -17,7 +17,6 @@ A piece with NaN or infinities encodes to a payload of the usual size, and decod
 Whether a piece is finite is for the exchange to tell (its header has a flag).
 """
 
-import difflib
 import importlib
 import pkgutil
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from muloco.outer.codecs import kinds
 from muloco.outer.codecs.codec import REGISTRY, Codec, Setting
 from muloco.settings.values import BadValue, checked, described
+from muloco.suggest import allowed
 
 __all__ = ["KINDS", "Codec", "build_codec", "codec_class", "codec_settings", "default_codec", "kinds_with", "table"]
 
@@ -76,9 +76,7 @@ def codec_class(kind: str) -> type[Codec]:
         ValueError: there is no such kind.
     """
     if kind not in REGISTRY:
-        nearest = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown compression kind {kind!r}: {hint}allowed are {', '.join(map(repr, KINDS))}")
+        raise ValueError(f"unknown compression kind {kind!r}: {allowed(str(kind), KINDS)}")
     return REGISTRY[kind]
 
 
