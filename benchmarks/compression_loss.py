@@ -32,6 +32,7 @@ from muloco.optim import Muon
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.settings.compression import Compression
+from muloco.settings.data import ResolvedData
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_compression, build_outer_optimizer
 
@@ -226,7 +227,7 @@ def main() -> None:
         "torch": torch.__version__,
         "machine": f"1 CPU thread, {platform.machine()}",
     }
-    data = prepare("embedded", held_out_sequences=HELD_OUT, seq_len=SEQ_LEN)
+    data = prepare(ResolvedData(prepare=True), held_out_sequences=HELD_OUT, seq_len=SEQ_LEN)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or runs:
         if name not in result["runs"]:

@@ -16,8 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from muloco.optim.rule import Rule
+from muloco.optim.groups import OPTIONS
+from muloco.optim.rule import Option
 from muloco.optim.rules import RULES
+from muloco.outer.codecs import table as codec_table
 from muloco.outer.fragments import Schedule
 from muloco.outer.sync import STATISTICS
 from muloco.settings.fault_tolerance import FaultTolerance
@@ -165,26 +167,6 @@ def sync_statistics() -> str:
 
 
 @table
-def rules() -> str:
-    def state(rule: Rule) -> str:
-        return ", ".join(f"`{name}`" + f" (one a {per})" * (per != "element") for name, per in rule.state.items())
-
-    lines = [(f"`{rule.name}`", rule.takes, rule.about, state(rule)) for rule in RULES.values()]
-    return rows(("rule", "takes", "what it does", "state of a parameter"), *lines)
-
-
-@table
-def rule_options() -> str:
-    lines = []
-    for option in dict.fromkeys(option for rule in RULES.values() for option in rule.options):
-        of = ", ".join(rule.name for rule in RULES.values() if option in rule.options)
-        where = of + " group" * (not option.in_constructor)
-        default = f"`{option.default}`" if isinstance(option.default, str) else str(option.default)
-        lines.append((f"`{option.name}`", where, option.default_text or default, option.about))
-    return rows(("option", "of", "default", "meaning"), *lines)
-
-
-@table
 def recovery() -> str:
     path = CHECKOUT / "results" / "storm" / "recovery.jsonl"
     killed, *lines = map(json.loads, path.read_text().splitlines())
@@ -268,6 +250,39 @@ def overhead_seals() -> str:
 
 
 @table
+def rules() -> str:
+    each = {"element": "", "row": " (one a row)", "tensor": " (one a tensor)"}
+    return rows(
+        ("rule", "takes", "what it does", "state of a parameter"),
+        *(
+            (
+                f"`{rule.name}`",
+                rule.takes,
+                rule.about,
+                ", ".join(f"`{name}`{each[per]}" for name, per in rule.state.items()),
+            )
+            for rule in RULES.values()
+        ),
+    )
+
+
+@table
+def rule_options() -> str:
+    def taken_by(option: Option) -> str:
+        names = ", ".join(rule.name for rule in RULES.values() if option in rule.options)
+        return names if option.in_constructor else f"{names} group"
+
+    def default(option: Option) -> str:
+        value = f"`{option.default}`" if isinstance(option.default, str) else str(option.default)
+        return option.default_text or value
+
+    return rows(
+        ("option", "of", "default", "meaning"),
+        *((f"`{name}`", taken_by(option), default(option), option.about) for name, option in OPTIONS.items()),
+    )
+
+
+@table
 def muon_ranks() -> str:
     return indented(benchmark("muon_ranks").table(results("muon/150M_ranks.json")))
 
@@ -313,6 +328,11 @@ CODECS = [
     ),
     *("topk 0.1", "topk 0.01", "topk 0.1 lloyd_max 2 bits"),
 ]
+
+
+@table
+def kinds_of_codec() -> str:
+    return rows(("`compression.kind`", "settings", "what arrives"), *codec_table())
 
 
 @table

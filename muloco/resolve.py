@@ -61,6 +61,8 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
         UserError: values or combinations that cannot run, in one line that says what is allowed.
     """
     config = copy.deepcopy(chosen)
+    if isinstance(config, ResolvedConfig):  # once more
+        config.optimizer.open_usual_rules()
     settle(config)
     config.metrics.check()
     config.evaluation.check()

@@ -2,16 +2,19 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from muloco.outer import RunProgress, Snapshot
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.snapshot import Tensors
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer
 
 from .toy import Case, Result, drift, restore, save, start, train_in_process, walk
+from .words import Ledger
 from .workers import run_workers
 
 CASE = Case(workers=2, fragments=3, interval=13, steps=30, alpha=0.5)
@@ -160,3 +163,27 @@ def test_the_state_of_a_worker_that_was_left_behind_cannot_be_saved() -> None:
     assert loop.last_round()[0] == []
     with pytest.raises(RuntimeError, match="gone on without this worker"):
         loop.snapshot(own=True)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_state_is_taken_and_restored_in_the_memory_that_is_in_use(own: bool) -> None:
+    """The mean of a fragment in flight is all that is allocated."""
+    ledger, case = Ledger(), CASE.with_(workers=1, delay=3)
+
+    def fill(tensors: Tensors) -> None:
+        for values in tensors.values():
+            for tensor in values.values():
+                tensor.fill_(2.0)
+
+    with ledger.counting():
+        loop = case.loop(start(), InProcessGroup(1).transport(0), 0)
+        before = ledger.begin()
+        saved = SimpleNamespace(position=json.dumps(POSITION), residuals={}, codecs={}, fill=fill)
+        loop.restore(saved, own=own)
+        tensors = loop.snapshot(own=own).tensors
+    assert ledger.peak // 4 - before == loop.fragments[1].elements
+    assert set(tensors) == {"anchor", "outer_momentum_buffer", "mean"}
+    for fragment in loop.fragments:
+        for name, anchor in fragment.anchor.items():
+            assert tensors["anchor"][name] is anchor and (anchor == 2.0).all()
+            assert (fragment.parameters[name] == (start()[name] if own else anchor)).all()

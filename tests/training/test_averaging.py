@@ -131,7 +131,7 @@ def test_who_joins_has_the_points_of_the_worker_that_it_joins() -> None:
             self.model = build()
             self.params = dict(self.model.named_parameters())
             self.optimizer = GPA([{"params": list(self.params.values()), "algorithm": "adamw"}], lr=LR, mu_x=MU_X)
-            self.averaging = Averaging([self.optimizer], self.params)
+            self.averaging = Averaging(self.optimizer, self.params)
             states = {"optimizer": Held(self.model, self.optimizer), "model": self.model}
             self.transfer = WorkerTransfer(states, trainer=self)
             self.outer = OuterLoop(

@@ -23,6 +23,7 @@ from muloco.outer.in_process import InProcessGroup
 from muloco.recipes import base
 from muloco.resolve import resolve
 from muloco.settings.config import Config
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.batch_losses import mean, pack, unpack
 from muloco.training.context import WorkerContext
 from muloco.training.validation import AnchorValidator
@@ -243,9 +244,10 @@ def test_all_workers_report_what_one_would_alone(folder: Path, case: Case) -> No
 
 
 def config_of(case: Case) -> Config:
-    """As far as it is needed to count."""
+    """As far as it is needed to count, to be resolved."""
     config = base.muloco(base.workers(base.laptop(), case.workers), lr=0.01, outer_lr=0.7, outer_momentum=0.6)
     config.training.local_batch_size, config.training.steps = BATCH, case.steps
+    config.training.global_batch_size, config.lr_scheduler.warmup_steps = BATCH * case.workers, 1
     config.validation.sequences, config.validation.freq = SEQUENCES, case.freq
     ft = config.fault_tolerance
     ft.transport, ft.sync_steps, ft.num_fragments = "in_process", case.interval, case.fragments
@@ -256,7 +258,7 @@ def config_of(case: Case) -> Config:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_workers_compute_as_much_as_is_planned(folder: Path, case: Case) -> None:
     computed = [worker.model.sequences for worker in train_all(folder, case)]
-    assert computed == [validated_sequences(config_of(case), worker) for worker in range(case.workers)]
+    assert computed == [validated_sequences(resolve(config_of(case)), worker) for worker in range(case.workers)]
 
 
 def test_without_an_anchor_every_validation_is_of_the_whole_set(folder: Path) -> None:
@@ -271,7 +273,8 @@ def test_without_an_anchor_every_validation_is_of_the_whole_set(folder: Path) ->
     for workers, method, optimizer in ((1, "none", "AdamW"), (2, "gpa", "GPA")):
         config = config_of(replace(case, workers=workers))
         config.fault_tolerance.semi_sync_method, config.optimizer.name = method, optimizer
-        assert validated_sequences(config) == worker.model.sequences
+        config.outer_optimizer = OuterOptimizer()
+        assert validated_sequences(resolve(config)) == worker.model.sequences
 
 
 def test_an_anchor_is_validated_once(folder: Path) -> None:

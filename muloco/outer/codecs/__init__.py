@@ -17,7 +17,6 @@ A piece with NaN or infinities encodes to a payload of the usual size, and decod
 Whether a piece is finite is for the exchange to tell (its header has a flag).
 """
 
-import difflib
 import importlib
 import pkgutil
 from typing import Any
@@ -25,8 +24,9 @@ from typing import Any
 from muloco.outer.codecs import kinds
 from muloco.outer.codecs.codec import REGISTRY, Codec, Setting
 from muloco.settings.values import BadValue, checked, described
+from muloco.suggest import allowed
 
-__all__ = ["KINDS", "Codec", "build_codec", "codec_class", "codec_settings", "kinds_with", "table"]
+__all__ = ["KINDS", "Codec", "build_codec", "codec_class", "codec_settings", "default_codec", "kinds_with", "table"]
 
 for _module in pkgutil.iter_modules(kinds.__path__):
     importlib.import_module(f"{kinds.__name__}.{_module.name}")
@@ -64,6 +64,11 @@ def build_codec(
     return codec(**{name: _checked(kind, name, setting, given.get(name)) for name, setting in own.items()})
 
 
+def default_codec(kind: str) -> Codec:
+    """The codec of a kind as a config has it that gives none of its settings."""
+    return build_codec(kind, **{name: value for name, (value, _) in codec_class(kind).derive({}).items()})
+
+
 def codec_class(kind: str) -> type[Codec]:
     """The class of a kind.
 
@@ -71,9 +76,7 @@ def codec_class(kind: str) -> type[Codec]:
         ValueError: there is no such kind.
     """
     if kind not in REGISTRY:
-        nearest = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown compression kind {kind!r}: {hint}allowed are {', '.join(map(repr, KINDS))}")
+        raise ValueError(f"unknown compression kind {kind!r}: {allowed(str(kind), KINDS)}")
     return REGISTRY[kind]
 
 
