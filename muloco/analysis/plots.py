@@ -9,7 +9,7 @@ from typing import Any
 
 from muloco.analysis.canvas import canvas, save
 from muloco.analysis.palette import COLORS, looks
-from muloco.analysis.report.method import variant
+from muloco.analysis.records.method import variant
 from muloco.runs.folder import RunFolder, read_metrics
 from muloco.settings.load import from_dict
 

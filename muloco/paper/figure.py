@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from muloco.analysis.chart import Figure, Panel, Series
 from muloco.analysis.claims.agreement import Agreement
-from muloco.analysis.report.chart import Figure, Panel, Series
 from muloco.paper.design import OUTER, Setting
 from muloco.paper.queue import Queue
 from muloco.paper.results import agreements

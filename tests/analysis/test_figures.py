@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw
 from muloco.analysis.palette import COLORS, looks
 from muloco.analysis.plots import plot_loss
 from muloco.analysis.pseudogradients.figures import steps
 from muloco.analysis.pseudogradients.proposition import Step
 from muloco.analysis.pseudogradients.study import MatrixFigures, Study
-from muloco.analysis.report.chart import Figure, Panel, Series
-from muloco.analysis.report.draw import draw
 from muloco.runs.folder import MetricsWriter, RunFolder
 
 from .runs_on_disk import diloco, written
@@ -24,7 +24,7 @@ from .runs_on_disk import diloco, written
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The sheets that are saved, as Matplotlib has them."""
     found: list[Any] = []
-    monkeypatch.setattr("muloco.analysis.report.draw.save", lambda sheet, *paths: found.append(sheet))
+    monkeypatch.setattr("muloco.analysis.draw.save", lambda sheet, *paths: found.append(sheet))
     monkeypatch.setattr("muloco.analysis.plots.save", lambda sheet, *paths: found.append(sheet))
     return found
 

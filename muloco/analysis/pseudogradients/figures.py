@@ -6,11 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from muloco.analysis.canvas import canvas, save
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw as draw_figure
 from muloco.analysis.palette import looks
 from muloco.analysis.pseudogradients.study import Spectrum, Study
 from muloco.analysis.published import COSINE
-from muloco.analysis.report.chart import Figure, Panel, Series
-from muloco.analysis.report.draw import draw as draw_figure
 
 METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 """The method, and so the color, of workers with an inner optimizer."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from muloco.analysis.canvas import canvas, save
+from muloco.analysis.chart import Figure, Panel, Series
 from muloco.analysis.palette import Look, looks
-from muloco.analysis.report.chart import Figure, Panel, Series
 
 _FAINT = 0.45
 _ACROSS = 3
