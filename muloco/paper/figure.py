@@ -61,7 +61,7 @@ def _by_workers(queue: Queue) -> list[Series]:
         for method in OUTER
     ]
     found = [(one.method, queue.chosen(one)) for one in queue.design.baselines]
-    return [*lines, *(Series(label=name, x=[], y=[fmean(by.values())], level=True) for name, by in found if by)]
+    return [*lines, *(Series(label=name, x=[], y=[fmean(by.values())], horizontal=True) for name, by in found if by)]
 
 
 def _over_own(queue: Queue) -> list[Series]:

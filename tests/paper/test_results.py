@@ -78,5 +78,5 @@ def test_the_figure_has_a_panel_for_what_is_there(monkeypatch: pytest.MonkeyPatc
     loss, over = figures.figure(Found(known.get)).panels
     muloco, diloco, level = loss.series
     assert (list(muloco.x), list(muloco.y)) == ([1, 4], [3.0, pytest.approx(3.3)]) and not diloco.x
-    assert level.level and (level.label, list(level.y)) == ("DP Muon", [3.0])
+    assert level.horizontal and (level.label, list(level.y)) == ("DP Muon", [3.0])
     assert list(over.series[0].y) == pytest.approx([0, 10]) and over.series[0].spread == pytest.approx([0, 0])

@@ -133,6 +133,6 @@ def _levels(found: Iterable[Mark], rows: set[Row]) -> list[Series]:
         if mark.column == FP32 and mark.row in rows
     }
     return [
-        Series(label=name, x=[], y=[value], published=published, level=True)
+        Series(label=name, x=[], y=[value], published=published, horizontal=True)
         for (name, published), value in levels.items()
     ]
