@@ -49,7 +49,11 @@ def figure(queue: Queue) -> Figure:
     return Figure(
         name=NAME,
         title="What the claims are about",
-        panels=[panel for panel in panels if any(len(series.x) > 1 for series in panel.series)],
+        panels=[
+            panel
+            for panel in panels
+            if any(isinstance(series, Series) and len(series.x) > 1 for series in panel.series)
+        ],
         caption="Means over the seeds; bars: sample standard deviation. Pseudogradients: of Muon (MuLoCo) and AdamW "
         "(DiLoCo) from checkpoints of the data-parallel runs.",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.files import last_lines
 from muloco.runs.folder import STATE, RunFolder, read_json, standing
 from muloco.runs.metrics_lines import parsed_line
 from muloco.settings.load import flatten, from_dict
@@ -22,7 +23,6 @@ _SAME_RUN = (
     *("run.seed", "checkpoint.initial"),
 )
 """Sections and fields that are the same in all attempts of a run. The others say where and how often it writes."""
-_TAIL_BYTES = 2**16
 
 
 class Kind(enum.StrEnum):
@@ -147,18 +147,10 @@ def _complaint(submission: Submission) -> str:
     log = Path(submission.log)
     if not submission.log or not log.is_file():
         return ""
-    said = [line for line in _tail(log)[-20:] if line.startswith("muloco: ") and line != "muloco: stopped"]
+    lines = [line.decode(errors="replace") for line in last_lines(log)[-20:]]
+    said = [line for line in lines if line.startswith("muloco: ") and line != "muloco: stopped"]
     return said[-1].removeprefix("muloco: ") if said else ""
 
 
 def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
-    yield from filter(None, map(parsed_line, _tail(path)))
-
-
-def _tail(path: Path) -> list[str]:
-    """The whole lines in the last 64 KiB of a file."""
-    with path.open("rb") as file:
-        skipped = max(0, path.stat().st_size - _TAIL_BYTES)
-        file.seek(skipped)
-        lines = file.read().decode(errors="replace").split("\n")
-    return lines[1 if skipped else 0 : -1]
+    yield from filter(None, map(parsed_line, last_lines(path)))
