@@ -11,8 +11,9 @@ from typing import Any
 from muloco.analysis.chart import Figure, Panel, Series
 from muloco.analysis.draw import draw_to
 from muloco.analysis.records.method import variant
+from muloco.resolve import completed
 from muloco.runs.folder import RunFolder, read_metrics
-from muloco.settings.load import from_dict
+from muloco.settings.stored import from_dict
 
 MOST_SYNCS = 40
 """The most syncs that are marked one by one."""
@@ -82,7 +83,8 @@ def _method(folder: RunFolder) -> str:
     if not folder.config.exists():
         return "MuLoCo"
     stored = json.loads(folder.config.read_text(encoding="utf-8"))
-    return variant(from_dict(stored["resolved"], where=str(folder.config))).method
+    where = str(folder.config)
+    return variant(completed(from_dict(stored["resolved"], where=where), where=where)).method
 
 
 def _by_worker(lines: Sequence[Mapping[str, Any]], name: str) -> dict[int, dict[int, float]]:
