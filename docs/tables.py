@@ -19,6 +19,7 @@ from typing import get_args, get_type_hints
 from muloco.optim.groups import OPTIONS
 from muloco.optim.rule import Option
 from muloco.optim.rules import RULES
+from muloco.outer.codecs import table as codec_table
 from muloco.outer.fragments import Schedule
 from muloco.outer.sync import STATISTICS
 from muloco.settings.fault_tolerance import FaultTolerance
@@ -327,6 +328,11 @@ CODECS = [
     ),
     *("topk 0.1", "topk 0.01", "topk 0.1 lloyd_max 2 bits"),
 ]
+
+
+@table
+def kinds_of_codec() -> str:
+    return rows(("`compression.kind`", "settings", "what arrives"), *codec_table())
 
 
 @table

@@ -125,9 +125,9 @@ def prepare(
             make(source, part=Part.HELD_OUT, most_pairs=max(1, count) * seq_len)
             for source, count in zip(sources, needed, strict=True)
         )
-    for one, count in zip(held_out, needed, strict=True):
-        there = -(-one.sizes["validation"].pairs(predict_bos=data.predict_bos) // seq_len)
-        _check_held_out(one, count, there, seq_len, by_hash=data.validation is None)
+    for folder, count in zip(held_out, needed, strict=True):
+        there = -(-folder.sizes["validation"].pairs(predict_bos=data.predict_bos) // seq_len)
+        _check_held_out(folder, count, there, seq_len, by_hash=data.validation is None)
     return TrainingData(
         weights=shares,
         prepared=prepared,
@@ -198,10 +198,10 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
     if len(sources) == 1:
         return (1.0,)
     if prepared:
-        for one in prepared:
-            if not one.tokens["train"]:
-                raise UserError(f"{one.corpus} holds no text for training: its hash holds out all of it")
-        return tuple(float(one.sizes["train"].pairs(predict_bos=predict_bos)) for one in prepared)
+        for folder in prepared:
+            if not folder.tokens["train"]:
+                raise UserError(f"{folder.corpus} holds no text for training: its hash holds out all of it")
+        return tuple(float(folder.sizes["train"].pairs(predict_bos=predict_bos)) for folder in prepared)
     unknown = [source.name for source in sources if source.size is None]
     if unknown:
         raise UserError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
@@ -218,8 +218,8 @@ def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int
 
 
 def _left_out(source: Source) -> str:
-    found = source.left_out
-    return "; skipped files, folders or links: {} (first: {}: {})".format(len(found), *found[0]) if found else ""
+    skipped = source.left_out
+    return "; skipped files, folders or links: {} (first: {}: {})".format(len(skipped), *skipped[0]) if skipped else ""
 
 
 def _skipped(prepared: Prepared) -> str:

@@ -22,16 +22,16 @@ def _with_codecs(section: Class) -> Class:
     """Adds the settings of the codecs to the fields of a section, behind `kind`, and their help to its docstring, where
     `--help` looks for it. A setting that a codec needs is None until it is derived."""
     annotations = {"kind": section.__annotations__["kind"]}
-    help = {"kind": " ".join(f"{kind}: {codec_class(kind).about}." for kind in KINDS)}
+    texts = {"kind": " ".join(f"{kind}: {codec_class(kind).about}." for kind in KINDS)}
     for name, setting in codec_settings().items():
         open_at_first = setting.config_default is None
         annotations[name] = setting.annotation | None if open_at_first else setting.annotation
         setattr(section, name, setting.config_default)
         derived = "" if setting.derived is None else f" Derived: {setting.derived}."
-        help[name] = f"{setting.help} For {', '.join(kinds_with(name))}.{derived}"
+        texts[name] = f"{setting.help} For {', '.join(kinds_with(name))}.{derived}"
     section.__annotations__ = annotations | section.__annotations__
     section.__doc__ = "\n".join(
-        [f"{section.__doc__}\n\nArgs:", *(f"    {name}: {text}" for name, text in help.items())]
+        [f"{section.__doc__}\n\nArgs:", *(f"    {name}: {text}" for name, text in texts.items())]
     )
     return section
 

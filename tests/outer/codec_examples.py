@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from muloco.outer.codecs import build_codec
+from muloco.outer.codecs import KINDS, build_codec, codec_class
 
 SETTINGS: list[dict] = [
     {"kind": "none"},
@@ -15,12 +15,17 @@ SETTINGS: list[dict] = [
         for granularity in ("tensor", "row")
     ),
     {"kind": "powersgd", "rank": 2},
-    {"kind": "ternary"},
-    {"kind": "ternary", "granularity": "row"},
     {"kind": "topk", "fraction": 0.1},
     {"kind": "topk", "fraction": 1.0, "values": "bf16"},
     {"kind": "topk", "fraction": 0.3, "values": "lloyd_max", "bits": 2},
 ]
+SETTINGS += [
+    {"kind": kind} | {name: value for name, (value, _) in codec_class(kind).derive({}).items()} | rows
+    for kind in KINDS
+    for rows in ({}, {"granularity": "row"})
+    if kind not in {chosen["kind"] for chosen in SETTINGS} and rows.keys() <= codec_class(kind).settings().keys()
+]
+"""Examples of every kind; a kind that is not listed has its derived settings, for a tensor and for rows."""
 SHAPES = [(), (1,), (7,), (0,), (0, 5), (3, 0), (1, 1), (5, 1), (1, 9), (33, 17), (4, 3, 5)]
 
 all_settings = pytest.mark.parametrize("chosen", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))

@@ -436,14 +436,16 @@ def _normal(shape: tuple[int, ...] | torch.Size, seed: int) -> torch.Tensor:
 
 
 def _codecs() -> Iterator[tuple[str, "Codec"]]:
-    from muloco.outer.codecs import build_codec
+    from muloco.outer.codecs import KINDS, build_codec, codec_class, default_codec
+    from muloco.outer.codecs.quantized import Quantized
 
-    for kind in ("none", "bf16"):
-        yield kind, build_codec(kind)
-    for kind in ("linear", "statistical", "lloyd_max"):
+    for kind in KINDS:
+        if not issubclass(codec_class(kind), Quantized):
+            yield kind, default_codec(kind)
+            continue
         for granularity in ("tensor", "row"):
             for bits in (1, 2, 3, 4, 8):
                 yield f"{kind} {bits} {granularity}", build_codec(kind, bits=bits, granularity=granularity)
-    for fraction in (0.005, 0.1, 0.5):
+    for fraction in (0.005, 0.5):
         yield f"topk {fraction}", build_codec("topk", fraction=fraction)
     yield "topk 0.1 lloyd_max 2", build_codec("topk", fraction=0.1, values="lloyd_max", bits=2)

@@ -26,7 +26,7 @@ from muloco.outer.codecs.codec import REGISTRY, Codec, Setting
 from muloco.settings.values import BadValue, checked, described
 from muloco.suggest import allowed
 
-__all__ = ["KINDS", "Codec", "build_codec", "codec_class", "codec_settings", "kinds_with", "table"]
+__all__ = ["KINDS", "Codec", "build_codec", "codec_class", "codec_settings", "default_codec", "kinds_with", "table"]
 
 for _module in pkgutil.iter_modules(kinds.__path__):
     importlib.import_module(f"{kinds.__name__}.{_module.name}")
@@ -62,6 +62,11 @@ def build_codec(
             takers = ", ".join(kinds_with(name)) or "no kind"
             raise ValueError(f"kind {kind!r} takes no {name}, got {value!r}; allowed for {takers}")
     return codec(**{name: _checked(kind, name, setting, given.get(name)) for name, setting in own.items()})
+
+
+def default_codec(kind: str) -> Codec:
+    """The codec of a kind as a config has it that gives none of its settings."""
+    return build_codec(kind, **{name: value for name, (value, _) in codec_class(kind).derive({}).items()})
 
 
 def codec_class(kind: str) -> type[Codec]:

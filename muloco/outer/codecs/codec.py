@@ -38,17 +38,17 @@ class Setting:
         return self.default if self.derived is None else None
 
 
-def setting(help: str, *, default: Any = dataclasses.MISSING, derived: Any = None, reason: str = "") -> Any:
+def setting(text: str, *, default: Any = dataclasses.MISSING, derived: Any = None, reason: str = "") -> Any:
     """Declares a field of a codec.
 
     Args:
-        help: what it does, in full sentences, for `--help` and the documentation.
+        text: what it does, in full sentences, for `--help` and the documentation.
         default: default of the codec. Left out, the codec needs the setting.
         derived: value that a config of this kind gets where it leaves the setting open; its field is then None by
             default. None: the default of the codec is that of the field.
         reason: why the derived value is that, in words.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "derived": derived, "reason": reason})
+    return dataclasses.field(default=default, metadata={"help": text, "derived": derived, "reason": reason})
 
 
 def no_grad(method: Method) -> Method:

@@ -26,7 +26,7 @@ def test_two_workers_on_a_node_requeue_themselves_after_usr1_and_go_on_where_the
     jobs.slurm("scancel", "--signal=USR1", "--batch", job)
     run = jobs.finish("two", job)
     assert run.status == 0 and jobs.state(job) == "COMPLETED" and jobs.field(job, "Restarts") == "1", run.output
-    assert f"2 workers of 1 rank on 1 of 1 nodes of job {job}, CPU, gloo" in run.output
+    assert f"2 workers on 1 of 1 nodes of job {job}, CPU, gloo" in run.output
     assert attempts(run) == {1, 2}
     for worker in (0, 1):
         assert steps(run, worker) == list(range(1, 41)), "no step was lost or done twice"

@@ -66,8 +66,9 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
                 number.copy_(piece.detach().reshape(-1))
                 continue
             rows, columns = _matrix(shape)
-            matrix = piece.detach().float().reshape(rows, columns)
-            before = state.view(self.rank, columns)
+            # copies, since how products are rounded may depend on where in memory their factors begin
+            matrix = torch.empty(rows, columns, device=piece.device).copy_(piece.detach().reshape(rows, columns))
+            before = state.clone().view(self.rank, columns)
             left = _orthogonalized(before @ matrix.t())
             right = left @ matrix
             torch.cat([left.view(-1), right.view(-1)], out=number)
