@@ -19,7 +19,7 @@ from rich.console import Console
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
-from muloco.errors import UserError
+from muloco.errors import RunFailed, UserError, exit_status
 from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
 from muloco.resolve import Resolution, resolution, resolve
@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        exit status: 0; 1 where the run failed; 2 where the command or the config cannot be used; 130 after Ctrl-C.
+        exit status: 0; 1 after a failure that may pass; 2 where the command or the config cannot be used; 3 after a
+        failure that would occur again; 75 where a run can be resumed; 130 after Ctrl-C.
     """
     replace_what_cannot_be_encoded()
     try:
@@ -84,14 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _tell(error, str(error), argv)
         return 2
-    except LighthouseError as error:
+    except (RunFailed, LighthouseError) as error:
         _tell(error, str(error), argv)
-        return 1
+        return exit_status(error)
     except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
         return 0
     except (OSError, UnicodeError) as error:  # a disk that is full, a path that no option names
-        if _words(argv)[:1] == ["worker"]:
-            raise  # the supervisor knows by the traceback in the log whether to start the worker again
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
         _tell(error, f"{path}{error_reason(error)} (-v shows where)", argv)
         return 1
@@ -513,7 +512,13 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
         from muloco.evals.in_training import TaskEvaluation
 
         make_evaluation = TaskEvaluation
-    run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    try:
+        run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    except UserError:
+        raise
+    except Exception as error:  # whatever it is, the supervisor has to know whether to start the worker again
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's, which names the rank
+        return exit_status(error)
     if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
         sum_up_by_hand(config)
     logging.shutdown()

@@ -2,12 +2,14 @@
 
 import logging
 import re
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from muloco.launch.processes import REFUSED, Child
+from muloco.errors import LASTING, AttemptFailed
+from muloco.launch.processes import Child
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +24,6 @@ FAILURE_SECONDS = 3.0
 """After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
 SILENT_SECONDS = 1800.0
 """Seconds without output after which a worker that was asked to stop is ended: it neither trains nor saves any more."""
-_FATAL = (
-    # of the run
-    *("NonFiniteGradient", "NonFinitePseudogradient", "AnchorMismatch", "ForeignRun"),
-    *("NoWholeCheckpoint", "UnreadablePart", "CheckpointNotWritten"),
-    # of the program, its config or its surroundings
-    *("UserError", "ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
-    *("AssertionError", "NotImplementedError", "ImportError", "ModuleNotFoundError", "SyntaxError"),
-    *("FileNotFoundError", "PermissionError", "DamagedCacheError"),
-)
-"""Exceptions that occur again, however often a worker or the run is started again."""
-_STATE_LOST = "StateLost:"
-"""The exception that a restart of the worker does not cure, but another attempt at the run can."""
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
 
 
@@ -142,7 +132,7 @@ class Crew:
 
     def may_pass(self) -> bool:
         """Whether another attempt at the run may succeed, once this one has failed."""
-        return not any(post.hopeless or _comes_back(post.child) for post in self._posts if post.child.status)
+        return not any(post.hopeless or post.child.status in LASTING for post in self._posts)
 
     def leave(self) -> None:
         """Asks all workers to stop after their next sync; none is started again."""
@@ -195,16 +185,9 @@ class Crew:
 
 
 def recoverable(child: Child) -> bool:
-    """Whether a process may do better when it is started again: it was killed, it lost its peers or its device; but not
-    where the run itself has gone wrong, or the program or its config is at fault."""
-    reason = child.reason()
-    return not (_comes_back(child) or reason.startswith(_STATE_LOST))
-
-
-def _comes_back(child: Child) -> bool:
-    """Whether a process has failed for a reason that would also end another attempt at the run."""
-    reason = child.reason()
-    return reason.startswith(tuple(f"{name}:" for name in _FATAL)) or reason == f"exit status {REFUSED}"
+    """Whether a process that has ended may succeed when it is started again: it was killed, or it lost its peers or its
+    device."""
+    return child.status not in (*LASTING, AttemptFailed.exit_status)
 
 
 def _without_numbers(reason: str) -> str:
@@ -213,6 +196,6 @@ def _without_numbers(reason: str) -> str:
 
 
 def _ended_by_asking(child: Child) -> bool:
-    """Whether the process knew no better answer to the wish that it stop: it had just begun, or it is torchrun, whose
-    ranks have stopped."""
-    return child.reason().startswith(("killed by SIGUSR1", "SignalException"))
+    """Whether a process was ended by the request to stop: it had just begun, or it is torchrun, whose ranks have
+    stopped."""
+    return child.status in (-signal.SIGUSR1, 128 + signal.SIGUSR1)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
-from muloco.launch.processes import REFUSED
+from muloco.errors import UserError
 
 MARK = "muloco.launch.node: "
 """Prefix of this program's answers, which tells them from the output of a node's profile or of a container."""
@@ -110,7 +110,7 @@ def _address_towards(other: str) -> str:
 
 def _refuse(why: str) -> NoReturn:
     sys.stderr.write(f"muloco: node {os.environ.get('SLURMD_NODENAME')}: {why}\n")
-    sys.exit(REFUSED)
+    sys.exit(UserError.exit_status)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from muloco.errors import UserError
+from muloco.errors import RunFailed, UserError
 from muloco.launch.allocation import current_allocation
 from muloco.launch.attempt import Ended, run_attempt
 from muloco.launch.claim import Claim, only_supervisor, taken
@@ -45,8 +45,8 @@ class Outcome:
 
     folder: RunFolder
     status: int
-    """Exit status: 0; 1 or `RESUMABLE` after a failure; 128 plus the number of a signal that stopped it, such as 130
-    after Ctrl-C."""
+    """Exit status: 0; 1 or `RESUMABLE` after a failure that may pass; 2 or 3 after one that would occur again
+    (`muloco.errors`); 128 plus the number of a signal that stopped it, such as 130 after Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,10 @@ def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console
     """Prints why a run has failed and what can be done."""
     for child in ended.failed:
         console.print(_told(child), style="red", markup=False)
-    if not ended.may_pass or not folder.config.exists():
+    if not ended.may_pass:
+        mistaken = any(child.status == UserError.exit_status for child in ended.failed)
+        return Outcome(folder=folder, status=UserError.exit_status if mistaken else RunFailed.exit_status)
+    if not folder.config.exists():
         return Outcome(folder=folder, status=1)
     console.print(way_on(folder), style="red", markup=False)
     return Outcome(folder=folder, status=_status_of_failure(folder, stop))

@@ -7,6 +7,7 @@ A company is a set of members that can take part in the same rounds, because the
 import logging
 from collections.abc import Hashable, Sequence
 
+from muloco.errors import RunFailed
 from muloco.outer.header import PROTOCOL, Header, Unreadable
 from muloco.outer.terms import Terms
 from muloco.outer.transport import TransportError
@@ -14,7 +15,7 @@ from muloco.outer.transport import TransportError
 logger = logging.getLogger(__name__)
 
 
-class ForeignRun(RuntimeError):
+class ForeignRun(RunFailed):
     """This worker does not belong to the run that the lighthouse serves, and has to stop."""
 
 

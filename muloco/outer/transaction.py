@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from muloco.errors import AttemptFailed, RunFailed
 from muloco.failpoints import hit
 from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
 from muloco.outer.compression import Wire
@@ -37,15 +38,15 @@ NOBODY = -1
 """Value of `Agreement.donor` if the others have gone on without this worker, which then has to look for them."""
 
 
-class AnchorMismatch(RuntimeError):
+class AnchorMismatch(RunFailed):
     """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
 
 
-class StateLost(RuntimeError):
+class StateLost(AttemptFailed):
     """A run has come further than any worker that is left: to begin anew would throw away what it has learned."""
 
 
-class NonFinitePseudogradient(RuntimeError):
+class NonFinitePseudogradient(RunFailed):
     """A worker's pseudogradient holds NaN or Inf."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import LASTING
 from muloco.runs.folder import STATE, RunFolder, read_json, standing
 from muloco.runs.metrics_lines import parsed_line
 from muloco.settings.load import flatten, from_dict
@@ -14,8 +15,6 @@ from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 
-UNUSABLE = 2
-"""Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
 _SAME_RUN = (
     *("model", "data", "training", "optimizer", "lr_scheduler"),
     *("fault_tolerance", "outer_optimizer", "compression", "parallelism", "validation"),
@@ -87,9 +86,9 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     return State(Kind.FAILED, job=newest.id, note=_failure(newest))
 
 
-def is_unusable(submission: Submission) -> bool:
-    """Whether a job ended because its config cannot be used."""
-    return submission.exit_status == UNUSABLE or (not submission.ended and _complaint(submission) != "")
+def fails_again(submission: Submission) -> bool:
+    """Whether a job ended for a reason that would end it again: its config cannot be used, or its training fails."""
+    return submission.exit_status in LASTING or (not submission.ended and _complaint(submission) != "")
 
 
 def progress(folder: RunFolder) -> Progress:
