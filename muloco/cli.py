@@ -4,7 +4,6 @@ A user's mistake is a UserError, and ends with one line and status 2; with -v th
 """
 
 import argparse
-import difflib
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
-from muloco.errors import RunFailed, UserError, exit_status
+from muloco.errors import RunFailed, UserError, error_reason, exit_status, naming, shown
 from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
 from muloco.resolve import Resolution, resolution, resolve
@@ -27,8 +26,9 @@ from muloco.runs.folder import RunFolder, why_unwritable
 from muloco.settings.bounds import Count
 from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
-from muloco.settings.load import check_option, error_reason, find_config, load_config, locate, naming
-from muloco.settings.values import nearest, shown, whole_number
+from muloco.settings.load import find_config, load_config, locate
+from muloco.settings.values import check_option, whole_number
+from muloco.suggest import did_you_mean
 from muloco.training.environment import ATTEMPT, check_environment, secret_in
 from muloco.training.evaluation import MakeEvaluation
 
@@ -105,8 +105,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser, words = _parser(), _words(argv)
     commands = next(list(action.choices) for action in parser._actions if action.choices)
     if words and not words[0].startswith("-") and words[0] not in commands:
-        close = nearest(words[0], commands)
-        hint = f"did you mean {close}?" if close else f"the commands are {', '.join(commands)}"
+        hint = did_you_mean(words[0], commands, cutoff=0.5) or f"the commands are {', '.join(commands)}"
         raise UserError(f"unknown command {words[0]}; {hint}")
     command, overrides = parser.parse_known_args(words)
     if command.help and command.config is None:
@@ -406,9 +405,9 @@ def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
     """Raises UserError for a word that resembles an option of the command itself, and is not a field of a config."""
     own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
     for option in (word.split("=", 1)[0] for word in words if word.startswith("--")):
-        close = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
-        if close and "." not in option and option not in own:
-            raise UserError(f"unknown option {option}; did you mean {close[0]}?")
+        hint = did_you_mean(option.replace("_", "-"), own, cutoff=0.8)
+        if hint and "." not in option and option not in own:
+            raise UserError(f"unknown option {option}; {hint}")
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -664,6 +663,5 @@ def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if words:
         known = [name for action in command.parser._actions for name in action.option_strings]
-        close = difflib.get_close_matches(words[0].split("=")[0], known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else f"; try `{command.parser.prog} --help`"
-        raise UserError(f"unknown option {words[0]}{hint}")
+        hint = did_you_mean(words[0].split("=")[0], known, cutoff=0.5) or f"try `{command.parser.prog} --help`"
+        raise UserError(f"unknown option {words[0]}; {hint}")

@@ -9,8 +9,13 @@ The supervisor knows by a worker's exit status whether to start it again:
     4  `AttemptFailed`: starting the worker again does not help, but resuming the run from a checkpoint may
 """
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 FAILED = 1
 """Exit status of a failure that may pass."""
+LONGEST_SHOWN = 80
 
 
 class UserError(ValueError):
@@ -56,3 +61,24 @@ def exit_status(error: BaseException) -> int:
     if isinstance(error, UserError | RunFailed | AttemptFailed):
         return error.exit_status
     return RunFailed.exit_status if isinstance(error, _MISTAKES) else FAILED
+
+
+def shown(value: Any) -> str:
+    """A value for a message, in one line of limited length."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def error_reason(error: Exception) -> str:
+    """The reason of an error, without its number and without the path."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Within the context, errors of the file system become a UserError that names the option and the path."""
+    try:
+        yield
+    except OSError as error:
+        path = "" if error.filename is None else f" {shown(str(error.filename))}"
+        raise UserError(f"{option}{path}: {error_reason(error)}") from error

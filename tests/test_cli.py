@@ -12,7 +12,9 @@ from muloco.cli import main
 from muloco.model.flavors import aliases
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import field_types, get_field, load_config, to_dict
+from muloco.settings.fields import field_types, get_field
+from muloco.settings.load import load_config
+from muloco.settings.stored import to_dict
 
 TYPO = """\
 from muloco.settings.config import Config

@@ -13,6 +13,7 @@ from muloco.outer.company import ForeignRun
 from muloco.outer.transaction import AnchorMismatch, NonFinitePseudogradient, StateLost
 from muloco.outer.transport import TransportError, Unverified
 from muloco.runs.checkpoint_folder import NoWholeCheckpoint
+from muloco.training.checkpoint import CheckpointRemoved
 from muloco.training.checkpoint_writer import CheckpointNotWritten
 from muloco.training.finite import NonFiniteGradient
 
@@ -25,6 +26,7 @@ from muloco.training.finite import NonFiniteGradient
         (RuntimeError("[pair.cc:553] Connection closed by peer"), 1),
         (torch.OutOfMemoryError("CUDA out of memory"), 1),
         (torch.distributed.DistNetworkError("The client socket has timed out"), 1),
+        (CheckpointRemoved("checkpoint step-4 was removed while it was loaded"), 1),
         (ConnectionResetError(), 1),
         (TimeoutError(), 1),
         (socket.gaierror(), 1),

@@ -9,9 +9,10 @@ import pytest
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"errors", "sharding", "failpoints", "cores", "console", "files", "_torchtitan"},
+    {"errors", "sharding", "failpoints", "cores", "console", "files", "suggest", "_torchtitan"},
+    {"optim"},
     {"settings"},
-    {"optim", "outer"},
+    {"outer"},
     {"model", "data", "pytorch"},
     {"resolve"},
     {"runs", "describe"},
@@ -43,6 +44,7 @@ def test_imports_point_down() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
+        ("muloco.optim.rules", ["torch", "numpy"]),
         ("muloco.optim", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "cryptography", "muloco.outer", "muloco.training"]),
@@ -51,7 +53,7 @@ def test_imports_point_down() -> None:
         ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),
         ("muloco.runs.folder", ["torch", "numpy"]),
-        ("muloco.settings.load", ["torch", "numpy", "tyro"]),
+        ("muloco.settings.load", ["torch", "numpy", "tyro", "rich"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
         ("muloco.gpu_check.command", ["torch", "torchtitan"]),

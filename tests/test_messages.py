@@ -10,7 +10,7 @@ import pytest
 
 from muloco.cli import _parser
 from muloco.settings.config import Config
-from muloco.settings.load import flatten
+from muloco.settings.fields import flatten
 
 from .test_torchtitan_gate import PACKAGE
 

@@ -194,7 +194,7 @@ def test_rules_that_make_no_sense_are_refused(optimizer: Optimizer, message: str
             {"module_fqns_per_model_fragment": (FIRST, REST.replace("lm_head", "output"))},
             "fragment 1 names 'output', which holds no parameter; there are layers.0, .*, norm, tok_embeddings",
         ),
-        ({"module_fqns_per_model_fragment": ()}, "9 parameters are in no fragment, the first is tok_embeddings.weight"),
+        ({"module_fqns_per_model_fragment": ()}, "module_fqns_per_model_fragment names no fragment"),
         ({"min_replica_size": 3}, "fault_tolerance.min_replica_size 3 is more than the group_size 2"),
         ({"min_replica_size": 0}, "fault_tolerance.min_replica_size must be at least 1; got 0"),
         ({"transport": "in_process", "process_group": "nccl"}, "with transport in_process leave it auto"),

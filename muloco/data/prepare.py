@@ -18,10 +18,11 @@ from muloco.data.cache import alone, default_cache, make_once
 from muloco.data.checksums import arrays_are_known, check_small_files, note_arrays
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
-from muloco.data.sources import EMBEDDED, Embedded, Source, is_hub, open_source
+from muloco.data.sources import Embedded, Source, open_source
 from muloco.data.tokenize import Part, tokenize
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
 from muloco.errors import UserError
+from muloco.settings.data import EMBEDDED, is_hub
 
 logger = logging.getLogger(__name__)
 

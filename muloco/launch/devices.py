@@ -1,6 +1,7 @@
 """Which devices and how many threads each worker gets on this machine, and what carries the outer exchange."""
 
 import os
+from importlib.metadata import version
 
 from muloco.cores import usable_cores
 from muloco.errors import UserError
@@ -14,12 +15,18 @@ def place(config: Config) -> Placement:
     Raises:
         UserError: workers of several ranks need more devices than there are.
     """
-    import torch
-
-    count = torch.cuda.device_count()
+    count = _cuda_devices()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
     return place_on(config, devices=devices, cores=usable_cores(), environment=os.environ)
+
+
+def _cuda_devices() -> int:
+    if version("torch").endswith("+cpu"):  # a build without CUDA, which is not imported only to learn that
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def place_on(config: Config, *, devices: list[str], cores: int, environment) -> Placement:

@@ -30,7 +30,7 @@ from muloco.launch.surroundings import check_surroundings
 from muloco.runs.attempts import begin_attempt, next_attempt
 from muloco.runs.folder import RunFolder, why_unwritable, write_json
 from muloco.runs.lines import why_full
-from muloco.settings.config import Config
+from muloco.settings.config import Config, ResolvedConfig
 from muloco.training.data import prepare_data
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder, way_on
 
@@ -61,7 +61,7 @@ class _Course:
     """Number of resumes of the run."""
 
 
-def train(config: Config, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
+def train(config: ResolvedConfig, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
     """Runs all workers of a config until they are done: on this machine or, in a SLURM job, on its nodes.
 
     Args:
@@ -88,7 +88,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
 
 
 def _train(
-    config: Config,
+    config: ResolvedConfig,
     chosen: Config,
     resumption: Resumption | None,
     folder: RunFolder,
@@ -122,7 +122,7 @@ def _train(
             claim.take_back()
             raise
     if course is None:
-        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
+        console.print(how_it_stopped(folder, steps=config.training.steps), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     ended = course.ended
     if ended.failed:
@@ -145,7 +145,7 @@ def _train(
                 markup=False,
             )
             return Outcome(folder=folder, status=1)
-        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
+        console.print(how_it_stopped(folder, steps=config.training.steps), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(f"{_LAST_INCOMPLETE} (see {folder.log(0).parent}); {way_on(folder)}", style="red", markup=False)
@@ -170,7 +170,7 @@ def _train(
 
 
 def _attempts(
-    config: Config,
+    config: ResolvedConfig,
     folder: RunFolder,
     placement: Placement,
     first: int,
@@ -203,7 +203,7 @@ def _attempts(
         )
 
 
-def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | None:
+def _what_may_pass(ended: Ended, config: ResolvedConfig, folder: RunFolder) -> str | None:
     """Returns the failure of an attempt, if another one may succeed; otherwise None."""
     if ended.failed:
         return "\n".join(map(_told, ended.failed)) if ended.may_pass else None

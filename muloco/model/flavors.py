@@ -5,8 +5,9 @@ width, heads of 128, a SwiGLU feed-forward of 2.75 widths. The laptop sizes keep
 vocabulary to that of the embedded tokenizer.
 """
 
-import difflib
 from dataclasses import dataclass
+
+from muloco.suggest import did_you_mean
 
 PAPER_VOCABULARY = 128_256
 LAPTOP_VOCABULARY = 2048
@@ -119,6 +120,5 @@ def flavor(name: str) -> Flavor:
     known = {key: flavor for flavor in _FLAVORS for key in (flavor.alias, flavor.name)}
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}the flavors are {', '.join(aliases())}")
+    hint = " ".join(filter(None, (did_you_mean(name, known), f"the flavors are {', '.join(aliases())}")))
+    raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}")

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muloco.errors import UserError
+from muloco.errors import UserError, naming
 from muloco.model.flavors import Flavor
 from muloco.model.huggingface import check_names, from_huggingface, names
 from muloco.model.weights_folder import WeightsFolder
-from muloco.settings.load import naming
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from muloco.optim.matrices import matrix_shape
+from muloco.optim.layouts import matrix_shape
+from muloco.optim.rules import RULES
 
-__all__ = ["ALGORITHMS", "UNDECAYED", "account", "named", "sort"]
+__all__ = ["ALGORITHMS", "UNDECAYED", "describe_groups", "group_by_role", "named"]
 
 ALGORITHMS = {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw", "other": "adamw"}
 """The rule of each role. `scalar` has fewer than two dimensions: norms and biases. `other` has more and is neither
@@ -23,7 +24,7 @@ EMBEDDING = re.compile(r"(^|_)emb|^(wte|wpe|shared)$")
 HEAD = re.compile(r"^heads?(_|$)|_heads?$|^(output|output_layer|unembed|embed_out|classifier|score|logits)$")
 
 
-def sort(params: Any) -> Any:
+def group_by_role(params: Any) -> Any:
     """Parameter groups, one for each role and layout, of a module or of (name, parameter) pairs; anything else is
     returned as it is.
 
@@ -68,7 +69,7 @@ def sort(params: Any) -> Any:
     return [{"params": members, "role": role, "layout": layout} for (role, layout), members in found.items()]
 
 
-def account(groups: Iterable[dict[str, Any]]) -> str:
+def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
     """Which parameter gets which rule: a line a group, and below it the parameters, alike ones in one line."""
     groups = list(groups)
     some_decay = any(group["weight_decay"] for group in groups)
@@ -85,7 +86,7 @@ def account(groups: Iterable[dict[str, Any]]) -> str:
         alike: dict[tuple[str, str], list[str]] = {}
         for name, param in named(group):
             shape = f"{list(param.shape)}"
-            if group["algorithm"] == "muon" and group["layout"] != "stacked":
+            if RULES[group["algorithm"]].takes == "matrices" and group["layout"] != "stacked":
                 matrix = list(matrix_shape(param.shape, group["layout"]))
                 shape += f" as {matrix}" if matrix != list(param.shape) else ""
             alike.setdefault((_starred(name) if name else "without name", shape), []).append(name or "without name")

@@ -1,7 +1,8 @@
 """The settings of each kind of codec (`muloco.outer.codecs`). Needs nothing but Python."""
 
-import difflib
 from collections.abc import Collection
+
+from muloco.suggest import allowed
 
 DENSE = ("none", "bf16")
 QUANTIZED = ("linear", "statistical", "lloyd_max")
@@ -57,11 +58,9 @@ def _check_bits(bits: int | None, kind: str) -> None:
         raise ValueError(f"{kind} needs bits, a whole number from 1 to 8; got {bits!r}")
 
 
-def _refuse_unknown(name: str, allowed: Collection[str], what: str) -> None:
-    if name not in allowed:
-        nearest = difflib.get_close_matches(str(name), allowed, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown {what} {name!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
+def _refuse_unknown(name: str, known: Collection[str], what: str) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}: {allowed(str(name), known)}")
 
 
 def _refuse_given(setting: str, value: object, kind: str, takers: list[str]) -> None:

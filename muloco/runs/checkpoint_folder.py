@@ -25,11 +25,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muloco.errors import RunFailed
+from muloco.errors import RunFailed, error_reason
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import read_json, write_json
 from muloco.runs.lock import is_at, try_lock
-from muloco.settings.load import error_reason
 
 logger = logging.getLogger(__name__)
 

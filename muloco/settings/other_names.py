@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from muloco.suggest import similar
+
 Values = dict[str, Any]
 """Values of muloco's fields, by full name."""
 _ANYTHING = object()
@@ -286,14 +288,14 @@ def _hint(name: str, known: Sequence[str]) -> str:
         return PAPER[name].here
     if below := [one for one in known if one.startswith(f"{name}.")]:
         return _mean(below)
-    if almost := difflib.get_close_matches(name, known, n=1, cutoff=0.9):
+    if almost := similar(name, known, cutoff=0.9):
         return _mean(almost)
-    if almost := difflib.get_close_matches(name, PAPER, n=1, cutoff=0.9):
+    if almost := similar(name, PAPER, cutoff=0.9):
         return f"did you mean {almost[0]} of the paper's repository? Here, {PAPER[almost[0]].here}"
     lasts = {one: one.rsplit(".", 1)[-1] for one in known}
     ranked = sorted(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio(), reverse=True)
     inside = [one for one in known if one.rpartition(".")[0] == section or "." not in one]
-    close = difflib.get_close_matches(last, [lasts[one] for one in inside], n=1, cutoff=0.75)
+    close = similar(last, [lasts[one] for one in inside], cutoff=0.75)
     if section and close:
         return _mean([one for one in inside if lasts[one] == close[0]])
     if last.lower() in _ELSEWHERE:
@@ -302,9 +304,9 @@ def _hint(name: str, known: Sequence[str]) -> str:
     theirs = [PAPER[one].here for one in PAPER if one.rsplit(".", 1)[-1] == last]
     if theirs and not same:
         return theirs[0]
-    near = difflib.get_close_matches(last, list(dict.fromkeys(lasts.values())), n=1, cutoff=0.7)
+    near = similar(last, list(dict.fromkeys(lasts.values())), cutoff=0.7)
     found = same or [one for one in ranked if near and lasts[one] == near[0]]
-    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    found = found or similar(name, known, cutoff=0.7)
     if found:
         return _mean(found)
     return "`muloco train CONFIG --help` lists all options"

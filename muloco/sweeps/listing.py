@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from muloco.data.sources import EMBEDDED, Embedded
+from muloco.data.sources import Embedded
 from muloco.model.flavors import PAPER_VOCABULARY, flavor
+from muloco.settings.data import EMBEDDED
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job
 from muloco.sweeps.state import Kind, Progress, State

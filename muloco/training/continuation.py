@@ -18,7 +18,7 @@ from muloco.errors import UserError
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import CheckpointFolder, worker_part
 from muloco.runs.folder import RunFolder
-from muloco.settings.config import Config
+from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.fault_tolerance import Chaos
 from muloco.settings.parallelism import Parallelism
 from muloco.settings.run import Checkpoint
@@ -161,7 +161,6 @@ def check(trained: Trained, *, counts: list[int], steps: int) -> None:
                 f"the global batch of {config.training.global_batch_size} sequences of {name} cannot be divided over "
                 f"{count} workers"
             )
-    assert config.training.steps is not None
     if steps < 1:
         raise UserError(f"the number of inner steps must be at least 1; got {steps}")
     latest = config.training.steps - steps
@@ -215,7 +214,7 @@ def _verify(trained: Trained) -> None:
         raise UserError(str(error)) from None
 
 
-def _alone(run: Config, local_batch_size: int) -> Config:
+def _alone(run: ResolvedConfig, local_batch_size: int) -> ResolvedConfig:
     """The run's config for one worker of one rank that neither syncs nor saves."""
     config = copy.deepcopy(run)
     config.training.local_batch_size = local_batch_size

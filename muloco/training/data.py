@@ -2,10 +2,11 @@
 
 from muloco.data.cache import default_cache
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.sources import is_hub, open_source
+from muloco.data.sources import open_source
 from muloco.data.text_stream import check_shares
 from muloco.errors import UserError
 from muloco.settings.config import Config
+from muloco.settings.data import is_hub
 
 
 def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:

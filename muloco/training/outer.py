@@ -21,29 +21,19 @@ from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
-from muloco.outer.terms import Setting
 from muloco.runs.commits import CommitLog, Progress
 from muloco.settings.compression import Compression as CompressionConfig
-from muloco.settings.config import Config
-from muloco.settings.load import flatten
-from muloco.settings.outer import OuterOptimizer
+from muloco.settings.config import ResolvedConfig
+from muloco.settings.fields import common_settings
+from muloco.settings.outer import ResolvedOuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
-from muloco.training.schedule import schedule_steps
 
 TABLES = ("tok_embeddings", "lm_head")
 """Modules with a row for each entry of the vocabulary."""
 
-COMMON = (
-    *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
-    *("fault_tolerance.semi_sync_method", "training.steps", "lr_scheduler.total_steps"),
-)
-"""Prefixes of the names in `common_settings`."""
-OWN = ("outer_optimizer.offload",)
-"""Fields with these prefixes in which workers may nevertheless differ."""
-
 
 def build_outer_loop(
-    config: Config,
+    config: ResolvedConfig,
     parameters: Mapping[str, torch.Tensor],
     transport: Transport,
     *,
@@ -73,7 +63,7 @@ def build_outer_loop(
         partial(build_outer_optimizer, config.outer_optimizer),
         transport,
         crowd=Crowd(
-            run=str(config.run.name),
+            run=config.run.name,
             worker=ft.replica_id,
             workers=ft.group_size,
             least=ft.min_replica_size,
@@ -97,15 +87,7 @@ def build_outer_loop(
     )
 
 
-def common_settings(config: Config) -> dict[str, Setting]:
-    """Returns, by full name, the fields of a resolved config that have to be the same on all workers, so that payloads
-    have equal sizes and outer steps have equal results. K, H, tau and the fragments are not included, because the outer
-    loop knows them."""
-    values = flatten(config)
-    return {name: values[name] for name in sorted(values) if name.startswith(COMMON) and name not in OWN}
-
-
-def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
+def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
     """The outer optimizer for some anchor tensors, by name.
 
     sgd: buf = momentum buf + g; theta -= lr (g + momentum buf) with Nesterov, else theta -= lr buf. At a constant lr
@@ -116,7 +98,6 @@ def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Ten
         chosen: the config's section, resolved.
         anchor: fp32 tensors, plain or DTensors, that the optimizer moves in place.
     """
-    assert chosen.lr is not None and chosen.momentum is not None
     if chosen.class_name == "sgd":
         return torch.optim.SGD(
             anchor.values(),
@@ -167,10 +148,9 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
     )
 
 
-def outer_learning_rate(config: Config) -> Callable[[int], float]:
+def outer_learning_rate(config: ResolvedConfig) -> Callable[[int], float]:
     """The outer learning rate by inner step: from `lr` down to `min_lr_factor` of it at the end of the schedule."""
-    outer, steps = config.outer_optimizer, schedule_steps(config)
-    assert outer.lr is not None
+    outer, steps = config.outer_optimizer, config.schedule_steps
     lr, least = outer.lr, outer.min_lr_factor
 
     def at(step: int) -> float:
@@ -181,7 +161,7 @@ def outer_learning_rate(config: Config) -> Callable[[int], float]:
     return at
 
 
-def build_transport(config: Config, group: InProcessGroup | None, device: torch.device) -> Transport:
+def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device: torch.device) -> Transport:
     """A worker's end of its group in this process, or torchft at the lighthouse of the environment.
 
     Args:
@@ -195,7 +175,6 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     from muloco.outer.peer_group import GlooGroup, NCCLGroup
     from muloco.outer.torchft import TorchftTransport
 
-    assert config.run.name is not None
     ranks = int(os.environ["WORLD_SIZE"])
     connect = {"gloo": GlooGroup, "nccl": NCCLGroup}[_process_group(ft.process_group)]
     patience = timedelta(seconds=ft.quorum_timeout_seconds + 2 * ft.exchange_timeout_seconds)
@@ -216,13 +195,12 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     )
 
 
-def fragments_of(config: Config, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
+def fragments_of(config: ResolvedConfig, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
     """The names of the parameters of each fragment that a config (resolved) asks for."""
     modules = config.fault_tolerance.module_fqns_per_model_fragment
     if modules is not None:
         return by_modules(list(parameters), [fragment.split(",") for fragment in modules])
     sizes = {name: tensor.numel() for name, tensor in parameters.items()}
-    assert config.fault_tolerance.num_fragments is not None
     return by_number(sizes, config.fault_tolerance.num_fragments)
 
 

@@ -26,7 +26,7 @@ from muloco.runs.commits import CommitLog, Progress
 from muloco.runs.folder import RunFolder
 from muloco.runs.lock import only_one
 from muloco.runs.states import State
-from muloco.settings.config import Config as RunConfig
+from muloco.settings.config import ResolvedConfig as RunConfig
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
 from muloco.training.evaluation import Evaluation
@@ -70,11 +70,12 @@ class MulocoTrainer(Trainer):
         """Whether this worker stops here, before the last step."""
         self._ranks = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
         initial = config.muloco.checkpoint.initial
-        if initial is not None and self.checkpointer.newest_step() is None:
+        if initial is not None and not self._has_checkpoint():
             load_initial(Path(initial), self.model_parts, flavor(config.muloco.model.flavor))
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
-            self._averaging = Averaging(self.optimizers, self._parameters())
+            (gpa,) = self.optimizers
+            self._averaging = Averaging(gpa, self._parameters())
         self._commits: CommitLog | None = None
         if dist.get_rank() == 0:
             path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)
@@ -105,7 +106,7 @@ class MulocoTrainer(Trainer):
         return super().init_distributed()
 
     def train(self) -> None:
-        if self.checkpointer.newest_step() is None:
+        if not self._has_checkpoint():
             in_process = self.config.group is not None  # workers in separate processes have not met yet
             self.validator.validate(self.model_parts, 0, alone=not in_process)
         try:
@@ -257,6 +258,11 @@ class MulocoTrainer(Trainer):
     def _asked_to_stop(self) -> bool:
         """Whether one of this worker's ranks is. All of them ask at the same steps."""
         return self._on_any_rank(self.config.stop.made)
+
+    def _has_checkpoint(self) -> bool:
+        """Whether there is a whole checkpoint. All ranks give the same answer, also if other workers are just writing
+        the first one."""
+        return self._on_any_rank(self.checkpointer.newest_step() is not None)
 
     def _on_any_rank(self, value: bool) -> bool:
         """Whether `value` is true on any rank of this worker; all ranks have to call this."""

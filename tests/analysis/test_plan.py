@@ -25,7 +25,7 @@ from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.outer import OuterOptimizer
-from muloco.training.optimizers import PATTERNS
+from muloco.training.optimizers import inner_optimizers
 from muloco.training.outer import build_outer_optimizer
 
 N = flavor("15B").parameters
@@ -194,7 +194,38 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
     scalars = sum(t.numel() for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor))
     assert scalars  # the numbers of steps, which the plan leaves out
     assert sum(4 * t.numel() for t in kept) == plan(config).memory.state
-    assert len(PATTERNS) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--optimizer.embedding.rule", "lion"],
+        ["--optimizer.matrix.rule", "lion", "--optimizer.scalar.rule", "lion"],
+        ["--optimizer.name", "AdamW", "--optimizer.matrix.rule", "muon"],
+        ["--optimizer.name", "GPA", "--optimizer.head.rule", "lion"],
+        ["--optimizer.name", "SGD"],
+        ["--optimizer.name", "SGD", "--optimizer.mu", "0"],
+    ],
+)
+def test_the_state_of_every_rule_is_what_is_planned(words: list[str]) -> None:
+    """The planned bytes, by the tensors that the optimizer that the config describes keeps after a step."""
+    chosen = load_config("config/laptop/muloco.py", ["--model.flavor", "tiny", *words])
+    if chosen.optimizer.name == "GPA":
+        chosen.outer_optimizer = OuterOptimizer()
+    config = resolve(chosen)
+    model = build(config.model.flavor, device="cpu")
+    inner = inner_optimizers(config.optimizer).build(model_parts=[model])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    inner.step()
+    kept = [
+        tensor
+        for optimizer in inner
+        for state in optimizer.state.values()
+        for tensor in state.values()
+        if isinstance(tensor, torch.Tensor) and tensor.ndim
+    ]
+    assert sum(4 * tensor.numel() for tensor in kept) == plan(config).memory.inner
 
 
 def test_the_fastest_depends_on_the_link() -> None:

@@ -9,7 +9,9 @@ from muloco.cli import main
 from muloco.errors import UserError
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import apply_overrides, from_dict, load_config, to_dict
+from muloco.settings.load import load_config
+from muloco.settings.overrides import apply_overrides
+from muloco.settings.stored import from_dict, to_dict
 from muloco.training.data import prepare_data
 
 

@@ -93,7 +93,9 @@ def check_step(layout: Layout, sharded: nn.Module, whole: nn.Module) -> None:
         local(other.grad).copy_(shard_like(parameter.grad, other))
     before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
     for model in (whole, sharded):
-        optimizers = inner_optimizers(Optimizer(weight_decay=0.1)).build(model_parts=[model])
+        chosen = Optimizer(weight_decay=0.1)
+        chosen.complete({})
+        optimizers = inner_optimizers(chosen).build(model_parts=[model])
         assert sum(len(g["params"]) for o in optimizers for g in o.param_groups if g["algorithm"] == "muon") == 2 * 7
         optimizers.step()
     for (name, parameter), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):

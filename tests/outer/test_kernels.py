@@ -24,6 +24,7 @@ from muloco.outer.codecs.lloyd_max import _Grid
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import average
 
+from ..covering import only
 from .launches import Launches
 
 ROWS, COLUMNS = 1024, 2816  # a matrix of the 416M flavor
@@ -36,9 +37,10 @@ ALL = [
 all_codecs = pytest.mark.parametrize(("kind", "bits", "granularity"), ALL)
 
 
-def test_by_the_interpreter() -> None:
+@pytest.mark.parametrize("which", only(["not full"], ["not full", "full"]))
+def test_by_the_interpreter(which: str) -> None:
     tests = Path(__file__).parent / "interpreted.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, tests]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 

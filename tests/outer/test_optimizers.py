@@ -95,14 +95,14 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
 
 def test_muon_is_computed_in_the_same_way_on_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices by timing could differ between workers, and so could their anchors."""
-    rule = importlib.import_module("muloco.optim.muon")
-    asked, original = [], rule.orthogonal_direction
+    newton_schulz = importlib.import_module("muloco.optim.newton_schulz")
+    asked, original = [], newton_schulz.orthogonal_direction
 
     def recorded(*args, symmetric_products: str, **options) -> Tensor:
         asked.append(symmetric_products)
         return original(*args, symmetric_products=symmetric_products, **options)
 
-    monkeypatch.setattr(rule, "orthogonal_direction", recorded)
+    monkeypatch.setattr(newton_schulz, "orthogonal_direction", recorded)
     anchor = torch.nn.Parameter(torch.ones(3, 2))
     anchor.grad = torch.ones(3, 2)
     build_outer_optimizer(OuterOptimizer(class_name="muon", lr=0.1, momentum=0.8), {"wq": anchor}).step()

@@ -43,7 +43,7 @@ def train(fragments: int, group: InProcessGroup, worker: int) -> dict[str, dict[
     model = build()
     params = dict(model.named_parameters())
     optimizer = GPA([{"params": list(params.values()), "algorithm": "adamw"}], lr=LR, mu_x=MU_X, mu_y=MU_Y)
-    averaging = Averaging([optimizer], params)
+    averaging = Averaging(optimizer, params)
     loop = OuterLoop(
         averaging.z(),
         partial(build_outer_optimizer, OuterOptimizer(lr=1.0, momentum=0.0)),

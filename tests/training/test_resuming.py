@@ -15,12 +15,12 @@ from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
 from muloco.runs.folder import RunFolder, write_json
 from muloco.settings.config import Config
-from muloco.settings.load import find_config, flatten, load_config, locate
+from muloco.settings.fields import flatten, identity
+from muloco.settings.load import find_config, load_config, locate
 from muloco.training.data import prepare_data
 from muloco.training.resuming import (
     LENGTH,
     LOCATIONS,
-    MAY_CHANGE,
     Resumption,
     check_content,
     config_json,
@@ -148,10 +148,23 @@ def test_a_damaged_summary_is_written_anew(tmp_path: Path) -> None:
     assert any(f"{folder.summary} is empty" in remark for remark in resumption.remarks)
 
 
-def test_what_may_change_are_fields_of_the_config() -> None:
-    fields = set(flatten(Config()))
-    sections = {name.split(".")[0] + ".*" for name in fields}
-    assert {*MAY_CHANGE, *LENGTH, *LOCATIONS} <= fields | sections
+def test_the_length_and_the_places_of_data_are_fields_that_identify_a_run() -> None:
+    assert {*LENGTH, *LOCATIONS} <= identity(Config()).keys()
+
+
+def test_a_derived_rule_has_not_changed_since_a_version_that_left_it_open(tmp_path: Path) -> None:
+    """Earlier versions wrote null for the rule of a role that follows from optimizer.name."""
+    folder = start(tmp_path / "a", optimizer__embedding__rule="lion")
+    stored = json.loads(folder.config.read_text())
+    assert stored["resolved"]["optimizer"]["matrix"]["rule"] == "muon"
+    for role in ("matrix", "head", "scalar"):
+        stored["resolved"]["optimizer"][role]["rule"] = None
+    folder.config.write_text(json.dumps(stored))
+    resumption = resume(folder)
+    assert [role.rule for role in resumption.config.optimizer.roles().values()] == ["muon", "lion", "adamw", "adamw"]
+    assert not any("changed" in remark for remark in resumption.remarks)
+    with pytest.raises(UserError, match="optimizer.matrix.rule 'muon' -> 'adamw'"):
+        resume(folder, "--optimizer.matrix.rule", "adamw")
 
 
 def test_what_has_no_part_in_the_result_may_change(tmp_path: Path) -> None:

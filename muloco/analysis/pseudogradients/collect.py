@@ -17,7 +17,8 @@ from torch import Tensor
 
 from muloco.analysis.pseudogradients.measures import mean, orthonormal_factor
 from muloco.analysis.pseudogradients.proposition import Step, measure_step
-from muloco.optim.muon import LR_SCALES
+from muloco.optim.rules import RULES
+from muloco.optim.rules.muon import LR_SCALES
 from muloco.runs.folder import write_json
 from muloco.sharding import local
 from muloco.training.continuation import Continuation
@@ -119,4 +120,4 @@ def _measuring(
 def learning_rate(group: Mapping[str, Any], shape: torch.Size) -> float:
     """alpha: what the direction of a matrix `[rows, cols]` is multiplied by, all factors included, by its group."""
     rate = float(group["lr"]) * group["lr_factor"]
-    return rate * LR_SCALES[group["adjust_lr"]](*shape) if group["algorithm"] == "muon" else rate
+    return rate * LR_SCALES[group["adjust_lr"]](*shape) if RULES[group["algorithm"]].needs_whole_matrices else rate

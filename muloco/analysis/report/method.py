@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass, replace
 
+from muloco.optim.rules import RULES
 from muloco.settings.compression import Compression
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.settings.optimizer import Role
 
 PAPER_SYNC_STEPS = 30
@@ -12,7 +13,6 @@ METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
 """In the order of the tables; others come behind them."""
 _REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
 """Names of the ways to reduce in labels, in the order of the tables."""
-_RULES = {"Muon": "muon", "AdamW": "adamw", "GPA": "adamw", "SGD": "sgd"}
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,15 @@ class Variant:
         return replace(self, **{field: getattr(Variant(""), field) for field in fields})
 
 
-def variant(config: Config) -> Variant:
+def variant(config: ResolvedConfig) -> Variant:
     """The variant that a resolved config describes."""
     ft = config.fault_tolerance
     method = _method(config)
     if not config.syncs:
         return Variant(method) if ft.semi_sync_method == "none" else Variant(method, 1, ft.sync_steps)
-    fragments = ft.num_fragments or len(ft.module_fqns_per_model_fragment or ()) or 1
     return Variant(
         *(method, config.workers, ft.sync_steps, _codec(config.compression)),
-        *(fragments, ft.fragment_sync_delay, ft.fragment_update_alpha),
+        *(ft.num_fragments, ft.fragment_sync_delay, ft.fragment_update_alpha),
     )
 
 
@@ -149,7 +148,7 @@ def baseline(method: str) -> str:
     return "DP Muon" if method.startswith("MuLoCo") else "DP AdamW"
 
 
-def _method(config: Config) -> str:
+def _method(config: ResolvedConfig) -> str:
     inner = _inner(config)
     how = config.fault_tolerance.semi_sync_method
     if how == "none":
@@ -162,16 +161,17 @@ def _method(config: Config) -> str:
     return {"Muon": "MuLoCo", "AdamW": "DiLoCo"}.get(inner, f"DiLoCo ({inner})") + outer
 
 
-def _inner(config: Config) -> str:
-    """The inner optimizer; with `, other roles` where parameters are not stepped as the name alone would have it."""
+def _inner(config: ResolvedConfig) -> str:
+    """The inner optimizer: its name, or the label of the matrices' rule where only that is another than the name alone
+    would have; with `, other roles` where other parameters or factors differ."""
     optimizer = config.optimizer
-    matrices = _RULES[optimizer.name]
-    usual = {name: matrices if name == "matrix" else "adamw" for name in optimizer.roles()}
-    same = all(
-        role.rule in (None, usual[name]) and (role.lr_factor, role.weight_decay_factor) == _FACTORS
-        for name, role in optimizer.roles().items()
-    )
-    return optimizer.name if same else f"{optimizer.name}, other roles"
+    roles = optimizer.roles()
+    unusual = {name for name, role in roles.items() if role.rule != optimizer.usual_rule(name)}
+    if any((role.lr_factor, role.weight_decay_factor) != _FACTORS for role in roles.values()):
+        return f"{optimizer.name}, other roles"
+    if unusual == {"matrix"} and optimizer.name != "GPA":
+        return RULES[optimizer.matrix.rule].label
+    return f"{optimizer.name}, other roles" if unusual else optimizer.name
 
 
 _FACTORS = (Role().lr_factor, Role().weight_decay_factor)

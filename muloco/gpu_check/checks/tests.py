@@ -6,7 +6,7 @@ import re
 from muloco.gpu_check.bench import Bench, CheckFailed, Figures, NotHere, expect, in_checkout
 
 OPTIM = (
-    "optim/test_orthogonalize.py",
+    "optim/test_newton_schulz.py",
     "optim/test_muon.py",
     "optim/test_rules.py",
     "optim/test_gpa.py",

@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from muloco.optim import PRESETS, orthogonalize
-from muloco.optim.orthogonalize import coefficients, orthogonal_direction
+from muloco.optim.newton_schulz import orthogonal_direction
+from muloco.optim.presets import coefficients
 
 from ..coefficients import MULOCO, QUINTIC
 
@@ -364,7 +365,7 @@ def test_what_is_not_finite_shows(bad):
     ids=str,
 )
 def test_computes_in_bfloat16_only_where_that_is_fast(monkeypatch, features, expected):
-    module = importlib.import_module("muloco.optim.orthogonalize")
+    module = importlib.import_module("muloco.optim.newton_schulz")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     module._fast_dtype.cache_clear()
     try:

@@ -1,11 +1,12 @@
-"""Tensors as matrices, by the `layout` of their group."""
+"""Tensors as matrices, by the `layout` of their group. Imports no torch."""
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Size, Tensor
 
-__all__ = ["LAYOUTS", "from_matrices", "matrix_shape", "to_matrices"]
+__all__ = ["LAYOUTS", "from_matrices", "matrix_shape", "row_shape", "to_matrices"]
 
 LAYOUTS = {
     "stacked": "the last two dimensions are matrices, those before a batch of them",
@@ -16,7 +17,7 @@ LAYOUTS = {
 convolution [out, in, height, width]."""
 
 
-def matrix_shape(shape: torch.Size, layout: str | None) -> tuple[int, int]:
+def matrix_shape(shape: "Size", layout: str | None) -> tuple[int, int]:
     """(fan_out, fan_in) of the matrices that a parameter of `shape` consists of."""
     if _flattened(len(shape), layout):
         return shape[0], math.prod(shape[1:])
@@ -25,13 +26,19 @@ def matrix_shape(shape: torch.Size, layout: str | None) -> tuple[int, int]:
     return shape[-2], shape[-1]
 
 
-def to_matrices(tensors: Tensor, layout: str | None) -> Tensor:
+def row_shape(shape: "Size", layout: str | None) -> "Size":
+    """Shape of what has one number for each output (fan_out) of a matrix of `shape`, to be broadcast to it."""
+    outputs = len(shape) - 1 if layout == "transposed" else 0 if _flattened(len(shape), layout) else len(shape) - 2
+    return type(shape)(size if dim == outputs else 1 for dim, size in enumerate(shape))
+
+
+def to_matrices(tensors: "Tensor", layout: str | None) -> "Tensor":
     """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed matrices stay as they are, and so does their
     direction."""
     return tensors.flatten(2) if _flattened(tensors.ndim - 1, layout) else tensors
 
 
-def from_matrices(matrices: Tensor, shape: torch.Size) -> Tensor:
+def from_matrices(matrices: "Tensor", shape: "Size") -> "Tensor":
     """`[batch, ..., rows, cols]` -> `[batch, *shape]`; the inverse of `to_matrices`."""
     return matrices.reshape(-1, *shape)
 
