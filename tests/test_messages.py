@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.cli import _parser
+from muloco.cli import build_parser
 from muloco.settings.config import Config
 from muloco.settings.fields import flatten
 
@@ -53,7 +53,7 @@ def test_messages_are_found() -> None:
 
 @pytest.mark.parametrize(("where", "command", "rest"), PRINTED, ids=[where for where, *_ in PRINTED])
 def test_a_command_in_a_message_exists(where: str, command: str, rest: str) -> None:
-    parser = _parser()
+    parser, _ = build_parser()
     for word in command.split():
         assert word in subparsers(parser), f"{where}: muloco {command}"
         parser = subparsers(parser)[word]

@@ -45,7 +45,7 @@ PART = Part(
             name="paper_quick",
             what="several runs at once on one device, each with its K workers in one process",
             where=("sweeps/local.py", "paper/"),
-            command="run `muloco paper --quick --at-once 4` on one GPU",
+            command="run `muloco reproduce --quick --at-once 4` on one GPU",
             by_hand="it takes longer than a check is allowed to",
         ),
     ),
