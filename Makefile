@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 # yes if there is a bundle for a machine without a network, and no environment
 BUNDLED = $(and $(wildcard .gpu/check.py),$(if $(wildcard $(MULOCO)),,yes))
 
-.PHONY: help demo test test-rest test-all test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
+.PHONY: help demo test test-rest test-all docs-tables test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ gpu-bundle: $(INSTALLED) ## pack into .gpu what gpu-check needs without a networ
 
 gpu-page: $(INSTALLED) ## regenerate docs/untested-on-gpu.md from the records in results/gpu
 	$(VENV)/bin/python -m muloco.gpu_check.page
+
+docs-tables: $(INSTALLED) ## regenerate the tables of the documents from code and committed results
+	$(VENV)/bin/python docs/tables.py
 
 install: $(INSTALLED) ## make the environment in .venv
 

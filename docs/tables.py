@@ -16,7 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from muloco.optim.groups import OPTIONS
+from muloco.optim.rule import Option
+from muloco.optim.rules import RULES
+from muloco.outer.codecs import table as codec_table
 from muloco.outer.fragments import Schedule
+from muloco.outer.sync import STATISTICS
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT
 from muloco.settings.outer import OuterOptimizer
@@ -156,6 +161,12 @@ def transports() -> str:
 
 
 @table
+def sync_statistics() -> str:
+    lines = [(f"`{s.name}`", s.unit, s.doc, "sum" if s.summed else "rank 0") for s in STATISTICS]
+    return rows(("value", "unit", "meaning", "over a worker's ranks"), *lines)
+
+
+@table
 def recovery() -> str:
     path = CHECKOUT / "results" / "storm" / "recovery.jsonl"
     killed, *lines = map(json.loads, path.read_text().splitlines())
@@ -239,6 +250,39 @@ def overhead_seals() -> str:
 
 
 @table
+def rules() -> str:
+    each = {"element": "", "row": " (one a row)", "tensor": " (one a tensor)"}
+    return rows(
+        ("rule", "takes", "what it does", "state of a parameter"),
+        *(
+            (
+                f"`{rule.name}`",
+                rule.takes,
+                rule.about,
+                ", ".join(f"`{name}`{each[per]}" for name, per in rule.state.items()),
+            )
+            for rule in RULES.values()
+        ),
+    )
+
+
+@table
+def rule_options() -> str:
+    def taken_by(option: Option) -> str:
+        names = ", ".join(rule.name for rule in RULES.values() if option in rule.options)
+        return names if option.in_constructor else f"{names} group"
+
+    def default(option: Option) -> str:
+        value = f"`{option.default}`" if isinstance(option.default, str) else str(option.default)
+        return option.default_text or value
+
+    return rows(
+        ("option", "of", "default", "meaning"),
+        *((f"`{name}`", taken_by(option), default(option), option.about) for name, option in OPTIONS.items()),
+    )
+
+
+@table
 def muon_ranks() -> str:
     return indented(benchmark("muon_ranks").table(results("muon/150M_ranks.json")))
 
@@ -284,6 +328,11 @@ CODECS = [
     ),
     *("topk 0.1", "topk 0.01", "topk 0.1 lloyd_max 2 bits"),
 ]
+
+
+@table
+def kinds_of_codec() -> str:
+    return rows(("`compression.kind`", "settings", "what arrives"), *codec_table())
 
 
 @table

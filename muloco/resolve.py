@@ -19,7 +19,7 @@ from muloco.errors import UserError, naming
 from muloco.model.flavors import Flavor, flavor
 from muloco.model.initial import check_initial
 from muloco.optim.rules import RULES
-from muloco.outer.codec_settings import QUANTIZED, check_settings
+from muloco.outer.codecs import codec_class
 from muloco.outer.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
 from muloco.settings.config import Config, ResolvedConfig
@@ -61,6 +61,8 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
         UserError: values or combinations that cannot run, in one line that says what is allowed.
     """
     config = copy.deepcopy(chosen)
+    if isinstance(config, ResolvedConfig):  # once more
+        config.optimizer.open_usual_rules()
     settle(config)
     config.metrics.check()
     config.evaluation.check()
@@ -116,7 +118,7 @@ def _derive(config: Config, origins: Origins) -> None:
     config.data.complete(origins)
     config.fault_tolerance.complete(origins)
     config.outer_optimizer.complete(str(config.fault_tolerance.semi_sync_method), origins)
-    _derive_compression(config, origins)
+    config.compression.complete(origins)
     config.training.complete(size.token_budget, f"of flavor {size.alias}", origins)
     sharded = config.parallelism.data_parallel_shard_degree > 1 or config.parallelism.tensor_parallel_degree > 1
     origin = "bfloat16 where a worker is sharded, else autocast (PAPER 11)"
@@ -255,17 +257,6 @@ def _check_fragments(config: ResolvedConfig, size: Flavor) -> None:
         raise UserError(f"fault_tolerance: {error}") from None
 
 
-def _derive_compression(config: Config, origins: Origins) -> None:
-    chosen = config.compression
-    if chosen.kind == "topk":
-        origin = "compression.kind topk: a tenth, as in the paper's experiments"
-        chosen.derive("fraction", 0.1, origin, origins)
-        chosen.derive("values", "fp32", "compression.kind topk: values travel as they are", origins)
-    coded = chosen.values if chosen.kind == "topk" else chosen.kind
-    if coded in QUANTIZED:
-        chosen.derive("bits", 4, f"{coded} codes", origins)
-
-
 def _check_compression(config: ResolvedConfig) -> None:
     chosen = config.compression
     if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
@@ -275,19 +266,14 @@ def _check_compression(config: ResolvedConfig) -> None:
         )
     if chosen.kind == "none" and chosen.error_feedback:
         raise UserError("compression.error_feedback needs a compression.kind that loses something; with none, nothing")
-    if chosen.kind == "topk" and chosen.reduce == "requantize":
+    keeps = codec_class(chosen.kind).keeps
+    if keeps and chosen.reduce == "requantize":
         raise UserError(
-            "compression.reduce requantize is for quantizers: of the mean of topk it would keep only the largest "
-            "elements; choose gather, the exact mean of the paper's top-k, or reselect"
+            f"compression.reduce requantize is for quantizers: of the mean of {chosen.kind} it would keep only {keeps}"
+            "; choose gather, the exact mean as in the paper's top-k, or reselect"
         )
     try:
-        check_settings(
-            chosen.kind,
-            bits=chosen.bits,
-            granularity=chosen.granularity,
-            fraction=chosen.fraction,
-            values=chosen.values,
-        )
+        chosen.codec()
     except ValueError as error:
         raise UserError(f"compression: {error}") from None
 

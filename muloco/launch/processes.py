@@ -94,7 +94,7 @@ class Child:
         """Seconds since it last wrote a line or gave a sign of life, or was started."""
         return time.monotonic() - self._heard
 
-    def ask_to_leave(self) -> None:
+    def ask_to_stop(self) -> None:
         """Asks the process, by SIGUSR1, to bring its work to a good end before it ends."""
         self._process.send_signal(signal.SIGUSR1)
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from muloco.errors import RunFailed, UserError
-from muloco.launch.allocation import current_allocation
 from muloco.launch.attempt import Ended, run_attempt
 from muloco.launch.claim import Claim, only_supervisor, taken
-from muloco.launch.devices import place
 from muloco.launch.lighthouse import LighthouseError
 from muloco.launch.live import View
-from muloco.launch.placement import Placement
+from muloco.launch.placement.allocation import current_allocation
+from muloco.launch.placement.local import place_here
+from muloco.launch.placement.slurm import place_in_job
+from muloco.launch.placement.spec import Placement
 from muloco.launch.processes import Child
-from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.summary import (
     how_it_stopped,
@@ -97,7 +97,7 @@ def _train(
 ) -> Outcome:
     job = current_allocation()
     check_surroundings(config, os.environ, here=job is None)
-    placement = place(config) if job is None else place_in(config, job, environment=os.environ)
+    placement = place_here(config) if job is None else place_in_job(config, job, environment=os.environ)
     first = next_attempt(folder)
     data = prepare_data(config)
     console.print(data.description(), markup=False)
@@ -151,7 +151,8 @@ def _train(
         console.print(f"{_LAST_INCOMPLETE} (see {folder.log(0).parent}); {way_on(folder)}", style="red", markup=False)
         return Outcome(folder=folder, status=1 if newest is None else RESUMABLE)
     summary = summarize(
-        *(config, folder),
+        config,
+        folder,
         corpus=data.digests,
         wall_seconds=time.monotonic() - started + seconds_before(folder, first),
         restarts=course.restarts,

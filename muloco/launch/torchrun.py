@@ -25,7 +25,8 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError
-from muloco.outer.store import LOOPBACK, loopback_store
+from muloco.outer.gate import LOOPBACK
+from muloco.outer.store import loopback_store
 
 BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"

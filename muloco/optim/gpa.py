@@ -113,11 +113,11 @@ class GPA(RuleOptimizer):
         """
         given = [(param, group) for group in self.param_groups for param in group["params"] if param.grad is not None]
         for param, group in given:
-            own = self.state[param]
-            if "z" not in own:
-                own["z"] = self.z(param)
+            buffers = self.state[param]
+            if "z" not in buffers:
+                buffers["z"] = self.z(param)
                 self._early.pop(param)
-            y, z = local(param), local(own["z"])
+            y, z = local(param), local(buffers["z"])
             left = y.sub(z, alpha=1 - group["mu_y"]).mul_(group["mu_x"])
             y.copy_(z)
             z.copy_(left)

@@ -129,8 +129,8 @@ class MuLoCo1(RuleOptimizer):
     def _outer_step(self, group: dict[str, Any]) -> None:
         lr, momentum = group["outer_lr"], group["outer_momentum"]
         for param in self._synced(group):
-            own = self.state[param]
-            here, anchor, buffer = local(param), local(own["anchor"]), local(own["outer_momentum"])
+            buffers = self.state[param]
+            here, anchor, buffer = local(param), local(buffers["anchor"]), local(buffers["outer_momentum"])
             pseudogradient = anchor - here
             buffer.mul_(momentum).add_(pseudogradient)
             anchor.sub_(pseudogradient.add_(buffer, alpha=momentum), alpha=lr)

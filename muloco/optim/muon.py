@@ -20,8 +20,9 @@ class Muon(RuleOptimizer):
     parameters of any shape (docs/optimizers.md).
 
     Parameters may be DTensors: the full matrix is then orthogonalized, by one of the ranks of their mesh, and the state
-    is sharded as its parameter is (docs/muon-with-fsdp.md). All ranks of a mesh must step the same parameters, with a
-    gradient on all of them or on none, in the same order; else collectives wait until their group's timeout.
+    is sharded as its parameter is, except that every rank has all numbers of a buffer with one a row
+    (docs/muon-with-fsdp.md). All ranks of a mesh must step the same parameters, with a gradient on all of them or on
+    none, in the same order; else collectives wait until their group's timeout.
 
     State of a parameter: the buffers that `muloco.optim.rules` names, such as `momentum_buffer` (muon), of its shape,
     dtype and layout. A step is correct wherever the momentum is finite.

@@ -110,9 +110,11 @@ def _iterate(x: Tensor, steps: tuple[Step, ...], by: str) -> Tensor:
     spare = torch.empty_like(x)
     gram, *room = (x.new_empty(len(x), small, small) for _ in range(4 if at_once > 1 else 2))
     for start in range(0, len(steps), at_once):
-        symmetric_product(*((x.mT, x) if tall else (x, x.mT)), out=gram, by=by)
+        left, right = (x.mT, x) if tall else (x, x.mT)
+        symmetric_product(left, right, out=gram, by=by)
         factor = _factor(gram, steps[start : start + at_once], room, by)
-        torch.bmm(*((x, factor) if tall else (factor, x)), out=spare)
+        left, right = (x, factor) if tall else (factor, x)
+        torch.bmm(left, right, out=spare)
         x, spare = spare, x
     return x
 

@@ -198,7 +198,7 @@ for _operator in (_advance, _descend, _normalize):
 def _fusable(written: Sequence[Tensor]) -> bool:
     """Whether the kernels can write these tensors: they must be contiguous, and not float64, as kernels compute in
     float32."""
-    return all(one.is_contiguous() for one in written) and written[0].dtype.itemsize <= 4
+    return all(tensor.is_contiguous() for tensor in written) and written[0].dtype.itemsize <= 4
 
 
 @cache

@@ -61,12 +61,13 @@ def group_by_role(params: Any) -> Any:
         heads = _heads(model, matrices, layouts, known="head" in roles.values())
         if len(heads) < len(matrices) or tables:
             roles |= dict.fromkeys(heads, "head")
-    found: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
+    groups: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
     for role in ALGORITHMS:
         for name, param in params:
             if roles[id(param)] == role:
-                found.setdefault((role, layouts.get(id(param)) if role == "matrix" else None), []).append((name, param))
-    return [{"params": members, "role": role, "layout": layout} for (role, layout), members in found.items()]
+                layout = layouts.get(id(param)) if role == "matrix" else None
+                groups.setdefault((role, layout), []).append((name, param))
+    return [{"params": members, "role": role, "layout": layout} for (role, layout), members in groups.items()]
 
 
 def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
@@ -130,16 +131,16 @@ def _heads(model: nn.Module, matrices: list[tuple[str, Tensor]], layouts: dict[i
     The first convolution of a model is never a head: it takes the model's inputs.
     """
     first = next((id(param) for _, param in matrices if layouts.get(id(param)) == "flatten"), None)
-    found = set()
+    heads = set()
     for path, module in model.named_modules():
         if _in_layers(path) or not HEAD.search(path.rpartition(".")[2]):
             continue
         if isinstance(module, nn.Sequential | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            own = {id(param) for param in module.parameters()}
-            inside = [id(param) for _, param in matrices if id(param) in own]
-            found |= set(inside[-1:]) - {first}
-    if found or known or not matrices:
-        return found
+            of_module = {id(param) for param in module.parameters()}
+            inside = [id(param) for _, param in matrices if id(param) in of_module]
+            heads |= set(inside[-1:]) - {first}
+    if heads or known or not matrices:
+        return heads
     name, last = matrices[-1]
     if id(last) == first:
         return set()
@@ -153,8 +154,8 @@ def _heads(model: nn.Module, matrices: list[tuple[str, Tensor]], layouts: dict[i
         alone = kinds[_starred(name), param.shape] == 1
         if id(param) == first or not alone or sizes[index][0] in inputs or sizes[index][1] != sizes[-1][1]:
             break
-        found.add(id(param))
-    return found
+        heads.add(id(param))
+    return heads
 
 
 def _out_and_in(param: Tensor, layouts: dict[int, str]) -> tuple[int, int]:

@@ -166,8 +166,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "defaults" not in state:  # from a checkpoint, and not from a copied or pickled optimizer
-            own = set().union(*self.param_groups)  # keys of an existing group may be in a checkpoint, too
-            groups = [self._read(group, {*self.defaults, *own}) for group in state["param_groups"]]
+            present = set().union(*self.param_groups)  # keys of an existing group may be in a checkpoint, too
+            groups = [self._read(group, {*self.defaults, *present}) for group in state["param_groups"]]
             for group in groups:
                 for name in self.defaults.keys() - {"differentiable"}:  # which torch adds here
                     group.setdefault(name, self.defaults[name])  # for checkpoints that are older than an option

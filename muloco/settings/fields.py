@@ -67,20 +67,20 @@ def suggestion(name: str, known: Mapping[str, Any] | None = None) -> str:
 
 
 def _types_below(type_: type, prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for name, annotation in get_type_hints(type_, include_extras=True).items():
         section = section_class(annotation)
-        found |= {prefix + name: annotation} if section is None else _types_below(section, f"{prefix}{name}.")
-    return found
+        types |= {prefix + name: annotation} if section is None else _types_below(section, f"{prefix}{name}.")
+    return types
 
 
 def _marks_below(type_: type, prefix: str, above: Mark | None) -> dict[str, Mark | None]:
-    found: dict[str, Mark | None] = {}
+    below: dict[str, Mark | None] = {}
     for name, annotation in get_type_hints(type_, include_extras=True).items():
         mark = next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Mark)), above)
         section = section_class(annotation)
-        found |= {prefix + name: mark} if section is None else _marks_below(section, f"{prefix}{name}.", mark)
-    return found
+        below |= {prefix + name: mark} if section is None else _marks_below(section, f"{prefix}{name}.", mark)
+    return below
 
 
 def section_class(annotation: Any) -> type | None:

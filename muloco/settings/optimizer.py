@@ -1,7 +1,7 @@
 """The inner optimizer, its roles of parameters and its learning rate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from muloco.errors import UserError
@@ -94,10 +94,12 @@ class Optimizer(Section):
         return _USUAL_RULES[self.name]["matrix" if role == "matrix" else "others"]
 
     def open_usual_rules(self) -> None:
-        """Opens the rules that follow from the name, so that they follow from another name, too."""
-        for name, role in self.roles().items():
-            if role.rule == self.usual_rule(name):
-                role.rule = None
+        """Opens the rules that follow from the name, so that they follow from another name, too. The values need not
+        have been checked."""
+        if self.name in list(_USUAL_RULES):
+            for name, role in self.roles().items():
+                if role.rule == self.usual_rule(name):
+                    role.rule = None
 
     def complete(self, origins: Origins) -> None:
         """Derives the rules that are open.
@@ -106,7 +108,7 @@ class Optimizer(Section):
             UserError: the settings of this section cannot be combined.
         """
         if self.name == "SGD":
-            refused = [f"optimizer.{name}.*" for name, role in self.roles().items() if role != Role()]
+            refused = [f"optimizer.{name}.*" for name, role in self.roles().items() if astuple(role) != astuple(Role())]
             if self.cautious_weight_decay:
                 refused.append("optimizer.cautious_weight_decay")
             if refused:

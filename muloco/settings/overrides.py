@@ -36,7 +36,7 @@ def by_name(words: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         UserError: a word belongs to no option, or there is no such option.
     """
-    found: dict[str, list[str]] = {}
+    by_field: dict[str, list[str]] = {}
     last: list[str] | None = None
     for word in words:
         if word.startswith("--"):
@@ -44,12 +44,12 @@ def by_name(words: Sequence[str]) -> dict[str, list[str]]:
             name = option[2:].replace("-", "_")
             if name not in field_types():
                 raise UserError(f"unknown option {option}; {hint(name, field_types())}")
-            found[name] = last
+            by_field[name] = last
         elif last is None:
             raise UserError(f"unexpected word {word!r}: options are --section.field value")
         else:
             last.append(word)
-    return found
+    return by_field
 
 
 def show_help(config: Config, *, prog: str) -> None:

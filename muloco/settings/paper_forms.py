@@ -48,13 +48,13 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
     given: Values = {}
     notes: list[str] = []
     unknown: list[str] = []
-    found = False
+    paper = False
     for name, section in _take_dicts(config, ""):
-        found = _read(name, section, given, notes, unknown) or found
+        paper = _read(name, section, given, notes, unknown) or paper
     for section in [config, *(getattr(config, f.name) for f in dataclasses.fields(config))]:
         if isinstance(section, Section):
             other = section.other_names()
-            found = _read(section_name(type(section).__name__), dict(other), given, notes, unknown) or found
+            paper = _read(section_name(type(section).__name__), dict(other), given, notes, unknown) or paper
             other.clear()
     if unknown and not theirs:
         raise UserError(_prefix(where) + unknown_field(unknown[0]))
@@ -67,7 +67,7 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
     if given.get("optimizer.name") == "GPA":  # it is a method of its own, whatever the old names say
         for name in [name for name in given if name.startswith(("outer_optimizer.", "fault_tolerance.semi_sync"))]:
             del given[name]
-    if found:
+    if paper:
         notes += [
             "training.global_batch_size counts the sequences of all workers together; the paper's repository counts "
             "those of one worker",

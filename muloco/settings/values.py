@@ -36,11 +36,11 @@ def checked(annotation: Any, value: Any) -> Any:
     base, bounds = _parts(annotation)
     if any(isinstance(bound, Joined) for bound in bounds) and isinstance(value, (list, tuple)):
         return checked(annotation, ",".join(checked(str, name) for name in value))
-    found = _converted(base, value)
+    converted = _converted(base, value)
     for bound in bounds:
-        if found is not None and not bound.allows(found):
+        if converted is not None and not bound.allows(converted):
             raise BadValue(f"must be {bound.words}; got {shown(value)}")
-    return found
+    return converted
 
 
 def read(annotation: Any, words: Sequence[str]) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from muloco.errors import UserError
-from muloco.launch.layout import layout
+from muloco.launch.placement.layout import layout
 from muloco.suggest import did_you_mean
 
 DEFAULT_NODE_LIMIT = 16

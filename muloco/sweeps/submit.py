@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from muloco.launch.controller import BUSY_SECONDS, is_busy
+from muloco.launch.placement.controller import BUSY_SECONDS, is_busy
 from muloco.sweeps import slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job

@@ -79,7 +79,9 @@ class Continuation:
         self._local = math.gcd(run.training.local_batch_size, *(self._batch // count for count in counts))
         config = _alone(run, self._local)
         self._trainer = trainer_config(
-            *(config, RunFolder(scratch), prepare_data(config)),
+            config,
+            RunFolder(scratch),
+            prepare_data(config),
             attempt=1,
             group=None,
             stop=StopRequest(),
@@ -127,8 +129,8 @@ class Continuation:
         ranks = config.data_parallel_ranks
         for worker, part in enumerate(_parts(self._trained)):
             for rank in range(ranks):
-                share = dataclasses.replace(trainer.config.dataloader, worker=worker, workers=config.workers)
-                loader = share.build(
+                shard = dataclasses.replace(trainer.config.dataloader, worker=worker, workers=config.workers)
+                loader = shard.build(
                     dp_world_size=ranks,
                     dp_rank=rank,
                     tokenizer=trainer.tokenizer,

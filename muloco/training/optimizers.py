@@ -26,7 +26,7 @@ NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this ma
 
 
 class ByRole(Muon):
-    """Muon, AdamW and Lion in one optimizer, so that all groups have the same `lr`: what differs is in `lr_factor`."""
+    """All rules in one optimizer, so that all groups have the same `lr`: what differs is in `lr_factor`."""
 
 
 class InnerOptimizers(OptimizersContainer):

@@ -14,8 +14,7 @@ import torch.distributed as dist
 
 from muloco.errors import UserError
 from muloco.optim import Muon
-from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
-from muloco.outer.codecs import build_codec
+from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
 from muloco.outer.compression import Compression
 from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
@@ -37,7 +36,7 @@ def build_outer_loop(
     parameters: Mapping[str, torch.Tensor],
     transport: Transport,
     *,
-    share: Callable[[], str],
+    data_position: Callable[[], str],
     transfer: StateTransfer,
     commits: CommitLog | None,
     progress: Progress,
@@ -50,7 +49,7 @@ def build_outer_loop(
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
         parameters: this rank's, by name, plain or DTensors.
         transport: meets the other workers.
-        share: says where the worker is in its data.
+        data_position: returns the worker's position in its data.
         transfer: hands its state to others and takes over theirs.
         commits: the log of the rounds that this worker commits; None on ranks other than the first.
         progress: knows how far the run has come, and whether it has gone on without this worker.
@@ -62,17 +61,13 @@ def build_outer_loop(
         parameters,
         partial(build_outer_optimizer, config.outer_optimizer),
         transport,
-        crowd=Crowd(
-            run=config.run.name,
-            worker=ft.replica_id,
-            workers=ft.group_size,
-            least=ft.min_replica_size,
-            late_after=ft.straggler_timeout_seconds,
-            patience=ft.quorum_timeout_seconds,
-            reached=lambda: max(saved() or 0, progress.reached()),
-            passed=progress.passed if commits is not None else lambda step, fragment: False,  # the first rank asks
-            committed=commits.add if commits is not None else lambda step, fragment, members: None,
+        identity=WorkerIdentity(run=config.run.name, worker=ft.replica_id, workers=ft.group_size),
+        quorum=QuorumPolicy(
+            min_replica_size=ft.min_replica_size,
+            straggler_timeout_seconds=ft.straggler_timeout_seconds,
+            quorum_timeout_seconds=ft.quorum_timeout_seconds,
         ),
+        progress=_run_progress(commits, progress, saved),
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),
         delay=ft.fragment_sync_delay,
@@ -81,9 +76,23 @@ def build_outer_loop(
         compression=build_compression(config.compression, parameters),
         settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
-        share=share,
+        data_position=data_position,
         transfer=transfer,
         merging=merging,
+    )
+
+
+def _run_progress(commits: CommitLog | None, progress: Progress, saved: Callable[[], int | None]) -> RunProgress:
+    """See `build_outer_loop`. All ranks ask how far the run has come; the first one alone asks for the rounds of the
+    others, and logs those of this worker."""
+
+    def last_committed_step() -> int:
+        return max(saved() or 0, progress.reached())
+
+    if commits is None:
+        return RunProgress(last_committed_step=last_committed_step)
+    return RunProgress(
+        last_committed_step=last_committed_step, committed_without_me=progress.passed, record=commits.add
     )
 
 
@@ -132,13 +141,7 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
     norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
     tables = {name for name in parameters if name.split(".")[0] in TABLES and chosen.skip_embeddings}
     return Compression(
-        codec=build_codec(
-            chosen.kind,
-            bits=chosen.bits,
-            granularity=chosen.granularity,
-            fraction=chosen.fraction,
-            values=chosen.values,
-        ),
+        codec=chosen.codec(),
         dense=frozenset(norms | tables),
         reduce=chosen.reduce,
         error_feedback=chosen.error_feedback,
@@ -155,8 +158,8 @@ def outer_learning_rate(config: ResolvedConfig) -> Callable[[int], float]:
 
     def at(step: int) -> float:
         left = 1 - min(step, steps) / steps
-        share = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[outer.schedule]
-        return lr if outer.schedule == "constant" else lr * (least + (1 - least) * share)
+        fraction = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[outer.schedule]
+        return lr if outer.schedule == "constant" else lr * (least + (1 - least) * fraction)
 
     return at
 
@@ -181,7 +184,7 @@ def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device
     return TorchftTransport(
         run=config.run.name,
         worker=ft.replica_id,
-        least=ft.min_replica_size,
+        min_replica_size=ft.min_replica_size,
         lighthouse=os.environ[LIGHTHOUSE],
         rank=int(os.environ["RANK"]),
         ranks=ranks,

@@ -154,9 +154,9 @@ def content_of(data: TrainingData, config: Config) -> dict[str, Any]:
     files = [open_source(name, config.data.text_field).identity for name in data.streamed]
     apart = data.held_out != data.prepared
     return {
-        "text": [one.corpus_sha256 for one in data.prepared] or None,
+        "text": [prepared.corpus_sha256 for prepared in data.prepared] or None,
         "files": hashlib.sha256(json.dumps(files).encode()).hexdigest() if files else None,
-        "held out": [one.corpus_sha256 for one in data.held_out] if apart else None,
+        "held out": [prepared.corpus_sha256 for prepared in data.held_out] if apart else None,
         "tokenizer": data.held_out[0].tokenizer_identity,
     }
 
@@ -280,4 +280,4 @@ def _chosen(stored: dict[str, Any], asked: Config, config: ResolvedConfig, chang
 
 def _shown(value: Any) -> str:
     digests = value if isinstance(value, list) else [value]
-    return ", ".join("none" if one is None else " ".join(str(one).split())[:16] for one in digests)
+    return ", ".join("none" if digest is None else " ".join(str(digest).split())[:16] for digest in digests)

@@ -16,8 +16,9 @@ from torch.distributed import TCPStore
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
 from muloco.outer import StateLost
+from muloco.outer.gate import LOOPBACK
 from muloco.outer.in_process import GroupEnded, InProcessGroup
-from muloco.outer.store import LOOPBACK, loopback_store
+from muloco.outer.store import loopback_store
 from muloco.runs.folder import RunFolder, write_json
 from muloco.runs.states import State, tell_state
 from muloco.settings.config import Config, ResolvedConfig
@@ -73,7 +74,9 @@ def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeE
         try:
             first = not in_process or config.fault_tolerance.replica_id == 0  # in one process, one evaluation is enough
             trainer = trainer_config(
-                *(config, folder, data),
+                config,
+                folder,
+                data,
                 attempt=attempt,
                 group=group,
                 stop=stop,

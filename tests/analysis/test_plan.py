@@ -18,7 +18,7 @@ from muloco.errors import UserError
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.memory import sync_words
 from muloco.resolve import resolve
@@ -180,7 +180,7 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
         params,
         partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6)),
         InProcessGroup(1).transport(0),
-        crowd=Crowd(),
+        identity=WorkerIdentity(),
         sync_interval=1,
     )
     loop.start(0)
@@ -190,7 +190,7 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
     loop.after_inner_step(1, last=True)
     kept = [*params.values(), *(p.grad for p in params.values())]
     kept += [t for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor) and t.ndim]
-    kept += [t for tensors in loop.global_tensors().values() for t in tensors.values() if t.ndim]
+    kept += [t for tensors in loop.snapshot(own=False).tensors.values() for t in tensors.values() if t.ndim]
     scalars = sum(t.numel() for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor))
     assert scalars  # the numbers of steps, which the plan leaves out
     assert sum(4 * t.numel() for t in kept) == plan(config).memory.state

@@ -167,7 +167,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_starts(tm
     assert message in run.output
 
 
-@pytest.mark.parametrize("workers", only([1], [1, 2]))
+@pytest.mark.full
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_by_bit(tmp_path: Path, workers: int) -> None:
     settings = {**ALONE, "fault_tolerance__group_size": workers, "training__steps": 40}
     whole = train(tmp_path, "whole", MULOCO, **settings)

@@ -56,6 +56,7 @@ def test_bytes_that_leave_a_worker_are_those_of_the_formula(workers: int, bits: 
     assert len(set(run.digests()[0].values())) == 1
 
 
+@pytest.mark.full
 def test_streaming_with_error_feedback_resumes_bit_by_bit(tmp_path: Path) -> None:
     """Two fragments, one of which is on its way when the checkpoint is written; both transports give the same."""
     settings = {

@@ -45,6 +45,7 @@ def test_two_workers_train_on_a_jsonl_file(tmp_path: Path) -> None:
     assert strict.status == 2 and "line 301: not JSON" in strict.output and not strict.folder.config.exists()
 
 
+@pytest.mark.full
 def test_a_streaming_mixture_resumes_bit_by_bit(tmp_path: Path) -> None:
     """Of a file, a folder and a data set; from a checkpoint in the middle of a block and of an epoch."""
     for folder in ("folder", "hub"):

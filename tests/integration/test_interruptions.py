@@ -280,8 +280,6 @@ def test_resume_continues_bit_by_bit(tmp_path: Path, transport: str) -> None:
     settings = {"training__steps": 14, "fault_tolerance__sync_steps": 4, "lr_scheduler__warmup_steps": 9}
     settings |= {"optimizer__embedding__rule": "lion", "optimizer__embedding__lr_factor": 0.2}
     settings |= {"fault_tolerance__transport": transport}
-    whole = train(tmp_path, "whole", MULOCO, **settings)
-    assert whole.status == 0, whole.output
     first = train(tmp_path, "resumed", MULOCO, **settings, checkpoint__interval=7)
     assert first.status == 0, first.output
     learned = first.learned()
@@ -290,7 +288,18 @@ def test_resume_continues_bit_by_bit(tmp_path: Path, transport: str) -> None:
     assert again.status == 0, again.output
     attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
     assert attempts == {step: 1 if step <= 7 else 2 for step in range(1, 15)}
-    assert again.learned() == learned == whole.learned()
+    assert again.learned() == learned
+
+
+@pytest.mark.full
+def test_checkpoints_change_nothing(tmp_path: Path) -> None:
+    settings = {"training__steps": 14, "fault_tolerance__sync_steps": 4, "fault_tolerance__transport": "in_process"}
+    saved, without = (
+        train(tmp_path, name, MULOCO, **settings, **checkpoints)
+        for name, checkpoints in (("saved", {"checkpoint__interval": 7}), ("without", {"checkpoint__enable": False}))
+    )
+    assert (saved.status, without.status) == (0, 0), saved.output + without.output
+    assert saved.learned() == without.learned()
 
 
 def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> None:

@@ -111,7 +111,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tasks(folder / "tasks", documents=4)
     (folder / "my_sweep.py").write_text(SWEEP)
     first = shell(
-        shortened("muloco train config/laptop/muloco.py --run.name NAME --training.steps 4 --checkpoint.interval 2"),
+        shortened(
+            "muloco train config/laptop/muloco.py --run.name NAME --training.steps 4 --checkpoint.interval 2 "
+            "--fault_tolerance.transport in_process"
+        ),
         folder,
     )
     assert first.returncode == 0, first.stdout + first.stderr

@@ -17,6 +17,7 @@ def own(run: Run, worker: int) -> dict[int, float]:
     return {line["step"]: line["local_validation_loss"] for line in lines if "local_validation_loss" in line}
 
 
+@pytest.mark.full
 def test_own_weights_of_one_worker_are_those_of_plain_training(tmp_path: Path) -> None:
     """Up to the first sync a worker trains as a run without outer steps does, whose loss is plain torchtitan's."""
     plain = train(tmp_path, "plain", "config/laptop/muon.py", **SETTINGS)

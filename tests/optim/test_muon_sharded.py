@@ -96,7 +96,7 @@ def counted():
         found["matrices"] += matrices.shape[:-2].numel()
         return orthogonalize(matrices, *args, **options)
 
-    def counting_bytes(output, input, output_sizes, input_sizes, group, **options):
+    def counting_bytes(output, input, output_sizes, input_sizes, group, **options):  # noqa: A002 (torch's names)
         assert input.dtype == torch.uint8 and input_sizes[group.rank()] == 0
         found["messages"] += 1
         found["bytes"] += sum(input_sizes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from muloco.outer import torchft
+from muloco.outer import torchft_round
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 
@@ -98,7 +98,7 @@ def faults(workers: int, act: str) -> list[Fault]:
 )
 def test_every_point_of_a_round(workers: int, act: str, lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs are at work at the same time: most of them only wait for the heartbeat of a dead worker to run out."""
-    monkeypatch.setattr(torchft, "CHUNK_BYTES", 200)  # headers and some payloads take several
+    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 200)  # headers and some payloads take several
     cases = faults(workers, act)
     addresses = [lighthouse(1, heartbeat_seconds=1.5) for _ in cases]
     with ThreadPoolExecutor(len(cases)) as pool:

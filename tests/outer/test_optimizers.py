@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from muloco.optim import Muon
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer, outer_learning_rate
@@ -140,7 +141,7 @@ def test_the_outer_rate_falls_as_its_schedule_says(schedule: str, closed_form: C
     config = Config()
     config.outer_optimizer = OuterOptimizer(lr=0.8, momentum=0.5, schedule=schedule, min_lr_factor=0.25)
     config.training.steps = CASE.steps
-    rate = outer_learning_rate(config)
+    rate = outer_learning_rate(resolve(config))
     for step in range(CASE.steps + 1):
         assert rate(step) == pytest.approx(closed_form(step / CASE.steps), abs=1e-12)
     expected = CASE.expected(outer=Nesterov(0.5), lr=lambda step: closed_form(step / CASE.steps))

@@ -210,7 +210,7 @@ def test_a_run_is_extended_whatever_its_length_was_given_in(
     resumption = resume(folder, f"--training.{more}", str(value))
     config = resumption.config
     assert (config.training.steps, config.training.tokens) == (100, 100 * TOKENS) and not resumption.ended
-    before = load_config(str(folder.config))
+    before = resolve(load_config(str(folder.config)))
     rates = [inner_learning_rate(before, reached), inner_learning_rate(config, reached + 1)]
     (remark,) = resumption.remarks
     assert all(f"{rate:.3g}" in remark for rate in rates) and "training.steps 40 -> 100" in remark
@@ -224,7 +224,7 @@ def test_a_run_is_extended_whatever_its_length_was_given_in(
 def test_an_extended_run_may_keep_its_schedule(tmp_path: Path) -> None:
     folder = start(tmp_path / "a", step=40)
     resumption = resume(folder, "--training.steps", "100", "--lr_scheduler.total_steps", "40")
-    before = load_config(str(folder.config))
+    before = resolve(load_config(str(folder.config)))
     for step in range(1, 41):
         assert inner_learning_rate(resumption.config, step) == inner_learning_rate(before, step)
     assert inner_learning_rate(resumption.config, 100) == 0.1 * 0.02

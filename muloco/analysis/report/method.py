@@ -16,12 +16,12 @@ _REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
 
 
 @dataclass(frozen=True)
-class Codec:
-    """How pseudogradients travel."""
+class CodecLabel:
+    """How pseudogradients travel, as tables and figures call it."""
 
     kind: str
-    bits: int | None = None
-    fraction: float | None = None
+    size: str = ""
+    """How much is sent, as a column of a table: `4 bits`, `10 %`. Empty for a family of codecs."""
     details: str = ""
     """What else tells it apart: `per row`, or how topk sends values."""
     reduce: str = "reselect"
@@ -29,16 +29,14 @@ class Codec:
     error_feedback: bool = False
 
     @property
-    def family(self) -> "Codec":
-        """The same without bits and fraction."""
-        return replace(self, bits=None, fraction=None)
+    def family(self) -> "CodecLabel":
+        """The same without the size."""
+        return replace(self, size="")
 
     @property
-    def size(self) -> str:
-        """Bits an element or share of elements, as a column of a table; empty for a family of codecs."""
-        if self.fraction is not None:
-            return f"{100 * self.fraction:g} %"
-        return "" if self.bits is None else f"{self.bits} bits"
+    def amount(self) -> float:
+        """The number in the size, to sort by."""
+        return float(next(iter(re.findall(r"[\d.]+", self.size)), 0))
 
     @property
     def label(self) -> str:
@@ -55,7 +53,7 @@ class Variant:
     workers: int | None = None
     """K; None for the data-parallel baselines."""
     sync_steps: int = PAPER_SYNC_STEPS
-    codec: Codec | None = None
+    codec: CodecLabel | None = None
     fragments: int = 1
     delay: int = 0
     alpha: float = 0.0
@@ -102,14 +100,13 @@ class Variant:
     def order(self) -> tuple:
         """Sorts variants as the tables have them."""
         known = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
-        codec = self.codec or Codec("")
+        codec = self.codec or CodecLabel("")
         return (
             *(known, self.method, self.workers or 0, self.rest != "", self.sync_steps, codec.kind, codec.details),
             *(
                 list(_REDUCED).index(codec.reduce),
                 codec.error_feedback,
-                codec.bits or 0,
-                codec.fraction or 0.0,
+                codec.amount,
                 self.fragments,
                 self.delay,
                 self.alpha,
@@ -177,20 +174,14 @@ def _inner(config: ResolvedConfig) -> str:
 _FACTORS = (Role().lr_factor, Role().weight_decay_factor)
 
 
-def _codec(compression: Compression) -> Codec | None:
-    kind = compression.kind
-    if kind == "none":
+def _codec(compression: Compression) -> CodecLabel | None:
+    if compression.kind == "none":
         return None
-    details = ""
-    if kind in ("linear", "statistical", "lloyd_max") and compression.granularity == "row":
-        details = "per row"
-    if kind == "topk" and compression.values not in (None, "fp32"):
-        details = f"{compression.values} values"
-    return Codec(
-        kind=kind,
-        bits={"bf16": 16, "topk": None}.get(kind, compression.bits),
-        fraction=compression.fraction if kind == "topk" else None,
-        details=details,
+    codec = compression.codec()
+    return CodecLabel(
+        kind=codec.kind,
+        size=codec.size,
+        details=codec.details,
         reduce=compression.reduce,
         error_feedback=compression.error_feedback,
     )

@@ -14,6 +14,7 @@ OPTIM = (
 )
 OUTER = (
     "outer/test_codecs.py",
+    "outer/test_codec_properties.py",
     "outer/test_packing.py",
     "outer/test_error_feedback.py",
     "outer/test_digest.py",

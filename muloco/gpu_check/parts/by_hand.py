@@ -10,7 +10,7 @@ PART = Part(
             name="exchange_overlap",
             what="how far Muon's exchange of shards on NCCL's stream overlaps with its matrix products, and how many "
             "bytes to send at a time",
-            where=("optim/travel.py", "optim/owners.py"),
+            where=("optim/all_to_all.py", "optim/owners.py"),
             command="run a step of the example in docs/muon-with-fsdp.md on larger matrices under `torch.profiler`, "
             "for several `EXCHANGE_BYTES`",
             by_hand="a person has to read the profile",
@@ -44,7 +44,7 @@ PART = Part(
         Row(
             name="paper_quick",
             what="several runs at once on one device, each with its K workers in one process",
-            where=("sweeps/local.py", "paper/"),
+            where=("sweeps/local.py", "reproduce/"),
             command="run `muloco reproduce --quick --at-once 4` on one GPU",
             by_hand="it takes longer than a check is allowed to",
         ),

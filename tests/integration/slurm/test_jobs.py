@@ -26,7 +26,7 @@ def test_two_workers_on_a_node_requeue_themselves_after_usr1_and_go_on_where_the
     jobs.slurm("scancel", "--signal=USR1", "--batch", job)
     run = jobs.finish("two", job)
     assert run.status == 0 and jobs.state(job) == "COMPLETED" and jobs.field(job, "Restarts") == "1", run.output
-    assert f"2 workers of 1 rank on 1 of 1 nodes of job {job}, CPU, gloo" in run.output
+    assert f"2 workers on 1 of 1 nodes of job {job}, CPU, gloo" in run.output
     assert attempts(run) == {1, 2}
     for worker in (0, 1):
         assert steps(run, worker) == list(range(1, 41)), "no step was lost or done twice"
@@ -53,6 +53,7 @@ def test_data_parallel_ranks_over_two_nodes_make_way_for_an_urgent_job_and_come_
     assert run.summary()["steps"] == 40
 
 
+@pytest.mark.full
 def test_workers_that_span_nodes(jobs: Jobs) -> None:
     settings = {"parallelism__data_parallel_shard_degree": 2, **SHORT}
     job = jobs.submit("span", MULOCO, nodes=4, cpus=0, **settings)

@@ -1,73 +1,22 @@
-"""Levels of least squared error for the elements at hand."""
+"""How `lloyd_max` fits the levels of a row: Lloyd's iteration on a fine histogram."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from muloco.outer.codecs.quantized import Quantized, Totals, blocks, extremes, look_up, moments
-
-if TYPE_CHECKING:
-    from muloco.outer.codecs.kernels import Stack
-
-_ITERATIONS = 10
-_CAPPINGS = 8
-_WHOLE = 2**30  # the largest share in integers
-_BIAS_LEFT = 0x2A5137A0  # two thirds of the bias of exponents, in bits of fp32; a little less, for the least error
-_CELLS = 2**23  # cells that kernels process in one call
+ITERATIONS = 10
+CAPPINGS = 8
+WHOLE = 2**30  # the largest share in integers
+BIAS_LEFT = 0x2A5137A0  # two thirds of the bias of exponents, in bits of fp32; a little less, for the least error
+CELLS = 2**23  # cells that kernels process in one call
 _MANTISSA, _BIAS = 23, 127  # of an fp32 number
 
 
 @dataclass(frozen=True)
-class LloydMax(Quantized):
-    """The quantizer of Lloyd (1957) and Max (1960) for a fine histogram of each row, whose cells keep exact means.
-
-    The levels start at equal shares of the cube root of the density, the optimum for many levels (Panter and Dite,
-    1951), and move by Lloyd's iteration: boundaries half way between levels, levels to the means between boundaries.
-    """
-
-    @property
-    def metadata(self) -> int:
-        return self.levels
-
-    def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
-        least, greatest = extremes(rows)
-        mean, sigma = moments(rows, least, greatest)
-        grid = _Grid.of(rows.shape[1], self.bits)
-        totals = Totals(len(rows), grid.cells, rows.device)
-        for block in blocks(rows):
-            scores = _scores(block, mean, sigma)
-            totals.add(grid.cell(scores).to(torch.int64), scores)
-        levels, starts = _fit(grid, totals.counts, totals.sums, self.levels)
-        code_of_cell = _codes_between(starts, grid.cells)
-        for block, target in zip(blocks(rows), blocks(codes), strict=True):
-            target.copy_(look_up(code_of_cell, grid.cell(_scores(block, mean, sigma))))
-        return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
-
-    def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
-        from muloco.outer.codecs.fitting import fit
-
-        least, greatest, mean, sigma = stack.statistics()
-        grid = _Grid.of(stack.columns, self.bits)
-        levels = torch.empty(stack.all_rows, self.levels, dtype=torch.float64, device=mean.device)
-        starts = torch.empty(stack.all_rows, self.levels, dtype=torch.int32, device=mean.device)
-        step = max(1, _CELLS // grid.cells)
-        for first in range(0, stack.all_rows, step):
-            some = slice(first, first + step)
-            counts, sums = stack.count(mean, sigma, some, grid.fineness, grid.half)
-            fit(counts, sums, grid.fineness, levels[some], starts[some])
-        stack.pack_cells(codes, self.bits, mean, sigma, starts, grid.fineness, grid.half)
-        return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
-
-    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
-        return look_up(metadata, codes)
-
-
-@dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Cells for standard scores z, in order: of width 2^-fineness where |z| < 1, twice that where |z| < 3, and so on.
 
     The cell follows from the bits of the fp32 number |z| + 1: its exponent and the first `fineness` bits behind it.
@@ -78,12 +27,12 @@ class _Grid:
     """Cells on either side of 0."""
 
     @staticmethod
-    def of(elements: int, bits: int) -> "_Grid":
+    def of(elements: int, bits: int) -> "Grid":
         """Fine enough for 2^bits levels, and in short rows with about as many cells as elements."""
         octaves = (math.isqrt(elements) + 2).bit_length()  # no score of n elements is above sqrt(n)
         affordable = (elements // (2 * octaves)).bit_length() - 1
         fineness = max(3, bits - 1, min(bits + 5, 11, affordable))
-        return _Grid(fineness, octaves << fineness)
+        return Grid(fineness, octaves << fineness)
 
     @property
     def cells(self) -> int:
@@ -96,11 +45,12 @@ class _Grid:
         return distance.bitwise_xor_(scores.view(torch.int32) >> 31).add_(self.half)
 
 
-def _scores(block: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+def scores_of(block: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    """Returns the standard scores of a block, fp32 [r, n], given mean and standard deviation [r, 1]."""
     return (block - mean).div_(sigma).nan_to_num_(0.0, 0.0, 0.0)  # 0 / 0 in a constant row
 
 
-def _fit(grid: _Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+def fit(grid: Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """The levels for cells with these counts and sums [r, cells], all fp64.
 
     Returns:
@@ -109,7 +59,7 @@ def _fit(grid: _Grid, counts: Tensor, sums: Tensor, levels: int) -> tuple[Tensor
     means = sums / counts.clamp_min(1)
     counts_before, sums_before = pad(counts.cumsum(1), (1, 0)), pad(sums.cumsum(1), (1, 0))
     fitted = _first_guess(counts, means, levels)
-    for _ in range(_ITERATIONS):
+    for _ in range(ITERATIONS):
         middles = (fitted[:, 1:] + fitted[:, :-1]) / 2
         starts = grid.cell(middles.float()).to(torch.int64)
         starts += means.gather(1, starts) < middles
@@ -133,8 +83,8 @@ def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
     gaps = torch.where(filled, means - pad(reached, (1, -1), value=-torch.inf), 0.0)
     gaps = gaps.masked_fill_(gaps == torch.inf, 0.0).clamp_min_(0.0)  # before the first filled cell
     parts = _cube_root(gaps.square_().mul_(counts).float())
-    shares = parts.mul_(_WHOLE / parts.amax(1, keepdim=True).clamp_min_(1e-20)).floor_().double()
-    for _ in range(_CAPPINGS):
+    shares = parts.mul_(WHOLE / parts.amax(1, keepdim=True).clamp_min_(1e-20)).floor_().double()
+    for _ in range(CAPPINGS):
         torch.minimum(shares, shares.sum(1, keepdim=True).div_(levels).floor_().clamp_min_(1), out=shares)
     running = shares.cumsum(1)
     quantiles = (torch.arange(levels, dtype=torch.float64, device=counts.device) + 0.5) / levels
@@ -146,12 +96,12 @@ def _first_guess(counts: Tensor, means: Tensor, levels: int) -> Tensor:
 def _cube_root(values: Tensor) -> Tensor:
     """Returns the cube root of fp32 numbers of at least 0, within 0.2 %: a third of the exponent, then a step of
     Newton's method. These operations round in the same way on all devices."""
-    guess = values.view(torch.int32).float().mul_(1 / 3).to(torch.int32).add_(_BIAS_LEFT).view(torch.float32)
+    guess = values.view(torch.int32).float().mul_(1 / 3).to(torch.int32).add_(BIAS_LEFT).view(torch.float32)
     better = (values / (guess * guess)).add_(guess + guess).mul_(1 / 3)
     return better.masked_fill_(values == 0, 0.0)
 
 
-def _codes_between(starts: Tensor, cells: int) -> Tensor:
+def codes_between(starts: Tensor, cells: int) -> Tensor:
     """uint8 [r, cells]: how many of the starts [r, levels - 1] each cell has reached."""
     steps = torch.zeros(len(starts), cells + 1, dtype=torch.int16, device=starts.device)
     rows = torch.arange(0, steps.numel(), cells + 1, device=starts.device).view(-1, 1)

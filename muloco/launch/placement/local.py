@@ -1,15 +1,23 @@
 """Which devices and how many threads each worker gets on this machine, and what carries the outer exchange."""
 
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from muloco.cores import usable_cores
 from muloco.errors import UserError
-from muloco.launch.placement import Placement, Station, allocator_settings, refuse_what_needs_cuda
+from muloco.launch.placement.spec import (
+    HostSpec,
+    Placement,
+    allocator_settings,
+    described,
+    refuse_what_needs_cuda,
+    threads,
+)
 from muloco.settings.config import Config
 
 
-def place(config: Config) -> Placement:
+def place_here(config: Config) -> Placement:
     """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none.
 
     Raises:
@@ -18,7 +26,7 @@ def place(config: Config) -> Placement:
     count = _cuda_devices()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
-    return place_on(config, devices=devices, cores=usable_cores(), environment=os.environ)
+    return place_on_devices(config, devices=devices, cores=usable_cores(), environment=os.environ)
 
 
 def _cuda_devices() -> int:
@@ -29,23 +37,21 @@ def _cuda_devices() -> int:
     return torch.cuda.device_count()
 
 
-def place_on(config: Config, *, devices: list[str], cores: int, environment) -> Placement:
-    """`place` on a machine with these CUDA devices (as CUDA_VISIBLE_DEVICES names them) and CPU cores."""
+def place_on_devices(config: Config, *, devices: list[str], cores: int, environment: Mapping[str, str]) -> Placement:
+    """`place_here` on a machine with these CUDA devices (as CUDA_VISIBLE_DEVICES names them) and CPU cores."""
     workers, ranks = config.worker_processes, config.ranks_per_worker
-    threads = environment.get("OMP_NUM_THREADS") or str(max(1, cores // (workers * ranks)))
-    common = {"OMP_NUM_THREADS": threads}
+    common = {"OMP_NUM_THREADS": threads(environment, cores=cores, ranks=workers * ranks)}
     chosen = config.fault_tolerance.process_group
-    what = f"{config.workers} worker{'s' * (config.workers > 1)}{f' of {ranks} ranks' * (ranks > 1)}"
-    if workers < config.workers:
-        what += ", taking turns in one process,"
+    what = described(config)
     if not devices:
         refuse_what_needs_cuda(config, "this machine")
+        each = common["OMP_NUM_THREADS"]
         return Placement(
             environments=(common,) * workers,
-            stations=(Station(),) * workers,
-            lighthouse=Station(),
+            hosts=(HostSpec(),) * workers,
+            lighthouse=HostSpec(),
             process_group="gloo",
-            description=f"{what} on the CPU: {cores} cores, {threads} thread{'s' * (threads != '1')} a rank, gloo",
+            description=f"{what} on the CPU: {cores} cores, {each} thread{'s' * (each != '1')} a rank, gloo",
         )
     if len(devices) >= workers * ranks:
         slices = [devices[worker * ranks : (worker + 1) * ranks] for worker in range(workers)]
@@ -69,8 +75,8 @@ def place_on(config: Config, *, devices: list[str], cores: int, environment) -> 
     environments = tuple({**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices)
     return Placement(
         environments=environments,
-        stations=(Station(),) * workers,
-        lighthouse=Station(),
+        hosts=(HostSpec(),) * workers,
+        lighthouse=HostSpec(),
         process_group=group,
         description=description,
     )

@@ -1,7 +1,7 @@
 """What `muloco train` runs on a node of a SLURM job, by srun: a look around, and each worker's command.
 
-    python -m muloco.launch.node look
-    python -m muloco.launch.node run DEVICES COMMAND ...
+    python -m muloco.launch.placement.node look
+    python -m muloco.launch.placement.node run DEVICES COMMAND ...
 
 Needs nothing but Python, and torch where there are devices.
 """
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from muloco.errors import UserError
 
-MARK = "muloco.launch.node: "
+MARK = "muloco.launch.placement.node: "
 """Prefix of this program's answers, which tells them from the output of a node's profile or of a container."""
 _SIOCGIFADDR = 0x8915
 

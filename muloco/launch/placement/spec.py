@@ -1,4 +1,4 @@
-"""What the supervisor needs to know to start the processes of a run, be it here or on other nodes."""
+"""Where each process of a run lives, as the supervisor needs to know it to start them, here or on other nodes."""
 
 import sys
 from collections.abc import Mapping
@@ -13,35 +13,49 @@ _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Station:
-    """Where a process of the run lives."""
+class HostSpec:
+    """The host of one process of a run."""
 
     start: tuple[str, ...] = ()
-    """Words before its command: what takes it to another node."""
+    """Words before the command of the process, which start it on another node."""
     python: str = sys.executable
-    host: str = LOOPBACK
-    """Address under which others reach it."""
+    """Python interpreter on the host."""
+    address: str = LOOPBACK
+    """Address at which other processes reach it."""
     port: int = 0
-    """That it may listen on; 0: any."""
+    """Port that the process may listen on; 0 means any."""
     interface: str = "lo" if sys.platform == "linux" else "lo0"
-    """Network interface of that address."""
+    """Network interface of the address."""
     nodes: int = 1
-    """Nodes that it spreads over."""
+    """Number of nodes over which the ranks of the process are spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the processes of a run live."""
+    """The hosts of all processes of a run."""
 
     environments: tuple[dict[str, str], ...]
-    """What each worker's environment adds to this one's, by worker."""
-    stations: tuple[Station, ...]
-    """Of the workers."""
-    lighthouse: Station
+    """Environment variables to add for each worker."""
+    hosts: tuple[HostSpec, ...]
+    """Hosts of the workers."""
+    lighthouse: HostSpec
+    """Host of the lighthouse."""
     process_group: str
-    """gloo or nccl."""
+    """Backend of the outer exchange: gloo or nccl."""
     description: str
-    """One line for the user."""
+    """The placement in one line, for the user."""
+
+
+def described(config: Config) -> str:
+    """Returns how many workers a run has, such as `2 workers of 4 ranks`."""
+    ranks = config.ranks_per_worker
+    text = f"{config.workers} worker{'s' * (config.workers > 1)}{f' of {ranks} ranks' * (ranks > 1)}"
+    return text + ", taking turns in one process," * (config.worker_processes < config.workers)
+
+
+def threads(environment: Mapping[str, str], *, cores: int, ranks: int) -> str:
+    """Returns OMP_NUM_THREADS for a rank that shares cores with others: the user's, or an equal part of the cores."""
+    return environment.get("OMP_NUM_THREADS") or str(max(1, cores // ranks))
 
 
 def refuse_what_needs_cuda(config: Config, where: str) -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from muloco.errors import UserError
-from muloco.launch.allocation import Allocation, Node
-from muloco.launch.devices import place_on
-from muloco.launch.slurm import place_in
+from muloco.launch.placement.allocation import Allocation, Node
+from muloco.launch.placement.local import place_on_devices
+from muloco.launch.placement.slurm import place_in_job
 from muloco.settings.config import Config
 
 
@@ -19,7 +19,7 @@ def config(workers: int, ranks: int = 1, process_group: str = "auto", products: 
 
 
 def placed(config: Config, devices: int, cores: int = 16, **environment: str):
-    return place_on(config, devices=[str(d) for d in range(devices)], cores=cores, environment=environment)
+    return place_on_devices(config, devices=[str(d) for d in range(devices)], cores=cores, environment=environment)
 
 
 def test_on_the_cpu_workers_share_the_cores() -> None:
@@ -39,7 +39,7 @@ def test_with_enough_devices_each_rank_has_its_own() -> None:
 
 
 def test_visible_devices_keep_their_names() -> None:
-    placement = place_on(config(2), devices=["5", "GPU-ab"], cores=4, environment={})
+    placement = place_on_devices(config(2), devices=["5", "GPU-ab"], cores=4, environment={})
     assert [e["CUDA_VISIBLE_DEVICES"] for e in placement.environments] == ["5", "GPU-ab"]
 
 
@@ -63,11 +63,11 @@ def test_memory_on_cuda_devices_may_grow_unless_the_user_has_set_the_allocator(
     environment: dict[str, str], added: dict[str, str]
 ) -> None:
     job = Allocation(job=7, nodes=(Node(name="n", address="10.0.0.1", interface="ib0", cores=16, devices=2),))
-    for on_cuda in (placed(config(2), devices=2, **environment), place_in(config(2), job, environment=environment)):
+    for on_cuda in (placed(config(2), devices=2, **environment), place_in_job(config(2), job, environment=environment)):
         for own in on_cuda.environments:
             assert {k: v for k, v in own.items() if k not in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")} == added
     cpu = environment | {"CUDA_VISIBLE_DEVICES": ""}
-    for on_cpu in (placed(config(2), devices=0, **environment), place_in(config(2), job, environment=cpu)):
+    for on_cpu in (placed(config(2), devices=0, **environment), place_in_job(config(2), job, environment=cpu)):
         assert all(set(own) == {"OMP_NUM_THREADS"} for own in on_cpu.environments)
 
 

@@ -1,4 +1,4 @@
-"""The worker processes of a run: started, and started again when one is lost."""
+"""The pool of a run's worker processes, which are restarted when they are lost."""
 
 import logging
 import re
@@ -28,13 +28,13 @@ _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "
 
 
 @dataclass
-class _Post:
-    """A worker's place in the crew, whoever fills it."""
+class _Slot:
+    """The slot of one worker, across restarts."""
 
     child: Child
     started: float
     restarts: int = 0
-    in_a_row: int = 0
+    consecutive_restarts: int = 0
     """Restarts since it last ran for long."""
     back_off: float = FIRST_BACK_OFF
     due: float | None = None
@@ -53,13 +53,13 @@ class _Post:
         return not self.trained and len(last) == 2 and last[0] == last[1] and not last[0].startswith(_FROM_OUTSIDE)
 
 
-class Crew:
+class WorkerPool:
     """The workers of a run.
 
     Args:
         start: starts the process of a worker.
         workers: their number.
-        least: fewest workers that can go on. If fewer are left, none is started again, and the crew waits until the
+        least: fewest workers that can go on. If fewer are left, none is started again, and the pool waits until the
             others end: they hold the state of the run, and save it if nobody joins them.
         restarts: how often in a row each of them may be started again.
     """
@@ -68,104 +68,106 @@ class Crew:
         self._start = start
         self._least = least
         self._limit = restarts
-        self._posts = [_Post(child=start(worker), started=time.monotonic()) for worker in range(workers)]
+        self._slots = [_Slot(child=start(worker), started=time.monotonic()) for worker in range(workers)]
         self._first_done: float | None = None
-        self._leaving: list[Child] = []
+        self._stopping: list[Child] = []
         """Workers that have been asked to stop."""
 
     @property
     def restarts(self) -> int:
         """How often workers have been started again."""
-        return sum(post.restarts for post in self._posts)
+        return sum(slot.restarts for slot in self._slots)
 
     @property
     def children(self) -> list[Child]:
-        return [post.child for post in self._posts]
+        return [slot.child for slot in self._slots]
 
     def away(self) -> dict[int, float | None]:
         """Lost workers, with the seconds until each is restarted, or None if it is not restarted."""
         now = time.monotonic()
-        lost = {worker: None for worker, post in enumerate(self._posts) if post.lost}
-        return {**lost, **{w: max(0.0, post.due - now) for w, post in enumerate(self._posts) if post.due is not None}}
+        lost = {worker: None for worker, slot in enumerate(self._slots) if slot.lost}
+        return {**lost, **{w: max(0.0, slot.due - now) for w, slot in enumerate(self._slots) if slot.due is not None}}
 
     def take_note(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Notes from new lines of metrics which workers train."""
         for line in lines:
             if "loss" in line or line.get("event") == "sync":
-                for post in self._posts[line["worker"] : line["worker"] + 1]:  # none, where one process holds several
-                    post.trained = True
+                for slot in self._slots[line["worker"] : line["worker"] + 1]:  # none, where one process holds several
+                    slot.trained = True
 
     def watch(self) -> bool:
         """To be called again and again: notices who was lost, starts who is due. True: the run is over, well or not."""
-        if self._leaving:
+        if self._stopping:
             self._end_silent()
-            return all(child.status is not None for child in self._leaving)
+            return all(child.status is not None for child in self._stopping)
         now = time.monotonic()
-        for worker, post in enumerate(self._posts):
-            if post.due is not None and now >= post.due and self._first_done is None:
-                post.child, post.started, post.due = self._start(worker), now, None
-                post.restarts += 1
-                post.in_a_row += 1
-            elif post.due is None and not post.lost and post.child.status:
-                self._lose(post, now)
-        running = [post for post in self._posts if post.due is None and post.child.status is None]
-        done = [post for post in self._posts if post.due is None and post.child.status == 0]
+        for worker, slot in enumerate(self._slots):
+            if slot.due is not None and now >= slot.due and self._first_done is None:
+                slot.child, slot.started, slot.due = self._start(worker), now, None
+                slot.restarts += 1
+                slot.consecutive_restarts += 1
+            elif slot.due is None and not slot.lost and slot.child.status:
+                self._lose(slot, now)
+        running = [slot for slot in self._slots if slot.due is None and slot.child.status is None]
+        done = [slot for slot in self._slots if slot.due is None and slot.child.status == 0]
         if done and self._first_done is None:
             self._first_done = now
         if self._first_done is not None:
             return not running or now > self._first_done + LAST_SECONDS
-        back_soon = any(post.due is not None for post in self._posts)
+        back_soon = any(slot.due is not None for slot in self._slots)
         return self._fatal() or not (running or back_soon)
 
     def failures(self) -> list[Child]:
         """Once it is over: the workers that are the cause, where the run has not reached its end."""
-        if self._leaving:
-            return [child for child in self._leaving if child.status and not _ended_by_asking(child)]
+        if self._stopping:
+            return [child for child in self._stopping if child.status and not _ended_by_asking(child)]
         if self._first_done is not None:
             return []
         time.sleep(FAILURE_SECONDS)
-        failed = [post.child for post in self._posts if post.child.status]
-        causes = [post.child for post in self._posts if post.child.status and self._at_fault(post)] or [
-            post.child for post in self._posts if post.child.status and (post.lost or post.due is not None)
+        failed = [slot.child for slot in self._slots if slot.child.status]
+        causes = [slot.child for slot in self._slots if slot.child.status and self._at_fault(slot)] or [
+            slot.child for slot in self._slots if slot.child.status and (slot.lost or slot.due is not None)
         ]
         return causes or failed
 
     def may_pass(self) -> bool:
         """Whether another attempt at the run may succeed, once this one has failed."""
-        return not any(post.hopeless or post.child.status in LASTING for post in self._posts)
+        return not any(slot.hopeless or slot.child.status in LASTING for slot in self._slots)
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Asks all workers to stop after their next sync; none is started again."""
-        if not self._leaving:
-            self._leaving = [child for child in self.children if child.status is None]
-            for child in self._leaving:
-                child.ask_to_leave()
+        if not self._stopping:
+            self._stopping = [child for child in self.children if child.status is None]
+            for child in self._stopping:
+                child.ask_to_stop()
 
     def _end_silent(self) -> None:
-        for child in self._leaving:
+        for child in self._stopping:
             if child.status is None and child.silent_seconds > SILENT_SECONDS:
                 logger.warning(
                     "%s was asked to stop and has had no output for %.0f s; it is ended (log: %s)",
-                    *(child.name, child.silent_seconds, child.log),
+                    child.name,
+                    child.silent_seconds,
+                    child.log,
                 )
                 child.end(grace_seconds=1)
 
-    def _lose(self, post: _Post, now: float) -> None:
-        post.reasons.append(post.child.reason())
-        logger.warning("%s was lost: %s", post.child.name, post.reasons[-1])
-        if now > post.started + STABLE_SECONDS:
-            post.back_off, post.in_a_row = FIRST_BACK_OFF, 0
+    def _lose(self, slot: _Slot, now: float) -> None:
+        slot.reasons.append(slot.child.reason())
+        logger.warning("%s was lost: %s", slot.child.name, slot.reasons[-1])
+        if now > slot.started + STABLE_SECONDS:
+            slot.back_off, slot.consecutive_restarts = FIRST_BACK_OFF, 0
         if self._first_done is not None:
-            post.lost = True  # what it would come back to is over
-        elif post.hopeless:
-            logger.error("%s has failed twice in the same way before its first step", post.child.name)
-            post.lost = True
-        elif recoverable(post.child) and post.in_a_row < self._limit and self._enough():
-            logger.warning("%s is started again in %g s", post.child.name, post.back_off)
-            post.due = now + post.back_off
-            post.back_off = min(2 * post.back_off, LONGEST_BACK_OFF)
+            slot.lost = True  # what it would come back to is over
+        elif slot.hopeless:
+            logger.error("%s has failed twice in the same way before its first step", slot.child.name)
+            slot.lost = True
+        elif recoverable(slot.child) and slot.consecutive_restarts < self._limit and self._enough():
+            logger.warning("%s is started again in %g s", slot.child.name, slot.back_off)
+            slot.due = now + slot.back_off
+            slot.back_off = min(2 * slot.back_off, LONGEST_BACK_OFF)
         else:
-            post.lost = True
+            slot.lost = True
             if not self._enough():
                 logger.warning(
                     "fewer than %d workers are left (fault_tolerance.min_replica_size), and none is started again; the "
@@ -175,13 +177,13 @@ class Crew:
 
     def _enough(self) -> bool:
         """Whether enough workers are left, including those that are about to be started again."""
-        return sum(not post.lost for post in self._posts) >= self._least
+        return sum(not slot.lost for slot in self._slots) >= self._least
 
     def _fatal(self) -> bool:
-        return any(post.lost and self._at_fault(post) for post in self._posts)
+        return any(slot.lost and self._at_fault(slot) for slot in self._slots)
 
-    def _at_fault(self, post: _Post) -> bool:
-        return post.hopeless or not recoverable(post.child)
+    def _at_fault(self, slot: _Slot) -> bool:
+        return slot.hopeless or not recoverable(slot.child)
 
 
 def recoverable(child: Child) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from muloco.errors import UserError
-from muloco.launch.controller import ask_again
-from muloco.launch.node import MARK
+from muloco.launch.placement.controller import ask_again
+from muloco.launch.placement.node import MARK
 
 CONTAINER = "MULOCO_CONTAINER"
 """Environment variable: words before every command on a node, such as `apptainer exec --nv IMAGE`."""
@@ -78,7 +78,7 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
     names = _names(_output(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]), count=len(cores))
     container = tuple(shlex.split(environment.get(CONTAINER, "")))
     python = "python" if container else sys.executable
-    look = [*_srun(names, cores=1, name="look", own=container), python, "-m", "muloco.launch.node", "look"]
+    look = [*_srun(names, cores=1, name="look", own=container), python, "-m", "muloco.launch.placement.node", "look"]
     seen = _answers(_output(look))
     if missing := [name for name in names if name not in seen]:
         raise UserError(
@@ -111,7 +111,7 @@ def _names(answer: str, *, count: int) -> list[str]:
 
 
 def _answers(output: str) -> dict[str, dict[str, Any]]:
-    """The answers of `muloco.launch.node look` by node, from an output that may have other lines as well."""
+    """The answers of `muloco.launch.placement.node look` by node, from an output that may have other lines as well."""
     found = {}
     for answer in output.split(MARK)[1:]:
         with contextlib.suppress(ValueError):
