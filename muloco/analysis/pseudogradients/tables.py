@@ -11,6 +11,8 @@ from muloco.analysis.published import COSINE, INTERFERENCE_GAP
 from muloco.analysis.table import TextTable, markdown_lines, to_csv
 from muloco.analysis.terminal import Column, fitted
 
+TABLE = "table.md"
+"""The file of `markdown`. It is written last: a folder that holds it is complete."""
 _METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 
 
