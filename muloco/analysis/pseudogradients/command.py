@@ -11,7 +11,7 @@ from muloco.analysis.output import check_folder, writing
 from muloco.analysis.pseudogradients.collect import collect
 from muloco.analysis.pseudogradients.figures import draw
 from muloco.analysis.pseudogradients.study import Study, study
-from muloco.analysis.pseudogradients.tables import console_tables, listings, markdown, tables
+from muloco.analysis.pseudogradients.tables import console_tables, markdown, tables, text_tables
 from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.runs.checkpoint_folder import CheckpointFolder
@@ -48,10 +48,10 @@ def run_pseudogradients(command: argparse.Namespace) -> int:
             (out / name).write_text(text, encoding="utf-8")
         draw(studies, out)
         (out / TABLE).write_text(markdown(studies), encoding="utf-8")
-    for listing in listings(studies):
-        for table in console_tables(listing, width=console.width):
-            console.print(table)
-        console.print(listing.note, style="dim", markup=False)
+    for table in text_tables(studies):
+        for part in console_tables(table, width=console.width):
+            console.print(part)
+        console.print(*table.notes, style="dim", markup=False)
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
     return 0
 
