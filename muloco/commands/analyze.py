@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from muloco.analysis.output import check_folder, writing
     from muloco.analysis.pseudogradients.checkpoints import choose, study_checkpoint
     from muloco.analysis.pseudogradients.figures import draw
-    from muloco.analysis.pseudogradients.tables import TABLE, console_tables, listings, markdown, tables
+    from muloco.analysis.pseudogradients.tables import TABLE, console_tables, markdown, tables, text_tables
     from muloco.training.continuation import check, one_rank
 
     counts = sorted({1, *args.workers})
@@ -97,9 +97,9 @@ def run(args: argparse.Namespace) -> int:
             (out / name).write_text(text, encoding="utf-8")
         draw(studies, out)
         (out / TABLE).write_text(markdown(studies), encoding="utf-8")
-    for listing in listings(studies):
-        for table in console_tables(listing, width=console.width):
-            console.print(table)
-        console.print(listing.note, style="dim", markup=False)
+    for table in text_tables(studies):
+        for part in console_tables(table, width=console.width):
+            console.print(part)
+        console.print(*table.notes, style="dim", markup=False)
     console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
     return 0

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from muloco.analysis.chart import Figure, Panel, Series
 from muloco.analysis.claims.agreement import Agreement
-from muloco.analysis.report.chart import Figure, Panel, Series
 from muloco.reproduce.design import OUTER, Setting
 from muloco.reproduce.queue import Queue
 from muloco.reproduce.results import agreements
@@ -49,7 +49,11 @@ def figure(queue: Queue) -> Figure:
     return Figure(
         name=NAME,
         title="What the claims are about",
-        panels=[panel for panel in panels if any(len(series.x) > 1 for series in panel.series)],
+        panels=[
+            panel
+            for panel in panels
+            if any(isinstance(series, Series) and len(series.x) > 1 for series in panel.series)
+        ],
         caption="Means over the seeds; bars: sample standard deviation. Pseudogradients: of Muon (MuLoCo) and AdamW "
         "(DiLoCo) from checkpoints of the data-parallel runs.",
     )
@@ -61,7 +65,7 @@ def _by_workers(queue: Queue) -> list[Series]:
         for method in OUTER
     ]
     found = [(one.method, queue.chosen(one)) for one in queue.design.baselines]
-    return [*lines, *(Series(label=name, x=[], y=[fmean(by.values())], level=True) for name, by in found if by)]
+    return [*lines, *(Series(label=name, x=[], y=[fmean(by.values())], horizontal=True) for name, by in found if by)]
 
 
 def _over_own(queue: Queue) -> list[Series]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from muloco.analysis.draw import draw
 from muloco.analysis.report.command import run_report
-from muloco.analysis.report.draw import draw
-from muloco.analysis.report.markdown import table_lines
+from muloco.analysis.table import markdown_lines
 from muloco.reproduce.design import SYNC_STEPS
 from muloco.reproduce.figure import NAME, figure
 from muloco.reproduce.queue import Queue
@@ -19,7 +19,7 @@ from muloco.reproduce.results import (
     final_losses,
     run_folders,
     searches,
-    study_listing,
+    study_table,
 )
 
 PAGE = "paper.md"
@@ -69,20 +69,14 @@ def _lines(queue: Queue, *, drawn: bool) -> Iterator[str]:
         f"of the anchor over {size.held_out} held-out sequences, in nats a token.",
         "",
     )
-    for listing in claims(queue):
-        yield from (f"## {listing.title}", "")
-        yield from table_lines(listing)
+    for table in claims(queue):
+        yield from markdown_lines(table, level=2)
     if drawn:
         yield from (f"![{figure(queue).title}]({NAME}.png)", "", figure(queue).caption, "")
-    for listing in (final_losses(queue), *([by_batch(queue)] if queue.design.by_batch else [])):
-        yield from (f"## {listing.title}", "")
-        yield from table_lines(listing)
+    for table in (final_losses(queue), *([by_batch(queue)] if queue.design.by_batch else [])):
+        yield from markdown_lines(table, level=2)
     if queue.design.studies:
         yield from ("## Beyond the paper", "")
     for study in queue.design.studies:
-        listing = study_listing(queue, study)
-        yield from (f"### {listing.title}", "")
-        yield from table_lines(listing)
-    listing = searches(queue)
-    yield from (f"## {listing.title}", "")
-    yield from table_lines(listing)
+        yield from markdown_lines(study_table(queue, study), level=3)
+    yield from markdown_lines(searches(queue), level=2)

@@ -1,18 +1,17 @@
 """What has been found: the runs as a report reads them, the claims, and the tables of the studies."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
 from muloco.analysis.claims.agreement import Agreement, agreement_claims, read_agreement
-from muloco.analysis.claims.evidence import Part
-from muloco.analysis.claims.listing import claims_listing
+from muloco.analysis.claims.evidence import Part, claims_table
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.critical_batch import crossing
 from muloco.analysis.pseudogradients.tables import TABLE
-from muloco.analysis.report.cells import Listing
-from muloco.analysis.report.pooling import Group, groups, pool
-from muloco.analysis.report.runs import read_run
+from muloco.analysis.records.pooling import Group, groups, pool
+from muloco.analysis.records.runs import read_run
+from muloco.analysis.table import TextTable
 from muloco.errors import UserError
 from muloco.reproduce.design import OUTER, Setting, Study
 from muloco.reproduce.queue import Queue
@@ -26,18 +25,18 @@ def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
     return [job.run_folder for job in queue.runs.jobs(trial for trial in queue.losses if trial.setting in chosen)]
 
 
-def claims(queue: Queue) -> list[Listing]:
+def claims(queue: Queue) -> list[TextTable]:
     """All of the paper's claims with their evidence; those about losses a second time by the workers' own losses, as
     the
         paper measures them, where these were logged."""
     flavor = queue.design.size.flavor
     found = group(queue, queue.design.claimed())
     both = [*loss_claims(found, flavor), *agreement_claims(*agreements(queue))]
-    listings = [claims_listing([(flavor, claim) for claim in both])]
+    tables = [claims_table([(flavor, claim) for claim in both])]
     if found.has_own_losses:
         own = loss_claims(found.as_published(only=True), flavor)
-        listings.append(claims_listing([(flavor, claim) for claim in own], own=True))
-    return listings
+        tables.append(claims_table([(flavor, claim) for claim in own], own=True))
+    return tables
 
 
 def group(queue: Queue, settings: Iterable[Setting]) -> Group:
@@ -67,7 +66,7 @@ def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:
     return muon, adamw
 
 
-def final_losses(queue: Queue) -> Listing:
+def final_losses(queue: Queue) -> TextTable:
     """Of the main comparison: loss, and % above its own data-parallel baseline."""
     adamw, muon = queue.design.baselines
     rows = []
@@ -78,10 +77,10 @@ def final_losses(queue: Queue) -> Listing:
         workers = str(setting.fields.get("fault_tolerance.group_size", ""))
         rows.append((setting.method, workers, _rate(queue, setting), pooled(losses), over))
     headers = ("method", "K", "inner lr", "held-out loss", "% above own DP")
-    return _listing("final_loss", "Final loss by workers", headers, rows)
+    return TextTable("final_loss", "Final loss by workers", headers, rows)
 
 
-def by_batch(queue: Queue) -> Listing:
+def by_batch(queue: Queue) -> TextTable:
     """Of K = 1: loss by batch, and the critical batch between them."""
     settings = queue.design.at_batches()
     batches = sorted({batch for _, batch in settings})
@@ -97,10 +96,10 @@ def by_batch(queue: Queue) -> Listing:
         rows.append((f"{method} K=1", *cells, f"{fmean(critical):.1f}" if critical else NOTHING))
     headers = ("method", *(f"{batch} sequences" for batch in batches), "critical batch")
     note = "Critical batch: the largest whose loss is within 1 % of the best, interpolated, the mean over the seeds."
-    return _listing("batches", "Final loss by batch", headers, rows, notes=[note])
+    return TextTable("batches", "Final loss by batch", headers, rows, notes=[note])
 
 
-def searches(queue: Queue) -> Listing:
+def searches(queue: Queue) -> TextTable:
     """All inner learning rates tried, with the first seed."""
     seed = queue.design.size.seeds[0]
     rows = []
@@ -116,10 +115,10 @@ def searches(queue: Queue) -> Listing:
             edge = "yes" if best in (tried[0][0], tried[-1][0]) else ""
             rows.append((setting.name, shown, edge))
     headers = ("setting", "loss by inner learning rate (* the best)", "at the edge")
-    return _listing("searches", f"Searches for inner learning rates, seed {seed}", headers, rows)
+    return TextTable("searches", f"Searches for inner learning rates, seed {seed}", headers, rows)
 
 
-def study_listing(queue: Queue, study: Study) -> Listing:
+def study_table(queue: Queue, study: Study) -> TextTable:
     first, *_ = study.rows
     reference = queue.chosen(study.rows[first])
     rows = []
@@ -129,7 +128,7 @@ def study_listing(queue: Queue, study: Study) -> Listing:
         rows.append((label, _rate(queue, setting), pooled(losses), over))
     name = study.title.lower().replace(" ", "-")
     headers = ("", "inner lr", "held-out loss", f"% over {first}")
-    return _listing(name, study.title, headers, rows, notes=[study.question])
+    return TextTable(name, study.title, headers, rows, notes=[study.question])
 
 
 def pooled(losses: Mapping[int, float] | None) -> str:
@@ -152,9 +151,3 @@ def compared(losses: Mapping[int, float] | None, reference: Mapping[int, float] 
 def _rate(queue: Queue, setting: Setting) -> str:
     rate = queue.rate(setting)
     return NOTHING if rate is None else f"{rate:g}"
-
-
-def _listing(
-    name: str, title: str, headers: Sequence[str], rows: Iterable[Sequence[str]], notes: Sequence[str] = ()
-) -> Listing:
-    return Listing(name, title, headers, [[(text, "") for text in row] for row in rows], notes=notes)

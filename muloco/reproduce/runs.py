@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from muloco.analysis.report.runs import read_run
+from muloco.analysis.records.runs import read_run
 from muloco.errors import UserError
 from muloco.reproduce.design import CONFIGS, WARMUP_SHARE, Setting, Size
 from muloco.reproduce.search import Losses, Trial

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from muloco.analysis.report.runs import Problem
+from muloco.analysis.records.runs import Problem
 from muloco.resolve import resolve
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.load import find_config, load_config

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from muloco.analysis import published
-from muloco.analysis.report.chart import Figure, Panel, Series
-from muloco.analysis.report.draw import draw
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw
 from muloco.cli import main
 from muloco.sweeps.folder import SweepFolder, default_folder
 from muloco.sweeps.runs import run_folders

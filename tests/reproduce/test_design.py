@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from muloco.analysis.report.method import variant
+from muloco.analysis.records.method import variant
 from muloco.reproduce.design import FULL, OUTER, QUICK, Design, Size
 from muloco.reproduce.hours import START_SECONDS, STEP_SECONDS, planned_seconds
 from muloco.reproduce.runs import Runs

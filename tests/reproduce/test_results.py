@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from muloco.analysis.report.cells import Listing
+from muloco.analysis.table import TextTable
 from muloco.reproduce import figure as figures
 from muloco.reproduce.design import FULL, Design, Setting
-from muloco.reproduce.results import by_batch, compared, final_losses, pooled, study_listing
+from muloco.reproduce.results import by_batch, compared, final_losses, pooled, study_table
 
 
 class Found:
@@ -23,8 +23,8 @@ class Found:
         return 0.25 if self.chosen(setting) else None
 
 
-def rows(listing: Listing) -> list[list[str]]:
-    return [[text for text, _ in row] for row in listing.rows]
+def rows(table: TextTable) -> list[list[str]]:
+    return [list(row) for row in table.rows]
 
 
 def test_losses_are_pooled_and_compared_by_seed() -> None:
@@ -64,9 +64,9 @@ def test_studies_are_compared_with_their_first_row(number: int) -> None:
     study = Design(FULL).studies[number]
     first, second, *_ = study.rows.values()
     known = {first.name: {1: 2.0, 2: 4.0}, second.name: {1: 2.1, 2: 4.0}}
-    listing = study_listing(Found(known.get), study)
-    found = rows(listing)
-    assert [row[0] for row in found] == list(study.rows) and listing.notes == [study.question]
+    table = study_table(Found(known.get), study)
+    found = rows(table)
+    assert [row[0] for row in found] == list(study.rows) and table.notes == [study.question]
     assert found[0][2:] == ["3.0000 ± 1.4142 (n=2)", ""]
     assert found[1][3] == "+2.50 ± 31.77"  # 5 and 0; t of one degree of freedom is 12.706
     assert found[2][1:] == ["not run"] * 3
@@ -78,5 +78,5 @@ def test_the_figure_has_a_panel_for_what_is_there(monkeypatch: pytest.MonkeyPatc
     loss, over = figures.figure(Found(known.get)).panels
     muloco, diloco, level = loss.series
     assert (list(muloco.x), list(muloco.y)) == ([1, 4], [3.0, pytest.approx(3.3)]) and not diloco.x
-    assert level.level and (level.label, list(level.y)) == ("DP Muon", [3.0])
+    assert level.horizontal and (level.label, list(level.y)) == ("DP Muon", [3.0])
     assert list(over.series[0].y) == pytest.approx([0, 10]) and over.series[0].spread == pytest.approx([0, 0])

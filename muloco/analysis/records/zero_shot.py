@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from muloco.runs.folder import DURING_TRAINING, RunFolder
+from muloco.runs.folder import ACCURACIES, DURING_TRAINING, RunFolder
 
 TASKS = ("mmlu", "hellaswag", "piqa", "arc_challenge", "arc_easy", "winogrande", "openbookqa")
 """The paper's (PAPER 5.11)."""
-_ACCURACIES = ("acc_norm", "acc")
-"""The first of these that a task has counts."""
 _LINE = "evaluation/"
 
 
@@ -78,8 +76,8 @@ def _read(file: Path, steps: int) -> tuple[str, dict[str, float]]:
 
 def _accuracies(metrics: Iterable[tuple[str, str, Any]]) -> dict[str, float]:
     """In %, from task, metric and value."""
-    values = {(task, metric): float(value) for task, metric, value in metrics if metric in _ACCURACIES}
+    values = {(task, metric): float(value) for task, metric, value in metrics if metric in ACCURACIES}
     found: dict[str, float] = {}
-    for metric in reversed(_ACCURACIES):
+    for metric in reversed(ACCURACIES):
         found |= {task: 100 * value for (task, of), value in values.items() if of == metric}
     return {task: found[task] for task in without_subtasks(found)}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muloco.analysis.report.method import Variant, variant
-from muloco.analysis.report.zero_shot import read_zero_shot
+from muloco.analysis.records.method import Variant, variant
+from muloco.analysis.records.zero_shot import read_zero_shot
 from muloco.errors import UserError
 from muloco.model.flavors import Flavor, flavor
 from muloco.resolve import completed

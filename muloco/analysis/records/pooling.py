@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from muloco.analysis.report.method import Variant
-from muloco.analysis.report.runs import Problem, Run
+from muloco.analysis.records.method import Variant
+from muloco.analysis.records.runs import Problem, Run
 from muloco.model.flavors import Flavor
 
 RATE = "optimizer.lr"
@@ -149,6 +149,15 @@ def best(points: Sequence[Point]) -> Point | None:
         return statistics.fmean(run.loss for run in point.runs if not common or run.seed in common)
 
     return min(finite, key=compared, default=None)
+
+
+def at_common_batches(columns: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
+    """The points at batches that all columns have, or all points where there is no such batch."""
+    common = set.intersection(*({point.batch for point in points} for points in columns.values()))
+    return {
+        column: [point for point in points if point.batch in common] if common else points
+        for column, points in columns.items()
+    }
 
 
 def choice(chosen: Point, among: Sequence[Point]) -> str:
