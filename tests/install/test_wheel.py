@@ -1,4 +1,4 @@
-"""The wheel in an environment without a checkout: a shipped config trains, and the optimizers need torch alone."""
+"""The wheel without a checkout: it trains by a shipped config, and its optimizers need torch alone."""
 
 import os
 import shutil
