@@ -6,12 +6,10 @@ from statistics import fmean
 
 from rich.table import Table
 
-from muloco.analysis.pseudogradients.study import Study
+from muloco.analysis.pseudogradients.study import METHOD, Study
 from muloco.analysis.published import COSINE, INTERFERENCE_GAP
 from muloco.analysis.table import TextTable, markdown_lines, to_csv
 from muloco.analysis.terminal import Column, fitted
-
-_METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 
 
 def text_tables(studies: Sequence[Study]) -> list[TextTable]:
@@ -56,7 +54,7 @@ def _agreement(study: Study, workers: int) -> list[str]:
         f"{cosines.lower:.3f}-{cosines.upper:.3f}",
         _published(COSINE[study.optimizer], workers),
         f"{100 * fmean(figures.gap for figures in matrices):.1f}",
-        _published(INTERFERENCE_GAP[_METHOD[study.optimizer]], workers),
+        _published(INTERFERENCE_GAP[METHOD[study.optimizer]], workers),
         f"{fmean(figures.top_of_workers for figures in matrices):.3g}",
         f"{fmean(figures.top_of_mean for figures in matrices):.3g}",
     ]
