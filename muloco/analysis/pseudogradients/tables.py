@@ -25,7 +25,7 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
                 "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one "
                 "of K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
                 "pseudogradient; gap: the interference gap, by how many % the latter is smaller. paper: 416M on "
-                "other data, and its definition of the gap was not published (PAPER 5.10): orders and trends can "
+                "other data, and its definition of the gap was not published: orders and trends can "
                 "be compared, figures cannot."
             ],
         ),

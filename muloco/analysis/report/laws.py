@@ -1,4 +1,4 @@
-"""What follows from fits over scales: power laws, critical batches, iso-loss compute and steps (PAPER 5.4 to 5.6)."""
+"""What follows from fits over scales: power laws, critical batches, iso-loss compute and steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

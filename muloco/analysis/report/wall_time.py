@@ -1,4 +1,4 @@
-"""Wall clock against bandwidth: modelled from what runs have measured, beside what they took (PAPER 6.1)."""
+"""Wall clock against bandwidth: modelled from what runs have measured, beside what they took."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
