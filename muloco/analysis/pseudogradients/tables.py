@@ -11,6 +11,9 @@ from muloco.analysis.published import COSINE, INTERFERENCE_GAP
 from muloco.analysis.table import TextTable, markdown_lines, to_csv
 from muloco.analysis.terminal import Column, fitted
 
+TABLE = "table.md"
+"""The file of `markdown`. It is written last: a folder that holds it is complete."""
+
 
 def text_tables(studies: Sequence[Study]) -> list[TextTable]:
     """How the workers agree, and what their steps are like: a row for each checkpoint and K."""

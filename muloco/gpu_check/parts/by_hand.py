@@ -44,8 +44,8 @@ PART = Part(
         Row(
             name="paper_quick",
             what="several runs at once on one device, each with its K workers in one process",
-            where=("sweeps/local.py", "paper/"),
-            command="run `muloco paper --quick --at-once 4` on one GPU",
+            where=("sweeps/local.py", "reproduce/"),
+            command="run `muloco reproduce --quick --at-once 4` on one GPU",
             by_hand="it takes longer than a check is allowed to",
         ),
     ),
