@@ -25,7 +25,7 @@ CONFIG = "config/laptop/muloco.py"
         (["plan", CONFIG, "--plot", "{root}/plan"], "--plot must end in .png or .svg"),
         (["plan", CONFIG, "--plot", "{root}/a-file/plan.png"], "--plot: {root}/a-file is not a folder"),
         (["plan", CONFIG, "--plot", "{root}/a-folder.png"], "--plot: {root}/a-folder.png is a folder"),
-        (["paper", "--out", "{root}/a-file"], "--out: {root}/a-file is not a folder"),
+        (["reproduce", "--out", "{root}/a-file"], "--out: {root}/a-file is not a folder"),
     ],
 )
 def test_what_cannot_be_written(
