@@ -13,7 +13,8 @@ from pathlib import Path
 from muloco.data.sources import EMBEDDED, is_hub, open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
 from muloco.outer.codec_settings import QUANTIZED, check_settings
 from muloco.outer.fragments import Schedule, by_modules, by_number
@@ -70,6 +71,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_workers(config)
     _resolve_outer(config, size, derived)
     _resolve_compression(config, derived)
+    _check_buffers(config, size)
     _check_tensor_parallel(config, size)
     _derive_steps(config, size, derived)
     if config.training.precision is None:
@@ -315,14 +317,18 @@ def _resolve_compression(config: Config, derived: dict[str, str]) -> None:
         raise UserError(f"compression: {error}") from None
 
 
+def _check_buffers(config: Config, size: Flavor) -> None:
+    if size.record.buffers and config.syncs:
+        raise UserError(
+            f"model.flavor {size.alias}: training changes buffers of the architecture {size.architecture}, which "
+            "workers do not average yet; choose fault_tolerance.semi_sync_method none with group_size 1"
+        )
+
+
 def _check_tensor_parallel(config: Config, size: Flavor) -> None:
     degree = config.parallelism.tensor_parallel_degree
-    for what, number in (
-        (f"heads of flavor {size.alias}", size.heads),
-        (f"hidden units of its feed-forward (flavor {size.alias})", size.feed_forward_width),
-        (f"entries of its vocabulary (flavor {size.alias})", size.vocabulary),
-        ("tokens of training.seq_len, which the norms are divided over", config.training.seq_len),
-    ):
+    tokens = {"tokens of training.seq_len, which the norms are divided over": config.training.seq_len}
+    for what, number in {**size.divided, **tokens}.items():
         if number % degree:
             raise UserError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 

@@ -144,7 +144,7 @@ def plan(
         steps=config.training.steps,
         tokens=config.training.tokens,
         gpus=gpus,
-        step_seconds=6 * size.parameters * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
+        step_seconds=size.flops_per_token * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
         sync_steps=ft.sync_steps if apart else 1,
         exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
         fragments=(ft.num_fragments or 1) if apart else 1,
@@ -201,7 +201,7 @@ def _exchange_bytes(config: Config) -> int:
     from muloco.training.outer import build_compression, fragments_of
 
     shapes = _shapes(config.model.flavor)
-    compression = build_compression(config.compression, shapes)
+    compression = build_compression(config.compression, shapes, tables=flavor(config.model.flavor).tables)
     total = 0
     for fragment in fragments_of(config, shapes):
         wire = compression.wire({name: shapes[name] for name in fragment})

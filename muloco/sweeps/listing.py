@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from muloco.data.sources import EMBEDDED, Embedded
-from muloco.model.flavors import PAPER_VOCABULARY, flavor
+from muloco.model.flavors import flavor
+from muloco.model.paper_llama.flavors import PAPER_VOCABULARY
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job
 from muloco.sweeps.state import Kind, Progress, State

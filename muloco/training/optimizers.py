@@ -1,6 +1,6 @@
 """The inner optimizers as torchtitan builds them: the rule, the settings and the learning rate of each parameter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,22 +9,15 @@ import torch
 
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.errors import UserError
+from muloco.model.architecture import ROLES
 from muloco.optim import GPA, Muon
 from muloco.settings.optimizer import Optimizer
 from muloco.training.schedule import inner_share
 
-PATTERNS = {
-    "matrix": r"^layers\.\d+\.(attention\.(qkv_linear\.(wq|wk|wv)|wo)|feed_forward\.w[123])\.weight$",
-    "embedding": r"^tok_embeddings\.weight$",
-    "head": r"^lm_head\.weight$",
-    "scalar": r"norm\.weight$",
-}
-"""The names of the parameters of each role (PAPER 3.2). Together they are the model: torchtitan insists on it."""
-
 RULES = {
     "Muon": {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw"},
-    "AdamW": dict.fromkeys(PATTERNS, "adamw"),
-    "GPA": dict.fromkeys(PATTERNS, "adamw"),
+    "AdamW": dict.fromkeys(ROLES, "adamw"),
+    "GPA": dict.fromkeys(ROLES, "adamw"),
 }
 """By `optimizer.name`: the rule of each role that has none of its own."""
 
@@ -61,8 +54,13 @@ class InnerRates(LRSchedulersContainer.Config):
         return LRSchedulersContainer(optimizers, share)
 
 
-def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
-    """Returns torchtitan's optimizer config for the resolved `optimizer` section.
+def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOptimizers.Config:
+    """Returns torchtitan's optimizer config.
+
+    Args:
+        chosen: the resolved `optimizer` section.
+        patterns: a regular expression for the names of the parameters of each role. Together they have to match all
+            parameters: torchtitan insists on it.
 
     Raises:
         UserError: `symmetric_products` is `triton`, and there is no CUDA device.
@@ -106,6 +104,6 @@ def inner_optimizers(chosen: Optimizer) -> InnerOptimizers.Config:
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }
-        groups.append(ParamGroupConfig(pattern=PATTERNS[name], optimizer_name=kind, optimizer_kwargs=settings))
+        groups.append(ParamGroupConfig(pattern=patterns[name], optimizer_name=kind, optimizer_kwargs=settings))
     # options of a single rule are defaults of the optimizer: a group may not have those of another rule
     return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: shared})

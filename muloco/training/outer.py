@@ -4,7 +4,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from functools import partial
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from muloco.errors import UserError
+from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
 from muloco.outer.codecs import build_codec
@@ -29,9 +30,6 @@ from muloco.settings.load import flatten
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
 from muloco.training.schedule import schedule_steps
-
-TABLES = ("tok_embeddings", "lm_head")
-"""Modules with a row for each entry of the vocabulary."""
 
 COMMON = (
     *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
@@ -88,7 +86,7 @@ def build_outer_loop(
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
-        compression=build_compression(config.compression, parameters),
+        compression=build_compression(config.compression, parameters, tables=flavor(config.model.flavor).tables),
         settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         share=share,
@@ -141,15 +139,18 @@ def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Ten
     )
 
 
-def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor]) -> Compression:
+def build_compression(
+    chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor], *, tables: Collection[str]
+) -> Compression:
     """How the pseudogradients of these parameters travel.
 
     Args:
         chosen: the config's section, resolved.
         parameters: by name; vectors are norms.
+        tables: names of the parameters with a row for each entry of the vocabulary.
     """
     norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
-    tables = {name for name in parameters if name.split(".")[0] in TABLES and chosen.skip_embeddings}
+    skipped = {name for name in parameters if name in tables and chosen.skip_embeddings}
     return Compression(
         codec=build_codec(
             chosen.kind,
@@ -158,7 +159,7 @@ def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.
             fraction=chosen.fraction,
             values=chosen.values,
         ),
-        dense=frozenset(norms | tables),
+        dense=frozenset(norms | skipped),
         reduce=chosen.reduce,
         error_feedback=chosen.error_feedback,
         error_decay=chosen.error_decay,

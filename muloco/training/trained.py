@@ -13,7 +13,8 @@ from muloco.data.cache import default_cache
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
 from muloco.settings.config import Config

@@ -10,7 +10,7 @@ from typing import Any
 
 from muloco.analysis.report.method import Variant
 from muloco.analysis.report.runs import Problem, Run
-from muloco.model.flavors import Flavor
+from muloco.model.architecture import Flavor
 
 RATE = "optimizer.lr"
 _FOLLOWS = ("training.steps", "training.tokens", "optimizer.weight_decay")

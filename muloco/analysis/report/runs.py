@@ -11,7 +11,8 @@ from typing import Any
 from muloco.analysis.report.method import Variant, variant
 from muloco.analysis.report.zero_shot import read_zero_shot
 from muloco.errors import UserError
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
 from muloco.runs.folder import RunFolder, missing_metrics, read_metrics
 from muloco.settings.config import Config
 from muloco.settings.load import flatten, from_dict
@@ -87,7 +88,7 @@ class Run:
     @property
     def compute(self) -> float:
         """FLOPs as the paper counts them: 6 x parameters x tokens."""
-        return 6.0 * self.size.parameters * self.tokens
+        return float(self.size.flops_per_token) * self.tokens
 
 
 def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
