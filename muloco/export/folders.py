@@ -11,7 +11,7 @@ from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
 from muloco.export.card import card
 from muloco.export.target import made
-from muloco.model.weights_folder import check_names, write_weights
+from muloco.model.weights_folder import write_weights
 from muloco.runs.folder import write_json
 from muloco.training.trained import Trained
 
@@ -38,7 +38,7 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
         raise UserError(
             f"models of the architecture {flavor.architecture} have no Hugging Face form; choose --format torch"
         )
-    tokenizer, weights, theirs = trained.tokenizer(), _weights(trained), form.names(flavor)
+    tokenizer, weights, theirs = trained.tokenizer(), trained.weights(), form.names(flavor)
     config = form.config(
         flavor, seq_len=trained.config.training.seq_len, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
     )
@@ -62,20 +62,11 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
 def export_torch(trained: Trained, folder: Path, *, dtype: torch.dtype) -> None:
     """A folder with model.pt (a state dict for `muloco.model.build`, which `torch.load(..., weights_only=True)` reads),
     the run's config.json and the tokenizer. Arguments and errors as `export_huggingface`."""
-    tokenizer, weights = trained.tokenizer(), _weights(trained)
+    tokenizer, weights = trained.tokenizer(), trained.weights()
     with made(folder) as draft:
         torch.save({name: tensor.to(dtype) for name, tensor in weights.items()}, draft / "model.pt")
         shutil.copyfile(trained.run.config, draft / "config.json")
         tokenizer.copy_to(draft)
-
-
-def _weights(trained: Trained) -> dict[str, torch.Tensor]:
-    weights = trained.weights()
-    try:
-        check_names(weights, trained.flavor.shapes, where=f"{trained.part}")
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return weights
 
 
 def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int) -> None:

@@ -137,7 +137,8 @@ class Architecture:
     """From small to large."""
     spec: Spec
     roles: Mapping[str, str]
-    """A regular expression for the names of the parameters of each of the `ROLES`. Every parameter has exactly one."""
+    """A regular expression for the names of the parameters of each of the `ROLES` that the models have. The first one
+    that matches a name decides."""
     huggingface: HuggingFaceForm | None = None
     """None: such models are neither exported to a Hugging Face folder nor started from one."""
     buffers: tuple[str, ...] = ()

@@ -59,8 +59,8 @@ def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOpt
 
     Args:
         chosen: the resolved `optimizer` section.
-        patterns: a regular expression for the names of the parameters of each role. Together they have to match all
-            parameters: torchtitan insists on it.
+        patterns: a regular expression for the names of the parameters of each role that the model has. Together they
+            have to match all parameters, and each of them some: torchtitan insists on it.
 
     Raises:
         UserError: `symmetric_products` is `triton`, and there is no CUDA device.
@@ -96,7 +96,8 @@ def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOpt
         kind = "GPA"
         shared |= {"mu_x": chosen.mu_x, "mu_y": chosen.mu_y}
     groups = []
-    for name, role in chosen.roles().items():
+    for name, pattern in patterns.items():
+        role = chosen.roles()[name]
         settings: dict[str, Any] = {
             "lr": chosen.lr,
             "role": name,
@@ -104,6 +105,6 @@ def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOpt
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }
-        groups.append(ParamGroupConfig(pattern=patterns[name], optimizer_name=kind, optimizer_kwargs=settings))
+        groups.append(ParamGroupConfig(pattern=pattern, optimizer_name=kind, optimizer_kwargs=settings))
     # options of a single rule are defaults of the optimizer: a group may not have those of another rule
     return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: shared})
