@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 # yes if there is a bundle for a machine without a network, and no environment
 BUNDLED = $(and $(wildcard .gpu/check.py),$(if $(wildcard $(MULOCO)),,yes))
 
-.PHONY: help demo test test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
+.PHONY: help demo test test-rest test-all docs-tables test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -14,8 +14,16 @@ help: ## list these commands
 demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with a summary and a loss curve
 	$(MULOCO) train config/laptop/muloco.py
 
-test: $(INSTALLED) ## run all tests, two at a time
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+
+test: $(INSTALLED) ## test every behaviour, some 6 minutes on two cores (tests/README.md)
+	$(PYTEST) -m "not full"
+
+test-rest: $(INSTALLED) ## run the tests that make test leaves out: full grids, long runs
+	$(PYTEST) -m full
+
+test-all: $(INSTALLED) ## run all tests
+	$(PYTEST)
 
 # tests that depend on the version of torch
 TORCH_TESTS = tests/test_torchtitan_gate.py tests/test_sharding.py tests/test_cli.py tests/model tests/optim tests/pytorch \
@@ -42,6 +50,9 @@ gpu-bundle: $(INSTALLED) ## pack into .gpu what gpu-check needs without a networ
 
 gpu-page: $(INSTALLED) ## regenerate docs/untested-on-gpu.md from the records in results/gpu
 	$(VENV)/bin/python -m muloco.gpu_check.page
+
+docs-tables: $(INSTALLED) ## regenerate the tables of the documents from code and committed results
+	$(VENV)/bin/python docs/tables.py
 
 install: $(INSTALLED) ## make the environment in .venv
 

@@ -39,11 +39,12 @@ import torch
 from shaped_link import why_impossible
 
 from muloco.model.flavors import flavor
-from muloco.outer.codecs import build_codec
+from muloco.outer.codecs import KINDS, build_codec, codec_class, default_codec
+from muloco.outer.codecs.quantized import Quantized
 
 RESULTS = Path(__file__).parents[1] / "results" / "compression"
 Sent = list[tuple[torch.Tensor, ...]]
-QUANTIZED = ("linear", "statistical", "lloyd_max")
+QUANTIZED = [kind for kind in KINDS if issubclass(codec_class(kind), Quantized)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def ours(kind: str, **settings) -> Method:
 
 
 def our_methods() -> list[Method]:
-    methods = [ours("none"), ours("bf16")]
+    others = [kind for kind in KINDS if kind not in (*QUANTIZED, "topk")]
+    methods = [ours(kind, **vars(default_codec(kind))) for kind in others]
     for granularity in ("tensor", "row"):
         methods += [
             ours(kind, bits=bits, granularity=granularity)

@@ -102,7 +102,7 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
     transport = TorchftTransport(
         run="link",
         worker=rank,
-        least=WORKERS,
+        min_replica_size=WORKERS,
         lighthouse=address,
         rank=0,
         ranks=1,
@@ -119,13 +119,13 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, wire in ways.items():
-            round = transport.open(number)
-            gather_bytes(round, b"both are here")
+            this_round = transport.open(number)
+            gather_bytes(this_round, b"both are here")
             started = time.perf_counter()
-            average(round, values, wire, [1] * WORKERS)
+            average(this_round, values, wire, [1] * WORKERS)
             taken = time.perf_counter() - started
-            slower = max(float(said) for said in gather_bytes(round, str(taken).encode()))
-            assert round.vote(True)
+            slower = max(float(said) for said in gather_bytes(this_round, str(taken).encode()))
+            assert this_round.vote(True)
             if number:
                 seconds[name].append(slower)
     return seconds

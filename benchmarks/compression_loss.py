@@ -30,9 +30,10 @@ from muloco.data.prepare import TrainingData, prepare
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.settings.compression import Compression
+from muloco.settings.data import ResolvedData
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_compression, build_outer_optimizer
 
@@ -138,7 +139,7 @@ def _train_worker(run: Run, worker: int, group: InProcessGroup, data: TrainingDa
         parameters,
         lambda anchor: build_outer_optimizer(method.outer, anchor),
         group.transport(worker),
-        crowd=Crowd(worker=worker, workers=WORKERS),
+        identity=WorkerIdentity(worker=worker, workers=WORKERS),
         sync_interval=SYNC_STEPS,
         compression=build_compression(run.compression, parameters, tables=flavor(FLAVOR).tables),
     )
@@ -227,7 +228,7 @@ def main() -> None:
         "torch": torch.__version__,
         "machine": f"1 CPU thread, {platform.machine()}",
     }
-    data = prepare("embedded", held_out_sequences=HELD_OUT, seq_len=SEQ_LEN)
+    data = prepare(ResolvedData(prepare=True), held_out_sequences=HELD_OUT, seq_len=SEQ_LEN)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or runs:
         if name not in result["runs"]:

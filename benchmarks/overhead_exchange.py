@@ -98,7 +98,7 @@ def _ways(
     transport = TorchftTransport(
         run="exchange",
         worker=rank,
-        least=size,
+        min_replica_size=size,
         lighthouse=lighthouses[0],
         rank=0,
         ranks=1,
@@ -139,15 +139,15 @@ def _ways(
         return seconds
 
     def exchange() -> float:
-        round = transport.open(0)
-        seconds = timed(lambda: average(round, values, wire, [1] * size))
-        assert round.vote(True)
+        this_round = transport.open(0)
+        seconds = timed(lambda: average(this_round, values, wire, [1] * size))
+        assert this_round.vote(True)
         return seconds
 
     def whole() -> torch.Tensor:
-        round = transport.open(0)
-        mean = average(round, values, wire, [1] * size)
-        assert round.vote(True)
+        this_round = transport.open(0)
+        mean = average(this_round, values, wire, [1] * size)
+        assert this_round.vote(True)
         return mean
 
     def gloo() -> torch.Tensor:

@@ -89,7 +89,7 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     transport = TorchftTransport(
         run="seals",
         worker=worker,
-        least=size,
+        min_replica_size=size,
         lighthouse=address,
         rank=0,
         ranks=1,
@@ -105,16 +105,16 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for number in range(rounds + 1):
         for kind in KINDS if number % 2 else reversed(KINDS):
-            round = transport.open(number)
+            this_round = transport.open(number)
             secret = transport.secret_hash
             secret.of = secret.sums if kind == SUMS else secret.gmac  # type: ignore[method-assign]
             if kind == NONE:
-                round._seal = lambda outgoing: None  # type: ignore[method-assign]
-                round._compare_seals = lambda name: None  # type: ignore[method-assign]
-            gather_bytes(round, b"all are here")
+                this_round._seal = lambda outgoing: None  # type: ignore[method-assign]
+                this_round._compare_seals = lambda name: None  # type: ignore[method-assign]
+            gather_bytes(this_round, b"all are here")
             started, processor = time.perf_counter(), time.process_time()
-            average(round, values, wire, [1] * size)
-            assert round.vote(True)
+            average(this_round, values, wire, [1] * size)
+            assert this_round.vote(True)
             if number:
                 taken[kind].append((time.perf_counter() - started, time.process_time() - processor))
     return taken

@@ -32,7 +32,7 @@ from torchtitan.components.optimizer import default_adamw  # isort: skip
 from torchtitan.tools.logging import init_logger  # isort: skip
 
 from muloco.data.loader import PackedDataLoader
-from muloco.launch.placement import allocator_settings
+from muloco.launch.placement.spec import allocator_settings
 from muloco.model import spec
 from muloco.model.flavors import flavor
 from muloco.resolve import resolve

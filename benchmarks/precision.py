@@ -16,8 +16,9 @@ from muloco._torchtitan import CompileConfig, ParallelDims, ParallelismConfig, T
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.prepare import prepare
 from muloco.model import spec as model_spec
-from muloco.model.paper_llama.flavors import LAPTOP_VOCABULARY
+from muloco.model.architectures.paper_llama.flavors import LAPTOP_VOCABULARY
 from muloco.settings.config import Config
+from muloco.settings.data import ResolvedData
 from muloco.sharding import gather
 from muloco.training.worker import store_of_single_rank
 
@@ -44,7 +45,8 @@ def main() -> None:
 
 
 def batch(sequences: int, seq_len: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    data = prepare("embedded", vocabulary=LAPTOP_VOCABULARY, held_out_sequences=sequences, seq_len=seq_len)
+    embedded = ResolvedData(prepare=True, vocabulary=LAPTOP_VOCABULARY)
+    data = prepare(embedded, held_out_sequences=sequences, seq_len=seq_len)
     loader = HeldOutDataLoader.Config(folders=(str(data.held_out[0].folder),), sequences=sequences).build(
         dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=sequences
     )

@@ -141,6 +141,7 @@ PLANS: dict[str, Plan] = {
             "optimizer.weight_decay": 0.1,
         }
     ),
+    "normuon": Plan({"optimizer.matrix.rule": "normuon", "optimizer.adjust_lr": "rms_norm"}),
     "outer-adamw": Plan(
         {"outer_optimizer.class_name": "adamw", "outer_optimizer.lr": 0.01, "outer_optimizer.schedule": "linear"}
     ),

@@ -115,7 +115,7 @@ def speed(folder: RunFolder, *, last: int, warm: int = 1) -> dict[str, Any]:
         rounds: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for line in syncs:
             rounds.setdefault((line["step"], line["fragment"]), []).append(line)
-        last_ones = [min(round, key=lambda line: line["seconds_waited"]) for round in rounds.values()]
+        last_ones = [min(lines, key=lambda line: line["seconds_waited"]) for lines in rounds.values()]
         waited, hidden = (sum(line[key] for line in last_ones) for key in ("seconds_waited", "seconds_hidden"))
         all_waited = sum(line["seconds_waited"] for line in syncs)
         result |= {

@@ -6,12 +6,15 @@ patch below says why it is needed, and is applied only if torch lacks what it pr
 `tests/test_torchtitan_gate.py` tests each patch, and fails as soon as one is no longer needed.
 """
 
+import functools
+import importlib
 import inspect
 import os
 import resource
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import spmd_types as spmd  # torchtitan's notation of layouts, a package of its own
@@ -85,6 +88,41 @@ def _provide_mesh_dims() -> None:
     torch.distributed.fsdp.DataParallelMeshDims = type("DataParallelMeshDims", (), {})  # type: ignore
 
 
+def _compiled_when_called(function: Callable, **options) -> Callable:
+    """`torch.compile(function, **options)`, which imports inductor, but not before the first call."""
+    compiled = functools.cache(lambda: torch.compile(function, **options))
+    return functools.wraps(function)(lambda *args, **kwargs: compiled()(*args, **kwargs))
+
+
+_TEXT = "torchtitan.hf_datasets.text_datasets"
+
+
+def _text_config(**options):
+    """The config of torchtitan's loader of text, which is imported for it."""
+    return importlib.import_module(_TEXT).HuggingFaceTextDataLoader.Config(**options)
+
+
+def _import_trainer() -> None:
+    """Imports torchtitan's trainer without packages that take a third of a worker's start and are not used.
+
+    The default loader of torchtitan's validator imports Hugging Face's datasets and pandas; muloco gives the validator
+    its own loader. torchtitan compiles FlexAttention when it is imported, which imports inductor; on a CPU the model
+    has dense attention.
+    """
+    absent, compile_ = _TEXT not in sys.modules, torch.compile
+    if absent:
+        sys.modules[_TEXT] = loader = types.ModuleType(_TEXT)
+        loader.HuggingFaceTextDataLoader = SimpleNamespace(Config=_text_config)  # type: ignore
+    if not torch.accelerator.is_available():
+        torch.compile = _compiled_when_called  # type: ignore
+    try:
+        importlib.import_module("torchtitan.trainer")
+    finally:
+        torch.compile = compile_
+        if absent:
+            del sys.modules[_TEXT]
+
+
 _A100_FLOPS = 312e12
 """The peak FLOP/s that torchtitan assumes for accelerators that it does not know."""
 
@@ -94,6 +132,7 @@ if not hasattr(torch.distributed, "set_timeout"):
     _provide_set_timeout()
 if not hasattr(torch.distributed.fsdp, "DataParallelMeshDims"):
     _provide_mesh_dims()
+_import_trainer()
 
 
 import torchtitan.models.common.attention as _attention  # noqa: E402

@@ -42,14 +42,19 @@ def run_check(command: argparse.Namespace) -> int:
         reasons = []
         try:
             manifest = folder.read(step)
-        except ValueError as error:
-            reasons = [str(error)]
-        else:
             size = _size(manifest)
             columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-            with Progress(*columns, console=console, transient=True, disable=size < LARGE) as progress:
+            with (
+                folder.held(step),
+                Progress(*columns, console=console, transient=True, disable=size < LARGE) as progress,
+            ):
                 advance = partial(progress.advance, progress.add_task(f"step-{step}", total=size))
                 reasons = _damages(folder, manifest, advance)
+        except ValueError as error:
+            if step not in folder.steps():
+                console.print(f"step-{step}: was removed meanwhile, as the run goes on", markup=False)
+                continue
+            reasons = [str(error)]
         if reasons:
             whole = False
             console.print(f"step-{step}: not whole", style="red", markup=False)

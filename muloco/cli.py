@@ -4,7 +4,6 @@ A user's mistake is a UserError, and ends with one line and status 2; with -v th
 """
 
 import argparse
-import difflib
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from muloco import __version__
 from muloco.console import open_console, replace_what_cannot_be_encoded, silence
-from muloco.errors import UserError
+from muloco.errors import RunFailed, UserError, error_reason, exit_status, naming, shown
 from muloco.launch.lighthouse import LISTENS, LighthouseError
 from muloco.model.flavors import aliases
 from muloco.resolve import Resolution, resolution, resolve
@@ -27,8 +26,9 @@ from muloco.runs.folder import RunFolder, why_unwritable
 from muloco.settings.bounds import Count
 from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
-from muloco.settings.load import check_option, error_reason, find_config, load_config, locate, naming
-from muloco.settings.values import nearest, shown, whole_number
+from muloco.settings.load import find_config, load_config, locate
+from muloco.settings.values import check_option, whole_number
+from muloco.suggest import did_you_mean
 from muloco.training.environment import ATTEMPT, check_environment, secret_in
 from muloco.training.evaluation import MakeEvaluation
 
@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        exit status: 0; 1 where the run failed; 2 where the command or the config cannot be used; 130 after Ctrl-C.
+        exit status: 0; 1 after a failure that may pass; 2 where the command or the config cannot be used; 3 after a
+        failure that would occur again; 75 where a run can be resumed; 130 after Ctrl-C.
     """
     replace_what_cannot_be_encoded()
     try:
@@ -84,14 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _tell(error, str(error), argv)
         return 2
-    except LighthouseError as error:
+    except (RunFailed, LighthouseError) as error:
         _tell(error, str(error), argv)
-        return 1
+        return exit_status(error)
     except BrokenPipeError:  # nobody reads stdout any more, as in `muloco train CONFIG --help | head`
         return 0
     except (OSError, UnicodeError) as error:  # a disk that is full, a path that no option names
-        if _words(argv)[:1] == ["worker"]:
-            raise  # the supervisor knows by the traceback in the log whether to start the worker again
         path = f"{shown(str(error.filename))}: " if isinstance(error, OSError) and error.filename is not None else ""
         _tell(error, f"{path}{error_reason(error)} (-v shows where)", argv)
         return 1
@@ -106,8 +105,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser, words = _parser(), _words(argv)
     commands = next(list(action.choices) for action in parser._actions if action.choices)
     if words and not words[0].startswith("-") and words[0] not in commands:
-        close = nearest(words[0], commands)
-        hint = f"did you mean {close}?" if close else f"the commands are {', '.join(commands)}"
+        hint = did_you_mean(words[0], commands, cutoff=0.5) or f"the commands are {', '.join(commands)}"
         raise UserError(f"unknown command {words[0]}; {hint}")
     command, overrides = parser.parse_known_args(words)
     if command.help and command.config is None:
@@ -407,9 +405,9 @@ def _refuse_misspelt(command: argparse.Namespace, words: Sequence[str]) -> None:
     """Raises UserError for a word that resembles an option of the command itself, and is not a field of a config."""
     own = [name for action in command.parser._actions for name in action.option_strings if name.startswith("--")]
     for option in (word.split("=", 1)[0] for word in words if word.startswith("--")):
-        close = difflib.get_close_matches(option.replace("_", "-"), own, n=1, cutoff=0.8)
-        if close and "." not in option and option not in own:
-            raise UserError(f"unknown option {option}; did you mean {close[0]}?")
+        hint = did_you_mean(option.replace("_", "-"), own, cutoff=0.8)
+        if hint and "." not in option and option not in own:
+            raise UserError(f"unknown option {option}; {hint}")
 
 
 def _train(command: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -513,7 +511,13 @@ def _worker(command: argparse.Namespace, overrides: Sequence[str]) -> int:
         from muloco.evals.in_training import TaskEvaluation
 
         make_evaluation = TaskEvaluation
-    run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    try:
+        run_worker(config, chosen=chosen, make_evaluation=make_evaluation)
+    except UserError:
+        raise
+    except Exception as error:  # whatever it is, the supervisor has to know whether to start the worker again
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's, which names the rank
+        return exit_status(error)
     if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
         sum_up_by_hand(config)
     logging.shutdown()
@@ -659,6 +663,5 @@ def _refuse(command: argparse.Namespace, words: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if words:
         known = [name for action in command.parser._actions for name in action.option_strings]
-        close = difflib.get_close_matches(words[0].split("=")[0], known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else f"; try `{command.parser.prog} --help`"
-        raise UserError(f"unknown option {words[0]}{hint}")
+        hint = did_you_mean(words[0].split("=")[0], known, cutoff=0.5) or f"try `{command.parser.prog} --help`"
+        raise UserError(f"unknown option {words[0]}; {hint}")

@@ -25,12 +25,12 @@ def describe(resolution: Resolution, *, width: int = WIDTH) -> str:
 
 def _sections(section: Any, prefix: str) -> list[tuple[str, Any]]:
     """The sections of a config, and those nested in them, by full name."""
-    found = []
+    sections = []
     for f in dataclasses.fields(section):
         value = getattr(section, f.name)
         if dataclasses.is_dataclass(value):
-            found += [(prefix + f.name, value), *_sections(value, f"{prefix}{f.name}.")]
-    return found
+            sections += [(prefix + f.name, value), *_sections(value, f"{prefix}{f.name}.")]
+    return sections
 
 
 def _fields(name: str, section: Any, resolution: Resolution, width: int) -> list[str]:

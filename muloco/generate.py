@@ -5,8 +5,7 @@ import sys
 
 from muloco.errors import UserError
 from muloco.settings.bounds import Count, NotNegative, Seed
-from muloco.settings.load import check_option
-from muloco.settings.values import whole_number
+from muloco.settings.values import check_option, whole_number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

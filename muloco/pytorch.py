@@ -3,7 +3,7 @@
 from muloco.pytorch import MuLoCo1
 
 optimizer = MuLoCo1(model, inner_lr=0.02, sync_interval=30)
-print(optimizer.account())
+print(optimizer.describe_groups())
 """
 
 from muloco.optim import GPA, MuLoCo1, Muon

@@ -3,7 +3,11 @@
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
+
+# Several tests run at once, and their processes too. The threads of each would only wait for those of the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -13,17 +17,24 @@ from torch import multiprocessing
 @pytest.fixture
 def spawn_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`spawn_ranks(check, world, *args)` calls `check(rank, store, *args)`, a function of a test file, in `world` real
-    processes of one thread each; `store` is an init method for gloo. The first one that fails fails the test."""
+    processes of one thread each; `store` is an init method for gloo. The first one that fails fails the test.
+
+    The processes are forks of a server that has imported the packages, which takes longer than most checks."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1])  # spawned processes import the test file by name
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
     def spawn(check: Callable[..., None], world: int, *args: object) -> None:
-        multiprocessing.spawn(_rank, (check, f"file://{tmp_path}/store", *args), nprocs=world)
+        store, environment = f"file://{tmp_path}/store", dict(os.environ)
+        multiprocessing.start_processes(
+            _rank, (environment, check, store, *args), nprocs=world, start_method="forkserver"
+        )
 
+    set_forkserver_preload(["muloco._torchtitan"])
     return spawn
 
 
-def _rank(rank: int, check: Callable[..., None], *args: object) -> None:
+def _rank(rank: int, environment: dict[str, str], check: Callable[..., None], *args: object) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
     check(rank, *args)
     sys.stdout.flush()

@@ -41,9 +41,9 @@ SHORT = {
     "fault_tolerance.sync_steps": "6",
     "metrics.tensorboard": "False",
 }
-"""The rule: a command of the README that trains gets these words as well, except for fields that it sets itself; one
-that needs GPUs or a cluster, and one that only another document prints, is run with `--dry-run`; `make` and the
-programs in benchmarks/ are asked whether they know what to do."""
+"""The rule: a command that trains is run with `--dry-run`. `make test-all` also trains by those of the README, which
+get these words as well, except for fields that they set themselves; not by those that need GPUs or a cluster. `make`
+and the programs in benchmarks/ are asked whether they know what to do."""
 
 
 def printed() -> list[str]:
@@ -52,7 +52,9 @@ def printed() -> list[str]:
     for document in DOCUMENTS:
         text = document.read_text()
         blocks = re.sub(r"\\\n\s*", "", text).splitlines()
-        lines = [re.split(r"\s+#|  <-", line.strip())[0] for line in blocks if line.startswith("    ")]
+        fenced = "\n".join(re.findall(r"^```bash\n(.*?)^```$", re.sub(r"\\\n\s*", "", text), re.M | re.S)).splitlines()
+        blocks = [line for line in blocks if line.startswith("    ")] + fenced
+        lines = [re.split(r"\s+#|  <-", line.strip())[0] for line in blocks]
         spans = [span.replace("\\|", "|") for span in re.findall(r"`([^`\n]+)`", text)]
         for command in (*lines, *spans):
             if PROGRAM.match(command) and "..." not in command:

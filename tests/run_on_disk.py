@@ -14,7 +14,7 @@ from muloco.runs.checkpoint_folder import GLOBAL, METADATA, CheckpointFolder, Sa
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import RunFolder, read_json, write_json
 from muloco.settings.config import Config
-from muloco.settings.load import to_dict
+from muloco.settings.stored import to_dict
 
 BYTES = Corpus(name="bytes", documents=tuple(Document(name=str(i), text=f"text {i}") for i in range(40)))
 

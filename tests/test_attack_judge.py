@@ -163,9 +163,6 @@ def test_the_table_counts_tries_by_family_and_names_what_went_wrong(attacking, t
 @pytest.mark.parametrize(
     "record", sorted((CHECKOUT / "results" / "attacks").glob("*.jsonl")), ids=lambda path: path.stem
 )
-def test_the_documented_table_is_that_of_the_committed_record(attacking, record: Path) -> None:
+def test_the_committed_attacks_were_survived_or_refused(attacking, record: Path) -> None:
     module = attacking("table")
-    entries = module.read(record)
-    table = "\n".join(f"    {line}" for line in module.counts(entries))
-    assert table in (CHECKOUT / "docs" / "attacks.md").read_text(), f"`benchmarks/attacks.py --table` prints:\n{table}"
-    assert not module.failed(entries)
+    assert not module.failed(module.read(record))

@@ -12,7 +12,9 @@ from muloco.cli import main
 from muloco.model.flavors import aliases
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import field_types, get_field, load_config, to_dict
+from muloco.settings.fields import field_types, flatten, get_field
+from muloco.settings.load import load_config
+from muloco.settings.stored import to_dict
 
 TYPO = """\
 from muloco.settings.config import Config
@@ -153,11 +155,7 @@ def test_an_error_in_a_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
             assert f"{file}, {message}" in refusal(capsys, command, str(file))
 
 
-def test_what_the_disk_refuses_is_one_line_and_a_workers_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The supervisor tells by the traceback in a worker's log whether the worker is to be started again."""
-
+def test_what_the_disk_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "outputs/x")
 
@@ -165,8 +163,7 @@ def test_what_the_disk_refuses_is_one_line_and_a_workers_traceback(
     monkeypatch.setattr("muloco.cli.resolve", fail)
     assert main(["train", "config/laptop/muon.py"]) == 1
     assert capsys.readouterr().err == "muloco: 'outputs/x': No space left on device (-v shows where)\n"
-    with pytest.raises(OSError, match="No space left"):
-        main(["worker", "config/laptop/muon.py"])
+    assert main(["worker", "config/laptop/muon.py"]) == 1
 
 
 LONG = "x" * 300
@@ -232,7 +229,7 @@ def test_a_run_folder_stands_for_its_config(tmp_path: Path, capsys: pytest.Captu
     config = resolve(load_config("config/laptop/muloco.py", ["--run.name", "x", "--optimizer.lr", "0.5"]))
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "config.json").write_text(json.dumps({"chosen": to_dict(Config()), "resolved": to_dict(config)}))
-    assert load_config(str(tmp_path / "x")) == config
+    assert flatten(load_config(str(tmp_path / "x"))) == flatten(config)
     assert main(["train", str(tmp_path / "x"), "--dry-run"]) == 0
     assert re.search(r"lr +0.5\n", capsys.readouterr().out)
     (tmp_path / "other").mkdir()

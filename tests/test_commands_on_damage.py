@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from muloco.cli import main
-from muloco.runs.checkpoint_folder import CheckpointFolder, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder, Manifest, Save
 from muloco.runs.folder import RunFolder
 
 from .evals.local_tasks import NAMES, write_tasks
@@ -148,6 +149,42 @@ def test_check_says_which_are_whole_and_what_is_wrong_with_others(
     assert check(capsys, str(run.root), "--step", "4")[0] == 1
     assert check(capsys, str(run.checkpoint / "step-4"))[0] == 1
     assert check(capsys, str(run.checkpoint / "step-6"))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["export", "generate", "check"])
+def test_a_run_that_goes_on_does_not_remove_what_is_read(
+    root: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It completes a newer checkpoint when the command has verified the one before, and not loaded it yet."""
+    run = RunFolder(root / "run")
+    verify = CheckpointFolder.verify
+
+    def goes_on(folder: CheckpointFolder, *values: Any, **named: Any) -> None:
+        monkeypatch.setattr(CheckpointFolder, "verify", verify)
+        verify(folder, *values, **named)
+        add_checkpoint(run, {"anchor": random_weights(1)}, step=5)
+        folder.purge(1, newest=5)
+
+    monkeypatch.setattr(CheckpointFolder, "verify", goes_on)
+    assert main(COMMANDS[name](root) if name != "check" else ["check", str(run.root)]) == 0
+    CheckpointFolder(run.checkpoint).purge(1, newest=5)
+    assert CheckpointFolder(run.checkpoint).steps() == [5], "it does not hold it any more"
+
+
+def test_check_skips_what_the_run_has_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(root / "run")
+    add_checkpoint(run, {"anchor": random_weights(1)}, step=5)
+    read = CheckpointFolder.read
+
+    def goes_on(folder: CheckpointFolder, step: int) -> Manifest:
+        folder.purge(1, newest=5)
+        return read(folder, step)
+
+    monkeypatch.setattr(CheckpointFolder, "read", goes_on)
+    status, said = check(capsys, str(run.root), "--all")
+    assert status == 0 and said.startswith("step-3: was removed meanwhile, as the run goes on\nstep-5: whole")
 
 
 @pytest.mark.parametrize(

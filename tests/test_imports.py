@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
-    {"errors", "sharding", "failpoints", "cores", "console", "files", "_torchtitan"},
+    {"errors", "sharding", "failpoints", "cores", "console", "files", "suggest", "_torchtitan"},
+    {"settings.bounds", "settings.marks"},
+    {"settings.values"},
+    {"optim", "outer.codecs"},  # whose settings are fields of the config
     {"settings"},
-    {"optim", "outer"},
+    {"outer"},
     {"model", "data", "pytorch"},
     {"resolve"},
     {"runs", "describe"},
@@ -25,33 +27,37 @@ LEVELS = [
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 
-def room_of(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(module: str) -> str:
+    """The room of `muloco.NAME...`: the longest name in `LEVELS` that the module is, or is below."""
+    parts = module.split(".")[1:]
+    names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((name for name in names if name in LEVEL), names[-1])
 
 
 def test_imports_point_down() -> None:
     for file in PACKAGE.rglob("*.py"):
-        room = room_of(file)
+        room = room_of(".".join(("muloco", *file.relative_to(PACKAGE).with_suffix("").parts)))
         if room in ("__init__", "__main__"):
             continue
         for module in modules_imported_by(file):
-            parts = module.split(".")
-            if parts[0] == "muloco" and len(parts) > 1 and parts[1] != room:
-                assert LEVEL[parts[1]] < LEVEL[room], f"{file}: {room} imports {module}"
+            if module.startswith("muloco.") and room_of(module) != room:
+                assert LEVEL[room_of(module)] < LEVEL[room], f"{file}: {room} imports {module}"
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
+        ("muloco.optim.rules", ["torch", "numpy"]),
         ("muloco.optim", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.outer", ["torchtitan", "torchft", "datasets", "cryptography"]),
         ("muloco.pytorch", ["torchtitan", "torchft", "datasets", "cryptography", "muloco.outer", "muloco.training"]),
         ("muloco.resolve", ["torch", "torchtitan", "torchft", "tyro", "datasets", "cryptography"]),
+        ("muloco.outer.codecs", ["torch", "numpy", "tyro"]),
         ("muloco.training.trained", ["torch", "torchtitan"]),
         ("muloco.training.validation_cost", ["torch", "numpy"]),
         ("muloco.evals.names", ["torch", "lm_eval"]),
         ("muloco.runs.folder", ["torch", "numpy"]),
-        ("muloco.settings.load", ["torch", "numpy", "tyro"]),
+        ("muloco.settings.load", ["torch", "numpy", "tyro", "rich"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
         ("muloco.gpu_check.command", ["torch", "torchtitan"]),

@@ -1,18 +1,22 @@
 """Derived values against the paper's tables, and every refusal."""
 
+import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from muloco.errors import UserError
-from muloco.resolve import resolve
+from muloco.model.flavors import flavor
+from muloco.resolve import completed, resolution, resolve
 from muloco.settings.compression import Compression
 from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import load_config
 from muloco.settings.optimizer import Optimizer, Role
 from muloco.settings.outer import OuterOptimizer
+from muloco.settings.stored import from_dict, to_dict
 from tests.papers_tables import DECAYS, SIZES, STEPS, UNTRAINED_STEPS
 
 POINTS = [
@@ -194,7 +198,7 @@ def test_rules_that_make_no_sense_are_refused(optimizer: Optimizer, message: str
             {"module_fqns_per_model_fragment": (FIRST, REST.replace("lm_head", "output"))},
             "fragment 1 names 'output', which holds no parameter; there are layers.0, .*, norm, tok_embeddings",
         ),
-        ({"module_fqns_per_model_fragment": ()}, "9 parameters are in no fragment, the first is tok_embeddings.weight"),
+        ({"module_fqns_per_model_fragment": ()}, "module_fqns_per_model_fragment names no fragment"),
         ({"min_replica_size": 3}, "fault_tolerance.min_replica_size 3 is more than the group_size 2"),
         ({"min_replica_size": 0}, "fault_tolerance.min_replica_size must be at least 1; got 0"),
         ({"transport": "in_process", "process_group": "nccl"}, "with transport in_process leave it auto"),
@@ -251,14 +255,14 @@ def test_outer_optimizers_that_cannot_step_are_refused(outer, message) -> None:
         ({"kind": "lloyd_max", "bits": 9}, "compression.bits must be from 1 to 8; got 9"),
         ({"kind": "topk", "fraction": 0.0}, "compression.fraction must be above 0 and at most 1; got 0.0"),
         ({"kind": "topk", "fraction": 1.5}, "compression.fraction must be above 0 and at most 1; got 1.5"),
-        ({"kind": "topk", "granularity": "row"}, "kind 'topk' has no granularity 'row'; allowed for linear"),
+        ({"kind": "topk", "granularity": "row"}, "kind 'topk' takes no granularity, got 'row'; allowed for linear"),
         ({"kind": "topk", "values": "fp32", "bits": 4}, "kind 'topk' takes bits only with values linear"),
         ({"kind": "linear", "fraction": 0.1}, "kind 'linear' takes no fraction, got 0.1; allowed for topk"),
         ({"kind": "linear", "values": "bf16"}, "kind 'linear' takes no values"),
         ({"values": "bf16"}, "kind 'none' takes no values"),
         ({"bits": 4}, "kind 'none' takes no bits, got 4"),
         ({"kind": "bf16", "bits": 4}, "kind 'bf16' takes no bits, got 4"),
-        ({"granularity": "row"}, "kind 'none' has no granularity 'row'"),
+        ({"granularity": "row"}, "kind 'none' takes no granularity, got 'row'"),
         ({"kind": "linaer"}, "got 'linaer'; did you mean linear"),
         ({"error_feedback": True}, "error_feedback needs a compression.kind that loses something; with none, nothing"),
         ({"kind": "linear", "error_decay": 1.1}, "compression.error_decay must be from 0 to 1; got 1.1"),
@@ -290,6 +294,40 @@ def test_compression_is_derived_where_it_is_left_open(compression: dict, derived
     config = paper("150M", 512, 2)
     config.compression = Compression(**compression)
     assert resolve(config).compression == Compression(**{**compression, **derived})
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "rules"),
+    [
+        ("Muon", {}, ["muon", "adamw", "adamw", "adamw"]),
+        ("AdamW", {}, ["adamw"] * 4),
+        ("GPA", {"matrix": "muon"}, ["muon", "adamw", "adamw", "adamw"]),
+        ("SGD", {}, ["sgd"] * 4),
+        ("Muon", {"embedding": "lion", "matrix": "adamw"}, ["adamw", "lion", "adamw", "adamw"]),
+    ],
+)
+def test_every_role_has_a_rule(name: str, own: dict[str, str], rules: list[str]) -> None:
+    config = paper("150M", 512)
+    config.optimizer.name = name
+    for role, rule in own.items():
+        config.optimizer.roles()[role].rule = rule
+    found = resolution(config)
+    assert [role.rule for role in found.config.optimizer.roles().values()] == rules
+    derived = {field.split(".")[1] for field in found.derived if field.endswith(".rule")}
+    assert derived == {"matrix", "embedding", "head", "scalar"} - own.keys()
+    assert resolve(found.config) == found.config
+    stored = from_dict(to_dict(found.config), where="config.json")
+    assert completed(stored, where="config.json") == found.config
+    muon = flavor("150M").muon_decay if rules[0] == "muon" else flavor("150M").adamw_decay
+    assert found.config.optimizer.weight_decay == muon, "the paper's best for what steps the matrices"
+
+
+def test_the_rules_follow_from_another_name(tmp_path: Path) -> None:
+    """Also where a run's config.json, which names all rules, is the config of another run."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"resolved": to_dict(resolve(load_config("laptop/muloco")))}))
+    resolved = resolve(load_config(str(file), ["--optimizer.name", "AdamW"]))
+    assert resolved.optimizer.matrix.rule == "adamw"
 
 
 @pytest.mark.parametrize(("interval", "mu_x"), [(16, 0.9934), (32, 0.9967), (64, 0.9984)])

@@ -81,11 +81,7 @@ def test_what_was_not_struck_is_missing(storm_judge: ModuleType, tmp_path: Path)
 
 
 @pytest.mark.parametrize("result", sorted((CHECKOUT / "results" / "storm").glob("*.json")), ids=lambda path: path.stem)
-def test_the_documented_storms_are_the_committed_ones(storm_judge: ModuleType, result: Path) -> None:
-    """And each was weathered."""
+def test_the_committed_storms_were_weathered(storm_judge: ModuleType, result: Path) -> None:
     found = json.loads(result.read_text())
-    table = importlib.import_module("storm").table(found)
-    shown = "\n".join(f"    {line}".rstrip() for line in table.splitlines())
-    assert shown in (CHECKOUT / "docs" / "fault-tolerance.md").read_text(), f"`{found['command']}` prints:\n{table}"
     assert found["mismatches"] == [] and found["within_band"]
     assert found["seconds_to_next_commit"]["median"] <= storm_judge.COMMIT_SECONDS

@@ -78,6 +78,27 @@ def test_what_an_older_torch_lacks_is_provided(lack: Callable[[], None], use: st
     in_fresh_process(code + use)
 
 
+def test_torchtitan_still_imports_what_a_worker_does_not_use() -> None:
+    loaded = "sorted({'datasets', 'torch._inductor.compile_fx'} & set(sys.modules))"
+    in_fresh_process(
+        f"import sys, torchtitan.components.validate\nassert {loaded} == ['datasets', 'torch._inductor.compile_fx']"
+    )
+    in_fresh_process(
+        "import sys, muloco.training.trainer\n"
+        f"found = {loaded}\n"
+        "assert 'datasets' not in found and (found == [] or __import__('torch').accelerator.is_available()), found\n"
+        "from torchtitan.components.validate import Validator\n"
+        "assert Validator.Config().dataloader.dataset == 'c4_validation'\n"
+        "from torchtitan.hf_datasets.text_datasets import DATASETS\n"
+    )
+
+
+def test_a_lighthouse_imports_no_torch() -> None:
+    in_fresh_process(
+        "import sys, muloco.outer.lighthouse\nassert 'torch' not in sys.modules\nimport torchft\nassert torchft.Manager"
+    )
+
+
 def test_torch_still_lacks_set_timeout() -> None:
     in_fresh_process("import torch.distributed as d; assert not hasattr(d, 'set_timeout')")
 

@@ -106,8 +106,8 @@ def mutated_headers(workshop: Workshop, rng: random.Random) -> Report:
         weight=5,
         finite=True,
         digest=-5,
-        share="[1, 2]",
-        history="0123456789abcdef",
+        data_position="[1, 2]",
+        commit_hash="0123456789abcdef",
     )
     report, whole = Report(), header.to_bytes()
     for _ in range(workshop.mutations):
@@ -124,20 +124,12 @@ def mutated_payloads(workshop: Workshop, rng: random.Random) -> Report:
     """Mutates payloads of every codec, and decodes them."""
     import torch
 
-    from muloco.outer.codecs import build_codec
+    from muloco.outer.codecs import KINDS, default_codec
 
     report, shape = Report(), (64, 48)
     piece = torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
-    settings: dict[str, dict[str, object]] = {
-        "none": {},
-        "bf16": {},
-        "linear": {"bits": 4},
-        "statistical": {"bits": 4},
-        "lloyd_max": {"bits": 4},
-        "topk": {"fraction": 0.1},
-    }
-    for kind, own in settings.items():
-        codec = build_codec(kind, **own)  # type: ignore[arg-type]
+    for kind in KINDS:
+        codec = default_codec(kind)
         whole = codec.encode(piece).numpy().tobytes()
         for _ in range(workshop.mutations):
             payload = torch.frombuffer(bytearray(mutate(whole, rng)), dtype=torch.uint8)

@@ -35,7 +35,7 @@ def connect(order: dict[str, Any]) -> Any:
     arguments = {
         "run": order["run"],
         "worker": order["worker"],
-        "least": 1,
+        "min_replica_size": 1,
         "lighthouse": order["lighthouse"],
         "rank": 0,
         "ranks": 1,
@@ -87,17 +87,17 @@ def play(order: dict[str, Any]) -> None:
     for number in range(order["rounds"]):
         told: dict[str, Any] = {"round": number, "members": 0, "read": 0, "committed": False}
         try:
-            round = transport.open(0)
-            told["members"] = round.size
+            this_round = transport.open(0)
+            told["members"] = this_round.size
             kind = order["tells"]
             if isinstance(kind, str):
                 message = OTHER_BYTES[kind]
             else:
                 message = b"hello" if honest is None else changed(honest, order)
-            others = [data for rank, data in enumerate(gather_bytes(round, message)) if rank != round.rank]
+            others = [data for rank, data in enumerate(gather_bytes(this_round, message)) if rank != this_round.rank]
             told["read"] = sum(data.startswith(b"{") for data in others)
             honest = next((data for data in others if data.startswith(b"{")), honest)
-            told["committed"] = round.vote(True)
+            told["committed"] = this_round.vote(True)
         except TransportError as error:
             told["error"] = str(error)[:200]
         except Exception as error:

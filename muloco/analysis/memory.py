@@ -33,8 +33,7 @@ class Memory:
 def memory(
     *,
     parameters: int,
-    matrix_parameters: int = 0,
-    averaged: bool = False,
+    inner_state: int,
     outer_buffers: int | None = None,
     residual_words: float = 0.0,
     sync_words: float = 0.0,
@@ -43,8 +42,7 @@ def memory(
 
     Args:
         parameters: N.
-        matrix_parameters: of them, those stepped by Muon, which keeps one buffer; the others' AdamW keeps two.
-        averaged: by GPA, which keeps z.
+        inner_state: numbers that the inner optimizer keeps.
         outer_buffers: of the outer optimizer, of N each: 1 for sgd with momentum, 0 without, 2 for adamw; None: there
             is no outer loop, and so no anchor.
         residual_words: fp32 words a parameter that the residuals of error feedback take.
@@ -55,7 +53,7 @@ def memory(
     return Memory(
         parameters=n,
         gradients=n,
-        inner=WORD * (matrix_parameters + 2 * (parameters - matrix_parameters)) + (n if averaged else 0),
+        inner=WORD * inner_state,
         outer=n * (1 + outer_buffers) if outer_buffers is not None else 0,
         error_feedback=round(residual_words * n),
         syncing=round(sync_words * n),

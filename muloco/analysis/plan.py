@@ -9,8 +9,9 @@ from muloco.analysis.report.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
+from muloco.optim.rules import RULES
 from muloco.outer.memory import sync_words
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.validation_cost import validation_share
 
 ASSUMPTIONS = (
@@ -97,7 +98,7 @@ class Plan:
 
 
 def plan(
-    config: Config,
+    config: ResolvedConfig,
     *,
     gpu: str = "H100",
     gpus: int | None = None,
@@ -130,7 +131,6 @@ def plan(
             f"{config.ranks_per_worker}) of {name or config.run.name}; got {gpus}"
         )
     size = flavor(config.model.flavor)
-    assert config.training.steps is not None and config.training.tokens is not None
     ft = config.fault_tolerance
     apart = config.syncs and config.worker_processes > 1
     whole = _memory(config)
@@ -139,7 +139,7 @@ def plan(
     offloaded = whole.outer if config.outer_optimizer.offload else 0
     peak = (whole.peak - offloaded) * share
     return Plan(
-        name=name or str(config.run.name),
+        name=name or config.run.name,
         look=f"{variant(config).name}, {size.alias}",
         steps=config.training.steps,
         tokens=config.training.tokens,
@@ -147,7 +147,7 @@ def plan(
         step_seconds=size.flops_per_token * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
         sync_steps=ft.sync_steps if apart else 1,
         exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
-        fragments=(ft.num_fragments or 1) if apart else 1,
+        fragments=ft.num_fragments if apart else 1,
         delay=ft.fragment_sync_delay if apart else 0,
         memory=whole,
         state_per_gpu=(whole.state - offloaded) * share,
@@ -163,23 +163,29 @@ def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
     return min(plans, key=lambda plan: plan.at(gbit_per_second).total)
 
 
-def _memory(config: Config) -> Memory:
-    size = flavor(config.model.flavor)
-    optimizer = config.optimizer
-    muon = (optimizer.matrix.rule or ("muon" if optimizer.name == "Muon" else "adamw")) == "muon"
+def _memory(config: ResolvedConfig) -> Memory:
     buffers = {"sgd": int(bool(config.outer_optimizer.momentum)), "adamw": 2, "muon": 1}
     feedback, again = config.compression.error_feedback, config.compression.reduce == "reselect"
     return memory(
-        parameters=size.parameters,
-        matrix_parameters=size.matrix_parameters if muon else 0,
-        averaged=optimizer.name == "GPA",
+        parameters=flavor(config.model.flavor).parameters,
+        inner_state=_inner_state(config),
         outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
         residual_words=(1 + again / config.workers) * feedback,  # of what it sends, and of its own means
         sync_words=_sync_words(config) if config.syncs else 0.0,
     )
 
 
-def _sync_words(config: Config) -> float:
+def _inner_state(config: ResolvedConfig) -> int:
+    """Returns how many numbers the inner optimizer keeps for the parameters."""
+    size, optimizer = flavor(config.model.flavor), config.optimizer
+    if optimizer.name == "SGD":
+        return size.parameters if optimizer.mu else 0
+    average = size.parameters if optimizer.name == "GPA" else 0  # its z
+    roles = optimizer.roles()
+    return average + sum(RULES[roles[name].rule].words * number for name, number in size.parameters_by_role.items())
+
+
+def _sync_words(config: ResolvedConfig) -> float:
     """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless
     the config turns them off or the workers share a process."""
     ft = config.fault_tolerance
@@ -189,13 +195,13 @@ def _sync_words(config: Config) -> float:
         sync_delay=ft.fragment_sync_delay,
         compressed=config.compression.kind != "none",
         error_feedback=config.compression.error_feedback,
-        fragments=ft.num_fragments or 1,
+        fragments=ft.num_fragments,
         in_process=in_process,
         gradients_stay=not in_process and not config.training.disable_cuda_graphs,
     )
 
 
-def _exchange_bytes(config: Config) -> int:
+def _exchange_bytes(config: ResolvedConfig) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
     from muloco.outer.exchange import bytes_sent
     from muloco.training.outer import build_compression, fragments_of

@@ -9,7 +9,7 @@ from muloco.analysis.output import check_picture, writing
 from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, FEW_BANDWIDTHS, PAPER_UTILIZATION, plan
 from muloco.analysis.plan_table import plan_tables, plot_plans, total
 from muloco.errors import UserError
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 REFUSED = 1
 WIDE = 120
@@ -17,7 +17,7 @@ WIDE = 120
 
 
 def run_plan(
-    runs: Sequence[tuple[str, Config]],
+    runs: Sequence[tuple[str, ResolvedConfig]],
     *,
     refused: Sequence[str] = (),
     gpu: str,

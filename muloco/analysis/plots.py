@@ -10,8 +10,9 @@ from typing import Any
 from muloco.analysis.canvas import canvas, save
 from muloco.analysis.palette import COLORS, looks
 from muloco.analysis.report.method import variant
+from muloco.resolve import completed
 from muloco.runs.folder import RunFolder, read_metrics
-from muloco.settings.load import from_dict
+from muloco.settings.stored import from_dict
 
 MOST_SYNCS = 40
 """The most syncs that are marked one by one."""
@@ -83,7 +84,8 @@ def _color(folder: RunFolder) -> str:
     if not folder.config.exists():
         return COLORS["MuLoCo"]
     stored = json.loads(folder.config.read_text(encoding="utf-8"))
-    name = variant(from_dict(stored["resolved"], where=str(folder.config))).method
+    where = str(folder.config)
+    name = variant(completed(from_dict(stored["resolved"], where=where), where=where)).method
     return looks([name])[name].color
 
 

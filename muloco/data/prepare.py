@@ -18,10 +18,11 @@ from muloco.data.cache import alone, default_cache, make_once
 from muloco.data.checksums import arrays_are_known, check_small_files, note_arrays
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
-from muloco.data.sources import EMBEDDED, Embedded, Source, is_hub, open_source
+from muloco.data.sources import Embedded, Source, open_source
 from muloco.data.tokenize import Part, tokenize
 from muloco.data.tokenizer import DocumentTokenizer, train_tokenizer
 from muloco.errors import UserError
+from muloco.settings.data import EMBEDDED, ResolvedData
 
 logger = logging.getLogger(__name__)
 
@@ -87,75 +88,54 @@ class TrainingData:
 
 
 def prepare(
-    corpus: str | Sequence[str],
-    *,
-    weights: Sequence[float] | None = None,
-    text_field: str = "text",
-    tokenizer: str = EMBEDDED,
-    vocabulary: int = 2048,
-    validation: str | None = None,
-    strict: bool = False,
-    ahead: bool | None = None,
-    held_out_sequences: int,
-    seq_len: int,
-    predict_bos: bool = False,
-    verify: bool = False,
-    cache: Path | None = None,
+    data: ResolvedData, *, held_out_sequences: int, seq_len: int, verify: bool = False, cache: Path | None = None
 ) -> TrainingData:
-    """Everything that has to be there before training, made now as far as the cache has it not.
+    """Prepares everything that training needs, unless it is in the cache.
 
     Args:
-        corpus: names of sources, see `muloco.data.sources`; several make a mixture.
-        weights: shares of the sources in the sequences. None: by their tokens; where streamed, by their bytes on disk.
-        text_field: field or column that holds the text.
-        tokenizer: `embedded` (trained on the embedded corpus, with `vocabulary` entries) or a folder.
-        validation: source of the held-out set. None: about 5 % of the documents of every source, by their hash.
-        strict: refuse what is no text, instead of leaving it out and counting it.
-        ahead: tokenize all before training. None: where no source is on the hub.
-        held_out_sequences, seq_len: size of the held-out set.
-        predict_bos: the EOS of each document is an input too, with the label BOS.
-        verify: verify the checksums of all files in the cache.
-        cache: where prepared folders are kept; `default_cache()` if None.
+        data: the config's section.
+        held_out_sequences: sequences of the held-out set.
+        seq_len: tokens of a sequence.
+        verify: whether to verify the checksums of all files in the cache.
+        cache: the folder of prepared folders; None: `default_cache()`.
 
     Raises:
-        UserError: a source or the tokenizer cannot be used so, or too little is held out.
+        UserError: a source or the tokenizer cannot be used, or too little is held out.
         DamagedCacheError: an entry of the cache is incomplete; the message names the folder.
     """
-    names = (corpus,) if isinstance(corpus, str) else tuple(corpus)
-    ahead = not any(map(is_hub, names)) if ahead is None else ahead
     cache = (cache or default_cache()).absolute()
-    sources = [open_source(name, text_field) for name in names]
-    opened = open_tokenizer(tokenizer, vocabulary, cache)
-    make = partial(prepare_source, tokenizer=opened, strict=strict, verify=verify, cache=cache)
+    sources = [open_source(name, data.text_field) for name in data.sources]
+    opened = open_tokenizer(data.tokenizer, data.vocabulary, cache)
+    make = partial(prepare_source, tokenizer=opened, strict=data.strict, verify=verify, cache=cache)
     prepared: tuple[Prepared, ...] = ()
-    if ahead:
-        part = Part.ALL if validation is None else Part.TRAIN
+    if data.prepare:
+        part = Part.ALL if data.validation is None else Part.TRAIN
         prepared = tuple(make(source, part=part) for source in sources)
-    shares = tuple(weights) if weights is not None else _sizes(sources, prepared, predict_bos=predict_bos)
-    held_out_shares = shares if validation is None else (1.0,)
+    shares = data.weights or _sizes(sources, prepared, predict_bos=data.predict_bos)
+    held_out_shares = shares if data.validation is None else (1.0,)
     needed = Schedule(held_out_shares, seed=HELD_OUT_SEED, share=0).counts(held_out_sequences)
     held_out: tuple[Prepared, ...]
-    if validation is not None:
-        pairs = None if ahead else held_out_sequences * seq_len
-        held_out = (make(open_source(validation, text_field), part=Part.VALIDATION, most_pairs=pairs),)
-    elif ahead:
+    if data.validation is not None:
+        pairs = None if data.prepare else held_out_sequences * seq_len
+        held_out = (make(open_source(data.validation, data.text_field), part=Part.VALIDATION, most_pairs=pairs),)
+    elif data.prepare:
         held_out = prepared
     else:
         held_out = tuple(
             make(source, part=Part.HELD_OUT, most_pairs=max(1, count) * seq_len)
             for source, count in zip(sources, needed, strict=True)
         )
-    for one, count in zip(held_out, needed, strict=True):
-        there = -(-one.sizes["validation"].pairs(predict_bos=predict_bos) // seq_len)
-        _check_held_out(one, count, there, seq_len, by_hash=validation is None)
+    for folder, count in zip(held_out, needed, strict=True):
+        there = -(-folder.sizes["validation"].pairs(predict_bos=data.predict_bos) // seq_len)
+        _check_held_out(folder, count, there, seq_len, by_hash=data.validation is None)
     return TrainingData(
         weights=shares,
         prepared=prepared,
-        streamed=() if ahead else names,
+        streamed=() if data.prepare else data.sources,
         held_out=held_out,
         held_out_weights=held_out_shares,
-        hold_out=validation is None,
-        left_out=() if ahead else tuple(map(_left_out, sources)),
+        hold_out=data.validation is None,
+        left_out=() if data.prepare else tuple(map(_left_out, sources)),
     )
 
 
@@ -218,10 +198,10 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
     if len(sources) == 1:
         return (1.0,)
     if prepared:
-        for one in prepared:
-            if not one.tokens["train"]:
-                raise UserError(f"{one.corpus} holds no text for training: its hash holds out all of it")
-        return tuple(float(one.sizes["train"].pairs(predict_bos=predict_bos)) for one in prepared)
+        for folder in prepared:
+            if not folder.tokens["train"]:
+                raise UserError(f"{folder.corpus} holds no text for training: its hash holds out all of it")
+        return tuple(float(folder.sizes["train"].pairs(predict_bos=predict_bos)) for folder in prepared)
     unknown = [source.name for source in sources if source.size is None]
     if unknown:
         raise UserError(f"how large {', '.join(unknown)} is cannot be known while it is streamed; give data.weights")
@@ -238,8 +218,8 @@ def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int
 
 
 def _left_out(source: Source) -> str:
-    found = source.left_out
-    return "; skipped files, folders or links: {} (first: {}: {})".format(len(found), *found[0]) if found else ""
+    skipped = source.left_out
+    return "; skipped files, folders or links: {} (first: {}: {})".format(len(skipped), *skipped[0]) if skipped else ""
 
 
 def _skipped(prepared: Prepared) -> str:

@@ -24,11 +24,10 @@ from muloco.data.corpus import Corpus, load_corpus
 from muloco.data.errors import BadRecord, Skipped
 from muloco.data.readers import BrokenFile, endings, format_of, records, text_in_row, text_of, unit_of
 from muloco.errors import UserError
+from muloco.settings.data import EMBEDDED, HUB, is_hub
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
-HUB = "hf:"
 Place = dict[str, Any]
 
 
@@ -98,10 +97,6 @@ def open_source(name: str, text_field: str) -> Source:
     if name == EMBEDDED:
         return Embedded()
     return Hub(name, text_field) if is_hub(name) else Files(name, text_field)
-
-
-def is_hub(name: str) -> bool:
-    return name.startswith(HUB)
 
 
 class Embedded:

@@ -13,7 +13,7 @@ from muloco.evals.names import check_names
 from muloco.evals.report import figures, mean, table, write_results
 from muloco.settings.bounds import Amount, Count
 from muloco.settings.evaluation import need_lm_eval
-from muloco.settings.load import check_option
+from muloco.settings.values import check_option
 from muloco.training.trained import Trained, find_trained
 
 if TYPE_CHECKING:

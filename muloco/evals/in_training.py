@@ -20,13 +20,13 @@ from muloco.evals.run import evaluate
 from muloco.evals.scoring import Continuation, Score, Scorer
 from muloco.evals.tasks import Tasks, find_tasks, load_tasks
 from muloco.runs.folder import DURING_TRAINING
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.resuming import run_folder
 
 logger = logging.getLogger(__name__)
 
 
-def tasks_of(config: Config) -> Tasks:
+def tasks_of(config: ResolvedConfig) -> Tasks:
     """The tasks of a resolved config, loaded with their data.
 
     Raises:
@@ -44,7 +44,7 @@ def tasks_of(config: Config) -> Tasks:
     return tasks
 
 
-def rehearse(config: Config) -> None:
+def rehearse(config: ResolvedConfig) -> None:
     """Evaluates each task once at the start of a run, with a trivial model that takes no time, so that a task that
     cannot be evaluated is found before the first step.
 
@@ -94,7 +94,7 @@ class TaskEvaluation:
         UserError: as `tasks_of`.
     """
 
-    def __init__(self, config: Config, tokenizer: Path):
+    def __init__(self, config: ResolvedConfig, tokenizer: Path):
         self._config = config
         self._tokenizer = DocumentTokenizer(tokenizer)
         self._tasks = tasks_of(config)

@@ -1,15 +1,14 @@
 """Checks the names of lm-eval's tasks without the slow import of lm-eval. Needs nothing but Python."""
 
-import difflib
 import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from muloco.errors import UserError
+from muloco.errors import UserError, naming
 from muloco.evals.suites import SUITES, expand
-from muloco.settings.load import naming
+from muloco.suggest import similar
 
 _NAMED = re.compile(rb"^\W*(?:task|group|tag)\s*:\s*[\"']?([\w.+-]+)", re.MULTILINE)
 
@@ -46,8 +45,8 @@ def check_names(names: Sequence[str], include_path: str | None) -> None:
 
 def unknown_task(name: str, known: Sequence[str]) -> str:
     """Says that there is no such task, and suggests similar ones."""
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+    matches = similar(name, known, cutoff=0.5, most=3)
+    hint = f"; did you mean {' or '.join(matches)}?" if matches else ""
     return f"lm-eval knows no task {name!r}{hint} (own tasks: a folder of YAML files)"
 
 

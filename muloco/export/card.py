@@ -4,7 +4,7 @@ import json
 
 from muloco.model.architecture import HuggingFaceForm
 from muloco.runs.folder import read_metrics
-from muloco.settings.load import to_dict
+from muloco.settings.stored import to_dict
 from muloco.training.trained import Trained
 
 _CARD = """\

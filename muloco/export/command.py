@@ -7,7 +7,7 @@ from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.export.target import check_target
 from muloco.settings.bounds import Positive
-from muloco.settings.load import check_option
+from muloco.settings.values import check_option
 from muloco.training.trained import find_trained
 
 

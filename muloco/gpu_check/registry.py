@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from muloco.errors import UserError
 from muloco.gpu_check.parts import by_hand, codecs, gloo, laptop, muon, several, small, speed, tests
 from muloco.gpu_check.row import Part, Row
-from muloco.settings.values import nearest
+from muloco.suggest import did_you_mean
 
 PARTS: tuple[Part, ...] = tuple(
     module.PART for module in (small, gloo, laptop, tests, several, muon, codecs, speed, by_hand)
@@ -49,6 +49,5 @@ def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
 def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            close = nearest(name, known)
-            hint = f"did you mean {close}?" if close else f"there are {', '.join(known)}"
+            hint = did_you_mean(name, known, cutoff=0.5) or f"there are {', '.join(known)}"
             raise UserError(f"{option}: there is no {name!r}; {hint}")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from muloco.launch.crew import Crew
 from muloco.launch.kept_folder import KeptFolder
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
 from muloco.launch.live import View
-from muloco.launch.placement import LOOPBACK, Placement, Station
+from muloco.launch.placement.spec import LOOPBACK, HostSpec, Placement
+from muloco.launch.pool import WorkerPool
 from muloco.launch.processes import Child
 from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
@@ -26,7 +26,7 @@ GRACE_SECONDS = 10.0
 """Seconds between asking a worker to end and killing it."""
 TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 """Signals that torchrun passes on to the ranks: its own ones, SIGUSR1 (stop) and SIGUSR2 (show the stacks)."""
-LEAVE_SECONDS = 3600
+STOP_SECONDS = 3600
 """Seconds that torchrun then waits for the ranks to reach a sync and save a checkpoint."""
 
 
@@ -68,14 +68,14 @@ def run_attempt(
                 start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
                 lighthouse = Lighthouse(start, placement.lighthouse.port, secret=secret)
                 environment[LIGHTHOUSE] = lighthouse.address
-            crew = Crew(
+            pool = WorkerPool(
                 lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
                 workers=config.worker_processes,
                 least=config.fault_tolerance.min_replica_size,
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
             watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
-            return _watch(crew, watchdog, lighthouse, stop, KeptFolder(folder), tail, view)
+            return _watch(pool, watchdog, lighthouse, stop, KeptFolder(folder), tail, view)
         finally:
             for child in children:
                 child.ask_to_end()
@@ -86,7 +86,7 @@ def run_attempt(
 
 
 def _watch(
-    crew: Crew,
+    pool: WorkerPool,
     watchdog: Watchdog,
     lighthouse: Lighthouse | None,
     stop: StopSignals,
@@ -97,18 +97,18 @@ def _watch(
     """Waits for the end of the attempt."""
     while True:
         lines = list(tail.new_lines())
-        crew.take_note(lines)
-        view.update(lines, crew.away())
+        pool.take_note(lines)
+        view.update(lines, pool.away())
         if lighthouse is not None and not lighthouse.keep_alive():
-            return Ended(failed=[lighthouse.child], may_pass=True, restarts=crew.restarts)
+            return Ended(failed=[lighthouse.child], may_pass=True, restarts=pool.restarts)
         if stop.received is not None:
-            crew.leave()
-        watchdog.look(crew.children)
+            pool.stop()
+        watchdog.look(pool.children)
         kept.watch()
-        if crew.watch():
-            view.update(tail.new_lines(), crew.away())
-            failed = crew.failures()
-            return Ended(failed=failed, may_pass=crew.may_pass(), restarts=crew.restarts)
+        if pool.watch():
+            view.update(tail.new_lines(), pool.away())
+            failed = pool.failures()
+            return Ended(failed=failed, may_pass=pool.may_pass(), restarts=pool.restarts)
         time.sleep(POLL_SECONDS)
 
 
@@ -123,13 +123,13 @@ def _environment(attempt: int, secret: str) -> dict[str, str]:
 
 
 def _start_lighthouse(
-    config: Config, folder: RunFolder, station: Station, children: list[Child], secret: str, port: int
+    config: Config, folder: RunFolder, host: HostSpec, children: list[Child], secret: str, port: int
 ) -> tuple[Child, str]:
     child, address = start_lighthouse(
         secret=secret,
         workers=config.fault_tolerance.min_replica_size,
         log=folder.log("lighthouse"),
-        station=station,
+        host=host,
         heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
         join_timeout=config.fault_tolerance.straggler_timeout_seconds,
         port=port,
@@ -148,14 +148,14 @@ def _start_worker(
     worker: int,
 ) -> Child:
     """Starts a worker's process and adds it to `children` at once, so that it is ended whatever happens."""
-    station = placement.stations[worker]
+    host = placement.hosts[worker]
     # gloo by itself would look for the address of the host's name
-    interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", station.interface)}
-    if station.host == LOOPBACK:  # NCCL by itself would listen on another interface
-        interface["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", station.interface)
+    interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", host.interface)}
+    if host.address == LOOPBACK:  # NCCL by itself would listen on another interface
+        interface["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", host.interface)
     child = Child(
         f"worker {worker}" if config.worker_processes == config.workers else "workers",
-        _worker_command(config, folder, worker, station, placement.process_group),
+        _worker_command(config, folder, worker, host, placement.process_group),
         log=folder.log(worker),
         environment={**environment, **interface, **placement.environments[worker]},
         on_line=partial(view.log, worker),
@@ -165,27 +165,27 @@ def _start_worker(
     return child
 
 
-def _worker_command(config: Config, folder: RunFolder, worker: int, station: Station, process_group: str) -> list[str]:
+def _worker_command(config: Config, folder: RunFolder, worker: int, host: HostSpec, process_group: str) -> list[str]:
     module = ["-m", "muloco"]
     if config.ranks_per_worker > 1:
         module = [
-            *("-m", "muloco.launch.torchrun", str(LEAVE_SECONDS)),
-            f"--nproc-per-node={config.ranks_per_worker // station.nodes}",
-            *_rendezvous(station),
+            *("-m", "muloco.launch.torchrun", str(STOP_SECONDS)),
+            f"--nproc-per-node={config.ranks_per_worker // host.nodes}",
+            *_rendezvous(host),
             f"--signals-to-handle={TORCHRUN_SIGNALS}",
             *module,
         ]
     overrides = [
         *("--fault_tolerance.replica_id", str(worker)),
         *("--fault_tolerance.process_group", process_group),
-        *("--fault_tolerance.host", config.fault_tolerance.host or station.host),
+        *("--fault_tolerance.host", config.fault_tolerance.host or host.address),
     ]
-    return [*station.start, station.python, *module, "worker", str(folder.config), *overrides]
+    return [*host.start, host.python, *module, "worker", str(folder.config), *overrides]
 
 
-def _rendezvous(station: Station) -> list[str]:
+def _rendezvous(host: HostSpec) -> list[str]:
     """Returns torchrun's options for the rendezvous of a worker's ranks. Each node adds its own number
-    (`muloco.launch.node`)."""
-    if station.nodes == 1:
+    (`muloco.launch.placement.node`)."""
+    if host.nodes == 1:
         return ["--rdzv-backend=loopback", f"--local-addr={LOOPBACK}"]
-    return [f"--nnodes={station.nodes}", f"--master-addr={station.host}", f"--master-port={station.port}"]
+    return [f"--nnodes={host.nodes}", f"--master-addr={host.address}", f"--master-port={host.port}"]

@@ -30,7 +30,8 @@ class KeptFolder:
             logger.error(
                 "config.json is missing in the run folder %s, and other files, such as checkpoints, may be missing "
                 "too; the training goes on and saves a checkpoint when the next one is due; %s",
-                *(self._folder.root, reason or "config.json is written again"),
+                self._folder.root,
+                reason or "config.json is written again",
             )
         self._told = True
 

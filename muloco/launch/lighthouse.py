@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from muloco.launch.placement import LOOPBACK, Station
+from muloco.launch.placement.spec import LOOPBACK, HostSpec
 from muloco.launch.processes import Child
 from muloco.outer.network import Network
 from muloco.training.environment import SECRET
@@ -41,7 +41,7 @@ def start_lighthouse(
     workers: int,
     log: Path,
     secret: str = "",
-    station: Station = Station(),  # noqa: B008 (it is frozen)
+    host: HostSpec = HostSpec(),  # noqa: B008 (it is frozen)
     heartbeat_timeout: float = 5.0,
     join_timeout: float = 60.0,
     port: int = 0,
@@ -51,8 +51,8 @@ def start_lighthouse(
     Args:
         workers: fewest that make a quorum.
         log: file for its output.
-        secret: the secret of the run; needed if the station is not on loopback.
-        station: where; on the loopback interface of this machine.
+        secret: the secret of the run; needed if the host is not on loopback.
+        host: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
         join_timeout: seconds that those who have come wait for one that is alive but late.
         port: 0: a free one.
@@ -65,8 +65,8 @@ def start_lighthouse(
     """
     lines: queue.Queue[str] = queue.Queue()
     command = [
-        *(*station.start, station.python, "-m", "muloco", "lighthouse"),
-        *("--host", station.host),
+        *(*host.start, host.python, "-m", "muloco", "lighthouse"),
+        *("--host", host.address),
         *("--port", str(port)),
         *("--min_replica_size", str(workers)),
         *("--heartbeat_timeout_seconds", str(heartbeat_timeout)),

@@ -16,7 +16,7 @@ from muloco.console import BackgroundStream
 from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
 from muloco.runs.folder import STATE
 from muloco.runs.states import State
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 _WORTH_SHOWING = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
@@ -56,11 +56,11 @@ class View:
         clock: seconds, for the time that is left.
     """
 
-    def __init__(self, config: Config, console: Console, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, config: ResolvedConfig, console: Console, clock: Callable[[], float] = time.monotonic):
         self._config = config
         self._console = console
         self._clock = clock
-        self._steps = config.training.steps or 0
+        self._steps = config.training.steps
         self._manner = Manner(
             delay=config.fault_tolerance.fragment_sync_delay, in_turns=config.worker_processes < config.workers
         )

@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from muloco.errors import UserError
 from muloco.runs.lines import LineFile
 from muloco.training.pulse import STACKS, Sign, sign_in
 
 logger = logging.getLogger(__name__)
 
-REFUSED = 2
-"""Exit status of a program of ours that cannot run as it is asked to."""
 LONGEST_LINE = 1 << 16
 """Most characters of a line of output. Longer lines are divided, so that a line without an end does not fill memory."""
 _LAST_BYTES = 1 << 20
@@ -95,7 +94,7 @@ class Child:
         """Seconds since it last wrote a line or gave a sign of life, or was started."""
         return time.monotonic() - self._heard
 
-    def ask_to_leave(self) -> None:
+    def ask_to_stop(self) -> None:
         """Asks the process, by SIGUSR1, to bring its work to a good end before it ends."""
         self._process.send_signal(signal.SIGUSR1)
 
@@ -136,7 +135,11 @@ class Child:
                 log = file.read().decode("utf-8", errors="replace")
         except OSError:  # it could not be written, or was removed
             log = ""
-        return exception_in(log) or (refusal_in(log) if status == REFUSED else None) or f"exit status {status}"
+        return (
+            exception_in(log)
+            or (refusal_in(log) if status == UserError.exit_status else None)
+            or f"exit status {status}"
+        )
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it and its children are gone

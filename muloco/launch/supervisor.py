@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from muloco.errors import UserError
-from muloco.launch.allocation import current_allocation
+from muloco.errors import RunFailed, UserError
 from muloco.launch.attempt import Ended, run_attempt
 from muloco.launch.claim import Claim, only_supervisor, taken
-from muloco.launch.devices import place
 from muloco.launch.lighthouse import LighthouseError
 from muloco.launch.live import View
-from muloco.launch.placement import Placement
+from muloco.launch.placement.allocation import current_allocation
+from muloco.launch.placement.local import place_here
+from muloco.launch.placement.slurm import place_in_job
+from muloco.launch.placement.spec import Placement
 from muloco.launch.processes import Child
-from muloco.launch.slurm import place_in
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.summary import (
     how_it_stopped,
@@ -30,7 +30,7 @@ from muloco.launch.surroundings import check_surroundings
 from muloco.runs.attempts import begin_attempt, next_attempt
 from muloco.runs.folder import RunFolder, why_unwritable, write_json
 from muloco.runs.lines import why_full
-from muloco.settings.config import Config
+from muloco.settings.config import Config, ResolvedConfig
 from muloco.training.data import prepare_data
 from muloco.training.resuming import Resumption, check_content, config_json, content_of, run_folder, way_on
 
@@ -45,8 +45,8 @@ class Outcome:
 
     folder: RunFolder
     status: int
-    """Exit status: 0; 1 or `RESUMABLE` after a failure; 128 plus the number of a signal that stopped it, such as 130
-    after Ctrl-C."""
+    """Exit status: 0; 1 or `RESUMABLE` after a failure that may pass; 2 or 3 after one that would occur again
+    (`muloco.errors`); 128 plus the number of a signal that stopped it, such as 130 after Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class _Course:
     """Number of resumes of the run."""
 
 
-def train(config: Config, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
+def train(config: ResolvedConfig, *, chosen: Config, resumption: Resumption | None, console: Console) -> Outcome:
     """Runs all workers of a config until they are done: on this machine or, in a SLURM job, on its nodes.
 
     Args:
@@ -88,7 +88,7 @@ def train(config: Config, *, chosen: Config, resumption: Resumption | None, cons
 
 
 def _train(
-    config: Config,
+    config: ResolvedConfig,
     chosen: Config,
     resumption: Resumption | None,
     folder: RunFolder,
@@ -97,7 +97,7 @@ def _train(
 ) -> Outcome:
     job = current_allocation()
     check_surroundings(config, os.environ, here=job is None)
-    placement = place(config) if job is None else place_in(config, job, environment=os.environ)
+    placement = place_here(config) if job is None else place_in_job(config, job, environment=os.environ)
     first = next_attempt(folder)
     data = prepare_data(config)
     console.print(data.description(), markup=False)
@@ -122,7 +122,7 @@ def _train(
             claim.take_back()
             raise
     if course is None:
-        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
+        console.print(how_it_stopped(folder, steps=config.training.steps), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     ended = course.ended
     if ended.failed:
@@ -145,13 +145,14 @@ def _train(
                 markup=False,
             )
             return Outcome(folder=folder, status=1)
-        console.print(how_it_stopped(folder, steps=config.training.steps or 0), markup=False)
+        console.print(how_it_stopped(folder, steps=config.training.steps), markup=False)
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
         console.print(f"{_LAST_INCOMPLETE} (see {folder.log(0).parent}); {way_on(folder)}", style="red", markup=False)
         return Outcome(folder=folder, status=1 if newest is None else RESUMABLE)
     summary = summarize(
-        *(config, folder),
+        config,
+        folder,
         corpus=data.digests,
         wall_seconds=time.monotonic() - started + seconds_before(folder, first),
         restarts=course.restarts,
@@ -170,7 +171,7 @@ def _train(
 
 
 def _attempts(
-    config: Config,
+    config: ResolvedConfig,
     folder: RunFolder,
     placement: Placement,
     first: int,
@@ -203,7 +204,7 @@ def _attempts(
         )
 
 
-def _what_may_pass(ended: Ended, config: Config, folder: RunFolder) -> str | None:
+def _what_may_pass(ended: Ended, config: ResolvedConfig, folder: RunFolder) -> str | None:
     """Returns the failure of an attempt, if another one may succeed; otherwise None."""
     if ended.failed:
         return "\n".join(map(_told, ended.failed)) if ended.may_pass else None
@@ -215,7 +216,10 @@ def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console
     """Prints why a run has failed and what can be done."""
     for child in ended.failed:
         console.print(_told(child), style="red", markup=False)
-    if not ended.may_pass or not folder.config.exists():
+    if not ended.may_pass:
+        mistaken = any(child.status == UserError.exit_status for child in ended.failed)
+        return Outcome(folder=folder, status=UserError.exit_status if mistaken else RunFailed.exit_status)
+    if not folder.config.exists():
         return Outcome(folder=folder, status=1)
     console.print(way_on(folder), style="red", markup=False)
     return Outcome(folder=folder, status=_status_of_failure(folder, stop))

@@ -4,15 +4,18 @@
 
 starts torchrun so that it gives its ranks these seconds to reach a sync and to save a checkpoint after a signal. torch
 2.11 has no option for that, and kills them after 30 s. Among its rendezvous backends is `loopback`, for the ranks of
-one machine: its store listens on loopback alone, where that of `--standalone` listens on all interfaces.
+one machine: its store listens on loopback alone, where that of `--standalone` listens on all interfaces. The exit
+status is that of a rank that has failed (`muloco.errors`), where torchrun's own is always 1.
 """
 
 import functools
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 
 from torch.distributed import PrefixStore, TCPStore, run
-from torch.distributed.elastic.multiprocessing import api
+from torch.distributed.elastic.multiprocessing import SignalException, api
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -21,7 +24,9 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
-from muloco.outer.store import LOOPBACK, loopback_store
+from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError
+from muloco.outer.gate import LOOPBACK
+from muloco.outer.store import loopback_store
 
 BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"
@@ -72,7 +77,22 @@ def main(words: Sequence[str]) -> None:
         options = [f"{_OPTION}={seconds}", *options]
     else:
         api.PContext.close = functools.partialmethod(api.PContext.close, timeout=int(seconds))  # type: ignore[assignment]
-    run.main(options)
+    try:
+        run.main(options)
+    except ChildFailedError as error:
+        traceback.print_exception(error)
+        sys.exit(status_of(failure.exitcode for failure in error.failures.values()))
+    except SignalException as error:
+        traceback.print_exception(error)
+        sys.exit(128 + error.sigval)
+
+
+def status_of(ranks: Iterable[int]) -> int:
+    """Returns the exit status of a worker, given those of its ranks that have failed (negative: a signal). A rank that
+    knows what the failure means has precedence over those that failed as a consequence."""
+    statuses = set(ranks)
+    meant = (UserError.exit_status, RunFailed.exit_status, AttemptFailed.exit_status)
+    return next((status for status in meant if status in statuses), FAILED)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,11 @@ class _Watch:
             logger.warning(
                 "%s stands still: no sign of life for %.0f s (state: %s, after step %d); it is ended, with the stacks "
                 "of its threads at the end of its log %s",
-                *(self._child.name, self._quiet, self._sign.state, self._sign.step, self._child.log),
+                self._child.name,
+                self._quiet,
+                self._sign.state,
+                self._sign.step,
+                self._child.log,
             )
             self._asked = True
             self._child.ask_for_stacks()

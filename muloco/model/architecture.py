@@ -83,9 +83,17 @@ class Flavor(ABC):
         return sum(map(math.prod, self.shapes.values()))
 
     @cached_property
+    def parameters_by_role(self) -> Mapping[str, int]:
+        """Number of the parameters of each role that the architecture has."""
+        numbers = dict.fromkeys(self.record.roles, 0)
+        for name, shape in self.shapes.items():
+            numbers[self.record.role(name)] += math.prod(shape)
+        return numbers
+
+    @property
     def matrix_parameters(self) -> int:
         """Number of the parameters whose role is `matrix`, which Muon steps."""
-        return sum(map(math.prod, self.matrices.values()))
+        return self.parameters_by_role.get("matrix", 0)
 
     @property
     def flops_per_token(self) -> int:
@@ -146,9 +154,16 @@ class Architecture:
     router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused
     if there are any."""
 
-    def role(self, name: str) -> str | None:
-        """Returns the role of a parameter, or None if no pattern has its name."""
-        return next((role for role, pattern in self.roles.items() if search(pattern, name)), None)
+    def role(self, name: str) -> str:
+        """Returns the role of a parameter.
+
+        Raises:
+            KeyError: no pattern matches its name.
+        """
+        for role, pattern in self.roles.items():
+            if search(pattern, name):
+                return role
+        raise KeyError(f"architecture {self.name}: {name} has no role")
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
@@ -162,7 +177,7 @@ def register(new: Architecture) -> Architecture:
     """
     if new.name in _ARCHITECTURES:
         raise ValueError(f"there is an architecture {new.name} already")
-    taken = {name for known in architectures() for flavor in known.flavors for name in (flavor.alias, flavor.name)}
+    taken = {name for known in all_architectures() for flavor in known.flavors for name in (flavor.alias, flavor.name)}
     for flavor in new.flavors:
         if flavor.architecture != new.name:
             raise ValueError(f"flavor {flavor.alias} of {new.name} names the architecture {flavor.architecture}")
@@ -179,7 +194,7 @@ def unregister(name: str) -> None:
     del _ARCHITECTURES[name]
 
 
-def architectures() -> list[Architecture]:
+def all_architectures() -> list[Architecture]:
     """Returns all registered architectures, in the order of their registration."""
     return list(_ARCHITECTURES.values())
 

@@ -43,7 +43,7 @@ class Head(Linear):
         super().__init__(config)
         self._autocast = config.autocast
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (torch's name)
         """Returns logits [B, L, vocabulary] for input [B, L, width]."""
         if not self._autocast:
             return super().forward(input)

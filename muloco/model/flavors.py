@@ -1,11 +1,14 @@
 """Finds flavors by name among the registered architectures. Needs nothing but Python."""
 
-import difflib
+import pkgutil
+from importlib import import_module
 
-from muloco.model import paper_llama
-from muloco.model.architecture import Flavor, architectures, register
+from muloco.model import architectures
+from muloco.model.architecture import Flavor, all_architectures, register
+from muloco.suggest import did_you_mean
 
-register(paper_llama.ARCHITECTURE)
+for _module in pkgutil.iter_modules(architectures.__path__):
+    register(import_module(f"{architectures.__name__}.{_module.name}").ARCHITECTURE)
 
 
 def flavors() -> list[str]:
@@ -27,10 +30,9 @@ def flavor(name: str) -> Flavor:
     known = {key: flavor for flavor in _all() for key in (flavor.alias, flavor.name)}
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}the flavors are {', '.join(aliases())}")
+    hint = " ".join(filter(None, (did_you_mean(name, known), f"the flavors are {', '.join(aliases())}")))
+    raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}")
 
 
 def _all() -> list[Flavor]:
-    return [flavor for known in architectures() for flavor in known.flavors]
+    return [flavor for known in all_architectures() for flavor in known.flavors]

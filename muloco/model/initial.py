@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muloco.errors import UserError
+from muloco.errors import UserError, naming
 from muloco.model.architecture import Flavor, HuggingFaceForm
 from muloco.model.weights_folder import WeightsFolder, check_names
-from muloco.settings.load import naming
 
 if TYPE_CHECKING:
     from torch import nn

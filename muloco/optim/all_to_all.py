@@ -26,9 +26,9 @@ def overlap(works: Iterable[Generator[None, None, None]]) -> None:
     computes while what the others wait for travels."""
     under_way: list[Generator[None, None, None]] = []
     for work in works:
-        under_way = [one for one in (work, *under_way) if _goes_on(one)]
+        under_way = [begun for begun in (work, *under_way) if _goes_on(begun)]
     while under_way:
-        under_way = [one for one in under_way if _goes_on(one)]
+        under_way = [begun for begun in under_way if _goes_on(begun)]
 
 
 def to_owners(
@@ -51,8 +51,8 @@ def to_owners(
         if axis.dim is None:
             continue
         outgoing: list[list[Tensor]] = [[] for _ in range(axis.size)]
-        for stack, ones in zip(here, parts, strict=True):
-            outgoing[stack.owner[place]] += ones
+        for stack, stack_parts in zip(here, parts, strict=True):
+            outgoing[stack.owner[place]] += stack_parts
         here = [stack for stack in here if stack.owner[place] == axis.rank]
         shapes = [part_shape(stack.shape, batch.axes[:place]) for stack in here]
         incoming = [
@@ -77,11 +77,11 @@ def from_owners(batch: Batch, directions: list[Tensor], dtype: torch.dtype) -> G
         directions: of the stacks that this rank owns, in the batch's order, `[matrices, *shape]`.
         dtype: theirs.
     """
-    here = [one for stack in directions for one in stack]
+    here = [direction for stack in directions for direction in stack]
     for place, axis in enumerate(batch.axes):
         outgoing = [here] * axis.size
         if axis.dim is not None:
-            cut = [one.split(axis.lengths(one.shape[axis.dim]), axis.dim) for one in here]
+            cut = [part.split(axis.lengths(part.shape[axis.dim]), axis.dim) for part in here]
             outgoing = [[pieces[rank] for pieces in cut] for rank in range(axis.size)]
         later = range(place + 1, len(batch.axes))
         wanted = [stack for stack in batch.stacks if all(stack.owner[i] == batch.axes[i].rank for i in later)]
@@ -90,7 +90,7 @@ def from_owners(batch: Batch, directions: list[Tensor], dtype: torch.dtype) -> G
             shape = part_shape(stack.shape, batch.axes[: place + 1])
             incoming[stack.owner[place]] += [shape] * len(stack.matrices)
         received = yield from _all_to_all(axis, outgoing, incoming, dtype, batch.device)
-        here = [one for stack in wanted for one in islice(received[stack.owner[place]], len(stack.matrices))]
+        here = [part for stack in wanted for part in islice(received[stack.owner[place]], len(stack.matrices))]
     return here
 
 
@@ -113,10 +113,10 @@ def _all_to_all(
         From each rank, what it had.
     """
     others = [rank for rank in range(axis.size) if rank != axis.rank]
-    leaving = [one for rank in others for one in outgoing[rank]]
+    leaving = [tensor for rank in others for tensor in outgoing[rank]]
     coming = [shape for rank in others for shape in incoming[rank]]
-    sent = torch.empty(sum(one.numel() for one in leaving), dtype=dtype, device=device)
-    _copy(_pieces(sent, [one.shape for one in leaving]), leaving)
+    sent = torch.empty(sum(tensor.numel() for tensor in leaving), dtype=dtype, device=device)
+    _copy(_pieces(sent, [tensor.shape for tensor in leaving]), leaving)
     received = torch.empty(sum(shape.numel() for shape in coming), dtype=dtype, device=device)
 
     def sizes(counts: list[int]) -> list[int]:
@@ -126,7 +126,7 @@ def _all_to_all(
         received.view(torch.uint8),  # which every backend knows
         sent.view(torch.uint8),
         sizes([sum(shape.numel() for shape in shapes) for shapes in incoming]),
-        sizes([sum(one.numel() for one in ones) for ones in outgoing]),
+        sizes([sum(tensor.numel() for tensor in tensors) for tensors in outgoing]),
         group=axis.group,
         async_op=True,
     )

@@ -2,17 +2,17 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Never
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
-from muloco.optim.by_rule import ByRule
+from muloco.optim.rule import above_zero_to_one, below_one
+from muloco.optim.rule_optimizer import RuleOptimizer
 from muloco.sharding import local
 
 
-class GPA(ByRule):
+class GPA(RuleOptimizer):
     """Three points for each parameter: z takes the inner steps, x is their average, gradients are taken at y between
     them, which the parameter holds (PAPER 3.6):
 
@@ -33,8 +33,8 @@ class GPA(ByRule):
             group may have its own.
         mu_y: in (0, 1]: how near to x gradients are taken; a group may have its own.
         weight_decay: of z, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group,
-        symmetric_products: see `Muon`.
+        options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
+            process_group and symmetric_products, see `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for mu_x or mu_y out of range.
@@ -42,6 +42,8 @@ class GPA(ByRule):
 
     Source: Defazio et al., "Smoothing DiLoCo with Primal Averaging" (arXiv 2512.17131).
     """
+
+    own_options = {"mu_x": below_one, "mu_y": above_zero_to_one}
 
     _early: dict[Tensor, Tensor]
     """z of parameters that have taken no step yet."""
@@ -53,41 +55,10 @@ class GPA(ByRule):
         mu_x: float = 0.9967,
         mu_y: float = 0.7,
         weight_decay: float = 0.0,
-        *,
-        momentum: float = 0.9,
-        nesterov: bool = False,
-        adjust_lr: str = "spectral_norm",
-        orthogonalization: str = "muloco",
-        steps: int | None = None,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        cautious_weight_decay: bool = False,
-        process_group: ProcessGroup | None = None,
-        symmetric_products: str = "auto",
-        **unknown: Never,
+        **options: Any,
     ) -> None:
         self._early = {}
-        defaults = {
-            "lr": lr,
-            "mu_x": mu_x,
-            "mu_y": mu_y,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "adjust_lr": adjust_lr,
-            "orthogonalization": orthogonalization,
-            "steps": steps,
-            "eps": eps,
-            "cautious_weight_decay": cautious_weight_decay,
-        }
-        super().__init__(
-            params,
-            defaults,
-            betas=betas,
-            process_group=process_group,
-            symmetric_products=symmetric_products,
-            unknown=unknown,
-        )
+        super().__init__(params, {"lr": lr, "mu_x": mu_x, "mu_y": mu_y, "weight_decay": weight_decay}, options)
 
     def z(self, param: Tensor) -> Tensor:
         """The z of a parameter, made now where it is not there yet. It stays the same tensor, whatever is loaded; who
@@ -142,11 +113,11 @@ class GPA(ByRule):
         """
         given = [(param, group) for group in self.param_groups for param in group["params"] if param.grad is not None]
         for param, group in given:
-            own = self.state[param]
-            if "z" not in own:
-                own["z"] = self.z(param)
+            buffers = self.state[param]
+            if "z" not in buffers:
+                buffers["z"] = self.z(param)
                 self._early.pop(param)
-            y, z = local(param), local(own["z"])
+            y, z = local(param), local(buffers["z"])
             left = y.sub(z, alpha=1 - group["mu_y"]).mul_(group["mu_x"])
             y.copy_(z)
             z.copy_(left)

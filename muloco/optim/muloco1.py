@@ -2,17 +2,17 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Never
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
-from muloco.optim.by_rule import ByRule
+from muloco.optim.rule import at_least_zero, below_one, integer
+from muloco.optim.rule_optimizer import RuleOptimizer
 from muloco.sharding import local
 
 
-class MuLoCo1(ByRule):
+class MuLoCo1(RuleOptimizer):
     """After every `sync_interval` inner steps, by the rules of `Muon`, one outer step from the anchor, where the last
     window ended (PAPER 3.1 and 3.2):
 
@@ -36,8 +36,8 @@ class MuLoCo1(ByRule):
         outer_momentum: in [0, 1); a group may have its own.
         sync_interval: inner steps of a window (H), at least 1; a group may have its own.
         weight_decay: of the inner step, decoupled, times the unscaled lr.
-        momentum, nesterov, adjust_lr, orthogonalization, steps, betas, eps, cautious_weight_decay, process_group,
-        symmetric_products: see `Muon`.
+        options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
+            process_group and symmetric_products, see `Muon`.
 
     Raises:
         ValueError: as for `Muon`, and for outer options out of range.
@@ -45,6 +45,13 @@ class MuLoCo1(ByRule):
 
     Source: MuLoCo (arXiv 2505.23725).
     """
+
+    own_options = {
+        "outer_lr": at_least_zero,
+        "outer_momentum": below_one,
+        "sync_interval": integer(1),
+        "window": integer(0),
+    }
 
     _at_anchor = False
 
@@ -56,18 +63,7 @@ class MuLoCo1(ByRule):
         outer_momentum: float = 0.6,
         sync_interval: int = 30,
         weight_decay: float = 0.01,
-        *,
-        momentum: float = 0.9,
-        nesterov: bool = False,
-        adjust_lr: str = "spectral_norm",
-        orthogonalization: str = "muloco",
-        steps: int | None = None,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        cautious_weight_decay: bool = False,
-        process_group: ProcessGroup | None = None,
-        symmetric_products: str = "auto",
-        **unknown: Never,
+        **options: Any,
     ) -> None:
         defaults = {
             "lr": inner_lr,
@@ -75,23 +71,9 @@ class MuLoCo1(ByRule):
             "outer_momentum": outer_momentum,
             "sync_interval": sync_interval,
             "weight_decay": weight_decay,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "adjust_lr": adjust_lr,
-            "orthogonalization": orthogonalization,
-            "steps": steps,
-            "eps": eps,
-            "cautious_weight_decay": cautious_weight_decay,
             "window": 0,
         }
-        super().__init__(
-            params,
-            defaults,
-            betas=betas,
-            process_group=process_group,
-            symmetric_products=symmetric_products,
-            unknown=unknown,
-        )
+        super().__init__(params, defaults, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in `torch.optim.Optimizer`; it joins the window of the groups of its `sync_interval`.
@@ -147,8 +129,8 @@ class MuLoCo1(ByRule):
     def _outer_step(self, group: dict[str, Any]) -> None:
         lr, momentum = group["outer_lr"], group["outer_momentum"]
         for param in self._synced(group):
-            own = self.state[param]
-            here, anchor, buffer = local(param), local(own["anchor"]), local(own["outer_momentum"])
+            buffers = self.state[param]
+            here, anchor, buffer = local(param), local(buffers["anchor"]), local(buffers["outer_momentum"])
             pseudogradient = anchor - here
             buffer.mul_(momentum).add_(pseudogradient)
             anchor.sub_(pseudogradient.add_(buffer, alpha=momentum), alpha=lr)

@@ -1,126 +1,90 @@
-"""Muon's rule: momentum, orthogonalized. Ranks that hold the same matrices share the work."""
+"""Muon for matrices, and other rules for the rest, as a torch optimizer."""
 
-import math
-from collections.abc import Callable, Generator, MutableMapping, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
 
-from muloco.optim.all_to_all import from_owners, overlap, to_owners
-from muloco.optim.lookup import lookup
-from muloco.optim.matrices import from_matrices, matrix_shape, to_matrices
-from muloco.optim.orthogonalize import coefficients, exchange_dtypes, orthogonal_direction
-from muloco.optim.owners import Batch, Plan, Stack
-from muloco.optim.passes import advance, descend, host_sees
-from muloco.sharding import Axis, local
-
-__all__ = ["LR_SCALES", "muon_update"]
-
-LR_SCALES: dict[str, Callable[[int, int], float]] = {
-    "spectral_norm": lambda rows, cols: math.sqrt(rows / cols),
-    "rms_norm": lambda rows, cols: 0.2 * math.sqrt(max(rows, cols)),
-    "none": lambda rows, cols: 1.0,
-}
-"""What the learning rate of a `[rows, cols]` = `[fan_out, fan_in]` matrix is multiplied by, by name."""
+from muloco.optim.rule_optimizer import RuleOptimizer
 
 
-def muon_update(
-    groups: Sequence[tuple[list[Tensor], dict[str, Any]]],
-    state: MutableMapping[Tensor, Any],
-    plan: Plan,
-    process_group: ProcessGroup | None = None,
-    symmetric_products: str = "auto",
-) -> None:
-    """Takes one step, in place. See `muloco.optim.Muon`.
+class Muon(RuleOptimizer):
+    """Muon, for matrices. With momentum M, gradient G and parameter X of shape `[fan_out, fan_in]`:
+
+        M <- momentum * M + G
+        U  = G + momentum * M if nesterov else M
+        X <- X * (1 - lr * weight_decay)
+        X <- X - lr * scale * orthogonalize(U)
+
+    A group with another `"algorithm"` is stepped by that rule instead: `normuon` for matrices, `adamw` and `lion` for
+    parameters of any shape (docs/optimizers.md).
+
+    Parameters may be DTensors: the full matrix is then orthogonalized, by one of the ranks of their mesh, and the state
+    is sharded as its parameter is, except that every rank has all numbers of a buffer with one a row
+    (docs/muon-with-fsdp.md). All ranks of a mesh must step the same parameters, with a gradient on all of them or on
+    none, in the same order; else collectives wait until their group's timeout.
+
+    State of a parameter: the buffers that `muloco.optim.rules` names, such as `momentum_buffer` (muon), of its shape,
+    dtype and layout. A step is correct wherever the momentum is finite.
 
     Args:
-        groups: for each parameter group, its parameters that have a gradient, and the group.
-        state: `momentum_buffer` by parameter.
-        plan: the plan of the optimizer, which is kept from step to step.
-        process_group: ranks that hold copies of all plain parameters and have equal gradients; None: no other rank.
-        symmetric_products: see `muloco.optim.Muon`.
+        params: a module or (name, parameter) pairs, which are sorted into groups: hidden matrices to muon; embeddings,
+            head, norms, biases and the rest to adamw, norms and biases without weight decay (`describe_groups()` lists
+            them). Convolutions without groups go to muon if a module is given. Or parameters, all for muon. Or groups,
+            see below.
+        lr: learning rate, a float or a tensor of one element, which a CUDA graph needs on the device.
+        momentum: of rules for matrices, in [0, 1).
+        nesterov: rules for matrices look one momentum step ahead.
+        weight_decay: decoupled, times the unscaled lr.
+        adjust_lr: their scale, a name in `LR_SCALES`: `spectral_norm` sqrt(fan_out / fan_in), `rms_norm`
+            0.2 sqrt(max(fan_out, fan_in)), or `none`.
+        orthogonalization: a name in `PRESETS`.
+        steps: orthogonalization steps; None for the preset's own number.
+        betas: of adamw and lion, each in [0, 1).
+        beta2: of normuon, in [0, 1).
+        eps: of adamw and normuon, added to the root.
+        cautious_weight_decay: decay only what the step does not move away from zero.
+        process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
+            them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
+        symmetric_products: how muon computes symmetric matrix products: `triton` computes one triangle, on a CUDA
+            device; `matmul` computes all elements; `auto` uses whichever is faster on a GPU when a shape first occurs,
+            and `matmul` elsewhere and where several ranks may compute the same matrix. `auto` may choose differently
+            when a run is repeated, and results then differ by rounding. See
+            `muloco.optim.symmetric.symmetric_product`.
+
+    A group may have every option of the constructor that its algorithm uses, except `process_group` and
+    `symmetric_products`, and
+
+        algorithm: a name in `muloco.optim.rules`. Default: by `role`, or by `use_muon` (True or False, as in Keller
+            Jordan's optimizers), else muon.
+        role: `matrix` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `describe_groups()` shows;
+            together with an algorithm, any label. Scalars (norms and biases) have no weight decay unless the group sets
+            it.
+        layout: for matrices. A matrix is `[fan_out, fan_in]`; `transposed`: `[fan_in, fan_out]`, as transformers'
+            Conv1D has it (known in a module). More than three dimensions are a convolution, one row for each output;
+            three need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have
+            too.
+        lr_factor: times lr; 1 by default.
+        fused, foreach: for adamw, as in torch.optim.AdamW; fused by default on an accelerator.
+
+    Raises:
+        ValueError: a parameter that its algorithm does not take or that is given twice, an unknown key or name, an
+            option in a group whose algorithm does not use it, a number out of range or not finite, or a process group
+            without this rank; also from `add_param_group` and `load_state_dict`, which then leave the optimizer as it
+            was. From `step`: a sparse gradient, or a plain one of a DTensor; nothing has changed then. Also from
+            `step`: `symmetric_products` is `triton`, which cannot run on this device.
+        TypeError: an unknown keyword.
+
+    Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for
+    hidden layers in neural networks" (2024); `rms_norm` is from "Muon is Scalable for LLM Training" (arXiv 2502.16982).
     """
-    copies = (Axis(process_group, None),) if process_group is not None and process_group.size() > 1 else ()
-    params = [param for params, _ in groups for param in params]
-    for param in params:
-        if "momentum_buffer" not in state[param]:
-            state[param]["momentum_buffer"] = torch.zeros_like(param)
-    gradients = {param: _gradient(param) for param in params}
-    momenta = {param: local(state[param]["momentum_buffer"]) for param in params}
-    overlap(_update(batch, gradients, momenta, symmetric_products) for batch in plan.batches(groups, copies))
 
-
-def _gradient(param: Tensor) -> Tensor:
-    """Returns this rank's part of the gradient, sharded as the parameter is."""
-    gradient = param.grad
-    assert gradient is not None
-    if isinstance(param, DTensor):
-        assert isinstance(gradient, DTensor)
-        if gradient.placements != param.placements:  # for example where sums are pending
-            gradient = gradient.redistribute(param.device_mesh, param.placements)
-    return local(gradient)
-
-
-def _update(
-    batch: Batch, gradients: dict[Tensor, Tensor], momenta: dict[Tensor, Tensor], symmetric_products: str
-) -> Generator[None, None, None]:
-    given, result = exchange_dtypes(batch.stacks[0].matrices[0].param)
-    by = _safe(symmetric_products, batch)
-
-    wanted = {}
-    for stack in batch.stacks:
-        group = stack.matrices[0].group
-        own = [matrix.part(momenta[matrix.param]) for matrix in stack.matrices]
-        if batch.wants(stack):
-            wanted[stack] = own[0].new_empty(len(own), *own[0].shape, dtype=given)
-        advance(
-            [matrix.part(gradients[matrix.param]) for matrix in stack.matrices],
-            own,
-            group["momentum"],
-            nesterov=group["nesterov"],
-            parts=wanted.get(stack),
-        )
-    stacks = yield from to_owners(batch, wanted, given)
-    found = yield from from_owners(batch, [_direction(stack, whole, by) for stack, whole in stacks], result)
-    directions = iter(found)
-    for stack in batch.stacks:
-        group = stack.matrices[0].group
-        descend(
-            [matrix.part(matrix.param) for matrix in stack.matrices],
-            list(islice(directions, len(stack.matrices))),
-            _lr(group),
-            group["weight_decay"],
-            cautious=group["cautious_weight_decay"],
-        )
-
-
-def _safe(symmetric_products: str, batch: Batch) -> str:
-    """Returns `symmetric_products`, or `matmul` in place of `auto` if several ranks may compute the same matrix. Each
-    rank times `auto` by itself, and different choices would make the copies of a parameter differ."""
-    sharing = math.prod(axis.size for axis in batch.axes)
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    return "matmul" if symmetric_products == "auto" and sharing < ranks else symmetric_products
-
-
-def _direction(stack: Stack, whole: Tensor, symmetric_products: str) -> Tensor:
-    """What is subtracted, but for a learning rate that is a tensor: reading it would wait for the device."""
-    group = stack.matrices[0].group
-    layout = group["layout"]
-    scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))
-    lr = _lr(group)
-    triples = coefficients(group["orthogonalization"], group["steps"])
-    factor = scale if isinstance(lr, Tensor) else lr * scale
-    direction = orthogonal_direction(
-        to_matrices(whole, layout), triples, factor, overwrite=True, symmetric_products=symmetric_products
-    )
-    return from_matrices(direction, stack.shape)
-
-
-def _lr(group: dict[str, Any]) -> float | Tensor:
-    lr = group["lr"] * group["lr_factor"]
-    return lr.item() if isinstance(lr, Tensor) and host_sees(lr) else lr
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Any],
+        lr: float | Tensor = 0.02,
+        *,
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, options)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from muloco.optim.matrices import matrix_shape
+from muloco.optim.layouts import matrix_shape
 from muloco.sharding import Axis, axes, local
 
 __all__ = ["BATCH_ELEMENTS", "EXCHANGE_BYTES", "Batch", "Matrix", "Plan", "Stack", "batches", "split"]
@@ -114,13 +114,13 @@ def split(params: Iterable[Tensor], group: dict[str, Any], copies: tuple[Axis, .
             continue
         leading = param.ndim - 2 if group["layout"] == "stacked" else 0
         # Ranks on an axis that divides the leading dimensions hold different matrices.
-        own = tuple(
+        matrix_axes = tuple(
             Axis(axis.group, None if axis.dim is None else axis.dim - leading)
             for axis in (axes(param) if isinstance(param, DTensor) else copies)
             if axis.dim is None or axis.dim >= leading
         )
         for index in product(*map(range, local(param).shape[:leading])):
-            yield Matrix(param, index, param.shape[leading:], own, group)
+            yield Matrix(param, index, param.shape[leading:], matrix_axes, group)
 
 
 def batches(matrices: Iterable[Matrix]) -> Iterator[Batch]:
@@ -130,26 +130,27 @@ def batches(matrices: Iterable[Matrix]) -> Iterator[Batch]:
     for matrix in matrices:
         alike.setdefault((matrix.axes, matrix.param.dtype, matrix.param.device), []).append(matrix)
     for (places, dtype, device), members in alike.items():
-        found: dict[int, list[Stack]] = {}
-        for owner, owned in zip(product(*(range(axis.size) for axis in places)), _shares(members, places), strict=True):
+        numbered: dict[int, list[Stack]] = {}
+        ranks = product(*(range(axis.size) for axis in places))
+        for owner, owned in zip(ranks, _balance(members, places), strict=True):
             assigned = 0
             for stack in _stacks(owned, owner):
                 # Stacks that are not sent are batches of their own, which wait for no others.
-                number = assigned // EXCHANGE_BYTES if places else len(found)
-                found.setdefault(number, []).append(stack)
+                number = assigned // EXCHANGE_BYTES if places else len(numbered)
+                numbered.setdefault(number, []).append(stack)
                 assigned += len(stack.matrices) * stack.shape.numel() * dtype.itemsize
-        yield from (Batch(places, device, found[number]) for number in sorted(found))
+        yield from (Batch(places, device, numbered[number]) for number in sorted(numbered))
 
 
-def _shares(matrices: list[Matrix], places: tuple[Axis, ...]) -> list[list[Matrix]]:
-    """One for each rank: the costliest first, each to who has least to do so far."""
-    shares: list[list[Matrix]] = [[] for _ in range(math.prod(axis.size for axis in places))]
-    loads = [0] * len(shares)
+def _balance(matrices: list[Matrix], places: tuple[Axis, ...]) -> list[list[Matrix]]:
+    """Assigns matrices to ranks greedily: the costliest first, each to the rank with the least load so far."""
+    assigned: list[list[Matrix]] = [[] for _ in range(math.prod(axis.size for axis in places))]
+    loads = [0] * len(assigned)
     for matrix in sorted(matrices, key=_cost, reverse=True):
         least = loads.index(min(loads))
-        shares[least].append(matrix)
+        assigned[least].append(matrix)
         loads[least] += _cost(matrix)
-    return shares
+    return assigned
 
 
 def _cost(matrix: Matrix) -> int:

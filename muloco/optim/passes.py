@@ -19,9 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from muloco.optim.decay import decay_
-
-__all__ = ["advance", "descend", "host_sees", "near_one", "norm_of", "normalize_"]
+__all__ = ["advance", "decay_", "descend", "host_sees", "near_one", "norm_of", "normalize_"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +60,29 @@ def descend(
         directions: D, of the shape of the parameters, all of one dtype and on their device.
         lr: a float, or a tensor of one element on the device of the parameters.
         weight_decay: decoupled weight decay, which is multiplied by lr.
-        cautious: see `muloco.optim.decay`.
+        cautious: see `decay_`.
     """
     step = _descend_in_passes if host_sees(params[0]) else torch.ops.muloco.descend
     rate = lr if isinstance(lr, Tensor) else None
     step(params, directions, rate, float(weight_decay if isinstance(lr, Tensor) else lr * weight_decay), cautious)
+
+
+@torch.no_grad()
+def decay_(param: Tensor, direction: Tensor, amount: float | Tensor, *, cautious: bool) -> None:
+    """`param` <- `param` (1 - `amount`), in place.
+
+    Args:
+        param: any shape.
+        direction: what is about to be subtracted from it, up to a positive factor; read only if cautious.
+        amount: learning rate times weight decay.
+        cautious: leave the elements alone that the step moves away from zero (arXiv 2510.12402): those whose sign is
+            opposite to the direction's.
+    """
+    if not cautious:
+        param.mul_(1 - amount)
+        return
+    agrees = param.sign().mul_(direction.sign()) >= 0  # of the signs: a product of small numbers would vanish
+    param.sub_(param * agrees * amount)
 
 
 def normalize_(x: Tensor) -> Tensor:
@@ -182,7 +198,7 @@ for _operator in (_advance, _descend, _normalize):
 def _fusable(written: Sequence[Tensor]) -> bool:
     """Whether the kernels can write these tensors: they must be contiguous, and not float64, as kernels compute in
     float32."""
-    return all(one.is_contiguous() for one in written) and written[0].dtype.itemsize <= 4
+    return all(tensor.is_contiguous() for tensor in written) and written[0].dtype.itemsize <= 4
 
 
 @cache

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from muloco.optim.matrices import matrix_shape
+from muloco.optim.layouts import matrix_shape
+from muloco.optim.rules import RULES
 
-__all__ = ["ALGORITHMS", "UNDECAYED", "account", "named", "sort"]
+__all__ = ["ALGORITHMS", "UNDECAYED", "describe_groups", "group_by_role", "named"]
 
 ALGORITHMS = {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw", "other": "adamw"}
 """The rule of each role. `scalar` has fewer than two dimensions: norms and biases. `other` has more and is neither
@@ -23,7 +24,7 @@ EMBEDDING = re.compile(r"(^|_)emb|^(wte|wpe|shared)$")
 HEAD = re.compile(r"^heads?(_|$)|_heads?$|^(output|output_layer|unembed|embed_out|classifier|score|logits)$")
 
 
-def sort(params: Any) -> Any:
+def group_by_role(params: Any) -> Any:
     """Parameter groups, one for each role and layout, of a module or of (name, parameter) pairs; anything else is
     returned as it is.
 
@@ -60,15 +61,16 @@ def sort(params: Any) -> Any:
         heads = _heads(model, matrices, layouts, known="head" in roles.values())
         if len(heads) < len(matrices) or tables:
             roles |= dict.fromkeys(heads, "head")
-    found: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
+    groups: dict[tuple[str, str | None], list[tuple[str, Tensor]]] = {}
     for role in ALGORITHMS:
         for name, param in params:
             if roles[id(param)] == role:
-                found.setdefault((role, layouts.get(id(param)) if role == "matrix" else None), []).append((name, param))
-    return [{"params": members, "role": role, "layout": layout} for (role, layout), members in found.items()]
+                layout = layouts.get(id(param)) if role == "matrix" else None
+                groups.setdefault((role, layout), []).append((name, param))
+    return [{"params": members, "role": role, "layout": layout} for (role, layout), members in groups.items()]
 
 
-def account(groups: Iterable[dict[str, Any]]) -> str:
+def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
     """Which parameter gets which rule: a line a group, and below it the parameters, alike ones in one line."""
     groups = list(groups)
     some_decay = any(group["weight_decay"] for group in groups)
@@ -85,7 +87,7 @@ def account(groups: Iterable[dict[str, Any]]) -> str:
         alike: dict[tuple[str, str], list[str]] = {}
         for name, param in named(group):
             shape = f"{list(param.shape)}"
-            if group["algorithm"] == "muon" and group["layout"] != "stacked":
+            if RULES[group["algorithm"]].takes == "matrices" and group["layout"] != "stacked":
                 matrix = list(matrix_shape(param.shape, group["layout"]))
                 shape += f" as {matrix}" if matrix != list(param.shape) else ""
             alike.setdefault((_starred(name) if name else "without name", shape), []).append(name or "without name")
@@ -129,16 +131,16 @@ def _heads(model: nn.Module, matrices: list[tuple[str, Tensor]], layouts: dict[i
     The first convolution of a model is never a head: it takes the model's inputs.
     """
     first = next((id(param) for _, param in matrices if layouts.get(id(param)) == "flatten"), None)
-    found = set()
+    heads = set()
     for path, module in model.named_modules():
         if _in_layers(path) or not HEAD.search(path.rpartition(".")[2]):
             continue
         if isinstance(module, nn.Sequential | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            own = {id(param) for param in module.parameters()}
-            inside = [id(param) for _, param in matrices if id(param) in own]
-            found |= set(inside[-1:]) - {first}
-    if found or known or not matrices:
-        return found
+            of_module = {id(param) for param in module.parameters()}
+            inside = [id(param) for _, param in matrices if id(param) in of_module]
+            heads |= set(inside[-1:]) - {first}
+    if heads or known or not matrices:
+        return heads
     name, last = matrices[-1]
     if id(last) == first:
         return set()
@@ -152,8 +154,8 @@ def _heads(model: nn.Module, matrices: list[tuple[str, Tensor]], layouts: dict[i
         alone = kinds[_starred(name), param.shape] == 1
         if id(param) == first or not alone or sizes[index][0] in inputs or sizes[index][1] != sizes[-1][1]:
             break
-        found.add(id(param))
-    return found
+        heads.add(id(param))
+    return heads
 
 
 def _out_and_in(param: Tensor, layouts: dict[int, str]) -> tuple[int, int]:

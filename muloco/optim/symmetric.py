@@ -155,12 +155,12 @@ def _tensor_float_32(left: Tensor) -> bool:
 @cache
 def _obstacle(device: torch.device) -> str | None:
     """Returns why Triton cannot be used on a device; None if it can. On a CUDA device it also logs the reason once."""
-    found = "the package triton is not installed"
+    obstacle = "the package triton is not installed"
     if importlib.util.find_spec("triton") is not None:
-        found = _kernel().obstacle(device)
-    if found is not None and device.type == "cuda":
-        logger.warning("symmetric products are computed by matmul on %s: %s", device, found)
-    return found
+        obstacle = _kernel().obstacle(device)
+    if obstacle is not None and device.type == "cuda":
+        logger.warning("symmetric products are computed by matmul on %s: %s", device, obstacle)
+    return obstacle
 
 
 @cache

@@ -1,6 +1,6 @@
 """The outer loop of DiLoCo, which syncs the workers' parameters every H inner steps. Needs only torch.
 
-Its names are imported on first use, so that modules without torch (`fragments`, `codec_settings`) can be used alone.
+Its names are imported on first use, so that modules without torch (`fragments`, `codecs`) can be used alone.
 """
 
 from importlib import import_module
@@ -8,32 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muloco.outer.company import ForeignRun
-    from muloco.outer.loop import OuterLoop, Sync
-    from muloco.outer.membership import StateTransfer
-    from muloco.outer.transaction import AnchorMismatch, Crowd, NonFinitePseudogradient, StateLost
+    from muloco.outer.loop import OuterLoop, StateTransfer
+    from muloco.outer.quorum import QuorumPolicy, RunProgress, WorkerIdentity
+    from muloco.outer.snapshot import Saved, Snapshot
+    from muloco.outer.sync import Sync
+    from muloco.outer.transaction import AnchorMismatch, NonFinitePseudogradient, StateLost
     from muloco.outer.transport import Round, Transport, TransportError
 
 __all__ = [
     "AnchorMismatch",
-    "Crowd",
     "ForeignRun",
     "NonFinitePseudogradient",
     "OuterLoop",
+    "QuorumPolicy",
     "Round",
+    "RunProgress",
+    "Saved",
+    "Snapshot",
     "StateLost",
     "StateTransfer",
     "Sync",
     "Transport",
     "TransportError",
+    "WorkerIdentity",
 ]
 
-_HOMES = ("company", "loop", "membership", "transaction", "transport")
+_HOMES = ("sync", "quorum", "company", "transport", "transaction", "snapshot", "loop")
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         for home in _HOMES:
-            found = getattr(import_module(f"muloco.outer.{home}"), name, None)
-            if found is not None:
-                return found
+            value = getattr(import_module(f"muloco.outer.{home}"), name, None)
+            if value is not None:
+                return value
     raise AttributeError(f"module {__name__} has no attribute {name!r}")

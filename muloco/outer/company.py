@@ -7,6 +7,7 @@ A company is a set of members that can take part in the same rounds, because the
 import logging
 from collections.abc import Hashable, Sequence
 
+from muloco.errors import RunFailed
 from muloco.outer.header import PROTOCOL, Header, Unreadable
 from muloco.outer.terms import Terms
 from muloco.outer.transport import TransportError
@@ -14,7 +15,7 @@ from muloco.outer.transport import TransportError
 logger = logging.getLogger(__name__)
 
 
-class ForeignRun(RuntimeError):
+class ForeignRun(RunFailed):
     """This worker does not belong to the run that the lighthouse serves, and has to stop."""
 
 
@@ -65,32 +66,32 @@ def find_leaders(headers: Sequence[Header]) -> list[int]:
     """Returns the ranks of the leaders: the members whose state is that of the run, which all others take over.
 
     Leaders are at the highest step. Members that send a fragment come before members that have not begun to train. If
-    members at that step were in different rounds, the largest set with equal histories leads; among equally large
+    members at that step were in different rounds, the largest set with equal commit hashes leads; among equally large
     ones, the one with the lowest rank. Members that are `too_far_ahead` do not count.
     """
     disbelieved = too_far_ahead(headers)
     believed = [rank for rank in range(len(headers)) if rank not in disbelieved]
     furthest = max((headers[rank].step, headers[rank].sends) for rank in believed)
-    by_history: dict[str, list[int]] = {}
+    by_hash: dict[str, list[int]] = {}
     for rank in believed:
         if (headers[rank].step, headers[rank].sends) == furthest:
-            by_history.setdefault(headers[rank].history, []).append(rank)
-    return max(by_history.values(), key=lambda ranks: (len(ranks), -ranks[0]))
+            by_hash.setdefault(headers[rank].commit_hash, []).append(rank)
+    return max(by_hash.values(), key=lambda ranks: (len(ranks), -ranks[0]))
 
 
 def too_far_ahead(headers: Sequence[Header]) -> list[int]:
     """Returns the ranks of the members whose claim to be ahead of the others is not believed.
 
-    If more than half of all K workers, present or not, send a fragment at the same step and have the same history, then
-    a member that is more than one window (H inner steps) ahead of them is not believed. If fewer than that are at one
-    step, it is believed, since it may have gone on without them. A worker can be one window ahead without the knowledge
-    of the others, if it committed a round in which they lost contact.
+    If more than half of all K workers, present or not, send a fragment at the same step and have the same commit hash,
+    then a member that is more than one window (H inner steps) ahead of them is not believed. If fewer than that are at
+    one step, it is believed, since it may have gone on without them. A worker can be one window ahead without the
+    knowledge of the others, if it committed a round in which they lost contact.
     """
     terms = headers[0].terms
     together: dict[tuple[int, str], set[int]] = {}
     for header in headers:
         if header.sends:
-            together.setdefault((header.step, header.history), set()).add(header.worker)
+            together.setdefault((header.step, header.commit_hash), set()).add(header.worker)
     steps = [step for (step, _), workers in together.items() if 2 * len(workers) > terms.workers]
     if not steps:
         return []
@@ -107,7 +108,7 @@ def _reason(member: Header | Unreadable, right: Header | Unreadable) -> str:
             for field, (own, theirs) in member.terms.differences(right.terms).items()
         ]
         return f"this worker has {'; '.join(differences)} (start worker {member.worker} with the config of the run)"
-    own, theirs = (PROTOCOL if isinstance(one, Header) else one.protocol for one in (member, right))
+    own, theirs = (PROTOCOL if isinstance(m, Header) else m.protocol for m in (member, right))
     if own is None:
         return f"it sends bytes that are not a header: {member.text if isinstance(member, Unreadable) else ''}"
     if theirs is None:
@@ -125,7 +126,7 @@ def _impossible(ours: dict[int, Header]) -> dict[int, str]:
                 f"run {header.run!r} has workers 0 to {terms.workers - 1}, and no worker {header.worker} "
                 "(fault_tolerance.replica_id)"
             )
-        elif header.fragment >= terms.fragments:
+        elif header.fragment is not None and header.fragment >= terms.fragments:
             reasons[rank] = (
                 f"worker {header.worker} sends fragment {header.fragment} of a model in {terms.fragments} fragments"
             )

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from muloco.outer.codecs import Codec, build_codec
-from muloco.outer.residual import Residual
 
 DENSE = build_codec("none")
 Reduce = Literal["reselect", "gather", "requantize"]
@@ -41,46 +40,27 @@ class Compression:
     error_gain: float = 1.0
 
     def wire(self, tensors: Mapping[str, torch.Tensor]) -> "Wire":
-        """What a fragment of these tensors is on the wire."""
-
-        def residual(gain: float) -> Residual | None:
-            kept = Residual(decay=self.error_decay, alpha=self.error_alpha, gain=gain)
-            return kept if self.error_feedback else None
-
+        """The form in which a fragment of these tensors travels."""
         shapes = [tuple(tensor.shape) for tensor in tensors.values()]
         codecs = [DENSE if name in self.dense else self.codec for name in tensors]
         if all(codec == DENSE for codec in codecs):
             elements = sum(map(math.prod, shapes))
             shapes = [(min(PART_ELEMENTS, elements - start),) for start in range(0, elements, PART_ELEMENTS)]
             codecs = [DENSE] * len(shapes)
-        return Wire(
-            shapes=shapes,
-            codecs=codecs,
-            reduce=self.reduce,
-            sent=residual(self.error_gain),
-            owned=residual(1.0) if self.reduce == "reselect" else None,
-        )
+        return Wire(shapes=shapes, codecs=codecs, reduce=self.reduce)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wire:
-    """A fragment as it travels, and what is left of it on the way."""
+    """The form in which a fragment travels."""
 
     shapes: Sequence[tuple[int, ...]]
+    """Of the tensors, in the order of the fragment's vector."""
     codecs: Sequence[Codec]
+    """Of each tensor."""
     reduce: Reduce = "reselect"
-    sent: Residual | None = field(default=None, compare=False)
-    """Of this worker's pseudogradients; None: no error feedback."""
-    owned: Residual | None = field(default=None, compare=False)
-    """Of the means that this worker owns."""
 
     @property
     def exact(self) -> bool:
         """Whether every bit arrives."""
         return all(codec == DENSE for codec in self.codecs)
-
-    @property
-    def residuals(self) -> dict[str, Residual]:
-        """By kind: `sent`, `owned`."""
-        kinds = {"sent": self.sent, "owned": self.owned}
-        return {kind: residual for kind, residual in kinds.items() if residual is not None}

@@ -61,8 +61,3 @@ def _first_factors(count: int, device: torch.device) -> torch.Tensor:
 def _signed(value: int) -> int:
     """The same 64 bits as a signed integer."""
     return (value + 2**63) % 2**64 - 2**63
-
-
-def as_hex(value: int) -> str:
-    """A digest as 16 hexadecimal digits."""
-    return f"{value & (2**64 - 1):016x}"

@@ -1,7 +1,7 @@
 """Error feedback: what compression lost of a piece is added to the next one (PAPER 3.3)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ def encode_pieces(
     decay: float = 0.9,
     alpha: float = 1.0,
     gain: float = 1.0,
+    *,
+    encode: Callable[[Sequence[Tensor]], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Encodes pieces with error feedback: e = decay x residual + gain x piece; the payload is that of e, and the new
     residual is e - alpha x (the decoded payload).
@@ -59,6 +61,7 @@ def encode_pieces(
         decay: share of the residual that is kept, from 0 to 1.
         alpha: share of what was sent that is taken off, from 0 to 1.
         gain: factor on the pieces, greater than 0.
+        encode: encodes in place of `codec.encode_pieces`, as from the states of a stateful codec.
 
     Returns:
         payloads, uint8 [pieces, payload_bytes(shape)]; new residual, fp32 [pieces, *shape].
@@ -76,7 +79,7 @@ def encode_pieces(
     left = torch.mul(residual, decay).contiguous()
     corrected = left.unbind()
     torch._foreach_add_(corrected, [piece.detach() for piece in pieces], alpha=gain)
-    payloads = codec.encode_pieces(corrected)
+    payloads = (encode or codec.encode_pieces)(corrected)
     codec.decode_pieces(payloads, corrected, weight=-alpha, add=True)
     if left.numel():
         largest = torch.linalg.vector_norm(left.view(len(left), -1), math.inf, dim=1)

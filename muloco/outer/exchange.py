@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from muloco.failpoints import hit
+from muloco.outer.channel import Channel, Encoder
 from muloco.outer.compression import DENSE, Wire
-from muloco.outer.residual import Residual
 from muloco.outer.transport import Round, Unverified
 
 BATCH_BYTES = 16 * 2**20
@@ -49,16 +49,23 @@ class Piece:
 
 
 def average(
-    round: Round, flat: torch.Tensor, wire: Wire, weights: Sequence[int], *, overwrite: bool = False
+    this_round: Round,
+    flat: torch.Tensor,
+    wire: Wire,
+    weights: Sequence[int],
+    *,
+    channel: Channel | None = None,
+    overwrite: bool = False,
 ) -> torch.Tensor:
     """Returns the weighted mean of the members' vectors, with the same bits on every member.
 
     Args:
-        round: open round.
+        this_round: open round.
         flat: this member's fp32 vector of all tensors of the fragment, on the transport's device.
-        wire: how the tensors in `flat` travel, the same on every member. Its residuals take up what is lost, to be
-            committed by the caller.
+        wire: how the tensors in `flat` travel, the same on every member.
         weights: one a member, in rank order; those of weight 0 do not contribute.
+        channel: what this member keeps of the fragment between rounds, to be committed by the caller. None: it keeps
+            nothing, as a member that only carries the others' parts.
         overwrite: whether the mean may be written over `flat`, which then has no defined content if the round fails.
             Otherwise `flat` is not changed.
 
@@ -73,13 +80,13 @@ def average(
     total = sum(weights)
     if total <= 0:
         raise ValueError(f"the weights of a round must not sum to 0; got {list(weights)}")
-    shares = [weight / total for weight in weights]
-    for residual in wire.residuals.values():
-        residual.begin()
-    if round.size == 1 and wire.exact:
+    fractions = [weight / total for weight in weights]
+    if channel is not None:
+        channel.begin()
+    if this_round.size == 1 and wire.exact:
         return flat
     mean = flat if overwrite else torch.empty_like(flat)
-    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(round, flat, mean, wire, shares)
+    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(this_round, flat, mean, wire, fractions, channel)
     return mean
 
 
@@ -101,28 +108,41 @@ def ring_bytes(wire: Wire, members: int) -> float:
 
 
 def _reduce_at_owners(
-    round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]
+    this_round: Round,
+    flat: torch.Tensor,
+    mean: torch.Tensor,
+    wire: Wire,
+    fractions: Sequence[float],
+    channel: Channel | None,
 ) -> None:
-    for batch in _batches(split(wire.shapes, round.size), wire):
-        mine = batch[round.rank]
+    sent, owned = (None, None) if channel is None else (channel.sent, channel.owned)
+    for batch in _batches(split(wire.shapes, this_round.size), wire):
+        mine = batch[this_round.rank]
         sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
-        outgoing = _encode(batch, flat, wire, wire.sent)
-        received = round.exchange(outgoing, [sizes[round.rank]] * round.size)
-        received[round.rank] = _apart(received[round.rank], mean)
-        _accumulate(mean, mine, received, wire, shares)
+        outgoing = _encode(batch, flat, wire, sent)
+        received = this_round.exchange(outgoing, [sizes[this_round.rank]] * this_round.size)
+        received[this_round.rank] = _apart(received[this_round.rank], mean)
+        _accumulate(mean, mine, received, wire, fractions)
         del outgoing, received
-        (payload,) = _encode([mine], mean, wire, wire.owned)
+        (payload,) = _encode([mine], mean, wire, owned)
         hit("gather")
-        _decode(batch, round.exchange([payload] * round.size, sizes), wire, mean)
+        _decode(batch, this_round.exchange([payload] * this_round.size, sizes), wire, mean)
 
 
-def _gather(round: Round, flat: torch.Tensor, mean: torch.Tensor, wire: Wire, shares: Sequence[float]) -> None:
+def _gather(
+    this_round: Round,
+    flat: torch.Tensor,
+    mean: torch.Tensor,
+    wire: Wire,
+    fractions: Sequence[float],
+    channel: Channel | None,
+) -> None:
     for (pieces,) in _batches(split(wire.shapes, 1), wire):
-        (payload,) = _encode([pieces], flat, wire, wire.sent)
+        (payload,) = _encode([pieces], flat, wire, None if channel is None else channel.sent)
         payload = _apart(payload, mean)  # the others read it while this member writes `mean`
         hit("gather")
-        received = round.exchange([payload] * round.size, [payload.numel()] * round.size)
-        _accumulate(mean, pieces, received, wire, shares)
+        received = this_round.exchange([payload] * this_round.size, [payload.numel()] * this_round.size)
+        _accumulate(mean, pieces, received, wire, fractions)
         if wire.reduce == "requantize":
             _decode([pieces], _encode([pieces], mean, wire, None), wire, mean)
 
@@ -134,12 +154,12 @@ def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return payload.clone() if same else payload
 
 
-def gather_bytes(round: Round, data: bytes) -> list[bytes]:
+def gather_bytes(this_round: Round, data: bytes) -> list[bytes]:
     """Exchanges messages and returns every member's message, in rank order. The length and the digest of each message
     are sent before it, with the round's tag over them, so that no length is used before it is authenticated.
 
     Args:
-        round: open round.
+        this_round: open round.
         data: this member's message, of 1 to `MESSAGE_BYTES` bytes.
 
     Raises:
@@ -149,36 +169,40 @@ def gather_bytes(round: Round, data: bytes) -> list[bytes]:
     """
     if not 0 < len(data) <= MESSAGE_BYTES:
         raise ValueError(f"a message must have 1 to {MESSAGE_BYTES} bytes; got {len(data)}")
-    number = round.exchanges
+    number = this_round.exchanges
     said = len(data).to_bytes(LENGTH_BYTES, "big") + hashlib.sha256(data).digest()
-    ahead = _as_tensor(said + round.tag(round.rank, number, said), round.wire)
-    announced = [_as_bytes(part) for part in round.exchange([ahead] * round.size, [ahead.numel()] * round.size)]
+    ahead = _as_tensor(said + this_round.tag(this_round.rank, number, said), this_round.wire)
+    announced = [
+        _as_bytes(part) for part in this_round.exchange([ahead] * this_round.size, [ahead.numel()] * this_round.size)
+    ]
     tags = [told[len(said) :] for told in announced]
     announced = [told[: len(said)] for told in announced]
     _insist(
-        round,
-        [r for r, told in enumerate(announced) if not hmac.compare_digest(tags[r], round.tag(r, number, told))],
+        this_round,
+        [r for r, told in enumerate(announced) if not hmac.compare_digest(tags[r], this_round.tag(r, number, told))],
         lambda rank: "sent a message without the tag of the run, or it arrived damaged",
     )
     lengths = [int.from_bytes(told[:LENGTH_BYTES], "big") for told in announced]
     _insist(
-        round,
+        this_round,
         [rank for rank, length in enumerate(lengths) if not 0 < length <= MESSAGE_BYTES],
         lambda rank: f"announced a message of {lengths[rank]} bytes, not of 1 to {MESSAGE_BYTES}",
     )
-    messages = [_as_bytes(part) for part in round.exchange([_as_tensor(data, round.wire)] * round.size, lengths)]
+    messages = [
+        _as_bytes(part) for part in this_round.exchange([_as_tensor(data, this_round.wire)] * this_round.size, lengths)
+    ]
     _insist(
-        round,
+        this_round,
         [r for r, told in enumerate(announced) if hashlib.sha256(messages[r]).digest() != told[LENGTH_BYTES:]],
         lambda rank: "sent a message that arrived damaged",
     )
     return messages
 
 
-def _insist(round: Round, bad: Sequence[int], how: Callable[[int], str]) -> None:
+def _insist(this_round: Round, bad: Sequence[int], how: Callable[[int], str]) -> None:
     """Raises Unverified where there are bad members."""
     if bad:
-        raise Unverified("; ".join(f"{round.call(rank)} {how(rank)}" for rank in bad), bad)
+        raise Unverified("; ".join(f"{this_round.call(rank)} {how(rank)}" for rank in bad), bad)
 
 
 def _as_tensor(data: bytes, device: torch.device) -> torch.Tensor:
@@ -214,7 +238,7 @@ def _nearest(value: float, unit: int) -> int:
 
 def _batches(owned: Sequence[Sequence[Piece]], wire: Wire) -> Iterator[list[Sequence[Piece]]]:
     """Yields batches: for each owner, the pieces that are exchanged together. Large pieces come first, and pieces of
-    one shape follow each other. The shares of all owners in a batch have about the same size, so that no member waits
+    one shape follow each other. The parts of all owners in a batch have about the same size, so that no member waits
     for one that has more to send."""
     owned = [sorted(pieces, key=lambda piece: (-piece.elements, piece.shape, piece.start)) for pieces in owned]
     done = [0] * len(owned)
@@ -238,15 +262,15 @@ def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:
 
 def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tuple[int, int]]]:
     """Returns the places (owner, number) of the pieces in a batch, grouped by codec and shape."""
-    found: dict[tuple, list[tuple[int, int]]] = {}
+    places: dict[tuple, list[tuple[int, int]]] = {}
     for owner, pieces in enumerate(batch):
         for number, piece in enumerate(pieces):
-            found.setdefault((wire.codecs[piece.tensor], piece.shape), []).append((owner, number))
-    return found
+            places.setdefault((wire.codecs[piece.tensor], piece.shape), []).append((owner, number))
+    return places
 
 
 def _encode(
-    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, residual: Residual | None
+    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, encoder: Encoder | None
 ) -> list[torch.Tensor]:
     """Returns one vector for each owner: the payloads of its pieces, one after the other."""
     nothing = flat.new_empty(0, dtype=torch.uint8)
@@ -256,10 +280,10 @@ def _encode(
         values = [piece.of(flat) for piece in pieces]
         if codec == DENSE:
             encoded = [value.view(-1).view(torch.uint8) for value in values]  # as `encode_pieces`, without a copy
-        elif residual is None:
+        elif encoder is None:
             encoded = list(codec.encode_pieces(values))
         else:
-            encoded = list(residual.encode(codec, values, [piece.start for piece in pieces]))
+            encoded = list(encoder.encode(codec, values, [piece.start for piece in pieces]))
         for (owner, number), payload in zip(places, encoded, strict=True):
             payloads[owner][number] = payload
     return [parts[0] if len(parts) == 1 else torch.cat([nothing, *parts]) for parts in payloads]
@@ -290,9 +314,9 @@ def _accumulate(
     pieces: Sequence[Piece],
     received: Sequence[torch.Tensor],
     wire: Wire,
-    shares: Sequence[float],
+    fractions: Sequence[float],
 ) -> None:
-    """The pieces of `mean` become the sum of what has come from each member times its share, in rank order."""
-    contributing = [(share, payload) for share, payload in zip(shares, received, strict=True) if share]
-    for number, (share, payload) in enumerate(contributing):
-        _decode([pieces], [payload], wire, mean, weight=share, add=number > 0)
+    """The pieces of `mean` become the sum, in rank order, of what came from each member times its fraction."""
+    contributing = [(fraction, payload) for fraction, payload in zip(fractions, received, strict=True) if fraction]
+    for number, (fraction, payload) in enumerate(contributing):
+        _decode([pieces], [payload], wire, mean, weight=fraction, add=number > 0)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from muloco import sharding
+from muloco.outer.channel import Channel
 from muloco.outer.compression import Compression
 from muloco.outer.digest import digest
 
@@ -45,10 +46,10 @@ class FragmentState:
         self.window = 0
         """Inner steps since the parameters were last merged with the anchor."""
         self.merged_with_local = False
-        """Whether the last merge kept a share of the local parameters."""
+        """Whether the last merge kept a fraction of the local parameters."""
         self.outer_steps = 0
-        self.wire = (compression or Compression()).wire(self.anchor)
-        """How it travels."""
+        self.channel = Channel(compression or Compression(), self.anchor)
+        """How it travels, and what this rank keeps of it from round to round."""
         self._handles = {  # what the optimizer moves: the same memory, known as sharded where it is
             name: anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=tensor)
             for (name, anchor), tensor in zip(self.anchor.items(), parameters.values(), strict=True)
@@ -56,31 +57,35 @@ class FragmentState:
         self.optimizer = build_optimizer(self._handles)
         self._make_optimizer_state()
 
+    @property
+    def elements(self) -> int:
+        """Number of elements of this rank's part."""
+        return sum(tensor.numel() for tensor in self.anchor.values())
+
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensors in a vector of all of them, by name, in the vector's memory."""
         parts = flat.split([tensor.numel() for tensor in self.anchor.values()])
         return {name: part.view_as(self.anchor[name]) for name, part in zip(self.anchor, parts, strict=True)}
 
-    def product(self, one: torch.Tensor | None, other: torch.Tensor) -> float:
-        """Returns this rank's share of the inner product of two vectors. The sum over the ranks of a worker, whatever
+    def product(self, first: torch.Tensor | None, second: torch.Tensor) -> float:
+        """Returns this rank's part of the inner product of two vectors. The sum over the ranks of a worker, whatever
         their layout, is the inner product of the whole tensors.
 
         Args:
-            one: fp32 vector; None stands for the pseudogradient, which is then computed tensor by tensor.
-            other: fp32 vector.
+            first: fp32 vector; None stands for the pseudogradient, which is then computed tensor by tensor.
+            second: fp32 vector.
         """
         total: float | torch.Tensor = 0.0
-        views = {} if one is None else self.views(one)
-        for name, part in self.views(other).items():
-            mine = self._difference(name, torch.empty_like(part)) if one is None else views[name]
+        views = {} if first is None else self.views(first)
+        for name, part in self.views(second).items():
+            mine = self._difference(name, torch.empty_like(part)) if first is None else views[name]
             total = total + mine.flatten().dot(part.flatten()) / self._copies[name]
         return float(total)
 
     def pseudogradient(self) -> torch.Tensor:
         """Returns anchor - parameters as one fp32 vector on the device of the parameters. It is computed in place,
         tensor by tensor."""
-        elements = sum(tensor.numel() for tensor in self.anchor.values())
-        flat = torch.empty(elements, device=next(iter(self.parameters.values())).device)
+        flat = torch.empty(self.elements, device=next(iter(self.parameters.values())).device)
         for name, part in self.views(flat).items():
             self._difference(name, part)
         return flat
@@ -119,6 +124,11 @@ class FragmentState:
         self.merged_with_local = alpha > 0
         self.window = 0
 
+    def begin(self) -> None:
+        """The parameters become the anchor, with which a window begins, and nothing is kept of earlier rounds."""
+        self.merge()
+        self.channel.clear()
+
     def digest(self) -> torch.Tensor:
         """64-bit checksum of this rank's part of the anchor, an int64 scalar."""
         return digest(self.anchor.values())
@@ -135,16 +145,16 @@ class FragmentState:
 
     def residuals(self, device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
         """What compression has left on this rank, by kind and parameter name: copies."""
-        elements = sum(tensor.numel() for tensor in self.anchor.values())
-        return {kind: self.views(left.to_vector(elements, device)) for kind, left in self.wire.residuals.items()}
+        return {kind: self.views(vector) for kind, vector in self.channel.residuals(device).items()}
 
     def load_residuals(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Continues with what `residuals` gave."""
-        for kind, left in self.wire.residuals.items():
-            left.load_vector(torch.cat([tensors[kind][name].flatten() for name in self.anchor]))
+        self.channel.load_residuals(
+            {kind: torch.cat([values[name].flatten() for name in self.anchor]) for kind, values in tensors.items()}
+        )
 
     def load_position(self, *, window: int, outer_steps: int) -> None:
-        """Continues where another run was; the tensors are restored through `global_tensors`."""
+        """Goes on at a saved place; the tensors are restored through `global_tensors`."""
         self.window = window
         self.outer_steps = outer_steps
         for state in self.optimizer.state.values():

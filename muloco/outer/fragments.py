@@ -1,7 +1,8 @@
 """Which parameters travel together, and after which inner steps."""
 
-import difflib
 from collections.abc import Mapping, Sequence
+
+from muloco.suggest import did_you_mean
 
 Fragment = tuple[str, ...]
 """Names of the parameters of a fragment, in the model's order."""
@@ -44,8 +45,7 @@ def by_modules(names: Sequence[str], modules: Sequence[Sequence[str]]) -> list[F
             below = [name for name in names if name == module or name.startswith(f"{module}.")]
             if not below:
                 known = sorted({module_of(name) for name in names})
-                near = difflib.get_close_matches(module, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+                hint = did_you_mean(module, known) or f"there are {', '.join(known)}"
                 raise ValueError(f"fragment {index} names {module!r}, which holds no parameter; {hint}")
             for name in below:
                 if name in owner:

@@ -9,8 +9,10 @@ from muloco.outer.terms import Terms
 PROTOCOL = 2
 """Version of the protocol between workers: headers, votes, seals, and the payloads and their order. It is raised with
 every incompatible change."""
-NOTHING = -1
-"""Value of `Header.fragment` for a member that sends no fragment, because it has not taken its first inner step."""
+_KEYS = {"data_position": "share", "commit_hash": "history", "asks_to_stop": "leaving"}
+"""Keys of the JSON for the fields that are not their own keys."""
+_NO_FRAGMENT = -1
+"""The JSON's fragment for a member that sends none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,32 +26,36 @@ class Header:
     """The terms of its run, which have to be the same on all workers."""
     step: int
     """Number of inner steps that it had taken when it joined the round."""
-    fragment: int
+    fragment: int | None
+    """The fragment that it sends; None: it sends none, because it has not taken its first inner step."""
     weight: int
     """Inner steps in its window."""
     finite: bool
     digest: int
     """Digest of its part of the fragment's anchor; if it sends no fragment, of all anchors."""
-    share: str
-    """Its position in its share of the data, as an opaque text."""
-    history: str
-    """Digest of the rounds that it has committed, equal on all that were in the same ones; empty before the first."""
-    leaving: bool = False
+    data_position: str
+    """Its position in its shard of the data, as an opaque text."""
+    commit_hash: str
+    """Hash of the rounds that it has committed, equal on all that were in the same ones; empty before the first."""
+    asks_to_stop: bool = False
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
 
     def to_bytes(self) -> bytes:
         """Returns the header as JSON."""
-        return json.dumps({"protocol": PROTOCOL, **asdict(self), "terms": self.terms.to_json()}).encode()
+        values = asdict(self) | {"terms": self.terms.to_json()}
+        if self.fragment is None:
+            values["fragment"] = _NO_FRAGMENT
+        return json.dumps({"protocol": PROTOCOL} | {_KEYS.get(name, name): values[name] for name in values}).encode()
 
     @property
     def sends(self) -> bool:
         """Whether it sends a fragment, rather than being about to begin."""
-        return self.fragment != NOTHING
+        return self.fragment is not None
 
     @property
     def experienced(self) -> bool:
         """Whether it has been in a round that was committed."""
-        return self.history != ""
+        return self.commit_hash != ""
 
     @property
     def company(self) -> tuple[str, Terms]:
@@ -92,7 +98,7 @@ def read_header(data: bytes) -> Header | Unreadable:
     named = type(protocol) is int
     return Unreadable(
         protocol=protocol if named else None,
-        sends=named and type(fragment) is int and fragment != NOTHING,
+        sends=named and type(fragment) is int and fragment != _NO_FRAGMENT,
         experienced=named and type(history) is str and history != "",
         text=repr(data[:80]),
     )
@@ -101,17 +107,13 @@ def read_header(data: bytes) -> Header | Unreadable:
 def _header(values: dict[str, Any]) -> Header | None:
     """Returns the header with these values, or None if they are not valid."""
     try:
-        known = {field.name: values[field.name] for field in fields(Header)}
-        header = Header(**known | {"terms": Terms.from_json(known["terms"])})
+        known = {field.name: values[_KEYS.get(field.name, field.name)] for field in fields(Header)}
+        known["terms"] = Terms.from_json(known["terms"])
     except (ValueError, TypeError, KeyError):
         return None
-    sound = all(type(getattr(header, field.name)) is field.type for field in fields(Header))
-    valid = (
-        sound
-        and header.worker >= 0
-        and header.step >= 0
-        and header.fragment >= NOTHING
-        and 0 <= header.weight < 2**63
-        and -(2**63) <= header.digest < 2**63
-    )
+    types = {field.name: field.type for field in fields(Header)} | {"fragment": int}
+    if not all(type(known[name]) is types[name] for name in types) or known["fragment"] < _NO_FRAGMENT:
+        return None
+    header = Header(**known | {"fragment": None if known["fragment"] == _NO_FRAGMENT else known["fragment"]})
+    valid = header.worker >= 0 and header.step >= 0 and 0 <= header.weight < 2**63 and -(2**63) <= header.digest < 2**63
     return header if valid else None

@@ -146,11 +146,11 @@ class InProcessTransport:
         self._round = InProcessRound(self._group.join(self._worker), self._worker, self.device)
         return self._round
 
-    def offer(self, round: str, state: bytes) -> None:
-        self._group.offers[round, self._worker] = state
+    def offer(self, name: str, state: bytes) -> None:
+        self._group.offers[name, self._worker] = state
 
-    def fetch(self, round: str, rank: int) -> bytes:
-        key = round, self._round.members[rank]
+    def fetch(self, name: str, rank: int) -> bytes:
+        key = name, self._round.members[rank]
         self._group.wait(self._worker, lambda: key in self._group.offers or key[1] not in self._group.present)
         if key not in self._group.offers:
             raise TransportError(f"worker {key[1]} left before it offered its state")

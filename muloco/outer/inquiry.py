@@ -25,12 +25,12 @@ def ask_all(peers: Collection[str], ask: Callable[[str], bytes | None], *, secon
 
     for peer in peers:
         threading.Thread(target=ask_one, args=(peer,), name=f"question to {peer}", daemon=True).start()
-    deadline, found = time.monotonic() + seconds, []
+    deadline, received = time.monotonic() + seconds, []
     for _ in peers:
         try:
             answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
         if answer is not None:
-            found.append(answer)
-    return found
+            received.append(answer)
+    return received

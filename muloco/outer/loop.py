@@ -3,75 +3,47 @@
 import contextlib
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
-from muloco.outer.background import Pending
-from muloco.outer.compression import Compression, Wire
+from muloco.outer.channel import Channel
+from muloco.outer.compression import Compression
 from muloco.outer.digest import digest
 from muloco.outer.exchange import ring_bytes
 from muloco.outer.fragment import FragmentState, Merging, OuterOptimizer
 from muloco.outer.fragments import Schedule
+from muloco.outer.in_flight import Arrived, InFlight
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.membership import Crowd, Membership, StateTransfer
-from muloco.outer.outgoing import Outgoing
+from muloco.outer.membership import Membership
+from muloco.outer.outcome import CatchUp, Committed, LeftBehind
+from muloco.outer.quorum import QuorumPolicy, RunProgress, WorkerIdentity
+from muloco.outer.snapshot import Saved, Snapshot, Tensors
+from muloco.outer.sync import Sync
 from muloco.outer.terms import Setting, Terms, layout_of
-from muloco.outer.transaction import Agreement, NonFinitePseudogradient
 from muloco.outer.transport import Transport, TransportError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sync:
-    """What one round did, seen by one rank."""
+class StateTransfer(Protocol):
+    """What lets a worker that was away take over the state of one that was not."""
 
-    fragment: int
-    weights: dict[int, int]
-    """Inner steps that each worker contributed, by worker: those who took part."""
-    attempts: int
-    """Rounds that it took; more than one where a worker was lost."""
-    bytes_sent: int
-    """By this rank, to other workers."""
-    bytes_ring: float
-    """What it would have sent in an fp32 ring all-reduce of the same tensors."""
-    seconds_waited: float
-    """That the inner steps stood still for it."""
-    seconds_hidden: float
-    """Part of the round that ran beside inner steps."""
-    digest: int
-    """64-bit checksum of this rank's part of the new anchor."""
-    own_square: float
-    """Sum of squares of this worker's pseudogradient, over this rank's part."""
-    mean_square: float
-    """The same of the mean over the workers."""
-    product: float
-    """Sum of products of the two."""
+    def pack(self, snapshot: Snapshot) -> bytes:
+        """Returns all that a worker needs to go on from here: what the outer loop has, and what else there is, but not
+        the position in the data."""
+        ...
 
+    def unpack(self, state: bytes) -> Saved:
+        """Takes over what a packed state has besides that of the outer loop, which is returned."""
+        ...
 
-@dataclass(frozen=True, kw_only=True)
-class _Arrived:
-    """The outcome of a round, not applied yet."""
-
-    agreement: Agreement
-    own_square: float = 0.0
-    mean_square: float = 0.0
-    product: float = 0.0
-
-
-@dataclass(kw_only=True)
-class _Sent:
-    """A fragment that is on its way."""
-
-    fragment: int
-    due: int
-    """Inner step after which its mean is applied."""
-    pending: Pending[_Arrived]
+    def joined(self, data_position: str | None) -> None:
+        """Called when everything has been taken over, with this worker's own position in its data; None: it has
+        none."""
+        ...
 
 
 class OuterLoop:
@@ -82,18 +54,20 @@ class OuterLoop:
             names and shapes, and start from the same values.
         build_optimizer: makes the outer optimizer of a fragment from its anchor tensors, by name.
         transport: meets the other workers.
-        crowd: who this worker is, and whom it waits for at the start.
+        identity: who this worker is.
+        quorum: how many workers have to meet, and how long they wait for each other; None: the defaults.
+        progress: what is known of the run; None: nothing.
         sync_interval: H, inner steps between two outer steps of a fragment.
         fragments: names of the parameters of each; None: one fragment.
         delay: tau, inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside
-            them; what they change in that fragment is lost but for the share `alpha`.
-        alpha: share of the local parameters that is kept when the anchor is merged into them, in [0, 1].
+            them; of what they change in that fragment only the fraction `alpha` is kept.
+        alpha: fraction of the local parameters that is kept when the anchor is merged into them, in [0, 1].
         learning_rate: outer learning rate after an inner step; None: the optimizer's own.
         compression: how the pseudogradients travel; None: as they are.
         settings: config fields, by full name, that have to be the same on all workers. Workers with different values
             are refused, and so are workers with a different K, H or tau, or with different fragments.
         device: where anchor and outer state are kept; None: with the parameters.
-        share: says where this worker is in its share of the data, as JSON.
+        data_position: returns this worker's position in its shard of the data, as JSON.
         transfer: lets workers that were away join again; None: they cannot.
         merging: context in which the parameters of a fragment are written, given their names.
 
@@ -107,7 +81,9 @@ class OuterLoop:
         build_optimizer: OuterOptimizer,
         transport: Transport,
         *,
-        crowd: Crowd,
+        identity: WorkerIdentity,
+        quorum: QuorumPolicy | None = None,
+        progress: RunProgress | None = None,
         sync_interval: int,
         fragments: Sequence[Sequence[str]] | None = None,
         delay: int = 0,
@@ -116,7 +92,7 @@ class OuterLoop:
         compression: Compression | None = None,
         settings: Mapping[str, Setting] | None = None,
         device: torch.device | None = None,
-        share: Callable[[], str] = lambda: "",
+        data_position: Callable[[], str] = lambda: "",
         transfer: StateTransfer | None = None,
         merging: Merging = contextlib.nullcontext,
     ):
@@ -137,18 +113,27 @@ class OuterLoop:
             for fragment in names
         ]
         terms = Terms(
-            workers=crowd.workers,
+            workers=identity.workers,
             sync_interval=sync_interval,
             delay=delay,
             fragments=len(names),
-            layout=layout_of([(fragment.anchor, fragment.wire) for fragment in self.fragments]),
+            layout=layout_of([(fragment.anchor, fragment.channel.wire) for fragment in self.fragments]),
             settings=tuple((settings or {}).items()),
         )
-        self.membership = Membership(transport, crowd, terms=terms, wire_of=self._wire, share=share, transfer=transfer)
+        self.membership = Membership(
+            transport,
+            identity=identity,
+            quorum=quorum or QuorumPolicy(),
+            progress=progress or RunProgress(),
+            terms=terms,
+            channel_of=self._channel,
+            data_position=data_position,
+            handover=None if transfer is None else _Handover(self, transfer),
+        )
         self._transport = transport
         self._alpha = alpha
         self._learning_rate = learning_rate
-        self._sent: _Sent | None = None
+        self._sent: InFlight | None = None
         self._synced = 0
         """The last inner step after which everything that was due is done."""
 
@@ -182,10 +167,10 @@ class OuterLoop:
         Raises:
             StateLost: the others have gone on without this worker.
         """
-        if self._sent is None or not self._sent.pending.failed:
+        if self._sent is None or not self._sent.failed:
             return False
         self.membership.part(InProcessGroup(1).transport(0, self._transport.device))
-        self._sent.pending = self._sent.pending.again()
+        self._sent.repeat()
         if self._synced != step:
             self._sync_after(step, last=last)
         return True
@@ -241,191 +226,142 @@ class OuterLoop:
     def close(self) -> None:
         self._transport.close()
 
-    def state_dict(self) -> dict[str, str]:
-        """Where this worker is in its windows, as JSON. Waits for a fragment in flight, whose mean `global_tensors`
-        then holds."""
+    def snapshot(self, *, own: bool) -> Snapshot:
+        """Returns the state after the last inner step. Waits for a fragment in flight.
+
+        Args:
+            own: whether this worker is to go on from it; else another one, which needs nothing of earlier rounds.
+
+        Raises:
+            RuntimeError: the others have gone on without this worker, whose state is not that of the run.
+        """
         position: dict[str, Any] = {
             "windows": [fragment.window for fragment in self.fragments],
             "outer_steps": [fragment.outer_steps for fragment in self.fragments],
             "membership": self.membership.state(),
         }
         if self._sent is not None:
-            arrived = self._sent.pending.result()
-            agreement = {**vars(arrived.agreement), "mean": None, "behind": [], "donates": False, "leaving": False}
-            for table in ("weights", "shares"):
-                agreement[table] = list(agreement[table].items())
-            position["arrived"] = {**vars(arrived), "agreement": agreement}
-        return {"position": json.dumps(position)}
+            position["arrived"] = self._sent.to_json()
+        return Snapshot(
+            position=json.dumps(position),
+            tensors=self._tensors(),
+            residuals=self._residuals() if own else {},
+            codecs=self._codec_states() if own else {},
+        )
 
-    def load_state_dict(self, state: dict[str, str]) -> None:
-        """After `prepare_to_load`, and after its tensors have been written into `global_tensors`."""
-        position = json.loads(state["position"])
-        for fragment, window, outer_steps in zip(
-            self.fragments, position["windows"], position["outer_steps"], strict=True
-        ):
-            fragment.load_position(window=window, outer_steps=outer_steps)
+    def restore(self, saved: Saved, *, own: bool) -> None:
+        """Goes on from a saved state.
+
+        Args:
+            saved: its tensors are written into those of this loop.
+            own: whether it is this worker's own. A worker that goes on from another one's state begins new windows with
+                the anchor, which the parameters then hold, and without residuals and states of codecs.
+        """
+        position = json.loads(saved.position)
+        self._sent = None
+        if "arrived" in position:
+            self._sent = InFlight.saved(
+                position["arrived"], self.fragments, delay=self._schedule.delay, device=self._transport.device
+            )
+        saved.fill(self._tensors())
         self.membership.load_state(position["membership"])
-        if self._sent is not None:
-            arrived = position["arrived"]
-            agreement = arrived["agreement"]
-            for table in ("weights", "shares"):
-                agreement[table] = dict(agreement[table])
-            agreement["mean"] = self._sent.pending.result().agreement.mean
-            self._sent.pending = Pending.of(_Arrived(**{**arrived, "agreement": Agreement(**agreement)}))
-
-    def begin_windows(self) -> None:
-        """The parameters are the anchor from here on."""
-        for fragment in self.fragments:
-            fragment.merge()
-            for residual in fragment.wire.residuals.values():
-                residual.clear()
+        for index, fragment in enumerate(self.fragments):
+            fragment.load_position(window=position["windows"][index], outer_steps=position["outer_steps"][index])
+            if own:
+                fragment.load_residuals(saved.residuals)
+                if fragment.channel.stateful:
+                    fragment.channel.load_codec_states(saved.codecs[index], self._transport.device)
+            else:
+                fragment.begin()
 
     def last_round(self) -> tuple[list[int], str]:
-        """The workers that took part in the last committed round (before the first one: all), and the history with it,
-        which is equal on all of them. Waits for a fragment in flight, whose round counts."""
-        if self._sent is not None:
-            agreement = self._sent.pending.result().agreement
-            return sorted(agreement.weights), agreement.history
-        return self.membership.members, self.membership.history
+        """Returns the workers that took part in the last committed round (before the first one: all), and the commit
+        hash with it, which is equal on all of them. Waits for a fragment in flight, whose round counts."""
+        if self._sent is None:
+            return self.membership.members, self.membership.commit_hash
+        match self._sent.result().outcome:
+            case Committed() as committed:
+                return sorted(committed.weights), committed.commit_hash
+            case CatchUp(committed=committed):
+                return sorted(committed.weights), committed.commit_hash
+            case LeftBehind():
+                return [], self.membership.commit_hash
 
-    def prepare_to_load(self, step: int, *, in_flight: bool) -> None:
-        """Makes room for the state that was saved after inner step `step`: with or without the mean of a fragment."""
-        self._sent = None
-        if not in_flight:
-            return
-        delay = self._schedule.delay
-        index, due = next(
-            (index, sent + delay)
-            for sent in range(max(1, step - delay + 1), step + 1)
-            if (index := self._schedule.sent_after(sent)) is not None
-        )
-        elements = sum(tensor.numel() for tensor in self.fragments[index].anchor.values())
-        mean = torch.empty(elements, device=self._transport.device)
-        nothing = _Arrived(agreement=_empty_agreement(mean))
-        self._sent = _Sent(fragment=index, due=due, pending=Pending.of(nothing))
-
-    def global_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The state that all workers share, by kind and parameter name: the anchor, each buffer of the outer optimizer
-        and the mean of a fragment in flight, for which this waits. The tensors are the loop's own, so that writing into
-        them restores it."""
-        tensors: dict[str, dict[str, torch.Tensor]] = {}
-        for fragment in self.fragments:
-            for kind, values in fragment.global_tensors().items():
-                tensors.setdefault(kind, {}).update(values)
+    def _tensors(self) -> Tensors:
+        """See `Snapshot.tensors`."""
+        tensors = _by_kind(fragment.global_tensors() for fragment in self.fragments)
         if self._sent is not None:
-            mean = self._sent.pending.result().agreement.mean
-            assert mean is not None
-            tensors["mean"] = self.fragments[self._sent.fragment].views(mean)
+            tensors["mean"] = self._sent.mean()
         return tensors
 
-    def residuals(self) -> dict[str, dict[str, torch.Tensor]]:
-        """What compression has left on this rank, by kind and parameter name: copies. Waits for what is in flight."""
-        if self._sent is not None:
-            self._sent.pending.result()
-        tensors: dict[str, dict[str, torch.Tensor]] = {}
-        for fragment in self.fragments:
-            for kind, values in fragment.residuals(self._transport.device).items():
-                tensors.setdefault(kind, {}).update(values)
-        return tensors
+    def _residuals(self) -> Tensors:
+        """See `Snapshot.residuals`."""
+        return _by_kind(fragment.residuals(self._transport.device) for fragment in self.fragments)
 
-    def load_residuals(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Continues with what `residuals` gave."""
-        for fragment in self.fragments:
-            fragment.load_residuals(tensors)
+    def _codec_states(self) -> dict[int, bytes]:
+        """See `Snapshot.codecs`."""
+        channels = enumerate(fragment.channel for fragment in self.fragments)
+        return {index: channel.codec_states() for index, channel in channels if channel.stateful}
 
     def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
-        fragment = self.fragments[index]
-        own = Outgoing(fragment, inner_steps_go_on=due > step)
-        weight, checksum = fragment.window, fragment.digest()
-
-        def work() -> _Arrived:
-            own_square = own.square
-            try:
-                agreement = self.membership.agree(step, index, own, weight=weight, checksum=checksum)
-            except NonFinitePseudogradient as error:
-                bad = own.not_finite()
-                where = f"; on worker {self.membership.crowd.worker} in {', '.join(bad)}" if bad else ""
-                raise NonFinitePseudogradient(f"{error}{where}") from None
-            mean_square = self._square_of_mean(agreement)
-            if agreement.donor is not None:
-                return _Arrived(agreement=agreement)
-            assert agreement.mean is not None
-            return _Arrived(
-                agreement=agreement,
-                own_square=own_square,
-                mean_square=mean_square,
-                product=own.product(agreement.mean),
-            )
-
-        concurrent = self._transport.concurrent and due > step
-        pending = Pending(work, concurrent=concurrent, device=self._transport.device)
-        self._sent = _Sent(fragment=index, due=due, pending=pending)
-
-    def _square_of_mean(self, agreement: Agreement) -> float:
-        """This rank's share of the sum of squares of a mean that has arrived, see `FragmentState.product`; 0 if none
-        has.
-
-        Raises:
-            NonFinitePseudogradient: the mean holds NaN or Inf. All members have the same mean.
-        """
-        if agreement.mean is None:
-            return 0.0
-        fragment = self.fragments[agreement.fragment]
-        square = fragment.product(agreement.mean, agreement.mean)
-        if not math.isfinite(square):  # the mean may be finite, and only the sum of squares too large
-            views = fragment.views(agreement.mean).items()
-            if bad := [name for name, part in views if not torch.isfinite(part).all()]:
-                raise NonFinitePseudogradient(
-                    f"sync after step {agreement.step}: NaN or Inf in the mean of fragment {agreement.fragment} over "
-                    f"workers {sorted(agreement.weights)}, in {', '.join(bad)}, although each of them has sent a "
-                    "finite pseudogradient: the values are too large for their sum or for compression.kind"
-                )
-        return square
+        self._sent = InFlight.send(self.fragments[index], index, self.membership, self._transport, step=step, due=due)
 
     def _apply(self, step: int, *, last: bool) -> list[Sync]:
         """Waits for the mean of the fragment in flight and takes its outer step; or, where this worker was left behind,
         takes over the state of one that was not."""
         assert self._sent is not None
         sent = self._sent
-        fragment = self.fragments[sent.fragment]
         started = time.perf_counter()
         try:
-            arrived = sent.pending.result()
+            arrived = sent.result()
         except RuntimeError as error:
             if not isinstance(error, TransportError):  # which `sync_alone` repeats
                 self._sent = None
             raise
         self._sent = None
-        agreement = arrived.agreement
-        if agreement.donor is not None:
-            logger.warning("the others have gone on, this worker was left behind at step %d", step)
-            if not self.membership.take_over(agreement):
-                self.membership.start(step, digest(self._all_anchors()), left_behind=True)
-            return []
-        exchanged = time.perf_counter() - started
-        assert agreement.mean is not None
-        fragment.step(agreement.mean, lr=None if self._learning_rate is None else self._learning_rate(step))
-        fragment.merge(0.0 if last else self._alpha)
-        self.membership.commit(agreement)
-        return [
-            Sync(
-                fragment=sent.fragment,
-                weights=agreement.weights,
-                attempts=agreement.attempts,
-                bytes_sent=agreement.bytes_sent,
-                bytes_ring=ring_bytes(fragment.wire, len(agreement.weights)),
-                seconds_waited=time.perf_counter() - started,
-                seconds_hidden=max(0.0, sent.pending.seconds - exchanged),
-                digest=int(fragment.digest()),
-                own_square=arrived.own_square,
-                mean_square=arrived.mean_square,
-                product=arrived.product,
-            )
-        ]
+        match arrived.outcome:
+            case Committed() as committed:
+                return [self._outer_step(step, sent, arrived, committed, started=started, last=last)]
+            case CatchUp() as catch_up:
+                logger.warning("the others have gone on, this worker was left behind at step %d", step)
+                if not self.membership.take_over(catch_up):
+                    self._rejoin(step)
+            case LeftBehind():
+                logger.warning("the others have gone on, this worker was left behind at step %d", step)
+                self._rejoin(step)
+        return []
 
-    def _wire(self, fragment: int) -> Wire:
-        return self.fragments[fragment].wire
+    def _rejoin(self, step: int) -> None:
+        """Looks for the others, to take over the state of one of them."""
+        self.membership.start(step, digest(self._all_anchors()), left_behind=True)
+
+    def _outer_step(
+        self, step: int, sent: InFlight, arrived: Arrived, committed: Committed, *, started: float, last: bool
+    ) -> Sync:
+        """Takes the outer step of a fragment, begins its next window, and tells the others what they have missed."""
+        exchanged = time.perf_counter() - started
+        fragment = sent.fragment
+        assert committed.mean is not None
+        fragment.step(committed.mean, lr=None if self._learning_rate is None else self._learning_rate(step))
+        fragment.merge(0.0 if last else self._alpha)
+        self.membership.commit(committed)
+        return Sync(
+            fragment=sent.index,
+            weights=committed.weights,
+            attempts=committed.attempts,
+            bytes_sent=committed.bytes_sent,
+            bytes_ring=round(ring_bytes(fragment.channel.wire, len(committed.weights))),
+            seconds_waited=time.perf_counter() - started,
+            seconds_hidden=max(0.0, sent.seconds - exchanged),
+            digest=int(fragment.digest()),
+            own_square=arrived.own_square,
+            mean_square=arrived.mean_square,
+            product=arrived.product,
+        )
+
+    def _channel(self, fragment: int) -> Channel:
+        return self.fragments[fragment].channel
 
     def _load(self, values: Sequence[Mapping[str, torch.Tensor]]) -> None:
         for fragment, tensors in zip(self.fragments, values, strict=True):
@@ -437,19 +373,26 @@ class OuterLoop:
             yield from fragment.anchor.values()
 
 
-def _empty_agreement(mean: torch.Tensor) -> Agreement:
-    """Room for one that is loaded."""
-    return Agreement(
-        step=0,
-        fragment=0,
-        mean=mean,
-        weights={},
-        shares={},
-        behind=(),
-        donor=None,
-        donates=False,
-        name="",
-        history="",
-        bytes_sent=0,
-        attempts=0,
-    )
+class _Handover:
+    """The state of a worker with that of its outer loop, as `Membership` asks for it."""
+
+    def __init__(self, loop: OuterLoop, transfer: StateTransfer):
+        self._loop = loop
+        self._transfer = transfer
+
+    def pack(self) -> bytes:
+        return self._transfer.pack(self._loop.snapshot(own=False))
+
+    def unpack(self, state: bytes) -> None:
+        self._loop.restore(self._transfer.unpack(state), own=False)
+        membership = self._loop.membership
+        self._transfer.joined(membership.data_positions.get(membership.identity.worker))
+
+
+def _by_kind(fragments: Iterable[Tensors]) -> Tensors:
+    """Returns the tensors of all fragments together."""
+    together: Tensors = {}
+    for tensors in fragments:
+        for kind, values in tensors.items():
+            together.setdefault(kind, {}).update(values)
+    return together

@@ -41,12 +41,12 @@ class Outgoing:
 
     @cached_property
     def square(self) -> float:
-        """Returns this rank's share of the sum of squares, see `FragmentState.product`."""
+        """Returns this rank's part of the sum of squares, see `FragmentState.product`."""
         vector = self._current()
         return self._fragment.product(vector, vector)
 
     def product(self, mean: torch.Tensor) -> float:
-        """Returns this rank's share of the inner product with the mean, see `FragmentState.product`."""
+        """Returns this rank's part of the inner product with the mean, see `FragmentState.product`."""
         return self._fragment.product(self._vector, mean)
 
     def not_finite(self) -> list[str]:

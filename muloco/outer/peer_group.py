@@ -78,7 +78,11 @@ class PeerGroup(ProcessGroupWrapper):
         stays out forms a group of its own."""
         workers, reachability = self.workers, self.reachability
         self.admission = admit(
-            *(store, self.run_key, rank, world_size, self._timeout),
+            store,
+            self.run_key,
+            rank,
+            world_size,
+            self._timeout,
             remark=reachability.remark(),
             doubtful=[member for member, worker in enumerate(workers) if worker in self._silent and member != rank],
         )

@@ -81,23 +81,23 @@ class PeerServer:
         """`host:port`"""
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="peer server", daemon=True).start()
 
-    def begin_vote(self, round: str) -> bool:
+    def begin_vote(self, name: str) -> bool:
         """From now on the answer is that this rank votes; False: it may not any more, a peer has asked already."""
         with self._lock:
-            if round in self._rounds or round in self._given_up:
+            if name in self._rounds or name in self._given_up:
                 return False
-            _remember(self._rounds, round, VOTING)
+            _remember(self._rounds, name, VOTING)
             return True
 
-    def say(self, round: str, state: str) -> None:
+    def say(self, name: str, state: str) -> None:
         """From now on this is the answer about a round."""
         with self._lock:
-            _remember(self._rounds, round, state)
+            _remember(self._rounds, name, state)
 
-    def offer(self, round: str, state: bytes) -> None:
+    def offer(self, name: str, state: bytes) -> None:
         """Keeps this state, and no earlier one, for those who missed something in a round."""
         with self._lock:
-            self._offer = (round, state)
+            self._offer = (name, state)
 
     def publish(self, name: str, part: bytes) -> None:
         """Offers a part to other workers until `KEPT_PARTS` newer ones have been published."""
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         pass
 
 
@@ -267,10 +267,10 @@ def _from_hex(text: str | None) -> bytes:
         return b""
 
 
-def ask(address: str, round: str, *, key: Key, seconds: float) -> str | None:
+def ask(address: str, name: str, *, key: Key, seconds: float) -> str | None:
     """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
     try:
-        answer = _get(address, f"/round/{round}", key, seconds)
+        answer = _get(address, f"/round/{name}", key, seconds)
     except (OSError, ValueError):  # ValueError: the address is invalid
         return None
     text = b"" if answer is None else answer
@@ -289,12 +289,12 @@ def inquire(address: str, question: str, *, key: Key, seconds: float) -> bytes |
         return None
 
 
-def fetch(address: str, round: str, *, key: Key, patience: float, seconds: float) -> bytes:
+def fetch(address: str, name: str, *, key: Key, patience: float, seconds: float) -> bytes:
     """Fetches the state that a peer offers after a round.
 
     Args:
         address: `host:port` of the peer's server.
-        round: name of the round.
+        name: name of the round.
         key: of the run.
         patience: seconds that the peer may take until it offers the state.
         seconds: longest silence of the peer.
@@ -302,7 +302,7 @@ def fetch(address: str, round: str, *, key: Key, patience: float, seconds: float
     Raises:
         OSError: the peer is gone or silent, offers nothing, or its answer was not made by a holder of the key.
     """
-    return _get_patiently(address, f"/state/{round}", key, patience, seconds)
+    return _get_patiently(address, f"/state/{name}", key, patience, seconds)
 
 
 def fetch_part(address: str, name: str, *, key: Key, patience: float) -> bytes:

@@ -69,12 +69,14 @@ class Terms:
     def differences(self, other: "Terms") -> dict[str, tuple[Setting, Setting]]:
         """Returns the values that differ, of both, by config field; the digest only if nothing else differs."""
         own, others = dict(self.settings), dict(other.settings)
-        found = {name: (own.get(name), others.get(name)) for name in own | others if own.get(name) != others.get(name)}
+        differences = {
+            name: (own.get(name), others.get(name)) for name in own | others if own.get(name) != others.get(name)
+        }
         for name, config_field in _FIELDS.items():
             pair = getattr(self, name), getattr(other, name)
-            if pair[0] != pair[1] and (name != "layout" or not found):
-                found[config_field] = pair
-        return found
+            if pair[0] != pair[1] and (name != "layout" or not differences):
+                differences[config_field] = pair
+        return differences
 
 
 def layout_of(fragments: Sequence[tuple[Mapping[str, torch.Tensor], Wire]]) -> str:

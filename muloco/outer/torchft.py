@@ -20,22 +20,21 @@ import torch
 import torch.distributed as dist
 from torchft.checkpointing import CheckpointTransport
 
-from muloco.outer.authentication import TAG_BYTES, Field, Key
+from muloco.outer.authentication import Key
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.inquiry import ask_all
 from muloco.outer.manager import LoopbackManager
 from muloco.outer.network import Network
 from muloco.outer.peer_group import CUT_OFF, PeerGroup, in_short
-from muloco.outer.peers import COMMITTED, FAILED, IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
-from muloco.outer.reachability import Reachability, StaysOut
-from muloco.outer.seal import Seal, SecretHash, contents
+from muloco.outer.peers import IN_DOUBT, VOTING, PeerServer, ask, fetch, fetch_part, inquire
+from muloco.outer.reachability import Reachability
+from muloco.outer.seal import SecretHash
 from muloco.outer.staging import Staging
-from muloco.outer.transport import TransportError, Unverified
+from muloco.outer.torchft_round import TorchftRound
+from muloco.outer.transport import TransportError
 
 logger = logging.getLogger(__name__)
 
-CHUNK_BYTES = 16 * 2**20
-"""Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
 ASK_SECONDS = 5.0
 WAITING_SECONDS = 30.0
 """After so long a worker says that it waits for others."""
@@ -49,7 +48,7 @@ class TorchftTransport:
         secret: the secret of the run, at least 16 bytes. Members of a quorum that do not have it are left out, and all
             their messages are ignored.
         worker: id of this worker, from 0.
-        least: fewest workers that make a round.
+        min_replica_size: fewest workers that make a round.
         lighthouse: address of the lighthouse, `http://host:port`.
         rank: which of the worker's ranks this is, of `ranks`.
         host: name or address under which other workers reach this rank.
@@ -68,7 +67,7 @@ class TorchftTransport:
         run: str,
         secret: bytes,
         worker: int,
-        least: int,
+        min_replica_size: int,
         lighthouse: str,
         rank: int,
         ranks: int,
@@ -88,7 +87,7 @@ class TorchftTransport:
         self.server = PeerServer(host, self.run_key)
         self.exchange_seconds = exchange_timeout.total_seconds()
         self._worker = worker
-        self._least = least
+        self._min_replica_size = min_replica_size
         self._quorum_timeout = quorum_timeout
         self._ranks_group = ranks_group
         self._configured = -1  # number of configurations of the group for which `peers` holds
@@ -114,7 +113,7 @@ class TorchftTransport:
             pg=self.group,
             load_state_dict=None,
             state_dict=None,
-            min_replica_size=least,
+            min_replica_size=min_replica_size,
             use_async_quorum=False,
             timeout=exchange_timeout,
             quorum_timeout=quorum_timeout,
@@ -123,28 +122,28 @@ class TorchftTransport:
             init_sync=False,  # torchft's default throws away the first window of every worker but one
         )
 
-    def open(self, step: int) -> "TorchftRound":
+    def open(self, step: int) -> TorchftRound:
         # For torchft all workers are always at the same step, so that it heals none of them.
         self._manager.load_state_dict({"step": 0, "batches_committed": 0})
         deadline = time.monotonic() + self._quorum_timeout.total_seconds()
         reminder = threading.Timer(
-            WAITING_SECONDS, logger.info, ("waiting for %d or more workers after step %d", self._least, step)
+            WAITING_SECONDS, logger.info, ("waiting for %d or more workers after step %d", self._min_replica_size, step)
         )
         reminder.start()
         try:
             while True:
-                round = self._connect(step)
+                this_round = self._connect(step)
                 # The lighthouse also counts members that do not have the secret.
-                if self.all_ranks(round.failure is not None or round.size >= self._least):
-                    return round
+                if self.all_ranks(this_round.failure is not None or this_round.size >= self._min_replica_size):
+                    return this_round
                 if self.any_rank(time.monotonic() > deadline):
                     raise TransportError(self._no_quorum(step))
-                round.vote(False)
+                this_round.vote(False)
                 time.sleep(1)
         finally:
             reminder.cancel()
 
-    def _connect(self, step: int) -> "TorchftRound":
+    def _connect(self, step: int) -> TorchftRound:
         """Opens a round with the members of a quorum that hold the secret.
 
         Raises:
@@ -163,14 +162,14 @@ class TorchftTransport:
             broken = reason
         if not self._ranks_have_met_the_same():
             broken = broken or TransportError("the ranks of this worker have met different workers")
-        round = TorchftRound(self, step, broken)
+        this_round = TorchftRound(self, step, broken)
         if self._configured != self.group.configurations and broken is None:
-            self._introduce(round)
-        return round
+            self._introduce(this_round)
+        return this_round
 
     def _no_quorum(self, step: int) -> str:
         return (
-            f"sync after step {step}: no quorum of {self._least} or more workers within "
+            f"sync after step {step}: no quorum of {self._min_replica_size} or more workers within "
             f"{self._quorum_timeout.total_seconds():g} s (fault_tolerance.quorum_timeout_seconds)"
         )
 
@@ -219,37 +218,37 @@ class TorchftTransport:
         """Whether it holds on one of the ranks of this worker."""
         return self._reduce(value, dist.ReduceOp.MAX)
 
-    def offer(self, round: str, state: bytes) -> None:
-        self.server.offer(round, state)
+    def offer(self, name: str, state: bytes) -> None:
+        self.server.offer(name, state)
 
-    def fetch(self, round: str, rank: int) -> bytes:
+    def fetch(self, name: str, rank: int) -> bytes:
         address = self.peers[rank]
         try:
             return fetch(
                 address,
-                round,
+                name,
                 key=self.run_key,
                 patience=self._quorum_timeout.total_seconds(),
                 seconds=self.exchange_seconds,
             )
         except OSError as error:
-            raise TransportError(f"no state from the worker at {address} after round {round}: {error}") from error
+            raise TransportError(f"no state from the worker at {address} after round {name}: {error}") from error
 
     def publish(self, name: str, part: bytes) -> None:
         self.server.publish(name, part)
 
     def collect(self, name: str, workers: Collection[int], patience: float) -> dict[int, bytes]:
         deadline = time.monotonic() + patience
-        known, found = self._address_of, {}
+        known, parts = self._address_of, {}
         for worker in workers:
             if worker == self._worker or worker not in known:
                 continue
             try:
                 patience = max(0.0, deadline - time.monotonic())
-                found[worker] = fetch_part(known[worker], name, key=self.run_key, patience=patience)
+                parts[worker] = fetch_part(known[worker], name, key=self.run_key, patience=patience)
             except OSError as error:
                 logger.info("worker %d did not provide part %s: %s", worker, name, error)
-        return found
+        return parts
 
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
         self.server.answers[question] = lambda name: answer()
@@ -277,27 +276,27 @@ class TorchftTransport:
             waiting = [peer for peer in waiting if self.ask(peer, name) in (VOTING, IN_DOUBT)]
             time.sleep(0.05 if waiting else 0)
 
-    def ask(self, address: str, round: str) -> str | None:
+    def ask(self, address: str, name: str) -> str | None:
         """Returns what has become of a round at a peer; see `muloco.outer.peers.ask`."""
-        return ask(address, round, key=self.run_key, seconds=ASK_SECONDS)
+        return ask(address, name, key=self.run_key, seconds=ASK_SECONDS)
 
-    def _introduce(self, round: "TorchftRound") -> None:
+    def _introduce(self, this_round: TorchftRound) -> None:
         """Tells the members of a new group the address at which this one answers questions about rounds. The group's
         name and key are unique, even if a restarted lighthouse repeats its quorum numbers."""
         self.peers, self._rounds, self._group_name = [], 1, self.group.admission.name
         self.secret_hash = SecretHash(self.group.admission.key)
         try:
             own = f"{self.server.address} {self._worker}".encode()
-            told = [_introduction(data) for data in gather_bytes(round, own)]
+            told = [_introduction(data) for data in gather_bytes(this_round, own)]
         except TransportError as error:
-            round.failure = error
+            this_round.failure = error
             return
         self.peers = [address for address, _ in told]
         met = {worker: address for address, worker in told}
         self._address_of |= met
         self.reachability.introduced(met)
         self._configured = self.group.configurations
-        if round.rank == 0:
+        if this_round.rank == 0:
             self.group.forget_rendezvous(timedelta(seconds=self.exchange_seconds))
 
     def _ranks_have_met_the_same(self) -> bool:
@@ -335,185 +334,6 @@ class TorchftTransport:
         flag = torch.tensor(int(value))
         dist.all_reduce(flag, operation, group=self._ranks_group)
         return bool(flag)
-
-
-class TorchftRound:
-    """See `muloco.outer.transport.Round`."""
-
-    def __init__(self, transport: TorchftTransport, step: int, failure: TransportError | None):
-        group = transport.group
-        self.device = transport.device
-        self.wire = transport.staging.wire
-        self.rank = group.place
-        self.size = group.members
-        self.bytes_sent = 0
-        self.exchanges = 0
-        self.strangers = group.strangers
-        self.failure = failure
-        """Why nothing can be exchanged any more."""
-        self._sent = [Seal() for _ in range(self.size)]
-        self._received = [Seal() for _ in range(self.size)]
-        self._arrived: list[torch.Tensor] = []
-        """Data of the last chunk, which is added to the seals while the next chunk is on its way."""
-        self._transport = transport
-        self._step = step
-
-    @property
-    def name(self) -> str:
-        return self._transport.round_name
-
-    def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
-        self._insist_on_connection()
-        self.exchanges += 1
-        own = outgoing[self.rank]  # stays here
-        outgoing = [part[:0] if r == self.rank else part for r, part in enumerate(outgoing)]
-        sizes = [0 if r == self.rank else size for r, size in enumerate(sizes)]
-        longest = max([*sizes, *(part.numel() for part in outgoing)])
-        chunks = [
-            self._exchange_chunk(
-                [part[start : start + CHUNK_BYTES] for part in outgoing],
-                [min(CHUNK_BYTES, max(0, size - start)) for size in sizes],
-                own.device,
-            )
-            for start in range(0, longest, CHUNK_BYTES)
-        ]
-        if len(chunks) == 1:
-            received = chunks[0]
-        else:
-            received = [torch.cat([chunk[r] for chunk in chunks]) if chunks else own[:0] for r in range(self.size)]
-        received[self.rank] = own
-        return received
-
-    def tag(self, rank: int, number: int, data: bytes) -> bytes:
-        return self._tag("message", self.name, number, rank, data)
-
-    def call(self, rank: int) -> str:
-        peers = self._transport.peers
-        return self._transport.group.call(rank) + (f" at {peers[rank]}" if peers else "")
-
-    def vote(self, ok: bool) -> bool:
-        transport, name = self._transport, self._transport.round_name
-        if ok:
-            try:
-                self._compare_seals(name)
-            except TransportError as error:
-                logger.warning("sync after step %d: %s", self._step, error)
-                ok = False
-        ok = transport.all_ranks(ok and transport.server.begin_vote(name))
-        committed = False
-        if ok:
-            try:
-                self._exchange_votes(name)
-                committed = True
-            except TransportError as error:
-                logger.warning("sync after step %d: %s; asking the others whether they committed it", self._step, error)
-                committed = self._ask_others(name)
-        # Each rank of each worker has all it needs once its worker has said ok, so that one who knows is enough.
-        committed = transport.any_rank(committed)
-        transport.server.say(name, COMMITTED if committed else FAILED)
-        transport.committed = name if committed else None
-        if not committed and not isinstance(self.failure, StaysOut):
-            transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
-        transport.finish(
-            committed=committed, broken=None if self.failure is None else str(self.failure), step=self._step
-        )
-        return committed
-
-    def _compare_seals(self, name: str) -> None:
-        """Checks that everything has arrived as it was sent. This is done before the vote, because a member that has
-        received all votes commits.
-
-        Raises:
-            TransportError: something has arrived changed, or a member is gone or too slow.
-        """
-        if self.size == 1:
-            return
-        sent = contents(self._sent)
-        # While these tags are on their way, what arrived last is added to the seals.
-        theirs = self._exchange_tags([self._tag("seal", name, self.rank, r, sent[r]) for r in range(self.size)])
-        received = contents(self._received)
-        damaged = [
-            r
-            for r, tag in enumerate(theirs)
-            if r != self.rank and not self._holds(tag, "seal", name, r, self.rank, received[r])
-        ]
-        if damaged:
-            raise Unverified(f"what {', '.join(map(self.call, damaged))} sent arrived damaged", damaged)
-
-    def _exchange_votes(self, name: str) -> None:
-        """Exchanges votes. A yes is a tag with the group's key over the name of the round and the voting member."""
-        theirs = self._exchange_tags([self._tag("vote", name, self.rank)] * self.size)
-        bad = [r for r, tag in enumerate(theirs) if not self._holds(tag, "vote", name, r)]
-        if bad:
-            raise Unverified(f"{', '.join(map(self.call, bad))} sent bytes that are not a vote on this round", bad)
-
-    def _exchange_tags(self, tags: Sequence[bytes]) -> list[bytes]:
-        """Sends a tag to each member."""
-        outgoing = [torch.frombuffer(bytearray(tag), dtype=torch.uint8).to(self.wire) for tag in tags]
-        return [tag.cpu().numpy().tobytes() for tag in self.exchange(outgoing, [TAG_BYTES] * self.size)]
-
-    def _tag(self, purpose: str, *fields: Field) -> bytes:
-        return self._transport.group.admission.key.tag(purpose, *fields)
-
-    def _holds(self, tag: bytes, purpose: str, *fields: Field) -> bool:
-        return self._transport.group.admission.key.holds(tag, purpose, *fields)
-
-    def _insist_on_connection(self) -> None:
-        if self.failure is None and not self._transport.group.connected:
-            self.failure = TransportError(CUT_OFF)
-        if self.failure is not None:
-            raise self.failure
-
-    def _exchange_chunk(
-        self, outgoing: list[torch.Tensor], sizes: list[int], device: torch.device
-    ) -> list[torch.Tensor]:
-        self._insist_on_connection()
-        staging = self._transport.staging
-        received, staged = staging.room(sum(sizes)), staging.to_wire(outgoing)
-        try:
-            self._transport.group.swap(received, sizes, staged, lambda: self._seal(staged))
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # this worker's own device has failed
-        except RuntimeError as error:
-            self.failure = TransportError(f"lost contact with another worker: {in_short(error)}")
-            raise self.failure from error
-        self.bytes_sent += sum(part.numel() for part in outgoing)
-        self._arrived = list(received.split(sizes))
-        return list(staging.from_wire(received, device).split(sizes))
-
-    def _seal(self, outgoing: Sequence[torch.Tensor]) -> None:
-        """Adds the data that goes to each member to its seal, and the data that came with the chunk before. Both are in
-        the memory from which the group sends."""
-        arrived, self._arrived = self._arrived, []
-        if arrived:
-            self._add(self._received, arrived)
-        if outgoing:
-            self._add(self._sent, outgoing)
-
-    def _add(self, seals: Sequence[Seal], parts: Sequence[torch.Tensor]) -> None:
-        """Adds a part to the seal of each member. Data for several members is hashed once."""
-        known: dict[tuple[int, int], torch.Tensor] = {}
-        for seal, part in zip(seals, parts, strict=True):
-            place = part.data_ptr(), part.numel()
-            if part.numel() and place not in known:
-                known[place] = self._transport.secret_hash.of(part)
-            if part.numel():
-                seal.add(part, known[place])
-
-    def _ask_others(self, name: str) -> bool:
-        """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
-        self._transport.server.say(name, IN_DOUBT)  # from here on this rank does not commit unless another one has
-        waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
-        deadline = time.monotonic() + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
-        while waiting and time.monotonic() < deadline:
-            for rank, address in list(waiting.items()):
-                answer = self._transport.ask(address, name)
-                if answer == COMMITTED:
-                    return True
-                if answer != VOTING:
-                    del waiting[rank]
-            time.sleep(0.05)
-        return False
 
 
 def _introduction(told: bytes) -> tuple[str, int]:

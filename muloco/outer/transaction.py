@@ -7,17 +7,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from muloco.errors import AttemptFailed, RunFailed
 from muloco.failpoints import hit
+from muloco.outer.channel import Channel
 from muloco.outer.company import ForeignRun, Stranger, company_of, find_leaders, too_far_ahead
-from muloco.outer.compression import Wire
-from muloco.outer.digest import as_hex
 from muloco.outer.exchange import average, gather_bytes
-from muloco.outer.header import NOTHING, PROTOCOL, Header, read_header
+from muloco.outer.header import PROTOCOL, Header, read_header
+from muloco.outer.outcome import CatchUp, Committed, LeftBehind, Outcome
+from muloco.outer.quorum import QuorumPolicy
 from muloco.outer.reachability import StaysOut
+from muloco.outer.sync import as_hex
 from muloco.outer.transport import Round, Transport, TransportError
 
 logger = logging.getLogger(__name__)
@@ -33,89 +36,30 @@ TELL_SECONDS = 5.0
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
-NOBODY = -1
-"""Value of `Agreement.donor` if the others have gone on without this worker, which then has to look for them."""
 
 
-class AnchorMismatch(RuntimeError):
+class AnchorMismatch(RunFailed):
     """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
 
 
-class StateLost(RuntimeError):
+class StateLost(AttemptFailed):
     """A run has come further than any worker that is left: to begin anew would throw away what it has learned."""
 
 
-class NonFinitePseudogradient(RuntimeError):
+class NonFinitePseudogradient(RunFailed):
     """A worker's pseudogradient holds NaN or Inf."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crowd:
-    """Who this worker is, and whom it waits for at the start.
-
-    Args:
-        run: name of the run; workers of another one are not met.
-        worker: id of this worker, from 0.
-        workers: how many begin a run together.
-        least: how many begin without the others, once those are late.
-        late_after: seconds until then.
-        patience: seconds after which workers give up waiting for enough others.
-        reached: returns the step that the run is known to have reached. Workers behind it can only join others.
-        passed: tells whether the others are known to have committed the round of a fragment after a step, or a later
-            one, without this worker.
-        committed: called for each round that this worker has committed, with its step, its fragment and its members.
-    """
-
-    run: str = ""
-    worker: int = 0
-    workers: int = 1
-    least: int = 1
-    late_after: float = 1200.0
-    patience: float = 1800.0
-    reached: Callable[[], int] = lambda: 0
-    passed: Callable[[int, int], bool] = lambda step, fragment: False
-    committed: Callable[[int, int, Collection[int]], None] = lambda step, fragment, members: None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """What the members of a committed round share."""
-
-    step: int
-    fragment: int
-    mean: torch.Tensor | None
-    """fp32 vector of the fragment; None where the leaders sent nothing."""
-    weights: dict[int, int]
-    """Of the workers that took part, by worker."""
-    shares: dict[int, str]
-    """Their positions in the data."""
-    behind: tuple[int, ...]
-    """Workers that missed something: they have to take over a leader's state."""
-    donor: int | None
-    """For a worker that is behind: rank of the leader whose state it takes over, or NOBODY."""
-    donates: bool
-    """Whether a worker that is behind takes over this one's state."""
-    name: str
-    """Of the round."""
-    history: str
-    """Of its members, with this round."""
-    bytes_sent: int
-    """By this rank to other workers, failed attempts included."""
-    attempts: int
-    leaving: bool = False
-    """Whether all of them stop here, as one has been asked to."""
 
 
 def agree(
     transport: Transport,
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
-    wire_of: Callable[[int], Wire],
-    passed: Callable[[Collection[int]], bool] = lambda members: False,
+    channel_of: Callable[[int], Channel],
+    committed_without_me: Callable[[Collection[int]], bool] = lambda members: False,
     *,
     overwrite: bool = False,
-    patience: float = 1800.0,
-) -> Agreement:
+    patience: float = QuorumPolicy.quorum_timeout_seconds,
+) -> Outcome:
     """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
 
     Members at the highest step lead. Others, restarted or left out of a round meanwhile, help to carry this one with
@@ -126,9 +70,9 @@ def agree(
         own: this worker's header.
         payload: returns this worker's pseudogradient, an fp32 vector on the transport's device; called once for each
             attempt. None: the worker sends nothing.
-        wire_of: how a fragment travels, by index.
-        passed: tells whether the others are known to have gone on without this worker, which then must not lead a
-            round. It is called with the workers that lead this round, on any rank of this worker.
+        channel_of: how a fragment travels, by index.
+        committed_without_me: tells whether the others are known to have gone on without this worker, which then must
+            not lead a round. It is called with the workers that lead this round, on any rank of this worker.
         overwrite: whether the mean may be written over the vector that `payload` returns.
         patience: seconds for which rounds may fail because of strangers.
 
@@ -141,28 +85,30 @@ def agree(
     sent = failures = 0
     for attempt in itertools.count(1):
         hit("open")
-        round = transport.open(own.step)
-        agreement, counts, stranger = None, True, False
+        this_round = transport.open(own.step)
+        outcome, counts, stranger = None, True, False
         try:
             hit("headers")
-            headers = _meet(round, own)
-            agreement = _carry(round, headers, payload, wire_of, attempt, transport.device, overwrite=overwrite)
+            headers = _meet(this_round, own)
+            outcome = _carry(this_round, headers, payload, channel_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
             stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
             logger.warning("sync after step %d: %s", own.step, error)
-        leads = agreement is not None and agreement.donor is None
-        if transport.any_rank(leads and agreement is not None and passed(agreement.weights)):
-            round.vote(False)
-            return _left_behind(own)
+        if transport.any_rank(isinstance(outcome, Committed) and committed_without_me(outcome.weights)):
+            this_round.vote(False)
+            return LeftBehind()
         hit("vote")
-        committed = round.vote(agreement is not None)
+        committed = this_round.vote(outcome is not None)
         hit("commit")
-        sent += round.bytes_sent
-        if committed and agreement is not None:
-            if agreement.donor is None:
-                for residual in wire_of(own.fragment).residuals.values():
-                    residual.commit()
-            return replace(agreement, bytes_sent=sent)
+        sent += this_round.bytes_sent
+        if committed:
+            match outcome:
+                case Committed():
+                    if outcome.fragment is not None:
+                        channel_of(outcome.fragment).commit()
+                    return replace(outcome, bytes_sent=sent)
+                case CatchUp():
+                    return outcome
         logger.warning("sync after step %d: trying again with those who are left", own.step)
         counts = not transport.any_rank(not counts)
         failures += counts
@@ -177,15 +123,17 @@ def agree(
     raise AssertionError("there is always another attempt")
 
 
-def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], awaited: Crowd) -> Agreement:
+def assemble(
+    transport: Transport, own: Header, channel_of: Callable[[int], Channel], quorum: QuorumPolicy
+) -> Committed | CatchUp:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
 
     Args:
         transport: opens the rounds.
         own: header whose digest is of all fragments.
-        wire_of: how a fragment travels, by index.
-        awaited: how many have to be there to begin.
+        channel_of: how a fragment travels, by index.
+        quorum: how many workers have to be there to begin, and for how long they are waited for.
 
     Raises:
         TransportError: too few of them came.
@@ -193,39 +141,47 @@ def assemble(transport: Transport, own: Header, wire_of: Callable[[int], Wire], 
         ForeignRun: this worker does not belong to the run; see `muloco.outer.company.company_of`.
     """
     started, first_comer, told = time.monotonic(), False, 0
+    workers = own.terms.workers
     while True:
-        round = transport.open(own.step)
+        this_round = transport.open(own.step)
         waited = time.monotonic() - started
-        agreement, failure, stays_out = None, "", False
+        outcome, failure, stays_out = None, "", False
         try:
-            headers = _meet(round, own)
-            first_comer |= not round.strangers
-            among_strangers = bool(round.strangers) and round.size == 1 and not own.experienced
+            headers = _meet(this_round, own)
+            first_comer |= not this_round.strangers
+            among_strangers = bool(this_round.strangers) and this_round.size == 1 and not own.experienced
             if among_strangers and not first_comer and waited >= ALONE_SECONDS:
                 raise ForeignRun(
-                    f"this worker and {', '.join(round.strangers)}, who are all that came to the lighthouse, do not "
-                    f"have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it the "
-                    "secret of the run, and install the same muloco"
+                    f"this worker and {', '.join(this_round.strangers)}, who are all that came to the lighthouse, do "
+                    f"not have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it "
+                    "the secret of the run, and install the same muloco"
                 )
-            enough = awaited.workers if waited < awaited.late_after else awaited.least
-            if not among_strangers and (len(headers) >= enough or any(h.fragment != NOTHING for h in headers)):
-                agreement = _carry(round, headers, None, wire_of, 1, transport.device)
+            enough = workers if waited < quorum.straggler_timeout_seconds else quorum.min_replica_size
+            if not among_strangers and (len(headers) >= enough or any(header.sends for header in headers)):
+                outcome = _carry(this_round, headers, None, channel_of, 1, transport.device)
         except TransportError as error:
             failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
             logger.warning("before the first step: %s", error)
-        if round.vote(agreement is not None) and agreement is not None:
-            return replace(agreement, bytes_sent=round.bytes_sent)
-        if waited > TELL_SECONDS and not failure and round.size != told:
-            told = round.size
+        if this_round.vote(outcome is not None):
+            match outcome:
+                case Committed():
+                    return replace(outcome, bytes_sent=this_round.bytes_sent)
+                case CatchUp():
+                    return outcome
+        if waited > TELL_SECONDS and not failure and this_round.size != told:
+            told = this_round.size
             logger.info(
                 "waiting for other workers: %d of %d are here; training begins when all are, or after %g s with at "
                 "least %d (fault_tolerance.straggler_timeout_seconds, min_replica_size)",
-                *(round.size, awaited.workers, awaited.late_after, awaited.least),
+                this_round.size,
+                workers,
+                quorum.straggler_timeout_seconds,
+                quorum.min_replica_size,
             )
-        if transport.any_rank(waited > awaited.patience and not stays_out):
+        if transport.any_rank(waited > quorum.quorum_timeout_seconds and not stays_out):
             raise TransportError(
-                f"{round.size} of {awaited.workers} workers met within {awaited.patience:g} s "
-                f"(fault_tolerance.quorum_timeout_seconds){failure}{_without_secret(round.strangers)}"
+                f"{this_round.size} of {workers} workers met within {quorum.quorum_timeout_seconds:g} s "
+                f"(fault_tolerance.quorum_timeout_seconds){failure}{_without_secret(this_round.strangers)}"
             )
         time.sleep(0.2)
 
@@ -234,90 +190,82 @@ def _without_secret(strangers: Sequence[str]) -> str:
     return f"; {', '.join(strangers)} came without the secret of this run or its version of muloco" if strangers else ""
 
 
-def _left_behind(own: Header) -> Agreement:
-    """Returns the result for a worker that was left behind and has not found the others yet."""
-    return Agreement(
-        step=own.step,
-        fragment=own.fragment,
-        mean=None,
-        weights={},
-        shares={},
-        behind=(own.worker,),
-        donor=NOBODY,
-        donates=False,
-        name="",
-        history=own.history,
-        bytes_sent=0,
-        attempts=0,
-    )
-
-
-def _meet(round: Round, own: Header) -> list[Header]:
+def _meet(this_round: Round, own: Header) -> list[Header]:
     """Exchanges headers and returns those of all members, which can take part in one round.
 
     Raises:
         ForeignRun: this worker does not belong to the run.
         TransportError: another member does not belong to it; or one is gone or too slow.
     """
-    return company_of([read_header(data) for data in gather_bytes(round, own.to_bytes())], round.rank)
+    return company_of([read_header(data) for data in gather_bytes(this_round, own.to_bytes())], this_round.rank)
 
 
 def _carry(
-    round: Round,
+    this_round: Round,
     headers: Sequence[Header],
     payload: Callable[[], torch.Tensor] | None,
-    wire_of: Callable[[int], Wire],
+    channel_of: Callable[[int], Channel],
     attempt: int,
     device: torch.device,
     *,
     overwrite: bool = False,
-) -> Agreement:
-    """Exchanges what the leaders have brought."""
+) -> Committed | CatchUp:
+    """Exchanges what the leaders have brought. The result holds if all members vote for it."""
     leaders = find_leaders(headers)
     leading = [headers[rank] for rank in leaders]
     for rank in too_far_ahead(headers):
         logger.warning(
             "worker %d claims to be at step %d, more than one window ahead of more than half of all workers: the claim "
             "is not believed, and it has to take over the state of the workers at step %d",
-            *(headers[rank].worker, headers[rank].step, leading[0].step),
+            headers[rank].worker,
+            headers[rank].step,
+            leading[0].step,
         )
     try:
         check_alike(leading)
         _refuse_non_finite(leading)
     except (AnchorMismatch, NonFinitePseudogradient):
-        with contextlib.suppress(TransportError):
-            gather_bytes(round, b"read")  # whoever left before all have read the headers would look like a lost worker
+        with contextlib.suppress(TransportError):  # a worker that left before all have read them would look lost
+            gather_bytes(this_round, b"read")
         raise
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
-    if fragment != NOTHING:
-        wire = wire_of(fragment)
-        if round.rank in leaders and payload is not None:
+    if fragment is not None:
+        channel: Channel | None = channel_of(fragment)
+        wire = channel_of(fragment).wire
+        if this_round.rank in leaders and payload is not None:
             vector = payload()
         else:
             vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
-            wire = replace(wire, sent=None, owned=None)  # it only carries: what it has left itself is another matter
+            channel = None  # it only carries the others' parts, and keeps what it has of its own
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         hit("scatter")
-        mean = average(round, vector, wire, weights, overwrite=overwrite)
+        mean = average(this_round, vector, wire, weights, channel=channel, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)
-    return Agreement(
+    committed = Committed(
         step=step,
         fragment=fragment,
         mean=mean,
         weights={header.worker: header.weight for header in leading},
-        shares={header.worker: header.share for header in leading},
+        data_positions={header.worker: header.data_position for header in leading},
         behind=tuple(headers[rank].worker for rank in behind),
-        donor=donors.get(round.rank),
-        donates=round.rank in donors.values(),
-        name=round.name,
-        history=hashlib.sha256(f"{leading[0].history} {round.name}: {members}".encode()).hexdigest()[:16],
+        donates=this_round.rank in donors.values(),
+        name=this_round.name,
+        commit_hash=_extended(leading[0].commit_hash, f"{this_round.name}: {members}"),
         bytes_sent=0,
         attempts=attempt,
-        leaving=any(header.leaving for header in headers),
+        stops=any(header.asks_to_stop for header in headers),
     )
+    if this_round.rank in donors:
+        return CatchUp(donor=donors[this_round.rank], committed=committed)
+    return committed
+
+
+def _extended(commit_hash: str, entry: str) -> str:
+    """Returns the hash of all rounds that have been committed, with another one."""
+    return hashlib.sha256(f"{commit_hash} {entry}".encode()).hexdigest()[:16]
 
 
 def check_alike(headers: Sequence[Header]) -> None:
@@ -327,7 +275,7 @@ def check_alike(headers: Sequence[Header]) -> None:
         where = ", ".join(f"worker {header.worker}: {header.fragment}" for header in headers)
         raise AnchorMismatch(f"sync after step {step}: the workers send different fragments ({where})")
     if len({header.digest for header in headers}) > 1:
-        what = "" if headers[0].fragment == NOTHING else f" of fragment {headers[0].fragment}"
+        what = "" if headers[0].fragment is None else f" of fragment {headers[0].fragment}"
         digests = ", ".join(f"worker {header.worker}: {as_hex(header.digest)}" for header in headers)
         raise AnchorMismatch(f"sync after step {step}: the workers' anchors{what} differ ({digests})")
 

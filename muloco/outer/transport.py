@@ -109,11 +109,11 @@ class Transport(Protocol):
         """
         ...
 
-    def offer(self, round: str, state: bytes) -> None:
+    def offer(self, name: str, state: bytes) -> None:
         """Keeps this rank's state for members of a round that are behind, until it offers another one."""
         ...
 
-    def fetch(self, round: str, rank: int) -> bytes:
+    def fetch(self, name: str, rank: int) -> bytes:
         """The state that member `rank` offers (or will offer) after a round, for the same rank of this worker.
 
         Raises:

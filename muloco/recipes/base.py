@@ -109,7 +109,7 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
     return config
 
 
-def compressed(config: Config, kind: Literal["linear", "statistical", "lloyd_max", "topk"], **options: Any) -> Config:
+def compressed(config: Config, kind: str, **options: Any) -> Config:
     """Pseudogradients that travel compressed, with the paper's error feedback: beta 0.9, alpha 1 (PAPER 3.3).
 
     Args:

@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import RunFailed, error_reason
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import read_json, write_json
 from muloco.runs.lock import is_at, try_lock
-from muloco.settings.load import error_reason
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Incomplete(ValueError):
     """A checkpoint has no manifest: not all of its parts were written, or it was removed."""
 
 
-class NoWholeCheckpoint(RuntimeError):
+class NoWholeCheckpoint(RunFailed):
     """There were whole checkpoints, and none of them can be used."""
 
 

@@ -8,10 +8,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
 
     training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second, data_share; on GPUs also
                        tflops, mfu, tflops_6n, mfu_6n, memory_gib
-    sync lines:        event "sync", fragment, participants, weights (inner steps by worker), attempts (rounds it took),
-                       bytes_sent, bytes_ring (of an fp32 ring all-reduce), seconds_waited, seconds_hidden,
-                       pseudogradient_norm, mean_norm, cosine (of this worker's pseudogradient to the mean),
-                       digest (of the new anchor)
+    sync lines:        event "sync" and the statistics of a sync (`muloco.outer.sync.STATISTICS`)
     resume lines:      event "resume": this attempt begins after that step; lines of earlier attempts about later steps
                        do not count
     join lines:        event "join": the worker was away and took over another one's state after that step

@@ -5,22 +5,37 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from muloco.outer.sync import STATISTICS
+
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 _IN_EVENTS = {
     "state": ("state",),
-    "sync": ("fragment", "participants", "bytes_sent", "seconds_waited", "digest"),
+    "sync": tuple(statistic.name for statistic in STATISTICS if statistic.required),
     "fault": ("time",),
     "lines_lost": ("lines",),
 }
 """Values that all lines of an event have, by event."""
-_WHOLE = (*_IN_EVERY_LINE, "schema", "fragment", "participants", "attempts", "tokens", "lines", "rank")
-_TEXTS = ("event", "state", "reason", "kind", "phase", "digest")
+_OF_SYNCS = {kind: tuple(s.name for s in STATISTICS if s.kind is kind) for kind in (int, float, str)}
+_WHOLE = (*_IN_EVERY_LINE, "schema", "tokens", "lines", "rank", *_OF_SYNCS[int])
+_TEXTS = ("event", "state", "reason", "kind", "phase", *_OF_SYNCS[str])
 _NUMBERS = (
-    *("time", "loss", "lr", "grad_norm", "tokens_per_second", "data_share"),
-    *("tflops", "mfu", "tflops_6n", "mfu_6n", "memory_gib"),
-    *("bytes_sent", "bytes_ring", "seconds_waited", "seconds_hidden", "pseudogradient_norm", "mean_norm", "cosine"),
-    *("validation_loss", "validation_bits_per_byte", "local_validation_loss", "local_validation_bits_per_byte"),
+    "time",
+    "loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "data_share",
+    "tflops",
+    "mfu",
+    "tflops_6n",
+    "mfu_6n",
+    "memory_gib",
+    "validation_loss",
+    "validation_bits_per_byte",
+    "local_validation_loss",
+    "local_validation_bits_per_byte",
     "evaluation_seconds",
+    *_OF_SYNCS[float],
 )
 
 

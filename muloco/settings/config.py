@@ -7,16 +7,17 @@ over all workers unless said otherwise. Needs nothing but Python, so that `--hel
 from dataclasses import dataclass, field
 
 from muloco.settings.compression import Compression
-from muloco.settings.data import Data
+from muloco.settings.data import Data, ResolvedData
 from muloco.settings.evaluation import Evaluation, Validation
-from muloco.settings.fault_tolerance import Chaos, FaultTolerance
+from muloco.settings.fault_tolerance import Chaos, FaultTolerance, ResolvedFaultTolerance
+from muloco.settings.marks import Common, MayChange
 from muloco.settings.model import Model
-from muloco.settings.optimizer import LRScheduler, Optimizer
-from muloco.settings.outer import OuterOptimizer
+from muloco.settings.optimizer import LRScheduler, Optimizer, ResolvedOptimizer
+from muloco.settings.outer import OuterOptimizer, ResolvedOuterOptimizer
 from muloco.settings.parallelism import ActivationCheckpoint, Compile, Parallelism
-from muloco.settings.run import Checkpoint, Metrics, Run
+from muloco.settings.run import Checkpoint, Metrics, ResolvedRun, Run
 from muloco.settings.section import Section
-from muloco.settings.training import Training
+from muloco.settings.training import ResolvedTraining, Training
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,33 +25,27 @@ class Config(Section):
     """Everything that describes a run."""
 
     run: Run = field(default_factory=Run)
-    model: Model = field(default_factory=Model)
+    model: Common[Model] = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     lr_scheduler: LRScheduler = field(default_factory=LRScheduler)
     fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)
-    outer_optimizer: OuterOptimizer = field(default_factory=OuterOptimizer)
-    compression: Compression = field(default_factory=Compression)
+    outer_optimizer: Common[OuterOptimizer] = field(default_factory=OuterOptimizer)
+    compression: Common[Compression] = field(default_factory=Compression)
     parallelism: Parallelism = field(default_factory=Parallelism)
-    activation_checkpoint: ActivationCheckpoint = field(default_factory=ActivationCheckpoint)
-    compile: Compile = field(default_factory=Compile)
+    activation_checkpoint: MayChange[ActivationCheckpoint] = field(default_factory=ActivationCheckpoint)
+    compile: MayChange[Compile] = field(default_factory=Compile)
     validation: Validation = field(default_factory=Validation)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    metrics: Metrics = field(default_factory=Metrics)
+    evaluation: MayChange[Evaluation] = field(default_factory=Evaluation)
+    metrics: MayChange[Metrics] = field(default_factory=Metrics)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    chaos: Chaos = field(default_factory=Chaos)
+    chaos: MayChange[Chaos] = field(default_factory=Chaos)
 
     @property
     def workers(self) -> int:
         """K."""
         return self.fault_tolerance.group_size
-
-    @property
-    def syncs(self) -> bool:
-        """Whether there is an outer loop. (Resolved configs know.)"""
-        method = self.fault_tolerance.semi_sync_method
-        return method != "none" and (method != "gpa" or self.workers > 1)
 
     @property
     def worker_processes(self) -> int:
@@ -70,4 +65,27 @@ class Config(Section):
     @property
     def tokens_per_step(self) -> int:
         """Tokens that all workers together take in one inner step."""
-        return self.training.global_batch_size * self.training.seq_len
+        return self.training.tokens_per_step
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedConfig(Config):
+    """A config in which everything is decided (`muloco.resolve`). None then means something, such as no clipping."""
+
+    run: ResolvedRun
+    data: ResolvedData
+    training: ResolvedTraining
+    optimizer: ResolvedOptimizer
+    fault_tolerance: ResolvedFaultTolerance
+    outer_optimizer: ResolvedOuterOptimizer
+
+    @property
+    def syncs(self) -> bool:
+        """Whether there is an outer loop."""
+        method = self.fault_tolerance.semi_sync_method
+        return method != "none" and (method != "gpa" or self.workers > 1)
+
+    @property
+    def schedule_steps(self) -> int:
+        """Inner steps over which the learning rates fall; after them they stay as they are."""
+        return self.lr_scheduler.total_steps or self.training.steps

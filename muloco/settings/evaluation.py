@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from muloco.errors import UserError
 from muloco.settings.bounds import Count, Text
+from muloco.settings.marks import MayChange
 from muloco.settings.section import Section
 
 
@@ -12,7 +13,7 @@ from muloco.settings.section import Section
 class Validation(Section):
     """Loss of the anchor on a fixed held-out set, the same for every worker and method. Workers share its batches."""
 
-    freq: Count = 15
+    freq: MayChange[Count] = 15
     """Inner steps between two validations. The anchor is also validated before the first and after the last step. The
     workers' own weights are validated at validated steps that end with an outer step."""
     sequences: Count = 1024

@@ -1,16 +1,35 @@
 """The inner optimizer, its roles of parameters and its learning rate."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+from muloco.errors import UserError
+from muloco.optim.rules import RULES
 from muloco.settings.bounds import Amount, Count, Momentum, NotNegative, Positive, Share, SomeShare
-from muloco.settings.section import Section
+from muloco.settings.marks import Common, MayChange
+from muloco.settings.section import Origins, Section
+
+if TYPE_CHECKING:
+    RuleName = str
+    ResolvedRuleName = str
+else:
+    RuleName = Literal[tuple(RULES)]
+    ResolvedRuleName = Literal[(*RULES, "sgd")]
+
+_USUAL_RULES = {
+    "Muon": {"matrix": "muon", "others": "adamw"},
+    "AdamW": {"matrix": "adamw", "others": "adamw"},
+    "GPA": {"matrix": "adamw", "others": "adamw"},
+    "SGD": {"matrix": "sgd", "others": "sgd"},
+}
+"""By `optimizer.name`: the rule of the matrices, and of all other parameters, where none is given."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Role(Section):
-    rule: Literal["muon", "adamw", "lion"] | None = None
-    """What steps these parameters. None: what optimizer.name says."""
+    rule: RuleName | None = None
+    """What steps these parameters (docs/optimizers.md). None: what optimizer.name says."""
     lr_factor: Positive = 1.0
     """Their learning rate, as a multiple of optimizer.lr."""
     weight_decay_factor: NotNegative = 1.0
@@ -31,27 +50,27 @@ class Optimizer(Section):
     cautious_weight_decay: bool = False
     """Decay only what the step does not move away from zero."""
     beta1: Momentum = 0.9
-    """First decay of AdamW and Lion."""
+    """First decay of the rules that have two, such as AdamW and Lion."""
     beta2: Momentum = 0.99
-    """Second decay of AdamW and Lion."""
+    """Second decay of the rules that have two, and decay of the second moment of NorMuon."""
     eps: Positive = 1e-8
-    """Epsilon of AdamW."""
+    """Epsilon of the rules that divide by the root of a second moment: AdamW and NorMuon."""
     mu: Momentum = 0.9
-    """Momentum of Muon and of SGD."""
+    """Momentum of Muon, NorMuon and SGD."""
     mu_x: Momentum | None = None
     """GPA: how slowly the average follows. Derived: 0.9967^(32 / H), so that it averages over some H inner steps."""
     mu_y: SomeShare | None = None
     """GPA: how near to the average gradients are taken. Derived: 0.7."""
     nesterov: bool = False
-    """Nesterov momentum in Muon and in SGD."""
+    """Nesterov momentum in Muon, NorMuon and SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
-    """Muon's factor on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
+    """Factor of Muon and NorMuon on the learning rate: sqrt(out / in), 0.2 sqrt(max(out, in)), or 1."""
     orthogonalization: Literal["muloco", "quintic", "polar_express"] = "muloco"
-    """Coefficients of Muon's orthogonalization: muloco, the paper's five steps; quintic, Keller Jordan's one
-    polynomial; polar_express, the five steps of Polar Express."""
+    """Coefficients of the orthogonalization of Muon and NorMuon: muloco, the paper's five steps; quintic, Keller
+    Jordan's one polynomial; polar_express, the five steps of Polar Express."""
     orthogonalization_steps: Count | None = None
     """Steps of the orthogonalization: fewer use the first coefficients, more repeat the last ones. None: 5."""
-    symmetric_products: Literal["auto", "triton", "matmul"] = "auto"
+    symmetric_products: MayChange[Literal["auto", "triton", "matmul"]] = "auto"
     """How Muon computes symmetric matrix products. triton: one triangle, which is mirrored; it needs CUDA devices.
     matmul: all elements. auto: whichever is faster on a GPU when a shape first occurs, and matmul elsewhere. A run on
     GPUs that is to be repeated bit by bit needs triton or matmul: auto may choose differently, and results then differ
@@ -64,10 +83,64 @@ class Optimizer(Section):
     head: Role = field(default_factory=Role)
     """The output head."""
     scalar: Role = field(default_factory=Role)
-    """The norms, which are vectors: adamw or lion."""
+    """The norms, which are vectors: a rule that takes more than matrices."""
 
-    def roles(self) -> dict[str, Role]:
+    def roles(self) -> Mapping[str, Role]:
         """The roles of parameters, by name."""
+        return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
+
+    def usual_rule(self, role: str) -> str:
+        """What steps a role that has no rule of its own."""
+        return _USUAL_RULES[self.name]["matrix" if role == "matrix" else "others"]
+
+    def open_usual_rules(self) -> None:
+        """Opens the rules that follow from the name, so that they follow from another name, too. The values need not
+        have been checked."""
+        if self.name in list(_USUAL_RULES):
+            for name, role in self.roles().items():
+                if role.rule == self.usual_rule(name):
+                    role.rule = None
+
+    def complete(self, origins: Origins) -> None:
+        """Derives the rules that are open.
+
+        Raises:
+            UserError: the settings of this section cannot be combined.
+        """
+        if self.name == "SGD":
+            refused = [f"optimizer.{name}.*" for name, role in self.roles().items() if astuple(role) != astuple(Role())]
+            if self.cautious_weight_decay:
+                refused.append("optimizer.cautious_weight_decay")
+            if refused:
+                raise UserError(
+                    f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
+                    "choose Muon or AdamW, or leave that out"
+                )
+        rule = self.scalar.rule
+        if rule is not None and RULES[rule].takes == "matrices":
+            others = " or ".join(name for name in RULES if RULES[name].takes == "anything")
+            raise UserError(f"optimizer.scalar.rule {rule}: norms are vectors, {rule} takes matrices; choose {others}")
+        for name, role in self.roles().items():
+            if role.rule is None:
+                role.rule = self.usual_rule(name)
+                origins[f"optimizer.{name}.rule"] = f"optimizer.name {self.name}"
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedRole(Role):
+    rule: ResolvedRuleName
+    """One of those, or sgd with optimizer.name SGD."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedOptimizer(Optimizer):
+    weight_decay: NotNegative
+    matrix: ResolvedRole
+    embedding: ResolvedRole
+    head: ResolvedRole
+    scalar: ResolvedRole
+
+    def roles(self) -> Mapping[str, ResolvedRole]:
         return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
 
 
@@ -77,7 +150,7 @@ class LRScheduler(Section):
 
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
-    total_steps: Count | None = None
+    total_steps: Common[Count | None] = None
     """Inner steps after which the inner learning rate, and an outer one with a schedule, reach their last values and
     stay there. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
     min_lr_factor: Share = 0.1

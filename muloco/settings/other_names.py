@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from muloco.suggest import similar
+
 Values = dict[str, Any]
 """Values of muloco's fields, by full name."""
 _ANYTHING = object()
@@ -68,7 +70,7 @@ def _fragments(fragments: Any) -> Values:
 def _sources(field: str, data: Any) -> Values:
     """Paths and weights of `data_train` or `data_val`."""
     sets = data if isinstance(data, (list, tuple)) else [data]
-    sources = [source for one in sets if isinstance(one, Mapping) for source in one.get("sources", ())]
+    sources = [source for part in sets if isinstance(part, Mapping) for source in part.get("sources", ())]
     paths = [source["path"] for source in sources if isinstance(source, Mapping) and "path" in source]
     if not paths:
         return {}
@@ -284,32 +286,32 @@ def _hint(name: str, known: Sequence[str]) -> str:
     section, _, last = name.rpartition(".")
     if name in PAPER:
         return PAPER[name].here
-    if below := [one for one in known if one.startswith(f"{name}.")]:
+    if below := [field for field in known if field.startswith(f"{name}.")]:
         return _mean(below)
-    if almost := difflib.get_close_matches(name, known, n=1, cutoff=0.9):
+    if almost := similar(name, known, cutoff=0.9):
         return _mean(almost)
-    if almost := difflib.get_close_matches(name, PAPER, n=1, cutoff=0.9):
+    if almost := similar(name, PAPER, cutoff=0.9):
         return f"did you mean {almost[0]} of the paper's repository? Here, {PAPER[almost[0]].here}"
-    lasts = {one: one.rsplit(".", 1)[-1] for one in known}
-    ranked = sorted(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio(), reverse=True)
-    inside = [one for one in known if one.rpartition(".")[0] == section or "." not in one]
-    close = difflib.get_close_matches(last, [lasts[one] for one in inside], n=1, cutoff=0.75)
+    lasts = {field: field.rsplit(".", 1)[-1] for field in known}
+    ranked = sorted(known, key=lambda field: difflib.SequenceMatcher(None, name, field).ratio(), reverse=True)
+    inside = [field for field in known if field.rpartition(".")[0] == section or "." not in field]
+    close = similar(last, [lasts[field] for field in inside], cutoff=0.75)
     if section and close:
-        return _mean([one for one in inside if lasts[one] == close[0]])
+        return _mean([field for field in inside if lasts[field] == close[0]])
     if last.lower() in _ELSEWHERE:
         return _ELSEWHERE[last.lower()]
-    same = [one for one in ranked if lasts[one] == last]
-    theirs = [PAPER[one].here for one in PAPER if one.rsplit(".", 1)[-1] == last]
+    same = [field for field in ranked if lasts[field] == last]
+    theirs = [PAPER[field].here for field in PAPER if field.rsplit(".", 1)[-1] == last]
     if theirs and not same:
         return theirs[0]
-    near = difflib.get_close_matches(last, list(dict.fromkeys(lasts.values())), n=1, cutoff=0.7)
-    found = same or [one for one in ranked if near and lasts[one] == near[0]]
-    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    if found:
-        return _mean(found)
+    near = similar(last, list(dict.fromkeys(lasts.values())), cutoff=0.7)
+    matches = same or [field for field in ranked if near and lasts[field] == near[0]]
+    matches = matches or similar(name, known, cutoff=0.7)
+    if matches:
+        return _mean(matches)
     return "`muloco train CONFIG --help` lists all options"
 
 
-def _mean(found: Sequence[str]) -> str:
-    few = [f"--{one}" if "." in one else one for one in found[:3]]
+def _mean(matches: Sequence[str]) -> str:
+    few = [f"--{field}" if "." in field else field for field in matches[:3]]
     return f"did you mean {' or '.join(few)}?"

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Momentum, Positive, Share
-from muloco.settings.section import Section
+from muloco.settings.marks import MayChange
+from muloco.settings.section import Origins, Section
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,5 +31,31 @@ class OuterOptimizer(Section):
     """How the outer learning rate falls over the run."""
     min_lr_factor: Share = 0.1
     """Outer learning rate at the end, as a share of `lr`, where it falls."""
-    offload: bool = False
+    offload: MayChange[bool] = False
     """Keep anchor and outer state in pinned host memory instead of on the device."""
+
+    def complete(self, method: str, origins: Origins) -> None:
+        """Derives the learning rate and the momentum.
+
+        Args:
+            method: `fault_tolerance.semi_sync_method`.
+            origins: of derived values; gets those of these two.
+
+        Raises:
+            UserError: the method is to average the workers, and this section would do something else.
+        """
+        averages = method in ("local_sgd", "gpa")
+        if averages and (self.class_name != "sgd" or self.lr not in (None, 1.0) or self.momentum not in (None, 0.0)):
+            raise UserError(
+                f"fault_tolerance.semi_sync_method {method} averages the workers: its outer optimizer is sgd "
+                f"with lr 1 and momentum 0; got {self.class_name}, {self.lr}, {self.momentum} (diloco takes any)"
+            )
+        origin = f"{method}, which averages the workers" if averages else "the paper's best with one worker"
+        self.derive("lr", 1.0 if averages else 0.7, origin, origins)
+        self.derive("momentum", 0.0 if averages else 0.6, origin, origins)
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedOuterOptimizer(OuterOptimizer):
+    lr: Positive
+    momentum: Momentum

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muloco.settings.bounds import Count, Seconds
+from muloco.settings.marks import Common, MayChange
 from muloco.settings.section import Section
 
 
@@ -11,14 +12,14 @@ from muloco.settings.section import Section
 class Parallelism(Section):
     """How one worker spreads over its ranks (processes, one a device)."""
 
-    data_parallel_shard_degree: Count = 1
+    data_parallel_shard_degree: Common[Count] = 1
     """Ranks over which parameters are sharded (FSDP2)."""
-    data_parallel_replicate_degree: Count = 1
+    data_parallel_replicate_degree: Common[Count] = 1
     """Ranks over which parameters are replicated; with a shard degree above 1: HSDP."""
-    tensor_parallel_degree: Count = 1
+    tensor_parallel_degree: Common[Count] = 1
     """Ranks that share every matrix product and read the same data; it divides heads, feed-forward width, vocabulary
     and training.seq_len. Times the two degrees above: the ranks of a worker."""
-    collective_timeout_seconds: Seconds = 600
+    collective_timeout_seconds: MayChange[Seconds] = 600
     """Time limit of a collective between the ranks of a worker. It must be longer than a rank compiles or records a
     CUDA graph while the others wait for it. A worker with a rank that hangs ends after this time."""
 

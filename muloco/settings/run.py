@@ -1,16 +1,19 @@
 """What a run is called, where it writes, and what it logs and saves."""
 
+import importlib.util
 from dataclasses import dataclass
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Amount, Count, Name, Seed, Text
+from muloco.settings.marks import MayChange
 from muloco.settings.section import Section
 
 
 @dataclass(kw_only=True, slots=True)
 class Run(Section):
-    name: Name | None = None
+    name: MayChange[Name | None] = None
     """Folder of the run below `outputs`. Derived: name of the config file and the time."""
-    outputs: Text = "outputs"
+    outputs: MayChange[Text] = "outputs"
     """Folder that holds all run folders."""
     seed: Seed = 42
     """Seed of the initialization and of the order of the data."""
@@ -25,16 +28,26 @@ class Metrics(Section):
     wandb: bool = False
     """Report to Weights & Biases (`pip install wandb`; project by WANDB_PROJECT, mode by WANDB_MODE)."""
 
+    def check(self) -> None:
+        """Raises UserError if a package is missing."""
+        if self.wandb and importlib.util.find_spec("wandb") is None:
+            raise UserError("metrics.wandb needs the package wandb: pip install wandb")
+
 
 @dataclass(kw_only=True, slots=True)
 class Checkpoint(Section):
     enable: bool = True
     """Write checkpoints."""
-    interval: Count = 500
+    interval: MayChange[Count] = 500
     """Inner steps between two checkpoints; besides, one after the last step."""
-    keep: Amount = 2
+    keep: MayChange[Amount] = 2
     """How many of the newest checkpoints stay; 0: all."""
-    asynchronous: bool = True
+    asynchronous: MayChange[bool] = True
     """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
     initial: Text | None = None
     """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: drawn."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedRun(Run):
+    name: Name

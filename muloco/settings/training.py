@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from muloco.errors import UserError
 from muloco.settings.bounds import Count, Positive
-from muloco.settings.section import Section
+from muloco.settings.marks import Common, MayChange
+from muloco.settings.section import Origins, Section
+
+Precision = Literal["bfloat16", "autocast", "float32"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -13,21 +17,60 @@ class Training(Section):
     """Length of a sequence in tokens."""
     global_batch_size: Count = 512
     """Sequences that all workers together take in one inner step (the paper's B)."""
-    local_batch_size: Count = 16
+    local_batch_size: MayChange[Count] = 16
     """Sequences in one forward pass of one rank; the rest of its share is accumulated."""
     tokens: Count | None = None
     """Token budget of all workers together. Derived: steps x batch where steps are given, else the paper's for the
     flavor (about 20 a parameter)."""
-    steps: Count | None = None
+    steps: Common[Count | None] = None
     """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be a short one."""
     max_norm: Positive | None = 1.0
     """Largest gradient norm, larger ones are clipped; None: no clipping."""
-    precision: Literal["bfloat16", "autocast", "float32"] | None = None
+    precision: Precision | None = None
     """Precision of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16:
     parameters and activations are cast (FSDP's mixed precision). autocast: only matrix products and attention are in
     bfloat16; embedding, norms and residual stream stay in float32. Derived, as in the paper: bfloat16 where parameters
     are sharded, else autocast."""
-    disable_cuda_graphs: bool = False
+    disable_cuda_graphs: MayChange[bool] = False
     """Launch the kernels of the forward and backward pass one by one, instead of recording them into a CUDA graph and
     replaying it. A graph holds the memory of activations and gradients during other work, too. No graph is recorded
     without a CUDA device, for workers in one process, and with torch 2.11 (docs/performance.md)."""
+
+    def complete(self, token_budget: int, whose: str, origins: Origins) -> None:
+        """Derives the length of the run: steps from a budget of tokens, and tokens from the steps.
+
+        Args:
+            token_budget: where neither is given.
+            whose: whose budget this is, for the origin.
+            origins: of derived values; gets those of these two.
+
+        Raises:
+            UserError: both are given and do not agree.
+        """
+        step = f"{self.global_batch_size:,} sequences x {self.seq_len:,} tokens"
+        if self.steps is None:
+            budget, whose = (token_budget, whose) if self.tokens is None else (self.tokens, "in training.tokens")
+            self.steps = max(1, budget // self.tokens_per_step)
+            origins["training.steps"] = f"{budget:,} tokens {whose} / ({step})"
+        elif self.tokens is not None and self.tokens != self.steps * self.tokens_per_step:
+            raise UserError(
+                f"training.steps {self.steps} and training.tokens {self.tokens} do not agree: at "
+                f"{self.tokens_per_step} tokens a step, {self.steps} steps are "
+                f"{self.steps * self.tokens_per_step} tokens; give only one of the two"
+            )
+        if self.tokens != self.steps * self.tokens_per_step:
+            rounded = "" if self.tokens is None else f"; {self.tokens:,} were given"
+            self.tokens = self.steps * self.tokens_per_step
+            origins["training.tokens"] = f"{self.steps:,} steps x {step}{rounded}"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that all workers together take in one inner step."""
+        return self.global_batch_size * self.seq_len
+
+
+@dataclass(kw_only=True, slots=True)
+class ResolvedTraining(Training):
+    tokens: Count
+    steps: Count
+    precision: Precision

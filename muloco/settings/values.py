@@ -5,7 +5,6 @@ length, unions, and Annotated with bounds (`muloco.settings.bounds`). Needs noth
 """
 
 import argparse
-import difflib
 import math
 import numbers
 import os
@@ -14,11 +13,13 @@ import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from muloco.errors import UserError, shown
 from muloco.settings.bounds import Joined
+from muloco.settings.marks import Mark
+from muloco.suggest import did_you_mean
 
 LARGEST = 2**63 - 1
 """The largest whole number that torch, numpy and the files of a run can hold."""
-LONGEST_SHOWN = 80
 
 
 class BadValue(ValueError):
@@ -35,11 +36,11 @@ def checked(annotation: Any, value: Any) -> Any:
     base, bounds = _parts(annotation)
     if any(isinstance(bound, Joined) for bound in bounds) and isinstance(value, (list, tuple)):
         return checked(annotation, ",".join(checked(str, name) for name in value))
-    found = _converted(base, value)
+    converted = _converted(base, value)
     for bound in bounds:
-        if found is not None and not bound.allows(found):
+        if converted is not None and not bound.allows(converted):
             raise BadValue(f"must be {bound.words}; got {shown(value)}")
-    return found
+    return converted
 
 
 def read(annotation: Any, words: Sequence[str]) -> Any:
@@ -72,6 +73,14 @@ def whole_number(word: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def check_option(option: str, annotation: Any, value: Any) -> None:
+    """Raises UserError if the value of a command's option does not match an annotation (`muloco.settings.bounds`)."""
+    try:
+        checked(annotation, value)
+    except BadValue as error:
+        raise UserError(f"{option} {error}") from None
+
+
 def described(annotation: Any) -> str:
     """The allowed values of a field, in words."""
     base, bounds = _parts(annotation)
@@ -89,19 +98,6 @@ def described(annotation: Any) -> str:
     kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[base]
     limits = (f"of {bound.words}" if bound.words.startswith(("at least", "0 or")) else bound.words for bound in bounds)
     return " ".join([kind, *limits])
-
-
-def shown(value: Any) -> str:
-    """A value for a message, in one line of limited length."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-
-
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The most similar of the names, if one is similar enough."""
-    lower = {one.lower(): one for one in known}
-    found = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
-    return lower[found[0]] if found else None
 
 
 def _converted(base: Any, value: Any) -> Any:
@@ -148,9 +144,8 @@ def _choice(choices: Sequence[Any], value: Any) -> Any:
     same = [choice for choice in choices if isinstance(value, str) and choice.lower() == value.lower()]
     if same:
         return value if value in same else same[0]
-    hint = nearest(value, choices) if isinstance(value, str) else None
-    suffix = f"; did you mean {hint}?" if hint else ""
-    raise BadValue(f"must be one of {', '.join(choices)}; got {shown(value)}{suffix}")
+    hint = did_you_mean(value, choices, cutoff=0.5) if isinstance(value, str) else ""
+    raise BadValue(f"must be one of {', '.join(choices)}; got {shown(value)}{f'; {hint}' if hint else ''}")
 
 
 def _whole(value: Any) -> int:
@@ -221,7 +216,7 @@ def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     """A type and its bounds."""
     if get_origin(annotation) is Annotated:
         base, *bounds = get_args(annotation)
-        return base, tuple(bounds)
+        return base, tuple(bound for bound in bounds if not isinstance(bound, Mark))
     return annotation, ()
 
 

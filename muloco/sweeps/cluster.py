@@ -1,7 +1,6 @@
 """What a job needs to know about the cluster it runs on: one TOML file, and flags that win over it."""
 
 import dataclasses
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from muloco.errors import UserError
-from muloco.launch.layout import layout
+from muloco.launch.placement.layout import layout
+from muloco.suggest import did_you_mean
 
 DEFAULT_NODE_LIMIT = 16
 """The default node limit of a sweep, unless one of its jobs needs more."""
@@ -146,8 +146,7 @@ _TYPES = get_type_hints(ClusterProfile)
 def _value(name: str, value: Any, where: str) -> Any:
     """The value of a field from what TOML has for it."""
     if name not in _TYPES:
-        match = difflib.get_close_matches(name, list(_TYPES), n=1, cutoff=0.5)
-        hint = f"did you mean {match[0]}?" if match else f"known: {', '.join(_TYPES)}"
+        hint = did_you_mean(name, _TYPES, cutoff=0.5) or f"known: {', '.join(_TYPES)}"
         raise UserError(f"{where}: unknown key {name}; {hint}")
     if name == "nccl":
         return _nccl(value, where)

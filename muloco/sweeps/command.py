@@ -9,9 +9,8 @@ from rich.console import Console
 
 from muloco.console import open_console
 from muloco.cores import usable_cores
-from muloco.errors import UserError
+from muloco.errors import UserError, naming
 from muloco.runs.folder import RunFolder
-from muloco.settings.load import naming
 from muloco.sweeps import listing, slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job, expand

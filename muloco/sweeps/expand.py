@@ -10,8 +10,9 @@ from typing import Any
 
 from muloco.errors import UserError
 from muloco.resolve import resolve
-from muloco.settings.config import Config
-from muloco.settings.load import CHECKOUT, SHIPPED, find_config, flatten, load_config, set_field
+from muloco.settings.config import Config, ResolvedConfig
+from muloco.settings.fields import flatten, set_field
+from muloco.settings.load import CHECKOUT, SHIPPED, find_config, load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.names import job_names
 from muloco.sweeps.sweep import Grid, Point, Sweep, origins, plain
@@ -33,7 +34,7 @@ class Job:
     """The config file."""
     overrides: tuple[str, ...]
     """Command-line words on top of it."""
-    resolved: Config
+    resolved: ResolvedConfig
     nodes: int
     origins: Mapping[str, str]
     """Where values come from, by field."""

@@ -1,12 +1,12 @@
 """Reading a sweep from its file: a Python file with a function `sweep()`."""
 
-import difflib
 import importlib.util
 import sys
 from pathlib import Path
 
-from muloco.errors import UserError
-from muloco.settings.load import SHIPPED, failure_in, naming
+from muloco.errors import UserError, naming
+from muloco.settings.load import SHIPPED, failure_in
+from muloco.suggest import did_you_mean
 from muloco.sweeps.sweep import Sweep
 
 
@@ -51,6 +51,5 @@ def find_sweep(path: Path | str) -> Path:
             if candidate.is_file():
                 return candidate.resolve()
     known = [str(file.relative_to(SHIPPED)) for file in sorted(SHIPPED.glob("jobs/*/*.py"))]
-    nearest = difflib.get_close_matches(str(path), known, n=1, cutoff=0.6)
-    hint = f"; did you mean {nearest[0]}?" if nearest else f"; the sweeps of muloco are in {SHIPPED / 'jobs'}"
-    raise UserError(f"there is no sweep {path}{hint}")
+    hint = did_you_mean(str(path), known) or f"the sweeps of muloco are in {SHIPPED / 'jobs'}"
+    raise UserError(f"there is no sweep {path}; {hint}")

@@ -8,9 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from muloco.data.sources import EMBEDDED, Embedded
+from muloco.data.sources import Embedded
+from muloco.model.architectures.paper_llama.flavors import PAPER_VOCABULARY
 from muloco.model.flavors import flavor
-from muloco.model.paper_llama.flavors import PAPER_VOCABULARY
+from muloco.settings.data import EMBEDDED
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job
 from muloco.sweeps.state import Kind, Progress, State

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from muloco.analysis.report.runs import Problem
 from muloco.resolve import resolve
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.settings.load import find_config, load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.command import GENERATED, PROFILE
@@ -36,7 +36,7 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
     return [one for one in folders if one.exists()], problems
 
 
-def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, Config]], list[str]]:
+def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedConfig]], list[str]]:
     """The runs that a file describes, a config or a sweep, whatever the cluster.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from muloco.launch.controller import ask_again
+from muloco.launch.placement.controller import ask_again
 
 TIMEOUT_SECONDS = 60
 """How long SLURM may take to answer; a busy controller takes seconds."""

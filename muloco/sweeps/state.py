@@ -7,21 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import LASTING
+from muloco.resolve import completed
 from muloco.runs.folder import STATE, RunFolder, read_json, standing
 from muloco.runs.metrics_lines import parsed_line
-from muloco.settings.load import flatten, from_dict
+from muloco.settings.fields import identity
+from muloco.settings.stored import from_dict
 from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
 
-UNUSABLE = 2
-"""Exit status of `muloco train` for a config that cannot be used: to try it again would not help."""
-_SAME_RUN = (
-    *("model", "data", "training", "optimizer", "lr_scheduler"),
-    *("fault_tolerance", "outer_optimizer", "compression", "parallelism", "validation"),
-    *("run.seed", "checkpoint.initial"),
-)
-"""Sections and fields that are the same in all attempts of a run. The others say where and how often it writes."""
 _TAIL_BYTES = 2**16
 
 
@@ -87,9 +82,9 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     return State(Kind.FAILED, job=newest.id, note=_failure(newest))
 
 
-def is_unusable(submission: Submission) -> bool:
-    """Whether a job ended because its config cannot be used."""
-    return submission.exit_status == UNUSABLE or (not submission.ended and _complaint(submission) != "")
+def fails_again(submission: Submission) -> bool:
+    """Whether a job ended for a reason that would end it again: its config cannot be used, or its training fails."""
+    return submission.exit_status in LASTING or (not submission.ended and _complaint(submission) != "")
 
 
 def progress(folder: RunFolder) -> Progress:
@@ -114,14 +109,14 @@ def other_run(job: Job) -> str | None:
     if not run.config.exists():
         return None
     try:
-        there = flatten(from_dict(read_json(run.config)["resolved"], where=str(run.config)))
+        stored = from_dict(read_json(run.config)["resolved"], where=str(run.config))
+        there = identity(completed(stored, where=str(run.config)))
     except (ValueError, AttributeError, KeyError) as error:  # the last two: JSON of another shape
         return f"{run.root} holds another run: its config.json cannot be used: {error}"
-    here = flatten(job.resolved)
     changed = [
-        f"{field} {there[field]!r}, here {here[field]!r}"
-        for field in here
-        if (field in _SAME_RUN or field.split(".")[0] in _SAME_RUN) and there[field] != here[field]
+        f"{field} {there[field]!r}, here {here!r}"
+        for field, here in identity(job.resolved).items()
+        if there[field] != here
     ]
     return f"{run.root} holds another run: {', '.join(changed)}" if changed else None
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from muloco.launch.controller import BUSY_SECONDS, is_busy
+from muloco.launch.placement.controller import BUSY_SECONDS, is_busy
 from muloco.sweeps import slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import SweepFolder
-from muloco.sweeps.state import Kind, State, is_unusable, state_of
+from muloco.sweeps.state import Kind, State, fails_again, state_of
 
 POLL_SECONDS = 30.0
 """How often the queue is asked while the sweep waits for room."""
@@ -46,7 +46,7 @@ def submit(
         profile: of the cluster. Its `node_limit` is about the nodes that all of this user's jobs in its partition (in
             all partitions, where it has none) have or wait for together.
         console: where to say what is done.
-        retry: submit failed jobs also where their config was unusable or they have failed too often.
+        retry: submit failed jobs also where they would fail again or have failed too often.
 
     Raises:
         slurm.SlurmError: SLURM does not answer, or refuses a script. What was submitted before is remembered.
@@ -107,8 +107,8 @@ def _reason_not_to(state: State, job: Job, folder: SweepFolder, retry: bool) -> 
         return state.note
     tries = folder.record(job.name).tries
     if state.kind == Kind.FAILED and not retry:
-        if tries and is_unusable(tries[-1]):
-            return f"its config cannot be used ({state.note}); change the sweep, or submit it again with --retry"
+        if tries and fails_again(tries[-1]):
+            return f"it would fail again ({state.note}); change the sweep, or submit it again with --retry"
         if len(tries) >= MOST_TRIES:
             return f"failed {len(tries)} times ({state.note}); --retry submits it again"
     return None

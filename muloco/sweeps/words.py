@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muloco.errors import UserError
-from muloco.settings.load import by_name, field_types, unknown_field
+from muloco.settings.fields import field_types, unknown_field
+from muloco.settings.overrides import by_name
 from muloco.settings.values import BadValue, checked, read
 
 

@@ -22,18 +22,21 @@ import torch.distributed as dist
 
 from muloco import sharding
 from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
-from muloco.outer import OuterLoop
+from muloco.outer import OuterLoop, Snapshot
+from muloco.outer.snapshot import Tensors
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Incomplete, Manifest, Save, worker_part
 from muloco.runs.states import State
-from muloco.training.averaging import Averaging
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
+from muloco.training.context import WorkerContext
 from muloco.training.transfer import Joining
 
 logger = logging.getLogger(__name__)
 
-_OWN_STATES = ("model", "dataloader", "residuals")
+_OWN_STATES = ("model", "dataloader")
 """What a worker cannot take from another one's part."""
+_CODECS = "codecs_"
+"""Name of the states of the codecs of a fragment, before the index of the fragment."""
 
 
 class CheckpointRemoved(RuntimeError):
@@ -74,7 +77,7 @@ class RunCheckpoint(BaseCheckpointManager):
         base_folder: str,
     ):
         self.save_future = None
-        self.leaving = False
+        self.ends = False
         """Whether the next save is the last one of this process, whatever the interval."""
         self._config = config
         self._model_parts = model_parts
@@ -86,9 +89,8 @@ class RunCheckpoint(BaseCheckpointManager):
             "dataloader": dataloader,
             **states,
         }
-        self._outer: OuterLoop | None = None
-        self.averaging: Averaging | None = None
-        """The trainer sets it; not None: the global part has the average too, which is the model to use."""
+        self.context = WorkerContext()
+        """Of the worker. With GPA the global part has the average too, which is the model to use."""
         self._folder = CheckpointFolder(Path(base_folder) / config.folder)
         self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
         self._part = worker_part(config.worker)
@@ -103,14 +105,6 @@ class RunCheckpoint(BaseCheckpointManager):
         """Step of the newest save."""
         self.enable = config.enable
 
-    def add_outer_loop(self, outer: OuterLoop) -> None:
-        """The trainer has built its outer loop: its state belongs into the checkpoint from now on."""
-        self._outer = outer
-        self._states[f"outer_rank_{dist.get_rank()}"] = outer  # of text, torch keeps only one rank's by the same name
-
-        if outer.residuals():
-            self._states["residuals"] = _Residuals(outer, self._parameters())
-
     def newest_step(self) -> int | None:
         """Returns the step of the newest whole checkpoint, without those that this process has found to be damaged."""
         if not self.enable:
@@ -119,25 +113,31 @@ class RunCheckpoint(BaseCheckpointManager):
         return None if newest is None else newest.step
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        waits = last_step or self.leaving
+        waits = last_step or self.ends
         if curr_step % self._config.interval and not waits:
             return False
         self._owner.enter(State.SAVING)
         self._finish()
-        worker = self._config.worker
-        workers, history = ([worker], "") if self._outer is None else self._outer.last_round()
+        worker, outer = self._config.worker, self.context.outer
+        workers, commit_hash = ([worker], "") if outer is None else outer.last_round()
         if worker not in workers:
             logger.info("no part in checkpoint step-%d, having joined after the last sync", curr_step)
             return False
         save = Save(
             step=curr_step,
             attempt=self._config.attempt,
-            history=history,
+            history=commit_hash,
             parts=[GLOBAL, *map(worker_part, workers)],
         )
-        parts = {worker_part(worker): {name: state.state_dict() for name, state in self._states.items()}}
+        own = {name: state.state_dict() for name, state in self._states.items()}
+        tensors: Tensors = {}
+        if outer is not None:
+            snapshot = outer.snapshot(own=True)
+            tensors = snapshot.tensors
+            own |= self._outer_states(snapshot)
+        parts = {worker_part(worker): own}
         if worker == workers[0]:
-            parts[GLOBAL] = self._global_state()
+            parts[GLOBAL] = self._global_state(tensors)
         self._begun = curr_step
         self._writer.begin(save, parts)
         if waits:
@@ -175,15 +175,11 @@ class RunCheckpoint(BaseCheckpointManager):
                 "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
                 newest.step,
             )
-        path = self._folder.part(newest.step, GLOBAL)
-        if self._outer is not None:
-            written = safe_reader.read_metadata(path).state_dict_metadata
-            self._outer.prepare_to_load(newest.step, in_flight=any(name.startswith("mean.") for name in written))
-        safe_reader.load(self._global_state(), path)
-        if self._part == worker_part(self._config.worker):
-            self._load_part(newest, self._part, self._states)
+        if self.context.outer is not None:
+            self._load_with_outer_loop(newest, self.context.outer)
         else:
-            self._begin_from_anchor(newest)
+            safe_reader.load(self._global_state({}), self._folder.part(newest.step, GLOBAL))
+            self._load_part(newest, self._states)
         logger.info("resumed from checkpoint step-%d", newest.step)
 
     def _read(self, step: int) -> Manifest:
@@ -216,7 +212,7 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _first_whole(self, manifest: Manifest, names: list[str]) -> str:
         reasons = []
-        for name in names if self._outer is not None else names[:1]:
+        for name in names if self.context.outer is not None else names[:1]:
             try:
                 self._verify(manifest, name)
             except ValueError as error:
@@ -245,8 +241,8 @@ class RunCheckpoint(BaseCheckpointManager):
             reason = isinstance(error, Incomplete), str(error)
         reasons: list[tuple[bool, str] | None] = [None] * dist.get_world_size(self._writer.ranks)
         dist.all_gather_object(reasons, reason, group=self._writer.ranks)
-        if found := [reason for reason in reasons if reason is not None]:
-            is_incomplete, message = max(found, key=lambda reason: reason[0])
+        if given := [reason for reason in reasons if reason is not None]:
+            is_incomplete, message = max(given, key=lambda reason: reason[0])
             raise (Incomplete if is_incomplete else ValueError)(message)
 
     def _from_first_rank(self, value: Any) -> Any:
@@ -254,9 +250,36 @@ class RunCheckpoint(BaseCheckpointManager):
         dist.broadcast_object_list(values, src=0, group=self._writer.ranks)
         return values[0]
 
-    def _begin_from_anchor(self, checkpoint: Manifest) -> None:
-        """Goes on without a part of its own: with the anchor, another worker's state, and its own place in the data."""
-        assert self._outer is not None  # without, there is one worker
+    def _load_with_outer_loop(self, checkpoint: Manifest, outer: OuterLoop) -> None:
+        """Loads this worker's part. Without one it goes on with the anchor, another worker's state, and its own place
+        in the data."""
+        own = self._part == worker_part(self._config.worker)
+        states = self._states
+        if not own:
+            self._warn_of_foreign_part(checkpoint)
+            left_out = [name for name in _OWN_STATES if name != "model" or self.context.averaging is None]
+            states = {name: state for name, state in states.items() if name not in left_out}
+        loaded = self._outer_states(outer.snapshot(own=own))
+        self._load_part(checkpoint, states | loaded)
+        outer.restore(
+            _Saved(
+                position=loaded[self._position]["position"],
+                codecs={
+                    int(name.removeprefix(_CODECS)): state
+                    for name, state in loaded[self._position].items()
+                    if name != "position"
+                },
+                residuals=_local(loaded.get("residuals", {})),
+                fill=lambda tensors: safe_reader.load(
+                    self._global_state(tensors), self._folder.part(checkpoint.step, GLOBAL)
+                ),
+            ),
+            own=own,
+        )
+        if not own:
+            self._owner.joined(outer.membership.data_positions.get(self._config.worker))
+
+    def _warn_of_foreign_part(self, checkpoint: Manifest) -> None:
         absent = worker_part(self._config.worker) not in checkpoint.parts
         logger.warning(
             "checkpoint step-%d has no %s of worker %d%s: it begins with the anchor, and with the inner optimizer's "
@@ -267,16 +290,11 @@ class RunCheckpoint(BaseCheckpointManager):
             ", which was away then" if absent else "",
             self._part,
         )
-        left_out = [name for name in _OWN_STATES if name != "model" or self.averaging is None]
-        states = {name: state for name, state in self._states.items() if name not in left_out}
-        self._load_part(checkpoint, self._part, states)
-        self._outer.begin_windows()
-        self._owner.joined(share=self._outer.membership.shares.get(self._config.worker))
 
-    def _load_part(self, checkpoint: Manifest, part: str, states: Mapping[str, Any]) -> None:
+    def _load_part(self, checkpoint: Manifest, states: Mapping[str, Any]) -> None:
         with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
             warnings.filterwarnings("ignore", message="To get the last learning rate")
-            safe_reader.load(dict(states), self._folder.part(checkpoint.step, part))
+            safe_reader.load(dict(states), self._folder.part(checkpoint.step, self._part))
 
     def _maybe_wait_for_staging(self) -> None:
         """torchtitan asks before every step of the optimizer. Staging is over; a save may be."""
@@ -303,42 +321,55 @@ class RunCheckpoint(BaseCheckpointManager):
             goes_on = "" if essential else "the training goes on, and "
             logger.error("%s; %solder checkpoints stay", error, goes_on)
 
-    def _global_state(self) -> dict[str, Any]:
-        """What all workers share, as tensors that know their sharding; loading fills them in place."""
-        parameters = self._parameters()
-        state: dict[str, Any] = {}
-        if self._outer is not None:
-            state = {
-                group: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in tensors.items()}
-                for group, tensors in self._outer.global_tensors().items()
-            }
-        elif self.averaging is None:
-            state["anchor"] = {name: parameter.detach() for name, parameter in parameters.items()}
-        if self.averaging is not None:
-            state["average"] = self.averaging.x()
+    @property
+    def _position(self) -> str:
+        """Name of the outer loop's position in a worker's part. It is text, of which torch keeps that of one rank only
+        if several have the same name."""
+        return f"outer_rank_{dist.get_rank()}"
+
+    def _outer_states(self, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+        """What a worker's part has of its outer loop; loading fills it in place."""
+        codecs = {f"{_CODECS}{index}": state for index, state in snapshot.codecs.items()}
+        states: dict[str, dict[str, Any]] = {self._position: {"position": snapshot.position, **codecs}}
+        if snapshot.residuals:
+            states["residuals"] = self._sharded(snapshot.residuals)
+        return states
+
+    def _global_state(self, tensors: Tensors) -> dict[str, Any]:
+        """What all workers share, as tensors that know their sharding; loading fills them in place.
+
+        Args:
+            tensors: of the outer loop; empty without one.
+        """
+        state: dict[str, Any] = self._sharded(tensors)
+        if self.context.outer is None and self.context.averaging is None:
+            state["anchor"] = {name: parameter.detach() for name, parameter in self._parameters().items()}
+        if self.context.averaging is not None:
+            state["average"] = self.context.averaging.x()
         return state
+
+    def _sharded(self, tensors: Tensors) -> dict[str, Any]:
+        """Returns this rank's parts of tensors, by kind and parameter name, as tensors that know their sharding."""
+        parameters = self._parameters()
+        return {
+            kind: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in values.items()}
+            for kind, values in tensors.items()
+        }
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for part in self._model_parts for name, p in part.named_parameters()}
 
 
-class _Residuals:
-    """What compression has left on a worker, as tensors that know their sharding."""
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """The state of an outer loop in a checkpoint, see `muloco.outer.Saved`."""
 
-    def __init__(self, outer: OuterLoop, parameters: Mapping[str, torch.nn.Parameter]):
-        self._outer = outer
-        self._parameters = parameters
+    position: str
+    codecs: dict[int, bytes]
+    residuals: Tensors
+    fill: Callable[[Tensors], None]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            kind: {name: sharding.wrap(tensor, like=self._parameters[name]) for name, tensor in tensors.items()}
-            for kind, tensors in self._outer.residuals().items()
-        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._outer.load_residuals(
-            {
-                kind: {name: sharding.local(tensor) for name, tensor in tensors.items()}
-                for kind, tensors in state.items()
-            }
-        )
+def _local(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
+    """Returns this rank's parts of tensors that know their sharding."""
+    return {kind: {name: sharding.local(tensor) for name, tensor in values.items()} for kind, values in tensors.items()}

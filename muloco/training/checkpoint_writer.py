@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from muloco import sharding
+from muloco.errors import RunFailed
 from muloco.failpoints import hit
 from muloco.runs.checkpoint_folder import CheckpointFolder, Save, Stored
 from muloco.runs.digests import DigestingStream
@@ -25,7 +26,7 @@ from muloco.runs.digests import DigestingStream
 logger = logging.getLogger(__name__)
 
 
-class CheckpointNotWritten(RuntimeError):
+class CheckpointNotWritten(RunFailed):
     """The disk did not take a checkpoint; the message says which part, and why."""
 
 

@@ -18,7 +18,7 @@ from muloco.errors import UserError
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import CheckpointFolder, worker_part
 from muloco.runs.folder import RunFolder
-from muloco.settings.config import Config
+from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.fault_tolerance import Chaos
 from muloco.settings.parallelism import Parallelism
 from muloco.settings.run import Checkpoint
@@ -79,7 +79,9 @@ class Continuation:
         self._local = math.gcd(run.training.local_batch_size, *(self._batch // count for count in counts))
         config = _alone(run, self._local)
         self._trainer = trainer_config(
-            *(config, RunFolder(scratch), prepare_data(config)),
+            config,
+            RunFolder(scratch),
+            prepare_data(config),
             attempt=1,
             group=None,
             stop=StopRequest(),
@@ -127,8 +129,8 @@ class Continuation:
         ranks = config.data_parallel_ranks
         for worker, part in enumerate(_parts(self._trained)):
             for rank in range(ranks):
-                share = dataclasses.replace(trainer.config.dataloader, worker=worker, workers=config.workers)
-                loader = share.build(
+                shard = dataclasses.replace(trainer.config.dataloader, worker=worker, workers=config.workers)
+                loader = shard.build(
                     dp_world_size=ranks,
                     dp_rank=rank,
                     tokenizer=trainer.tokenizer,
@@ -161,7 +163,6 @@ def check(trained: Trained, *, counts: list[int], steps: int) -> None:
                 f"the global batch of {config.training.global_batch_size} sequences of {name} cannot be divided over "
                 f"{count} workers"
             )
-    assert config.training.steps is not None
     if steps < 1:
         raise UserError(f"the number of inner steps must be at least 1; got {steps}")
     latest = config.training.steps - steps
@@ -215,7 +216,7 @@ def _verify(trained: Trained) -> None:
         raise UserError(str(error)) from None
 
 
-def _alone(run: Config, local_batch_size: int) -> Config:
+def _alone(run: ResolvedConfig, local_batch_size: int) -> ResolvedConfig:
     """The run's config for one worker of one rank that neither syncs nor saves."""
     config = copy.deepcopy(run)
     config.training.local_batch_size = local_batch_size

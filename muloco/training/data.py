@@ -2,13 +2,14 @@
 
 from muloco.data.cache import default_cache
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.sources import is_hub, open_source
+from muloco.data.sources import open_source
 from muloco.data.text_stream import check_shares
 from muloco.errors import UserError
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
+from muloco.settings.data import is_hub
 
 
-def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
+def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingData:
     """The data of a resolved config's run, which is prepared now unless it is in the cache.
 
     Args:
@@ -22,18 +23,7 @@ def prepare_data(config: Config, *, verify: bool = False) -> TrainingData:
     data = config.data
     try:
         prepared = prepare(
-            data.sources,
-            weights=data.weights,
-            text_field=data.text_field,
-            tokenizer=data.tokenizer,
-            vocabulary=data.vocabulary,
-            validation=data.validation,
-            strict=data.strict,
-            ahead=data.prepare,
-            held_out_sequences=config.validation.sequences,
-            seq_len=config.training.seq_len,
-            predict_bos=data.predict_bos,
-            verify=verify,
+            data, held_out_sequences=config.validation.sequences, seq_len=config.training.seq_len, verify=verify
         )
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)

@@ -151,7 +151,10 @@ def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
                 if not told:
                     logger.warning(
                         "waiting for the lighthouse at http://%s:%d for at most %g s: %s",
-                        *(host, port, LIGHTHOUSE_SECONDS, error),
+                        host,
+                        port,
+                        LIGHTHOUSE_SECONDS,
+                        error,
                     )
                     told = True
             time.sleep(0.5)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,13 +33,12 @@ class Evaluation(Protocol):
 class MakeEvaluation(Protocol):
     """Makes one for a resolved config, before the first step, from the folder with the tokenizer."""
 
-    def __call__(self, config: Config, tokenizer: Path) -> Evaluation: ...
+    def __call__(self, config: ResolvedConfig, tokenizer: Path) -> Evaluation: ...
 
 
-def evaluation_steps(config: Config) -> tuple[int, ...]:
+def evaluation_steps(config: ResolvedConfig) -> tuple[int, ...]:
     """The inner steps of a resolved config after which the anchor is evaluated, in order, each once."""
     steps = config.training.steps
-    assert steps is not None
     if not config.evaluation.tasks:
         return ()
     return tuple(sorted({at if isinstance(at, int) else max(1, round(at * steps)) for at in config.evaluation.at}))

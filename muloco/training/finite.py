@@ -7,13 +7,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from muloco.errors import RunFailed
 from muloco.sharding import local
 
 NEVER = torch.iinfo(torch.int32).max
 SHOWN = 3  # parameters that a message names
 
 
-class NonFiniteGradient(RuntimeError):
+class NonFiniteGradient(RunFailed):
     """A parameter's gradient holds NaN or Inf."""
 
 

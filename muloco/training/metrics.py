@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +16,7 @@ import tyro
 from muloco._torchtitan import MetricsProcessor, device_type, peak_flops
 from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.model.flavors import flavor
-from muloco.outer import Sync
-from muloco.outer.digest import as_hex
+from muloco.outer.sync import STATISTICS, SUMMED, Sync
 from muloco.runs.folder import MetricsWriter, RunFolder, read_lines, standing
 from muloco.runs.states import State, state_line
 from muloco.settings.config import Config as RunConfig
@@ -105,7 +104,11 @@ class RunMetrics(MetricsProcessor):
         self._tell(step, line)
         logger.info(
             "step %d/%d: loss %.4f, gradient norm %.4f, %s",
-            *(step, self._run.training.steps, global_avg_loss, grad_norm, speed_of(line)),
+            step,
+            self._run.training.steps,
+            global_avg_loss,
+            grad_norm,
+            speed_of(line),
         )
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
@@ -141,31 +144,13 @@ class RunMetrics(MetricsProcessor):
         self._write(step, {"event": "evaluation_failed", "reason": reason})
 
     def log_sync(self, step: int, sync: Sync) -> None:
-        """`sync` as rank 0 saw it, but with bytes, digests and products of all ranks of the worker added up."""
-        counts = torch.tensor([sync.bytes_sent, round(sync.bytes_ring), sync.digest])
-        products = torch.tensor([sync.own_square, sync.mean_square, sync.product], dtype=torch.float32)
-        if torch.distributed.get_world_size() > 1:
-            counts, products = counts.to(device_type()), products.to(device_type())
-            torch.distributed.all_reduce(counts)
-            torch.distributed.all_reduce(products)
-        bytes_sent, bytes_ring, digest = counts.tolist()
-        own_square, mean_square, product = products.tolist()
-        values = {
-            "fragment": sync.fragment,
-            "participants": len(sync.weights),
-            "attempts": sync.attempts,
-            "bytes_sent": bytes_sent,
-            "bytes_ring": bytes_ring,
-            "seconds_waited": sync.seconds_waited,
-            "seconds_hidden": sync.seconds_hidden,
-            "pseudogradient_norm": own_square**0.5,
-            "mean_norm": mean_square**0.5,
-            "cosine": product / (own_square * mean_square) ** 0.5 if own_square * mean_square else 0.0,
-        }
+        """Reports the statistics of a sync. All ranks of the worker have to call this."""
+        sync = _of_whole_worker(sync)
+        values = {statistic.name: statistic.of(sync) for statistic in STATISTICS}
+        numbers = {f"sync/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         for tracker in self._trackers:
-            tracker.log({f"sync/{name}": value for name, value in values.items()}, step)
-        weights = {str(worker): weight for worker, weight in sync.weights.items()}
-        self._write(step, {"event": "sync", **values, "weights": weights, "digest": as_hex(digest)})
+            tracker.log(numbers, step)
+        self._write(step, {"event": "sync", **values})
 
     def log_resume(self, step: int) -> None:
         """Reports that this attempt at the run begins after inner step `step`."""
@@ -236,10 +221,28 @@ class RunMetrics(MetricsProcessor):
             self._writer.write(step, line)
 
 
+def _of_whole_worker(sync: Sync) -> Sync:
+    """Returns a sync as rank 0 saw it, but with the sums over all ranks: of whole numbers modulo 2^64, of others in
+    fp32."""
+    names: dict[type, list[str]] = {int: [], float: []}
+    for name in SUMMED:
+        names[type(getattr(sync, name))].append(name)
+    sums = [
+        torch.tensor([getattr(sync, name) for name in names[int]], dtype=torch.int64),
+        torch.tensor([getattr(sync, name) for name in names[float]], dtype=torch.float32),
+    ]
+    if torch.distributed.get_world_size() > 1:
+        sums = [part.to(device_type()) for part in sums]
+        for part in sums:
+            torch.distributed.all_reduce(part)
+    values = [value for part in sums for value in part.tolist()]
+    return replace(sync, **dict(zip(names[int] + names[float], values, strict=True)))
+
+
 def gpu_figures(
     tokens_per_second: float, *, flops: int, parameters: int, peak_flops: float | None, memory_gib: float
 ) -> dict[str, float]:
-    """Returns speed and memory of one GPU, without the shares of its peak if the peak is not known.
+    """Returns speed and memory of one GPU, without the fractions of its peak if the peak is not known.
 
     Args:
         tokens_per_second: tokens that this GPU processes in a second.
@@ -249,12 +252,12 @@ def gpu_figures(
         peak_flops: dense bf16 FLOP/s of the GPU; None if unknown.
         memory_gib: peak of reserved memory in GiB.
     """
-    found = {"memory_gib": memory_gib}
+    figures = {"memory_gib": memory_gib}
     for suffix, count in zip(COUNTS, (flops, 6 * parameters), strict=True):
-        found[f"tflops{suffix}"] = count * tokens_per_second / 1e12
+        figures[f"tflops{suffix}"] = count * tokens_per_second / 1e12
         if peak_flops is not None:
-            found[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
-    return found
+            figures[f"mfu{suffix}"] = count * tokens_per_second / peak_flops
+    return figures
 
 
 def speed_of(line: Mapping[str, float]) -> str:
@@ -263,8 +266,8 @@ def speed_of(line: Mapping[str, float]) -> str:
     words = [f"{line['tokens_per_second']:,.0f} tokens/s"]
     for suffix, count in COUNTS.items():
         if f"tflops{suffix}" in line:
-            share = f" (MFU {line[f'mfu{suffix}']:.1%})" if f"mfu{suffix}" in line else ""
-            words.append(f"{line[f'tflops{suffix}']:.1f} TFLOP/s by {count}{share}")
+            mfu = f" (MFU {line[f'mfu{suffix}']:.1%})" if f"mfu{suffix}" in line else ""
+            words.append(f"{line[f'tflops{suffix}']:.1f} TFLOP/s by {count}{mfu}")
     if "memory_gib" in line:
         words.append(f"{line['memory_gib']:.1f} GiB")
     return ", ".join(words)

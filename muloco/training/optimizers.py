@@ -1,7 +1,7 @@
 """The inner optimizers as torchtitan builds them: the rule, the settings and the learning rate of each parameter."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -9,23 +9,16 @@ import torch
 
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.errors import UserError
-from muloco.model.architecture import ROLES
 from muloco.optim import GPA, Muon
-from muloco.settings.optimizer import Optimizer
+from muloco.optim.rule_optimizer import SHARED
+from muloco.settings.optimizer import ResolvedOptimizer
 from muloco.training.schedule import inner_share
-
-RULES = {
-    "Muon": {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw"},
-    "AdamW": dict.fromkeys(ROLES, "adamw"),
-    "GPA": dict.fromkeys(ROLES, "adamw"),
-}
-"""By `optimizer.name`: the rule of each role that has none of its own."""
 
 NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this machine has none; use auto or matmul"
 
 
 class ByRole(Muon):
-    """Muon, AdamW and Lion in one optimizer, so that all groups have the same `lr`: what differs is in `lr_factor`."""
+    """All rules in one optimizer, so that all groups have the same `lr`: what differs is in `lr_factor`."""
 
 
 class InnerOptimizers(OptimizersContainer):
@@ -54,7 +47,7 @@ class InnerRates(LRSchedulersContainer.Config):
         return LRSchedulersContainer(optimizers, share)
 
 
-def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOptimizers.Config:
+def inner_optimizers(chosen: ResolvedOptimizer, patterns: Mapping[str, str]) -> InnerOptimizers.Config:
     """Returns torchtitan's optimizer config.
 
     Args:
@@ -65,7 +58,6 @@ def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOpt
     Raises:
         UserError: `symmetric_products` is `triton`, and there is no CUDA device.
     """
-    assert chosen.weight_decay is not None
     if chosen.symmetric_products == "triton" and not torch.cuda.is_available():
         raise UserError(NO_TRITON)
     if chosen.name == "SGD":
@@ -79,18 +71,12 @@ def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOpt
         return InnerOptimizers.Config(
             param_groups=[ParamGroupConfig(pattern=r".*", optimizer_name="SGD", optimizer_kwargs=sgd)]
         )
-    shared: dict[str, Any] = {
-        "lr": chosen.lr,
-        "cautious_weight_decay": chosen.cautious_weight_decay,
+    values = asdict(chosen) | {
         "momentum": chosen.mu,
-        "nesterov": chosen.nesterov,
-        "adjust_lr": chosen.adjust_lr,
-        "orthogonalization": chosen.orthogonalization,
         "steps": chosen.orthogonalization_steps,
         "betas": (chosen.beta1, chosen.beta2),
-        "eps": chosen.eps,
-        "symmetric_products": chosen.symmetric_products,
     }
+    shared: dict[str, Any] = {name: values[name] for name in ("lr", *SHARED) if name in values}
     kind = "ByRole"
     if chosen.name == "GPA":
         kind = "GPA"
@@ -101,7 +87,7 @@ def inner_optimizers(chosen: Optimizer, patterns: Mapping[str, str]) -> InnerOpt
         settings: dict[str, Any] = {
             "lr": chosen.lr,
             "role": name,
-            "algorithm": role.rule or RULES[chosen.name][name],
+            "algorithm": role.rule,
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }

@@ -15,37 +15,26 @@ import torch.distributed as dist
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
-from muloco.outer import Crowd, OuterLoop, StateTransfer, Transport
-from muloco.outer.codecs import build_codec
+from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
 from muloco.outer.compression import Compression
 from muloco.outer.fragment import Merging
 from muloco.outer.fragments import Fragment, by_modules, by_number
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.network import is_loopback
-from muloco.outer.terms import Setting
 from muloco.runs.commits import CommitLog, Progress
 from muloco.settings.compression import Compression as CompressionConfig
-from muloco.settings.config import Config
-from muloco.settings.load import flatten
-from muloco.settings.outer import OuterOptimizer
+from muloco.settings.config import ResolvedConfig
+from muloco.settings.fields import common_settings
+from muloco.settings.outer import ResolvedOuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
-from muloco.training.schedule import schedule_steps
-
-COMMON = (
-    *("model.", "compression.", "outer_optimizer.", "parallelism.data_parallel_", "parallelism.tensor_parallel_"),
-    *("fault_tolerance.semi_sync_method", "training.steps", "lr_scheduler.total_steps"),
-)
-"""Prefixes of the names in `common_settings`."""
-OWN = ("outer_optimizer.offload",)
-"""Fields with these prefixes in which workers may nevertheless differ."""
 
 
 def build_outer_loop(
-    config: Config,
+    config: ResolvedConfig,
     parameters: Mapping[str, torch.Tensor],
     transport: Transport,
     *,
-    share: Callable[[], str],
+    data_position: Callable[[], str],
     transfer: StateTransfer,
     commits: CommitLog | None,
     progress: Progress,
@@ -58,7 +47,7 @@ def build_outer_loop(
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
         parameters: this rank's, by name, plain or DTensors.
         transport: meets the other workers.
-        share: says where the worker is in its data.
+        data_position: returns the worker's position in its data.
         transfer: hands its state to others and takes over theirs.
         commits: the log of the rounds that this worker commits; None on ranks other than the first.
         progress: knows how far the run has come, and whether it has gone on without this worker.
@@ -70,17 +59,13 @@ def build_outer_loop(
         parameters,
         partial(build_outer_optimizer, config.outer_optimizer),
         transport,
-        crowd=Crowd(
-            run=str(config.run.name),
-            worker=ft.replica_id,
-            workers=ft.group_size,
-            least=ft.min_replica_size,
-            late_after=ft.straggler_timeout_seconds,
-            patience=ft.quorum_timeout_seconds,
-            reached=lambda: max(saved() or 0, progress.reached()),
-            passed=progress.passed if commits is not None else lambda step, fragment: False,  # the first rank asks
-            committed=commits.add if commits is not None else lambda step, fragment, members: None,
+        identity=WorkerIdentity(run=config.run.name, worker=ft.replica_id, workers=ft.group_size),
+        quorum=QuorumPolicy(
+            min_replica_size=ft.min_replica_size,
+            straggler_timeout_seconds=ft.straggler_timeout_seconds,
+            quorum_timeout_seconds=ft.quorum_timeout_seconds,
         ),
+        progress=_run_progress(commits, progress, saved),
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),
         delay=ft.fragment_sync_delay,
@@ -89,21 +74,27 @@ def build_outer_loop(
         compression=build_compression(config.compression, parameters, tables=flavor(config.model.flavor).tables),
         settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
-        share=share,
+        data_position=data_position,
         transfer=transfer,
         merging=merging,
     )
 
 
-def common_settings(config: Config) -> dict[str, Setting]:
-    """Returns, by full name, the fields of a resolved config that have to be the same on all workers, so that payloads
-    have equal sizes and outer steps have equal results. K, H, tau and the fragments are not included, because the outer
-    loop knows them."""
-    values = flatten(config)
-    return {name: values[name] for name in sorted(values) if name.startswith(COMMON) and name not in OWN}
+def _run_progress(commits: CommitLog | None, progress: Progress, saved: Callable[[], int | None]) -> RunProgress:
+    """See `build_outer_loop`. All ranks ask how far the run has come; the first one alone asks for the rounds of the
+    others, and logs those of this worker."""
+
+    def last_committed_step() -> int:
+        return max(saved() or 0, progress.reached())
+
+    if commits is None:
+        return RunProgress(last_committed_step=last_committed_step)
+    return RunProgress(
+        last_committed_step=last_committed_step, committed_without_me=progress.passed, record=commits.add
+    )
 
 
-def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
+def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
     """The outer optimizer for some anchor tensors, by name.
 
     sgd: buf = momentum buf + g; theta -= lr (g + momentum buf) with Nesterov, else theta -= lr buf. At a constant lr
@@ -114,7 +105,6 @@ def build_outer_optimizer(chosen: OuterOptimizer, anchor: Mapping[str, torch.Ten
         chosen: the config's section, resolved.
         anchor: fp32 tensors, plain or DTensors, that the optimizer moves in place.
     """
-    assert chosen.lr is not None and chosen.momentum is not None
     if chosen.class_name == "sgd":
         return torch.optim.SGD(
             anchor.values(),
@@ -152,13 +142,7 @@ def build_compression(
     norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
     skipped = {name for name in parameters if name in tables and chosen.skip_embeddings}
     return Compression(
-        codec=build_codec(
-            chosen.kind,
-            bits=chosen.bits,
-            granularity=chosen.granularity,
-            fraction=chosen.fraction,
-            values=chosen.values,
-        ),
+        codec=chosen.codec(),
         dense=frozenset(norms | skipped),
         reduce=chosen.reduce,
         error_feedback=chosen.error_feedback,
@@ -168,21 +152,20 @@ def build_compression(
     )
 
 
-def outer_learning_rate(config: Config) -> Callable[[int], float]:
+def outer_learning_rate(config: ResolvedConfig) -> Callable[[int], float]:
     """The outer learning rate by inner step: from `lr` down to `min_lr_factor` of it at the end of the schedule."""
-    outer, steps = config.outer_optimizer, schedule_steps(config)
-    assert outer.lr is not None
+    outer, steps = config.outer_optimizer, config.schedule_steps
     lr, least = outer.lr, outer.min_lr_factor
 
     def at(step: int) -> float:
         left = 1 - min(step, steps) / steps
-        share = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[outer.schedule]
-        return lr if outer.schedule == "constant" else lr * (least + (1 - least) * share)
+        fraction = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[outer.schedule]
+        return lr if outer.schedule == "constant" else lr * (least + (1 - least) * fraction)
 
     return at
 
 
-def build_transport(config: Config, group: InProcessGroup | None, device: torch.device) -> Transport:
+def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device: torch.device) -> Transport:
     """A worker's end of its group in this process, or torchft at the lighthouse of the environment.
 
     Args:
@@ -196,14 +179,13 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     from muloco.outer.peer_group import GlooGroup, NCCLGroup
     from muloco.outer.torchft import TorchftTransport
 
-    assert config.run.name is not None
     ranks = int(os.environ["WORLD_SIZE"])
     connect = {"gloo": GlooGroup, "nccl": NCCLGroup}[_process_group(ft.process_group)]
     patience = timedelta(seconds=ft.quorum_timeout_seconds + 2 * ft.exchange_timeout_seconds)
     return TorchftTransport(
         run=config.run.name,
         worker=ft.replica_id,
-        least=ft.min_replica_size,
+        min_replica_size=ft.min_replica_size,
         lighthouse=os.environ[LIGHTHOUSE],
         rank=int(os.environ["RANK"]),
         ranks=ranks,
@@ -217,13 +199,12 @@ def build_transport(config: Config, group: InProcessGroup | None, device: torch.
     )
 
 
-def fragments_of(config: Config, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
+def fragments_of(config: ResolvedConfig, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
     """The names of the parameters of each fragment that a config (resolved) asks for."""
     modules = config.fault_tolerance.module_fqns_per_model_fragment
     if modules is not None:
         return by_modules(list(parameters), [fragment.split(",") for fragment in modules])
     sizes = {name: tensor.numel() for name, tensor in parameters.items()}
-    assert config.fault_tolerance.num_fragments is not None
     return by_number(sizes, config.fault_tolerance.num_fragments)
 
 

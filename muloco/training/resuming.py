@@ -9,26 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from muloco.data.prepare import TrainingData
-from muloco.data.sources import EMBEDDED, is_hub, open_source
+from muloco.data.sources import open_source
 from muloco.errors import UserError
-from muloco.resolve import resolve
+from muloco.resolve import completed, resolve
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_json
-from muloco.settings.config import Config
-from muloco.settings.load import flatten, from_dict, load_config, to_dict
-from muloco.training.schedule import inner_learning_rate, schedule_steps
+from muloco.settings.config import Config, ResolvedConfig
+from muloco.settings.data import EMBEDDED, is_hub
+from muloco.settings.fields import flatten, get_field, marks, set_field
+from muloco.settings.load import load_config
+from muloco.settings.marks import Mark
+from muloco.settings.stored import from_dict, to_dict
+from muloco.training.schedule import inner_learning_rate
 
-MAY_CHANGE = (
-    *("run.name", "run.outputs", "metrics.*", "evaluation.*", "chaos.*", "compile.*", "activation_checkpoint.*"),
-    *("checkpoint.interval", "checkpoint.keep", "checkpoint.asynchronous"),
-    *("data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
-    "optimizer.symmetric_products",
-    *(f"fault_tolerance.{name}" for name in ("transport", "process_group", "host", "replica_id")),
-    *(f"fault_tolerance.{name}" for name in ("min_replica_size", "restarts", "resumes", "quorum_timeout_seconds")),
-    *(f"fault_tolerance.{name}_timeout_seconds" for name in ("straggler", "heartbeat", "exchange", "stall")),
-    *("parallelism.collective_timeout_seconds", "training.disable_cuda_graphs"),
-)
-"""Fields that a resume may change: they do not affect what is learned. `.*` means all fields of a section."""
 LENGTH = ("training.steps", "training.tokens", "lr_scheduler.total_steps")
 """Fields of the length of a run, which may change as well: the run is extended, or ends earlier."""
 LOCATIONS = ("data.corpus", "data.tokenizer", "data.validation")
@@ -39,8 +32,7 @@ LOCATIONS = ("data.corpus", "data.tokenizer", "data.validation")
 class Resumption:
     """A run that is resumed."""
 
-    config: Config
-    """Resolved."""
+    config: ResolvedConfig
     chosen: Config
     """The values that the user has chosen, now and before."""
     ended: bool
@@ -73,7 +65,7 @@ def take_up(asked: Config) -> Resumption:
         newest, _ = CheckpointFolder(folder.checkpoint).newest()
     except (ValueError, NoWholeCheckpoint) as error:
         raise UserError(str(error)) from None
-    before = load_config(str(folder.config.absolute()))
+    before = completed(load_config(str(folder.config.absolute())), where=str(folder.config))
     remarks: list[str | None] = []
     if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
         remarks.append(f"data.tokenizer {named} does not exist any more; its copy in the run folder is used")
@@ -85,7 +77,6 @@ def take_up(asked: Config) -> Resumption:
     _refuse(changed)
     step = 0 if newest is None else newest.step
     steps = config.training.steps
-    assert steps is not None
     if steps < step:
         raise UserError(
             f"training.steps is {steps}, but the run has a checkpoint of step {step}; it must be at least {step}"
@@ -146,12 +137,12 @@ def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
     return named
 
 
-def config_json(chosen: Config, config: Config, content: dict[str, Any]) -> dict[str, Any]:
+def config_json(chosen: Config, config: ResolvedConfig, content: dict[str, Any]) -> dict[str, Any]:
     """The contents of config.json.
 
     Args:
         chosen: the config as the user has chosen it.
-        config: the resolved config (`muloco.resolve`).
+        config: as resolved.
         content: of its data (`content_of`).
     """
     return {"chosen": to_dict(chosen), "resolved": to_dict(config), "data": content}
@@ -163,9 +154,9 @@ def content_of(data: TrainingData, config: Config) -> dict[str, Any]:
     files = [open_source(name, config.data.text_field).identity for name in data.streamed]
     apart = data.held_out != data.prepared
     return {
-        "text": [one.corpus_sha256 for one in data.prepared] or None,
+        "text": [prepared.corpus_sha256 for prepared in data.prepared] or None,
         "files": hashlib.sha256(json.dumps(files).encode()).hexdigest() if files else None,
-        "held out": [one.corpus_sha256 for one in data.held_out] if apart else None,
+        "held out": [prepared.corpus_sha256 for prepared in data.held_out] if apart else None,
         "tokenizer": data.held_out[0].tokenizer_identity,
     }
 
@@ -180,7 +171,7 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
         UserError: the data is not the same.
     """
     before, data = resumption.content, resumption.config.data
-    where = ", ".join(f"{name} {_field(resumption.config, name)}" for name in resumption.moved)
+    where = ", ".join(f"{name} {get_field(resumption.config, name)}" for name in resumption.moved)
     if not isinstance(before, dict):
         return f"{where}: the run has no digests of its data; workers compare their positions in it" if where else None
     for name, field, located in (
@@ -219,7 +210,7 @@ def _look_for_data(asked: Config) -> None:
                 )
 
 
-def _resolve(asked: Config, *, begun: bool) -> Config:
+def _resolve(asked: Config, *, begun: bool) -> ResolvedConfig:
     """The resolved config. The initial weights need not exist any more once the run has a checkpoint."""
     initial = asked.checkpoint.initial
     if begun:
@@ -230,7 +221,7 @@ def _resolve(asked: Config, *, begun: bool) -> Config:
     return config
 
 
-def _changes(before: Config, asked: Config, config: Config) -> dict[str, str]:
+def _changes(before: ResolvedConfig, asked: Config, config: ResolvedConfig) -> dict[str, str]:
     """The fields that differ, by name: `name old -> new`. A field that the run's config.json does not set, as one
     of an earlier version does not set newer fields, has not changed if it is still not set."""
     old, open_, new = flatten(before), flatten(asked), flatten(config)
@@ -242,8 +233,8 @@ def _changes(before: Config, asked: Config, config: Config) -> dict[str, str]:
 
 
 def _refuse(changed: dict[str, str]) -> None:
-    free = {*MAY_CHANGE, *LENGTH, *LOCATIONS}
-    refused = [text for name, text in changed.items() if name not in free and f"{name.split('.')[0]}.*" not in free]
+    free = {name for name, mark in marks().items() if mark is Mark.MAY_CHANGE}.union(LENGTH, LOCATIONS)
+    refused = [text for name, text in changed.items() if name not in free]
     if refused:
         raise UserError(
             f"a resume may not change these fields: {', '.join(refused)}; keep their values, or start a new run under "
@@ -251,8 +242,8 @@ def _refuse(changed: dict[str, str]) -> None:
         )
 
 
-def _length_remark(before: Config, config: Config, step: int) -> str | None:
-    was, now = schedule_steps(before), schedule_steps(config)
+def _length_remark(before: ResolvedConfig, config: ResolvedConfig, step: int) -> str | None:
+    was, now = before.schedule_steps, config.schedule_steps
     if (before.training.steps, was) == (config.training.steps, now):
         return None
     schedule = f"the learning rates stay on the schedule over {now} steps"
@@ -275,31 +266,18 @@ def _ended(folder: RunFolder, steps: int) -> tuple[bool, str | None]:
         return False, f"{error}; it is written again"
 
 
-def _chosen(stored: dict[str, Any], asked: Config, config: Config, changed: dict[str, str]) -> Config:
+def _chosen(stored: dict[str, Any], asked: Config, config: ResolvedConfig, changed: dict[str, str]) -> Config:
     """The config as chosen at the start of the run, with the changes since then."""
     chosen = from_dict(stored["chosen"], where="config.json") if "chosen" in stored else asked
     for name in changed:
-        section, _, field = name.rpartition(".")
         if name not in LENGTH:
-            setattr(_section(chosen, section), field, _field(config, name))
+            set_field(chosen, name, get_field(config, name))
     if "training.steps" in changed or "training.tokens" in changed:
         chosen.training.steps, chosen.training.tokens = config.training.steps, None
     chosen.lr_scheduler.total_steps = config.lr_scheduler.total_steps
     return chosen
 
 
-def _field(config: Config, name: str) -> Any:
-    section, _, field = name.rpartition(".")
-    return getattr(_section(config, section), field)
-
-
-def _section(config: Config, name: str) -> Any:
-    found: Any = config
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
 def _shown(value: Any) -> str:
     digests = value if isinstance(value, list) else [value]
-    return ", ".join("none" if one is None else " ".join(str(one).split())[:16] for one in digests)
+    return ", ".join("none" if digest is None else " ".join(str(digest).split())[:16] for digest in digests)

@@ -2,14 +2,7 @@
 
 import math
 
-from muloco.settings.config import Config
-
-
-def schedule_steps(config: Config) -> int:
-    """Inner steps over which the learning rates of a resolved config fall; after them they stay as they are."""
-    steps = config.lr_scheduler.total_steps or config.training.steps
-    assert steps is not None
-    return steps
+from muloco.settings.config import ResolvedConfig
 
 
 def inner_share(step: int, *, warmup_steps: int, total_steps: int, least: float) -> float:
@@ -30,12 +23,12 @@ def inner_share(step: int, *, warmup_steps: int, total_steps: int, least: float)
     return least + (1 - least) * (0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def inner_learning_rate(config: Config, step: int) -> float:
-    """The inner learning rate of a resolved config in an inner step, from 1."""
+def inner_learning_rate(config: ResolvedConfig, step: int) -> float:
+    """The inner learning rate in an inner step, from 1."""
     schedule = config.lr_scheduler
     return config.optimizer.lr * inner_share(
         step - 1,
         warmup_steps=schedule.warmup_steps,
-        total_steps=schedule_steps(config),
+        total_steps=config.schedule_steps,
         least=schedule.min_lr_factor,
     )

@@ -28,7 +28,7 @@ from muloco.model import spec
 from muloco.model.flavors import flavor
 from muloco.outer.in_process import InProcessGroup
 from muloco.runs.folder import RunFolder
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.checkpoint import RunCheckpoint
 from muloco.training.evaluation import Evaluation, evaluation_steps
 from muloco.training.metrics import RunMetrics
@@ -49,7 +49,7 @@ CHUNKS = 8
 
 
 def trainer_config(
-    config: Config,
+    config: ResolvedConfig,
     folder: RunFolder,
     data: TrainingData,
     *,
@@ -71,7 +71,6 @@ def trainer_config(
     """
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
-    assert training.steps is not None
     held_out = HeldOutDataLoader.Config(
         folders=tuple(str(prepared.folder) for prepared in data.held_out),
         weights=data.held_out_weights,
@@ -141,7 +140,7 @@ def trainer_config(
     )
 
 
-def records_cuda_graphs(config: Config) -> bool:
+def records_cuda_graphs(config: ResolvedConfig) -> bool:
     """Whether the forward and backward pass of a resolved config are recorded into a CUDA graph, as torchtitan does by
     default.
 
@@ -164,7 +163,7 @@ def loss_config(*, vocabulary: int, seq_len: int) -> BaseLoss.Config:
     return ChunkedLossWrapper.Config(num_chunks=chunks, loss_fn=CrossEntropyLoss.Config())
 
 
-def _dataloader(config: Config, data: TrainingData) -> MixtureLoader.Config:
+def _dataloader(config: ResolvedConfig, data: TrainingData) -> MixtureLoader.Config:
     worker, workers = config.fault_tolerance.replica_id, config.workers
     share: dict[str, Any] = {"worker": worker, "workers": workers, "seed": config.run.seed}
     share["predict_bos"] = config.data.predict_bos

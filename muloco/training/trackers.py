@@ -11,7 +11,8 @@ from torch.utils.tensorboard.summary import hparams
 from muloco.errors import UserError
 from muloco.runs.folder import RunFolder
 from muloco.settings.config import Config
-from muloco.settings.load import flatten, to_dict
+from muloco.settings.fields import flatten
+from muloco.settings.stored import to_dict
 
 HPARAM_METRICS = ("loss", "validation_loss", "validation_bits_per_byte")
 """Metrics of a run in TensorBoard's HPARAMS tab, next to its settings."""

@@ -4,7 +4,9 @@ It is the global part of the checkpoint: the average if there is one (GPA), else
 no torch, so that a missing one is reported at once.
 """
 
+import contextlib
 import logging
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +14,15 @@ from typing import TYPE_CHECKING
 from muloco.data.cache import default_cache
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.errors import UserError
+from muloco.errors import UserError, error_reason, shown
 from muloco.model.architecture import Flavor
 from muloco.model.flavors import flavor
 from muloco.model.weights_folder import check_names
+from muloco.resolve import completed
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
-from muloco.settings.config import Config
-from muloco.settings.load import error_reason, load_config
-from muloco.settings.values import shown
+from muloco.settings.config import ResolvedConfig
+from muloco.settings.load import load_config
 from muloco.training.resuming import take_own_tokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Trained:
 
     run: RunFolder
     step: int
-    config: Config
+    config: ResolvedConfig
     """Of the run, resolved."""
 
     @property
@@ -109,7 +111,8 @@ class Trained:
 
 
 def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = True) -> Trained:
-    """The checkpoint that a user means.
+    """The checkpoint that a user means. A run that is still training does not remove it as long as the returned object
+    exists, if the file system supports locks.
 
     Args:
         checkpoint: a run folder, or `.../checkpoint/step-N` in one.
@@ -123,8 +126,11 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
     run, step = named_checkpoint(checkpoint, step)
     folder = CheckpointFolder(run.checkpoint)
 
+    held = contextlib.ExitStack()
+
     def read(step: int) -> Manifest:
         manifest = folder.read(step)
+        held.enter_context(folder.held(step))
         if verified:
             folder.verify(manifest, GLOBAL)
         return manifest
@@ -151,9 +157,11 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
             "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
             newest.step,
         )
-    config = load_config(str(run.config.absolute()))
+    config = completed(load_config(str(run.config.absolute())), where=str(run.config))
     take_own_tokenizer(config, run)
-    return Trained(run=run, step=newest.step, config=config)
+    trained = Trained(run=run, step=newest.step, config=config)
+    weakref.finalize(trained, held.close)
+    return trained
 
 
 def named_checkpoint(checkpoint: str, step: int | None) -> tuple[RunFolder, int | None]:

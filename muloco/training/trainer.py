@@ -26,9 +26,10 @@ from muloco.runs.commits import CommitLog, Progress
 from muloco.runs.folder import RunFolder
 from muloco.runs.lock import only_one
 from muloco.runs.states import State
-from muloco.settings.config import Config as RunConfig
+from muloco.settings.config import ResolvedConfig as RunConfig
 from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
+from muloco.training.context import WorkerContext
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
 from muloco.training.outer import build_outer_loop, build_transport
@@ -66,26 +67,25 @@ class MulocoTrainer(Trainer):
         super().__init__(config)
         self._gradients = GradientWatch(named for part in self.model_parts for named in part.named_parameters())
         self._backward_passes = 0  # of this step
-        self._leaves = False
+        self._stops = False
         """Whether this worker stops here, before the last step."""
         self._ranks = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
         initial = config.muloco.checkpoint.initial
-        if initial is not None and self.checkpointer.newest_step() is None:
+        if initial is not None and not self._has_checkpoint():
             load_initial(Path(initial), self.model_parts, flavor(config.muloco.model.flavor))
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
-            self._averaging = Averaging(self.optimizers, self._parameters())
+            (gpa,) = self.optimizers
+            self._averaging = Averaging(gpa, self._parameters())
         self._commits: CommitLog | None = None
         if dist.get_rank() == 0:
             path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)
             self._commits = CommitLog(path, attempt=config.metrics.attempt)
         if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
-        self.validator.outer, self.validator.averaging = self.outer, self._averaging
-        self.validator.evaluation, self.validator.ranks = config.evaluation, self._ranks
-        self.checkpointer.averaging = self._averaging
-        if self.outer is not None and self.checkpointer.enable:
-            self.checkpointer.add_outer_loop(self.outer)
+        self.validator.context = self.checkpointer.context = WorkerContext(
+            outer=self.outer, averaging=self._averaging, evaluation=config.evaluation, ranks=self._ranks
+        )
         self._introduce()
 
     def _introduce(self) -> None:
@@ -105,7 +105,7 @@ class MulocoTrainer(Trainer):
         return super().init_distributed()
 
     def train(self) -> None:
-        if self.checkpointer.newest_step() is None:
+        if not self._has_checkpoint():
             in_process = self.config.group is not None  # workers in separate processes have not met yet
             self.validator.validate(self.model_parts, 0, alone=not in_process)
         try:
@@ -115,7 +115,7 @@ class MulocoTrainer(Trainer):
             raise
         if self.checkpointer.failure is not None:
             raise self.checkpointer.failure
-        if not self._leaves:
+        if not self._stops:
             logger.info("finished all %d steps", self.step)
 
     def _save_alone(self, reason: TransportError) -> None:
@@ -134,7 +134,7 @@ class MulocoTrainer(Trainer):
                 if self._on_any_rank(self._is_saved()):
                     logger.info("a checkpoint of step %d or later already exists", self.step)
                     return
-                self.checkpointer.leaving = True
+                self.checkpointer.ends = True
                 self.checkpointer.save(self.step)
         except (StateLost, UserError) as error:
             logger.error("no checkpoint was saved: %s", error)
@@ -147,8 +147,11 @@ class MulocoTrainer(Trainer):
             return False
 
     def batch_generator(self, data_iterable):
-        """torchtitan's batches, which it asks for between loading a checkpoint and the first step. There workers meet,
-        and make up for the validation and evaluation that the checkpoint's step still lacks."""
+        """Returns torchtitan's batches. Before, the workers meet, and make up for the validation and evaluation that
+        the checkpoint's step still lacks.
+
+        They do so here because torchtitan 0.3.0 has no hook between loading a checkpoint and the first step, and this
+        is the only method of the trainer that it calls there, once a run."""
         loaded = self.step
         if loaded > 0:
             self.enter(State.RESUMED)
@@ -157,10 +160,10 @@ class MulocoTrainer(Trainer):
         if self._commits is not None:
             self._commits.begin(loaded)
         if self.outer is not None:
-            self.outer.membership.wants_to_leave = self._asked_to_stop()
+            self.outer.membership.asks_to_stop = self._asked_to_stop()
             self.enter(State.MEETING)
             self.outer.start(self.step)
-            self._leaves = self.outer.membership.leaving
+            self._stops = self.outer.membership.stops
             if self.step == self.config.training.steps:
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
         if self.step == loaded > 0:
@@ -175,10 +178,7 @@ class MulocoTrainer(Trainer):
         done = [sorted(self.metrics_processor.done_at(step))]
         if self._ranks is not None:  # all ranks have to do the same, but may not see the same file yet
             dist.broadcast_object_list(done, src=0, group=self._ranks)
-        self.validator.done = frozenset((step, what) for what in done[0])
-        if self.validator.should_validate(step):
-            logger.info("making up for the validation or evaluation that was due after step %d", step)
-            self.validator.validate(self.model_parts, step, alone=True)
+        self.validator.make_up_for(self.model_parts, step, done=done[0])
 
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
@@ -188,20 +188,20 @@ class MulocoTrainer(Trainer):
         self._free_gradients()
         self.metrics_processor.compiled = True
         if self.config.muloco.workers == 1:
-            self._leaves = self._asked_to_stop()
+            self._stops = self._asked_to_stop()
         if self.outer is not None:
             self.validator.validate_own(self.model_parts, self.step)
             if self.outer.sends_after(self.step):
-                self.outer.membership.wants_to_leave |= self._asked_to_stop()
+                self.outer.membership.asks_to_stop |= self._asked_to_stop()
             last = self.step == self.config.training.steps
             if last or self.outer.applies_after(self.step):
                 self.enter(State.SYNCING)
             for sync in self.outer.after_inner_step(self.step, last=last):
                 self.metrics_processor.log_sync(self.step, sync)
-            self._leaves |= self.outer.membership.leaving
-        if self._leaves:
+            self._stops |= self.outer.membership.stops
+        if self._stops:
             self._gradients.check(self.step)
-            self.checkpointer.leaving = True
+            self.checkpointer.ends = True
             logger.info("stopping after step %d, as a signal asks for it", self.step)
 
     def _free_gradients(self) -> None:
@@ -229,24 +229,27 @@ class MulocoTrainer(Trainer):
         )
 
     def should_continue_training(self) -> bool:
-        goes_on = super().should_continue_training() and not self._leaves
+        """Whether another step follows. If not, this also reports it and leaves the group of this process, so that the
+        other workers do not wait for this one: torchtitan 0.3.0 has no hook after the last step, and it sleeps for two
+        seconds before `train` returns. It calls this method once a step, and never again after False."""
+        goes_on = super().should_continue_training() and not self._stops
         if not goes_on:
-            self.enter(State.STOPPED if self._leaves else State.FINISHED)
+            self.enter(State.STOPPED if self._stops else State.FINISHED)
         if not goes_on and self.config.group is not None:
-            self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)  # torchtitan sleeps after this
+            self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)
         return goes_on
 
     def enter(self, state: State) -> None:
         """Reports that this worker changes its state."""
         self.metrics_processor.enter(state, self.step)
 
-    def joined(self, *, share: str | None) -> None:
+    def joined(self, data_position: str | None) -> None:
         """See `Joining`: this worker goes on from another one's state, with its own data."""
         sequences = 0
-        if share is not None:
-            place = json.loads(share)
-            self.dataloader.load_state_dict(place)
-            sequences = next(iter(place.values()))["sequences"]
+        if data_position is not None:
+            state = json.loads(data_position)
+            self.dataloader.load_state_dict(state)
+            sequences = next(iter(state.values()))["sequences"]
         self.ntokens_seen = sequences * self.config.training.seq_len
         self.metrics_processor.log_join(self.step)
 
@@ -258,13 +261,18 @@ class MulocoTrainer(Trainer):
         """Whether one of this worker's ranks is. All of them ask at the same steps."""
         return self._on_any_rank(self.config.stop.made)
 
+    def _has_checkpoint(self) -> bool:
+        """Whether there is a whole checkpoint. All ranks give the same answer, also if other workers are just writing
+        the first one."""
+        return self._on_any_rank(self.checkpointer.newest_step() is not None)
+
     def _on_any_rank(self, value: bool) -> bool:
         """Whether `value` is true on any rank of this worker; all ranks have to call this."""
         if self._ranks is None:
             return value
-        found = torch.tensor(int(value))
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=self._ranks)
-        return bool(found)
+        flag = torch.tensor(int(value))
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._ranks)
+        return bool(flag)
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
         states: dict[str, Any] = {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers}
@@ -273,11 +281,6 @@ class MulocoTrainer(Trainer):
         if self._averaging is not None:  # the parameters are y; what the workers have in common is z
             states["model"] = ModelWrapper(self.model_parts)
             parameters, merging = self._averaging.z(), self._averaging.moving_z
-        transfer = WorkerTransfer(
-            states,
-            worker=config.muloco.fault_tolerance.replica_id,
-            trainer=self,
-        )
         transport = build_transport(config.muloco, config.group, self.device)
         progress = Progress(
             RunFolder(config.dump_folder),
@@ -290,18 +293,17 @@ class MulocoTrainer(Trainer):
             transport.answer(COMMITS, self._commits.answer)
         if config.muloco.chaos.interval_seconds is not None:
             self._expect_faults(config.muloco, transport)
-        transfer.outer = build_outer_loop(
+        return build_outer_loop(
             config.muloco,
             parameters,
             transport,
-            share=lambda: json.dumps(self.dataloader.state_dict()),
-            transfer=transfer,
+            data_position=lambda: json.dumps(self.dataloader.state_dict()),
+            transfer=WorkerTransfer(states, trainer=self),
             commits=self._commits,
             progress=progress,
             saved=self.checkpointer.newest_step,
             merging=merging,
         )
-        return transfer.outer
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for part in self.model_parts for name, p in part.named_parameters()}

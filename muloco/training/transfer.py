@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from muloco import sharding
-from muloco.outer import OuterLoop
+from muloco.outer import Snapshot
 
 
 class Joining(Protocol):
@@ -15,8 +15,8 @@ class Joining(Protocol):
 
     step: int
 
-    def joined(self, *, share: str | None) -> None:
-        """Goes to a place in this worker's share of the data (None: to its start) and tells that it has joined."""
+    def joined(self, data_position: str | None) -> None:
+        """Goes to a position in this worker's shard of the data (None: to its start) and reports that it has joined."""
         ...
 
 
@@ -26,39 +26,33 @@ class WorkerTransfer:
 
     Args:
         states: inner optimizer and learning rate, by name, as they go into a checkpoint, in the order of loading.
-        worker: id of this worker.
         trainer: whose step it is.
     """
 
-    outer: OuterLoop
-    """To be set: it needs this object for its construction."""
-
-    def __init__(self, states: Mapping[str, Any], *, worker: int, trainer: Joining):
+    def __init__(self, states: Mapping[str, Any], *, trainer: Joining):
         self._states = dict(states)
-        self._worker = worker
         self._trainer = trainer
 
-    def pack(self) -> bytes:
+    def pack(self, snapshot: Snapshot) -> bytes:
         packed = {
             "step": self._trainer.step,
             "states": {name: _local(state.state_dict()) for name, state in self._states.items()},
-            "tensors": _local(self.outer.global_tensors()),
-            "position": self.outer.state_dict(),
+            "tensors": _local(snapshot.tensors),
+            "position": {"position": snapshot.position},
         }
         buffer = io.BytesIO()
         torch.save(packed, buffer)
         return buffer.getvalue()
 
-    def unpack(self, state: bytes) -> None:
+    def unpack(self, state: bytes) -> Snapshot:
         packed = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-        self.outer.prepare_to_load(packed["step"], in_flight="mean" in packed["tensors"])
         for name, part in self._states.items():
             part.load_state_dict(_fill(part.state_dict(), packed["states"][name]))
-        _fill(self.outer.global_tensors(), packed["tensors"])
-        self.outer.load_state_dict(packed["position"])
-        self.outer.begin_windows()
         self._trainer.step = packed["step"]
-        self._trainer.joined(share=self.outer.membership.shares.get(self._worker))
+        return Snapshot(position=packed["position"]["position"], tensors=packed["tensors"], residuals={}, codecs={})
+
+    def joined(self, data_position: str | None) -> None:
+        self._trainer.joined(data_position)
 
 
 def _local(value: Any) -> Any:

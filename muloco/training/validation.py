@@ -4,14 +4,13 @@ tasks as well, if the config asks for it."""
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 
 from muloco._torchtitan import IGNORE_INDEX, Validator
@@ -19,12 +18,12 @@ from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import own_batches, shared_batches
 from muloco.failpoints import hit
 from muloco.outer import OuterLoop
-from muloco.outer.digest import as_hex
+from muloco.outer.sync import as_hex
 from muloco.runs.states import State
 from muloco.sharding import local
-from muloco.training.averaging import Averaging
 from muloco.training.batch_losses import Losses, mean, pack, unpack
-from muloco.training.evaluation import Evaluation, random_state_kept
+from muloco.training.context import WorkerContext
+from muloco.training.evaluation import random_state_kept
 from muloco.training.validation_cost import is_validated
 
 logger = logging.getLogger(__name__)
@@ -56,23 +55,28 @@ class AnchorValidator(Validator):
     dl_config: HeldOutDataLoader.Config
     loss_fn: Callable[..., Any]
 
-    outer: OuterLoop | None = None
-    """The trainer sets it; None: plain training, there is no anchor but the model itself."""
-    averaging: Averaging | None = None
-    """The trainer sets it; not None: what is validated is this worker's average."""
-
-    evaluation: Evaluation | None = None
-    """The trainer sets it; None: no evaluation."""
-    ranks: ProcessGroup | None = None
-    """The trainer sets it: of this worker, where there are several."""
-    done: frozenset[tuple[int, str]] = frozenset()
-    """Steps with `validation` or `evaluation` that were done before the run was resumed; the trainer sets it."""
-
+    context = WorkerContext()
+    """Of the worker. With GPA this worker's average is validated."""
+    _done: frozenset[tuple[int, str]] = frozenset()
+    """Steps with `validation` or `evaluation` that were done before the run was resumed."""
     _known: tuple[int, float] | None = None
     """Digest and loss of the anchor that was last validated."""
 
     def should_validate(self, step: int) -> bool:
         return self._validates(step) or self._evaluates(step)
+
+    def make_up_for(self, model_parts: list[nn.Module], step: int, *, done: Collection[str]) -> None:
+        """Validates and evaluates the anchor of a step from which the run is resumed, as far as this is due.
+
+        Args:
+            model_parts: the model.
+            step: the inner step.
+            done: which of `validation` and `evaluation` were done before.
+        """
+        self._done = frozenset((step, what) for what in done)
+        if self.should_validate(step):
+            logger.info("making up for the validation or evaluation that was due after step %d", step)
+            self.validate(model_parts, step, alone=True)
 
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
         """Reports the loss of the worker's own weights as `local_validation_loss`, if the step is validated and an
@@ -83,12 +87,12 @@ class AnchorValidator(Validator):
             model_parts: the model.
             step: the inner step.
         """
-        if self.outer is None or self.averaging is not None or not self._validates(step):
+        if self.context.outer is None or self.context.averaging is not None or not self._validates(step):
             return
-        if step == self.config.last_step or self.outer.applies_after(step):
-            crowd = self.outer.membership.crowd
+        if step == self.config.last_step or self.context.outer.applies_after(step):
+            own = self.context.outer.membership.identity
             with self._beside_training():
-                losses = self._losses(model_parts, step, own_batches(self._batches, crowd.worker, crowd.workers))
+                losses = self._losses(model_parts, step, own_batches(self._batches, own.worker, own.workers))
                 self.metrics_processor.log_held_out_loss("local_validation_loss", mean(losses), step)
 
     def validate(self, model_parts: list[nn.Module], step: int, *, alone: bool = False) -> None:
@@ -120,34 +124,34 @@ class AnchorValidator(Validator):
 
     def _validates(self, step: int) -> bool:
         due = is_validated(step, freq=self.config.freq, last=self.config.last_step)
-        return due and (step, "validation") not in self.done
+        return due and (step, "validation") not in self._done
 
     def _evaluates(self, step: int) -> bool:
-        due = self.evaluation is not None and step in self.config.evaluated
-        return due and (step, "evaluation") not in self.done
+        due = self.context.evaluation is not None and step in self.config.evaluated
+        return due and (step, "evaluation") not in self._done
 
     @contextlib.contextmanager
     def _anchor_weights(self) -> Iterator[None]:
-        if self.averaging is not None:
-            with self.averaging.average_weights():
+        if self.context.averaging is not None:
+            with self.context.averaging.average_weights():
                 yield
-        elif self.outer is not None:
-            with self.outer.anchor_weights():
+        elif self.context.outer is not None:
+            with self.context.outer.anchor_weights():
                 yield
         else:
             yield
 
     def _evaluate(self, model_parts: list[nn.Module], step: int) -> None:
-        assert self.evaluation is not None
+        assert self.context.evaluation is not None
         (model,) = model_parts
         started = time.perf_counter()
         self.metrics_processor.enter(State.EVALUATING, step)
         model.eval()
         try:
             with random_state_kept():
-                figures = self.evaluation(model, self.ranks, step)
+                figures = self.context.evaluation(model, self.context.ranks, step)
         except Exception as error:  # a task is a program of its own, and the training does not depend on it
-            if self.ranks is not None and isinstance(error, RuntimeError):
+            if self.context.ranks is not None and isinstance(error, RuntimeError):
                 raise  # an error of torch may have come to this rank alone, while the others wait for it
             logger.error(
                 "the evaluation after step %d failed, and the training goes on: %s: %s",
@@ -168,9 +172,11 @@ class AnchorValidator(Validator):
         return self.config.steps
 
     def _anchor_loss(self, model_parts: list[nn.Module], step: int, alone: bool) -> float:
-        if self.outer is None or self.averaging is not None:  # no anchor; with GPA each worker has its own average
+        if (
+            self.context.outer is None or self.context.averaging is not None
+        ):  # no anchor; with GPA each worker has its own average
             return mean(self._anchor_losses(model_parts, step, range(self._batches)))
-        digest = self._digest(self.outer)
+        digest = self._digest(self.context.outer)
         if self._known is None or self._known[0] != digest:
             self._known = digest, mean(self._shared_losses(model_parts, step, digest, alone))
         return self._known[1]
@@ -178,22 +184,22 @@ class AnchorValidator(Validator):
     def _digest(self, outer: OuterLoop) -> int:
         """Returns a digest of the whole anchor, over all ranks of this worker."""
         checksum = torch.tensor(outer.anchor_digest())
-        if self.ranks is not None:
-            dist.all_reduce(checksum, group=self.ranks)
+        if self.context.ranks is not None:
+            dist.all_reduce(checksum, group=self.context.ranks)
         return int(checksum)
 
     def _shared_losses(self, model_parts: list[nn.Module], step: int, digest: int, alone: bool) -> Losses:
-        """Returns the anchor's losses on all batches. This worker computes its share and collects the others' losses
+        """Returns the anchor's losses on all batches. This worker computes its part and collects the others' losses
         from the members of the last round; it computes missing ones itself. The parameters do not hold the anchor
         during the wait, since that takes a second set of weights."""
-        assert self.outer is not None
-        membership = self.outer.membership
-        worker, members = membership.crowd.worker, membership.members
+        assert self.context.outer is not None
+        membership = self.context.outer.membership
+        worker, members = membership.identity.worker, membership.members
         alone |= worker not in members  # it has just joined
         place, places = (0, 1) if alone else (members.index(worker), len(members))
-        share = shared_batches(self._batches, place, places)
+        own = shared_batches(self._batches, place, places)
         started = time.perf_counter()
-        losses = self._anchor_losses(model_parts, step, share)
+        losses = self._anchor_losses(model_parts, step, own)
         seconds = time.perf_counter() - started
         name = f"held-out-{as_hex(digest)}-{self.local_batch_size * self.dp_world_size}"
         membership.publish(name, pack(losses))
@@ -214,11 +220,11 @@ class AnchorValidator(Validator):
 
     def _as_rank_0_has(self, losses: Losses) -> Losses:
         """Returns the losses of rank 0 on all ranks of this worker."""
-        if self.ranks is None:
+        if self.context.ranks is None:
             return losses
-        found = [losses]
-        dist.broadcast_object_list(found, src=0, group=self.ranks)
-        return found[0]
+        values = [losses]
+        dist.broadcast_object_list(values, src=0, group=self.context.ranks)
+        return values[0]
 
     def _anchor_losses(self, model_parts: list[nn.Module], step: int, batches: Sequence[int]) -> Losses:
         with self._anchor_weights():
@@ -235,9 +241,9 @@ class AnchorValidator(Validator):
 
         def listen(predictions: torch.Tensor, labels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.metrics_processor.enter(State.VALIDATING, step)  # a sign of life at each batch
-            found = loss_fn(predictions, labels, *args, **kwargs)
-            heard.append(torch.stack([local(found[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
-            return found
+            losses = loss_fn(predictions, labels, *args, **kwargs)
+            heard.append(torch.stack([local(losses[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
+            return losses
 
         self.dl_config = replace(self.dl_config, batches=tuple(batches))
         self.loss_fn = listen

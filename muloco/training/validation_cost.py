@@ -9,7 +9,7 @@ import math
 
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.outer.fragments import Schedule
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 TRAINING_PASSES = 3
 """Cost of a training step for a sequence, in forward passes: one forward pass, and a backward pass of twice its
@@ -21,21 +21,19 @@ def is_validated(step: int, *, freq: int, last: int) -> bool:
     return step % freq == 0 or step == last
 
 
-def validated_sequences(config: Config, worker: int = 0) -> int:
+def validated_sequences(config: ResolvedConfig, worker: int = 0) -> int:
     """Returns the number of sequences that a worker validates over a whole run, padding included.
 
     Args:
-        config: a resolved config.
+        config: of the run.
         worker: id of the worker; no worker has more work than worker 0.
     """
     steps, workers, freq = config.training.steps, config.workers, config.validation.freq
-    assert steps is not None
     together = config.training.local_batch_size * config.data_parallel_ranks
     batches = held_out_batches(config.validation.sequences, together)
     if not _has_anchor(config):
         return (1 + math.ceil(steps / freq)) * batches * together
     ft = config.fault_tolerance
-    assert ft.num_fragments is not None
     schedule = Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
     shared = len(shared_batches(batches, worker, workers))
     own = len(own_batches(batches, worker, workers))
@@ -58,19 +56,18 @@ def validated_sequences(config: Config, worker: int = 0) -> int:
     return ((shared if meets else batches) + total) * together
 
 
-def validation_share(config: Config) -> float:
+def validation_share(config: ResolvedConfig) -> float:
     """Returns the share of validation in a worker's forward and backward passes, from 0 to 1.
 
     Args:
-        config: a resolved config.
+        config: of the run.
     """
-    assert config.training.steps is not None
     trained = config.training.steps * config.training.global_batch_size // config.workers
     validated = validated_sequences(config)
     return validated / (validated + TRAINING_PASSES * trained)
 
 
-def _has_anchor(config: Config) -> bool:
+def _has_anchor(config: ResolvedConfig) -> bool:
     """Whether the workers validate a common anchor. With GPA each worker validates its own average."""
     return config.syncs and config.optimizer.name != "GPA"
 

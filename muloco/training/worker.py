@@ -16,11 +16,12 @@ from torch.distributed import TCPStore
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
 from muloco.outer import StateLost
+from muloco.outer.gate import LOOPBACK
 from muloco.outer.in_process import GroupEnded, InProcessGroup
-from muloco.outer.store import LOOPBACK, loopback_store
+from muloco.outer.store import loopback_store
 from muloco.runs.folder import RunFolder, write_json
 from muloco.runs.states import State, tell_state
-from muloco.settings.config import Config
+from muloco.settings.config import Config, ResolvedConfig
 from muloco.training.data import prepare_data
 from muloco.training.environment import ATTEMPT, check_environment
 from muloco.training.evaluation import MakeEvaluation
@@ -33,7 +34,7 @@ from muloco.training.worker_log import thread_name
 logger = logging.getLogger(__name__)
 
 
-def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
+def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
     """Trains as worker `fault_tolerance.replica_id`, in the environment of torchrun or, without one, as its only rank.
 
     Args:
@@ -68,12 +69,14 @@ def run_worker(config: Config, *, chosen: Config, make_evaluation: MakeEvaluatio
     stop.listen()
     group = InProcessGroup(config.workers) if in_process else None
 
-    def train(config: Config) -> None:
+    def train(config: ResolvedConfig) -> None:
         trainer = None
         try:
             first = not in_process or config.fault_tolerance.replica_id == 0  # in one process, one evaluation is enough
             trainer = trainer_config(
-                *(config, folder, data),
+                config,
+                folder,
+                data,
                 attempt=attempt,
                 group=group,
                 stop=stop,
@@ -111,7 +114,7 @@ def _keep_tokenizer(tokenizer: Path, folder: RunFolder) -> None:
         shutil.rmtree(draft)  # another worker was quicker
 
 
-def take_turns(config: Config, group: InProcessGroup, train: Callable[[Config], None]) -> None:
+def take_turns(config: ResolvedConfig, group: InProcessGroup, train: Callable[[ResolvedConfig], None]) -> None:
     """Trains all workers in this process, each in a thread. The first failure ends all of them, and is raised."""
     failures: list[BaseException] = []
 

@@ -7,7 +7,7 @@ from muloco.recipes import base
 from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json
 from muloco.settings.config import Config
-from muloco.settings.load import to_dict
+from muloco.settings.stored import to_dict
 
 
 def muloco(flavor: str = "416M", workers: int = 2, *, lr: float = 0.02, **changes: Any) -> Config:

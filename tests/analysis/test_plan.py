@@ -18,13 +18,14 @@ from muloco.errors import UserError
 from muloco.model import build
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.memory import sync_words
 from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.outer import OuterOptimizer
+from muloco.training.optimizers import inner_optimizers
 from muloco.training.outer import build_outer_optimizer
 
 N = flavor("15B").parameters
@@ -179,7 +180,7 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
         params,
         partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6)),
         InProcessGroup(1).transport(0),
-        crowd=Crowd(),
+        identity=WorkerIdentity(),
         sync_interval=1,
     )
     loop.start(0)
@@ -189,10 +190,42 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
     loop.after_inner_step(1, last=True)
     kept = [*params.values(), *(p.grad for p in params.values())]
     kept += [t for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor) and t.ndim]
-    kept += [t for tensors in loop.global_tensors().values() for t in tensors.values() if t.ndim]
+    kept += [t for tensors in loop.snapshot(own=False).tensors.values() for t in tensors.values() if t.ndim]
     scalars = sum(t.numel() for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor))
     assert scalars  # the numbers of steps, which the plan leaves out
     assert sum(4 * t.numel() for t in kept) == plan(config).memory.state
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--optimizer.embedding.rule", "lion"],
+        ["--optimizer.matrix.rule", "lion", "--optimizer.scalar.rule", "lion"],
+        ["--optimizer.name", "AdamW", "--optimizer.matrix.rule", "muon"],
+        ["--optimizer.name", "GPA", "--optimizer.head.rule", "lion"],
+        ["--optimizer.name", "SGD"],
+        ["--optimizer.name", "SGD", "--optimizer.mu", "0"],
+    ],
+)
+def test_the_state_of_every_rule_is_what_is_planned(words: list[str]) -> None:
+    """The planned bytes, by the tensors that the optimizer that the config describes keeps after a step."""
+    chosen = load_config("config/laptop/muloco.py", ["--model.flavor", "tiny", *words])
+    if chosen.optimizer.name == "GPA":
+        chosen.outer_optimizer = OuterOptimizer()
+    config = resolve(chosen)
+    model = build(config.model.flavor, device="cpu")
+    inner = inner_optimizers(config.optimizer, flavor(config.model.flavor).record.roles).build(model_parts=[model])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    inner.step()
+    kept = [
+        tensor
+        for optimizer in inner
+        for state in optimizer.state.values()
+        for tensor in state.values()
+        if isinstance(tensor, torch.Tensor) and tensor.ndim
+    ]
+    assert sum(4 * tensor.numel() for tensor in kept) == plan(config).memory.inner
 
 
 def test_the_fastest_depends_on_the_link() -> None:

@@ -17,7 +17,6 @@ from muloco.analysis.pseudogradients.measures import (
 )
 from muloco.analysis.pseudogradients.proposition import Step, measure_step, nuclear_norm
 from muloco.optim import Muon, orthogonalize
-from muloco.settings.load import CHECKOUT
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -149,11 +148,3 @@ def test_the_direction_is_the_optimizers_own(algorithm: str) -> None:
     assert step.norm == pytest.approx(psi.norm().item(), rel=1e-2)
     assert step.rho == pytest.approx(cosine(psi, factor), abs=1e-2)
     assert step.decay == pytest.approx(0.015 * (before.double() * factor).sum().item())
-
-
-def test_the_docs_show_the_committed_table() -> None:
-    table = (CHECKOUT / "results/pseudogradients/table.md").read_text(encoding="utf-8")
-    rows = [line for line in table.splitlines() if line.startswith("|")]
-    docs = (CHECKOUT / "docs/pseudogradients.md").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == 2 * (2 + 2 * 4)  # heads, and two checkpoints by four K
-    assert [line for line in docs if line.startswith("|")] == rows

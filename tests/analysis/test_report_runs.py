@@ -37,6 +37,12 @@ def with_roles() -> Config:
     return config
 
 
+def with_matrices(name: str, rule: str) -> Config:
+    config = muloco(optimizer__name=name)
+    config.optimizer.matrix.rule = rule
+    return config
+
+
 @pytest.mark.parametrize(
     ("config", "label", "own"),
     [
@@ -47,6 +53,8 @@ def with_roles() -> Config:
         (base.gpa(base.paper("416M"), lr=0.001), "GPA K=1", "DP AdamW"),
         (local_sgd(), "local SGD (Muon) K=2", "DP Muon"),
         (with_roles(), "DiLoCo (Muon, other roles) K=2", "DP Muon, other roles"),
+        (with_matrices("Muon", "normuon"), "DiLoCo (NorMuon) K=2", "DP NorMuon"),
+        (with_matrices("AdamW", "muon"), "MuLoCo K=2", "DP Muon"),
         (muloco(outer_optimizer__class_name="adamw"), "MuLoCo (outer adamw) K=2", "DP Muon"),
         (muloco(fault_tolerance__sync_steps=60), "MuLoCo K=2, H=60", "DP Muon"),
         (base.streaming(muloco(), 3, delay=5), "MuLoCo K=2, J=3, tau=5", "DP Muon"),

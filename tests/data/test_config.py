@@ -7,9 +7,11 @@ import pytest
 
 from muloco.cli import main
 from muloco.errors import UserError
-from muloco.resolve import resolve
+from muloco.resolve import completed, resolve
 from muloco.settings.config import Config
-from muloco.settings.load import apply_overrides, from_dict, load_config, to_dict
+from muloco.settings.load import load_config
+from muloco.settings.overrides import apply_overrides
+from muloco.settings.stored import from_dict, to_dict
 from muloco.training.data import prepare_data
 
 
@@ -32,7 +34,7 @@ def test_one_source_or_several_on_the_command_line(corpus: Path, monkeypatch: py
     assert several.data.corpus == ("embedded", str(corpus)) and several.data.weights == (0.2, 1.0)
     assert several.data.prepare is False and several.data.sources == several.data.corpus
     stored = json.loads(json.dumps(to_dict(several)))
-    assert from_dict(stored, where="") == several and resolve(several) == several
+    assert completed(from_dict(stored, where=""), where="") == resolve(several) == several
     assert resolve(config("--data.corpus hf:owner/name:en@test")).data.prepare is False
     assert resolve(config("--data.corpus hf:owner/name --data.prepare true")).data.prepare is True
 

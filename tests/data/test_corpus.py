@@ -8,6 +8,7 @@ import pytest
 from muloco.data import corpus as module
 from muloco.data.corpus import Corpus, Document, load_corpus
 from muloco.data.prepare import prepare
+from muloco.settings.data import ResolvedData
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_a_run_reads_it_once(library: Path, tmp_path: Path, caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     for number in range(60):
         write(library, f"{number}.py", f"print({number}, 'and more', {number**3})\n".encode())
-    prepare("embedded", vocabulary=300, held_out_sequences=1, seq_len=8, cache=tmp_path / "cache")
+    prepare(ResolvedData(prepare=True, vocabulary=300), held_out_sequences=1, seq_len=8, cache=tmp_path / "cache")
     said = [message for message in caplog.messages if message.startswith("embedded corpus: ")]
     assert said == [f"embedded corpus: 60 files of {library}"]
 

@@ -14,6 +14,7 @@ from muloco._torchtitan import IGNORE_INDEX
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.prepare import prepare
 from muloco.errors import UserError
+from muloco.settings.data import ResolvedData
 
 from . import test_loader, test_streaming
 from .conftest import EOS_ID, LENGTHS
@@ -140,13 +141,9 @@ def test_what_is_held_out_is_counted_in_pairs(tmp_path: Path, tokenizer, predict
 
     def ask(sequences: int) -> None:
         prepare(
-            "embedded",
-            tokenizer=tokenizer,
-            validation=str(path),
+            ResolvedData(tokenizer=tokenizer, validation=str(path), prepare=False, predict_bos=predict_bos),
             held_out_sequences=sequences,
-            ahead=False,
             seq_len=1,
-            predict_bos=predict_bos,
             cache=tmp_path / f"cache-{sequences}",
         )
 

@@ -18,6 +18,7 @@ from muloco.data.prepared import DamagedCacheError, Prepared, read_prepared, tok
 from muloco.data.sources import open_source
 from muloco.data.tokenize import Part
 from muloco.errors import UserError
+from muloco.settings.data import ResolvedData
 
 TEXTS = [
     f"Der Käfer <|end_of_text|> {number} krabbelt über die Straße {'und weiter ' * number}\n" for number in range(60)
@@ -34,7 +35,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 
 def prepare(cache: Path, vocabulary: int = VOCAB) -> Prepared:
-    data = prepare_all("embedded", vocabulary=vocabulary, held_out_sequences=1, seq_len=8, cache=cache)
+    data = prepare_all(ResolvedData(prepare=True, vocabulary=vocabulary), held_out_sequences=1, seq_len=8, cache=cache)
     (prepared,) = data.prepared
     assert data.held_out == (prepared,) and data.weights == (1.0,)
     return prepared
@@ -218,9 +219,13 @@ def write_jsonl(path: Path, texts: list[str]) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
-def everything(corpus, tmp_path: Path, **settings) -> TrainingData:
-    defaults = {"vocabulary": VOCAB, "held_out_sequences": 2, "seq_len": 8, "cache": tmp_path / "cache"}
-    return prepare_all(corpus, **(defaults | settings))
+def everything(
+    corpus, tmp_path: Path, *, held_out_sequences: int = 2, ahead: bool = True, cache: Path | None = None, **settings
+) -> TrainingData:
+    names = corpus if isinstance(corpus, str) else tuple(corpus)
+    data = ResolvedData(**{"corpus": names, "prepare": ahead, "vocabulary": VOCAB, **settings})
+    cache = cache or tmp_path / "cache"
+    return prepare_all(data, held_out_sequences=held_out_sequences, seq_len=8, cache=cache)
 
 
 def test_files_are_prepared_like_any_corpus(tiny: Corpus, tmp_path: Path) -> None:
@@ -306,7 +311,7 @@ def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"none.jsonl holds no text.*; skipped 1 \(first: .*line 1: not JSON"):
             everything(str(tmp_path / "none.jsonl"), tmp_path, ahead=ahead)
     with pytest.raises(UserError, match="how large hf:a/b is cannot be known while it is streamed; give data.weights"):
-        everything(["hf:a/b", "embedded"], tmp_path)
+        everything(("hf:a/b", "embedded"), tmp_path, ahead=False)
 
 
 @pytest.mark.parametrize(("seq_len", "tolerance"), [(100_000, 0.0), (64, 0.02)])

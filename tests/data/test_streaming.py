@@ -13,6 +13,7 @@ from muloco.data.corpus import Document
 from muloco.data.loader import StreamingDataLoader
 from muloco.data.prepare import prepare
 from muloco.errors import UserError
+from muloco.settings.data import ResolvedData
 
 from .conftest import LENGTHS, STRIDE
 from .test_loader import equal, rows, take
@@ -230,7 +231,8 @@ def test_held_out_documents_are_not_trained_on(tmp_path: Path, tokenizer) -> Non
     held = [ids for ids in documents if Document("", text(ids)).split == "validation"]
     assert 20 < len(held) < 80
     corpus = str(write(tmp_path / "corpus", documents))
-    data = prepare(corpus, tokenizer=tokenizer, ahead=False, held_out_sequences=4, seq_len=10, cache=tmp_path / "cache")
+    streamed = ResolvedData(corpus=corpus, tokenizer=tokenizer, prepare=False)
+    data = prepare(streamed, held_out_sequences=4, seq_len=10, cache=tmp_path / "cache")
     (folder,) = data.held_out
     tokens, _ = folder.open("validation")
     there = [ids for ids in held if ids[1] in tokens.tolist()]
@@ -242,7 +244,5 @@ def test_held_out_documents_are_not_trained_on(tmp_path: Path, tokenizer) -> Non
     trained = [ids for ids in documents if ids[1] in found]
     assert not {tuple(ids) for ids in trained} & {tuple(ids) for ids in held}
     assert len(trained) + len(held) == 900
-    again = prepare(
-        corpus, tokenizer=tokenizer, ahead=False, held_out_sequences=4, seq_len=10, cache=tmp_path / "other"
-    )
+    again = prepare(streamed, held_out_sequences=4, seq_len=10, cache=tmp_path / "other")
     assert again.held_out[0].corpus_sha256 == folder.corpus_sha256

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from muloco.launch.lighthouse import Lighthouse, start_lighthouse
-from muloco.launch.placement import Station
+from muloco.launch.placement.spec import HostSpec
 
 from ..listening import descendants, is_loopback, listening
 from .by_hand import SECRET, Workers
@@ -98,7 +98,7 @@ def main(folder: Path) -> None:
         workers=2,
         log=folder / "lighthouse.log",
         secret=SECRET,
-        station=Station(host=HOST),
+        host=HostSpec(host=HOST),
         heartbeat_timeout=2.0,
         join_timeout=5.0,
     )

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from torchft.coordination import LighthouseServer
 
-from muloco.outer import Crowd
+from muloco.outer import QuorumPolicy
 from muloco.outer.network import Network, split
 from muloco.outer.peer_group import GlooGroup
 from muloco.outer.torchft import TorchftTransport
@@ -38,7 +38,7 @@ def main(worker: int, workers: int, host: str, lighthouse: str) -> None:
         run="run",
         secret=SECRET,
         worker=worker,
-        least=1,
+        min_replica_size=1,
         lighthouse=f"http://{lighthouse}",
         rank=0,
         ranks=1,
@@ -57,9 +57,8 @@ def main(worker: int, workers: int, host: str, lighthouse: str) -> None:
         told = len(member.syncs)
         time.sleep(0.2)
 
-    Worker(Case(workers=workers, interval=2, steps=10**6), transport, Crowd(worker=worker, workers=workers)).train(
-        before_sync
-    )
+    case = Case(workers=workers, interval=2, steps=10**6)
+    Worker(case, transport, worker, quorum=QuorumPolicy()).train(before_sync)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.integration
 FAMILIES = {"kills", "files", "two supervisors", "ports", "secret"}
 
 
+@pytest.mark.full
 def test_the_short_form_finds_nothing_that_hangs_or_is_lost(tmp_path: Path) -> None:
     program = [sys.executable, str(CHECKOUT / "benchmarks" / "attacks.py"), "short", "--limit", str(PATIENCE / 2)]
     played = subprocess.run(

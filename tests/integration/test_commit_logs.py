@@ -28,6 +28,7 @@ if "worker" in sys.orig_argv and sys.orig_argv[-1] == "0":
 """Worker 0 takes longer for a window than the lighthouse waits for it, as long as a file is there."""
 
 
+@pytest.mark.full
 def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_path: Path) -> None:
     """Each worker has a folder of its own, and metrics that cannot be written or read. Worker 1 stands still past its
     sync, then meets nobody at it: worker 0 is in mid-window. It leads no round, and joins again; it does so after a
@@ -77,6 +78,7 @@ def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_pat
         assert run.log(1).read_text().count("joined the others") >= 2
 
 
+@pytest.mark.full
 def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "blind")
     for worker in (0, 1):
@@ -97,6 +99,7 @@ def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -
 
 def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path) -> None:
     settings = {"training__steps": 40, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 20}
+    settings |= {"fault_tolerance__transport": "in_process"}
     folder = RunFolder(tmp_path / "deleted")
     with (tmp_path / "deleted.out").open("w") as out:
         process = subprocess.Popen(command(tmp_path, "deleted", MULOCO, **settings), stdout=out, stderr=out)

@@ -23,6 +23,7 @@ def _one_thread_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("workers", "bits"), [(2, 2), (4, 4)])
 def test_bytes_that_leave_a_worker_are_those_of_the_formula(workers: int, bits: int, tmp_path: Path) -> None:
     """sum over pieces of payload_bytes x 2 (K - 1) / K: the mean over the workers."""
@@ -55,6 +56,7 @@ def test_bytes_that_leave_a_worker_are_those_of_the_formula(workers: int, bits: 
     assert len(set(run.digests()[0].values())) == 1
 
 
+@pytest.mark.full
 def test_streaming_with_error_feedback_resumes_bit_by_bit(tmp_path: Path) -> None:
     """Two fragments, one of which is on its way when the checkpoint is written; both transports give the same."""
     settings = {

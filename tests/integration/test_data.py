@@ -11,6 +11,7 @@ from .runs import train
 pytestmark = pytest.mark.integration
 
 MULOCO = "config/laptop/muloco.py"
+SYNCED = {"fault_tolerance__sync_steps": 4, "fault_tolerance__transport": "in_process"}
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "far", "away", "from", "it"]
 
 
@@ -35,7 +36,7 @@ def _offline_with_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_two_workers_train_on_a_jsonl_file(tmp_path: Path) -> None:
     corpus = write(tmp_path / "cats.jsonl", 300, seed=1)
     break_a_line(corpus)
-    run = train(tmp_path, "cats", MULOCO, data__corpus=corpus, training__steps=8, fault_tolerance__sync_steps=4)
+    run = train(tmp_path, "cats", MULOCO, data__corpus=corpus, training__steps=8, **SYNCED)
     assert run.status == 0, run.output
     assert f"corpus {corpus} (sha256 " in run.output and "skipped 1 that hold no text" in run.output
     assert all(digests[0] == digests[1] for digests in run.digests()) and len(run.digests()) == 2
@@ -44,6 +45,7 @@ def test_two_workers_train_on_a_jsonl_file(tmp_path: Path) -> None:
     assert strict.status == 2 and "line 301: not JSON" in strict.output and not strict.folder.config.exists()
 
 
+@pytest.mark.full
 def test_a_streaming_mixture_resumes_bit_by_bit(tmp_path: Path) -> None:
     """Of a file, a folder and a data set; from a checkpoint in the middle of a block and of an epoch."""
     for folder in ("folder", "hub"):
@@ -56,7 +58,7 @@ def test_a_streaming_mixture_resumes_bit_by_bit(tmp_path: Path) -> None:
     data = ["--data.corpus", cats, str(tmp_path / "folder"), f"hf:{tmp_path / 'hub'}", "--data.weights", "2", "1", "1"]
     settings = {"data__prepare": False, "data__shuffle_buffer": 12, "checkpoint__interval": 5}
     settings |= {"data__predict_bos": True, "training__precision": "autocast"}
-    steps = {"training__steps": 9, "fault_tolerance__sync_steps": 4}
+    steps = {"training__steps": 9, **SYNCED}
     whole = train(tmp_path, "run", MULOCO, *data, **settings, **steps)
     assert whole.status == 0, whole.output
     assert "streamed and tokenized on the way, 50.0% of the sequences" in whole.output

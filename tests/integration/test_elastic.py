@@ -47,6 +47,7 @@ def test_workers_are_added_and_removed_and_too_few_wait(tmp_path: Path) -> None:
         assert sorted(anchors) == list(range(4, 4 * len(anchors) + 1, 4)), "no sync was left out"
 
 
+@pytest.mark.full
 def test_workers_wait_for_a_lighthouse_that_hangs_and_is_replaced(tmp_path: Path) -> None:
     settings = {"heartbeat_timeout": 2.0, "join_timeout": 5.0, "workers": 2, "log": tmp_path / "lighthouse.log"}
     hanging, address = start_lighthouse(**settings)
@@ -70,6 +71,7 @@ def test_workers_wait_for_a_lighthouse_that_hangs_and_is_replaced(tmp_path: Path
         hanging.end(grace_seconds=0)
 
 
+@pytest.mark.full
 def test_a_stopped_worker_is_left_out_and_comes_back(tmp_path: Path) -> None:
     two = {"fault_tolerance__group_size": 2, "training__global_batch_size": 4}
     with workers(tmp_path) as run:
@@ -90,6 +92,7 @@ def test_a_stopped_worker_is_left_out_and_comes_back(tmp_path: Path) -> None:
         assert sleeper.poll() is None and len(digests) == 1
 
 
+@pytest.mark.full
 def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
     """One of another run at the same lighthouse, a second worker of the same number, and one with another config, whose
     payloads would have other sizes."""
@@ -112,6 +115,7 @@ def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
         run.wait_for_sync({0, 1})
 
 
+@pytest.mark.full
 def test_a_worker_that_slept_through_the_end_does_not_make_one_of_its_own(tmp_path: Path) -> None:
     two = {"fault_tolerance__group_size": 2, "training__global_batch_size": 4, "training__steps": 60}
     with workers(tmp_path) as run:

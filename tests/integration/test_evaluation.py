@@ -31,6 +31,7 @@ def same_logits_in_transformers(run: Run, folder: Path) -> None:
         torch.testing.assert_close(theirs(tokens).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_two_workers_learn_the_same_with_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In mid-window and at the end: the same losses, digests and validation, to the last bit."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

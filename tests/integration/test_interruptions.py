@@ -14,6 +14,7 @@ import pytest
 
 from muloco.runs.folder import RunFolder, read_lines
 
+from ..covering import only
 from .runs import Run, command, train
 from .waiting import wait_for_end, wait_until
 
@@ -63,7 +64,8 @@ def stop(process: subprocess.Popen, folder: RunFolder) -> str:
     return said(folder)
 
 
-def test_a_killed_worker_is_started_again_and_takes_over_the_state_of_another(tmp_path: Path) -> None:
+def test_a_killed_worker_and_a_killed_lighthouse_come_back_and_ctrl_c_ends_all(tmp_path: Path) -> None:
+    """The worker takes over the state of the other one, and the run can be resumed."""
     process, folder = start_and_wait_for_syncs(tmp_path, "killed")
     kill(folder, 1)
     killed = time.time()
@@ -71,10 +73,22 @@ def test_a_killed_worker_is_started_again_and_takes_over_the_state_of_another(tm
         lambda: [m for m in events(folder, "sync", worker=1) if m["time"] > killed],
         *("it does not come back", tmp_path, process),
     )
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "muloco lighthouse"], capture_output=True)
+    (lighthouse,) = children.stdout.split()
+    subprocess.run(["kill", "-9", lighthouse], check=True)
+    lost = time.time()
+    wait_until(
+        lambda: [m for m in events(folder, "sync", participants=2) if m["time"] > lost + 5],
+        "no sync of both without the lighthouse",  # who knocks first at the new one may go a window alone
+        *(tmp_path, process),
+    )
     output = stop(process, folder)
+    assert (
+        "the lighthouse was lost (killed by SIGKILL)" in output and f"muloco train {folder.config} --resume" in output
+    )
     assert "worker 1 was lost: killed by SIGKILL" in output and "worker 0 was lost" not in output
     syncs = events(folder, "sync")
-    (back,) = [line["step"] for line in events(folder, "join") if line["time"] > killed][-1:]
+    back = next(line["step"] for line in events(folder, "join") if line["time"] > killed)
     assert {1, 2} == {m["participants"] for m in syncs if m["step"] < back}, "worker 0 went on alone"
     assert any(m["participants"] == 2 for m in syncs if m["step"] > back)
     anchors: dict[int, set[str]] = {}
@@ -83,6 +97,7 @@ def test_a_killed_worker_is_started_again_and_takes_over_the_state_of_another(tm
     assert all(len(digests) == 1 for digests in anchors.values())
 
 
+@pytest.mark.full
 def test_sharded_workers_that_stream_in_few_bits_come_back_and_resume(tmp_path: Path) -> None:
     """Two workers of two ranks (FSDP2). The other one waits for the killed one, so that the end is the same each time;
     in the checkpoint of step 27 a fragment is on its way."""
@@ -116,6 +131,7 @@ def test_sharded_workers_that_stream_in_few_bits_come_back_and_resume(tmp_path: 
     assert again.summary()["tokens"] == pytest.approx(learned["tokens"], abs=2 * 64)
 
 
+@pytest.mark.full
 def test_a_run_whose_state_is_lost_does_not_begin_anew(tmp_path: Path) -> None:
     """Both workers are killed; what they start from again is behind what the run has come to."""
     process, folder = start_and_wait_for_syncs(tmp_path, "forgotten", checkpoint__interval=100_000)
@@ -129,8 +145,8 @@ def test_a_run_whose_state_is_lost_does_not_begin_anew(tmp_path: Path) -> None:
 
 
 def test_a_failing_worker_is_named_with_its_reason(tmp_path: Path) -> None:
-    run = train(tmp_path, "failing", MULOCO, training__steps=30, optimizer__lr=1e30)
-    assert run.status == 1
+    run = train(tmp_path, "failing", MULOCO, fault_tolerance__group_size=1, training__steps=30, optimizer__lr=1e30)
+    assert run.status == 3
     assert re.search(
         r"worker \d failed: NonFiniteGradient: NaN or Inf in the gradient of \S+.* at inner step \d+\n", run.output
     )
@@ -155,6 +171,7 @@ if "worker" in sys.orig_argv:
 """
 
 
+@pytest.mark.full
 def test_a_bad_gradient_stops_the_run_before_it_gets_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is logged between steps 1 and 100, so that it is the sync and the checkpoint at step 8 that find it."""
     (tmp_path / "sitecustomize.py").write_text(POISON)
@@ -162,7 +179,7 @@ def test_a_bad_gradient_stops_the_run_before_it_gets_out(tmp_path: Path, monkeyp
     settings = {"training__steps": 30, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 4}
     settings["checkpoint__keep"] = 0  # worker 0 goes on alone until the launcher ends it
     run = train(tmp_path, "poisoned", MULOCO, **settings, metrics__log_freq=100)
-    assert run.status == 1
+    assert run.status == 3
     message = "NaN or Inf in the gradient of layers.1.attention.wo.weight at inner step 6, seen at step 8\n"
     assert f"worker 1 failed: NonFiniteGradient: {message}" in run.output
     assert "worker 0 failed" not in run.output
@@ -191,6 +208,7 @@ if "worker" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("--fault_tole
 """
 
 
+@pytest.mark.full
 def test_a_worker_that_stands_still_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one waits for it, so that the end is the same each time."""
     (tmp_path / "sitecustomize.py").write_text(STANDS)
@@ -220,6 +238,7 @@ def has_begun(folder: RunFolder, process: subprocess.Popen, attempt: int) -> boo
     return process.poll() is not None or any(line["attempt"] == attempt for line in events(folder, "sync"))
 
 
+@pytest.mark.full
 def test_nothing_that_is_written_for_people_ends_the_training(tmp_path: Path) -> None:
     """All at once: the console is closed, logs go to a full disk, events of TensorBoard have no place, and a metrics
     file has lines that are none, in both attempts."""
@@ -254,18 +273,13 @@ def test_too_large_a_held_out_set_is_refused_before_anything_starts(tmp_path: Pa
     assert not run.folder.root.exists()
 
 
-def test_ctrl_c_ends_everything_and_the_run_can_be_taken_up_again(tmp_path: Path) -> None:
-    process, folder = start_and_wait_for_syncs(tmp_path, "stopped")
-    assert f"muloco train {folder.config} --resume" in stop(process, folder)
-
-
-def test_resume_continues_bit_by_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", only(["in_process"], ["in_process", "torchft"]))
+def test_resume_continues_bit_by_bit(tmp_path: Path, transport: str) -> None:
     """The checkpoint is of mid-window, in warm-up, after a sync: LR, data, inner and outer state have to be right.
     Muon steps the matrices, Lion the embedding, AdamW the rest."""
     settings = {"training__steps": 14, "fault_tolerance__sync_steps": 4, "lr_scheduler__warmup_steps": 9}
     settings |= {"optimizer__embedding__rule": "lion", "optimizer__embedding__lr_factor": 0.2}
-    whole = train(tmp_path, "whole", MULOCO, **settings)
-    assert whole.status == 0, whole.output
+    settings |= {"fault_tolerance__transport": transport}
     first = train(tmp_path, "resumed", MULOCO, **settings, checkpoint__interval=7)
     assert first.status == 0, first.output
     learned = first.learned()
@@ -274,11 +288,22 @@ def test_resume_continues_bit_by_bit(tmp_path: Path) -> None:
     assert again.status == 0, again.output
     attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
     assert attempts == {step: 1 if step <= 7 else 2 for step in range(1, 15)}
-    assert again.learned() == learned == whole.learned()
+    assert again.learned() == learned
+
+
+@pytest.mark.full
+def test_checkpoints_change_nothing(tmp_path: Path) -> None:
+    settings = {"training__steps": 14, "fault_tolerance__sync_steps": 4, "fault_tolerance__transport": "in_process"}
+    saved, without = (
+        train(tmp_path, name, MULOCO, **settings, **checkpoints)
+        for name, checkpoints in (("saved", {"checkpoint__interval": 7}), ("without", {"checkpoint__enable": False}))
+    )
+    assert (saved.status, without.status) == (0, 0), saved.output + without.output
+    assert saved.learned() == without.learned()
 
 
 def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> None:
-    settings = {"training__steps": 2, "fault_tolerance__sync_steps": 2}
+    settings = {"training__steps": 2, "fault_tolerance__sync_steps": 2, "fault_tolerance__group_size": 1}
     assert train(tmp_path, "kept", MULOCO, **settings).status == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
     for flags, change, message in (
@@ -296,17 +321,3 @@ def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> 
     changed = train(tmp_path, "kept", MULOCO, "--resume", **settings, outer_optimizer__lr=0.1)
     assert changed.status == 2
     assert "these fields: outer_optimizer.lr 0.7 -> 0.1;" in changed.output
-
-
-def test_a_lost_lighthouse_comes_back_and_the_run_goes_on(tmp_path: Path) -> None:
-    process, folder = start_and_wait_for_syncs(tmp_path, "dark")
-    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "muloco lighthouse"], capture_output=True)
-    (lighthouse,) = children.stdout.split()
-    subprocess.run(["kill", "-9", lighthouse], check=True)
-    lost = time.time()
-    wait_until(
-        lambda: [m for m in events(folder, "sync", participants=2) if m["time"] > lost + 5],
-        "no sync of both without the lighthouse",  # who knocks first at the new one may go a window alone
-        *(tmp_path, process),
-    )
-    assert "the lighthouse was lost (killed by SIGKILL)" in stop(process, folder)

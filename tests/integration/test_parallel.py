@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ..covering import only
 from .runs import train
 
 pytestmark = pytest.mark.integration
@@ -12,10 +13,13 @@ pytestmark = pytest.mark.integration
 MULOCO = "config/laptop/muloco.py"
 
 
-def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(tmp_path: Path) -> None:
-    """Two workers of two tensor-parallel ranks read what two workers of one rank read. The checkpoint is of
-    mid-window."""
+@pytest.mark.parametrize(("workers", "resumed"), only([(1, False)], [(1, False), (2, True)]))
+def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(
+    tmp_path: Path, workers: int, resumed: bool
+) -> None:
+    """Workers of two tensor-parallel ranks read what workers of one rank read. The checkpoint is of mid-window."""
     settings = {
+        "fault_tolerance__group_size": workers,
         "training__steps": 6,
         "training__precision": "float32",
         "fault_tolerance__sync_steps": 3,
@@ -25,10 +29,10 @@ def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(tmp_path: P
     whole = train(tmp_path, "whole", MULOCO, **settings)
     tensor = train(tmp_path, "tensor", MULOCO, **settings, parallelism__tensor_parallel_degree=2)
     assert (whole.status, tensor.status) == (0, 0), whole.output + tensor.output
-    assert [set(digests) for digests in tensor.digests()] == [{0, 1}] * 2
-    assert all(digests[0] == digests[1] for digests in tensor.digests())
+    assert [set(digests) for digests in tensor.digests()] == [set(range(workers))] * 2
+    assert all(len(set(digests.values())) == 1 for digests in tensor.digests())
     assert tensor.validation()[0] == pytest.approx(whole.validation()[0], abs=1e-5)
-    for worker in (0, 1):
+    for worker in range(workers):
         ours, theirs = tensor.losses(worker), whole.losses(worker)
         assert [step for step, _ in ours] == [step for step, _ in theirs] == [1, 2, 3, 4, 5, 6]
         assert ours[0][1] == pytest.approx(theirs[0][1], abs=1e-5)
@@ -36,17 +40,20 @@ def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(tmp_path: P
         assert theirs[0][1] - theirs[5][1] > 0.5
     assert tensor.summary()["tokens"] == whole.summary()["tokens"] == 6 * 8 * 64
     counted = [line["tokens"] for line in tensor.lines(worker=0) if "tokens" in line]
-    assert counted == [step * 4 * 64 for step in range(1, 7)], "not once for each tensor-parallel rank"
+    assert counted == [step * 8 // workers * 64 for step in range(1, 7)], "not once for each tensor-parallel rank"
 
+    if not resumed:
+        return
     before = tensor.learned()
     tensor.go_back_to(4)
     again = train(tmp_path, "tensor", MULOCO, "--resume", **settings, parallelism__tensor_parallel_degree=2)
     assert again.status == 0, again.output
-    attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
+    attempts = {line["step"]: line["attempt"] for line in again.lines(worker=workers - 1) if "loss" in line}
     assert attempts == {step: 1 if step <= 4 else 2 for step in range(1, 7)}
     assert again.learned() == before
 
 
+@pytest.mark.full
 def test_the_papers_smallest_model_takes_a_step(tmp_path: Path) -> None:
     """150M parameters on the CPU, seven copies of them: parameters, gradients, two moments, anchor, outer momentum and
     the pseudogradient on its way. A checkpoint would be another 3 GB on disk."""

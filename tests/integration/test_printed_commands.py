@@ -1,8 +1,12 @@
 """The commands that README and documents print do what they say, as a user types them."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from muloco.cli import main
 from muloco.settings.load import CHECKOUT
 
 from ..evals.local_tasks import write_tasks
@@ -79,6 +84,10 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+HERE = [command for command in of("run") if command.startswith(("muloco ", "python "))]
+"""Commands that need no shell."""
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the documents speak of: a checkout, runs, text, an exported model, tasks, a sweep."""
@@ -102,7 +111,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tasks(folder / "tasks", documents=4)
     (folder / "my_sweep.py").write_text(SWEEP)
     first = shell(
-        shortened("muloco train config/laptop/muloco.py --run.name NAME --training.steps 4 --checkpoint.interval 2"),
+        shortened(
+            "muloco train config/laptop/muloco.py --run.name NAME --training.steps 4 --checkpoint.interval 2 "
+            "--fault_tolerance.transport in_process"
+        ),
         folder,
     )
     assert first.returncode == 0, first.stdout + first.stderr
@@ -125,26 +137,53 @@ def ends_well(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def answer(command: str, folder: Path) -> tuple[int, str]:
+    """Exit status of a command, and what it says, in this process: to start another one takes longer than most."""
+    words, said = shlex.split(command), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        patch.chdir(folder)
+        while "=" in words[0]:
+            patch.setenv(*words.pop(0).split("=", 1))
+        program, *arguments = words
+        try:
+            if program == "muloco":
+                return main(arguments), said.getvalue()
+            assert program == "python", command
+            patch.setattr(sys, "argv", arguments)
+            patch.syspath_prepend(str(Path(arguments[0]).parent))
+            runpy.run_path(arguments[0], run_name="__main__")
+        except SystemExit as end:
+            return end.code or 0, said.getvalue()
+    return 0, said.getvalue()
+
+
+def answers_well(command: str, folder: Path) -> None:
+    status, said = answer(command, folder)
+    assert status == 0, f"{command}\n{said[-4000:]}"
+
+
+def with_local_tasks(command: str) -> str:
+    return replaced(command) + " --evaluation.include_path tasks" * ("--evaluation.tasks" in command)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("command", of("train"))
 def test_a_command_that_trains(command: str, folder: Path) -> None:
     if "--resume" in command:
         (folder / "outputs" / "NAME" / "summary.json").unlink()
         ends_well(replaced(command), folder)
         return
-    tasks = " --evaluation.include_path tasks" if "--evaluation.tasks" in command else ""
-    said = ends_well(shortened(replaced(command) + tasks), folder)
-    assert "loss curve: " in said
+    assert "loss curve: " in ends_well(shortened(with_local_tasks(command)), folder)
 
 
-@pytest.mark.parametrize("command", of("plan"))
-def test_a_command_that_is_not_run_would_start(command: str, folder: Path) -> None:
-    tasks = " --evaluation.include_path tasks" if "--evaluation.tasks" in command else ""
-    flavor = " --model.flavor tiny" if "--checkpoint.initial" in command else ""  # that of the exported model
-    ends_well(f"{replaced(command)}{tasks}{flavor} --dry-run", folder)
+@pytest.mark.parametrize("command", [command for command in of("plan", "train") if "--resume" not in command])
+def test_a_command_would_start(command: str, prepared: Path) -> None:
+    flavor = " --model.flavor tiny" * ("--checkpoint.initial" in command)  # that of the exported model
+    answers_well(f"{with_local_tasks(command)}{flavor} --dry-run", prepared)
 
 
-@pytest.mark.parametrize("command", of("run"))
-def test_a_command_that_is_quick_as_it_is(command: str, folder: Path) -> None:
+def in_a_test(command: str) -> str:
+    """A command with what makes it quick."""
     command = replaced(command)
     if "muloco eval" in command:
         command += " --include-path tasks"
@@ -154,31 +193,40 @@ def test_a_command_that_is_quick_as_it_is(command: str, folder: Path) -> None:
         command += " --plan"
     if "muloco check-gpu" in command:
         command += " --list"
-    if "--here" in command:
-        command = shortened(command) + " --run.outputs outputs"
+    return command.replace("--submit", "--dry-run")
+
+
+@pytest.mark.parametrize("command", [command for command in HERE if "--here" not in command])
+def test_a_command_that_is_quick_as_it_is(command: str, folder: Path) -> None:
+    if command.startswith("muloco report jobs/"):
+        assert "not started: " in answer(replaced(command), folder)[1], "none of the paper's runs has been made here"
+        return
+    answers_well(in_a_test(command), folder)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("command", [command for command in HERE if "--here" in command])
+def test_a_sweep_that_trains(command: str, folder: Path) -> None:
+    ends_well(shortened(replaced(command)) + " --run.outputs outputs", folder)
+
+
+@pytest.mark.parametrize("command", sorted(set(of("run")) - set(HERE)))
+def test_a_command_of_the_shell(command: str, folder: Path) -> None:
     if command.startswith("bash -n"):
         shutil.copy(folder / "jobs" / "slurm_example.sh", folder / "my-run.sh")
-    if command.startswith("muloco report jobs/"):
-        assert "not started: " in shell(command, folder).stdout, "none of the paper's runs has been made here"
-        return
-    ends_well(command.replace("--submit", "--dry-run"), folder)
+    ends_well(replaced(command), folder)
 
 
-@pytest.mark.parametrize("command", of("worker"))
-def test_a_command_that_joins_others_is_understood(command: str, folder: Path) -> None:
-    ends_well(f"{replaced(command)} --help", folder)
-
-
-@pytest.mark.parametrize("command", of("mention"))
-def test_a_command_that_is_named_exists(command: str, folder: Path) -> None:
-    ends_well(f"{command} --help", folder)
+@pytest.mark.parametrize("command", of("worker", "mention"))
+def test_a_command_that_is_named_is_understood(command: str, prepared: Path) -> None:
+    answers_well(f"{replaced(command)} --help", prepared)
 
 
 @pytest.mark.parametrize("command", of("target"))
-def test_a_target_of_make_exists(command: str, folder: Path) -> None:
-    ends_well(command.replace("make ", "make --dry-run "), folder)
+def test_a_target_of_make_exists(command: str, prepared: Path) -> None:
+    ends_well(command.replace("make ", "make --dry-run "), prepared)
 
 
 @pytest.mark.parametrize("command", of("benchmark"))
-def test_a_benchmark_knows_what_it_is_asked_for(command: str, folder: Path) -> None:
-    ends_well(f"{command.replace('benchmarks/', str(CHECKOUT / 'benchmarks') + '/')} --help", folder)
+def test_a_benchmark_knows_what_it_is_asked_for(command: str, prepared: Path) -> None:
+    answers_well(f"{command.replace('benchmarks/', str(CHECKOUT / 'benchmarks') + '/')} --help", prepared)

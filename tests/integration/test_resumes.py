@@ -13,6 +13,7 @@ import muloco
 from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder, read_lines
 
+from ..covering import only
 from .runs import Run, command, train
 from .test_interruptions import MULOCO, events, kill, processes_of, said, start_and_wait_for_syncs
 from .waiting import wait_for_end, wait_until
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.integration
 SETTINGS = {"training__steps": 60, "fault_tolerance__sync_steps": 4, "metrics__log_freq": 1}
 
 
-def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_hand", only([False], [False, True]))
+def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_path: Path, by_hand: bool) -> None:
     settings = {**SETTINGS, "checkpoint__interval": 30}
     process, folder = start_and_wait_for_syncs(tmp_path, "lost", **settings)
     wait_until(
@@ -37,6 +39,8 @@ def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_p
     run = Run(folder=folder, status=0, output=said(folder))
     assert run.summary()["resumes"] == 1
     assert {line["step"] for line in run.lines(event="resume")} == {30}
+    if not by_hand:
+        return
     learned = run.learned()
     run.go_back_to(30)
     again = train(tmp_path, "lost", MULOCO, "--resume", **settings)
@@ -45,6 +49,7 @@ def test_a_run_that_loses_all_workers_resumes_by_itself_as_it_does_by_hand(tmp_p
     assert again.learned() == learned
 
 
+@pytest.mark.full
 def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) -> None:
     """Worker 1 is gone for good. The state of worker 0 is all that is left: no committed sync is lost with it."""
     settings = {
@@ -74,7 +79,7 @@ def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) 
     assert all(len(set(digests.values())) == 1 for digests in again.digests())
 
 
-@pytest.mark.parametrize("nohup", [False, True])
+@pytest.mark.parametrize("nohup", only([False], [False, True]))
 def test_a_terminal_that_goes_away_asks_for_a_stop_except_under_nohup(tmp_path: Path, nohup: bool) -> None:
     words = ["nohup"] if nohup else []
     words += command(tmp_path, "left", str(Path(MULOCO).absolute()), **SETTINGS, fault_tolerance__group_size=1)

@@ -15,6 +15,7 @@ from ..patience import PATIENCE
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.full
 def test_a_short_storm_is_weathered(tmp_path: Path) -> None:
     program = [sys.executable, str(CHECKOUT / "benchmarks" / "storm.py"), "short", "--pace", "0.5", "--limit", "500"]
     storm = subprocess.run([*program, "--results", str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE)

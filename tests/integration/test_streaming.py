@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from ..covering import only
 from .runs import Run, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]  # several runs a test
@@ -27,35 +28,43 @@ def finished(outputs: Path, name: str, *flags: str, **overrides: Any) -> Run:
     return run
 
 
-def test_transports_are_bit_equal_and_resume_bit_by_bit(tmp_path: Path) -> None:
-    """Two fragments, due at steps 3 and 7 of 7 and sent one step earlier, three workers that accumulate gradients. Each
-    run has its only checkpoint at another step, and there another fragment is on its way."""
-    settings = {
-        "fault_tolerance__group_size": 3,
-        "fault_tolerance__sync_steps": 7,
-        "fault_tolerance__num_fragments": 2,
-        "fault_tolerance__fragment_update_alpha": 0.25,
-        "training__global_batch_size": 12,
-        "training__steps": 16,
-    }
-    resumed = {}
-    for transport, saved in (("torchft", 13), ("in_process", 9)):
-        settings |= {"fault_tolerance__transport": transport, "checkpoint__interval": saved}
-        run = finished(tmp_path, transport, **settings)
-        whole, anchor = run.learned(), run.anchor(16)
-        check_sync_lines(run)
-        run.go_back_to(saved)
-        again = finished(tmp_path, transport, "--resume", **settings)
-        attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
-        assert attempts == {step: 1 if step <= saved else 2 for step in range(1, 17)}
-        assert again.learned() == whole
-        assert all(torch.equal(again.anchor(16)[name], tensor) for name, tensor in anchor.items())
-        resumed[transport] = again
-    torchft, in_process = resumed["torchft"], resumed["in_process"]
+SETTINGS = {
+    "fault_tolerance__group_size": 3,
+    "fault_tolerance__sync_steps": 7,
+    "fault_tolerance__num_fragments": 2,
+    "fault_tolerance__fragment_update_alpha": 0.25,
+    "training__global_batch_size": 12,
+    "training__steps": 16,
+}
+"""Two fragments, due at steps 3 and 7 of 7 and sent one step earlier, three workers that accumulate gradients."""
+
+
+@pytest.mark.full
+def test_transports_are_bit_equal(tmp_path: Path) -> None:
+    torchft, in_process = (
+        finished(tmp_path, transport, **SETTINGS, fault_tolerance__transport=transport)
+        for transport in ("torchft", "in_process")
+    )
+    check_sync_lines(torchft)
     assert torchft.learned() == in_process.learned()
     ours, theirs = torchft.anchor(16), in_process.anchor(16)
     assert ours.keys() == theirs.keys() and len(ours) == 29
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("transport", "saved"), only([("in_process", 9)], [("in_process", 9), ("torchft", 13)]))
+def test_runs_resume_bit_by_bit(tmp_path: Path, transport: str, saved: int) -> None:
+    """Each run has its only checkpoint at another step, and there another fragment is on its way."""
+    settings = {**SETTINGS, "fault_tolerance__transport": transport, "checkpoint__interval": saved}
+    run = finished(tmp_path, "run", **settings)
+    whole, anchor = run.learned(), run.anchor(16)
+    check_sync_lines(run)
+    run.go_back_to(saved)
+    again = finished(tmp_path, "run", "--resume", **settings)
+    attempts = {line["step"]: line["attempt"] for line in again.lines(worker=1) if "loss" in line}
+    assert attempts == {step: 1 if step <= saved else 2 for step in range(1, 17)}
+    assert again.learned() == whole
+    assert all(torch.equal(again.anchor(16)[name], tensor) for name, tensor in anchor.items())
 
 
 def check_sync_lines(run: Run) -> None:
@@ -80,6 +89,7 @@ def check_sync_lines(run: Run) -> None:
         assert sent == pytest.approx(3 * 4 * PARAMETERS * 2 * 2 / 3, rel=0.01), "each fragment three times"
 
 
+@pytest.mark.full
 def test_sharded_workers_stream_what_whole_ones_do(tmp_path: Path) -> None:
     """Two workers of two ranks: parameters sharded over the ranks (FSDP2) or whole on both. The outer Muon has to see
     whole matrices in either case."""

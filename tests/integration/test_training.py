@@ -14,6 +14,7 @@ from muloco.launch.lighthouse import start_lighthouse
 from muloco.runs.folder import RunFolder, read_lines
 from muloco.training.trackers import run_id
 
+from ..covering import only
 from .runs import Run, assert_private, command, train
 from .test_compression import HEADERS
 
@@ -22,13 +23,17 @@ pytestmark = pytest.mark.integration
 MULOCO = "config/laptop/muloco.py"
 
 
-def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
-    """Anchors are bit-equal after each sync, the held-out loss falls, the same seed gives the same bits, and two runs
-    side by side do not disturb each other."""
+@pytest.mark.parametrize("transport", only(["in_process"], ["in_process", "torchft"]))
+def test_two_workers_agree_learn_and_repeat(tmp_path: Path, transport: str) -> None:
+    """Anchors are bit-equal after each sync, the held-out loss falls, the same seed gives the same bits, also where the
+    workers take turns in one process, and two runs side by side do not disturb each other."""
     settings = {"training__steps": 40, "fault_tolerance__sync_steps": 9, "validation__freq": 18}
+
+    def run(name: str, transport: str) -> Run:
+        return train(tmp_path, name, MULOCO, **settings, fault_tolerance__transport=transport)
+
     with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda name: train(tmp_path, name, MULOCO, **settings), ("one", "two")))
-    one, two = runs
+        one, two = pool.map(run, ("one", "two"), ("torchft", transport))
     assert [one.status, two.status] == [0, 0], one.output + two.output
     assert [set(digests) for digests in one.digests()] == [{0, 1}] * 5
     assert all(digests[0] == digests[1] for digests in one.digests())
@@ -54,8 +59,10 @@ def test_two_workers_agree_learn_and_repeat(tmp_path: Path) -> None:
     for part in ("held-out loss", "sent by a worker", f"loss curve: {one.folder.loss_plot}"):
         assert part in one.output
     assert "finished all 40 steps" in one.folder.log(1).read_text()
+    assert_private(one)
 
 
+@pytest.mark.full
 def test_eight_workers_agree_and_learn(tmp_path: Path) -> None:
     run = train(
         tmp_path,
@@ -85,7 +92,7 @@ def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
     }
     outer = {"outer_optimizer__lr": None, "outer_optimizer__momentum": None}  # derived, instead of MuLoCo's
     local_sgd = {"fault_tolerance__semi_sync_method": "local_sgd", "fault_tolerance__sync_steps": 1, **outer}
-    averaged = train(tmp_path, "averaged", MULOCO, **settings, **local_sgd)
+    averaged = train(tmp_path, "averaged", MULOCO, **settings, **local_sgd, fault_tolerance__transport="in_process")
     joint = train(
         tmp_path, "joint", "config/laptop/adamw.py", **settings, parallelism__data_parallel_replicate_degree=2
     )
@@ -98,12 +105,16 @@ def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_one_worker_needs_no_lighthouse_and_every_method_runs(tmp_path: Path) -> None:
-    for name in ("adamw", "muon"):
-        run = train(tmp_path, name, f"config/laptop/{name}.py", training__steps=20)
-        assert run.status == 0, run.output
-        assert run.digests() == [] and not run.folder.log("lighthouse").exists()
-        assert run.validation()[20] < run.validation()[0] - 0.5
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_one_worker_without_outer_steps_learns(tmp_path: Path, method: str) -> None:
+    run = train(tmp_path, method, f"config/laptop/{method}.py", training__steps=20)
+    assert run.status == 0, run.output
+    assert run.digests() == [] and not run.folder.log("lighthouse").exists()
+    assert run.validation()[20] < run.validation()[0] - 0.5
+
+
+def test_one_worker_needs_no_lighthouse(tmp_path: Path) -> None:
     alone = train(
         tmp_path, "alone", MULOCO, fault_tolerance__group_size=1, training__steps=20, fault_tolerance__sync_steps=6
     )
@@ -116,6 +127,7 @@ def test_one_worker_needs_no_lighthouse_and_every_method_runs(tmp_path: Path) ->
     assert alone.validation()[20] < alone.validation()[0] - 0.5
 
 
+@pytest.mark.full
 def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     """Two workers of two FSDP ranks see the batches of two workers of one rank in other shares: the start is the same
     to rounding, the way down alike."""
@@ -138,6 +150,7 @@ def test_sharded_workers_learn_what_whole_ones_do(tmp_path: Path) -> None:
     assert_private(whole)
 
 
+@pytest.mark.full
 def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
     """As the documentation says: one worker as it is, the other under torchrun."""
     lighthouse, address = start_lighthouse(workers=2, log=tmp_path / "lighthouse.log")
@@ -159,7 +172,7 @@ def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
     assert run.folder.config.exists()
 
 
-@pytest.mark.parametrize("transport", ["torchft", "in_process"])
+@pytest.mark.parametrize("transport", only(["in_process"], ["in_process", "torchft"]))
 def test_all_who_show_a_run_get_the_same_values_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:

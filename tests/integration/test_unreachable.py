@@ -35,6 +35,7 @@ def neighbour(network, worker: int, other: int, *action: str) -> None:
     subprocess.run(network.within(worker, command), check=True)
 
 
+@pytest.mark.full
 def test_one_of_two_that_do_not_reach_each_other_stays_out(shaped_link, tmp_path: Path) -> None:
     """Both reach the third worker, and the lighthouse beside it."""
     told: list[dict] = []

@@ -17,6 +17,7 @@ def own(run: Run, worker: int) -> dict[int, float]:
     return {line["step"]: line["local_validation_loss"] for line in lines if "local_validation_loss" in line}
 
 
+@pytest.mark.full
 def test_own_weights_of_one_worker_are_those_of_plain_training(tmp_path: Path) -> None:
     """Up to the first sync a worker trains as a run without outer steps does, whose loss is plain torchtitan's."""
     plain = train(tmp_path, "plain", "config/laptop/muon.py", **SETTINGS)
@@ -32,6 +33,7 @@ def test_own_weights_of_one_worker_are_those_of_plain_training(tmp_path: Path) -
     assert own(muloco, 0)[3] == plain.validation()[3] != muloco.validation()[3]
 
 
+@pytest.mark.full
 def test_own_losses_are_logged_at_syncs_and_change_nothing(tmp_path: Path) -> None:
     """Two workers: each has its own, the summary their mean; without them the run has the same bits."""
     settings = {**SETTINGS, "fault_tolerance__transport": "in_process", "fault_tolerance__sync_steps": 3}

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from muloco.errors import UserError
-from muloco.launch.layout import even_layout, layout
+from muloco.launch.placement.layout import even_layout, layout
 
 
 def test_every_rank_has_a_device_and_no_worker_straddles() -> None:
@@ -15,24 +15,24 @@ def test_every_rank_has_a_device_and_no_worker_straddles() -> None:
                 layout(workers=workers, ranks=ranks, per_node=per_node)
             continue
         found = layout(workers=workers, ranks=ranks, per_node=per_node)
-        taken = [(node, device) for place in found.places for node in place.nodes for device in place.devices]
+        taken = [(node, device) for place in found.workers for node in place.nodes for device in place.devices]
         assert len(taken) == len(set(taken)) == workers * ranks
         assert all(0 <= node < found.nodes and 0 <= device < per_node for node, device in taken)
-        assert all(len(place.nodes) == 1 or len(place.devices) == per_node for place in found.places)
+        assert all(len(place.nodes) == 1 or len(place.devices) == per_node for place in found.workers)
         fewest = -(-workers // (per_node // ranks)) if ranks <= per_node else workers * ranks // per_node
         assert found.nodes == fewest
 
 
 def test_places() -> None:
     two = layout(workers=3, ranks=4, per_node=8)
-    assert two.nodes == 2 and [(p.nodes, p.devices) for p in two.places] == [
+    assert two.nodes == 2 and [(p.nodes, p.devices) for p in two.workers] == [
         (range(0, 1), range(0, 4)),
         (range(0, 1), range(4, 8)),
         (range(1, 2), range(0, 4)),
     ]
     assert (two.ranks_on(0), two.ranks_on(1)) == (8, 4)
     spanning = layout(workers=2, ranks=16, per_node=8)
-    assert [place.nodes for place in spanning.places] == [range(0, 2), range(2, 4)]
+    assert [place.nodes for place in spanning.workers] == [range(0, 2), range(2, 4)]
 
 
 def test_what_would_fit_is_named() -> None:

@@ -6,12 +6,12 @@ import re
 import pytest
 
 from muloco.errors import UserError
-from muloco.launch import allocation as allocation_module
-from muloco.launch import controller
-from muloco.launch.allocation import PORTS, Allocation, Node, current_allocation, read_cores
-from muloco.launch.controller import ask_again
-from muloco.launch.node import MARK, choose_devices, look, read_count
-from muloco.launch.slurm import place_in
+from muloco.launch.placement import allocation as allocation_module
+from muloco.launch.placement import controller
+from muloco.launch.placement.allocation import PORTS, Allocation, Node, current_allocation, read_cores
+from muloco.launch.placement.controller import ask_again
+from muloco.launch.placement.node import MARK, choose_devices, look, read_count
+from muloco.launch.placement.slurm import place_in_job
 from muloco.settings.config import Config
 
 
@@ -34,40 +34,42 @@ def job(*devices: int, cores: int = 16, number: int = 7, container: tuple[str, .
 
 def placed(config: Config, job: Allocation, **environment: str) -> list[tuple[str, str]]:
     """Nodes and devices by worker."""
-    starts = [station.start for station in place_in(config, job, environment=environment).stations]
+    starts = [host.start for host in place_in_job(config, job, environment=environment).hosts]
     return [(next(w for w in start if "--nodelist" in w).split("=")[1], start[-1]) for start in starts]
 
 
 def test_each_rank_has_a_device_of_its_own() -> None:
     assert placed(config(3, 4), job(8, 8)) == [("n0", "0,1,2,3"), ("n0", "4,5,6,7"), ("n1", "0,1,2,3")]
     assert placed(config(2, 4), job(2, 2, 2, 2)) == [("n0,n1", "0,1"), ("n2,n3", "0,1")]
-    placement = place_in(config(2, 4), job(2, 2, 2, 2), environment={})
-    assert [(s.host, s.nodes, s.interface) for s in placement.stations] == [
+    placement = place_in_job(config(2, 4), job(2, 2, 2, 2), environment={})
+    assert [(s.address, s.nodes, s.interface) for s in placement.hosts] == [
         ("10.0.0.0", 2, "ib0"),
         ("10.0.0.2", 2, "ib0"),
     ]
     assert placement.process_group == "nccl"
     assert [environment["OMP_NUM_THREADS"] for environment in placement.environments] == ["8", "8"]
     assert placement.description == "2 workers of 4 ranks on 4 of 4 nodes of job 7, 2 GPUs a node, nccl"
-    assert placement.lighthouse.host == "10.0.0.0" and "--nodelist=n0" in placement.lighthouse.start
+    assert placement.lighthouse.address == "10.0.0.0" and "--nodelist=n0" in placement.lighthouse.start
 
 
 def test_an_empty_list_of_devices_asks_for_the_cpu() -> None:
     assert placed(config(3, 4), job(8, 8), CUDA_VISIBLE_DEVICES="") == [("n0", ""), ("n0", ""), ("n1", "")]
-    assert place_in(config(2), job(8), environment={"CUDA_VISIBLE_DEVICES": ""}).process_group == "gloo"
+    assert place_in_job(config(2), job(8), environment={"CUDA_VISIBLE_DEVICES": ""}).process_group == "gloo"
 
 
 def test_workers_of_one_rank_share_devices() -> None:
-    placement = place_in(config(5), job(2, 2), environment={})
+    placement = place_in_job(config(5), job(2, 2), environment={})
     assert placement.process_group == "gloo" and "2 GPUs a node, shared, gloo" in placement.description
     assert placed(config(5), job(2, 2)) == [("n0", "0"), ("n0", "1"), ("n0", "0"), ("n1", "0"), ("n1", "1")]
 
 
 def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
     assert placed(config(4), job(0, 0)) == [("n0", ""), ("n0", ""), ("n1", ""), ("n1", "")]
-    placement = place_in(config(4), job(0, 0), environment={})
+    placement = place_in_job(config(4), job(0, 0), environment={})
     assert placement.environments == ({"OMP_NUM_THREADS": "8"},) * 4 and placement.process_group == "gloo"
-    assert place_in(config(1), job(0), environment={"OMP_NUM_THREADS": "3"}).environments[0]["OMP_NUM_THREADS"] == "3"
+    assert (
+        place_in_job(config(1), job(0), environment={"OMP_NUM_THREADS": "3"}).environments[0]["OMP_NUM_THREADS"] == "3"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
             job(4, 4),
             "3 workers of 4 ranks need 3 nodes of 4 GPUs, this job has 2; ask for more with --nodes",
         ),
-        (config(3, process_group="nccl"), job(1, 1), "3 workers of 1 rank need 3 nodes of 1 GPUs, this job has 2"),
+        (config(3, process_group="nccl"), job(1, 1), "3 workers need 3 nodes of 1 GPUs, this job has 2"),
         (config(1, process_group="nccl"), job(0), "nccl needs CUDA devices, and this job has none; use gloo"),
         (
             config(1, products="triton"),
@@ -91,7 +93,7 @@ def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
 )
 def test_what_does_not_fit_is_refused(chosen: Config, where: Allocation, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        place_in(chosen, where, environment={})
+        place_in_job(chosen, where, environment={})
 
 
 def test_jobs_that_may_share_a_node_have_ports_of_their_own() -> None:
@@ -102,15 +104,25 @@ def test_jobs_that_may_share_a_node_have_ports_of_their_own() -> None:
         neighbours = [ports(number) for number in range(first, first + 300)]
         assert len(set.union(*neighbours)) == 300 * PORTS
         assert min(set.union(*neighbours)) >= 10000 and max(set.union(*neighbours)) < 32768
-    placement = place_in(config(2, 4), job(2, 2, 2, 2), environment={})
-    assert len({placement.lighthouse.port, *(station.port for station in placement.stations)}) == 3
+    placement = place_in_job(config(2, 4), job(2, 2, 2, 2), environment={})
+    assert len({placement.lighthouse.port, *(host.port for host in placement.hosts)}) == 3
 
 
 def test_a_container_comes_before_each_command() -> None:
-    placement = place_in(config(1), job(1, container=("apptainer", "exec", "--nv", "x.sif")), environment={})
-    words = placement.stations[0].start
-    assert words[-9:] == ("apptainer", "exec", "--nv", "x.sif", "python", "-m", "muloco.launch.node", "run", "0")
-    assert placement.stations[0].python == "python" and placement.lighthouse.start[-4:] == words[-9:-5]
+    placement = place_in_job(config(1), job(1, container=("apptainer", "exec", "--nv", "x.sif")), environment={})
+    words = placement.hosts[0].start
+    assert words[-9:] == (
+        "apptainer",
+        "exec",
+        "--nv",
+        "x.sif",
+        "python",
+        "-m",
+        "muloco.launch.placement.node",
+        "run",
+        "0",
+    )
+    assert placement.hosts[0].python == "python" and placement.lighthouse.start[-4:] == words[-9:-5]
 
 
 def test_cores_node_by_node() -> None:

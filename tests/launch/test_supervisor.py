@@ -26,6 +26,7 @@ KILLED = "killed by SIGKILL"
 @dataclass
 class FakeChild:
     why: str = KILLED
+    status: int = -9
     name: str = "worker 0"
     log: str = "logs/worker-000.log"
 
@@ -156,7 +157,7 @@ def test_an_incomplete_last_checkpoint_is_made_up_for(
         (30, True, SIGUSR1, 75, "the checkpoint of step 30 is kept; resume with: muloco train"),
         (30, True, SIGTERM, 1, "the checkpoint of step 30 is kept; resume with: muloco train"),
         (None, True, None, 1, "nothing was saved; this starts it again from the beginning: muloco train"),
-        (30, False, None, 1, None),
+        (30, False, None, 3, None),
     ],
 )
 def test_the_end_says_what_there_is_and_whether_it_can_be_resumed(

@@ -1,4 +1,4 @@
-"""Registered architectures keep what their records say; a second one needs nothing but its record."""
+"""Registered all_architectures keep what their records say; a second one needs nothing but its record."""
 
 import re
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from muloco._torchtitan import CosSinRoPE, Embedding, ModelSpec, RMSNorm, make_f
 from muloco.analysis.plan import plan
 from muloco.errors import UserError
 from muloco.export.folders import export_huggingface
-from muloco.model.architecture import Architecture, Flavor, architectures, register, unregister
+from muloco.model.architecture import Architecture, Flavor, all_architectures, register, unregister
 from muloco.model.decoder import Head, MulocoDecoder, attention, drawn, parallelized
 from muloco.model.flavors import flavor
-from muloco.optim.roles import sort
+from muloco.optim.roles import group_by_role
 from muloco.resolve import resolve
 from muloco.settings.load import load_config
 from muloco.training.outer import build_compression
@@ -29,6 +29,7 @@ from ..training.one_worker import losses, train
 from torchtitan.models.qwen3 import Qwen3Model, parallelize_qwen3  # isort: skip
 from torchtitan.models.qwen3.model import Qwen3TransformerBlock  # isort: skip
 
+MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 WIDTH, LAYERS, HEADS, KEYS, HEAD_WIDTH, INNER = 32, 2, 4, 2, 16, 80
 
 
@@ -134,7 +135,7 @@ def check(flavor: Flavor) -> None:
     """Compares a record with the model that it builds."""
     model = muloco.model.build(flavor.name)
     assert {name: tuple(value.shape) for name, value in model.named_parameters()} == dict(flavor.shapes)
-    roles = {name: group["role"] for group in sort(model) for name, _ in group["params"]}
+    roles = {name: group["role"] for group in group_by_role(model) for name, _ in group["params"]}
     assert {name: flavor.record.role(name) for name in flavor.shapes} == roles, "as the library sorts them by itself"
     assert set(flavor.record.roles) == set(roles.values())
     kept = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
@@ -142,7 +143,7 @@ def check(flavor: Flavor) -> None:
     assert len(kept) >= len(flavor.record.buffers)
 
 
-@pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.name)
+@pytest.mark.parametrize("architecture", all_architectures(), ids=lambda architecture: architecture.name)
 def test_a_record_describes_its_models(architecture: Architecture) -> None:
     check(architecture.flavors[0])
 
@@ -177,7 +178,10 @@ def test_a_second_architecture_is_one_record(qwen3: Size, tmp_path: Path, monkey
 
     trained = find_trained(str(tmp_path / "run"))
     planned = plan(trained.config)
-    assert planned.memory.parameters == 4 * sum(p.numel() for p in muloco.model.build(qwen3.name).parameters())
+    elements = {name: p.numel() for name, p in muloco.model.build(qwen3.name).named_parameters()}
+    assert planned.memory.parameters == 4 * sum(elements.values())
+    matrices = sum(number for name, number in elements.items() if name.split(".")[-2] in MATRICES)
+    assert planned.memory.inner == 4 * (matrices + 2 * (sum(elements.values()) - matrices)), "Muon, and AdamW's two"
     model = trained.model("cpu")
     tokens = torch.arange(8)[None]
     logits = model(tokens, tokens, model.get_attention_masks(tokens))
@@ -230,4 +234,4 @@ def test_names_are_taken_once(name: str, alias: str, named: str, message: str) -
     sizes = (Size(architecture=named, alias=alias, vocabulary=2048),)
     with pytest.raises(ValueError, match=message):
         register(Architecture(name=name, flavors=sizes, spec=spec, roles={}))
-    assert [known.name for known in architectures()] == ["paper_llama"]
+    assert [known.name for known in all_architectures()] == ["paper_llama"]

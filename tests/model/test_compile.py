@@ -44,6 +44,7 @@ def check_that_torch_still_mixes_up_what_it_compiled() -> None:
         double(pending.redistribute(placements=[Shard(0)]))
 
 
+@pytest.mark.full
 def test_compiled_layers_give_the_same_loss_and_gradients(
     spawn_ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import muloco.model
+from muloco.model.architectures.paper_llama.huggingface import FORM
 from muloco.model.flavors import flavor
-from muloco.model.paper_llama.huggingface import FORM
 
 PARAMETERS = {
     "150M": 150_616_064,

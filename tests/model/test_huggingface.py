@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from muloco.model import build
+from muloco.model.architectures.paper_llama.huggingface import FORM
 from muloco.model.flavors import flavor
-from muloco.model.paper_llama.huggingface import FORM
 from muloco.model.weights_folder import check_names
 
 from ..run_on_disk import random_weights

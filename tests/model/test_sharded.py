@@ -93,7 +93,9 @@ def check_step(layout: Layout, sharded: nn.Module, whole: nn.Module) -> None:
     for parameter, other in zip(whole.parameters(), sharded.parameters(), strict=True):
         local(other.grad).copy_(shard_like(parameter.grad, other))
     before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
-    config = inner_optimizers(Optimizer(weight_decay=0.1), flavor("tiny").record.roles)
+    chosen = Optimizer(weight_decay=0.1)
+    chosen.complete({})
+    config = inner_optimizers(chosen, flavor("tiny").record.roles)
     for model in (whole, sharded):
         optimizers = config.build(model_parts=[model])
         assert sum(len(g["params"]) for o in optimizers for g in o.param_groups if g["algorithm"] == "muon") == 2 * 7

@@ -14,7 +14,7 @@ SHAPES = [(5, 3), (1, 4), (7,)]
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products in float32 whatever the hardware likes."""
-    monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_fast_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(importlib.import_module("muloco.optim.newton_schulz"), "_fast_dtype", lambda _: torch.float32)
 
 
 def start() -> list[torch.Tensor]:

@@ -18,7 +18,7 @@ SHAPES = [(6, 6), (9, 4), (4, 9), (9, 4), (1, 5), (6, 6), (9, 4)]
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch):
     """One thread, and products in float32 whatever the hardware likes."""
-    module = importlib.import_module("muloco.optim.orthogonalize")
+    module = importlib.import_module("muloco.optim.newton_schulz")
     monkeypatch.setattr(module, "_fast_dtype", lambda device_type: torch.float32)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -174,7 +174,7 @@ def test_keeps_low_precision_parameters_in_their_dtype():
 def test_every_preset_trains_with_products_in_bfloat16(monkeypatch, preset, dtype):
     """The inputs' mean gives every gradient a direction with some 0.4 of its norm, which made the eight steps of Polar
     Express overflow."""
-    module = importlib.import_module("muloco.optim.orthogonalize")
+    module = importlib.import_module("muloco.optim.newton_schulz")
     monkeypatch.setattr(module, "_fast_dtype", lambda device_type: torch.bfloat16)
     torch.manual_seed(0)
     layers = [torch.nn.Linear(96, 264, bias=False), torch.nn.Tanh(), torch.nn.Linear(264, 96, bias=False)]

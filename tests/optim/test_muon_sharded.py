@@ -21,9 +21,8 @@ from muloco.optim import MuLoCo1, Muon
 from muloco.optim.all_to_all import overlap
 from muloco.sharding import axes, copies, gather, local, shard_like
 
-rule = importlib.import_module("muloco.optim.muon")
 owners = importlib.import_module("muloco.optim.owners")
-orthogonalization = importlib.import_module("muloco.optim.orthogonalize")
+orthogonalization = importlib.import_module("muloco.optim.newton_schulz")
 
 OPTIONS = [
     {"lr": 0.05},
@@ -91,23 +90,23 @@ def train(model, optimizer, steps):
 def counted():
     """Of this rank: matrices orthogonalized, messages exchanged, bytes sent to others."""
     found = {"matrices": 0, "messages": 0, "bytes": 0}
-    orthogonalize, send = rule.orthogonal_direction, dist.all_to_all_single
+    orthogonalize, send = orthogonalization.orthogonal_direction, dist.all_to_all_single
 
     def counting(matrices, *args, **options):
         found["matrices"] += matrices.shape[:-2].numel()
         return orthogonalize(matrices, *args, **options)
 
-    def counting_bytes(output, input, output_sizes, input_sizes, group, **options):
+    def counting_bytes(output, input, output_sizes, input_sizes, group, **options):  # noqa: A002 (torch's names)
         assert input.dtype == torch.uint8 and input_sizes[group.rank()] == 0
         found["messages"] += 1
         found["bytes"] += sum(input_sizes)
         return send(output, input, output_sizes, input_sizes, group=group, **options)
 
-    rule.orthogonal_direction, dist.all_to_all_single = counting, counting_bytes
+    orthogonalization.orthogonal_direction, dist.all_to_all_single = counting, counting_bytes
     try:
         yield found
     finally:
-        rule.orthogonal_direction, dist.all_to_all_single = orthogonalize, send
+        orthogonalization.orthogonal_direction, dist.all_to_all_single = orthogonalize, send
 
 
 def total(number):

@@ -175,7 +175,7 @@ def test_a_key_put_into_a_group_by_hand_comes_back_from_a_checkpoint(kind):
         ({"foreach": True}, "has no option 'foreach': set it in a group"),
         ({"maximize": True}, "has no option 'maximize': negate the loss"),
         ({"capturable": True}, "has no option 'capturable': .*CUDA graph"),
-        ({"weight_decy": 0.1}, "has no option 'weight_decy': did you mean 'weight_decay'.*'adjust_lr', 'betas'"),
+        ({"weight_decy": 0.1}, "has no option 'weight_decy': did you mean 'weight_decay'.*'adjust_lr', .*'betas'"),
         ({"ns_steps": 5}, "has no option 'ns_steps': did you mean 'steps'"),
     ],
 )
@@ -206,11 +206,11 @@ def test_options_of_the_constructor_are_checked_alike(kind):
     ("algorithm", "option", "takers"),
     [
         ("muon", {"betas": (0.9, 0.99)}, "only 'adamw' and 'lion' take it"),
-        ("muon", {"eps": 1e-8}, "only 'adamw' takes it"),
-        ("adamw", {"momentum": 0.5}, "only 'muon' takes it"),
-        ("adamw", {"layout": "flatten"}, "only 'muon' takes it"),
-        ("lion", {"eps": 1e-8}, "only 'adamw' takes it"),
-        ("lion", {"steps": 3}, "only 'muon' takes it"),
+        ("muon", {"eps": 1e-8}, "only 'adamw'.* takes? it"),
+        ("adamw", {"momentum": 0.5}, "only 'muon'.* takes? it"),
+        ("adamw", {"layout": "flatten"}, "only 'muon'.* takes? it"),
+        ("lion", {"eps": 1e-8}, "only 'adamw'.* takes? it"),
+        ("lion", {"steps": 3}, "only 'muon'.* takes? it"),
     ],
 )
 def test_an_option_of_another_rule_is_refused_where_it_is_written(way, kind, algorithm, option, takers):

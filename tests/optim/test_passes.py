@@ -82,7 +82,7 @@ class Count(TorchDispatchMode):
 def unseen(monkeypatch):
     """As on a GPU, with products in bfloat16 of float32 parameters."""
     monkeypatch.setattr("muloco.optim.passes.SEEN", frozenset())
-    module = importlib.import_module("muloco.optim.orthogonalize")
+    module = importlib.import_module("muloco.optim.newton_schulz")
     monkeypatch.setattr(module, "_fast_dtype", lambda device_type: torch.bfloat16)
 
 

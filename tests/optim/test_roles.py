@@ -145,7 +145,7 @@ def test_convolutions_of_a_module_are_flattened_matrices():
     found = {name: group for group in optimizer.param_groups for name in group["param_names"]}
     assert (found["features.0.weight"]["algorithm"], found["features.0.weight"]["layout"]) == ("muon", "flatten")
     assert found["features.2.weight"]["role"] == found["up.weight"]["role"] == "other"
-    assert "    features.0.weight [6, 3, 3, 3] as [6, 27]" in optimizer.account().splitlines()
+    assert "    features.0.weight [6, 3, 3, 3] as [6, 27]" in optimizer.describe_groups().splitlines()
 
 
 def test_matrices_of_transformers_conv1d_are_stored_transposed():
@@ -160,7 +160,7 @@ def test_matrices_of_transformers_conv1d_are_stored_transposed():
         layer(torch.arange(8.0).reshape(2, 4)).square().sum().backward()
         optimizer.step()
     torch.testing.assert_close(ours.weight.T, theirs.weight)
-    assert "weight [4, 9] as [9, 4]" in Muon(ours).account()
+    assert "weight [4, 9] as [9, 4]" in Muon(ours).describe_groups()
 
 
 def test_gpt2_is_sorted():
@@ -197,7 +197,7 @@ def test_a_group_may_say_its_role(role):
 
 
 def test_the_account_says_how():
-    lines = MuLoCo1(Decoder()).account().splitlines()
+    lines = MuLoCo1(Decoder()).describe_groups().splitlines()
     assert lines == [
         "muon (matrix): 6 parameters, 384 elements",
         "    layers.*.attention.weight [8, 8] x 3",
@@ -213,7 +213,7 @@ def test_the_account_says_how():
     ]
     assert (
         "muon (as its group says): 1 parameters, 4 elements\n    without name [2, 2]"
-        in Muon([torch.ones(2, 2)], 0.1).account()
+        in Muon([torch.ones(2, 2)], 0.1).describe_groups()
     )
 
 
@@ -233,9 +233,9 @@ def test_the_account_of_a_sequential_shows_which_layer_is_which():
 
 
 def test_sorted_groups_are_logged(caplog):
-    caplog.set_level("INFO", logger="muloco.optim.by_rule")
+    caplog.set_level("INFO", logger="muloco.optim.rule_optimizer")
     optimizer = Muon(Decoder(), 0.1)
-    assert optimizer.account() in caplog.text
+    assert optimizer.describe_groups() in caplog.text
 
 
 def test_roles_survive_a_state_dict():
@@ -243,7 +243,7 @@ def test_roles_survive_a_state_dict():
     optimizer = MuLoCo1(model)
     other = MuLoCo1(model)
     other.load_state_dict(optimizer.state_dict())
-    assert other.account() == optimizer.account()
+    assert other.describe_groups() == optimizer.describe_groups()
 
 
 def test_parameters_without_names_are_muons_and_the_refusal_says_what_else_there_is():

@@ -16,7 +16,7 @@ SHAPES = [(6, 4), (5,), (), (2, 3, 4)]
 
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch):
-    module = importlib.import_module("muloco.optim.orthogonalize")
+    module = importlib.import_module("muloco.optim.newton_schulz")
     monkeypatch.setattr(module, "_fast_dtype", lambda device_type: torch.float32)
 
 
@@ -222,7 +222,7 @@ def test_empty_parameters_are_stepped(kind, shape, rule):
 @pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16], ids=str)
 def test_the_step_is_right_wherever_the_momentum_is_finite(monkeypatch, fast, dtype, nesterov):
     """Up to the ends of the range: the second momentum nears the largest number, and a gradient plus that overflows."""
-    monkeypatch.setattr(importlib.import_module("muloco.optim.orthogonalize"), "_fast_dtype", lambda device_type: fast)
+    monkeypatch.setattr(importlib.import_module("muloco.optim.newton_schulz"), "_fast_dtype", lambda device_type: fast)
     info = torch.finfo(dtype)
     signs = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).sign()
     rounded = dtype == torch.float32 and fast == torch.bfloat16  # what is subnormal then may vanish
@@ -308,7 +308,7 @@ def vector():
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ({"params": [vector()], "algorithm": "adam"}, "unknown algorithm 'adam'.*'adamw'.*'muon', 'adamw', 'lion'"),
+        ({"params": [vector()], "algorithm": "adam"}, "unknown algorithm 'adam'.*'adamw'.*'adamw', 'lion', 'muon'"),
         ({"params": [vector()], "algorithm": "adamw", "betas": (0.9, 1.0)}, r"betas\[1\] must be in \[0, 1\), not 1.0"),
         ({"params": [vector()], "algorithm": "lion", "betas": (-0.1, 0.9)}, r"betas\[0\] must be in \[0, 1\)"),
         ({"params": [vector()], "algorithm": "adamw", "betas": 0.9}, "betas must be a pair of numbers, not 0.9"),

@@ -19,7 +19,8 @@ from muloco.optim import Muon
 from muloco.optim.symmetric import Choices, symmetric_product
 
 symmetric = importlib.import_module("muloco.optim.symmetric")
-rule = importlib.import_module("muloco.optim.muon")
+newton_schulz = importlib.import_module("muloco.optim.newton_schulz")
+whole_matrices = importlib.import_module("muloco.optim.whole_matrices")
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -271,14 +272,14 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch, no_memory_of_obstacl
 
 def stepped(monkeypatch, optimizer):
     """By what an optimizer of one matrix has its products computed."""
-    asked, original = [], rule.orthogonal_direction
+    asked, original = [], newton_schulz.orthogonal_direction
 
     def recorded(*args, symmetric_products, **options):
         asked.append(symmetric_products)
         return original(*args, symmetric_products="matmul", **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rule, "orthogonal_direction", recorded)
+        patch.setattr(newton_schulz, "orthogonal_direction", recorded)
         param = optimizer.param_groups[0]["params"][0]
         param.grad = torch.ones_like(param)
         optimizer.step()
@@ -311,9 +312,9 @@ def test_an_optimizer_does_as_it_was_told(monkeypatch):
     ],
 )
 def test_ranks_that_compute_the_same_matrix_do_not_choose_for_themselves(monkeypatch, chosen, axes, ranks, by):
-    monkeypatch.setattr(rule.dist, "is_initialized", lambda: ranks is not None)
-    monkeypatch.setattr(rule.dist, "get_world_size", lambda: ranks)
-    assert rule._safe(chosen, SimpleNamespace(axes=[SimpleNamespace(size=size) for size in axes])) == by
+    monkeypatch.setattr(whole_matrices.dist, "is_initialized", lambda: ranks is not None)
+    monkeypatch.setattr(whole_matrices.dist, "get_world_size", lambda: ranks)
+    assert whole_matrices._safe(chosen, SimpleNamespace(axes=[SimpleNamespace(size=size) for size in axes])) == by
 
 
 def test_nothing_but_torch_is_needed():

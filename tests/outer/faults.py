@@ -32,12 +32,12 @@ class Faulty:
         return getattr(self._inner, name)
 
     def open(self, step: int) -> Round:
-        round = self._inner.open(step)
+        this_round = self._inner.open(step)
         point, act = self._point if step == self._step else "never", self._act
         if step == self._step:
             self._point = "never"
         self.exchanges.append(0)
-        return _FaultyRound(self, round, point, act)
+        return _FaultyRound(self, this_round, point, act)
 
 
 class _FaultyRound:
@@ -75,9 +75,9 @@ class _FaultyRound:
         return self._inner.vote(ok)
 
 
-def at_the_votes(transport: Any, round: Any, act: Callable[..., None]) -> None:
+def at_the_votes(transport: Any, this_round: Any, act: Callable[..., None]) -> None:
     """In place of the swap of the votes over torchft, calls `act` with that swap and its arguments."""
-    exchange_votes = round._exchange_votes
+    exchange_votes = this_round._exchange_votes
 
     def exchange(name: str) -> None:
         swap = transport.group.swap
@@ -89,7 +89,7 @@ def at_the_votes(transport: Any, round: Any, act: Callable[..., None]) -> None:
         transport.group.swap = instead
         exchange_votes(name)
 
-    round._exchange_votes = exchange
+    this_round._exchange_votes = exchange
 
 
 def die_in_process() -> None:

@@ -5,36 +5,38 @@ from collections.abc import Callable
 
 import torch
 
-from muloco.outer import Crowd, Transport
+from muloco.outer import Snapshot, Transport
 
-from .toy import Case, drift, restore, save, start
+from .toy import Case, drift, start
 
 
 class Worker:
     """One worker that can take over the state of another one, with the history of its syncs."""
 
-    def __init__(self, case: Case, transport: Transport, crowd: Crowd):
+    def __init__(self, case: Case, transport: Transport, worker: int, **options):
         self.parameters = start()
-        self.worker, self.step, self.steps = crowd.worker, 0, case.steps
+        self.worker, self.step, self.steps = worker, 0, case.steps
         self.syncs: list[tuple[int, list[int], int]] = []
         """After which step each came, with which workers, and with which digest of the anchor."""
         self.attempts: list[int] = []
         """Rounds that each of them took."""
-        self.joined: list[tuple[int, int]] = []
+        self.moves: list[tuple[int, int]] = []
         """Steps from which and to which it went when it took over a state."""
-        self.loop = case.loop(self.parameters, transport, crowd.worker, crowd=crowd, transfer=self)
+        self.loop = case.loop(self.parameters, transport, worker, transfer=self, **options)
 
-    def pack(self) -> bytes:
+    def pack(self, snapshot: Snapshot) -> bytes:
         buffer = io.BytesIO()
-        torch.save((self.step, save(self.loop, self.parameters)), buffer)
+        torch.save((self.step, snapshot.position, snapshot.tensors), buffer)
         return buffer.getvalue()
 
-    def unpack(self, state: bytes) -> None:
-        step, saved = torch.load(io.BytesIO(state), weights_only=True)
-        restore(saved, self.loop, self.parameters, step)
-        self.loop.begin_windows()
-        self.joined.append((self.step, step))
+    def unpack(self, state: bytes) -> Snapshot:
+        step, position, tensors = torch.load(io.BytesIO(state), weights_only=True)
+        self.moves.append((self.step, step))
         self.step = step
+        return Snapshot(position=position, tensors=tensors, residuals={}, codecs={})
+
+    def joined(self, data_position: str | None) -> None:
+        pass
 
     def train(self, before_sync: Callable[["Worker"], None]) -> None:
         """Trains to the end; `before_sync` is called before each."""

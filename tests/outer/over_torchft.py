@@ -35,7 +35,7 @@ def connect(
         run=run,
         secret=secret,
         worker=worker,
-        least=least,
+        min_replica_size=least,
         lighthouse=lighthouse,
         rank=rank,
         ranks=ranks,

@@ -1,12 +1,11 @@
 """A worker that finds too few others for a sync does it by itself; its state then continues like any other."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from muloco.outer import Round, StateLost, Transport, TransportError
+from muloco.outer import QuorumPolicy, Round, RunProgress, StateLost, Transport, TransportError, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 
 from .toy import Case, restore, save, start, train_in_process, walk
@@ -38,7 +37,7 @@ def test_what_it_saves_continues_as_if_it_had_been_alone_at_that_sync(since: int
     loop = case.loop(parameters, NoQuorum(InProcessGroup(1).transport(0), since), 0)
     loop.start(0)
     told = []
-    loop.membership.crowd = replace(loop.membership.crowd, committed=lambda step, *rest: told.append(step))
+    loop.membership.progress = RunProgress(record=lambda step, *rest: told.append(step))
     for step in range(1, case.steps + 1):
         try:
             walk(loop, parameters, 0, [step], case.steps)
@@ -53,7 +52,7 @@ def test_what_it_saves_continues_as_if_it_had_been_alone_at_that_sync(since: int
 
     again = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
     resumed = case.loop(again, InProcessGroup(1).transport(0), 0)
-    restore(saved, resumed, again, step)
+    restore(saved, resumed, again)
     resumed.start(step)
     rest = walk(resumed, again, 0, range(step + 1, case.steps + 1), case.steps)
     assert rest.digests == [sync.digest for at, sync in whole.syncs if at > step]
@@ -71,8 +70,8 @@ def test_one_that_was_left_behind_has_no_state_to_save() -> None:
     with pytest.raises(TransportError):
         walk(loop, parameters, 0, range(1, case.steps), case.steps)
     loop.membership.members = [0, 1]
-    loop.membership.crowd = replace(
-        loop.membership.crowd, workers=4, least=2, patience=0.0, passed=lambda step, fragment: True
-    )
+    loop.membership.identity = WorkerIdentity(workers=4)
+    loop.membership.quorum = QuorumPolicy(min_replica_size=2, quorum_timeout_seconds=0.0)
+    loop.membership.progress = RunProgress(committed_without_me=lambda step, fragment: True)
     with pytest.raises(StateLost):
         loop.sync_alone(case.interval)

@@ -8,7 +8,7 @@ import pytest
 
 from muloco.outer import ForeignRun
 from muloco.outer.company import Stranger, company_of, find_leaders, too_far_ahead
-from muloco.outer.header import NOTHING, PROTOCOL, Header, Unreadable, read_header
+from muloco.outer.header import PROTOCOL, Header, Unreadable, read_header
 from muloco.outer.terms import Terms
 
 WINDOW = 2
@@ -25,13 +25,13 @@ OWN = Header(
     weight=2,
     finite=True,
     digest=1,
-    share="",
-    history="h",
+    data_position="",
+    commit_hash="h",
 )
 
 
 def newcomer(header: Header) -> Header:
-    return replace(header, step=0, fragment=NOTHING, weight=0, history="")
+    return replace(header, step=0, fragment=None, weight=0, commit_hash="")
 
 
 def leaders_as_stated(headers: list[Header], workers: int) -> list[int]:
@@ -39,7 +39,7 @@ def leaders_as_stated(headers: list[Header], workers: int) -> list[int]:
     everyone = range(len(headers))
 
     def majority(ranks: tuple[int, ...]) -> bool:
-        alike = {(headers[r].step, headers[r].history, headers[r].fragment >= 0) for r in ranks}
+        alike = {(headers[r].step, headers[r].commit_hash, headers[r].sends) for r in ranks}
         return 2 * len(ranks) > workers and len(alike) == 1 and alike.pop()[2]
 
     majorities = [s for n in range(1, len(headers) + 1) for s in itertools.combinations(everyone, n) if majority(s)]
@@ -49,11 +49,11 @@ def leaders_as_stated(headers: list[Header], workers: int) -> list[int]:
         for r in believed
         if not any(
             headers[o].step > headers[r].step
-            or (headers[o].step == headers[r].step and headers[o].fragment >= 0 > headers[r].fragment)
+            or (headers[o].step == headers[r].step and headers[o].sends > headers[r].sends)
             for o in believed
         )
     ]
-    groups = [[o for o in there if headers[o].history == headers[r].history] for r in there]
+    groups = [[o for o in there if headers[o].commit_hash == headers[r].commit_hash] for r in there]
     most = max(len(group) for group in groups)
     return next(group for group in groups if len(group) == most)
 
@@ -64,8 +64,8 @@ def test_who_leads(workers: int, members: int) -> None:
     steps = (0, 2, 3) if members == 4 else (0, 1, 2, 3, 4, 5)
     terms = replace(TERMS, workers=workers)
     kinds = [
-        replace(OWN, terms=terms, step=step, fragment=fragment, history=history)
-        for step, fragment, history in itertools.product(steps, (NOTHING, 0), "hi")
+        replace(OWN, terms=terms, step=step, fragment=fragment, commit_hash=commit_hash)
+        for step, fragment, commit_hash in itertools.product(steps, (None, 0), "hi")
     ]
     for chosen in itertools.product(kinds, repeat=members):
         headers = [replace(header, worker=worker) for worker, header in enumerate(chosen)]
@@ -85,7 +85,7 @@ def members_of(kinds: str, states: tuple[str, ...]) -> list[Header | Unreadable]
     for worker, (kind, state) in enumerate(zip(kinds, states, strict=True)):
         header = replace(OWN, worker=worker, terms=OTHER if kind == "o" else TERMS)
         if state != "sends":
-            header = replace(newcomer(header), history="h" if state == "has history" else "")
+            header = replace(newcomer(header), commit_hash="h" if state == "has history" else "")
         version = header.to_bytes().replace(b'"protocol": %d' % PROTOCOL, b'"protocol": %d' % (PROTOCOL + 1))
         made.append(header if kind in "ro" else read_header(version if kind == "v" else b"GET / HTTP/1.1"))
     return made

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch
 
-from muloco.outer import torchft
+from muloco.outer import torchft_round
 from muloco.outer.authentication import TAG_BYTES
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
@@ -40,18 +40,18 @@ class Damage:
             transport.open = self.open  # type: ignore[method-assign]
 
     def open(self, step: int):
-        round = self._open(step)
-        exchange, headers = round.exchange, round.exchanges + 2
+        this_round = self._open(step)
+        exchange, headers = this_round.exchange, this_round.exchanges + 2
 
         def watched(*args):
-            self._counts = round.exchanges >= headers and len(args[0][0]) != TAG_BYTES
+            self._counts = this_round.exchanges >= headers and len(args[0][0]) != TAG_BYTES
             try:
                 return exchange(*args)
             finally:
                 self._counts = False
 
-        round.exchange = watched
-        return round
+        this_round.exchange = watched
+        return this_round
 
     def swap(self, received: torch.Tensor, *args) -> None:
         self._swap(received, *args)
@@ -104,7 +104,7 @@ def test_damaged_payloads_are_never_committed(kind: str, lighthouse, group) -> N
 
 def test_each_exchange_of_a_round_is_watched(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit flips in one swap of a run, for each swap of the rounds in turn."""
-    monkeypatch.setattr(torchft, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 64)
     case = Case(workers=2, interval=1, steps=1)
     (expected, _), counted = damaged(case, lighthouse(2), {}, group=group)
     for number in range(counted[1].swaps):

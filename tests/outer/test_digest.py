@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from muloco.outer.digest import as_hex, digest
+from muloco.outer.digest import digest
+from muloco.outer.sync import as_hex
 
 
 def reference(tensors: list[torch.Tensor]) -> int:

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from muloco.outer import AnchorMismatch, NonFinitePseudogradient
+from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
-from muloco.outer.codecs.dense import Dense
+from muloco.outer.codecs.kinds.dense import Float32
 from muloco.outer.compression import Compression
-from muloco.outer.digest import as_hex, digest
+from muloco.outer.digest import digest
 from muloco.outer.header import Header
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.sync import as_hex
 from muloco.outer.terms import Terms
 from muloco.outer.transaction import agree
 
@@ -117,13 +119,13 @@ def test_a_mean_that_is_not_finite_stops_all_though_each_part_was(kind: str, val
         if worker > 0:
             parameters["layers.1.bias"][0, 0] = -value
 
-    class Overflowing(Dense):
+    class Overflowing(Float32):
         """Adds parts without weights."""
 
         def decode_pieces(self, payloads, targets, *, weight=1.0, add=False) -> None:
             super().decode_pieces(payloads, targets, weight=1.0, add=add)
 
-    codec = build_codec(kind) if kind == "bf16" else Overflowing(torch.float32)
+    codec = build_codec(kind) if kind == "bf16" else Overflowing()
     found = errors(CASE.with_(delay=delay), nothing, spoil, compression=Compression(codec=codec))
     for error in found:
         assert isinstance(error, NonFinitePseudogradient)
@@ -151,12 +153,14 @@ def test_workers_that_send_different_fragments_are_stopped() -> None:
     terms = Terms(workers=2, sync_interval=7, fragments=3)
     header = Header(
         **{"run": "", "worker": 0, "terms": terms, "step": 7, "fragment": 0, "weight": 7},
-        **{"finite": True, "digest": 5, "share": "", "history": ""},
+        **{"finite": True, "digest": 5, "data_position": "", "commit_hash": ""},
     )
+
+    channel = Channel(Compression(), {"a": torch.ones(1)})
 
     def work(worker: int) -> None:
         own = replace(header, worker=worker, fragment=2 * worker)
-        agree(group.transport(worker), own, torch.ones(1), lambda fragment: Compression().wire({"a": torch.ones(1)}))
+        agree(group.transport(worker), own, torch.ones(1), lambda fragment: channel)
 
     with pytest.raises(AnchorMismatch, match=r"the workers send different fragments \(worker 0: 0, worker 1: 2"):
         run_workers(group, work)

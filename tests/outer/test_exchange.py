@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from muloco.outer import exchange
+from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression, Reduce, Wire
 from muloco.outer.exchange import average, gather_bytes, split
@@ -30,12 +31,12 @@ def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) ->
     wire = wire_of(shapes)
 
     def work(rank: int) -> tuple[torch.Tensor, int]:
-        round = group.transport(rank).open(1)
+        this_round = group.transport(rank).open(1)
         before = vectors[rank].clone()
-        mean = average(round, vectors[rank], wire, weights)
+        mean = average(this_round, vectors[rank], wire, weights)
         assert torch.equal(vectors[rank].nan_to_num(7), before.nan_to_num(7)), "what is sent is left alone"
-        sent = round.bytes_sent
-        over = average(round, before, wire, weights, overwrite=True)
+        sent = this_round.bytes_sent
+        over = average(this_round, before, wire, weights, overwrite=True)
         assert over is before and torch.equal(over, mean)
         return mean, sent
 
@@ -106,8 +107,8 @@ def test_bytes_of_a_sync_are_those_of_the_mean_and_of_small_headers() -> None:
     for worker, result in enumerate(train_in_process(case)):
         for _, sync in result.syncs:
             fragment = result.loop.fragments[sync.fragment]
-            own = sum(piece.elements for piece in split(fragment.wire.shapes, 3)[worker])
-            elements = sum(map(math.prod, fragment.wire.shapes))
+            own = sum(piece.elements for piece in split(fragment.channel.wire.shapes, 3)[worker])
+            elements = sum(map(math.prod, fragment.channel.wire.shapes))
             payload = 4 * (elements - own + 2 * own)
             assert payload < sync.bytes_sent < payload + 2 * 1000
 
@@ -131,8 +132,8 @@ def test_bytes_of_any_length_are_gathered() -> None:
 
 def test_one_worker_averages_nothing_and_copies_nothing() -> None:
     vector = torch.arange(15.0)
-    round = InProcessGroup(1).transport(0).open(1)
-    assert average(round, vector, wire_of([(5, 3)]), [7]) is vector
+    this_round = InProcessGroup(1).transport(0).open(1)
+    assert average(this_round, vector, wire_of([(5, 3)]), [7]) is vector
     assert vector.tolist() == list(range(15))
 
 
@@ -150,16 +151,16 @@ def test_compressed_means_may_be_written_over_what_they_average(workers: int, re
     vectors = [torch.randn(82) for _ in range(workers)]
 
     def work(rank: int) -> None:
-        round = group.transport(rank).open(1)
-        kept, over = compression.wire(tensors), compression.wire(tensors)
+        this_round = group.transport(rank).open(1)
+        kept, over = Channel(compression, tensors), Channel(compression, tensors)
         for _ in range(2):
-            mean = average(round, vectors[rank], kept, [3] * workers)
-            assert torch.equal(average(round, vectors[rank].clone(), over, [3] * workers, overwrite=True), mean)
-            for one, other in zip(kept.residuals.values(), over.residuals.values(), strict=True):
-                one.commit()
-                other.commit()
-                cpu = torch.device("cpu")
-                assert torch.equal(one.to_vector(82, cpu), other.to_vector(82, cpu))
+            mean = average(this_round, vectors[rank], kept.wire, [3] * workers, channel=kept)
+            flat, weights = vectors[rank].clone(), [3] * workers
+            assert torch.equal(average(this_round, flat, over.wire, weights, channel=over, overwrite=True), mean)
+            kept.commit()
+            over.commit()
+            ours, theirs = (channel.residuals(torch.device("cpu")) for channel in (over, kept))
+            assert all(torch.equal(ours[kind], vector) for kind, vector in theirs.items())
 
     for limit in (1, 200, 10_000):
         with pytest.MonkeyPatch.context() as patch:

@@ -16,6 +16,7 @@ import torch
 from torchft.process_group import ProcessGroupWrapper
 
 from muloco.outer import TransportError
+from muloco.outer.channel import Channel
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import MESSAGE_BYTES, average, gather_bytes
 from muloco.outer.header import PROTOCOL, Header, Unreadable, read_header
@@ -38,8 +39,8 @@ OWN = Header(
     weight=3,
     finite=True,
     digest=-5,
-    share='{"at": 1}',
-    history="0" * 16,
+    data_position='{"at": 1}',
+    commit_hash="0" * 16,
 )
 ELEMENTS = sum(map(math.prod, UNEVEN.values()))
 
@@ -225,19 +226,21 @@ def test_any_payload_decodes_to_a_piece(kind: str) -> None:
 @pytest.mark.parametrize("kind", CODECS)
 def test_a_mean_of_garbage_is_only_wrong(kind: str, reduce: str) -> None:
     """Such a round is never committed, see also `test_fault_grid`."""
-    wire = Compression(codec=CODECS[kind], reduce=reduce, error_feedback=True).wire(
-        {name: torch.empty(shape, device="meta") for name, shape in UNEVEN.items()}
+    channel = Channel(
+        Compression(codec=CODECS[kind], reduce=reduce, error_feedback=True),
+        {name: torch.empty(shape, device="meta") for name, shape in UNEVEN.items()},
     )
     draw = random.Random(0)
     for first in (0, 1):
-        mean = average(Garbled(draw, first), torch.randn(ELEMENTS), wire, [1, 2, 3])
+        mean = average(Garbled(draw, first), torch.randn(ELEMENTS), channel.wire, [1, 2, 3], channel=channel)
         assert mean.shape == (ELEMENTS,)
 
 
 def test_rounds_of_garbage_end_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether lengths or headers are garbage, each round fails as with a lost worker."""
     monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
-    wire = Compression(codec=CODECS["topk"]).wire({name: torch.empty(shape) for name, shape in UNEVEN.items()})
+    tensors = {name: torch.empty(shape) for name, shape in UNEVEN.items()}
+    channel = Channel(Compression(codec=CODECS["topk"]), tensors)
     for first in (0, 1):
         draw, opened = random.Random(first), []
 
@@ -247,7 +250,7 @@ def test_rounds_of_garbage_end_with_one_error(monkeypatch: pytest.MonkeyPatch) -
 
         transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
         with pytest.raises(TransportError, match=f"{ATTEMPTS} rounds failed one after the other"):
-            agree(transport, OWN, torch.randn(ELEMENTS), lambda fragment: wire)
+            agree(transport, OWN, torch.randn(ELEMENTS), lambda fragment: channel)
         assert len(opened) == ATTEMPTS
 
 

@@ -19,12 +19,12 @@ def test_turns_come_in_the_same_order_every_time() -> None:
             transport = group.transport(worker)
             for step in (1, 2):
                 log.append(f"{worker} computes {step}")
-                round = transport.open(step)
+                this_round = transport.open(step)
                 log.append(f"{worker} meets {step}")
                 data = torch.full((1,), worker, dtype=torch.uint8)
-                got = round.exchange([data] * 3, [1] * 3)
+                got = this_round.exchange([data] * 3, [1] * 3)
                 assert [int(part) for part in got] == [0, 1, 2]
-                assert round.vote(True)
+                assert this_round.vote(True)
 
         run_workers(group, work)
         return log
@@ -66,19 +66,19 @@ def test_a_worker_that_leaves_blocks_nobody() -> None:
         if worker == 3:
             return []
         seen: list[object] = [transport.open(1).vote(True)]
-        round = transport.open(2)
+        this_round = transport.open(2)
         if worker == 2:
             return []
         try:
-            round.exchange([torch.zeros(1, dtype=torch.uint8)] * 3, [1] * 3)
+            this_round.exchange([torch.zeros(1, dtype=torch.uint8)] * 3, [1] * 3)
         except TransportError as error:
             seen.append(str(error))
-        seen.append(round.vote(True))
-        round = transport.open(3)
-        seen.append(round.size)
+        seen.append(this_round.vote(True))
+        this_round = transport.open(3)
+        seen.append(this_round.size)
         if worker == 1:
             raise ArithmeticError("this worker fails")
-        seen += [round.vote(True), transport.open(4).size]
+        seen += [this_round.vote(True), transport.open(4).size]
         results.append(seen)
         return seen
 
@@ -93,11 +93,11 @@ def test_a_vote_against_frees_who_waits_in_the_exchange() -> None:
     group = InProcessGroup(2)
 
     def work(worker: int) -> bool:
-        round = group.transport(worker).open(1)
+        this_round = group.transport(worker).open(1)
         if worker == 0:
             with pytest.raises(TransportError, match="worker 1 did not come"):
-                round.exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])
-        return round.vote(worker == 0)
+                this_round.exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])
+        return this_round.vote(worker == 0)
 
     assert run_workers(group, work) == [False, False]
 
@@ -108,9 +108,9 @@ def test_a_deadlock_is_reported() -> None:
 
     def work(worker: int) -> None:
         transport = group.transport(worker)
-        round = transport.open(1)
+        this_round = transport.open(1)
         if worker == 0:
-            round.exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])
+            this_round.exchange([torch.zeros(1, dtype=torch.uint8)] * 2, [1, 1])
         else:
             transport.open(2)
 

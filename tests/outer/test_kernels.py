@@ -18,12 +18,14 @@ from triton.compiler import ASTSource
 
 from muloco.model.flavors import flavor
 from muloco.outer import digest_kernel, error_feedback
+from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.kernels import Stack
-from muloco.outer.codecs.lloyd_max import _Grid
+from muloco.outer.codecs.lloyd import Grid
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import average
 
+from ..covering import only
 from .launches import Launches
 
 ROWS, COLUMNS = 1024, 2816  # a matrix of the 416M flavor
@@ -36,9 +38,10 @@ ALL = [
 all_codecs = pytest.mark.parametrize(("kind", "bits", "granularity"), ALL)
 
 
-def test_by_the_interpreter() -> None:
+@pytest.mark.parametrize("which", only(["not full"], ["not full", "full"]))
+def test_by_the_interpreter(which: str) -> None:
     tests = Path(__file__).parent / "interpreted.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, tests]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -124,7 +127,7 @@ def test_codecs_move_little_more_than_they_must(kind: str, bits: int, granularit
     sum is written, and 8 and the codes, as the sum is read again and written back with the decoded codes taken off.
     """
     elements = 12 * ROWS * COLUMNS
-    cells = {"linear": 0, "statistical": 2**bits, "lloyd_max": _Grid.of(COLUMNS, bits).cells}[kind]
+    cells = {"linear": 0, "statistical": 2**bits, "lloyd_max": Grid.of(COLUMNS, bits).cells}[kind]
     table = 24 * cells / COLUMNS if granularity == "row" else 0
     floor = (12 if kind == "lloyd_max" else 8) + bits / 8 + table
     codec, pieces = build_codec(kind, bits=bits, granularity=granularity), meta(12, ROWS, COLUMNS)
@@ -199,14 +202,13 @@ def test_a_sync_at_416m_is_a_few_hundred_launches(kind: str, monkeypatch) -> Non
     shapes = [(size.vocabulary, width), *size.layers * layer, (width,), (size.vocabulary, width)]
     tensors = {str(number): torch.empty(shape, device="meta") for number, shape in enumerate(shapes)}
     norms = frozenset(name for name, tensor in tensors.items() if tensor.dim() == 1)
-    wire = Compression(codec=build_codec(kind, bits=4), dense=norms, error_feedback=True).wire(tensors)
+    channel = Channel(Compression(codec=build_codec(kind, bits=4), dense=norms, error_feedback=True), tensors)
     elements = sum(map(math.prod, shapes))
     flat = torch.empty(elements, device="meta")
 
     def sync() -> None:
-        average(Members(), flat, wire, [1] * 8)
-        for residual in wire.residuals.values():
-            residual.commit()
+        average(Members(), flat, channel.wire, [1] * 8, channel=channel)
+        channel.commit()
 
     work(monkeypatch, sync)  # there are residuals from now on
     launches, moved = work(monkeypatch, sync)

@@ -7,7 +7,7 @@ import torch
 
 from muloco.outer.peer_group import in_short
 from muloco.outer.staging import Staging
-from muloco.outer.torchft import TorchftRound
+from muloco.outer.torchft_round import TorchftRound
 from muloco.outer.transport import TransportError
 
 

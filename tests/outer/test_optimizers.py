@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from muloco.optim import Muon
+from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.outer import build_outer_optimizer, outer_learning_rate
@@ -95,14 +96,14 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
 
 def test_muon_is_computed_in_the_same_way_on_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices by timing could differ between workers, and so could their anchors."""
-    rule = importlib.import_module("muloco.optim.muon")
-    asked, original = [], rule.orthogonal_direction
+    newton_schulz = importlib.import_module("muloco.optim.newton_schulz")
+    asked, original = [], newton_schulz.orthogonal_direction
 
     def recorded(*args, symmetric_products: str, **options) -> Tensor:
         asked.append(symmetric_products)
         return original(*args, symmetric_products=symmetric_products, **options)
 
-    monkeypatch.setattr(rule, "orthogonal_direction", recorded)
+    monkeypatch.setattr(newton_schulz, "orthogonal_direction", recorded)
     anchor = torch.nn.Parameter(torch.ones(3, 2))
     anchor.grad = torch.ones(3, 2)
     build_outer_optimizer(OuterOptimizer(class_name="muon", lr=0.1, momentum=0.8), {"wq": anchor}).step()
@@ -140,7 +141,7 @@ def test_the_outer_rate_falls_as_its_schedule_says(schedule: str, closed_form: C
     config = Config()
     config.outer_optimizer = OuterOptimizer(lr=0.8, momentum=0.5, schedule=schedule, min_lr_factor=0.25)
     config.training.steps = CASE.steps
-    rate = outer_learning_rate(config)
+    rate = outer_learning_rate(resolve(config))
     for step in range(CASE.steps + 1):
         assert rate(step) == pytest.approx(closed_form(step / CASE.steps), abs=1e-12)
     expected = CASE.expected(outer=Nesterov(0.5), lr=lambda step: closed_form(step / CASE.steps))

@@ -96,8 +96,8 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
     transports = [connect(worker, address) for worker in range(2)]
 
     def work(worker: int) -> list[object]:
-        round = transports[worker].open(1)
-        return [round.size, *round.strangers]
+        this_round = transports[worker].open(1)
+        return [this_round.size, *this_round.strangers]
 
     with caplog.at_level(logging.WARNING, "muloco"):
         assert in_threads(2, work)[0] == [1, f"worker 1 (version {version} of the protocol)"]
@@ -129,8 +129,8 @@ def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
             vote(*args, **options)
 
         transport.group.abort = aborted  # type: ignore[method-assign]
-        round = transport.open(1)
-        found = [round.size, len(round.strangers), round.vote(True)]
+        this_round = transport.open(1)
+        found = [this_round.size, len(this_round.strangers), this_round.vote(True)]
         done.set()
         transport.close()
         return found
@@ -178,10 +178,10 @@ def test_a_run_begins_though_an_outsider_is_there_first(lighthouse) -> None:
         meet = transport.open
 
         def open_round(step: int):
-            round = meet(step)
-            if round.strangers:
+            this_round = meet(step)
+            if this_round.strangers:
                 met.set()
-            return round
+            return this_round
 
         transport.open = open_round  # type: ignore[method-assign]
         result = train(CASE, worker, transport)

@@ -8,21 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from muloco.outer import Crowd, TransportError
+from muloco.outer import QuorumPolicy, RunProgress, TransportError, WorkerIdentity
+from muloco.outer.channel import Channel
 from muloco.outer.company import Stranger
 from muloco.outer.compression import Compression
 from muloco.outer.header import Header
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.membership import Membership
+from muloco.outer.outcome import CatchUp, LeftBehind
 from muloco.outer.reachability import StaysOut
 from muloco.outer.terms import Terms
-from muloco.outer.transaction import NOBODY, agree, assemble
+from muloco.outer.transaction import agree, assemble
 
 from .over_torchft import connect, in_threads
 from .toy import SECONDS
 
 RANKS = 2
-WIRE = Compression().wire({"w": torch.empty(3)})
+CHANNEL = Channel(Compression(), {"w": torch.empty(3)})
 
 
 class Ranks:
@@ -67,10 +69,22 @@ def failing(error: TransportError) -> SimpleNamespace:
     )
 
 
-def header(worker: int = 0, fragment: int = 0, weight: int = 4) -> Header:
+def header(worker: int = 0, fragment: int | None = 0, weight: int = 4) -> Header:
     return Header(
         **{"run": "r", "worker": worker, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": fragment},
-        **{"weight": weight, "finite": True, "digest": 1, "share": "", "history": "h"},
+        **{"weight": weight, "finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},
+    )
+
+
+def membership(transport: Any, **options: Any) -> Membership:
+    defaults = {"quorum": QuorumPolicy(), "progress": RunProgress(), "handover": None}
+    return Membership(
+        transport,
+        identity=WorkerIdentity(workers=2),
+        terms=Terms(),
+        channel_of=lambda fragment: CHANNEL,
+        data_position=str,
+        **(defaults | options),
     )
 
 
@@ -84,7 +98,7 @@ def test_a_round_that_does_not_count_on_one_rank_counts_on_none(monkeypatch: pyt
         error = StaysOut("out") if rank == 0 else TransportError("the ranks have met different workers")
         rounds = iter([*(failing(error) for _ in range(15)), None])
         transport = ranks.transport(rank, open=lambda step: next(rounds) or alone.open(step))
-        assert agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE).attempts == 16
+        assert agree(transport, header(), lambda: torch.ones(3), lambda fragment: CHANNEL).attempts == 16
 
     assert ranks.run(work) == ["", ""]
 
@@ -96,8 +110,8 @@ def test_they_give_up_at_the_same_round(impatient: int) -> None:
 
     def work(rank: int) -> None:
         transport = ranks.transport(rank, open=lambda step: failing(TransportError("cut off")))
-        crowd = Crowd(workers=2, patience=0.0 if rank == impatient else 1000.0)
-        assemble(transport, header(fragment=-1, weight=0), lambda fragment: WIRE, crowd)
+        quorum = QuorumPolicy(quorum_timeout_seconds=0.0 if rank == impatient else 1000.0)
+        assemble(transport, header(fragment=None, weight=0), lambda fragment: CHANNEL, quorum)
 
     assert all("workers met within" in said for said in ranks.run(work))
 
@@ -110,7 +124,7 @@ def test_they_give_up_a_sync_at_the_same_round(impatient: int, monkeypatch: pyte
     def work(rank: int) -> None:
         transport = ranks.transport(rank, open=lambda step: failing(Stranger("it has no secret")))
         patience = 0.0 if rank == impatient else 1000.0
-        agree(transport, header(), lambda: torch.ones(3), lambda fragment: WIRE, patience=patience)
+        agree(transport, header(), lambda: torch.ones(3), lambda fragment: CHANNEL, patience=patience)
 
     said = ranks.run(work)
     assert "a worker that does not belong to the run" in said[impatient] and "another rank" in said[1 - impatient]
@@ -127,11 +141,9 @@ def test_a_state_that_one_rank_does_not_get_is_taken_over_by_none(unlucky: int) 
             return b"state"
 
         transport = ranks.transport(rank, fetch=fetch)
-        transfer = SimpleNamespace(unpack=unpacked.append)
-        member = Membership(
-            transport, Crowd(workers=2), terms=Terms(), wire_of=lambda fragment: WIRE, share=str, transfer=transfer
-        )
-        assert not member.take_over(SimpleNamespace(leaving=False, donor=1, name="1"))
+        member = membership(transport, handover=SimpleNamespace(unpack=unpacked.append))
+        committed = SimpleNamespace(stops=False, name="1")
+        assert not member.take_over(CatchUp(donor=1, committed=committed))  # type: ignore[arg-type]
 
     assert ranks.run(work) == ["", ""]
     assert unpacked == []
@@ -142,14 +154,12 @@ def test_if_the_others_went_on_without_a_worker_that_is_alone_all_its_ranks_know
     ranks = Ranks()
 
     def work(rank: int) -> None:
-        crowd = Crowd(workers=2, passed=lambda step, fragment: rank == 0)
-        member = Membership(
-            ranks.transport(rank), crowd, terms=Terms(), wire_of=lambda fragment: WIRE, share=str, transfer=None
-        )
+        progress = RunProgress(committed_without_me=lambda step, fragment: rank == 0)
+        member = membership(ranks.transport(rank), progress=progress)
         member.part(InProcessGroup(1).transport(0))
         own = SimpleNamespace(finite=True, overwrite=False, vector=lambda: torch.ones(3))
-        agreement = member.agree(1, 0, own, weight=1, checksum=torch.tensor(1))  # type: ignore[arg-type]
-        assert agreement.donor == NOBODY
+        outcome = member.agree(1, 0, own, weight=1, checksum=torch.tensor(1))  # type: ignore[arg-type]
+        assert outcome == LeftBehind()
 
     assert ranks.run(work) == ["", ""]
 

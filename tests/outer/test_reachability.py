@@ -8,14 +8,14 @@ import pytest
 import torch.distributed as dist
 from torchft.process_group import ProcessGroupGloo
 
-from muloco.outer import Crowd, reachability
+from muloco.outer import reachability
 from muloco.outer.peer_group import GlooGroup
 from muloco.outer.reachability import FAILURES, Reachability, reaches, staying_out
 from muloco.outer.torchft import TorchftTransport
 
 from .joining import Worker
 from .over_torchft import connect, in_threads
-from .toy import SECONDS, Case
+from .toy import Case
 
 
 @pytest.mark.parametrize("members", [2, 3, 4])
@@ -147,7 +147,7 @@ def test_the_others_go_on_without_it_and_it_comes_back(
 
     def work(worker: int) -> Worker:
         transport = links.connect(worker, address)
-        members[worker] = Worker(case, transport, Crowd(worker=worker, workers=workers, patience=SECONDS))
+        members[worker] = Worker(case, transport, worker)
         members[worker].train(before_sync)
         transport.close()
         return members[worker]
@@ -160,7 +160,7 @@ def test_the_others_go_on_without_it_and_it_comes_back(
     assert met == [everyone] * 2 + [stays] * len(without) + [everyone] * (28 - len(without))
     assert done[0].attempts[2] <= FAILURES + 1, "one of the two stays out after so many failed rounds"
     assert done[0].attempts[3 : 2 + len(without)] == [1] * (len(without) - 1), "then no round fails"
-    assert [worker.worker for worker in done if worker.joined] == [pair[1]]
+    assert [worker.worker for worker in done if worker.moves] == [pair[1]]
     assert len({worker.syncs[-1] for worker in map(_last, done)}) == 1
 
 

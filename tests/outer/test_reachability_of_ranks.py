@@ -41,9 +41,9 @@ def test_the_others_go_on_without_it_and_it_comes_back(lighthouse, monkeypatch: 
         transport = links[rank].connect_rank(worker, rank, address, ranks_group)
         sizes: list[int | None] = []
         for number in itertools.count(1):
-            round = transport.open(number)
-            stays_out = isinstance(round.failure, StaysOut)
-            sizes.append(round.size if round.vote(round.failure is None) else None if stays_out else 0)
+            this_round = transport.open(number)
+            stays_out = isinstance(this_round.failure, StaysOut)
+            sizes.append(this_round.size if this_round.vote(this_round.failure is None) else None if stays_out else 0)
             if sizes == [3] and place == WORKERS * RANKS - 1:
                 links[rank].cut.add(frozenset((1, 2)))
                 transport.cut()

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from muloco.outer.channel import Encoder
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.residual import Residual
 from muloco.sharding import local, shard_like
 
 from .compressed_reference import CompressedRounds, Feedback, diloco
@@ -46,9 +46,9 @@ def with_faults(case: Case, points: dict[int, tuple], compression: Compression =
 
 
 def assert_same_residuals(ours: Result, theirs: Result, what: object = "") -> None:
-    for kind, tensors in theirs.loop.residuals().items():
+    for kind, tensors in theirs.loop.snapshot(own=True).residuals.items():
         for name, value in tensors.items():
-            assert torch.equal(ours.loop.residuals()[kind][name], value), f"{what} {kind} {name}"
+            assert torch.equal(ours.loop.snapshot(own=True).residuals[kind][name], value), f"{what} {kind} {name}"
 
 
 @pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
@@ -89,40 +89,41 @@ def test_when_a_worker_goes_elements_that_change_their_owner_lose_what_was_left(
         for name, value in anchor.items():
             torch.testing.assert_close(result.parameters[name], value, rtol=1e-5, atol=1e-5, msg=name)
         for kind, vectors in (("sent", expected.sent), ("owned", expected.owned)):
-            left = torch.cat([tensor.flatten() for tensor in result.loop.residuals()[kind].values()])
+            left = torch.cat([tensor.flatten() for tensor in result.loop.snapshot(own=True).residuals[kind].values()])
             torch.testing.assert_close(left, vectors[worker], rtol=1e-4, atol=1e-5, msg=kind)
-        residuals = result.loop.fragments[0].wire.residuals
-        assert residuals["sent"].dropped == 0
-        assert residuals["owned"].dropped == expected.dropped[worker]
+        channel = result.loop.fragments[0].channel
+        assert channel.sent.residual.dropped == 0
+        assert channel.owned.residual.dropped == expected.dropped[worker]
     lost = sum(count for worker, count in expected.dropped.items() if worker != victim)
     assert (lost > 0) == (victim != 1), "the parts beside one in the middle only grow"
 
 
 def test_elements_keep_what_is_left_of_them_when_pieces_change() -> None:
-    residual = Residual(decay=1.0, alpha=1.0)
+    encoder = Encoder((1.0, 1.0, 1.0))
+    residual = encoder.residual
     nothing = build_codec("topk", fraction=1e-9)  # sends one element of a piece
     whole = torch.tensor([9.0, 1, 2, 3, 4, 5, 6, 7])
-    residual.encode(nothing, [whole], [10])
+    encoder.encode(nothing, [whole], [10])
     assert not residual.to_vector(30, whole.device).any(), "not before the commit"
-    residual.commit()
+    encoder.commit()
     assert residual.to_vector(30, whole.device)[10:18].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
-    residual.begin()
-    (payload,) = residual.encode(nothing, [torch.zeros(4)], [12])  # 12 to 15 are still encoded here, and 18 is new
+    encoder.begin()
+    (payload,) = encoder.encode(nothing, [torch.zeros(4)], [12])  # 12 to 15 are still encoded here, and 18 is new
     assert nothing.decode(payload, (4,)).tolist() == [0, 0, 0, 5]
-    residual.encode(nothing, [torch.tensor([8.0])], [18])
-    residual.commit()
+    encoder.encode(nothing, [torch.tensor([8.0])], [18])
+    encoder.commit()
     assert residual.dropped == 4, "10, 11, 16 and 17"
     assert residual.to_vector(19, whole.device)[10:].tolist() == [0, 0, 2, 3, 4, 0, 0, 0, 0]
 
 
 def test_a_retry_forgets_the_attempt_before() -> None:
-    residual, codec = Residual(decay=0.9, alpha=1.0), build_codec("linear", bits=1)
-    first = residual.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0])
-    residual.begin()
-    assert torch.equal(residual.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0]), first)
-    residual.begin()
-    residual.commit()
-    assert not residual.to_vector(3, first.device).any()
+    encoder, codec = Encoder((0.9, 1.0, 1.0)), build_codec("linear", bits=1)
+    first = encoder.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0])
+    encoder.begin()
+    assert torch.equal(encoder.encode(codec, [torch.tensor([1.0, 2.0, 4.0])], [0]), first)
+    encoder.begin()
+    encoder.commit()
+    assert not encoder.residual.to_vector(3, first.device).any()
 
 
 @pytest.mark.parametrize("reduce", ["reselect", "gather", "requantize"])
@@ -139,20 +140,18 @@ def test_saved_and_restored_at_any_step(reduce: str) -> None:
         states = []
         for step in range(1, case.steps):
             walk(loop, parameters, worker, [step], case.steps)
-            states.append((save(loop, parameters), loop.residuals()))
+            states.append(save(loop, parameters))
         return states
 
     states = run_workers(group, saving)
-    assert any(left.count_nonzero() for left in states[0][5][1]["sent"].values())
+    assert any(left.count_nonzero() for left in states[0][5][0].residuals["sent"].values())
     for step in range(1, case.steps):
         again = InProcessGroup(2)
 
         def work(worker: int, step=step, again=again) -> Result:
             parameters = {name: torch.full_like(tensor, 9.0) for name, tensor in start().items()}
             loop = case.loop(parameters, again.transport(worker), worker, **options)
-            saved, residuals = states[worker][step - 1]
-            restore(saved, loop, parameters, step)
-            loop.load_residuals(residuals)
+            restore(states[worker][step - 1], loop, parameters)
             loop.start(step)
             return walk(loop, parameters, worker, range(step + 1, case.steps + 1), case.steps)
 
@@ -163,15 +162,20 @@ def test_saved_and_restored_at_any_step(reduce: str) -> None:
 
 
 def test_a_worker_that_begins_with_the_anchor_has_nothing_left() -> None:
-    result = train_in_process(CASE, compression=COMPRESSION)[0]
-    assert any(left.count_nonzero() for kind in result.loop.residuals().values() for left in kind.values())
-    result.loop.begin_windows()
-    assert not any(left.count_nonzero() for kind in result.loop.residuals().values() for left in kind.values())
+    loop = train_in_process(CASE, compression=COMPRESSION)[0].loop
+
+    def is_left() -> bool:
+        residuals = loop.snapshot(own=True).residuals
+        return any(left.count_nonzero() for kind in residuals.values() for left in kind.values())
+
+    assert is_left()
+    loop.restore(loop.snapshot(own=False), own=False)
+    assert not is_left()
 
 
 def test_without_error_feedback_nothing_is_kept() -> None:
     result = train_in_process(CASE, compression=Compression(codec=CODEC))[0]
-    assert result.loop.residuals() == {}
+    assert result.loop.snapshot(own=True).residuals == {}
 
 
 def check_shards(rank: int, store: str, world: int) -> None:

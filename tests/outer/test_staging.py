@@ -109,11 +109,11 @@ def test_compressed_payloads_cross_compressed(lighthouse) -> None:
 
     def work(worker: int) -> int:
         transport, queue = connect(worker, address, least=2), Queue()
-        round = transport.open(1)
+        this_round = transport.open(1)
         transport.staging = queue
-        average(round, torch.full((rows * width,), 1.0 + worker), wire, [1, 1])
+        average(this_round, torch.full((rows * width,), 1.0 + worker), wire, [1, 1])
         copied = sum(queue.copied)
-        assert round.vote(True)
+        assert this_round.vote(True)
         transport.close()
         return copied
 

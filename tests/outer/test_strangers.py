@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from muloco.outer import Crowd, ForeignRun, TransportError, transaction
+from muloco.outer import ForeignRun, QuorumPolicy, RunProgress, TransportError, WorkerIdentity, transaction
+from muloco.outer.channel import Channel
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.exchange import gather_bytes
@@ -31,11 +32,14 @@ NONE = {"settings": {"compression.kind": "none"}}
 CASE = Case(workers=3, interval=4, steps=12)
 
 
+def quorum_of(least: int, *, late_after: float = 0.0, patience: float = SECONDS) -> QuorumPolicy:
+    return QuorumPolicy(min_replica_size=least, straggler_timeout_seconds=late_after, quorum_timeout_seconds=patience)
+
+
 def begin(case: Case, worker: int, transport, **options) -> Result | str:
     """One worker's run; the reason, if it is refused."""
-    crowd = Crowd(worker=worker, workers=case.workers, least=1, late_after=0.0, patience=SECONDS)
     parameters = start()
-    loop = case.loop(parameters, transport, worker, **({"crowd": crowd} | options))
+    loop = case.loop(parameters, transport, worker, **({"quorum": quorum_of(1)} | options))
     try:
         loop.start(0)
         return walk(loop, parameters, worker, range(1, case.steps + 1), case.steps)
@@ -80,8 +84,7 @@ def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit:
 
     def work(worker: int) -> None:
         parameters = start()
-        crowd = Crowd(worker=worker, workers=3, least=2, late_after=0.0, patience=SECONDS)
-        loop = case.loop(parameters, transports[worker], worker, crowd=crowd, **NONE)
+        loop = case.loop(parameters, transports[worker], worker, quorum=quorum_of(2), **NONE)
         loop.start(0)
         first = walk(loop, parameters, worker, range(1, 5), case.steps)
         if worker == 0:
@@ -102,13 +105,26 @@ def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit:
     assert [sorted(sync.weights) for _, sync in results[0].syncs] == [[0, 1]] * 3
 
 
+def member_of(transport, worker: int, workers: int, *, patience: float) -> Membership:
+    return Membership(
+        transport,
+        identity=WorkerIdentity(run="r", worker=worker, workers=workers),
+        quorum=QuorumPolicy(quorum_timeout_seconds=patience),
+        progress=RunProgress(),
+        terms=Terms(workers=workers),
+        channel_of=lambda fragment: None,
+        data_position=str,
+        handover=None,
+    )
+
+
 def test_a_worker_that_waits_at_the_start_says_for_how_many(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transaction, "TELL_SECONDS", 0.0)
-    crowd = Crowd(workers=4, least=1, late_after=1.0, patience=SECONDS)
+    quorum = quorum_of(1, late_after=1.0)
     with caplog.at_level("INFO"):
-        begin(CASE.with_(workers=1), 0, InProcessGroup(1).transport(0), crowd=crowd, **NONE)
+        begin(CASE.with_(workers=4), 0, InProcessGroup(1).transport(0), quorum=quorum, **NONE)
     assert [record.args for record in caplog.records if record.module == "transaction"] == [(1, 4, 1.0, 1)]
 
 
@@ -141,10 +157,10 @@ class Answered:
 def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stranger comes to more rounds than may fail, and goes; then the round is committed."""
     monkeypatch.setattr("muloco.outer.transaction.PAUSE_SECONDS", 0.0)
-    wire = Compression().wire({"w": torch.empty(3)})
+    channel = Channel(Compression(), {"w": torch.empty(3)})
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
-        **{"finite": True, "digest": 1, "share": "", "history": "h"},
+        **{"finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},
     )
     alone = InProcessGroup(1).transport(0)
     rounds = iter([*(Answered(b"GET / HTTP/1.1") for _ in range(15)), None])
@@ -153,11 +169,11 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
         return next(rounds) or alone.open(step)
 
     transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
-    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: wire)
+    agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: channel)
     assert agreement.weights == {0: 4} and agreement.attempts == 16
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
     with pytest.raises(TransportError, match="a worker that does not belong to the run"):
-        agree(transport, own, lambda: torch.ones(3), lambda fragment: wire, patience=0.0)
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: channel, patience=0.0)
 
 
 def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,46 +183,43 @@ def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monk
 
     def cut_off(step: int):
         group = InProcessGroup(1).transport(0)
-        round = group.open(step)
+        this_round = group.open(step)
         group.cut()
-        return round
+        return this_round
 
     transport = SimpleNamespace(open=cut_off, any_rank=bool, device=torch.device("cpu"))
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
-        **{"finite": True, "digest": 1, "share": "", "history": "h"},
+        **{"finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},
     )
     with pytest.raises(TransportError, match="10 rounds failed"):
-        agree(transport, own, lambda: torch.ones(3), lambda fragment: Compression().wire({"w": torch.empty(3)}))
+        agree(transport, own, lambda: torch.ones(3), lambda fragment: Channel(Compression(), {"w": torch.empty(3)}))
     assert pauses[:2] == [0, 0] and sum(pauses) > 10
 
 
 @pytest.mark.parametrize(
-    ("strangers", "history", "others", "stops"),
+    ("strangers", "commit_hash", "others", "stops"),
     [(["worker 1"], "", 0, True), ([], "", 0, False), (["worker 1"], "h", 0, False), (["worker 2"], "", 1, False)],
 )
 def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
-    strangers: list[str], history: str, others: int, stops: bool, monkeypatch: pytest.MonkeyPatch
+    strangers: list[str], commit_hash: str, others: int, stops: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while, in which others of its own run can come."""
     monkeypatch.setattr("muloco.outer.transaction.ALONE_SECONDS", 0.1)
     group = InProcessGroup(1 + others)
-    crowd = Crowd(run="r", workers=1 + others, patience=SECONDS)
 
     def work(worker: int) -> str:
         transport = group.transport(worker)
         meet = transport.open
 
         def open_round(step: int):
-            round = meet(step)
-            round.strangers = strangers
-            return round
+            this_round = meet(step)
+            this_round.strangers = strangers
+            return this_round
 
         transport.open = open_round
-        who = replace(crowd, worker=worker)
-        terms = Terms(workers=1 + others)
-        member = Membership(transport, who, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
-        member.history = history
+        member = member_of(transport, worker, 1 + others, patience=SECONDS)
+        member.commit_hash = commit_hash
         try:
             member.start(0, torch.tensor(1))
         except ForeignRun as error:
@@ -224,14 +237,12 @@ def test_a_worker_that_was_there_before_the_strangers_stays(monkeypatch: pytest.
     meet, came = transport.open, itertools.chain([()], itertools.repeat(("worker 1",)))
 
     def open_round(step: int):
-        round = meet(step)
-        round.strangers = next(came)
-        return round
+        this_round = meet(step)
+        this_round.strangers = next(came)
+        return this_round
 
     transport.open = open_round  # type: ignore[method-assign]
-    waiting = Crowd(run="r", workers=2, patience=0.5)
-    terms = Terms(workers=2)
-    member = Membership(transport, waiting, terms=terms, wire_of=lambda fragment: None, share=str, transfer=None)
+    member = member_of(transport, 0, 2, patience=0.5)
     with pytest.raises(TransportError, match="1 of 2 workers met"):
         member.start(0, torch.tensor(1))
 

@@ -11,7 +11,7 @@ from muloco.outer.authentication import Key
 from muloco.outer.exchange import gather_bytes
 from muloco.outer.seal import SecretHash
 from muloco.outer.staging import Staging
-from muloco.outer.torchft import TorchftRound
+from muloco.outer.torchft_round import TorchftRound
 from muloco.outer.transport import Unverified
 
 from .over_torchft import KEY
@@ -68,16 +68,16 @@ WRONG = {
 
 def test_a_message_with_its_tag_is_heard() -> None:
     first, last = ahead(b"0", 0), ahead(b"2", 2)
-    round = round_of_three(answers=[[first, RIGHT, last], [b"0", SAID, b"2"]])
-    assert gather_bytes(round, b"0") == [b"0", SAID, b"2"]
+    this_round = round_of_three(answers=[[first, RIGHT, last], [b"0", SAID, b"2"]])
+    assert gather_bytes(this_round, b"0") == [b"0", SAID, b"2"]
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_message_with_a_wrong_tag_is_refused(what: str) -> None:
     """Before its length is relied on; the error knows who it is."""
-    round = round_of_three(answers=[[ahead(b"0", 0), WRONG[what], ahead(b"2", 2)]])
+    this_round = round_of_three(answers=[[ahead(b"0", 0), WRONG[what], ahead(b"2", 2)]])
     with pytest.raises(Unverified, match=r"^worker 1 sent a message without the tag of the run") as caught:
-        gather_bytes(round, b"0")
+        gather_bytes(this_round, b"0")
     assert caught.value.ranks == (1,)
 
 
@@ -105,12 +105,12 @@ def vote(rank: int, *, purpose: str = "vote", name: str = NAME, key: Key = KEY) 
     ],
 )
 def test_a_vote_counts_with_its_own_tag_only(second: bytes, counts: bool) -> None:
-    round = round_of_three(answers=[[vote(0), vote(1), second]])
+    this_round = round_of_three(answers=[[vote(0), vote(1), second]])
     if counts:
-        round._exchange_votes(NAME)
+        this_round._exchange_votes(NAME)
         return
     with pytest.raises(Unverified, match="worker 2 sent bytes that are not a vote on this round") as caught:
-        round._exchange_votes(NAME)
+        this_round._exchange_votes(NAME)
     assert caught.value.ranks == (2,)
 
 
@@ -120,23 +120,23 @@ def test_seals_are_of_one_sender_and_one_receiver() -> None:
     parts, tags = [b"x" * 40] * 3, {}
     for rank in range(3):
         sent: list[list[bytes]] = []
-        round = round_of_three(rank=rank, answers=[parts])
-        round.exchange([torch.frombuffer(bytearray(parts[0]), dtype=torch.uint8)] * 3, [40] * 3)
+        this_round = round_of_three(rank=rank, answers=[parts])
+        this_round.exchange([torch.frombuffer(bytearray(parts[0]), dtype=torch.uint8)] * 3, [40] * 3)
 
         def record(outgoing: list[bytes], sent=sent, rank=rank) -> list[bytes]:
             sent.append(outgoing)
             raise Unverified("", [rank])
 
-        round._exchange_tags = record  # type: ignore[method-assign]
+        this_round._exchange_tags = record  # type: ignore[method-assign]
         with pytest.raises(Unverified):
-            round._compare_seals(NAME)
+            this_round._compare_seals(NAME)
         tags[rank] = sent[0]
 
     def compared(first: bytes, second: bytes) -> tuple[int, ...]:
-        round = round_of_three(answers=[parts, [bytes(32), first, second]])
-        round.exchange([torch.frombuffer(bytearray(parts[0]), dtype=torch.uint8)] * 3, [40] * 3)
+        this_round = round_of_three(answers=[parts, [bytes(32), first, second]])
+        this_round.exchange([torch.frombuffer(bytearray(parts[0]), dtype=torch.uint8)] * 3, [40] * 3)
         try:
-            round._compare_seals(NAME)
+            this_round._compare_seals(NAME)
         except Unverified as error:
             return error.ranks
         return ()
@@ -159,8 +159,8 @@ class Copies(Staging):
 
 def test_seals_are_made_of_the_memory_of_the_group() -> None:
     """So that workers with accelerators and workers without one use the same hash."""
-    round, hashed, seen = round_of_three(answers=[[b"x" * 40] * 3] * 2), set(), []
-    swap = round._transport.group.swap
+    this_round, hashed, seen = round_of_three(answers=[[b"x" * 40] * 3] * 2), set(), []
+    swap = this_round._transport.group.swap
 
     def watched(received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile) -> None:
         seen.extend([received, *sent])
@@ -170,11 +170,11 @@ def test_seals_are_made_of_the_memory_of_the_group() -> None:
         hashed.add(data.untyped_storage().data_ptr())
         return torch.zeros(2, dtype=torch.int64)
 
-    round._transport.group.swap = watched  # type: ignore[method-assign]
-    round._transport.secret_hash = SimpleNamespace(of=record)  # type: ignore[assignment]
-    round._transport.staging = Copies(CPU, CPU)
+    this_round._transport.group.swap = watched  # type: ignore[method-assign]
+    this_round._transport.secret_hash = SimpleNamespace(of=record)  # type: ignore[assignment]
+    this_round._transport.staging = Copies(CPU, CPU)
     payload = [torch.frombuffer(bytearray(b"x" * 40), dtype=torch.uint8)] * 3
     for _ in range(2):
-        round.exchange(payload, [40] * 3)
-    round._seal(())
+        this_round.exchange(payload, [40] * 3)
+    this_round._seal(())
     assert hashed == {data.untyped_storage().data_ptr() for data in seen if data.numel()}

@@ -2,11 +2,11 @@
 
 import pytest
 
-from muloco.outer import Crowd
+from muloco.outer import RunProgress
 from muloco.outer.in_process import InProcessGroup
 
 from .joining import Worker
-from .toy import SECONDS, Case
+from .toy import Case
 from .workers import run_workers
 
 CASE = Case(workers=3, interval=4, steps=40)
@@ -31,7 +31,7 @@ def trained(wakes_before: int, *, told: bool) -> list[Worker]:
     def before_sync(member: Worker) -> None:
         if member.worker == 0 and member.step == wakes_before:
             group.present |= {1, 2}
-        if member.worker != 0 and member.step == PAUSE and not member.joined:
+        if member.worker != 0 and member.step == PAUSE and not member.moves:
             stand_still(group, member.worker)
 
     def work(worker: int) -> Worker:
@@ -39,8 +39,8 @@ def trained(wakes_before: int, *, told: bool) -> list[Worker]:
             alone = (step for step, workers, _ in made[0].syncs if worker not in workers)
             return told and worker != 0 and any(step >= due for step in alone)
 
-        crowd = Crowd(worker=worker, workers=CASE.workers, patience=SECONDS, passed=passed)
-        made[worker] = Worker(CASE, group.transport(worker), crowd)
+        progress = RunProgress(committed_without_me=passed)
+        made[worker] = Worker(CASE, group.transport(worker), worker, progress=progress)
         made[worker].train(before_sync)
         return made[worker]
 
@@ -53,8 +53,8 @@ def test_nothing_is_lost_of_what_one_worker_has_learned_alone(wakes_before: int,
     knowledge, a worker that is one window ahead is believed."""
     zero, *others = trained(wakes_before, told=told)
     steps = [step for step, _, _ in zero.syncs]
-    assert steps == sorted(set(steps)) and not zero.joined, "worker 0 never goes back"
-    assert all(worker.joined == [(PAUSE, wakes_before)] for worker in others)
+    assert steps == sorted(set(steps)) and not zero.moves, "worker 0 never goes back"
+    assert all(worker.moves == [(PAUSE, wakes_before)] for worker in others)
     alone = [step for step, workers, _ in zero.syncs if workers == [0]]
     assert alone == list(range(PAUSE, wakes_before + 1, 4))
     assert {tuple(workers) for step, workers, _ in zero.syncs if step > wakes_before} == {(0, 1, 2)}
@@ -65,8 +65,8 @@ def test_nothing_is_lost_of_what_one_worker_has_learned_alone(wakes_before: int,
 def test_more_than_half_who_know_nothing_of_it_do_not_believe_a_lead_of_more_than_a_window() -> None:
     """The one that was ahead takes over their state, and all train to the end together."""
     zero, *others = trained(24, told=False)
-    assert zero.joined == [(24, PAUSE)]
-    assert all(not worker.joined for worker in others)
+    assert zero.moves == [(24, PAUSE)]
+    assert all(not worker.moves for worker in others)
     for worker in others:
         assert [(step, members) for step, members, _ in worker.syncs] == [
             (step, [1, 2] if step == PAUSE else [0, 1, 2]) for step in range(4, CASE.steps + 1, 4)

@@ -10,7 +10,7 @@ from torchft.local_sgd import DiLoCo
 from torchft.manager import Manager
 from torchft.process_group import ProcessGroupGloo
 
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, QuorumPolicy, WorkerIdentity
 from muloco.outer.fragments import by_modules
 from muloco.outer.store import loopback_store
 
@@ -40,7 +40,8 @@ def train_ours(worker: int, workers: int, fragments: int, delay: int, address: s
         parameters,
         sgd(LR, MOMENTUM),
         transport,
-        crowd=Crowd(worker=worker, workers=workers, patience=SECONDS),
+        identity=WorkerIdentity(worker=worker, workers=workers),
+        quorum=QuorumPolicy(quorum_timeout_seconds=SECONDS),
         sync_interval=INTERVAL,
         fragments=by_modules(list(parameters), MODULES[fragments]),
         delay=delay,

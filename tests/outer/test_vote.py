@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 import torch
 
-from muloco.outer import TransportError, torchft
+from muloco.outer import TransportError, torchft, torchft_round
 from muloco.outer.peer_group import GlooGroup, PeerGroup
 from muloco.outer.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.torchft import TorchftRound, TorchftTransport
+from muloco.outer.torchft import TorchftTransport
+from muloco.outer.torchft_round import TorchftRound
 
 from .faults import at_the_votes
 from .over_torchft import KEY, connect, in_threads
@@ -40,7 +41,7 @@ def vote_of_two(
     return in_threads(2, work)
 
 
-def lose_contact_after(transport: TorchftTransport, round: TorchftRound, happened: Callable[[], object]) -> None:
+def lose_contact_after(transport: TorchftTransport, this_round: TorchftRound, happened: Callable[[], object]) -> None:
     """The exchange of the votes leaves this member without an answer, once something else has happened."""
 
     def lost(send: Callable[..., None], *args) -> None:
@@ -52,11 +53,11 @@ def lose_contact_after(transport: TorchftTransport, round: TorchftRound, happene
         happened()
         raise RuntimeError("the test has broken the connection")
 
-    at_the_votes(transport, round, lost)
+    at_the_votes(transport, this_round, lost)
 
 
 def test_a_vote_against_is_heard_by_all(lighthouse, group) -> None:
-    votes = {0: lambda _, round: round.vote(True), 1: lambda _, round: round.vote(False)}
+    votes = {0: lambda _, this_round: this_round.vote(True), 1: lambda _, this_round: this_round.vote(False)}
     assert vote_of_two(lighthouse(2), group, votes) == [False, False]
 
 
@@ -72,20 +73,20 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
     monkeypatch.setattr(torchft, "ask", watched)
     voting = threading.Event()
 
-    def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
-        lose_contact_after(transport, round, lambda: voting.wait(SECONDS))
-        committed = round.vote(True)
+    def unsure(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+        lose_contact_after(transport, this_round, lambda: voting.wait(SECONDS))
+        committed = this_round.vote(True)
         heard.extend(answers)  # those in the vote; whoever leaves asks as well
         return committed
 
-    def late(transport: TorchftTransport, round: TorchftRound) -> bool:
+    def late(transport: TorchftTransport, this_round: TorchftRound) -> bool:
         def slow(send: Callable[..., None], *args) -> None:
             voting.set()
             assert asked.wait(SECONDS)
             send(*args)
 
-        at_the_votes(transport, round, slow)
-        return round.vote(True)
+        at_the_votes(transport, this_round, slow)
+        return this_round.vote(True)
 
     assert vote_of_two(lighthouse(2), group, {0: unsure, 1: late}) == [True, True]
     assert heard[0] == VOTING and heard[-1] == COMMITTED
@@ -105,15 +106,15 @@ def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, group, mon
 
     monkeypatch.setattr(torchft, "ask", watched)
 
-    def unsure(transport: TorchftTransport, round: TorchftRound) -> bool:
-        lose_contact_after(transport, round, lambda: None)
-        return round.vote(True)
+    def unsure(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+        lose_contact_after(transport, this_round, lambda: None)
+        return this_round.vote(True)
 
-    def late(transport: TorchftTransport, round: TorchftRound) -> bool:
+    def late(transport: TorchftTransport, this_round: TorchftRound) -> bool:
         begin = transport.server.begin_vote
         transport.server.begin_vote = lambda name: asked.wait(SECONDS) and begin(name)
         try:
-            return round.vote(True)
+            return this_round.vote(True)
         finally:
             voted.set()
 
@@ -138,14 +139,14 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
 
     def work(worker: int) -> bool:
         transport = connect(worker, address, least=2, group=group)
-        round = transport.open(1)
+        this_round = transport.open(1)
         if worker == 0:
             in_doubt.append(threading.current_thread())
-            lose_contact_after(transport, round, lambda: None)
-            answer = round.vote(True)
+            lose_contact_after(transport, this_round, lambda: None)
+            answer = this_round.vote(True)
             transport.close()
             return answer
-        answer = round.vote(True)
+        answer = this_round.vote(True)
         transport.close()
         leaving.set()
         return answer
@@ -157,16 +158,16 @@ def test_votes_are_not_heard_before_they_are_cast(lighthouse, group) -> None:
     """One worker votes yes before the other has voted, and receives nothing until then."""
     heard, order = threading.Event(), []
 
-    def early(transport: TorchftTransport, round: TorchftRound) -> bool:
-        answer = round.vote(True)
+    def early(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+        answer = this_round.vote(True)
         order.append("heard")
         heard.set()
         return answer
 
-    def late(transport: TorchftTransport, round: TorchftRound) -> bool:
+    def late(transport: TorchftTransport, this_round: TorchftRound) -> bool:
         assert not heard.wait(0.5)
         order.append("cast")
-        return round.vote(True)
+        return this_round.vote(True)
 
     assert vote_of_two(lighthouse(2), group, {0: early, 1: late}) == [True, True]
     assert order == ["cast", "heard"]
@@ -214,11 +215,14 @@ def test_the_vote_stands_where_connections_fail_after_it(failure: str, lighthous
 def test_what_is_no_vote_on_this_round_is_not_taken_for_one(lighthouse, group) -> None:
     """The members count their rounds differently, so that they vote on different ones: neither is committed."""
 
-    def ahead(transport: TorchftTransport, round: TorchftRound) -> bool:
+    def ahead(transport: TorchftTransport, this_round: TorchftRound) -> bool:
         transport._rounds += 1
-        return round.vote(True)
+        return this_round.vote(True)
 
-    assert vote_of_two(lighthouse(2), group, {0: lambda _, round: round.vote(True), 1: ahead}) == [False, False]
+    assert vote_of_two(lighthouse(2), group, {0: lambda _, one_round: one_round.vote(True), 1: ahead}) == [
+        False,
+        False,
+    ]
 
 
 def test_a_quorum_that_does_not_come_is_an_error_that_says_so(lighthouse) -> None:
@@ -267,15 +271,15 @@ def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd:
 
 def test_a_member_that_is_lost_between_two_chunks(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came before does not make up for what does not come any more."""
-    monkeypatch.setattr(torchft, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 4)
     data = torch.arange(12, dtype=torch.uint8)
 
-    def stays(transport: TorchftTransport, round: TorchftRound) -> bool:
+    def stays(transport: TorchftTransport, this_round: TorchftRound) -> bool:
         with pytest.raises(TransportError, match="lost contact with another worker"):
-            round.exchange([data, data], [12, 12])
-        return round.vote(False)
+            this_round.exchange([data, data], [12, 12])
+        return this_round.vote(False)
 
-    def is_lost(transport: TorchftTransport, round: TorchftRound) -> bool:
+    def is_lost(transport: TorchftTransport, this_round: TorchftRound) -> bool:
         with pytest.raises(TransportError, match="this worker was cut off"):
             swap = transport.group.swap
 
@@ -288,7 +292,7 @@ def test_a_member_that_is_lost_between_two_chunks(lighthouse, group, monkeypatch
                 transport.cut()
 
             transport.group.swap = twice
-            round.exchange([data, data], [12, 12])
-        return round.vote(False)
+            this_round.exchange([data, data], [12, 12])
+        return this_round.vote(False)
 
     assert vote_of_two(lighthouse(2), group, {0: stays, 1: is_lost}) == [False, False]

@@ -7,7 +7,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from muloco.outer import Crowd, OuterLoop, Sync, Transport
+from muloco.outer import OuterLoop, QuorumPolicy, Snapshot, Sync, Transport, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 
 from . import reference
@@ -68,7 +68,8 @@ class Case:
 
     def loop(self, parameters: Mapping[str, Tensor], transport: Transport, worker: int, **options) -> OuterLoop:
         settings = {
-            "crowd": Crowd(worker=worker, workers=self.workers, patience=SECONDS),
+            "identity": WorkerIdentity(worker=worker, workers=self.workers),
+            "quorum": QuorumPolicy(quorum_timeout_seconds=SECONDS),
             "sync_interval": self.interval,
             "fragments": FRAGMENTS[self.fragments],
             "delay": self.delay,
@@ -129,25 +130,24 @@ def walk(loop: OuterLoop, parameters: dict[str, Tensor], worker: int, steps: Seq
     return result
 
 
-def save(loop: OuterLoop, parameters: Mapping[str, Tensor]) -> tuple:
+def save(loop: OuterLoop, parameters: Mapping[str, Tensor]) -> tuple[Snapshot, dict[str, Tensor]]:
     """All that a checkpoint holds of a worker, copied."""
-    position = loop.state_dict()
-    tensors = {kind: {n: t.clone() for n, t in values.items()} for kind, values in loop.global_tensors().items()}
-    return position, tensors, {name: tensor.clone() for name, tensor in parameters.items()}
+    snapshot = loop.snapshot(own=True)
+    tensors = {kind: {n: t.clone() for n, t in values.items()} for kind, values in snapshot.tensors.items()}
+    return replace(snapshot, tensors=tensors), {name: tensor.clone() for name, tensor in parameters.items()}
 
 
-def restore(saved: tuple, loop: OuterLoop, parameters: Mapping[str, Tensor], step: int) -> None:
-    """Into a fresh loop, in the order in which a checkpoint does it."""
-    position, tensors, local = saved
+def restore(saved: tuple[Snapshot, dict[str, Tensor]], loop: OuterLoop, parameters: Mapping[str, Tensor]) -> None:
+    """Into a fresh loop, whose tensors are afterwards those that were saved, no more and no fewer."""
+    snapshot, local = saved
     for name, value in local.items():
         parameters[name].copy_(value)
-    loop.prepare_to_load(step, in_flight="mean" in tensors)
-    room = loop.global_tensors()
-    assert {kind: set(values) for kind, values in room.items()} == {k: set(v) for k, v in tensors.items()}
-    for kind, values in tensors.items():
-        for name, value in values.items():
-            room[kind][name].copy_(value)
-    loop.load_state_dict(position)
+    loop.restore(snapshot, own=True)
+    restored = loop.snapshot(own=True)
+    assert restored.position == snapshot.position
+    for own, theirs in ((restored.tensors, snapshot.tensors), (restored.residuals, snapshot.residuals)):
+        assert {kind: set(values) for kind, values in own.items()} == {k: set(v) for k, v in theirs.items()}
+        assert all(torch.equal(own[kind][name], theirs[kind][name]) for kind in own for name in own[kind])
 
 
 def train(case: Case, worker: int, transport: Transport, **options) -> Result:
@@ -169,7 +169,7 @@ def assert_equals_reference(results: Sequence[Result], expected: reference.Outco
     for worker, result in enumerate(results):
         assert result.digests == results[0].digests, f"{what}: digests of worker {worker}"
         assert result.history == expected.syncs, f"{what}: syncs of worker {worker}"
-        anchor = result.loop.global_tensors()["anchor"]
+        anchor = result.loop.snapshot(own=False).tensors["anchor"]
         for name, value in expected.anchor.items():
             assert torch.equal(result.parameters[name], results[0].parameters[name]), f"{what}: {name}, {worker}"
             assert torch.equal(result.parameters[name], anchor[name]), f"{what}: {name} of {worker} is not the anchor"

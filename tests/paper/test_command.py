@@ -15,7 +15,7 @@ from muloco.paper.command import span
 from muloco.paper.options import add_options
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json
 from muloco.runs.lock import only_one
-from muloco.settings.load import to_dict
+from muloco.settings.stored import to_dict
 from muloco.sweeps import local
 from muloco.sweeps.expand import Job
 from muloco.sweeps.local import Task

@@ -164,7 +164,7 @@ optimizer = MuLoCo1(model)
 model(torch.ones(2, 3)).sum().backward()
 optimizer.step()
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("muloco.")}
-assert rooms == {"optim", "pytorch", "sharding"}, rooms
+assert rooms == {"optim", "pytorch", "sharding", "suggest"}, rooms
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.pytorch import MuLoCo1, Muon
 from muloco.settings.outer import OuterOptimizer
@@ -116,7 +116,7 @@ def test_is_the_training_systems_run_with_one_worker_bit_by_bit(dtype):
     ]
     outer = partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6))
     tensors = {name: param.data for name, param in other.named_parameters()}
-    loop = OuterLoop(tensors, outer, InProcessGroup(1).transport(0), crowd=Crowd(), sync_interval=4)
+    loop = OuterLoop(tensors, outer, InProcessGroup(1).transport(0), identity=WorkerIdentity(), sync_interval=4)
 
     decay = partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: 0.9**step)
     schedulers = [decay(optimizer), *map(decay, inner)]
@@ -134,7 +134,7 @@ def test_is_the_training_systems_run_with_one_worker_bit_by_bit(dtype):
             scheduler.step()
         assert_same(weights(model), weights(other))
     anchors = [optimizer.state[param]["anchor"] for param in model.parameters()]
-    assert_same(anchors, loop.global_tensors()["anchor"].values())
+    assert_same(anchors, loop.snapshot(own=False).tensors["anchor"].values())
 
 
 # --- state ------------------------------------------------------------------------------------------------------------

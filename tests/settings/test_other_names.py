@@ -9,9 +9,12 @@ import pytest
 from muloco.errors import UserError
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import CHECKOUT, apply_overrides, field_types, flatten, load_config, settle
+from muloco.settings.fields import field_types, flatten
+from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.optimizer import Role
 from muloco.settings.other_names import PAPER
+from muloco.settings.overrides import apply_overrides
+from muloco.settings.paper_forms import settle
 
 DOCUMENT = (CHECKOUT / "docs/coming-from-the-papers-repository.md").read_text()
 OPTIONS = DOCUMENT[DOCUMENT.index("## Options") :]

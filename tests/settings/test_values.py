@@ -10,7 +10,8 @@ import pytest
 from muloco.errors import UserError
 from muloco.settings.bounds import LONGEST_NAME, Count, Momentum, Name, Names, Positive, Seconds, Seed, Share, SomeShare
 from muloco.settings.config import Config
-from muloco.settings.load import field_types, get_field, set_field, settle
+from muloco.settings.fields import field_types, get_field, set_field
+from muloco.settings.paper_forms import settle
 from muloco.settings.values import BadValue, checked, described, read
 
 NAN, INFINITY = float("nan"), float("inf")

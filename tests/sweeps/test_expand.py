@@ -6,7 +6,8 @@ import pytest
 
 from muloco.errors import UserError
 from muloco.resolve import resolve
-from muloco.settings.load import flatten, load_config
+from muloco.settings.fields import flatten
+from muloco.settings.load import load_config
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.sweep import Given, Grid, Sweep, product

@@ -12,7 +12,8 @@ from muloco.model.flavors import flavor
 from muloco.recipes import base, model_map
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import CHECKOUT, flatten
+from muloco.settings.fields import flatten
+from muloco.settings.load import CHECKOUT
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, expand
 from muloco.sweeps.files import load_sweep

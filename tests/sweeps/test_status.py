@@ -10,7 +10,8 @@ from muloco.cli import main
 from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json
 from muloco.runs.states import State, tell_state
-from muloco.settings.load import load_config, to_dict
+from muloco.settings.load import load_config
+from muloco.settings.stored import to_dict
 from muloco.sweeps.state import progress
 
 from .fake_slurm import FakeSlurm

@@ -99,20 +99,20 @@ def test_what_failed_is_submitted_again_but_not_for_ever(
     assert fake.names.count("tiny_lr0.01") == 1
 
 
-@pytest.mark.parametrize("remembered", [True, False])
-def test_an_unusable_config_is_not_tried_again_before_it_is_changed(
-    remembered: bool, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
+@pytest.mark.parametrize(("status", "remembered"), [(2, True), (2, False), (3, True)])
+def test_what_would_fail_again_is_not_tried_again_before_it_is_changed(
+    status: int, remembered: bool, fake: FakeSlurm, sweep_file: SweepFile, muloco: Muloco
 ) -> None:
     """Known from SLURM as long as it remembers the job, and from the job's log after that."""
     file = sweep_file(1)
     muloco("sweep", file, "--submit")
     (folder_of(file) / "tiny-1.out").write_text("...\nmuloco: there is no /data/books.jsonl\n")
-    fake.end("tiny", "FAILED", 2)
+    fake.end("tiny", "FAILED", status)
     if not remembered:
         fake.forgotten = {"1"}
-    status, said = muloco("sweep", file, "--submit")
-    assert status == 1 and len(fake.jobs) == 1
-    assert "its config cannot be used" in said and "there is no /data/books.jsonl" in said
+    exit_status, said = muloco("sweep", file, "--submit")
+    assert exit_status == 1 and len(fake.jobs) == 1
+    assert "it would fail again" in said and "there is no /data/books.jsonl" in said
     assert "1 failed" in muloco("sweep", file, "status")[1]
     (folder_of(file) / "tiny.sh").unlink()
     assert muloco("sweep", file, "--submit", "--training.steps", 9)[0] == 0 and len(fake.jobs) == 2

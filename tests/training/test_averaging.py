@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from muloco.optim import GPA
-from muloco.outer import Crowd, OuterLoop
+from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.averaging import Averaging
@@ -43,12 +43,12 @@ def train(fragments: int, group: InProcessGroup, worker: int) -> dict[str, dict[
     model = build()
     params = dict(model.named_parameters())
     optimizer = GPA([{"params": list(params.values()), "algorithm": "adamw"}], lr=LR, mu_x=MU_X, mu_y=MU_Y)
-    averaging = Averaging([optimizer], params)
+    averaging = Averaging(optimizer, params)
     loop = OuterLoop(
         averaging.z(),
         partial(build_outer_optimizer, OuterOptimizer(lr=1.0, momentum=0.0)),
         group.transport(worker),
-        crowd=Crowd(worker=worker, workers=WORKERS),
+        identity=WorkerIdentity(worker=worker, workers=WORKERS),
         sync_interval=INTERVAL,
         fragments=FRAGMENTS[fragments],
         merging=averaging.moving_z,
@@ -131,19 +131,19 @@ def test_who_joins_has_the_points_of_the_worker_that_it_joins() -> None:
             self.model = build()
             self.params = dict(self.model.named_parameters())
             self.optimizer = GPA([{"params": list(self.params.values()), "algorithm": "adamw"}], lr=LR, mu_x=MU_X)
-            self.averaging = Averaging([self.optimizer], self.params)
+            self.averaging = Averaging(self.optimizer, self.params)
             states = {"optimizer": Held(self.model, self.optimizer), "model": self.model}
-            self.transfer = WorkerTransfer(states, worker=0, trainer=self)
-            self.transfer.outer = OuterLoop(
+            self.transfer = WorkerTransfer(states, trainer=self)
+            self.outer = OuterLoop(
                 self.averaging.z(),
                 partial(build_outer_optimizer, OuterOptimizer(lr=1.0, momentum=0.0)),
                 InProcessGroup(1).transport(0),
-                crowd=Crowd(),
+                identity=WorkerIdentity(),
                 sync_interval=INTERVAL,
                 merging=self.averaging.moving_z,
             )
 
-        def joined(self, *, share: str | None) -> None:
+        def joined(self, data_position: str | None) -> None:
             pass
 
         def train(self, steps: range) -> None:
@@ -151,11 +151,11 @@ def test_who_joins_has_the_points_of_the_worker_that_it_joins() -> None:
                 self.optimizer.zero_grad()
                 loss(self.model, None, 0, self.step).backward()
                 self.optimizer.step()
-                self.transfer.outer.after_inner_step(self.step)
+                self.outer.after_inner_step(self.step)
 
     donor, joiner = Worker(), Worker()
     donor.train(range(1, INTERVAL + 1))
-    joiner.transfer.unpack(donor.transfer.pack())
+    joiner.outer.restore(joiner.transfer.unpack(donor.transfer.pack(donor.outer.snapshot(own=False))), own=False)
     assert joiner.step == INTERVAL
     for one, other in ((donor.averaging.x(), joiner.averaging.x()), (donor.averaging.z(), joiner.averaging.z())):
         for name in NAMES:

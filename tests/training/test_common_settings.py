@@ -5,8 +5,8 @@ import json
 import pytest
 
 from muloco.resolve import resolve
+from muloco.settings.fields import common_settings
 from muloco.settings.load import load_config
-from muloco.training.outer import common_settings
 
 
 def settings(*words: str) -> dict:

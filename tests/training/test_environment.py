@@ -10,7 +10,8 @@ from muloco.errors import UserError
 from muloco.outer.network import Network
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import apply_overrides, load_config
+from muloco.settings.load import load_config
+from muloco.settings.overrides import apply_overrides
 from muloco.training import environment as environment_module
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET, check_environment, secret_of
 

@@ -9,7 +9,8 @@ import torch
 from muloco.errors import UserError
 from muloco.resolve import resolve
 from muloco.settings.config import Config
-from muloco.settings.load import apply_overrides, from_dict, to_dict
+from muloco.settings.overrides import apply_overrides
+from muloco.settings.stored import from_dict, to_dict
 from muloco.training.evaluation import evaluation_steps, random_state_kept
 
 pytest.importorskip("lm_eval")

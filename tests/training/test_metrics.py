@@ -1,11 +1,13 @@
 """Figures that metrics are made of."""
 
 import pytest
+import torch
 
 from muloco._torchtitan import device_type, peak_flops
 from muloco.model import build, spec
 from muloco.model.flavors import flavor
-from muloco.training.metrics import gpu_figures, speed_of
+from muloco.outer.sync import STATISTICS, Sync
+from muloco.training.metrics import _of_whole_worker, gpu_figures, speed_of
 
 
 def test_the_speed_of_a_gpu_is_counted_both_ways() -> None:
@@ -62,3 +64,37 @@ def test_the_peak_is_known_where_torchtitan_knows_the_device(
 @pytest.mark.skipif(device_type() != "cpu", reason="on a CPU")
 def test_a_cpu_has_no_peak() -> None:
     assert peak_flops() is None
+
+
+def test_the_statistics_of_a_sync_are_those_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks with equal parts: checksums are added modulo 2^64, and times are those of rank 0."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda part: part.mul_(2))
+    part = Sync(
+        fragment=1,
+        weights={0: 5, 2: 4},
+        attempts=1,
+        bytes_sent=2**40 + 1,
+        bytes_ring=7,
+        seconds_waited=1.5,
+        seconds_hidden=0.25,
+        digest=2**62 + 3,
+        own_square=8.0,
+        mean_square=2.0,
+        product=3.0,
+    )
+    whole = _of_whole_worker(part)
+    assert {statistic.name: statistic.of(whole) for statistic in STATISTICS} == {
+        "fragment": 1,
+        "participants": 2,
+        "attempts": 1,
+        "bytes_sent": 2**41 + 2,
+        "bytes_ring": 14,
+        "seconds_waited": 1.5,
+        "seconds_hidden": 0.25,
+        "pseudogradient_norm": 4.0,
+        "mean_norm": 2.0,
+        "cosine": 0.75,
+        "weights": {"0": 5, "2": 4},
+        "digest": "8000000000000006",
+    }

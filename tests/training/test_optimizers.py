@@ -1,5 +1,6 @@
 """Rules and factors by role: the optimizer that torchtitan builds against a plain loop over groups sorted by hand."""
 
+import copy
 import importlib
 import math
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from torch import nn
 import muloco.model
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
-from muloco.optim.roles import sort
+from muloco.optim.roles import group_by_role
 from muloco.pytorch import Muon
 from muloco.settings.optimizer import Optimizer, Role
 from muloco.training.optimizers import InnerRates, inner_optimizers
@@ -56,6 +57,8 @@ class Run:
     """The tiny model with optimizers and schedule as the trainer builds them."""
 
     def __init__(self, chosen: Optimizer):
+        chosen = copy.deepcopy(chosen)
+        chosen.complete({})
         torch.manual_seed(0)
         self.model = muloco.model.build("tiny", "cpu", seq_len=16)
         self.optimizers = inner_optimizers(chosen, ROLES).build(model_parts=[self.model])
@@ -124,14 +127,14 @@ def test_roles_are_stepped_as_a_plain_loop_steps_their_groups(mix: str) -> None:
 
 
 def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = importlib.import_module("muloco.optim.muon")
-    asked, original = set(), rule.orthogonal_direction
+    newton_schulz = importlib.import_module("muloco.optim.newton_schulz")
+    asked, original = set(), newton_schulz.orthogonal_direction
 
     def recorded(*args, symmetric_products: str, **options) -> torch.Tensor:
         asked.add(symmetric_products)
         return original(*args, symmetric_products=symmetric_products, **options)
 
-    monkeypatch.setattr(rule, "orthogonal_direction", recorded)
+    monkeypatch.setattr(newton_schulz, "orthogonal_direction", recorded)
     Run(Optimizer(weight_decay=0.0)).step(0)
     assert asked == {"auto"}
     asked.clear()
@@ -144,8 +147,10 @@ def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: 
 
 def test_roles_are_those_of_the_library() -> None:
     model = muloco.model.build("tiny", "meta", seq_len=16)
-    sorted_by_library = {name: group["role"] for group in sort(model) for name, _ in group["params"]}
-    (optimizer,) = inner_optimizers(Optimizer(weight_decay=0.0), ROLES).build(model_parts=[model])
+    sorted_by_library = {name: group["role"] for group in group_by_role(model) for name, _ in group["params"]}
+    chosen = Optimizer(weight_decay=0.0)
+    chosen.complete({})
+    (optimizer,) = inner_optimizers(chosen, ROLES).build(model_parts=[model])
     ours = {name: group["role"] for group in optimizer.param_groups for name in group["param_names"]}
     assert ours == sorted_by_library and len(ours) == 29
 

@@ -15,12 +15,12 @@ from muloco.resolve import resolve
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
 from muloco.runs.folder import RunFolder, write_json
 from muloco.settings.config import Config
-from muloco.settings.load import find_config, flatten, load_config, locate
+from muloco.settings.fields import flatten, identity
+from muloco.settings.load import find_config, load_config, locate
 from muloco.training.data import prepare_data
 from muloco.training.resuming import (
     LENGTH,
     LOCATIONS,
-    MAY_CHANGE,
     Resumption,
     check_content,
     config_json,
@@ -148,10 +148,23 @@ def test_a_damaged_summary_is_written_anew(tmp_path: Path) -> None:
     assert any(f"{folder.summary} is empty" in remark for remark in resumption.remarks)
 
 
-def test_what_may_change_are_fields_of_the_config() -> None:
-    fields = set(flatten(Config()))
-    sections = {name.split(".")[0] + ".*" for name in fields}
-    assert {*MAY_CHANGE, *LENGTH, *LOCATIONS} <= fields | sections
+def test_the_length_and_the_places_of_data_are_fields_that_identify_a_run() -> None:
+    assert {*LENGTH, *LOCATIONS} <= identity(Config()).keys()
+
+
+def test_a_derived_rule_has_not_changed_since_a_version_that_left_it_open(tmp_path: Path) -> None:
+    """Earlier versions wrote null for the rule of a role that follows from optimizer.name."""
+    folder = start(tmp_path / "a", optimizer__embedding__rule="lion")
+    stored = json.loads(folder.config.read_text())
+    assert stored["resolved"]["optimizer"]["matrix"]["rule"] == "muon"
+    for role in ("matrix", "head", "scalar"):
+        stored["resolved"]["optimizer"][role]["rule"] = None
+    folder.config.write_text(json.dumps(stored))
+    resumption = resume(folder)
+    assert [role.rule for role in resumption.config.optimizer.roles().values()] == ["muon", "lion", "adamw", "adamw"]
+    assert not any("changed" in remark for remark in resumption.remarks)
+    with pytest.raises(UserError, match="optimizer.matrix.rule 'muon' -> 'adamw'"):
+        resume(folder, "--optimizer.matrix.rule", "adamw")
 
 
 def test_what_has_no_part_in_the_result_may_change(tmp_path: Path) -> None:
@@ -197,7 +210,7 @@ def test_a_run_is_extended_whatever_its_length_was_given_in(
     resumption = resume(folder, f"--training.{more}", str(value))
     config = resumption.config
     assert (config.training.steps, config.training.tokens) == (100, 100 * TOKENS) and not resumption.ended
-    before = load_config(str(folder.config))
+    before = resolve(load_config(str(folder.config)))
     rates = [inner_learning_rate(before, reached), inner_learning_rate(config, reached + 1)]
     (remark,) = resumption.remarks
     assert all(f"{rate:.3g}" in remark for rate in rates) and "training.steps 40 -> 100" in remark
@@ -211,7 +224,7 @@ def test_a_run_is_extended_whatever_its_length_was_given_in(
 def test_an_extended_run_may_keep_its_schedule(tmp_path: Path) -> None:
     folder = start(tmp_path / "a", step=40)
     resumption = resume(folder, "--training.steps", "100", "--lr_scheduler.total_steps", "40")
-    before = load_config(str(folder.config))
+    before = resolve(load_config(str(folder.config)))
     for step in range(1, 41):
         assert inner_learning_rate(resumption.config, step) == inner_learning_rate(before, step)
     assert inner_learning_rate(resumption.config, 100) == 0.1 * 0.02

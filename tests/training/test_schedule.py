@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from muloco._torchtitan import LRSchedulersContainer
-from muloco.resolve import resolution
+from muloco.resolve import resolution, resolve
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
 from muloco.training.optimizers import InnerRates
@@ -52,6 +52,7 @@ def test_inner_and_outer_rate_have_one_length(total: int | None, at_the_end: int
     config.lr_scheduler.warmup_steps, config.lr_scheduler.total_steps = 4, total
     config.outer_optimizer.lr, config.outer_optimizer.schedule = 0.8, "linear"
     expected = factors(InnerRates(warmup_steps=4, total_steps=total, min_lr_factor=0.1), training_steps=30)
+    config = resolve(config)
     assert [inner_learning_rate(config, step) for step in range(1, 31)] == [PEAK * one for one in expected[:30]]
     outer = outer_learning_rate(config)
     assert outer(20) == pytest.approx(0.8 * (0.1 + 0.9 * max(0.0, 1 - 20 / at_the_end)))

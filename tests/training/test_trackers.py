@@ -16,7 +16,8 @@ from muloco.resolve import resolve
 from muloco.runs.folder import RunFolder
 from muloco.runs.states import State, tell_state
 from muloco.settings.config import Config
-from muloco.settings.load import load_config, to_dict
+from muloco.settings.load import load_config
+from muloco.settings.stored import to_dict
 from muloco.training.trackers import TensorBoard, WeightsAndBiases
 
 

@@ -8,7 +8,8 @@ import torch
 
 from muloco.cli import main
 from muloco.runs.folder import read_json, write_json
-from muloco.settings.load import load_config, to_dict
+from muloco.settings.load import load_config
+from muloco.settings.stored import to_dict
 from muloco.training.trained import find_trained
 
 from ..run_on_disk import random_weights, write_run

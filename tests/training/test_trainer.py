@@ -25,12 +25,12 @@ def test_gradients_leave_their_memory_to_what_comes_behind_a_step(
         metrics_processor=MagicMock(),
         optimizers=optimizer,
         model_parts=[],
-        _leaves=False,
+        _stops=False,
         _ranks=None,
     )
     trainer.config.training.steps, trainer.config.training.disable_cuda_graphs = 9, not graphs
     trainer.outer.sends_after.return_value = False
-    trainer.outer.membership.leaving = False
+    trainer.outer.membership.stops = False
     seen = []
     trainer.outer.after_inner_step.side_effect = lambda *_, **__: seen.append(parameter.grad) or []
 

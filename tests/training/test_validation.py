@@ -18,12 +18,14 @@ from muloco._torchtitan import IGNORE_INDEX, ParallelDims, device_type
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.data.prepared import SplitWriter, write_meta
-from muloco.outer import Crowd, OuterLoop, Transport
+from muloco.outer import OuterLoop, Transport, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.recipes import base
 from muloco.resolve import resolve
 from muloco.settings.config import Config
+from muloco.settings.outer import OuterOptimizer
 from muloco.training.batch_losses import mean, pack, unpack
+from muloco.training.context import WorkerContext
 from muloco.training.validation import AnchorValidator
 from muloco.training.validation_cost import validated_sequences, validation_share
 
@@ -126,7 +128,7 @@ def make_worker(folder: Path, case: Case, worker: int = 0, transport: Transport 
             dict(model.named_parameters()),
             lambda anchor: torch.optim.SGD(anchor.values(), lr=0.7, momentum=0.6, nesterov=True),
             transport,
-            crowd=Crowd(worker=worker, workers=case.workers),
+            identity=WorkerIdentity(worker=worker, workers=case.workers),
             sync_interval=case.interval,
             fragments=[names] if case.fragments == 1 else [[name] for name in names],
             delay=case.delay,
@@ -151,7 +153,7 @@ def make_worker(folder: Path, case: Case, worker: int = 0, transport: Transport 
         seq_len=SEQ_LEN,
         local_batch_size=BATCH,
     )
-    validator.outer = loop
+    validator.context = WorkerContext(outer=loop)
     return Worker(model, loop, validator)
 
 
@@ -242,9 +244,10 @@ def test_all_workers_report_what_one_would_alone(folder: Path, case: Case) -> No
 
 
 def config_of(case: Case) -> Config:
-    """As far as it is needed to count."""
+    """As far as it is needed to count, to be resolved."""
     config = base.muloco(base.workers(base.laptop(), case.workers), lr=0.01, outer_lr=0.7, outer_momentum=0.6)
     config.training.local_batch_size, config.training.steps = BATCH, case.steps
+    config.training.global_batch_size, config.lr_scheduler.warmup_steps = BATCH * case.workers, 1
     config.validation.sequences, config.validation.freq = SEQUENCES, case.freq
     ft = config.fault_tolerance
     ft.transport, ft.sync_steps, ft.num_fragments = "in_process", case.interval, case.fragments
@@ -255,7 +258,7 @@ def config_of(case: Case) -> Config:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_workers_compute_as_much_as_is_planned(folder: Path, case: Case) -> None:
     computed = [worker.model.sequences for worker in train_all(folder, case)]
-    assert computed == [validated_sequences(config_of(case), worker) for worker in range(case.workers)]
+    assert computed == [validated_sequences(resolve(config_of(case)), worker) for worker in range(case.workers)]
 
 
 def test_without_an_anchor_every_validation_is_of_the_whole_set(folder: Path) -> None:
@@ -270,7 +273,8 @@ def test_without_an_anchor_every_validation_is_of_the_whole_set(folder: Path) ->
     for workers, method, optimizer in ((1, "none", "AdamW"), (2, "gpa", "GPA")):
         config = config_of(replace(case, workers=workers))
         config.fault_tolerance.semi_sync_method, config.optimizer.name = method, optimizer
-        assert validated_sequences(config) == worker.model.sequences
+        config.outer_optimizer = OuterOptimizer()
+        assert validated_sequences(resolve(config)) == worker.model.sequences
 
 
 def test_an_anchor_is_validated_once(folder: Path) -> None:
@@ -293,7 +297,7 @@ def test_own_weights_are_validated_before_outer_steps_on_sequences_of_their_own(
 
         def remember(model_parts: list[nn.Module], step: int) -> None:
             state = {name: p.detach().clone() for name, p in worker.model.named_parameters()}
-            before[worker.loop.membership.crowd.worker, step] = state
+            before[worker.loop.membership.identity.worker, step] = state
             validate_own(model_parts, step)
 
         worker.validator.validate_own = remember
@@ -314,7 +318,7 @@ def test_the_others_compute_what_a_lost_worker_does_not(folder: Path, computed: 
     """It dies in its validation of the anchor after the first outer step, before any and after some of its batches."""
 
     def change(worker: Worker) -> None:
-        if worker.loop.membership.crowd.worker == 1:
+        if worker.loop.membership.identity.worker == 1:
             worker.model.dies_after = 3 * 4 + computed  # its shares of the first anchor, of its own weights, of this
 
     case = Case(workers=3, steps=4)
@@ -339,7 +343,7 @@ def test_the_others_compute_what_a_lost_worker_does_not(folder: Path, computed: 
 )
 def test_what_cannot_be_used_is_computed(folder: Path, answer: list[bytes]) -> None:
     def change(worker: Worker) -> None:
-        if worker.loop.membership.crowd.worker == 0:
+        if worker.loop.membership.identity.worker == 0:
             worker.loop.membership.collect = lambda name, patience: answer
 
     case = Case(workers=2, steps=4)

@@ -37,7 +37,9 @@ def loss_claims(group: Group, scale: str) -> list[Claim]:
             scale,
             f"{BITS} bits are free",
             f"% that the loss with {BITS} bits an element is above that with fp32; below {LOSSLESS:g}",
-            lambda variant: variant.without("codec") if variant.codec and variant.codec.bits == BITS else None,
+            lambda variant: (
+                variant.without("codec") if variant.codec and variant.codec.size == f"{BITS} bits" else None
+            ),
             label=lambda variant: f"{variant.name}, {variant.rest}",
             paper="416M, K = 8, statistical: MuLoCo +0.11, DiLoCo +0.07; linear: +0.28, +0.10",
         ),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from muloco.analysis.pseudogradients.measures import mean, orthonormal_factor
 from muloco.analysis.pseudogradients.proposition import Step, measure_step
-from muloco.optim.muon import LR_SCALES
+from muloco.optim.rules import RULES
+from muloco.optim.rules.muon import LR_SCALES
 from muloco.runs.folder import write_json
 from muloco.sharding import local
 from muloco.training.continuation import Continuation
@@ -36,7 +37,7 @@ def collect(continuation: Continuation, *, workers: int, steps: int, folder: Pat
         folder: without files of these names.
         done: is called after each pass of a worker.
     """
-    matrices = layer_matrices(continuation.parameters)
+    matrices = continuation.matrices
     for worker in range(workers):
         continuation.restart()
         start = {name: local(matrix).clone() for name, matrix in matrices.items()}
@@ -65,11 +66,6 @@ def read_tensors(folder: Path, workers: int) -> dict[str, list[Tensor]]:
     """The pseudogradients of K workers by matrix, as `collect` has written them."""
     files = [torch.load(_file(folder, workers, worker), mmap=True, weights_only=True) for worker in range(workers)]
     return {name: [file[name] for file in files] for name in files[0]}
-
-
-def layer_matrices(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrices of the layers, which are what Muon steps."""
-    return {name: tensor for name, tensor in parameters.items() if tensor.ndim == 2 and name.startswith("layers.")}
 
 
 def _file(folder: Path, workers: int, worker: int) -> Path:
@@ -119,4 +115,4 @@ def _measuring(
 def learning_rate(group: Mapping[str, Any], shape: torch.Size) -> float:
     """alpha: what the direction of a matrix `[rows, cols]` is multiplied by, all factors included, by its group."""
     rate = float(group["lr"]) * group["lr_factor"]
-    return rate * LR_SCALES[group["adjust_lr"]](*shape) if group["algorithm"] == "muon" else rate
+    return rate * LR_SCALES[group["adjust_lr"]](*shape) if RULES[group["algorithm"]].needs_whole_matrices else rate

@@ -53,7 +53,7 @@ def measure_step(
         factor: U V^T of the mean pseudogradient, float64.
         alpha: learning rate of psi, with all its factors.
         decay_rate: lr times lambda.
-        cautious: only what the step does not move away from zero has decayed (`muloco.optim.decay`).
+        cautious: only what the step does not move away from zero has decayed (`muloco.optim.passes.decay_`).
         worker, step: whose, and which.
     """
     moved = before.double() - after.double()

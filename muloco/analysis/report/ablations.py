@@ -7,7 +7,7 @@ from functools import partial
 
 from muloco.analysis import published
 from muloco.analysis.report.cells import Measured, Table
-from muloco.analysis.report.method import Codec, Variant, baseline
+from muloco.analysis.report.method import CodecLabel, Variant, baseline
 from muloco.analysis.report.pooling import Group, Point
 from muloco.analysis.report.tables import Choice, Key, best_by_variant, chosen, relative, table
 
@@ -30,7 +30,7 @@ def sync_intervals(group: Group) -> Along:
 
 def codecs(group: Group) -> Along:
     """By bits or fraction, of each method, K and codec; fp32 beside them where it was run."""
-    families: dict[Key, set[Codec]] = defaultdict(set)
+    families: dict[Key, set[CodecLabel]] = defaultdict(set)
     for point in group.points:
         if point.variant.codec:
             families[point.scale, point.variant.without("codec")].add(point.variant.codec.family)
@@ -158,19 +158,19 @@ def published_compression() -> dict[tuple[Key, str], float]:
     found = {}
     for name, by_bits in published.COMPRESSED_LOSS.items():
         method, kind, *feedback = name.split()
-        codec = Codec(kind, details="per row" if kind == "linear" else "", error_feedback=bool(feedback))
+        codec = CodecLabel(kind, details="per row" if kind == "linear" else "", error_feedback=bool(feedback))
         for bits, loss in by_bits.items():
-            found[_theirs(method, codec), FP32 if bits == 32 else replace(codec, bits=bits).size] = loss
+            found[_theirs(method, codec), FP32 if bits == 32 else f"{bits} bits"] = loss
     for name, by_fraction in published.TOPK_LOSS.items():
         method, *feedback = name.split()
-        codec = Codec("topk", error_feedback=bool(feedback))
+        codec = CodecLabel("topk", error_feedback=bool(feedback))
         for fraction, loss in by_fraction.items():
-            found[_theirs(method, codec), replace(codec, fraction=fraction).size] = loss
+            found[_theirs(method, codec), f"{100 * fraction:g} %"] = loss
         found[_theirs(method, codec), FP32] = published.COMPRESSED_LOSS[f"{method} linear"][32]
     return found
 
 
-def _theirs(method: str, codec: Codec) -> Key:
+def _theirs(method: str, codec: CodecLabel) -> Key:
     return _PAPER_SCALE, Variant(method, _PAPER_WORKERS, codec=codec)
 
 

@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass, replace
 
+from muloco.optim.rules import RULES
 from muloco.settings.compression import Compression
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.settings.optimizer import Role
 
 PAPER_SYNC_STEPS = 30
@@ -12,16 +13,15 @@ METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
 """In the order of the tables; others come behind them."""
 _REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
 """Names of the ways to reduce in labels, in the order of the tables."""
-_RULES = {"Muon": "muon", "AdamW": "adamw", "GPA": "adamw", "SGD": "sgd"}
 
 
 @dataclass(frozen=True)
-class Codec:
-    """How pseudogradients travel."""
+class CodecLabel:
+    """How pseudogradients travel, as tables and figures call it."""
 
     kind: str
-    bits: int | None = None
-    fraction: float | None = None
+    size: str = ""
+    """How much is sent, as a column of a table: `4 bits`, `10 %`. Empty for a family of codecs."""
     details: str = ""
     """What else tells it apart: `per row`, or how topk sends values."""
     reduce: str = "reselect"
@@ -29,16 +29,14 @@ class Codec:
     error_feedback: bool = False
 
     @property
-    def family(self) -> "Codec":
-        """The same without bits and fraction."""
-        return replace(self, bits=None, fraction=None)
+    def family(self) -> "CodecLabel":
+        """The same without the size."""
+        return replace(self, size="")
 
     @property
-    def size(self) -> str:
-        """Bits an element or share of elements, as a column of a table; empty for a family of codecs."""
-        if self.fraction is not None:
-            return f"{100 * self.fraction:g} %"
-        return "" if self.bits is None else f"{self.bits} bits"
+    def amount(self) -> float:
+        """The number in the size, to sort by."""
+        return float(next(iter(re.findall(r"[\d.]+", self.size)), 0))
 
     @property
     def label(self) -> str:
@@ -55,7 +53,7 @@ class Variant:
     workers: int | None = None
     """K; None for the data-parallel baselines."""
     sync_steps: int = PAPER_SYNC_STEPS
-    codec: Codec | None = None
+    codec: CodecLabel | None = None
     fragments: int = 1
     delay: int = 0
     alpha: float = 0.0
@@ -102,14 +100,13 @@ class Variant:
     def order(self) -> tuple:
         """Sorts variants as the tables have them."""
         known = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
-        codec = self.codec or Codec("")
+        codec = self.codec or CodecLabel("")
         return (
             *(known, self.method, self.workers or 0, self.rest != "", self.sync_steps, codec.kind, codec.details),
             *(
                 list(_REDUCED).index(codec.reduce),
                 codec.error_feedback,
-                codec.bits or 0,
-                codec.fraction or 0.0,
+                codec.amount,
                 self.fragments,
                 self.delay,
                 self.alpha,
@@ -125,16 +122,15 @@ class Variant:
         return replace(self, **{field: getattr(Variant(""), field) for field in fields})
 
 
-def variant(config: Config) -> Variant:
+def variant(config: ResolvedConfig) -> Variant:
     """The variant that a resolved config describes."""
     ft = config.fault_tolerance
     method = _method(config)
     if not config.syncs:
         return Variant(method) if ft.semi_sync_method == "none" else Variant(method, 1, ft.sync_steps)
-    fragments = ft.num_fragments or len(ft.module_fqns_per_model_fragment or ()) or 1
     return Variant(
         *(method, config.workers, ft.sync_steps, _codec(config.compression)),
-        *(fragments, ft.fragment_sync_delay, ft.fragment_update_alpha),
+        *(ft.num_fragments, ft.fragment_sync_delay, ft.fragment_update_alpha),
     )
 
 
@@ -149,7 +145,7 @@ def baseline(method: str) -> str:
     return "DP Muon" if method.startswith("MuLoCo") else "DP AdamW"
 
 
-def _method(config: Config) -> str:
+def _method(config: ResolvedConfig) -> str:
     inner = _inner(config)
     how = config.fault_tolerance.semi_sync_method
     if how == "none":
@@ -162,35 +158,30 @@ def _method(config: Config) -> str:
     return {"Muon": "MuLoCo", "AdamW": "DiLoCo"}.get(inner, f"DiLoCo ({inner})") + outer
 
 
-def _inner(config: Config) -> str:
-    """The inner optimizer; with `, other roles` where parameters are not stepped as the name alone would have it."""
+def _inner(config: ResolvedConfig) -> str:
+    """The inner optimizer: its name, or the label of the matrices' rule where only that is another than the name alone
+    would have; with `, other roles` where other parameters or factors differ."""
     optimizer = config.optimizer
-    matrices = _RULES[optimizer.name]
-    usual = {name: matrices if name == "matrix" else "adamw" for name in optimizer.roles()}
-    same = all(
-        role.rule in (None, usual[name]) and (role.lr_factor, role.weight_decay_factor) == _FACTORS
-        for name, role in optimizer.roles().items()
-    )
-    return optimizer.name if same else f"{optimizer.name}, other roles"
+    roles = optimizer.roles()
+    unusual = {name for name, role in roles.items() if role.rule != optimizer.usual_rule(name)}
+    if any((role.lr_factor, role.weight_decay_factor) != _FACTORS for role in roles.values()):
+        return f"{optimizer.name}, other roles"
+    if unusual == {"matrix"} and optimizer.name != "GPA":
+        return RULES[optimizer.matrix.rule].label
+    return f"{optimizer.name}, other roles" if unusual else optimizer.name
 
 
 _FACTORS = (Role().lr_factor, Role().weight_decay_factor)
 
 
-def _codec(compression: Compression) -> Codec | None:
-    kind = compression.kind
-    if kind == "none":
+def _codec(compression: Compression) -> CodecLabel | None:
+    if compression.kind == "none":
         return None
-    details = ""
-    if kind in ("linear", "statistical", "lloyd_max") and compression.granularity == "row":
-        details = "per row"
-    if kind == "topk" and compression.values not in (None, "fp32"):
-        details = f"{compression.values} values"
-    return Codec(
-        kind=kind,
-        bits={"bf16": 16, "topk": None}.get(kind, compression.bits),
-        fraction=compression.fraction if kind == "topk" else None,
-        details=details,
+    codec = compression.codec()
+    return CodecLabel(
+        kind=codec.kind,
+        size=codec.size,
+        details=codec.details,
         reduce=compression.reduce,
         error_feedback=compression.error_feedback,
     )

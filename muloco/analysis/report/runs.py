@@ -13,22 +13,14 @@ from muloco.analysis.report.zero_shot import read_zero_shot
 from muloco.errors import UserError
 from muloco.model.architecture import Flavor
 from muloco.model.flavors import flavor
+from muloco.resolve import completed
 from muloco.runs.folder import RunFolder, missing_metrics, read_metrics
-from muloco.settings.config import Config
-from muloco.settings.load import flatten, from_dict
+from muloco.settings.config import ResolvedConfig
+from muloco.settings.fields import identity
+from muloco.settings.stored import from_dict
 
-_ELSEWHERE = ("run.", "metrics.", "evaluation.", "compile.", "activation_checkpoint.")
-_HOW = (
-    *(f"checkpoint.{name}" for name in ("enable", "interval", "keep", "asynchronous")),
-    *("data.prepare", "data.strict", "validation.freq", "training.local_batch_size", "outer_optimizer.offload"),
-    *(
-        f"fault_tolerance.{name}"
-        for name in ("transport", "process_group", "host", "replica_id", "restarts", "resumes")
-    ),
-    *(f"fault_tolerance.{name}_seconds" for name in ("quorum_timeout", "straggler_timeout", "heartbeat_timeout")),
-    *("fault_tolerance.exchange_timeout_seconds", "parallelism.collective_timeout_seconds"),
-    "training.disable_cuda_graphs",
-)
+_NO_PART = ("run.seed", "data.prepare", "checkpoint.enable")
+"""Fields that a resume may not change, and that have no part in the result, but for the seed."""
 _CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation", "predict_bos")
 
 
@@ -154,7 +146,6 @@ def read_run(root: Path) -> tuple[Run | None, list[Problem]]:
 def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     config = _config(folder)
     steps = config.training.steps
-    assert steps is not None, "the resolved config was checked"
     lines = read_metrics(folder)
     if not folder.summary.exists():
         return None, [_without_summary(folder, lines, steps)]
@@ -172,11 +163,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
         steps=steps,
         seed=config.run.seed,
         corpus=_corpus(config, summary),
-        settings={
-            name: value
-            for name, value in flatten(config).items()
-            if not name.startswith(_ELSEWHERE) and name not in _HOW
-        },
+        settings={name: value for name, value in identity(config).items() if name not in _NO_PART},
         loss=_finite(loss),
         own_loss=_finite(own) if own is not None else None,
         curve=_curve(lines),
@@ -223,7 +210,7 @@ def _problem(folder: RunFolder, kind: str, reason: str) -> Problem:
     return Problem(str(folder.root), kind, reason)
 
 
-def _corpus(config: Config, summary: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _corpus(config: ResolvedConfig, summary: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """By name and digest; summaries of runs that were made by earlier versions have no digest."""
     named = {name: getattr(config.data, name) for name in _CORPUS}
     if config.data.tokenizer != "embedded":
@@ -232,14 +219,11 @@ def _corpus(config: Config, summary: Mapping[str, Any]) -> tuple[tuple[str, Any]
     return (*named.items(), ("seq_len", config.training.seq_len), ("held_out", config.validation.sequences))
 
 
-def _config(folder: RunFolder) -> Config:
+def _config(folder: RunFolder) -> ResolvedConfig:
     stored = _object(folder.config)
     if "resolved" not in stored:
         raise UserError(f"{folder.config} is not the config.json of a run")
-    config = from_dict(stored["resolved"], where=str(folder.config))
-    if config.training.steps is None or config.fault_tolerance.semi_sync_method is None:
-        raise UserError(f"{folder.config}: its resolved config leaves values open")
-    return config
+    return completed(from_dict(stored["resolved"], where=str(folder.config)), where=str(folder.config))
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def rates(bench: Bench) -> Figures:
 def _stacks(bench: Bench) -> list[torch.Tensor]:
     """Returns the pieces of the 150M model, or in a rehearsal of the smallest one: one fp32 tensor [pieces, *shape] for
     each shape."""
+    from muloco.model.architectures.paper_llama.flavors import PaperLlama
     from muloco.model.flavors import flavor
-    from muloco.model.paper_llama.flavors import PaperLlama
 
     size = flavor(bench.size("150M", "tiny"))
     assert isinstance(size, PaperLlama)

@@ -6,7 +6,7 @@ import re
 from muloco.gpu_check.bench import Bench, CheckFailed, Figures, NotHere, expect, in_checkout
 
 OPTIM = (
-    "optim/test_orthogonalize.py",
+    "optim/test_newton_schulz.py",
     "optim/test_muon.py",
     "optim/test_rules.py",
     "optim/test_gpa.py",
@@ -14,6 +14,7 @@ OPTIM = (
 )
 OUTER = (
     "outer/test_codecs.py",
+    "outer/test_codec_properties.py",
     "outer/test_packing.py",
     "outer/test_error_feedback.py",
     "outer/test_digest.py",

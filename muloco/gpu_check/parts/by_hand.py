@@ -10,7 +10,7 @@ PART = Part(
             name="exchange_overlap",
             what="how far Muon's exchange of shards on NCCL's stream overlaps with its matrix products, and how many "
             "bytes to send at a time",
-            where=("optim/travel.py", "optim/owners.py"),
+            where=("optim/all_to_all.py", "optim/owners.py"),
             command="run a step of the example in docs/muon-with-fsdp.md on larger matrices under `torch.profiler`, "
             "for several `EXCHANGE_BYTES`",
             by_hand="a person has to read the profile",

@@ -9,7 +9,7 @@ PART = Part(
         Row(
             name="gloo_two",
             what="two workers in separate processes on one GPU, streaming over gloo during the inner steps",
-            where=("launch/devices.py", "outer/loop.py", "outer/torchft.py"),
+            where=("launch/devices.py", "outer/in_flight.py", "outer/torchft_round.py"),
             command="run `muloco train config/laptop/muloco_streaming.py` on one GPU",
             check="gloo:two",
             seconds=60,

@@ -7,7 +7,7 @@ def _row(flavor: str, seconds: float, memory_gib: float) -> Row:
     return Row(
         name=f"muon_{flavor.replace('.', '_')}",
         what=f"a Muon step on the matrices of {flavor}, compared with torch's Muon, other installed Muons, and AdamW",
-        where=("optim/muon.py", "optim/owners.py"),
+        where=("optim/whole_matrices.py", "optim/owners.py"),
         command=f"run `python benchmarks/muon.py --device cuda --flavor {flavor}`",
         check=f"muon:step_{flavor.replace('.', '_')}",
         seconds=seconds,

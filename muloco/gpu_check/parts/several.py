@@ -11,7 +11,7 @@ PART = Part(
         Row(
             name="nccl_two",
             what="one GPU for each worker, with the outer exchange over NCCL: the digests are equal",
-            where=("launch/devices.py", "outer/torchft.py"),
+            where=("launch/devices.py", "outer/torchft_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs",
             check="several:nccl_two",
             gpus=2,
@@ -46,7 +46,7 @@ PART = Part(
         Row(
             name="nccl_killed",
             what="a round over NCCL is a transaction: a worker that is killed in it changes no anchor, and rejoins",
-            where=("outer/peer_group.py", "outer/torchft.py"),
+            where=("outer/peer_group.py", "outer/torchft_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs and `kill -9` a worker; digests are equal",
             check="several:nccl_killed",
             gpus=2,
@@ -67,7 +67,7 @@ PART = Part(
         Row(
             name="muon_two_ranks",
             what="Muon's exchange of shards over NCCL with FSDP2 and DDP on two ranks, compared with one rank",
-            where=("optim/travel.py",),
+            where=("optim/all_to_all.py",),
             command="run the example in docs/muon-with-fsdp.md on two GPUs; on four GPUs, run `pytest "
             "tests/optim/test_muon_sharded.py` with `gloo` changed to `nccl` and `cpu` to `cuda`",
             check="several:muon_two_ranks",
@@ -89,7 +89,7 @@ PART = Part(
         Row(
             name="muon_four_ranks",
             what="Muon's exchange of shards over NCCL with HSDP on two by two ranks, compared with one rank",
-            where=("optim/travel.py",),
+            where=("optim/all_to_all.py",),
             command="run the example in docs/muon-with-fsdp.md on four GPUs",
             check="several:muon_four_ranks",
             gpus=4,
@@ -101,7 +101,7 @@ PART = Part(
             what="tensor parallelism over NCCL with FSDP2, with and without torch.compile",
             where=(
                 "model/decoder.py",
-                "model/paper_llama/network.py",
+                "model/architectures/paper_llama/network.py",
             ),
             command="run `muloco train config/laptop/muloco.py --fault_tolerance.group_size 1 "
             "--parallelism.tensor_parallel_degree 2 --parallelism.data_parallel_shard_degree 2 "

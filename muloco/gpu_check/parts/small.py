@@ -9,21 +9,21 @@ PART = Part(
         Row(
             name="orthogonalize",
             what="orthogonalization in bf16: singular values near 1 at any scale; zeros and NaN; the host never waits",
-            where=("optim/orthogonalize.py",),
+            where=("optim/newton_schulz.py",),
             command="run `pytest tests/optim` with its tensors moved to `cuda`",
             check="small:orthogonalize",
         ),
         Row(
             name="muon_rule",
-            what="ten Muon steps in bf16 compared with its rule in fp64 on the CPU; the host never waits",
-            where=("optim/muon.py", "optim/passes.py", "optim/kernels.py"),
+            what="ten steps of Muon and of NorMuon in bf16 compared with fp64 on the CPU; the host never waits",
+            where=("optim/whole_matrices.py", "optim/passes.py", "optim/kernels.py"),
             command="run `pytest tests/optim` with its tensors moved to `cuda`",
             check="small:muon_rule",
         ),
         Row(
             name="muon_graph",
             what="a Muon step captured into a CUDA graph: replays change the parameters as eager steps do",
-            where=("optim/muon.py", "optim/owners.py"),
+            where=("optim/whole_matrices.py", "optim/owners.py"),
             command="take a step of `muloco.pytorch.Muon` under `torch.cuda.graph`",
             check="small:muon_graph",
         ),
@@ -47,7 +47,7 @@ PART = Part(
             what="codecs: the host never waits; payloads are reproducible, decode to the same bits as on the CPU, and "
             "are as accurate as the CPU's payloads",
             where=("outer/codecs/",),
-            command="run `pytest tests/outer/test_codecs.py` with its tensors moved to `cuda`",
+            command="run `pytest tests/outer/test_codec_properties.py` with its tensors moved to `cuda`",
             check="small:codec_bits",
             seconds=20,
         ),
@@ -63,7 +63,7 @@ PART = Part(
         Row(
             name="lloyd_max_repeats",
             what="a large tensor has the same lloyd_max payload every time",
-            where=("outer/codecs/lloyd_max.py",),
+            where=("outer/codecs/kinds/lloyd_max.py", "outer/codecs/fitting.py"),
             command='call `build_codec("lloyd_max", bits=4).encode(x)` repeatedly',
             check="small:lloyd_max_repeats",
         ),

@@ -1,58 +1,37 @@
-"""Codecs, which turn pieces of a pseudogradient into bytes and back (PAPER 3.4). They need torch, and Triton on a GPU.
+"""Codecs, which turn pieces of a pseudogradient into bytes and back (PAPER 3.4).
 
-A codec is a pure function of one tensor and of its settings. The size of a payload follows from shape and settings
-alone; equal pieces give equal payloads (on one device with one thread count), alone or encoded together with others,
-and equal payloads decode to the same bits on every device. The host never waits for a GPU here, and no result depends
-on an order of summation that could vary.
+A codec is a frozen dataclass whose fields are its settings, in a file of its own in `kinds`; `docs/extending.md` says
+how to add one. This package needs nothing but Python until a codec encodes; then it needs torch, and Triton on a GPU.
 
-| kind          | bits   | granularity | decodes to                                                                 |
-|---------------|--------|-------------|----------------------------------------------------------------------------|
-| `none`        |        |             | the piece, bit by bit, in fp32                                             |
-| `bf16`        |        |             | the piece, rounded                                                         |
-| `linear`      | 1 to 8 | tensor, row | the nearest of 2^bits even steps from the least to the greatest element    |
-| `statistical` | 1 to 8 | tensor, row | an even grid of 2^bits bins over 6 standard deviations, each bin its mean  |
-| `lloyd_max`   | 1 to 8 | tensor, row | the 2^bits levels of least squared error for these very elements           |
-| `topk`        | values | tensor      | the share `fraction` of the elements that are greatest in magnitude, else 0 |
+The size of a payload follows from shape and settings alone. Equal pieces, and states of stateful codecs, give equal
+payloads (on one device with one thread count), alone or encoded together with others, and equal payloads decode to the
+same bits on every device. The host never waits for a GPU here, and no decoded result depends on an order of summation
+that could vary.
 
-Byte layout, little endian; n elements, b bits, R rows (R = 1 at granularity `tensor`; else the first dimension, a
-piece of fewer than two dimensions being one row). A piece without elements has a payload without bytes.
+Payloads are little endian. R rows are 1 at granularity `tensor`; else they are the first dimension, a piece of fewer
+than two dimensions being one row. A piece without elements has a payload without bytes. Codes are packed without gaps,
+least significant bit first, over all rows: ceil(n b / 8) bytes of n codes of b bits (`packing.pack`). Indices of more
+than 8 bits: first the lowest byte of each, then the second, ...; then the rest as codes (`packing.pack_wide`).
 
-    none          n fp32
-    bf16          n bf16
-    linear        R x (least element, step) fp32; n codes
-    statistical   R x 2^b levels fp32; n codes
-    lloyd_max     R x 2^b levels fp32; n codes
-    topk          the k values that stay, in order of their index: k fp32, k bf16, or a payload of the chosen kind;
-                  then their k indices, ascending, in the fewest whole bits that hold n - 1
-
-Codes are packed without gaps, least significant bit first, over all rows: ceil(n b / 8) bytes (`packing.pack`). Indices
-of more than 8 bits: first the lowest byte of each, then the second, ...; then the rest as codes (`packing.pack_wide`).
-
-A piece with NaN or infinities encodes to a payload of the usual size. Dense kinds and unquantized top-k carry such
-elements as they are, top-k counting NaN as the greatest of all; a quantized row or tensor that holds one decodes to NaN
-throughout. Whether a piece is finite is for the exchange to tell (its header has a flag).
+A piece with NaN or infinities encodes to a payload of the usual size, and decodes to something that is not finite.
+Whether a piece is finite is for the exchange to tell (its header has a flag).
 """
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from typing import Any
 
-import torch
+from muloco.outer.codecs import kinds
+from muloco.outer.codecs.codec import REGISTRY, Codec, Setting
+from muloco.settings.values import BadValue, checked, described
+from muloco.suggest import allowed
 
-from muloco.outer.codec_settings import KINDS, VALUES, check_settings
-from muloco.outer.codecs.codec import Codec
-from muloco.outer.codecs.dense import Dense
-from muloco.outer.codecs.linear import Linear
-from muloco.outer.codecs.lloyd_max import LloydMax
-from muloco.outer.codecs.statistical import Statistical
-from muloco.outer.codecs.topk import TopK
+__all__ = ["KINDS", "Codec", "build_codec", "codec_class", "codec_settings", "default_codec", "kinds_with", "table"]
 
-__all__ = ["KINDS", "Codec", "build_codec"]
+for _module in pkgutil.iter_modules(kinds.__path__):
+    importlib.import_module(f"{kinds.__name__}.{_module.name}")
 
-DENSE = {"none": torch.float32, "bf16": torch.bfloat16}
-QUANTIZED: dict[str, Callable[[int, bool], Codec]] = {
-    "linear": Linear,
-    "statistical": Statistical,
-    "lloyd_max": LloydMax,
-}
+KINDS = tuple(REGISTRY)
 
 
 def build_codec(
@@ -61,27 +40,72 @@ def build_codec(
     bits: int | None = None,
     granularity: str = "tensor",
     fraction: float | None = None,
-    values: str | None = None,
+    **settings: Any,
 ) -> Codec:
-    """The codec of that kind and those settings.
+    """The codec of that kind and those settings. A setting that is None is left out.
 
     Args:
         kind: one of `KINDS`.
-        bits: 1 to 8 a code, for `linear`, `statistical`, `lloyd_max`, and for `topk` with values of these kinds.
-        granularity: `tensor`, one codebook a piece; or `row`, one for each index of the first dimension, for `linear`,
-            `statistical` and `lloyd_max`.
-        fraction: share of the elements that `topk` keeps, above 0 and at most 1. Of n elements it keeps n x fraction,
-            rounded, and at least 1.
-        values: how `topk` carries values: `fp32` (the default), `bf16`, `linear`, `statistical` or `lloyd_max`.
+        bits: 1 to 8 a code, for quantized kinds, and for `topk` with values of these kinds.
+        granularity: `tensor`, one codebook a piece; or `row`, one for each index of the first dimension.
+        fraction: share of the elements that `topk` keeps, above 0 and at most 1.
+        settings: other settings of the kind, by name, such as `values` of `topk`; see `table`.
 
     Raises:
         ValueError: unknown kind, a setting out of range, one that is missing, or one that the kind does not take.
     """
-    check_settings(kind, bits=bits, granularity=granularity, fraction=fraction, values=values)
-    if kind == "topk":
-        assert fraction is not None
-        return TopK(float(fraction), build_codec(VALUES[values or "fp32"], bits=bits))
-    if kind in DENSE:
-        return Dense(DENSE[kind])
-    assert bits is not None
-    return QUANTIZED[kind](bits, granularity == "row")
+    codec = codec_class(kind)
+    given = {"bits": bits, "granularity": granularity, "fraction": fraction, **settings}
+    known, own = codec_settings(), codec.settings()
+    for name, value in given.items():
+        if name not in own and value is not None and (name not in known or value != known[name].config_default):
+            takers = ", ".join(kinds_with(name)) or "no kind"
+            raise ValueError(f"kind {kind!r} takes no {name}, got {value!r}; allowed for {takers}")
+    return codec(**{name: _checked(kind, name, setting, given.get(name)) for name, setting in own.items()})
+
+
+def default_codec(kind: str) -> Codec:
+    """The codec of a kind as a config has it that gives none of its settings."""
+    return build_codec(kind, **{name: value for name, (value, _) in codec_class(kind).derive({}).items()})
+
+
+def codec_class(kind: str) -> type[Codec]:
+    """The class of a kind.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if kind not in REGISTRY:
+        raise ValueError(f"unknown compression kind {kind!r}: {allowed(str(kind), KINDS)}")
+    return REGISTRY[kind]
+
+
+def codec_settings() -> dict[str, Setting]:
+    """The settings of all kinds, by name. What several kinds have is described as the first of them does."""
+    found: dict[str, Setting] = {}
+    for codec in REGISTRY.values():
+        for name, setting in codec.settings().items():
+            found.setdefault(name, setting)
+    return found
+
+
+def kinds_with(setting: str) -> list[str]:
+    """The kinds that have a setting of that name."""
+    return [kind for kind, codec in REGISTRY.items() if setting in codec.settings()]
+
+
+def table() -> list[tuple[str, str, str]]:
+    """The kinds as rows of a table: kind, settings, what a piece is decoded to."""
+    return [(f"`{kind}`", ", ".join(codec.settings()), codec.about) for kind, codec in REGISTRY.items()]
+
+
+def _checked(kind: str, name: str, setting: Setting, value: Any) -> Any:
+    if value is None and setting.default is None:
+        try:
+            return checked(setting.annotation, None)
+        except BadValue:
+            raise ValueError(f"{kind} needs {name}, {described(setting.annotation)}; got None") from None
+    try:
+        return checked(setting.annotation, setting.default if value is None else value)
+    except BadValue as error:
+        raise ValueError(f"{kind}: {name} {error}") from None

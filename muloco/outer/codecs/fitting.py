@@ -1,4 +1,4 @@
-"""The Triton kernel that fits the levels of `lloyd_max`. It does the operations of `lloyd_max._fit`, to give the same
+"""The Triton kernel that fits the levels of `lloyd_max`. It does the operations of `lloyd.fit`, to give the same
 bits."""
 
 import torch
@@ -6,14 +6,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from muloco.outer.codecs import lloyd_max
+from muloco.outer.codecs import lloyd
 from muloco.outer.codecs.kernels import ONE, cell_of
 
 _CHUNK = 1024  # cells that a program processes at a time
-_ITERATIONS = tl.constexpr(lloyd_max._ITERATIONS)
-_CAPPINGS = tl.constexpr(lloyd_max._CAPPINGS)
-_WHOLE = tl.constexpr(lloyd_max._WHOLE)
-_BIAS_LEFT = tl.constexpr(lloyd_max._BIAS_LEFT)
+_ITERATIONS = tl.constexpr(lloyd.ITERATIONS)
+_CAPPINGS = tl.constexpr(lloyd.CAPPINGS)
+_WHOLE = tl.constexpr(lloyd.WHOLE)
+_BIAS_LEFT = tl.constexpr(lloyd.BIAS_LEFT)
 
 
 def fit(counts: Tensor, sums: Tensor, fineness: int, levels: Tensor, starts: Tensor) -> None:
@@ -22,7 +22,7 @@ def fit(counts: Tensor, sums: Tensor, fineness: int, levels: Tensor, starts: Ten
     Args:
         counts: int32 [r, cells], number of elements in each cell; overwritten.
         sums: int64 [r, cells], sum of their scores in units of 1 / ONE; overwritten.
-        fineness: fineness of the grid, see `lloyd_max._Grid`.
+        fineness: fineness of the grid, see `lloyd.Grid`.
         levels: fp64 [r, L], overwritten by the levels.
         starts: int32 [r, L], overwritten: the first cell of each level but the first one; the last column is not used.
     """

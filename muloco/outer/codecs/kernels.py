@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from muloco.outer.codecs import quantized
+from muloco.outer.codecs import rows as in_rows
 
-ONE = tl.constexpr(quantized.ONE)
+ONE = tl.constexpr(in_rows.ONE)
 LINEAR, STATISTICAL, CELLS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 """Ways in which a code is computed from an element."""
 _MANTISSA, _BIAS = tl.constexpr(23), tl.constexpr(127)  # of an fp32 number
@@ -216,7 +216,7 @@ def _score(value, centre, width):
 
 @triton.jit
 def cell_of(score, half, FINENESS: tl.constexpr):
-    """Returns the cell of a score, see `lloyd_max._Grid`."""
+    """Returns the cell of a score, see `lloyd.Grid`."""
     distance = (tl.abs(score) + 1.0).to(tl.int32, bitcast=True) >> (_MANTISSA - FINENESS)
     distance = tl.minimum(distance - (_BIAS << FINENESS), half - 1)
     return (distance ^ (score.to(tl.int32, bitcast=True) >> 31)) + half

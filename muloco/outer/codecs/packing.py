@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from muloco.outer.codecs.codec import packed_bytes
+
 _BLOCK = {"cpu": 2**17}
 _LARGE_BLOCK = 2**24
 _NARROW = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -12,11 +14,6 @@ _NARROW = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 def block_elements(device: torch.device) -> int:
     """How many elements to work on at once: few enough for a CPU's caches, many for one launch of a GPU kernel."""
     return _BLOCK.get(device.type, _LARGE_BLOCK)
-
-
-def packed_bytes(count: int, bits: int) -> int:
-    """Bytes of `count` integers of `bits` bits."""
-    return -(-count * bits // 8)
 
 
 def pack(values: Tensor, bits: int) -> Tensor:

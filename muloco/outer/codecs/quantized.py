@@ -4,23 +4,24 @@ On a GPU Triton kernels process all pieces at once (`kernels`). Elsewhere torch'
 other, in blocks that fit into a CPU's caches.
 """
 
+from __future__ import annotations
+
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from muloco.outer.codecs.codec import Codec
-from muloco.outer.codecs.packing import block_elements, pack, packed_bytes, unpack
+from muloco.outer.codecs.codec import Codec, no_grad, packed_bytes, setting
+from muloco.settings.bounds import Bits
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from muloco.outer.codecs.kernels import Stack
 
-ONE = 2**24
-"""The integer that stands for a value of 1 in integer sums of values; an fp32 number has as many digits."""
+Granularity = Literal["tensor", "row"]
 
 
 def takes_kernels(device: torch.device) -> bool:
@@ -28,19 +29,33 @@ def takes_kernels(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantized(Codec):
-    """Sends a code of `bits` bits for each element and fp32 metadata for each row; see `muloco.outer.codecs`."""
+    """Sends a code of `bits` bits for each element and fp32 metadata for each row.
 
-    bits: int
-    by_row: bool
+    Payload: the metadata of the rows, one after the other; then the codes of all rows (`packing.pack`). A row or tensor
+    that holds NaN or an infinity decodes to NaN throughout.
+    """
+
+    bits: Bits = setting("Bits of an element.", derived=4, reason="{kind} codes")
+    granularity: Granularity = setting(
+        "One set of levels for a tensor (or a worker's part of it), or one for each row.", default="tensor"
+    )
+
+    @property
+    def size(self) -> str:
+        return f"{self.bits} bits"
+
+    @property
+    def details(self) -> str:
+        return "per row" if self.granularity == "row" else ""
 
     @property
     def levels(self) -> int:
         """Number of codes."""
         return 2**self.bits
 
-    linear = False
+    linear: ClassVar[bool] = False
     """Whether codes count even steps; otherwise each code has its own level."""
 
     @property
@@ -68,7 +83,7 @@ class Quantized(Codec):
         """
 
     @abstractmethod
-    def quantize_stack(self, stack: "Stack", codes: Tensor) -> Tensor:
+    def quantize_stack(self, stack: Stack, codes: Tensor) -> Tensor:
         """Does with kernels what `quantize` does, for all rows of many pieces, and packs the codes.
 
         Args:
@@ -83,8 +98,10 @@ class Quantized(Codec):
         rows, columns = self._matrix(shape)
         return 4 * rows * self.metadata + packed_bytes(rows * columns, self.bits)
 
-    @torch.no_grad()
+    @no_grad
     def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
+        import torch
+
         first = pieces[0]
         rows, columns = self._matrix(first.shape)
         matrices = [piece.detach().to(torch.float32).contiguous().view(rows, columns) for piece in pieces]
@@ -96,7 +113,7 @@ class Quantized(Codec):
                 self._encode_matrix(matrix, payload)
         return payloads
 
-    @torch.no_grad()
+    @no_grad
     def decode_pieces(
         self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
     ) -> None:
@@ -110,6 +127,10 @@ class Quantized(Codec):
 
     def _encode_matrix(self, matrix: Tensor, payload: Tensor) -> None:
         """Encodes a matrix into `payload`."""
+        import torch
+
+        from muloco.outer.codecs.packing import pack
+
         rows, columns = matrix.shape
         codes = torch.empty(rows, columns, dtype=torch.uint8, device=matrix.device)
         metadata = torch.empty(rows, self.metadata, device=matrix.device)
@@ -119,6 +140,11 @@ class Quantized(Codec):
 
     def _decode_matrix(self, payload: Tensor, matrix: Tensor, weight: float, add: bool) -> None:
         """Overwrites a matrix by `weight` x the decoded payload, or adds this to it."""
+        import torch
+
+        from muloco.outer.codecs.packing import unpack
+        from muloco.outer.codecs.rows import blocks
+
         rows, columns = matrix.shape
         before, behind = payload.tensor_split([4 * rows * self.metadata])
         metadata = before.clone().view(torch.float32).view(rows, self.metadata)  # a clone is aligned
@@ -132,6 +158,8 @@ class Quantized(Codec):
                     torch.mul(value, weight, out=target)
 
     def _encode_by_kernels(self, matrices: Sequence[Tensor], payloads: Tensor) -> None:
+        import torch
+
         from muloco.outer.codecs.kernels import Stack
 
         rows, columns = matrices[0].shape
@@ -142,6 +170,8 @@ class Quantized(Codec):
         before.copy_(metadata.view(len(matrices), -1).view(torch.uint8))
 
     def _decode_by_kernels(self, payloads: Tensor, matrices: Sequence[Tensor], weight: float, add: bool) -> None:
+        import torch
+
         from muloco.outer.codecs.kernels import Stack
 
         rows, columns = matrices[0].shape
@@ -155,89 +185,13 @@ class Quantized(Codec):
         elements = math.prod(shape)
         if elements == 0:
             return 0, 0
-        rows = shape[0] if self.by_row and len(shape) > 1 else 1
+        rows = shape[0] if self.granularity == "row" and len(shape) > 1 else 1
         return rows, elements // rows
 
     def _groups(self, rows: int, columns: int, device: torch.device) -> Iterator[slice]:
         """As many rows at once as fill a block, counting their codebooks."""
+        from muloco.outer.codecs.packing import block_elements
+
         step = max(1, block_elements(device) // max(columns, self.levels, 1))
         for start in range(0, rows, step):
             yield slice(start, start + step)
-
-
-def blocks(rows: Tensor) -> tuple[Tensor, ...]:
-    """[r, n] in blocks of columns, of the size that `block_elements` gives."""
-    return rows.split(max(1, block_elements(rows.device) // len(rows)), dim=1)
-
-
-def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and greatest element of each row, [r, 1] each; NaN where the row has one."""
-    return rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-
-
-def moments(rows: Tensor, least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (of a sample: over n - 1; 0 where n = 1) of each row, fp32 [r, 1] each.
-
-    Squares are taken of elements over the greatest magnitude, so that they stay in the range of fp32.
-    """
-    count = rows.shape[1]
-    scale = torch.maximum(least.abs(), greatest.abs())
-    scale = torch.where(scale > 0, scale, 1.0)
-    mean = _row_sums(block / scale for block in blocks(rows)) / count
-    squares = _row_sums((block / scale).sub_(mean.float()).square_() for block in blocks(rows))
-    sigma = (squares / max(count - 1, 1)).sqrt()
-    return (mean * scale).float(), (sigma * scale).float()
-
-
-def _row_sums(parts: Iterable[Tensor]) -> Tensor:
-    """fp64 [r, 1], over fp32 blocks of columns."""
-    return torch.stack([part.sum(1, keepdim=True).double() for part in parts]).sum(0)
-
-
-def look_up(levels: Tensor, codes: Tensor) -> Tensor:
-    """levels[row, code] for levels [r, L] and whole numbers below L as codes [r, n]."""
-    index = codes.to(torch.int32, copy=True)
-    if len(levels) > 1:
-        index += torch.arange(0, levels.numel(), levels.shape[1], dtype=torch.int32, device=codes.device).view(-1, 1)
-    return levels.reshape(-1).index_select(0, index.view(-1)).view(codes.shape)
-
-
-class Totals:
-    """How many values fell into each cell of a row, and their sum: integers, so that no order of adding them matters.
-
-    Args:
-        rows: r.
-        cells: number of cells a row.
-        device: where.
-    """
-
-    _LANES = 4  # a single row is added up in parts: CPUs are twice as fast at it
-
-    def __init__(self, rows: int, cells: int, device: torch.device):
-        self._rows = rows
-        lanes = self._LANES if rows == 1 else rows
-        self._counts = torch.zeros(lanes, cells, dtype=torch.int64, device=device)
-        self._sums = torch.zeros_like(self._counts)
-
-    def add(self, cells: Tensor, values: Tensor) -> None:
-        """Counts fp32 values [r, n], of a mean magnitude below 100, into cells [r, n] (int64); overwrites `values`."""
-        lanes = len(self._counts)
-        if self._rows == 1:
-            lanes = lanes if cells.numel() % lanes == 0 else 1
-            cells, values = cells.view(lanes, -1), values.view(lanes, -1)
-        ones = torch.ones((), dtype=torch.int64, device=cells.device).expand_as(cells)
-        self._counts[:lanes].scatter_add_(1, cells, ones)
-        self._sums[:lanes].scatter_add_(1, cells, values.mul_(ONE).to(torch.int64))
-
-    @property
-    def counts(self) -> Tensor:
-        """fp64 [r, cells], whole numbers."""
-        return self._of_rows(self._counts).double()
-
-    @property
-    def sums(self) -> Tensor:
-        """fp64 [r, cells]."""
-        return self._of_rows(self._sums).double() / ONE
-
-    def _of_rows(self, totals: Tensor) -> Tensor:
-        return totals.sum(0, keepdim=True) if self._rows == 1 else totals

@@ -1,0 +1,404 @@
+"""Tables of the documents that follow from code or from committed results.
+
+    python docs/tables.py            # writes them into the documents (make docs-tables)
+    python docs/tables.py --check    # fails if one is not current
+
+A document has `<!-- generated: NAME -->` and `<!-- end -->` around a table; NAME is a function below, which returns the
+lines between the two.
+"""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from muloco.optim.groups import OPTIONS
+from muloco.optim.rule import Option
+from muloco.optim.rules import RULES
+from muloco.outer.codecs import table as codec_table
+from muloco.outer.fragments import Schedule
+from muloco.outer.sync import STATISTICS
+from muloco.settings.fault_tolerance import FaultTolerance
+from muloco.settings.load import CHECKOUT
+from muloco.settings.outer import OuterOptimizer
+
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
+TABLES: dict[str, Callable[[], str]] = {}
+
+
+def table(function: Callable[[], str]) -> Callable[[], str]:
+    TABLES[function.__name__] = function
+    return function
+
+
+def results(path: str) -> dict:
+    return json.loads((CHECKOUT / "results" / path).read_text())
+
+
+def benchmark(name: str):
+    """A module of benchmarks/."""
+    if (folder := str(CHECKOUT / "benchmarks")) not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
+
+
+def rows(head: Sequence[str], *cells: Sequence[str]) -> str:
+    """A table of Markdown."""
+    first, *others = (f"| {' | '.join(line)} |".replace("|  |", "| |") for line in (head, *cells))
+    return "\n".join([first, "|" + "---|" * len(head), *others])
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+
+
+def fenced(text: str) -> str:
+    return f"```\n{text}\n```"
+
+
+@table
+def demo() -> str:
+    found = results("first_light/demo/summary.json")
+    cells = {
+        "held-out loss": f"{found['validation_loss_before']:.4f} before, {found['validation_loss']:.4f} after "
+        f"({found['validation_bits_per_byte']:.4f} bits per byte)",
+        "training loss": f"{found['training_loss']:.4f} at step {found['steps']}",
+        "tokens": f"{found['tokens']:,} by {found['workers']} workers",
+        "tokens/s": f"{found['tokens_per_second']:,.0f} by all workers, syncs included",
+        "syncs": str(found["syncs"]),
+        "sent by a worker": f"{found['bytes_sent_per_worker'] / 1e6:.1f} MB to other workers",
+        "wall time": f"{found['wall_seconds']:.0f} s",
+    }
+    left, right = max(map(len, cells)), max(map(len, cells.values()))
+    lines = [f"│ {name:{left}} │ {value:{right}} │" for name, value in cells.items()]
+    edge = ("─" * (left + 2), "─" * (right + 2))
+    return indented("\n".join([f"┌{'┬'.join(edge)}┐", *lines, f"└{'┴'.join(edge)}┘"]))
+
+
+@table
+def fragments() -> str:
+    schedule = Schedule(sync_interval=12, fragments=3, delay=2)
+    steps = range(1, 19)
+    lines = ["inner step  " + "".join(f"{step:4}" for step in steps)]
+    for fragment in range(3):
+        marks = ""
+        for step in steps:
+            sent, due = (of(step) == fragment for of in (schedule.sent_after, schedule.due_after))
+            on_its_way = any(schedule.sent_after(step - tau) == fragment for tau in range(1, 3))
+            marks += ("---" if on_its_way else "   ") + ("S" if sent else "A" if due else "-" if on_its_way else ".")
+        lines.append(f"fragment {fragment}  {marks}")
+    return indented("\n".join(lines))
+
+
+TIMEOUTS = {
+    "heartbeat_timeout_seconds": ("waiting for the dead", "the longest silence of a live machine"),
+    "exchange_timeout_seconds": (
+        "a member that stands still during a sync; it is the limit for each chunk of 16 MiB",
+        "the time of 16 MiB on the slowest link",
+    ),
+    "straggler_timeout_seconds": (
+        "waiting for the living but late",
+        "how much later the slowest worker ends its window",
+    ),
+    "quorum_timeout_seconds": (
+        "waiting for ever where too few are left, or the lighthouse is away",
+        "the slowest window; how long you take to repair something",
+    ),
+    "stall_timeout_seconds": (
+        "a worker that is alive but takes no step",
+        "the longest pause between two steps, such as a slow source of data",
+    ),
+}
+
+
+@table
+def timeouts() -> str:
+    values = {name: value for name, value in asdict(FaultTolerance()).items() if name.endswith("_timeout_seconds")}
+    assert values.keys() == TIMEOUTS.keys(), "each timeout has a row"
+    return rows(
+        ("field", "default", "what it protects from", "set it above"),
+        *((f"`{name}`", f"{values[name]:g}", *meaning) for name, meaning in TIMEOUTS.items()),
+    )
+
+
+OUTER_OPTIMIZERS = {
+    "sgd": (
+        "`lr`, `momentum`, `nesterov`",
+        "buf <- momentum buf + g; anchor <- anchor - lr (g + momentum buf), without Nesterov - lr buf",
+    ),
+    "adamw": ("`lr`, `beta1`, `beta2`, `eps`", "AdamW without weight decay"),
+    "muon": ("all of these", "Muon on every matrix, embedding and head among them; AdamW on vectors"),
+}
+TRANSPORTS = {
+    "torchft": ("processes, or groups of ranks", "at torchft's lighthouse; gloo or NCCL carries the bytes", "yes"),
+    "in_process": (
+        "threads of one process (one for each rank of a worker) that take turns",
+        "in memory",
+        "no",
+    ),
+}
+
+
+def _choices(section: type, field: str, head: Sequence[str], meanings: dict[str, tuple[str, ...]]) -> str:
+    assert set(get_args(get_type_hints(section)[field])) == set(meanings), f"each choice of {field} has a row"
+    return rows(head, *((f"`{choice}`", *meaning) for choice, meaning in meanings.items()))
+
+
+@table
+def outer_optimizers() -> str:
+    head = ("`outer_optimizer.class_name`", "takes", "the step, with the mean pseudogradient g")
+    return _choices(OuterOptimizer, "class_name", head, OUTER_OPTIMIZERS)
+
+
+@table
+def transports() -> str:
+    head = ("`fault_tolerance.transport`", "workers are", "they meet", "overlap")
+    return _choices(FaultTolerance, "transport", head, TRANSPORTS)
+
+
+@table
+def sync_statistics() -> str:
+    lines = [(f"`{s.name}`", s.unit, s.doc, "sum" if s.summed else "rank 0") for s in STATISTICS]
+    return rows(("value", "unit", "meaning", "over a worker's ranks"), *lines)
+
+
+@table
+def recovery() -> str:
+    path = CHECKOUT / "results" / "storm" / "recovery.jsonl"
+    killed, *lines = map(json.loads, path.read_text().splitlines())
+    syncs = [line for line in lines if line["event"] == "sync"]
+    asks, joined = (line for line in lines if line["event"] == "join")
+    common = next(line for line in syncs if "3" in line["weights"])
+    alone = [line for line in syncs if 15 < line["step"] <= 35]
+
+    def at(line: dict) -> str:
+        return f"{line['time'] - killed['time']:.1f}"
+
+    return rows(
+        ("seconds", ""),
+        (at(killed), "worker 3 is killed; the exchange of the others breaks, and they meet again"),
+        ("1", "the supervisor starts it again; it imports torch and builds its model"),
+        (
+            at(syncs[0]),
+            "the heartbeat timeout has passed: workers 0, 1 and 2 commit the sync with the windows that they brought",
+        ),
+        (f"{at(alone[0])} ... {at(alone[-1])}", f"they commit {len({line['step'] for line in alone})} more syncs"),
+        (at(asks), f"worker 3 has loaded the newest checkpoint, of step {asks['step']}, and asks to join"),
+        (
+            at(joined),
+            f"at the sync of step {joined['step']} it has taken over the state of a live worker and goes on",
+        ),
+        (
+            at(common),
+            f"the first common commit, of step {common['step']}: its pseudogradient counts with the "
+            f"{common['weights']['3']} inner steps that it has taken since",
+        ),
+    )
+
+
+def _storm(name: str) -> str:
+    return indented(benchmark("storm").table(results(f"storm/{name}.json")))
+
+
+@table
+def storm_four() -> str:
+    return _storm("four")
+
+
+@table
+def storm_many() -> str:
+    return _storm("many")
+
+
+@table
+def storm_pairs() -> str:
+    return _storm("pairs")
+
+
+@table
+def attacks() -> str:
+    module = benchmark("attacking.table")
+    return indented("\n".join(module.counts(module.read(CHECKOUT / "results" / "attacks" / "full.jsonl"))))
+
+
+def _overhead(kind: str) -> str:
+    return indented(benchmark(f"overhead_{kind}").table(results(f"overhead/{kind}.json")))
+
+
+@table
+def overhead_sync() -> str:
+    return _overhead("sync")
+
+
+@table
+def overhead_link() -> str:
+    return _overhead("link")
+
+
+@table
+def overhead_exchange() -> str:
+    return _overhead("exchange")
+
+
+@table
+def overhead_seals() -> str:
+    return _overhead("seals")
+
+
+@table
+def rules() -> str:
+    each = {"element": "", "row": " (one a row)", "tensor": " (one a tensor)"}
+    return rows(
+        ("rule", "takes", "what it does", "state of a parameter"),
+        *(
+            (
+                f"`{rule.name}`",
+                rule.takes,
+                rule.about,
+                ", ".join(f"`{name}`{each[per]}" for name, per in rule.state.items()),
+            )
+            for rule in RULES.values()
+        ),
+    )
+
+
+@table
+def rule_options() -> str:
+    def taken_by(option: Option) -> str:
+        names = ", ".join(rule.name for rule in RULES.values() if option in rule.options)
+        return names if option.in_constructor else f"{names} group"
+
+    def default(option: Option) -> str:
+        value = f"`{option.default}`" if isinstance(option.default, str) else str(option.default)
+        return option.default_text or value
+
+    return rows(
+        ("option", "of", "default", "meaning"),
+        *((f"`{name}`", taken_by(option), default(option), option.about) for name, option in OPTIONS.items()),
+    )
+
+
+@table
+def muon_ranks() -> str:
+    return indented(benchmark("muon_ranks").table(results("muon/150M_ranks.json")))
+
+
+@table
+def muon_speed() -> str:
+    lines = []
+    for flavor in ("150M", "416M"):
+        found = results(f"muon/{flavor}.json")
+        ours, torchs, adamw = (found["optimizers"][name] for name in ("muloco Muon", "torch Muon", "torch AdamW"))
+        lines.append(
+            [
+                flavor,
+                *(f"{row['milliseconds']:.0f} ms, {row['share_of_gemm_rate']:.2f}" for row in (ours, torchs)),
+                f"{adamw['milliseconds']:.0f} ms",
+                *(f"{found['orthogonality'][name]['rms_error']:.3f}" for name in ("muloco Muon", "torch Muon")),
+            ]
+        )
+    return rows(("flavor", "`Muon`", "`torch.optim.Muon`", "`torch.optim.AdamW`", "rms, ours", "rms, torch"), *lines)
+
+
+@table
+def muon_peers() -> str:
+    names = ("torch Muon", "muon-optimizer", "pytorch_optimizer", "optimuon", "heavyball")
+    head = ("flavor", "`torch.optim.Muon`", *(f"`{name}`" for name in names[1:]), "products alone", "with two passes")
+    lines = []
+    for flavor in ("150M", "416M"):
+        found = results(f"muon/{flavor}.json")
+        cells = [found["optimizers"][name]["time_beside_ours"] for name in names]
+        cells += [found["share_of_gemm_rate"][name] for name in ("plain_products", "and_two_passes")]
+        lines.append([flavor, *(f"{cell:.2f}" for cell in cells)])
+    return rows(head, *lines)
+
+
+CODECS = [
+    *("none", "bf16"),
+    *(f"{kind} {bits} bits tensor" for kind in ("linear", "statistical", "lloyd_max") for bits in (2, 4, 8)),
+    *(
+        f"{kind} {bits} bits row"
+        for kind, most in (("linear", 8), ("statistical", 4), ("lloyd_max", 4))
+        for bits in (2, 4, 8)
+        if bits <= most
+    ),
+    *("topk 0.1", "topk 0.01", "topk 0.1 lloyd_max 2 bits"),
+]
+
+
+@table
+def kinds_of_codec() -> str:
+    return rows(("`compression.kind`", "settings", "what arrives"), *codec_table())
+
+
+@table
+def codecs() -> str:
+    methods, lines = results("compression/codecs.json")["methods"], []
+    for method in CODECS:
+        found = methods[method]
+        kind, _, settings = method.partition(" ")
+        figures = (found["bits_per_element"], found["relative_error"], found["encode_gigabytes_per_second"])
+        lines.append((f"`{kind}` {settings}".strip(), *map("{:.{}f}".format, figures, (2, 3, 2))))
+    return rows(("codec", "bits an element", "error", "encode GB/s"), *lines)
+
+
+@table
+def compression_loss() -> str:
+    return fenced(benchmark("compression_loss_table").table(results("compression/loss.json")))
+
+
+@table
+def compression_link() -> str:
+    return fenced(benchmark("compression_link").table(results("compression/link.json")))
+
+
+@table
+def compression_streaming() -> str:
+    return fenced(benchmark("compression_link").streaming_table(results("compression/streaming.json")))
+
+
+def _pseudogradients(number: int) -> str:
+    text = (CHECKOUT / "results" / "pseudogradients" / "table.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    return tables[number].rstrip()
+
+
+@table
+def pseudogradients_agree() -> str:
+    return _pseudogradients(0)
+
+
+@table
+def pseudogradients_spectra() -> str:
+    return _pseudogradients(1)
+
+
+def documents() -> list[Path]:
+    return [*CHECKOUT.glob("*.md"), *sorted((CHECKOUT / "docs").glob("*.md"))]
+
+
+def current(text: str) -> str:
+    """A document with the tables as they are now."""
+    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}", text)
+
+
+def main(words: list[str]) -> int:
+    """Writes the documents, or with `--check` only names those that are not current.
+
+    Returns:
+        exit status: 1 if a document was not current.
+    """
+    changed = {path: text for path in documents() if (text := current(path.read_text())) != path.read_text()}
+    for path, text in changed.items():
+        if words != ["--check"]:
+            path.write_text(text)
+        sys.stderr.write(f"{path.relative_to(CHECKOUT)}: its tables were not current\n")
+    return int(bool(changed) and words == ["--check"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

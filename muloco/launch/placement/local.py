@@ -1,0 +1,82 @@
+"""Which devices and how many threads each worker gets on this machine, and what carries the outer exchange."""
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from muloco.cores import usable_cores
+from muloco.errors import UserError
+from muloco.launch.placement.spec import (
+    HostSpec,
+    Placement,
+    allocator_settings,
+    described,
+    refuse_what_needs_cuda,
+    threads,
+)
+from muloco.settings.config import Config
+
+
+def place_here(config: Config) -> Placement:
+    """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none.
+
+    Raises:
+        UserError: workers of several ranks need more devices than there are.
+    """
+    count = _cuda_devices()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
+    return place_on_devices(config, devices=devices, cores=usable_cores(), environment=os.environ)
+
+
+def _cuda_devices() -> int:
+    if version("torch").endswith("+cpu"):  # a build without CUDA, which is not imported only to learn that
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def place_on_devices(config: Config, *, devices: list[str], cores: int, environment: Mapping[str, str]) -> Placement:
+    """`place_here` on a machine with these CUDA devices (as CUDA_VISIBLE_DEVICES names them) and CPU cores."""
+    workers, ranks = config.worker_processes, config.ranks_per_worker
+    common = {"OMP_NUM_THREADS": threads(environment, cores=cores, ranks=workers * ranks)}
+    chosen = config.fault_tolerance.process_group
+    what = described(config)
+    if not devices:
+        refuse_what_needs_cuda(config, "this machine")
+        each = common["OMP_NUM_THREADS"]
+        return Placement(
+            environments=(common,) * workers,
+            hosts=(HostSpec(),) * workers,
+            lighthouse=HostSpec(),
+            process_group="gloo",
+            description=f"{what} on the CPU: {cores} cores, {each} thread{'s' * (each != '1')} a rank, gloo",
+        )
+    if len(devices) >= workers * ranks:
+        slices = [devices[worker * ranks : (worker + 1) * ranks] for worker in range(workers)]
+        group = "nccl" if chosen == "auto" else chosen
+        description = f"{what} on {workers * ranks} of {len(devices)} CUDA devices, {group}"
+    elif ranks == 1:
+        if chosen == "nccl":
+            raise UserError(
+                f"fault_tolerance.process_group nccl needs a device for each of the {workers} workers, this machine "
+                f"has {len(devices)}; use gloo, which lets workers share"
+            )
+        slices = [[devices[worker % len(devices)]] for worker in range(workers)]
+        group = "gloo"
+        description = f"{what} share {len(devices)} CUDA device{'s' * (len(devices) > 1)}, gloo"
+    else:
+        raise UserError(
+            f"{what} need {workers * ranks} CUDA devices, this machine has {len(devices)}; lower "
+            "fault_tolerance.group_size or parallelism.*_degree (workers of one rank can share a device)"
+        )
+    common |= allocator_settings(environment)
+    environments = tuple({**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices)
+    return Placement(
+        environments=environments,
+        hosts=(HostSpec(),) * workers,
+        lighthouse=HostSpec(),
+        process_group=group,
+        description=description,
+    )

@@ -1,0 +1,47 @@
+"""Tensors as matrices, by the `layout` of their group. Imports no torch."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor
+
+__all__ = ["LAYOUTS", "from_matrices", "matrix_shape", "row_shape", "to_matrices"]
+
+LAYOUTS = {
+    "stacked": "the last two dimensions are matrices, those before a batch of them",
+    "flatten": "the first dimension is the rows, the others together are the columns",
+    "transposed": "a matrix [in, out], as transformers' Conv1D has",
+}
+"""Values of `layout`. A matrix [out, in] needs none; more than three dimensions without it are flattened, as in a
+convolution [out, in, height, width]."""
+
+
+def matrix_shape(shape: "Size", layout: str | None) -> tuple[int, int]:
+    """(fan_out, fan_in) of the matrices that a parameter of `shape` consists of."""
+    if _flattened(len(shape), layout):
+        return shape[0], math.prod(shape[1:])
+    if layout == "transposed":
+        return shape[1], shape[0]
+    return shape[-2], shape[-1]
+
+
+def row_shape(shape: "Size", layout: str | None) -> "Size":
+    """Shape of what has one number for each output (fan_out) of a matrix of `shape`, to be broadcast to it."""
+    outputs = len(shape) - 1 if layout == "transposed" else 0 if _flattened(len(shape), layout) else len(shape) - 2
+    return type(shape)(size if dim == outputs else 1 for dim, size in enumerate(shape))
+
+
+def to_matrices(tensors: "Tensor", layout: str | None) -> "Tensor":
+    """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed matrices stay as they are, and so does their
+    direction."""
+    return tensors.flatten(2) if _flattened(tensors.ndim - 1, layout) else tensors
+
+
+def from_matrices(matrices: "Tensor", shape: "Size") -> "Tensor":
+    """`[batch, ..., rows, cols]` -> `[batch, *shape]`; the inverse of `to_matrices`."""
+    return matrices.reshape(-1, *shape)
+
+
+def _flattened(dimensions: int, layout: str | None) -> bool:
+    return dimensions > 2 and layout in ("flatten", None)
