@@ -27,7 +27,7 @@ test-all: $(INSTALLED) ## run all tests
 
 # tests that depend on the version of torch
 TORCH_TESTS = tests/test_torchtitan_gate.py tests/test_sharding.py tests/test_cli.py tests/model tests/optim tests/pytorch \
-	tests/outer tests/training tests/launch tests/evals tests/export \
+	tests/outer tests/training tests/launch tests/commands tests/evals tests/export \
 	$(patsubst %,tests/integration/test_%.py,training parallel checkpoints compression evaluation gpa streaming)
 TORCH_VENV = .venv-torch-$(VERSION)
 
@@ -37,10 +37,10 @@ test-torch: ## run the tests that depend on torch with another release: make tes
 	$(TORCH_VENV)/bin/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
 
 paper: $(INSTALLED) ## check the paper's claims on this machine, two hours or more; goes on where it was stopped
-	$(MULOCO) paper
+	$(MULOCO) reproduce
 
 paper-quick: $(INSTALLED) ## a small part of it, in a quarter of an hour
-	$(MULOCO) paper --quick
+	$(MULOCO) reproduce --quick
 
 gpu-check: $(if $(BUNDLED),,$(INSTALLED)) ## run the checks that need a GPU, in 8 minutes; options: GPU_ARGS="--parts small"
 	$(if $(BUNDLED),python3 .gpu/check.py,$(MULOCO) check-gpu) $(GPU_ARGS)

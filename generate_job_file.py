@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from muloco.commands.cluster_options import add_profile_options, given_options
 from muloco.errors import UserError
 from muloco.sweeps.expand import expand
 from muloco.sweeps.listing import warnings
-from muloco.sweeps.options import add_profile_options, given_options
 from muloco.sweeps.script import job_script
 from muloco.sweeps.settings import Settings
 from muloco.sweeps.sweep import Grid, Sweep

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from muloco.analysis.chart import Bars, Figure, Panel, Series
+from muloco.analysis.draw import draw_to
+
 METHODS = {"muloco": "MuLoCo", "diloco": "DiLoCo"}
 CODECS = ("statistical", "linear", "lloyd_max")
 BITS = (2, 4, 8)
@@ -126,36 +129,24 @@ def table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], file: Path) -> None:
     """Loss above fp32 in % by codec, beside the paper's."""
-    import matplotlib
+    panels = []
+    for method, name in METHODS.items():
+        near = 100 * spread(result) / loss(result, method, "fp32")
+        apart = [
+            Series(label="two seeds of fp32" * (y > 0), look="two seeds of fp32", x=[], y=[y], horizontal=True)
+            for y in (near, -near)
+        ]
+        ours = [over_fp32(result, method, what, feedback=feedback) for feedback in (False, True) for what in LOSSY]
+        theirs = [paper_over_fp32(method, what, feedback=feedback) for feedback in (False, True) for what in LOSSY]
+        panels.append(_panel(f"{name}, flavor {result['flavor']}, here", ours, apart))
+        panels.append(_panel(f"{name}, 416M, paper", theirs, []))
+    title = f"Final held-out loss with compressed pseudogradients, K = {result['workers']}"
+    draw_to(Figure(name=file.stem, title=title, panels=panels, note=title, across=2), file)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
-    places = range(len(LOSSY))
-    for row, (method, name) in zip(axes, METHODS.items(), strict=True):
-        for axis, values, title in (
-            (row[0], over_fp32, f"{name}, flavor {result['flavor']}, here"),
-            (row[1], None, f"{name}, 416M, paper"),
-        ):
-            for feedback, colour, shift in ((False, "tab:blue", -0.2), (True, "tab:orange", 0.2)):
-                heights = [
-                    values(result, method, what, feedback=feedback)
-                    if values
-                    else paper_over_fp32(method, what, feedback=feedback)
-                    for what in LOSSY
-                ]
-                label = "with error feedback" if feedback else "without"
-                axis.bar([p + shift for p in places], [h or 0 for h in heights], 0.4, color=colour, label=label)
-            axis.axhline(0, color="black", linewidth=0.8)
-            if values:
-                near = 100 * spread(result) / loss(result, method, "fp32")
-                axis.axhspan(-near, near, color="grey", alpha=0.25, label="two seeds of fp32")
-            axis.set_title(title, fontsize=10)
-            axis.set_ylabel("% above fp32")
-            axis.set_xticks(list(places), LOSSY, rotation=60, ha="right", fontsize=8)
-    axes[0][0].legend(fontsize=8)
-    figure.suptitle(f"Final held-out loss with compressed pseudogradients, K = {result['workers']}")
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
+def _panel(title: str, heights: list[float | None], lines: list[Series]) -> Panel:
+    """A panel of bars: those without error feedback are the first half of the heights."""
+    labels = ("without error feedback", "with error feedback")
+    halves = heights[: len(LOSSY)], heights[len(LOSSY) :]
+    bars = [Bars(label=label, heights=half) for label, half in zip(labels, halves, strict=True)]
+    return Panel(title=title, xlabel="", ylabel="% above fp32", series=[*bars, *lines], categories=LOSSY)

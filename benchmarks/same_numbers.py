@@ -159,6 +159,16 @@ PLANS: dict[str, Plan] = {
     "lloyd-max-feedback": Plan(codec("lloyd_max", bits=2, error_feedback=True), quick=True),
     "topk-gather": Plan(codec("topk", fraction=0.1, reduce="gather", error_feedback=True)),
     "topk-quantized": Plan(codec("topk", fraction=0.2, values="linear", bits=4) | {"fault_tolerance.group_size": 4}),
+    "ternary": Plan(codec("ternary", error_feedback=True)),
+    "powersgd-resumed": Plan(
+        {
+            **codec("powersgd", rank=2, error_feedback=True),
+            "checkpoint.enable": True,
+            "checkpoint.interval": CHECKPOINT,
+        },
+        then={},
+        forgets=True,
+    ),
     "requantize": Plan(codec("linear", bits=4, reduce="requantize", skip_norms=False), quick=True),
     "streaming-compressed-processes": Plan(
         {**STREAMING, **PROCESSES, **codec("statistical", bits=2, error_feedback=True)}

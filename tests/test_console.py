@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from muloco import cli
+from muloco.commands.with_config import log_to
 
 CODE = """
 import sys
@@ -87,7 +87,7 @@ def test_messages_while_training_have_the_time_of_workers_lines(capsys: pytest.C
     before = logging.root.handlers[:]
     logging.root.handlers.clear()
     try:
-        cli._log_to(Console(width=80))
+        log_to(Console(width=80))
         logging.getLogger("muloco.launch").warning("lost")
     finally:
         logging.root.handlers[:] = before

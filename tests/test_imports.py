@@ -18,10 +18,11 @@ LEVELS = [
     {"resolve"},
     {"runs", "describe"},
     {"training"},
-    {"launch", "analysis", "evals", "export", "generate", "check"},
+    {"launch", "analysis", "evals", "export"},
     {"sweeps"},
     {"recipes"},
-    {"paper", "gpu_check"},
+    {"reproduce", "gpu_check"},
+    {"commands"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -60,11 +61,9 @@ def test_imports_point_down() -> None:
         ("muloco.settings.load", ["torch", "numpy", "tyro", "rich"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
-        ("muloco.gpu_check.command", ["torch", "torchtitan"]),
         ("muloco.gpu_check.page", ["torch", "torchtitan"]),
-        ("muloco.export.command", ["torch", "torchtitan"]),
-        ("muloco.generate", ["torch", "torchtitan"]),
-        ("muloco.check", ["torch", "torchtitan"]),
+        ("muloco.cli", ["torch", "torchtitan", "torchft", "matplotlib", "scipy", "lm_eval", "tyro", "datasets"]),
+        ("muloco.gpu_check.runner", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
 )

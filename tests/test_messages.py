@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from muloco.cli import _parser
+from muloco.cli import build_parser
 from muloco.settings.config import Config
 from muloco.settings.fields import flatten
 
@@ -14,7 +14,7 @@ from .test_torchtitan_gate import PACKAGE
 
 COMMAND = re.compile(r"\bmuloco (?!(?:is|are|has|reads|with)\b)((?:analyze )?[a-z]+(?:-[a-z]+)*)\b([^`\n;]*)")
 """`muloco` and a word that is no verb about it."""
-PARSER = _parser()
+PARSER = build_parser()[0]
 FIELDS = {f"--{name}" for name in flatten(Config())}
 
 

@@ -79,17 +79,14 @@ def test_what_an_older_torch_lacks_is_provided(lack: Callable[[], None], use: st
 
 
 def test_torchtitan_still_imports_what_a_worker_does_not_use() -> None:
-    loaded = "sorted({'datasets', 'torch._inductor.compile_fx'} & set(sys.modules))"
+    """Its own loader of text, the validator's default, can be used all the same."""
     in_fresh_process(
-        f"import sys, torchtitan.components.validate\nassert {loaded} == ['datasets', 'torch._inductor.compile_fx']"
-    )
-    in_fresh_process(
-        "import sys, muloco.training.trainer\n"
-        f"found = {loaded}\n"
-        "assert 'datasets' not in found and (found == [] or __import__('torch').accelerator.is_available()), found\n"
+        "import sys, muloco.training.trainer, torch\n"
+        "assert 'datasets' not in sys.modules\n"
+        "assert 'torch._inductor.compile_fx' not in sys.modules or torch.accelerator.is_available()\n"
         "from torchtitan.components.validate import Validator\n"
         "assert Validator.Config().dataloader.dataset == 'c4_validation'\n"
-        "from torchtitan.hf_datasets.text_datasets import DATASETS\n"
+        "assert 'datasets' in sys.modules\n"
     )
 
 

@@ -12,8 +12,10 @@ COLORS = {
     "DP AdamW": "#d99a00",
     "GPA": "#7d4ea3",
     "local SGD": "#3aa7a3",
+    "held-out": "#000000",
 }
-"""Colors by method; a name that begins with a method has its color."""
+"""Colors by method, and that of held-out losses beside training losses; a name that begins with one of these has its
+color."""
 _OTHERS = ("#8a5a35", "#c2437d", "#5f7d1f", "#444444")
 _DASHES: tuple[str | tuple, ...] = (
     "-",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from muloco.analysis.memory import Memory, memory
-from muloco.analysis.report.method import variant
+from muloco.analysis.records.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.errors import UserError
 from muloco.model.flavors import flavor

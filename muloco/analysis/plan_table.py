@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from muloco.analysis.canvas import canvas, save
-from muloco.analysis.palette import looks
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw_to
 from muloco.analysis.plan import Plan, fastest
 from muloco.analysis.terminal import Column, facts, fitted
 from muloco.analysis.wall_clock import time_unit
@@ -131,31 +131,25 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
     import numpy as np
 
     rates = [float(rate) for rate in np.geomspace(0.5, 12800, 100)]
-    styles = looks(plan.look for plan in plans)
     curves: dict[tuple[float, ...], list[Plan]] = {}
     for plan in plans:
         curves.setdefault(tuple(plan.at(rate).total for rate in rates), []).append(plan)
     name, size = time_unit(max(curve[-1] for curve in curves))
     several_sizes = len({plan.gpus for plan in plans}) > 1
-    listed = min(_LISTED, len(curves))
-    with canvas(1, 1, width=8, height=4.5 + 0.1 * listed, name=path.stem) as (sheet, ((axes,),)):
-        for number, (times, alike) in enumerate(curves.items(), start=1):
-            label = (
-                alike[0].name
-                + (f" ({alike[0].gpus:,} GPUs)" if several_sizes else "")
-                + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
-            )
-            axes.plot(
-                *(rates, [time / size for time in times]),
-                linestyle=styles[alike[0].look].dash,
-                color=styles[alike[0].look].color,
-                label=label if number <= listed else None,
-            )
-        axes.set(xscale="log", yscale="log", title="wall-clock time, modelled")
-        axes.set(xlabel="bandwidth of a worker's link (Gbit/s)", ylabel=f"wall-clock time ({name})")
-        axes.grid(which="both", alpha=0.25)
-        title = None if listed == len(curves) else f"the first {listed} of {len(curves)} curves"
-        columns = 1 if listed == 1 else 2
-        sheet.legend(loc="outside lower center", frameon=False, fontsize=6.5, title=title, ncols=columns)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(sheet, path)
+    series = []
+    for number, (times, (first, *alike)) in enumerate(curves.items()):
+        gpus = f" ({first.gpus:,} GPUs)" if several_sizes else ""
+        more = f" and {len(alike)} more alike" if alike else ""
+        label = f"{first.name}{gpus}{more}" if number < _LISTED else ""
+        series.append(Series(label=label, look=first.look, x=rates, y=[time / size for time in times], points=False))
+    panel = Panel(
+        title="wall-clock time, modelled",
+        xlabel="bandwidth of a worker's link (Gbit/s)",
+        ylabel=f"wall-clock time ({name})",
+        series=series,
+        xlog=10,
+        ylog=10,
+    )
+    note = f"the first {_LISTED} of {len(curves)} curves" if len(curves) > _LISTED else ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_to(Figure(name=path.stem, title="Plan", panels=[panel], note=note, panel_size=(7.2, 4.2)), path)

@@ -1,15 +1,16 @@
 """The picture of one run: loss.png."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from muloco.analysis.canvas import canvas, save
-from muloco.analysis.palette import COLORS, looks
-from muloco.analysis.report.method import variant
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw_to
+from muloco.analysis.records.method import variant
 from muloco.resolve import completed
 from muloco.runs.folder import RunFolder, read_metrics
 from muloco.settings.stored import from_dict
@@ -34,71 +35,56 @@ def plot_loss(folder: RunFolder) -> Path:
         raise ValueError(f"{folder.root} holds no training metrics to plot")
     anchor = {step: loss for losses in _by_worker(lines, "validation_loss").values() for step, loss in losses.items()}
     own = _mean(_by_worker(lines, "local_validation_loss"))
-    color = _color(folder)
     syncs = sorted({line["step"] for line in lines if line.get("event") == "sync"})
-
-    with canvas(1, 1, width=8, height=5, name=folder.loss_plot.stem) as (sheet, ((axes,),)):
-        _mark_syncs(axes, syncs)
-        logged = sorted({step for losses in training.values() for step in losses})
-        several = len(training) > 1
-        for index, losses in enumerate(training.values() if several else ()):
-            label = f"training, each of {len(training)} workers" if index == 0 else None
-            _line(axes, logged, losses, color=color, linewidth=0.6, alpha=0.3, label=label)
-        label = "training, mean of the workers" if several else "training"
-        _line(axes, logged, _mean(training), color=color, linewidth=1.4, label=label)
-        if own:
-            axes.plot(*zip(*own.items(), strict=True), "x", color="black", markersize=5, label=_own_label(several))
-        if anchor:
-            axes.plot(
-                *zip(*sorted(anchor.items()), strict=True),
-                "o-",
-                color="black",
-                linewidth=1.2,
-                markersize=4,
-                label=_held_out(syncs),
-            )
-        axes.set(xlabel="inner step", ylabel="loss (nats per token)", title=folder.root.resolve().name)
-        axes.grid(axis="y", alpha=0.3)
-        axes.legend(frameon=False, loc="upper right", fontsize=8)
-        save(sheet, folder.loss_plot)
+    logged = sorted({step for losses in training.values() for step in losses})
+    several = len(training) > 1
+    method = _method(folder)
+    series = []
+    if several:
+        label = f"training, each of {len(training)} workers"
+        series += [_training(label, method, logged, losses, thin=True) for losses in training.values()]
+    label = "training, mean of the workers" if several else "training"
+    series.append(_training(label, method, logged, _mean(training)))
+    label = "held-out, own weights" + " (mean of the workers)" * several
+    series += _held_out(label, own, line=False, marker="x")
+    series += _held_out("held-out, anchor" if syncs else "held-out", anchor)
+    if len(syncs) > MOST_SYNCS:
+        series.append(Series(label=f"{len(syncs)} syncs, not marked", x=[], y=[], line=False, points=False))
+        syncs = []
+    panel = Panel(
+        title=folder.root.resolve().name,
+        xlabel="inner step",
+        ylabel="loss (nats per token)",
+        series=series,
+        ticks=syncs,
+        ticks_label="sync" if syncs else "",
+    )
+    draw_to(Figure(name=folder.loss_plot.stem, title="Loss", panels=[panel], panel_size=(7.2, 4.4)), folder.loss_plot)
     return folder.loss_plot
 
 
-def _mark_syncs(axes: Any, syncs: Sequence[int]) -> None:
-    """Short ticks on the lower axis; where they are too many to be told apart, their number in the legend."""
-    if len(syncs) > MOST_SYNCS:
-        axes.plot([], [], linestyle="none", label=f"{len(syncs)} syncs, not marked")
-    elif syncs:
-        height = [0] * len(syncs)
-        look = {"linestyle": "none", "marker": "|", "markersize": 14, "color": "black"}
-        axes.plot(syncs, height, **look, transform=axes.get_xaxis_transform(), label="sync")
+def _training(
+    label: str, method: str, logged: Sequence[int], losses: Mapping[int, float], *, thin: bool = False
+) -> Series:
+    """A line with gaps at the steps that other workers have logged and this one has not."""
+    y = [losses.get(step, math.nan) for step in logged]
+    return Series(label=label, look=method, x=logged, y=y, points=False, thin=thin)
 
 
-def with_gaps(logged: Sequence[int], losses: Mapping[int, float]) -> list[float]:
-    """A worker's losses at all steps that any worker has logged; NaN where it has none, so that its line has a gap."""
-    return [losses.get(step, float("nan")) for step in logged]
+def _held_out(label: str, losses: Mapping[int, float], *, line: bool = True, marker: str = "") -> list[Series]:
+    """A series of held-out losses, if there are any."""
+    steps = sorted(losses)
+    y = [losses[step] for step in steps]
+    return [Series(label=label, look="held-out", x=steps, y=y, line=line, marker=marker)] if steps else []
 
 
-def _color(folder: RunFolder) -> str:
-    """The color of the run's method; without a config, that of MuLoCo."""
+def _method(folder: RunFolder) -> str:
+    """The run's method, which decides its color; without a config, MuLoCo."""
     if not folder.config.exists():
-        return COLORS["MuLoCo"]
+        return "MuLoCo"
     stored = json.loads(folder.config.read_text(encoding="utf-8"))
     where = str(folder.config)
-    name = variant(completed(from_dict(stored["resolved"], where=where), where=where)).method
-    return looks([name])[name].color
-
-
-def _line(axes: Any, logged: Sequence[int], losses: Mapping[int, float], **look: Any) -> None:
-    """Draws dots for points without a neighbour, which a line would not show."""
-    axes.plot(logged, with_gaps(logged, losses), **look)
-    ends = [None, *logged, None]
-    alone = [
-        step
-        for before, step, after in zip(ends, logged, ends[2:], strict=False)
-        if step in losses and before not in losses and after not in losses
-    ]
-    axes.plot(alone, [losses[step] for step in alone], ".", color=look["color"], markersize=4)
+    return variant(completed(from_dict(stored["resolved"], where=where), where=where)).method
 
 
 def _by_worker(lines: Sequence[Mapping[str, Any]], name: str) -> dict[int, dict[int, float]]:
@@ -114,11 +100,3 @@ def _mean(by_worker: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
     """The mean by step, over the workers that have a value."""
     steps = sorted({step for losses in by_worker.values() for step in losses})
     return {step: fmean(losses[step] for losses in by_worker.values() if step in losses) for step in steps}
-
-
-def _own_label(several: bool) -> str:
-    return "held-out, own weights" + (" (mean of the workers)" if several else "")
-
-
-def _held_out(syncs: Sequence[int]) -> str:
-    return "held-out, anchor" if syncs else "held-out"

@@ -8,14 +8,12 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from muloco.data.checksums import write_checksums
 from muloco.errors import UserError
-from muloco.files import open_lock
+from muloco.files import open_lock, remove_drafts, whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -72,21 +70,11 @@ def _make_once(folder: Path, fill: Callable[[Path], object]) -> None:
         if folder.exists():
             logger.info("another process prepared %s meanwhile; using its result", folder)
             return
-        drafts = f".preparing-{folder.name}-"
         if alone:
-            for left_by_a_killed_process in folder.parent.glob(f"{drafts}*"):
-                shutil.rmtree(left_by_a_killed_process)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=drafts) as scratch:
-            draft = Path(scratch) / folder.name
-            draft.mkdir()
+            remove_drafts(folder)
+        with whole_folder(folder, shared=True) as draft:
             fill(draft)
             write_checksums(draft)
-            try:
-                draft.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-                logger.info("another process prepared %s meanwhile; using its result", folder)
 
 
 @contextlib.contextmanager

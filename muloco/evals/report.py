@@ -9,10 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from muloco.runs.folder import write_json
-
-ACCURACIES = ("acc_norm", "acc")
-"""What counts in the mean: the first of these that a task has."""
+from muloco.runs.folder import ACCURACIES, write_json
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The folder that an export makes, completely or not at all; nothing is overwritten. Needs nothing but Python."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from muloco.errors import UserError
+from muloco.files import whole_folder
 
 
 def check_target(folder: Path) -> None:
@@ -29,10 +29,7 @@ def made(folder: Path) -> Iterator[Path]:
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            draft = Path(scratch) / "draft"
-            draft.mkdir()
+        with whole_folder(folder) as draft:
             yield draft
-            draft.rename(folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"DIR {folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error

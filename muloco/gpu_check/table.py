@@ -1,13 +1,16 @@
-"""The table that `muloco check-gpu` prints at its end."""
+"""What `muloco check-gpu` prints: the list of its rows, and the table at its end."""
 
 import os
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from muloco.gpu_check.figures import shown
 from muloco.gpu_check.record import FAIL, LEFT_OUT, OK, STOPPED, TIME_IS_UP, Record
+from muloco.gpu_check.registry import PARTS
+from muloco.gpu_check.row import Row
 
 WIDTH = 118
 
@@ -50,3 +53,25 @@ def terminal_width(console: Console) -> int | None:
     """Returns the width of the user's terminal in characters; None if the output goes to a file or a pipe and
     COLUMNS is not set."""
     return console.width if console.is_terminal or "COLUMNS" in os.environ else None
+
+
+def listing(rows: Sequence[Row], width: int | None = None) -> str:
+    """Returns the list of rows, by part, with lines of at most `width` characters if it is given."""
+    lines = []
+    for part in PARTS:
+        if listed := [row for row in part.rows if row in rows]:
+            lines += _wrapped(f"{part.name}: {part.summary}", width, indent=2)
+            for row in listed:
+                lines += _wrapped(f"  {row.name:24} {_shown(row)}", width, indent=27)
+    return "\n".join(lines)
+
+
+def _wrapped(line: str, width: int | None, *, indent: int) -> list[str]:
+    if width is None:
+        return [line]
+    return textwrap.wrap(line, max(width, indent + 30), subsequent_indent=" " * indent, break_long_words=False)
+
+
+def _shown(row: Row) -> str:
+    gpus = f" ({row.gpus} GPUs)" if row.gpus > 1 else ""
+    return row.what + gpus + (f"; by hand: {row.by_hand}" if row.by_hand else "")

@@ -36,8 +36,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from muloco.files import cut_torn_line, lines_from, write_whole
 from muloco.runs.lines import LineFile
 from muloco.runs.metrics_lines import is_complete, parsed_line, parsed_lines
 
@@ -48,6 +48,8 @@ _ABOUT_STATE = b'"event": "%s"' % STATE.encode()
 """Text that occurs in such a line, and in no other line."""
 _BATCH = 1000
 """Number of lines that are parsed together."""
+ACCURACIES = ("acc_norm", "acc")
+"""Metrics of lm-eval that are accuracies: the first of these that a task has counts."""
 DURING_TRAINING = "during-training.json"
 """File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
@@ -115,7 +117,7 @@ class MetricsWriter:
     def __init__(self, path: Path, *, worker: int, attempt: int):
         self._worker, self._attempt = worker, attempt
         with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
-            _drop_torn_line(path)
+            cut_torn_line(path)
         self._step = 0
         self._file = LineFile(path, gap=self._gap)
 
@@ -195,9 +197,6 @@ class MetricsTail:
     """Reads the lines that workers append to their metrics files while they run. A file that was replaced is read from
     its beginning; a file that cannot be read has no lines."""
 
-    MOST = 1 << 20
-    """Bytes of a file that are read at once."""
-
     def __init__(self, folder: RunFolder, workers: int):
         self._paths = [folder.metrics(worker) for worker in range(workers)]
         self._offsets = [size_of(path) for path in self._paths]
@@ -214,15 +213,11 @@ class MetricsTail:
 
     def _read(self, worker: int, path: Path) -> list[dict[str, Any]]:
         try:
-            with path.open("rb") as file:
-                file.seek(self._offsets[worker])
-                data = file.read(self.MOST)
+            lines, self._offsets[worker] = lines_from(path, self._offsets[worker])
         except OSError as error:
             _warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} is not updated")
             return []
-        whole = data[: data.rfind(b"\n") + 1] or data[: len(data) if len(data) == self.MOST else 0]
-        self._offsets[worker] += len(whole)
-        return [line for raw in whole.splitlines() if (line := parsed_line(raw)) is not None]
+        return [values for line in lines if (values := parsed_line(line)) is not None]
 
 
 def size_of(path: Path) -> int:
@@ -268,13 +263,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
-    try:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
@@ -306,11 +295,3 @@ def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning("%s", message)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cuts off a last line without an end, which the machine's own end may leave."""
-    data = path.read_bytes() if path.exists() else b""
-    if not data.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.truncate(data.rfind(b"\n") + 1)

@@ -23,6 +23,11 @@ from muloco.sweeps.settings import Settings
 SCHEMA = 1
 
 
+def default_folder(file: Path) -> Path:
+    """The folder of the sweep in a file, where none is named: `generated_job_files/NAME` next to the file."""
+    return file.parent / "generated_job_files" / file.stem
+
+
 @dataclass
 class Submission:
     """One job of SLURM."""

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from muloco.analysis.report.runs import Problem
+from muloco.analysis.records.runs import Problem
 from muloco.resolve import resolve
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.load import find_config, load_config
 from muloco.sweeps.cluster import ClusterProfile
-from muloco.sweeps.command import GENERATED, PROFILE
 from muloco.sweeps.expand import expand
 from muloco.sweeps.files import find_sweep, load_sweep
-from muloco.sweeps.folder import SweepFolder
+from muloco.sweeps.folder import SweepFolder, default_folder
 from muloco.sweeps.listing import refusals
-from muloco.sweeps.settings import Settings
 
 
 def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
@@ -26,9 +24,8 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
         UserError: no such file, or no sweep in it.
     """
     file = find_sweep(path)
-    folder = SweepFolder(file.parent / GENERATED / file.stem)
-    beside = file.parent / PROFILE
-    settings = Settings(profile=str(beside)).updated(folder.settings) if beside.is_file() else folder.settings
+    folder = SweepFolder(default_folder(file))
+    settings = folder.settings.with_profile_beside(file)
     found = expand(load_sweep(file), overrides=settings.words, profile=settings.cluster(beside=folder.root))
     problems = [Problem(refused.name, "refused", refused.reason) for refused in found.refused]
     folders = [job.run_folder for job in found.jobs]

@@ -1,4 +1,4 @@
-"""The sbatch script of a run, from a template: to be read, edited and submitted without this package."""
+"""The sbatch scripts of runs, from a template: to be read, edited and submitted without this package."""
 
 import functools
 import shlex
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from muloco.errors import UserError
+from muloco.runs.folder import RunFolder
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
+from muloco.sweeps.folder import SweepFolder
 from muloco.sweeps.listing import notes
 
 TEMPLATE = "job.sh.jinja"
@@ -29,6 +31,28 @@ def job_script(job: Job, profile: ClusterProfile) -> str:
         outputs=job.resolved.run.outputs,
         notes=notes(job),
     )
+
+
+def write_scripts(
+    jobs: Sequence[Job], folder: SweepFolder, profile: ClusterProfile
+) -> tuple[list[Job], dict[str, str]]:
+    """Writes the scripts of jobs into the folder of their sweep. The script of a run that is done stays as it is.
+
+    Returns:
+        the jobs whose scripts are as they should be, and by name why others are not.
+    """
+    written, refused = [], {}
+    for job in jobs:
+        if RunFolder(job.run_folder).summary.exists() and folder.script(job.name).exists():
+            written.append(job)
+            continue
+        text = job_script(job, profile)
+        try:
+            folder.write(job.name, text)
+            written.append(job)
+        except UserError as error:
+            refused[job.name] = str(error)
+    return written, refused
 
 
 def render_script(

@@ -8,6 +8,9 @@ from typing import Any
 
 from muloco.sweeps.cluster import ClusterProfile, load_profile
 
+PROFILE = "cluster.toml"
+"""The cluster profile next to a sweep, which is used where none is named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -25,6 +28,11 @@ class Settings:
             options=self.options | newer.options,
             overrides=self.overrides | newer.overrides,
         )
+
+    def with_profile_beside(self, file: Path) -> "Settings":
+        """These, with the cluster profile next to the sweep in `file` if there is one and they name none."""
+        profile = file.parent / PROFILE
+        return Settings(profile=str(profile)).updated(self) if profile.is_file() else self
 
     @property
     def words(self) -> list[str]:

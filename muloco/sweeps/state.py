@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco.errors import LASTING
+from muloco.files import last_lines
 from muloco.resolve import completed
 from muloco.runs.folder import STATE, RunFolder, read_json, standing
 from muloco.runs.metrics_lines import parsed_line
@@ -16,8 +17,6 @@ from muloco.settings.stored import from_dict
 from muloco.sweeps import slurm
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import Submission, SweepFolder
-
-_TAIL_BYTES = 2**16
 
 
 class Kind(enum.StrEnum):
@@ -142,18 +141,10 @@ def _complaint(submission: Submission) -> str:
     log = Path(submission.log)
     if not submission.log or not log.is_file():
         return ""
-    said = [line for line in _tail(log)[-20:] if line.startswith("muloco: ") and line != "muloco: stopped"]
+    lines = [line.decode(errors="replace") for line in last_lines(log)[-20:]]
+    said = [line for line in lines if line.startswith("muloco: ") and line != "muloco: stopped"]
     return said[-1].removeprefix("muloco: ") if said else ""
 
 
 def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
-    yield from filter(None, map(parsed_line, _tail(path)))
-
-
-def _tail(path: Path) -> list[str]:
-    """The whole lines in the last 64 KiB of a file."""
-    with path.open("rb") as file:
-        skipped = max(0, path.stat().st_size - _TAIL_BYTES)
-        file.seek(skipped)
-        lines = file.read().decode(errors="replace").split("\n")
-    return lines[1 if skipped else 0 : -1]
+    yield from filter(None, map(parsed_line, last_lines(path)))

@@ -4,17 +4,16 @@ import contextlib
 import copy
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
+from muloco.files import whole_folder
 from muloco.outer import StateLost
 from muloco.outer.gate import LOOPBACK
 from muloco.outer.in_process import GroupEnded, InProcessGroup
@@ -104,14 +103,8 @@ def _keep_tokenizer(tokenizer: Path, folder: RunFolder) -> None:
     """Copies the tokenizer into the run folder, where the model is of no use without it. Workers may do so at once."""
     if folder.tokenizer.exists():
         return
-    draft = folder.root / f".tokenizer.{uuid4().hex[:12]}"
-    DocumentTokenizer(tokenizer).copy_to(draft)
-    try:
-        draft.rename(folder.tokenizer)
-    except OSError:
-        if not folder.tokenizer.exists():
-            raise
-        shutil.rmtree(draft)  # another worker was quicker
+    with whole_folder(folder.tokenizer, shared=True) as draft:
+        DocumentTokenizer(tokenizer).copy_to(draft)
 
 
 def take_turns(config: ResolvedConfig, group: InProcessGroup, train: Callable[[ResolvedConfig], None]) -> None:

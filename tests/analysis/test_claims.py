@@ -10,9 +10,9 @@ from muloco.analysis.claims.agreement import Agreement, agreement_claims, read_a
 from muloco.analysis.claims.evidence import Claim, Part, Verdict, slope_by_doubling
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.critical_batch import crossing
+from muloco.analysis.records.pooling import groups, pool
+from muloco.analysis.records.runs import read_run
 from muloco.analysis.report.contents import build
-from muloco.analysis.report.pooling import groups, pool
-from muloco.analysis.report.runs import read_run
 from muloco.settings.config import Config
 
 from .runs_on_disk import data_parallel, diloco, finished, muloco
@@ -151,7 +151,7 @@ def test_a_report_has_the_claims_for_which_there_are_runs(tmp_path: Path) -> Non
     read = [read_run(finished(tmp_path / str(number), *run))[0] for number, run in enumerate(runs)]
     report = build([run for run in read if run is not None], [], published=False)
     (table,) = [table for table in report.sections[0].tables if table.name == "claims"]
-    assert [[text for text, _ in row[:4]] for row in table.wide().rows] == [
+    assert [list(row[:4]) for row in table.wide().rows] == [
         ["416M", "MuLoCo is below DiLoCo at every K", "holds", "K=2: -4.76 ± 0.00 (n=2)"]
     ]
 

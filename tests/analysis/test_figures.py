@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw
 from muloco.analysis.palette import COLORS, looks
 from muloco.analysis.plots import plot_loss
 from muloco.analysis.pseudogradients.figures import steps
 from muloco.analysis.pseudogradients.proposition import Step
 from muloco.analysis.pseudogradients.study import MatrixFigures, Study
-from muloco.analysis.report.chart import Figure, Panel, Series
-from muloco.analysis.report.draw import draw
 from muloco.runs.folder import MetricsWriter, RunFolder
 
 from .runs_on_disk import diloco, written
@@ -24,8 +24,7 @@ from .runs_on_disk import diloco, written
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The sheets that are saved, as Matplotlib has them."""
     found: list[Any] = []
-    monkeypatch.setattr("muloco.analysis.report.draw.save", lambda sheet, *paths: found.append(sheet))
-    monkeypatch.setattr("muloco.analysis.plots.save", lambda sheet, *paths: found.append(sheet))
+    monkeypatch.setattr("muloco.analysis.draw.save", lambda sheet, *paths: found.append(sheet))
     return found
 
 
@@ -114,7 +113,7 @@ def test_loss_is_drawn_in_the_color_of_the_method(workers: int, drawn: list[Any]
     plot_loss(run_with(tmp_path, {worker: {1: 5.0, 2: 4.0} for worker in range(workers)}))
     axes = drawn[0].axes[0]
     assert {line.get_color() for line in axes.lines if "training" in line.get_label()} == {COLORS["DiLoCo"]}
-    assert len(axes.get_legend().get_texts()) == (3 if workers == 1 else 4)
+    assert len(drawn[0].legends[0].get_texts()) == (3 if workers == 1 else 4)
 
 
 @pytest.mark.parametrize(("syncs", "marked"), [(1, True), (40, True), (41, False), (500, False)])
@@ -131,7 +130,7 @@ def test_syncs_are_short_ticks_or_a_number_in_the_legend(
     axes = drawn[0].axes[0]
     ticks = [line for line in axes.lines if line.get_marker() == "|"]
     assert [len(line.get_xdata()) for line in ticks] == ([syncs] if marked else [])
-    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    told = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert ("sync" in told) == marked and (f"{syncs} syncs, not marked" in told) != marked
     assert axes.get_ylim()[0] > 1
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from muloco.analysis.chart import Figure, Skipped
 from muloco.analysis.power_law import PowerLaw
-from muloco.analysis.report.chart import Figure, Skipped
+from muloco.analysis.records.method import Variant
+from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.law_figures import iso_loss_ratios, power_laws
 from muloco.analysis.report.laws import (
     Scaling,
@@ -16,8 +18,6 @@ from muloco.analysis.report.laws import (
     power_law_table,
     published_scalings,
 )
-from muloco.analysis.report.method import Variant
-from muloco.analysis.report.pooling import Group
 from muloco.model.flavors import flavor
 
 from .runs_on_disk import data_parallel, muloco
@@ -123,7 +123,7 @@ def test_critical_batches(tmp_path: Path) -> None:
     table = critical_batch_table(group, everything=False)
     assert values(table) == {("", "DP Muon", "", "", "416M"): 1024 * 2048}
     assert table.published == {(("", "DP Muon", "", ""), "416M"): 2**20}
-    assert table.wide().rows[0][-1] == ("2,097,152", "1,048,576")
+    assert next(table.wide().cells())[-1] == ("2,097,152", "1,048,576")
 
 
 def _variant(name: str) -> Variant:

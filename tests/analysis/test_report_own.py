@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from muloco.analysis.records.runs import read_run
 from muloco.analysis.report.contents import Report, Section, build
-from muloco.analysis.report.runs import read_run
 from muloco.cli import main
 
 from .runs_on_disk import data_parallel, diloco, finished, muloco
@@ -35,20 +35,20 @@ def test_the_published_loss_stands_beside_the_one_that_it_can_be_compared_with(r
     tables = {table.name: table.wide() for table in section(reported).tables}
     final = tables["final_loss"]
     assert final.headers == ["method", "K", "416M", "416M, workers' own"]
-    assert [tuple(row) for row in final.rows] == [
+    assert [tuple(row) for row in final.cells()] == [
         (("DP Muon", ""), ("", ""), ("2.5000", ""), ("2.5000", "2.6410")),
         (("MuLoCo", ""), ("2", ""), ("2.6000", ""), ("2.7000", "2.6416")),
         (("MuLoCo", ""), ("4", ""), ("2.7000", "2.6510"), ("", "")),
         (("DiLoCo", ""), ("2", ""), ("2.8000", "2.6682"), ("", "")),
     ]
     over = tables["over_dp"]
-    assert [row[-2:] for row in over.rows] == [
+    assert [row[-2:] for row in over.cells()] == [
         [("+4.00", ""), ("+8.00", "+0.03")],
         [("+8.00", "+0.39"), ("", "")],
         [("no DP AdamW", "-0.50"), ("", "")],
     ]
-    chosen = {tuple(text for text, _ in row[1:4]): row[-2] for row in tables["chosen"].rows}
-    assert chosen["MuLoCo", "2", ""] == ("2.7500", "") and chosen["DiLoCo", "2", ""] == ("", "")
+    chosen = {tuple(row[1:4]): row[-2] for row in tables["chosen"].rows}
+    assert chosen["MuLoCo", "2", ""] == "2.7500" and chosen["DiLoCo", "2", ""] == ""
 
 
 def test_the_csv_has_a_column_of_own_losses(reported: Path) -> None:
@@ -77,7 +77,7 @@ def test_claims_are_decided_by_both(tmp_path: Path) -> None:
     runs = [run for path in tmp_path.iterdir() if (run := read_run(path)[0]) is not None]
     (only,) = build(runs, [], published=False).sections
     verdicts = {
-        table.name: [row[2][0] for row in table.wide().rows]
+        table.name: [row[2] for row in table.wide().rows]
         for table in only.tables
         if table.name in ("claims", "claims_own")
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from muloco.analysis.report.method import baseline, variant
-from muloco.analysis.report.pooling import Point, best, choice, groups, pool
-from muloco.analysis.report.runs import Run, find_folders, read_run
+from muloco.analysis.records.method import baseline, variant
+from muloco.analysis.records.pooling import Point, best, choice, groups, pool
+from muloco.analysis.records.runs import Run, find_folders, read_run
 from muloco.recipes import base
 from muloco.resolve import resolve
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json

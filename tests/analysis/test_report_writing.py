@@ -9,11 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from muloco.analysis import published
-from muloco.analysis.report.chart import Figure, Panel, Series
-from muloco.analysis.report.draw import draw
+from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.draw import draw
 from muloco.cli import main
-from muloco.sweeps.command import GENERATED
-from muloco.sweeps.folder import SweepFolder
+from muloco.sweeps.folder import SweepFolder, default_folder
 from muloco.sweeps.runs import run_folders
 from muloco.sweeps.settings import Settings
 
@@ -141,7 +140,7 @@ def test_the_runs_of_a_sweep_are_found_by_its_file(tmp_path: Path) -> None:
         "    points = product({'optimizer.lr': [0.02, 0.04]})\n"
         "    return Sweep(Grid(name='muloco', config='config/laptop/muloco.py', points=points))\n"
     )
-    folder = SweepFolder(tmp_path / GENERATED / "two")
+    folder = SweepFolder(default_folder(tmp_path / "two.py"))
     folder.settings = Settings(overrides={"--run.outputs": [str(tmp_path / "outputs")]})
     folder.save()
     folders, problems = run_folders(str(sweep))

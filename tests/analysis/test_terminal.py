@@ -7,7 +7,8 @@ from rich.console import Console
 
 from muloco.analysis.plan import plan
 from muloco.analysis.plan_table import plan_tables, total
-from muloco.analysis.pseudogradients.tables import Listing, console_tables
+from muloco.analysis.pseudogradients.tables import console_tables
+from muloco.analysis.table import TextTable
 from muloco.analysis.terminal import Column, fitted
 from muloco.evals.report import table
 from muloco.resolve import resolve
@@ -40,7 +41,7 @@ def test_agreement_is_listed_by_checkpoint_and_workers() -> None:
     rows = [
         (f"a-run-whose-name-takes-some-room, step {step}", "16", *[f"{step}.{n}" for n in range(7)]) for step in (1, 2)
     ]
-    text = printed(console_tables(Listing("a title", headers, rows, "a note"), width=80), 80)
+    text = printed(console_tables(TextTable("agreement", "a title", headers, rows, ["a note"]), width=80), 80)
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("a-run-whose-name-takes-some-room, step 2, K = 16") == 3
     assert {f"{step}.{n}" for step in (1, 2) for n in range(7)} <= set(text.split())

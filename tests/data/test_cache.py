@@ -76,7 +76,7 @@ def test_without_locks_both_make_it_and_one_wins(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.filled"))) == 2
     assert len({out for out, _ in results}) == 1
     assert sum("another process prepared" in log for _, log in results) == 1
-    assert not list(tmp_path.glob(".preparing-*"))
+    assert not list(tmp_path.glob(".entry.*"))
 
 
 def test_a_killed_process_leaves_neither_lock_nor_draft(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_killed_process_leaves_neither_lock_nor_draft(tmp_path: Path) -> None:
     victim.communicate(timeout=PATIENCE)
     out, log = waiting.communicate(timeout=PATIENCE)
     assert (waiting.returncode, out) == (0, "heir"), log
-    assert not list(tmp_path.glob(".preparing-*"))
+    assert not list(tmp_path.glob(".entry.*"))
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from muloco.errors import UserError
 from muloco.evals.in_training import rehearse
 from muloco.settings.config import Config
+from muloco.training.context import WorkerContext
 from muloco.training.validation import AnchorValidator
 
 from .local_tasks import write_tasks
@@ -79,7 +80,7 @@ def test_an_evaluation_that_fails_ends_no_training(error: Exception, ranks: str 
 
     validator = AnchorValidator.__new__(AnchorValidator)
     validator.config = SimpleNamespace(freq=10, last_step=20, evaluated=(5,))
-    validator.evaluation, validator.ranks, validator.metrics_processor = evaluation, ranks, Metrics()
+    validator.metrics_processor = Metrics()
     model = nn.Linear(2, 2)
     weights = model.weight.detach().clone()
 
@@ -90,7 +91,8 @@ def test_an_evaluation_that_fails_ends_no_training(error: Exception, ranks: str 
             yield
             model.weight.copy_(weights)
 
-    validator.outer = SimpleNamespace(anchor_weights=anchor_weights)
+    outer = SimpleNamespace(anchor_weights=anchor_weights)
+    validator.context = WorkerContext(evaluation=evaluation, ranks=ranks, outer=outer)
     if not survives:
         with pytest.raises(type(error)):
             validator.validate([model], 5)

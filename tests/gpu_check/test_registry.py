@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from muloco.commands.check_gpu import MINUTES, MOST_AT_ONCE
 from muloco.errors import UserError
-from muloco.gpu_check.command import MINUTES, MOST_AT_ONCE
 from muloco.gpu_check.registry import PARTS, ROWS, select
 from muloco.settings.load import CHECKOUT
 

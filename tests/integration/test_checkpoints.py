@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
-from muloco.analysis.report.runs import read_run
+from muloco.analysis.records.runs import read_run
 from muloco.launch.supervisor import RESUMABLE
 from muloco.runs.folder import RunFolder
 

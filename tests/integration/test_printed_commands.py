@@ -189,7 +189,7 @@ def in_a_test(command: str) -> str:
         command += " --include-path tasks"
     if "muloco analyze" in command:
         command += " --steps 2" + " --workers 1 2" * ("--workers" not in command)
-    if "muloco paper" in command:
+    if "muloco reproduce" in command:
         command += " --plan"
     if "muloco check-gpu" in command:
         command += " --list"

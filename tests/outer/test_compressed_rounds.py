@@ -40,6 +40,7 @@ KINDS = {
     "statistical row 2": {"kind": "statistical", "bits": 2, "granularity": "row"},
     "lloyd_max 2": {"kind": "lloyd_max", "bits": 2},
     "lloyd_max row 8": {"kind": "lloyd_max", "bits": 8, "granularity": "row"},
+    "ternary row": {"kind": "ternary", "granularity": "row"},
     "topk": {"kind": "topk", "fraction": 0.1},
     "topk bf16": {"kind": "topk", "fraction": 0.4, "values": "bf16"},
     "topk lloyd_max": {"kind": "topk", "fraction": 0.3, "values": "lloyd_max", "bits": 2},

@@ -1,14 +1,17 @@
 """PowerSGD against its algorithm in fp64, and what it knows from round to round: committed, dropped, saved."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from muloco.outer.channel import Channel, Encoder
 from muloco.outer.codecs import build_codec
 from muloco.outer.compression import Compression
 from muloco.outer.in_process import InProcessGroup
+from muloco.runs import safe_reader
 
 from .codec_examples import gaussian
 from .faults import Died, Faulty, die_in_process, lose_contact
@@ -155,3 +158,14 @@ def test_states_are_those_of_a_fragment_and_need_no_error_feedback() -> None:
     other.load_codec_states(channel.codec_states(), torch.device("cpu"))
     assert torch.equal(other.sent.states[0], channel.sent.states[0])
     assert not Channel(Compression(codec=build_codec("bf16")), tensors).stateful
+
+
+def test_states_in_a_part_of_a_checkpoint_are_read_as_data(tmp_path: Path) -> None:
+    channel = Channel(Compression(codec=CODEC), {"w": torch.empty(30, 20)})
+    channel.sent.encode(CODEC, [gaussian(30, 20)], [0])
+    channel.commit()
+    dcp.save({"outer_rank_0": {"codecs_0": channel.codec_states()}}, checkpoint_id=tmp_path, no_dist=True)
+    room = {"outer_rank_0": {"codecs_0": Channel(Compression(codec=CODEC), {"w": torch.empty(30, 20)}).codec_states()}}
+    safe_reader.check(tmp_path)
+    safe_reader.load(room, tmp_path, no_dist=True)
+    assert room["outer_rank_0"]["codecs_0"] == channel.codec_states()

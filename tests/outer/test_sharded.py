@@ -55,7 +55,7 @@ def check_optimizer(mesh: DeviceMesh, optimizer: str) -> None:
                 saved = save(loop, parameters)
                 parameters = distribute({name: torch.zeros_like(value) for name, value in start().items()})
                 loop = CASE.loop(parameters, group.transport(worker), worker, **options)
-                restore(saved, loop, parameters, step)
+                restore(saved, loop, parameters)
         return parameters, [(step, sync.fragment, sync.weights) for step, sync in steps], steps
 
     whole = train_in_process(CASE, **options)

@@ -116,7 +116,7 @@ def test_a_metrics_file_full_of_garbage_is_read_in_pieces(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path)
     tail = MetricsTail(folder, 1)
     folder.metrics(0).parent.mkdir(parents=True)
-    folder.metrics(0).write_bytes(b"\0" * (3 * MetricsTail.MOST) + b"\n")
+    folder.metrics(0).write_bytes(b"\0" * (3 << 20) + b"\n")
     write(folder, 0, 1, range(1, 2))
     found = [line["step"] for _ in range(5) for line in tail.new_lines()]
     assert found == [1]

@@ -1,4 +1,4 @@
-"""A claim, the numbers that it is about, and its verdict."""
+"""A claim, the numbers that it is about, and its verdict; claims as a table."""
 
 import enum
 import math
@@ -6,7 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from muloco.analysis.table import OWN, TextTable
+
 CONFIDENCE = 0.95
+NOTE = (
+    "Each number is computed seed by seed, from runs that start alike and see the same data; ± is half the 95 % "
+    "interval of its mean (Student's t). A claim holds if all of its numbers lie below their bound with their whole "
+    "interval, does not hold if one lies above it, and is undecided else."
+)
 
 
 class Verdict(enum.StrEnum):
@@ -88,3 +95,18 @@ def slope_by_doubling(counts: Sequence[int], values: Sequence[float]) -> float:
     """Returns how much the values rise when a count doubles: the slope of the least-squares line through the values
     against log2 of the counts."""
     return statistics.linear_regression([math.log2(count) for count in counts], values).slope
+
+
+def claims_table(claims: Sequence[tuple[str, Claim]], *, own: bool = False) -> TextTable:
+    """A row for each claim and the scale of its runs.
+
+    Args:
+        claims: with their scales.
+        own: whether the claims are about the workers' own losses, instead of the anchor's.
+    """
+    headers = ("scale", "claim", "verdict", "measured", "what is measured", "paper")
+    rows = [
+        (scale, claim.title, str(claim.verdict), claim.measured, claim.about, claim.paper) for scale, claim in claims
+    ]
+    name, title = ("claims_own", f"Claims, by the {OWN} losses") if own else ("claims", "Claims")
+    return TextTable(name, title, headers, rows, notes=[NOTE])

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from muloco.analysis import published
 from muloco.analysis.claims.evidence import Claim, Part, slope_by_doubling
 from muloco.analysis.critical_batch import crossing
-from muloco.analysis.report.ablations import at_common_batches
-from muloco.analysis.report.method import Variant
-from muloco.analysis.report.pooling import Group, best
+from muloco.analysis.records.method import Variant
+from muloco.analysis.records.pooling import Group, at_common_batches, best
 
 LOSSLESS = 0.3
 """% over fp32, or over one fragment, up to which the paper's figures count as lossless (PAPER 5.8)."""

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from muloco.analysis.canvas import canvas, save
-from muloco.analysis.palette import looks
+from muloco.analysis.chart import Boxes, Figure, Panel, Series
+from muloco.analysis.draw import draw as draw_figure
 from muloco.analysis.pseudogradients.study import Spectrum, Study
 from muloco.analysis.published import COSINE
-from muloco.analysis.report.chart import Figure, Panel, Series
-from muloco.analysis.report.draw import draw as draw_figure
 
 METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 """The method, and so the color, of workers with an inner optimizer."""
@@ -22,10 +19,31 @@ def draw(studies: Sequence[Study], folder: Path) -> list[Path]:
     Returns:
         all paths.
     """
-    paths = _draw_cosines(studies, folder)
-    for figure in (spectra(studies), gap(studies), steps(studies)):
-        paths += draw_figure(figure, folder)
-    return paths
+    figures = cosines(studies), spectra(studies), gap(studies), steps(studies)
+    return [path for figure in figures for path in draw_figure(figure, folder)]
+
+
+def cosines(studies: Sequence[Study]) -> Figure:
+    """Boxes over the matrices by K, one for each study, with the paper's means as crosses."""
+    counts = sorted({workers for study in studies for workers in study.counts if workers > 1})
+    series = [
+        Boxes(
+            label=f"{study.run}: matrices and their mean",
+            look=_look(study),
+            values=[[figures.cosine for figures in study.of(k)] if k in study.counts else [] for k in counts],
+            crosses=[COSINE[study.optimizer].get(k) if k in study.counts else None for k in counts],
+            crosses_label=f"{study.optimizer}, 416M (paper)",
+        )
+        for study in studies
+    ]
+    panel = Panel(
+        title="agreement of the workers",
+        xlabel="workers K",
+        ylabel="cosine to K = 1's pseudogradient",
+        series=series,
+        categories=[str(workers) for workers in counts],
+    )
+    return Figure(name="cosine", title="Cosine", panels=[panel])
 
 
 def spectra(studies: Sequence[Study]) -> Figure:
@@ -53,7 +71,7 @@ def spectra(studies: Sequence[Study]) -> Figure:
                 zero=True,
             )
         )
-    return Figure(name="spectra", title="Spectra", panels=panels, caption="")
+    return Figure(name="spectra", title="Spectra", panels=panels)
 
 
 def gap(studies: Sequence[Study]) -> Figure:
@@ -69,7 +87,7 @@ def gap(studies: Sequence[Study]) -> Figure:
     ]
     ylabel = "interference gap (% of the workers' top)"
     panel = Panel(title="interference gap", xlabel="workers K", ylabel=ylabel, series=series, xlog=2)
-    return Figure(name="gap", title="Interference gap", panels=[panel], caption="")
+    return Figure(name="gap", title="Interference gap", panels=[panel])
 
 
 def steps(studies: Sequence[Study]) -> Figure:
@@ -94,7 +112,7 @@ def steps(studies: Sequence[Study]) -> Figure:
         series=series,
         zero=True,
     )
-    return Figure(name="steps", title="Inner steps", panels=[panel], caption="")
+    return Figure(name="steps", title="Inner steps", panels=[panel])
 
 
 def _look(study: Study, workers: int | None = None) -> str:
@@ -105,43 +123,3 @@ def _example(study: Study) -> Spectrum:
     largest = [s for s in study.spectra if s.workers == study.counts[-1]]
     last = [s for s in largest if s.matrix.endswith("feed_forward.w3.weight")] or largest
     return max(last, key=lambda spectrum: int(spectrum.matrix.split(".")[1]))
-
-
-def _draw_cosines(studies: Sequence[Study], folder: Path) -> list[Path]:
-    """Boxes over the matrices, the paper's means as crosses."""
-    paths = [folder / "cosine.png", folder / "cosine.svg"]
-    with canvas(1, 1, width=5.4, height=3.5 + 0.34 * len(studies), name="cosine") as (sheet, ((axes,),)):
-        _cosines(axes, studies)
-        axes.grid(alpha=0.25)
-        sheet.legend(loc="outside lower center", frameon=False, fontsize=7)
-        save(sheet, *paths)
-    return paths
-
-
-def _cosines(axes: Any, studies: Sequence[Study]) -> None:
-    counts = sorted({workers for study in studies for workers in study.counts if workers > 1})
-    width = 0.7 / len(studies)
-    styles = looks(map(_look, studies))
-    for place, study in enumerate(studies):
-        color, shift = styles[_look(study)].color, (place - (len(studies) - 1) / 2) * width
-        shown = [workers for workers in study.counts if workers > 1]
-        boxes = axes.boxplot(
-            [[figures.cosine for figures in study.of(workers)] for workers in shown],
-            positions=[counts.index(workers) + shift for workers in shown],
-            widths=0.8 * width,
-            patch_artist=True,
-            showmeans=True,
-            meanprops={"marker": ".", "markerfacecolor": "black", "markeredgecolor": "black"},
-            medianprops={"color": "black"},
-        )
-        for patch in boxes["boxes"]:
-            patch.set(facecolor=color, alpha=0.6)
-        axes.plot([], [], color=color, linewidth=6, alpha=0.6, label=f"{study.run}: matrices and their mean")
-        published = [
-            (counts.index(k) + shift, COSINE[study.optimizer][k]) for k in shown if k in COSINE[study.optimizer]
-        ]
-        if published:
-            label = f"{study.optimizer}, 416M (paper)"
-            axes.plot(*zip(*published, strict=True), "x", color=color, alpha=0.6, label=label)
-    axes.set(title="agreement of the workers", xlabel="workers K", ylabel="cosine to K = 1's pseudogradient")
-    axes.set_xticks(range(len(counts)), [str(workers) for workers in counts])

@@ -1,8 +1,6 @@
 """What was found as tables: on the console, in Markdown and as CSV."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
@@ -10,43 +8,43 @@ from rich.table import Table
 
 from muloco.analysis.pseudogradients.study import Study
 from muloco.analysis.published import COSINE, INTERFERENCE_GAP
+from muloco.analysis.table import TextTable, markdown_lines, to_csv
 from muloco.analysis.terminal import Column, fitted
 
+TABLE = "table.md"
+"""The file of `markdown`. It is written last: a folder that holds it is complete."""
 _METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """A table as text."""
-
-    title: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str
-
-
-def listings(studies: Sequence[Study]) -> list[Listing]:
+def text_tables(studies: Sequence[Study]) -> list[TextTable]:
     """How the workers agree, and what their steps are like: a row for each checkpoint and K."""
     rows = [(study, workers) for study in studies for workers in study.counts]
     return [
-        Listing(
+        TextTable(
+            "agreement",
             f"Pseudogradients of K workers after {studies[0].steps} inner steps",
             ("checkpoint", "K", "cosine", "quartiles", "paper", "gap %", "paper", "top 5 %", "of the mean"),
             [_agreement(study, workers) for study, workers in rows],
-            "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one of "
-            "K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
-            "pseudogradient; gap: the interference gap, by how many % the latter is smaller. paper: 416M on other "
-            "data, and its definition of the gap was not published (PAPER 5.10): orders and trends can be compared, "
-            "figures cannot.",
+            notes=[
+                "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one "
+                "of K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
+                "pseudogradient; gap: the interference gap, by how many % the latter is smaller. paper: 416M on "
+                "other data, and its definition of the gap was not published (PAPER 5.10): orders and trends can "
+                "be compared, figures cannot."
+            ],
         ),
-        Listing(
+        TextTable(
+            "steps",
             "Inner steps and Proposition 4.2",
             ("checkpoint", "K", "|psi|/sqrt(r)", "least", "greatest", "rho", "decay %", "error", "Muon's form"),
             [_steps(study, workers) for study, workers in rows],
-            "Over matrices, workers and steps. |psi|/sqrt(r): Frobenius norm of a step without its learning rate, 1 "
-            "where it is orthonormal. rho: its cosine to the orthonormal factor of the mean pseudogradient. decay: "
-            "weight decay's part of the nuclear norm. error: how far the two sides of the proposition are apart "
-            "(relative; the worst matrix). Muon's form: r / K sum rho alpha over sqrt(r) / K sum rho alpha |psi|.",
+            notes=[
+                "Over matrices, workers and steps. |psi|/sqrt(r): Frobenius norm of a step without its learning "
+                "rate, 1 where it is orthonormal. rho: its cosine to the orthonormal factor of the mean "
+                "pseudogradient. decay: weight decay's part of the nuclear norm. error: how far the two sides of "
+                "the proposition are apart (relative; the worst matrix). Muon's form: r / K sum rho alpha over "
+                "sqrt(r) / K sum rho alpha |psi|."
+            ],
         ),
     ]
 
@@ -86,35 +84,27 @@ def _published(values: dict[int, float], workers: int) -> str:
     return f"{values[workers]:g}" if workers in values else "-"
 
 
-def console_tables(listing: Listing, *, width: int) -> list[Table]:
-    """A table for a terminal of that width; each row is named by its checkpoint and K."""
-    checkpoint, workers, *headers = listing.headers
-    names = Column(f"{checkpoint}, {workers}", [f"{row[0]}, K = {row[1]}" for row in listing.rows])
-    columns = [Column(header, [row[place] for row in listing.rows]) for place, header in enumerate(headers, start=2)]
-    return fitted(listing.title, names, columns, width=width)
+def console_tables(table: TextTable, *, width: int) -> list[Table]:
+    """Tables for a terminal of that width; each row is named by its checkpoint and K."""
+    checkpoint, workers, *headers = table.headers
+    names = Column(f"{checkpoint}, {workers}", [f"{row[0]}, K = {row[1]}" for row in table.rows])
+    columns = [Column(header, [row[place] for row in table.rows]) for place, header in enumerate(headers, start=2)]
+    return fitted(table.title, names, columns, width=width)
 
 
 def markdown(studies: Sequence[Study]) -> str:
-    """All listings with their notes."""
-    lines = []
-    for listing in listings(studies):
-        lines += [f"## {listing.title}", "", _line(listing.headers), _line(["---"] * len(listing.headers))]
-        lines += [*map(_line, listing.rows), "", listing.note, ""]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    """All tables with their notes."""
+    return "\n".join(line for table in text_tables(studies) for line in markdown_lines(table, level=2))
 
 
 def tables(studies: Sequence[Study]) -> dict[str, str]:
     """CSV by name of file: `matrices` a line a checkpoint, K and matrix; `spectra` a line a singular
     value."""
     return {
-        "matrices.csv": _csv(
+        "matrices.csv": to_csv(
             {"checkpoint": study.run, **dataclasses.asdict(figures)} for study in studies for figures in study.matrices
         ),
-        "spectra.csv": _csv(_singular_values(studies)),
+        "spectra.csv": to_csv(_singular_values(studies)),
     }
 
 
@@ -130,12 +120,3 @@ def _singular_values(studies: Sequence[Study]) -> Iterator[dict]:
                     "mean_over_workers": own,
                     "of_mean": of_mean,
                 }
-
-
-def _csv(lines) -> str:
-    lines = list(lines)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

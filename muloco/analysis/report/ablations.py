@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import partial
 
 from muloco.analysis import published
-from muloco.analysis.report.cells import Measured, Table
-from muloco.analysis.report.method import CodecLabel, Variant, baseline
-from muloco.analysis.report.pooling import Group, Point
+from muloco.analysis.records.method import CodecLabel, Variant, baseline
+from muloco.analysis.records.pooling import Group, Point, at_common_batches
 from muloco.analysis.report.tables import Choice, Key, best_by_variant, chosen, relative, table
+from muloco.analysis.table import Measured, Table
 
 FP32 = "fp32"
 UNFRAGMENTED = Variant("").streaming
@@ -193,15 +193,6 @@ def _along(
             best = {name: one for name, among in comparable.items() if (one := chosen(among)) is not None}
             found |= {key: best} if best else {}
     return found
-
-
-def at_common_batches(columns: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
-    """The points at batches that all columns have, or all points where there is no such batch."""
-    common = set.intersection(*({point.batch for point in points} for points in columns.values()))
-    return {
-        column: [point for point in points if point.batch in common] if common else points
-        for column, points in columns.items()
-    }
 
 
 def _losses(found: Along) -> dict[tuple[Key, str], Measured]:

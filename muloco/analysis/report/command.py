@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from muloco.analysis.records.runs import Problem, find_folders, read_run
 from muloco.analysis.report.contents import build
-from muloco.analysis.report.runs import Problem, find_folders, read_run
 from muloco.analysis.report.writing import check_folder, write
 
 NOTHING = 2

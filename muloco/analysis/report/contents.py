@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from muloco.analysis.claims.listing import claims_listing
+from muloco.analysis.chart import Figure, Skipped
+from muloco.analysis.claims.evidence import claims_table
 from muloco.analysis.claims.losses import loss_claims
+from muloco.analysis.records.pooling import Group, groups, pool
+from muloco.analysis.records.runs import Problem, Run
 from muloco.analysis.report import law_figures
 from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
-from muloco.analysis.report.cells import OWN, Listing, Table
-from muloco.analysis.report.chart import Figure, Skipped
 from muloco.analysis.report.figures import compression, loss_against_batch, loss_curves, worker_scaling
 from muloco.analysis.report.laws import (
     critical_batch_table,
@@ -17,10 +18,9 @@ from muloco.analysis.report.laws import (
     power_law_table,
     published_scalings,
 )
-from muloco.analysis.report.pooling import Group, groups, pool
-from muloco.analysis.report.runs import Problem, Run
 from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
 from muloco.analysis.report.wall_time import wall_clock_figure, wall_clock_table
+from muloco.analysis.table import OWN, Table, TextTable
 
 PAPER = "The paper's own figures"
 LEGEND = (
@@ -39,7 +39,7 @@ class Section:
     title: str
     suffix: str
     """Of its figures' files."""
-    tables: Sequence[Table | Listing]
+    tables: Sequence[Table | TextTable]
     figures: Sequence[Figure]
     skipped: Sequence[Skipped]
 
@@ -47,7 +47,7 @@ class Section:
 @dataclass(frozen=True)
 class Report:
     counts: str
-    problems: Listing
+    problems: TextTable
     sections: Sequence[Section]
 
 
@@ -68,13 +68,13 @@ def build(runs: Sequence[Run], problems: Sequence[Problem], *, published: bool) 
     ]
     if published:
         sections.append(_section(PAPER, "-paper", Group(PAPER, ()), paper=True, drawn=True))
-    return Report(_counts(runs, problems), _listing(problems), sections)
+    return Report(_counts(runs, problems), _problem_table(problems), sections)
 
 
 def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool) -> Section:
     """The figures of a group; for the paper's group, with all published values and no measured ones. Where the paper's
     points are drawn, ours are of the workers' own losses, as far as these were logged."""
-    tables: list[Table | Listing] = [
+    tables: list[Table | TextTable] = [
         *_tables_of_losses(group, paper=paper),
         zero_shot(group, everything=paper),
         wall_clock_table(group, everything=paper),
@@ -132,10 +132,10 @@ def _tables_of_losses(group: Group, *, paper: bool) -> list[Table]:
     return [table.with_own(own) for table, own in zip(tables, of(group.as_published(only=True)), strict=True)]
 
 
-def _claims(group: Group, *, own: bool) -> Listing:
+def _claims(group: Group, *, own: bool) -> TextTable:
     """Of each scale, as far as there are runs to decide them."""
     found = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
-    return claims_listing(found, own=own)
+    return claims_table(found, own=own)
 
 
 def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:
@@ -144,10 +144,10 @@ def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:
     return f"{len(runs)} finished run{'s' * (len(runs) != 1)}" + (f"; {others}" if others else "")
 
 
-def _listing(problems: Sequence[Problem]) -> Listing:
-    return Listing(
+def _problem_table(problems: Sequence[Problem]) -> TextTable:
+    return TextTable(
         "problems",
         "Left out, or to be known",
         ["folder", "what", "reason"],
-        [[(text, "") for text in (problem.folder, problem.kind, problem.reason)] for problem in problems],
+        [[problem.folder, problem.kind, problem.reason] for problem in problems],
     )

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from muloco.analysis.chart import Figure, Panel, Series, Skipped, assemble
+from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.ablations import FP32, compression_tables, sync_interval_tables
-from muloco.analysis.report.cells import Row
-from muloco.analysis.report.chart import Figure, Panel, Series, Skipped, assemble
 from muloco.analysis.report.marks import Mark, label, lines, marks
-from muloco.analysis.report.pooling import Group
 from muloco.analysis.report.tables import SCALES, batches, best_by_variant, over_baseline
+from muloco.analysis.table import Row
 
 LOSS = "held-out loss (nats per token)"
 OVER_DP = "loss above its own DP baseline (%)"
@@ -133,6 +133,6 @@ def _levels(found: Iterable[Mark], rows: set[Row]) -> list[Series]:
         if mark.column == FP32 and mark.row in rows
     }
     return [
-        Series(label=name, x=[], y=[value], published=published, level=True)
+        Series(label=name, x=[], y=[value], published=published, horizontal=True)
         for (name, published), value in levels.items()
     ]

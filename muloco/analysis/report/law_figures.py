@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from muloco.analysis.chart import Figure, Panel, Series, Skipped, assemble
 from muloco.analysis.power_law import fit_power_law
 from muloco.analysis.published import CRITICAL_BATCH_EXPONENT, EXPONENT
-from muloco.analysis.report.chart import Figure, Panel, Series, Skipped, assemble
+from muloco.analysis.records.method import Variant, baseline
+from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.figures import LOSS
 from muloco.analysis.report.laws import (
     BASE,
@@ -17,8 +19,6 @@ from muloco.analysis.report.laws import (
     iso_loss,
 )
 from muloco.analysis.report.marks import Mark, marks
-from muloco.analysis.report.method import Variant, baseline
-from muloco.analysis.report.pooling import Group
 from muloco.model.flavors import flavor
 
 Scalings = Mapping[Variant, Scaling]

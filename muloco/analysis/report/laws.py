@@ -8,9 +8,8 @@ import numpy as np
 from muloco.analysis import published
 from muloco.analysis.critical_batch import critical_batch
 from muloco.analysis.power_law import PowerLaw, fit_power_law
-from muloco.analysis.report.cells import Measured, Table
-from muloco.analysis.report.method import Variant
-from muloco.analysis.report.pooling import Group
+from muloco.analysis.records.method import Variant
+from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.tables import (
     SCALES,
     Key,
@@ -20,6 +19,7 @@ from muloco.analysis.report.tables import (
     published_variant,
     table,
 )
+from muloco.analysis.table import Measured, Table
 from muloco.model.flavors import flavor
 
 LEAST_SCALES = 3

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from muloco.analysis.report.cells import Row, Table
-from muloco.analysis.report.chart import Series
+from muloco.analysis.chart import Series
+from muloco.analysis.table import Row, Table
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from muloco.analysis.report.cells import Listing
 from muloco.analysis.report.contents import LEGEND, Report, Section
+from muloco.analysis.table import TextTable
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2321; --paper: #fbfbf9; --line: #d8d9d3; --faint: #6a706d;
@@ -79,17 +79,17 @@ def _section(section: Section, images: Mapping[str, bytes]) -> Iterator[str]:
         yield f"<h3>Not here</h3>\n<ul class=note>{lines}</ul>"
 
 
-def _table(table: Listing) -> Iterator[str]:
+def _table(table: TextTable) -> Iterator[str]:
     yield "<div class=scroll><table>"
     yield f"<tr>{''.join(f'<th>{escape(header)}</th>' for header in table.headers)}</tr>"
-    for row in table.rows:
-        yield f"<tr>{''.join(_cell(text, theirs) for text, theirs in row)}</tr>"
+    for row in table.cells():
+        yield f"<tr>{''.join(_cell(text, published) for text, published in row)}</tr>"
     yield "</table></div>"
     for note in table.notes:
         yield f"<p class=note>{escape(note)}</p>"
 
 
-def _cell(text: str, theirs: str) -> str:
-    beside = f" <span class=theirs>[{escape(theirs)}]</span>" if theirs else ""
+def _cell(text: str, published: str) -> str:
+    beside = f" <span class=theirs>[{escape(published)}]</span>" if published else ""
     short = " class=value" if len(text) < 40 else ""
     return f"<td{short}>{escape(text)}{beside}</td>"

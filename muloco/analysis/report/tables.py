@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from muloco.analysis import published
-from muloco.analysis.report.cells import OWN, Listing, Measured, Row, Table
-from muloco.analysis.report.method import Variant, baseline
-from muloco.analysis.report.pooling import Group, Point, best, choice
-from muloco.analysis.report.zero_shot import TASKS, without_subtasks
+from muloco.analysis.records.method import Variant, baseline
+from muloco.analysis.records.pooling import Group, Point, best, choice
+from muloco.analysis.records.zero_shot import TASKS, without_subtasks
+from muloco.analysis.table import OWN, Measured, Row, Table, TextTable
 from muloco.model.flavors import flavor, flavors
 
 SCALES = tuple(flavor(name).alias for name in flavors())
@@ -155,7 +155,7 @@ def zero_shot(group: Group, *, everything: bool) -> Table:
     )
 
 
-def choices(group: Group) -> Listing:
+def choices(group: Group) -> TextTable:
     """The settings behind each final loss, and what they were chosen from."""
     headers = [
         "scale",
@@ -183,9 +183,7 @@ def choices(group: Group) -> Listing:
                 choice(one.point, one.among),
             ]
         )
-    return Listing(
-        "chosen", "The runs behind the final losses", headers, [[(text, "") for text in row] for row in rows]
-    )
+    return TextTable("chosen", "The runs behind the final losses", headers, rows)
 
 
 def table(

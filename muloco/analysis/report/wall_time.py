@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from muloco.analysis import published
-from muloco.analysis.report.cells import Measured, Table
-from muloco.analysis.report.chart import Figure, Panel, Series, Skipped, assemble
-from muloco.analysis.report.method import PAPER_SYNC_STEPS, Variant
-from muloco.analysis.report.pooling import Group
+from muloco.analysis.chart import Figure, Panel, Series, Skipped, assemble
+from muloco.analysis.records.method import PAPER_SYNC_STEPS, Variant
+from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.tables import Key, best_by_variant, published_variant, table
+from muloco.analysis.table import Measured, Table
 from muloco.analysis.wall_clock import time_unit, wall_clock
 from muloco.model.flavors import flavor
 

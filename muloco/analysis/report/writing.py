@@ -1,18 +1,17 @@
 """The folder of a report: what is written there, and what is left alone."""
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from muloco.analysis import output
+from muloco.analysis.draw import draw
 from muloco.analysis.report.contents import Report
-from muloco.analysis.report.draw import draw
 from muloco.analysis.report.markdown import markdown
 from muloco.analysis.report.page import page
+from muloco.analysis.table import to_csv
 from muloco.errors import UserError
 from muloco.runs.folder import write_json
 
@@ -78,14 +77,7 @@ def tables_as_csv(report: Report) -> dict[str, str]:
             rows.setdefault(table.name, []).extend({"section": section.title, **line} for line in table.long())
     if report.problems.rows:
         rows[report.problems.name] = list(report.problems.long())
-    texts = {}
-    for name, lines in rows.items():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        texts[name] = text.getvalue()
-    return texts
+    return {name: to_csv(lines) for name, lines in rows.items()}
 
 
 def _files(report: Report) -> dict[str, bytes]:

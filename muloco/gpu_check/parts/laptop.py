@@ -149,7 +149,7 @@ PART = Part(
         Row(
             name="generate",
             what="`muloco generate` on CUDA",
-            where=("generate.py", "model/generation.py"),
+            where=("commands/generate.py", "model/generation.py"),
             command='run `muloco generate outputs/NAME --prompt "def main("`',
             check="laptop:generate",
             seconds=15,

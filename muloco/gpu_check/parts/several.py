@@ -11,7 +11,7 @@ PART = Part(
         Row(
             name="nccl_two",
             what="one GPU for each worker, with the outer exchange over NCCL: the digests are equal",
-            where=("launch/devices.py", "outer/torchft_round.py"),
+            where=("launch/placement/local.py", "outer/torchft_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs",
             check="several:nccl_two",
             gpus=2,

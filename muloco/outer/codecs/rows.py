@@ -40,7 +40,7 @@ def _row_sums(parts: Iterable[Tensor]) -> Tensor:
     return torch.stack([part.sum(1, keepdim=True).double() for part in parts]).sum(0)
 
 
-def look_up(levels: Tensor, codes: Tensor) -> Tensor:
+def gather_levels(levels: Tensor, codes: Tensor) -> Tensor:
     """levels[row, code] for levels [r, L] and whole numbers below L as codes [r, n]."""
     index = codes.to(torch.int32, copy=True)
     if len(levels) > 1:

@@ -15,10 +15,10 @@ import pytest
 from muloco.settings.load import CHECKOUT
 from muloco.sweeps import slurm as questions
 from muloco.sweeps.cluster import load_profile
-from muloco.sweeps.command import write_scripts
 from muloco.sweeps.expand import expand
 from muloco.sweeps.files import load_sweep
 from muloco.sweeps.folder import SweepFolder
+from muloco.sweeps.script import write_scripts
 
 from ...covering import only
 from .cluster import SECONDS, start_daemon, why_missing

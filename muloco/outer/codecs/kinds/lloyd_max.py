@@ -30,7 +30,7 @@ class LloydMax(Quantized, kind="lloyd_max", about="the 2^bits levels of least sq
         import torch
 
         from muloco.outer.codecs.lloyd import Grid, codes_between, fit, scores_of
-        from muloco.outer.codecs.rows import Totals, blocks, extremes, look_up, moments
+        from muloco.outer.codecs.rows import Totals, blocks, extremes, gather_levels, moments
 
         least, greatest = extremes(rows)
         mean, sigma = moments(rows, least, greatest)
@@ -42,7 +42,7 @@ class LloydMax(Quantized, kind="lloyd_max", about="the 2^bits levels of least sq
         levels, starts = fit(grid, totals.counts, totals.sums, self.levels)
         code_of_cell = codes_between(starts, grid.cells)
         for block, target in zip(blocks(rows), blocks(codes), strict=True):
-            target.copy_(look_up(code_of_cell, grid.cell(scores_of(block, mean, sigma))))
+            target.copy_(gather_levels(code_of_cell, grid.cell(scores_of(block, mean, sigma))))
         return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
 
     def quantize_stack(self, stack: Stack, codes: Tensor) -> Tensor:
@@ -64,6 +64,6 @@ class LloydMax(Quantized, kind="lloyd_max", about="the 2^bits levels of least sq
         return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
 
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
-        from muloco.outer.codecs.rows import look_up
+        from muloco.outer.codecs.rows import gather_levels
 
-        return look_up(metadata, codes)
+        return gather_levels(metadata, codes)

@@ -58,6 +58,6 @@ class Statistical(
         return torch.clamp((mean + step.double() * average).float(), least, greatest)
 
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
-        from muloco.outer.codecs.rows import look_up
+        from muloco.outer.codecs.rows import gather_levels
 
-        return look_up(metadata, codes)
+        return gather_levels(metadata, codes)

@@ -1,0 +1,112 @@
+"""A figure as data: panels of series, which `muloco.analysis.draw` draws. Neither knows anything of runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A line, points, or both. A value of NaN makes a gap."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float | None] = ()
+    """Standard deviation of each point over the seeds; empty where there are none."""
+    look: str = ""
+    """Name that decides its color, marker and dash (`muloco.analysis.palette`). By default it is the label; a series
+    with neither looks like the one before it."""
+    published: bool = False
+    """Whether it is the paper's; such series are drawn faint."""
+    line: bool = True
+    points: bool = True
+    marker: str = ""
+    """Marker of Matplotlib for the points, instead of that of the look."""
+    thin: bool = False
+    """Whether the line is thin and faint, as for one of many workers."""
+    horizontal: bool = False
+    """Whether it is a line across the panel at its only y; there is no x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """A bar at each category of the panel, beside those of the other series."""
+
+    label: str
+    heights: Sequence[float | None]
+    """One for each category; None: no bar."""
+    look: str = ""
+    published = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """A box from the lower to the upper quartile at each category of the panel, with whiskers, median and mean."""
+
+    label: str
+    values: Sequence[Sequence[float]]
+    """A distribution for each category; empty: no box."""
+    crosses: Sequence[float | None]
+    """A single value for each category, to compare the box with."""
+    crosses_label: str
+    look: str = ""
+    published = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    title: str
+    xlabel: str
+    ylabel: str
+    series: Sequence[Series | Bars | Boxes]
+    categories: Sequence[str] = ()
+    """Labels along x, where the series are bars or boxes."""
+    ticks: Sequence[float] = ()
+    """Values of x that are marked on the lower axis."""
+    ticks_label: str = ""
+    xlog: int | None = None
+    """Base of a logarithmic axis."""
+    ylog: int | None = None
+    zero: bool = False
+    """Whether the y axis begins at zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    name: str
+    """Name of its files."""
+    title: str
+    panels: Sequence[Panel]
+    caption: str = ""
+    """What a page prints below it."""
+    note: str = ""
+    """What the figure itself says above its legend."""
+    panel_size: tuple[float, float] = (4.6, 3.4)
+    """Width and height of a panel in inches."""
+    across: int = 3
+    """The most panels beside each other."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A figure for which data is missing."""
+
+    name: str
+    needs: str
+
+
+def assemble(
+    name: str, title: str, panels: Sequence[Panel], *, caption: str, needs: str, paper: bool
+) -> Figure | Skipped:
+    """A figure of the panels that have something to show.
+
+    Args:
+        name: of its files.
+        title: for people.
+        panels: some may have no series.
+        caption: under it.
+        needs: what is missing if nothing is to be shown.
+        paper: whether panels count that show nothing but what is published.
+    """
+    shown = [panel for panel in panels if any(paper or not series.published for series in panel.series)]
+    return Figure(name=name, title=title, panels=shown, caption=caption) if shown else Skipped(name, needs)

@@ -1,0 +1,87 @@
+"""From trials to jobs of a sweep and back: what is set for all runs, and which of them are there."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from muloco.analysis.records.runs import read_run
+from muloco.errors import UserError
+from muloco.reproduce.design import CONFIGS, WARMUP_SHARE, Setting, Size
+from muloco.reproduce.search import Losses, Trial
+from muloco.sweeps.cluster import ClusterProfile
+from muloco.sweeps.expand import Job, expand
+from muloco.sweeps.state import other_run
+from muloco.sweeps.sweep import Grid, Sweep
+
+LOCAL_BATCH = 16
+"""Most sequences in one forward pass."""
+
+
+class Runs:
+    """The runs of a size in a folder."""
+
+    def __init__(self, size: Size, folder: Path):
+        self.size, self.folder = size, folder
+        self._jobs: dict[Trial, Job] = {}
+
+    def jobs(self, trials: Iterable[Trial]) -> list[Job]:
+        """Their configs resolved, their run folders named.
+
+        Raises:
+            UserError: there is no such run.
+        """
+        trials = list(trials)
+        new = [trial for trial in trials if trial not in self._jobs]
+        if new:  # together: the command line's parser takes long
+            grids = [self._grid(trial) for trial in new]
+            found = expand(Sweep(*grids), overrides=["--run.outputs", str(self.folder)], profile=ClusterProfile())
+            assert not found.merged, found.merged
+            if found.refused:
+                one, *others = found.refused
+                more = f" (and {len(others)} more runs)" if others else ""
+                raise UserError(f"run {one.name} cannot be made{more}: {one.reason}")
+            self._jobs |= dict(zip(new, found.jobs, strict=True))
+        return [self._jobs[trial] for trial in trials]
+
+    def losses(self, trials: Iterable[Trial]) -> Losses:
+        """Of those trials that have ended.
+
+        Raises:
+            UserError: the folder of one holds another run.
+        """
+        trials = list(trials)
+        found = {}
+        for trial, job in zip(trials, self.jobs(trials), strict=True):
+            if not (job.run_folder / "summary.json").exists():
+                continue
+            if (reason := other_run(job)) is not None:
+                raise UserError(reason)
+            found[trial] = read_run(job.run_folder)[0]
+        return {trial: run.loss for trial, run in found.items() if run is not None}
+
+    def _grid(self, trial: Trial) -> Grid:
+        setting = trial.setting
+        point = {**self._common(setting), "optimizer.lr": trial.lr, "run.seed": trial.seed}
+        named = ("optimizer.lr", "run.seed")
+        return Grid(name=setting.name, config=CONFIGS[setting.method], points=[point], named=named)
+
+    def _common(self, setting: Setting) -> dict[str, Any]:
+        size, fields = self.size, setting.fields
+        workers = fields.get("fault_tolerance.group_size", 1)
+        batch = fields.get("training.global_batch_size", size.batch)
+        common: dict[str, Any] = {
+            "model.flavor": size.flavor,
+            "training.seq_len": size.seq_len,
+            "training.global_batch_size": batch,
+            "training.local_batch_size": min(LOCAL_BATCH, batch // workers),
+            "training.steps": size.steps,
+            "lr_scheduler.warmup_steps": round(WARMUP_SHARE * size.steps),
+            "validation.freq": size.steps // 3,
+            "validation.sequences": size.held_out,
+            "metrics.log_freq": 10,
+            "metrics.tensorboard": False,
+            "checkpoint.enable": False,
+        }
+        if workers > 1:
+            common["fault_tolerance.transport"] = "in_process"
+        return {**common, **setting.fields}
