@@ -189,11 +189,6 @@ def register(new: Architecture) -> Architecture:
     return new
 
 
-def unregister(name: str) -> None:
-    """Forgets an architecture, for example at the end of a test that has registered it."""
-    del _ARCHITECTURES[name]
-
-
 def all_architectures() -> list[Architecture]:
     """Returns all registered architectures, in the order of their registration."""
     return list(_ARCHITECTURES.values())

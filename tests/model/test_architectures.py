@@ -1,7 +1,6 @@
 """Registered all_architectures keep what their records say; a second one needs nothing but its record."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from muloco._torchtitan import CosSinRoPE, Embedding, ModelSpec, RMSNorm, make_f
 from muloco.analysis.plan import plan
 from muloco.errors import UserError
 from muloco.export.folders import export_huggingface
-from muloco.model.architecture import Architecture, Flavor, all_architectures, register, unregister
+from muloco.model.architecture import Architecture, Flavor, all_architectures, register
 from muloco.model.decoder import Head, MulocoDecoder, attention, drawn, parallelized
 from muloco.model.flavors import flavor
 from muloco.optim.roles import group_by_role
@@ -124,11 +123,14 @@ QWEN3 = Architecture(
 )
 
 
+@pytest.fixture(autouse=True)
+def _registrations_end_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muloco.model.architecture._ARCHITECTURES", {new.name: new for new in all_architectures()})
+
+
 @pytest.fixture
-def qwen3() -> Iterator[Size]:
-    register(QWEN3)
-    yield QWEN3.flavors[0]
-    unregister("qwen3")
+def qwen3() -> Flavor:
+    return register(QWEN3).flavors[0]
 
 
 def check(flavor: Flavor) -> None:
@@ -212,14 +214,11 @@ def test_buffers_that_training_changes_refuse_to_sync() -> None:
         buffers=(r"expert_bias$",),
     )
     register(other)
-    try:
-        chosen = load_config("config/laptop/muloco.py", ["--model.flavor", "router-tiny"])
-        with pytest.raises(UserError, match="buffers of the architecture router, which workers do not average yet"):
-            resolve(chosen)
-        chosen.fault_tolerance.semi_sync_method, chosen.fault_tolerance.group_size = "none", 1
+    chosen = load_config("config/laptop/muloco.py", ["--model.flavor", "router-tiny"])
+    with pytest.raises(UserError, match="buffers of the architecture router, which workers do not average yet"):
         resolve(chosen)
-    finally:
-        unregister("router")
+    chosen.fault_tolerance.semi_sync_method, chosen.fault_tolerance.group_size = "none", 1
+    resolve(chosen)
 
 
 @pytest.mark.parametrize(
