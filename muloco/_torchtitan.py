@@ -167,7 +167,7 @@ from torchtitan.config.configs import (  # noqa: E402
 from torchtitan.distributed import ParallelDims  # noqa: E402
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC  # noqa: E402
 from torchtitan.distributed.cudagraph import CUDAGraphInputSpec  # noqa: E402
-from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear, RMSNorm  # noqa: E402
+from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm  # noqa: E402
 from torchtitan.models.common.attention import FlexAttention  # noqa: E402
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config  # noqa: E402
 from torchtitan.models.common.decoder_sharding import (  # noqa: E402
@@ -248,7 +248,6 @@ __all__ = [
     "CommConfig",
     "CompileConfig",
     "ComplexRoPE",
-    "CosSinRoPE",
     "Configurable",
     "CrossEntropyLoss",
     "DebugConfig",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import muloco.model
-from muloco._torchtitan import CosSinRoPE, Embedding, ModelSpec, RMSNorm, make_ffn_config, make_gqa_config
+from muloco._torchtitan import Embedding, ModelSpec, RMSNorm, make_ffn_config, make_gqa_config
 from muloco.analysis.plan import plan
 from muloco.errors import UserError
 from muloco.export.folders import export_huggingface
@@ -25,6 +25,7 @@ from muloco.training.trained import find_trained
 from ..training.one_worker import losses, train
 
 # torchtitan's own Qwen3, imported behind the gate: grouped-query attention, and a head tied to the embedding
+from torchtitan.models.common import CosSinRoPE  # isort: skip
 from torchtitan.models.qwen3 import Qwen3Model, parallelize_qwen3  # isort: skip
 from torchtitan.models.qwen3.model import Qwen3TransformerBlock  # isort: skip
 
