@@ -28,6 +28,7 @@ from compression_loss_table import draw, table
 from muloco.data.loader import PackedDataLoader
 from muloco.data.prepare import TrainingData, prepare
 from muloco.model import build
+from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
@@ -140,7 +141,7 @@ def _train_worker(run: Run, worker: int, group: InProcessGroup, data: TrainingDa
         group.transport(worker),
         identity=WorkerIdentity(worker=worker, workers=WORKERS),
         sync_interval=SYNC_STEPS,
-        compression=build_compression(run.compression, parameters),
+        compression=build_compression(run.compression, parameters, tables=flavor(FLAVOR).tables),
     )
     loop.start(0)
     if worker == 0:

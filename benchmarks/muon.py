@@ -33,7 +33,8 @@ import muon_peers
 import muon_ranks
 import torch
 
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
 from muloco.optim.owners import BATCH_ELEMENTS
 from muloco.pytorch import Muon
 
@@ -50,8 +51,7 @@ OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {
 
 def shapes(size: Flavor) -> list[tuple[int, int]]:
     """`[fan_out, fan_in]` of every matrix that Muon takes."""
-    width, inner = size.width, size.feed_forward_width
-    return size.layers * [*4 * [(width, width)], (inner, width), (width, inner), (inner, width)]
+    return [(rows, columns) for rows, columns in size.matrices.values()]
 
 
 def flops(matrices: list[tuple[int, int]]) -> int:

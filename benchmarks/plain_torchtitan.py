@@ -33,8 +33,8 @@ from torchtitan.tools.logging import init_logger  # isort: skip
 
 from muloco.data.loader import PackedDataLoader
 from muloco.launch.placement.spec import allocator_settings
+from muloco.model import spec
 from muloco.model.flavors import flavor
-from muloco.model.llama import model_spec
 from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
@@ -47,7 +47,7 @@ def trainer_config(config: Config, folder: Path) -> Trainer.Config:
     data = prepare_data(config)
     training, optimizer = config.training, config.optimizer
     return Trainer.Config(
-        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
+        model_spec=spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder),
         tokenizer=HuggingFaceTokenizer.Config(),

@@ -15,8 +15,8 @@ import torch
 from muloco._torchtitan import CompileConfig, ParallelDims, ParallelismConfig, TrainingConfig, device_type
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.prepare import prepare
-from muloco.model.flavors import LAPTOP_VOCABULARY
-from muloco.model.llama import model_spec
+from muloco.model import spec as model_spec
+from muloco.model.architectures.paper_llama.flavors import LAPTOP_VOCABULARY
 from muloco.settings.config import Config
 from muloco.settings.data import ResolvedData
 from muloco.sharding import gather

@@ -16,7 +16,8 @@ from typing import Any, TypeVar, get_type_hints
 from muloco.data.sources import open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError, naming
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import codec_class
@@ -78,6 +79,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_compression(resolved)
     if resolved.chaos.interval_seconds is not None and resolved.worker_processes == 1:
         raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
+    _check_buffers(resolved, size)
     _check_tensor_parallel(resolved, size)
     _check_batches(resolved)
     _check_evaluation(resolved)
@@ -278,14 +280,18 @@ def _check_compression(config: ResolvedConfig) -> None:
         raise UserError(f"compression: {error}") from None
 
 
+def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:
+    if size.record.buffers and config.syncs:
+        raise UserError(
+            f"model.flavor {size.alias}: training changes buffers of the architecture {size.architecture}, which "
+            "workers do not average yet; choose fault_tolerance.semi_sync_method none with group_size 1"
+        )
+
+
 def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:
     degree = config.parallelism.tensor_parallel_degree
-    for what, number in (
-        (f"heads of flavor {size.alias}", size.heads),
-        (f"hidden units of its feed-forward (flavor {size.alias})", size.feed_forward_width),
-        (f"entries of its vocabulary (flavor {size.alias})", size.vocabulary),
-        ("tokens of training.seq_len, which the norms are divided over", config.training.seq_len),
-    ):
+    tokens = {"tokens of training.seq_len, which the norms are divided over": config.training.seq_len}
+    for what, number in {**size.divided, **tokens}.items():
         if number % degree:
             raise UserError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 

@@ -108,7 +108,7 @@ def test_torchtitan_still_takes_cuda_for_granted() -> None:
 
 
 def test_gloo_still_refuses_a_premultiplied_sum() -> None:
-    """Why the model sums gradients plainly on CPU (muloco/model/llama.py)."""
+    """Why the model sums gradients plainly on CPU (muloco/model/decoder.py)."""
     in_fresh_process(
         "import torch, torch.distributed as d\n"
         "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1)\n"

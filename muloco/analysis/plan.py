@@ -144,7 +144,7 @@ def plan(
         steps=config.training.steps,
         tokens=config.training.tokens,
         gpus=gpus,
-        step_seconds=6 * size.parameters * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
+        step_seconds=size.flops_per_token * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
         sync_steps=ft.sync_steps if apart else 1,
         exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
         fragments=ft.num_fragments if apart else 1,
@@ -180,11 +180,9 @@ def _inner_state(config: ResolvedConfig) -> int:
     size, optimizer = flavor(config.model.flavor), config.optimizer
     if optimizer.name == "SGD":
         return size.parameters if optimizer.mu else 0
-    table = size.vocabulary * size.width
-    numbers = {"matrix": size.matrix_parameters, "embedding": table, "head": table}
-    numbers["scalar"] = size.parameters - sum(numbers.values())
     average = size.parameters if optimizer.name == "GPA" else 0  # its z
-    return average + sum(RULES[role.rule].words * numbers[name] for name, role in optimizer.roles().items())
+    roles = optimizer.roles()
+    return average + sum(RULES[roles[name].rule].words * number for name, number in size.parameters_by_role.items())
 
 
 def _sync_words(config: ResolvedConfig) -> float:
@@ -209,7 +207,7 @@ def _exchange_bytes(config: ResolvedConfig) -> int:
     from muloco.training.outer import build_compression, fragments_of
 
     shapes = _shapes(config.model.flavor)
-    compression = build_compression(config.compression, shapes)
+    compression = build_compression(config.compression, shapes, tables=flavor(config.model.flavor).tables)
     total = 0
     for fragment in fragments_of(config, shapes):
         wire = compression.wire({name: shapes[name] for name in fragment})

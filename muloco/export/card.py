@@ -2,6 +2,7 @@
 
 import json
 
+from muloco.model.architecture import HuggingFaceForm
 from muloco.runs.folder import read_metrics
 from muloco.settings.stored import to_dict
 from muloco.training.trained import Trained
@@ -15,8 +16,8 @@ tags: [muloco]
 
 # {name}
 
-A Llama with norms before and after attention and feed-forward, and on queries and keys ({parameters:,} parameters),
-trained by muloco with {method}. transformers loads it as Gemma3ForCausalLM, which is the same function:
+{description} ({parameters:,} parameters),
+trained by muloco with {method}. transformers loads it as {loading}:
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model = AutoModelForCausalLM.from_pretrained("FOLDER")
@@ -32,20 +33,7 @@ trained by muloco with {method}. transformers loads it as Gemma3ForCausalLM, whi
 {loss}
 Documents began with BOS and ended with EOS in training; text becomes tokens as tokenizer.json says.
 
-## Other software
-
-Programs that support Gemma 3 may assume two of its usual settings: `gelu_pytorch_tanh` as the activation, and a
-head tied to the embedding. This model has `silu`, and a head of its own, as its config.json says.
-
-- transformers computes it exactly.
-- vLLM refuses to load it: its Gemma 3 takes no activation but `gelu_pytorch_tanh`, and in older versions no head of its
-  own.
-- llama.cpp converts it without a complaint, and wrongly: its converter leaves out `lm_head.weight`, and its Gemma 3
-  computes GELU.
-
-Compare the logits of any other program with those of transformers before you use it.
-
-<details><summary>The run's config</summary>
+{notes}<details><summary>The run's config</summary>
 
 ```json
 {config}
@@ -55,7 +43,7 @@ Compare the logits of any other program with those of transformers before you us
 """
 
 
-def card(trained: Trained) -> str:
+def card(trained: Trained, form: HuggingFaceForm) -> str:
     """Markdown."""
     config, training = trained.config, trained.config.training
     method: str = config.optimizer.name
@@ -69,6 +57,9 @@ def card(trained: Trained) -> str:
     ]
     return _CARD.format(
         name=trained.name,
+        description=form.description,
+        loading=form.loading,
+        notes=form.notes,
         parameters=trained.flavor.parameters,
         method=method,
         flavor=trained.flavor.name,

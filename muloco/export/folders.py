@@ -11,7 +11,6 @@ from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
 from muloco.export.card import card
 from muloco.export.target import made
-from muloco.model.huggingface import check_names, model_config, names, to_huggingface
 from muloco.model.weights_folder import write_weights
 from muloco.runs.folder import write_json
 from muloco.training.trained import Trained
@@ -30,20 +29,25 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
         largest: bytes of a shard.
 
     Raises:
-        UserError: the folder is not empty or cannot be written; the tokenizer is missing; a tensor of the checkpoint
-            has no place in the folder, or one is missing.
+        UserError: the architecture has no Hugging Face form; the folder is not empty or cannot be written; the
+            tokenizer is missing; a tensor of the checkpoint has no place in the folder, or one is missing.
     """
-    size, tokenizer = trained.flavor, trained.tokenizer()
-    weights, theirs = _weights(trained), names(size)
-    config = model_config(
-        size, seq_len=trained.config.training.seq_len, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
+    flavor = trained.flavor
+    form = flavor.record.huggingface
+    if form is None:
+        raise UserError(
+            f"models of the architecture {flavor.architecture} have no Hugging Face form; choose --format torch"
+        )
+    tokenizer, weights, theirs = trained.tokenizer(), trained.weights(), form.names(flavor)
+    config = form.config(
+        flavor, seq_len=trained.config.training.seq_len, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
     )
     config["dtype"] = str(dtype).removeprefix("torch.")
     with made(folder) as draft:
         write_weights(
             draft,
             {theirs[name]: tensor.numel() * dtype.itemsize for name, tensor in weights.items()},
-            ((theirs[name], to_huggingface(name, tensor, size).to(dtype)) for name, tensor in weights.items()),
+            ((theirs[name], form.write(name, tensor, flavor).to(dtype)) for name, tensor in weights.items()),
             largest=largest,
         )
         write_json(draft / "config.json", config)
@@ -52,26 +56,17 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
             {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False},
         )
         _write_tokenizer(tokenizer, draft, seq_len=trained.config.training.seq_len)
-        (draft / "README.md").write_text(card(trained), encoding="utf-8")
+        (draft / "README.md").write_text(card(trained, form), encoding="utf-8")
 
 
 def export_torch(trained: Trained, folder: Path, *, dtype: torch.dtype) -> None:
     """A folder with model.pt (a state dict for `muloco.model.build`, which `torch.load(..., weights_only=True)` reads),
     the run's config.json and the tokenizer. Arguments and errors as `export_huggingface`."""
-    tokenizer, weights = trained.tokenizer(), _weights(trained)
+    tokenizer, weights = trained.tokenizer(), trained.weights()
     with made(folder) as draft:
         torch.save({name: tensor.to(dtype) for name, tensor in weights.items()}, draft / "model.pt")
         shutil.copyfile(trained.run.config, draft / "config.json")
         tokenizer.copy_to(draft)
-
-
-def _weights(trained: Trained) -> dict[str, torch.Tensor]:
-    weights = trained.weights()
-    try:
-        check_names(weights, names(trained.flavor), where=f"{trained.part}")
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return weights
 
 
 def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int) -> None:

@@ -1,13 +1,32 @@
-"""The Llama family of the paper: flavors by name and the model that each one describes."""
+"""Models: the registered architectures, their flavors by name, and the model that each flavor describes."""
 
 from typing import TYPE_CHECKING
 
+from muloco.model.flavors import flavor as get_flavor
 from muloco.model.flavors import flavors
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build", "flavors"]
+    from muloco._torchtitan import ModelSpec
+
+__all__ = ["build", "flavors", "spec"]
+
+
+def spec(flavor: str, *, seq_len: int, dense: bool = False, autocast: bool = False) -> "ModelSpec":
+    """torchtitan's specification of a flavor: the config of the model, and how its trainer parallelizes it.
+
+    Args:
+        flavor: a name or alias of `flavors()`.
+        seq_len: longest sequence, in tokens, that the rotary embedding is prepared for.
+        dense: attention takes dense masks on every device, not only on the CPU.
+        autocast: matrix products and attention are computed in bf16, and the rest in the dtype of the parameters.
+
+    Raises:
+        ValueError: unknown flavor; the message names the nearest one.
+    """
+    found = get_flavor(flavor)
+    return found.record.spec(found, seq_len=seq_len, dense=dense, autocast=autocast)
 
 
 def build(flavor: str, device: str = "meta", *, seq_len: int = 2048, dense: bool = False) -> "nn.Module":
@@ -29,10 +48,8 @@ def build(flavor: str, device: str = "meta", *, seq_len: int = 2048, dense: bool
     """
     import torch
 
-    from muloco.model.llama import llama_config
-
     with torch.device("meta"):
-        model = llama_config(flavor, seq_len=seq_len, dense=dense).build()
+        model = spec(flavor, seq_len=seq_len, dense=dense).model.build()
     if torch.device(device).type != "meta":
         model.to_empty(device=device)
         with torch.no_grad():

@@ -9,32 +9,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muloco.errors import UserError, naming
-from muloco.model.flavors import Flavor
-from muloco.model.huggingface import check_names, from_huggingface, names
-from muloco.model.weights_folder import WeightsFolder
+from muloco.model.architecture import Flavor, HuggingFaceForm
+from muloco.model.weights_folder import WeightsFolder, check_names
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
+def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
     """The weights in a folder, whose heads say that they are those of a flavor.
 
     Raises:
-        UserError: they are not; names the first tensor that differs.
+        UserError: they are not, and the message names the first tensor that differs; or the architecture has no Hugging
+            Face form.
     """
+    form = _form(flavor)
     try:
         with naming("checkpoint.initial"):
             weights = WeightsFolder(folder)
             settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = settings.get("model_type") if isinstance(settings, dict) else None
-        if kind != "gemma3_text":
+        if kind != form.model_type:
             raise ValueError(f"{folder} holds a model of type {kind!r}; only what `muloco export` has written is read")
-        theirs = names(size)
+        theirs = form.names(flavor)
         check_names(weights.shapes, theirs.values(), where=str(folder))
-        for name, wanted in size.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
+        for name, wanted in flavor.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
             if (found := weights.shapes[theirs[name]]) != wanted:
-                raise ValueError(f"{folder}: {theirs[name]} is {found}, but flavor {size.alias} has {wanted}")
+                raise ValueError(f"{folder}: {theirs[name]} is {found}, but flavor {flavor.alias} has {wanted}")
     except UserError:
         raise
     except ValueError as error:
@@ -42,7 +43,7 @@ def check_initial(folder: Path, size: Flavor) -> WeightsFolder:
     return weights
 
 
-def load_initial(folder: Path, parts: Iterable["nn.Module"], size: Flavor) -> None:
+def load_initial(folder: Path, parts: Iterable["nn.Module"], flavor: Flavor) -> None:
     """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time.
 
     Raises:
@@ -52,10 +53,21 @@ def load_initial(folder: Path, parts: Iterable["nn.Module"], size: Flavor) -> No
 
     from muloco import sharding
 
-    weights, theirs = check_initial(folder, size), names(size)
+    weights, form = check_initial(folder, flavor), _form(flavor)
+    theirs = form.names(flavor)
     with torch.no_grad():
         for part in parts:
             for name, parameter in part.named_parameters():
-                tensor = from_huggingface(name, weights.read(theirs[name]).float(), size)
+                tensor = form.read(name, weights.read(theirs[name]).float(), flavor)
                 own = sharding.local(parameter)
                 own.copy_(sharding.shard_like(tensor.to(own.device), parameter))
+
+
+def _form(flavor: Flavor) -> HuggingFaceForm:
+    form = flavor.record.huggingface
+    if form is None:
+        raise UserError(
+            f"checkpoint.initial: flavor {flavor.alias} is of the architecture {flavor.architecture}, which has no "
+            "Hugging Face form"
+        )
+    return form

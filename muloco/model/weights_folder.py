@@ -86,6 +86,15 @@ class WeightsFolder:
             return file.get_tensor(name)
 
 
+def check_names(found: Iterable[str], wanted: Iterable[str], *, where: str) -> None:
+    """Raises ValueError unless the two sets of names are equal: nothing may be left over or missing."""
+    found, wanted = set(found), set(wanted)
+    for names, what in ((wanted - found, "lacks"), (found - wanted, "has, which the model has not,")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"{where} {what} {min(names)}{more}")
+
+
 def _head(file: Path) -> dict[str, Any]:
     """What a safetensors file says it holds, by name; the file's size has to agree."""
     if not file.is_file():

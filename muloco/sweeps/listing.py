@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from muloco.data.sources import Embedded
-from muloco.model.flavors import PAPER_VOCABULARY, flavor
+from muloco.model.architectures.paper_llama.flavors import PAPER_VOCABULARY
+from muloco.model.flavors import flavor
 from muloco.settings.data import EMBEDDED
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Expansion, Job

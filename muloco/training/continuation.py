@@ -95,6 +95,12 @@ class Continuation:
         return {name: p for part in self._trainer.model_parts for name, p in part.named_parameters()}
 
     @property
+    def matrices(self) -> dict[str, torch.nn.Parameter]:
+        """Those of the parameters whose role is `matrix`, which Muon steps."""
+        matrices = self._trained.flavor.matrices
+        return {name: parameter for name, parameter in self.parameters.items() if name in matrices}
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """Of all parameters."""
         (optimizer,) = self._trainer.optimizers.optimizers

@@ -1,6 +1,6 @@
 """The inner optimizers as torchtitan builds them: the rule, the settings and the learning rate of each parameter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,14 +13,6 @@ from muloco.optim import GPA, Muon
 from muloco.optim.rule_optimizer import SHARED
 from muloco.settings.optimizer import ResolvedOptimizer
 from muloco.training.schedule import inner_share
-
-PATTERNS = {
-    "matrix": r"^layers\.\d+\.(attention\.(qkv_linear\.(wq|wk|wv)|wo)|feed_forward\.w[123])\.weight$",
-    "embedding": r"^tok_embeddings\.weight$",
-    "head": r"^lm_head\.weight$",
-    "scalar": r"norm\.weight$",
-}
-"""The names of the parameters of each role (PAPER 3.2). Together they are the model: torchtitan insists on it."""
 
 NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this machine has none; use auto or matmul"
 
@@ -55,8 +47,13 @@ class InnerRates(LRSchedulersContainer.Config):
         return LRSchedulersContainer(optimizers, share)
 
 
-def inner_optimizers(chosen: ResolvedOptimizer) -> InnerOptimizers.Config:
-    """Returns torchtitan's optimizer config for the resolved `optimizer` section.
+def inner_optimizers(chosen: ResolvedOptimizer, patterns: Mapping[str, str]) -> InnerOptimizers.Config:
+    """Returns torchtitan's optimizer config.
+
+    Args:
+        chosen: the resolved `optimizer` section.
+        patterns: a regular expression for the names of the parameters of each role that the model has. Together they
+            have to match all parameters, and each of them some: torchtitan insists on it.
 
     Raises:
         UserError: `symmetric_products` is `triton`, and there is no CUDA device.
@@ -85,7 +82,8 @@ def inner_optimizers(chosen: ResolvedOptimizer) -> InnerOptimizers.Config:
         kind = "GPA"
         shared |= {"mu_x": chosen.mu_x, "mu_y": chosen.mu_y}
     groups = []
-    for name, role in chosen.roles().items():
+    for name, pattern in patterns.items():
+        role = chosen.roles()[name]
         settings: dict[str, Any] = {
             "lr": chosen.lr,
             "role": name,
@@ -93,6 +91,6 @@ def inner_optimizers(chosen: ResolvedOptimizer) -> InnerOptimizers.Config:
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }
-        groups.append(ParamGroupConfig(pattern=PATTERNS[name], optimizer_name=kind, optimizer_kwargs=settings))
+        groups.append(ParamGroupConfig(pattern=pattern, optimizer_name=kind, optimizer_kwargs=settings))
     # options of a single rule are defaults of the optimizer: a group may not have those of another rule
     return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: shared})

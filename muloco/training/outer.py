@@ -4,7 +4,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from functools import partial
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from muloco.errors import UserError
+from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
 from muloco.outer.compression import Compression
@@ -26,9 +27,6 @@ from muloco.settings.config import ResolvedConfig
 from muloco.settings.fields import common_settings
 from muloco.settings.outer import ResolvedOuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
-
-TABLES = ("tok_embeddings", "lm_head")
-"""Modules with a row for each entry of the vocabulary."""
 
 
 def build_outer_loop(
@@ -73,7 +71,7 @@ def build_outer_loop(
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
-        compression=build_compression(config.compression, parameters),
+        compression=build_compression(config.compression, parameters, tables=flavor(config.model.flavor).tables),
         settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         data_position=data_position,
@@ -131,18 +129,21 @@ def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, t
     )
 
 
-def build_compression(chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor]) -> Compression:
+def build_compression(
+    chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor], *, tables: Collection[str]
+) -> Compression:
     """How the pseudogradients of these parameters travel.
 
     Args:
         chosen: the config's section, resolved.
         parameters: by name; vectors are norms.
+        tables: names of the parameters with a row for each entry of the vocabulary.
     """
     norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
-    tables = {name for name in parameters if name.split(".")[0] in TABLES and chosen.skip_embeddings}
+    skipped = {name for name in parameters if name in tables and chosen.skip_embeddings}
     return Compression(
         codec=chosen.codec(),
-        dense=frozenset(norms | tables),
+        dense=frozenset(norms | skipped),
         reduce=chosen.reduce,
         error_feedback=chosen.error_feedback,
         error_decay=chosen.error_decay,

@@ -24,8 +24,8 @@ from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import held_out_batches
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
+from muloco.model import spec
 from muloco.model.flavors import flavor
-from muloco.model.llama import model_spec
 from muloco.outer.in_process import InProcessGroup
 from muloco.runs.folder import RunFolder
 from muloco.settings.config import ResolvedConfig
@@ -82,7 +82,7 @@ def trainer_config(
         group=group,
         stop=stop,
         evaluation=evaluation,
-        model_spec=model_spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
+        model_spec=spec(config.model.flavor, seq_len=training.seq_len, autocast=training.precision == "autocast"),
         hf_assets_path=str(data.tokenizer_folder),
         dump_folder=str(folder.root),
         tokenizer=HuggingFaceTokenizer.Config(),
@@ -94,7 +94,7 @@ def trainer_config(
             log_freq=config.metrics.log_freq,
         ),
         dataloader=_dataloader(config, data),
-        optimizer=inner_optimizers(config.optimizer),
+        optimizer=inner_optimizers(config.optimizer, flavor(config.model.flavor).record.roles),
         lr_scheduler=InnerRates(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,

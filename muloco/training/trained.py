@@ -15,7 +15,9 @@ from muloco.data.cache import default_cache
 from muloco.data.prepare import open_tokenizer
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError, error_reason, shown
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
+from muloco.model.weights_folder import check_names
 from muloco.resolve import completed
 from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
@@ -53,10 +55,10 @@ class Trained:
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
     def weights(self) -> dict[str, "torch.Tensor"]:
-        """Returns all parameters by name, as plain fp32 tensors in host memory.
+        """Returns all parameters of the flavor by name, as plain fp32 tensors in host memory.
 
         Raises:
-            UserError: the part is damaged, or cannot be read as data.
+            UserError: the part is damaged, cannot be read as data, or holds other parameters.
         """
         import torch
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -72,9 +74,11 @@ class Trained:
                 if name.startswith(kind) and isinstance(about, TensorStorageMetadata)
             }
             safe_reader.load(found, self.part, no_dist=True)
-        except safe_reader.UnreadablePart as error:
+            weights = {name.removeprefix(kind): tensor for name, tensor in found.items()}
+            check_names(weights, self.flavor.shapes, where=f"{self.part}")
+        except ValueError as error:  # also UnreadablePart
             raise UserError(str(error)) from None
-        return {name.removeprefix(kind): tensor for name, tensor in found.items()}
+        return weights
 
     def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
         """The model in evaluation mode, with dense attention masks (`muloco.model.attention`).
@@ -86,7 +90,7 @@ class Trained:
         from muloco.model import build
 
         model = build(self.config.model.flavor, str(device), seq_len=self.config.training.seq_len, dense=True)
-        model.load_state_dict(self.weights())
+        model.load_state_dict(self.weights(), strict=False)  # a tied head is no parameter of its own
         for parameter in model.parameters():
             parameter.requires_grad_(False)
             if dtype is not None:

@@ -214,7 +214,7 @@ def test_the_state_of_every_rule_is_what_is_planned(words: list[str]) -> None:
         chosen.outer_optimizer = OuterOptimizer()
     config = resolve(chosen)
     model = build(config.model.flavor, device="cpu")
-    inner = inner_optimizers(config.optimizer).build(model_parts=[model])
+    inner = inner_optimizers(config.optimizer, flavor(config.model.flavor).record.roles).build(model_parts=[model])
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     inner.step()

@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 
 import muloco.model
 from muloco._torchtitan import CompileConfig, CrossEntropyLoss, ParallelDims, ParallelismConfig, TrainingConfig
-from muloco.model.llama import model_spec
 from muloco.sharding import gather
 
 LENGTH, ROWS, SEED = 32, 4, 7
@@ -30,7 +29,7 @@ def build(layout: Layout, *, checkpointing=None, compiled: bool = False, precisi
         spmd_backend="partial_dtensor",
     )
     set_spmd_backend("partial_dtensor")
-    spec = model_spec("tiny", seq_len=LENGTH, autocast=precision == "autocast")
+    spec = muloco.model.spec("tiny", seq_len=LENGTH, autocast=precision == "autocast")
     torch.manual_seed(SEED)
     spec.model.update_from_config(config=SimpleNamespace(parallelism=parallelism))
     with torch.device("meta"):

@@ -8,7 +8,6 @@ from torch.nn.attention.flex_attention import flex_attention
 import muloco.model
 from muloco._torchtitan import FlexAttention
 from muloco.model.attention import DenseDocumentAttention, document_mask
-from muloco.model.llama import llama_config
 
 TORCH = Version(torch.__version__).release
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
@@ -82,7 +81,7 @@ def test_flex_attention_of_gpus_gives_the_same_logits(attention, monkeypatch: py
     torch.manual_seed(0)
     length = 150
     ours = muloco.model.build("tiny", "cpu", seq_len=length)
-    config = llama_config("tiny", seq_len=length)
+    config = muloco.model.spec("tiny", seq_len=length).model
     for layer in config.layers:
         layer.attention.inner_attention = FlexAttention.Config()
     theirs = config.build()

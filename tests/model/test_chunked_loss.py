@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from muloco._torchtitan import BaseLoss, CompileConfig, loss_may_call_the_head
+from muloco.model.decoder import Head
 from muloco.model.flavors import aliases, flavor
-from muloco.model.llama import Head
 from muloco.sharding import gather
 from muloco.training.titan_config import loss_config
 from muloco.training.validation import _end_passes

@@ -35,7 +35,7 @@ def check(rank: int, store: str) -> None:
 
 
 def check_that_torch_still_mixes_up_what_it_compiled() -> None:
-    """Why the embedding's output is copied under tensor parallelism (muloco/model/llama.py)."""
+    """Why the embedding's output is copied under tensor parallelism (muloco/model/decoder.py)."""
     mesh = init_device_mesh("cpu", (2,))
     pending = DTensor.from_local(torch.ones(4, 4), mesh, [Partial()])
     double = torch.compile(lambda x: x * 2)

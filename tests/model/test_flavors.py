@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import muloco.model
+from muloco.model.architectures.paper_llama.huggingface import FORM
 from muloco.model.flavors import flavor
-from muloco.model.huggingface import to_huggingface
 
 PARAMETERS = {
     "150M": 150_616_064,
@@ -39,7 +39,7 @@ def test_every_flavor_counts_as_it_is_built(name: str) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert shapes == flavor(name).shapes
     for ours, shape in shapes.items():  # what an exported folder is checked against
-        assert to_huggingface(ours, torch.empty(shape, device="meta"), flavor(name)).shape == shape
+        assert FORM.write(ours, torch.empty(shape, device="meta"), flavor(name)).shape == shape
 
 
 def test_names_and_aliases_mean_the_same() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from muloco.model import build
+from muloco.model.architectures.paper_llama.huggingface import FORM
 from muloco.model.flavors import flavor
-from muloco.model.huggingface import check_names, from_huggingface, model_config, names, to_huggingface
+from muloco.model.weights_folder import check_names
 
 from ..run_on_disk import random_weights
 
@@ -17,9 +18,9 @@ def test_transformers_computes_the_same_logits() -> None:
     weights = random_weights(flavor="small")
     ours = build("small", "cpu", seq_len=64)
     ours.load_state_dict(weights)
-    config = model_config(SMALL, seq_len=64, bos_id=0, eos_id=1)
+    config = FORM.config(SMALL, seq_len=64, bos_id=0, eos_id=1)
     theirs = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**config)).eval()
-    converted = {names(SMALL)[name]: to_huggingface(name, tensor, SMALL) for name, tensor in weights.items()}
+    converted = {FORM.names(SMALL)[name]: FORM.write(name, tensor, SMALL) for name, tensor in weights.items()}
     assert set(converted) == set(theirs.state_dict())
     theirs.load_state_dict(converted)
 
@@ -34,14 +35,14 @@ def test_transformers_computes_the_same_logits() -> None:
 
 def test_back_again() -> None:
     for name, tensor in random_weights(flavor="small").items():
-        again = from_huggingface(name, to_huggingface(name, tensor, SMALL), SMALL)
+        again = FORM.read(name, FORM.write(name, tensor, SMALL), SMALL)
         torch.testing.assert_close(again, tensor, rtol=1e-6, atol=1e-7)
 
 
 def test_names_are_those_of_the_model() -> None:
     parameters = dict(build("small").named_parameters())
-    check_names(parameters, names(SMALL), where="the model")
+    check_names(parameters, FORM.names(SMALL), where="the model")
     with pytest.raises(ValueError, match=r"the model lacks layers.1.ffn_norm.weight$"):
-        check_names(parameters.keys() - {"layers.1.ffn_norm.weight"}, names(SMALL), where="the model")
+        check_names(parameters.keys() - {"layers.1.ffn_norm.weight"}, FORM.names(SMALL), where="the model")
     with pytest.raises(ValueError, match=r"has, which the model has not, extra.bias$"):
-        check_names([*parameters, "extra.bias"], names(SMALL), where="the model")
+        check_names([*parameters, "extra.bias"], FORM.names(SMALL), where="the model")

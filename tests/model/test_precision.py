@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from muloco._torchtitan import CompileConfig, CrossEntropyLoss, FullAC
-from muloco.model.llama import llama_config
+from muloco.model import spec
 from muloco.sharding import gather
 
 from .layouts import LENGTH, ROWS, SEED, Layout, build, build_whole, packed_batch
@@ -19,7 +19,7 @@ LAYOUTS: dict[Layout, object] = {(1, 1, 1): FullAC.Config(), (2, 1, 1): None, (1
 
 def test_products_are_bf16_and_what_is_summed_up_is_not() -> None:
     torch.manual_seed(SEED)
-    model = llama_config("tiny", seq_len=LENGTH, autocast=True).build()
+    model = spec("tiny", seq_len=LENGTH, autocast=True).model.build()
     model.init_states()
     given: dict[str, torch.dtype] = {}
     made: dict[str, torch.dtype] = {}

@@ -10,6 +10,7 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from muloco._torchtitan import FullAC, SelectiveAC
+from muloco.model.flavors import flavor
 from muloco.outer.digest import digest
 from muloco.settings.optimizer import Optimizer
 from muloco.sharding import gather, local, shard_like, wrap
@@ -92,10 +93,11 @@ def check_step(layout: Layout, sharded: nn.Module, whole: nn.Module) -> None:
     for parameter, other in zip(whole.parameters(), sharded.parameters(), strict=True):
         local(other.grad).copy_(shard_like(parameter.grad, other))
     before = {name: parameter.detach().clone() for name, parameter in whole.named_parameters()}
+    chosen = Optimizer(weight_decay=0.1)
+    chosen.complete({})
+    config = inner_optimizers(chosen, flavor("tiny").record.roles)
     for model in (whole, sharded):
-        chosen = Optimizer(weight_decay=0.1)
-        chosen.complete({})
-        optimizers = inner_optimizers(chosen).build(model_parts=[model])
+        optimizers = config.build(model_parts=[model])
         assert sum(len(g["params"]) for o in optimizers for g in o.param_groups if g["algorithm"] == "muon") == 2 * 7
         optimizers.step()
     for (name, parameter), other in zip(whole.named_parameters(), sharded.parameters(), strict=True):

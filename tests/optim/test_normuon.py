@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from muloco.model.flavors import flavor
 from muloco.pytorch import MuLoCo1, Muon
 from muloco.settings.optimizer import Optimizer, Role
 from muloco.sharding import gather, local, shard_like
@@ -161,7 +162,9 @@ def test_the_config_reaches_the_rule():
         model[name] = module
     model["norm"] = nn.RMSNorm(3)
     groups = [
-        group for optimizer in inner_optimizers(chosen).build(model_parts=[model]) for group in optimizer.param_groups
+        group
+        for optimizer in inner_optimizers(chosen, flavor("tiny").record.roles).build(model_parts=[model])
+        for group in optimizer.param_groups
     ]
     (matrices,) = (group for group in groups if group["role"] == "matrix")
     assert (matrices["algorithm"], matrices["beta2"], matrices["momentum"], matrices["eps"]) == (

@@ -12,7 +12,7 @@ from torch.nn.attention import flex_attention
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from muloco._torchtitan import CUDAGraphInputSpec, FlexAttention, masks_can_be_replayed
-from muloco.model.llama import llama_config
+from muloco.model import spec
 from muloco.resolve import resolve
 from muloco.settings.load import load_config
 from muloco.training import titan_config
@@ -76,7 +76,7 @@ def test_a_run_keeps_everything_where_it_was_recorded(
 
 def mask_of(*rows: list[int]) -> Any:
     """FlexAttention's mask of documents that begin where positions are 0."""
-    config = llama_config("tiny", seq_len=len(rows[0]))
+    config = spec("tiny", seq_len=len(rows[0])).model
     for layer in config.layers:
         layer.attention.inner_attention = FlexAttention.Config()
     with torch.device("meta"):

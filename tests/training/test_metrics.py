@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from muloco._torchtitan import device_type, peak_flops
-from muloco.model import build
+from muloco.model import build, spec
 from muloco.model.flavors import flavor
-from muloco.model.llama import llama_config
 from muloco.outer.sync import STATISTICS, Sync
 from muloco.training.metrics import _of_whole_worker, gpu_figures, speed_of
 
@@ -32,7 +31,7 @@ def test_the_log_says_which_count_a_speed_is_by() -> None:
 def test_torchtitan_counts_no_embedding_and_all_of_attention(name: str, torchtitans: float, by_6n: float) -> None:
     """As docs/metrics.md says: an embedding does not multiply; attention is 12 x layers x width x positions."""
     size = flavor(name)
-    _, counted = llama_config(name, seq_len=2048).get_nparams_and_flops(build(name, seq_len=2048), 2048)
+    _, counted = spec(name, seq_len=2048).model.get_nparams_and_flops(build(name, seq_len=2048), 2048)
     multiplied = size.parameters - size.vocabulary * size.width
     assert counted == 6 * multiplied + 12 * size.layers * size.width * 2048 == pytest.approx(torchtitans, rel=1e-3)
     assert 6 * size.parameters == pytest.approx(by_6n, rel=1e-3)

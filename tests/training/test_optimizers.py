@@ -13,11 +13,13 @@ from torch import nn
 
 import muloco.model
 from muloco.errors import UserError
+from muloco.model.flavors import flavor
 from muloco.optim.roles import group_by_role
 from muloco.pytorch import Muon
 from muloco.settings.optimizer import Optimizer, Role
 from muloco.training.optimizers import InnerRates, inner_optimizers
 
+ROLES = flavor("tiny").record.roles
 STEPS, WARMUP, LOWEST = 6, 2, 0.1
 SETTINGS = {"lr": 0.05, "weight_decay": 0.3, "cautious_weight_decay": True, "nesterov": True}
 MIXES = {
@@ -59,7 +61,7 @@ class Run:
         chosen.complete({})
         torch.manual_seed(0)
         self.model = muloco.model.build("tiny", "cpu", seq_len=16)
-        self.optimizers = inner_optimizers(chosen).build(model_parts=[self.model])
+        self.optimizers = inner_optimizers(chosen, ROLES).build(model_parts=[self.model])
         schedule = InnerRates(warmup_steps=WARMUP, min_lr_factor=LOWEST)
         self.schedule = schedule.build(optimizers=self.optimizers, training_steps=STEPS)
 
@@ -140,7 +142,7 @@ def test_how_symmetric_products_are_computed_reaches_the_optimizer(monkeypatch: 
     assert asked == {"matmul"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="symmetric_products triton needs CUDA devices.*; use auto or matmul"):
-        inner_optimizers(Optimizer(weight_decay=0.0, symmetric_products="triton"))
+        inner_optimizers(Optimizer(weight_decay=0.0, symmetric_products="triton"), ROLES)
 
 
 def test_roles_are_those_of_the_library() -> None:
@@ -148,7 +150,7 @@ def test_roles_are_those_of_the_library() -> None:
     sorted_by_library = {name: group["role"] for group in group_by_role(model) for name, _ in group["params"]}
     chosen = Optimizer(weight_decay=0.0)
     chosen.complete({})
-    (optimizer,) = inner_optimizers(chosen).build(model_parts=[model])
+    (optimizer,) = inner_optimizers(chosen, ROLES).build(model_parts=[model])
     ours = {name: group["role"] for group in optimizer.param_groups for name in group["param_names"]}
     assert ours == sorted_by_library and len(ours) == 29
 

@@ -37,7 +37,7 @@ def collect(continuation: Continuation, *, workers: int, steps: int, folder: Pat
         folder: without files of these names.
         done: is called after each pass of a worker.
     """
-    matrices = layer_matrices(continuation.parameters)
+    matrices = continuation.matrices
     for worker in range(workers):
         continuation.restart()
         start = {name: local(matrix).clone() for name, matrix in matrices.items()}
@@ -66,11 +66,6 @@ def read_tensors(folder: Path, workers: int) -> dict[str, list[Tensor]]:
     """The pseudogradients of K workers by matrix, as `collect` has written them."""
     files = [torch.load(_file(folder, workers, worker), mmap=True, weights_only=True) for worker in range(workers)]
     return {name: [file[name] for file in files] for name in files[0]}
-
-
-def layer_matrices(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The matrices of the layers, which are what Muon steps."""
-    return {name: tensor for name, tensor in parameters.items() if tensor.ndim == 2 and name.startswith("layers.")}
 
 
 def _file(folder: Path, workers: int, worker: int) -> Path:

@@ -117,5 +117,6 @@ def _look(study: Study, workers: int | None = None) -> str:
 
 
 def _example(study: Study) -> Spectrum:
-    last = [s for s in study.spectra if s.workers == study.counts[-1] and s.matrix.endswith("feed_forward.w3.weight")]
+    largest = [s for s in study.spectra if s.workers == study.counts[-1]]
+    last = [s for s in largest if s.matrix.endswith("feed_forward.w3.weight")] or largest
     return max(last, key=lambda spectrum: int(spectrum.matrix.split(".")[1]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from muloco.analysis.records.method import Variant
 from muloco.analysis.records.runs import Problem, Run
-from muloco.model.flavors import Flavor
+from muloco.model.architecture import Flavor
 
 RATE = "optimizer.lr"
 _FOLLOWS = ("training.steps", "training.tokens", "optimizer.weight_decay")

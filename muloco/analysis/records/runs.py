@@ -11,7 +11,8 @@ from typing import Any
 from muloco.analysis.records.method import Variant, variant
 from muloco.analysis.records.zero_shot import read_zero_shot
 from muloco.errors import UserError
-from muloco.model.flavors import Flavor, flavor
+from muloco.model.architecture import Flavor
+from muloco.model.flavors import flavor
 from muloco.resolve import completed
 from muloco.runs.folder import RunFolder, missing_metrics, read_metrics
 from muloco.settings.config import ResolvedConfig
@@ -79,7 +80,7 @@ class Run:
     @property
     def compute(self) -> float:
         """FLOPs as the paper counts them: 6 x parameters x tokens."""
-        return 6.0 * self.size.parameters * self.tokens
+        return float(self.size.flops_per_token) * self.tokens
 
 
 def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:

@@ -36,11 +36,11 @@ def flex_attention(bench: Bench) -> Figures:
 
 def build(bench: Bench, length: int, *, dense: bool) -> Any:
     """Builds the laptop model, or in a rehearsal the smallest one, with the same weights in every call."""
-    from muloco.model.llama import llama_config
+    from muloco.model import spec
 
     importlib.import_module("torchtitan.distributed.utils").set_spmd_backend("partial_dtensor")
     with torch.device("meta"):
-        model = llama_config(bench.size("laptop", "tiny"), seq_len=length, dense=dense).build()
+        model = spec(bench.size("laptop", "tiny"), seq_len=length, dense=dense).model.build()
     model.to_empty(device=bench.device)
     torch.manual_seed(0)
     with torch.no_grad():

@@ -60,9 +60,11 @@ def rates(bench: Bench) -> Figures:
 def _stacks(bench: Bench) -> list[torch.Tensor]:
     """Returns the pieces of the 150M model, or in a rehearsal of the smallest one: one fp32 tensor [pieces, *shape] for
     each shape."""
+    from muloco.model.architectures.paper_llama.flavors import PaperLlama
     from muloco.model.flavors import flavor
 
     size = flavor(bench.size("150M", "tiny"))
+    assert isinstance(size, PaperLlama)
     width, inner = size.width, size.feed_forward_width
     layer = [*4 * [(width, width)], (inner, width), (width, inner), (inner, width), *4 * [(width,)]]
     ends = [(size.vocabulary // WORKERS, width)] * 2

@@ -85,9 +85,7 @@ def _measured(bench: Bench, alias: str, build: Callable[[Params], torch.optim.Op
 def _shapes(bench: Bench, alias: str) -> list[tuple[int, int]]:
     from muloco.model.flavors import flavor
 
-    size = flavor(bench.size(alias, "tiny"))
-    width, inner = size.width, size.feed_forward_width
-    return size.layers * [*4 * [(width, width)], (inner, width), (width, inner), (inner, width)]
+    return [(rows, columns) for rows, columns in flavor(bench.size(alias, "tiny")).matrices.values()]
 
 
 def _params(bench: Bench, alias: str) -> Params:

@@ -12,7 +12,7 @@ PART = Part(
         Row(
             name="train",
             what="training on CUDA: FSDP2 over NCCL within a worker, bf16, torch.compile, FlexAttention",
-            where=("training/titan_config.py", "model/llama.py"),
+            where=("training/titan_config.py", "model/decoder.py"),
             command="run `muloco train config/laptop/muloco.py --training.precision bfloat16 --compile.enable True`",
             check="laptop:train",
             seconds=45,

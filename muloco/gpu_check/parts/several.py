@@ -99,7 +99,10 @@ PART = Part(
         Row(
             name="tensor_parallel",
             what="tensor parallelism over NCCL with FSDP2, with and without torch.compile",
-            where=("model/llama.py",),
+            where=(
+                "model/decoder.py",
+                "model/architectures/paper_llama/network.py",
+            ),
             command="run `muloco train config/laptop/muloco.py --fault_tolerance.group_size 1 "
             "--parallelism.tensor_parallel_degree 2 --parallelism.data_parallel_shard_degree 2 "
             "--compile.enable True` on four GPUs",

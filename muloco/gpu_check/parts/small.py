@@ -100,7 +100,7 @@ PART = Part(
             name="flex_attention",
             what="FlexAttention with document masks, compiled, compared with dense masks: logits and gradients in "
             "bf16 and fp32",
-            where=("model/llama.py", "model/attention.py"),
+            where=("model/decoder.py", "model/attention.py"),
             command="run `muloco train config/laptop/muloco.py --compile.enable True` on one GPU",
             check="attention:flex_attention",
             seconds=45,

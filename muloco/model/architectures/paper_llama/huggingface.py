@@ -1,4 +1,4 @@
-"""The model as Hugging Face knows it: its weights' names and layouts, both ways, and its config.json.
+"""The paper's Llama as Hugging Face knows it: its weights' names and layouts, both ways, and its config.json.
 
 The architecture of transformers that is the same function is Gemma3ForCausalLM (norms before and after, norms of
 queries and keys, SwiGLU as `silu`). What differs is how it writes things down:
@@ -11,29 +11,30 @@ Pure functions of names and tensors; transformers is not needed, nor is torch fo
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from muloco.model.flavors import NORM_EPS, ROPE_THETA, Flavor
+from muloco.model.architecture import HuggingFaceForm
+from muloco.model.architectures.paper_llama.flavors import NORM_EPS, ROPE_THETA, PaperLlama
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Change = Callable[["Tensor", Flavor], "Tensor"]
+Change = Callable[["Tensor", PaperLlama], "Tensor"]
 
 
-def _same(tensor: "Tensor", size: Flavor) -> "Tensor":
+def _same(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
     return tensor
 
 
-def _halves(tensor: "Tensor", size: Flavor) -> "Tensor":
+def _halves(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
     """Of each head the even rows first, then the odd ones."""
-    return tensor.unflatten(0, (-1, size.head_width // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return tensor.unflatten(0, (-1, flavor.head_width // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _neighbours(tensor: "Tensor", size: Flavor) -> "Tensor":
-    return tensor.unflatten(0, (-1, 2, size.head_width // 2)).transpose(1, 2).flatten(0, 2)
+def _neighbours(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
+    return tensor.unflatten(0, (-1, 2, flavor.head_width // 2)).transpose(1, 2).flatten(0, 2)
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class _Kind:
 
 
 _MATRIX = _Kind(_same, _same)
-_NORM = _Kind(lambda tensor, size: tensor - 1, lambda tensor, size: tensor + 1)
-_EMBEDDING = _Kind(lambda tensor, size: tensor / size.width**0.5, lambda tensor, size: tensor * size.width**0.5)
+_NORM = _Kind(lambda tensor, flavor: tensor - 1, lambda tensor, flavor: tensor + 1)
+_EMBEDDING = _Kind(lambda tensor, flavor: tensor / flavor.width**0.5, lambda tensor, flavor: tensor * flavor.width**0.5)
 _TURNED = _Kind(_halves, _neighbours)
-_TURNED_NORM = _Kind(lambda tensor, size: _halves(tensor, size) - 1, lambda tensor, size: _neighbours(tensor, size) + 1)
+_TURNED_NORM = _Kind(
+    lambda tensor, flavor: _halves(tensor, flavor) - 1, lambda tensor, flavor: _neighbours(tensor, flavor) + 1
+)
 
 _OUTSIDE = {
     "tok_embeddings.weight": ("model.embed_tokens.weight", _EMBEDDING),
@@ -72,62 +75,27 @@ _OF_LAYER = {
 }
 
 
-def names(size: Flavor) -> dict[str, str]:
-    """Hugging Face's name of every parameter of a flavor, by ours, in our order of layers."""
+def _names(flavor: PaperLlama) -> dict[str, str]:
     found = {ours: theirs for ours, (theirs, _) in _OUTSIDE.items()}
-    for layer in range(size.layers):
+    for layer in range(flavor.layers):
         for ours, (theirs, _) in _OF_LAYER.items():
             found[f"layers.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
     return found
 
 
-def to_huggingface(name: str, tensor: "Tensor", size: Flavor) -> "Tensor":
-    """A parameter as Hugging Face has it under `names(size)[name]`.
-
-    Args:
-        name: ours.
-        tensor: whole and plain, any dtype; it is not changed, but the result may share its storage.
-
-    Raises:
-        KeyError: the model has no such parameter.
-    """
-    return _kind(name).out(tensor, size)
-
-
-def from_huggingface(name: str, tensor: "Tensor", size: Flavor) -> "Tensor":
-    """The inverse of `to_huggingface`, to rounding: `name` is ours as well."""
-    return _kind(name).back(tensor, size)
-
-
-def check_names(found: Iterable[str], wanted: Iterable[str], *, where: str) -> None:
-    """Raises ValueError unless the two sets of names are equal: nothing may be left over or missing."""
-    found, wanted = set(found), set(wanted)
-    for names, what in ((wanted - found, "lacks"), (found - wanted, "has, which the model has not,")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"{where} {what} {min(names)}{more}")
-
-
-def model_config(size: Flavor, *, seq_len: int, bos_id: int, eos_id: int) -> dict[str, Any]:
-    """config.json of a flavor.
-
-    Args:
-        size: the flavor.
-        seq_len: longest sequence that the model was trained on, in tokens.
-        bos_id, eos_id: of its tokenizer.
-    """
+def _config(flavor: PaperLlama, *, seq_len: int, bos_id: int, eos_id: int) -> dict[str, Any]:
     return {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
         "dtype": "float32",
-        "vocab_size": size.vocabulary,
-        "hidden_size": size.width,
-        "intermediate_size": size.feed_forward_width,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "num_key_value_heads": size.heads,
-        "head_dim": size.head_width,
-        "query_pre_attn_scalar": size.head_width,
+        "vocab_size": flavor.vocabulary,
+        "hidden_size": flavor.width,
+        "intermediate_size": flavor.feed_forward_width,
+        "num_hidden_layers": flavor.layers,
+        "num_attention_heads": flavor.heads,
+        "num_key_value_heads": flavor.heads,
+        "head_dim": flavor.head_width,
+        "query_pre_attn_scalar": flavor.head_width,
         "hidden_activation": "silu",
         "rms_norm_eps": NORM_EPS,
         "max_position_embeddings": seq_len,
@@ -135,7 +103,7 @@ def model_config(size: Flavor, *, seq_len: int, bos_id: int, eos_id: int) -> dic
             "full_attention": {"rope_type": "default", "rope_theta": float(ROPE_THETA)},
             "sliding_attention": {"rope_type": "default", "rope_theta": float(ROPE_THETA)},
         },
-        "layer_types": ["full_attention"] * size.layers,
+        "layer_types": ["full_attention"] * flavor.layers,
         "sliding_window": seq_len,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -152,3 +120,29 @@ def model_config(size: Flavor, *, seq_len: int, bos_id: int, eos_id: int) -> dic
 def _kind(name: str) -> _Kind:
     inside = re.fullmatch(r"layers\.\d+\.(.+)", name)
     return _OF_LAYER[inside[1]][1] if inside else _OUTSIDE[name][1]
+
+
+FORM = HuggingFaceForm(
+    model_type="gemma3_text",
+    names=_names,
+    write=lambda name, tensor, flavor: _kind(name).out(tensor, flavor),
+    read=lambda name, tensor, flavor: _kind(name).back(tensor, flavor),
+    config=_config,
+    description="A Llama with norms before and after attention and feed-forward, and on queries and keys",
+    loading="Gemma3ForCausalLM, which is the same function",
+    notes="""\
+## Other software
+
+Programs that support Gemma 3 may assume two of its usual settings: `gelu_pytorch_tanh` as the activation, and a
+head tied to the embedding. This model has `silu`, and a head of its own, as its config.json says.
+
+- transformers computes it exactly.
+- vLLM refuses to load it: its Gemma 3 takes no activation but `gelu_pytorch_tanh`, and in older versions no head of its
+  own.
+- llama.cpp converts it without a complaint, and wrongly: its converter leaves out `lm_head.weight`, and its Gemma 3
+  computes GELU.
+
+Compare the logits of any other program with those of transformers before you use it.
+
+""",
+)

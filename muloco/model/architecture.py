@@ -1,0 +1,205 @@
+"""What muloco knows about an architecture: one record each, by name, with its flavors. Needs nothing but Python.
+
+docs/extending.md describes how to add one.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from re import search
+from typing import TYPE_CHECKING, Any, Protocol
+
+from muloco.outer.fragments import module_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from muloco._torchtitan import ModelSpec
+
+ROLES = ("matrix", "embedding", "head", "scalar")
+"""Roles of parameters: Muon steps matrices, and the other three go to AdamW by default (PAPER 3.2)."""
+TABLES = ("embedding", "head")
+"""Roles whose parameters have a row for each entry of the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flavor(ABC):
+    """One size of an architecture. A subclass adds the dimensions that its architecture has.
+
+    Where a property needs torch to find its value, it imports torch itself.
+    """
+
+    architecture: str
+    """Name of its architecture."""
+    alias: str
+    vocabulary: int
+    """Entries of the vocabulary."""
+    muon_decay: float = 0.01
+    """Weight decay of Muon at 512 sequences a step; for the paper's sizes, the best that it found (PAPER 2.4)."""
+    adamw_decay: float = 0.01
+    """The same for AdamW."""
+    paper_steps: int | None = None
+    """Steps of 512 sequences of 2048 tokens in the paper's tables (PAPER 2.2, 11)."""
+
+    @property
+    def name(self) -> str:
+        """The full name, which run folders keep."""
+        return f"{self.architecture}-{self.alias}"
+
+    @property
+    @abstractmethod
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every parameter by name, in the order of the model's modules."""
+
+    @property
+    @abstractmethod
+    def divided(self) -> Mapping[str, int]:
+        """What tensor parallelism divides among its ranks, in words, and how many there are of it."""
+
+    @property
+    def record(self) -> "Architecture":
+        return architecture(self.architecture)
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the modules that fragments consist of, in order."""
+        return list(dict.fromkeys(map(module_of, self.shapes)))
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter whose role is `matrix`, by name."""
+        return {name: shape for name, shape in self.shapes.items() if self.record.role(name) == "matrix"}
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """Names of the parameters with a row for each entry of the vocabulary."""
+        return frozenset(name for name in self.shapes if self.record.role(name) in TABLES)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of all parameters."""
+        return sum(map(math.prod, self.shapes.values()))
+
+    @cached_property
+    def parameters_by_role(self) -> Mapping[str, int]:
+        """Number of the parameters of each role that the architecture has."""
+        numbers = dict.fromkeys(self.record.roles, 0)
+        for name, shape in self.shapes.items():
+            numbers[self.record.role(name)] += math.prod(shape)
+        return numbers
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Number of the parameters whose role is `matrix`, which Muon steps."""
+        return self.parameters_by_role.get("matrix", 0)
+
+    @property
+    def flops_per_token(self) -> int:
+        """FLOPs of a token in training: 6 for each parameter that computes with it."""
+        return 6 * self.parameters
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens to train on: the paper's where its tables have this size, else 20 a parameter."""
+        return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
+
+
+class Spec(Protocol):
+    """Makes torchtitan's specification of a flavor. `muloco.model.spec` describes the arguments."""
+
+    def __call__(self, flavor: Any, *, seq_len: int, dense: bool, autocast: bool) -> "ModelSpec": ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceForm:
+    """How transformers writes down the models of an architecture. A parameter of ours is one of theirs."""
+
+    model_type: str
+    """What config.json calls the architecture."""
+    names: Callable[[Any], dict[str, str]]
+    """Returns their name of every parameter of a flavor, by ours, in the order of our layers."""
+    write: Callable[[str, "Tensor", Any], "Tensor"]
+    """Returns a parameter as they store it, given our name, the tensor (whole and plain, any dtype) and the flavor. The
+    tensor is not changed, but the result may share its storage. Raises KeyError if there is no such parameter."""
+    read: Callable[[str, "Tensor", Any], "Tensor"]
+    """The inverse of `write`, up to rounding; the name is ours as well."""
+    config: Callable[..., dict[str, Any]]
+    """Returns config.json, given the flavor and by keyword `seq_len`, the longest sequence in training in tokens, and
+    `bos_id` and `eos_id` of the tokenizer."""
+    description: str
+    """A noun phrase for the model card, such as `A Llama with grouped-query attention`."""
+    loading: str
+    """What follows `transformers loads it as`, without the full stop."""
+    notes: str = ""
+    """Markdown for the end of the model card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A family of models that share their code."""
+
+    name: str
+    flavors: tuple[Flavor, ...]
+    """From small to large."""
+    spec: Spec
+    roles: Mapping[str, str]
+    """A regular expression for the names of the parameters of each of the `ROLES` that the models have. The first one
+    that matches a name decides."""
+    huggingface: HuggingFaceForm | None = None
+    """None: such models are neither exported to a Hugging Face folder nor started from one."""
+    buffers: tuple[str, ...] = ()
+    """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep, such as the
+    router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused
+    if there are any."""
+
+    def role(self, name: str) -> str:
+        """Returns the role of a parameter.
+
+        Raises:
+            KeyError: no pattern matches its name.
+        """
+        for role, pattern in self.roles.items():
+            if search(pattern, name):
+                return role
+        raise KeyError(f"architecture {self.name}: {name} has no role")
+
+
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register(new: Architecture) -> Architecture:
+    """Makes an architecture and its flavors known, and returns it.
+
+    Raises:
+        ValueError: its name, or a name or alias of a flavor, is taken; or a flavor names another architecture.
+    """
+    if new.name in _ARCHITECTURES:
+        raise ValueError(f"there is an architecture {new.name} already")
+    taken = {name for known in all_architectures() for flavor in known.flavors for name in (flavor.alias, flavor.name)}
+    for flavor in new.flavors:
+        if flavor.architecture != new.name:
+            raise ValueError(f"flavor {flavor.alias} of {new.name} names the architecture {flavor.architecture}")
+        for name in (flavor.alias, flavor.name):
+            if name in taken:
+                raise ValueError(f"architecture {new.name}: there is a flavor {name} already")
+        taken |= {flavor.alias, flavor.name}
+    _ARCHITECTURES[new.name] = new
+    return new
+
+
+def all_architectures() -> list[Architecture]:
+    """Returns all registered architectures, in the order of their registration."""
+    return list(_ARCHITECTURES.values())
+
+
+def architecture(name: str) -> Architecture:
+    """Returns the architecture with this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"there is no architecture {name!r}; there are {', '.join(_ARCHITECTURES)}")
+    return _ARCHITECTURES[name]
