@@ -39,20 +39,20 @@ def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path: Path) -> No
 
 
 def test_a_full_disk_at_the_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, *args: object, **kwargs: object) -> int:
-        path.write_bytes(b"half")
+    def full(draft: Path, path: Path) -> None:
+        draft.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
     folder = RunFolder(tmp_path / "a")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(UserError, match="No space left on device"):
             claim(folder)
     assert not folder.root.exists()
     claim(folder)
     before = folder.config.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(UserError, match="No space left on device"):
             Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
     assert folder.config.read_bytes() == before and list(folder.root.iterdir()) == [folder.config]
