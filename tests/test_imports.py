@@ -65,10 +65,7 @@ def test_imports_point_down() -> None:
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
         ("muloco.gpu_check.page", ["torch", "torchtitan"]),
-        (
-            "muloco.cli",
-            ["torch", "numpy", "torchtitan", "torchft", "matplotlib", "scipy", "lm_eval", "tyro", "datasets"],
-        ),
+        ("muloco.cli", ["torch", "torchtitan", "torchft", "matplotlib", "scipy", "lm_eval", "tyro", "datasets"]),
         ("muloco.gpu_check.runner", ["torch", "torchtitan"]),
         ("muloco.analysis.report.command", ["torch", "torchtitan", "matplotlib"]),
     ],
