@@ -8,7 +8,6 @@ from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.settings.bounds import Count
 from muloco.settings.values import check_option, whole_number
-from muloco.training.trained import find_trained
 
 PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder, or a run
 folder: then the newest checkpoint that the run had H more steps planned after), one after the other in this process,
@@ -63,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """
     check_option("--workers", tuple[Count, ...], args.workers)
     check_option("--steps", Count, args.steps)
+    from muloco.training.trained import find_trained
+
     for checkpoint in args.checkpoint:
         find_trained(checkpoint, verified=False)  # a missing checkpoint is reported before the slow imports
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

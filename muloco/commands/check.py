@@ -10,7 +10,6 @@ from muloco.commands.parser import Commands, add_checkpoint, add_command, add_st
 from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.runs.checkpoint_folder import CheckpointFolder, Manifest
-from muloco.training.trained import named_checkpoint
 
 LARGE = 2**30
 """Bytes to read above which a progress bar is shown."""
@@ -36,6 +35,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 if all the requested checkpoints are whole, else 1; raises UserError if there are none."""
+    from muloco.training.trained import named_checkpoint
+
     run_folder, step = named_checkpoint(args.checkpoint, args.step)
     folder = CheckpointFolder(run_folder.checkpoint)
     if args.all and step is not None:

@@ -4,13 +4,16 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_step
 from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.settings.bounds import Amount, Count
 from muloco.settings.values import check_option, whole_number
-from muloco.training.trained import Trained, find_trained
+
+if TYPE_CHECKING:
+    from muloco.training.trained import Trained
 
 DESCRIPTION = """Evaluate a CHECKPOINT (a run folder, or checkpoint/step-N in one) on lm-eval's tasks, zero-shot:
 lm-eval's results as JSON below evaluations/ in the run folder, a table, and the mean accuracy. Under torchrun the ranks
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     check_option("--limit", Count | None, args.limit)
     check_option("--batch-tokens", Count, args.batch_tokens)
     check_option("--shots", Amount, args.shots)
+    from muloco.training.trained import find_trained
+
     trained = find_trained(args.checkpoint, step=args.step)
     output, names = _output(args.output, trained), args.tasks.split(",")
     from muloco.evals.names import check_names
@@ -96,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _output(chosen: str | None, trained: Trained) -> Path:
+def _output(chosen: str | None, trained: "Trained") -> Path:
     if chosen is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return trained.run.evaluations / f"step-{trained.step}" / f"results-{stamp}.json"
