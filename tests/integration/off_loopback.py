@@ -98,7 +98,7 @@ def main(folder: Path) -> None:
         workers=2,
         log=folder / "lighthouse.log",
         secret=SECRET,
-        host=HostSpec(host=HOST),
+        host=HostSpec(address=HOST),
         heartbeat_timeout=2.0,
         join_timeout=5.0,
     )
