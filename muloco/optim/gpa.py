@@ -14,7 +14,7 @@ from muloco.sharding import local
 
 class GPA(RuleOptimizer):
     """Three points for each parameter: z takes the inner steps, x is their average, gradients are taken at y between
-    them, which the parameter holds (PAPER 3.6):
+    them, which the parameter holds:
 
         y = mu_y x + (1 - mu_y) z
         z <- z - lr * step(gradient at y), by the rules of `Muon`, weight decay included
@@ -61,8 +61,8 @@ class GPA(RuleOptimizer):
         super().__init__(params, {"lr": lr, "mu_x": mu_x, "mu_y": mu_y, "weight_decay": weight_decay}, options)
 
     def z(self, param: Tensor) -> Tensor:
-        """The z of a parameter, made now where it is not there yet. It stays the same tensor, whatever is loaded; who
-        writes into it does so within `moving_z`."""
+        """Returns the z of a parameter, which is created if need be. It stays the same tensor, whatever is loaded.
+        Write into it only within `moving_z`."""
         if "z" in self.state.get(param, {}):
             return self.state[param]["z"]
         if param not in self._early:

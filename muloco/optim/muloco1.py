@@ -14,7 +14,7 @@ from muloco.sharding import local
 
 class MuLoCo1(RuleOptimizer):
     """After every `sync_interval` inner steps, by the rules of `Muon`, one outer step from the anchor, where the last
-    window ended (PAPER 3.1 and 3.2):
+    window ended:
 
         g = anchor - X
         buf <- outer_momentum * buf + g

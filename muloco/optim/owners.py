@@ -1,4 +1,4 @@
-"""Which rank orthogonalizes which matrix: every matrix once among the ranks that hold it."""
+"""Decides which rank orthogonalizes which matrix, so that each matrix has one owner among the ranks that hold it."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +34,7 @@ class Matrix:
     index: tuple[int, ...]
     """Index of the matrix in this rank's part of a stacked parameter; empty for other parameters."""
     shape: torch.Size
-    """Of the whole: `[rows, cols]`, or that of a parameter which is flattened to a matrix."""
+    """Shape of the whole matrix: `[rows, cols]`, or that of a parameter which is flattened to a matrix."""
     axes: tuple[Axis, ...]
     """How it lies on the ranks, see `muloco.sharding.axes`."""
     group: dict[str, Any]
@@ -56,7 +56,7 @@ class Stack:
 
     @property
     def shape(self) -> torch.Size:
-        """Of one of them, whole."""
+        """Shape of one whole matrix of the stack."""
         return self.matrices[0].shape
 
 
@@ -160,7 +160,7 @@ def _cost(matrix: Matrix) -> int:
 
 
 def _stacks(matrices: list[Matrix], owner: tuple[int, ...]) -> Iterator[Stack]:
-    """Those alike together, at most `BATCH_ELEMENTS` (or one matrix) at a time."""
+    """Stacks equal matrices together, at most `BATCH_ELEMENTS` (or one matrix) at a time."""
     alike: dict[tuple, list[Matrix]] = {}
     for matrix in matrices:
         alike.setdefault((id(matrix.group), matrix.shape), []).append(matrix)

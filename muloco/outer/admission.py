@@ -41,7 +41,7 @@ class Admission:
     strangers: tuple[int, ...]
     """Ranks in the quorum of the members that do not hold the secret, or use another version of the protocol."""
     versions: dict[int, int]
-    """By rank: the version of each stranger that holds the secret."""
+    """Version of the protocol of each stranger that holds the secret, by rank."""
     silent: tuple[int, ...]
     """Ranks in the quorum of the members that did not answer in time."""
     remarks: dict[int, str]

@@ -214,7 +214,8 @@ def _as_bytes(data: torch.Tensor) -> bytes:
 
 
 def split(shapes: Sequence[tuple[int, ...]], members: int) -> list[list[Piece]]:
-    """What each member owns: consecutive parts of nearly equal size, cut between rows (first dimension) of a tensor."""
+    """Returns what each member owns: consecutive parts of nearly equal size, cut between rows (first dimension) of a
+    tensor."""
     total = sum(map(math.prod, shapes))
     owned: list[list[Piece]] = [[] for _ in range(members)]
     start = 0

@@ -268,7 +268,7 @@ def _from_hex(text: str | None) -> bytes:
 
 
 def ask(address: str, name: str, *, key: Key, seconds: float) -> str | None:
-    """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
+    """Asks the peer `host:port` for the outcome of a round; None: it does not answer."""
     try:
         answer = _get(address, f"/round/{name}", key, seconds)
     except (OSError, ValueError):  # ValueError: the address is invalid

@@ -325,7 +325,7 @@ class TorchftTransport:
 
     @property
     def round_name(self) -> str:
-        """What all members call the round that is open."""
+        """Name of the open round, equal on all members."""
         return f"{self._group_name}-{self._rounds}"
 
     def _reduce(self, value: bool, operation: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What carries a round between workers: the interface of every transport.
+"""The interface of every transport, which carries rounds between workers.
 
 A transport opens one round a sync. The round knows who takes part, in which order, and moves bytes between them; it
 ends with `vote`, in which all members come to the same answer.
@@ -52,7 +52,7 @@ class Round(Protocol):
 
     @property
     def name(self) -> str:
-        """What all members call it."""
+        """Name of the round, equal on all members."""
         ...
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
