@@ -83,7 +83,7 @@ def read_count(text: str) -> int:
 
 def submit(script: Path) -> str:
     """Submits a script and returns the id of its job. It asks only once: a controller that does not answer
-    (`muloco.launch.controller.is_busy`) may have accepted the script nevertheless."""
+    (`muloco.launch.placement.controller.is_busy`) may have accepted the script nevertheless."""
     answer = _call(["sbatch", "--parsable", str(script)]).strip()
     ids = re.findall(r"^(\d+)(?:;\S*)?$", answer, flags=re.MULTILINE)
     if not ids:
