@@ -119,7 +119,7 @@ class Axis:
     """Ranks that have parts of one tensor, or copies of it."""
 
     group: ProcessGroup
-    """Those ranks, this one among them."""
+    """Group of the ranks along the axis, this one among them."""
     dim: int | None
     """The dimension that is divided, as `torch.chunk` does, ranks behind its end getting nothing; None: copies."""
 
@@ -133,7 +133,7 @@ class Axis:
         return self.group.rank()
 
     def lengths(self, length: int) -> list[int]:
-        """Of each rank's part of a dimension of this length."""
+        """Returns the length of each rank's part of a dimension of this length."""
         longest = -(-length // self.size)
         return [max(0, min(longest, length - rank * longest)) for rank in range(self.size)]
 

@@ -37,11 +37,11 @@ class Queued:
     id: str
     name: str
     state: str
-    """Such as PENDING or RUNNING."""
+    """State of the job, such as PENDING or RUNNING."""
     nodes: int
     partition: str
     script: str
-    """What was submitted."""
+    """Path of the script that was submitted."""
 
     @property
     def waits(self) -> bool:
@@ -53,7 +53,7 @@ class Ended:
     """How a job ended."""
 
     state: str
-    """Such as COMPLETED, FAILED, CANCELLED, TIMEOUT or NODE_FAIL."""
+    """Last state of the job, such as COMPLETED, FAILED, CANCELLED, TIMEOUT or NODE_FAIL."""
     exit_status: int
 
 

@@ -21,13 +21,13 @@ MOST_TRIES = 3
 
 @dataclass
 class Outcome:
-    """What has become of the jobs, by name."""
+    """The results of a submission, by name of the job."""
 
     submitted: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
-    """Queued, running or done already."""
+    """Jobs that are queued, running or done already."""
     left: dict[str, str] = field(default_factory=dict)
-    """Not submitted, with the reason."""
+    """Jobs that were not submitted, with the reason."""
 
 
 def submit(
