@@ -79,7 +79,7 @@ def build_parser() -> tuple[Parser, Commands]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"muloco {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(prog="muloco", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     for command in COMMANDS:
         command.add(commands)
     for added in commands.choices.values():

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
 @contextlib.contextmanager
 def canvas(rows: int, columns: int, *, width: float, height: float, name: str) -> Iterator[tuple[Any, Any]]:
-    """A figure with a grid of axes, which is drawn on and saved within the context.
+    """A figure with a grid of axes, which is drawn on and saved within the context. It need not be closed.
 
     Args:
         rows, columns: number of rows and columns of the grid.
@@ -19,8 +19,14 @@ def canvas(rows: int, columns: int, *, width: float, height: float, name: str) -
     Yields:
         Matplotlib's figure, and its axes by row and column.
     """
-    with settings({"svg.hashsalt": name, "font.size": 9, "axes.titlesize": 10}):
-        yield subplots(rows, columns, squeeze=False, figsize=(width, height), dpi=130, layout="constrained")
+    with _no_backend():
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    with matplotlib.rc_context({"svg.hashsalt": name, "font.size": 9, "axes.titlesize": 10}):
+        figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save(sheet: Any, *paths: Path) -> None:
@@ -29,32 +35,6 @@ def save(sheet: Any, *paths: Path) -> None:
     sheet.set_layout_engine("none")  # so that all files have the same layout
     for path in paths:
         sheet.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else {"Date": None})
-
-
-def subplots(rows: int = 1, columns: int = 1, *, squeeze: bool = True, **options: Any) -> tuple[Any, Any]:
-    """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, but independent of any backend. It need not be
-    closed.
-
-    Args:
-        rows, columns: of the axes.
-        squeeze: leave out dimensions of the array of axes that are 1.
-        options: of `matplotlib.figure.Figure`.
-    """
-    with _no_backend():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    figure = Figure(**options)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=squeeze)
-
-
-@contextlib.contextmanager
-def settings(values: Mapping[str, Any]) -> Iterator[None]:
-    """Sets matplotlib's settings (`rcParams`) to these values within the context."""
-    with _no_backend():
-        import matplotlib
-    with matplotlib.rc_context(dict(values)):  # type: ignore[arg-type]
-        yield
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""Best and critical values of a setting from losses on a grid (PAPER 5.4): batch sizes and learning rates."""
+"""Best and critical values of a setting from losses on a grid: batch sizes and learning rates."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 TOLERANCE = 0.01
-"""A batch is not above the critical one while its loss is within this share of the best (PAPER 5.4)."""
+"""A batch is not above the critical one while its loss is within this share of the best."""
 
 
 def critical_batch(loss_by_batch: Mapping[int, float], *, tolerance: float = TOLERANCE) -> int:

@@ -1,4 +1,4 @@
-"""Memory of a worker's training state, in fp32 words a parameter and in bytes (PAPER 6.2)."""
+"""Memory of a worker's training state, in fp32 words a parameter and in bytes."""
 
 from dataclasses import dataclass
 

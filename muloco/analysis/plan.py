@@ -46,7 +46,7 @@ GPUS = {
     "B200": Gpu(2250e12, 180e9),
 }
 PAPER_UTILIZATION = 0.39
-"""Share of their peak that H100s reach, which fits the wall-clock figure of the paper (PAPER 6.1)."""
+"""Share of their peak that H100s reach, which fits the wall-clock figure of the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)

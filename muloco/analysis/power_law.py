@@ -1,4 +1,4 @@
-"""Power laws of loss against compute, L = A C^a + L_irr (PAPER 5.5), and of other positive numbers."""
+"""Power laws of loss against compute, L = A C^a + L_irr, and of other positive numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""How long a run takes, idealized: compute, and what exchanges between workers add to it (PAPER 6.1)."""
+"""How long a run takes, idealized: compute, and what exchanges between workers add to it (arXiv 2505.23725)."""
 
 from dataclasses import dataclass
 

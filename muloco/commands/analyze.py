@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.summary = "measurements on checkpoints"
-    measurements = parser.add_subparsers(required=True, metavar="WHAT", help=argparse.SUPPRESS)
+    measurements = parser.add_subparsers(prog="muloco analyze", required=True, metavar="WHAT", help=argparse.SUPPRESS)
     _add_pseudogradients(measurements)
     parser.epilog = f"measurements:\n{list_commands(measurements)}"
 

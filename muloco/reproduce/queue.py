@@ -92,9 +92,15 @@ class Queue:
                 yield Task(
                     f"pseudogradients of seed {seed}",
                     (
-                        *("analyze", "pseudogradients", *(str(self.runs.folder / name / step) for name in names)),
-                        *("--workers", *map(str, STUDIED), "--steps", str(SYNC_STEPS)),
-                        *("--out", str(study)),
+                        "analyze",
+                        "pseudogradients",
+                        *(str(self.runs.folder / name / step) for name in names),
+                        "--workers",
+                        *map(str, STUDIED),
+                        "--steps",
+                        str(SYNC_STEPS),
+                        "--out",
+                        str(study),
                     ),
                     log=self.folder / "logs" / f"pseudogradients-seed-{seed}.log",
                     is_done=(study / TABLE).exists,

@@ -162,7 +162,9 @@ class _Heartbeat:
             if not told:
                 logger.warning(
                     "this file system does not support locks; waiting at most %g s for a sign of life of %s in %s",
-                    *(SILENT_SECONDS, _name_in(seen), self._file),
+                    SILENT_SECONDS,
+                    _name_in(seen),
+                    self._file,
                 )
                 told = True
             if time.monotonic() > changed + SILENT_SECONDS:

@@ -10,12 +10,10 @@ import pytest
 CODE = """
 import os, sys
 from pathlib import Path
-from muloco.analysis.canvas import settings, subplots
-with settings({"font.size": 9}):
-    figure, axes = subplots(1, 2, squeeze=False, figsize=(3, 2), dpi=50)
+from muloco.analysis.canvas import canvas, save
+with canvas(1, 2, width=3, height=2, name="figure") as (figure, axes):
     axes[0, 1].plot([1, 2, 3])
-    for ending in ("png", "svg"):
-        figure.savefig(Path(sys.argv[1]) / f"figure.{ending}")
+    save(figure, *(Path(sys.argv[1]) / f"figure.{ending}" for ending in ("png", "svg")))
 assert "matplotlib.pyplot" not in sys.modules
 print(os.environ["MPLBACKEND"])
 """

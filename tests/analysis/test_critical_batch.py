@@ -1,4 +1,4 @@
-"""Critical batch sizes and optimal learning rates (PAPER 5.3, 5.4)."""
+"""Critical batch sizes and optimal learning rates."""
 
 import math
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.chart import Bars, Boxes, Figure, Panel, Series
 from muloco.analysis.draw import draw
 from muloco.analysis.palette import COLORS, looks
 from muloco.analysis.plots import plot_loss
@@ -68,6 +68,32 @@ def test_any_number_of_points_is_drawn(points: int, log: int | None, tmp_path: P
     png, svg = draw(Figure(name="a", title="", panels=[panel], caption=""), tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert b"tau: inner steps" in svg.read_bytes(), "the legend explains its symbols"
+
+
+def test_bars_stand_side_by_side_at_their_categories(drawn: list[Any], tmp_path: Path) -> None:
+    bars = [Bars(label=label, heights=heights) for label, heights in (("a", [1.0, None]), ("b", [2.0, 3.0]))]
+    draw(
+        Figure(name="a", title="", panels=[Panel(title="", xlabel="", ylabel="", series=bars, categories="xy")]),
+        tmp_path,
+    )
+    (axes,) = drawn[0].axes
+    places = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in axes.patches]
+    assert places == [(pytest.approx(-0.175), 1), (pytest.approx(0.175), 2), (pytest.approx(1.175), 3)]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["x", "y"]
+
+
+def test_boxes_show_quartiles_mean_and_what_they_are_compared_with(drawn: list[Any], tmp_path: Path) -> None:
+    boxes = Boxes(label="a", values=[[1.0, 2.0, 3.0, 6.0], []], crosses=[9.0, None], crosses_label="paper")
+    draw(
+        Figure(name="a", title="", panels=[Panel(title="", xlabel="", ylabel="", series=[boxes], categories="xy")]),
+        tmp_path,
+    )
+    (axes,) = drawn[0].axes
+    (box,) = axes.patches
+    assert {y for _, y in box.get_path().vertices} == {1.75, 3.75}
+    points = {line.get_marker(): list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) == 1}
+    assert points["."] == [3.0] and points["x"] == [9.0]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "paper"]
 
 
 def test_lines_of_orthonormal_steps_are_not_on_the_frame(drawn: list[Any], tmp_path: Path) -> None:

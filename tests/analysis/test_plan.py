@@ -1,4 +1,4 @@
-"""Plans: the paper's memory (PAPER 6.2) and hours (6.1) by configs, bytes by the codecs, and the command."""
+"""Plans: the paper's memory and hours by configs, bytes by the codecs, and the command."""
 
 import dataclasses
 import subprocess
@@ -229,7 +229,7 @@ def test_the_state_of_every_rule_is_what_is_planned(words: list[str]) -> None:
 
 
 def test_the_fastest_depends_on_the_link() -> None:
-    """MuLoCo at K = 1 takes half as many steps as at K = 16, but sends at each of them (PAPER 6.1)."""
+    """MuLoCo at K = 1 takes half as many steps as at K = 16, but sends at each of them."""
     plans = [
         plan(paper(f"MuLoCo K={k}", training__global_batch_size=b, training__steps=s), gpus=b // 2, name=f"K={k}")
         for k, b, s in ((1, 8192, 18165), (16, 4096, 36330))

@@ -1,4 +1,4 @@
-"""Power laws: exact ones are found again, and the printed exponents follow from the printed losses (PAPER 5.5)."""
+"""Power laws: exact ones are found again, and the printed exponents follow from the printed losses."""
 
 import numpy as np
 import pytest

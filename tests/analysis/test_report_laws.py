@@ -83,7 +83,7 @@ def test_iso_loss_steps_take_the_critical_batch_at_each_compute() -> None:
 
 def test_the_papers_own_exponents_and_savings_come_out() -> None:
     """Exponents within .004 of the printed ones, as a plain refit has them too; compute and steps at 3.1B within 4 %
-    and, for a critical batch on a grid of factor 2, within a third of what is read off the figures (PAPER 5.5, 5.6)."""
+    and, for a critical batch on a grid of factor 2, within a third of what is read off the figures."""
     from muloco.analysis.published import EXPONENT, ISO_LOSS
 
     scalings = published_scalings()

@@ -1,4 +1,4 @@
-"""The time model: PAPER 6.1's figures, worked-out cases, and what was measured on a shaped link."""
+"""The time model: the paper's figures, worked-out cases, and what was measured on a shaped link."""
 
 import json
 
@@ -10,7 +10,7 @@ from muloco.settings.load import CHECKOUT
 
 N = flavor("15B").parameters
 COMPUTE = 0.973
-"""Seconds of a step at 15B, fitted to the figure (PAPER 6.1)."""
+"""Seconds of a step at 15B, fitted to the figure."""
 
 
 @pytest.mark.parametrize("method", published.WALL_CLOCK)

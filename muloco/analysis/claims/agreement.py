@@ -1,4 +1,4 @@
-"""The paper's claims about pseudogradients (PAPER 5.10), on what `muloco analyze pseudogradients` has written."""
+"""The paper's claims about pseudogradients (arXiv 2505.23725), on what `muloco analyze pseudogradients` has written."""
 
 import csv
 from collections import defaultdict

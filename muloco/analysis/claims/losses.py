@@ -1,4 +1,4 @@
-"""The paper's claims about final losses (PAPER 5.1 to 5.4, 5.8, 5.9), on points of a report at one scale.
+"""The paper's claims about final losses, on points of a report at one scale.
 
 Where several batches or learning rates were tried, methods are compared at batches that all of them have, each at its
 best learning rate. The numbers are computed with each seed that all runs compared have, and then pooled.
@@ -14,7 +14,7 @@ from muloco.analysis.records.method import Variant
 from muloco.analysis.records.pooling import Group, at_common_batches, best
 
 LOSSLESS = 0.3
-"""% over fp32, or over one fragment, up to which the paper's figures count as lossless (PAPER 5.8)."""
+"""% over fp32, or over one fragment, up to which the paper's figures count as lossless."""
 BITS = 4
 PAPER_SCALE = "150M"
 """The paper's smallest, whose numbers stand beside those of the claims about workers."""

@@ -100,7 +100,9 @@ def _measuring(
             group = groups[id(matrix)]
             found[name].append(
                 measure_step(
-                    *(before[name], local(matrix), factors[name]),
+                    before[name],
+                    local(matrix),
+                    factors[name],
                     alpha=learning_rate(group, matrix.shape),
                     decay_rate=float(group["lr"]) * group["lr_factor"] * group["weight_decay"],
                     cautious=group["cautious_weight_decay"],

@@ -6,11 +6,8 @@ from statistics import fmean
 
 from muloco.analysis.chart import Boxes, Figure, Panel, Series
 from muloco.analysis.draw import draw as draw_figure
-from muloco.analysis.pseudogradients.study import Spectrum, Study
+from muloco.analysis.pseudogradients.study import METHOD, Spectrum, Study
 from muloco.analysis.published import COSINE
-
-METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
-"""The method, and so the color, of workers with an inner optimizer."""
 
 
 def draw(studies: Sequence[Study], folder: Path) -> list[Path]:

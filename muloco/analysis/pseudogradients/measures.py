@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TOP = 0.05
-"""Share of the singular values, the largest ones, that the interference gap is about (PAPER 5.10)."""
+"""Share of the singular values, the largest ones, that the interference gap is about."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Gap:
 
 def interference_gap(workers: Sequence[Tensor], averaged: Tensor, share: float = TOP) -> Gap:
     """The drop from the workers' top singular values to those of their mean. The paper has published values, but no
-    definition (PAPER 5.10); this one is ours.
+    definition; this one is ours.
 
     Args:
         workers: singular values `[r]` of each worker's pseudogradient, the largest first.

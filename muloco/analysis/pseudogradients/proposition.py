@@ -7,7 +7,7 @@ Psi = U S V^T of K workers, of r = min(rows, cols) singular values, and Q = U V^
     |Psi|_* = <Psi, Q> = sqrt(r) / K  sum rho alpha |psi|_F  +  1 / K  sum <decay, Q>        over workers and steps
 
 where rho is the cosine between psi and Q. That is exact for any inner optimizer. The paper's form for Muon,
-r / K sum rho alpha, holds where psi is orthonormal, |psi|_F = sqrt(r), and nothing decays (PAPER 5.10).
+r / K sum rho alpha, holds where psi is orthonormal, |psi|_F = sqrt(r), and nothing decays.
 """
 
 import math

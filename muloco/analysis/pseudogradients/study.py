@@ -12,6 +12,9 @@ from muloco.analysis.pseudogradients.collect import read_steps, read_tensors
 from muloco.analysis.pseudogradients.measures import Box, box, cosine, interference_gap, mean, singular_values
 from muloco.analysis.pseudogradients.proposition import Step, nuclear_norm
 
+METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
+"""The method of workers with an inner optimizer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixFigures:

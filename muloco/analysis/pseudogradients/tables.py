@@ -6,14 +6,13 @@ from statistics import fmean
 
 from rich.table import Table
 
-from muloco.analysis.pseudogradients.study import Study
+from muloco.analysis.pseudogradients.study import METHOD, Study
 from muloco.analysis.published import COSINE, INTERFERENCE_GAP
 from muloco.analysis.table import TextTable, markdown_lines, to_csv
 from muloco.analysis.terminal import Column, fitted
 
 TABLE = "table.md"
 """The file of `markdown`. It is written last: a folder that holds it is complete."""
-_METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 
 
 def text_tables(studies: Sequence[Study]) -> list[TextTable]:
@@ -29,7 +28,7 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
                 "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one "
                 "of K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
                 "pseudogradient; gap: the interference gap, by how many % the latter is smaller. paper: 416M on "
-                "other data, and its definition of the gap was not published (PAPER 5.10): orders and trends can "
+                "other data, and its definition of the gap was not published: orders and trends can "
                 "be compared, figures cannot."
             ],
         ),
@@ -58,7 +57,7 @@ def _agreement(study: Study, workers: int) -> list[str]:
         f"{cosines.lower:.3f}-{cosines.upper:.3f}",
         _published(COSINE[study.optimizer], workers),
         f"{100 * fmean(figures.gap for figures in matrices):.1f}",
-        _published(INTERFERENCE_GAP[_METHOD[study.optimizer]], workers),
+        _published(INTERFERENCE_GAP[METHOD[study.optimizer]], workers),
         f"{fmean(figures.top_of_workers for figures in matrices):.3g}",
         f"{fmean(figures.top_of_mean for figures in matrices):.3g}",
     ]

@@ -102,15 +102,19 @@ class Variant:
         known = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
         codec = self.codec or CodecLabel("")
         return (
-            *(known, self.method, self.workers or 0, self.rest != "", self.sync_steps, codec.kind, codec.details),
-            *(
-                list(_REDUCED).index(codec.reduce),
-                codec.error_feedback,
-                codec.amount,
-                self.fragments,
-                self.delay,
-                self.alpha,
-            ),
+            known,
+            self.method,
+            self.workers or 0,
+            self.rest != "",
+            self.sync_steps,
+            codec.kind,
+            codec.details,
+            list(_REDUCED).index(codec.reduce),
+            codec.error_feedback,
+            codec.amount,
+            self.fragments,
+            self.delay,
+            self.alpha,
         )
 
     def plain(self) -> "Variant":
@@ -129,8 +133,13 @@ def variant(config: ResolvedConfig) -> Variant:
     if not config.syncs:
         return Variant(method) if ft.semi_sync_method == "none" else Variant(method, 1, ft.sync_steps)
     return Variant(
-        *(method, config.workers, ft.sync_steps, _codec(config.compression)),
-        *(ft.num_fragments, ft.fragment_sync_delay, ft.fragment_update_alpha),
+        method,
+        config.workers,
+        sync_steps=ft.sync_steps,
+        codec=_codec(config.compression),
+        fragments=ft.num_fragments,
+        delay=ft.fragment_sync_delay,
+        alpha=ft.fragment_update_alpha,
     )
 
 

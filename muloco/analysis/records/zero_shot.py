@@ -8,7 +8,7 @@ from typing import Any
 from muloco.runs.folder import ACCURACIES, DURING_TRAINING, RunFolder
 
 TASKS = ("mmlu", "hellaswag", "piqa", "arc_challenge", "arc_easy", "winogrande", "openbookqa")
-"""The paper's (PAPER 5.11)."""
+"""The paper's tasks."""
 _LINE = "evaluation/"
 
 

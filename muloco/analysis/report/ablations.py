@@ -1,4 +1,4 @@
-"""Tables along one setting, all else equal: H, bits or fraction, fragments (PAPER 5.7, 5.8, 5.9)."""
+"""Tables along one setting, all else equal: H, bits or fraction, fragments."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping

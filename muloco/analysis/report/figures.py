@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from muloco.analysis.chart import Figure, Panel, Series, Skipped, assemble
 from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.ablations import FP32, compression_tables, sync_interval_tables
-from muloco.analysis.report.marks import Mark, label, lines, marks
 from muloco.analysis.report.tables import SCALES, batches, best_by_variant, over_baseline
+from muloco.analysis.report.values import Value, label, to_series, values
 from muloco.analysis.table import Row
 
 LOSS = "held-out loss (nats per token)"
@@ -40,11 +40,11 @@ def loss_curves(group: Group) -> Figure | Skipped:
 
 def loss_against_batch(group: Group, *, published: bool) -> Figure | Skipped:
     """A panel a scale, a line a method and K."""
-    found = list(marks(batches(group, everything=published), published=published))
+    found = list(values(batches(group, everything=published), published=published))
     panels = []
     for scale in SCALES:
-        series = lines(
-            (mark for mark in found if mark.row[0] == scale), lambda mark: float(mark.column.replace(",", ""))
+        series = to_series(
+            (value for value in found if value.row[0] == scale), lambda value: float(value.column.replace(",", ""))
         )
         series = [line for line in series if len(line.x) > 1]
         panels.append(Panel(title=scale, xlabel="batch (tokens per inner step)", ylabel=LOSS, series=series, xlog=2))
@@ -60,19 +60,19 @@ def loss_against_batch(group: Group, *, published: bool) -> Figure | Skipped:
 
 def worker_scaling(group: Group, *, published: bool) -> Figure | Skipped:
     """% above its own baseline by K, a panel a scale, and by H."""
-    by_workers = list(marks(over_baseline(group, everything=published), published=published))
-    by_interval = list(marks(sync_interval_tables(group, everything=published)[1], published=published))
+    by_workers = list(values(over_baseline(group, everything=published), published=published))
+    by_interval = list(values(sync_interval_tables(group, everything=published)[1], published=published))
     panels = []
     for scale in SCALES:
-        series = lines(
-            _along_workers([mark for mark in by_workers if mark.column == scale]),
-            lambda mark: float(mark.row[2]),
-            name=lambda mark: label((*mark.row[:2], "", mark.row[3])),
+        series = to_series(
+            _along_workers([value for value in by_workers if value.column == scale]),
+            lambda value: float(value.row[2]),
+            name=lambda value: label((*value.row[:2], "", value.row[3])),
         )
         if any(len(line.x) > 1 for line in series):
             panels.append(Panel(title=scale, xlabel="workers K", ylabel=OVER_DP, series=series, xlog=2))
     for scale in SCALES:
-        series = lines((mark for mark in by_interval if mark.row[0] == scale), lambda mark: float(mark.column))
+        series = to_series((value for value in by_interval if value.row[0] == scale), lambda value: float(value.column))
         panels.append(
             Panel(title=f"{scale}, by H", xlabel="sync interval H (inner steps)", ylabel=OVER_DP, series=series, xlog=2)
         )
@@ -88,14 +88,14 @@ def worker_scaling(group: Group, *, published: bool) -> Figure | Skipped:
 
 def compression(group: Group, *, published: bool) -> Figure | Skipped:
     """Loss by bits and by the share kept, with fp32 as a level line."""
-    found = list(marks(compression_tables(group, everything=published)[0], published=published))
+    found = list(values(compression_tables(group, everything=published)[0], published=published))
     panels = []
     for scale in SCALES:
         for unit, xlabel in (("bits", "bits per element"), ("%", "elements kept (%)")):
-            sized = [mark for mark in found if mark.row[0] == scale and mark.column.endswith(unit)]
+            sized = [value for value in found if value.row[0] == scale and value.column.endswith(unit)]
             if sized:
-                series = lines(sized, lambda mark: float(mark.column.split()[0]))
-                levels = _levels(found, {mark.row for mark in sized})
+                series = to_series(sized, lambda value: float(value.column.split()[0]))
+                levels = _levels(found, {value.row for value in sized})
                 panels.append(Panel(title=scale, xlabel=xlabel, ylabel=LOSS, series=[*series, *levels], xlog=2))
     return assemble(
         "compression",
@@ -115,22 +115,22 @@ def _measured(group: Group, published: bool) -> str:
     return "Final held-out loss"
 
 
-def _along_workers(found: Sequence[Mark]) -> list[Mark]:
+def _along_workers(found: Sequence[Value]) -> list[Value]:
     """The plain methods, and variants that are there with several K."""
 
-    def line(mark: Mark) -> tuple[str, str, bool]:
-        return mark.row[1], mark.row[3], mark.published
+    def line(value: Value) -> tuple[str, str, bool]:
+        return value.row[1], value.row[3], value.published
 
-    counts = Counter(line(mark) for mark in found)
-    return [mark for mark in found if mark.row[3] == "" or counts[line(mark)] > 1]
+    counts = Counter(line(value) for value in found)
+    return [value for value in found if value.row[3] == "" or counts[line(value)] > 1]
 
 
-def _levels(found: Iterable[Mark], rows: set[Row]) -> list[Series]:
+def _levels(found: Iterable[Value], rows: set[Row]) -> list[Series]:
     """fp32 as a level line, one for each method and K that these rows have."""
     levels = {
-        (f"{label((*mark.row[:3], ''))}, fp32", mark.published): mark.value
-        for mark in found
-        if mark.column == FP32 and mark.row in rows
+        (f"{label((*value.row[:3], ''))}, fp32", value.published): value.number
+        for value in found
+        if value.column == FP32 and value.row in rows
     }
     return [
         Series(label=name, x=[], y=[value], published=published, horizontal=True)

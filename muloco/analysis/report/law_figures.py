@@ -18,7 +18,7 @@ from muloco.analysis.report.laws import (
     critical_batch_table,
     iso_loss,
 )
-from muloco.analysis.report.marks import Mark, marks
+from muloco.analysis.report.values import Value, values
 from muloco.model.flavors import flavor
 
 Scalings = Mapping[Variant, Scaling]
@@ -70,15 +70,15 @@ def power_laws(measured: Scalings, published: Scalings, *, paper: bool) -> Figur
 def critical_batches(group: Group, *, published: bool) -> Figure | Skipped:
     """Critical batch against tokens trained on; with the exponent of a power law where there are enough scales."""
     tokens = {point.scale: float(point.first.tokens) for point in group.points}
-    found: dict[tuple[str, bool], list[Mark]] = {}
-    for mark in marks(critical_batch_table(group, everything=published), published=published):
-        found.setdefault((mark.label, mark.published), []).append(mark)
+    found: dict[tuple[str, bool], list[Value]] = {}
+    for value in values(critical_batch_table(group, everything=published), published=published):
+        found.setdefault((value.label, value.published), []).append(value)
     series = []
     for (name, theirs), at in found.items():
         if len(at) < 2:
             continue
-        x = [float(flavor(mark.column).token_budget) if theirs else tokens[mark.column] for mark in at]
-        y = [mark.value for mark in at]
+        x = [float(flavor(value.column).token_budget) if theirs else tokens[value.column] for value in at]
+        y = [value.number for value in at]
         exponent = CRITICAL_BATCH_EXPONENT.get(name) if theirs else None
         if not theirs and len(at) >= LEAST_SCALES:
             exponent = fit_power_law(x, y, 0.0).exponent

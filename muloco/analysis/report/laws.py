@@ -1,4 +1,4 @@
-"""What follows from fits over scales: power laws, critical batches, iso-loss compute and steps (PAPER 5.4 to 5.6)."""
+"""What follows from fits over scales: power laws, critical batches, iso-loss compute and steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,8 +73,11 @@ def measured_scalings(group: Group) -> dict[Variant, Scaling]:
     for variant, points in curves.items():
         compute, loss, tokens = zip(*points, strict=True)
         found[variant] = Scaling(
-            *(compute, loss, fit_power_law(compute, loss, irreducible), fit_power_law(compute, tokens, 0.0)),
-            _batch_law(group, {scale: size for (scale, of), size in batches.items() if of == variant}),
+            compute=compute,
+            loss=loss,
+            law=fit_power_law(compute, loss, irreducible),
+            tokens=fit_power_law(compute, tokens, 0.0),
+            batch=_batch_law(group, {scale: size for (scale, of), size in batches.items() if of == variant}),
         )
     return found
 
@@ -90,10 +93,11 @@ def published_scalings() -> dict[Variant, Scaling]:
         sizes = [flavor(scale) for scale in by_scale]
         compute = [6.0 * size.parameters * size.token_budget for size in sizes]
         found[variant] = Scaling(
-            *(compute, list(by_scale.values())),
-            fit_power_law(compute, list(by_scale.values()), published.IRREDUCIBLE),
-            fit_power_law(compute, [float(size.token_budget) for size in sizes], 0.0),
-            _published_batch_law(variant),
+            compute=compute,
+            loss=list(by_scale.values()),
+            law=fit_power_law(compute, list(by_scale.values()), published.IRREDUCIBLE),
+            tokens=fit_power_law(compute, [float(size.token_budget) for size in sizes], 0.0),
+            batch=_published_batch_law(variant),
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The paper's tables: final loss, % above the data-parallel baseline, batches, zero-shot (PAPER 5.1 to 5.3, 5.11)."""
+"""The paper's tables: final loss, % above the data-parallel baseline, batches, zero-shot."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

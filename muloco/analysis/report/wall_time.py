@@ -1,7 +1,8 @@
-"""Wall clock against bandwidth: modelled from what runs have measured, beside what they took (PAPER 6.1)."""
+"""Wall clock against bandwidth: modelled from what runs have measured, beside what they took."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from muloco.analysis.records.method import PAPER_SYNC_STEPS, Variant
 from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.tables import Key, best_by_variant, published_variant, table
 from muloco.analysis.table import Measured, Table
-from muloco.analysis.wall_clock import time_unit, wall_clock
+from muloco.analysis.wall_clock import WallClock, time_unit, wall_clock
 from muloco.model.flavors import flavor
 
 BANDWIDTHS = (0.1, 1, 10, 100, 1000, 6400)
@@ -26,29 +27,8 @@ _MODEL = (
 )
 
 
-@dataclass(frozen=True)
-class Timed:
-    """What the model takes."""
-
-    steps: int
-    compute_seconds: float
-    exchange_bytes: float
-    """In one sync of the whole model."""
-    sync_steps: int
-    fragments: int = 1
-    delay: int = 0
-
-    def hours(self, gbit_per_second: float) -> float:
-        found = wall_clock(
-            steps=self.steps,
-            compute_seconds=self.compute_seconds,
-            exchange_bytes=self.exchange_bytes,
-            gbit_per_second=gbit_per_second,
-            sync_steps=self.sync_steps,
-            fragments=self.fragments,
-            delay=self.delay,
-        )
-        return found.total / 3600
+Timed = Callable[..., WallClock]
+"""`wall_clock` for a run, of which the bandwidth is left to be given."""
 
 
 def measured_times(group: Group) -> Iterator[tuple[Key, Timed, float]]:
@@ -59,11 +39,12 @@ def measured_times(group: Group) -> Iterator[tuple[Key, Timed, float]]:
             continue
         dense = float(_DENSE_BYTES * run.size.parameters)
         if (variant.workers or 1) == 1:
-            timed = Timed(run.steps, run.step_seconds, dense, 1)
+            sent, interval, streams = dense, 1, {}
         else:
             interval = min(variant.sync_steps, run.steps)
             sent = run.bytes_sent * interval / run.steps
-            timed = Timed(run.steps, run.step_seconds, sent, interval, variant.fragments, variant.delay)
+            streams = {"fragments": variant.fragments, "delay": variant.delay}
+        timed = _timed(run.steps, run.step_seconds, sent, interval, **streams)
         yield (scale, variant), timed, run.wall_seconds / 3600
 
 
@@ -73,7 +54,22 @@ def published_times() -> Iterator[tuple[Variant, Timed]]:
     for name, steps in published.WALL_CLOCK_STEPS.items():
         variant = published_variant(name)
         interval = PAPER_SYNC_STEPS if (variant.workers or 1) > 1 else 1
-        yield variant, Timed(steps, published.WALL_CLOCK_COMPUTE_SECONDS, exchange, interval)
+        yield variant, _timed(steps, published.WALL_CLOCK_COMPUTE_SECONDS, exchange, interval)
+
+
+def _timed(steps: int, compute_seconds: float, exchange_bytes: float, sync_steps: int, **streams: int) -> Timed:
+    return partial(
+        wall_clock,
+        steps=steps,
+        compute_seconds=compute_seconds,
+        exchange_bytes=exchange_bytes,
+        sync_steps=sync_steps,
+        **streams,
+    )
+
+
+def _hours(timed: Timed, gbit_per_second: float) -> float:
+    return timed(gbit_per_second=gbit_per_second).total / 3600
 
 
 def wall_clock_table(group: Group, *, everything: bool) -> Table:
@@ -81,7 +77,7 @@ def wall_clock_table(group: Group, *, everything: bool) -> Table:
     measured = {}
     for key, timed, hours in measured_times(group):
         measured[key, HERE] = Measured(hours, note="start, validation and checkpoints included")
-        measured |= {(key, str(width)): Measured(timed.hours(width), note="modelled") for width in BANDWIDTHS}
+        measured |= {(key, str(width)): Measured(_hours(timed, width), note="modelled") for width in BANDWIDTHS}
     order = [HERE, *map(str, BANDWIDTHS)]
     longest = max((one.value for one in measured.values()), default=1.0)
     name, size = time_unit(3600 * longest)
@@ -108,12 +104,12 @@ def wall_clock_figure(group: Group, *, published_too: bool) -> Figure | Skipped:
     widths = [float(width) for width in np.geomspace(BANDWIDTHS[0], BANDWIDTHS[-1], 40)]
     by_scale: dict[str, list[Series]] = {}
     for (scale, variant), timed, _ in measured_times(group):
-        hours = [timed.hours(width) for width in widths]
+        hours = [_hours(timed, width) for width in widths]
         by_scale.setdefault(scale, []).append(Series(label=variant.label, x=widths, y=hours, points=False))
     if published_too:
         series = by_scale.setdefault(_PAPER_SCALE, [])
         for variant, timed in published_times():
-            hours = [timed.hours(width) for width in widths]
+            hours = [_hours(timed, width) for width in widths]
             series.append(Series(label=variant.label, x=widths, y=hours, published=True, points=False))
             read = published.WALL_CLOCK[variant.name]
             series.append(Series(label="", x=list(read), y=list(read.values()), published=True, line=False))
