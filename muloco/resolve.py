@@ -264,10 +264,10 @@ def _check_compression(config: ResolvedConfig) -> None:
     if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
         raise UserError(
             f"compression.kind {chosen.kind} has no pseudogradients to compress: fault_tolerance.semi_sync_method is "
-            "none; choose diloco, or leave compression out"
+            "none; choose diloco, or set no compression"
         )
     if chosen.kind == "none" and chosen.error_feedback:
-        raise UserError("compression.error_feedback needs a compression.kind that loses something; with none, nothing")
+        raise UserError("compression.error_feedback needs a lossy compression.kind; none is lossless")
     keeps = codec_class(chosen.kind).keeps
     if keeps and chosen.reduce == "requantize":
         raise UserError(

@@ -129,7 +129,7 @@ class Axis:
 
     @property
     def rank(self) -> int:
-        """This one's, in the group."""
+        """Rank of this process in the group."""
         return self.group.rank()
 
     def lengths(self, length: int) -> list[int]:
@@ -138,7 +138,7 @@ class Axis:
         return [max(0, min(longest, length - rank * longest)) for rank in range(self.size)]
 
     def part(self, shape: torch.Size, rank: int) -> torch.Size:
-        """Shape of what a rank has of a tensor of this shape."""
+        """Returns the shape of a rank's part of a tensor of this shape."""
         if self.dim is None:
             return shape
         return torch.Size((*shape[: self.dim], self.lengths(shape[self.dim])[rank], *shape[self.dim + 1 :]))

@@ -96,7 +96,7 @@ def admit(
         elif proof:
             admitted.append(member)
     if rank not in admitted or nonces[rank] != own.encode():  # old random bytes would yield an old key again
-        raise TransportError("somebody else has overwritten what this worker wrote into the store of its group")
+        raise TransportError("another process has overwritten the entry of this worker in the store of its group")
     common = key.derive("group", seen, *admitted)
     return Admission(
         key=common,

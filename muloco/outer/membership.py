@@ -134,7 +134,7 @@ class Membership:
         return outcome
 
     def commit(self, committed: Committed) -> None:
-        """Keeps what all members know now, and hands this worker's state to those who were away."""
+        """Keeps what all members know now, and hands this worker's state to those that were away."""
         self.stops |= committed.stops
         self.commit_hash = committed.commit_hash
         self.data_positions |= committed.data_positions
@@ -149,8 +149,8 @@ class Membership:
         self.members = members
         if committed.donates:
             if self._handover is None:
-                raise RuntimeError(f"workers {committed.behind} want to join again, for which nothing is provided")
-            logger.info("workers %s join again", ", ".join(map(str, committed.behind)))
+                raise RuntimeError(f"workers {committed.behind} want to rejoin, but there is no handover for them")
+            logger.info("workers %s rejoin", ", ".join(map(str, committed.behind)))
             self.transport.offer(committed.name, self._handover.pack())
 
     def part(self, transport: Transport) -> None:
@@ -170,7 +170,7 @@ class Membership:
             self.stops, self.members = True, []
             return True
         if self._handover is None:
-            raise RuntimeError("this worker is behind the others, and nothing is provided for joining again")
+            raise RuntimeError("this worker is behind the others, but there is no handover by which it could rejoin")
         hit("join")
         state = None
         try:

@@ -21,7 +21,7 @@ class Sync:
     seconds_waited: float
     """Seconds for which the inner steps stood still."""
     seconds_hidden: float
-    """Seconds of the round beside inner steps."""
+    """Seconds of the round in parallel with inner steps."""
     digest: int
     """64-bit checksum of this rank's part of the new anchor."""
     own_square: float
@@ -115,7 +115,7 @@ STATISTICS = (
         kind=float,
         of=lambda sync: sync.seconds_hidden,
         unit="s",
-        doc="time of the round beside inner steps",
+        doc="time of the round in parallel with inner steps",
     ),
     Statistic(
         name="pseudogradient_norm",

@@ -134,7 +134,7 @@ def assemble(
         transport: opens the rounds.
         own: header whose digest is of all fragments.
         channel_of: how a fragment travels, by index.
-        quorum: how many workers have to be there to begin, and for how long they are waited for.
+        quorum: how many workers have to be there to begin, and how long to wait for them.
 
     Raises:
         TransportError: too few of them came.
@@ -153,7 +153,7 @@ def assemble(
             among_strangers = bool(this_round.strangers) and this_round.size == 1 and not own.experienced
             if among_strangers and not first_comer and waited >= ALONE_SECONDS:
                 raise ForeignRun(
-                    f"this worker and {', '.join(this_round.strangers)}, who are all that came to the lighthouse, do "
+                    f"this worker and {', '.join(this_round.strangers)}, the only ones at the lighthouse, do "
                     f"not have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it "
                     "the secret of the run, and install the same muloco"
                 )

@@ -88,7 +88,7 @@ class Round(Protocol):
         """Ends the round. Returns True, alike on every surviving member, if all members said `ok` and everything that
         they sent in the round has arrived unchanged.
 
-        A member that says no needs none of the others for it; who waits for it in `exchange` is told.
+        A member that says no does not wait for the others, and members that wait for it in `exchange` are told.
         """
         ...
 
@@ -99,10 +99,10 @@ class Transport(Protocol):
     device: torch.device
     """The device of the parameters, which makes and reads payloads."""
     concurrent: bool
-    """Whether rounds can run in a thread of their own, beside the inner steps."""
+    """Whether rounds can run in a thread of their own, in parallel with the inner steps."""
 
     def open(self, step: int) -> Round:
-        """Meets the other workers at the sync after inner step `step`; waits for those who are alive.
+        """Meets the other workers at the sync after inner step `step`; waits for those that are alive.
 
         Raises:
             TransportError: too few came within the timeout.

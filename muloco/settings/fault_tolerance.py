@@ -93,8 +93,8 @@ class FaultTolerance(Section):
             )
         if self.semi_sync_method == "none" and self.group_size > 1:
             raise UserError(
-                f"fault_tolerance.semi_sync_method none leaves {self.group_size} workers apart for good; choose diloco "
-                "or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
+                f"fault_tolerance.semi_sync_method none never syncs, but there are {self.group_size} workers; choose "
+                "diloco or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
             )
         if self.min_replica_size > self.group_size:
             raise UserError(

@@ -59,7 +59,7 @@ class ClusterProfile:
         if limit is not None and limit <= self.signal_seconds:
             raise UserError(
                 f"a job with time {self.time} would be told to stop when it starts: signal_seconds is "
-                f"{self.signal_seconds}; make it less, or the time more"
+                f"{self.signal_seconds}; reduce it, or increase the time"
             )
 
     def nodes_for(self, *, workers: int, ranks: int) -> int:

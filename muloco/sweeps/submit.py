@@ -88,7 +88,7 @@ def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: C
             if state.kind not in (Kind.NEW, Kind.FAILED) or limit is None or taken + job.nodes <= limit:
                 return state
             waiting = f"{taken} of {limit} nodes are taken; {job.name} waits for {job.nodes}"
-            line.update(f"{waiting}. Ctrl-C loses nothing: --submit goes on")
+            line.update(f"{waiting}. Ctrl-C loses nothing: run --submit again to continue")
             if not said and not console.is_terminal:
                 console.print(waiting, soft_wrap=True)
             said = True
