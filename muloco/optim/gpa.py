@@ -29,10 +29,10 @@ class GPA(RuleOptimizer):
         params: a module, (name, parameter) pairs, parameters or groups, as for `Muon`. For averaged AdamW give groups
             with `"algorithm": "adamw"`.
         lr: of the inner steps, a float or a tensor of one element.
-        mu_x: in [0, 1): how slowly x follows. 0.9967 is like a window of H = 32 inner steps (0.9934: 16, 0.9984: 64); a
-            group may have its own.
-        mu_y: in (0, 1]: how near to x gradients are taken; a group may have its own.
-        weight_decay: of z, decoupled, times the unscaled lr.
+        mu_x: share of x that a step keeps, in [0, 1). 0.9967 is like a window of H = 32 inner steps (0.9934: 16,
+            0.9984: 64); a group may have its own.
+        mu_y: weight of x in y, the point at which gradients are computed, in (0, 1]; a group may have its own.
+        weight_decay: of z, decoupled, multiplied by lr without the scale of `adjust_lr`.
         options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
             process_group and symmetric_products, see `Muon`.
 

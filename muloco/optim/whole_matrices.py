@@ -1,7 +1,7 @@
 """The step of rules that need whole matrices. Ranks that hold the same matrices share the work.
 
-Each rank advances the momentum of its parts of the matrices. The parts travel to the owner of a matrix, which computes
-the rule's direction for the whole and sends each rank its part, by which that rank steps its parameters.
+Each rank advances the momentum of its parts of the matrices. The parts are sent to the owner of a matrix, which
+computes the rule's direction for the whole and sends each rank its part, with which that rank steps its parameters.
 """
 
 import math
