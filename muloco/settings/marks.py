@@ -1,6 +1,6 @@
 """Marks on the fields of a config, as annotations of their types: `host: MayChange[Text | None]`.
 
-A mark on a section of the config holds for all of its fields that have none of their own. Needs nothing but Python.
+A mark on a section of the config applies to all of its fields without a mark of their own. Needs nothing but Python.
 """
 
 import enum
