@@ -1,4 +1,5 @@
-"""Newton-Schulz orthogonalization: push all singular values of a matrix towards one, with matrix products alone."""
+"""Newton-Schulz orthogonalization, which pushes all singular values of a matrix towards one, with matrix products
+alone."""
 
 from collections.abc import Mapping
 from functools import cache

@@ -20,7 +20,7 @@ Along = dict[Key, dict[str, Choice]]
 
 
 def sync_intervals(group: Group) -> Along:
-    """By H, of each method and K that has several."""
+    """Returns the best points by H, for each method and K that was run with several H."""
     return _along(
         group,
         row=lambda _, variant: [variant.without("sync_steps")] if variant.workers is not None else [],
@@ -29,7 +29,7 @@ def sync_intervals(group: Group) -> Along:
 
 
 def codecs(group: Group) -> Along:
-    """By bits or fraction, of each method, K and codec; fp32 beside them where it was run."""
+    """Returns the best points by bits or fraction, for each method, K and codec, with fp32 where it was run."""
     families: dict[Key, set[CodecLabel]] = defaultdict(set)
     for point in group.points:
         if point.variant.codec:
@@ -45,7 +45,8 @@ def codecs(group: Group) -> Along:
 
 
 def fragments(group: Group) -> Along:
-    """By fragments and delay, of each method and K that streams; unfragmented beside them where it was run."""
+    """Returns the best points by fragments and delay, for each method and K that streams, with one fragment where it
+    was run."""
     found = _along(
         group,
         row=lambda _, variant: [variant.without("fragments", "delay", "alpha")] if variant.workers is not None else [],
@@ -200,7 +201,7 @@ def _losses(found: Along) -> dict[tuple[Key, str], Measured]:
 
 
 def _over(found: Along, reference: str) -> tuple[dict[tuple[Key, str], Measured], dict[tuple[Key, str], str]]:
-    """What a table in % over the column `reference` has measured, and what it lacks."""
+    """Returns the values of a table in % over the column `reference`, and what it lacks."""
     measured, missing = {}, {}
     for key, columns in found.items():
         for column, one in columns.items():
@@ -222,7 +223,7 @@ def _published_over(theirs: Mapping[tuple[Key, str], float], reference: str) -> 
 
 
 def _by_size(column: str) -> tuple[int, float]:
-    """fp32 first, then bits from few to many, then fractions."""
+    """Sorts fp32 first, then bits from few to many, then fractions."""
     if column == FP32:
         return 0, 0
     number, unit = column.split()

@@ -82,7 +82,7 @@ OPTIONS = (
         in_all_groups=True,
     ),
 )
-"""Of all rules that orthogonalize a momentum."""
+"""Options of all rules that orthogonalize a momentum."""
 
 RULE = Rule(
     name="muon",
