@@ -63,6 +63,12 @@ def exit_status(error: BaseException) -> int:
     return RunFailed.exit_status if isinstance(error, _MISTAKES) else FAILED
 
 
+def rank_ends(rank: int, status: int, reason: str) -> str:
+    """The line by which one of several ranks says why it ends. The supervisor tells by it the cause from what other
+    ranks fail with as a consequence."""
+    return f"muloco: rank {rank} ends with status {status}: {' '.join(reason.split())}\n"
+
+
 def shown(value: Any) -> str:
     """A value for a message, in one line of limited length."""
     text = repr(value)
