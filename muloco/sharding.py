@@ -163,7 +163,8 @@ def axes(tensor: Tensor) -> tuple[Axis, ...]:
         return ()
     mesh, places = tensor.device_mesh, tensor.placements
     used = [index for index, size in enumerate(mesh.shape) if size > 1]
-    plain = [index for index in used if isinstance(places[index], Shard)]
+    # a _StridedShard is a Shard for torch below 2.11
+    plain = [i for i in used if isinstance(places[i], Shard) and not isinstance(places[i], _StridedShard)]
     # FSDP2 divides what axes to its right, those of tensor parallelism, have divided already: it is strided over them.
     strided = [
         index

@@ -8,7 +8,7 @@ import sys
 
 from muloco.commands.parser import Commands
 from muloco.commands.with_config import add_config_command, chosen_config
-from muloco.errors import UserError, exit_status
+from muloco.errors import FAILED, UserError, exit_status, rank_ends
 from muloco.resolve import resolve
 from muloco.settings.load import find_config, locate
 from muloco.training.environment import ATTEMPT, check_environment
@@ -53,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
         raise
     except Exception as error:  # whatever it is, the supervisor has to know whether to start the worker again
         sys.excepthook(type(error), error, error.__traceback__)  # torch's, which names the rank
-        return exit_status(error)
+        status = exit_status(error)
+        if status != FAILED and int(os.environ["WORLD_SIZE"]) > 1:
+            sys.stderr.write(rank_ends(int(os.environ["RANK"]), status, f"{type(error).__name__}: {error}"))
+        return status
     if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
         sum_up_by_hand(config)
     logging.shutdown()

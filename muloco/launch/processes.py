@@ -135,11 +135,8 @@ class Child:
                 log = file.read().decode("utf-8", errors="replace")
         except OSError:  # it could not be written, or was removed
             log = ""
-        return (
-            exception_in(log)
-            or (refusal_in(log) if status == UserError.exit_status else None)
-            or f"exit status {status}"
-        )
+        refusal = refusal_in(log) if status == UserError.exit_status else None
+        return refusal or cause_in(log, status) or exception_in(log) or f"exit status {status}"
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it and its children are gone
@@ -196,9 +193,16 @@ def exception_in(log: str) -> str | None:
     return found
 
 
+def cause_in(log: str, status: int | None) -> str | None:
+    """Returns what the last of several ranks that ended with this status said of it (`muloco.errors.rank_ends`);
+    None if none did."""
+    said = re.findall(rf"^muloco: rank \d+ ends with status {status}: (.*)$", log, flags=re.M)
+    return said[-1] if said else None
+
+
 def refusal_in(log: str) -> str | None:
     """Returns the last error message of our own program in a log, as a UserError; None if there is none."""
-    said = re.findall(r"^muloco: (.*)$", log, flags=re.M)
+    said = re.findall(r"^muloco: (?!rank \d+ ends)(.*)$", log, flags=re.M)
     return f"UserError: {said[-1]}" if said else None
 
 

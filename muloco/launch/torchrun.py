@@ -9,6 +9,7 @@ status is that of a rank that has failed (`muloco.errors`), where torchrun's own
 """
 
 import functools
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -24,12 +25,14 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
-from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError
+from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError, rank_ends
 from muloco.outer.gate import LOOPBACK
 from muloco.outer.store import loopback_store
 
 BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"
+_KILLED = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
+"""Exit statuses of ranks that had no time to say why they ended, and did not end because of another rank."""
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -81,6 +84,9 @@ def main(words: Sequence[str]) -> None:
         run.main(options)
     except ChildFailedError as error:
         traceback.print_exception(error)
+        for rank, failure in error.failures.items():
+            if failure.exitcode in _KILLED:
+                sys.stderr.write(rank_ends(rank, FAILED, f"killed by {signal.Signals(-failure.exitcode).name}"))
         sys.exit(status_of(failure.exitcode for failure in error.failures.values()))
     except SignalException as error:
         traceback.print_exception(error)

@@ -14,7 +14,7 @@ from muloco.errors import UserError, error_reason, shown
 from muloco.settings.bounds import FolderName
 from muloco.settings.config import Config
 from muloco.settings.fields import suggestion
-from muloco.settings.other_names import PAPER
+from muloco.settings.other_names import MOVED, PAPER
 from muloco.settings.overrides import apply_overrides
 from muloco.settings.paper_forms import settle
 from muloco.settings.section import full_name, section_name
@@ -149,5 +149,7 @@ def failure_in(file: Path, error: BaseException) -> str:
     text = " ".join(str(error).split())
     if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         text += f"; {suggestion(full_name(section_name(unknown[1]), unknown[2]))}"
+    if isinstance(error, ImportError) and error.name in MOVED:
+        text += f"; since an earlier version it has moved: {MOVED[error.name]}"
     kind = "" if isinstance(error, AttributeError) and " in a config" in text else f"{type(error).__name__}: "
     return f"{where}: {kind}{text}".removesuffix(": ")

@@ -218,6 +218,15 @@ PAPER: dict[str, Other] = {
 """Options of the paper's repository by full name, by which its configs are read. A nested setting adds a point and its
 name to the name of the setting that holds it. docs/coming-from-the-papers-repository.md is the same list for people."""
 
+MOVED = {
+    "muloco.training.config": "import from muloco.settings.config",
+    "muloco.training.load": "import load_config from muloco.settings.load and, instead of ConfigError, UserError from "
+    "muloco.errors",
+    "muloco.training.resolve": "import from muloco.resolve",
+    "muloco.training.run_folder": "import from muloco.runs.folder",
+}
+"""What to write instead of modules of earlier versions, which configs and sweeps of users import."""
+
 _ELSEWHERE = {
     "cfg_options": "options are --section.field value, without --cfg_options",
     "job.config_file": "the config is the first word: muloco train CONFIG",

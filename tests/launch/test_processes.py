@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import rank_ends
 from muloco.launch.processes import LONGEST_LINE, Child, exception_in
 from muloco.training.pulse import Sign
 
@@ -87,6 +88,33 @@ def test_reasons(tmp_path: Path) -> None:
     assert (wait(child), child.reason()) == (2, "UserError: no such thing")
     child, _ = start(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert (wait(child), child.reason()) == (-9, "killed by SIGKILL")
+
+
+CONSEQUENCE = """[rank0]: Traceback (most recent call last):
+[rank0]:   File "a.py", line 1, in f
+[rank0]: RuntimeError: Connection closed by peer
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "reason"),
+    [
+        ("muloco: no such flavor\n", 2, "UserError: no such flavor"),
+        (rank_ends(1, 3, "RunFailed: the loss\nis NaN"), 3, "RunFailed: the loss is NaN"),
+        (
+            rank_ends(1, 3, "KeyError: 'w'") + "muloco: no such flavor\n" + rank_ends(2, 3, "KeyError: 'w'"),
+            2,
+            "UserError: no such flavor",
+        ),
+        (rank_ends(1, 1, "killed by SIGKILL"), 1, "killed by SIGKILL"),
+        ("", 1, "RuntimeError: Connection closed by peer"),
+    ],
+)
+def test_a_reason_is_that_of_the_rank_whose_status_it_is(tmp_path: Path, said: str, status: int, reason: str) -> None:
+    """Not what the other ranks fail with as a consequence, earlier or later."""
+    for log in (said + CONSEQUENCE, CONSEQUENCE + said):
+        child, _ = start(tmp_path, f"import sys; sys.stderr.write({log!r}); sys.exit({status})")
+        assert (wait(child), child.reason()) == (status, reason)
 
 
 def test_one_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import api
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from muloco.launch import torchrun
@@ -42,6 +43,19 @@ def test_torchruns_own_option_is_used_where_it_has_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(run, "get_args_parser", newer_parser)
     torchrun.main(["90", "--nproc-per-node=2", "-m", "muloco"])
     assert asked == [["--shutdown-timeout=90", "--nproc-per-node=2", "-m", "muloco"]]
+
+
+def test_a_rank_that_was_killed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: list[str]) -> None:
+        ends = {0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: 1}
+        raise ChildFailedError("worker", {rank: ProcessFailure(rank, 7, end, "") for rank, end in ends.items()})
+
+    monkeypatch.setattr(run, "main", fail)
+    with pytest.raises(SystemExit) as end:
+        torchrun.main(["90"])
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.endswith("muloco: rank 1 ends with status 1: killed by SIGKILL\n") and said.count("ends with") == 1
 
 
 def test_the_ranks_of_one_machine_meet_on_loopback() -> None:

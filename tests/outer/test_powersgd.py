@@ -56,6 +56,24 @@ def test_warm_starts_reach_the_best_matrix_of_that_rank() -> None:
     torch.testing.assert_close(decoded[-1], best, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [4, 8, 16])
+@pytest.mark.parametrize(
+    "piece",
+    [torch.ones(64, 48), torch.block_diag(torch.ones(32, 24), torch.ones(32, 24)), torch.eye(64, 2) @ torch.ones(2, 48)]
+    + [gaussian(64, columns) @ gaussian(columns, 48) for columns in (1, 3)]
+    + [torch.ones(64, 48) + 1e-7 * gaussian(64, 48)],
+    ids=["ones", "blocks", "two rows", "rank 1", "rank 3", "noise"],
+)
+def test_a_piece_of_a_lower_rank_is_decoded_as_it_is(piece: torch.Tensor, rank: int) -> None:
+    """Directions that are there but once are not sent several times."""
+    codec = build_codec("powersgd", rank=rank)
+    states = codec.first_state(piece.shape, piece.device)[None]
+    for _ in range(4):
+        payloads, states = codec.encode_from([piece], states)
+        error = (codec.decode(payloads[0], piece.shape) - piece).norm() / piece.norm()
+        assert error < 1e-2
+
+
 @pytest.mark.parametrize("shape", [(7,), (), (3, 4), (0, 5)], ids=str)
 def test_what_factors_would_not_make_smaller_travels_as_it_is(shape: tuple[int, ...]) -> None:
     piece = gaussian(*shape)

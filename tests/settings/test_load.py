@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -20,6 +21,7 @@ from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.fields import flatten
 from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.optimizer import Optimizer, Role
+from muloco.settings.other_names import MOVED
 from muloco.settings.overrides import apply_overrides
 from muloco.settings.paper_forms import settle
 from muloco.settings.stored import to_dict
@@ -34,6 +36,15 @@ def test_the_papers_experiments_are_all_there() -> None:
     expected = {f"config/ddp/{name}.py" for name in ddp} | {f"config/diloco/2x_4gpu_{name}.py" for name in diloco}
     assert expected <= set(SHIPPED)
     assert all(len((CHECKOUT / path).read_text().splitlines()) < 40 for path in SHIPPED)
+
+
+def test_imports_from_where_an_earlier_version_had_it(tmp_path: Path) -> None:
+    config = tmp_path / "mine.py"
+    config.write_text("from muloco.training.config import Config\n")
+    with pytest.raises(UserError, match="line 1: ModuleNotFoundError.* has moved: import from muloco.settings.config$"):
+        load_config(str(config))
+    for module in MOVED:
+        assert find_spec("muloco.training") and find_spec(module) is None, "it is there again"
 
 
 @pytest.mark.parametrize("path", SHIPPED)

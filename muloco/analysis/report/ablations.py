@@ -12,6 +12,8 @@ from muloco.analysis.report.tables import Choice, Key, best_by_variant, chosen, 
 from muloco.analysis.table import Measured, Table
 
 FP32 = "fp32"
+ONE_SIZE = "one size"
+"""Column of the codecs that say no size."""
 UNFRAGMENTED = Variant("").streaming
 _PAPER_SCALE, _PAPER_WORKERS = "416M", 8
 _SAME_BATCH = "At the batches that all of a row have in common, if there are any."
@@ -40,7 +42,7 @@ def codecs(group: Group) -> Along:
         own = {variant.codec.family} if variant.codec else families.get((scale, plain), set())
         return [replace(variant, codec=family) for family in own]
 
-    found = _along(group, row=rows, column=lambda variant: variant.codec.size if variant.codec else FP32, least=1)
+    found = _along(group, row=rows, column=_size, least=1)
     return {key: columns for key, columns in found.items() if set(columns) != {FP32}}
 
 
@@ -222,9 +224,12 @@ def _published_over(theirs: Mapping[tuple[Key, str], float], reference: str) -> 
     }
 
 
-def _by_size(column: str) -> tuple[int, float]:
-    """Sorts fp32 first, then bits from few to many, then fractions."""
-    if column == FP32:
-        return 0, 0
-    number, unit = column.split()
-    return (1 if unit == "bits" else 2), float(number)
+def _size(variant: Variant) -> str:
+    return (variant.codec.size or ONE_SIZE) if variant.codec else FP32
+
+
+def _by_size(column: str) -> tuple[int, float, str]:
+    """Sorts fp32 first, then bits from few to many, then fractions, then other sizes."""
+    number = CodecLabel("", size=column).amount
+    order = 0 if column == FP32 else 1 if column.endswith(("bit", "bits")) else 2 if column.endswith("%") else 3
+    return order, number, column

@@ -115,7 +115,7 @@ class Codec(ABC):
 
     @property
     def size(self) -> str:
-        """How much is sent, in the words of a report: `4 bits`, `10 %`."""
+        """How much is sent, as a report writes it: `4 bits`, `10 %`. A figure places bits and % by their number."""
         return ""
 
     @property

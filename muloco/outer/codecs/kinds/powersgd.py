@@ -120,9 +120,12 @@ def _orthogonalized(rows: Tensor) -> Tensor:
 
     done = rows[:0]
     for row in rows.unbind():
-        for _ in range(2):
-            row = _unit(row - done.t() @ (done @ row))
-        done = torch.cat([done, row[None]])
+        once = _unit(row - done.t() @ (done @ row))
+        twice = once - done.t() @ (done @ once)
+        # What the second pass shortens by much is rounding error of the first, in a direction that may be an earlier
+        # row's. NaN stays.
+        noise = torch.linalg.vector_norm(twice) < 0.5
+        done = torch.cat([done, torch.where(noise, 0.0, _unit(twice))[None]])
     return done
 
 
