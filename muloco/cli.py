@@ -75,7 +75,7 @@ def build_parser() -> tuple[Parser, Commands]:
     parser = Parser(
         prog="muloco",
         usage="muloco [-h] [--version] COMMAND ...",
-        description="Train Llama language models by MuLoCo: Muon inside, DiLoCo outside.",
+        description="Train Llama models with MuLoCo: Muon inside, DiLoCo outside.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"muloco {__version__}")

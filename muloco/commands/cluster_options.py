@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 
 OPTIONS: Mapping[str, str] = {
-    "partition": "partition of SLURM",
+    "partition": "SLURM partition",
     "account": "account to charge",
     "qos": "quality of service",
     "time": "time limit of a job, such as 24:00:00; then it is queued again and continues",
@@ -13,7 +13,7 @@ OPTIONS: Mapping[str, str] = {
     "gpus_per_node": "GPUs of a node",
     "cpus_per_node": "CPUs of a node; 0: the whole node, for each job alone",
     "mail": "address to write to when a job ends",
-    "log_folder": "where the output of jobs goes",
+    "log_folder": "folder for the output of jobs",
     "node_limit": "most nodes that all your jobs in the partition may use or wait for together "
     "(default: 16, or as many as the largest job needs)",
 }

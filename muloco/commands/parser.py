@@ -97,7 +97,7 @@ def add_command(
 
 def add_verbose(parser: Parser) -> None:
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="show details: the traceback of an error, what SLURM says"
+        "-v", "--verbose", action="store_true", help="show details: the traceback of an error, SLURM's messages"
     )
 
 

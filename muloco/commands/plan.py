@@ -9,7 +9,7 @@ from muloco.errors import UserError
 from muloco.settings.values import whole_number
 
 DESCRIPTION = """Estimate what the run of FILE, a config, or the runs of FILE, a sweep, will take: GPUs, bytes between
-workers, memory, and hours by the bandwidth of the workers' links. --section.field value options hold for all."""
+workers, memory, and hours by the bandwidth of the workers' links. --section.field value options apply to all."""
 WIDE = 120
 """Columns of a terminal that shows several runs at all bandwidths."""
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from muloco.sweeps.settings import Settings
 
 DESCRIPTION = """Write the job scripts of the sweep in FILE (a Python file with a function `sweep()`) and list its jobs,
-or submit them to SLURM within the node limit, each once, and failed ones again. `muloco sweep FILE status` says where
-they stand. --section.field value options hold for all jobs. --submit and status use the options of the last --dry-run
-where they are given none."""
+or submit them to SLURM within the node limit, each once, and failed ones again. `muloco sweep FILE status` shows their
+states. --section.field value options apply to all jobs. --submit and status use the options of the last --dry-run where
+they are given none."""
 PATHS = ("--data.corpus", "--data.validation", "--data.tokenizer")
 """Options that may hold the path of a file, or another name."""
 

@@ -50,7 +50,7 @@ class HeldOutDataLoader(BaseDataLoader):
         """Numbers of the worker's batches to yield, from 0, in this order; None: all batches."""
 
         predict_bos: bool = False
-        """The same as in the training data: see `MixtureLoader.Config`."""
+        """Whether the EOS of a document is an input, as in the training data: see `MixtureLoader.Config`."""
 
         infinite: bool = False
         """torchtitan's validator sets it; it stops by itself where the set ends."""

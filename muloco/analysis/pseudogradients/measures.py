@@ -82,8 +82,8 @@ class Gap:
 
     @property
     def relative(self) -> float:
-        """The same as a share of the workers' own: 0 where they agree, 1 where they cancel. Of K workers of rank one
-        that share no singular vector it is 1 - 1 / K."""
+        """The gap as a share of the workers' own top singular values: 0 if they agree, 1 if they cancel. For K workers
+        of rank one that share no singular vector it is 1 - 1 / K."""
         return self.absolute / self.workers if self.workers else math.nan
 
 
