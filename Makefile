@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 # yes if there is a bundle for a machine without a network, and no environment
 BUNDLED = $(and $(wildcard .gpu/check.py),$(if $(wildcard $(MULOCO)),,yes))
 
-.PHONY: help demo test test-rest test-all docs-tables test-torch paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
+.PHONY: help demo test test-rest test-all docs-tables test-torch test-optimizers paper paper-quick gpu-check gpu-bundle gpu-page install lint types clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -35,6 +35,16 @@ test-torch: ## run the tests that depend on torch with another release: make tes
 	@[ -n "$(VERSION)" ] || { echo "which torch? make test-torch VERSION=2.11.0" >&2; exit 2; }
 	VENV=$(TORCH_VENV) ./install_dependencies.sh --torch $(VERSION)
 	$(TORCH_VENV)/bin/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
+
+# tests of muloco.pytorch that need torch alone
+OPTIMIZER_TESTS = tests/pytorch/test_in_torch.py tests/test_sharding.py \
+	$(patsubst %,tests/optim/test_%.py,gpa muon muon_sharded newton_schulz normuon options roles rule_table rules)
+
+test-optimizers: ## run the tests of muloco.pytorch with another torch, from 2.9 on, alone: VERSION=2.9.1 (7 GB)
+	@[ -n "$(VERSION)" ] || { echo "which torch? make test-optimizers VERSION=2.9.1" >&2; exit 2; }
+	python3 -m venv .venv-optimizers-$(VERSION)
+	.venv-optimizers-$(VERSION)/bin/pip install torch==$(VERSION) numpy hypothesis pytest pytest-timeout rich
+	PYTHONPATH=. .venv-optimizers-$(VERSION)/bin/python -m pytest $(OPTIMIZER_TESTS)
 
 paper: $(INSTALLED) ## check the paper's claims on this machine, two hours or more; goes on where it was stopped
 	$(MULOCO) reproduce

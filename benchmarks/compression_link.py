@@ -26,7 +26,7 @@ from muloco.outer.exchange import average, bytes_sent, gather_bytes
 WORKERS = 2
 RATES = {"100 Mbit/s": 100.0, "1 Gbit/s": 1000.0, "unshaped": None}
 ROWS = 24_576
-"""Of the embedding; with one layer, this is a tenth of the 150M flavor."""
+"""Rows of the embedding; with one layer, this is a tenth of the 150M flavor."""
 TIMEOUT = timedelta(seconds=120)
 WAYS: dict[str, dict[str, Any]] = {
     "fp32": {"kind": "none"},
@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def wires() -> dict[str, Wire]:
-    """By way: the same tensors as they travel."""
+    """Returns the forms in which the same tensors are sent, by name."""
     size = flavor("150M")
     width, inner = size.width, size.feed_forward_width
     shapes = [(ROWS, width), *4 * [(width, width)], (inner, width), (width, inner), (inner, width)]

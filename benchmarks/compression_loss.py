@@ -1,4 +1,5 @@
-"""What compression does to the loss: the analogue of PAPER 5.8 at a size for two CPU cores.
+"""What compression does to the loss: the analogue of the paper's compression study (arXiv 2505.23725) at a size for two
+CPU cores.
 
     python benchmarks/compression_loss.py [NAME ...] [--list]
 

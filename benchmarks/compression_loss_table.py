@@ -61,8 +61,8 @@ def paper_over_fp32(method: str, what: str, *, feedback: bool) -> float | None:
 
 
 def claims(result: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
-    """What the paper's figures say of the order of the losses: (claim, method, whether it holds here; None where runs
-    are missing)."""
+    """Returns the claims of the paper's figures about the order of the losses: (claim, method, whether it holds here;
+    None if runs are missing)."""
     near = spread(result)
     found: list[tuple[str, str, bool | None]] = []
     for method, name in METHODS.items():

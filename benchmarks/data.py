@@ -116,7 +116,7 @@ def streaming_loader(corpus: Path, tokenizer: DocumentTokenizer) -> Callable:
 
 
 def reading(build: Callable, prepared: Prepared) -> float:
-    """Of one epoch, the start included."""
+    """Measures one epoch, the start included."""
     started = time.perf_counter()
     loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=BATCH)
     batches = prepared.tokens["train"] // (BATCH * SEQ_LEN)

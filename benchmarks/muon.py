@@ -55,7 +55,7 @@ def shapes(size: Flavor) -> list[tuple[int, int]]:
 
 
 def flops(matrices: list[tuple[int, int]]) -> int:
-    """Of the plain iteration: a Gram matrix, its square and one product with X a step; 2 a multiplication."""
+    """FLOPs of the plain iteration: a Gram matrix, its square and one product with X a step; 2 a multiplication."""
     total = 0
     for shape in matrices:
         small, large = min(shape), max(shape)

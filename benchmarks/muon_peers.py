@@ -47,12 +47,12 @@ PEERS: dict[str, tuple[str, Callable[[Params], torch.optim.Optimizer]]] = {
 
 
 def installed() -> dict[str, Callable[[Params], torch.optim.Optimizer]]:
-    """Those that are installed, by name."""
+    """Returns the peers that are installed, by name."""
     return {name: build for name, (package, build) in PEERS.items() if version(package) is not None}
 
 
 def versions() -> dict[str, str | None]:
-    """Of each distribution, None where it is not installed."""
+    """Returns the version of each distribution; None if it is not installed."""
     return {package: version(package) for package, _ in PEERS.values()}
 
 

@@ -93,7 +93,7 @@ def compare(flavor: str, shapes: list[tuple[int, int]], ranks: list[int], rounds
 
 
 def measure(shapes: list[tuple[int, int]], ranks: int, rounds: int) -> dict:
-    """Of each optimizer, on so many processes."""
+    """Measures each optimizer on so many processes."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     with tempfile.TemporaryDirectory() as folder:
         spawn(_rank, (ranks, shapes, rounds, folder), nprocs=ranks)

@@ -86,7 +86,8 @@ def _process(rank: int, size: int, lighthouses: list[str], folder: str, rounds: 
 def _ways(
     rank: int, size: int, lighthouses: list[str], store: dist.TCPStore, elements: int
 ) -> dict[str, Callable[[], float]]:
-    """What to time, by name: each call averages the same numbers once, checks the mean and returns its seconds."""
+    """Returns the functions to time, by name: each call averages the same numbers once, checks the mean and returns its
+    seconds."""
     from torchft.manager import Manager
     from torchft.process_group import ProcessGroupGloo
 

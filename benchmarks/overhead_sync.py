@@ -42,7 +42,7 @@ class Run:
     workers: int = 1
     sync: bool = False
     torchtitan: bool = False
-    """By torchtitan's own Trainer."""
+    """Whether torchtitan's own Trainer is used."""
 
     def command(self, name: str, outputs: Path) -> list[str]:
         settings: dict[str, object] = {

@@ -13,7 +13,7 @@ PROGRAM = "plain_torchtitan.py"
 
 
 class ProcessorTime:
-    """To be asked to look every so often.
+    """Measures processor time; has to be asked to look regularly.
 
     Args:
         outputs: folder that holds the run's.

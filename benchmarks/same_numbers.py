@@ -96,7 +96,7 @@ class Plan:
     syncs: bool = True
     """Whether there is an outer loop."""
     then: Mapping[str, object] | None = None
-    """With these other fields it is resumed after its end."""
+    """Fields with which the run is resumed after its end; None: it is not."""
     forgets: bool = False
     """Whether the checkpoint of the last step is deleted before the resume, so that an earlier one is taken."""
 
@@ -217,7 +217,7 @@ PLANS: dict[str, Plan] = {
 
 
 class BadInput(Exception):
-    """What the user asked for cannot be done; the message says why."""
+    """The user's request cannot be carried out; the message says why."""
 
 
 class RunFailed(Exception):
@@ -230,11 +230,11 @@ Numbers = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Result:
-    """What one run gave."""
+    """The results of one run."""
 
     numbers: Numbers = field(default_factory=dict)
     settings: dict[str, object] | None = None
-    """Those of its plan, to tell whether a recorded run is the same one."""
+    """Settings of its plan, which tell whether a recorded run is the same one."""
     seconds: float = 0.0
     failure: str | None = None
 
@@ -425,7 +425,7 @@ def recorded_settings(plan: Plan) -> dict[str, object]:
 
 
 def machine() -> dict[str, Any]:
-    """What the bits depend on besides the code."""
+    """Returns everything that the bits depend on besides the code."""
     import torch
 
     with contextlib.suppress(OSError):

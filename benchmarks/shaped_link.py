@@ -96,7 +96,7 @@ class Network:
         return child
 
     def measured_megabits(self, sender: int = 0, receiver: int = 1) -> float:
-        """What a plain TCP connection carries from one worker to another, in 10^6 bits/s."""
+        """Measures the rate of a plain TCP connection from one worker to another, in 10^6 bits/s."""
         size = int((self.megabits or 8000) * 1e6 / 8 * PROBE_SECONDS)
         probe = [sys.executable, str(Path(__file__).with_name("link_probe.py"))]
         receive = subprocess.Popen(

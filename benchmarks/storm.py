@@ -62,7 +62,7 @@ TIMEOUTS: dict[str, object] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Storm:
-    """What is run, and how often it has to be struck."""
+    """The runs of a storm, and how often they have to be struck."""
 
     settings: Mapping[str, object]
     interval: float
@@ -70,9 +70,9 @@ class Storm:
     per_phase: int
     total: int
     kinds: tuple[str, ...] = ()
-    """Of faults that each phase has to be struck by."""
+    """Kinds of faults by which each phase has to be struck."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Of the runs that nobody disturbs."""
+    """Seeds of the undisturbed runs."""
 
 
 FOUR: dict[str, object] = {"fault_tolerance.group_size": 4}

@@ -1,4 +1,4 @@
-"""What a run under faults on demand amounts to, by its run folder: figures, and what went wrong."""
+"""Judges a run with injected faults by its run folder: figures, and failures."""
 
 import statistics
 from collections import Counter
@@ -11,15 +11,15 @@ from muloco.launch.summary import lost_steps
 from muloco.runs.folder import RunFolder, read_lines
 
 COMMIT_SECONDS = 5.0
-"""From a kill to the next sync of the others, at most, in the median."""
+"""Seconds from a kill to the next sync of the others: the largest allowed median."""
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """Of one run, or of several."""
+    """Figures of one run, or of several."""
 
     faults: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By phase and kind."""
+    """Number of faults by phase and kind."""
     syncs: int = 0
     digests: int = 0
     mismatches: list[str] = field(default_factory=list)
@@ -30,9 +30,9 @@ class Figures:
     """Seconds from each kill to the next sync that the victim takes part in, where it was not killed again before."""
     joins: int = 0
     steps: int = 0
-    """That all workers would have taken without faults."""
+    """Inner steps that all workers would have taken without faults."""
     lost: int = 0
-    """Of those, taken by no worker or thrown away."""
+    """Inner steps of these that no worker has taken, or that were thrown away."""
 
     def add(self, other: "Figures") -> None:
         self.faults += other.faults

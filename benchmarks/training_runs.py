@@ -30,7 +30,7 @@ SETTINGS: dict[str, object] = {
 """Validation before the first and after the last step alone; no checkpoints."""
 POLL_SECONDS = 0.1
 LOG_LINES = 30
-"""Of a failed run that are shown."""
+"""Number of lines of a failed run's log that are shown."""
 
 
 def words(settings: Mapping[str, object]) -> list[str]:
@@ -142,7 +142,7 @@ def taken(training: Mapping[int, dict[str, Any]], step: int) -> float:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the figures were taken on, for the JSON."""
+    """Describes the machine on which the figures were taken, for the JSON."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""The one gate to torchtitan (0.3.0): no other module of muloco imports it.
+"""The only module of muloco that imports torchtitan (0.3.0).
 
 It does two things. It prepares torchtitan for torch 2.11 to 2.13 and for machines without an accelerator, before any
 other part of torchtitan is imported; and it re-exports, in one list, everything of torchtitan that muloco uses. Each

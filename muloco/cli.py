@@ -107,7 +107,7 @@ def _hint(name: str, commands: Commands) -> str:
 
 
 def _tell(error: Exception, reason: str, words: list[str]) -> None:
-    """Says in one line what is wrong; with -v, after the traceback."""
+    """Prints one line about an error; with -v, after its traceback."""
     if not {"-v", "--verbose"}.isdisjoint(words):
         traceback.print_exception(error)
     sys.stderr.write(f"muloco: {reason}\n")

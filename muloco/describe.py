@@ -1,4 +1,4 @@
-"""A resolved config for people to read, with the origins of its derived values. Needs nothing but Python."""
+"""Describes a resolved config as text, with the origins of its derived values. Needs nothing but Python."""
 
 import dataclasses
 import textwrap
@@ -11,7 +11,7 @@ WIDTH = 80
 
 
 def describe(resolution: Resolution, *, width: int = WIDTH) -> str:
-    """All fields by section, one per line, in lines of at most `width` characters; only longer words, such as paths,
+    """Returns all fields by section, one per line, in lines of at most `width` characters. Longer words, such as paths,
     are not broken."""
     config = resolution.config
     lines: list[str] = []

@@ -7,6 +7,9 @@ The supervisor knows by a worker's exit status whether to start it again:
     2  `UserError`: what the user asked for cannot be done
     3  `RunFailed`, or a mistake in the program: it would occur again
     4  `AttemptFailed`: starting the worker again does not help, but resuming the run from a checkpoint may
+
+The commands end with these statuses as well (`muloco.cli`). `muloco train` ends with 75 where the run can be resumed,
+with 130 after Ctrl-C, and with 128 and its number after another signal (docs/checkpoints.md, "Stopping").
 """
 
 import contextlib

@@ -1,6 +1,5 @@
-"""From what the user chose to what will run: what concerns several sections is derived and checked here.
-
-What concerns one section alone is in its file (`muloco.settings`).
+"""Resolves a config: from what the user chose to what will run. Values that concern several sections are derived and
+checked here; what concerns a single section is in its file (`muloco.settings`).
 """
 
 import copy
@@ -47,7 +46,7 @@ class Resolution:
 
 
 def resolve(chosen: Config, *, config_name: str = "run") -> ResolvedConfig:
-    """The config of `resolution`, which takes the same arguments and raises the same errors."""
+    """Returns the config of `resolution`, which takes the same arguments and raises the same errors."""
     return resolution(chosen, config_name=config_name).config
 
 
@@ -161,12 +160,13 @@ def _notes(config: ResolvedConfig) -> list[str]:
 
 
 def _usable(name: str) -> str:
-    """The part of a config file's name that the name of a run may have."""
+    """Returns the characters of a config file's name that the name of a run may have."""
     return re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name)[: LONGEST_NAME - len("-20260101-000000")].lstrip("-.") or "run"
 
 
 def _derive_method(config: Config, origins: Origins) -> None:
-    """How workers are brought together, and the constants of primal averaging (PAPER 3.6), which is one of the ways."""
+    """Derives how the workers are synced, and the constants of primal averaging (GPA, arXiv 2512.17131), which is one
+    of the methods."""
     ft, optimizer = config.fault_tolerance, config.optimizer
     averages = optimizer.name == "GPA"
     ft.derive("semi_sync_method", "gpa" if averages else "diloco", f"optimizer.name {optimizer.name}", origins)
@@ -184,7 +184,7 @@ def _derive_method(config: Config, origins: Origins) -> None:
 
 
 def _derive_weight_decay(config: Config, size: Flavor, origins: Origins) -> None:
-    """The paper's rule (PAPER 2.4): proportional to the batch of one worker."""
+    """Derives the weight decay by the paper's rule (arXiv 2505.23725): in proportion to the batch of one worker."""
     rule = config.optimizer.matrix.rule
     muon = rule in RULES and RULES[rule].takes == "matrices"
     best = size.muon_decay if muon else size.adamw_decay
@@ -264,10 +264,10 @@ def _check_compression(config: ResolvedConfig) -> None:
     if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
         raise UserError(
             f"compression.kind {chosen.kind} has no pseudogradients to compress: fault_tolerance.semi_sync_method is "
-            "none; choose diloco, or leave compression out"
+            "none; choose diloco, or set no compression"
         )
     if chosen.kind == "none" and chosen.error_feedback:
-        raise UserError("compression.error_feedback needs a compression.kind that loses something; with none, nothing")
+        raise UserError("compression.error_feedback needs a lossy compression.kind; none is lossless")
     keeps = codec_class(chosen.kind).keeps
     if keeps and chosen.reduce == "requantize":
         raise UserError(

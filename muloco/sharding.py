@@ -1,4 +1,4 @@
-"""Between sharded and plain tensors.
+"""Conversion between sharded and plain tensors.
 
 Optimizers and the outer loop see plain tensors only. A parameter may nevertheless be a DTensor (FSDP2, HSDP, tensor
 parallelism); these functions take it apart and put it together again. None of them records gradients, and for a plain
@@ -20,7 +20,8 @@ __all__ = ["Axis", "axes", "copies", "gather", "local", "part_shape", "shard_lik
 
 @torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of `tensor`, sharing its storage, so that writing to it in place writes to `tensor`.
+    """Returns this rank's part of `tensor`, which shares its storage, so that writing to it in place writes to
+    `tensor`.
 
     Args:
         tensor: any shape and dtype, plain or DTensor.
@@ -34,7 +35,7 @@ def local(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
-    """The full plain tensor, on every rank. Collective over the mesh of a DTensor.
+    """Returns the full plain tensor, on every rank. Collective over the mesh of a DTensor.
 
     Args:
         tensor: any shape and dtype, plain or DTensor; pending sums (`Partial`) are reduced.
@@ -47,7 +48,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """The part of `full` that this rank owns in the layout of `like`. No communication.
+    """Returns the part of `full` that this rank owns in the layout of `like`. No communication.
 
     Args:
         full: plain tensor of the global shape of `like`, with equal values on every rank of its mesh.
@@ -119,7 +120,7 @@ class Axis:
     """Ranks that have parts of one tensor, or copies of it."""
 
     group: ProcessGroup
-    """Those ranks, this one among them."""
+    """Group of the ranks along the axis, this one among them."""
     dim: int | None
     """The dimension that is divided, as `torch.chunk` does, ranks behind its end getting nothing; None: copies."""
 
@@ -129,16 +130,16 @@ class Axis:
 
     @property
     def rank(self) -> int:
-        """This one's, in the group."""
+        """Rank of this process in the group."""
         return self.group.rank()
 
     def lengths(self, length: int) -> list[int]:
-        """Of each rank's part of a dimension of this length."""
+        """Returns the length of each rank's part of a dimension of this length."""
         longest = -(-length // self.size)
         return [max(0, min(longest, length - rank * longest)) for rank in range(self.size)]
 
     def part(self, shape: torch.Size, rank: int) -> torch.Size:
-        """Shape of what a rank has of a tensor of this shape."""
+        """Returns the shape of a rank's part of a tensor of this shape."""
         if self.dim is None:
             return shape
         return torch.Size((*shape[: self.dim], self.lengths(shape[self.dim])[rank], *shape[self.dim + 1 :]))
@@ -162,7 +163,8 @@ def axes(tensor: Tensor) -> tuple[Axis, ...]:
         return ()
     mesh, places = tensor.device_mesh, tensor.placements
     used = [index for index, size in enumerate(mesh.shape) if size > 1]
-    plain = [index for index in used if isinstance(places[index], Shard)]
+    # a _StridedShard is a Shard for torch below 2.11
+    plain = [i for i in used if isinstance(places[i], Shard) and not isinstance(places[i], _StridedShard)]
     # FSDP2 divides what axes to its right, those of tensor parallelism, have divided already: it is strided over them.
     strided = [
         index

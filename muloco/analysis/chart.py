@@ -78,9 +78,9 @@ class Figure:
     title: str
     panels: Sequence[Panel]
     caption: str = ""
-    """What a page prints below it."""
+    """Text that a page prints below the figure."""
     note: str = ""
-    """What the figure itself says above its legend."""
+    """Text in the figure itself, above its legend."""
     panel_size: tuple[float, float] = (4.6, 3.4)
     """Width and height of a panel in inches."""
     across: int = 3

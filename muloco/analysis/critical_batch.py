@@ -26,7 +26,7 @@ def critical_batch(loss_by_batch: Mapping[int, float], *, tolerance: float = TOL
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """Where a loss is least."""
+    """The setting at which a loss is least."""
 
     at: float
     loss: float

@@ -1,4 +1,4 @@
-"""What a run will take, before the cluster is rented: GPUs, bytes, memory, and hours by the links' bandwidth."""
+"""Estimates what a run will take before it starts: GPUs, bytes, memory, and hours by the bandwidth of the links."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ ASSUMPTIONS = (
 BANDWIDTHS = (1.0, 10.0, 25.0, 100.0, 400.0, 1600.0, 6400.0)
 """Gbit/s of a worker's link."""
 FEW_BANDWIDTHS = (10.0, 100.0, 1600.0)
-"""The same, where the columns of all do not fit beside the names of several runs."""
+"""Bandwidths that are shown where the columns of all do not fit beside the names of several runs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Plan:
     """Share of validation in a worker's forward and backward passes, from 0 to 1. The times do not include it."""
 
     def at(self, gbit_per_second: float) -> WallClock:
-        """The time on such links."""
+        """Returns the time that the run takes on links of this bandwidth."""
         return wall_clock(
             steps=self.steps,
             compute_seconds=self.step_seconds,
@@ -93,7 +93,7 @@ class Plan:
         )
 
     def gpu_seconds(self, gbit_per_second: float) -> float:
-        """Seconds of all GPUs together."""
+        """Returns the GPU-seconds: the time of the run times its GPUs."""
         return self.at(gbit_per_second).total * self.gpus
 
 
@@ -159,7 +159,7 @@ def plan(
 
 
 def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
-    """The one that is done first on such links."""
+    """Returns the plan of the run that is done first on such links."""
     return min(plans, key=lambda plan: plan.at(gbit_per_second).total)
 
 

@@ -111,7 +111,7 @@ def _memory_over_time(plan: Plan) -> str:
 
 
 def _gigabytes(amount: float) -> str:
-    return f"{amount / 1e9:.1f}"
+    return f"{amount / 1e9:.1f}" if amount >= 1e8 else f"{amount / 1e9:.2g}"
 
 
 def _digits(value: float) -> str:

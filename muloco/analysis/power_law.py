@@ -20,7 +20,7 @@ class PowerLaw:
     exponent_interval: tuple[float, float] | None = None
     """90 % bootstrap interval; None: not asked for."""
     irreducible_interval: tuple[float, float] | None = None
-    """The same, where it was fitted."""
+    """90 % bootstrap interval of the irreducible loss, if that was fitted."""
 
     def predict(self, compute: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """The value at each x, as float64."""
@@ -100,14 +100,15 @@ def _fixed(x: np.ndarray, y: np.ndarray, irreducible: float, breadth: float) -> 
 
 
 def _free(x: np.ndarray, y: np.ndarray, breadth: float) -> PowerLaw:
-    """All three numbers at once, from the best of a grid of irreducible losses."""
+    """Fits all three numbers at once, from the best of a grid of irreducible losses."""
     from scipy.optimize import least_squares
 
     logs, targets = np.log(x), np.log(y)
     middle = logs.mean()
 
     def line(irreducible: float) -> tuple[float, float, float]:
-        """The least squares of what is above it: the start, and its quality."""
+        """Fits a line to the losses above an irreducible loss by least squares; returns it, as a start, and its
+        quality."""
         above = np.log(y - irreducible)
         slope, height = np.polyfit(logs - middle, above, 1)
         relative = (slope * (logs - middle) + height - above) * (1 - irreducible / y)

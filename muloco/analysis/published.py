@@ -142,7 +142,7 @@ INTERFERENCE_GAP: dict[str, dict[int, float]] = {  # top 5 %, 416M; its definiti
     "MuLoCo": {2: 9.3, 4: 7.0, 8: 5.5, 16: 4.65},
 }
 
-ZERO_SHOT = {"MuLoCo K=1": 66.96, "DP Muon": 66.80, "DiLoCo K=1": 66.94}  # exact: mean accuracy in %, 15B (5.11)
+ZERO_SHOT = {"MuLoCo K=1": 66.96, "DP Muon": 66.80, "DiLoCo K=1": 66.94}  # exact: mean accuracy in %, 15B (zero-shot)
 
 WALL_CLOCK: dict[str, dict[int, float]] = {  # hours at 15B by Gbit/s, read off a figure (wall clock)
     "DP Muon": {10: 508, 6400: 20.8},

@@ -18,7 +18,7 @@ class Measured:
     spread: float | None = None
     seeds: int = 1
     note: str = ""
-    """Which settings it is the best of."""
+    """The settings among which it is the best."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Table:
     missing: Mapping[tuple[Row, str], str] = field(default_factory=dict)
     """Why a cell that belongs in the table has no value."""
     own: Mapping[tuple[Row, str], Measured] = field(default_factory=dict)
-    """The same values of the workers' own losses, which have their own columns, with the published figures."""
+    """The values for the workers' own losses, which have columns of their own, with the published figures."""
     published: Mapping[tuple[Row, str], float] = field(default_factory=dict)
     form: str = ".4f"
     """How values are printed, as a format of Python."""
     unit: float = 1.0
-    """What values are divided by where they are printed; they stay as they are in CSV files."""
+    """Divisor of the values when they are printed; in CSV files they are not divided."""
     rows: Sequence[Row]
     columns: Sequence[str]
     notes: Sequence[str] = ()
@@ -132,7 +132,7 @@ class Table:
         }
 
     def _text(self, row: Row, column: str, own: bool) -> str:
-        """What was measured, or why it is missing."""
+        """Returns the measured value as text, or the reason why it is missing."""
         measured = (self.own if own else self.measured).get((row, column))
         if measured is None:
             return "" if own else self.missing.get((row, column), "")

@@ -9,9 +9,9 @@ class WallClock:
 
     compute: float
     communication: float
-    """That inner steps stand still for."""
+    """Seconds for which inner steps wait for exchanges."""
     hidden: float
-    """Of exchanges that run beside inner steps."""
+    """Seconds of exchanges that run in parallel with inner steps."""
 
     @property
     def total(self) -> float:
@@ -37,7 +37,7 @@ def wall_clock(
 
     Args:
         steps: inner steps of the run.
-        compute_seconds: of one inner step, all that is within a worker included.
+        compute_seconds: seconds of one inner step, including everything within a worker.
         exchange_bytes: that leave a worker for one sync of the whole model; both directions of its link are busy.
         gbit_per_second: of each worker's link, in each direction.
         sync_steps: H; 1: every step, as data-parallel training does.

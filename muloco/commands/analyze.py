@@ -9,8 +9,8 @@ from muloco.errors import UserError
 from muloco.settings.bounds import Count
 from muloco.settings.values import check_option, whole_number
 
-PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder, or a run
-folder: then the newest checkpoint that the run had H more steps planned after), one after the other in this process,
+PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder; or a run
+folder, for its newest checkpoint that is followed by H more planned steps), one after the other in this process,
 and compare their pseudogradients: cosine to that of one worker, spectra, interference gap, and Proposition 4.2 of the
 paper, step by step. The figures of several checkpoints, such as one of Muon and one of AdamW, are drawn side by side.
 docs/pseudogradients.md says how everything is computed."""
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.summary = "measurements on checkpoints"
+    parser.summary = "measure checkpoints"
     measurements = parser.add_subparsers(prog="muloco analyze", required=True, metavar="WHAT", help=argparse.SUPPRESS)
     _add_pseudogradients(measurements)
     parser.epilog = f"measurements:\n{list_commands(measurements)}"

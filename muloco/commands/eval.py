@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         commands,
         "eval",
         run,
-        summary="lm-eval on a checkpoint",
+        summary="evaluate a checkpoint with lm-eval",
         description=DESCRIPTION,
         usage="muloco eval CHECKPOINT --tasks A,B [options]",
     )

@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         commands,
         "export",
         run,
-        summary="a checkpoint for transformers",
+        summary="write a checkpoint for transformers",
         description=DESCRIPTION,
         usage="muloco export CHECKPOINT DIR [options]",
     )

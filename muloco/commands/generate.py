@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         commands,
         "generate",
         run,
-        summary="text from a checkpoint",
+        summary="generate text from a checkpoint",
         description=DESCRIPTION,
         usage="muloco generate CHECKPOINT --prompt TEXT [options]",
     )

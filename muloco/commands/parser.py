@@ -1,4 +1,4 @@
-"""What the parsers of all commands share."""
+"""The common part of the parsers of all commands."""
 
 import argparse
 from collections.abc import Callable

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         commands,
         "plan",
         run,
-        summary="hours, bytes and memory of runs to come",
+        summary="estimate time, bytes and memory of runs",
         description=DESCRIPTION,
         usage="muloco plan FILE [options] [--section.field value ...]",
         epilog="`muloco train CONFIG --help` lists every field of a config.",
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         "--utilization",
         type=float,
         metavar="SHARE",
-        help="share of their peak that the GPUs reach, at 6 N FLOPs a token, as mfu_6n in a run's metrics "
+        help="share of their peak FLOPs that the GPUs reach, at 6 N FLOPs a token, like mfu_6n in the metrics of a run "
         "(default: 0.39)",
     )
     parser.add_argument(

@@ -7,7 +7,7 @@ from muloco.commands.parser import Commands, add_command, not_empty
 from muloco.console import open_console
 from muloco.errors import UserError, naming
 
-DESCRIPTION = """Tables and figures over finished runs, next to the paper's published figures: report.md,
+DESCRIPTION = """Write tables and figures of finished runs, next to the paper's published figures: report.md,
 report.html, tables/*.csv, figures/*.png and *.svg. RUN is a run folder, a folder of run folders, or a sweep's file,
 whose jobs' run folders are taken. Runs that are missing, unfinished or broken are listed."""
 
@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         commands,
         "report",
         run,
-        summary="tables and figures over finished runs",
+        summary="write tables and figures of finished runs",
         description=DESCRIPTION,
         usage="muloco report RUN ... [--out DIR] [--published]",
         epilog="Exit status 2: there is no finished run to report on.",

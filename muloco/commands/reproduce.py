@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         commands,
         "reproduce",
         run,
-        summary="the paper's claims, checked on this machine",
+        summary="check the paper's claims on this machine",
         description=DESCRIPTION,
         usage="muloco reproduce [--quick] [options]",
     )

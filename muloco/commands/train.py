@@ -20,7 +20,7 @@ folder."""
 
 def add(commands: Commands) -> None:
     parser = add_config_command(
-        commands, "train", run, summary="train, here or over a SLURM job", description=DESCRIPTION
+        commands, "train", run, summary="train, here or in a SLURM job", description=DESCRIPTION
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the config with all derived values, without starting anything"

@@ -1,4 +1,4 @@
-"""What the commands on a CONFIG share: `train`, `prepare` and `worker`."""
+"""The common part of the commands on a CONFIG: `train`, `prepare` and `worker`."""
 
 import argparse
 import logging

@@ -108,7 +108,8 @@ def _sources(library: Path) -> Iterator[Path]:
 
 
 def _cut(data: bytes) -> bytes:
-    """At most `MAX_DOCUMENT_BYTES` of `data`, ending with a line (a newline never lies inside a UTF-8 character)."""
+    """Returns at most `MAX_DOCUMENT_BYTES` of `data`, ending with a line (a newline never lies inside a UTF-8
+    character)."""
     if len(data) <= MAX_DOCUMENT_BYTES:
         return data
     return data[: data.rfind(b"\n", 0, MAX_DOCUMENT_BYTES) + 1]

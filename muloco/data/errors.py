@@ -1,4 +1,4 @@
-"""What goes wrong with a user's data, and the count of what is skipped on the way."""
+"""Errors in a user's data, and the count of what is skipped."""
 
 import logging
 from pathlib import Path

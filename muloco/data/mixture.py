@@ -1,4 +1,4 @@
-"""Which source of a mixture each sequence comes from."""
+"""Assigns each sequence to a source of a mixture."""
 
 import math
 from bisect import bisect_right
@@ -35,7 +35,7 @@ class Schedule:
         self._start = int(np.random.PCG64([seed, share, 2]).random_raw())
 
     def source(self, number: int) -> int:
-        """Which source sequence `number` comes from."""
+        """Returns the source that sequence `number` comes from."""
         return bisect_right(self._ends, (self._start + number * _STEP) % _TURN)
 
     def counts(self, sequences: int) -> list[int]:

@@ -27,12 +27,12 @@ from muloco.settings.data import EMBEDDED, ResolvedData
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 0
-"""Of the order of the held-out sequences. Not the run's seed, or runs could not be compared."""
+"""Seed of the order of the held-out sequences. It is not the run's seed, so that runs can be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """What a run trains on. Either `prepared` or `streamed` has one entry a source of the mixture."""
+    """The data that a run trains on. Either `prepared` or `streamed` has one entry a source of the mixture."""
 
     weights: tuple[float, ...]
     prepared: tuple[Prepared, ...] = ()

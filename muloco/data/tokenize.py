@@ -36,7 +36,7 @@ _MOST_PROCESSES = 32  # one process reads for all of them, and feeds no more
 
 
 class Part(StrEnum):
-    """Which documents of a source a prepared folder holds, and in which splits."""
+    """The documents of a source that a prepared folder holds, and their splits."""
 
     ALL = "all"
     """All, each in the split that its hash says."""
@@ -45,7 +45,7 @@ class Part(StrEnum):
     VALIDATION = "validation"
     """All, for validation."""
     HELD_OUT = "held-out"
-    """Those that their hash holds out, for validation; training reads the others as a stream."""
+    """The documents that are held out for validation by their hash; training reads the others as a stream."""
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class MulocoLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context stands for."""
+        """Returns the token that stands for an empty context."""
         return self._bos_id
 
     @property

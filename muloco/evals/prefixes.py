@@ -24,7 +24,7 @@ class Row:
     paths: dict[int, list[int]] = field(default_factory=dict)
     """The nodes of each sequence, by its number."""
     _branches: list[tuple[list[int], int]] = field(default_factory=list)
-    """Of each branch the nodes above it, and its length."""
+    """The nodes above each branch, and its length."""
 
     def add(self, number: int, sequence: Sequence[int], shared: int, above: list[int]) -> None:
         """Lays a sequence into the row; its first `shared` tokens are those of `above`."""

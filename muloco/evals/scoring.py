@@ -16,7 +16,7 @@ from muloco.model.attention import attention_mask
 
 @dataclass(frozen=True)
 class Continuation:
-    """What is asked about: tokens behind others."""
+    """A request: the tokens whose probability is asked for, and those before them."""
 
     inputs: tuple[int, ...]
     """Everything but the last token, cut off in front to what the model takes."""
@@ -44,7 +44,7 @@ class Scorer:
     longest: int
     """Tokens in a sequence."""
     ranks: dist.ProcessGroup | None = None
-    """Those that share the work; None: this one alone."""
+    """Ranks that share the work; None: this one alone."""
 
     @torch.no_grad()
     def __call__(

@@ -47,7 +47,7 @@ class Tasks:
     """Tasks with their data."""
 
     asked: list[str]
-    """What results are asked for: tasks, and groups of them."""
+    """Names of the tasks and groups whose results are asked for."""
     leaves: dict[str, Any]
     """lm-eval's tasks, by name."""
     groups: dict[str, Any]
@@ -55,7 +55,7 @@ class Tasks:
 
 
 def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
-    """What `find_tasks` has found.
+    """Loads the tasks that `find_tasks` has found.
 
     Raises:
         UserError: the data of a task is missing, or the task is broken; the message names it.

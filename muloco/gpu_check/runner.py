@@ -28,7 +28,7 @@ LONG_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What this machine and the user allow."""
+    """The limits that this machine and the user set."""
 
     gpus: int
     seconds: float

@@ -1,4 +1,4 @@
-"""What `muloco check-gpu` prints: the list of its rows, and the table at its end."""
+"""The output of `muloco check-gpu`: the list of its rows, and the table at its end."""
 
 import os
 import textwrap
@@ -45,7 +45,7 @@ def table(record: Record, width: int = WIDTH) -> str:
 
 
 def checks(count: int) -> str:
-    """Such as `1 check`."""
+    """Returns a number of checks in words, such as `1 check`."""
     return f"{count} check{'' if count == 1 else 's'}"
 
 

@@ -1,5 +1,5 @@
-"""Whose a run folder is: the supervisor's that holds its lock, for the run of its config.json, which is written at the
-start, and removed or restored if the start fails."""
+"""Claims a run folder for one supervisor and one run. The supervisor holds the lock of the folder, and writes the
+config.json of the run at the start; if the start fails, it is removed or restored."""
 
 import contextlib
 import json
@@ -65,8 +65,8 @@ class Claim:
             raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
 
     def take_back(self) -> None:
-        """To be called after a start that failed: unless a worker has trained, restores config.json, or removes that of
-        a new run."""
+        """Restores config.json, or removes that of a new run, unless a worker has trained. To be called after a start
+        that failed."""
         if has_trained(self._folder, self._attempt):
             return
         if self._before is None:

@@ -49,7 +49,7 @@ def start_lighthouse(
     """Starts `muloco lighthouse`.
 
     Args:
-        workers: fewest that make a quorum.
+        workers: least number of workers in a quorum.
         log: file for its output.
         secret: the secret of the run; needed if the host is not on loopback.
         host: where; on the loopback interface of this machine.
@@ -109,7 +109,7 @@ class Lighthouse:
         self._probe = _Probe(self.address, self._network)
 
     def keep_alive(self) -> bool:
-        """To be called again and again. False: it is lost for good."""
+        """Restarts the lighthouse if it is lost. To be called again and again. Returns False if it is lost for good."""
         if self.child.status is None and self._probe.silent_seconds > SILENT_SECONDS:
             logger.warning("the lighthouse has not answered for %.0f s and is ended", self._probe.silent_seconds)
             self.child.end(grace_seconds=1)

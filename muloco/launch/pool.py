@@ -71,7 +71,7 @@ class WorkerPool:
         self._slots = [_Slot(child=start(worker), started=time.monotonic()) for worker in range(workers)]
         self._first_done: float | None = None
         self._stopping: list[Child] = []
-        """Workers that have been asked to stop."""
+        """Processes of workers that have been asked to stop."""
 
     @property
     def restarts(self) -> int:
@@ -96,7 +96,8 @@ class WorkerPool:
                     slot.trained = True
 
     def watch(self) -> bool:
-        """To be called again and again: notices who was lost, starts who is due. True: the run is over, well or not."""
+        """Notices lost workers and starts those that are due. To be called again and again. Returns whether the run is
+        over, successfully or not."""
         if self._stopping:
             self._end_silent()
             return all(child.status is not None for child in self._stopping)
@@ -118,7 +119,7 @@ class WorkerPool:
         return self._fatal() or not (running or back_soon)
 
     def failures(self) -> list[Child]:
-        """Once it is over: the workers that are the cause, where the run has not reached its end."""
+        """Returns the workers that are the cause if the run is over without having reached its end."""
         if self._stopping:
             return [child for child in self._stopping if child.status and not _ended_by_asking(child)]
         if self._first_done is not None:

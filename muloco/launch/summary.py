@@ -1,4 +1,4 @@
-"""What a finished run amounts to: summary.json, and the same for the eye."""
+"""The summary of a finished run: summary.json, and the same as a table."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,14 +22,14 @@ from muloco.training.resuming import run_folder, way_on
 logger = logging.getLogger(__name__)
 
 SHOWN_FIGURES = 4
-"""How many figures of an evaluation are in the table."""
+"""Number of figures of an evaluation that the table shows."""
 
 
 def summarize(
     config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int, resumes: int = 0
 ) -> dict[str, Any]:
-    """The contents of summary.json. A figure that the metrics do not hold is None: all of training if the metrics of a
-    worker are missing, and the held-out loss before it if that of step 0 is.
+    """Returns the contents of summary.json. A figure that the metrics do not hold is None: all of training if the
+    metrics of a worker are missing, and the held-out loss before it if that of step 0 is.
 
     Args:
         config: resolved.
@@ -110,7 +110,7 @@ def seconds_before(folder: RunFolder, attempt: int) -> float:
 
 
 def reached_end(config: Config, folder: RunFolder) -> bool:
-    """Whether the workers have made all inner steps: behind the last one they validate."""
+    """Whether the workers have made all inner steps. After the last one they validate."""
     return any(line["step"] == config.training.steps and "validation_loss" in line for line in read_metrics(folder))
 
 

@@ -14,7 +14,7 @@ __all__ = ["build", "flavors", "spec"]
 
 
 def spec(flavor: str, *, seq_len: int, dense: bool = False, autocast: bool = False) -> "ModelSpec":
-    """torchtitan's specification of a flavor: the config of the model, and how its trainer parallelizes it.
+    """Returns torchtitan's specification of a flavor: the config of the model, and how its trainer parallelizes it.
 
     Args:
         flavor: a name or alias of `flavors()`.
@@ -30,7 +30,7 @@ def spec(flavor: str, *, seq_len: int, dense: bool = False, autocast: bool = Fal
 
 
 def build(flavor: str, device: str = "meta", *, seq_len: int = 2048, dense: bool = False) -> "nn.Module":
-    """The model of a flavor: initialized where the device is real, shapes alone on `meta`.
+    """Builds the model of a flavor: initialized, or on the device `meta` with shapes alone.
 
     Args:
         flavor: a name or alias of `flavors()`.

@@ -1,4 +1,5 @@
-"""What muloco knows about an architecture: one record each, by name, with its flavors. Needs nothing but Python.
+"""The record that describes an architecture and its flavors, and the register of all architectures. Needs nothing but
+Python.
 
 docs/extending.md describes how to add one.
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from muloco._torchtitan import ModelSpec
 
 ROLES = ("matrix", "embedding", "head", "scalar")
-"""Roles of parameters: Muon steps matrices, and the other three go to AdamW by default (PAPER 3.2)."""
+"""Roles of parameters: Muon steps matrices, and the other three go to AdamW by default."""
 TABLES = ("embedding", "head")
 """Roles whose parameters have a row for each entry of the vocabulary."""
 
@@ -37,11 +38,12 @@ class Flavor(ABC):
     vocabulary: int
     """Entries of the vocabulary."""
     muon_decay: float = 0.01
-    """Weight decay of Muon at 512 sequences a step; for the paper's sizes, the best that it found (PAPER 2.4)."""
+    """Weight decay of Muon at 512 sequences a step; for the paper's sizes, the best that it found (arXiv
+    2505.23725)."""
     adamw_decay: float = 0.01
-    """The same for AdamW."""
+    """Weight decay of AdamW at 512 sequences a step."""
     paper_steps: int | None = None
-    """Steps of 512 sequences of 2048 tokens in the paper's tables (PAPER 2.2, 11)."""
+    """Steps of 512 sequences of 2048 tokens in the tables of the paper's code."""
 
     @property
     def name(self) -> str:
@@ -56,7 +58,8 @@ class Flavor(ABC):
     @property
     @abstractmethod
     def divided(self) -> Mapping[str, int]:
-        """What tensor parallelism divides among its ranks, in words, and how many there are of it."""
+        """The quantities that tensor parallelism divides among its ranks: what they are, in words, and their
+        numbers."""
 
     @property
     def record(self) -> "Architecture":
@@ -114,24 +117,26 @@ class Spec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceForm:
-    """How transformers writes down the models of an architecture. A parameter of ours is one of theirs."""
+    """The form of an architecture's models in transformers. Each parameter here corresponds to one there."""
 
     model_type: str
-    """What config.json calls the architecture."""
+    """Name of the architecture in config.json (`model_type`)."""
     names: Callable[[Any], dict[str, str]]
-    """Returns their name of every parameter of a flavor, by ours, in the order of our layers."""
+    """Returns the name in transformers of every parameter of a flavor, by its name here, in the order of the layers
+    here."""
     write: Callable[[str, "Tensor", Any], "Tensor"]
-    """Returns a parameter as they store it, given our name, the tensor (whole and plain, any dtype) and the flavor. The
-    tensor is not changed, but the result may share its storage. Raises KeyError if there is no such parameter."""
+    """Returns a parameter as transformers stores it, given its name here, the tensor (whole and plain, any dtype) and
+    the flavor. The tensor is not changed, but the result may share its storage. Raises KeyError if there is no such
+    parameter."""
     read: Callable[[str, "Tensor", Any], "Tensor"]
-    """The inverse of `write`, up to rounding; the name is ours as well."""
+    """The inverse of `write`, up to rounding, given the same name."""
     config: Callable[..., dict[str, Any]]
     """Returns config.json, given the flavor and by keyword `seq_len`, the longest sequence in training in tokens, and
     `bos_id` and `eos_id` of the tokenizer."""
     description: str
     """A noun phrase for the model card, such as `A Llama with grouped-query attention`."""
     loading: str
-    """What follows `transformers loads it as`, without the full stop."""
+    """The end of the sentence `transformers loads it as ...` on the model card, without the full stop."""
     notes: str = ""
     """Markdown for the end of the model card."""
 
@@ -142,13 +147,14 @@ class Architecture:
 
     name: str
     flavors: tuple[Flavor, ...]
-    """From small to large."""
+    """Flavors, from small to large."""
     spec: Spec
     roles: Mapping[str, str]
     """A regular expression for the names of the parameters of each of the `ROLES` that the models have. The first one
     that matches a name decides."""
     huggingface: HuggingFaceForm | None = None
-    """None: such models are neither exported to a Hugging Face folder nor started from one."""
+    """Form of the models in transformers. None: they are neither exported to a Hugging Face folder nor started from
+    one."""
     buffers: tuple[str, ...] = ()
     """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep, such as the
     router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused

@@ -14,7 +14,7 @@ from muloco._torchtitan import FlexAttention
 
 
 def document_mask(positions: torch.Tensor) -> torch.Tensor:
-    """Who may look at whom: the earlier tokens of the same document and oneself.
+    """The mask by which a token attends to itself and to the earlier tokens of its document.
 
     Args:
         positions: int64 [B, L], 0 at the start of each document.
@@ -56,7 +56,7 @@ class Past:
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def extended(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """With those of new tokens behind them."""
+        """Returns these with the keys and values of new tokens appended."""
         if self._seen is not None:
             k, v = torch.cat((self._seen[0], k), dim=2), torch.cat((self._seen[1], v), dim=2)
         self._seen = k, v
@@ -78,7 +78,7 @@ def remembering(model: nn.Module) -> Iterator[None]:
 
 
 def attention_mask(model: Any, sees: torch.Tensor):
-    """A mask of any shape as the model's attention takes it.
+    """Returns a mask of any pattern in the form that the model's attention takes.
 
     Args:
         model: `muloco.model.build`'s.

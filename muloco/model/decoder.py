@@ -1,4 +1,5 @@
-"""What every architecture adds to torchtitan's decoders: precision, attention masks, names and initialization."""
+"""The common additions of all architectures to torchtitan's decoders: precision, attention masks, names and
+initialization."""
 
 import warnings
 from collections.abc import Callable
@@ -62,7 +63,7 @@ class MulocoDecoder(nn.Module):
         config: Any
 
     def forward(self, *args, **kwargs):
-        """The same as torchtitan's decoder: int64 [B, L] to logits [B, L, vocabulary]."""
+        """Maps int64 [B, L] to logits [B, L, vocabulary], as torchtitan's decoder does."""
         if not self.config.autocast:
             return super().forward(*args, **kwargs)
         with torch.autocast(device_type(), torch.bfloat16):

@@ -18,12 +18,12 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
 ) -> Iterator[int]:
-    """The tokens that follow a prompt, one after the other.
+    """Yields the tokens that follow a prompt, one after the other.
 
     Args:
         model: with dense attention (`build(..., dense=True)`), in evaluation mode. It is not to be called meanwhile.
         prompt: at least one token.
-        longest: tokens, the prompt's included, behind which it ends; at most the model's `seq_len`.
+        longest: number of tokens, the prompt's included, after which it ends; at most the model's `seq_len`.
         temperature: of the softmax; 0: always the likeliest token.
         top_k: draw from this many likeliest tokens only; None: from all.
         seed: of the draws. They use a generator of their own.

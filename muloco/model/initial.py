@@ -1,6 +1,5 @@
-"""A run that starts from given weights: a folder that `muloco export --format hf` has written.
-
-The check whether a folder's weights fit needs no torch.
+"""Starts a run from given weights, in a folder that `muloco export --format hf` has written. Checking whether they fit
+needs no torch.
 """
 
 import json
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
-    """The weights in a folder, whose heads say that they are those of a flavor.
+    """Returns the weights in a folder, after checking by the files' headers that they are those of a flavor.
 
     Raises:
         UserError: they are not, and the message names the first tensor that differs; or the architecture has no Hugging

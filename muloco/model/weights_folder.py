@@ -55,7 +55,7 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
 
 
 class WeightsFolder:
-    """The weights in a folder: what there is, known from the files' heads, and one tensor at a time.
+    """The weights in a folder: their names and shapes, from the headers of the files, and one tensor at a time.
 
     Raises:
         ValueError: there are none, or files that the index names are missing or damaged; in one line.
@@ -96,7 +96,7 @@ def check_names(found: Iterable[str], wanted: Iterable[str], *, where: str) -> N
 
 
 def _head(file: Path) -> dict[str, Any]:
-    """What a safetensors file says it holds, by name; the file's size has to agree."""
+    """Returns the contents that the header of a safetensors file lists, by name; the file's size has to agree."""
     if not file.is_file():
         raise ValueError(f"{file} is missing")
     with file.open("rb") as stream:

@@ -1,8 +1,8 @@
-"""The way of matrices to their owners, and of directions back, while other batches are computed on.
+"""Sends sharded matrices to their owners and directions back, in parallel with computation on other batches.
 
-The axes of a batch are gone through one by one. On the way to the owners, from the last to the first: of an axis of
-copies a rank keeps what it is to own, over an axis that divides it gets what the others have of that. On the way back,
-from the first to the last, the owner on an axis gives every other rank its part, or its copy.
+The functions go through the axes of a batch one by one. On the way to the owners, from the last to the first: of an
+axis of copies a rank keeps what it is to own, over an axis that divides it gets what the others have of that. On the
+way back, from the first to the last, the owner on an axis gives every other rank its part, or its copy.
 
 The functions are generators that yield when they have sent something and would have to wait for an answer. Ranks that
 share matrices have to take the same steps in the same order.
@@ -22,8 +22,8 @@ __all__ = ["from_owners", "overlap", "to_owners"]
 
 
 def overlap(works: Iterable[Generator[None, None, None]]) -> None:
-    """Runs all to their ends. In each round one more begins before those under way go on, the youngest first: it
-    computes while what the others wait for travels."""
+    """Runs generators interleaved until all have ended. In each round one more begins before those under way go on, the
+    youngest first, so that it computes while the messages of the others are sent."""
     under_way: list[Generator[None, None, None]] = []
     for work in works:
         under_way = [begun for begun in (work, *under_way) if _goes_on(begun)]
@@ -70,7 +70,7 @@ def to_owners(
 
 
 def from_owners(batch: Batch, directions: list[Tensor], dtype: torch.dtype) -> Generator[None, None, list[Tensor]]:
-    """This rank's part of the direction of every matrix of the batch, in its order.
+    """Returns this rank's part of the direction of every matrix of the batch, in the order of the batch.
 
     Args:
         batch: what is wanted.
@@ -101,7 +101,7 @@ def _all_to_all(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Generator[None, None, list[Iterator[Tensor]]]:
-    """One message between each two ranks of an axis; what is for this rank itself does not travel.
+    """Exchanges one message between each two ranks of an axis; the part for this rank itself is not sent.
 
     Args:
         axis: whose ranks.

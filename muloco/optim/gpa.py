@@ -14,7 +14,7 @@ from muloco.sharding import local
 
 class GPA(RuleOptimizer):
     """Three points for each parameter: z takes the inner steps, x is their average, gradients are taken at y between
-    them, which the parameter holds (PAPER 3.6):
+    them, which the parameter holds:
 
         y = mu_y x + (1 - mu_y) z
         z <- z - lr * step(gradient at y), by the rules of `Muon`, weight decay included
@@ -29,10 +29,10 @@ class GPA(RuleOptimizer):
         params: a module, (name, parameter) pairs, parameters or groups, as for `Muon`. For averaged AdamW give groups
             with `"algorithm": "adamw"`.
         lr: of the inner steps, a float or a tensor of one element.
-        mu_x: in [0, 1): how slowly x follows. 0.9967 is like a window of H = 32 inner steps (0.9934: 16, 0.9984: 64); a
-            group may have its own.
-        mu_y: in (0, 1]: how near to x gradients are taken; a group may have its own.
-        weight_decay: of z, decoupled, times the unscaled lr.
+        mu_x: share of x that a step keeps, in [0, 1). 0.9967 is like a window of H = 32 inner steps (0.9934: 16,
+            0.9984: 64); a group may have its own.
+        mu_y: weight of x in y, the point at which gradients are computed, in (0, 1]; a group may have its own.
+        weight_decay: of z, decoupled, multiplied by lr without the scale of `adjust_lr`.
         options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
             process_group and symmetric_products, see `Muon`.
 
@@ -61,8 +61,8 @@ class GPA(RuleOptimizer):
         super().__init__(params, {"lr": lr, "mu_x": mu_x, "mu_y": mu_y, "weight_decay": weight_decay}, options)
 
     def z(self, param: Tensor) -> Tensor:
-        """The z of a parameter, made now where it is not there yet. It stays the same tensor, whatever is loaded; who
-        writes into it does so within `moving_z`."""
+        """Returns the z of a parameter, which is created if need be. It stays the same tensor, whatever is loaded.
+        Write into it only within `moving_z`."""
         if "z" in self.state.get(param, {}):
             return self.state[param]["z"]
         if param not in self._early:

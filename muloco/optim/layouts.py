@@ -18,7 +18,7 @@ convolution [out, in, height, width]."""
 
 
 def matrix_shape(shape: "Size", layout: str | None) -> tuple[int, int]:
-    """(fan_out, fan_in) of the matrices that a parameter of `shape` consists of."""
+    """Returns (fan_out, fan_in) of the matrices that a parameter of `shape` consists of."""
     if _flattened(len(shape), layout):
         return shape[0], math.prod(shape[1:])
     if layout == "transposed":
@@ -27,7 +27,8 @@ def matrix_shape(shape: "Size", layout: str | None) -> tuple[int, int]:
 
 
 def row_shape(shape: "Size", layout: str | None) -> "Size":
-    """Shape of what has one number for each output (fan_out) of a matrix of `shape`, to be broadcast to it."""
+    """Returns the shape of a buffer with one number for each output (fan_out) of a matrix of `shape`, which can be
+    broadcast to it."""
     outputs = len(shape) - 1 if layout == "transposed" else 0 if _flattened(len(shape), layout) else len(shape) - 2
     return type(shape)(size if dim == outputs else 1 for dim, size in enumerate(shape))
 

@@ -14,7 +14,7 @@ from muloco.sharding import local
 
 class MuLoCo1(RuleOptimizer):
     """After every `sync_interval` inner steps, by the rules of `Muon`, one outer step from the anchor, where the last
-    window ended (PAPER 3.1 and 3.2):
+    window ended:
 
         g = anchor - X
         buf <- outer_momentum * buf + g
@@ -35,7 +35,7 @@ class MuLoCo1(RuleOptimizer):
         outer_lr: at least 0; a group may have its own.
         outer_momentum: in [0, 1); a group may have its own.
         sync_interval: inner steps of a window (H), at least 1; a group may have its own.
-        weight_decay: of the inner step, decoupled, times the unscaled lr.
+        weight_decay: of the inner step, decoupled, multiplied by lr without the scale of `adjust_lr`.
         options: momentum, nesterov, adjust_lr, orthogonalization, steps, betas, beta2, eps, cautious_weight_decay,
             process_group and symmetric_products, see `Muon`.
 
@@ -87,7 +87,8 @@ class MuLoCo1(RuleOptimizer):
 
     @torch.no_grad()
     def flush(self) -> None:
-        """The outer step of every window that inner steps have been taken in, however short; else nothing."""
+        """Takes the outer step of every window in which inner steps have been taken, however short; otherwise it does
+        nothing."""
         self._refuse_at_anchor("flush")
         for group in self.param_groups:
             if group["window"] > 0:
@@ -138,7 +139,7 @@ class MuLoCo1(RuleOptimizer):
         group["window"] = 0
 
     def _synced(self, group: dict[str, Any]) -> list[Tensor]:
-        """The parameters that have had a gradient."""
+        """Returns the parameters that have had a gradient."""
         return [param for param in group["params"] if "anchor" in self.state.get(param, {})]
 
     def _refuse_at_anchor(self, what: str) -> None:

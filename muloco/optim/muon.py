@@ -35,17 +35,17 @@ class Muon(RuleOptimizer):
         lr: learning rate, a float or a tensor of one element, which a CUDA graph needs on the device.
         momentum: of rules for matrices, in [0, 1).
         nesterov: rules for matrices look one momentum step ahead.
-        weight_decay: decoupled, times the unscaled lr.
-        adjust_lr: their scale, a name in `LR_SCALES`: `spectral_norm` sqrt(fan_out / fan_in), `rms_norm`
-            0.2 sqrt(max(fan_out, fan_in)), or `none`.
+        weight_decay: decoupled, multiplied by lr without the scale of `adjust_lr`.
+        adjust_lr: scale of the steps of rules for matrices, a name in `LR_SCALES`: `spectral_norm` sqrt(fan_out /
+            fan_in), `rms_norm` 0.2 sqrt(max(fan_out, fan_in)), or `none`.
         orthogonalization: a name in `PRESETS`.
         steps: orthogonalization steps; None for the preset's own number.
         betas: of adamw and lion, each in [0, 1).
         beta2: of normuon, in [0, 1).
         eps: of adamw and normuon, added to the root.
         cautious_weight_decay: decay only what the step does not move away from zero.
-        process_group: of ranks that hold copies of the parameters that are no DTensors, and have equal gradients of
-            them at every step, as under DistributedDataParallel: they share the work. None: each does all of it.
+        process_group: ranks that hold copies of the parameters that are not DTensors, with equal gradients at every
+            step, as under DistributedDataParallel; they share the work. None: each rank does all of it.
         symmetric_products: how muon computes symmetric matrix products: `triton` computes one triangle, on a CUDA
             device; `matmul` computes all elements; `auto` uses whichever is faster on a GPU when a shape first occurs,
             and `matmul` elsewhere and where several ranks may compute the same matrix. `auto` may choose differently
@@ -75,7 +75,7 @@ class Muon(RuleOptimizer):
             `step`: `symmetric_products` is `triton`, which cannot run on this device.
         TypeError: an unknown keyword.
 
-    Source: MuLoCo (arXiv 2505.23725), whose inner optimizer the defaults are; Keller Jordan, "Muon: An optimizer for
+    Source: MuLoCo (arXiv 2505.23725), whose inner optimizer has these defaults; Keller Jordan, "Muon: An optimizer for
     hidden layers in neural networks" (2024); `rms_norm` is from "Muon is Scalable for LLM Training" (arXiv 2502.16982).
     """
 

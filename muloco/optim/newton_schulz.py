@@ -1,5 +1,7 @@
-"""Newton-Schulz orthogonalization: push all singular values of a matrix towards one, with matrix products alone."""
+"""Newton-Schulz orthogonalization, which pushes all singular values of a matrix towards one, with matrix products
+alone."""
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -181,8 +183,15 @@ def _fast_dtype(device_type: str) -> torch.dtype:
     if device_type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device_type == "cpu":
-        features = torch.cpu.get_capabilities()
+        features = _cpu_features()
         fast = features.get("avx512_bf16", False) or features.get("amx_bf16", False)
     else:
         fast = False
     return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_features() -> Mapping[str, bool]:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    # torch below 2.11
+    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx_bf16": torch.cpu._is_amx_tile_supported()}

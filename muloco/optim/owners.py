@@ -1,4 +1,4 @@
-"""Which rank orthogonalizes which matrix: every matrix once among the ranks that hold it."""
+"""Decides which rank orthogonalizes which matrix, so that each matrix has one owner among the ranks that hold it."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +20,9 @@ BATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 fewer leave cores idle when the matrices are small. The value for a GPU is not measured."""
 
 EXCHANGE_BYTES = 2**23
-"""Matrices travel together until each owner has about so many bytes of parameters: fewer cost more messages, more leave
-less to compute meanwhile. Between 2 and 64 MiB it made no difference on a CPU; on a GPU it is not measured."""
+"""Matrices are sent together until each owner has about so many bytes of parameters. Fewer bytes cost more messages;
+more bytes leave less to compute in the meantime. Between 2 and 64 MiB it made no difference on a CPU; on a GPU it is
+not measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +35,9 @@ class Matrix:
     index: tuple[int, ...]
     """Index of the matrix in this rank's part of a stacked parameter; empty for other parameters."""
     shape: torch.Size
-    """Of the whole: `[rows, cols]`, or that of a parameter which is flattened to a matrix."""
+    """Shape of the whole matrix: `[rows, cols]`, or that of a parameter which is flattened to a matrix."""
     axes: tuple[Axis, ...]
-    """How it lies on the ranks, see `muloco.sharding.axes`."""
+    """The axes along which it is spread over the ranks, see `muloco.sharding.axes`."""
     group: dict[str, Any]
     """The parameter group, with the options."""
 
@@ -56,7 +57,7 @@ class Stack:
 
     @property
     def shape(self) -> torch.Size:
-        """Of one of them, whole."""
+        """Shape of one whole matrix of the stack."""
         return self.matrices[0].shape
 
 
@@ -124,8 +125,8 @@ def split(params: Iterable[Tensor], group: dict[str, Any], copies: tuple[Axis, .
 
 
 def batches(matrices: Iterable[Matrix]) -> Iterator[Batch]:
-    """Gives every matrix an owner, such that all have about as many FLOPs to do, and puts together what travels
-    together. Ranks that share matrices come to the same owners and the same order."""
+    """Gives every matrix an owner, such that all have about as many FLOPs to do, and forms batches of matrices that are
+    sent together. Ranks that share matrices come to the same owners and the same order."""
     alike: dict[tuple, list[Matrix]] = {}
     for matrix in matrices:
         alike.setdefault((matrix.axes, matrix.param.dtype, matrix.param.device), []).append(matrix)
@@ -160,7 +161,7 @@ def _cost(matrix: Matrix) -> int:
 
 
 def _stacks(matrices: list[Matrix], owner: tuple[int, ...]) -> Iterator[Stack]:
-    """Those alike together, at most `BATCH_ELEMENTS` (or one matrix) at a time."""
+    """Stacks equal matrices together, at most `BATCH_ELEMENTS` (or one matrix) at a time."""
     alike: dict[tuple, list[Matrix]] = {}
     for matrix in matrices:
         alike.setdefault((id(matrix.group), matrix.shape), []).append(matrix)

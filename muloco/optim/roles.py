@@ -1,5 +1,4 @@
-"""The roles of a model's parameters and their rules: Muon for hidden matrices, AdamW for everything else (PAPER
-3.2)."""
+"""The roles of a model's parameters and their rules: Muon for hidden matrices, AdamW for everything else."""
 
 import re
 from collections import Counter
@@ -71,7 +70,8 @@ def group_by_role(params: Any) -> Any:
 
 
 def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
-    """Which parameter gets which rule: a line a group, and below it the parameters, alike ones in one line."""
+    """Describes which parameter gets which rule: a line for each group, and below it the parameters, with equal layers
+    in one line."""
     groups = list(groups)
     some_decay = any(group["weight_decay"] for group in groups)
     lines = []

@@ -1,4 +1,5 @@
-"""What a rule of the inner optimizer is: its options with their bounds, its state and its step. Imports no torch.
+"""The description of a rule of the inner optimizer: its options with their bounds, its state and its step. Imports no
+torch.
 
 docs/extending.md shows how a rule is added.
 """
@@ -29,10 +30,10 @@ class Option:
 
     name: str
     default: Any
-    """Of the constructors; where `in_constructor` is False, of a group."""
+    """Default of the constructors or, if `in_constructor` is False, of a group."""
     read: Read
     about: str
-    """Its meaning, as a cell of the table in docs/optimizers.md."""
+    """Meaning of the option, as a cell of the table in docs/optimizers.md."""
     default_text: str | None = None
     """The default as the table shows it, where that is not the value."""
     in_constructor: bool = True
@@ -47,7 +48,7 @@ class Option:
 T = TypeVar("T")
 
 Per = Literal["element", "row", "tensor"]
-"""What a buffer of the state has one number for."""
+"""What a buffer of the state has one number for: each element of a parameter, each row, or the whole tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +56,23 @@ class Rule:
     """How the parameters of a group are stepped. It has either a `step` or a `direction`."""
 
     name: str
-    """In `algorithm` of a group and `optimizer.ROLE.rule` of a config."""
+    """Name of the rule in `algorithm` of a group and in `optimizer.ROLE.rule` of a config."""
     label: str
-    """In reports."""
+    """Name of the rule in reports."""
     about: str
     """One sentence for the table in docs/optimizers.md."""
     options: tuple[Option, ...]
-    """Besides `lr`, `lr_factor`, `weight_decay` and `cautious_weight_decay`, which all rules have."""
+    """Options of the rule, besides `lr`, `lr_factor`, `weight_decay` and `cautious_weight_decay`, which all rules
+    have."""
     state: Mapping[str, Per]
-    """The buffers of a parameter by name."""
+    """The buffers that the rule keeps for a parameter, by name."""
     takes: Literal["matrices", "anything"] = "anything"
-    """Which parameters."""
+    """Which parameters the rule can step."""
     step: "Callable[[list[Tensor], dict[str, Any], Mapping[Tensor, Any]], None] | None" = None
-    """Steps parameters that have a gradient in place, given their group and the optimizer's state, in which the buffers
-    are. Of a sharded parameter it gets DTensors, whose elements it may treat one by one only."""
+    """Steps parameters that have a gradient, in place, given their group and the optimizer's state, which holds the
+    buffers. Sharded parameters are DTensors, which it may only treat element by element."""
     direction: "Callable[..., Tensor] | None" = None
-    """Of a rule that needs whole matrices, which therefore travel to one rank each where parameters are sharded: see
+    """Computes the direction of whole matrices, which are sent to one rank each if parameters are sharded: see
     `muloco.optim.whole_matrices.Direction`."""
 
     @property

@@ -1,7 +1,7 @@
 """The step of rules that need whole matrices. Ranks that hold the same matrices share the work.
 
-Each rank advances the momentum of its parts of the matrices. The parts travel to the owner of a matrix, which computes
-the rule's direction for the whole and sends each rank its part, by which that rank steps its parameters.
+Each rank advances the momentum of its parts of the matrices. The parts are sent to the owner of a matrix, which
+computes the rule's direction for the whole and sends each rank its part, with which that rank steps its parameters.
 """
 
 import math
@@ -30,7 +30,7 @@ __all__ = ["Direction", "step_whole_matrices"]
 
 
 class Direction(Protocol):
-    """What a rule that needs whole matrices computes from their momentum, on the rank that owns them."""
+    """Computes the direction of matrices from their momentum, on the rank that owns them."""
 
     def __call__(
         self,
@@ -160,7 +160,8 @@ def _safe(symmetric_products: str, batch: Batch) -> str:
 
 
 def _direction(stack: Stack, whole: Tensor, rows: Mapping[str, Tensor], symmetric_products: str) -> Tensor:
-    """What is subtracted, but for a learning rate that is a tensor: reading it would wait for the device."""
+    """Returns what is subtracted, without the learning rate if that is a tensor, as reading it would wait for the
+    device."""
     group = stack.matrices[0].group
     layout = group["layout"]
     scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))

@@ -41,7 +41,7 @@ class Admission:
     strangers: tuple[int, ...]
     """Ranks in the quorum of the members that do not hold the secret, or use another version of the protocol."""
     versions: dict[int, int]
-    """By rank: the version of each stranger that holds the secret."""
+    """Version of the protocol of each stranger that holds the secret, by rank."""
     silent: tuple[int, ...]
     """Ranks in the quorum of the members that did not answer in time."""
     remarks: dict[int, str]
@@ -96,7 +96,7 @@ def admit(
         elif proof:
             admitted.append(member)
     if rank not in admitted or nonces[rank] != own.encode():  # old random bytes would yield an old key again
-        raise TransportError("somebody else has overwritten what this worker wrote into the store of its group")
+        raise TransportError("another process has overwritten the entry of this worker in the store of its group")
     common = key.derive("group", seen, *admitted)
     return Admission(
         key=common,

@@ -1,4 +1,4 @@
-"""Work beside the inner steps: one round at a time, in a thread of its own, or put off until its result is needed."""
+"""Runs one round at a time in parallel with the inner steps, in a thread, or later, when its result is needed."""
 
 import threading
 import time
@@ -43,7 +43,7 @@ class Pending(Generic[T]):
         self._error: BaseException | None = None
         self._done = False
         self.seconds = 0.0
-        """How long the work took, once it is done."""
+        """Seconds that the work took, once it is done."""
         self._stream: torch.Stream | None = None
         self._device = device
         self._thread: threading.Thread | None = None
@@ -56,7 +56,7 @@ class Pending(Generic[T]):
 
     @classmethod
     def of(cls, value: T) -> "Pending[T]":
-        """A result that is there already."""
+        """Returns a `Pending` whose result is there already."""
         return cls(lambda: value, concurrent=False, device=torch.device("cpu"))
 
     @property
@@ -70,7 +70,7 @@ class Pending(Generic[T]):
         return Pending(self._work, concurrent=False, device=self._device)
 
     def result(self) -> T:
-        """Waits for it; what the work raised is raised here."""
+        """Waits for the result and returns it; an error of the work is raised here."""
         if self._thread is not None:
             self._thread.join()
         elif not self._done:

@@ -1,4 +1,4 @@
-"""What a rank keeps of a fragment between rounds: residuals of error feedback and the states of codecs (PAPER 3.3)."""
+"""The state that a rank keeps for a fragment between rounds: residuals of error feedback, and the states of codecs."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ fragment."""
 
 
 class Channel:
-    """How a fragment travels, and what this rank keeps of it from round to round.
+    """Encodes a fragment, and keeps its state on this rank from round to round.
 
     A round is `begin`, any number of `encode`, and `commit`. Nothing that is kept changes before `commit`: a round that
     fails is tried again from what was there.
@@ -106,7 +106,7 @@ class Encoder:
         self.states: dict[int, torch.Tensor] = {}
         """The state of each piece whose codec keeps one, fp32 vectors, by the start of the piece in the fragment."""
         self.dropped_states = 0
-        """States that were given up, so far."""
+        """Number of states that have been given up so far."""
         self._feedback = feedback or (0.0, 0.0, 1.0)
         self._new_states: dict[int, torch.Tensor] = {}
 
@@ -173,7 +173,7 @@ class Residual:
 
     def __init__(self) -> None:
         self.dropped = 0
-        """Elements whose residual was given up, so far."""
+        """Number of elements whose residual has been given up so far."""
         self._kept: Stacks = {}
         self._new: Stacks = {}
 
@@ -182,7 +182,7 @@ class Residual:
         self._new = {}
 
     def renew(self, starts: tuple[int, ...], left: torch.Tensor) -> None:
-        """Takes what a round has left of pieces, fp32 [pieces, *shape], to be kept once the round has committed."""
+        """Takes the new residuals of pieces, fp32 [pieces, *shape], which are kept once the round has committed."""
         self._new[starts] = left.reshape(len(starts), -1)
 
     def commit(self) -> None:
@@ -205,11 +205,11 @@ class Residual:
         return self._of(starts, piece.numel(), piece.device).view(len(starts), *piece.shape)
 
     def to_vector(self, elements: int, device: torch.device) -> torch.Tensor:
-        """fp32 [elements] of the fragment: the residual of each, 0 where this rank has none."""
+        """Returns the residual of each element of the fragment, fp32 [elements], 0 where this rank has none."""
         return self._of((0,), elements, device)[0].clone()
 
     def load_vector(self, vector: torch.Tensor) -> None:
-        """The reverse of `to_vector`."""
+        """Replaces the residuals by those that `to_vector` returned."""
         self._kept = {(0,): vector[None].clone()}
 
     def _of(self, starts: tuple[int, ...], elements: int, device: torch.device) -> torch.Tensor:
@@ -224,7 +224,7 @@ class Residual:
         return found
 
     def _overlaps(self, start: int, elements: int) -> Iterator[tuple[int, int, int, torch.Tensor]]:
-        """Which elements of a piece are kept: from, to, and where the part that has them starts."""
+        """Yields the elements of a piece that are kept: from, to, and where the part that has them starts."""
         for at, part in _pieces(self._kept):
             low, high = max(start, at), min(start + elements, at + part.numel())
             if low < high:

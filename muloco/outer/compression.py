@@ -1,4 +1,4 @@
-"""How a run's pseudogradients travel: by which codec, reduced how, with or without error feedback."""
+"""How a run sends its pseudogradients: with which codec, how they are reduced, and with or without error feedback."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ PART_ELEMENTS = 4 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """Settings; as they are here: none.
+    """Settings of compression. The defaults are: no compression.
 
     Args:
         codec: of all tensors but the dense ones.
@@ -26,7 +26,7 @@ class Compression:
             `gather`: every worker gets every payload and takes the mean itself, exactly, and sends K - 1.
             `requantize`: as `gather`, and every worker encodes and decodes the mean once more, with one set of levels
             for a tensor or row instead of one for each owner's part, and without error feedback.
-        error_feedback: what is lost in a round is added in the next one, at the sender and at the owner.
+        error_feedback: what compression loses in a round is added in the next one, at the sender and at the owner.
         error_decay, error_alpha, error_gain: of error feedback, see `muloco.outer.error_feedback`. The gain is the
             sender's.
     """
@@ -55,12 +55,12 @@ class Wire:
     """The form in which a fragment travels."""
 
     shapes: Sequence[tuple[int, ...]]
-    """Of the tensors, in the order of the fragment's vector."""
+    """Shapes of the tensors, in the order of the fragment's vector."""
     codecs: Sequence[Codec]
-    """Of each tensor."""
+    """Codec of each tensor."""
     reduce: Reduce = "reselect"
 
     @property
     def exact(self) -> bool:
-        """Whether every bit arrives."""
+        """Whether the decoded payload equals the fragment in every bit."""
         return all(codec == DENSE for codec in self.codecs)

@@ -59,5 +59,5 @@ def _first_factors(count: int, device: torch.device) -> torch.Tensor:
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as a signed integer."""
+    """Returns the same 64 bits as a signed integer."""
     return (value + 2**63) % 2**64 - 2**63

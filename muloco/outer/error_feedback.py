@@ -1,4 +1,4 @@
-"""Error feedback: what compression lost of a piece is added to the next one (PAPER 3.3)."""
+"""Error feedback: what compression loses of a piece is added to the next one."""
 
 import math
 from collections.abc import Callable, Sequence

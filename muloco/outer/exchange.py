@@ -1,4 +1,4 @@
-"""The mean of the workers' pseudogradients: to each part's owner, mean there, and back to all.
+"""Averages the workers' pseudogradients: a reduce-scatter to the owners of parts, and an all-gather of the means.
 
 Every member owns a part of the fragment. It receives that part from all members, adds them up in rank order in fp32
 and sends the mean back, so that 2 (K - 1) / K of a payload leave each worker, whatever K is. Both ways the parts go as
@@ -36,7 +36,7 @@ class Piece:
     tensor: int
     """Index of the tensor in the fragment."""
     start: int
-    """Where it starts in the fragment's flat vector, in elements."""
+    """Index of its first element in the flat vector of the fragment."""
     shape: tuple[int, ...]
 
     @property
@@ -200,7 +200,7 @@ def gather_bytes(this_round: Round, data: bytes) -> list[bytes]:
 
 
 def _insist(this_round: Round, bad: Sequence[int], how: Callable[[int], str]) -> None:
-    """Raises Unverified where there are bad members."""
+    """Raises Unverified if there are bad members."""
     if bad:
         raise Unverified("; ".join(f"{this_round.call(rank)} {how(rank)}" for rank in bad), bad)
 
@@ -214,7 +214,8 @@ def _as_bytes(data: torch.Tensor) -> bytes:
 
 
 def split(shapes: Sequence[tuple[int, ...]], members: int) -> list[list[Piece]]:
-    """What each member owns: consecutive parts of nearly equal size, cut between rows (first dimension) of a tensor."""
+    """Returns what each member owns: consecutive parts of nearly equal size, cut between rows (first dimension) of a
+    tensor."""
     total = sum(map(math.prod, shapes))
     owned: list[list[Piece]] = [[] for _ in range(members)]
     start = 0

@@ -49,7 +49,7 @@ class FragmentState:
         """Whether the last merge kept a fraction of the local parameters."""
         self.outer_steps = 0
         self.channel = Channel(compression or Compression(), self.anchor)
-        """How it travels, and what this rank keeps of it from round to round."""
+        """Encodes the fragment, and keeps its residuals and states of codecs on this rank."""
         self._handles = {  # what the optimizer moves: the same memory, known as sharded where it is
             name: anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=tensor)
             for (name, anchor), tensor in zip(self.anchor.items(), parameters.values(), strict=True)
@@ -144,17 +144,17 @@ class FragmentState:
         return tensors
 
     def residuals(self, device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
-        """What compression has left on this rank, by kind and parameter name: copies."""
+        """Returns copies of the residuals on this rank, by kind and parameter name."""
         return {kind: self.views(vector) for kind, vector in self.channel.residuals(device).items()}
 
     def load_residuals(self, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Continues with what `residuals` gave."""
+        """Continues with what `residuals` returned."""
         self.channel.load_residuals(
             {kind: torch.cat([values[name].flatten() for name in self.anchor]) for kind, values in tensors.items()}
         )
 
     def load_position(self, *, window: int, outer_steps: int) -> None:
-        """Goes on at a saved place; the tensors are restored through `global_tensors`."""
+        """Goes on at a saved position; the tensors are restored through `global_tensors`."""
         self.window = window
         self.outer_steps = outer_steps
         for state in self.optimizer.state.values():

@@ -1,4 +1,4 @@
-"""Which parameters travel together, and after which inner steps."""
+"""Which parameters are sent together, and after which inner steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -66,7 +66,7 @@ def module_of(name: str) -> str:
 
 class Schedule:
     """When fragment i of J is due: its mean is applied at offset floor(H (i + 1) / J) of every cycle of H inner steps,
-    and has been sent tau steps before (PAPER 3.5).
+    and has been sent tau steps before (Streaming DiLoCo, arXiv 2501.18512).
 
     Args:
         sync_interval: H.

@@ -34,9 +34,10 @@ class Header:
     digest: int
     """Digest of its part of the fragment's anchor; if it sends no fragment, of all anchors."""
     data_position: str
-    """Its position in its shard of the data, as an opaque text."""
+    """Its position in its shard of the data, as text that the outer loop does not interpret."""
     commit_hash: str
-    """Hash of the rounds that it has committed, equal on all that were in the same ones; empty before the first."""
+    """Hash of the rounds that it has committed, equal on all workers that were in the same rounds; empty before the
+    first."""
     asks_to_stop: bool = False
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
 

@@ -107,7 +107,7 @@ class InFlight:
         return self.fragment.views(mean)
 
     def result(self) -> Arrived:
-        """Waits for the round; what it raised is raised here."""
+        """Waits for the round and returns its outcome; an error of the round is raised here."""
         return self._pending.result()
 
     @property

@@ -1,7 +1,7 @@
 """Workers as threads of one process: a group of one for K = 1, and groups of many for studies and tests.
 
-Threads take turns: one runs until it waits for others in a round, then the next one that can go on. So the order of
-all that happens is the same in every run, and workers can share a device, a random generator and a library's globals.
+Threads take turns: one runs until it waits for others in a round; then the next one that can go on runs. So the order
+of events is the same in every run, and workers can share a device, a random generator and a library's globals.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class InProcessGroup:
         """The newest parts of work that each worker has published, by worker and name."""
 
     def transport(self, worker: int, device: torch.device | str = "cpu") -> "InProcessTransport":
-        """The end of one worker, whose tensors are on `device`."""
+        """Returns the transport of one worker, whose tensors are on `device`."""
         return InProcessTransport(self, worker, torch.device(device))
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class InProcessGroup:
             self.leave(worker)
 
     def leave(self, worker: int) -> None:
-        """The worker takes part in nothing any more, and gives up its turn."""
+        """Ends the part of a worker in the group, and gives up its turn."""
         with self._condition:
             if worker in self.present:
                 self.present.discard(worker)

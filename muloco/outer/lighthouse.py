@@ -1,4 +1,4 @@
-"""A torchft lighthouse as a program of its own: on loopback as it is, elsewhere behind a gate."""
+"""A torchft lighthouse as a program of its own: directly on loopback, and behind a gate elsewhere."""
 
 import asyncio
 import importlib.util

@@ -1,4 +1,5 @@
-"""The outer loop of one worker: it is told of each inner step and meets the other workers when a fragment is due."""
+"""The outer loop of one worker, which is called after each inner step and meets the other workers when a fragment is
+due."""
 
 import contextlib
 import json
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class StateTransfer(Protocol):
-    """What lets a worker that was away take over the state of one that was not."""
+    """Lets a worker that was away take over the state of one that was not."""
 
     def pack(self, snapshot: Snapshot) -> bytes:
         """Returns all that a worker needs to go on from here: what the outer loop has, and what else there is, but not
@@ -47,14 +48,15 @@ class StateTransfer(Protocol):
 
 
 class OuterLoop:
-    """DiLoCo's outer loop over one worker's parameters (PAPER 3.1), in one fragment or streaming in several (3.5).
+    """DiLoCo's outer loop (arXiv 2311.08105) over one worker's parameters, in one fragment or streaming in several
+    (arXiv 2501.18512).
 
     Args:
         parameters: this rank's parameters, by name, plain or DTensors; changed in place. All workers give the same
             names and shapes, and start from the same values.
         build_optimizer: makes the outer optimizer of a fragment from its anchor tensors, by name.
         transport: meets the other workers.
-        identity: who this worker is.
+        identity: of this worker.
         quorum: how many workers have to meet, and how long they wait for each other; None: the defaults.
         progress: what is known of the run; None: nothing.
         sync_interval: H, inner steps between two outer steps of a fragment.
@@ -138,12 +140,14 @@ class OuterLoop:
         """The last inner step after which everything that was due is done."""
 
     def start(self, step: int) -> None:
-        """To be called before the first inner step (or the first after `step`); see `Membership.start`."""
+        """Meets the other workers. To be called before the first inner step (or the first after `step`); see
+        `Membership.start`."""
         self.membership.start(step, digest(self._all_anchors()))
 
     def after_inner_step(self, step: int, *, last: bool = False) -> list[Sync]:
-        """To be called after every inner step, with its number from 1. After the `last` one all fragments are synced,
-        with the windows that they have, and the parameters are the anchor.
+        """Takes the syncs that are due after an inner step. To be called after every inner step, with its number from
+        1. After the `last` one all fragments are synced, with the windows that they have, and the parameters are the
+        anchor.
 
         Returns:
             what each sync did whose mean was applied after this step.
@@ -193,7 +197,7 @@ class OuterLoop:
         return syncs
 
     def sends_after(self, step: int) -> bool:
-        """Whether a fragment leaves for the other workers after inner step `step`."""
+        """Whether a fragment is sent to the other workers after inner step `step`."""
         return self._schedule.sent_after(step) is not None
 
     def applies_after(self, step: int) -> bool:

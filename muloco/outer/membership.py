@@ -1,4 +1,4 @@
-"""One worker among the others: what it tells them, what it remembers of them, and how it joins again."""
+"""The membership of one worker in a run: what it tells the others, what it remembers of them, and how it rejoins."""
 
 import logging
 from collections.abc import Callable, Collection
@@ -34,11 +34,11 @@ class Handover(Protocol):
 
 
 class Membership:
-    """What a worker and the others know of each other.
+    """Keeps what a worker and the others know of each other.
 
     Args:
         transport: meets them.
-        identity: who this worker is.
+        identity: of this worker.
         quorum: how many others it waits for.
         progress: what is known of the run.
         terms: what has to be the same on all of them.
@@ -85,8 +85,7 @@ class Membership:
 
         Raises:
             TransportError: too few of them came.
-            AnchorMismatch: they do not start alike.
-            StateLost: the run has come further than they.
+            AnchorMismatch: they start from different anchors. StateLost: the run has come further than they have.
             ForeignRun: this worker does not belong to the run.
         """
         own = self._header(step, None, weight=0, finite=True, checksum=checksum)
@@ -135,7 +134,7 @@ class Membership:
         return outcome
 
     def commit(self, committed: Committed) -> None:
-        """Keeps what all members know now, and hands this worker's state to those who were away."""
+        """Keeps what all members know now, and hands this worker's state to those that were away."""
         self.stops |= committed.stops
         self.commit_hash = committed.commit_hash
         self.data_positions |= committed.data_positions
@@ -150,13 +149,13 @@ class Membership:
         self.members = members
         if committed.donates:
             if self._handover is None:
-                raise RuntimeError(f"workers {committed.behind} want to join again, for which nothing is provided")
-            logger.info("workers %s join again", ", ".join(map(str, committed.behind)))
+                raise RuntimeError(f"workers {committed.behind} want to rejoin, but there is no handover for them")
+            logger.info("workers %s rejoin", ", ".join(map(str, committed.behind)))
             self.transport.offer(committed.name, self._handover.pack())
 
     def part(self, transport: Transport) -> None:
-        """Takes this worker out of the run's rounds: from now on it is alone, in rounds over `transport`. These are not
-        written to the commit log, because the run has not gone on by them."""
+        """Takes this worker out of the rounds of the run: from now on it is alone, in rounds over `transport`. These
+        are not written to the commit log, because the run has not gone on by them."""
         transport.any_rank = self.transport.any_rank  # type: ignore[method-assign] # its ranks still act together
         self.transport = transport
         self.quorum = replace(self.quorum, min_replica_size=1, straggler_timeout_seconds=0.0)
@@ -171,7 +170,7 @@ class Membership:
             self.stops, self.members = True, []
             return True
         if self._handover is None:
-            raise RuntimeError("this worker is behind the others, and nothing is provided for joining again")
+            raise RuntimeError("this worker is behind the others, but there is no handover by which it could rejoin")
         hit("join")
         state = None
         try:
@@ -195,7 +194,7 @@ class Membership:
         return list(self.transport.collect(name, others, patience).values())
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps of it, as JSON values. The keys are those of earlier versions."""
+        """Returns the JSON values that a checkpoint keeps. The keys are those of earlier versions."""
         return {
             "history": self.commit_hash,
             "shares": list(self.data_positions.items()),

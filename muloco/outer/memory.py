@@ -13,10 +13,10 @@ def sync_words(
 ) -> float:
     """Returns the peak memory of a sync above the memory between two syncs, of one worker, in fp32 words a parameter.
 
-    Between syncs a worker holds parameters, gradients, inner state, anchor, outer state (PAPER 6.2) and, with error
-    feedback, residuals. Gradients are freed after every inner step. At tau = 0 the mean overwrites the pseudogradient.
-    At tau > 0 a round needs both, since it may have to be repeated after the parameters have changed. New residuals are
-    held in addition to the old ones until the round has committed. Buffers of fixed size for the exchange
+    Between syncs a worker holds parameters, gradients, inner state, anchor, outer state and, with error feedback,
+    residuals. Gradients are freed after every inner step. At tau = 0 the mean overwrites the pseudogradient. At tau > 0
+    a round needs both, since it may have to be repeated after the parameters have changed. New residuals are held in
+    addition to the old ones until the round has committed. Buffers of fixed size for the exchange
     (`muloco.outer.exchange`) come on top.
 
     Args:

@@ -30,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Host and port of `host:port`, where the host may be an IPv6 address in brackets."""
+    """Returns host and port of `host:port`, where the host may be an IPv6 address in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 

@@ -1,4 +1,4 @@
-"""What a round ends with: it has committed; or this worker has to catch up, or was left behind."""
+"""The outcomes of a round: it has committed, or this worker has to catch up, or it was left behind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from typing import Any
 import torch
 
 _FOR_EARLIER_VERSIONS: dict[str, Any] = {"mean": None, "behind": [], "donor": None, "donates": False, "leaving": False}
-"""What earlier versions expect in the JSON of a round."""
+"""Entries that earlier versions expect in the JSON of a round."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """A round that its leaders have committed, and what they share from then on."""
+    """A round that its leaders have committed, and everything that they share from then on."""
 
     step: int
     """Inner step after which the fragment was sent."""
     fragment: int | None
-    """None where workers met before their first inner step and sent nothing."""
+    """Index of the fragment; None if the workers met before their first inner step and sent nothing."""
     mean: torch.Tensor | None
-    """fp32 vector of the fragment; None where the leaders sent nothing."""
+    """Mean pseudogradient, an fp32 vector of the fragment; None if the leaders sent nothing."""
     weights: dict[int, int]
     """Inner steps that each leader contributed, by worker."""
     data_positions: dict[int, str]
     """The leaders' positions in their data, by worker."""
     behind: tuple[int, ...] = ()
-    """Workers that missed something and take over a leader's state."""
+    """Workers that missed a round and take over the state of a leader."""
     donates: bool = False
     """Whether one of them takes over this worker's state."""
     name: str
@@ -40,8 +40,8 @@ class Committed:
     """Whether all members stop here, because one has been asked to."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps of a round whose mean is not applied yet, without the mean. The keys are
-        those of earlier versions."""
+        """Returns the values that a checkpoint keeps for a round whose mean is not applied yet, without the mean. The
+        keys are those of earlier versions."""
         return _FOR_EARLIER_VERSIONS | {
             "step": self.step,
             "fragment": self.fragment,

@@ -82,7 +82,8 @@ class PeerServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="peer server", daemon=True).start()
 
     def begin_vote(self, name: str) -> bool:
-        """From now on the answer is that this rank votes; False: it may not any more, a peer has asked already."""
+        """From now on the answer is that this rank votes. Returns False if it may not vote any more, as a peer has
+        already asked."""
         with self._lock:
             if name in self._rounds or name in self._given_up:
                 return False
@@ -90,12 +91,12 @@ class PeerServer:
             return True
 
     def say(self, name: str, state: str) -> None:
-        """From now on this is the answer about a round."""
+        """Sets the answer about a round."""
         with self._lock:
             _remember(self._rounds, name, state)
 
     def offer(self, name: str, state: bytes) -> None:
-        """Keeps this state, and no earlier one, for those who missed something in a round."""
+        """Keeps this state, and no earlier one, for workers that missed something in a round."""
         with self._lock:
             self._offer = (name, state)
 
@@ -268,7 +269,7 @@ def _from_hex(text: str | None) -> bytes:
 
 
 def ask(address: str, name: str, *, key: Key, seconds: float) -> str | None:
-    """What has become of a round at the peer `host:port`, whose server says more; None: it does not answer."""
+    """Asks the peer `host:port` for the outcome of a round; None: it does not answer."""
     try:
         answer = _get(address, f"/round/{name}", key, seconds)
     except (OSError, ValueError):  # ValueError: the address is invalid

@@ -1,4 +1,4 @@
-"""Who a worker is, how many others it waits for, and what it asks of the run. This module needs no torch."""
+"""The identity of a worker, its quorum policy, and its view of the progress of the run. This module needs no torch."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerIdentity:
-    """A worker among those of a run."""
+    """Identifies a worker among those of a run."""
 
     run: str = ""
-    """Name of the run; workers of another one are not met."""
+    """Name of the run; workers of other runs do not take part."""
     worker: int = 0
     """Number of this worker, from 0."""
     workers: int = 1
@@ -30,7 +30,8 @@ class QuorumPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """What a worker asks and tells about the progress of its run. The defaults know nothing of other workers."""
+    """Functions by which a worker learns and records the progress of its run. The defaults know nothing of other
+    workers."""
 
     last_committed_step: Callable[[], int] = lambda: 0
     """Returns the step that the run is known to have reached. Workers behind it can only join others."""

@@ -1,4 +1,4 @@
-"""The state of an outer loop between two inner steps, and what it is restored from."""
+"""The state of an outer loop between two inner steps, as it is saved and restored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,19 +35,20 @@ class Saved(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What `OuterLoop.snapshot` returns and `OuterLoop.restore` takes."""
+    """A saved state of an outer loop in memory: `OuterLoop.snapshot` returns it, and `OuterLoop.restore` takes it."""
 
     position: str
-    """Where the worker is in its windows, what it knows of the others, and the round of a fragment in flight: JSON."""
+    """JSON: the position of the worker in its windows, what it knows of the others, and the round of a fragment in
+    flight."""
     tensors: Tensors
     """The state that all workers share: `anchor`, `outer_...` for each buffer of the outer optimizer, and `mean` for a
     fragment in flight. They are not copies: the next outer step changes them."""
     residuals: Tensors
-    """What compression has left on this rank: copies. Empty without error feedback, and if another worker is to go on
-    from it."""
+    """Copies of the residuals on this rank. Empty without error feedback, and if another worker is to go on from this
+    state."""
     codecs: dict[int, bytes]
-    """States of the codecs on this rank, by the index of the fragment, where a codec keeps one. Empty if another worker
-    is to go on from it."""
+    """States of the codecs on this rank, by index of the fragment, if a codec keeps any. Empty if another worker is to
+    go on from this state."""
 
     def fill(self, tensors: Tensors) -> None:
         """See `Saved.fill`."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Sync:
-    """What one sync did, seen by one rank."""
+    """The results of one sync, as one rank sees them."""
 
     fragment: int
     weights: dict[int, int]
-    """Inner steps that each worker contributed, by worker: those who took part."""
+    """Inner steps that each worker that took part contributed, by worker."""
     attempts: int
     """Number of attempts that the round took; more than one if a worker was lost."""
     bytes_sent: int
@@ -21,7 +21,7 @@ class Sync:
     seconds_waited: float
     """Seconds for which the inner steps stood still."""
     seconds_hidden: float
-    """Seconds of the round beside inner steps."""
+    """Seconds of the round in parallel with inner steps."""
     digest: int
     """64-bit checksum of this rank's part of the new anchor."""
     own_square: float
@@ -29,7 +29,7 @@ class Sync:
     mean_square: float
     """Sum of squares of the mean over the workers, over this rank's part."""
     product: float
-    """Sum of products of the two."""
+    """Sum of products of this worker's pseudogradient and the mean, over this rank's part."""
 
 
 Value = int | float | str | dict[str, int]
@@ -41,7 +41,7 @@ class Statistic:
 
     name: str
     kind: type
-    """int, float (any number), str or dict; TensorBoard and W&B show numbers only."""
+    """Type of the value: int, float (any number), str or dict. TensorBoard and W&B show only numbers."""
     of: Callable[[Sync], Value]
     """Returns the value for a whole worker."""
     summed: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ STATISTICS = (
         kind=float,
         of=lambda sync: sync.seconds_hidden,
         unit="s",
-        doc="time of the round beside inner steps",
+        doc="time of the round in parallel with inner steps",
     ),
     Statistic(
         name="pseudogradient_norm",

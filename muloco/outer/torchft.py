@@ -1,4 +1,5 @@
-"""Workers as processes: torchft's manager says who takes part, its process group carries the bytes.
+"""The transport for workers that are processes: torchft's manager decides which take part, and its process group
+carries the bytes.
 
 torchft decides membership alone. Its `should_commit` is a barrier of the ranks of one worker and lets workers differ,
 so muloco takes the vote itself, and torchft's answer afterwards says whether the connections have held. torchft's
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 5.0
 WAITING_SECONDS = 30.0
-"""After so long a worker says that it waits for others."""
+"""Seconds after which a worker says that it waits for others."""
 
 
 class TorchftTransport:
@@ -95,10 +96,10 @@ class TorchftTransport:
         self.secret_hash: SecretHash
         """The hash for the seals of the group."""
         self.committed: str | None = None
-        """Name of the last round, where it has been committed."""
+        """Name of the last round, if it was committed."""
         self._rounds = 0
         self.peers: list[str] = []
-        """Where each member of the group can be asked, in rank order."""
+        """Address of each member of the group for requests, in rank order."""
         self._address_of: dict[int, str] = {}
         """Last known address of each worker that this one has met so far, by worker."""
         self.reachability = group.reachability = Reachability(worker, self.server.address)
@@ -310,7 +311,7 @@ class TorchftTransport:
         return bool(bounds[0] == -bounds[1])
 
     def _of_all_ranks(self, numbers: Sequence[int]) -> set[int]:
-        """The numbers, none below 0, that the ranks of this worker have given, all together."""
+        """Returns all the numbers, none below 0, that the ranks of this worker have given."""
         if self._ranks_group is None:
             return set(numbers)
         most = torch.tensor(len(numbers))
@@ -325,7 +326,7 @@ class TorchftTransport:
 
     @property
     def round_name(self) -> str:
-        """What all members call the round that is open."""
+        """Name of the open round, equal on all members."""
         return f"{self._group_name}-{self._rounds}"
 
     def _reduce(self, value: bool, operation: Any) -> bool:
@@ -355,8 +356,8 @@ def _end_without_network() -> None:
 
 
 class _NoHealing(CheckpointTransport[dict[str, object]]):
-    """torchft heals no worker: every round asks it for none. Its default would serve the weights to whoever asks, on
-    all interfaces."""
+    """torchft heals no worker: every round asks it for none. Its default would serve the weights to any process that
+    asks, on all interfaces."""
 
     def metadata(self) -> str:
         return ""

@@ -36,7 +36,7 @@ class TorchftRound:
         self.exchanges = 0
         self.strangers = group.strangers
         self.failure = failure
-        """Why nothing can be exchanged any more."""
+        """Reason why nothing can be exchanged any more; None if it can."""
         self._sent = [Seal() for _ in range(self.size)]
         self._received = [Seal() for _ in range(self.size)]
         self._arrived: list[torch.Tensor] = []
@@ -187,7 +187,8 @@ class TorchftRound:
                 seal.add(part, known[place])
 
     def _ask_others(self, name: str) -> bool:
-        """Whether a peer has committed the round; where none that is alive has, none will: all of them have failed."""
+        """Whether a peer has committed the round. If no live peer has, none will: the round has failed on all of
+        them."""
         self._transport.server.say(name, IN_DOUBT)  # from here on this rank does not commit unless another one has
         waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
         deadline = time.monotonic() + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now

@@ -39,11 +39,11 @@ itself. Until then other workers of its run may still arrive. A stranger that co
 
 
 class AnchorMismatch(RunFailed):
-    """Workers hold different anchors: something has corrupted the state, or they did not start alike."""
+    """Workers hold different anchors: the state has been corrupted, or they did not start from the same weights."""
 
 
 class StateLost(AttemptFailed):
-    """A run has come further than any worker that is left: to begin anew would throw away what it has learned."""
+    """A run has come further than any worker that is left. Beginning again would throw away what it has learned."""
 
 
 class NonFinitePseudogradient(RunFailed):
@@ -60,7 +60,8 @@ def agree(
     overwrite: bool = False,
     patience: float = QuorumPolicy.quorum_timeout_seconds,
 ) -> Outcome:
-    """Averages the pseudogradients of those workers that take part; with the survivors again where a round fails.
+    """Averages the pseudogradients of the workers that take part. If a round fails, it is repeated with the workers
+    that are left.
 
     Members at the highest step lead. Others, restarted or left out of a round meanwhile, help to carry this one with
     weight 0, and know afterwards whose state to take over.
@@ -109,7 +110,7 @@ def agree(
                     return replace(outcome, bytes_sent=sent)
                 case CatchUp():
                     return outcome
-        logger.warning("sync after step %d: trying again with those who are left", own.step)
+        logger.warning("sync after step %d: trying again with the workers that are left", own.step)
         counts = not transport.any_rank(not counts)
         failures += counts
         give_up = ""
@@ -133,7 +134,7 @@ def assemble(
         transport: opens the rounds.
         own: header whose digest is of all fragments.
         channel_of: how a fragment travels, by index.
-        quorum: how many workers have to be there to begin, and for how long they are waited for.
+        quorum: how many workers have to be there to begin, and how long to wait for them.
 
     Raises:
         TransportError: too few of them came.
@@ -152,7 +153,7 @@ def assemble(
             among_strangers = bool(this_round.strangers) and this_round.size == 1 and not own.experienced
             if among_strangers and not first_comer and waited >= ALONE_SECONDS:
                 raise ForeignRun(
-                    f"this worker and {', '.join(this_round.strangers)}, who are all that came to the lighthouse, do "
+                    f"this worker and {', '.join(this_round.strangers)}, the only ones at the lighthouse, do "
                     f"not have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it "
                     "the secret of the run, and install the same muloco"
                 )
@@ -210,7 +211,7 @@ def _carry(
     *,
     overwrite: bool = False,
 ) -> Committed | CatchUp:
-    """Exchanges what the leaders have brought. The result holds if all members vote for it."""
+    """Exchanges the pseudogradients of the leaders. The result holds if all members vote for it."""
     leaders = find_leaders(headers)
     leading = [headers[rank] for rank in leaders]
     for rank in too_far_ahead(headers):

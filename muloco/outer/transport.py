@@ -1,4 +1,4 @@
-"""What carries a round between workers: the interface of every transport.
+"""The interface of every transport, which carries rounds between workers.
 
 A transport opens one round a sync. The round knows who takes part, in which order, and moves bytes between them; it
 ends with `vote`, in which all members come to the same answer.
@@ -52,7 +52,7 @@ class Round(Protocol):
 
     @property
     def name(self) -> str:
-        """What all members call it."""
+        """Name of the round, equal on all members."""
         ...
 
     def exchange(self, outgoing: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
@@ -88,7 +88,7 @@ class Round(Protocol):
         """Ends the round. Returns True, alike on every surviving member, if all members said `ok` and everything that
         they sent in the round has arrived unchanged.
 
-        A member that says no needs none of the others for it; who waits for it in `exchange` is told.
+        A member that says no does not wait for the others, and members that wait for it in `exchange` are told.
         """
         ...
 
@@ -99,10 +99,10 @@ class Transport(Protocol):
     device: torch.device
     """The device of the parameters, which makes and reads payloads."""
     concurrent: bool
-    """Whether rounds can run in a thread of their own, beside the inner steps."""
+    """Whether rounds can run in a thread of their own, in parallel with the inner steps."""
 
     def open(self, step: int) -> Round:
-        """Meets the other workers at the sync after inner step `step`; waits for those who are alive.
+        """Meets the other workers at the sync after inner step `step`; waits for those that are alive.
 
         Raises:
             TransportError: too few came within the timeout.

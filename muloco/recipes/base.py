@@ -45,7 +45,7 @@ def short_test(config: Config, *, steps: int, batch: int, local_batch: int) -> C
 
 
 def laptop(flavor: str = "laptop") -> Config:
-    """The same family at a size that two CPU cores train in minutes."""
+    """The paper's family of models at a size that two CPU cores train in minutes."""
     config = Config()
     config.model.flavor = flavor
     config.training.seq_len = 256
@@ -62,7 +62,7 @@ def laptop(flavor: str = "laptop") -> Config:
 
 
 def workers(config: Config, count: int, *, sync_steps: int = 30) -> Config:
-    """K workers that synchronize every H inner steps (the paper's H is 30)."""
+    """Sets K workers that sync every H inner steps (the paper's H is 30)."""
     config.fault_tolerance = FaultTolerance(group_size=count, sync_steps=sync_steps)
     return config
 
@@ -110,7 +110,7 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
 
 
 def compressed(config: Config, kind: str, **options: Any) -> Config:
-    """Pseudogradients that travel compressed, with the paper's error feedback: beta 0.9, alpha 1 (PAPER 3.3).
+    """Compresses the pseudogradients, with the paper's error feedback: beta 0.9, alpha 1 (PAPER 3.3).
 
     Args:
         config: of workers that synchronize.

@@ -1,4 +1,5 @@
-"""What is run: settings of the main comparison, of the claims about batches, bits and fragments, and of the studies."""
+"""The runs of `muloco reproduce`: settings of the main comparison, of the claims about batches, bits and fragments, and
+of the studies."""
 
 import math
 from collections.abc import Mapping
@@ -33,10 +34,10 @@ WARMUP_SHARE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much is run."""
+    """The size of a reproduction: which runs it has, and how long they are."""
 
     folder: str
-    """Where, unless told otherwise."""
+    """Default folder."""
     seq_len: int
     batch: int
     """Sequences of all workers in an inner step."""
@@ -47,7 +48,7 @@ class Size:
     seeds: tuple[int, ...]
     """The first one is that of the searches for learning rates."""
     batches: tuple[int, ...]
-    """Besides `batch`: those at which K = 1 is tried."""
+    """Batches at which K = 1 is tried, besides `batch`."""
     held_out: int
     """Sequences of the held-out set."""
     extensions: int
@@ -57,12 +58,12 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Of a run."""
+        """Number of tokens of a run."""
         return self.seq_len * self.batch * self.steps
 
     @property
     def checkpoint_step(self) -> int:
-        """Of the data-parallel runs: where the pseudogradients are studied."""
+        """Step of the checkpoint of the data-parallel runs from which the pseudogradients are studied."""
         return self.steps // 2
 
 
@@ -91,7 +92,7 @@ QUICK = Size(
     studies=False,
 )
 SYNC_STEPS = 30
-"""H, the paper's."""
+"""H, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ class Setting:
     """Runs that differ in inner learning rate and seed alone."""
 
     name: str
-    """What the names of its runs begin with."""
+    """Prefix of the names of its runs."""
     method: Method
     fields: Mapping[str, Any] = field(hash=False)
-    """Of the config, on top of what all runs have."""
+    """Fields of the config, on top of those that all runs have."""
     first_rate: float
     """Inner learning rate at which the search for the best begins."""
     like: "Setting | None" = None
@@ -143,16 +144,16 @@ class Design:
         return [*self._claimed(), [setting for setting in studied if setting not in self.claimed()]]
 
     def claimed(self) -> list[Setting]:
-        """Those that the claims are about."""
+        """Returns the settings that the claims are about."""
         return [setting for stage in self._claimed() for setting in stage]
 
     def at_batches(self) -> dict[tuple[Method, int], Setting]:
-        """Those of K = 1, by method and batch."""
+        """Returns the settings of K = 1, by method and batch."""
         usual = {(method, self.size.batch): self.by_workers[method, 1] for method in OUTER}
         return {**usual, **{(one.method, one.fields["training.global_batch_size"]): one for one in self.by_batch}}
 
     def settings(self) -> list[Setting]:
-        """All, each once."""
+        """Returns all settings, each once."""
         return list(dict.fromkeys(setting for stage in self.stages() for setting in stage))
 
     def _claimed(self) -> list[list[Setting]]:
@@ -233,8 +234,8 @@ class Design:
             ),
             Study(
                 "Error feedback as outer momentum",
-                "Can error feedback take the place of outer momentum, as in SparseLoCo (PAPER 9.5)? The largest 10 % "
-                f"of the elements, gathered; MuLoCo, K = {workers}.",
+                "Can error feedback take the place of outer momentum, as in SparseLoCo (arXiv 2508.15706)? The largest "
+                f"10 % of the elements, gathered; MuLoCo, K = {workers}.",
                 {
                     "fp32, Nesterov": muloco,
                     "fp32, plain average": self._like(base, "average", average),
@@ -259,7 +260,7 @@ class Design:
             ),
             Study(
                 "Primal averaging",
-                "Is averaging at every step (GPA, PAPER 3.6) better than an outer step every H? One worker.",
+                "Is averaging at every step (GPA, arXiv 2512.17131) better than an outer step every H? One worker.",
                 {
                     "MuLoCo K=1": self.by_workers["MuLoCo", 1],
                     "DiLoCo K=1": self.by_workers["DiLoCo", 1],

@@ -1,4 +1,4 @@
-"""What has been found as one figure: loss by K and by batch, and how the workers agree."""
+"""The results as one figure: loss by K and by batch, and how far the workers agree."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev

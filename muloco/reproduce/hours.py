@@ -7,13 +7,13 @@ from muloco.reproduce.design import Design, Setting, Size
 from muloco.reproduce.search import Losses
 
 START_SECONDS = 12.0
-"""Of a run, until its first step and after its last one."""
+"""Seconds of a run before its first step and after its last one."""
 STEP_SECONDS = 0.02
-"""Of a worker's inner step, beside its tokens."""
+"""Seconds of a worker's inner step that do not depend on its number of tokens."""
 
 
 def tokens_per_second(size: Size) -> float:
-    """Of forward and backward passes on one thread of this machine, measured for some seconds."""
+    """Measures for some seconds the speed of forward and backward passes on one thread of this machine."""
     import torch
 
     from muloco.model import build

@@ -1,4 +1,4 @@
-"""What is still to be done, from what is there: runs, and the studies of pseudogradients that need them."""
+"""The tasks that are left, given what is done: runs, and the studies of pseudogradients that need them."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,8 @@ class Queue:
         return self._losses
 
     def tasks(self) -> list[Task]:
-        """Those that can be run now, in order: what the claims need, and then what the studies beyond them do."""
+        """Returns the tasks that can be run now, in order: first those for the claims, then those for the studies
+        beyond them."""
         trials = self._trials()
         claimed = set(self.design.claimed())
         first = [trial for trial in trials if trial.setting in claimed]
@@ -43,7 +44,7 @@ class Queue:
         return [self.folder / "pseudogradients" / f"seed-{seed}" for seed in self.design.size.seeds]
 
     def remove_broken_studies(self) -> None:
-        """What interrupted ones have left, which nothing can take up again."""
+        """Removes the folders of interrupted studies, which cannot be resumed."""
         for study in self.studies():
             if study.exists() and not (study / TABLE).exists():
                 shutil.rmtree(study)

@@ -1,4 +1,4 @@
-"""What has been found: the runs as a report reads them, the claims, and the tables of the studies."""
+"""The results: the runs as a report reads them, the claims, and the tables of the studies."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ NOTHING = "not run"
 
 
 def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
-    """Of the finished runs of some settings."""
+    """Returns the folders of the finished runs of some settings."""
     chosen = set(settings)
     return [job.run_folder for job in queue.runs.jobs(trial for trial in queue.losses if trial.setting in chosen)]
 
@@ -67,7 +67,7 @@ def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:
 
 
 def final_losses(queue: Queue) -> TextTable:
-    """Of the main comparison: loss, and % above its own data-parallel baseline."""
+    """Returns the table of the main comparison: loss, and % above its own data-parallel baseline."""
     adamw, muon = queue.design.baselines
     rows = []
     for setting in (adamw, muon, *queue.design.by_workers.values()):
@@ -81,7 +81,7 @@ def final_losses(queue: Queue) -> TextTable:
 
 
 def by_batch(queue: Queue) -> TextTable:
-    """Of K = 1: loss by batch, and the critical batch between them."""
+    """Returns the table for K = 1: loss by batch, and the critical batch between the batches."""
     settings = queue.design.at_batches()
     batches = sorted({batch for _, batch in settings})
     rows = []

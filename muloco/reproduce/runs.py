@@ -25,7 +25,7 @@ class Runs:
         self._jobs: dict[Trial, Job] = {}
 
     def jobs(self, trials: Iterable[Trial]) -> list[Job]:
-        """Their configs resolved, their run folders named.
+        """Returns the jobs of some trials, with resolved configs and run folders.
 
         Raises:
             UserError: there is no such run.
@@ -44,7 +44,7 @@ class Runs:
         return [self._jobs[trial] for trial in trials]
 
     def losses(self, trials: Iterable[Trial]) -> Losses:
-        """Of those trials that have ended.
+        """Returns the losses of the trials that have ended.
 
         Raises:
             UserError: the folder of one holds another run.

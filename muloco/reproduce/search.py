@@ -1,4 +1,4 @@
-"""Which runs are wanted next, from what those before have found: inner learning rates with one seed, then the seeds at
+"""Decides which runs are wanted next, given the results so far: inner learning rates with one seed, then the seeds at
 the best of them."""
 
 import math
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from muloco.reproduce.design import Setting
 
 FACTOR = 2.0
-"""Between two learning rates of a search."""
+"""Factor between two learning rates of a search."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run."""
+    """A single run."""
 
     setting: Setting
     lr: float

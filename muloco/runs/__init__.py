@@ -1,2 +1,2 @@
-"""What a run leaves on disk: its folder, metrics, commit logs and checkpoints. Needs nothing but Python, except for
+"""The files of a run: its folder, metrics, commit logs and checkpoints. Needs nothing but Python, except for
 reading the tensors of a checkpoint."""

@@ -57,7 +57,7 @@ class Save:
     attempt: int
     """How many times the run had been started."""
     history: str
-    """Of the rounds of its workers."""
+    """Hash of the rounds that its workers have committed."""
     parts: list[str]
 
 
@@ -92,7 +92,7 @@ class NoWholeCheckpoint(RunFailed):
 
 
 class CheckpointFolder:
-    """See above.
+    """The checkpoints of a run on disk.
 
     Args:
         root: need not exist yet.
@@ -105,7 +105,7 @@ class CheckpointFolder:
         return self._step(step) / name
 
     def unfinished(self, step: int, name: str) -> Path:
-        """Where a part is written."""
+        """Returns the folder in which a part is written before it gets its name."""
         return self._step(step) / f".{name}.unfinished"
 
     def publish(self, save: Save, name: str, files: Mapping[str, Stored]) -> None:
@@ -175,7 +175,7 @@ class CheckpointFolder:
         return None, aside
 
     def steps(self) -> list[int]:
-        """Of all checkpoints, whole or not, in ascending order."""
+        """Returns the steps of all checkpoints, whole or not, in ascending order."""
         found = (_STEP_FOLDER.fullmatch(path.name) for path in self.root.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
@@ -184,7 +184,7 @@ class CheckpointFolder:
         return os.path.lexists(self._manifest(step))
 
     def discard_unfinished(self, name: str) -> None:
-        """Removes what earlier saves of a part have left half done."""
+        """Removes the unfinished files of earlier saves of a part."""
         for unfinished in self.root.glob(f"step-*/.{name}.unfinished"):
             shutil.rmtree(unfinished)
 

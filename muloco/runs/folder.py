@@ -1,4 +1,4 @@
-"""What a run leaves on disk: where each file is, how metrics are written and read. Needs nothing but Python.
+"""The folder of a run: where each file is, and how metrics are written and read. Needs nothing but Python.
 
     outputs/NAME/  config.json  summary.json  metrics/worker-NNN.jsonl  logs/worker-NNN.log  tb/worker-NNN/
                    checkpoint/  tokenizer/  evaluations/  loss.png  attempts.log  commits/worker-NNN.log
@@ -177,8 +177,8 @@ def tells_of_training(line: Mapping[str, Any]) -> bool:
 
 
 def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], workers: int) -> list[str]:
-    """What a complete run has in its metrics and this one has not, because a file is missing or damaged, or because a
-    worker was never there: one sentence for each file.
+    """Returns what the metrics of this run lack in comparison with those of a complete run, because a file is missing
+    or damaged, or because a worker was never there: one sentence for each file.
 
     Args:
         folder: of the run.
@@ -229,7 +229,7 @@ def size_of(path: Path) -> int:
 
 
 def why_unwritable(folder: RunFolder) -> str | None:
-    """What keeps a run from writing into its folder, which need not exist yet; None: nothing."""
+    """Returns the reason why a run cannot write into its folder, which need not exist yet; None: it can."""
     for path in (folder.root, folder.checkpoint, folder.log(0).parent, folder.metrics(0).parent):
         try:
             existing = next(place for place in (path, *path.absolute().parents) if place.exists())

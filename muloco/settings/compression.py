@@ -45,13 +45,13 @@ class Compression(Section):
     reduce: Literal["reselect", "gather", "requantize"] = "reselect"
     """reselect: the owner of each part encodes the mean again, so that 2 (K - 1) / K payloads leave a worker. gather:
     every worker gets every payload, and the mean is exact, but K - 1 payloads leave a worker. requantize: as gather,
-    and the mean is encoded and decoded once more, as in the paper's quantized runs; it saves no bytes."""
+    but the mean is encoded and decoded once more, as in the paper's quantized runs; it saves no bytes."""
     error_feedback: bool = False
-    """What is lost in a sync is added in the next one."""
+    """Error feedback: what compression loses in a sync, the residual, is added in the next one."""
     error_decay: Share = 0.9
-    """Share of it that is kept (beta)."""
+    """Share of the residual that is kept (beta)."""
     error_alpha: Share = 1.0
-    """Share of what was sent that is taken off (alpha)."""
+    """Share of the decoded payload that is subtracted from the next residual (alpha)."""
     error_gain: Positive = 1.0
     """Factor on a pseudogradient before the residual is added. The paper's code has outer_optimizer.lr here as well as
     in the outer step, so that it acts twice on what is compressed."""

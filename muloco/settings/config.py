@@ -1,7 +1,8 @@
 """What a user chooses: typed sections, every field of which can be overridden as `--section.field value`.
 
-A field that is None is derived by `muloco.resolve`; set by hand it stays. Sizes called "sequences" are counted
-over all workers unless said otherwise. Needs nothing but Python, so that `--help` and mistakes are answered at once.
+A field that is None is derived by `muloco.resolve`; a value that is set by hand stays. Sizes called "sequences" are
+counted over all workers unless said otherwise. Needs nothing but Python, so that `--help` and mistakes are answered at
+once.
 """
 
 from dataclasses import dataclass, field
@@ -44,17 +45,18 @@ class Config(Section):
 
     @property
     def workers(self) -> int:
-        """K."""
+        """Number of workers, K."""
         return self.fault_tolerance.group_size
 
     @property
     def worker_processes(self) -> int:
-        """Workers that are processes (or groups of ranks) of their own: K, or 1 that holds all."""
+        """Number of workers that are processes (or groups of ranks) of their own: K, or 1 if one process holds all
+        workers."""
         return self.workers if self.fault_tolerance.transport == "torchft" else 1
 
     @property
     def ranks_per_worker(self) -> int:
-        """Processes of one worker."""
+        """Number of processes of one worker."""
         return self.data_parallel_ranks * self.parallelism.tensor_parallel_degree
 
     @property
@@ -70,7 +72,8 @@ class Config(Section):
 
 @dataclass(kw_only=True, slots=True)
 class ResolvedConfig(Config):
-    """A config in which everything is decided (`muloco.resolve`). None then means something, such as no clipping."""
+    """A config in which everything is decided (`muloco.resolve`). A None that is left has a meaning, such as no
+    clipping."""
 
     run: ResolvedRun
     data: ResolvedData

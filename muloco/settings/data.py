@@ -21,25 +21,26 @@ class Data(Section):
     """A file or folder (jsonl, txt, both also .gz and .zst; parquet), `hf:OWNER/NAME[:CONFIG][@SPLIT]` on the Hugging
     Face hub, or `embedded`: the sources of the running Python's standard library. Several make a mixture."""
     weights: tuple[Positive, ...] | None = None
-    """Share of each source of a mixture in the sequences. None: by size, in tokens or, where streamed, in bytes."""
+    """Share of the sequences that comes from each source of a mixture. None: in proportion to size, in tokens or, when
+    streaming, in bytes."""
     text_field: Text = "text"
     """Field or column that holds the text."""
     tokenizer: Text = EMBEDDED
     """Folder with a Hugging Face tokenizer.json, or `embedded`: trained on the embedded corpus."""
     vocabulary: Count = 2048
-    """Entries of the embedded tokenizer; at most the vocabulary of the model."""
+    """Number of entries of the embedded tokenizer; at most the vocabulary of the model."""
     validation: Text | None = None
     """Source of the held-out set. None: about 5 % of the documents of the corpus, chosen by their hash."""
     predict_bos: bool = False
     """Whether the EOS of a document is an input whose label is the BOS of the next document, in training and in
-    validation, as in the paper's stream. False: no label is of another document than its input."""
+    validation, as in the paper's stream. False: a label always belongs to the same document as its input."""
     strict: MayChange[bool] = False
-    """Refuse broken records and empty files, instead of naming, counting and skipping them."""
+    """Refuse broken records and empty files, instead of skipping them with messages that name and count them."""
     prepare: bool | None = None
     """Tokenize everything once before training, into a cache. False: read and tokenize while training (streaming).
     Derived: True, unless a source is on the hub."""
     shuffle_buffer: Count = 1024
-    """Sequences that a rank holds to shuffle them, where it streams."""
+    """Size of the shuffle buffer of each rank when streaming, in sequences."""
 
     @property
     def sources(self) -> tuple[str, ...]:

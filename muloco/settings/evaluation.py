@@ -25,15 +25,16 @@ class Evaluation(Section):
     """lm-eval on the anchor while it is trained, zero-shot; docs/evaluation.md says more."""
 
     tasks: tuple[Text, ...] = ()
-    """Tasks and groups of lm-eval or of your own; `paper`: those of the paper. None given: no evaluation."""
+    """Tasks and groups of lm-eval or of your own; `paper`: those of the paper. Without any, there is no evaluation."""
     at: tuple[int | float, ...] = (0.25, 0.5, 0.75, 1.0)
-    """When: a number with a point is a share of the run (1.0: after the last step), one without is an inner step."""
+    """When to evaluate. A number with a decimal point is a share of the run (1.0: after the last step), one without is
+    an inner step."""
     include_path: Text | None = None
     """Folder with tasks of your own, as lm-eval's YAML files."""
     limit: Count | None = None
-    """Documents of each task. None: all."""
+    """Number of documents of each task. None: all."""
     batch_tokens: Count = 8192
-    """Tokens in a batch of a rank, padding included."""
+    """Number of tokens in a batch of a rank, padding included."""
 
     def check(self) -> None:
         """Checks what concerns this section alone.

@@ -13,7 +13,7 @@ Method = Literal["diloco", "local_sgd", "gpa", "none"]
 
 @dataclass(kw_only=True, slots=True)
 class FaultTolerance(Section):
-    """Workers: how many, when they agree, and how long they wait for each other."""
+    """Workers: their number, when they sync, and how long they wait for each other."""
 
     semi_sync_method: Common[Method | None] = None
     """diloco: an outer step every `sync_steps`. local_sgd: the average of the parameters instead. gpa: primal
@@ -25,10 +25,11 @@ class FaultTolerance(Section):
     group_size: Count = 1
     """Number of workers (K)."""
     min_replica_size: MayChange[Count] = 1
-    """Fewest workers that may go on together when others are lost. All of them have to be there at the start."""
+    """Fewest workers that may train together after others are lost. At the start, all workers are waited for during
+    straggler_timeout_seconds; then this many are enough."""
     restarts: MayChange[Amount] = 10
-    """How often in a row a worker that was lost within a minute is started again, later and later; after that the
-    others go on without it."""
+    """How often in a row a worker that is lost within a minute of its start is restarted, after longer and longer
+    pauses; after that the others go on without it."""
     resumes: MayChange[Amount] = 3
     """How often in a row the run is resumed from its newest checkpoint after a failure that may pass, such as the loss
     of all workers. The count starts again with each new checkpoint."""
@@ -37,12 +38,13 @@ class FaultTolerance(Section):
     sync_steps: Count = 30
     """Inner steps between two outer steps of a fragment (H)."""
     num_fragments: Count | None = None
-    """Parts of the model that are synced one after the other (J), whole modules, balanced by size. Derived: 1, or as
-    many as the next field has."""
+    """Number of parts of the model that are synced one after the other (J): whole modules, balanced by size. Derived:
+    1, or the number of fragments in module_fqns_per_model_fragment."""
     module_fqns_per_model_fragment: tuple[Names, ...] | None = None
-    """The fragments' modules, with commas in between, such as `tok_embeddings,layers.0 layers.1,norm,lm_head`."""
+    """The modules of each fragment, separated by commas, such as `tok_embeddings,layers.0 layers.1,norm,lm_head`."""
     fragment_sync_delay: Amount = 0
-    """Inner steps between sending a pseudogradient and applying the mean (tau); the exchange runs beside them."""
+    """Inner steps between sending a pseudogradient and applying the mean (tau); the exchange runs in parallel with
+    them."""
     fragment_update_alpha: Share = 0.0
     """Share of the local parameters that is kept when the anchor is merged into them, from 0 to 1."""
     process_group: MayChange[Literal["auto", "gloo", "nccl"]] = "auto"
@@ -51,16 +53,17 @@ class FaultTolerance(Section):
     """Name or address under which other workers reach this one. None: loopback where the lighthouse is on loopback,
     else the name of the machine."""
     quorum_timeout_seconds: MayChange[Seconds] = 1800
-    """How long a worker waits at a sync for the others to arrive; more than the slowest window may take longer."""
+    """How long a worker waits at a sync for enough others. It must be longer than the slowest worker may need for a
+    window."""
     straggler_timeout_seconds: MayChange[Seconds] = 1200
-    """How long those who have arrived wait for one that is alive but late, before they go on without it."""
+    """How long the workers that have arrived wait for one that is alive but late, before they go on without it."""
     heartbeat_timeout_seconds: MayChange[Seconds] = 3
-    """After how long without a sign of life a worker counts as dead."""
+    """Seconds without a heartbeat after which a worker counts as dead."""
     exchange_timeout_seconds: MayChange[Seconds] = 60
     """Time limit of each chunk of 16 MiB in an exchange between workers."""
     stall_timeout_seconds: MayChange[Seconds] = 300
-    """How long an inner step may take before the worker is ended and started again, as it stands still; a step may
-    always take 20 times as long as its usual one, and the first step, a validation or a checkpoint 12 times this long.
+    """How long an inner step may take before the worker counts as stalled, and is ended and restarted. A step may
+    always take 20 times as long as usual; the first step, a validation and a checkpoint may take 12 times this limit.
     """
 
     def complete(self, origins: Origins) -> None:
@@ -90,8 +93,8 @@ class FaultTolerance(Section):
             )
         if self.semi_sync_method == "none" and self.group_size > 1:
             raise UserError(
-                f"fault_tolerance.semi_sync_method none leaves {self.group_size} workers apart for good; choose diloco "
-                "or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
+                f"fault_tolerance.semi_sync_method none never syncs, but there are {self.group_size} workers; choose "
+                "diloco or local_sgd, or group_size 1 with data-parallel ranks (parallelism.data_parallel_*_degree)"
             )
         if self.min_replica_size > self.group_size:
             raise UserError(
@@ -112,16 +115,17 @@ class ResolvedFaultTolerance(FaultTolerance):
 
 @dataclass(kw_only=True, slots=True)
 class Chaos(Section):
-    """Faults on demand, to see for oneself what happens then; docs/fault-tolerance.md says more."""
+    """Fault injection, to try out recovery; docs/fault-tolerance.md says more."""
 
     interval_seconds: Seconds | None = None
-    """Seconds between two faults, each in one worker; longer than a worker needs to come back. None: no faults."""
+    """Seconds between two faults, each in one worker. It should be longer than a worker needs to come back. None: no
+    faults."""
     kinds: tuple[Literal["kill", "stop", "cut"], ...] = ("kill", "stop", "cut")
-    """kill: kill -9. stop: it stands still. cut: it loses its connections to other workers."""
+    """kill: kill -9. stop: the process is stopped for a while. cut: it loses its connections to other workers."""
     stop_seconds: Seconds = 10
     """How long a stopped worker stands still."""
     seed: Seed = 0
-    """Chooses the workers."""
+    """Seed of the choice of the workers."""
 
     def check(self) -> None:
         """Raises UserError if there is no kind of fault."""

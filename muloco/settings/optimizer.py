@@ -23,17 +23,18 @@ _USUAL_RULES = {
     "GPA": {"matrix": "adamw", "others": "adamw"},
     "SGD": {"matrix": "sgd", "others": "sgd"},
 }
-"""By `optimizer.name`: the rule of the matrices, and of all other parameters, where none is given."""
+"""For each `optimizer.name`, the rule of the matrices and the rule of all other parameters, where none is given."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Role(Section):
     rule: RuleName | None = None
-    """What steps these parameters (docs/optimizers.md). None: what optimizer.name says."""
+    """Rule that steps these parameters (docs/optimizers.md). None: the rule that optimizer.name implies."""
     lr_factor: Positive = 1.0
     """Their learning rate, as a multiple of optimizer.lr."""
     weight_decay_factor: NotNegative = 1.0
-    """Their weight decay, as a multiple of optimizer.weight_decay; it takes part in their learning rate."""
+    """Their weight decay, as a multiple of optimizer.weight_decay. A step decays by their learning rate (lr_factor
+    included) times this."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,14 +42,15 @@ class Optimizer(Section):
     """The inner optimizer of every worker."""
 
     name: Literal["AdamW", "Muon", "SGD", "GPA"] = "Muon"
-    """Muon takes the matrices of the layers; embedding, head and norms go to AdamW at the same learning rate. AdamW and
-    SGD take all. GPA is AdamW under primal averaging (docs/optimizers.md). Other mixtures of rules: by role, below."""
+    """Muon steps the matrices of the layers; AdamW steps embedding, head and norms at the same learning rate. AdamW and
+    SGD step all parameters. GPA is AdamW under primal averaging (docs/optimizers.md). Other mixtures of rules: by role,
+    below."""
     lr: Positive = 0.02
     """Peak learning rate."""
     weight_decay: NotNegative | None = None
     """Decoupled weight decay. Derived by the paper's rule: (flavor's best at 512 sequences) x (B / K) / 512."""
     cautious_weight_decay: bool = False
-    """Decay only what the step does not move away from zero."""
+    """Cautious weight decay (arXiv 2510.12402): do not decay elements that the step moves away from zero."""
     beta1: Momentum = 0.9
     """First decay of the rules that have two, such as AdamW and Lion."""
     beta2: Momentum = 0.99
@@ -58,9 +60,10 @@ class Optimizer(Section):
     mu: Momentum = 0.9
     """Momentum of Muon, NorMuon and SGD."""
     mu_x: Momentum | None = None
-    """GPA: how slowly the average follows. Derived: 0.9967^(32 / H), so that it averages over some H inner steps."""
+    """GPA: share of the average x that an inner step keeps. Derived: 0.9967^(32 / H), so that x averages over about H
+    inner steps."""
     mu_y: SomeShare | None = None
-    """GPA: how near to the average gradients are taken. Derived: 0.7."""
+    """GPA: weight of the average x in the point at which gradients are computed. Derived: 0.7."""
     nesterov: bool = False
     """Nesterov momentum in Muon, NorMuon and SGD."""
     adjust_lr: Literal["spectral_norm", "rms_norm", "none"] = "spectral_norm"
@@ -83,14 +86,14 @@ class Optimizer(Section):
     head: Role = field(default_factory=Role)
     """The output head."""
     scalar: Role = field(default_factory=Role)
-    """The norms, which are vectors: a rule that takes more than matrices."""
+    """The norms. They are vectors, so their rule must not be one for matrices."""
 
     def roles(self) -> Mapping[str, Role]:
         """The roles of parameters, by name."""
         return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
 
     def usual_rule(self, role: str) -> str:
-        """What steps a role that has no rule of its own."""
+        """Returns the rule of a role that has none of its own."""
         return _USUAL_RULES[self.name]["matrix" if role == "matrix" else "others"]
 
     def open_usual_rules(self) -> None:
@@ -129,7 +132,7 @@ class Optimizer(Section):
 @dataclass(kw_only=True, slots=True)
 class ResolvedRole(Role):
     rule: ResolvedRuleName
-    """One of those, or sgd with optimizer.name SGD."""
+    """Rule that steps these parameters: one of `muloco.optim.rules`, or sgd with optimizer.name SGD."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -30,7 +30,8 @@ class Other:
 
 
 def _renamed(field: str, values: Mapping[Any, Any] | None = None) -> Other:
-    """The same option under another name; `values` translates values that are written in another way."""
+    """Returns the entry for an option that has another name here; `values` translates values that are written in
+    another way."""
 
     def read(value: Any) -> Values:
         known = values is not None and isinstance(value, (str, bool, int, type(None))) and value in values

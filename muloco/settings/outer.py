@@ -28,9 +28,9 @@ class OuterOptimizer(Section):
     eps: Positive = 1e-8
     """Epsilon of adamw."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the outer learning rate falls over the run."""
+    """How the outer learning rate changes over the run."""
     min_lr_factor: Share = 0.1
-    """Outer learning rate at the end, as a share of `lr`, where it falls."""
+    """Outer learning rate at the end of a linear or cosine schedule, as a share of `lr`."""
     offload: MayChange[bool] = False
     """Keep anchor and outer state in pinned host memory instead of on the device."""
 

@@ -12,7 +12,7 @@ from muloco.settings.section import Section
 @dataclass(kw_only=True, slots=True)
 class Run(Section):
     name: MayChange[Name | None] = None
-    """Folder of the run below `outputs`. Derived: name of the config file and the time."""
+    """Name of the run, and of its folder in `run.outputs`. Derived: the name of the config file and the time."""
     outputs: MayChange[Text] = "outputs"
     """Folder that holds all run folders."""
     seed: Seed = 42
@@ -24,9 +24,9 @@ class Metrics(Section):
     log_freq: Count = 10
     """Inner steps between two lines of metrics."""
     tensorboard: bool = True
-    """Write TensorBoard events below the run folder."""
+    """Write TensorBoard events into the run folder."""
     wandb: bool = False
-    """Report to Weights & Biases (`pip install wandb`; project by WANDB_PROJECT, mode by WANDB_MODE)."""
+    """Report to Weights & Biases (`pip install wandb`). WANDB_PROJECT sets the project and WANDB_MODE the mode."""
 
     def check(self) -> None:
         """Raises UserError if a package is missing."""
@@ -39,13 +39,13 @@ class Checkpoint(Section):
     enable: bool = True
     """Write checkpoints."""
     interval: MayChange[Count] = 500
-    """Inner steps between two checkpoints; besides, one after the last step."""
+    """Inner steps between two checkpoints. Another one is written after the last step."""
     keep: MayChange[Amount] = 2
-    """How many of the newest checkpoints stay; 0: all."""
+    """Number of newest checkpoints to keep; 0: all."""
     asynchronous: MayChange[bool] = True
-    """Write them while the training goes on, from a copy of the state in host memory. False: training waits."""
+    """Write checkpoints while training goes on, from a copy of the state in host memory. False: training waits."""
     initial: Text | None = None
-    """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: drawn."""
+    """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: random weights."""
 
 
 @dataclass(kw_only=True, slots=True)

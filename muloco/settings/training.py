@@ -20,12 +20,13 @@ class Training(Section):
     local_batch_size: MayChange[Count] = 16
     """Sequences in one forward pass of one rank; the rest of its share is accumulated."""
     tokens: Count | None = None
-    """Token budget of all workers together. Derived: steps x batch where steps are given, else the paper's for the
-    flavor (about 20 a parameter)."""
+    """Token budget of all workers together. Derived: steps x batch if steps are given, else the paper's budget for the
+    flavor (about 20 tokens a parameter)."""
     steps: Common[Count | None] = None
-    """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be a short one."""
+    """Inner steps of each worker. Derived: token budget / tokens of a step. The last window may be shorter than the
+    others."""
     max_norm: Positive | None = 1.0
-    """Largest gradient norm, larger ones are clipped; None: no clipping."""
+    """Norm to which larger gradients are clipped; None: no clipping."""
     precision: Precision | None = None
     """Precision of the forward and backward pass; parameters are stored, and gradients reduced, in float32. bfloat16:
     parameters and activations are cast (FSDP's mixed precision). autocast: only matrix products and attention are in
@@ -33,7 +34,7 @@ class Training(Section):
     are sharded, else autocast."""
     disable_cuda_graphs: MayChange[bool] = False
     """Launch the kernels of the forward and backward pass one by one, instead of recording them into a CUDA graph and
-    replaying it. A graph holds the memory of activations and gradients during other work, too. No graph is recorded
+    replaying it. A graph keeps the memory of activations and gradients even while other work runs. No graph is recorded
     without a CUDA device, for workers in one process, and with torch 2.11 (docs/performance.md)."""
 
     def complete(self, token_budget: int, whose: str, origins: Origins) -> None:

@@ -1,4 +1,4 @@
-"""What `muloco sweep` does with the jobs of a sweep: lists them, submits them, runs them here, or shows their states.
+"""The actions of `muloco sweep` on the jobs of a sweep: list them, submit them, run them here, or show their states.
 
 Each function prints what it has done, and returns the exit status: 0, or 1 if a job cannot be used or has failed.
 """

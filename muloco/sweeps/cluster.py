@@ -1,4 +1,4 @@
-"""What a job needs to know about the cluster it runs on: one TOML file, and flags that win over it."""
+"""The profile of a cluster, which its jobs need: one TOML file, and options that override it."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ DEFAULT_NODE_LIMIT = 16
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterProfile:
-    """A cluster as its user sees it. What is None is left to the cluster."""
+    """A cluster as its user sees it. Fields that are None are left to the cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -26,9 +26,9 @@ class ClusterProfile:
     nodes: int | None = None
     """Nodes of a job. None: as many as its workers need."""
     gpus_per_node: int = 0
-    """0: the nodes have none, and the ranks share the cores."""
+    """Number of GPUs of a node. 0: the nodes have none, and the ranks share the cores."""
     gpu_type: str | None = None
-    """As the cluster names it, such as h100, where it has several."""
+    """Type of GPU by the cluster's name for it, such as h100, if it has several."""
     cpus_per_node: int | None = None
     """CPUs of a node that a job asks for. 0: the whole node, for this job alone. None: SLURM's default, one."""
     memory: str | None = None
@@ -36,11 +36,11 @@ class ClusterProfile:
     time: str | None = None
     """Time limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00. None: the partition's default."""
     signal_seconds: int = 600
-    """How long before that limit a job saves a checkpoint and queues up again."""
+    """Seconds before the time limit at which a job saves a checkpoint and is queued again."""
     mail: str | None = None
-    """Who hears of jobs that end, fail or queue up again."""
+    """Address to which SLURM writes when a job ends, fails or is queued again."""
     modules: tuple[str, ...] = ()
-    """Loaded at the start of a job."""
+    """Modules that are loaded at the start of a job."""
     environment: tuple[str, ...] = ()
     """Lines of bash at the start of a job, such as the one that activates the Python environment."""
     nccl: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class ClusterProfile:
     container: str | None = None
     """Words before every command on a node, such as `apptainer exec --nv /images/muloco.sif`."""
     log_folder: str = "."
-    """Where the output of jobs goes; sbatch does not make it."""
+    """Folder for the output of jobs; sbatch does not create it."""
     node_limit: int | None = None
     """Most nodes that all jobs of a sweep may hold together. None: 16, or as many as its largest job needs."""
     interface: str | None = None
@@ -59,7 +59,7 @@ class ClusterProfile:
         if limit is not None and limit <= self.signal_seconds:
             raise UserError(
                 f"a job with time {self.time} would be told to stop when it starts: signal_seconds is "
-                f"{self.signal_seconds}; make it less, or the time more"
+                f"{self.signal_seconds}; reduce it, or increase the time"
             )
 
     def nodes_for(self, *, workers: int, ranks: int) -> int:
@@ -93,7 +93,7 @@ class ClusterProfile:
         return [phrase for phrase, left_out in given.items() if left_out]
 
     def describe(self) -> str:
-        """All that is set, in one line."""
+        """Returns all fields that are set, in one line."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return ", ".join(f"{name} {_show(value)}" for name, value in values.items() if value not in (None, (), {}))
 

@@ -29,7 +29,7 @@ class Job:
     """A run of a sweep."""
 
     name: str
-    """Of the job, of its script and of its run folder."""
+    """Name of the job, of its script and of its run folder."""
     config: Path
     """The config file."""
     overrides: tuple[str, ...]
@@ -37,7 +37,7 @@ class Job:
     resolved: ResolvedConfig
     nodes: int
     origins: Mapping[str, str]
-    """Where values come from, by field."""
+    """Origins of the values, by field."""
 
     @property
     def run_folder(self) -> Path:
@@ -54,7 +54,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a sweep amounts to."""
+    """The jobs of a sweep, and the points that make none."""
 
     jobs: list[Job]
     refused: list[Refused]

@@ -37,7 +37,7 @@ class Submission:
     script: str
     """Hash of what was submitted."""
     log: str = ""
-    """Where its output goes."""
+    """File of its output."""
     ended: str = ""
     """State in which it was last seen after its end, such as FAILED."""
     exit_status: int = 0
@@ -120,7 +120,7 @@ class SweepFolder:
         record.written = _hash(text)
 
     def submitted(self, name: str, id_: str, *, log: str) -> None:
-        """Remembers that the script of a job was submitted, at once."""
+        """Records at once that the script of a job was submitted."""
         record = self.record(name)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record.submissions.append(Submission(id=id_, time=now, script=record.written, log=log))

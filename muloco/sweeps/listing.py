@@ -1,4 +1,4 @@
-"""A sweep for the eye: its jobs before they run, and where they stand."""
+"""Tables of a sweep: its jobs before they run, and their states."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -147,7 +147,7 @@ def _small_vocabulary(jobs: Sequence[Job]) -> str | None:
 
 
 def notes(job: Job) -> list[str]:
-    """The same for one job, with the values, and what was derived."""
+    """Returns the origins of one job's values, with the values, and what was derived."""
     values = dict(zip(COLUMNS, row(job), strict=True))
     derived = [
         f"{field} {values[column]}: derived by muloco"
@@ -158,7 +158,7 @@ def notes(job: Job) -> list[str]:
 
 
 def remarks(found: Expansion) -> list[str]:
-    """What was refused, a line for each reason, and what was merged, a line each."""
+    """Returns a line for each reason for which points were refused, and for each job that was merged."""
     refused = refusals([(point.name, point.reason) for point in found.refused])
     renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in found.merged if theirs != ours]
     return refused + renamed + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])

@@ -1,4 +1,4 @@
-"""Work on this machine, some of it at a time: the jobs of a sweep, and what is computed from them."""
+"""Runs tasks on this machine, several at a time: the jobs of a sweep, and computations on their results."""
 
 import signal
 import sys
@@ -27,20 +27,20 @@ from muloco.sweeps.state import other_run, progress
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
-"""From asking a run to end to insisting: its supervisor ends its workers in between."""
+"""Seconds between asking a run to end and killing it, in which its supervisor ends its workers."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command that leaves something behind."""
+    """A command of `muloco` that writes some result."""
 
     name: str
     words: tuple[str, ...]
-    """Of the command line of `muloco`."""
+    """Words of the command line of `muloco`."""
     log: Path
     is_done: Callable[[], bool] = field(compare=False)
     result: Callable[[], str] = field(compare=False, default=lambda: "done")
-    """What to say once it is done."""
+    """Returns the text to print once it is done."""
     steps: int | None = None
     step: Callable[[], int] = field(compare=False, default=lambda: 0)
     """How many of `steps` it has taken."""
@@ -139,7 +139,7 @@ def _start(task: Task, threads: int) -> Child:
 
 
 def _wait_for_one(running: dict[str, _Running], bars: Progress) -> list[_Running]:
-    """Those that have ended, at least one."""
+    """Waits until at least one has ended; returns those that have."""
     while True:
         if found := [one for one in running.values() if one.child.status is not None]:
             return found

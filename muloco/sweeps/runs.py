@@ -1,4 +1,4 @@
-"""The runs of a sweep: their folders, for those who report on it, and their configs, for those who plan it."""
+"""The runs of a sweep: their folders, for reports, and their configs, for plans."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a sweep was asked to run with: cluster, options, and fields for all its jobs. Kept between commands."""
+"""The settings of a sweep, which are kept between commands: cluster, options, and fields for all its jobs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Settings:
     """Words by option, for all jobs: `{"--data.corpus": ["books.jsonl"]}`."""
 
     def updated(self, newer: "Settings") -> "Settings":
-        """These, where `newer` does not say otherwise."""
+        """Returns these settings, replaced by those that `newer` has."""
         return Settings(
             profile=newer.profile or self.profile,
             options=self.options | newer.options,
@@ -39,7 +39,7 @@ class Settings:
         return [word for option, values in self.overrides.items() for word in (option, *values)]
 
     def describe(self) -> str:
-        """As on a command line."""
+        """Returns the settings as on a command line."""
         profile = ["--profile", self.profile] if self.profile else []
         options = [word for name, value in self.options.items() for word in (f"--{name}", value)]
         return " ".join([*profile, *options, *self.words])

@@ -37,11 +37,11 @@ class Queued:
     id: str
     name: str
     state: str
-    """Such as PENDING or RUNNING."""
+    """State of the job, such as PENDING or RUNNING."""
     nodes: int
     partition: str
     script: str
-    """What was submitted."""
+    """Path of the script that was submitted."""
 
     @property
     def waits(self) -> bool:
@@ -53,7 +53,7 @@ class Ended:
     """How a job ended."""
 
     state: str
-    """Such as COMPLETED, FAILED, CANCELLED, TIMEOUT or NODE_FAIL."""
+    """Last state of the job, such as COMPLETED, FAILED, CANCELLED, TIMEOUT or NODE_FAIL."""
     exit_status: int
 
 
@@ -83,7 +83,7 @@ def read_count(text: str) -> int:
 
 def submit(script: Path) -> str:
     """Submits a script and returns the id of its job. It asks only once: a controller that does not answer
-    (`muloco.launch.controller.is_busy`) may have accepted the script nevertheless."""
+    (`muloco.launch.placement.controller.is_busy`) may have accepted the script nevertheless."""
     answer = _call(["sbatch", "--parsable", str(script)]).strip()
     ids = re.findall(r"^(\d+)(?:;\S*)?$", answer, flags=re.MULTILINE)
     if not ids:

@@ -1,4 +1,4 @@
-"""Where each job of a sweep stands: from its run folder, what the sweep remembers of it, and SLURM's queue."""
+"""The state of each job of a sweep, from its run folder, the record of the sweep, and SLURM's queue."""
 
 import enum
 import os
@@ -26,9 +26,9 @@ class Kind(enum.StrEnum):
     DONE = "done"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    """Submitted and not done, where no SLURM can be asked."""
+    """State of a job that was submitted and is not done, if there is no SLURM to ask."""
     TAKEN = "taken"
-    """Its name, in the queue or among the run folders, belongs to something else."""
+    """State of a job whose name, in the queue or among the run folders, belongs to something else."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Progress:
     loss: float | None = None
     """Training loss at that step, the mean over the workers that have written it."""
     validation_loss: float | None = None
-    """The newest."""
+    """The newest held-out loss."""
 
 
 def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None) -> State:
-    """Where a job stands.
+    """Returns the state of a job.
 
     Args:
         job: of the sweep.
@@ -137,7 +137,7 @@ def _failure(submission: Submission) -> str:
 
 
 def _complaint(submission: Submission) -> str:
-    """What `muloco train` said at the end of a job's log about a config that it could not use."""
+    """Returns what `muloco train` wrote at the end of a job's log about a config that it could not use."""
     log = Path(submission.log)
     if not submission.log or not log.is_file():
         return ""

@@ -21,13 +21,13 @@ MOST_TRIES = 3
 
 @dataclass
 class Outcome:
-    """What has become of the jobs, by name."""
+    """The results of a submission, by name of the job."""
 
     submitted: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
-    """Queued, running or done already."""
+    """Jobs that are queued, running or done already."""
     left: dict[str, str] = field(default_factory=dict)
-    """Not submitted, with the reason."""
+    """Jobs that were not submitted, with the reason."""
 
 
 def submit(
@@ -88,7 +88,7 @@ def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: C
             if state.kind not in (Kind.NEW, Kind.FAILED) or limit is None or taken + job.nodes <= limit:
                 return state
             waiting = f"{taken} of {limit} nodes are taken; {job.name} waits for {job.nodes}"
-            line.update(f"{waiting}. Ctrl-C loses nothing: --submit goes on")
+            line.update(f"{waiting}. Ctrl-C loses nothing: run --submit again to continue")
             if not said and not console.is_terminal:
                 console.print(waiting, soft_wrap=True)
             said = True

@@ -23,7 +23,7 @@ class Grid:
     """Runs of one config that differ in some fields."""
 
     name: str
-    """What the names of its jobs begin with."""
+    """Prefix of the names of its jobs."""
     config: str
     """Path of a config file, relative to the current folder or to the checkout."""
     points: Sequence[Point]

@@ -1,1 +1,2 @@
-"""From a config to a trained model: Config and resolve, the Trainer, metrics, checkpoints. One worker at a time."""
+"""Training: the process of one worker, from its resolved config to the trained model, with metrics, validation and
+checkpoints."""

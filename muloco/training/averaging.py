@@ -21,11 +21,11 @@ class Averaging:
         self._parameters = dict(parameters)
 
     def z(self) -> dict[str, torch.Tensor]:
-        """By parameter name; the tensors stay the same. To be written within `moving_z`."""
+        """Returns z by parameter name; the tensors stay the same. Write into them only within `moving_z`."""
         return {name: self._optimizer.z(param) for name, param in self._parameters.items()}
 
     def x(self) -> dict[str, torch.Tensor]:
-        """Copies, by parameter name."""
+        """Returns copies of x by parameter name."""
         with self.average_weights():
             return {name: param.detach().clone() for name, param in self._parameters.items()}
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 
 Losses = dict[int, tuple[float, int]]
-"""By number of the batch: the sum of the losses of its tokens in nats, and the number of these tokens."""
+"""For each batch, by its number: the sum of the losses of its tokens in nats, and the number of these tokens."""
 
 
 def mean(losses: Mapping[int, tuple[float, int]]) -> float:

@@ -1,8 +1,9 @@
-"""Faults on demand: a worker is killed, stopped for a while or cut off, on a schedule that all workers can compute.
+"""Fault injection: a worker is killed, stopped for a while or cut off, on a schedule that all workers can compute.
 
-Time is divided into slots. Each has one victim, one kind and one phase; the victim strikes itself when it first reaches
-that phase in the slot. So no two workers are struck at once, as long as they recover within a slot. Of a worker with
-several ranks, one is struck. A worker that runs does not join: for a fault in that phase it is killed first.
+Time is divided into slots. Each has one victim, one kind and one phase (a failpoint of `muloco.failpoints`); the victim
+strikes itself when it first reaches that phase in the slot. So no two workers are struck at once, as long as they
+recover within a slot. Of a worker with several ranks, one is struck. A worker that runs does not join: for a fault in
+that phase it is killed first.
 """
 
 import logging
@@ -23,23 +24,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens in a slot."""
+    """The fault of a slot."""
 
     worker: int
     rank: int
-    """Of the worker's."""
+    """Rank of the worker that is struck."""
     kind: str
     phase: str
 
     @property
     def strikes(self) -> list[tuple[str, str]]:
-        """(kind, phase) of what the victim does to itself, one after the other."""
+        """Returns the faults that the victim injects into itself, one after the other, as (kind, phase)."""
         before = [("kill", "inner_step")] if self.phase == "join" else []
         return [*before, (self.kind, self.phase)]
 
 
 class FaultSchedule:
-    """Who is struck when, how and where.
+    """Decides which worker is struck when, how and in which phase.
 
     Args:
         chosen: the config's section, with an interval.
@@ -55,11 +56,11 @@ class FaultSchedule:
         self._ranks = ranks
 
     def slot(self, now: float) -> int:
-        """Which one a moment (seconds since 1970) is in."""
+        """Returns the slot of a moment (seconds since 1970)."""
         return int(now // self._interval)
 
     def fault(self, slot: int) -> Fault:
-        """That of a slot: all kinds in all phases, and all workers, one after the other."""
+        """Returns the fault of a slot. Over the slots, all kinds, all phases and all workers take turns."""
         kinds = self._chosen.kinds
         phase, round_ = slot % len(FAILPOINTS), slot // len(FAILPOINTS)
         turn = list(range(self._workers))

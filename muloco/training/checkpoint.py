@@ -34,7 +34,7 @@ from muloco.training.transfer import Joining
 logger = logging.getLogger(__name__)
 
 _OWN_STATES = ("model", "dataloader")
-"""What a worker cannot take from another one's part."""
+"""States that a worker cannot take from the part of another worker."""
 _CODECS = "codecs_"
 """Name of the states of the codecs of a fragment, before the index of the fragment."""
 
@@ -44,7 +44,7 @@ class CheckpointRemoved(RuntimeError):
 
 
 class Owner(Joining, Protocol):
-    """Whose checkpoints these are."""
+    """The trainer whose checkpoints these are."""
 
     def enter(self, state: State) -> None:
         """Reports that the worker saves or loads from here on."""
@@ -90,7 +90,7 @@ class RunCheckpoint(BaseCheckpointManager):
             **states,
         }
         self.context = WorkerContext()
-        """Of the worker. With GPA the global part has the average too, which is the model to use."""
+        """Context of the worker. With GPA the global part has the average too, which is the model to use."""
         self._folder = CheckpointFolder(Path(base_folder) / config.folder)
         self._writer = CheckpointWriter(self._folder, asynchronous=config.asynchronous, keep=config.keep_latest_k)
         self._part = worker_part(config.worker)
@@ -251,8 +251,8 @@ class RunCheckpoint(BaseCheckpointManager):
         return values[0]
 
     def _load_with_outer_loop(self, checkpoint: Manifest, outer: OuterLoop) -> None:
-        """Loads this worker's part. Without one it goes on with the anchor, another worker's state, and its own place
-        in the data."""
+        """Loads this worker's part. Without a part of its own, the worker goes on with the anchor, another worker's
+        state, and its own position in the data."""
         own = self._part == worker_part(self._config.worker)
         states = self._states
         if not own:
@@ -297,7 +297,8 @@ class RunCheckpoint(BaseCheckpointManager):
             safe_reader.load(dict(states), self._folder.part(checkpoint.step, self._part))
 
     def _maybe_wait_for_staging(self) -> None:
-        """torchtitan asks before every step of the optimizer. Staging is over; a save may be."""
+        """Finishes a save that is done. torchtitan calls this before every step of the optimizer; staging is over by
+        then."""
         if self._writer.done:
             self._finish()
 
@@ -309,9 +310,9 @@ class RunCheckpoint(BaseCheckpointManager):
         self._writer.close()
 
     def _finish(self, *, essential: bool = False) -> None:
-        """Waits for the save that is on its way. What the disk does not take is told, but the training goes on: its
-        state is alive. An `essential` save, behind which there is none, has to succeed; whether it did is for the
-        trainer to ask once the validation of the step is done."""
+        """Waits for the save that is on its way. If the disk does not take it, this is reported, but the training goes
+        on, since its state is alive. An `essential` save, which is the last one, has to succeed: the trainer asks for
+        that once the step has been validated."""
         try:
             self._writer.finish()
         except CheckpointNotWritten as error:
@@ -328,7 +329,7 @@ class RunCheckpoint(BaseCheckpointManager):
         return f"outer_rank_{dist.get_rank()}"
 
     def _outer_states(self, snapshot: Snapshot) -> dict[str, dict[str, Any]]:
-        """What a worker's part has of its outer loop; loading fills it in place."""
+        """Returns the states of the outer loop in a worker's part; loading fills them in place."""
         codecs = {f"{_CODECS}{index}": state for index, state in snapshot.codecs.items()}
         states: dict[str, dict[str, Any]] = {self._position: {"position": snapshot.position, **codecs}}
         if snapshot.residuals:
@@ -336,7 +337,7 @@ class RunCheckpoint(BaseCheckpointManager):
         return states
 
     def _global_state(self, tensors: Tensors) -> dict[str, Any]:
-        """What all workers share, as tensors that know their sharding; loading fills them in place.
+        """Returns the state that all workers share, as tensors that know their sharding; loading fills them in place.
 
         Args:
             tensors: of the outer loop; empty without one.

@@ -1,4 +1,4 @@
-"""What torchtitan's components of a worker need of the worker.
+"""The context that a worker gives to its torchtitan components.
 
 torchtitan's Trainer builds its checkpoint manager and its validator in its constructor, before there can be an outer
 loop, which needs model, optimizer and data. So the trainer gives them a `WorkerContext` as soon as all is built, and
@@ -16,12 +16,13 @@ from muloco.training.evaluation import Evaluation
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """A worker without any of these is one that trains without outer steps, as a single rank."""
+    """The parts of a worker that its components use. Without any of them, the worker trains without outer steps, as a
+    single rank."""
 
     outer: OuterLoop | None = None
-    """None: plain training; there is no anchor but the model itself."""
+    """Outer loop of the worker. None: plain training, in which the model itself is the anchor."""
     averaging: Averaging | None = None
-    """Not None: training with GPA, whose average is the model that is validated and used."""
+    """The points of GPA, whose average is the model that is validated and used. None: training without GPA."""
     evaluation: Evaluation | None = None
     """Evaluates the model on tasks; None: no evaluation."""
     ranks: ProcessGroup | None = None

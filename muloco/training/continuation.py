@@ -1,4 +1,5 @@
-"""Inner steps from a checkpoint on, by one process and on demand: what a run would have done next, or part of it."""
+"""Takes inner steps from a checkpoint on, on demand and in one process: those that a run would have taken next, or part
+of them."""
 
 import contextlib
 import copy
@@ -91,23 +92,23 @@ class Continuation:
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """By name; restarting and stepping changes them in place."""
+        """Returns the parameters by name; restarting and stepping changes them in place."""
         return {name: p for part in self._trainer.model_parts for name, p in part.named_parameters()}
 
     @property
     def matrices(self) -> dict[str, torch.nn.Parameter]:
-        """Those of the parameters whose role is `matrix`, which Muon steps."""
+        """Returns the parameters whose role is `matrix`, which Muon steps."""
         matrices = self._trained.flavor.matrices
         return {name: parameter for name, parameter in self.parameters.items() if name in matrices}
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Of all parameters."""
+        """Returns the optimizer of all parameters."""
         (optimizer,) = self._trainer.optimizers.optimizers
         return optimizer
 
     def restart(self) -> None:
-        """Back to the checkpoint."""
+        """Goes back to the checkpoint."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 sharding.local(parameter).copy_(self._weights[name])
@@ -130,7 +131,7 @@ class Continuation:
         self._trainer.close()
 
     def _loaders(self) -> Iterator[MixtureLoader]:
-        """Of each rank of each worker of the run, where the checkpoint has left it."""
+        """Returns the data loader of each rank of each worker of the run, at the position of the checkpoint."""
         config, trainer = self._trained.config, self._trainer
         ranks = config.data_parallel_ranks
         for worker, part in enumerate(_parts(self._trained)):
@@ -199,7 +200,7 @@ def deal(streams: Sequence[Iterator[Batch]], *, batches: int, worker: int, worke
 
 
 def _parts(trained: Trained) -> list[Path]:
-    """Of all workers of the run."""
+    """Returns the parts of all workers of the run."""
     folder = CheckpointFolder(trained.run.checkpoint)
     manifest = folder.read(trained.step)
     names = [worker_part(worker) for worker in range(trained.config.workers)]

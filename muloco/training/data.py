@@ -1,4 +1,4 @@
-"""A config's data, prepared."""
+"""Prepares the data of a config."""
 
 from muloco.data.cache import default_cache
 from muloco.data.prepare import TrainingData, prepare
@@ -10,7 +10,7 @@ from muloco.settings.data import is_hub
 
 
 def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingData:
-    """The data of a resolved config's run, which is prepared now unless it is in the cache.
+    """Returns the data of a resolved config's run, which is prepared now unless it is in the cache.
 
     Args:
         config: resolved.

@@ -1,6 +1,6 @@
-"""When the anchor is evaluated on tasks while it is trained, and by whom. Needs nothing but Python.
+"""Evaluation of the anchor on tasks during training: when it takes place, and its interface. Needs nothing but Python.
 
-What evaluates is above this package (`muloco.evals`); whoever starts a worker hands it in.
+The implementation (`muloco.evals`) is above this package; the caller that starts a worker passes it in.
 """
 
 import contextlib

@@ -134,7 +134,8 @@ class RunMetrics(MetricsProcessor):
         logger.info("step %d/%d: %s %.4f, %.4f bits per byte", step, self._run.training.steps, what, loss, bits)
 
     def log_evaluation(self, step: int, figures: Mapping[str, float], seconds: float) -> None:
-        """What an evaluation of the anchor after inner step `step` has found, by TASK/METRIC, and how long it took."""
+        """Reports the results of an evaluation of the anchor after inner step `step`, by TASK/METRIC, and how long it
+        took."""
         line = {f"evaluation/{name}": value for name, value in figures.items()}
         self._tell(step, {**line, "evaluation_seconds": seconds}, event="evaluation")
         logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
@@ -157,29 +158,29 @@ class RunMetrics(MetricsProcessor):
         self._write(step, {"event": "resume"})
 
     def done_at(self, step: int) -> set[str]:
-        """Which of `validation` and `evaluation` of the anchor this worker has logged after an inner step."""
+        """Returns which of `validation` and `evaluation` of the anchor this worker has logged after an inner step."""
         lines = standing(list(read_lines(self._path))) if self._path.exists() else []
         there = [line for line in lines if line["step"] == step]
         validated = {"validation"} if any("validation_loss" in line for line in there) else set()
         return validated | ({"evaluation"} if any(line.get("event") == "evaluation" for line in there) else set())
 
     def log_join(self, step: int) -> None:
-        """This worker was away and goes on from another one's state after inner step `step`."""
+        """Reports that this worker was away and goes on from another one's state after inner step `step`."""
         logger.info("joined the others after step %d", step)
         self._write(step, {"event": "join"})
 
     def log_checkpoint_failure(self, step: int, reason: str) -> None:
-        """This worker's part of the checkpoint of inner step `step` was not written."""
+        """Reports that this worker's part of the checkpoint of inner step `step` was not written."""
         self._write(step, {"event": "checkpoint_failed", "reason": reason})
 
     def log_fault(self, step: int, kind: str, phase: str) -> None:
-        """This rank of this worker is about to be struck on demand."""
+        """Reports that a fault is about to be injected into this rank of this worker."""
         writer = MetricsWriter(self._path, worker=self._worker, attempt=self.config.attempt)
         writer.write(step, {"event": "fault", "kind": kind, "phase": phase, "rank": torch.distributed.get_rank()})
         writer.close()
 
     def times_of_faults(self) -> list[float]:
-        """When this worker was struck on demand so far."""
+        """Returns the times at which faults have been injected into this worker."""
         lines = read_lines(self._path) if self._path.exists() else ()
         return [line["time"] for line in lines if line.get("event") == "fault"]
 

@@ -18,11 +18,12 @@ NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this ma
 
 
 class ByRole(Muon):
-    """All rules in one optimizer, so that all groups have the same `lr`: what differs is in `lr_factor`."""
+    """An optimizer with the rules of all roles, so that all groups have the same `lr`: what differs is in
+    `lr_factor`."""
 
 
 class InnerOptimizers(OptimizersContainer):
-    """torchtitan's container, which also knows ours, GPA and SGD."""
+    """torchtitan's container of optimizers, which also builds those of muloco and SGD."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):

@@ -98,8 +98,8 @@ def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, t
     """The outer optimizer for some anchor tensors, by name.
 
     sgd: buf = momentum buf + g; theta -= lr (g + momentum buf) with Nesterov, else theta -= lr buf. At a constant lr
-    this is the outer step of the paper's Algorithm 1 (PAPER 3.1). adamw: without weight decay. muon: on matrices, and
-    adamw on all others.
+    this is the outer step of Algorithm 1 in arXiv 2505.23725. adamw: without weight decay. muon: on matrices, and adamw
+    on all others.
 
     Args:
         chosen: the config's section, resolved.
@@ -132,7 +132,7 @@ def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, t
 def build_compression(
     chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor], *, tables: Collection[str]
 ) -> Compression:
-    """How the pseudogradients of these parameters travel.
+    """Returns the compression of the pseudogradients of these parameters.
 
     Args:
         chosen: the config's section, resolved.
@@ -166,7 +166,8 @@ def outer_learning_rate(config: ResolvedConfig) -> Callable[[int], float]:
 
 
 def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device: torch.device) -> Transport:
-    """A worker's end of its group in this process, or torchft at the lighthouse of the environment.
+    """Returns the transport of a worker: its end of the group in this process, or torchft at the lighthouse of the
+    environment.
 
     Args:
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
@@ -200,7 +201,7 @@ def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device
 
 
 def fragments_of(config: ResolvedConfig, parameters: Mapping[str, torch.Tensor]) -> list[Fragment]:
-    """The names of the parameters of each fragment that a config (resolved) asks for."""
+    """Returns the names of the parameters of each fragment of a resolved config."""
     modules = config.fault_tolerance.module_fqns_per_model_fragment
     if modules is not None:
         return by_modules(list(parameters), [fragment.split(",") for fragment in modules])

@@ -1,4 +1,4 @@
-"""The wish that this process stops, as a signal brings it: after the next sync, with a checkpoint."""
+"""Graceful stop of a worker on a signal: after the next sync, with a checkpoint."""
 
 import os
 import signal

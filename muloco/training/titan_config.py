@@ -1,4 +1,4 @@
-"""From a resolved config to torchtitan's: the one place where our names meet theirs."""
+"""Translates a resolved config to torchtitan's: the only place where the names of both occur."""
 
 import math
 from dataclasses import asdict
@@ -58,7 +58,7 @@ def trainer_config(
     stop: StopRequest,
     evaluation: Evaluation | None,
 ) -> MulocoTrainer.Config:
-    """What one worker's trainer is built from.
+    """Returns the config of one worker's trainer.
 
     Args:
         config: resolved; `fault_tolerance.replica_id` says which worker this is.

@@ -39,7 +39,7 @@ class Trained:
     run: RunFolder
     step: int
     config: ResolvedConfig
-    """Of the run, resolved."""
+    """Resolved config of the run."""
 
     @property
     def flavor(self) -> Flavor:
@@ -51,7 +51,7 @@ class Trained:
 
     @property
     def part(self) -> Path:
-        """Where the global part is."""
+        """Folder of the global part."""
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
     def weights(self) -> dict[str, "torch.Tensor"]:
@@ -81,7 +81,7 @@ class Trained:
         return weights
 
     def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
-        """The model in evaluation mode, with dense attention masks (`muloco.model.attention`).
+        """Returns the model in evaluation mode, with dense attention masks (`muloco.model.attention`).
 
         Args:
             device: for the parameters.
@@ -98,7 +98,8 @@ class Trained:
         return model.eval()
 
     def tokenizer(self) -> DocumentTokenizer:
-        """The copy in the run folder; runs of older versions have none, for them the one that their config names.
+        """Returns the tokenizer: the copy in the run folder or, for runs of earlier versions without one, that which
+        their config names.
 
         Raises:
             UserError: it is gone or cannot be read.
@@ -111,8 +112,8 @@ class Trained:
 
 
 def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = True) -> Trained:
-    """The checkpoint that a user means. A run that is still training does not remove it as long as the returned object
-    exists, if the file system supports locks.
+    """Returns the checkpoint that a user means. A run that is still training does not remove it as long as the returned
+    object exists, if the file system supports locks.
 
     Args:
         checkpoint: a run folder, or `.../checkpoint/step-N` in one.

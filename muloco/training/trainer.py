@@ -1,4 +1,4 @@
-"""torchtitan's Trainer, told about the outer loop."""
+"""torchtitan's Trainer with the outer loop."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A worker's state as bytes, for another worker that was away: what `StateTransfer` of the outer loop asks for."""
+"""Sends a worker's state as bytes to another worker that was away: the `StateTransfer` of the outer loop."""
 
 import io
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from muloco.outer import Snapshot
 
 
 class Joining(Protocol):
-    """What a trainer does with a state that it has taken over."""
+    """The trainer, as it is told of a state that it has taken over."""
 
     step: int
 

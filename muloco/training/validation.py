@@ -56,7 +56,7 @@ class AnchorValidator(Validator):
     loss_fn: Callable[..., Any]
 
     context = WorkerContext()
-    """Of the worker. With GPA this worker's average is validated."""
+    """Context of the worker. With GPA this worker's average is validated."""
     _done: frozenset[tuple[int, str]] = frozenset()
     """Steps with `validation` or `evaluation` that were done before the run was resumed."""
     _known: tuple[int, float] | None = None

@@ -11,7 +11,7 @@ LEVEL = "MULOCO_LOG"
 for muloco, WARNING for others."""
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 TIME = "%H:%M:%S"
-"""How the lines of logs show the time."""
+"""Format of the time in the lines of logs."""
 _TALKATIVE = {
     **dict.fromkeys(("torchft.manager", "torchft_quorums", "torchft_commits", "torchft_errors"), logging.ERROR),
     "muloco.optim": logging.WARNING,

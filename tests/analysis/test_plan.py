@@ -318,6 +318,13 @@ def test_a_plan_shows_the_peak_of_a_sync_and_the_share_of_validation(
     assert f"│ {100 * planned.validation_share:.1f} % of the computation" in said
 
 
+@pytest.mark.parametrize(("amount", "said"), [(12_345e6, "12.3"), (160e6, "0.2"), (99e6, "0.099"), (5.8e6, "0.0058")])
+def test_memory_of_small_models_is_not_zero(amount: float, said: str, capsys: pytest.CaptureFixture) -> None:
+    planned = dataclasses.replace(plan(paper("DP Muon")), state_per_gpu=amount, bytes_per_gpu=amount, fits=True)
+    open_console(width=80).print(plan_tables([planned], [10], hardware="H100", width=80)[0])
+    assert f"│ {said} GB at all times │" in " ".join(capsys.readouterr().out.split())
+
+
 def test_memory_that_no_sync_adds_to_is_one_figure(capsys: pytest.CaptureFixture) -> None:
     planned = plan(paper("DP Muon"), gpus=8)
     for fits, ending in ((True, ""), (False, ": too much")):

@@ -1,5 +1,6 @@
 """The paper's tables over runs with known losses, against figures worked out by hand."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from muloco.analysis import published
 from muloco.analysis.chart import Figure, Skipped
 from muloco.analysis.records.pooling import Group, groups, pool
 from muloco.analysis.records.runs import read_run
-from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
+from muloco.analysis.report.ablations import _by_size, compression_tables, streaming_tables, sync_interval_tables
 from muloco.analysis.report.contents import PAPER
 from muloco.analysis.report.figures import compression, loss_against_batch, loss_curves, worker_scaling
 from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
 from muloco.analysis.report.wall_time import published_times, wall_clock_figure, wall_clock_table
 from muloco.analysis.table import Table
+from muloco.outer.codecs import KINDS, default_codec
 from muloco.recipes import base
 from muloco.runs.folder import MetricsWriter, RunFolder, write_json
 from muloco.settings.config import Config
@@ -159,6 +161,24 @@ def test_compression_stands_beside_fp32_and_the_paper(tmp_path: Path) -> None:
     theirs = {(row[3], column): value for (row, column), value in loss.published.items() if column != "fp32"}
     assert theirs == {(feedback, "4 bits"): 2.6543, (gathered, "4 bits"): 2.6543, ("topk", "10 %"): 2.777}
     assert over.published[("416M", "MuLoCo", "8", "topk"), "10 %"] == pytest.approx(100 * (2.777 / 2.6477 - 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_codec_has_a_column_in_the_tables_of_compression(kind: str, tmp_path: Path) -> None:
+    """Behind fp32, whatever its size is called; one that says bits, or a share, is a point of the figure."""
+    if kind == "none":
+        return
+    group = group_of(tmp_path, (muloco(), 2.5), (base.compressed(muloco(), kind), 2.6))
+    loss, _ = compression_tables(group, everything=False)
+    size = default_codec(kind).size
+    assert loss.columns == ["fp32", size or "one size"]
+    drawn = compression(group, published=False)
+    assert isinstance(drawn, Figure if re.search(r" (bits?|%)$", size) else Skipped)
+
+
+def test_columns_of_compression_are_in_the_order_of_their_sizes() -> None:
+    sizes = ["fp32", "1 bit", "1.6 bits", "8 bits", "16 bits", "5 %", "10 %", "one size", "rank 1", "rank 16"]
+    assert sorted(sizes, key=_by_size) == sizes
 
 
 def test_streaming_stands_beside_one_fragment(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_every_flavor_counts_as_it_is_built(name: str) -> None:
 def test_names_and_aliases_mean_the_same() -> None:
     assert flavor("416M").name == "llama3-w1024-d12-h8_qk_torch-rmsnorm_pa_pf"
     assert flavor("llama3-w1024-d12-h8_qk_torch-rmsnorm_pa_pf") == flavor("416M")
-    assert len(muloco.model.flavors()) == len(set(muloco.model.flavors())) == 12
+    assert len(muloco.model.flavors()) == len(set(muloco.model.flavors())) >= 12
 
 
 def test_unknown_flavor_names_the_nearest() -> None:

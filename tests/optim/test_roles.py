@@ -150,6 +150,7 @@ def test_convolutions_of_a_module_are_flattened_matrices():
 
 def test_matrices_of_transformers_conv1d_are_stored_transposed():
     """The step is that of the same matrix in an nn.Linear."""
+    pytest.importorskip("transformers")
     from transformers.pytorch_utils import Conv1D
 
     torch.manual_seed(0)
@@ -164,6 +165,7 @@ def test_matrices_of_transformers_conv1d_are_stored_transposed():
 
 
 def test_gpt2_is_sorted():
+    pytest.importorskip("transformers")
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=17, n_positions=6, n_embd=8, n_layer=2, n_head=2))

@@ -308,7 +308,7 @@ def vector():
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ({"params": [vector()], "algorithm": "adam"}, "unknown algorithm 'adam'.*'adamw'.*'adamw', 'lion', 'muon'"),
+        ({"params": [vector()], "algorithm": "adam"}, "unknown algorithm 'adam'.*'adamw'.*'adamw', .*'lion', .*'muon'"),
         ({"params": [vector()], "algorithm": "adamw", "betas": (0.9, 1.0)}, r"betas\[1\] must be in \[0, 1\), not 1.0"),
         ({"params": [vector()], "algorithm": "lion", "betas": (-0.1, 0.9)}, r"betas\[0\] must be in \[0, 1\)"),
         ({"params": [vector()], "algorithm": "adamw", "betas": 0.9}, "betas must be a pair of numbers, not 0.9"),

@@ -30,7 +30,7 @@ def test_a_kind_alone_is_the_codec_with_its_derived_settings(kind: str) -> None:
     ("words", "size", "details"),
     [
         (["powersgd", "--compression.rank", "3"], "rank 3", ""),
-        (["ternary", "--compression.granularity", "row"], "", "per row"),
+        (["ternary", "--compression.granularity", "row"], "1.6 bits", "per row"),
         (["linear", "--compression.bits", "3", "--compression.granularity", "row"], "3 bits", "per row"),
         (["topk", "--compression.fraction", "0.02", "--compression.values", "bf16"], "2 %", "bf16 values"),
         (["bf16"], "16 bits", ""),

@@ -1,1 +1,1 @@
-"""What the paper claims, as statements about numbers, and whether runs bear them out."""
+"""The paper's claims as statements about numbers, and whether runs bear them out."""

@@ -41,7 +41,7 @@ class Part:
 
     @property
     def margin(self) -> float | None:
-        """Half the 95 % interval of the mean by Student's t; None with one seed."""
+        """Returns half the 95 % interval of the mean by Student's t; None with one seed."""
         if len(self.values) < 2:
             return None
         from scipy.stats import t  # takes a second to import
@@ -51,7 +51,7 @@ class Part:
 
     @property
     def verdict(self) -> Verdict:
-        """Undecided where the interval has the bound in it, and with one seed."""
+        """Returns the verdict: undecided if the bound lies in the interval, or with one seed."""
         if self.margin is None:
             return Verdict.UNDECIDED
         if self.mean + self.margin < self.bound:
@@ -59,7 +59,8 @@ class Part:
         return Verdict.FAILS if self.mean - self.margin > self.bound else Verdict.UNDECIDED
 
     def describe(self, form: str = "+.2f") -> str:
-        """Such as `K=2: -1.20 ± 0.31 (n=3)`, with `undecided` or `does not hold` where it is so."""
+        """Returns a line such as `K=2: -1.20 ± 0.31 (n=3)`, with `undecided` or `does not hold` where that is the
+        verdict."""
         spread = "" if self.margin is None else f" ± {self.margin:{form.lstrip('+')}}"
         verdict = "" if self.verdict == Verdict.HOLDS else f", {self.verdict}"
         return f"{self.label}: {self.mean:{form}}{spread} (n={len(self.values)}{verdict})"
@@ -71,12 +72,12 @@ class Claim:
 
     title: str
     about: str
-    """What the numbers are, and the bound."""
+    """Describes the numbers and their bound."""
     parts: Sequence[Part]
     paper: str = ""
-    """The same numbers as the paper has them."""
+    """The values that the paper has for the same numbers."""
     form: str = "+.2f"
-    """How they are printed."""
+    """Format in which the numbers are printed."""
 
     @property
     def verdict(self) -> Verdict:
@@ -98,7 +99,7 @@ def slope_by_doubling(counts: Sequence[int], values: Sequence[float]) -> float:
 
 
 def claims_table(claims: Sequence[tuple[str, Claim]], *, own: bool = False) -> TextTable:
-    """A row for each claim and the scale of its runs.
+    """Returns a table with a row for each claim and the scale of its runs.
 
     Args:
         claims: with their scales.

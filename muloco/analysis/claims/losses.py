@@ -25,7 +25,7 @@ DP_MUON, DP_ADAMW = Variant("DP Muon"), Variant("DP AdamW")
 
 
 def loss_claims(group: Group, scale: str) -> list[Claim]:
-    """All claims about losses, those included for which runs are missing."""
+    """Returns all claims about losses, including those for which runs are missing."""
     return [
         _best_of_all(group, scale),
         _below_at_every_count(group, scale),
@@ -173,7 +173,7 @@ def _plain(group: Group, scale: str) -> list[Variant]:
 
 
 def _counts(group: Group, scale: str) -> list[int]:
-    """The K that both methods have in the plain setting."""
+    """Returns the numbers of workers K that both methods have in the plain setting."""
     plain = _plain(group, scale)
     both = [{one.workers for one in plain if one.method == method} for method in ("MuLoCo", "DiLoCo")]
     return sorted(workers for workers in both[0] & both[1] if workers is not None)
@@ -196,7 +196,7 @@ def _by_batch(group: Group, scale: str, variant: Variant) -> dict[int, BySeed]:
 
 
 def _per_seed(value: Callable[..., float], *losses: BySeed) -> list[float]:
-    """A number from the losses of each seed that all have."""
+    """Computes a number from the losses of each seed that all of the settings have."""
     seeds = sorted(set.intersection(*map(set, losses)))
     return [value(*(one[seed] for one in losses)) for seed in seeds]
 

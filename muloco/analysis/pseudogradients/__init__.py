@@ -1,2 +1,2 @@
-"""What K workers make of the same H steps: how far apart their pseudogradients point, and what averaging cancels
+"""Compares the pseudogradients of K workers after H steps: how far apart they point, and what averaging cancels
 (docs/pseudogradients.md)."""

@@ -25,26 +25,26 @@ class Box:
 
 
 def box(values: Sequence[float]) -> Box:
-    """Of at least one value; quartiles are interpolated."""
+    """Returns the box of at least one value; quartiles are interpolated."""
     pooled = torch.tensor(values, dtype=torch.float64)
     lower, median, upper = torch.quantile(pooled, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return Box(mean=pooled.mean().item(), lower=lower, median=median, upper=upper)
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
-    """Of two tensors of equal shape, as vectors; NaN where one of them is zero."""
+    """Returns the cosine of two tensors of equal shape, as vectors; NaN if one of them is zero."""
     one, other = one.double().flatten(), other.double().flatten()
     norms = (one.norm() * other.norm()).item()
     return torch.dot(one, other).item() / norms if norms else math.nan
 
 
 def mean(tensors: Sequence[Tensor]) -> Tensor:
-    """The mean over workers, in float64."""
+    """Returns the mean over workers, in float64."""
     return torch.stack([tensor.double() for tensor in tensors]).mean(0)
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """Of `[rows, cols]`, float64, the largest first: r = min(rows, cols) of them."""
+    """Returns the r = min(rows, cols) singular values of `[rows, cols]`, float64, the largest first."""
     return torch.linalg.svdvals(matrix.double())
 
 
@@ -77,7 +77,7 @@ class Gap:
 
     @property
     def absolute(self) -> float:
-        """What averaging takes off the top of the spectrum, in units of the parameters."""
+        """The part of the top of the spectrum that averaging removes, in units of the parameters."""
         return self.workers - self.averaged
 
     @property

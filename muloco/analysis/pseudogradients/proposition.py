@@ -23,10 +23,10 @@ class Step:
 
     worker: int
     step: int
-    """From 1, within the window."""
+    """Number of the step within the window, from 1."""
     alpha: float
     norm: float
-    """|psi|_F."""
+    """Frobenius norm of psi, |psi|_F."""
     rho: float
     """Cosine between psi and U V^T of the mean pseudogradient; 0 where psi is 0."""
     decay: float

@@ -1,4 +1,4 @@
-"""What the pseudogradients of a run's checkpoint say: figures by matrix and by number of workers."""
+"""The study of the pseudogradients from a checkpoint: figures by matrix and by number of workers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,61 +18,61 @@ METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixFigures:
-    """Of one matrix, by K workers."""
+    """The figures of one matrix with K workers."""
 
     workers: int
     matrix: str
     rank: int
-    """r: the smaller side."""
+    """r: the smaller side of the matrix."""
     cosine: float
-    """Of the mean pseudogradient to the one of K = 1."""
+    """Cosine of the mean pseudogradient to that of K = 1."""
     top_of_workers: float
     """Mean over workers of the mean of their top 5 % singular values."""
     top_of_mean: float
-    """Of the mean pseudogradient."""
+    """Mean of the top 5 % singular values of the mean pseudogradient."""
     gap: float
     """Interference gap: the former minus the latter, as a share of the former."""
     nuclear_norm: float
-    """Of the mean pseudogradient: the left side of Proposition 4.2."""
+    """Nuclear norm of the mean pseudogradient: the left side of Proposition 4.2."""
     from_steps: float
-    """The right side, but for decay: sqrt(r) / K sum rho alpha |psi|_F."""
+    """The right side of Proposition 4.2 without the part of weight decay: sqrt(r) / K sum rho alpha |psi|_F."""
     from_decay: float
-    """The decay's part of the right side."""
+    """The part of weight decay in the right side of Proposition 4.2."""
     if_orthonormal: float
-    """r / K sum rho alpha."""
+    """r / K sum rho alpha: what the right side is in the paper's form for Muon."""
     mean_rho: float
     mean_norm: float
-    """Of |psi|_F / sqrt(r) over steps and workers."""
+    """Mean of |psi|_F / sqrt(r) over steps and workers."""
     least_norm: float
     greatest_norm: float
 
     @property
     def error(self) -> float:
-        """How far the sides of the proposition are apart, relatively."""
+        """Relative difference of the two sides of the proposition."""
         return abs(self.from_steps + self.from_decay - self.nuclear_norm) / self.nuclear_norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Of one matrix by K workers: singular values, the largest first."""
+    """Singular values of one matrix with K workers, the largest first."""
 
     workers: int
     matrix: str
     own: Sequence[float]
-    """Means over the workers."""
+    """Means of the singular values of the workers' pseudogradients."""
     of_mean: Sequence[float]
-    """Of the mean pseudogradient."""
+    """Singular values of the mean pseudogradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Of one checkpoint."""
+    """The results for one checkpoint."""
 
     run: str
-    """Which."""
+    """Name of the run and step of the checkpoint."""
     optimizer: str
     steps: int
-    """H."""
+    """Number of inner steps of each worker, H."""
     matrices: Sequence[MatrixFigures]
     spectra: Sequence[Spectrum]
     measured: Mapping[int, Mapping[str, Sequence[Step]]]
@@ -87,7 +87,7 @@ class Study:
         return [figures for figures in self.matrices if figures.workers == workers]
 
     def cosines(self, workers: int) -> Box:
-        """Over the matrices."""
+        """Returns the cosines of all matrices by K."""
         return box([figures.cosine for figures in self.of(workers)])
 
     def norms(self, workers: int) -> list[float]:
@@ -101,7 +101,7 @@ class Study:
 
 
 def study(folder: Path, counts: Sequence[int], *, run: str, optimizer: str, steps: int) -> Study:
-    """Of what `collect` has written into a folder.
+    """Computes a study from what `collect` has written into a folder.
 
     Args:
         folder: with the files of each K.

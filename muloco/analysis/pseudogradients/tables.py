@@ -1,4 +1,4 @@
-"""What was found as tables: on the console, in Markdown and as CSV."""
+"""The results of studies as tables: on the console, in Markdown and as CSV."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

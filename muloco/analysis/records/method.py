@@ -1,4 +1,4 @@
-"""What a run is called in tables and figures: from its resolved config to method, K and variant."""
+"""The names of runs in tables and figures: from a resolved config to method, K and variant."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,27 +10,27 @@ from muloco.settings.optimizer import Role
 
 PAPER_SYNC_STEPS = 30
 METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
-"""In the order of the tables; others come behind them."""
+"""Methods in the order of the tables; others come after them."""
 _REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
 """Names of the ways to reduce in labels, in the order of the tables."""
 
 
 @dataclass(frozen=True)
 class CodecLabel:
-    """How pseudogradients travel, as tables and figures call it."""
+    """The compression of a run, as tables and figures name it."""
 
     kind: str
     size: str = ""
     """How much is sent, as a column of a table: `4 bits`, `10 %`. Empty for a family of codecs."""
     details: str = ""
-    """What else tells it apart: `per row`, or how topk sends values."""
+    """What else distinguishes it, such as `per row`, or how topk sends values."""
     reduce: str = "reselect"
     """How the mean is computed: `compression.reduce`."""
     error_feedback: bool = False
 
     @property
     def family(self) -> "CodecLabel":
-        """The same without the size."""
+        """Returns this label without the size."""
         return replace(self, size="")
 
     @property
@@ -74,7 +74,7 @@ class Variant:
 
     @property
     def rest(self) -> str:
-        """What differs from the paper's plain setting: H = 30, fp32, one fragment."""
+        """Returns what differs from the paper's plain setting (H = 30, fp32, one fragment)."""
         parts = (
             f"H={self.sync_steps}" if self.sync_steps != PAPER_SYNC_STEPS else "",
             self.codec.label if self.codec else "",
@@ -118,11 +118,11 @@ class Variant:
         )
 
     def plain(self) -> "Variant":
-        """The same method and K in the paper's plain setting."""
+        """Returns the variant with this method and K in the paper's plain setting."""
         return Variant(self.method, self.workers)
 
     def without(self, *fields: str) -> "Variant":
-        """The same with these fields as in the plain setting."""
+        """Returns this variant with the given fields as in the plain setting."""
         return replace(self, **{field: getattr(Variant(""), field) for field in fields})
 
 

@@ -50,7 +50,8 @@ class Run:
     steps: int
     seed: int
     corpus: tuple[tuple[str, Any], ...]
-    """What it was trained and evaluated on; the held-out losses of two runs can be compared if it is equal."""
+    """The text that it was trained and evaluated on. The held-out losses of two runs can be compared if this is
+    equal."""
     settings: Mapping[str, Any] = field(repr=False)
     """All fields of the resolved config that have a part in the result, but for the seed."""
     loss: float
@@ -63,9 +64,9 @@ class Run:
     step_seconds: float | None
     """Median time of an inner step of a worker; without syncs, if metrics are logged more often than these come."""
     wall_seconds: float
-    """Of the whole run, from start to end."""
+    """Wall time of the whole run, from start to end."""
     bytes_sent: int
-    """By a worker to other workers, in all syncs."""
+    """Bytes that a worker has sent to other workers in all syncs."""
     zero_shot: Mapping[str, float] = field(default_factory=dict)
     """Accuracies in % by task."""
 
@@ -131,7 +132,7 @@ def _looks_like_a_run(path: Path) -> bool:
 
 
 def read_run(root: Path) -> tuple[Run | None, list[Problem]]:
-    """The finished run in a folder, or None; and what is to be said of it."""
+    """Returns the finished run in a folder, or None, and remarks on it."""
     try:
         return _read(RunFolder(root))
     except KeyError as error:
@@ -211,7 +212,7 @@ def _problem(folder: RunFolder, kind: str, reason: str) -> Problem:
 
 
 def _corpus(config: ResolvedConfig, summary: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """By name and digest; summaries of runs that were made by earlier versions have no digest."""
+    """Returns the corpus by name and digest; summaries that earlier versions wrote have no digest."""
     named = {name: getattr(config.data, name) for name in _CORPUS}
     if config.data.tokenizer != "embedded":
         del named["vocabulary"]
@@ -239,7 +240,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _curve(lines: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
-    """All workers validate the same anchor: any one speaks."""
+    """Returns the held-out losses by step. All workers validate the same anchor, so any worker's lines will do."""
     return tuple(sorted({line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}.items()))
 
 

@@ -12,6 +12,8 @@ from muloco.analysis.report.tables import Choice, Key, best_by_variant, chosen, 
 from muloco.analysis.table import Measured, Table
 
 FP32 = "fp32"
+ONE_SIZE = "one size"
+"""Column of the codecs that say no size."""
 UNFRAGMENTED = Variant("").streaming
 _PAPER_SCALE, _PAPER_WORKERS = "416M", 8
 _SAME_BATCH = "At the batches that all of a row have in common, if there are any."
@@ -20,7 +22,7 @@ Along = dict[Key, dict[str, Choice]]
 
 
 def sync_intervals(group: Group) -> Along:
-    """By H, of each method and K that has several."""
+    """Returns the best points by H, for each method and K that was run with several H."""
     return _along(
         group,
         row=lambda _, variant: [variant.without("sync_steps")] if variant.workers is not None else [],
@@ -29,7 +31,7 @@ def sync_intervals(group: Group) -> Along:
 
 
 def codecs(group: Group) -> Along:
-    """By bits or fraction, of each method, K and codec; fp32 beside them where it was run."""
+    """Returns the best points by bits or fraction, for each method, K and codec, with fp32 where it was run."""
     families: dict[Key, set[CodecLabel]] = defaultdict(set)
     for point in group.points:
         if point.variant.codec:
@@ -40,12 +42,13 @@ def codecs(group: Group) -> Along:
         own = {variant.codec.family} if variant.codec else families.get((scale, plain), set())
         return [replace(variant, codec=family) for family in own]
 
-    found = _along(group, row=rows, column=lambda variant: variant.codec.size if variant.codec else FP32, least=1)
+    found = _along(group, row=rows, column=_size, least=1)
     return {key: columns for key, columns in found.items() if set(columns) != {FP32}}
 
 
 def fragments(group: Group) -> Along:
-    """By fragments and delay, of each method and K that streams; unfragmented beside them where it was run."""
+    """Returns the best points by fragments and delay, for each method and K that streams, with one fragment where it
+    was run."""
     found = _along(
         group,
         row=lambda _, variant: [variant.without("fragments", "delay", "alpha")] if variant.workers is not None else [],
@@ -200,7 +203,7 @@ def _losses(found: Along) -> dict[tuple[Key, str], Measured]:
 
 
 def _over(found: Along, reference: str) -> tuple[dict[tuple[Key, str], Measured], dict[tuple[Key, str], str]]:
-    """What a table in % over the column `reference` has measured, and what it lacks."""
+    """Returns the values of a table in % over the column `reference`, and what it lacks."""
     measured, missing = {}, {}
     for key, columns in found.items():
         for column, one in columns.items():
@@ -221,9 +224,12 @@ def _published_over(theirs: Mapping[tuple[Key, str], float], reference: str) -> 
     }
 
 
-def _by_size(column: str) -> tuple[int, float]:
-    """fp32 first, then bits from few to many, then fractions."""
-    if column == FP32:
-        return 0, 0
-    number, unit = column.split()
-    return (1 if unit == "bits" else 2), float(number)
+def _size(variant: Variant) -> str:
+    return (variant.codec.size or ONE_SIZE) if variant.codec else FP32
+
+
+def _by_size(column: str) -> tuple[int, float, str]:
+    """Sorts fp32 first, then bits from few to many, then fractions, then other sizes."""
+    number = CodecLabel("", size=column).amount
+    order = 0 if column == FP32 else 1 if column.endswith(("bit", "bits")) else 2 if column.endswith("%") else 3
+    return order, number, column

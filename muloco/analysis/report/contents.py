@@ -1,4 +1,4 @@
-"""What is in a report: a section for each corpus and token budget, and one for the paper's own figures."""
+"""The contents of a report: a section for each corpus and token budget, and one for the paper's own figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ LEGEND = (
 class Section:
     title: str
     suffix: str
-    """Of its figures' files."""
+    """Suffix of the names of its figures' files."""
     tables: Sequence[Table | TextTable]
     figures: Sequence[Figure]
     skipped: Sequence[Skipped]
@@ -133,7 +133,7 @@ def _tables_of_losses(group: Group, *, paper: bool) -> list[Table]:
 
 
 def _claims(group: Group, *, own: bool) -> TextTable:
-    """Of each scale, as far as there are runs to decide them."""
+    """Returns the claims at each scale for which there are runs to decide them."""
     found = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
     return claims_table(found, own=own)
 
@@ -147,7 +147,7 @@ def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:
 def _problem_table(problems: Sequence[Problem]) -> TextTable:
     return TextTable(
         "problems",
-        "Left out, or to be known",
+        "Excluded runs and remarks",
         ["folder", "what", "reason"],
         [[problem.folder, problem.kind, problem.reason] for problem in problems],
     )

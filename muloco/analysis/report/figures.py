@@ -91,7 +91,7 @@ def compression(group: Group, *, published: bool) -> Figure | Skipped:
     found = list(values(compression_tables(group, everything=published)[0], published=published))
     panels = []
     for scale in SCALES:
-        for unit, xlabel in (("bits", "bits per element"), ("%", "elements kept (%)")):
+        for unit, xlabel in ((("bit", "bits"), "bits per element"), ("%", "elements kept (%)")):
             sized = [value for value in found if value.row[0] == scale and value.column.endswith(unit)]
             if sized:
                 series = to_series(sized, lambda value: float(value.column.split()[0]))
@@ -103,7 +103,7 @@ def compression(group: Group, *, published: bool) -> Figure | Skipped:
         panels,
         caption=f"{_measured(group, published)} by what is sent of an element of the pseudogradient; "
         "level lines: fp32.",
-        needs="runs with compressed pseudogradients",
+        needs="runs with compressed pseudogradients" + ", of a size in bits or %" * bool(found),
         paper=not group.points,
     )
 

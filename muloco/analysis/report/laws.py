@@ -1,4 +1,4 @@
-"""What follows from fits over scales: power laws, critical batches, iso-loss compute and steps."""
+"""Fits over scales and their consequences: power laws, critical batches, iso-loss compute and steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ from muloco.model.flavors import flavor
 LEAST_SCALES = 3
 NEEDS = f"a method at {LEAST_SCALES} scales of one corpus and budget"
 BASE = Variant("DP AdamW")
-"""What iso-loss figures compare with."""
+"""The variant with which iso-loss figures compare the others."""
 _LARGEST_FITTED = "3.1B"
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is known of a variant at several scales, smallest first."""
+    """The results of a variant at several scales, the smallest first."""
 
     compute: Sequence[float]
     """FLOPs at each scale, 6 x parameters x tokens."""
     loss: Sequence[float]
     law: PowerLaw
-    """Of loss against compute."""
+    """Power law of loss against compute."""
     tokens: PowerLaw
-    """That belong to a compute."""
+    """Power law of the tokens that belong to a compute."""
     batch: PowerLaw | None = None
     """Critical batch by tokens trained on; None: not known at enough scales."""
 
@@ -56,7 +56,8 @@ class Scaling:
 
 
 def measured_scalings(group: Group) -> dict[Variant, Scaling]:
-    """Of every variant with enough scales; the irreducible loss is one for all, since it belongs to the corpus."""
+    """Returns the scaling of every variant with enough scales. All have the same irreducible loss, since it belongs to
+    the corpus."""
     at_best = best_by_variant(group)
     curves: dict[Variant, list[tuple[float, float, float]]] = {}
     for (_, variant), one in at_best.items():
@@ -226,7 +227,7 @@ _ISO = ("compute", "steps")
 
 
 def _batch_law(group: Group, by_scale: Mapping[str, int]) -> PowerLaw | None:
-    """Of critical batch against tokens trained on, where there are enough scales."""
+    """Returns the power law of critical batch against tokens trained on, if there are enough scales."""
     if len(by_scale) < LEAST_SCALES:
         return None
     tokens = {point.scale: float(point.first.tokens) for point in group.points}

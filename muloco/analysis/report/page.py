@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no scripts, images inside."""
+"""A report as one self-contained HTML page: without network and scripts, with its images inside."""
 
 import base64
 from collections.abc import Iterator, Mapping

@@ -228,7 +228,7 @@ def row(key: Key) -> Row:
 
 
 def relative(measured: Measured, reference: float) -> Measured:
-    """In % over a reference, which counts as exact for the spread."""
+    """Returns a value in % over a reference, which counts as exact for the spread."""
     return Measured(
         100 * (measured.value / reference - 1),
         None if measured.spread is None else 100 * measured.spread / reference,

@@ -19,23 +19,23 @@ from muloco.launch.placement.node import MARK
 CONTAINER = "MULOCO_CONTAINER"
 """Environment variable: words before every command on a node, such as `apptainer exec --nv IMAGE`."""
 FIRST_PORT, LAST_PORT = 10000, 32767
-"""Below those that Linux gives to whoever asks for any."""
+"""Ports for a job, below those that Linux gives to programs that ask for any port."""
 PORTS = 64
-"""That a job has for itself."""
+"""Number of ports that a job has for itself."""
 SECONDS = 120
-"""Whatever SLURM takes longer for hangs."""
+"""Time limit in seconds for a command of SLURM, which otherwise counts as hanging."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
     name: str
     address: str
-    """That others reach it under."""
+    """Address at which other nodes reach it."""
     interface: str
     """Network interface of the address."""
     cores: int
     devices: int
-    """GPUs that the job has there."""
+    """Number of GPUs that the job has on the node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,13 @@ class Allocation:
         return FIRST_PORT + self.job % slots * PORTS + index % PORTS
 
     def start(self, nodes: range, *, name: str) -> tuple[str, ...]:
-        """Words before a command that is to run once on each of these nodes, counted from 0."""
+        """Returns the words before a command that is to run once on each of these nodes, counted from 0."""
         chosen = self.nodes[nodes.start : nodes.stop]
         return _srun([node.name for node in chosen], cores=min(n.cores for n in chosen), name=name, own=self.container)
 
 
 def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
-    """The job that this process is in; None: it is in none. Starts a short program on each of its nodes.
+    """Returns the job that this process is in; None: it is in none. Starts a short program on each of its nodes.
 
     Raises:
         UserError: the nodes cannot be used; the message says why.

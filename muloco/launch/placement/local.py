@@ -1,4 +1,4 @@
-"""Which devices and how many threads each worker gets on this machine, and what carries the outer exchange."""
+"""Assigns devices and threads of this machine to the workers, and chooses the backend of the outer exchange."""
 
 import os
 from collections.abc import Mapping

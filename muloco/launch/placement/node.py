@@ -1,4 +1,4 @@
-"""What `muloco train` runs on a node of a SLURM job, by srun: a look around, and each worker's command.
+"""The program that `muloco train` runs on a node of a SLURM job, by srun: it describes the node, or starts a worker.
 
     python -m muloco.launch.placement.node look
     python -m muloco.launch.placement.node run DEVICES COMMAND ...
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def look(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Name, address, interface and number of GPUs of this node, as a task of the job sees them."""
+    """Returns name, address, interface and number of GPUs of this node, as a task of the job sees them."""
     chosen = environment.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
     interfaces = _interfaces()
     for name in ("SLURMD_NODENAME", *([] if chosen else ["SLURM_LAUNCH_NODE_IPADDR"])):

@@ -1,4 +1,4 @@
-"""Where each process of a run lives, as the supervisor needs to know it to start them, here or on other nodes."""
+"""The hosts of a run's processes, as the supervisor needs to know them to start processes here or on other nodes."""
 
 import sys
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class HostSpec:
     """The host of one process of a run."""
 
     start: tuple[str, ...] = ()
-    """Words before the command of the process, which start it on another node."""
+    """Words before the command of the process that start it on another node."""
     python: str = sys.executable
     """Python interpreter on the host."""
     address: str = LOOPBACK

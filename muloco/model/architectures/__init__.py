@@ -1,1 +1,2 @@
-"""The architectures, a folder or file each. Every one holds its record as `ARCHITECTURE`; being here registers it."""
+"""The architectures, a folder or file each, which holds its record as `ARCHITECTURE`. All in this folder are
+registered."""

@@ -8,4 +8,4 @@ from muloco.optim.rule import Rule
 RULES: dict[str, Rule] = {
     module.name: import_module(f"{__name__}.{module.name}").RULE for module in pkgutil.iter_modules(__path__)
 }
-"""By name, in alphabetical order. A file is found by being in this folder; it is named as its rule."""
+"""The rules by name, in alphabetical order. Every file in this folder is read; it has the name of its rule."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def step(params: "list[Tensor]", group: dict[str, Any], state: "Mapping[Tensor, Any]") -> None:
-    """One step, in place, of parameters that have a gradient. With gradient G, momentum M and parameter X:
+    """Takes one step, in place, of parameters that have a gradient. With gradient G, momentum M and parameter X:
 
     U = sign(beta1 M + (1 - beta1) G);  X <- X (1 - lr weight_decay) - lr U;  M <- beta2 M + (1 - beta2) G
     """

@@ -35,21 +35,23 @@ def direction(
     return orthogonal_direction(momentum, triples, scale, overwrite=True, symmetric_products=symmetric_products)
 
 
+MOMENTUM = Option(
+    name="momentum",
+    default=0.9,
+    read=below_one,
+    about="M <- momentum M + G",
+    in_all_groups=True,
+)
+NESTEROV = Option(
+    name="nesterov",
+    default=False,
+    read=switch,
+    about="looks one momentum step ahead: G + momentum M takes the place of M",
+    in_all_groups=True,
+)
 OPTIONS = (
-    Option(
-        name="momentum",
-        default=0.9,
-        read=below_one,
-        about="M <- momentum M + G",
-        in_all_groups=True,
-    ),
-    Option(
-        name="nesterov",
-        default=False,
-        read=switch,
-        about="looks one momentum step ahead: G + momentum M is orthogonalized instead of M",
-        in_all_groups=True,
-    ),
+    MOMENTUM,
+    NESTEROV,
     Option(
         name="adjust_lr",
         default="spectral_norm",
@@ -82,7 +84,7 @@ OPTIONS = (
         in_all_groups=True,
     ),
 )
-"""Of all rules that orthogonalize a momentum."""
+"""Options of all rules that orthogonalize a momentum."""
 
 RULE = Rule(
     name="muon",

@@ -1,4 +1,4 @@
-"""Codecs, which turn pieces of a pseudogradient into bytes and back (PAPER 3.4).
+"""Codecs, which turn pieces of a pseudogradient into bytes and back.
 
 A codec is a frozen dataclass whose fields are its settings, in a file of its own in `kinds`; `docs/extending.md` says
 how to add one. This package needs nothing but Python until a codec encodes; then it needs torch, and Triton on a GPU.
@@ -65,7 +65,7 @@ def build_codec(
 
 
 def default_codec(kind: str) -> Codec:
-    """The codec of a kind as a config has it that gives none of its settings."""
+    """Returns the codec of a kind with the settings that a config derives if it gives none."""
     return build_codec(kind, **{name: value for name, (value, _) in codec_class(kind).derive({}).items()})
 
 
@@ -95,7 +95,7 @@ def kinds_with(setting: str) -> list[str]:
 
 
 def table() -> list[tuple[str, str, str]]:
-    """The kinds as rows of a table: kind, settings, what a piece is decoded to."""
+    """Returns the kinds as rows of a table: kind, settings, what a piece is decoded to."""
     return [(f"`{kind}`", ", ".join(codec.settings()), codec.about) for kind, codec in REGISTRY.items()]
 
 

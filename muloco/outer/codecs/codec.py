@@ -1,4 +1,4 @@
-"""What every codec is: a frozen dataclass whose fields are its settings. This module needs nothing but Python."""
+"""The base of all codecs: a frozen dataclass whose fields are its settings. This module needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Setting:
     """A setting of a codec, as the section `compression` of a config has it."""
 
     annotation: Any
-    """Its type with its bounds (`muloco.settings.bounds`)."""
+    """Type of the setting with its bounds (`muloco.settings.bounds`)."""
     default: Any
     """Default of the codec; None: the codec needs the setting, or does without."""
     help: str
     derived: Any
-    """Value that a config of this kind gets where it leaves the setting open; None: none."""
+    """Value that a config of this kind gets if it leaves the setting open. None: there is none."""
     reason: str
     """Why the derived value is that, in words."""
 
@@ -43,7 +43,7 @@ def setting(text: str, *, default: Any = dataclasses.MISSING, derived: Any = Non
 
     Args:
         text: what it does, in full sentences, for `--help` and the documentation.
-        default: default of the codec. Left out, the codec needs the setting.
+        default: default of the codec. Without one, the codec needs the setting.
         derived: value that a config of this kind gets where it leaves the setting open; its field is then None by
             default. None: the default of the codec is that of the field.
         reason: why the derived value is that, in words.
@@ -75,9 +75,9 @@ class Codec(ABC):
     kind: ClassVar[str] = ""
     """Value of `compression.kind`."""
     about: ClassVar[str] = ""
-    """What a piece is decoded to, in a few words."""
+    """Describes in a few words what a piece is decoded to."""
     keeps: ClassVar[str] = ""
-    """What encoding the mean of several decoded pieces would keep of it, where that is a small part of it."""
+    """Describes what encoding the mean of several decoded pieces would keep of it, if that is only a small part."""
 
     def __init_subclass__(cls, kind: str = "", about: str = "", **options: Any):
         super().__init_subclass__(**options)
@@ -115,17 +115,17 @@ class Codec(ABC):
 
     @property
     def size(self) -> str:
-        """How much is sent, as a report writes it: `4 bits`, `10 %`."""
+        """How much is sent, as a report writes it: `4 bits`, `10 %`. A figure places bits and % by their number."""
         return ""
 
     @property
     def details(self) -> str:
-        """What else tells it apart in a report: `per row`."""
+        """What else distinguishes it in a report, such as `per row`."""
         return ""
 
     @abstractmethod
     def payload_bytes(self, shape: Sequence[int]) -> int:
-        """Size of the payload of a piece of that shape. Needs no torch."""
+        """Returns the size in bytes of the payload of a piece of that shape. Needs no torch."""
 
     @abstractmethod
     def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -174,12 +174,12 @@ class Codec(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class StatefulCodec(Codec):
-    """A codec that encodes a piece better if it knows what it has sent of the pieces before at the same place. Decoding
+    """A codec that encodes a piece with what it knows from the earlier pieces at the same place. Decoding
     needs the payload alone."""
 
     @abstractmethod
     def state_elements(self, shape: Sequence[int]) -> int:
-        """How many fp32 numbers are kept of a piece of that shape from one round to the next."""
+        """Returns how many fp32 numbers are kept for a piece of that shape from one round to the next."""
 
     @abstractmethod
     def first_state(self, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -187,7 +187,7 @@ class StatefulCodec(Codec):
 
     @abstractmethod
     def encode_from(self, pieces: Sequence[Tensor], states: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes pieces as `encode_pieces` does, from what is known of the pieces before.
+        """Encodes pieces as `encode_pieces` does, but from the given states.
 
         Args:
             states: fp32 [pieces, state_elements(shape)]; not changed.
@@ -204,7 +204,7 @@ class StatefulCodec(Codec):
 
 
 def check_payload(payload: Tensor, expected: int, shape: Sequence[int]) -> None:
-    """Refuses what cannot be the payload of a piece of that shape."""
+    """Raises ValueError for a tensor that cannot be the payload of a piece of that shape."""
     import torch
 
     if payload.dtype != torch.uint8 or payload.shape != (expected,):

@@ -1,4 +1,4 @@
-"""Which elements of a row are greatest in magnitude."""
+"""Finds the elements of each row that are greatest in magnitude."""
 
 from collections.abc import Iterable
 

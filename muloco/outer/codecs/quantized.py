@@ -77,9 +77,8 @@ class Quantized(Codec):
 
     @abstractmethod
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
-        """What metadata [r, metadata] and codes [r, n] say, fp32 [r, n].
-
-        By a look-up, or by operations that round alike on all devices: one product or one sum each.
+        """Decodes codes [r, n] with metadata [r, metadata] to fp32 [r, n]. It uses a look-up, or operations that round
+        alike on all devices: a single product or sum each.
         """
 
     @abstractmethod

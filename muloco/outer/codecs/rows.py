@@ -1,4 +1,5 @@
-"""What codecs compute for the rows of a matrix: blocks, statistics, sums that no order of adding changes."""
+"""Computations of the codecs on the rows of a matrix: blocks, statistics, and sums that do not depend on their
+order."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""The paper's Llama (PAPER 2.1): its record. Needs torch only to build a model."""
+"""The record of the paper's Llama (arXiv 2505.23725). Needs torch only to build a model."""
 
 from typing import TYPE_CHECKING
 

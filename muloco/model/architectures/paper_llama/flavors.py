@@ -1,8 +1,8 @@
 """The sizes of the paper's Llama, by the paper's names and by short aliases. Needs nothing but Python.
 
-The paper's models are one family (PAPER 2.1): width 256 k, 1.5 k layers, heads of 128, so 3 layers for every 256 of
-width, and a SwiGLU feed-forward of 2.75 widths. The laptop sizes keep the proportions and shrink the vocabulary to that
-of the embedded tokenizer.
+The paper's models (arXiv 2505.23725) are one family: width 256 k, 1.5 k layers, heads of 128, so 3 layers for every 256
+of width, and a SwiGLU feed-forward of 2.75 widths. The laptop sizes keep the proportions and shrink the vocabulary to
+that of the embedded tokenizer.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
 """The paper's Llama as Hugging Face knows it: its weights' names and layouts, both ways, and its config.json.
 
 The architecture of transformers that is the same function is Gemma3ForCausalLM (norms before and after, norms of
-queries and keys, SwiGLU as `silu`). What differs is how it writes things down:
+queries and keys, SwiGLU as `silu`). Only the form of its weights differs:
 
 - its norms multiply by 1 + weight, its embedding by sqrt(width);
-- it turns the first half of a head against the second (ours turns neighbours), so the rows of queries and keys, and
-  their norms, come in another order.
+- its rotary embedding rotates the first half of a head against the second (the one here rotates neighbours), so the
+  rows of queries and keys, and their norms, come in another order.
 
 Pure functions of names and tensors; transformers is not needed, nor is torch for the names.
 """
@@ -29,7 +29,7 @@ def _same(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
 
 
 def _halves(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
-    """Of each head the even rows first, then the odd ones."""
+    """Reorders the rows of each head: the even ones first, then the odd ones."""
     return tensor.unflatten(0, (-1, flavor.head_width // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 

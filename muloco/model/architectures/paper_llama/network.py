@@ -1,4 +1,4 @@
-"""The paper's Llama, put together from torchtitan's modules (PAPER 2.1).
+"""The paper's Llama, put together from torchtitan's modules.
 
 It is Llama 3 with an RMSNorm per head on queries and keys, and RMSNorm after as well as before attention and
 feed-forward. Query, key and value are three matrices, so that Muon orthogonalizes each by itself.
@@ -57,7 +57,7 @@ class MulocoLlama(MulocoDecoder, Llama3Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
         autocast: bool = False
-        """As `MulocoDecoder` says."""
+        """See `MulocoDecoder`."""
 
         def update_from_config(self, *, config, **kwargs) -> None:
             """Takes over what the trainer's config says: checks, sequence length, layouts under tensor parallelism."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(Codec):
-    """Sends each element in a format of its own: n numbers."""
+    """Sends each element as one number of a floating-point format."""
 
     itemsize: ClassVar[int]
     """Bytes of an element."""

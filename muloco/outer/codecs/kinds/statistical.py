@@ -19,7 +19,8 @@ _SIGMAS = 6.0
 class Statistical(
     Quantized, kind="statistical", about="an even grid of 2^bits bins over 6 standard deviations, each bin its mean"
 ):
-    """PAPER 3.4: code = clamp(round((x - mean) / step) + 2^bits / 2), step = 6 sigma / 2^bits; level = mean of the bin.
+    """The quantizer of the paper (arXiv 2505.23725): code = clamp(round((x - mean) / step) + 2^bits / 2), step = 6
+    sigma / 2^bits; level = mean of the bin.
 
     The level of an empty bin is the mean of the row. Metadata of a row: 2^bits levels. A row has at most about 2^32
     elements.

@@ -31,6 +31,10 @@ class Ternary(Codec, kind="ternary", about="-s, 0 or s, where s is the mean magn
     granularity: Granularity = setting("One scale for a tensor, or one for each row.", default="tensor")
 
     @property
+    def size(self) -> str:
+        return f"{8 / _CODES:g} bits"
+
+    @property
     def details(self) -> str:
         return "per row" if self.granularity == "row" else ""
 

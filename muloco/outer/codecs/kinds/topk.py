@@ -27,7 +27,7 @@ _QUANTIZED: dict[str, type[Linear] | type[Statistical] | type[LloydMax]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(Codec, kind="topk", about="the share `fraction` of the elements that are greatest in magnitude, else 0"):
-    """Of n elements keeps n x `fraction`, rounded, and at least 1. Of elements of equal magnitude those of the lowest
+    """Keeps n x `fraction` of n elements, rounded, and at least 1. Of elements of equal magnitude those of the lowest
     index stay; NaN counts as the greatest of all.
 
     Payload: the k values that stay, in order of their index, as a payload of a piece of shape [k] (`values`); then
@@ -72,11 +72,11 @@ class TopK(Codec, kind="topk", about="the share `fraction` of the elements that 
 
     @property
     def carrier(self) -> Codec:
-        """Codec of the values that stay."""
+        """Codec of the values that are kept."""
         return _QUANTIZED[self.values](bits=self.bits) if self.bits else _DENSE[self.values]()
 
     def kept(self, elements: int) -> int:
-        """k, of that many elements."""
+        """Returns k, the number of elements that are kept of so many."""
         return max(1, round(elements * self.fraction)) if elements else 0
 
     def payload_bytes(self, shape: Sequence[int]) -> int:
