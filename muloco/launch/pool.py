@@ -169,7 +169,7 @@ class WorkerPool:
             slot.back_off = min(2 * slot.back_off, LONGEST_BACK_OFF)
         else:
             slot.lost = True
-            if not self._enough():
+            if not self._enough() and not all(other.lost for other in self._slots):
                 logger.warning(
                     "fewer than %d workers are left (fault_tolerance.min_replica_size), and none is started again; the "
                     "others save a checkpoint and end if nobody comes within fault_tolerance.quorum_timeout_seconds",

@@ -181,6 +181,15 @@ def test_the_end_says_what_there_is_and_whether_it_can_be_resumed(
     assert said in told.getvalue() if said else "resume" not in told.getvalue()
 
 
+@pytest.mark.parametrize("statuses", [(1, 2), (2, 3), (2,)])
+def test_a_mistake_of_the_user_is_told_from_other_failures(
+    tmp_path: Path, told: StringIO, statuses: tuple[int, ...]
+) -> None:
+    ended = Ended(failed=[FakeChild(status=status) for status in statuses], may_pass=False, restarts=0)
+    outcome = supervisor._failed(ended, RunFolder(tmp_path), StopSignals(), Console(file=told))
+    assert outcome.status == 2
+
+
 @pytest.mark.parametrize(("saved", "status"), [(20, 75), (None, 1)])
 def test_a_lighthouse_that_does_not_start_leaves_a_run_that_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, saved: int | None, status: int

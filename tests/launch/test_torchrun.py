@@ -45,15 +45,19 @@ def test_torchruns_own_option_is_used_where_it_has_one(monkeypatch: pytest.Monke
     assert asked == [["--shutdown-timeout=90", "--nproc-per-node=2", "-m", "muloco"]]
 
 
-def test_a_rank_that_was_killed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("third", "status"), [(1, 1), (3, 3)])
+def test_failed_ranks_end_it_with_their_status_and_killed_ones_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], third: int, status: int
+) -> None:
     def fail(options: list[str]) -> None:
-        ends = {0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: 1}
+        ends = {0: -signal.SIGTERM, 1: -signal.SIGKILL, 2: third}
         raise ChildFailedError("worker", {rank: ProcessFailure(rank, 7, end, "") for rank, end in ends.items()})
 
     monkeypatch.setattr(run, "main", fail)
+    monkeypatch.setattr(api.PContext, "close", api.PContext.close)  # puts it back
     with pytest.raises(SystemExit) as end:
         torchrun.main(["90"])
-    assert end.value.code == 1
+    assert end.value.code == status
     said = capsys.readouterr().err
     assert said.endswith("muloco: rank 1 ends with status 1: killed by SIGKILL\n") and said.count("ends with") == 1
 

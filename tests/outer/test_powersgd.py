@@ -105,6 +105,12 @@ def test_a_state_is_kept_once_the_round_commits_and_dropped_where_it_does_not_fi
     encoder.encode(CODEC, [piece[:, :10]], [8])
     encoder.commit()
     assert encoder.dropped_states == 2, "another size"
+    encoder.begin()
+    encoder.encode(CODEC, [piece], [9])
+    encoder.begin()
+    encoder.encode(CODEC, [piece], [8])
+    encoder.commit()
+    assert set(encoder.states) == {8}, "the attempt before, which failed, had another piece"
     encoder.clear()
     assert torch.equal(encoder.encode(CODEC, [piece], [8]), first)
 
