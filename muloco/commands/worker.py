@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:  # whatever it is, the supervisor has to know whether to start the worker again
         sys.excepthook(type(error), error, error.__traceback__)  # torch's, which names the rank
         status = exit_status(error)
-        if status != FAILED and int(os.environ["WORLD_SIZE"]) > 1:
+        if status != FAILED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             sys.stderr.write(rank_ends(int(os.environ["RANK"]), status, f"{type(error).__name__}: {error}"))
         return status
     if ATTEMPT not in os.environ and os.environ["RANK"] == "0":  # no supervisor has started it
