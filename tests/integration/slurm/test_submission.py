@@ -96,8 +96,8 @@ def test_a_killed_submission_of_twenty_jobs_goes_on_within_the_node_limit(
 
     process = submit()
     deadline = time.monotonic() + 3 * SECONDS  # some 10 s where nothing else runs
-    while process.poll() is None or len(submitted()) < JOBS:
-        assert time.monotonic() < deadline
+    while process.poll() is None or not done:
+        assert time.monotonic() < deadline and (done or process.poll() is None)
         most = max(most, sum(job.nodes for job in questions.queue()))
         if not done and len(submitted()) >= 7:
             process.kill()
@@ -106,12 +106,14 @@ def test_a_killed_submission_of_twenty_jobs_goes_on_within_the_node_limit(
             process = submit()
     assert process.returncode == 0 and 7 <= len(done) < JOBS
     after = submitted()
-    assert len(after) == JOBS and all(len(ids) == 1 for ids in after.values()) and done.items() <= after.items()
+    # the job that was submitted at the kill is not written down where it was done before anybody looked
+    assert len(after) >= JOBS - 1 and all(len(ids) == 1 for ids in after.values()) and done.items() <= after.items()
     assert 1 < most <= LIMIT
     while questions.queue():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert sorted((tmp_path / "runs" / "ran").read_text().split()) == sorted(after)
+    ran = (tmp_path / "runs" / "ran").read_text().split()
+    assert len(ran) == len(set(ran)) == JOBS and set(after) <= set(ran)
     again = subprocess.run([sys.executable, "-c", COMMAND, *words], env=slurm, capture_output=True, text=True)
     assert again.returncode == 0 and f"0 submitted, {JOBS} queued, running or done" in " ".join(again.stdout.split())
 
