@@ -102,15 +102,15 @@ def test_strangers_stop_and_the_run_goes_on(tmp_path: Path) -> None:
         run.start(1, **two)
         run.wait_for_sync({0, 1})
         stranger = run.start(0, run="other", **two)
-        assert wait_for_end(stranger, tmp_path) == 1
+        assert wait_for_end(stranger, tmp_path) == 3
         assert "ForeignRun: the lighthouse serves run 'run'" in run.log(0, "other").read_text()
         run.wait_for_sync({0, 1})
         twin = run.start(1, **two)
-        assert wait_for_end(twin, tmp_path) == 1
+        assert wait_for_end(twin, tmp_path) == 3
         assert "ForeignRun: run 'run' has a worker 1 already (fault_tolerance.replica_id)" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
         misfit = run.start(1, compression__kind="bf16", **two)
-        assert wait_for_end(misfit, tmp_path) == 1
+        assert wait_for_end(misfit, tmp_path) == 3
         assert "ForeignRun: this worker has compression.kind=bf16, the run has none" in run.log(1).read_text()
         run.wait_for_sync({0, 1})
 
@@ -126,6 +126,6 @@ def test_a_worker_that_slept_through_the_end_does_not_make_one_of_its_own(tmp_pa
         assert wait_for_end(awake, tmp_path) == 0
         made = run.lines(event="sync", worker=1)
         sleeper.send_signal(signal.SIGCONT)
-        assert wait_for_end(sleeper, tmp_path) == 1
+        assert wait_for_end(sleeper, tmp_path) == 4
         assert "StateLost: run 'run' has come to step 60" in run.log(1).read_text()
         assert run.lines(event="sync", worker=1) == made
