@@ -32,9 +32,11 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def common_settings(config: Config) -> dict[str, Any]:
-    """The fields by full name, in alphabetical order, that have the same values on all workers of a run. K, H, tau and
-    the fragments are not among them, because the outer loop itself compares them."""
-    return {name: value for name, value in sorted(flatten(config).items()) if marks()[name] is Mark.COMMON}
+    """The fields by full name, in alphabetical order, that have the same values on all workers of a run, except those
+    without a value, such as the settings of other codecs. K, H, tau and the fragments are not among them, because the
+    outer loop itself compares them."""
+    values = sorted(flatten(config).items())
+    return {name: value for name, value in values if marks()[name] is Mark.COMMON and value is not None}
 
 
 @functools.cache

@@ -31,7 +31,7 @@ def test_an_outsider_is_named_and_left_out(
 ) -> None:
     """The outsider claims the number of a live worker, comes during the training and stays for some syncs."""
     monkeypatch.setattr("muloco.outer.transaction.ALONE_SECONDS", 0.0)
-    address, came, gone = lighthouse(2, heartbeat_seconds=4), threading.Event(), threading.Event()
+    address, came, gone = lighthouse(2, heartbeat_seconds=1.5), threading.Event(), threading.Event()
     sent: list[int] = []
     said: list[str] = []
 
@@ -92,7 +92,7 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
         raise TransportError("this is all that it has to say")
 
     monkeypatch.setattr(peer_group, "admit", admit)
-    address = lighthouse(2, heartbeat_seconds=4)
+    address = lighthouse(2, heartbeat_seconds=1.5)
     transports = [connect(worker, address) for worker in range(2)]
 
     def work(worker: int) -> list[object]:
@@ -109,14 +109,15 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
 
 def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
     """The lighthouse takes a worker and an outsider for enough; the worker waits until the other one comes."""
-    address, waiting = lighthouse(2, heartbeat_seconds=4), threading.Event()
+    address, waiting = lighthouse(2, heartbeat_seconds=1.5), threading.Event()
     outsider = connect(1, address, secret=OTHER, quorum_seconds=3)
     done = threading.Event()
 
     def come() -> None:
-        with contextlib.suppress(TransportError):  # it has been left alone
-            while not done.is_set():
+        while not done.is_set():  # the others would wait for one that is silent and still there
+            with contextlib.suppress(TransportError):  # it has been left alone
                 outsider.open(0).vote(False)
+        leave(outsider)
 
     def work(worker: int) -> list[int]:
         if worker == 1:
@@ -138,14 +139,12 @@ def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
     guest = threading.Thread(target=come)
     guest.start()
     found = in_threads(2, work)
-    done.set()
-    leave(outsider)
     guest.join()
     assert found == [[2, found[0][1], True], [2, found[1][1], True]]
 
 
 def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:
-    address = lighthouse(2, heartbeat_seconds=4)
+    address = lighthouse(2, heartbeat_seconds=1.5)
     transports = [
         connect(0, address, least=2, quorum_seconds=3),
         connect(1, address, least=2, quorum_seconds=3, secret=OTHER),
@@ -163,13 +162,14 @@ def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:
 
 def test_a_run_begins_though_an_outsider_is_there_first(lighthouse) -> None:
     """The first worker meets only the outsider until the second one comes, and does not take itself for a stranger."""
-    address, met = lighthouse(1, heartbeat_seconds=4), threading.Event()
+    address, met = lighthouse(1, heartbeat_seconds=1.5), threading.Event()
     outsider = connect(2, address, secret=OTHER, quorum_seconds=3)
 
     def come() -> None:
-        with contextlib.suppress(TransportError):  # it has been left alone
-            while not done.is_set():
+        while not done.is_set():  # the others would wait for one that is silent and still there
+            with contextlib.suppress(TransportError):  # it has been left alone
                 outsider.open(0).vote(False)
+        leave(outsider)
 
     def work(worker: int) -> Result:
         if worker == 1:
@@ -193,6 +193,5 @@ def test_a_run_begins_though_an_outsider_is_there_first(lighthouse) -> None:
     guest.start()
     ours = in_threads(2, work)
     guest.join()
-    leave(outsider)
     for result, alone in zip(ours, train_in_process(CASE), strict=True):
         assert result.history == alone.history and result.digests == alone.digests

@@ -42,7 +42,12 @@ def test_what_workers_may_have_each_their_own_way(field: str, value: str) -> Non
     assert settings() == settings(f"--{field}", value)
 
 
+def test_settings_of_other_codecs_are_not_sent() -> None:
+    assert settings("--compression.kind", "powersgd", "--compression.rank", "2")["compression.rank"] == 2
+    assert "compression.rank" not in settings() and "compression.bits" not in settings()
+
+
 def test_they_travel_in_a_header() -> None:
     told = settings("--compression.kind", "topk")
     assert json.loads(json.dumps(told)) == told
-    assert all(value is None or type(value) in (str, int, float, bool) for value in told.values())
+    assert all(type(value) in (str, int, float, bool) for value in told.values())
