@@ -1,0 +1,1 @@
+"""The real engine of the outer loop under simulated time: one process, one seed, no real sleep and no real socket."""

@@ -1,0 +1,317 @@
+"""A world with a time of its own: tasks, of which exactly one runs, events, and processes that can be killed or paused.
+
+Tasks are threads that pass a baton. A task runs until it waits; its thread then takes the next event, and hands the
+baton directly to the thread of the task that goes on. Simulated time passes only between events, so one seed gives one
+course of events. Threads are kept for later tasks, as starting one takes longer than a hand-over.
+"""
+
+import heapq
+import itertools
+import zlib
+from _thread import allocate_lock, start_new_thread
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+
+class Killed(BaseException):
+    """The process of this task has ended. It is raised at every point of the world that the task comes to from then
+    on, so that nothing that it does in `finally` has an effect."""
+
+
+class Process:
+    """A process of the simulated world.
+
+    Args:
+        world: where it runs.
+        name: for stories; several processes in turn may have the same one.
+        machine: name of its machine, see `network`.
+    """
+
+    def __init__(self, world: "World", name: str, machine: str):
+        self.world, self.name, self.machine = world, name, machine
+        self.alive = True
+        self.paused = False
+        self.jump = 0.0
+        """Seconds by which its clock has jumped."""
+        self.tasks: set[Task] = set()
+        self.held: list[Any] = []
+        """Events that wait until it is resumed."""
+        self.on_change: list[Callable[[], None]] = []
+        """Called before it ends, is paused or is resumed."""
+        self.on_end: list[Callable[[], None]] = []
+        """Called when it has ended."""
+
+    def kill(self) -> None:
+        """Ends the process at once. Its tasks unwind without effect."""
+        if not self.alive:
+            return
+        self._changes()
+        self.alive = False
+        for task in sorted(self.tasks, key=lambda t: t.number):
+            task.dead = True
+            self.world.push(0.0, task, task.token)
+        for tell in self.on_end:
+            tell()
+
+    def pause(self) -> None:
+        """Stops the process, as SIGSTOP does: time goes on without it."""
+        if self.alive and not self.paused:
+            self._changes()
+            self.paused = True
+
+    def resume(self) -> None:
+        if self.paused:
+            self._changes()
+            self.paused = False
+            held, self.held = self.held, []
+            for owner, what in held:
+                self.world.push(0.0, owner, what)
+
+    def _changes(self) -> None:
+        for tell in self.on_change:
+            tell()
+
+
+class Task:
+    """Work within a process: see `World.spawn`."""
+
+    def __init__(self, process: Process, work: Callable[[], object], name: str, number: int):
+        self.process, self.work, self.name, self.number = process, work, name, number
+        self.token = 0
+        """Number of its current wait: an event for an earlier one is out of date."""
+        self.woken = False
+        self.dead = False
+        self.done = False
+        self.thread: _Thread | None = None
+        self.joining: list[Task] = []
+
+    def join(self) -> None:
+        """Waits until the work is done."""
+        world = self.process.world
+        while not self.done:
+            assert world.current is not None
+            self.joining.append(world.current)
+            world.wait()
+
+
+class _Thread:
+    """A thread that runs one task after the other."""
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+        self.lock.acquire()
+        self.task: Task
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        while True:
+            self.lock.acquire()
+            task = self.task
+            world = task.process.world
+            try:
+                if not task.dead:
+                    task.work()
+            except Killed:
+                pass
+            except BaseException as error:
+                if not task.dead:
+                    world.fail(error)
+            lock = world.finish(task)
+            _idle.append(self)
+            del task, world
+            lock.release()
+
+
+_idle: list[_Thread] = []
+
+
+class World:
+    """A simulated world.
+
+    Args:
+        seed: of `random`, the source of all that is random.
+        seconds: simulated time at which `run` ends.
+        events: number of events after which it ends.
+    """
+
+    def __init__(self, seed: int, *, seconds: float = 36000.0, events: int = 1_000_000):
+        self.random = Random(seed)
+        self.now = 0.0
+        self.events = 0
+        self.failure: BaseException | None = None
+        """What a task or an event has raised, which ends the world."""
+        self.end = ""
+        """Why `run` has returned: `stopped`, `stuck` (nobody can go on), `time`, `events` or `failure`."""
+        self.current: Task | None = None
+        self.story: list[tuple[float, str, str]] = []
+        """What has happened: time, who, what."""
+        self.on_point: Callable[[Process, str], None] = lambda process, what: None
+        """Called at each point at which a process waits or sends."""
+        self._limits = seconds, events
+        self._heap: list[tuple[float, int, Any, Any]] = []
+        self._order = itertools.count()
+        self._numbers = itertools.count()
+        self._tasks: set[Task] = set()
+        self._main = allocate_lock()
+        self._main.acquire()
+
+    def spawn(self, process: Process, work: Callable[[], object], name: str = "") -> Task:
+        """Starts a task in a process. It begins when the current task waits."""
+        task = Task(process, work, name, next(self._numbers))
+        task.dead = not process.alive
+        process.tasks.add(task)
+        self._tasks.add(task)
+        self.push(0.0, task, task.token)
+        return task
+
+    def at(self, delay: float, what: Callable[[], object], process: Process | None = None) -> None:
+        """Calls a function after some seconds. It must not wait. With a process: if this one is alive then; while it is
+        paused, the call waits."""
+        self.push(delay, process, what)
+
+    def push(self, delay: float, owner: Process | Task | None, what: Any) -> None:
+        heapq.heappush(self._heap, (self.now + delay, next(self._order), owner, what))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until `wake` is called for this task, or until the timeout. Returns whether it was woken."""
+        task = self.here()
+        task.token += 1
+        task.woken = False
+        if timeout is not None:
+            self.push(max(0.0, timeout), task, task.token)
+        following = self._next()
+        if following is not task:
+            self._lock_of(following).release()
+            assert task.thread is not None
+            task.thread.lock.acquire()
+        self.current = task
+        if task.dead:
+            raise Killed
+        return task.woken
+
+    def wake(self, task: Task) -> None:
+        """Lets a task that waits go on."""
+        if not task.woken and not task.done:
+            task.woken = True
+            self.push(0.0, task, task.token)
+
+    def sleep(self, seconds: float) -> None:
+        self.point("sleeps")
+        self.wait(seconds)
+
+    def here(self) -> Task:
+        """Returns the current task.
+
+        Raises:
+            Killed: its process has ended.
+        """
+        task = self.current
+        assert task is not None, "this function waits, so only a task can call it"
+        if task.dead:
+            raise Killed
+        return task
+
+    def point(self, what: str) -> None:
+        """The current task has come to a point at which it waits or sends, where a fault may happen."""
+        process = self.here().process
+        self.on_point(process, what)
+        while process.paused and process.alive:  # it stops right here
+            task = self.here()
+            task.token += 1
+            process.held.append((task, task.token))
+            following = self._next()
+            assert following is not task or not process.paused
+            if following is not task:
+                self._lock_of(following).release()
+                assert task.thread is not None
+                task.thread.lock.acquire()
+            self.current = task
+        self.here()
+
+    def tell(self, who: str, what: str) -> None:
+        """Adds a sentence to the story."""
+        if self.current is None or not self.current.dead:
+            self.story.append((self.now, who, what))
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the world with an error."""
+        if self.failure is None:
+            self.failure = error
+
+    def stop(self) -> None:
+        """Ends the world."""
+        self.end = self.end or "stopped"
+
+    def run(self) -> str:
+        """Runs until `stop`, an error, or a limit. All tasks have ended then. Returns `end`."""
+        following = self._next()
+        if following is not None:
+            self._lock_of(following).release()
+            self._main.acquire()
+        self.end = self.end or "stopped"
+        for task in sorted(self._tasks, key=lambda t: t.number):
+            if task.thread is not None and not task.done:
+                task.dead = True
+                self.current = task
+                task.thread.lock.release()
+                self._main.acquire()
+        self._heap.clear()
+        return self.end
+
+    def fingerprint(self) -> int:
+        """Returns a checksum of the whole course of events."""
+        return zlib.crc32(repr((self.story, self.events, self.now)).encode())
+
+    def finish(self, task: Task) -> Any:
+        """Called by a thread at the end of a task; returns the lock of whoever goes on."""
+        task.done = True
+        task.process.tasks.discard(task)
+        self._tasks.discard(task)
+        for other in task.joining:
+            self.wake(other)
+        self.current = None
+        return self._lock_of(self._next())
+
+    def _lock_of(self, task: Task | None) -> Any:
+        if task is None:
+            return self._main
+        if task.thread is None:
+            task.thread = _idle.pop() if _idle else _Thread()
+            task.thread.task = task
+        self.current = task
+        return task.thread.lock
+
+    def _next(self) -> Task | None:
+        """Takes events until a task goes on, and returns it; None: the world has ended."""
+        seconds, events = self._limits
+        self.current = None
+        while not self.end:
+            if self.failure is not None:
+                self.end = "failure"
+            elif not self._heap:
+                self.end = "stuck"
+            elif self.events >= events:
+                self.end = "events"
+            elif self._heap[0][0] > seconds:
+                self.end = "time"
+            else:
+                self.now, _, owner, what = heapq.heappop(self._heap)
+                self.events += 1
+                if isinstance(owner, Task):
+                    if owner.done or owner.token != what:
+                        continue
+                    if owner.process.paused and not owner.dead:
+                        owner.process.held.append((owner, what))
+                        continue
+                    return owner
+                if owner is not None and not owner.alive:
+                    continue
+                if owner is not None and owner.paused:
+                    owner.held.append((owner, what))
+                    continue
+                try:
+                    what()
+                except Exception as error:
+                    self.fail(error)
+        return None
