@@ -40,6 +40,10 @@ class PeerGroup(ProcessGroupWrapper):
     """Rank of this worker among the members."""
     members = 0
     configurations = 0
+    _quorum = 0
+    """Number of members of the quorum, of which the group may connect only some."""
+    _name = ""
+    """Prefix of the keys under which the members of this group find each other, within those of the quorum."""
     rendezvous = ""
     """Address at which this member reaches the store in which the members find each other, with the prefix of their
     keys."""
@@ -66,6 +70,7 @@ class PeerGroup(ProcessGroupWrapper):
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
         self.place, self.members, self.workers = rank, world_size, _workers(rank, *args)
+        self._quorum = world_size
         self.configurations += 1
         if self.reachability.settle_alone(self.workers, host=split(store_addr.partition("/")[0])[0]):
             self.abort(errored=False)  # torchft is not told of a failure: the others would have to connect again
@@ -102,8 +107,8 @@ class PeerGroup(ProcessGroupWrapper):
         if self._global_ranks is not None:
             self._global_ranks = [self._global_ranks[other] for other in admitted]
         self.place, self.members = admitted.index(rank), len(admitted)
-        name = self.admission.name if reachability.reason_to_stay_out() is None else f"{self.admission.name}/{rank}"
-        store = dist.PrefixStore(name, store)
+        self._name = self.admission.name + (f"-{rank}" if reachability.reason_to_stay_out() is not None else "")
+        store = dist.PrefixStore(self._name, store)
         return super()._create_pg(store, self.place, self.members)
 
     def call(self, rank: int) -> str:
@@ -178,15 +183,19 @@ class PeerGroup(ProcessGroupWrapper):
             raise ConnectionError(f"the worker at {self._store} has gone: {error}") from error
 
     def forget_rendezvous(self, timeout: timedelta) -> None:
-        """Deletes the entries in the store by which the members found each other. A restarted lighthouse counts quorums
-        from 1 again, and the members of the next quorum of this number must not find these entries. If the store does
-        not answer, its worker is gone, and so are the entries."""
+        """Deletes the entries in the store by which the members of this group found each other. A restarted lighthouse
+        counts quorums from 1 again, and the members of the next quorum of this number must not find these entries.
+
+        Members of the quorum that are not in this group may still be reading what all of them have written. If there
+        are any, those entries stay; a later quorum that finds them fails once and gets another number. If the store
+        does not answer, its worker is gone, and so are the entries."""
         address, _, prefix = self.rendezvous.partition("/")
         host, port = split(address)
+        own = f"{prefix}/" if self.members == self._quorum else f"{prefix}/{self._name}/"
         try:
             store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
             for key in store.list_keys():
-                if key.startswith(f"{prefix}/"):
+                if key.removeprefix("/").startswith(own):
                     store.delete_key(key)
         except RuntimeError as error:
             logger.info("the store at %s:%d does not answer: %s", host, port, in_short(error))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+UNHEARD_SECONDS = 1.0
+"""Seconds after which a rank in doubt concludes that peers that still vote have not received its own vote."""
 CHUNK_BYTES = 16 * 2**20
 """Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
 
@@ -190,8 +192,9 @@ class TorchftRound:
         """Whether a peer has committed the round. If no live peer has, none will: the round has failed on all of
         them."""
         self._transport.server.say(name, IN_DOUBT)  # from here on this rank does not commit unless another one has
+        started = time.monotonic()
         waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
-        deadline = time.monotonic() + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
+        deadline = started + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
         while waiting and time.monotonic() < deadline:
             for rank, address in list(waiting.items()):
                 answer = self._transport.ask(address, name)
@@ -199,5 +202,7 @@ class TorchftRound:
                     return True
                 if answer != VOTING:
                     del waiting[rank]
+            if self._transport.group.connected and time.monotonic() - started > UNHEARD_SECONDS:
+                self._transport.group.abort()  # a peer that waits for this rank's vote would wait until the timeout
             time.sleep(0.05)
         return False

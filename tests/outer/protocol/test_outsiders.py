@@ -3,13 +3,16 @@
 import contextlib
 import logging
 import threading
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from muloco.outer import ForeignRun, TransportError
 from muloco.outer.protocol.header import PROTOCOL
 from muloco.outer.wire import peer_group
+from muloco.outer.wire.peer_group import GlooGroup
 from muloco.outer.wire.torchft import TorchftTransport
 
 from ..faults import die_at
@@ -142,6 +145,25 @@ def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
     found = in_threads(2, work)
     guest.join()
     assert found == [[2, found[0][1], True], [2, found[1][1], True]]
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_only_a_group_of_the_whole_quorum_deletes_what_all_have_written(members: int) -> None:
+    """The others of a quorum may still be reading it, or still be connecting in a group of their own."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    keys = ["torchft/1/0/nonce/0", "torchft/1/0/mine/0", "torchft/1/0/mine-1/0", "torchft/11/0/mine/0"]
+    for key in keys:
+        store.set(key, "")
+    group = GlooGroup(timedelta(seconds=20))
+    group.rendezvous, group._name, group._quorum, group.members = (
+        f"127.0.0.1:{store.port}/torchft/1/0",
+        "mine",
+        2,
+        members,
+    )
+    group.forget_rendezvous(timedelta(seconds=20))
+    left = keys[3:] if members == 2 else [keys[0], *keys[2:]]
+    assert sorted(store.list_keys()) == sorted(left)
 
 
 def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:

@@ -93,6 +93,23 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
     assert heard[0] == VOTING and heard[-1] == COMMITTED
 
 
+def test_a_peer_that_waits_for_a_vote_that_never_comes_is_released(lighthouse, caplog) -> None:
+    """The member in doubt closes its connections; the exchange timeout of the other one does not have to pass."""
+
+    def unsure(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+        def lost(send: Callable[..., None], *args) -> None:
+            raise RuntimeError("the test has broken the connection")
+
+        at_the_votes(transport, this_round, lost)
+        return this_round.vote(True)
+
+    votes = {0: unsure, 1: lambda _, this_round: this_round.vote(True)}
+    with caplog.at_level(logging.WARNING, "muloco"):
+        assert vote_of_two(lighthouse(2), GlooGroup, votes) == [False, False]
+    (heard,) = [text for text in caplog.messages if "lost contact" in text and "the test" not in text]
+    assert "Timed out" not in heard
+
+
 def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member has given the round up before another one votes: that one may not commit alone, though it could hear
     every vote."""
