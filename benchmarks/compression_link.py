@@ -96,10 +96,10 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
 def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[float]]:
     """One worker; the seconds of each round by way, those of the slower worker."""
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
     torch.set_num_threads(1)
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="link",
         worker=rank,
         min_replica_size=WORKERS,

@@ -94,9 +94,9 @@ def _ways(
     from muloco.outer.codecs.compression import Compression
     from muloco.outer.protocol.exchange import average
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="exchange",
         worker=rank,
         min_replica_size=size,

@@ -84,11 +84,11 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     from muloco.outer.protocol import seal
     from muloco.outer.protocol.exchange import average, gather_bytes
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
     torch.set_num_threads(1)
     seal._BATCH = seal.BLOCK  # products of sums that a processor's cache holds
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="seals",
         worker=worker,
         min_replica_size=size,

@@ -4,7 +4,6 @@ due."""
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -265,7 +264,7 @@ class OuterLoop:
         self._sent = None
         if "arrived" in position:
             self._sent = InFlight.saved(
-                position["arrived"], self.fragments, delay=self._schedule.delay, device=self._transport.device
+                position["arrived"], self.fragments, self._transport, delay=self._schedule.delay
             )
         saved.fill(self._tensors())
         self.membership.load_state(position["membership"])
@@ -316,7 +315,7 @@ class OuterLoop:
         takes over the state of one that was not."""
         assert self._sent is not None
         sent = self._sent
-        started = time.perf_counter()
+        started = self._transport.clock.now()
         try:
             arrived = sent.result()
         except RuntimeError as error:
@@ -344,7 +343,7 @@ class OuterLoop:
         self, step: int, sent: InFlight, arrived: Arrived, committed: Committed, *, started: float, last: bool
     ) -> Sync:
         """Takes the outer step of a fragment, begins its next window, and tells the others what they have missed."""
-        exchanged = time.perf_counter() - started
+        exchanged = self._transport.clock.now() - started
         fragment = sent.fragment
         assert committed.mean is not None
         fragment.step(committed.mean, lr=None if self._learning_rate is None else self._learning_rate(step))
@@ -356,7 +355,7 @@ class OuterLoop:
             attempts=committed.attempts,
             bytes_sent=committed.bytes_sent,
             bytes_ring=round(ring_bytes(fragment.channel.wire, len(committed.weights))),
-            seconds_waited=time.perf_counter() - started,
+            seconds_waited=self._transport.clock.now() - started,
             seconds_hidden=max(0.0, sent.seconds - exchanged),
             digest=int(fragment.digest()),
             own_square=arrived.own_square,

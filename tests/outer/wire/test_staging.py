@@ -5,9 +5,9 @@ import torch
 
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.compression import Compression
+from muloco.outer.protocol import staging
 from muloco.outer.protocol.exchange import average
-from muloco.outer.wire import staging
-from muloco.outer.wire.staging import Staging
+from muloco.outer.protocol.staging import Staging
 
 from ..over_torchft import connect, in_threads
 from ..toy import Case, train, train_in_process
