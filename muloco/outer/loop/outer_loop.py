@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from muloco.outer.codecs.channel import Channel
-from muloco.outer.codecs.compression import Compression, layout_of
+from muloco.outer.codecs.compression import Compression, layout_digest
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.digest import digest
 from muloco.outer.loop.fragment import FragmentState, Merging, OuterOptimizer
@@ -118,7 +118,7 @@ class OuterLoop:
             sync_interval=sync_interval,
             delay=delay,
             fragments=len(names),
-            layout=layout_of([(fragment.anchor, fragment.channel.wire) for fragment in self.fragments]),
+            layout=layout_digest([(fragment.anchor, fragment.channel.layout) for fragment in self.fragments]),
             settings=tuple((settings or {}).items()),
         )
         self.membership = Membership(
@@ -354,7 +354,7 @@ class OuterLoop:
             weights=committed.weights,
             attempts=committed.attempts,
             bytes_sent=committed.bytes_sent,
-            bytes_ring=round(ring_bytes(fragment.channel.wire, len(committed.weights))),
+            bytes_ring=round(ring_bytes(fragment.channel.layout, len(committed.weights))),
             seconds_waited=self._transport.clock.now() - started,
             seconds_hidden=max(0.0, sent.seconds - exchanged),
             digest=int(fragment.digest()),

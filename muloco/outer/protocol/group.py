@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 class Group:
-    """See `muloco.outer.protocol.wire.Joining`. Members of a quorum that do not hold the key of the run are left out,
-    and so are those that stay out of the rounds. A worker that stays out forms a group of its own.
+    """The group of one worker. Members of a quorum that do not hold the key of the run are left out, and so are those
+    that stay out of the rounds. A worker that stays out forms a group of its own.
 
     Args:
         key: of the run.
@@ -47,12 +47,18 @@ class Group:
         """Workers of the last quorum that did not connect with the others."""
 
     def stays_out(self, quorum: Quorum) -> bool:
+        """Whether this worker is connected with nobody. To be called first for each new quorum."""
         self.place, self.size = quorum.rank, len(quorum.workers)
         self.quorum = self.workers = quorum.workers
         self.quorums += 1
         return self._reachability.settle_alone(quorum.workers, host=quorum.host)
 
     def join(self, quorum: Quorum, store: Rendezvous) -> tuple[str, list[int]]:
+        """Returns a name for the group, and the ranks of its members in the quorum, this worker included.
+
+        Raises:
+            TransportError: see `admit`. RuntimeError: the store does not answer.
+        """
         workers, reachability = quorum.workers, self._reachability
         self.admission = admission = admit(
             store,

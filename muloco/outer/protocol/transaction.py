@@ -231,15 +231,15 @@ def _carry(
     mean = None
     if fragment is not None:
         channel: Channel | None = channel_of(fragment)
-        wire = channel_of(fragment).wire
+        layout = channel_of(fragment).layout
         if this_round.rank in leaders and payload is not None:
             vector = payload()
         else:
-            vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
+            vector = torch.zeros(sum(map(math.prod, layout.shapes)), device=device)
             channel = None  # it only carries the others' parts, and keeps what it has of its own
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         hit("scatter")
-        mean = average(this_round, vector, wire, weights, channel=channel, overwrite=overwrite)
+        mean = average(this_round, vector, layout, weights, channel=channel, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)

@@ -8,9 +8,12 @@ members of a group nor on the outcome of a round by the word of the wire.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from muloco.outer.protocol.group import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +52,6 @@ class Rendezvous(Protocol):
         ...
 
 
-class Joining(Protocol):
-    """Decides with which members of a quorum this worker is connected: `muloco.outer.protocol.group.Group`."""
-
-    def stays_out(self, quorum: Quorum) -> bool:
-        """Whether this worker is connected with nobody. Called first for each new quorum."""
-        ...
-
-    def join(self, quorum: Quorum, store: Rendezvous) -> tuple[str, list[int]]:
-        """Returns a name, under which those that have computed the same one are connected, and the ranks of these
-        members in the quorum, this one included.
-
-        Raises:
-            TransportError, RuntimeError: this worker cannot be connected.
-        """
-        ...
-
-
 class Wire(Protocol):
     """One rank's connections to the same rank of other workers, to the lighthouse, and to the other ranks of its
     worker. One round runs at a time; requests are served and asked at any time."""
@@ -78,11 +64,12 @@ class Wire(Protocol):
         """Whether the connections of the last group have been made, and not been aborted here since."""
         ...
 
-    def meet(self, joining: Joining) -> str | None:
+    def meet(self, group: "Group") -> str | None:
         """Waits until all ranks of this worker ask, and for a quorum of workers that do. All members of a quorum get
-        the same one, with a number. If its number is another one than the last time, the connections to the members are
-        made anew, among those that `joining` chooses; `joining` is not asked otherwise. The number changes if the
-        members do, or if one of them has reported a failure to `finish`.
+        the same one, with a number. The number changes if the members do, or if one of them has reported a failure to
+        `finish`. If it is another one than the last time, the connections are made anew: if not `group.stays_out`,
+        `group.join` returns a name and members; those that have computed the same name are connected. Otherwise the
+        group is not asked, and the connections stay as they are, failed ones too.
 
         Returns:
             None, or why the members could not be connected. Another member may not have noticed a failure.

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGroupWrapper
 
-from muloco.outer.protocol.wire import CUT_OFF, Joining, Quorum
+from muloco.outer.protocol.group import Group
+from muloco.outer.protocol.wire import CUT_OFF, Quorum
 from muloco.outer.wire.gate import LOOPBACK
 from muloco.outer.wire.network import Network, split
 from muloco.outer.wire.store import StoreRendezvous
@@ -37,7 +38,7 @@ class PeerGroup(ProcessGroupWrapper):
     """Whether the group has all members of the quorum."""
     _name = ""
     """Prefix of the keys under which the members of this group find each other, within those of the quorum."""
-    joining: Joining
+    chooser: Group
     """Chooses the members, to be set before the first configuration."""
     rendezvous = ""
     """Address at which this member reaches the store in which the members find each other, with the prefix of their
@@ -52,14 +53,14 @@ class PeerGroup(ProcessGroupWrapper):
         self._quorum = Quorum(
             rank=rank, workers=_workers(world_size, *args), host=split(store_addr.partition("/")[0])[0]
         )
-        if self.joining.stays_out(self._quorum):
+        if self.chooser.stays_out(self._quorum):
             self.abort(errored=False)  # torchft is not told of a failure: the others would have to connect again
             return
         self.rendezvous = self._reach_store(store_addr)
         super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
-        self._name, members = self.joining.join(self._quorum, StoreRendezvous(store))
+        self._name, members = self.chooser.join(self._quorum, StoreRendezvous(store))
         self._whole = len(members) == world_size
         if self._global_ranks is not None:
             self._global_ranks = [self._global_ranks[member] for member in members]

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torchft.checkpointing import CheckpointTransport
 
 from muloco.outer.protocol.authentication import Key
+from muloco.outer.protocol.group import Group
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.outer.protocol.transport import TransportError
-from muloco.outer.protocol.wire import Joining
 from muloco.outer.system_clock import SystemClock
 from muloco.outer.wire.http import Server, get
 from muloco.outer.wire.manager import LoopbackManager
@@ -134,8 +134,8 @@ class TorchftWire:
     def connected(self) -> bool:
         return self.group.connected
 
-    def meet(self, joining: Joining) -> str | None:
-        self.group.joining = joining
+    def meet(self, group: Group) -> str | None:
+        self.group.chooser = group
         # For torchft all workers are always at the same step, so that it heals none of them.
         self._manager.load_state_dict({"step": 0, "batches_committed": 0})
         self._manager.start_quorum(allow_heal=False)

@@ -234,7 +234,7 @@ def test_a_mean_of_garbage_is_only_wrong(kind: str, reduce: str) -> None:
     )
     draw = random.Random(0)
     for first in (0, 1):
-        mean = average(Garbled(draw, first), torch.randn(ELEMENTS), channel.wire, [1, 2, 3], channel=channel)
+        mean = average(Garbled(draw, first), torch.randn(ELEMENTS), channel.layout, [1, 2, 3], channel=channel)
         assert mean.shape == (ELEMENTS,)
 
 
@@ -337,6 +337,6 @@ def test_torch_leaves_a_failed_group_of_workers_to_torchft(before: str | None, m
 
     store = loopback_store()
     group = WithoutDevice()
-    group.joining = SimpleNamespace(stays_out=lambda quorum: False)  # type: ignore[assignment]
+    group.chooser = SimpleNamespace(stays_out=lambda quorum: False)  # type: ignore[assignment]
     group.configure(f"127.0.0.1:{store.port}/group", "run_000", 0, 1)
     assert seen == ["0"] and os.environ.get(name) == before

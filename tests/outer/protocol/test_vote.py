@@ -269,7 +269,7 @@ def test_a_store_whose_worker_has_gone_is_given_up_at_once() -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     group = GlooGroup(timedelta(seconds=SECONDS))
-    group.joining = SimpleNamespace(stays_out=lambda quorum: False)  # type: ignore[assignment]
+    group.chooser = SimpleNamespace(stays_out=lambda quorum: False)  # type: ignore[assignment]
     with pytest.raises(ConnectionError, match=rf"^the worker at {address} has gone: "):
         group.configure(f"{address}/prefix", "worker", 0, 2)
     assert not group.connected
