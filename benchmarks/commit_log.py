@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from muloco.runs.commits import Commit, CommitLog, Progress
+from muloco.runs.commits import Commit, CommitLog, LogFile, Progress
 from muloco.runs.folder import RunFolder
 
 
@@ -82,8 +82,9 @@ def main(words: list[str]) -> None:
             interval=chosen.interval,
             fragments=chosen.fragments,
         )
-        progress = Progress(folder, worker=0, workers=chosen.workers, attempt=1)
-        log = CommitLog(folder.commits(0), attempt=1)
+        logs = [LogFile(folder.commits(worker)) for worker in range(chosen.workers)]
+        progress = Progress(logs, worker=0, attempt=1)
+        log = CommitLog(LogFile(folder.commits(0)), attempt=1)
         assert progress.reached() == chosen.steps
 
         def ask() -> None:

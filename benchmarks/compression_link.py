@@ -20,7 +20,7 @@ from worker_runs import RUN_SECRET, start_lighthouse, train
 
 from muloco.model.flavors import flavor
 from muloco.outer.codecs import build_codec
-from muloco.outer.codecs.compression import Compression, Wire
+from muloco.outer.codecs.compression import Compression, Layout
 from muloco.outer.protocol.exchange import average, bytes_sent, gather_bytes
 
 WORKERS = 2
@@ -40,13 +40,13 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def wires() -> dict[str, Wire]:
+def layouts() -> dict[str, Layout]:
     """Returns the forms in which the same tensors are sent, by name."""
     size = flavor("150M")
     width, inner = size.width, size.feed_forward_width
     shapes = [(ROWS, width), *4 * [(width, width)], (inner, width), (width, inner), (inner, width)]
     tensors = {str(number): torch.empty(shape, device="meta") for number, shape in enumerate(shapes)}
-    return {name: Compression(codec=build_codec(**chosen)).wire(tensors) for name, chosen in WAYS.items()}
+    return {name: Compression(codec=build_codec(**chosen)).layout(tensors) for name, chosen in WAYS.items()}
 
 
 def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
         scratch: folder for logs.
         rounds: timed ones, after one that warms up.
     """
-    elements = sum(map(math.prod, next(iter(wires().values())).shapes))
+    elements = sum(map(math.prod, next(iter(layouts().values())).shapes))
     result: dict[str, Any] = {
         "elements": elements,
         "elements_150M": flavor("150M").parameters,
@@ -82,12 +82,12 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
             "load_average": load,
             "ways": {
                 way: {
-                    "bytes": bytes_sent(wire, WORKERS, 0),
+                    "bytes": bytes_sent(layout, WORKERS, 0),
                     "seconds": statistics.median(seconds[way]),
                     "runs": seconds[way],
-                    "formula": bytes_sent(wire, WORKERS, 0) * 8 / 1e6 / megabits if megabits else None,
+                    "formula": bytes_sent(layout, WORKERS, 0) * 8 / 1e6 / megabits if megabits else None,
                 }
-                for way, wire in wires().items()
+                for way, layout in layouts().items()
             },
         }
     return result
@@ -96,10 +96,10 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
 def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[float]]:
     """One worker; the seconds of each round by way, those of the slower worker."""
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
     torch.set_num_threads(1)
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="link",
         worker=rank,
         min_replica_size=WORKERS,
@@ -112,17 +112,17 @@ def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[floa
         quorum_timeout=TIMEOUT,
         exchange_timeout=TIMEOUT,
     )
-    ways = wires()
+    ways = layouts()
     values = 1e-3 * torch.randn(
         sum(map(math.prod, next(iter(ways.values())).shapes)), generator=torch.Generator().manual_seed(rank)
     )
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        for name, wire in ways.items():
+        for name, layout in ways.items():
             this_round = transport.open(number)
             gather_bytes(this_round, b"both are here")
             started = time.perf_counter()
-            average(this_round, values, wire, [1] * WORKERS)
+            average(this_round, values, layout, [1] * WORKERS)
             taken = time.perf_counter() - started
             slower = max(float(said) for said in gather_bytes(this_round, str(taken).encode()))
             assert this_round.vote(True)

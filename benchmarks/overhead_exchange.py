@@ -94,9 +94,9 @@ def _ways(
     from muloco.outer.codecs.compression import Compression
     from muloco.outer.protocol.exchange import average
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="exchange",
         worker=rank,
         min_replica_size=size,
@@ -129,7 +129,7 @@ def _ways(
     values = torch.arange(elements, dtype=torch.float32).remainder_(1001) * (rank + 1)
     expected = torch.arange(elements, dtype=torch.float32).remainder_(1001) * (size + 1) / 2
     rows = elements // WIDTH // TENSORS
-    wire = Compression().wire({str(index): torch.empty(rows, WIDTH, device="meta") for index in range(TENSORS)})
+    layout = Compression().layout({str(index): torch.empty(rows, WIDTH, device="meta") for index in range(TENSORS)})
 
     def timed(work: Callable[[], torch.Tensor]) -> float:
         dist.barrier()
@@ -141,13 +141,13 @@ def _ways(
 
     def exchange() -> float:
         this_round = transport.open(0)
-        seconds = timed(lambda: average(this_round, values, wire, [1] * size))
+        seconds = timed(lambda: average(this_round, values, layout, [1] * size))
         assert this_round.vote(True)
         return seconds
 
     def whole() -> torch.Tensor:
         this_round = transport.open(0)
-        mean = average(this_round, values, wire, [1] * size)
+        mean = average(this_round, values, layout, [1] * size)
         assert this_round.vote(True)
         return mean
 

@@ -84,11 +84,11 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     from muloco.outer.protocol import seal
     from muloco.outer.protocol.exchange import average, gather_bytes
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
     torch.set_num_threads(1)
     seal._BATCH = seal.BLOCK  # products of sums that a processor's cache holds
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="seals",
         worker=worker,
         min_replica_size=size,
@@ -103,7 +103,7 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
     )
     values = torch.arange(elements, dtype=torch.float32).remainder_(1001) * (worker + 1)
     rows = elements // WIDTH // TENSORS
-    wire = Compression().wire({str(index): torch.empty(rows, WIDTH, device="meta") for index in range(TENSORS)})
+    layout = Compression().layout({str(index): torch.empty(rows, WIDTH, device="meta") for index in range(TENSORS)})
     anchor, momentum = torch.zeros(elements), torch.zeros(elements)
     taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
     for number in range(rounds + 1):
@@ -117,7 +117,7 @@ def work(worker: int, size: int, address: str, host: str, rounds: int, elements:
                 this_round._compare_seals = lambda name: None  # type: ignore[method-assign]
             gather_bytes(this_round, b"all are here")
             started, processor = time.perf_counter(), time.process_time()
-            mean = average(this_round, values, wire, [1] * size)
+            mean = average(this_round, values, layout, [1] * size)
             assert this_round.vote(True)
             exchanged = time.perf_counter() - started, time.process_time() - processor
             momentum.mul_(0.6).add_(mean)

@@ -14,6 +14,7 @@ LEVELS = [
     {"optim", "outer.codecs"},  # whose settings are fields of the config
     {"settings"},
     {"outer.protocol"},
+    {"outer.system_clock"},
     {"outer.in_process", "outer.wire"},
     {"outer.loop"},
     {"outer"},
@@ -49,6 +50,17 @@ def test_imports_point_down() -> None:
         for module in modules_imported_by(file):
             if module.startswith("muloco.") and room_of(module) != room:
                 assert LEVEL[room_of(module)] < LEVEL[room], f"{file}: {room} imports {module}"
+
+
+WAITING = {"time", "threading", "queue", "concurrent", "multiprocessing", "asyncio", "socket", "http", "torchft"}
+
+
+@pytest.mark.parametrize("room", ["protocol", "loop"])
+def test_the_protocol_waits_only_by_its_clock_and_its_wire(room: str) -> None:
+    for file in (PACKAGE / "outer" / room).rglob("*.py"):
+        modules = modules_imported_by(file)
+        assert not WAITING & {module.partition(".")[0] for module in modules}, file
+        assert "torch.distributed" not in modules, file
 
 
 @pytest.mark.parametrize(

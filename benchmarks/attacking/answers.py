@@ -4,6 +4,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from attacking.registry import Report, Verdict, attack
 from attacking.scenes import Workshop
@@ -44,16 +45,18 @@ def _address(listener: socket.socket) -> str:
 def forged_and_replayed_answers(workshop: Workshop, rng: random.Random) -> Report:
     """Answers a worker's question about a round with an earlier answer, a changed one, one of another key and a plain
     one; the real answer is the control."""
+    from muloco.outer.protocol.answers import COMMITTED, Answers, ask
     from muloco.outer.protocol.authentication import Key
-    from muloco.outer.wire.peers import COMMITTED, PeerServer, ask
+    from muloco.outer.system_clock import SystemClock
+    from muloco.outer.wire.http import Server, get
 
     report, key, other = Report(), Key(rng.randbytes(32)), Key(rng.randbytes(32))
-    server, foreign = PeerServer(HOST, key), PeerServer(HOST, other)
-    for one in (server, foreign):
-        one.say("round", COMMITTED)
+    committed, request = Answers(SystemClock()), partial(get, key=key)
+    committed.say("round", COMMITTED)
+    server, foreign = (Server(HOST, holder, committed.answer) for holder in (key, other))
     recorded: list[bytes] = []
 
-    def relay(change: Callable[[bytes], bytes], to: PeerServer) -> Callable[[bytes], bytes]:
+    def relay(change: Callable[[bytes], bytes], to: Server) -> Callable[[bytes], bytes]:
         def answer(request: bytes) -> bytes:
             host, _, port = to.address.rpartition(":")
             with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -67,7 +70,7 @@ def forged_and_replayed_answers(workshop: Workshop, rng: random.Random) -> Repor
         return answer
 
     try:
-        if ask(server.address, "round", key=key, seconds=5) != COMMITTED:
+        if ask(request, server.address, "round", seconds=5) != COMMITTED:
             return Report.of(Verdict.LOST, "the control failed: the real answer is refused")
         plain = b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\ncommitted"
         answers = {
@@ -81,7 +84,7 @@ def forged_and_replayed_answers(workshop: Workshop, rng: random.Random) -> Repor
         }
         for name, answer in answers.items():
             listener = _serve(answer)
-            found = ask(_address(listener), "round", key=key, seconds=3)
+            found = ask(request, _address(listener), "round", seconds=3)
             listener.close()
             taken = found is not None
             report.add(Verdict.LOST if taken else Verdict.REFUSED, f"{name} was taken: {found}" if taken else "")

@@ -61,14 +61,14 @@ def mutated_files(workshop: Workshop, rng: random.Random) -> Report:
     from muloco.errors import UserError
     from muloco.runs.attempts import next_attempt
     from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
-    from muloco.runs.commits import Progress
+    from muloco.runs.commits import LogFile, Progress
     from muloco.runs.folder import RunFolder, read_metrics
     from muloco.settings.load import load_config
 
     report, root = Report(), workshop.unfinished()
     folder, checkpoints = RunFolder(root), CheckpointFolder(root / "checkpoint")
     newest = root / "checkpoint" / "step-20"
-    progress = Progress(folder, worker=0, workers=2, attempt=1)
+    progress = Progress([LogFile(folder.commits(worker)) for worker in range(2)], worker=0, attempt=1)
     readers: list[tuple[Path, Callable[[], object], tuple[type[BaseException], ...]]] = [
         (folder.config, lambda: load_config(str(folder.config)), (UserError,)),
         (newest / "manifest.json", checkpoints.newest, (NoWholeCheckpoint,)),

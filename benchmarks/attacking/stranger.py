@@ -7,7 +7,6 @@
 For each round it prints a JSON object with what it has learned from the others.
 """
 
-import inspect
 import json
 import logging
 import os
@@ -25,31 +24,22 @@ OTHER_BYTES = {
 
 
 def connect(order: dict[str, Any]) -> Any:
-    from torch.distributed import TCPStore
-
     from muloco.outer.wire.peer_group import GlooGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    patience = timedelta(seconds=order["seconds"])
-    arguments = {
-        "run": order["run"],
-        "worker": order["worker"],
-        "min_replica_size": 1,
-        "lighthouse": order["lighthouse"],
-        "rank": 0,
-        "ranks": 1,
-        "store": ("127.0.0.1", store.port),
-        "host": "127.0.0.1",
-        "group": GlooGroup(timedelta(seconds=5)),
-        "quorum_timeout": patience,
-        "exchange_timeout": timedelta(seconds=5),
-        "secret": (order["secret"] or "nobody told me the secret").encode(),
-    }
-    known = inspect.signature(TorchftTransport.__init__).parameters
-    transport = TorchftTransport(**{name: value for name, value in arguments.items() if name in known})
-    transport.own_store = store
-    return transport
+    return torchft_transport(
+        run=order["run"],
+        worker=order["worker"],
+        min_replica_size=1,
+        lighthouse=order["lighthouse"],
+        rank=0,
+        ranks=1,
+        host="127.0.0.1",
+        group=GlooGroup(timedelta(seconds=5)),
+        quorum_timeout=timedelta(seconds=order["seconds"]),
+        exchange_timeout=timedelta(seconds=5),
+        secret=(order["secret"] or "nobody told me the secret").encode(),
+    )
 
 
 def changed(honest: bytes, order: dict[str, Any]) -> bytes:

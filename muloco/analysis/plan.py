@@ -210,8 +210,8 @@ def _exchange_bytes(config: ResolvedConfig) -> int:
     compression = build_compression(config.compression, shapes, tables=flavor(config.model.flavor).tables)
     total = 0
     for fragment in fragments_of(config, shapes):
-        wire = compression.wire({name: shapes[name] for name in fragment})
-        total += max(bytes_sent(wire, config.workers, rank) for rank in range(config.workers))
+        layout = compression.layout({name: shapes[name] for name in fragment})
+        total += max(bytes_sent(layout, config.workers, rank) for rank in range(config.workers))
     return total
 
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
+from muloco.outer.protocol.clock import Clock
 from muloco.outer.protocol.transport import KEPT_PARTS, TransportError
+from muloco.outer.system_clock import SystemClock
 
 
 class GroupEnded(RuntimeError):
@@ -135,6 +137,7 @@ class InProcessGroup:
 class InProcessTransport:
     """One worker's end of an `InProcessGroup`."""
 
+    clock: Clock = SystemClock()
     concurrent = False
 
     def __init__(self, group: InProcessGroup, worker: int, device: torch.device):

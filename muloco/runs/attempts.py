@@ -12,7 +12,7 @@ from time import gmtime, strftime
 
 from muloco.errors import UserError
 from muloco.runs.checked_lines import checked, content, end_torn_line
-from muloco.runs.commits import newest_attempt
+from muloco.runs.commits import LogFile, newest_attempt
 from muloco.runs.folder import RunFolder, read_json, read_lines
 
 SHORTEST = len("attempt 1 2026-01-01T00:00:00Z h 00000000\n")
@@ -28,7 +28,7 @@ def next_attempt(folder: RunFolder) -> int:
     if known and not bad:
         return 1 + max(known)
     others = [
-        *map(newest_attempt, folder.commit_logs()),
+        *(newest_attempt(LogFile(path)) for path in folder.commit_logs()),
         *(_of_checkpoint(path) for path in folder.checkpoint.glob("*/manifest.json")),
         *(line["attempt"] for path in folder.metrics_files().values() for line in read_lines(path)),
     ]

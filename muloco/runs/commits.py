@@ -1,5 +1,5 @@
 """The commit log of a worker, which lists the rounds that it has committed, and the progress of a run according to the
-logs of all workers. This module needs only Python's standard library.
+logs of all workers. This module needs no torch.
 
     commits/worker-NNN.log      begin ATTEMPT STEP CHECKSUM                       it is ready to go on after that step
                                 commit ATTEMPT STEP FRAGMENT MEMBERS CHECKSUM     a committed round of a fragment that
@@ -17,11 +17,13 @@ import functools
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
+from muloco.outer.protocol.quorum import RunProgress
 from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
 from muloco.runs.folder import RunFolder
 from muloco.runs.lines import LineFile
@@ -72,7 +74,10 @@ class Lost:
         return checked(f"lost {self.lines}")
 
 
-def parse(line: bytes) -> Commit | Begin | Lost | None:
+Entry = Commit | Begin | Lost
+
+
+def parse(line: bytes) -> Entry | None:
     """Parses a line of a commit log; returns None if it is damaged or not from a commit log."""
     text = content(line) or ""
     if said := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
@@ -85,68 +90,106 @@ def parse(line: bytes) -> Commit | Begin | Lost | None:
     return None
 
 
-class CommitLog:
-    """Appends lines to a worker's log. If the disk is full, lines are dropped: a warning says so once, and a later line
+class Log(Protocol):
+    """The entries of one worker, wherever they are kept. Entries may be lost, and others may see them late."""
+
+    def append(self, entry: Entry) -> None:
+        """Adds an entry at the end."""
+        ...
+
+    def newest_first(self) -> Iterator[Entry]:
+        """Yields the entries, the last one first."""
+        ...
+
+
+class LogFile:
+    """See `Log`: the lines of a file. If the disk is full, lines are dropped: a warning says so once, and a later line
     says how many are missing.
 
-    The file is closed after each line, so that NFS sends the line to the server at once.
+    The file is closed after each line, so that NFS sends the line to the server at once, and is opened anew to be read.
 
     Args:
-        path: the file of the log.
+        path: the file.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file: LineFile | None = None
+
+    def append(self, entry: Entry) -> None:
+        if self._file is None:
+            with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
+                end_torn_line(self._path)
+            self._file = LineFile(self._path, gap=lambda lines, reason: Lost(lines).to_line())
+        self._file.append(entry.to_line())
+        self._file.close()
+
+    def newest_first(self) -> Iterator[Entry]:
+        """Damaged lines are skipped, with one warning; a missing file has no entries."""
+        path = self._path
+        try:
+            for line in lines_from_end(path):
+                said = parse(line)
+                if said is not None:
+                    yield said
+                else:
+                    _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _warn_once(f"{path} cannot be read: {error.strerror or error}; the commits in it are not known here")
+
+
+class CommitLog:
+    """Adds entries to a worker's log.
+
+    Args:
+        log: of the worker.
         attempt: the number of the attempt at the run.
     """
 
-    def __init__(self, path: Path, *, attempt: int):
+    def __init__(self, log: Log, *, attempt: int):
+        self._log = log
         self._attempt = attempt
         self._newest: deque[Commit] = deque(maxlen=ANSWERED)
-        with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
-            end_torn_line(path)
-        self._file = LineFile(path, gap=lambda lines, reason: Lost(lines).to_line())
 
     def begin(self, step: int) -> None:
         """Records that the worker is ready to go on after `step`."""
-        self._append(Begin(self._attempt, step).to_line())
+        self._log.append(Begin(self._attempt, step))
 
     def add(self, step: int, fragment: int, members: Collection[int]) -> None:
         """Records that the worker has committed, with `members`, the round of a fragment that was sent after `step`."""
         commit = Commit(self._attempt, step, fragment, frozenset(members))
         self._newest.append(commit)
-        self._append(commit.to_line())
+        self._log.append(commit)
 
     def answer(self) -> bytes:
         """Returns the newest commits, as lines of the log, to be sent to other workers. The file is not read for it."""
         return "".join(f"{commit.to_line()}\n" for commit in list(self._newest)).encode()
 
-    def _append(self, line: str) -> None:
-        self._file.append(line)
-        self._file.close()
-
 
 class Progress:
     """The progress of one attempt at a run, from the logs of all workers and the answers of those that can be reached.
 
-    Nothing is kept between two questions: each one opens the files anew and reads their ends, so files may shrink or be
-    replaced. If a shared file system shows an old state, or there is none, the answers of the other workers make up for
-    it.
+    Nothing is kept between two questions, so the files of logs may shrink or be replaced. If a shared file system shows
+    an old state, or there is none, the answers of the other workers make up for it.
 
     Args:
-        folder: the run folder.
+        logs: of all workers.
         worker: the number of the worker that asks.
-        workers: K, the number of workers of the run.
         attempt: the number of the attempt.
         ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
     """
 
     def __init__(
         self,
-        folder: RunFolder,
+        logs: Sequence[Log],
         *,
         worker: int,
-        workers: int,
         attempt: int,
         ask: Callable[[], Iterable[bytes]] = lambda: (),
     ):
-        self._files = [folder.commits(worker) for worker in range(workers)]
+        self._logs = logs
         self._worker, self._attempt, self._ask = worker, attempt, ask
 
     def reached(self) -> int:
@@ -168,8 +211,8 @@ class Progress:
         return judge
 
     def _logged(self) -> Iterator[Commit]:
-        for path in self._files:
-            yield from newest_commits(path, self._attempt)
+        for log in self._logs:
+            yield from newest_commits(log, self._attempt)
 
     def _answered(self) -> Iterator[Commit]:
         for answer in self._ask():
@@ -179,10 +222,29 @@ class Progress:
                     yield said
 
 
-def newest_commits(path: Path, attempt: int) -> list[Commit]:
+def run_progress(commits: CommitLog | None, progress: Progress, saved: Callable[[], int | None]) -> RunProgress:
+    """Returns what the outer loop of one rank knows of its run, and where it records its own rounds.
+
+    Args:
+        commits: the worker's log; None on ranks other than the first. Such a rank asks only how far the run has come.
+        progress: of the run.
+        saved: returns the step of the newest whole checkpoint, or None if there is none.
+    """
+
+    def last_committed_step() -> int:
+        return max(saved() or 0, progress.reached())
+
+    if commits is None:
+        return RunProgress(last_committed_step=last_committed_step)
+    return RunProgress(
+        last_committed_step=last_committed_step, committed_without_me=progress.passed, record=commits.add
+    )
+
+
+def newest_commits(log: Log, attempt: int) -> list[Commit]:
     """Returns the commits of the highest step that a log has for an attempt, the last one first."""
     found: list[Commit] = []
-    for said in _from_end(path):
+    for said in log.newest_first():
         if isinstance(said, Lost) or said.attempt > attempt:
             continue
         if said.attempt < attempt or (found and said.step < found[0].step):
@@ -192,30 +254,14 @@ def newest_commits(path: Path, attempt: int) -> list[Commit]:
     return found
 
 
-def newest_attempt(path: Path) -> int:
+def newest_attempt(log: Log) -> int:
     """Returns the highest attempt at the end of a log, or 0 if there is none."""
-    return next((said.attempt for said in _from_end(path) if not isinstance(said, Lost)), 0)
+    return next((said.attempt for said in log.newest_first() if not isinstance(said, Lost)), 0)
 
 
 def has_trained(folder: RunFolder, attempt: int) -> bool:
     """Whether a worker has trained in an attempt or in a later one, or was ready to."""
-    return any(newest_attempt(path) >= attempt for path in folder.commit_logs())
-
-
-def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:
-    """Yields the entries of a log, the last one first. Damaged lines are skipped, with one warning; a missing file has
-    no entries."""
-    try:
-        for line in lines_from_end(path):
-            said = parse(line)
-            if said is not None:
-                yield said
-            else:
-                _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        _warn_once(f"{path} cannot be read: {error.strerror or error}; the commits in it are not known here")
+    return any(newest_attempt(LogFile(path)) >= attempt for path in folder.commit_logs())
 
 
 @functools.cache

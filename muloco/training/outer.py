@@ -15,13 +15,13 @@ import torch.distributed as dist
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
-from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
+from muloco.outer import OuterLoop, QuorumPolicy, StateTransfer, Transport, WorkerIdentity
 from muloco.outer.codecs.compression import Compression
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.fragment import Merging
 from muloco.outer.loop.fragments import Fragment, by_modules, by_number
 from muloco.outer.wire.network import is_loopback
-from muloco.runs.commits import CommitLog, Progress
+from muloco.runs.commits import CommitLog, Progress, run_progress
 from muloco.settings.compression import Compression as CompressionConfig
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.fields import common_settings
@@ -65,7 +65,7 @@ def build_outer_loop(
             straggler_timeout_seconds=ft.straggler_timeout_seconds,
             quorum_timeout_seconds=ft.quorum_timeout_seconds,
         ),
-        progress=_run_progress(commits, progress, saved),
+        progress=run_progress(commits, progress, saved),
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),
         delay=ft.fragment_sync_delay,
@@ -77,20 +77,6 @@ def build_outer_loop(
         data_position=data_position,
         transfer=transfer,
         merging=merging,
-    )
-
-
-def _run_progress(commits: CommitLog | None, progress: Progress, saved: Callable[[], int | None]) -> RunProgress:
-    """See `build_outer_loop`. All ranks ask how far the run has come; the first one alone asks for the rounds of the
-    others, and logs those of this worker."""
-
-    def last_committed_step() -> int:
-        return max(saved() or 0, progress.reached())
-
-    if commits is None:
-        return RunProgress(last_committed_step=last_committed_step)
-    return RunProgress(
-        last_committed_step=last_committed_step, committed_without_me=progress.passed, record=commits.add
     )
 
 
@@ -178,12 +164,12 @@ def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device
     if group is not None:
         return group.transport(ft.replica_id, device)
     from muloco.outer.wire.peer_group import GlooGroup, NCCLGroup
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.wire.torchft import torchft_transport
 
     ranks = int(os.environ["WORLD_SIZE"])
     connect = {"gloo": GlooGroup, "nccl": NCCLGroup}[_process_group(ft.process_group)]
     patience = timedelta(seconds=ft.quorum_timeout_seconds + 2 * ft.exchange_timeout_seconds)
-    return TorchftTransport(
+    return torchft_transport(
         run=config.run.name,
         worker=ft.replica_id,
         min_replica_size=ft.min_replica_size,

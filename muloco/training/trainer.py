@@ -22,7 +22,7 @@ from muloco.outer import OuterLoop, StateLost, Transport, TransportError
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.fragment import Merging
 from muloco.runs.checkpoint_folder import NoWholeCheckpoint
-from muloco.runs.commits import CommitLog, Progress
+from muloco.runs.commits import CommitLog, LogFile, Progress
 from muloco.runs.folder import RunFolder
 from muloco.runs.lock import only_one
 from muloco.runs.states import State
@@ -80,7 +80,7 @@ class MulocoTrainer(Trainer):
         self._commits: CommitLog | None = None
         if dist.get_rank() == 0:
             path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)
-            self._commits = CommitLog(path, attempt=config.metrics.attempt)
+            self._commits = CommitLog(LogFile(path), attempt=config.metrics.attempt)
         if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
         self.validator.context = self.checkpointer.context = WorkerContext(
@@ -282,10 +282,10 @@ class MulocoTrainer(Trainer):
             states["model"] = ModelWrapper(self.model_parts)
             parameters, merging = self._averaging.z(), self._averaging.moving_z
         transport = build_transport(config.muloco, config.group, self.device)
+        folder = RunFolder(config.dump_folder)
         progress = Progress(
-            RunFolder(config.dump_folder),
+            [LogFile(folder.commits(worker)) for worker in range(config.muloco.workers)],
             worker=config.muloco.fault_tolerance.replica_id,
-            workers=config.muloco.workers,
             attempt=config.metrics.attempt,
             ask=lambda: transport.inquire(COMMITS, ASK_SECONDS),
         )

@@ -33,10 +33,10 @@ import sys
 
 if "worker" in sys.orig_argv:
     import time
-    import muloco.outer.wire.torchft
+    import muloco.outer.protocol.peer_transport
     from muloco.failpoints import on_hit
 
-    muloco.outer.wire.torchft.WAITING_SECONDS = 1.0
+    muloco.outer.protocol.peer_transport.WAITING_SECONDS = 1.0
 
     def pace(phase):
         if phase == "inner_step":

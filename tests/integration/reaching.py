@@ -16,7 +16,7 @@ from torchft.coordination import LighthouseServer
 from muloco.outer import QuorumPolicy
 from muloco.outer.wire.network import Network, split
 from muloco.outer.wire.peer_group import GlooGroup
-from muloco.outer.wire.torchft import TorchftTransport
+from muloco.outer.wire.torchft import torchft_transport
 from tests.outer.joining import Worker
 from tests.outer.toy import Case
 
@@ -34,7 +34,7 @@ def main(worker: int, workers: int, host: str, lighthouse: str) -> None:
         lighthouse = Network(host, SECRET).announce(port)
         sys.stdout.write(json.dumps({"lighthouse": lighthouse}) + "\n")
         sys.stdout.flush()
-    transport = TorchftTransport(
+    transport = torchft_transport(
         run="run",
         secret=SECRET,
         worker=worker,

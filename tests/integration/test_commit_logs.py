@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from muloco.runs.checkpoint_folder import CheckpointFolder
-from muloco.runs.commits import Commit, newest_commits
+from muloco.runs.commits import Commit, LogFile, newest_commits
 from muloco.runs.folder import RunFolder
 
 from .by_hand import HOOK, workers
@@ -41,7 +41,7 @@ def test_who_stood_still_asks_the_others_where_they_see_no_common_folder(tmp_pat
     two["fault_tolerance__straggler_timeout_seconds"] = 120  # how long it looks for the others, not the lighthouse's
 
     def newest(worker: int) -> Commit | None:
-        return next(iter(newest_commits(folders[worker].commits(worker), 1)), None)
+        return next(iter(newest_commits(LogFile(folders[worker].commits(worker)), 1)), None)
 
     def wait_for_round(of: set[int], windows: int = 2) -> None:
         before = newest(0)
@@ -93,7 +93,7 @@ def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -
     assert f"{folder.metrics(1)} has no training line" in again.summary()["missing_metrics"]
     for worker in (0, 1):
         for attempt, step in ((1, 8), (2, 12)):
-            (newest,) = newest_commits(folder.commits(worker), attempt)
+            (newest,) = newest_commits(LogFile(folder.commits(worker)), attempt)
             assert newest.step == step and newest.members == {0, 1}
 
 
@@ -104,7 +104,7 @@ def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path
     folder = RunFolder(tmp_path / "deleted")
     with (tmp_path / "deleted.out").open("w") as out:
         process = subprocess.Popen(command(tmp_path, "deleted", MULOCO, **settings), stdout=out, stderr=out)
-        wait_until(lambda: newest_commits(folder.commits(1), 1), "it does not begin", tmp_path, process)
+        wait_until(lambda: newest_commits(LogFile(folder.commits(1)), 1), "it does not begin", tmp_path, process)
         folder.root.rename(tmp_path / "gone")
         shutil.rmtree(tmp_path / "gone")
         assert wait_for_end(process, tmp_path) == 0, (tmp_path / "deleted.out").read_text()
@@ -114,4 +114,4 @@ def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path
     assert checkpoints is not None and checkpoints.step == 40
     again = train(tmp_path, "deleted", MULOCO, "--resume", **{**settings, "training__steps": 44})
     assert again.status == 0, again.output
-    assert [one.step for one in newest_commits(folder.commits(0), 2)] == [44]
+    assert [one.step for one in newest_commits(LogFile(folder.commits(0)), 2)] == [44]

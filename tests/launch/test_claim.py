@@ -17,7 +17,7 @@ import pytest
 from muloco.errors import UserError
 from muloco.launch.claim import Claim, only_supervisor
 from muloco.runs.attempts import begin_attempt
-from muloco.runs.commits import CommitLog
+from muloco.runs.commits import CommitLog, LogFile
 from muloco.runs.folder import RunFolder
 
 from ..patience import PATIENCE
@@ -73,11 +73,11 @@ def test_a_start_that_fails_is_taken_back_unless_a_worker_came_to_train(tmp_path
     assert not folder.config.exists() and folder.log(0).read_text() == "why"
 
     begun = claim(folder)
-    CommitLog(folder.commits(0), attempt=0).begin(0)
+    CommitLog(LogFile(folder.commits(0)), attempt=0).begin(0)
     begun.take_back()
     assert not folder.config.exists()
     begun = claim(folder)
-    CommitLog(folder.commits(1), attempt=1).begin(0)
+    CommitLog(LogFile(folder.commits(1)), attempt=1).begin(0)
     begun.take_back()
     assert folder.config.exists()
 
@@ -93,7 +93,7 @@ def test_a_resume_that_trained_in_a_later_attempt_keeps_its_config(tmp_path: Pat
     claim(folder)
     again = Claim(folder, {**CONTENTS, "resolved": {}}, attempt=2, fresh=False)
     after = folder.config.read_bytes()
-    CommitLog(folder.commits(0), attempt=3).begin(10)  # attempt 2 failed before it trained
+    CommitLog(LogFile(folder.commits(0)), attempt=3).begin(10)  # attempt 2 failed before it trained
     again.take_back()
     assert folder.config.read_bytes() == after
 

@@ -7,7 +7,7 @@ import pytest
 
 from muloco.launch.kept_folder import KeptFolder
 from muloco.runs.attempts import begin_attempt, next_attempt
-from muloco.runs.commits import CommitLog
+from muloco.runs.commits import CommitLog, LogFile
 from muloco.runs.folder import MetricsWriter, RunFolder, read_lines, write_json
 
 
@@ -25,7 +25,11 @@ def test_a_deleted_folder_is_made_anew_and_told_once(
     folder: RunFolder, first: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever notices it first: a worker that commits a round makes its part of the folder."""
-    kept, contents, log = KeptFolder(folder), folder.config.read_bytes(), CommitLog(folder.commits(0), attempt=2)
+    kept, contents, log = (
+        KeptFolder(folder),
+        folder.config.read_bytes(),
+        CommitLog(LogFile(folder.commits(0)), attempt=2),
+    )
     log.begin(0)
     kept.watch()
     assert not caplog.messages

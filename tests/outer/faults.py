@@ -61,8 +61,8 @@ class _FaultyRound:
                 ok = False
         if self._point != "voted":
             return self._inner.vote(ok)
-        group = getattr(self._transport, "group", None)
-        if group is None:  # in process
+        wire = getattr(self._transport, "wire", None)
+        if wire is None:  # in process
             answer = self._inner.vote(ok)
             self._act()
             return answer
@@ -80,13 +80,13 @@ def at_the_votes(transport: Any, this_round: Any, act: Callable[..., None]) -> N
     exchange_votes = this_round._exchange_votes
 
     def exchange(name: str) -> None:
-        swap = transport.group.swap
+        swap = transport.wire.swap
 
         def instead(*args) -> None:
-            transport.group.swap = swap
+            transport.wire.swap = swap
             act(swap, *args)
 
-        transport.group.swap = instead
+        transport.wire.swap = instead
         exchange_votes(name)
 
     this_round._exchange_votes = exchange
@@ -100,9 +100,7 @@ def die_at(transport) -> Callable[[], None]:
     """Ends a worker at a lighthouse as its process' end would: no heartbeat, no connection, no answer."""
 
     def act() -> None:
-        transport._manager.shutdown(wait=False)
-        transport.cut()
-        transport.server.close()
+        transport.wire.close()
         raise Died
 
     return act
@@ -119,4 +117,4 @@ def lose_contact() -> None:
 
 
 def lose_contact_in_vote() -> None:
-    raise RuntimeError("the test has broken the connection")
+    raise ConnectionError("the test has broken the connection")

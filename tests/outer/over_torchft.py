@@ -8,8 +8,9 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from muloco.outer.protocol.authentication import Key
+from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.outer.wire.peer_group import GlooGroup, PeerGroup
-from muloco.outer.wire.torchft import TorchftTransport
+from muloco.outer.wire.torchft import torchft_transport
 
 T = TypeVar("T")
 SECRET = b"a secret of the workers of a test"
@@ -29,9 +30,9 @@ def connect(
     rank: int = 0,
     ranks: int = 1,
     ranks_group: dist.ProcessGroup | None = None,
-) -> TorchftTransport:
+) -> PeerTransport:
     """One rank's end; of a worker of one rank, where nothing else is said."""
-    return TorchftTransport(
+    return torchft_transport(
         run=run,
         secret=secret,
         worker=worker,

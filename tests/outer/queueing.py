@@ -74,4 +74,4 @@ class _QueueingGloo(ProcessGroupGloo):
 
 
 class QueueingGroup(StreamGroup, _QueueingGloo):
-    """To be given to a `TorchftTransport`."""
+    """To be given to `torchft_transport`."""

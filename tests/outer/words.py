@@ -74,10 +74,11 @@ class CountedPending(Pending):
 
     def __init__(self, *args, **options):
         self._ledger = getattr(_CURRENT, "ledger", None)
+        self._owner = threading.current_thread()
         super().__init__(*args, **options)
 
     def _run(self) -> None:
-        if self._ledger is None or threading.current_thread() is not self._thread:
+        if self._ledger is None or threading.current_thread() is self._owner:
             super()._run()
         else:
             assert self._ledger.rounds_may_run.wait(SECONDS)

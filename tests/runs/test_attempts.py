@@ -7,7 +7,7 @@ import pytest
 
 from muloco.errors import UserError
 from muloco.runs.attempts import begin_attempt, next_attempt
-from muloco.runs.commits import CommitLog
+from muloco.runs.commits import CommitLog, LogFile
 from muloco.runs.folder import MetricsWriter, RunFolder
 
 
@@ -50,7 +50,7 @@ def of_metrics(folder: RunFolder) -> None:
 
 
 def of_commits(folder: RunFolder) -> None:
-    CommitLog(folder.commits(5), attempt=7).begin(0)
+    CommitLog(LogFile(folder.commits(5)), attempt=7).begin(0)
 
 
 def of_checkpoint(folder: RunFolder) -> None:

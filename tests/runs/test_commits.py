@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from muloco.runs.checked_lines import checked, content, lines_from_end
-from muloco.runs.commits import ANSWERED, CommitLog, Progress, has_trained, newest_commits, parse
+from muloco.runs.commits import ANSWERED, CommitLog, LogFile, Progress, has_trained, newest_commits, parse
 from muloco.runs.folder import RunFolder
 
 K = 3
@@ -19,14 +19,16 @@ K = 3
 
 def log(folder: RunFolder, worker: int, *rounds: tuple[int, int, set[int]], attempt: int = 1) -> CommitLog:
     """Appends rounds (step, fragment, members) to a worker's log."""
-    made = CommitLog(folder.commits(worker), attempt=attempt)
+    made = CommitLog(LogFile(folder.commits(worker)), attempt=attempt)
     for step, fragment, members in rounds:
         made.add(step, fragment, members)
     return made
 
 
 def progress(folder: RunFolder, worker: int = 0, *, attempt: int = 1, answers: tuple[bytes, ...] = ()) -> Progress:
-    return Progress(folder, worker=worker, workers=K, attempt=attempt, ask=lambda: answers)
+    return Progress(
+        [LogFile(folder.commits(other)) for other in range(K)], worker=worker, attempt=attempt, ask=lambda: answers
+    )
 
 
 def everything(logs: dict[int, list[tuple[int, int, int, set[int]]]], attempt: int) -> list[tuple[int, int, set[int]]]:
@@ -180,7 +182,7 @@ def test_lines_come_from_the_end(tmp_path: Path, size: int, ended: bool) -> None
 def test_a_question_reads_the_same_little_of_a_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """K = 32 workers, after 30,000 steps in windows of 30 with four fragments: a block of each file, and few lines."""
     folder, workers, read, parsed = RunFolder(tmp_path), range(32), [], []
-    rounds = [CommitLog(tmp_path / "x", attempt=1)]
+    rounds = [CommitLog(LogFile(tmp_path / "x"), attempt=1)]
     for step in range(30_000 * 4 // 30):
         rounds[0].add(step, step % 4, workers)
     whole = (tmp_path / "x").read_bytes()
@@ -196,7 +198,7 @@ def test_a_question_reads_the_same_little_of_a_long_run(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("os.pread", counted)
     monkeypatch.setattr("muloco.runs.commits.parse", lambda line: parsed.append(line) or parse(line))
-    asker = Progress(folder, worker=0, workers=32, attempt=1)
+    asker = Progress([LogFile(folder.commits(worker)) for worker in workers], worker=0, attempt=1)
     assert asker.reached() == 3999 and not asker.passed(3999, 3)
     assert sum(read) == 2 * 32 * 4096 and len(parsed) == 2 * 32 * 2
 
@@ -204,11 +206,11 @@ def test_a_question_reads_the_same_little_of_a_long_run(tmp_path: Path, monkeypa
 def test_who_has_trained_in_which_attempt(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert not has_trained(folder, 1)
-    CommitLog(folder.commits(0), attempt=1).begin(0)
+    CommitLog(LogFile(folder.commits(0)), attempt=1).begin(0)
     assert has_trained(folder, 1) and not has_trained(folder, 2)
     log(folder, 0, (4, 0, {0}))
-    CommitLog(folder.commits(1), attempt=2).begin(4)
-    assert has_trained(folder, 2) and newest_commits(folder.commits(1), 1) == []
+    CommitLog(LogFile(folder.commits(1)), attempt=2).begin(4)
+    assert has_trained(folder, 2) and newest_commits(LogFile(folder.commits(1)), 1) == []
     assert progress(folder, attempt=1).reached() == 4 and progress(folder, attempt=2).reached() == 0
 
 

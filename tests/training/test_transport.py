@@ -18,7 +18,7 @@ def test_payloads_are_made_where_the_parameters_are(monkeypatch: pytest.MonkeyPa
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), (SECRET, "a secret of a test")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(LIGHTHOUSE, "http://127.0.0.1:1")
-    monkeypatch.setattr(torchft, "TorchftTransport", lambda **options: options)
+    monkeypatch.setattr(torchft, "torchft_transport", lambda **options: options)
     config, device = Config(), torch.device("cuda", 3)
     config.run.name, config.fault_tolerance.process_group = "run", "gloo"
     options = build_transport(config, None, device)

@@ -252,7 +252,7 @@ def codec_kernels(bench: Bench) -> Figures:
 
 
 def staged_bytes(bench: Bench) -> Figures:
-    from muloco.outer.wire.staging import Staging
+    from muloco.outer.protocol.staging import Staging
 
     size = bench.size(64 * MIB, MIB // 16)
     staging = Staging(bench.device, torch.device("cpu"))
@@ -311,6 +311,7 @@ def seals(bench: Bench) -> Figures:
 
 def side_stream(bench: Bench) -> Figures:
     from muloco.outer.loop.background import Pending
+    from muloco.outer.system_clock import SystemClock
 
     n, rounds = bench.size(2**26, 2**10), bench.size(20, 3)
     for trial in range(rounds):
@@ -322,7 +323,7 @@ def side_stream(bench: Bench) -> Figures:
                 total = total + 1
             return total
 
-        pending = Pending(work, concurrent=True, device=bench.device)
+        pending = Pending(work, clock=SystemClock(), concurrent=True, device=bench.device)
         busy = torch.randn(bench.size(2048, 8), bench.size(2048, 8), device=bench.device)
         for _ in range(20):
             busy = busy @ busy * 1e-3
@@ -334,12 +335,14 @@ def side_stream(bench: Bench) -> Figures:
 
 def side_stream_memory(bench: Bench) -> Figures:
     from muloco.outer.loop.background import Pending
+    from muloco.outer.system_clock import SystemClock
 
     forget_memory(bench.device)
     before, reserved = reserved_bytes(bench.device), []
     elements = bench.size(64 * MIB, MIB // 64)
     for _ in range(40):
-        Pending(lambda: torch.ones(elements, device=bench.device), concurrent=True, device=bench.device).result()
+        ones = partial(torch.ones, elements, device=bench.device)
+        Pending(ones, clock=SystemClock(), concurrent=True, device=bench.device).result()
         reserved.append((reserved_bytes(bench.device) - before) / MIB)
     first, last = reserved[0], reserved[-1]
     expect(last <= 2 * first + 64, f"{first:.0f} MiB are reserved after the first round, {last:.0f} MiB after the last")

@@ -9,7 +9,7 @@ PART = Part(
         Row(
             name="gloo_two",
             what="two workers in separate processes on one GPU, streaming over gloo during the inner steps",
-            where=("launch/placement/local.py", "outer/loop/in_flight.py", "outer/wire/torchft_round.py"),
+            where=("launch/placement/local.py", "outer/loop/in_flight.py", "outer/protocol/peer_round.py"),
             command="run `muloco train config/laptop/muloco_streaming.py` on one GPU",
             check="gloo:two",
             seconds=60,

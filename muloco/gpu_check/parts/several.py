@@ -11,7 +11,7 @@ PART = Part(
         Row(
             name="nccl_two",
             what="one GPU for each worker, with the outer exchange over NCCL: the digests are equal",
-            where=("launch/placement/local.py", "outer/wire/torchft_round.py"),
+            where=("launch/placement/local.py", "outer/protocol/peer_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs",
             check="several:nccl_two",
             gpus=2,
@@ -46,7 +46,7 @@ PART = Part(
         Row(
             name="nccl_killed",
             what="a round over NCCL is a transaction: a worker that is killed in it changes no anchor, and rejoins",
-            where=("outer/wire/peer_group.py", "outer/wire/torchft_round.py"),
+            where=("outer/wire/peer_group.py", "outer/protocol/peer_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs and `kill -9` a worker; digests are equal",
             check="several:nccl_killed",
             gpus=2,

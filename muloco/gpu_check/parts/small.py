@@ -92,7 +92,7 @@ PART = Part(
         Row(
             name="staged_bytes",
             what="payloads for gloo are copied to page-locked host memory and back without a change",
-            where=("outer/wire/staging.py",),
+            where=("outer/protocol/staging.py",),
             command="pass tensors on the GPU through `Staging`",
             check="small:staged_bytes",
         ),

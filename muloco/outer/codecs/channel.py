@@ -7,7 +7,7 @@ import torch
 
 from muloco.outer.codecs import Codec, error_feedback
 from muloco.outer.codecs.codec import StatefulCodec
-from muloco.outer.codecs.compression import Compression, Wire
+from muloco.outer.codecs.compression import Compression, Layout
 
 Stacks = dict[tuple[int, ...], torch.Tensor]
 """Residuals of pieces that were encoded together, fp32 [pieces, elements], by the starts of the pieces in the
@@ -26,7 +26,7 @@ class Channel:
     """
 
     def __init__(self, compression: Compression, tensors: Mapping[str, torch.Tensor]):
-        self.wire: Wire = compression.wire(tensors)
+        self.layout: Layout = compression.layout(tensors)
 
         def end(gain: float) -> "Encoder":
             feedback = (compression.error_decay, compression.error_alpha, gain) if compression.error_feedback else None
@@ -37,13 +37,13 @@ class Channel:
         self.owned = end(1.0)
         """Encodes the means that this worker owns, with `reselect`."""
         self._encoders = (
-            {"sent": self.sent, "owned": self.owned} if self.wire.reduce == "reselect" else {"sent": self.sent}
+            {"sent": self.sent, "owned": self.owned} if self.layout.reduce == "reselect" else {"sent": self.sent}
         )
 
     @property
     def stateful(self) -> bool:
         """Whether a codec keeps a state."""
-        return any(isinstance(codec, StatefulCodec) for codec in self.wire.codecs)
+        return any(isinstance(codec, StatefulCodec) for codec in self.layout.codecs)
 
     def begin(self) -> None:
         """A round begins, or is tried again."""
@@ -63,7 +63,7 @@ class Channel:
     def residuals(self, device: torch.device) -> dict[str, torch.Tensor]:
         """The residuals of error feedback by kind, `sent` and `owned`: fp32 vectors of the fragment, 0 where this rank
         has none. Without error feedback there are no kinds."""
-        elements = sum(torch.Size(shape).numel() for shape in self.wire.shapes)
+        elements = sum(torch.Size(shape).numel() for shape in self.layout.shapes)
         return {
             kind: encoder.residual.to_vector(elements, device)
             for kind, encoder in self._encoders.items()

@@ -41,7 +41,7 @@ class Compression:
     error_alpha: float = 1.0
     error_gain: float = 1.0
 
-    def wire(self, tensors: Mapping[str, torch.Tensor]) -> "Wire":
+    def layout(self, tensors: Mapping[str, torch.Tensor]) -> "Layout":
         """The form in which a fragment of these tensors travels."""
         shapes = [tuple(tensor.shape) for tensor in tensors.values()]
         codecs = [DENSE if name in self.dense else self.codec for name in tensors]
@@ -49,11 +49,11 @@ class Compression:
             elements = sum(map(math.prod, shapes))
             shapes = [(min(PART_ELEMENTS, elements - start),) for start in range(0, elements, PART_ELEMENTS)]
             codecs = [DENSE] * len(shapes)
-        return Wire(shapes=shapes, codecs=codecs, reduce=self.reduce)
+        return Layout(shapes=shapes, codecs=codecs, reduce=self.reduce)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wire:
+class Layout:
     """The form in which a fragment travels."""
 
     shapes: Sequence[tuple[int, ...]]
@@ -68,7 +68,7 @@ class Wire:
         return all(codec == DENSE for codec in self.codecs)
 
 
-def layout_of(fragments: Sequence[tuple[Mapping[str, torch.Tensor], Wire]]) -> str:
+def layout_digest(fragments: Sequence[tuple[Mapping[str, torch.Tensor], Layout]]) -> str:
     """Returns a digest, 16 hexadecimal digits, of everything that decides the sizes and the meaning of the payloads.
 
     Args:
@@ -77,9 +77,9 @@ def layout_of(fragments: Sequence[tuple[Mapping[str, torch.Tensor], Wire]]) -> s
     told = [
         [
             [[name, str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()],
-            [[repr(codec), *shape] for codec, shape in zip(wire.codecs, wire.shapes, strict=True)],
-            wire.reduce,
+            [[repr(codec), *shape] for codec, shape in zip(layout.codecs, layout.shapes, strict=True)],
+            layout.reduce,
         ]
-        for tensors, wire in fragments
+        for tensors, layout in fragments
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

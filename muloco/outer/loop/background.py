@@ -1,12 +1,12 @@
 """Runs one round at a time in parallel with the inner steps, in a thread, or later, when its result is needed."""
 
-import threading
-import time
 from collections.abc import Callable
 from functools import cache
 from typing import Generic, TypeVar
 
 import torch
+
+from muloco.outer.protocol.clock import Clock, Task
 
 T = TypeVar("T")
 
@@ -30,13 +30,14 @@ class Pending(Generic[T]):
 
     Args:
         work: returns the result; it is called once.
-        concurrent: whether `work` is called in a thread that starts now, or else when the result is asked for.
+        clock: runs the work.
+        concurrent: whether `work` is called in a task that starts now, or else when the result is asked for.
         device: device of the tensors that `work` uses. On an accelerator, concurrent work is queued on the device's
-            side stream, which first waits for everything that is queued on the current stream. The thread ends when the
+            side stream, which first waits for everything that is queued on the current stream. The task ends when the
             device has finished the work.
     """
 
-    def __init__(self, work: Callable[[], T], *, concurrent: bool, device: torch.device):
+    def __init__(self, work: Callable[[], T], *, clock: Clock, concurrent: bool, device: torch.device):
         self._work: Callable[[], T] | None = work
         self._value: T | None = None
         self._error: BaseException | None = None
@@ -44,19 +45,14 @@ class Pending(Generic[T]):
         self.seconds = 0.0
         """Seconds that the work took, once it is done."""
         self._stream: torch.Stream | None = None
+        self._clock = clock
         self._device = device
-        self._thread: threading.Thread | None = None
+        self._task: Task | None = None
         if concurrent:
             if device.type != "cpu":
                 self._stream = _side_stream(device)
                 self._stream.wait_stream(torch.accelerator.current_stream(device))
-            self._thread = threading.Thread(target=self._run, name="outer round", daemon=True)
-            self._thread.start()
-
-    @classmethod
-    def of(cls, value: T) -> "Pending[T]":
-        """Returns a `Pending` whose result is there already."""
-        return cls(lambda: value, concurrent=False, device=torch.device("cpu"))
+            self._task = clock.start(self._run, "outer round")
 
     @property
     def failed(self) -> bool:
@@ -66,12 +62,12 @@ class Pending(Generic[T]):
     def again(self) -> "Pending[T]":
         """Returns the same work once more, after it has failed; it runs when its result is asked for."""
         assert self._error is not None and self._work is not None
-        return Pending(self._work, concurrent=False, device=self._device)
+        return Pending(self._work, clock=self._clock, concurrent=False, device=self._device)
 
     def result(self) -> T:
         """Waits for the result and returns it; an error of the work is raised here."""
-        if self._thread is not None:
-            self._thread.join()
+        if self._task is not None:
+            self._task.join()
         elif not self._done:
             self._run()
         if self._error is not None:
@@ -80,7 +76,7 @@ class Pending(Generic[T]):
 
     def _run(self) -> None:
         assert self._work is not None
-        started = time.perf_counter()
+        started = self._clock.now()
         try:
             if self._stream is None:
                 self._value = self._work()
@@ -94,5 +90,5 @@ class Pending(Generic[T]):
             self._work = None  # releases the tensors that it holds
         except BaseException as error:
             self._error = error
-        self.seconds = time.perf_counter() - started
+        self.seconds = self._clock.now() - started
         self._done = True

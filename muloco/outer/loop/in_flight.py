@@ -76,18 +76,20 @@ class InFlight:
             return Arrived(outcome=outcome)
 
         concurrent = transport.concurrent and due > step
-        return cls(fragment, index, due=due, pending=Pending(work, concurrent=concurrent, device=transport.device))
+        pending = Pending(work, clock=transport.clock, concurrent=concurrent, device=transport.device)
+        return cls(fragment, index, due=due, pending=pending)
 
     @classmethod
     def saved(
-        cls, values: Mapping[str, Any], fragments: list[FragmentState], *, delay: int, device: torch.device
+        cls, values: Mapping[str, Any], fragments: list[FragmentState], transport: Transport, *, delay: int
     ) -> "InFlight":
         """Returns the fragment of the result of `to_json`. Its mean is not initialized."""
         values = dict(values)
         committed = values.pop("agreement")
         fragment = fragments[committed["fragment"]]
-        outcome = Committed.from_json(committed, mean=torch.empty(fragment.elements, device=device))
-        pending = Pending.of(Arrived(outcome=outcome, **values))
+        outcome = Committed.from_json(committed, mean=torch.empty(fragment.elements, device=transport.device))
+        arrived = Arrived(outcome=outcome, **values)
+        pending = Pending(lambda: arrived, clock=transport.clock, concurrent=False, device=transport.device)
         return cls(fragment, committed["fragment"], due=committed["step"] + delay, pending=pending)
 
     def to_json(self) -> dict[str, Any]:

@@ -4,14 +4,13 @@ due."""
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from muloco.outer.codecs.channel import Channel
-from muloco.outer.codecs.compression import Compression, layout_of
+from muloco.outer.codecs.compression import Compression, layout_digest
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.digest import digest
 from muloco.outer.loop.fragment import FragmentState, Merging, OuterOptimizer
@@ -119,7 +118,7 @@ class OuterLoop:
             sync_interval=sync_interval,
             delay=delay,
             fragments=len(names),
-            layout=layout_of([(fragment.anchor, fragment.channel.wire) for fragment in self.fragments]),
+            layout=layout_digest([(fragment.anchor, fragment.channel.layout) for fragment in self.fragments]),
             settings=tuple((settings or {}).items()),
         )
         self.membership = Membership(
@@ -265,7 +264,7 @@ class OuterLoop:
         self._sent = None
         if "arrived" in position:
             self._sent = InFlight.saved(
-                position["arrived"], self.fragments, delay=self._schedule.delay, device=self._transport.device
+                position["arrived"], self.fragments, self._transport, delay=self._schedule.delay
             )
         saved.fill(self._tensors())
         self.membership.load_state(position["membership"])
@@ -316,7 +315,7 @@ class OuterLoop:
         takes over the state of one that was not."""
         assert self._sent is not None
         sent = self._sent
-        started = time.perf_counter()
+        started = self._transport.clock.now()
         try:
             arrived = sent.result()
         except RuntimeError as error:
@@ -344,7 +343,7 @@ class OuterLoop:
         self, step: int, sent: InFlight, arrived: Arrived, committed: Committed, *, started: float, last: bool
     ) -> Sync:
         """Takes the outer step of a fragment, begins its next window, and tells the others what they have missed."""
-        exchanged = time.perf_counter() - started
+        exchanged = self._transport.clock.now() - started
         fragment = sent.fragment
         assert committed.mean is not None
         fragment.step(committed.mean, lr=None if self._learning_rate is None else self._learning_rate(step))
@@ -355,8 +354,8 @@ class OuterLoop:
             weights=committed.weights,
             attempts=committed.attempts,
             bytes_sent=committed.bytes_sent,
-            bytes_ring=round(ring_bytes(fragment.channel.wire, len(committed.weights))),
-            seconds_waited=time.perf_counter() - started,
+            bytes_ring=round(ring_bytes(fragment.channel.layout, len(committed.weights))),
+            seconds_waited=self._transport.clock.now() - started,
             seconds_hidden=max(0.0, sent.seconds - exchanged),
             digest=int(fragment.digest()),
             own_square=arrived.own_square,

@@ -13,18 +13,15 @@ Members that have not, because one was too late for some of them, do not connect
 """
 
 import re
-import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
 
-from torch.distributed import Store
-
-from muloco.outer.protocol.authentication import NONCE_BYTES, TAG_BYTES, Key
+from muloco.outer.protocol.authentication import TAG_BYTES, Key, new_nonce
 from muloco.outer.protocol.header import PROTOCOL
 from muloco.outer.protocol.transport import TransportError
+from muloco.outer.protocol.wire import Rendezvous
 
-DOUBTFUL = timedelta(seconds=5)
+DOUBTFUL_SECONDS = 5.0
 """Longest wait for a member that is not expected to answer, because it was silent the last time."""
 
 
@@ -49,11 +46,11 @@ class Admission:
 
 
 def admit(
-    store: Store,
+    store: Rendezvous,
     key: Key,
     rank: int,
     size: int,
-    patience: timedelta,
+    seconds: float,
     *,
     remark: str = "",
     doubtful: Collection[int] = (),
@@ -65,24 +62,24 @@ def admit(
         key: of the run.
         rank: of this member in the quorum.
         size: number of members.
-        patience: the longest wait for each member's next entry in the store.
+        seconds: the longest wait for each member's next entry in the store.
         remark: a text that this member sends to the others along with its random bytes, and that is covered by the tag.
-        doubtful: ranks of members for which the wait is at most `DOUBTFUL`, because they were silent the last time.
+        doubtful: ranks of members for which the wait is at most `DOUBTFUL_SECONDS`, because they were silent last time.
 
     Raises:
         TransportError: another holder of the secret has read different random bytes, or this member's entry in the
             store was overwritten.
         RuntimeError: the store does not answer.
     """
-    own = f"{secrets.token_hex(NONCE_BYTES)} {remark}"
+    own = f"{new_nonce().hex()} {remark}"
     store.set(f"nonce/{rank}", own)
-    nonces = _collect(store, "nonce", [member for member in range(size) if member not in doubtful], patience)
-    nonces |= _collect(store, "nonce", doubtful, min(DOUBTFUL, patience))
+    nonces = _collect(store, "nonce", [member for member in range(size) if member not in doubtful], seconds)
+    nonces |= _collect(store, "nonce", doubtful, min(DOUBTFUL_SECONDS, seconds))
     nonces = dict(sorted(nonces.items()))
     present = [member for member, nonce in nonces.items() if nonce]
     seen = key.tag("seen", *nonces.values())
     store.set(f"proof/{rank}", f"{PROTOCOL} {(seen + key.tag('admission', PROTOCOL, rank, seen)).hex()}")
-    proofs = _collect(store, "proof", present, patience)
+    proofs = _collect(store, "proof", present, seconds)
     admitted, strangers, versions = [], [], {}
     for member, proof in proofs.items():
         version, theirs, tag = _parts(proof)
@@ -119,14 +116,9 @@ def _parts(proof: bytes) -> tuple[int, bytes, bytes]:
     return int(said[1]), data[:TAG_BYTES], data[TAG_BYTES:]
 
 
-def _collect(store: Store, kind: str, members: Collection[int], patience: timedelta) -> dict[int, bytes]:
+def _collect(store: Rendezvous, kind: str, members: Collection[int], seconds: float) -> dict[int, bytes]:
     """Returns the entries of these members, by rank; empty for a member that has not written one in time."""
     if not members:
         return {}
-    keys = [f"{kind}/{member}" for member in members]
-    try:
-        store.wait(keys, patience)
-        written = store.multi_get(keys)
-    except RuntimeError:
-        written = [store.get(key) if store.check([key]) else b"" for key in keys]
+    written = store.collect([f"{kind}/{member}" for member in members], seconds)
     return dict(zip(members, written, strict=True))

@@ -8,11 +8,17 @@ holder of the secret is trusted.
 
 import hashlib
 import hmac
+import secrets
 from collections.abc import Iterator
 
 Field = str | int | bytes | bytearray | memoryview
 TAG_BYTES = 32
 NONCE_BYTES = 16
+
+
+def new_nonce() -> bytes:
+    """Returns `NONCE_BYTES` random bytes."""
+    return secrets.token_bytes(NONCE_BYTES)
 
 
 class Key:

@@ -17,7 +17,7 @@ import torch
 
 from muloco.failpoints import hit
 from muloco.outer.codecs.channel import Channel, Encoder
-from muloco.outer.codecs.compression import DENSE, Wire
+from muloco.outer.codecs.compression import DENSE, Layout
 from muloco.outer.protocol.transport import Round, Unverified
 
 BATCH_BYTES = 16 * 2**20
@@ -51,7 +51,7 @@ class Piece:
 def average(
     this_round: Round,
     flat: torch.Tensor,
-    wire: Wire,
+    layout: Layout,
     weights: Sequence[int],
     *,
     channel: Channel | None = None,
@@ -62,7 +62,7 @@ def average(
     Args:
         this_round: open round.
         flat: this member's fp32 vector of all tensors of the fragment, on the transport's device.
-        wire: how the tensors in `flat` travel, the same on every member.
+        layout: how the tensors in `flat` travel, the same on every member.
         weights: one a member, in rank order; those of weight 0 do not contribute.
         channel: what this member keeps of the fragment between rounds, to be committed by the caller. None: it keeps
             nothing, as a member that only carries the others' parts.
@@ -70,7 +70,7 @@ def average(
             Otherwise `flat` is not changed.
 
     Returns:
-        fp32 vector of the shape of `flat`: `flat` itself with `overwrite`, or if there is one member and `wire` is
+        fp32 vector of the shape of `flat`: `flat` itself with `overwrite`, or if there is one member and `layout` is
         exact; else a new one.
 
     Raises:
@@ -83,24 +83,24 @@ def average(
     fractions = [weight / total for weight in weights]
     if channel is not None:
         channel.begin()
-    if this_round.size == 1 and wire.exact:
+    if this_round.size == 1 and layout.exact:
         return flat
     mean = flat if overwrite else torch.empty_like(flat)
-    (_reduce_at_owners if wire.reduce == "reselect" else _gather)(this_round, flat, mean, wire, fractions, channel)
+    (_reduce_at_owners if layout.reduce == "reselect" else _gather)(this_round, flat, mean, layout, fractions, channel)
     return mean
 
 
-def bytes_sent(wire: Wire, members: int, rank: int) -> int:
+def bytes_sent(layout: Layout, members: int, rank: int) -> int:
     """Bytes of payload that one member's rank sends to others in a round; the headers of the round come on top."""
-    sizes = [sum(_sizes(wire, pieces)) for pieces in split(wire.shapes, members)]
-    if wire.reduce != "reselect":
-        return (members - 1) * sum(_sizes(wire, split(wire.shapes, 1)[0]))
+    sizes = [sum(_sizes(layout, pieces)) for pieces in split(layout.shapes, members)]
+    if layout.reduce != "reselect":
+        return (members - 1) * sum(_sizes(layout, split(layout.shapes, 1)[0]))
     return sum(sizes) - sizes[rank] + (members - 1) * sizes[rank]
 
 
-def ring_bytes(wire: Wire, members: int) -> float:
+def ring_bytes(layout: Layout, members: int) -> float:
     """Bytes that each member would send in an fp32 ring all-reduce of the same elements."""
-    return 2 * (members - 1) / members * 4 * sum(map(math.prod, wire.shapes))
+    return 2 * (members - 1) / members * 4 * sum(map(math.prod, layout.shapes))
 
 
 # Both ways of averaging write `mean` piece by piece. `flat` may be the same memory, so a piece is written only after
@@ -111,40 +111,40 @@ def _reduce_at_owners(
     this_round: Round,
     flat: torch.Tensor,
     mean: torch.Tensor,
-    wire: Wire,
+    layout: Layout,
     fractions: Sequence[float],
     channel: Channel | None,
 ) -> None:
     sent, owned = (None, None) if channel is None else (channel.sent, channel.owned)
-    for batch in _batches(split(wire.shapes, this_round.size), wire):
+    for batch in _batches(split(layout.shapes, this_round.size), layout):
         mine = batch[this_round.rank]
-        sizes = [sum(_sizes(wire, pieces)) for pieces in batch]
-        outgoing = _encode(batch, flat, wire, sent)
+        sizes = [sum(_sizes(layout, pieces)) for pieces in batch]
+        outgoing = _encode(batch, flat, layout, sent)
         received = this_round.exchange(outgoing, [sizes[this_round.rank]] * this_round.size)
         received[this_round.rank] = _apart(received[this_round.rank], mean)
-        _accumulate(mean, mine, received, wire, fractions)
+        _accumulate(mean, mine, received, layout, fractions)
         del outgoing, received
-        (payload,) = _encode([mine], mean, wire, owned)
+        (payload,) = _encode([mine], mean, layout, owned)
         hit("gather")
-        _decode(batch, this_round.exchange([payload] * this_round.size, sizes), wire, mean)
+        _decode(batch, this_round.exchange([payload] * this_round.size, sizes), layout, mean)
 
 
 def _gather(
     this_round: Round,
     flat: torch.Tensor,
     mean: torch.Tensor,
-    wire: Wire,
+    layout: Layout,
     fractions: Sequence[float],
     channel: Channel | None,
 ) -> None:
-    for (pieces,) in _batches(split(wire.shapes, 1), wire):
-        (payload,) = _encode([pieces], flat, wire, None if channel is None else channel.sent)
+    for (pieces,) in _batches(split(layout.shapes, 1), layout):
+        (payload,) = _encode([pieces], flat, layout, None if channel is None else channel.sent)
         payload = _apart(payload, mean)  # the others read it while this member writes `mean`
         hit("gather")
         received = this_round.exchange([payload] * this_round.size, [payload.numel()] * this_round.size)
-        _accumulate(mean, pieces, received, wire, fractions)
-        if wire.reduce == "requantize":
-            _decode([pieces], _encode([pieces], mean, wire, None), wire, mean)
+        _accumulate(mean, pieces, received, layout, fractions)
+        if layout.reduce == "requantize":
+            _decode([pieces], _encode([pieces], mean, layout, None), layout, mean)
 
 
 def _apart(payload: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
@@ -237,7 +237,7 @@ def _nearest(value: float, unit: int) -> int:
     return math.floor(value / unit + 0.5)
 
 
-def _batches(owned: Sequence[Sequence[Piece]], wire: Wire) -> Iterator[list[Sequence[Piece]]]:
+def _batches(owned: Sequence[Sequence[Piece]], layout: Layout) -> Iterator[list[Sequence[Piece]]]:
     """Yields batches: for each owner, the pieces that are exchanged together. Large pieces come first, and pieces of
     one shape follow each other. The parts of all owners in a batch have about the same size, so that no member waits
     for one that has more to send."""
@@ -245,38 +245,38 @@ def _batches(owned: Sequence[Sequence[Piece]], wire: Wire) -> Iterator[list[Sequ
     done = [0] * len(owned)
     while any(at < len(pieces) for at, pieces in zip(done, owned, strict=True)):
         rest = [pieces[at:] for at, pieces in zip(done, owned, strict=True)]
-        room = max(BATCH_BYTES, *(size for pieces in rest for size in _sizes(wire, pieces[:1])))
-        batch = [_fitting(pieces, wire, room) for pieces in rest]
+        room = max(BATCH_BYTES, *(size for pieces in rest for size in _sizes(layout, pieces[:1])))
+        batch = [_fitting(pieces, layout, room) for pieces in rest]
         done = [at + len(pieces) for at, pieces in zip(done, batch, strict=True)]
         yield batch
 
 
-def _fitting(pieces: Sequence[Piece], wire: Wire, room: int) -> Sequence[Piece]:
+def _fitting(pieces: Sequence[Piece], layout: Layout, room: int) -> Sequence[Piece]:
     """Returns the first pieces, whose payloads together fill `room` bytes."""
-    ends = itertools.accumulate(_sizes(wire, pieces))
+    ends = itertools.accumulate(_sizes(layout, pieces))
     return pieces[: sum(end <= room for end in ends)]
 
 
-def _sizes(wire: Wire, pieces: Sequence[Piece]) -> list[int]:
-    return [wire.codecs[piece.tensor].payload_bytes(piece.shape) for piece in pieces]
+def _sizes(layout: Layout, pieces: Sequence[Piece]) -> list[int]:
+    return [layout.codecs[piece.tensor].payload_bytes(piece.shape) for piece in pieces]
 
 
-def _alike(batch: Sequence[Sequence[Piece]], wire: Wire) -> dict[tuple, list[tuple[int, int]]]:
+def _alike(batch: Sequence[Sequence[Piece]], layout: Layout) -> dict[tuple, list[tuple[int, int]]]:
     """Returns the places (owner, number) of the pieces in a batch, grouped by codec and shape."""
     places: dict[tuple, list[tuple[int, int]]] = {}
     for owner, pieces in enumerate(batch):
         for number, piece in enumerate(pieces):
-            places.setdefault((wire.codecs[piece.tensor], piece.shape), []).append((owner, number))
+            places.setdefault((layout.codecs[piece.tensor], piece.shape), []).append((owner, number))
     return places
 
 
 def _encode(
-    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, wire: Wire, encoder: Encoder | None
+    batch: Sequence[Sequence[Piece]], flat: torch.Tensor, layout: Layout, encoder: Encoder | None
 ) -> list[torch.Tensor]:
     """Returns one vector for each owner: the payloads of its pieces, one after the other."""
     nothing = flat.new_empty(0, dtype=torch.uint8)
     payloads = [[nothing] * len(pieces) for pieces in batch]
-    for (codec, _), places in _alike(batch, wire).items():
+    for (codec, _), places in _alike(batch, layout).items():
         pieces = [batch[owner][number] for owner, number in places]
         values = [piece.of(flat) for piece in pieces]
         if codec == DENSE:
@@ -293,7 +293,7 @@ def _encode(
 def _decode(
     batch: Sequence[Sequence[Piece]],
     received: Sequence[torch.Tensor],
-    wire: Wire,
+    layout: Layout,
     out: torch.Tensor,
     *,
     weight: float = 1.0,
@@ -301,9 +301,9 @@ def _decode(
 ) -> None:
     """Overwrites these pieces of `out` by `weight` x the decoded payloads of their owners, or adds this to them."""
     payloads = [
-        part.split(_sizes(wire, pieces)) if pieces else () for pieces, part in zip(batch, received, strict=True)
+        part.split(_sizes(layout, pieces)) if pieces else () for pieces, part in zip(batch, received, strict=True)
     ]
-    for (codec, _), places in _alike(batch, wire).items():
+    for (codec, _), places in _alike(batch, layout).items():
         parts = [payloads[owner][number] for owner, number in places]
         targets = [batch[owner][number].of(out) for owner, number in places]
         together = parts[0][None] if len(parts) == 1 else torch.stack(parts)
@@ -314,10 +314,10 @@ def _accumulate(
     mean: torch.Tensor,
     pieces: Sequence[Piece],
     received: Sequence[torch.Tensor],
-    wire: Wire,
+    layout: Layout,
     fractions: Sequence[float],
 ) -> None:
     """The pieces of `mean` become the sum, in rank order, of what came from each member times its fraction."""
     contributing = [(fraction, payload) for fraction, payload in zip(fractions, received, strict=True) if fraction]
     for number, (fraction, payload) in enumerate(contributing):
-        _decode([pieces], [payload], wire, mean, weight=fraction, add=number > 0)
+        _decode([pieces], [payload], layout, mean, weight=fraction, add=number > 0)

@@ -11,20 +11,15 @@ when it is admitted (`muloco.outer.protocol.admission`): its own address, and th
 
 import logging
 import math
-import socket
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
+from muloco.outer.protocol.clock import Clock, ask_all
 from muloco.outer.protocol.transport import TransportError
 
 logger = logging.getLogger(__name__)
 
 FAILURES = 3
 """Failed rounds in a row, with two workers that cannot reach each other, after which one of them stays out."""
-PROBE_SECONDS = 3.0
-"""Time limit of a connection that only tests whether a worker can be reached."""
 RETRY_SECONDS = 10.0
 """Two workers that do not reach each other try again this often."""
 
@@ -33,37 +28,27 @@ class StaysOut(TransportError):
     """This worker takes part in no rounds until it can reach a certain other worker again."""
 
 
-def reaches(address: str) -> bool:
-    """Whether the machine at `host:port` answers. A refused connection also counts: only the worker has gone then."""
-    port = int(address.rpartition(":")[2])
-    try:
-        socket.create_connection((_host(address), port), timeout=PROBE_SECONDS).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
 class Reachability:
     """Keeps track of which other workers one worker can reach.
 
     Args:
         worker: the number of this worker.
-        address: `host:port` of this worker's peer server.
-        reaches: tells whether something answers at an address `host:port`.
+        address: `host:port` at which this worker answers requests.
+        clock: of this worker.
+        reaches: tells whether something answers at an address `host:port`, within some seconds.
     """
 
-    def __init__(self, worker: int, address: str, reaches: Callable[[str], bool] = reaches):
+    def __init__(self, worker: int, address: str, clock: Clock, reaches: Callable[[str], bool]):
         self._worker = worker
         self._address = address
+        self._clock = clock
         self._reaches = reaches
         self._addresses: dict[int, str] = {}
         self._failures: dict[int, int] = {}
         """Failed rounds in a row with a worker that could not be reached, by worker."""
         self._tried = -math.inf
         """Time of the last call of `look_again`."""
-        self._looking: threading.Thread | None = None
+        self._looking = False
         self.elsewhere: Collection[int] = ()
         """Workers that are `apart` from other ranks of this worker. All its ranks have to act alike."""
         self.out: dict[int, int] = {}
@@ -98,19 +83,26 @@ class Reachability:
     def look_again(self) -> None:
         """Tries to reach the workers that are `apart`, at most once in `RETRY_SECONDS`."""
         doubtful = self.apart()
-        if not doubtful or time.monotonic() < self._tried + RETRY_SECONDS:
+        if not doubtful or self._clock.now() < self._tried + RETRY_SECONDS:
             return
         for worker, reached in zip(doubtful, self._reached(doubtful), strict=True):
             if reached:
                 logger.warning("worker %d can reach worker %d again", self._worker, worker)
                 self._failures.pop(worker, None)
-        self._tried = time.monotonic()
+        self._tried = self._clock.now()
 
     def look_again_meanwhile(self) -> None:
-        """Calls `look_again` in a thread."""
-        if self.apart() and (self._looking is None or not self._looking.is_alive()):
-            self._looking = threading.Thread(target=self.look_again, name="reachability", daemon=True)
-            self._looking.start()
+        """Calls `look_again` beside the caller's work."""
+
+        def look() -> None:
+            try:
+                self.look_again()
+            finally:
+                self._looking = False
+
+        if self.apart() and not self._looking:
+            self._looking = True
+            self._clock.start(look, "reachability")
 
     def remark(self) -> str:
         """Returns this worker's remark: its address and those of the workers that are `apart` from it."""
@@ -181,10 +173,8 @@ class Reachability:
         return f"worker {pair[0]} and worker {pair[1]} do not reach each other{where}"
 
     def _reached(self, workers: Collection[int]) -> list[bool]:
-        if not workers:
-            return []
-        with ThreadPoolExecutor(len(workers), "probe") as pool:
-            return list(pool.map(self._reaches, [self._addresses[worker] for worker in workers]))
+        reached = ask_all(self._clock, {self._addresses[worker] for worker in workers}, self._reaches)
+        return [reached.get(self._addresses[worker], False) for worker in workers]
 
 
 def _host(address: str) -> str:

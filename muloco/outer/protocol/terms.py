@@ -28,7 +28,7 @@ class Terms:
     fragments: int = 1
     """J, the number of fragments."""
     layout: str = ""
-    """Digest of the shapes and codecs of the tensors that this rank sends; see `compression.layout_of`."""
+    """Digest of the shapes and codecs of the tensors that this rank sends; see `compression.layout_digest`."""
     settings: tuple[tuple[str, Setting], ...] = ()
     """Further config fields, by full name, such as those of compression and of the outer optimizer."""
 

@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
@@ -81,7 +80,7 @@ def agree(
         AnchorMismatch, NonFinitePseudogradient: on every member alike.
         ForeignRun: this worker does not belong to the run; see `muloco.outer.protocol.company.company_of`.
     """
-    started = time.monotonic()
+    started = transport.clock.now()
     sent = failures = 0
     for attempt in itertools.count(1):
         hit("open")
@@ -115,11 +114,11 @@ def agree(
         give_up = ""
         if failures == ATTEMPTS:
             give_up = f"{ATTEMPTS} rounds failed one after the other"
-        elif stranger and time.monotonic() - started > patience:
+        elif stranger and transport.clock.now() - started > patience:
             give_up = f"for {patience:g} s all rounds have failed because of a worker that does not belong to the run"
         if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
             raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
-        time.sleep(PAUSE_SECONDS * (max(0, failures - 2) if counts else 1))
+        transport.clock.sleep(PAUSE_SECONDS * (max(0, failures - 2) if counts else 1))
     raise AssertionError("there is always another attempt")
 
 
@@ -140,11 +139,11 @@ def assemble(
         AnchorMismatch: they do not start alike.
         ForeignRun: this worker does not belong to the run; see `muloco.outer.protocol.company.company_of`.
     """
-    started, first_comer, told = time.monotonic(), False, 0
+    started, first_comer, told = transport.clock.now(), False, 0
     workers = own.terms.workers
     while True:
         this_round = transport.open(own.step)
-        waited = time.monotonic() - started
+        waited = transport.clock.now() - started
         outcome, failure, stays_out = None, "", False
         try:
             headers = _meet(this_round, own)
@@ -183,7 +182,7 @@ def assemble(
                 f"{this_round.size} of {workers} workers met within {quorum.quorum_timeout_seconds:g} s "
                 f"(fault_tolerance.quorum_timeout_seconds){failure}{_without_secret(this_round.strangers)}"
             )
-        time.sleep(0.2)
+        transport.clock.sleep(0.2)
 
 
 def _without_secret(strangers: Sequence[str]) -> str:
@@ -232,15 +231,15 @@ def _carry(
     mean = None
     if fragment is not None:
         channel: Channel | None = channel_of(fragment)
-        wire = channel_of(fragment).wire
+        layout = channel_of(fragment).layout
         if this_round.rank in leaders and payload is not None:
             vector = payload()
         else:
-            vector = torch.zeros(sum(map(math.prod, wire.shapes)), device=device)
+            vector = torch.zeros(sum(map(math.prod, layout.shapes)), device=device)
             channel = None  # it only carries the others' parts, and keeps what it has of its own
         weights = [header.weight if rank in leaders else 0 for rank, header in enumerate(headers)]
         hit("scatter")
-        mean = average(this_round, vector, wire, weights, channel=channel, overwrite=overwrite)
+        mean = average(this_round, vector, layout, weights, channel=channel, overwrite=overwrite)
     behind = [rank for rank in range(len(headers)) if rank not in leaders]
     donors = dict(zip(behind, itertools.cycle(leaders)))
     members = " ".join(str(header.worker) for header in leading)

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 
+from muloco.outer.protocol.clock import Clock
+
 KEPT_PARTS = 2
 """Number of the newest parts of a worker that others can collect. A worker that has collected a part from all others
 may publish its next part before they have collected this one."""
@@ -96,6 +98,8 @@ class Round(Protocol):
 class Transport(Protocol):
     """Opens rounds between workers."""
 
+    clock: Clock
+    """The clock of this worker."""
     device: torch.device
     """The device of the parameters, which makes and reads payloads."""
     concurrent: bool
@@ -133,8 +137,8 @@ class Transport(Protocol):
         ...
 
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
-        """Registers a function whose result other workers get when they ask this question. It is called in another
-        thread."""
+        """Registers a function whose result other workers get when they ask this question. It is called beside
+        the inner steps."""
         ...
 
     def inquire(self, question: str, seconds: float) -> list[bytes]:

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -11,16 +11,14 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.process_group import ProcessGroupGloo, ProcessGroupNCCL, ProcessGroupWrapper
 
-from muloco.outer.protocol.admission import Admission, admit
-from muloco.outer.protocol.authentication import Key
-from muloco.outer.protocol.header import PROTOCOL
-from muloco.outer.protocol.reachability import Reachability
+from muloco.outer.protocol.group import Group
+from muloco.outer.protocol.wire import CUT_OFF, Quorum
 from muloco.outer.wire.gate import LOOPBACK
 from muloco.outer.wire.network import Network, split
+from muloco.outer.wire.store import StoreRendezvous
 
 logger = logging.getLogger(__name__)
 
-CUT_OFF = "this worker was cut off"
 _ON_ERROR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 
@@ -31,19 +29,17 @@ def in_short(error: Exception) -> str:
 
 
 class PeerGroup(ProcessGroupWrapper):
-    """Extends a process group of torchft for rounds: a base class to put before torchft's. It remembers the members
-    that it connects, and swaps bytes between them."""
+    """Extends a process group of torchft for rounds: a base class to put before torchft's. It connects the members that
+    the protocol chooses, and swaps bytes between them."""
 
     device = torch.device("cpu")
     """Device of the bytes that the group sends and receives."""
-    place = 0
-    """Rank of this worker among the members."""
-    members = 0
-    configurations = 0
-    _quorum = 0
-    """Number of members of the quorum, of which the group may connect only some."""
+    _whole = False
+    """Whether the group has all members of the quorum."""
     _name = ""
     """Prefix of the keys under which the members of this group find each other, within those of the quorum."""
+    chooser: Group
+    """Chooses the members, to be set before the first configuration."""
     rendezvous = ""
     """Address at which this member reaches the store in which the members find each other, with the prefix of their
     keys."""
@@ -51,76 +47,24 @@ class PeerGroup(ProcessGroupWrapper):
     """The network by which that store is reached."""
     _store = ""
     """Address of that store as announced by the worker that serves it."""
-    run_key: Key
-    """The key of the run, to be set before the first configuration. Members without it are not connected."""
-    admission: Admission
-    """The result of the admission in the last configuration."""
     _global_ranks: list[int] | None
-    strangers: Sequence[str] = ()
-    """Names, as messages show them, of the members that do not hold the secret or use another version of the
-    protocol."""
-    reachability = Reachability(0, "")
-    """State of this worker's connections to the others; without an address it sends them no remark."""
-    workers: Sequence[int] = ()
-    """The worker numbers of the members of the last quorum, by rank."""
-    missed: Collection[int] = ()
-    """Members that were silent in the last configuration."""
-    _silent: Collection[int] = ()
-    """Members of these that did not connect with the others."""
 
     def configure(self, store_addr, replica_id, rank, world_size, quorum_id=None, *args, **kwargs) -> None:
-        self.place, self.members, self.workers = rank, world_size, _workers(rank, *args)
-        self._quorum = world_size
-        self.configurations += 1
-        if self.reachability.settle_alone(self.workers, host=split(store_addr.partition("/")[0])[0]):
+        self._quorum = Quorum(
+            rank=rank, workers=_workers(world_size, *args), host=split(store_addr.partition("/")[0])[0]
+        )
+        if self.chooser.stays_out(self._quorum):
             self.abort(errored=False)  # torchft is not told of a failure: the others would have to connect again
             return
         self.rendezvous = self._reach_store(store_addr)
         super().configure(self.rendezvous, replica_id, rank, world_size, quorum_id, *args, **kwargs)
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
-        """Connects the members of the quorum that hold the secret and do not stay out of the rounds. A member that
-        stays out forms a group of its own."""
-        workers, reachability = self.workers, self.reachability
-        self.admission = admit(
-            store,
-            self.run_key,
-            rank,
-            world_size,
-            self._timeout,
-            remark=reachability.remark(),
-            doubtful=[member for member, worker in enumerate(workers) if worker in self._silent and member != rank],
-        )
-        out = reachability.settle({workers[m]: said for m, said in self.admission.remarks.items() if m < len(workers)})
-        self.missed = [workers[m] for m in self.admission.silent if m < len(workers)]
-        self._silent = {*self.missed, *out}
-        admitted = [m for m in self.admission.admitted if m >= len(workers) or workers[m] not in out]
-        if reachability.reason_to_stay_out() is not None:
-            admitted = [rank]
-        self.strangers = tuple(self._introduce(stranger) for stranger in self.admission.strangers)
-        kinds = dict.fromkeys(self.admission.strangers, "does not have the secret of this run (MULOCO_SECRET)")
-        for other, version in self.admission.versions.items():
-            kinds[other] = f"uses version {version} of the protocol, and this worker version {PROTOCOL}"
-        kinds |= dict.fromkeys(self.admission.silent, "did not answer in time")
-        for other, kind in kinds.items():
-            logger.warning("%s %s; the others go on without it", self.call(other), kind)
+        self._name, members = self.chooser.join(self._quorum, StoreRendezvous(store))
+        self._whole = len(members) == world_size
         if self._global_ranks is not None:
-            self._global_ranks = [self._global_ranks[other] for other in admitted]
-        self.place, self.members = admitted.index(rank), len(admitted)
-        self._name = self.admission.name + (f"-{rank}" if reachability.reason_to_stay_out() is not None else "")
-        store = dist.PrefixStore(self._name, store)
-        return super()._create_pg(store, self.place, self.members)
-
-    def call(self, rank: int) -> str:
-        """Returns the name of a member of the quorum for messages, such as `worker 1`, by the number that it claims."""
-        if self._global_ranks is None:
-            return f"member {rank}"
-        return f"worker {(self._global_ranks[rank] - (self._group_rank or 0)) // (self._group_world_size or 1)}"
-
-    def _introduce(self, stranger: int) -> str:
-        """As `call`, with the version of one that has the secret."""
-        version = self.admission.versions.get(stranger)
-        return self.call(stranger) + ("" if version is None else f" (version {version} of the protocol)")
+            self._global_ranks = [self._global_ranks[member] for member in members]
+        return super()._create_pg(dist.PrefixStore(self._name, store), members.index(rank), len(members))
 
     @property
     def connected(self) -> bool:
@@ -191,7 +135,7 @@ class PeerGroup(ProcessGroupWrapper):
         does not answer, its worker is gone, and so are the entries."""
         address, _, prefix = self.rendezvous.partition("/")
         host, port = split(address)
-        own = f"{prefix}/" if self.members == self._quorum else f"{prefix}/{self._name}/"
+        own = f"{prefix}/" if self._whole else f"{prefix}/{self._name}/"
         try:
             store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
             for key in store.list_keys():
@@ -201,10 +145,13 @@ class PeerGroup(ProcessGroupWrapper):
             logger.info("the store at %s:%d does not answer: %s", host, port, in_short(error))
 
 
-def _workers(rank: int, group_rank: int = 0, group_world_size: int = 1, global_ranks: Sequence[int] = ()) -> list[int]:
+def _workers(
+    size: int, group_rank: int = 0, group_world_size: int = 1, global_ranks: Sequence[int] | None = None
+) -> list[int]:
     """Returns the numbers of the workers that are members of a quorum, from the arguments that torchft passes to a
-    group. `rank` is this member, which is always there."""
-    return [(number - group_rank) // group_world_size for number in global_ranks] or [*range(rank + 1)]
+    group."""
+    numbers = range(size) if global_ranks is None else global_ranks
+    return [(number - group_rank) // group_world_size for number in numbers]
 
 
 class GlooGroup(PeerGroup, ProcessGroupGloo):

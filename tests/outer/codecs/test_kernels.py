@@ -207,7 +207,7 @@ def test_a_sync_at_416m_is_a_few_hundred_launches(kind: str, monkeypatch) -> Non
     flat = torch.empty(elements, device="meta")
 
     def sync() -> None:
-        average(Members(), flat, channel.wire, [1] * 8, channel=channel)
+        average(Members(), flat, channel.layout, [1] * 8, channel=channel)
         channel.commit()
 
     work(monkeypatch, sync)  # there are residuals from now on

@@ -10,14 +10,18 @@ import torch
 
 from muloco.outer.loop import background
 from muloco.outer.loop.background import Pending
+from muloco.outer.system_clock import SystemClock
 
 CPU = torch.device("cpu")
+CLOCK = SystemClock()
 SECONDS = 300
 
 
 def test_deferred_work_runs_once_when_it_is_asked_for() -> None:
     calls = []
-    pending = Pending(lambda: calls.append(threading.current_thread()) or len(calls), concurrent=False, device=CPU)
+    pending = Pending(
+        lambda: calls.append(threading.current_thread()) or len(calls), clock=CLOCK, concurrent=False, device=CPU
+    )
     assert calls == []
     assert [pending.result(), pending.result()] == [1, 1]
     assert calls == [threading.current_thread()]
@@ -32,7 +36,7 @@ def test_concurrent_work_runs_at_once_beside_its_owner() -> None:
         assert go_on.wait(SECONDS)
         return threading.current_thread()
 
-    pending = Pending(work, concurrent=True, device=CPU)
+    pending = Pending(work, clock=CLOCK, concurrent=True, device=CPU)
     assert begun.wait(SECONDS)
     go_on.set()
     assert pending.result() is pending.result() is not threading.current_thread()
@@ -44,14 +48,10 @@ def test_errors_arrive_with_the_result_every_time(concurrent: bool) -> None:
     def work() -> None:
         raise KeyError("the work failed")
 
-    pending = Pending(work, concurrent=concurrent, device=CPU)
+    pending = Pending(work, clock=CLOCK, concurrent=concurrent, device=CPU)
     for _ in range(2):
         with pytest.raises(KeyError, match="the work failed"):
             pending.result()
-
-
-def test_what_is_there_already() -> None:
-    assert Pending.of(5).result() == 5
 
 
 class Stream:
@@ -92,9 +92,9 @@ def main_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
 def test_all_rounds_of_a_device_share_one_stream(main_stream: Stream) -> None:
     """It waits for the training thread's first, and the thread for it in the end."""
     for number in range(40):
-        pending = Pending(lambda number=number: number, concurrent=True, device=torch.device("cuda", 0))
+        pending = Pending(lambda number=number: number, clock=CLOCK, concurrent=True, device=torch.device("cuda", 0))
         assert pending.result() == number
-    assert Pending(lambda: 7, concurrent=True, device=torch.device("cuda", 1)).result() == 7
+    assert Pending(lambda: 7, clock=CLOCK, concurrent=True, device=torch.device("cuda", 1)).result() == 7
     main, side, other = Stream.made
     assert side.events == 40 * [("waits for", main), "enter", "synchronize", "exit"]
     assert other.device == torch.device("cuda", 1)
@@ -105,7 +105,7 @@ def test_the_device_is_waited_for_after_an_error_too(main_stream: Stream) -> Non
         raise KeyError("the work failed")
 
     with pytest.raises(KeyError):
-        Pending(work, concurrent=True, device=torch.device("cuda", 0)).result()
+        Pending(work, clock=CLOCK, concurrent=True, device=torch.device("cuda", 0)).result()
     assert Stream.made[1].events[-2:] == ["synchronize", "exit"]
 
 
@@ -114,7 +114,7 @@ def test_what_the_work_needed_is_let_go_when_it_is_done(concurrent: bool) -> Non
     """The work is also released before the result is used."""
     needed = torch.zeros(3)
     there = weakref.ref(needed)
-    pending = Pending(lambda needed=needed: float(needed.sum()), concurrent=concurrent, device=CPU)
+    pending = Pending(lambda needed=needed: float(needed.sum()), clock=CLOCK, concurrent=concurrent, device=CPU)
     del needed
     assert pending.result() == 0.0
     gc.collect()
@@ -122,5 +122,5 @@ def test_what_the_work_needed_is_let_go_when_it_is_done(concurrent: bool) -> Non
 
 
 def test_work_on_the_training_thread_has_no_stream_of_its_own(main_stream: Stream) -> None:
-    assert Pending(lambda: 3, concurrent=False, device=torch.device("cuda", 0)).result() == 3
+    assert Pending(lambda: 3, clock=CLOCK, concurrent=False, device=torch.device("cuda", 0)).result() == 3
     assert Stream.made == [main_stream]

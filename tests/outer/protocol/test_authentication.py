@@ -13,11 +13,12 @@ from muloco.outer import TransportError
 from muloco.outer.protocol.admission import Admission, admit
 from muloco.outer.protocol.authentication import Key
 from muloco.outer.protocol.header import PROTOCOL
+from muloco.outer.wire.store import StoreRendezvous
 
 from ..over_torchft import KEY, in_threads
 
 OTHER = Key(b"another secret than that of the run")
-LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.3)
+LONG, SHORT = 30.0, 0.3
 
 
 def test_a_tag_is_the_hmac_of_kinds_lengths_and_contents() -> None:
@@ -66,10 +67,10 @@ def test_a_short_secret_is_refused() -> None:
 Member = Callable[[Store, int, int], Admission | str]
 
 
-def member(key: Key = KEY, patience: timedelta = LONG) -> Member:
+def member(key: Key = KEY, seconds: float = LONG) -> Member:
     def meet(store: Store, rank: int, size: int) -> Admission | str:
         try:
-            return admit(store, key, rank, size, patience)
+            return admit(StoreRendezvous(store), key, rank, size, seconds)
         except TransportError as error:
             return str(error)
 
@@ -117,7 +118,7 @@ def of_version(version: int) -> Member:
 
     def meet(store: Store, rank: int, size: int) -> str:
         store.set(f"nonce/{rank}", "00" * 16)
-        store.wait([f"nonce/{member}" for member in range(size)], LONG)
+        store.wait([f"nonce/{member}" for member in range(size)], timedelta(seconds=LONG))
         seen = KEY.tag("seen", *(store.get(f"nonce/{member}") for member in range(size)))
         store.set(f"proof/{rank}", f"{version} {(seen + KEY.tag('admission', version, rank, seen)).hex()}")
         return ""
@@ -140,7 +141,7 @@ LIES: dict[str, Member] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_stranger_is_left_out(lie: str) -> None:
     """It is the second of four; the first and the last two go on with a key that it cannot make."""
-    first, stranger, *others = meeting(member(patience=SHORT), LIES[lie], *[member(patience=SHORT)] * 2)
+    first, stranger, *others = meeting(member(seconds=SHORT), LIES[lie], *[member(seconds=SHORT)] * 2)
     for admission in (first, *others):
         assert isinstance(admission, Admission) and isinstance(first, Admission)
         assert admission.admitted == (0, 2, 3) and admission.key.tag("test") == first.key.tag("test")
@@ -160,7 +161,7 @@ def test_a_stranger_with_the_secret_is_known_by_its_version() -> None:
 
 
 def test_one_that_says_nothing_is_left_out() -> None:
-    admissions = meeting(member(patience=SHORT), lambda *_: "", member(patience=SHORT))
+    admissions = meeting(member(seconds=SHORT), lambda *_: "", member(seconds=SHORT))
     for admission in (admissions[0], admissions[2]):
         assert isinstance(admission, Admission)
         assert (admission.admitted, admission.strangers, admission.silent) == ((0, 2), (), (1,))
@@ -175,7 +176,7 @@ def test_one_that_comes_too_late_does_not_go_on_alone() -> None:
         return member()(store, rank, size)
 
     def early(store: Store, rank: int, size: int) -> Admission | str:
-        admission = member(patience=SHORT)(store, rank, size)
+        admission = member(seconds=SHORT)(store, rank, size)
         done.set()
         return admission
 

@@ -77,7 +77,7 @@ def averaged(own: list[Channel], vectors: list[torch.Tensor], weights: list[int]
     def work(rank: int) -> tuple[torch.Tensor, int]:
         this_round = group.transport(rank).open(1)
         before = vectors[rank].clone()
-        mean = average(this_round, vectors[rank], own[rank].wire, weights, channel=own[rank])
+        mean = average(this_round, vectors[rank], own[rank].layout, weights, channel=own[rank])
         assert torch.equal(vectors[rank], before), "what is sent is left alone"
         own[rank].commit()
         return mean, this_round.bytes_sent
@@ -107,7 +107,7 @@ def test_means_are_those_of_the_definition_to_the_bit(kind: str, reduce: str) ->
             for rank, (mean, sent) in enumerate(averaged(own, vectors, weights)):
                 what = f"K = {workers}, {feedback and vars(feedback)}, round {number}, worker {rank}"
                 assert torch.equal(mean, expected), what
-                assert sent == bytes_sent(own[rank].wire, workers, rank), what
+                assert sent == bytes_sent(own[rank].layout, workers, rank), what
                 for name, vector in own[rank].residuals(torch.device("cpu")).items():
                     assert torch.equal(vector, getattr(reference, name)[rank]), f"{what}, {name}"
 
@@ -120,7 +120,7 @@ def test_bytes_are_those_of_the_formula(workers: int, flavor: str, off: float) -
     shapes = model_shapes(flavor)
     norms = frozenset(name for name, shape in shapes.items() if len(shape) == 1)
     for bits in (2, 3, 4, 8):
-        own = channels(Compression(codec=build_codec("statistical", bits=bits), dense=norms), shapes, 1)[0].wire
+        own = channels(Compression(codec=build_codec("statistical", bits=bits), dense=norms), shapes, 1)[0].layout
         sizes = []
         for piece in (piece for pieces in split(own.shapes, workers) for piece in pieces):
             dense = len(piece.shape) == 1
@@ -138,19 +138,19 @@ def test_bytes_are_those_of_the_formula(workers: int, flavor: str, off: float) -
 @pytest.mark.parametrize("workers", [2, 3, 8, 16])
 def test_nobody_waits_long_for_who_has_more_to_send(workers: int, bits: int) -> None:
     """Batch by batch the owner with the most sets the pace: at 150M that is hardly more than an even share."""
-    wire = channels(Compression(codec=build_codec("linear", bits=bits)), model_shapes("150M"), 1)[0].wire
-    owned = split(wire.shapes, workers)
+    layout = channels(Compression(codec=build_codec("linear", bits=bits)), model_shapes("150M"), 1)[0].layout
+    owned = split(layout.shapes, workers)
     pace, done = 0, [[] for _ in range(workers)]
-    for batch in exchange._batches(owned, wire):
-        sizes = [sum(exchange._sizes(wire, pieces)) for pieces in batch]
-        largest = [max(exchange._sizes(wire, pieces), default=0) for pieces in batch]
+    for batch in exchange._batches(owned, layout):
+        sizes = [sum(exchange._sizes(layout, pieces)) for pieces in batch]
+        largest = [max(exchange._sizes(layout, pieces), default=0) for pieces in batch]
         assert 0 < max(sizes) <= max(exchange.BATCH_BYTES, *largest)
         pace += max(sizes)
         for mine, pieces in zip(done, batch, strict=True):
             mine += pieces
     for mine, pieces in zip(done, owned, strict=True):
         assert sorted(mine, key=lambda piece: piece.start) == pieces
-    assert pace <= 1.15 * sum(size for pieces in owned for size in exchange._sizes(wire, pieces)) / workers
+    assert pace <= 1.15 * sum(size for pieces in owned for size in exchange._sizes(layout, pieces)) / workers
 
 
 @pytest.mark.parametrize(("bits", "workers"), [(2, 16), (3, 8), (4, 4), (8, 2)])
@@ -160,7 +160,7 @@ def test_counted_bytes_are_those_that_left(bits: int, workers: int) -> None:
     own = channels(Compression(codec=build_codec("linear", bits=bits)), shapes, workers)
     results = averaged(own, [torch.ones(elements)] * workers, [1] * workers)
     for rank, (_, sent) in enumerate(results):
-        assert sent == bytes_sent(own[rank].wire, workers, rank)
+        assert sent == bytes_sent(own[rank].layout, workers, rank)
         assert sent == pytest.approx(2 * (workers - 1) / workers * elements * bits / 8, rel=0.02)
 
 

@@ -10,10 +10,10 @@ import torch
 
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.compression import Compression
+from muloco.outer.protocol import peer_round
 from muloco.outer.protocol.authentication import TAG_BYTES
-from muloco.outer.wire import torchft_round
+from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.outer.wire.peer_group import PeerGroup
-from muloco.outer.wire.torchft import TorchftTransport
 
 from ..over_torchft import connect, in_threads
 from ..toy import Case, Result, train, train_in_process
@@ -30,12 +30,12 @@ class Damage:
     """Flips a random bit of what arrives at a worker in the swaps with these numbers, counted over all rounds; of
     payloads alone, if wanted."""
 
-    def __init__(self, transport: TorchftTransport, at: set[int], draw: random.Random, *, payloads: bool):
-        self._open, self._swap, self._at, self._draw = transport.open, transport.group.swap, at, draw
+    def __init__(self, transport: PeerTransport, at: set[int], draw: random.Random, *, payloads: bool):
+        self._open, self._swap, self._at, self._draw = transport.open, transport.wire.swap, at, draw
         self._counts = not payloads
         self.swaps = 0
         self.flipped = 0
-        transport.group.swap = self.swap  # type: ignore[method-assign]
+        transport.wire.swap = self.swap  # type: ignore[method-assign]
         if payloads:
             transport.open = self.open  # type: ignore[method-assign]
 
@@ -104,7 +104,7 @@ def test_damaged_payloads_are_never_committed(kind: str, lighthouse, group) -> N
 
 def test_each_exchange_of_a_round_is_watched(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit flips in one swap of a run, for each swap of the rounds in turn."""
-    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(peer_round, "CHUNK_BYTES", 64)
     case = Case(workers=2, interval=1, steps=1)
     (expected, _), counted = damaged(case, lighthouse(2), {}, group=group)
     for number in range(counted[1].swaps):

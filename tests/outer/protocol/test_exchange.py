@@ -9,7 +9,7 @@ import torch
 
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.channel import Channel
-from muloco.outer.codecs.compression import Compression, Reduce, Wire
+from muloco.outer.codecs.compression import Compression, Layout, Reduce
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.protocol import exchange
 from muloco.outer.protocol.exchange import average, gather_bytes, split
@@ -20,23 +20,23 @@ from ..workers import run_workers
 Shapes = list[tuple[int, ...]]
 
 
-def wire_of(shapes: Shapes) -> Wire:
-    return Compression().wire({str(index): torch.empty(shape) for index, shape in enumerate(shapes)})
+def layout_of(shapes: Shapes) -> Layout:
+    return Compression().layout({str(index): torch.empty(shape) for index, shape in enumerate(shapes)})
 
 
 def averaged(vectors: list[torch.Tensor], shapes: Shapes, weights: list[int]) -> list[tuple[torch.Tensor, int]]:
     """What each worker holds after the exchange, and the bytes that it sent; the same bits whether or not the mean is
     written over what it averages."""
     group = InProcessGroup(len(vectors))
-    wire = wire_of(shapes)
+    layout = layout_of(shapes)
 
     def work(rank: int) -> tuple[torch.Tensor, int]:
         this_round = group.transport(rank).open(1)
         before = vectors[rank].clone()
-        mean = average(this_round, vectors[rank], wire, weights)
+        mean = average(this_round, vectors[rank], layout, weights)
         assert torch.equal(vectors[rank].nan_to_num(7), before.nan_to_num(7)), "what is sent is left alone"
         sent = this_round.bytes_sent
-        over = average(this_round, before, wire, weights, overwrite=True)
+        over = average(this_round, before, layout, weights, overwrite=True)
         assert over is before and torch.equal(over, mean)
         return mean, sent
 
@@ -107,8 +107,8 @@ def test_bytes_of_a_sync_are_those_of_the_mean_and_of_small_headers() -> None:
     for worker, result in enumerate(train_in_process(case)):
         for _, sync in result.syncs:
             fragment = result.loop.fragments[sync.fragment]
-            own = sum(piece.elements for piece in split(fragment.channel.wire.shapes, 3)[worker])
-            elements = sum(map(math.prod, fragment.channel.wire.shapes))
+            own = sum(piece.elements for piece in split(fragment.channel.layout.shapes, 3)[worker])
+            elements = sum(map(math.prod, fragment.channel.layout.shapes))
             payload = 4 * (elements - own + 2 * own)
             assert payload < sync.bytes_sent < payload + 2 * 1000
 
@@ -133,7 +133,7 @@ def test_bytes_of_any_length_are_gathered() -> None:
 def test_one_worker_averages_nothing_and_copies_nothing() -> None:
     vector = torch.arange(15.0)
     this_round = InProcessGroup(1).transport(0).open(1)
-    assert average(this_round, vector, wire_of([(5, 3)]), [7]) is vector
+    assert average(this_round, vector, layout_of([(5, 3)]), [7]) is vector
     assert vector.tolist() == list(range(15))
 
 
@@ -154,9 +154,9 @@ def test_compressed_means_may_be_written_over_what_they_average(workers: int, re
         this_round = group.transport(rank).open(1)
         kept, over = Channel(compression, tensors), Channel(compression, tensors)
         for _ in range(2):
-            mean = average(this_round, vectors[rank], kept.wire, [3] * workers, channel=kept)
+            mean = average(this_round, vectors[rank], kept.layout, [3] * workers, channel=kept)
             flat, weights = vectors[rank].clone(), [3] * workers
-            assert torch.equal(average(this_round, flat, over.wire, weights, channel=over, overwrite=True), mean)
+            assert torch.equal(average(this_round, flat, over.layout, weights, channel=over, overwrite=True), mean)
             kept.commit()
             over.commit()
             ours, theirs = (channel.residuals(torch.device("cpu")) for channel in (over, kept))

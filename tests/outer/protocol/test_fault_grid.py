@@ -11,7 +11,7 @@ import torch
 
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.compression import Compression
-from muloco.outer.wire import torchft_round
+from muloco.outer.protocol import peer_round
 
 from ...covering import only
 from ..faults import cut_at, die_at, die_in_process, lose_contact, lose_contact_in_vote
@@ -98,7 +98,7 @@ def faults(workers: int, act: str) -> list[Fault]:
 )
 def test_every_point_of_a_round(workers: int, act: str, lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs are at work at the same time: most of them only wait for the heartbeat of a dead worker to run out."""
-    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 200)  # headers and some payloads take several
+    monkeypatch.setattr(peer_round, "CHUNK_BYTES", 200)  # headers and some payloads take several
     cases = faults(workers, act)
     addresses = [lighthouse(1, heartbeat_seconds=1.5) for _ in cases]
     with ThreadPoolExecutor(len(cases)) as pool:
@@ -112,15 +112,15 @@ def test_the_introduction_of_a_new_group(lighthouse) -> None:
 
     def work(worker: int) -> Result:
         transport = connect(worker, address, group=QueueingGroup)
-        swap = transport.group.swap
+        swap = transport.wire.swap
 
         def lost_once(*args) -> None:
             swap(*args)
             if worker == 1 and not lost.is_set():
                 lost.set()
-                raise RuntimeError("the test has broken the connection")
+                raise ConnectionError("the test has broken the connection")
 
-        transport.group.swap = lost_once
+        transport.wire.swap = lost_once
         try:
             return train(case, worker, transport)
         finally:

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -18,16 +17,19 @@ from torchft.process_group import ProcessGroupWrapper
 from muloco.outer import TransportError
 from muloco.outer.codecs.channel import Channel
 from muloco.outer.codecs.compression import Compression
+from muloco.outer.protocol.answers import COMMITTED
 from muloco.outer.protocol.exchange import MESSAGE_BYTES, average, gather_bytes
 from muloco.outer.protocol.header import PROTOCOL, Header, Unreadable, read_header
+from muloco.outer.protocol.peer_transport import _introduction
 from muloco.outer.protocol.terms import Terms
 from muloco.outer.protocol.transaction import ATTEMPTS, agree
+from muloco.outer.system_clock import SystemClock
+from muloco.outer.wire.http import TAG
 from muloco.outer.wire.peer_group import NCCLGroup
-from muloco.outer.wire.peers import COMMITTED, TAG, PeerServer, ask, fetch
 from muloco.outer.wire.store import loopback_store
-from muloco.outer.wire.torchft import TorchftTransport, _introduction
 
 from ..over_torchft import KEY
+from ..peer_server import PeerServer, ask, fetch
 from .test_compressed_rounds import CODECS, UNEVEN
 
 OWN = Header(
@@ -232,7 +234,7 @@ def test_a_mean_of_garbage_is_only_wrong(kind: str, reduce: str) -> None:
     )
     draw = random.Random(0)
     for first in (0, 1):
-        mean = average(Garbled(draw, first), torch.randn(ELEMENTS), channel.wire, [1, 2, 3], channel=channel)
+        mean = average(Garbled(draw, first), torch.randn(ELEMENTS), channel.layout, [1, 2, 3], channel=channel)
         assert mean.shape == (ELEMENTS,)
 
 
@@ -248,7 +250,7 @@ def test_rounds_of_garbage_end_with_one_error(monkeypatch: pytest.MonkeyPatch) -
             opened.append(Garbled(draw, first))
             return opened[-1]
 
-        transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
+        transport = SimpleNamespace(open=open_round, any_rank=bool, clock=SystemClock(), device=torch.device("cpu"))
         with pytest.raises(TransportError, match=f"{ATTEMPTS} rounds failed one after the other"):
             agree(transport, OWN, torch.randn(ELEMENTS), lambda fragment: channel)
         assert len(opened) == ATTEMPTS
@@ -300,9 +302,6 @@ def test_who_answers_at_the_address_of_a_worker_need_not_be_one(kind: str) -> No
         assert ask(address, "1", key=KEY, seconds=10) is None
         with pytest.raises(OSError):
             fetch(address, "1", key=KEY, patience=0, seconds=10)
-        transport = SimpleNamespace(peers=[address], run_key=KEY, _quorum_timeout=timedelta(0), exchange_seconds=10)
-        with pytest.raises(TransportError, match=f"no state from the worker at {address} after round 1"):
-            TorchftTransport.fetch(transport, "1", 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("address", ["host:99999999", "host:x", "[:1", "a" * 300 + ":1", "%zz:1", "\udcff:1"])
@@ -337,5 +336,7 @@ def test_torch_leaves_a_failed_group_of_workers_to_torchft(before: str | None, m
             seen.append(os.environ.get(name))
 
     store = loopback_store()
-    WithoutDevice().configure(f"127.0.0.1:{store.port}/group", "run_000", 0, 1)
+    group = WithoutDevice()
+    group.chooser = SimpleNamespace(stays_out=lambda quorum: False)  # type: ignore[assignment]
+    group.configure(f"127.0.0.1:{store.port}/group", "run_000", 0, 1)
     assert seen == ["0"] and os.environ.get(name) == before

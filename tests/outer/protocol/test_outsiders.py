@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 
 from muloco.outer import ForeignRun, TransportError
+from muloco.outer.protocol import group as groups
 from muloco.outer.protocol.header import PROTOCOL
-from muloco.outer.wire import peer_group
+from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.outer.wire.peer_group import GlooGroup
-from muloco.outer.wire.torchft import TorchftTransport
 
 from ..faults import die_at
 from ..over_torchft import connect, in_threads
@@ -24,7 +24,7 @@ CASE = Case(workers=2, fragments=2, interval=4, steps=12)
 OTHER = b"another secret than that of the run"
 
 
-def leave(transport: TorchftTransport) -> None:
+def leave(transport: PeerTransport) -> None:
     """Ends a transport as the end of its process would."""
     with pytest.raises(Exception):  # noqa: B017  what a worker that dies raises
         die_at(transport)()
@@ -57,8 +57,8 @@ def test_an_outsider_is_named_and_left_out(
     def come() -> None:
         transport = connect(1, address, run="a", secret=OTHER)  # its name comes first, so that it is the first member
         came.set()
-        swap = transport.group.swap
-        transport.group.swap = lambda *args: (sent.append(1), swap(*args))  # type: ignore[method-assign]
+        swap = transport.wire.swap
+        transport.wire.swap = lambda *args: (sent.append(1), swap(*args))  # type: ignore[method-assign]
         parameters = start()
         try:
             CASE.loop(parameters, transport, 1).start(0)
@@ -87,15 +87,15 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
 ) -> None:
     """It has the secret."""
     version = PROTOCOL + 1
-    ours, theirs = peer_group.admit, of_version(version)
+    ours, theirs = groups.admit, of_version(version)
 
     def admit(store, key, rank, size, *args, **options):
         if rank == 0:
             return ours(store, key, rank, size, *args, **options)
-        theirs(store, rank, size)
+        theirs(store._store, rank, size)
         raise TransportError("this is all that it has to say")
 
-    monkeypatch.setattr(peer_group, "admit", admit)
+    monkeypatch.setattr(groups, "admit", admit)
     address = lighthouse(2, heartbeat_seconds=1.5)
     transports = [connect(worker, address) for worker in range(2)]
 
@@ -127,13 +127,13 @@ def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
         if worker == 1:
             assert waiting.wait(SECONDS)
         transport = connect(worker, address, least=2, quorum_seconds=SECONDS)
-        vote = transport.group.abort
+        vote = transport.wire.abort
 
         def aborted(*args, **options) -> None:
             waiting.set()
             vote(*args, **options)
 
-        transport.group.abort = aborted  # type: ignore[method-assign]
+        transport.wire.abort = aborted  # type: ignore[method-assign]
         this_round = transport.open(1)
         found = [this_round.size, len(this_round.strangers), this_round.vote(True)]
         done.set()
@@ -155,12 +155,7 @@ def test_only_a_group_of_the_whole_quorum_deletes_what_all_have_written(members:
     for key in keys:
         store.set(key, "")
     group = GlooGroup(timedelta(seconds=20))
-    group.rendezvous, group._name, group._quorum, group.members = (
-        f"127.0.0.1:{store.port}/torchft/1/0",
-        "mine",
-        2,
-        members,
-    )
+    group.rendezvous, group._name, group._whole = f"127.0.0.1:{store.port}/torchft/1/0", "mine", members == 2
     group.forget_rendezvous(timedelta(seconds=20))
     left = keys[3:] if members == 2 else [keys[0], *keys[2:]]
     assert sorted(store.list_keys()) == sorted(left)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.protocol.answers import HELD_SECONDS
 from muloco.outer.protocol.transport import KEPT_PARTS
-from muloco.outer.wire.peers import HELD_SECONDS, PeerServer, ask, fetch, fetch_part
 
 from ..over_torchft import KEY, connect, in_threads
+from ..peer_server import PeerServer, ask, fetch, fetch_part
 from ..toy import SECONDS
 from ..workers import run_workers
 

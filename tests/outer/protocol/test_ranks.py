@@ -19,6 +19,7 @@ from muloco.outer.protocol.outcome import CatchUp, LeftBehind
 from muloco.outer.protocol.reachability import StaysOut
 from muloco.outer.protocol.terms import Terms
 from muloco.outer.protocol.transaction import agree, assemble
+from muloco.outer.system_clock import SystemClock
 
 from ..over_torchft import connect, in_threads
 from ..toy import SECONDS
@@ -42,7 +43,7 @@ class Ranks:
             self._barrier.wait(SECONDS)
             return found
 
-        return SimpleNamespace(any_rank=any_rank, device=torch.device("cpu"), **options)
+        return SimpleNamespace(any_rank=any_rank, clock=SystemClock(), device=torch.device("cpu"), **options)
 
     def run(self, work: Callable[[int], object]) -> list[str]:
         """Returns the error of each rank, or nothing."""

@@ -9,9 +9,11 @@ import torch.distributed as dist
 from torchft.process_group import ProcessGroupGloo
 
 from muloco.outer.protocol import reachability
-from muloco.outer.protocol.reachability import FAILURES, Reachability, reaches, staying_out
+from muloco.outer.protocol.peer_transport import PeerTransport
+from muloco.outer.protocol.reachability import FAILURES, Reachability, staying_out
+from muloco.outer.system_clock import SystemClock
 from muloco.outer.wire.peer_group import GlooGroup
-from muloco.outer.wire.torchft import TorchftTransport
+from muloco.outer.wire.torchft import reaches
 
 from ...covering import only
 from ..joining import Worker
@@ -45,7 +47,7 @@ def test_a_machine_that_refuses_can_be_reached() -> None:
 def test_only_failed_rounds_in_a_row_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability, "RETRY_SECONDS", 0.0)
     cut = {"b:1"}
-    own = Reachability(0, "own:1", lambda address: address not in cut)
+    own = Reachability(0, "own:1", SystemClock(), lambda address: address not in cut)
     own.introduced({0: "own:1", 1: "a:1", 2: "b:1"})
     for _ in range(FAILURES - 1):
         own.failed([0, 1, 2])
@@ -70,7 +72,7 @@ def test_only_failed_rounds_in_a_row_count(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_worker_that_is_started_again_elsewhere_does_not_stay_out() -> None:
     """The restarted worker has a new address, which no other worker has reported as unreachable."""
-    own = Reachability(0, "own:1", lambda address: False)
+    own = Reachability(0, "own:1", SystemClock(), lambda address: False)
     own.introduced({1: "a:1", 2: "b:1"})
     for _ in range(FAILURES):
         own.failed([2])
@@ -80,7 +82,7 @@ def test_a_worker_that_is_started_again_elsewhere_does_not_stay_out() -> None:
 
 
 def test_the_log_says_once_who_stays_out(caplog: pytest.LogCaptureFixture) -> None:
-    own = Reachability(0, "own:1", lambda address: False)
+    own = Reachability(0, "own:1", SystemClock(), lambda address: False)
     said = []
     for complains in (True, True, False, True):
         own.settle({0: "own:1", 1: "a:1", 2: "c:1 a:1" if complains else "c:1"})
@@ -95,9 +97,9 @@ class Links:
 
     def __init__(self) -> None:
         self.cut: set[frozenset[int]] = set()
-        self.transports: dict[int, TorchftTransport] = {}
+        self.transports: dict[int, PeerTransport] = {}
 
-    def connect(self, worker: int, lighthouse: str) -> TorchftTransport:
+    def connect(self, worker: int, lighthouse: str) -> PeerTransport:
         made = connect(worker, lighthouse, exchange_seconds=2, group=self.group())
         self.transports[worker] = made
         made.reachability._reaches = self._reaches(worker)
@@ -105,7 +107,7 @@ class Links:
 
     def _reaches(self, worker: int) -> Callable[[str], bool]:
         def reached(address: str) -> bool:
-            (other,) = [w for w, transport in self.transports.items() if transport.server.address == address]
+            (other,) = [w for w, transport in self.transports.items() if transport.address == address]
             return frozenset((worker, other)) not in self.cut
 
         return reached

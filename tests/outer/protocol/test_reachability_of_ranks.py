@@ -7,8 +7,8 @@ import pytest
 import torch.distributed as dist
 
 from muloco.outer.protocol import reachability
+from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.outer.protocol.reachability import FAILURES, StaysOut
-from muloco.outer.wire.torchft import TorchftTransport
 
 from ..over_torchft import connect, in_threads
 from ..toy import SECONDS
@@ -20,7 +20,7 @@ WORKERS, RANKS = 3, 2
 class LinksOfRank(Links):
     """Between the same rank of all workers."""
 
-    def connect_rank(self, worker: int, rank: int, lighthouse: str, ranks_group: dist.ProcessGroup) -> TorchftTransport:
+    def connect_rank(self, worker: int, rank: int, lighthouse: str, ranks_group: dist.ProcessGroup) -> PeerTransport:
         made = connect(
             worker, lighthouse, exchange_seconds=2, group=self.group(), rank=rank, ranks=RANKS, ranks_group=ranks_group
         )

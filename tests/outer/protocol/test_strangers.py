@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from muloco.outer.protocol.header import Header
 from muloco.outer.protocol.membership import Membership
 from muloco.outer.protocol.terms import Terms
 from muloco.outer.protocol.transaction import agree
+from muloco.outer.system_clock import SystemClock
 
 from ..faults import die_at
 from ..over_torchft import connect
@@ -169,7 +171,7 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
     def open_round(step: int):
         return next(rounds) or alone.open(step)
 
-    transport = SimpleNamespace(open=open_round, any_rank=bool, device=torch.device("cpu"))
+    transport = SimpleNamespace(open=open_round, any_rank=bool, clock=SystemClock(), device=torch.device("cpu"))
     agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: channel)
     assert agreement.weights == {0: 4} and agreement.attempts == 16
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
@@ -177,10 +179,9 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
         agree(transport, own, lambda: torch.ones(3), lambda fragment: channel, patience=0.0)
 
 
-def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds() -> None:
     """The first ones are repeated at once."""
     pauses: list[float] = []
-    monkeypatch.setattr("muloco.outer.protocol.transaction.time.sleep", pauses.append)
 
     def cut_off(step: int):
         group = InProcessGroup(1).transport(0)
@@ -188,7 +189,8 @@ def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds(monk
         group.cut()
         return this_round
 
-    transport = SimpleNamespace(open=cut_off, any_rank=bool, device=torch.device("cpu"))
+    clock = SimpleNamespace(now=time.monotonic, sleep=pauses.append)
+    transport = SimpleNamespace(open=cut_off, any_rank=bool, clock=clock, device=torch.device("cpu"))
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
         **{"finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},

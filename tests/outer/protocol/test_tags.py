@@ -9,10 +9,10 @@ import torch
 
 from muloco.outer.protocol.authentication import Key
 from muloco.outer.protocol.exchange import gather_bytes
+from muloco.outer.protocol.peer_round import PeerRound
 from muloco.outer.protocol.seal import SecretHash
+from muloco.outer.protocol.staging import Staging
 from muloco.outer.protocol.transport import Unverified
-from muloco.outer.wire.staging import Staging
-from muloco.outer.wire.torchft_round import TorchftRound
 
 from ..over_torchft import KEY
 
@@ -20,9 +20,7 @@ NAME, CPU = "group-7", torch.device("cpu")
 SAID = b"what member 1 says"
 
 
-def round_of_three(
-    key: Key = KEY, name: str = NAME, rank: int = 0, answers: Sequence[list[bytes]] = ()
-) -> TorchftRound:
+def round_of_three(key: Key = KEY, name: str = NAME, rank: int = 0, answers: Sequence[list[bytes]] = ()) -> PeerRound:
     """A round in which the next exchanges bring these bytes."""
     left = iter(answers)
 
@@ -34,17 +32,21 @@ def round_of_three(
 
     group = SimpleNamespace(
         place=rank,
-        members=3,
+        size=3,
         strangers=(),
-        connected=True,
-        swap=swap,
         admission=SimpleNamespace(key=key),
         call=lambda member: f"worker {member}",
     )
     transport = SimpleNamespace(
-        group=group, device=CPU, staging=Staging(CPU, CPU), round_name=name, peers=[], secret_hash=SecretHash(key)
+        wire=SimpleNamespace(connected=True, swap=swap),
+        group=group,
+        device=CPU,
+        staging=Staging(CPU, CPU),
+        round_name=name,
+        peers=[],
+        secret_hash=SecretHash(key),
     )
-    return TorchftRound(transport, step=3, failure=None)  # type: ignore[arg-type]
+    return PeerRound(transport, step=3, failure=None)  # type: ignore[arg-type]
 
 
 def ahead(data: bytes, rank: int, *, number: int = 0, key: Key = KEY, name: str = NAME, by: int | None = None) -> bytes:
@@ -160,7 +162,7 @@ class Copies(Staging):
 def test_seals_are_made_of_the_memory_of_the_group() -> None:
     """So that workers with accelerators and workers without one use the same hash."""
     this_round, hashed, seen = round_of_three(answers=[[b"x" * 40] * 3] * 2), set(), []
-    swap = this_round._transport.group.swap
+    swap = this_round._transport.wire.swap
 
     def watched(received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile) -> None:
         seen.extend([received, *sent])
@@ -170,7 +172,7 @@ def test_seals_are_made_of_the_memory_of_the_group() -> None:
         hashed.add(data.untyped_storage().data_ptr())
         return torch.zeros(2, dtype=torch.int64)
 
-    this_round._transport.group.swap = watched  # type: ignore[method-assign]
+    this_round._transport.wire.swap = watched  # type: ignore[method-assign]
     this_round._transport.secret_hash = SimpleNamespace(of=record)  # type: ignore[assignment]
     this_round._transport.staging = Copies(CPU, CPU)
     payload = [torch.frombuffer(bytearray(b"x" * 40), dtype=torch.uint8)] * 3

@@ -6,27 +6,30 @@ import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from muloco.outer import TransportError
-from muloco.outer.wire import torchft, torchft_round
+from muloco.outer.protocol import peer_round, peer_transport
+from muloco.outer.protocol.answers import COMMITTED, FAILED, VOTING
+from muloco.outer.protocol.peer_round import PeerRound
+from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.outer.wire.peer_group import GlooGroup, PeerGroup
-from muloco.outer.wire.peers import COMMITTED, FAILED, VOTING, PeerServer, ask
-from muloco.outer.wire.torchft import TorchftTransport
-from muloco.outer.wire.torchft_round import TorchftRound
 
 from ..faults import at_the_votes
 from ..over_torchft import KEY, connect, in_threads
+from ..peer_server import PeerServer, ask
 
 SECONDS = 300
+ASK = peer_transport.ask
 
 
 def vote_of_two(
     address: str,
     group: Callable[[timedelta], PeerGroup],
-    votes: dict[int, Callable[[TorchftTransport, TorchftRound], bool]],
+    votes: dict[int, Callable[[PeerTransport, PeerRound], bool]],
 ) -> list[bool]:
     """What each of two workers hears when it votes as told."""
     both_left = threading.Barrier(2, timeout=SECONDS)
@@ -42,17 +45,17 @@ def vote_of_two(
     return in_threads(2, work)
 
 
-def lose_contact_after(transport: TorchftTransport, this_round: TorchftRound, happened: Callable[[], object]) -> None:
+def lose_contact_after(transport: PeerTransport, this_round: PeerRound, happened: Callable[[], object]) -> None:
     """The exchange of the votes leaves this member without an answer, once something else has happened."""
 
     def lost(send: Callable[..., None], *args) -> None:
         def speak() -> None:
-            with contextlib.suppress(RuntimeError):  # the group is aborted
+            with contextlib.suppress(ConnectionError):  # the group is aborted
                 send(*args)
 
         threading.Thread(target=speak, daemon=True).start()  # what this member has to say is on its way
         happened()
-        raise RuntimeError("the test has broken the connection")
+        raise ConnectionError("the test has broken the connection")
 
     at_the_votes(transport, this_round, lost)
 
@@ -67,20 +70,20 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
     asked, answers, heard = threading.Event(), [], []
 
     def watched(*args, **options) -> str | None:
-        answers.append(ask(*args, **options))
+        answers.append(ASK(*args, **options))
         asked.set()
         return answers[-1]
 
-    monkeypatch.setattr(torchft, "ask", watched)
+    monkeypatch.setattr(peer_transport, "ask", watched)
     voting = threading.Event()
 
-    def unsure(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def unsure(transport: PeerTransport, this_round: PeerRound) -> bool:
         lose_contact_after(transport, this_round, lambda: voting.wait(SECONDS))
         committed = this_round.vote(True)
         heard.extend(answers)  # those in the vote; whoever leaves asks as well
         return committed
 
-    def late(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def late(transport: PeerTransport, this_round: PeerRound) -> bool:
         def slow(send: Callable[..., None], *args) -> None:
             voting.set()
             assert asked.wait(SECONDS)
@@ -95,15 +98,25 @@ def test_who_lost_contact_waits_while_a_peer_is_voting(lighthouse, group, monkey
 
 def test_a_peer_that_waits_for_a_vote_that_never_comes_is_released(lighthouse, caplog) -> None:
     """The member in doubt closes its connections; the exchange timeout of the other one does not have to pass."""
+    voting = threading.Event()
 
-    def unsure(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def unsure(transport: PeerTransport, this_round: PeerRound) -> bool:
         def lost(send: Callable[..., None], *args) -> None:
-            raise RuntimeError("the test has broken the connection")
+            assert voting.wait(SECONDS)
+            raise ConnectionError("the test has broken the connection")
 
         at_the_votes(transport, this_round, lost)
         return this_round.vote(True)
 
-    votes = {0: unsure, 1: lambda _, this_round: this_round.vote(True)}
+    def waits(transport: PeerTransport, this_round: PeerRound) -> bool:
+        def heard(send: Callable[..., None], *args) -> None:
+            voting.set()
+            send(*args)
+
+        at_the_votes(transport, this_round, heard)
+        return this_round.vote(True)
+
+    votes = {0: unsure, 1: waits}
     with caplog.at_level(logging.WARNING, "muloco"):
         assert vote_of_two(lighthouse(2), GlooGroup, votes) == [False, False]
     (heard,) = [text for text in caplog.messages if "lost contact" in text and "the test" not in text]
@@ -117,20 +130,20 @@ def test_who_has_been_asked_before_its_vote_votes_against(lighthouse, group, mon
     voted = threading.Event()
 
     def watched(*args, **options) -> str | None:
-        answer = ask(*args, **options)
+        answer = ASK(*args, **options)
         asked.set()
         assert voted.wait(SECONDS), "the connections are still there when the late one votes"
         return answer
 
-    monkeypatch.setattr(torchft, "ask", watched)
+    monkeypatch.setattr(peer_transport, "ask", watched)
 
-    def unsure(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def unsure(transport: PeerTransport, this_round: PeerRound) -> bool:
         lose_contact_after(transport, this_round, lambda: None)
         return this_round.vote(True)
 
-    def late(transport: TorchftTransport, this_round: TorchftRound) -> bool:
-        begin = transport.server.begin_vote
-        transport.server.begin_vote = lambda name: asked.wait(SECONDS) and begin(name)
+    def late(transport: PeerTransport, this_round: PeerRound) -> bool:
+        begin = transport.answers.begin_vote
+        transport.answers.begin_vote = lambda name: asked.wait(SECONDS) and begin(name)
         try:
             return this_round.vote(True)
         finally:
@@ -150,10 +163,10 @@ def test_who_leaves_after_the_last_round_first_answers_those_in_doubt(
             assert leaving.wait(SECONDS), "the other one has asked, or gone"
         else:
             leaving.set()
-        return ask(*args, **options)
+        return ASK(*args, **options)
 
     in_doubt: list[threading.Thread] = []
-    monkeypatch.setattr(torchft, "ask", watched)
+    monkeypatch.setattr(peer_transport, "ask", watched)
 
     def work(worker: int) -> bool:
         transport = connect(worker, address, least=2, group=group)
@@ -176,13 +189,13 @@ def test_votes_are_not_heard_before_they_are_cast(lighthouse, group) -> None:
     """One worker votes yes before the other has voted, and receives nothing until then."""
     heard, order = threading.Event(), []
 
-    def early(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def early(transport: PeerTransport, this_round: PeerRound) -> bool:
         answer = this_round.vote(True)
         order.append("heard")
         heard.set()
         return answer
 
-    def late(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def late(transport: PeerTransport, this_round: PeerRound) -> bool:
         assert not heard.wait(0.5)
         order.append("cast")
         return this_round.vote(True)
@@ -191,8 +204,8 @@ def test_votes_are_not_heard_before_they_are_cast(lighthouse, group) -> None:
     assert order == ["cast", "heard"]
 
 
-FAILURES: dict[str, Callable[[TorchftTransport], None]] = {
-    "of another rank": lambda transport: transport._manager.report_error(RuntimeError("a rank is gone")),
+FAILURES: dict[str, Callable[[PeerTransport], None]] = {
+    "of another rank": lambda transport: transport.wire._manager.report_error(RuntimeError("a rank is gone")),
     "of this one": lambda transport: transport.cut(),
 }
 
@@ -215,10 +228,10 @@ def test_the_vote_stands_where_connections_fail_after_it(failure: str, lighthous
             if worker == 1:
                 at_the_votes(transport, first, swap_and_fail)
             answers: list[object] = [first.vote(True)]
-            before = transport.group.configurations
-            answers.append(transport.group.connected)
+            before = transport.group.quorums
+            answers.append(transport.wire.connected)
             answers.append(transport.open(2).vote(True))
-            return [*answers, transport.group.configurations - before]
+            return [*answers, transport.group.quorums - before]
         finally:
             both_left.wait()
             transport.close()
@@ -233,7 +246,7 @@ def test_the_vote_stands_where_connections_fail_after_it(failure: str, lighthous
 def test_what_is_no_vote_on_this_round_is_not_taken_for_one(lighthouse, group) -> None:
     """The members count their rounds differently, so that they vote on different ones: neither is committed."""
 
-    def ahead(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def ahead(transport: PeerTransport, this_round: PeerRound) -> bool:
         transport._rounds += 1
         return this_round.vote(True)
 
@@ -256,6 +269,7 @@ def test_a_store_whose_worker_has_gone_is_given_up_at_once() -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     group = GlooGroup(timedelta(seconds=SECONDS))
+    group.chooser = SimpleNamespace(stays_out=lambda quorum: False)  # type: ignore[assignment]
     with pytest.raises(ConnectionError, match=rf"^the worker at {address} has gone: "):
         group.configure(f"{address}/prefix", "worker", 0, 2)
     assert not group.connected
@@ -289,27 +303,27 @@ def test_a_request_of_a_stranger_leaves_no_traceback(request_line: bytes, capfd:
 
 def test_a_member_that_is_lost_between_two_chunks(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came before does not make up for what does not come any more."""
-    monkeypatch.setattr(torchft_round, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(peer_round, "CHUNK_BYTES", 4)
     data = torch.arange(12, dtype=torch.uint8)
 
-    def stays(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def stays(transport: PeerTransport, this_round: PeerRound) -> bool:
         with pytest.raises(TransportError, match="lost contact with another worker"):
             this_round.exchange([data, data], [12, 12])
         return this_round.vote(False)
 
-    def is_lost(transport: TorchftTransport, this_round: TorchftRound) -> bool:
+    def is_lost(transport: PeerTransport, this_round: PeerRound) -> bool:
         with pytest.raises(TransportError, match="this worker was cut off"):
-            swap = transport.group.swap
+            swap = transport.wire.swap
 
             def twice(*args) -> None:
                 swap(*args)
-                transport.group.swap = last
+                transport.wire.swap = last
 
             def last(*args) -> None:
                 swap(*args)
                 transport.cut()
 
-            transport.group.swap = twice
+            transport.wire.swap = twice
             this_round.exchange([data, data], [12, 12])
         return this_round.vote(False)
 

@@ -4,10 +4,13 @@ import threading
 import time
 
 from muloco.outer.protocol.authentication import Key
-from muloco.outer.wire.inquiry import ask_all
-from muloco.outer.wire.peers import PeerServer, inquire
+from muloco.outer.protocol.clock import ask_all
+from muloco.outer.system_clock import SystemClock
+
+from ..peer_server import PeerServer, inquire
 
 KEY = Key(b"a secret of 24 characters")
+CLOCK = SystemClock()
 
 
 def test_who_answers_in_time_is_heard_and_who_does_not_keeps_nobody() -> None:
@@ -23,17 +26,17 @@ def test_who_answers_in_time_is_heard_and_who_does_not_keeps_nobody() -> None:
 
     began = time.monotonic()
     peers = ["still", "gone", "ignorant", "a", "b"]
-    assert sorted(ask_all(peers, ask, seconds=2.0)) == [b"a", b"b"]
+    assert ask_all(CLOCK, peers, ask, seconds=2.0) == {"a": b"a", "b": b"b"}
     assert time.monotonic() - began < 30, "it waits for the one that stands still"
     for_ever.set()
-    assert ask_all([], ask, seconds=1.0) == []
+    assert ask_all(CLOCK, [], ask, seconds=1.0) == {}
 
 
 def test_a_server_answers_what_it_was_told_to() -> None:
     server = PeerServer("127.0.0.1", KEY)
     try:
-        assert ask_all([server.address], lambda peer: inquire(peer, "commits", key=KEY, seconds=5.0), seconds=5.0) == []
-        server.answers["commits"] = lambda name: b"commit 1 4\n"
+        assert inquire(server.address, "commits", key=KEY, seconds=5.0) is None
+        server.questions["commits"] = lambda name: b"commit 1 4\n"
         assert inquire(server.address, "commits", key=KEY, seconds=5.0) == b"commit 1 4\n"
     finally:
         server.close()

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from muloco.outer.protocol.peer_round import PeerRound
+from muloco.outer.protocol.staging import Staging
 from muloco.outer.protocol.transport import TransportError
 from muloco.outer.wire.peer_group import in_short
-from muloco.outer.wire.staging import Staging
-from muloco.outer.wire.torchft_round import TorchftRound
+from muloco.outer.wire.torchft import TorchftWire
 
 
 @pytest.mark.parametrize(
@@ -27,12 +28,14 @@ def test_the_sentence_that_matters(said: str, short: str) -> None:
     assert in_short(RuntimeError(said)) == short
 
 
-def unconnected(swap: object, *, connected: bool) -> TorchftRound:
+def unconnected(swap: object, *, connected: bool) -> PeerRound:
     """A round of two members over a group that exchanges nothing."""
     cpu = torch.device("cpu")
-    group = SimpleNamespace(place=0, members=2, strangers=(), connected=connected, swap=swap)
-    transport = SimpleNamespace(group=group, device=cpu, staging=Staging(cpu, cpu))
-    return TorchftRound(transport, step=3, failure=None)  # type: ignore[arg-type]
+    group = SimpleNamespace(place=0, size=2, strangers=())
+    wire = TorchftWire.__new__(TorchftWire)
+    wire.group = SimpleNamespace(connected=connected, swap=swap)  # type: ignore[assignment]
+    transport = SimpleNamespace(wire=wire, group=group, device=cpu, staging=Staging(cpu, cpu))
+    return PeerRound(transport, step=3, failure=None)  # type: ignore[arg-type]
 
 
 def test_a_failed_exchange_says_its_step_once() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from muloco.outer.protocol.answers import COMMITTED, FAILED, KEPT
 from muloco.outer.protocol.authentication import Key
-from muloco.outer.wire import peers
-from muloco.outer.wire.peers import COMMITTED, FAILED, KEPT, NONCE, TAG, PeerServer, ask, fetch, fetch_part, inquire
+from muloco.outer.wire import http
+from muloco.outer.wire.http import NONCE, TAG
 
 from ..over_torchft import KEY
+from ..peer_server import PeerServer, ask, fetch, fetch_part, inquire
 
 OTHER = Key(b"another secret than that of the run")
 NONCE_BYTES = bytes(range(16))
@@ -80,7 +82,7 @@ REFUSED = {
 def test_who_has_no_tag_gets_no_word_and_changes_nothing(what: str, kind: str, server: PeerServer) -> None:
     server.offer("name", b"a state")
     server.publish("name", b"a part")
-    server.answers["mine"] = lambda name: b"mine"
+    server.questions["mine"] = lambda name: b"mine"
     heard = answer(server, REFUSED[what](server, f"/{kind}/name"))
     assert heard == b"" or status(heard) == 403 and body(heard) == b""
     assert server.begin_vote("name"), "nobody has given the round up"
@@ -95,7 +97,7 @@ def test_whoever_has_the_secret_is_answered(server: PeerServer) -> None:
 
 @pytest.mark.parametrize("said", [b"line 7\n", b"", None])
 def test_further_kinds_of_questions_can_be_answered(said: bytes | None, server: PeerServer) -> None:
-    server.answers["commits"] = lambda name: said
+    server.questions["commits"] = lambda name: said
     assert inquire(server.address, "commits", key=KEY, seconds=10) == said
     assert inquire(server.address, "unknown", key=KEY, seconds=10) is None
 
@@ -122,11 +124,11 @@ class Between:
         self._server, self._change = server, change
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
-        server._server.address = self.address  # under which it is asked
+        server.server.address = self.address  # under which it is asked
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        host, port = "127.0.0.1", self._server._server.server_port
+        host, port = "127.0.0.1", self._server.server.server_port
         with contextlib.suppress(OSError):
             while True:
                 with self._listening.accept()[0] as asking, socket.create_connection((host, port)) as answering:
@@ -196,7 +198,7 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(server: PeerServer) -> No
 
 
 def test_a_request_that_comes_byte_by_byte_is_given_up(server: PeerServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(http, "REQUEST_SECONDS", 0.5)
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.settimeout(0.1)
@@ -223,6 +225,6 @@ def test_half_requests_keep_nobody_out(server: PeerServer) -> None:
             half.sendall(b"GET /round/na")
         assert fetch_part(server.address, "name", key=KEY, patience=10) == b"a part"
         deadline = time.monotonic() + 10
-        while threading.active_count() - before > peers.STRANGERS + 1 and time.monotonic() < deadline:
+        while threading.active_count() - before > http.STRANGERS + 1 and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert threading.active_count() - before <= peers.STRANGERS + 1
+        assert threading.active_count() - before <= http.STRANGERS + 1

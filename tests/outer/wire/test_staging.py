@@ -5,9 +5,9 @@ import torch
 
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.compression import Compression
+from muloco.outer.protocol import staging
 from muloco.outer.protocol.exchange import average
-from muloco.outer.wire import staging
-from muloco.outer.wire.staging import Staging
+from muloco.outer.protocol.staging import Staging
 
 from ..over_torchft import connect, in_threads
 from ..toy import Case, train, train_in_process
@@ -104,14 +104,14 @@ def test_compressed_payloads_cross_compressed(lighthouse) -> None:
     half follows."""
     rows, width = 64, 256
     tensors = {"a": torch.empty(rows, width, device="meta")}
-    wire = Compression(codec=CODECS["4-bit"]).wire(tensors)
+    layout = Compression(codec=CODECS["4-bit"]).layout(tensors)
     address = lighthouse(2)
 
     def work(worker: int) -> int:
         transport, queue = connect(worker, address, least=2), Queue()
         this_round = transport.open(1)
         transport.staging = queue
-        average(this_round, torch.full((rows * width,), 1.0 + worker), wire, [1, 1])
+        average(this_round, torch.full((rows * width,), 1.0 + worker), layout, [1, 1])
         copied = sum(queue.copied)
         assert this_round.vote(True)
         transport.close()

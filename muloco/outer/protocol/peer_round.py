@@ -1,21 +1,20 @@
-"""A round over torchft's process group: the bytes of its exchanges, their seals, and its vote."""
+"""A round over a wire: the bytes of its exchanges, their seals, and its vote."""
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from muloco.outer.protocol.answers import COMMITTED, FAILED, IN_DOUBT, VOTING
 from muloco.outer.protocol.authentication import TAG_BYTES, Field
 from muloco.outer.protocol.reachability import StaysOut
 from muloco.outer.protocol.seal import Seal, contents
 from muloco.outer.protocol.transport import TransportError, Unverified
-from muloco.outer.wire.peer_group import CUT_OFF, in_short
-from muloco.outer.wire.peers import COMMITTED, FAILED, IN_DOUBT, VOTING
+from muloco.outer.protocol.wire import CUT_OFF
 
 if TYPE_CHECKING:
-    from muloco.outer.wire.torchft import TorchftTransport
+    from muloco.outer.protocol.peer_transport import PeerTransport
 
 logger = logging.getLogger(__name__)
 
@@ -23,17 +22,19 @@ UNHEARD_SECONDS = 1.0
 """Seconds after which a rank in doubt concludes that peers that still vote have not received its own vote."""
 CHUNK_BYTES = 16 * 2**20
 """Most bytes that one worker sends to another at once: the exchange timeout guards one such chunk."""
+AGAIN_SECONDS = 0.05
+"""Pause before others are asked again for the outcome of a round."""
 
 
-class TorchftRound:
+class PeerRound:
     """See `muloco.outer.protocol.transport.Round`."""
 
-    def __init__(self, transport: "TorchftTransport", step: int, failure: TransportError | None):
+    def __init__(self, transport: "PeerTransport", step: int, failure: TransportError | None):
         group = transport.group
         self.device = transport.device
         self.wire = transport.staging.wire
         self.rank = group.place
-        self.size = group.members
+        self.size = group.size
         self.bytes_sent = 0
         self.exchanges = 0
         self.strangers = group.strangers
@@ -80,14 +81,14 @@ class TorchftRound:
         return self._transport.group.call(rank) + (f" at {peers[rank]}" if peers else "")
 
     def vote(self, ok: bool) -> bool:
-        transport, name = self._transport, self._transport.round_name
+        transport, name = self._transport, self.name
         if ok:
             try:
                 self._compare_seals(name)
             except TransportError as error:
                 logger.warning("sync after step %d: %s", self._step, error)
                 ok = False
-        ok = transport.all_ranks(ok and transport.server.begin_vote(name))
+        ok = transport.all_ranks(ok and transport.answers.begin_vote(name))
         committed = False
         if ok:
             try:
@@ -98,10 +99,10 @@ class TorchftRound:
                 committed = self._ask_others(name)
         # Each rank of each worker has all it needs once its worker has said ok, so that one who knows is enough.
         committed = transport.any_rank(committed)
-        transport.server.say(name, COMMITTED if committed else FAILED)
+        transport.answers.say(name, COMMITTED if committed else FAILED)
         transport.committed = name if committed else None
         if not committed and not isinstance(self.failure, StaysOut):
-            transport.group.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
+            transport.wire.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
         transport.finish(
             committed=committed, broken=None if self.failure is None else str(self.failure), step=self._step
         )
@@ -147,7 +148,7 @@ class TorchftRound:
         return self._transport.group.admission.key.holds(tag, purpose, *fields)
 
     def _insist_on_connection(self) -> None:
-        if self.failure is None and not self._transport.group.connected:
+        if self.failure is None and not self._transport.wire.connected:
             self.failure = TransportError(CUT_OFF)
         if self.failure is not None:
             raise self.failure
@@ -159,11 +160,9 @@ class TorchftRound:
         staging = self._transport.staging
         received, staged = staging.room(sum(sizes)), staging.to_wire(outgoing)
         try:
-            self._transport.group.swap(received, sizes, staged, lambda: self._seal(staged))
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # this worker's own device has failed
-        except RuntimeError as error:
-            self.failure = TransportError(f"lost contact with another worker: {in_short(error)}")
+            self._transport.wire.swap(received, sizes, staged, lambda: self._seal(staged))
+        except ConnectionError as error:
+            self.failure = TransportError(f"lost contact with another worker: {error}")
             raise self.failure from error
         self.bytes_sent += sum(part.numel() for part in outgoing)
         self._arrived = list(received.split(sizes))
@@ -171,7 +170,7 @@ class TorchftRound:
 
     def _seal(self, outgoing: Sequence[torch.Tensor]) -> None:
         """Adds the data that goes to each member to its seal, and the data that came with the chunk before. Both are in
-        the memory from which the group sends."""
+        the memory from which the wire sends."""
         arrived, self._arrived = self._arrived, []
         if arrived:
             self._add(self._received, arrived)
@@ -191,18 +190,19 @@ class TorchftRound:
     def _ask_others(self, name: str) -> bool:
         """Whether a peer has committed the round. If no live peer has, none will: the round has failed on all of
         them."""
-        self._transport.server.say(name, IN_DOUBT)  # from here on this rank does not commit unless another one has
-        started = time.monotonic()
-        waiting = {rank: peer for rank, peer in enumerate(self._transport.peers) if rank != self.rank}
-        deadline = started + 2 * self._transport.exchange_seconds  # a peer may have begun to vote only now
-        while waiting and time.monotonic() < deadline:
+        transport = self._transport
+        transport.answers.say(name, IN_DOUBT)  # from here on this rank does not commit unless another one has
+        waiting = {rank: peer for rank, peer in enumerate(transport.peers) if rank != self.rank}
+        started = transport.clock.now()
+        deadline = started + 2 * transport.exchange_seconds  # a peer may have begun to vote only now
+        while waiting and transport.clock.now() < deadline:
             for rank, address in list(waiting.items()):
-                answer = self._transport.ask(address, name)
+                answer = transport.ask(address, name)
                 if answer == COMMITTED:
                     return True
                 if answer != VOTING:
                     del waiting[rank]
-            if self._transport.group.connected and time.monotonic() - started > UNHEARD_SECONDS:
-                self._transport.group.abort()  # a peer that waits for this rank's vote would wait until the timeout
-            time.sleep(0.05)
+            if transport.wire.connected and transport.clock.now() - started > UNHEARD_SECONDS:
+                transport.wire.abort()  # a peer that waits for this rank's vote would wait until the timeout
+            transport.clock.sleep(AGAIN_SECONDS)
         return False
