@@ -8,8 +8,9 @@ import torch
 
 from muloco.outer.protocol import authentication
 from muloco.outer.protocol.authentication import Key
+from muloco.outer.protocol.group import Group
 from muloco.outer.protocol.requests import Answer, Request, is_authentic
-from muloco.outer.protocol.wire import CUT_OFF, Joining, Quorum
+from muloco.outer.protocol.wire import CUT_OFF, Quorum
 from tests.simulation.lighthouse import Lighthouse, Member, Met
 from tests.simulation.network import End, Network, Store, StoreClient
 from tests.simulation.world import Process, Task, World
@@ -140,7 +141,7 @@ class SimulatedWire:
     def connected(self) -> bool:
         return self._end is not None
 
-    def meet(self, joining: Joining) -> str | None:
+    def meet(self, choosing: Group) -> str | None:
         if self._no_quorum is not None:  # torchft's manager repeats what the last quorum has raised
             raise self._no_quorum
         self._failure = None
@@ -154,12 +155,12 @@ class SimulatedWire:
         if met.number != self._number:
             self._number = met.number
             try:
-                self._configure(met, joining)
+                self._configure(met, choosing)
             except Exception as error:
                 self._failure = str(error)
         return self._failure
 
-    def _configure(self, met: Met, joining: Joining) -> None:
+    def _configure(self, met: Met, choosing: Group) -> None:
         members = sorted(met.members, key=lambda member: member.replica)
         rank = next(r for r, member in enumerate(members) if member.replica == self._replica)
         store = members[GROUP_RANK % len(members)].store
@@ -167,14 +168,14 @@ class SimulatedWire:
         workers = [int(member.replica.partition(":")[0][-3:]) for member in members]
         quorum = Quorum(rank=rank, workers=workers, host=store.partition(":")[0])
         self.abort()
-        if joining.stays_out(quorum):
+        if choosing.stays_out(quorum):
             return
         try:
             self._rendezvous = StoreClient(self._network, self._process, store)
         except RuntimeError as error:
             raise ConnectionError(f"the worker at {store} has gone: {error}") from error
         self._prefix = f"torchft/{met.number}/{GROUP_RANK}/"
-        self._group, group = joining.join(quorum, _Prefixed(self._rendezvous, self._prefix))
+        self._group, group = choosing.join(quorum, _Prefixed(self._rendezvous, self._prefix))
         self._whole = len(group) == len(members)
         end = End(
             self._network,

@@ -173,7 +173,8 @@ class Reachability:
         return f"worker {pair[0]} and worker {pair[1]} do not reach each other{where}"
 
     def _reached(self, workers: Collection[int]) -> list[bool]:
-        reached = ask_all(self._clock, {self._addresses[worker] for worker in workers}, self._reaches)
+        addresses = dict.fromkeys(self._addresses[worker] for worker in workers)
+        reached = ask_all(self._clock, addresses, self._reaches)
         return [reached.get(self._addresses[worker], False) for worker in workers]
 
 

@@ -1,0 +1,299 @@
+"""What must hold in every run, by a model that is written from the definition of DiLoCo's outer loop.
+
+The model knows of each worker what its windows hold, since it adds up their inner steps itself, and of each state of
+the run (a node: the rounds that have been committed, in order) what the anchor is, in fp64. Each report of a worker is
+compared with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy
+
+from tests.simulation.toy import LEARNING_RATE, MOMENTUM, Shape, drift, fragment_places, start
+from tests.simulation.world import Process
+
+TOLERANCE = 1e-4
+"""Largest difference between an anchor in fp32 and the model's. A window that is counted wrongly makes a larger one."""
+
+
+class Violation(AssertionError):
+    """A run has done something that must never happen."""
+
+
+@dataclass(eq=False)
+class Node:
+    """A state of the run."""
+
+    attempt: int
+    depth: int
+    parent: "Node | None"
+    step: int
+    """Inner step after which the fragment was sent."""
+    fragment: int | None
+    weights: Mapping[int, int]
+    anchor: numpy.ndarray
+    momentum: numpy.ndarray
+    bases: tuple[int, ...]
+    """For each fragment the depth of the round that moved it last."""
+    taken: Mapping[tuple[int, int], int]
+    """For each worker and fragment the position in the data up to which its windows have been counted."""
+    digest: int | None = None
+
+    def is_ancestor_of(self, other: "Node | None") -> bool:
+        """Whether the other state follows from this one, or is this one."""
+        while other is not None and other.depth > self.depth:
+            other = other.parent
+        return other is self
+
+
+@dataclass
+class Window:
+    """What a worker's window of a fragment holds."""
+
+    total: numpy.ndarray
+    steps: int = 0
+    begin: int = 0
+    """Position in the data at which it begins."""
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A window that a worker has sent."""
+
+    window: Window
+    node: Node
+
+
+@dataclass(eq=False)
+class View:
+    """What one process of a worker holds, as far as the model knows."""
+
+    worker: int
+    process: Process | None
+    node: Node
+    windows: list[Window]
+    started: bool = False
+    done: bool = False
+
+    def copy(self, process: Process | None) -> "View":
+        windows = [replace(window, total=window.total.copy()) for window in self.windows]
+        return replace(self, process=process, windows=windows, started=False, done=False)
+
+
+@dataclass
+class Ledger:
+    """The model of a run.
+
+    Args:
+        shape: of the run.
+    """
+
+    shape: Shape
+    attempt: int = 1
+    disturbed: float = -1.0
+    """Time until which workers may not hear each other, so that one may go on without the others for one round."""
+    forgetful: bool = False
+    """Whether storage may have lost or hidden what was committed."""
+    views: list[View] = field(default_factory=list)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    """By the commit hash of the workers."""
+    sent: dict[tuple[int, int, int, int], list[Sent]] = field(default_factory=dict)
+    """By attempt, worker, step and fragment."""
+    last_commit: float = 0.0
+    commits: int = 0
+
+    def __post_init__(self) -> None:
+        zero = start().astype(numpy.float64)
+        bases = (0,) * self.shape.fragments
+        self.root = Node(0, 0, None, 0, None, {}, zero, numpy.zeros_like(zero), bases, {})
+
+    def begin(self, worker: int, process: Process, saved: View | None) -> View:
+        """A process of a worker begins, from a checkpoint or afresh."""
+        if saved is None:
+            view = View(worker, process, self.root, [])
+            self._new_windows(view, 0)
+        else:
+            view = saved.copy(process)
+        self.views = [v for v in self.views if v.process is not None and v.process.alive]
+        self.views.append(view)
+        return view
+
+    def inner_step(self, view: View, step: int, position: int, sends: list[int]) -> None:
+        """A worker takes an inner step with the data at a position, and then sends fragments."""
+        change = drift(view.worker, position)
+        for window, place in zip(view.windows, fragment_places(self.shape.fragments), strict=True):
+            window.total += change[place]
+            window.steps += 1
+            window.end = position + 1
+        for fragment in sends:
+            window = view.windows[fragment]
+            kept = Sent(replace(window, total=window.total.copy()), view.node)
+            self.sent.setdefault((self.attempt, view.worker, step, fragment), []).append(kept)
+
+    def joins(self, view: View, commit_hash: str, position: int, anchor: numpy.ndarray, digest: int) -> None:
+        """A worker has taken over the state of another one."""
+        node = self.nodes.get(commit_hash)
+        if node is None:
+            raise Violation(f"worker {view.worker} has taken over a state that no worker had")
+        self._compare(view, node, anchor, digest)
+        view.node, view.started = node, True
+        self._new_windows(view, position)
+
+    def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
+        """A worker has committed a round, and its anchor has moved.
+
+        Args:
+            view: of the worker.
+            committed: `muloco.outer.protocol.outcome.Committed`.
+            anchor: fp32, all of it.
+            digest: of the anchor.
+            now: the time.
+        """
+        node = self.nodes.get(committed.commit_hash)
+        before = view.node
+        if node is None:
+            node = self._child(view, committed)
+            self.nodes[committed.commit_hash] = node
+            self.commits += 1
+        elif node.parent is not view.node and not (node.fragment is None and node.parent.step == view.node.step):
+            raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
+        elif dict(node.weights) != committed.weights:
+            raise Violation(f"the members of a round disagree on its weights: {node.weights}, {committed.weights}")
+        if committed.fragment is not None and view.worker not in committed.weights:
+            raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
+        self._compare(view, node, anchor, digest)
+        view.node, view.started = node, True
+        self.last_commit = now
+        if committed.fragment is not None:
+            self._new_window(view, committed.fragment, view.windows[committed.fragment].end)
+        self._check_forks(view, before, now)
+
+    def saved(self, view: View) -> View:
+        """Returns what a checkpoint keeps of the model."""
+        return view.copy(None)
+
+    def finishes(self, view: View, parameters: numpy.ndarray) -> None:
+        """A worker has taken its last step."""
+        view.done = True
+        if not numpy.allclose(parameters, view.node.anchor, atol=TOLERANCE) and not self.shape.compressed:
+            raise Violation(f"worker {view.worker} does not end with the anchor")
+
+    def is_lost(self, now: float) -> None:
+        """A worker says that nobody holds the newest state of the run."""
+        nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
+        newest = max((node.step for node in nodes), default=0)
+        holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.step >= newest]
+        if holders and now > self.disturbed:
+            raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
+
+    def _child(self, view: View, committed: Any) -> Node:
+        """Returns the state after a round, computed from the windows of its members."""
+        parent = view.node
+        anchor, momentum = parent.anchor, parent.momentum
+        bases, taken = parent.bases, dict(parent.taken)
+        if (fragment := committed.fragment) is not None:
+            place = fragment_places(self.shape.fragments)[fragment]
+            total = sum(committed.weights.values())
+            mean = numpy.zeros(len(place))
+            for worker, weight in committed.weights.items():
+                window = self._window(worker, committed, parent, weight)
+                mean -= weight / total * window.total
+                self._check_data(worker, fragment, window, taken)
+                taken[worker, fragment] = window.end
+            anchor, momentum = anchor.copy(), momentum.copy()
+            momentum[place] = MOMENTUM * momentum[place] + mean
+            anchor[place] -= LEARNING_RATE * (mean + MOMENTUM * momentum[place])
+            bases = tuple(parent.depth + 1 if index == fragment else base for index, base in enumerate(bases))
+            self._check_newest(view, committed)
+        return Node(
+            self.attempt,
+            parent.depth + 1,
+            parent,
+            committed.step,
+            fragment,
+            committed.weights,
+            anchor,
+            momentum,
+            bases,
+            taken,
+        )
+
+    def _window(self, worker: int, committed: Any, parent: Node, weight: int) -> Window:
+        fragment, step = committed.fragment, committed.step
+        sent = self.sent.get((self.attempt, worker, step, fragment), [])
+        for one in reversed(sent):
+            if one.node.bases[fragment] == parent.bases[fragment] and one.window.steps == weight:
+                return one.window
+        held = [(one.node.bases[fragment], one.window.steps) for one in sent]
+        raise Violation(
+            f"the round of fragment {fragment} after step {step} counts a window of {weight} steps of worker {worker} "
+            f"on the anchor of round {parent.bases[fragment]}; it has sent (anchor, steps): {held}"
+        )
+
+    def _check_data(self, worker: int, fragment: int, window: Window, taken: Mapping[tuple[int, int], int]) -> None:
+        before = taken.get((worker, fragment), 0)
+        if window.begin < before:
+            raise Violation(f"worker {worker} counts its data from {window.begin} on twice (up to {before})")
+        exact = self.shape.fragments == 1 and self.shape.delay == 0
+        if exact and window.begin > before:
+            raise Violation(f"worker {worker} has skipped its data from {before} to {window.begin}")
+
+    def _check_newest(self, view: View, committed: Any) -> None:
+        """The leaders of a round must not have missed one."""
+        if self.forgetful:
+            return
+        for node in self.nodes.values():
+            missed = node.attempt == self.attempt and node.fragment is not None and node.step >= committed.step
+            passed = missed and (node.step > committed.step or node.fragment == committed.fragment)
+            if passed and not set(node.weights) & set(committed.weights) and not node.is_ancestor_of(view.node):
+                raise Violation(
+                    f"workers {sorted(committed.weights)} lead the round after step {committed.step}, though workers "
+                    f"{sorted(node.weights)} have committed the one after step {node.step}"
+                )
+
+    def _check_forks(self, view: View, before: Node, now: float) -> None:
+        """All workers that live have the same history, as far as they have come."""
+        for other in self.views:
+            if other is view or not other.started or not self._lives(other):
+                continue
+            mine, theirs = view.node, other.node
+            if mine.is_ancestor_of(theirs) or theirs.is_ancestor_of(mine):
+                continue
+            common = mine
+            while not common.is_ancestor_of(theirs):
+                assert common.parent is not None
+                common = common.parent
+            rounds = min(mine.depth, theirs.depth) - common.depth
+            if now > self.disturbed or rounds > 1:
+                raise Violation(
+                    f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
+                    f"step {common.step}, for {mine.depth - common.depth} and {theirs.depth - common.depth} rounds"
+                )
+
+    def _lives(self, view: View) -> bool:
+        return view.process is not None and view.process.alive and not view.process.paused
+
+    def _compare(self, view: View, node: Node, anchor: numpy.ndarray, digest: int) -> None:
+        if node.digest is None:
+            node.digest = digest
+        if node.digest != digest:
+            raise Violation(f"worker {view.worker} has other bits in its anchor than others with the same history")
+        if self.shape.compressed:
+            return
+        difference = float(numpy.abs(anchor - node.anchor).max())
+        if not difference < TOLERANCE:
+            raise Violation(
+                f"the anchor of worker {view.worker} after the round of step {node.step} is wrong by {difference:.2g}"
+            )
+
+    def _new_windows(self, view: View, position: int) -> None:
+        view.windows = [Window(numpy.zeros(0))] * self.shape.fragments
+        for fragment in range(self.shape.fragments):
+            self._new_window(view, fragment, position)
+
+    def _new_window(self, view: View, fragment: int, position: int) -> None:
+        size = len(fragment_places(self.shape.fragments)[fragment])
+        view.windows[fragment] = Window(numpy.zeros(size), begin=position, end=position)

@@ -1,0 +1,202 @@
+"""One simulated run: the world, its workers, and a supervisor that starts them again."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from muloco import errors, failpoints
+from muloco.outer.protocol.authentication import Key
+from tests.simulation.invariants import Ledger, Violation
+from tests.simulation.lighthouse import Lighthouse
+from tests.simulation.network import Network
+from tests.simulation.storage import Storage
+from tests.simulation.toy import Shape
+from tests.simulation.wire import seeded_nonces
+from tests.simulation.worker import BEAT_SECONDS, STRAGGLER_SECONDS, SimulatedWorker
+from tests.simulation.world import Killed, Process, World
+
+FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
+LAST_SECONDS = 60.0
+"""See `muloco.launch.pool`."""
+PROGRESS_SECONDS = 400.0
+"""A run is over this long after the last fault has passed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run has ended."""
+
+    end: str
+    """`done`, `lost` (nobody holds the state of the run any more), or `failed`."""
+    failure: BaseException | None
+    story: list[tuple[float, str, str]]
+    points: dict[str, int]
+    """Points that each machine has come to."""
+    seconds: float
+    events: int
+    fingerprint: int
+    commits: int
+
+
+class Run:
+    """A run of a shape in a world of its own.
+
+    Args:
+        shape: of the run.
+        seed: of the world.
+    """
+
+    def __init__(self, shape: Shape, seed: int):
+        self.shape = shape
+        self.world = World(seed)
+        self.network = Network(self.world)
+        self.storage = Storage()
+        self.ledger = Ledger(shape)
+        self.key = Key(b"the secret of a simulated run")
+        self.attempt = 1
+        self.end = ""
+        self.processes: dict[int, Process] = {}
+        self.workers: dict[int, SimulatedWorker] = {}
+        self.lighthouse = Lighthouse(
+            self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS
+        )
+        self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
+        self._done = False
+        self._restarting = 0
+        for worker in range(shape.workers):
+            self.start(worker, after=self.world.random.uniform(0.0, 1.0))
+
+    def start(self, worker: int, *, after: float, state: str = "newest") -> None:
+        """Starts a worker's process after some seconds, from its `newest` checkpoint, an `old` one, or `none`."""
+        self._restarting += 1
+        self.world.at(after, partial(self._start, worker, state, self.attempt))
+
+    def kill(self, worker: int, *, restart: float, state: str) -> None:
+        """Kills a worker's process, which is started again after so many seconds."""
+        process = self.processes.get(worker)
+        if process is not None and process.alive:
+            self.world.tell(process.name, f"is killed; it starts again in {restart:.1f} s with {state} state")
+            process.kill()
+            self._start_again(worker, restart, state)
+
+    def _start(self, worker: int, state: str, attempt: int) -> None:
+        self._restarting -= 1
+        if attempt != self.attempt or self._done:
+            self._look_for_end()
+            return
+        process = Process(self.world, f"worker {worker}", f"m{worker}")
+        self.processes[worker] = process
+        self.world.spawn(process, partial(self._main, worker, process, state), "main")
+
+    def _main(self, worker: int, process: Process, state: str) -> None:
+        status, reason = 0, ""
+        try:
+            steps = [step for step in self.storage.whole if worker in self.storage.checkpoints[step]]
+            steps = {"newest": steps[-1:], "old": steps[:-1][-1:], "none": []}[state]
+            saved = self.storage.checkpoints[steps[0]][worker] if steps else None
+            self.world.tell(process.name, f"starts with the checkpoint of step {steps[0]}" if steps else "starts afresh")
+            self.workers[worker] = program = SimulatedWorker(self, worker, process)
+            program.train(saved)
+        except (Killed, Violation):
+            raise
+        except Exception as error:
+            status, reason = errors.exit_status(error), f"{type(error).__name__}: {error}"
+            if status in errors.LASTING:
+                raise
+        self.world.here()
+        self.world.tell(process.name, f"ends with status {status}{reason and ': '}{reason}")
+        process.kill()
+        self.world.at(0.0, partial(self._ended, worker, status))
+
+    def _ended(self, worker: int, status: int) -> None:
+        """The supervisor notices that a process has ended by itself."""
+        if status == errors.AttemptFailed.exit_status:
+            self.ledger.is_lost(self.world.now)
+            self._resume()
+        elif status == 0:
+            if not self._done:
+                self._done = True
+                self.world.at(LAST_SECONDS, lambda: self._stop("done"))
+        else:
+            self._start_again(worker, self._back_off[worker], "newest")
+            self._back_off[worker] = min(2 * self._back_off[worker], LONGEST_BACK_OFF)
+        self._look_for_end()
+
+    def _start_again(self, worker: int, after: float, state: str) -> None:
+        if not self._done:
+            self.start(worker, after=after, state=state)
+        else:
+            self._look_for_end()
+
+    def _resume(self) -> None:
+        """Begins another attempt at the run from its newest checkpoint, if there is one."""
+        for process in self.processes.values():
+            process.kill()
+        if self.storage.newest() is None:
+            self._stop("lost")
+            return
+        self.attempt += 1
+        self.ledger.attempt = self.attempt
+        self.world.tell("the supervisor", f"begins attempt {self.attempt} from step {self.storage.newest()}")
+        for worker in range(self.shape.workers):
+            self.start(worker, after=self.world.random.uniform(1.0, 2.0))
+
+    def _look_for_end(self) -> None:
+        if not self._restarting and not any(process.alive for process in self.processes.values()):
+            self._stop("done")
+
+    def _stop(self, end: str) -> None:
+        self.end = self.end or end
+        self.world.stop()
+
+    def carry_out(self) -> Outcome:
+        """Runs it, and returns how it has ended."""
+        world = self.world
+        with seeded_nonces(world), _failpoints(world), _quiet():
+            why = world.run()
+        if why in ("stuck", "time", "events"):
+            world.failure = Violation(
+                {
+                    "stuck": "nobody can go on",
+                    "time": f"the run is not over at {world.now:.0f} s",
+                    "events": f"the run goes round in circles ({world.events} events)",
+                }[why]
+            )
+        return Outcome(
+            end="failed" if world.failure is not None else self.end,
+            failure=world.failure,
+            story=world.story,
+            points={},
+            seconds=world.now,
+            events=world.events,
+            fingerprint=world.fingerprint(),
+            commits=self.ledger.commits,
+        )
+
+
+@contextlib.contextmanager
+def _failpoints(world: World) -> Iterator[None]:
+    def listen(failpoint: str) -> None:
+        world.point(f"is at {failpoint}")
+
+    failpoints.on_hit(listen)
+    try:
+        yield
+    finally:
+        failpoints._listeners.remove(listen)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("muloco")
+    before, logger.disabled = logger.level, False
+    logger.setLevel(logging.CRITICAL + 1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

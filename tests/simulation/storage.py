@@ -1,0 +1,58 @@
+"""The storage that the workers of a run share: their commit logs, which may lag or lose lines, and checkpoints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from muloco.runs.commits import Entry
+from tests.simulation.world import Process, World
+
+
+@dataclass
+class Storage:
+    """What is on the disks."""
+
+    logs: dict[int, list[tuple[float, Entry]]] = field(default_factory=dict)
+    """The entries of each worker's log, with the time of each."""
+    lags: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Until when a machine sees the logs of others late, and by how many seconds."""
+    checkpoints: dict[int, dict[int, Any]] = field(default_factory=dict)
+    """By step and worker, what each worker has saved of itself."""
+    whole: list[int] = field(default_factory=list)
+    """Steps of the checkpoints that are whole, in ascending order."""
+
+    def lose_tail(self, worker: int, entries: int) -> None:
+        """Loses the newest entries of a worker's log."""
+        log = self.logs.get(worker, [])
+        del log[max(0, len(log) - entries) :]
+
+    def save(self, step: int, worker: int, state: Any, members: list[int]) -> None:
+        """Saves a worker's part of a checkpoint, which is whole once the parts of all members are there."""
+        parts = self.checkpoints.setdefault(step, {})
+        parts[worker] = state
+        if set(members) <= set(parts) and step not in self.whole:
+            self.whole = sorted([*self.whole, step])
+
+    def newest(self) -> int | None:
+        """Returns the step of the newest whole checkpoint."""
+        return self.whole[-1] if self.whole else None
+
+
+class SimulatedLog:
+    """See `muloco.runs.commits.Log`: a worker's log as a process sees it."""
+
+    def __init__(self, storage: Storage, process: Process, worker: int, machine: str):
+        self._storage, self._process, self._worker = storage, process, worker
+        self._own = process.machine == machine
+        self._world: World = process.world
+
+    def append(self, entry: Entry) -> None:
+        self._world.point("writes its log")
+        self._storage.logs.setdefault(self._worker, []).append((self._world.now, entry))
+
+    def newest_first(self) -> Iterator[Entry]:
+        self._world.here()
+        until, lag = (0.0, 0.0) if self._own else self._storage.lags.get(self._process.machine, (0.0, 0.0))
+        latest = self._world.now - (lag if self._world.now < until else 0.0)
+        entries = self._storage.logs.get(self._worker, [])
+        return iter([entry for time, entry in reversed(entries) if time <= latest])

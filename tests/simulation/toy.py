@@ -1,0 +1,83 @@
+"""The problem that simulated workers train: a few numbers that drift, differently at each position of each worker's
+data, so that a window that is counted twice or lost changes the sum."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy
+import torch
+
+from muloco.outer.codecs import build_codec
+from muloco.outer.codecs.compression import Compression
+
+SHAPES = {"a.0": (3,), "a.1": (2, 2), "b.0": (2, 3), "b.1": ()}
+FRAGMENTS = {1: [["a.0", "a.1", "b.0", "b.1"]], 2: [["a.0", "a.1"], ["b.0", "b.1"]]}
+LEARNING_RATE, MOMENTUM = 0.7, 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The shape of a run."""
+
+    workers: int = 2
+    interval: int = 2
+    fragments: int = 1
+    delay: int = 0
+    rounds: int = 3
+    """Intervals of inner steps."""
+    compressed: bool = False
+    """Whether 4-bit pseudogradients with error feedback travel."""
+    save_every: int = 0
+    """Inner steps between checkpoints; 0: none."""
+
+    @property
+    def steps(self) -> int:
+        return self.interval * self.rounds
+
+    def compression(self) -> Compression | None:
+        if not self.compressed:
+            return None
+        return Compression(codec=build_codec("linear", bits=4), error_feedback=True)
+
+
+@cache
+def _all_drifts(worker: int) -> numpy.ndarray:
+    size = sum(int(numpy.prod(shape)) for shape in SHAPES.values())
+    return numpy.random.default_rng(worker).normal(0, 0.1, (4096, size)).astype(numpy.float32)
+
+
+def drift(worker: int, position: int) -> numpy.ndarray:
+    """Returns what an inner step adds to all parameters: fp32, in the order of `SHAPES`."""
+    return _all_drifts(worker)[position]
+
+
+@cache
+def places() -> dict[str, slice]:
+    """Where each parameter is in the vector of all."""
+    found, start = {}, 0
+    for name, shape in SHAPES.items():
+        size = int(numpy.prod(shape))
+        found[name] = slice(start, start + size)
+        start += size
+    return found
+
+
+@cache
+def fragment_places(fragments: int) -> list[numpy.ndarray]:
+    """Indices of each fragment's elements in the vector of all."""
+    return [
+        numpy.concatenate([numpy.arange(places()[name].start, places()[name].stop) for name in names])
+        for names in FRAGMENTS[fragments]
+    ]
+
+
+def start() -> numpy.ndarray:
+    """Where every worker begins: fp32."""
+    size = sum(int(numpy.prod(shape)) for shape in SHAPES.values())
+    return numpy.random.default_rng(10**6).normal(0, 1, size).astype(numpy.float32)
+
+
+def parameters(vector: numpy.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Returns a tensor with these values, and the parameters as views of it."""
+    flat = torch.from_numpy(vector.copy())
+    return flat, {name: flat[place].view(SHAPES[name]) for name, place in places().items()}
