@@ -50,6 +50,13 @@ class Network:
         if end < math.inf:
             self.world.at(seconds, lambda: [tell() for tell in self.on_change])
 
+    def reset(self, machine: str) -> None:
+        """Breaks the connections of the groups of a machine. Both ends hear of it."""
+        for ends in self.groups.values():
+            for end in ends.values():
+                if end.process.machine == machine and end.process.alive and not end.error:
+                    end.break_connections()
+
     def silent(self, source: str, target: str) -> float:
         """Returns for how many more seconds nothing gets from one machine to another."""
         return max(0.0, self._cuts.get((source, target), 0.0) - self.world.now)
@@ -413,6 +420,13 @@ class End:
                 self._network.send(
                     self.process, end.process.machine, lambda end=end: end._lose(self._rank, told), end.process, way
                 )
+
+    def break_connections(self) -> None:
+        """All connections of this member break, and each member hears of it."""
+        for other in self.others:
+            if (end := self._ends.get(other)) is not None:
+                self._lose(other, "connection reset by peer")
+                end._lose(self._rank, "connection reset by peer")
 
     def _lose(self, other: int, reason: str) -> None:
         self._lost.setdefault(other, reason)

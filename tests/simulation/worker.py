@@ -12,7 +12,6 @@ from muloco.outer.loop.fragments import Schedule
 from muloco.outer.protocol.outcome import Committed
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress, run_progress
-from muloco.training.trainer import ASK_SECONDS, COMMITS
 from muloco.training.transfer import WorkerTransfer
 from tests.simulation import toy
 from tests.simulation.invariants import View
@@ -23,6 +22,8 @@ from tests.simulation.world import Process
 if TYPE_CHECKING:
     from tests.simulation.run import Run
 
+COMMITS, ASK_SECONDS = "commits", 2.0
+"""See `muloco.training.trainer`."""
 QUORUM_SECONDS, STRAGGLER_SECONDS, EXCHANGE_SECONDS, BEAT_SECONDS = 120.0, 20.0, 5.0, 3.0
 
 

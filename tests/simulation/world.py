@@ -131,7 +131,7 @@ class World:
 
     Args:
         seed: of `random`, the source of all that is random.
-        seconds: simulated time at which `run` ends.
+        seconds: see `seconds`.
         events: number of events after which it ends.
     """
 
@@ -148,7 +148,9 @@ class World:
         """What has happened: time, who, what."""
         self.on_point: Callable[[Process, str], None] = lambda process, what: None
         """Called at each point at which a process waits or sends."""
-        self._limits = seconds, events
+        self.seconds = seconds
+        """Simulated time at which `run` ends."""
+        self._most_events = events
         self._heap: list[tuple[float, int, Any, Any]] = []
         self._order = itertools.count()
         self._numbers = itertools.count()
@@ -284,16 +286,15 @@ class World:
 
     def _next(self) -> Task | None:
         """Takes events until a task goes on, and returns it; None: the world has ended."""
-        seconds, events = self._limits
         self.current = None
         while not self.end:
             if self.failure is not None:
                 self.end = "failure"
             elif not self._heap:
                 self.end = "stuck"
-            elif self.events >= events:
+            elif self.events >= self._most_events:
                 self.end = "events"
-            elif self._heap[0][0] > seconds:
+            elif self._heap[0][0] > self.seconds:
                 self.end = "time"
             else:
                 self.now, _, owner, what = heapq.heappop(self._heap)

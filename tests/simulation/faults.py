@@ -1,0 +1,178 @@
+"""Faults, as plain records, and schedules: what is run, and when which fault happens. All follows from a seed."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from random import Random
+
+from tests.simulation.lighthouse import MACHINE
+from tests.simulation.run import PROGRESS_SECONDS, Outcome, Run
+from tests.simulation.toy import Shape
+from tests.simulation.world import Process
+
+LIGHTHOUSE = -1
+"""Stands for the lighthouse in the place of a worker's number."""
+HEALING_SECONDS = 100.0
+"""Time after a disturbance within which workers that have lost each other find each other again."""
+MESSAGES = ("lost", "late", "doubled", "unanswered", "damaged")
+KINDS = (
+    "kill",  # a worker, which starts again after `seconds`, from its `newest` checkpoint, an `old` one or `none`
+    "kill",
+    "kill",
+    "pause",  # a worker, for `seconds`
+    "cut",  # nothing gets from `worker` to `other` for `seconds`; with detail `both`, nor back
+    "cut",
+    "reset",  # all connections of a worker break
+    "message",  # the next `amount` messages of a worker are `lost`, `late`, `doubled`, `unanswered` or `damaged`
+    "message",
+    "lighthouse",  # is killed, and starts again after `seconds`
+    "slow",  # the lighthouse answers `amount` seconds later, for `seconds`
+    "lag",  # a worker sees the commit logs of others `amount` seconds late, for `seconds`
+    "tail",  # the newest `amount` lines of a worker's commit log are lost, and its process is killed
+    "jump",  # the clock of a worker jumps by `amount` seconds
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault, see `KINDS`."""
+
+    kind: str
+    worker: int
+    point: int
+    """It happens when the worker comes to its n-th point, at which it waits or sends."""
+    other: int = 0
+    seconds: float = 0.0
+    amount: float = 0
+    detail: str = ""
+
+    def __str__(self) -> str:
+        rest = [f"{name}={value!r}" for name, value in vars(self).items() if value and name not in ("kind", "point")]
+        return f"{self.kind} at point {self.point} of worker {self.worker}: {', '.join(rest)}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run and its faults."""
+
+    seed: int
+    shape: Shape
+    faults: tuple[Fault, ...]
+
+    def run(self) -> Outcome:
+        """Runs the schedule."""
+        run = Run(self.shape, self.seed)
+        points: Counter[str] = Counter()
+        pending: dict[tuple[str, int], list[Fault]] = {}
+        for fault in self.faults:
+            pending.setdefault((f"m{fault.worker}", fault.point), []).append(fault)
+
+        def on_point(process: Process, what: str) -> None:
+            points[process.machine] += 1
+            for fault in pending.pop((process.machine, points[process.machine]), ()):
+                run.world.tell(process.name, f"{what} (point {points[process.machine]})")
+                happen(fault, run)
+
+        run.world.on_point = on_point
+        run.world.seconds = PROGRESS_SECONDS
+        return replace(run.carry_out(), points=dict(points))
+
+
+def happen(fault: Fault, run: Run) -> None:
+    """Lets a fault happen now."""
+    world, network, ledger = run.world, run.network, run.ledger
+    me, process = f"m{fault.worker}", run.processes.get(fault.worker)
+    world.seconds = max(world.seconds, world.now + fault.seconds + PROGRESS_SECONDS)
+    name = f"worker {fault.worker}"
+    if fault.kind in ("pause", "cut", "reset", "message", "slow"):
+        ledger.disturbed = max(ledger.disturbed, world.now + fault.seconds + HEALING_SECONDS)
+    if fault.kind in ("lag", "tail"):
+        ledger.forgetful = True
+    match fault.kind:
+        case "kill":
+            run.kill(fault.worker, restart=fault.seconds, state=fault.detail)
+        case "tail":
+            world.tell("the storage", f"loses the last {fault.amount:.0f} lines of the commit log of {name}")
+            run.storage.lose_tail(fault.worker, int(fault.amount))
+            run.kill(fault.worker, restart=fault.seconds, state=fault.detail)
+        case "pause" if process is not None:
+            world.tell(name, f"is stopped for {fault.seconds:.1f} s")
+            process.pause()
+            world.at(fault.seconds, process.resume)
+        case "cut":
+            other = MACHINE if fault.other == LIGHTHOUSE else f"m{fault.other}"
+            both = fault.detail == "both"
+            world.tell(
+                "the network",
+                f"carries nothing from {me} to {other}{' and back' if both else ''} for {fault.seconds:.1f} s",
+            )
+            network.cut(me, other, fault.seconds)
+            if both:
+                network.cut(other, me, fault.seconds)
+        case "reset":
+            world.tell("the network", f"breaks all connections of {name} with members of its group")
+            network.reset(me)
+        case "message":
+            world.tell("the network", f"the next {fault.amount:.0f} messages of {name}: {fault.detail}")
+            network.mishaps[me] = [fault.detail] * int(fault.amount)
+        case "lighthouse":
+            run.lighthouse.restart(fault.seconds)
+        case "slow":
+            world.tell("the lighthouse", f"takes {fault.amount:.1f} s longer for {fault.seconds:.1f} s")
+            run.lighthouse.slow = fault.amount
+            world.at(fault.seconds, lambda: setattr(run.lighthouse, "slow", 0.0))
+        case "lag":
+            world.tell("the storage", f"shows {name} the logs of others {fault.amount:.1f} s late")
+            run.storage.lags[me] = (world.now + fault.seconds, fault.amount)
+        case "jump" if process is not None:
+            world.tell(name, f"its clock jumps by {fault.amount:.1f} s")
+            process.jump += fault.amount
+
+
+def draw(seed: int, *, workers: int | None = None) -> Schedule:
+    """Draws a schedule.
+
+    Args:
+        seed: of all that is drawn.
+        workers: K; None: from 2 to 5.
+    """
+    random = Random(f"schedule {seed}")
+    interval, fragments, delay = random.choice(
+        [(1, 1, 0), (2, 1, 0), (2, 1, 0), (3, 1, 0), (2, 1, 1), (3, 1, 1), (2, 2, 0), (3, 2, 0), (4, 2, 1)]
+    )
+    chosen = workers or random.choice([2, 2, 3, 3, 3, 4, 5])
+    shape = Shape(
+        workers=chosen,
+        interval=interval,
+        fragments=fragments,
+        delay=delay,
+        rounds=random.choice([2, 3, 3, 4]),
+        compressed=random.random() < 0.15,
+        save_every=random.choice([0, 0, interval, interval + 1]),
+    )
+    faults = [_draw_fault(random, shape) for _ in range(random.choice([1, 1, 2, 2, 2, 3, 3, 4]))]
+    return Schedule(seed, shape, tuple(faults))
+
+
+def _draw_fault(random: Random, shape: Shape) -> Fault:
+    kind, worker = random.choice(KINDS), random.randrange(shape.workers)
+    expected = 60 + 55 * shape.rounds * shape.fragments + 12 * shape.workers * shape.rounds * shape.fragments
+    fault = Fault(kind=kind, worker=worker, point=random.randrange(1, expected))
+    short = random.choice([0.3, 1.0, 2.0, 4.0, 7.0, 15.0, 30.0]) * random.uniform(0.5, 1.5)
+    match kind:
+        case "kill":
+            return replace(fault, seconds=short, detail=random.choice(["newest", "newest", "old", "none"]))
+        case "tail":
+            return replace(fault, seconds=short, amount=random.randint(1, 3), detail="newest")
+        case "cut":
+            others = [other for other in range(LIGHTHOUSE, shape.workers) if other != worker]
+            return replace(fault, other=random.choice(others), seconds=short, detail=random.choice(["", "both"]))
+        case "message":
+            return replace(fault, amount=random.randint(1, 4), detail=random.choice(MESSAGES))
+        case "slow":
+            return replace(fault, seconds=short, amount=random.uniform(0.5, 8.0))
+        case "lag":
+            return replace(fault, seconds=30.0, amount=random.uniform(1.0, 30.0))
+        case "jump":
+            return replace(fault, amount=random.choice([0.5, 5.0, 60.0, 3600.0]))
+        case _:
+            return replace(fault, seconds=short)
