@@ -73,6 +73,8 @@ class Membership:
         """Whether they have agreed to stop here."""
         self.quorum = quorum
         self.progress = progress
+        self._holders: Collection[int] | None = None
+        """Workers that hold the state of the last round, and could go on with it without this one; None: not known."""
         self._channel_of = channel_of
         self._data_position = data_position
         self._handover = handover
@@ -88,9 +90,14 @@ class Membership:
             ForeignRun: this worker does not belong to the run.
         """
         own = self._header(step, None, weight=0, finite=True, checksum=checksum)
+        reached = 0
+
+        def look() -> None:
+            nonlocal reached  # before the vote: what comes later, they do together
+            reached = self.progress.last_committed_step()
+
         while True:
-            reached = self.progress.last_committed_step()  # before they meet: what comes later, they do together
-            match assemble(self.transport, own, self._channel_of, self.quorum):
+            match assemble(self.transport, own, self._channel_of, self.quorum, look):
                 case Committed() as committed:
                     if self.transport.any_rank(left_behind or reached > step):
                         raise StateLost(
@@ -128,8 +135,10 @@ class Membership:
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
 
         def committed_without_me(members: Collection[int]) -> bool:
-            """Asks only if a member of the last round is missing; otherwise nobody can have gone on without this."""
-            return not set(self.members) <= set(members) and self.progress.committed_without_me(step, fragment)
+            """Asks only if a worker is missing that holds the state of the last round, or if those workers are not
+            known; otherwise nobody can have gone on without this one."""
+            all_here = self._holders is not None and set(self._holders) <= set(members)
+            return not all_here and self.progress.committed_without_me(step, fragment)
 
         outcome = agree(
             self.transport,
@@ -158,6 +167,8 @@ class Membership:
                 ", ".join(map(str, members)),
             )
         self.members = members
+        if committed.fragment is not None:  # several groups may have begun, each without knowing of the others
+            self._holders = {*members, *committed.behind}
         if committed.donates:
             if self._handover is None:
                 raise RuntimeError(f"workers {committed.behind} want to rejoin, but there is no handover for them")
@@ -214,7 +225,7 @@ class Membership:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from the result of `state`."""
-        self.commit_hash, self.members = state["history"], state["members"]
+        self.commit_hash, self.members, self._holders = state["history"], state["members"], None
         self.data_positions = dict(state["shares"])
 
     def _header(self, step: int, fragment: int | None, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:

@@ -74,6 +74,7 @@ class PeerRound:
         return received
 
     def tag(self, rank: int, number: int, data: bytes) -> bytes:
+        self._insist_on_connection()  # without a connection there may be no key
         return self._tag("message", self.name, number, rank, data)
 
     def call(self, rank: int) -> str:

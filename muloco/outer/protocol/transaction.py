@@ -123,7 +123,11 @@ def agree(
 
 
 def assemble(
-    transport: Transport, own: Header, channel_of: Callable[[int], Channel], quorum: QuorumPolicy
+    transport: Transport,
+    own: Header,
+    channel_of: Callable[[int], Channel],
+    quorum: QuorumPolicy,
+    before_vote: Callable[[], object] = lambda: None,
 ) -> Committed | CatchUp:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
@@ -133,6 +137,7 @@ def assemble(
         own: header whose digest is of all fragments.
         channel_of: how a fragment travels, by index.
         quorum: how many workers have to be there to begin, and how long to wait for them.
+        before_vote: called before this worker votes to begin.
 
     Raises:
         TransportError: too few of them came.
@@ -161,6 +166,8 @@ def assemble(
         except TransportError as error:
             failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
             logger.warning("before the first step: %s", error)
+        if isinstance(outcome, Committed):
+            before_vote()
         if this_round.vote(outcome is not None):
             match outcome:
                 case Committed():
