@@ -58,8 +58,8 @@ class Schedule:
     shape: Shape
     faults: tuple[Fault, ...]
 
-    def run(self) -> Outcome:
-        """Runs the schedule."""
+    def run(self, *, told: bool = False) -> Outcome:
+        """Runs the schedule; see `Run.carry_out`."""
         run = Run(self.shape, self.seed)
         points: Counter[str] = Counter()
         pending: dict[tuple[str, int], list[Fault]] = {}
@@ -74,7 +74,7 @@ class Schedule:
 
         run.world.on_point = on_point
         run.world.seconds = PROGRESS_SECONDS
-        return replace(run.carry_out(), points=dict(points))
+        return replace(run.carry_out(told=told), points=dict(points))
 
 
 def happen(fault: Fault, run: Run) -> None:

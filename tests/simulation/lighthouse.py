@@ -114,6 +114,9 @@ class Lighthouse:
         self._beats: dict[str, float] = {}
         """The last heartbeat of each replica that does not beat now."""
         self._tick_at = -1.0
+        self._found: dict[str, float] = {}
+        """For each replica, when it has found this lighthouse."""
+        self._ended = 0.0
         network.on_change.append(self._note)
         self.start()
 
@@ -123,14 +126,24 @@ class Lighthouse:
         self.state = State(**self._settings)
         self._beats.clear()
         self._started = self.world.now
+        self._found.clear()
         self.world.tell("the lighthouse", "starts")
 
     def restart(self, seconds: float) -> None:
         """Ends the lighthouse, and starts another one after so many seconds."""
         if self.process.alive:
             self.world.tell("the lighthouse", f"is killed, and starts again in {seconds:.1f} s")
+            self._ended = self.world.now
             self.process.kill()
             self.world.at(seconds, self.start)
+
+    def finds_at(self, replica: str) -> float:
+        """Returns when a manager finds this lighthouse: managers look for it after pauses that become longer and longer
+        while it is away (`retry_backoff` of torchft, from 0.1 s on, half as long again each time, at most 10 s)."""
+        if replica not in self._found:
+            away = self._started - self._ended if self._ended else 0.0
+            self._found[replica] = self._started + self.world.random.uniform(0.1, 0.1 + min(10.0, away / 2))
+        return self._found[replica]
 
     def register(self, process: Process, replica: str) -> Manager:
         """Begins the heartbeats of a worker's process."""
@@ -182,7 +195,8 @@ class Lighthouse:
                 lighthouse.on_end.remove(breaks)
             if answers and answers[0] is not None:
                 return answers[0]
-            world.wait(max(0.0, min(1.0, deadline - world.now)))
+            back_off = self._started - self._ended if self.process.alive else world.now - self._ended
+            world.wait(max(0.0, min(1.0 + world.random.uniform(0.0, min(10.0, back_off / 2)), deadline - world.now)))
         raise TimeoutError(f"no quorum within {seconds:g} s")
 
     def beats(self) -> dict[str, float]:
@@ -234,7 +248,7 @@ class Lighthouse:
             and process.alive
             and not process.paused
             and not manager.closed
-            and self.world.now >= max(manager.began, self._started) + BEAT_SECONDS
+            and self.world.now >= max(manager.began + BEAT_SECONDS, self.finds_at(manager.replica))
             and not self.network.silent(process.machine, MACHINE)
             and not self.network.silent(MACHINE, process.machine)  # a manager waits for each answer
         )

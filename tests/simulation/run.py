@@ -153,10 +153,10 @@ class Run:
         self.end = self.end or end
         self.world.stop()
 
-    def carry_out(self) -> Outcome:
-        """Runs it, and returns how it has ended."""
+    def carry_out(self, *, told: bool = False) -> Outcome:
+        """Runs it, and returns how it has ended. The story has what the workers log only if it is to be `told`."""
         world = self.world
-        with seeded_nonces(world), _failpoints(world), _quiet():
+        with seeded_nonces(world), _failpoints(world), _logging(world, told=told):
             why = world.run()
         if why in ("stuck", "time", "events"):
             world.failure = Violation(
@@ -191,12 +191,30 @@ def _failpoints(world: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _logging(world: World, *, told: bool) -> Iterator[None]:
+    """Within the context the engine logs nothing, or into the story."""
     logger = logging.getLogger("muloco")
-    before, logger.disabled = logger.level, False
-    logger.setLevel(logging.CRITICAL + 1)
+    teller = _Teller(world)
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO if told else logging.CRITICAL + 1)
+    logger.propagate = False
+    logger.addHandler(teller)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.removeHandler(teller)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class _Teller(logging.Handler):
+    """Adds what a worker logs to the story."""
+
+    def __init__(self, world: World):
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._world.current is not None:
+            self._world.tell(self._world.current.process.name, f"says: {record.getMessage()}")

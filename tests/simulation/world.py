@@ -116,6 +116,7 @@ class _Thread:
                 pass
             except BaseException as error:
                 if not task.dead:
+                    world.tell(task.process.name, f"ends the simulation with {type(error).__name__}: {error}")
                     world.fail(error)
             lock = world.finish(task)
             _idle.append(self)
