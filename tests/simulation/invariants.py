@@ -41,6 +41,13 @@ class Node:
     """For each worker and fragment the position in the data up to which its windows have been counted."""
     digest: int | None = None
 
+    @property
+    def rounds(self) -> int:
+        """Number of rounds that have moved the anchor."""
+        if self.parent is None:
+            return 0
+        return self.parent.rounds + (self.fragment is not None)
+
     def is_ancestor_of(self, other: "Node | None") -> bool:
         """Whether the other state follows from this one, or is this one."""
         while other is not None and other.depth > self.depth:
@@ -266,11 +273,11 @@ class Ledger:
             while not common.is_ancestor_of(theirs):
                 assert common.parent is not None
                 common = common.parent
-            rounds = min(mine.depth, theirs.depth) - common.depth
-            if now > self.disturbed or rounds > 1:
+            rounds = mine.rounds - common.rounds, theirs.rounds - common.rounds
+            if min(rounds) > (0 if now > self.disturbed else 1):
                 raise Violation(
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
-                    f"step {common.step}, for {mine.depth - common.depth} and {theirs.depth - common.depth} rounds"
+                    f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"
                 )
 
     def _lives(self, view: View) -> bool:

@@ -31,6 +31,8 @@ PAUSE_SECONDS = 0.5
 lost worker go on at once, and then one that is longer each time: what makes rounds fail at once may soon be over."""
 TELL_SECONDS = 5.0
 """Seconds after which a worker that waits at the start says for how many others it waits."""
+MEETING_SECONDS = 10.0
+"""Seconds within which workers meet at a lighthouse that is there."""
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
@@ -145,10 +147,13 @@ def assemble(
         ForeignRun: this worker does not belong to the run; see `muloco.outer.protocol.company.company_of`.
     """
     started, first_comer, told = transport.clock.now(), False, 0
+    away = 0.0  # seconds for which there was no lighthouse: nobody is late meanwhile
     workers = own.terms.workers
     while True:
+        asked = transport.clock.now()
         this_round = transport.open(own.step)
-        waited = transport.clock.now() - started
+        away += max(0.0, transport.clock.now() - asked - MEETING_SECONDS)
+        waited = transport.clock.now() - started - away
         outcome, failure, stays_out = None, "", False
         try:
             headers = _meet(this_round, own)
