@@ -48,6 +48,14 @@ class Node:
             return 0
         return self.parent.rounds + (self.fragment is not None)
 
+    @property
+    def last_round(self) -> "Node":
+        """The state after the last round that has moved the anchor: meeting before the first step moves nothing."""
+        node = self
+        while node.parent is not None and node.fragment is None:
+            node = node.parent
+        return node
+
     def is_ancestor_of(self, other: "Node | None") -> bool:
         """Whether the other state follows from this one, or is this one."""
         while other is not None and other.depth > self.depth:
@@ -165,7 +173,7 @@ class Ledger:
             node = self._child(view, committed)
             self.nodes[committed.commit_hash] = node
             self.commits += 1
-        elif node.parent is not view.node and not (node.fragment is None and node.parent.step == view.node.step):
+        elif node.parent is None or node.parent.last_round is not view.node.last_round:
             raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
         elif dict(node.weights) != committed.weights:
             raise Violation(f"the members of a round disagree on its weights: {node.weights}, {committed.weights}")
@@ -191,8 +199,8 @@ class Ledger:
     def is_lost(self, now: float) -> None:
         """A worker says that nobody holds the newest state of the run."""
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
-        newest = max((node.step for node in nodes), default=0)
-        holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.step >= newest]
+        newest = max((node.rounds for node in nodes), default=0)
+        holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.rounds >= newest]
         if holders and now > self.disturbed:
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 

@@ -114,11 +114,11 @@ class Run:
 
     def _ended(self, worker: int, status: int) -> None:
         """The supervisor notices that a process has ended by itself."""
-        if status == errors.AttemptFailed.exit_status:
+        if status == errors.AttemptFailed.exit_status and not self._done:
             self.ledger.is_lost(self.world.now)
             self._resume()
         elif status == 0:
-            if not self._done:
+            if not self._done:  # the pool starts no worker again, and waits for those that run
                 self._done = True
                 self.world.at(LAST_SECONDS, lambda: self._stop("done"))
         else:
