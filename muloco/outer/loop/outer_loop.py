@@ -290,6 +290,13 @@ class OuterLoop:
             case LeftBehind():
                 return [], self.membership.commit_hash
 
+    def data_positions(self) -> dict[int, str]:
+        """Returns each worker's position in its shard of the data as of the last committed round that it was in. Waits
+        for a fragment in flight, whose round counts."""
+        if self._sent is not None and isinstance(committed := self._sent.result().outcome, Committed):
+            return self.membership.data_positions | committed.data_positions
+        return self.membership.data_positions
+
     def _tensors(self) -> Tensors:
         """See `Snapshot.tensors`."""
         tensors = _by_kind(fragment.global_tensors() for fragment in self.fragments)
@@ -388,8 +395,7 @@ class _Handover:
 
     def unpack(self, state: bytes) -> None:
         self._loop.restore(self._transfer.unpack(state), own=False)
-        membership = self._loop.membership
-        self._transfer.joined(membership.data_positions.get(membership.identity.worker))
+        self._transfer.joined(self._loop.data_positions().get(self._loop.membership.identity.worker))
 
 
 def _by_kind(fragments: Iterable[Tensors]) -> Tensors:
