@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from random import Random
 
+from muloco.outer.protocol.wire import CUT_OFF
 from tests.simulation.lighthouse import MACHINE
 from tests.simulation.run import PROGRESS_SECONDS, Outcome, Run
 from tests.simulation.toy import Shape
@@ -13,7 +14,10 @@ LIGHTHOUSE = -1
 """Stands for the lighthouse in the place of a worker's number."""
 HEALING_SECONDS = 100.0
 """Time after a disturbance within which workers that have lost each other find each other again."""
+SHORT_SECONDS = 4.0
+"""A silence that is shorter than all timeouts is no excuse for anything."""
 MESSAGES = ("lost", "late", "doubled", "unanswered", "damaged")
+PHASES = ("open", "headers", "scatter", "gather", "vote", "vote", "vote", "vote", "commit", "join")
 KINDS = (
     "kill",  # a worker, which starts again after `seconds`, from its `newest` checkpoint, an `old` one or `none`
     "kill",
@@ -22,6 +26,7 @@ KINDS = (
     "cut",  # nothing gets from `worker` to `other` for `seconds`; with detail `both`, nor back
     "cut",
     "reset",  # all connections of a worker break
+    "abort",  # a worker breaks its connections itself, as `Transport.cut` does
     "message",  # the next `amount` messages of a worker are `lost`, `late`, `doubled`, `unanswered` or `damaged`
     "message",
     "lighthouse",  # is killed, and starts again after `seconds`
@@ -39,15 +44,21 @@ class Fault:
     kind: str
     worker: int
     point: int
-    """It happens when the worker comes to its n-th point, at which it waits or sends."""
+    """It happens when the worker comes to its n-th point, at which it waits or sends; or to the n-th one after `phase`."""
+    phase: str = ""
+    """A failpoint of the engine (`muloco.failpoints`), from which the points are counted; empty: from the start."""
+    times: int = 0
+    """How often the worker comes to that failpoint first."""
     other: int = 0
     seconds: float = 0.0
     amount: float = 0
     detail: str = ""
 
     def __str__(self) -> str:
-        rest = [f"{name}={value!r}" for name, value in vars(self).items() if value and name not in ("kind", "point")]
-        return f"{self.kind} at point {self.point} of worker {self.worker}: {', '.join(rest)}"
+        place = f"after it has come to {self.phase!r} {self.times} times" if self.phase else "from the start"
+        details = {"other": self.other, "seconds": round(self.seconds, 2), "amount": self.amount, "detail": self.detail}
+        rest = ", ".join(f"{name} {value}" for name, value in details.items() if value)
+        return f"{self.kind}, worker {self.worker}, at its point {self.point} {place}{rest and ': '}{rest}"
 
 
 @dataclass(frozen=True)
@@ -62,14 +73,24 @@ class Schedule:
         """Runs the schedule; see `Run.carry_out`."""
         run = Run(self.shape, self.seed)
         points: Counter[str] = Counter()
-        pending: dict[tuple[str, int], list[Fault]] = {}
+        phases: Counter[tuple[str, str]] = Counter()
+        at_point: dict[tuple[str, int], list[Fault]] = {}
+        at_phase: dict[tuple[str, str, int], list[Fault]] = {}
         for fault in self.faults:
-            pending.setdefault((f"m{fault.worker}", fault.point), []).append(fault)
+            if fault.phase:
+                at_phase.setdefault((f"m{fault.worker}", f"is at {fault.phase}", fault.times), []).append(fault)
+            else:
+                at_point.setdefault((f"m{fault.worker}", fault.point), []).append(fault)
 
         def on_point(process: Process, what: str) -> None:
-            points[process.machine] += 1
-            for fault in pending.pop((process.machine, points[process.machine]), ()):
-                run.world.tell(process.name, f"{what} (point {points[process.machine]})")
+            machine = process.machine
+            points[machine] += 1
+            if what.startswith("is at"):
+                phases[machine, what] += 1
+                for fault in at_phase.pop((machine, what, phases[machine, what]), ()):
+                    at_point.setdefault((machine, points[machine] + fault.point), []).append(fault)
+            for fault in at_point.pop((machine, points[machine]), ()):
+                run.world.tell(process.name, f"{what} (point {points[machine]})")
                 happen(fault, run)
 
         run.world.on_point = on_point
@@ -83,7 +104,8 @@ def happen(fault: Fault, run: Run) -> None:
     me, process = f"m{fault.worker}", run.processes.get(fault.worker)
     world.seconds = max(world.seconds, world.now + fault.seconds + PROGRESS_SECONDS)
     name = f"worker {fault.worker}"
-    if fault.kind in ("pause", "cut", "reset", "message", "slow"):
+    silent = fault.kind in ("pause", "cut") and fault.seconds > SHORT_SECONDS
+    if silent or fault.detail in ("lost", "late", "unanswered"):
         ledger.disturbed = max(ledger.disturbed, world.now + fault.seconds + HEALING_SECONDS)
     if fault.kind in ("lag", "tail"):
         ledger.forgetful = True
@@ -111,10 +133,15 @@ def happen(fault: Fault, run: Run) -> None:
         case "reset":
             world.tell("the network", f"breaks all connections of {name} with members of its group")
             network.reset(me)
+        case "abort" if process is not None and process.alive:
+            world.tell(name, "breaks its connections")
+            if (end := run.workers[fault.worker].wire.end) is not None:
+                end.close(CUT_OFF)
         case "message":
             world.tell("the network", f"the next {fault.amount:.0f} messages of {name}: {fault.detail}")
             network.mishaps[me] = [fault.detail] * int(fault.amount)
         case "lighthouse":
+            ledger.scattered = max(ledger.scattered, world.now + fault.seconds + HEALING_SECONDS)
             run.lighthouse.restart(fault.seconds)
         case "slow":
             world.tell("the lighthouse", f"takes {fault.amount:.1f} s longer for {fault.seconds:.1f} s")
@@ -157,6 +184,9 @@ def _draw_fault(random: Random, shape: Shape) -> Fault:
     kind, worker = random.choice(KINDS), random.randrange(shape.workers)
     expected = 60 + 55 * shape.rounds * shape.fragments + 12 * shape.workers * shape.rounds * shape.fragments
     fault = Fault(kind=kind, worker=worker, point=random.randrange(1, expected))
+    if random.random() < 0.7:
+        phase, times = random.choice(PHASES), random.randint(1, shape.rounds * shape.fragments)
+        fault = replace(fault, phase=phase, times=times, point=random.randint(0, 2 + 2 * shape.workers))
     short = random.choice([0.3, 1.0, 2.0, 4.0, 7.0, 15.0, 30.0]) * random.uniform(0.5, 1.5)
     match kind:
         case "kill":

@@ -91,6 +91,8 @@ class View:
     node: Node
     windows: list[Window]
     started: bool = False
+    joined: bool = False
+    """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
 
     def copy(self, process: Process | None) -> "View":
@@ -110,6 +112,10 @@ class Ledger:
     attempt: int = 1
     disturbed: float = -1.0
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
+    scattered: float = -1.0
+    """Time until which a restarted lighthouse may not know of all workers, so that one may go on without the others,
+    and these may give up the run (a limitation of the engine: who meets fewer others does not ask those that are
+    missing)."""
     forgetful: bool = False
     """Whether storage may have lost or hidden what was committed."""
     views: list[View] = field(default_factory=list)
@@ -154,7 +160,7 @@ class Ledger:
         if node is None:
             raise Violation(f"worker {view.worker} has taken over a state that no worker had")
         self._compare(view, node, anchor, digest)
-        view.node, view.started = node, True
+        view.node, view.started, view.joined = node, True, True
         self._new_windows(view, position)
 
     def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
@@ -168,23 +174,24 @@ class Ledger:
             now: the time.
         """
         node = self.nodes.get(committed.commit_hash)
-        before = view.node
+        created = node is None
         if node is None:
-            node = self._child(view, committed)
+            node = self._child(view, committed, now)
             self.nodes[committed.commit_hash] = node
             self.commits += 1
         elif node.parent is None or node.parent.last_round is not view.node.last_round:
             raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
         elif dict(node.weights) != committed.weights:
             raise Violation(f"the members of a round disagree on its weights: {node.weights}, {committed.weights}")
-        if committed.fragment is not None and view.worker not in committed.weights:
+        taken_over = view.joined and not created  # a round that was in flight when it joined
+        if committed.fragment is not None and view.worker not in committed.weights and not taken_over:
             raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
         self._compare(view, node, anchor, digest)
-        view.node, view.started = node, True
+        view.node, view.started, view.joined = node, True, False
         self.last_commit = now
         if committed.fragment is not None:
             self._new_window(view, committed.fragment, view.windows[committed.fragment].end)
-        self._check_forks(view, before, now)
+        self._check_forks(view, now)
 
     def saved(self, view: View) -> View:
         """Returns what a checkpoint keeps of the model."""
@@ -201,10 +208,10 @@ class Ledger:
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
         newest = max((node.rounds for node in nodes), default=0)
         holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.rounds >= newest]
-        if holders and now > self.disturbed:
+        if holders and now > max(self.disturbed, self.scattered):
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
-    def _child(self, view: View, committed: Any) -> Node:
+    def _child(self, view: View, committed: Any, now: float) -> Node:
         """Returns the state after a round, computed from the windows of its members."""
         parent = view.node
         anchor, momentum = parent.anchor, parent.momentum
@@ -222,7 +229,8 @@ class Ledger:
             momentum[place] = MOMENTUM * momentum[place] + mean
             anchor[place] -= LEARNING_RATE * (mean + MOMENTUM * momentum[place])
             bases = tuple(parent.depth + 1 if index == fragment else base for index, base in enumerate(bases))
-            self._check_newest(view, committed)
+            if not self.forgetful and now > self.scattered:
+                self._check_newest(view, committed)
         return Node(
             self.attempt,
             parent.depth + 1,
@@ -258,8 +266,6 @@ class Ledger:
 
     def _check_newest(self, view: View, committed: Any) -> None:
         """The leaders of a round must not have missed one."""
-        if self.forgetful:
-            return
         for node in self.nodes.values():
             missed = node.attempt == self.attempt and node.fragment is not None and node.step >= committed.step
             passed = missed and (node.step > committed.step or node.fragment == committed.fragment)
@@ -269,7 +275,7 @@ class Ledger:
                     f"{sorted(node.weights)} have committed the one after step {node.step}"
                 )
 
-    def _check_forks(self, view: View, before: Node, now: float) -> None:
+    def _check_forks(self, view: View, now: float) -> None:
         """All workers that live have the same history, as far as they have come."""
         for other in self.views:
             if other is view or not other.started or not self._lives(other):
@@ -282,7 +288,7 @@ class Ledger:
                 assert common.parent is not None
                 common = common.parent
             rounds = mine.rounds - common.rounds, theirs.rounds - common.rounds
-            if min(rounds) > (0 if now > self.disturbed else 1):
+            if min(rounds) > (0 if now > max(self.disturbed, self.scattered) else 1):
                 raise Violation(
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"

@@ -17,6 +17,8 @@ from tests.simulation.world import Process, Task, World
 FASTEST, TYPICAL = 0.0002, 0.002
 """Latency of a message in seconds: at least, and most of the time at most."""
 PROBE_SECONDS = 3.0
+TRIED_SECONDS = 3.0
+"""A request may still arrive this long after its sender has given it up."""
 KEEP_ALIVE_SECONDS = 60.0
 """Silence after which the system gives up a connection on which an answer is awaited."""
 
@@ -160,7 +162,7 @@ class Network:
         if kind != "lost":
             there = self.delay(source.machine, machine) + (world.random.uniform(0.2, 3.0) if kind == "late" else 0.0)
             for _ in range(2 if kind == "doubled" else 1):
-                if there < math.inf:
+                if there < seconds + TRIED_SECONDS:
                     world.at(there, reaches_machine)
                 there += world.random.uniform(0.0, 2.0)
         deadline = world.now + seconds

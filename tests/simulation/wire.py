@@ -127,7 +127,7 @@ class SimulatedWire:
         self._rendezvous: StoreClient | None = None
         Store(network, process, self._store)
         self._manager = lighthouse.register(process, self._replica)
-        self._end: End | None = None
+        self.end: End | None = None
         self._number = -1
         self._prefix = ""
         self._group = ""
@@ -139,7 +139,7 @@ class SimulatedWire:
 
     @property
     def connected(self) -> bool:
-        return self._end is not None
+        return self.end is not None and self.end.error != CUT_OFF
 
     def meet(self, choosing: Group) -> str | None:
         if self._no_quorum is not None:  # torchft's manager repeats what the last quorum has raised
@@ -185,13 +185,13 @@ class SimulatedWire:
             [machines[member] for member in group],
         )
         end.connect(self._exchange_seconds)
-        self._end = end
+        self.end = end
 
     def swap(
         self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile: Callable[[], None]
     ) -> None:
-        end = self._end
-        if end is None:
+        end = self.end
+        if end is None or not self.connected:
             raise ConnectionError(CUT_OFF)
         try:
             arrived = end.swap([part.numpy().data for part in sent], sizes, self._exchange_seconds, meanwhile)
@@ -212,9 +212,9 @@ class SimulatedWire:
 
     def abort(self) -> None:
         self._network.world.here()
-        if self._end is not None:
-            self._end.close(CUT_OFF)
-            self._end = None
+        if self.end is not None:
+            self.end.close(CUT_OFF)
+            self.end = None
 
     def forget_rendezvous(self) -> None:
         own = self._prefix if self._whole else f"{self._prefix}{self._group}/"

@@ -69,7 +69,7 @@ class SimulatedWorker:
             logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS)
         )
         transport.answer(COMMITS, self._commits.answer)
-        self._clock, self._wire = clock, wire
+        self._clock, self.wire = clock, wire
         self._schedule = Schedule(sync_interval=shape.interval, fragments=shape.fragments, delay=shape.delay)
         self.loop = OuterLoop(
             self._parameters,
