@@ -94,6 +94,7 @@ class SimulatedWorker:
         self.transport = transport
         self._view: View
         self._watch_commits()
+        run.votes.watch(worker, process, transport)
 
     def train(self, saved: Any) -> None:
         """Trains from a saved state, or from the start, to the end of the run."""
