@@ -97,8 +97,8 @@ VOTE = (
     Mutant(
         "no_abort_after_failure",
         ROUND,
-        "            transport.wire.abort()  # whoever waits for this worker in the exchange need not wait for the timeout",
-        "            pass",
+        "            transport.wire.abort()  # whoever waits for this worker",
+        "            pass  # whoever waits for this worker",
         "After a failed round a worker keeps its connections, on which others wait until the timeout.",
     ),
     Mutant(

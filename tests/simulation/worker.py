@@ -94,7 +94,7 @@ class SimulatedWorker:
         self.transport = transport
         self._view: View
         self._watch_commits()
-        run.votes.watch(worker, process, transport)
+        run.watch.all_of(worker, process, transport, self.loop)
 
     def train(self, saved: Any) -> None:
         """Trains from a saved state, or from the start, to the end of the run."""
