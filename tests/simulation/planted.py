@@ -448,11 +448,11 @@ PROGRESS = (
         "A round is written to the commit log before it is committed.",
     ),
     Mutant(
-        "log_names_only_its_worker",
+        "log_names_all_workers",
         MEMBERSHIP,
         "self.progress.record(step, fragment, outcome.weights)",
-        "self.progress.record(step, fragment, [self.identity.worker])",
-        "The commit log says that a round had one member.",
+        "self.progress.record(step, fragment, range(self.identity.workers))",
+        "The commit log says that every round had all workers.",
     ),
     Mutant(
         "never_left_behind",

@@ -8,6 +8,7 @@ import torch
 
 from muloco.outer import OuterLoop
 from muloco.outer.protocol.answers import COMMITTED, FAILED
+from muloco.outer.protocol.peer_round import PeerRound
 from muloco.outer.protocol.peer_transport import PeerTransport
 from tests.simulation.invariants import Ledger, Violation
 from tests.simulation.world import Process
@@ -40,8 +41,8 @@ class Watch:
         _residuals(worker, transport, loop)
 
     def _votes(self, worker: int, process: Process, transport: PeerTransport) -> None:
-        """Nobody commits a round on which a member has not voted; and a round that one living member has committed, no
-        other one gives up."""
+        """Nobody commits a round on which a member has not voted; a round that one living member has committed, no
+        other one gives up; and each does what it says."""
 
         def votes(name: str, may: bool) -> None:
             if may:
@@ -57,6 +58,16 @@ class Watch:
                 self._failed.setdefault(name, {})[worker] = process
                 self._compare(worker, "gives up", "have committed", self._committed.get(name, {}))
 
+        def opened(this_round: PeerRound) -> None:
+            name = this_round.name
+
+            def voted(committed: bool) -> None:
+                if committed is not (self._committed.get(name, {}).get(worker) is process):
+                    raise Violation(f"worker {worker} says another thing of a round than it does")
+
+            this_round.vote = _then(this_round.vote, lambda _, committed: voted(committed))  # type: ignore[method-assign]
+
+        transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
         answers = transport.answers
         answers.begin_vote = _then(answers.begin_vote, votes)  # type: ignore[method-assign]
         answers.say = _then(answers.say, lambda name, outcome, _: says(name, outcome))  # type: ignore[method-assign]
