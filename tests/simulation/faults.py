@@ -25,7 +25,8 @@ KINDS = (
     "pause",  # a worker, for `seconds`
     "cut",  # nothing gets from `worker` to `other` for `seconds`; with detail `both`, nor back
     "cut",
-    "reset",  # all connections of a worker break
+    "reset",  # the connection of a worker with `other` breaks; with detail `all`, those with all members
+    "reset",
     "abort",  # a worker breaks its connections itself, as `Transport.cut` does
     "message",  # the next `amount` messages of a worker are `lost`, `late`, `doubled`, `unanswered` or `damaged`
     "message",
@@ -131,8 +132,9 @@ def happen(fault: Fault, run: Run) -> None:
             if both:
                 network.cut(other, me, fault.seconds)
         case "reset":
-            world.tell("the network", f"breaks all connections of {name} with members of its group")
-            network.reset(me)
+            with_all = fault.detail == "all"
+            world.tell("the network", f"breaks the connection of {name} with {'all' if with_all else fault.other}")
+            network.reset(me, None if with_all else f"m{fault.other}")
         case "abort" if process is not None and process.alive:
             world.tell(name, "breaks its connections")
             if (end := run.workers[fault.worker].wire.end) is not None:
@@ -166,7 +168,7 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
     interval, fragments, delay = random.choice(
         [(1, 1, 0), (2, 1, 0), (2, 1, 0), (3, 1, 0), (2, 1, 1), (3, 1, 1), (2, 2, 0), (3, 2, 0), (4, 2, 1)]
     )
-    chosen = workers or random.choice([2, 2, 3, 3, 3, 4, 5])
+    chosen = workers or random.choice([2, 3, 3, 3, 4, 5])
     shape = Shape(
         workers=chosen,
         interval=interval,
@@ -177,6 +179,10 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
         save_every=random.choice([0, 0, interval, interval + 1]),
     )
     faults = [_draw_fault(random, shape) for _ in range(random.choice([1, 1, 2, 2, 2, 3, 3, 4]))]
+    for index in range(1, len(faults)):
+        if random.random() < 0.5 and (phase := faults[index - 1].phase):  # they come together
+            point = random.randint(0, 2 + 2 * shape.workers)
+            faults[index] = replace(faults[index], phase=phase, times=faults[index - 1].times, point=point)
     return Schedule(seed, shape, tuple(faults))
 
 
@@ -197,7 +203,10 @@ def _draw_fault(random: Random, shape: Shape) -> Fault:
             others = [other for other in range(LIGHTHOUSE, shape.workers) if other != worker]
             return replace(fault, other=random.choice(others), seconds=short, detail=random.choice(["", "both"]))
         case "message":
-            return replace(fault, amount=random.randint(1, 4), detail=random.choice(MESSAGES))
+            return replace(fault, amount=random.randint(1, 4), detail=random.choice((*MESSAGES, "damaged")))
+        case "reset":
+            other = random.choice([other for other in range(shape.workers) if other != worker])
+            return replace(fault, other=other, detail=random.choice(["", "", "all"]))
         case "slow":
             return replace(fault, seconds=short, amount=random.uniform(0.5, 8.0))
         case "lag":

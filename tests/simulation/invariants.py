@@ -80,6 +80,7 @@ class Sent:
 
     window: Window
     node: Node
+    view: "View"
 
 
 @dataclass(eq=False)
@@ -151,15 +152,19 @@ class Ledger:
             window.end = position + 1
         for fragment in sends:
             window = view.windows[fragment]
-            kept = Sent(replace(window, total=window.total.copy()), view.node)
+            kept = Sent(replace(window, total=window.total.copy()), view.node, view)
             self.sent.setdefault((self.attempt, view.worker, step, fragment), []).append(kept)
 
-    def joins(self, view: View, commit_hash: str, position: int, anchor: numpy.ndarray, digest: int) -> None:
+    def joins(
+        self, view: View, commit_hash: str, position: int, anchor: numpy.ndarray, digest: int, now: float
+    ) -> None:
         """A worker has taken over the state of another one."""
         node = self.nodes.get(commit_hash)
         if node is None:
             raise Violation(f"worker {view.worker} has taken over a state that no worker had")
         self._compare(view, node, anchor, digest)
+        if now > max(self.disturbed, self.scattered):
+            self._check_missed(view, node)
         view.node, view.started, view.joined = node, True, True
         self._new_windows(view, position)
 
@@ -293,6 +298,17 @@ class Ledger:
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"
                 )
+
+    def _check_missed(self, view: View, node: Node | None) -> None:
+        """Whoever was in a round and lives has committed it, if anybody has."""
+        while node is not None and not node.is_ancestor_of(view.node):
+            sent = self.sent.get((node.attempt, view.worker, node.step, node.fragment or 0), [])
+            if view.worker in node.weights and node.fragment is not None and any(one.view is view for one in sent):
+                raise Violation(
+                    f"worker {view.worker} has not committed the round after step {node.step}, though workers "
+                    f"{sorted(node.weights)} have, and it was one of them"
+                )
+            node = node.parent
 
     def _lives(self, view: View) -> bool:
         return view.process is not None and view.process.alive and not view.process.paused

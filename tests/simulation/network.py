@@ -52,12 +52,12 @@ class Network:
         if end < math.inf:
             self.world.at(seconds, lambda: [tell() for tell in self.on_change])
 
-    def reset(self, machine: str) -> None:
-        """Breaks the connections of the groups of a machine. Both ends hear of it."""
+    def reset(self, machine: str, other: str | None) -> None:
+        """Breaks the connections of the groups of a machine with another one, or with all. Both ends hear of it."""
         for ends in self.groups.values():
-            for end in ends.values():
+            for end in list(ends.values()):
                 if end.process.machine == machine and end.process.alive and not end.error:
-                    end.break_connections()
+                    end.break_connections(other)
 
     def silent(self, source: str, target: str) -> float:
         """Returns for how many more seconds nothing gets from one machine to another."""
@@ -423,10 +423,10 @@ class End:
                     self.process, end.process.machine, lambda end=end: end._lose(self._rank, told), end.process, way
                 )
 
-    def break_connections(self) -> None:
-        """All connections of this member break, and each member hears of it."""
+    def break_connections(self, machine: str | None) -> None:
+        """The connections of this member with a machine, or with all, break, and both ends hear of it."""
         for other in self.others:
-            if (end := self._ends.get(other)) is not None:
+            if (end := self._ends.get(other)) is not None and machine in (None, end.process.machine):
                 self._lose(other, "connection reset by peer")
                 end._lose(self._rank, "connection reset by peer")
 

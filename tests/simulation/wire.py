@@ -48,6 +48,8 @@ class SimulatedCondition:
         self._waiting: list[Task] = []
 
     def __enter__(self) -> bool:
+        if self._world.current is not None:
+            self._world.may_be_late()
         return True
 
     def __exit__(

@@ -126,8 +126,9 @@ class SimulatedWorker:
         """See `StateTransfer.joined`."""
         self._position = int(data_position or 0)
         membership = self.loop.membership
-        self._run.world.tell(self._process.name, f"goes on from another worker's state of step {self.step}")
-        self._run.ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor())
+        run = self._run
+        run.world.tell(self._process.name, f"goes on from another worker's state of step {self.step}")
+        run.ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor(), run.world.now)
 
     def _sends(self, last: bool) -> list[int]:
         """Returns which fragments are sent after this step, by the definition of the schedule."""

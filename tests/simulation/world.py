@@ -14,6 +14,10 @@ from random import Random
 from typing import Any
 
 
+LATE_SECONDS = 0.004
+"""Most time by which a thread goes on later than it could."""
+
+
 class Killed(BaseException):
     """The process of this task has ended. It is raised at every point of the world that the task comes to from then
     on, so that nothing that it does in `finally` has an effect."""
@@ -65,8 +69,9 @@ class Process:
             self._changes()
             self.paused = False
             held, self.held = self.held, []
-            for owner, what in held:
-                self.world.push(0.0, owner, what)
+            for owner, what in held:  # bytes that have arrived keep their order, threads do not
+                late = self.world.random.uniform(0.0, LATE_SECONDS) if isinstance(owner, Task) else 0.0
+                self.world.push(late, owner, what)
 
     def _changes(self) -> None:
         for tell in self.on_change:
@@ -202,6 +207,12 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.point("sleeps")
         self.wait(seconds)
+
+    def may_be_late(self) -> None:
+        """The current task may go on a bit later, as a thread that another one has overtaken."""
+        self.point("goes on")
+        if self.random.random() < 0.1:
+            self.wait(self.random.uniform(0.0, LATE_SECONDS))
 
     def here(self) -> Task:
         """Returns the current task.
