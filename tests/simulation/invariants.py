@@ -272,9 +272,10 @@ class Ledger:
     def _check_newest(self, view: View, committed: Any) -> None:
         """The leaders of a round must not have missed one."""
         for node in self.nodes.values():
-            missed = node.attempt == self.attempt and node.fragment is not None and node.step >= committed.step
-            passed = missed and (node.step > committed.step or node.fragment == committed.fragment)
-            if passed and not set(node.weights) & set(committed.weights) and not node.is_ancestor_of(view.node):
+            if node.attempt != self.attempt or node.fragment is None or node.is_ancestor_of(view.node):
+                continue
+            same = (node.step, node.fragment) == (committed.step, committed.fragment)
+            if node.step > committed.step or (same and not set(node.weights) & set(committed.weights)):
                 raise Violation(
                     f"workers {sorted(committed.weights)} lead the round after step {committed.step}, though workers "
                     f"{sorted(node.weights)} have committed the one after step {node.step}"
