@@ -11,15 +11,12 @@ from typing import Any
 
 import numpy
 
+from tests.simulation.leaders import check_leaders
 from tests.simulation.toy import LEARNING_RATE, MOMENTUM, Shape, drift, fragment_places, start
-from tests.simulation.world import Process
+from tests.simulation.world import Process, Violation
 
 TOLERANCE = 1e-4
 """Largest difference between an anchor in fp32 and the model's. A window that is counted wrongly makes a larger one."""
-
-
-class Violation(AssertionError):
-    """A run has done something that must never happen."""
 
 
 @dataclass(eq=False)
@@ -95,10 +92,12 @@ class View:
     joined: bool = False
     """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
+    sends_after: int | None = None
+    """The step of the round in which it offers a window; None: it offers none."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
-        return replace(self, process=process, windows=windows, started=False, done=False)
+        return replace(self, process=process, windows=windows, started=False, done=False, sends_after=None)
 
 
 @dataclass
@@ -150,6 +149,7 @@ class Ledger:
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
+        view.sends_after = step if sends else view.sends_after
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -165,7 +165,7 @@ class Ledger:
         self._compare(view, node, anchor, digest)
         if now > max(self.disturbed, self.scattered):
             self._check_missed(view, node)
-        view.node, view.started, view.joined = node, True, True
+        view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
 
     def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
@@ -181,6 +181,7 @@ class Ledger:
         node = self.nodes.get(committed.commit_hash)
         created = node is None
         if node is None:
+            check_leaders(self.shape, self.views, committed)
             node = self._child(view, committed, now)
             self.nodes[committed.commit_hash] = node
             self.commits += 1

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from muloco.outer import OuterLoop
-from muloco.outer.protocol.answers import COMMITTED, FAILED
+from muloco.outer.protocol.answers import COMMITTED, FAILED, KEPT
 from muloco.outer.protocol.peer_round import PeerRound
 from muloco.outer.protocol.peer_transport import PeerTransport
 from tests.simulation.invariants import Ledger, Violation
@@ -31,6 +31,8 @@ class Watch:
     exchange_seconds: float
     _voted: dict[str, set[int]] = field(default_factory=dict)
     """The workers that have voted for each round, by its name, which is unique."""
+    _given_up: set[tuple[str, Process]] = field(default_factory=set)
+    """The rounds that a process, asked by another one, has said to have failed."""
     _committed: dict[str, dict[int, Process]] = field(default_factory=dict)
     _failed: dict[str, dict[int, Process]] = field(default_factory=dict)
 
@@ -45,6 +47,8 @@ class Watch:
         other one gives up; and each does what it says."""
 
         def votes(name: str, may: bool) -> None:
+            if may and (name, process) in self._given_up:
+                raise Violation(f"worker {worker} votes on a round of which it has said that it has failed")
             if may:
                 self._voted.setdefault(name, set()).add(worker)
 
@@ -60,6 +64,8 @@ class Watch:
 
         def opened(this_round: PeerRound) -> None:
             name = this_round.name
+            if max(map(len, (answers._rounds, answers._given_up))) > KEPT:
+                raise Violation(f"worker {worker} remembers more than {KEPT} rounds")
 
             def voted(committed: bool) -> None:
                 if committed is not (self._committed.get(name, {}).get(worker) is process):
@@ -67,8 +73,13 @@ class Watch:
 
             this_round.vote = _then(this_round.vote, lambda _, committed: voted(committed))  # type: ignore[method-assign]
 
-        transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
+        def asked(name: str, answer: bytes) -> None:
+            if answer == FAILED.encode():
+                self._given_up.add((name, process))
+
         answers = transport.answers
+        answers.questions["round"] = _then(answers.questions["round"], asked)
+        transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
         answers.begin_vote = _then(answers.begin_vote, votes)  # type: ignore[method-assign]
         answers.say = _then(answers.say, lambda name, outcome, _: says(name, outcome))  # type: ignore[method-assign]
 
