@@ -45,9 +45,9 @@ class Fault:
     kind: str
     worker: int
     point: int
-    """It happens when the worker comes to its n-th point, at which it waits or sends; or to the n-th one after `phase`."""
+    """It happens when the worker comes to its n-th point, at which it waits or sends, counted from `phase` on."""
     phase: str = ""
-    """A failpoint of the engine (`muloco.failpoints`), from which the points are counted; empty: from the start."""
+    """A failpoint of the engine (`muloco.failpoints`); empty: the start."""
     times: int = 0
     """How often the worker comes to that failpoint first."""
     other: int = 0
@@ -104,6 +104,7 @@ def happen(fault: Fault, run: Run) -> None:
     world, network, ledger = run.world, run.network, run.ledger
     me, process = f"m{fault.worker}", run.processes.get(fault.worker)
     world.seconds = max(world.seconds, world.now + fault.seconds + PROGRESS_SECONDS)
+    ledger.quiet = max(ledger.quiet, world.now + fault.seconds)
     name = f"worker {fault.worker}"
     silent = fault.kind in ("pause", "cut") and fault.seconds > SHORT_SECONDS
     if silent or fault.detail in ("lost", "late", "unanswered"):

@@ -18,6 +18,9 @@ from tests.simulation.world import Process, Violation
 TOLERANCE = 1e-4
 """Largest difference between an anchor in fp32 and the model's. A window that is counted wrongly makes a larger one."""
 
+NEXT_COMMIT_SECONDS = 60.0
+"""Longest time from the end of all faults, or from a commit, to the next one."""
+
 
 @dataclass(eq=False)
 class Node:
@@ -123,8 +126,11 @@ class Ledger:
     """By the commit hash of the workers."""
     sent: dict[tuple[int, int, int, int], list[Sent]] = field(default_factory=dict)
     """By attempt, worker, step and fragment."""
-    last_commit: float = 0.0
     commits: int = 0
+    quiet: float = 0.0
+    """Time from which on no fault lasts; or of the last commit, if this is later."""
+    longest: float = 0.0
+    """Longest time until the next commit, while no fault lasted."""
 
     def __post_init__(self) -> None:
         zero = start().astype(numpy.float64)
@@ -194,10 +200,17 @@ class Ledger:
             raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
         self._compare(view, node, anchor, digest)
         view.node, view.started, view.joined = node, True, False
-        self.last_commit = now
+        self.waits(now)
+        self.quiet = max(self.quiet, now)
         if committed.fragment is not None:
             self._new_window(view, committed.fragment, view.windows[committed.fragment].end)
         self._check_forks(view, now)
+
+    def waits(self, now: float) -> None:
+        """Workers wait for the next commit until now."""
+        self.longest = max(self.longest, now - self.quiet)
+        if self.longest > NEXT_COMMIT_SECONDS:
+            raise Violation(f"after the last fault had passed, the next commit took {self.longest:.0f} s")
 
     def saved(self, view: View) -> View:
         """Returns what a checkpoint keeps of the model."""

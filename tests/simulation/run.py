@@ -26,6 +26,9 @@ LAST_SECONDS = 60.0
 PROGRESS_SECONDS = 400.0
 """A run is over this long after the last fault has passed."""
 
+MOST_REMEMBERED = 64
+"""Most rounds that a worker remembers (`muloco.outer.protocol.answers.KEPT`), and most tasks that it has at once."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -41,6 +44,8 @@ class Outcome:
     events: int
     fingerprint: int
     commits: int
+    longest: float
+    """Longest time until the next commit, while no fault lasted, in seconds."""
 
 
 class Run:
@@ -63,9 +68,7 @@ class Run:
         self.end = ""
         self.processes: dict[int, Process] = {}
         self.workers: dict[int, SimulatedWorker] = {}
-        self.lighthouse = Lighthouse(
-            self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS
-        )
+        self.lighthouse = Lighthouse(self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS)
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
         self._restarting = 0
@@ -100,7 +103,8 @@ class Run:
             steps = [step for step in self.storage.whole if worker in self.storage.checkpoints[step]]
             steps = {"newest": steps[-1:], "old": steps[:-1][-1:], "none": []}[state]
             saved = self.storage.checkpoints[steps[0]][worker] if steps else None
-            self.world.tell(process.name, f"starts with the checkpoint of step {steps[0]}" if steps else "starts afresh")
+            how = f"with the checkpoint of step {steps[0]}" if steps else "afresh"
+            self.world.tell(process.name, f"starts {how}")
             self.workers[worker] = program = SimulatedWorker(self, worker, process)
             program.train(saved)
         except (Killed, Violation):
@@ -168,6 +172,8 @@ class Run:
                     "events": f"the run goes round in circles ({world.events} events)",
                 }[why]
             )
+        elif world.failure is None:
+            world.failure = self._too_much()
         return Outcome(
             end="failed" if world.failure is not None else self.end,
             failure=world.failure,
@@ -177,7 +183,20 @@ class Run:
             events=world.events,
             fingerprint=world.fingerprint(),
             commits=self.ledger.commits,
+            longest=self.ledger.longest,
         )
+
+    def _too_much(self) -> Violation | None:
+        """Whether the memory that the protocol has used is not bounded."""
+        most = 4 * self.shape.workers  # entries of two groups: the present one, and one that was not cleared
+        for address, store in self.network.stores.items():
+            if len(store.values) > most and store.process.alive:
+                return Violation(f"the store at {address} holds {len(store.values)} entries")
+        for worker, program in self.workers.items():
+            sizes = program.remembered()
+            if max(sizes) > MOST_REMEMBERED:
+                return Violation(f"worker {worker} remembers {sizes} rounds, questions and tasks")
+        return None
 
 
 @contextlib.contextmanager

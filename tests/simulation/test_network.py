@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy
 import pytest
 
-from tests.simulation.network import End, Network, Store, StoreClient
+from tests.simulation.members import End
+from tests.simulation.network import Network
+from tests.simulation.store import Store, StoreClient
 from tests.simulation.world import Process, World
 
 
@@ -103,7 +105,9 @@ def test_damaged_bytes_arrive_and_lost_ones_are_sent_again() -> None:
     assert seen[1][1] > 0.1
 
 
-def _ask(act: Callable[[World, Network, list[Process]], None], seconds: float = 3.0) -> tuple[list[object], list[object]]:
+def _ask(
+    act: Callable[[World, Network, list[Process]], None], seconds: float = 3.0
+) -> tuple[list[object], list[object]]:
     """What becomes of a request, and what the server has seen."""
     world, network, processes = _machines(2)
     asked, answered = [], []

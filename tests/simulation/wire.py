@@ -12,7 +12,9 @@ from muloco.outer.protocol.group import Group
 from muloco.outer.protocol.requests import Answer, Request, is_authentic
 from muloco.outer.protocol.wire import CUT_OFF, Quorum
 from tests.simulation.lighthouse import Lighthouse, Member, Met
-from tests.simulation.network import End, Network, Store, StoreClient
+from tests.simulation.members import End
+from tests.simulation.network import Network
+from tests.simulation.store import Store, StoreClient
 from tests.simulation.world import Process, Task, World
 
 GROUP_RANK = 1
@@ -237,9 +239,7 @@ class SimulatedWire:
 
     def request(self, address: str, path: str, seconds: float) -> bytes | None:
         asked = Request(self._key, address, path)
-        status, length, tag, body = self._network.ask(
-            self._process, address, (path, asked.nonce, asked.tag), seconds
-        )
+        status, length, tag, body = self._network.ask(self._process, address, (path, asked.nonce, asked.tag), seconds)
         place = 0
 
         def read(size: int) -> bytes:

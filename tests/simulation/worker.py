@@ -1,4 +1,4 @@
-"""A worker of the simulated world: the real outer loop on toy parameters, as a program that ends with an exit status."""
+"""A worker of the simulated world: a program that trains toy parameters with the real outer loop."""
 
 import io
 from collections.abc import Callable
@@ -129,6 +129,12 @@ class SimulatedWorker:
         run = self._run
         run.world.tell(self._process.name, f"goes on from another worker's state of step {self.step}")
         run.ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor(), run.world.now)
+
+    def remembered(self) -> tuple[int, ...]:
+        """Returns of how many things this worker keeps: rounds, rounds that it was asked about, parts, tasks."""
+        answers = self.transport.answers
+        kept = answers._rounds, answers._given_up, answers._parts, self._process.tasks
+        return tuple(map(len, kept))
 
     def _sends(self, last: bool) -> list[int]:
         """Returns which fragments are sent after this step, by the definition of the schedule."""

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-
 LATE_SECONDS = 0.004
 """Most time by which a thread goes on later than it could."""
 
