@@ -42,6 +42,8 @@ class Node:
     """For each fragment the depth of the round that moved it last."""
     taken: Mapping[tuple[int, int], int]
     """For each worker and fragment the position in the data up to which its windows have been counted."""
+    time: float = 0.0
+    """When a worker has committed it first."""
     digest: int | None = None
 
     @property
@@ -98,6 +100,8 @@ class View:
     joined: bool = False
     """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
+    opened: float = 0.0
+    """When it has last begun to meet the others for a round."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
@@ -211,6 +215,12 @@ class Ledger:
         if self.longest > NEXT_COMMIT_SECONDS:
             raise Violation(f"after the last fault had passed, the next commit took {self.longest:.0f} s")
 
+    def opens(self, process: Process, now: float) -> None:
+        """A process begins to meet the others for a round."""
+        for view in self.views:
+            if view.process is process:
+                view.opened = now
+
     def saved(self, view: View) -> View:
         """Returns what a checkpoint keeps of the model."""
         return view.copy(None)
@@ -247,7 +257,7 @@ class Ledger:
             momentum[place] = MOMENTUM * momentum[place] + mean
             anchor[place] -= LEARNING_RATE * (mean + MOMENTUM * momentum[place])
             bases = tuple(parent.depth + 1 if index == fragment else base for index, base in enumerate(bases))
-            if not self.forgetful and now > self.scattered:
+            if not self.forgetful:
                 self._check_newest(view, committed)
         return Node(
             self.attempt,
@@ -260,6 +270,7 @@ class Ledger:
             momentum,
             bases,
             taken,
+            now,
         )
 
     def _window(self, worker: int, committed: Any, parent: Node, weight: int) -> Window:
@@ -283,9 +294,10 @@ class Ledger:
             raise Violation(f"worker {worker} has skipped its data from {before} to {window.begin}")
 
     def _check_newest(self, view: View, committed: Any) -> None:
-        """The leaders of a round must not have missed one."""
+        """The leaders of a round must not have missed one that was committed before they opened it."""
         for node in self.nodes.values():
-            missed = node.attempt == self.attempt and node.fragment is not None and node.step >= committed.step
+            known = node.attempt == self.attempt and node.time < view.opened
+            missed = known and node.fragment is not None and node.step >= committed.step
             passed = missed and (node.step > committed.step or node.fragment == committed.fragment)
             if passed and not set(node.weights) & set(committed.weights) and not node.is_ancestor_of(view.node):
                 raise Violation(
