@@ -39,6 +39,8 @@ class Node:
     """For each fragment the depth of the round that moved it last."""
     taken: Mapping[tuple[int, int], int]
     """For each worker and fragment the position in the data up to which its windows have been counted."""
+    time: float = 0.0
+    """When a worker has committed it first."""
     digest: int | None = None
 
     @property
@@ -97,6 +99,8 @@ class View:
     done: bool = False
     sends_after: int | None = None
     """The step of the round in which it offers a window; None: it offers none."""
+    opened: float = 0.0
+    """When it has last begun to meet the others for a round."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
@@ -212,6 +216,12 @@ class Ledger:
         if self.longest > NEXT_COMMIT_SECONDS:
             raise Violation(f"after the last fault had passed, the next commit took {self.longest:.0f} s")
 
+    def opens(self, process: Process, now: float) -> None:
+        """A process begins to meet the others for a round."""
+        for view in self.views:
+            if view.process is process:
+                view.opened = now
+
     def saved(self, view: View) -> View:
         """Returns what a checkpoint keeps of the model."""
         return view.copy(None)
@@ -248,7 +258,7 @@ class Ledger:
             momentum[place] = MOMENTUM * momentum[place] + mean
             anchor[place] -= LEARNING_RATE * (mean + MOMENTUM * momentum[place])
             bases = tuple(parent.depth + 1 if index == fragment else base for index, base in enumerate(bases))
-            if not self.forgetful and now > self.scattered:
+            if not self.forgetful:
                 self._check_newest(view, committed)
         return Node(
             self.attempt,
@@ -261,6 +271,7 @@ class Ledger:
             momentum,
             bases,
             taken,
+            now,
         )
 
     def _window(self, worker: int, committed: Any, parent: Node, weight: int) -> Window:
@@ -284,12 +295,13 @@ class Ledger:
             raise Violation(f"worker {worker} has skipped its data from {before} to {window.begin}")
 
     def _check_newest(self, view: View, committed: Any) -> None:
-        """The leaders of a round must not have missed one."""
+        """The leaders of a round must not have missed one that was committed before they opened it."""
         for node in self.nodes.values():
-            if node.attempt != self.attempt or node.fragment is None or node.is_ancestor_of(view.node):
+            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened:
                 continue
             same = (node.step, node.fragment) == (committed.step, committed.fragment)
-            if node.step > committed.step or (same and not set(node.weights) & set(committed.weights)):
+            passed = node.step > committed.step or (same and not set(node.weights) & set(committed.weights))
+            if passed and not node.is_ancestor_of(view.node):
                 raise Violation(
                     f"workers {sorted(committed.weights)} lead the round after step {committed.step}, though workers "
                     f"{sorted(node.weights)} have committed the one after step {node.step}"

@@ -457,9 +457,16 @@ PROGRESS = (
     Mutant(
         "never_left_behind",
         MEMBERSHIP,
-        "return not all_here and self.progress.committed_without_me(step, fragment)",
+        "return not (most and all_here) and self.progress.committed_without_me(step, fragment)",
         "return False",
         "A worker does not look whether the others have gone on without it.",
+    ),
+    Mutant(
+        "minority_does_not_look",
+        MEMBERSHIP,
+        "most = 2 * len(members) > self.identity.workers",
+        "most = True",
+        "Half of the workers or fewer do not look whether the others have gone on without them.",
     ),
     Mutant(
         "unknown_holders_are_here",

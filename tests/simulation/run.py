@@ -162,7 +162,7 @@ class Run:
     def carry_out(self, *, told: bool = False) -> Outcome:
         """Runs it, and returns how it has ended. The story has what the workers log only if it is to be `told`."""
         world = self.world
-        with seeded_nonces(world), _failpoints(world), _logging(world, told=told):
+        with seeded_nonces(world), _failpoints(self), _logging(world, told=told):
             why = world.run()
         if why in ("stuck", "time", "events"):
             world.failure = Violation(
@@ -200,9 +200,13 @@ class Run:
 
 
 @contextlib.contextmanager
-def _failpoints(world: World) -> Iterator[None]:
+def _failpoints(run: Run) -> Iterator[None]:
+    """Within the context the failpoints of the engine are points of the world."""
+
     def listen(failpoint: str) -> None:
-        world.point(f"is at {failpoint}")
+        run.world.point(f"is at {failpoint}")
+        if failpoint == "open":
+            run.ledger.opens(run.world.here().process, run.world.now)
 
     failpoints.on_hit(listen)
     try:

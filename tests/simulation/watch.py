@@ -33,6 +33,8 @@ class Watch:
     """The workers that have voted for each round, by its name, which is unique."""
     _given_up: set[tuple[str, Process]] = field(default_factory=set)
     """The rounds that a process, asked by another one, has said to have failed."""
+    _left: set[Process] = field(default_factory=set)
+    """Processes that have left the run at its end, and no round in doubt."""
     _committed: dict[str, dict[int, Process]] = field(default_factory=dict)
     _failed: dict[str, dict[int, Process]] = field(default_factory=dict)
 
@@ -68,7 +70,7 @@ class Watch:
                 raise Violation(f"worker {worker} remembers more than {KEPT} rounds")
 
             def voted(committed: bool) -> None:
-                if committed is not (self._committed.get(name, {}).get(worker) is process):
+                if answers._rounds.get(name) != (COMMITTED if committed else FAILED):
                     raise Violation(f"worker {worker} says another thing of a round than it does")
 
             this_round.vote = _then(this_round.vote, lambda _, committed: voted(committed))  # type: ignore[method-assign]
@@ -78,21 +80,23 @@ class Watch:
                 self._given_up.add((name, process))
 
         answers = transport.answers
+        transport.close = _then(transport.close, lambda *_: self._left.add(process))  # type: ignore[method-assign]
         answers.questions["round"] = _then(answers.questions["round"], asked)
         transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
         answers.begin_vote = _then(answers.begin_vote, votes)  # type: ignore[method-assign]
         answers.say = _then(answers.say, lambda name, outcome, _: says(name, outcome))  # type: ignore[method-assign]
 
     def _compare(self, worker: int, does: str, have: str, others: dict[int, Process]) -> None:
-        alive = [other for other, process in sorted(others.items()) if process.alive and not process.paused]
+        here = {other: process for other, process in others.items() if process.alive and not process.paused}
+        alive = sorted(here | {other: process for other, process in others.items() if process in self._left})
         if alive and others[alive[0]].world.now > self.ledger.disturbed:
             raise Violation(f"worker {worker} {does} a round that workers {alive} {have}")
 
     def _waits(self, worker: int, process: Process, transport: PeerTransport) -> None:
         """As long as nobody falls silent, not even the lighthouse, which may have answered only some, no exchange waits
         until its timeout, and votes end soon."""
-        world, wire, answers = process.world, transport.wire, transport.answers
-        swap, began = wire.swap, dict[str, float]()
+        world, wire = process.world, transport.wire
+        swap = wire.swap
 
         def swaps(*args: Any) -> None:
             started = world.now
@@ -103,13 +107,20 @@ class Watch:
                     self._is_late(f"worker {worker} waits in an exchange until the timeout")
                 raise
 
-        def says(name: str, outcome: str) -> None:
-            if outcome in (COMMITTED, FAILED) and world.now - began.get(name, world.now) > LONGEST_VOTE_SECONDS:
-                self._is_late(f"worker {worker} needs {world.now - began[name]:.1f} s for a vote")
+        def opened(this_round: PeerRound) -> None:
+            vote = this_round.vote
+
+            def votes(ok: bool) -> bool:
+                started = world.now
+                committed = vote(ok)
+                if world.now - started > LONGEST_VOTE_SECONDS:
+                    self._is_late(f"worker {worker} needs {world.now - started:.1f} s for a vote")
+                return committed
+
+            this_round.vote = votes  # type: ignore[method-assign]
 
         wire.swap = swaps  # type: ignore[method-assign]
-        answers.begin_vote = _then(answers.begin_vote, lambda name, _: began.setdefault(name, world.now))  # type: ignore[method-assign]
-        answers.say = _then(answers.say, lambda name, outcome, _: says(name, outcome))  # type: ignore[method-assign]
+        transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
 
     def _is_late(self, what: str) -> None:
         if max(self.ledger.disturbed, self.ledger.scattered) < 0:

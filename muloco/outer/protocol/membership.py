@@ -135,10 +135,11 @@ class Membership:
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
 
         def committed_without_me(members: Collection[int]) -> bool:
-            """Asks only if a worker is missing that holds the state of the last round, or if those workers are not
-            known; otherwise nobody can have gone on without this one."""
+            """Does not ask if more than half of all workers are here, among them all that hold the state of the last
+            round: then nobody can have gone on without this one. Two smaller groups may both have gone on."""
+            most = 2 * len(members) > self.identity.workers
             all_here = self._holders is not None and set(self._holders) <= set(members)
-            return not all_here and self.progress.committed_without_me(step, fragment)
+            return not (most and all_here) and self.progress.committed_without_me(step, fragment)
 
         outcome = agree(
             self.transport,
