@@ -135,11 +135,13 @@ class Membership:
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
 
         def committed_without_me(members: Collection[int]) -> bool:
-            """Does not ask if more than half of all workers are here, among them all that hold the state of the last
-            round: then nobody can have gone on without this one. Two smaller groups may both have gone on."""
-            most = 2 * len(members) > self.identity.workers
-            all_here = self._holders is not None and set(self._holders) <= set(members)
-            return not (most and all_here) and self.progress.committed_without_me(step, fragment)
+            """Does not ask if all are here, or more than half of all workers, among them all that hold the state of the
+            last round: then nobody can have gone on without this one. Two smaller groups may both have gone on."""
+            workers = self.identity.workers
+            holders = range(workers) if self._holders is None else self._holders
+            if set(holders) <= set(members) and 2 * len(members) > workers:
+                return False
+            return self.progress.committed_without_me(step, fragment)
 
         outcome = agree(
             self.transport,

@@ -1,0 +1,48 @@
+"""Schedules in which the simulation has found mistakes of the engine. Each failed before the mistake was mended."""
+
+import pytest
+
+from tests.simulation.faults import LIGHTHOUSE, Fault, Schedule
+from tests.simulation.toy import Shape
+
+FOUND = {
+    "a worker whose first group could not be connected ended with AttributeError, and with it the run": Schedule(
+        0, Shape(workers=3, interval=1, rounds=1), (Fault(kind="kill", worker=1, point=4, seconds=2.0, detail="none"),)
+    ),
+    "a worker that was long in meeting began alone what the others had finished": Schedule(
+        0, Shape(workers=2, interval=2, rounds=3), (Fault(kind="pause", worker=1, point=6, seconds=43.0),)
+    ),
+    "before the first step, workers counted as late while there was no lighthouse": Schedule(
+        0, Shape(workers=4, interval=3, rounds=1), (Fault(kind="lighthouse", worker=3, point=19, seconds=36.0),)
+    ),
+    "a worker that joined while a round was in flight repeated its data": Schedule(
+        0,
+        Shape(workers=2, interval=2, delay=1, rounds=3, save_every=3),
+        (
+            Fault(kind="kill", worker=0, point=3, phase="commit", times=2, seconds=1.0, detail="newest"),
+            Fault(kind="kill", worker=1, point=3, phase="commit", times=2, seconds=0.5, detail="none"),
+        ),
+    ),
+    "nobody asked whether a worker that had joined since the last round has gone on": Schedule(
+        3,
+        Shape(workers=4, interval=3, delay=1, rounds=4),
+        (
+            Fault(kind="kill", worker=3, point=1, phase="headers", times=2, seconds=2.0, detail="none"),
+            Fault(kind="lighthouse", worker=1, point=0, phase="headers", times=3, seconds=22.0),
+            Fault(kind="kill", worker=3, point=1, phase="gather", times=3, seconds=9.0, detail="none"),
+        ),
+    ),
+    "a worker that had gone on alone did not ask whether the others had, too": Schedule(
+        70963,
+        Shape(workers=2, interval=1, rounds=2),
+        (
+            Fault(kind="cut", worker=0, point=48, other=LIGHTHOUSE, seconds=5.0),
+            Fault(kind="pause", worker=1, point=1, phase="commit", times=1, seconds=6.0),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_what_was_found(found: str) -> None:
+    assert FOUND[found].run().failure is None
