@@ -40,6 +40,7 @@ class Watch:
 
     def all_of(self, worker: int, process: Process, transport: PeerTransport, loop: OuterLoop) -> None:
         """Watches a process of a worker."""
+        _staying_out(worker, transport)
         self._votes(worker, process, transport)
         self._waits(worker, process, transport)
         _residuals(worker, transport, loop)
@@ -125,6 +126,18 @@ class Watch:
     def _is_late(self, what: str) -> None:
         if max(self.ledger.disturbed, self.ledger.scattered) < 0:
             raise Violation(f"{what}, though all can hear each other")
+
+
+def _staying_out(worker: int, transport: PeerTransport) -> None:
+    """Whoever stays out of the rounds does so for one that takes part."""
+    reachability = transport.reachability
+
+    def settled(out: set[int]) -> None:
+        for other, for_whom in reachability.out.items():
+            if for_whom in out:
+                raise Violation(f"worker {worker} finds that workers {other} and {for_whom} both stay out")
+
+    reachability.settle = _then(reachability.settle, lambda _, out: settled(out))  # type: ignore[method-assign]
 
 
 def _residuals(worker: int, transport: PeerTransport, loop: OuterLoop) -> None:
