@@ -18,9 +18,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tests.simulation.faults import draw
+from tests.simulation.faults import Schedule, draw
 from tests.simulation.planted import MUTANTS, Mutant
 from tests.simulation.shrink import kind_of
+from tests.simulation.test_found import FOUND
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results/simulation/mutants.json"
@@ -45,7 +46,8 @@ class Found:
 
 
 def hunt(mutant: Mutant, first: int, schedules: int) -> Found:
-    """Runs schedules of consecutive seeds with a mutant until one fails that does not fail without it.
+    """Runs schedules of consecutive seeds with a mutant until one fails that does not fail without it; and if none
+    does, those in which the simulation has found mistakes of the engine.
 
     Args:
         mutant: the mistake.
@@ -55,13 +57,13 @@ def hunt(mutant: Mutant, first: int, schedules: int) -> Found:
     started, seed, end = time.monotonic(), first, first + schedules
     with tempfile.TemporaryDirectory() as folder:
         plant(mutant, Path(folder))
-        while (failed := _first_failure(Path(folder), seed, end)) is not None and fails_anyway(failed[0]):
+        while (failed := _first_failure(Path(folder), seed, end))[0] is not None and fails_anyway(failed[0]):
             seed = failed[0] + 1
     return Found(
         mutant=mutant.name,
-        found_by="" if failed is None else failed[1],
-        schedules=schedules if failed is None else failed[0] - first + 1,
-        seed=None if failed is None else failed[0],
+        found_by=failed[1],
+        schedules=schedules if failed[0] is None else failed[0] - first + 1,
+        seed=failed[0],
         seconds=round(time.monotonic() - started, 1),
         commit=commit(),
     )
@@ -74,8 +76,9 @@ def plant(mutant: Mutant, folder: Path) -> None:
     file.write_text(mutant.applied(file.read_text()))
 
 
-def _first_failure(folder: Path, first: int, end: int) -> tuple[int, str] | None:
-    """Returns the first seed at which the package in a folder fails, and how it fails."""
+def _first_failure(folder: Path, first: int, end: int) -> tuple[int | None, str]:
+    """Returns the first seed at which the package in a folder fails, and how it fails. Without a seed it fails in a
+    schedule of `FOUND`; then without text it does not fail."""
     program = f"from tests.simulation.mutants import run_here; run_here({first}, {end})"
     run = subprocess.run(
         [sys.executable, "-c", program],
@@ -86,29 +89,40 @@ def _first_failure(folder: Path, first: int, end: int) -> tuple[int, str] | None
         check=False,
     )
     lines = [json.loads(line) for line in run.stdout.splitlines()]
-    if run.returncode == 0 and not lines[-1][1]:
-        return None
     if not lines:
         raise RuntimeError(f"the simulation could not be started:\n{run.stderr}")
     seed, how = lines[-1]
-    return seed, how or f"does not end, or ends Python: {' '.join(run.stderr.split())[:80]}"
+    if run.returncode:
+        how = f"does not end, or ends Python: {' '.join(run.stderr.split())[:80]}"
+    return seed, how
 
 
 def run_here(first: int, end: int) -> None:
-    """Runs schedules with the package in the working folder until one fails. Prints a line for each seed, and another
-    one for that which fails: the seed, and how it fails."""
+    """Runs schedules with the package in the working folder until one fails. Prints the seed before each of them, and
+    at the end that of the one that fails, and how it fails."""
     import muloco
 
     assert Path(muloco.__file__).is_relative_to(Path.cwd()), "this is another copy of the package"
     for seed in range(first, end):
-        sys.stdout.write(f"{json.dumps([seed, ''])}\n")
-        sys.stdout.flush()
-        faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
-        how = kind_of(draw(seed).run())
-        faulthandler.cancel_dump_traceback_later()
-        if how:
-            sys.stdout.write(f"{json.dumps([seed, how])}\n")
-            return
+        _say(seed, "")
+        if how := _fails(draw(seed)):
+            return _say(seed, how)
+    _say(None, "")
+    for what, schedule in FOUND.items():
+        if how := _fails(schedule):
+            return _say(None, f"{how} (only by the schedule of: {what})")
+
+
+def _fails(schedule: Schedule) -> str:
+    faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
+    how = kind_of(schedule.run())
+    faulthandler.cancel_dump_traceback_later()
+    return how
+
+
+def _say(seed: int | None, how: str) -> None:
+    sys.stdout.write(f"{json.dumps([seed, how])}\n")
+    sys.stdout.flush()
 
 
 @cache

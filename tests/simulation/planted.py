@@ -457,22 +457,22 @@ PROGRESS = (
     Mutant(
         "never_left_behind",
         MEMBERSHIP,
-        "return not (most and all_here) and self.progress.committed_without_me(step, fragment)",
+        "return self.progress.committed_without_me(step, fragment)",
         "return False",
         "A worker does not look whether the others have gone on without it.",
     ),
     Mutant(
         "minority_does_not_look",
         MEMBERSHIP,
-        "most = 2 * len(members) > self.identity.workers",
-        "most = True",
+        "if set(holders) <= set(members) and 2 * len(members) > workers:",
+        "if set(holders) <= set(members):",
         "Half of the workers or fewer do not look whether the others have gone on without them.",
     ),
     Mutant(
         "unknown_holders_are_here",
         MEMBERSHIP,
-        "all_here = self._holders is not None and set(self._holders) <= set(members)",
-        "all_here = self._holders is None or set(self._holders) <= set(members)",
+        "holders = range(workers) if self._holders is None else self._holders",
+        "holders = self._holders or ()",
         "A worker that does not know who holds the state does not look whether others have gone on without it.",
     ),
     Mutant(
