@@ -44,6 +44,7 @@ VOTE = (
         "committed = this_round.vote(outcome is not None)",
         "committed = this_round.vote(True)",
         "A worker votes yes although its exchange has failed.",
+        survives="Harmless: what made the exchange fail makes the comparison of seals fail, which comes before the vote.",
     ),
     Mutant(
         "vote_forgotten",
@@ -100,6 +101,7 @@ VOTE = (
         "            transport.wire.abort()  # whoever waits for this worker",
         "            pass  # whoever waits for this worker",
         "After a failed round a worker keeps its connections, on which others wait until the timeout.",
+        survives="Harmless in a worker of one rank: the end of a failed round cuts the connections, too.",
     ),
     Mutant(
         "wire_overrules_vote",
@@ -149,6 +151,7 @@ VOTE = (
         "            this_round.vote(False)\n            return LeftBehind()",
         "            return LeftBehind()",
         "A worker that has been left behind leaves the round without a vote, and lets the others wait.",
+        survives="Others wait until a timeout, but waits are not watched after a silence, by which workers are left behind.",
     ),
     Mutant(
         "rounds_not_numbered",
@@ -215,6 +218,7 @@ LEADERS = (
         "if len({header.digest for header in headers}) > 1:",
         "if False:",
         "Members do not compare their anchors.",
+        survives="In the simulation no anchor is damaged in memory, so anchors of one history are equal.",
     ),
     Mutant(
         "digest_of_all",
@@ -251,6 +255,7 @@ LEADERS = (
         "if header.worker in holders:",
         "if False:",
         "Two processes of the same worker lead a round together.",
+        survives="In the simulation no worker has two processes at once.",
     ),
 )
 
@@ -303,6 +308,7 @@ MEANS = (
         "                    weight=weight,\n",
         "                    weight=fragment.window,\n",
         "The weight of a window also counts inner steps after it was sent.",
+        survives="In the simulation the round begins at most milliseconds later, before the next inner step.",
     ),
     Mutant(
         "residual_of_failed_round",
@@ -537,6 +543,7 @@ PROGRESS = (
         "return self._worker not in commit.members and (",
         "return (",
         "A worker believes that it was left behind by rounds that it was in.",
+        survives="Harmless as far as is known: a worker whose own log has come further than it only joins others.",
     ),
     Mutant(
         "only_newest_line_read",
@@ -554,6 +561,7 @@ MEETING = (
         "elif proof and theirs != seen:",
         "elif False:",
         "A member is admitted that has met others than this worker has.",
+        survives="Harmless: another digest gives another key and group name, so the members do not connect.",
     ),
     Mutant(
         "old_entry_accepted",
@@ -561,6 +569,7 @@ MEETING = (
         "if rank not in admitted or nonces[rank] != own.encode():",
         "if rank not in admitted:",
         "A worker does not notice that an entry of an earlier process has taken the place of its own.",
+        survives="In the simulation nobody writes the entries of others.",
     ),
     Mutant(
         "name_without_nonces",
@@ -582,6 +591,7 @@ MEETING = (
         'bad = [r for r, tag in enumerate(theirs) if not self._holds(tag, "vote", name, r)]',
         "bad: list[int] = []",
         "Any bytes count as a vote.",
+        survives="Nobody forges messages in the simulation, and a damaged vote is still a vote.",
     ),
     Mutant(
         "message_not_checked",
@@ -596,6 +606,7 @@ MEETING = (
         "if not hmac.compare_digest(tags[r], this_round.tag(r, number, told))",
         "if False",
         "Members use the length of a message without checking its tag.",
+        survives="Nobody forges messages in the simulation, and a damaged one is noticed by digest or seal.",
     ),
     Mutant(
         "all_forget_rendezvous",
@@ -639,6 +650,7 @@ MEETING = (
         "self._silent = {*self.missed, *out}",
         "self._silent = ()",
         "Members that were silent are waited for with the whole timeout each time.",
+        survives="It only takes longer, by less than what the simulation allows until the next commit.",
     ),
     Mutant(
         "failure_not_reported",
