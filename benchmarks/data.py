@@ -21,7 +21,7 @@ from pathlib import Path
 import tokenizers
 
 from muloco.data import tokenize
-from muloco.data.corpus import load_corpus
+from muloco.data.corpus import embedded_corpus
 from muloco.data.prepare import open_tokenizer, prepare_source
 from muloco.data.prepared import Prepared
 from muloco.data.sources import open_source
@@ -89,7 +89,7 @@ def write_files(folder: Path, size: int) -> None:
 
 
 def documents() -> Iterator[str]:
-    texts = [document.text for document in load_corpus("embedded").documents]
+    texts = [document.text for document in embedded_corpus().documents]
     pieces = [text[start : start + DOCUMENT] for text in texts for start in range(0, len(text), DOCUMENT)]
     return itertools.cycle(piece for piece in pieces if not piece.isspace())
 

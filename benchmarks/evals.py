@@ -26,7 +26,7 @@ import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 
-from muloco.data.corpus import load_corpus
+from muloco.data.corpus import embedded_corpus
 from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures
 from muloco.evals.run import evaluate
@@ -96,7 +96,7 @@ def train(scratch: Path, flavor: str) -> Trained:
 def write_tasks(folder: Path, documents: int) -> Path:
     folder.mkdir()
     draw = random.Random(0)
-    words = [word for document in load_corpus("embedded").documents[:80] for word in document.text.split()]
+    words = [word for document in embedded_corpus().documents[:80] for word in document.text.split()]
 
     def text(count: int) -> str:
         start = draw.randrange(len(words) - count)

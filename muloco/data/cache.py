@@ -35,7 +35,18 @@ def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
         UserError: the cache cannot be written.
     """
     with _writing(folder):
-        _make_once(folder, fill)
+        if folder.exists():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder) as alone:
+            if folder.exists():
+                logger.info("another process prepared %s meanwhile; using its result", folder)
+                return
+            if alone:
+                remove_drafts(folder)
+            with whole_folder(folder, shared=True) as draft:
+                fill(draft)
+                write_checksums(draft)
 
 
 @contextlib.contextmanager
@@ -62,27 +73,12 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _make_once(folder: Path, fill: Callable[[Path], object]) -> None:
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder) as alone:
-        if folder.exists():
-            logger.info("another process prepared %s meanwhile; using its result", folder)
-            return
-        if alone:
-            remove_drafts(folder)
-        with whole_folder(folder, shared=True) as draft:
-            fill(draft)
-            write_checksums(draft)
-
-
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
     """Holds the entry's lock, which ends with the process; gives False where the file system has no locks."""
     locks = folder.parent / ".locks"
     locks.mkdir(exist_ok=True)
-    lock = open_lock(locks / folder.name)
+    lock, held = open_lock(locks / folder.name), True
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,8 +86,7 @@ def _lock(folder: Path) -> Iterator[bool]:
             logger.info("waiting for another process that prepares %s", folder)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
-            yield False
-            return
-        yield True
+            held = False
+        yield held
     finally:
         os.close(lock)

@@ -8,6 +8,9 @@ from muloco.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+REFUSED = "data.strict refuses what is skipped and counted without it"
+
+
 class DamagedCacheError(UserError):
     """A cache entry is damaged: it has to be deleted and prepared again."""
 
@@ -38,7 +41,7 @@ class Skipped:
     def skip(self, where: str, reason: str) -> None:
         """Raises UserError if strict."""
         if self._strict:
-            raise UserError(f"{where}: {reason}; data.strict refuses what is skipped and counted without it")
+            raise UserError(f"{where}: {reason}; {REFUSED}")
         self.count += 1
         self.first = self.first or f"{where}: {reason}"
         if self.count <= self.NAMED and not self._quiet:

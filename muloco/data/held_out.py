@@ -35,7 +35,7 @@ class HeldOutDataLoader(BaseDataLoader):
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
-    @dataclass(kw_only=True, slots=True)
+    @dataclass(kw_only=True, slots=True, unsafe_hash=True)
     class Config(BaseDataLoader.Config):
         folders: tuple[str, ...]
         """Prepared folders, one a source of the mixture."""
@@ -112,25 +112,13 @@ class HeldOutDataLoader(BaseDataLoader):
         pass
 
 
+@cache
 def bytes_per_token(config: HeldOutDataLoader.Config, tokenizer: str, *, seq_len: int) -> float:
     """UTF-8 bytes of the held-out text for each token that is predicted in validation, EOS and BOS among them.
 
     A loss of x nats a token is x / ln 2 / this bits a byte. Counted from the text that the tokenizer (its folder) makes
     of the labels of each sequence; a character that two sequences share counts as the three bytes of U+FFFD in each.
     """
-    return _bytes_per_token(config.folders, config.weights, config.sequences, config.predict_bos, tokenizer, seq_len)
-
-
-@cache
-def _bytes_per_token(
-    folders: tuple[str, ...],
-    weights: tuple[float, ...],
-    sequences: int,
-    predict_bos: bool,
-    tokenizer: str,
-    seq_len: int,
-) -> float:
-    config = HeldOutDataLoader.Config(folders=folders, weights=weights, sequences=sequences, predict_bos=predict_bos)
     loader = HeldOutDataLoader(config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=1)
     opened = DocumentTokenizer(Path(tokenizer))
     tokens = size = 0

@@ -83,10 +83,7 @@ class MixtureLoader(BaseDataLoader):
         local_batch_size: int,
         **kwargs: Any,
     ):
-        for name, value, count in (
-            ("worker", config.worker, config.workers),
-            ("dp_rank", dp_rank, dp_world_size),
-        ):
+        for name, value, count in ("worker", config.worker, config.workers), ("dp_rank", dp_rank, dp_world_size):
             if not 0 <= value < count:
                 raise ValueError(f"{name} is {value}; of {count} it must be in 0 .. {count - 1}")
         if seq_len < 1 or local_batch_size < 1:
@@ -120,12 +117,11 @@ class MixtureLoader(BaseDataLoader):
         while True:
             yield self._batch(self._shape[0])
 
-    def _batch(self, sequences: int) -> Batch:
-        return lay_out([self._next_sequence() for _ in range(sequences)], *self._shape, eos_id=self._eos_id)
-
-    def _next_sequence(self) -> Pairs:
-        self._sequences += 1
-        return self._feeds[self._schedule.source(self._sequences - 1)].next()
+    def _batch(self, count: int) -> Batch:
+        numbers = range(self._sequences, self._sequences + count)
+        sequences = [self._feeds[self._schedule.source(number)].next() for number in numbers]
+        self._sequences += count
+        return lay_out(sequences, *self._shape, eos_id=self._eos_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch yielded, and what it is a position in."""
@@ -184,6 +180,8 @@ class PackedDataLoader(MixtureLoader):
         opened = [read_prepared(Path(folder)) for folder in config.folders]
         if len(opened) > 1 and not config.infinite:
             raise ValueError(f"a mixture of {len(opened)} folders has no end; read it with infinite=True")
+        if len({prepared.tokenizer_identity for prepared in opened}) > 1:
+            raise ValueError(f"{', '.join(config.folders)} were made with different tokenizers")
         self._prepared_feeds = [
             PreparedFeed(
                 prepared,
@@ -199,7 +197,7 @@ class PackedDataLoader(MixtureLoader):
         ]
         identity = {
             "corpus": " ".join(prepared.corpus_sha256 for prepared in opened),
-            "tokenizer": _one_tokenizer(opened),
+            "tokenizer": opened[0].tokenizer_identity,
             "split": config.split,
             "infinite": config.infinite,
         }
@@ -328,10 +326,3 @@ def lay_out(sequences: Sequence[Pairs], rows: int, length: int, *, eos_id: int) 
         positions[row] = np.minimum(depth, positions[row])
     batch = {"input": torch.from_numpy(inputs), "positions": torch.from_numpy(positions)}
     return batch, torch.from_numpy(labels)
-
-
-def _one_tokenizer(opened: list[Prepared]) -> str:
-    found = {prepared.tokenizer_identity for prepared in opened}
-    if len(found) > 1:
-        raise ValueError(f"{', '.join(str(one.folder) for one in opened)} were made with different tokenizers")
-    return found.pop()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from muloco.data.cache import alone, default_cache, make_once
 from muloco.data.checksums import arrays_are_known, check_small_files, note_arrays
+from muloco.data.errors import REFUSED
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
 from muloco.data.sources import Embedded, Source, open_source
@@ -73,16 +74,17 @@ class TrainingData:
     def description(self) -> str:
         """One line a source, for people."""
         total = sum(self.weights)
-        lines = []
-        for prepared, weight in zip(self.prepared, self.weights, strict=False):
-            share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
-            lines.append(
+        several = len(self.weights) > 1
+        shares = [f", {weight / total:.1%} of the sequences" if several else "" for weight in self.weights]
+        if self.prepared:
+            lines = [
                 f"corpus {prepared.corpus} (sha256 {prepared.corpus_sha256[:16]}): "
                 f"{prepared.tokens['train']:,} training tokens{share}{_skipped(prepared)}"
-            )
-        for name, weight, left_out in zip(self.streamed, self.weights, self.left_out, strict=False):
-            share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
-            lines.append(f"corpus {name}: streamed and tokenized on the way{share}{left_out}")
+                for prepared, share in zip(self.prepared, shares, strict=True)
+            ]
+        else:
+            streams = zip(self.streamed, shares, self.left_out, strict=True)
+            lines = [f"corpus {name}: streamed and tokenized on the way{share}{note}" for name, share, note in streams]
         held_out = sum(prepared.tokens["validation"] for prepared in self.held_out)
         return "\n".join([*lines, f"held out: {held_out:,} tokens"])
 
@@ -127,7 +129,12 @@ def prepare(
         )
     for folder, count in zip(held_out, needed, strict=True):
         there = -(-folder.sizes["validation"].pairs(predict_bos=data.predict_bos) // seq_len)
-        _check_held_out(folder, count, there, seq_len, by_hash=data.validation is None)
+        if there < count:
+            share = " (about 5 % of its documents, by their hash)" if data.validation is None else ""
+            raise UserError(
+                f"{folder.corpus} holds out {there} sequences of {seq_len} tokens{share}, {count} were asked for; "
+                "take fewer (validation.sequences) or another data.validation"
+            )
     return TrainingData(
         weights=shares,
         prepared=prepared,
@@ -172,9 +179,8 @@ def prepare_source(
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = _opened(folder, verify=verify)
     if strict and source.left_out:
-        raise UserError(
-            "{}: {}; data.strict refuses what is skipped and counted without it".format(*source.left_out[0])
-        )
+        where, reason = source.left_out[0]
+        raise UserError(f"{where}: {reason}; {REFUSED}")
     if strict and prepared.skipped:
         raise UserError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
@@ -208,21 +214,11 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
     return tuple(float(source.size or 0) for source in sources)
 
 
-def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int, *, by_hash: bool) -> None:
-    if there < sequences:
-        share = " (about 5 % of its documents, by their hash)" if by_hash else ""
-        raise UserError(
-            f"{prepared.corpus} holds out {there} sequences of {seq_len} tokens{share}, {sequences} were asked for; "
-            "take fewer (validation.sequences) or another data.validation"
-        )
-
-
 def _left_out(source: Source) -> str:
     skipped = source.left_out
     return "; skipped files, folders or links: {} (first: {}: {})".format(len(skipped), *skipped[0]) if skipped else ""
 
 
 def _skipped(prepared: Prepared) -> str:
-    return (
-        f"; skipped {prepared.skipped} that hold no text (first: {prepared.first_skipped})" if prepared.skipped else ""
-    )
+    first = prepared.first_skipped
+    return f"; skipped {prepared.skipped} that hold no text (first: {first})" if prepared.skipped else ""

@@ -25,7 +25,6 @@ FORMAT = 2
 SMALL_BYTES = 64 << 20
 """Bytes up to which the checksum of a split's file is verified whenever it is opened, as that is quick."""
 
-
 _NOT_AN_ARRAY = (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, TokenError)
 """Raised by numpy for a damaged file: it reads the header as a Python literal."""
 
@@ -46,7 +45,7 @@ class Size:
         return self.tokens if predict_bos else self.tokens - self.documents
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A prepared folder. The two digests and the ids of BOS and EOS fix every token in it.
 
@@ -89,6 +88,12 @@ class Prepared:
         """Bytes of UTF-8 text per split: what bits per byte are counted against."""
         return {split: size.bytes for split, size in self.sizes.items()}
 
+    def write(self) -> None:
+        """Writes meta.json, which completes the folder; everything else is in place."""
+        meta = {"format": FORMAT, **asdict(self)}
+        del meta["folder"]
+        (self.folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+
     def open(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """The tokens (memory-mapped, uint16 or uint32 [tokens]) and offsets (int64 [documents + 1]) of one split.
 
@@ -99,20 +104,20 @@ class Prepared:
         if split not in self.sizes:
             raise ValueError(f"{self.folder} has no split {split!r}; it has {', '.join(self.sizes)}")
         size = self.sizes[split]
-        tokens = self._array(f"{split}.tokens.npy", token_type(self.vocab_size), size.tokens, mmap_mode="r")
-        offsets = self._array(f"{split}.offsets.npy", np.dtype(np.int64), size.documents + 1, mmap_mode="r")
+        tokens = self._array(f"{split}.tokens.npy", token_type(self.vocab_size), size.tokens)
+        offsets = self._array(f"{split}.offsets.npy", np.dtype(np.int64), size.documents + 1)
         if offsets[0] != 0 or offsets[-1] != size.tokens:
             raise DamagedCacheError(self.folder, f"{split}.offsets.npy does not span {size.tokens} tokens")
         return tokens, offsets
 
-    def _array(self, name: str, dtype: np.dtype, length: int, mmap_mode) -> np.ndarray:
+    def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         try:
-            array = np.load(self.folder / name, mmap_mode=mmap_mode)
+            array = np.load(self.folder / name, mmap_mode="r")
         except (*_NOT_AN_ARRAY, OSError) as error:
             raise DamagedCacheError(self.folder, f"{name} cannot be read ({error})") from error
         if array.dtype != dtype or array.shape != (length,):
-            found = f"{array.dtype} {list(array.shape)}"
-            raise DamagedCacheError(self.folder, f"{name} is {found}, meta.json says {dtype} {[length]}")
+            actual = f"{array.dtype} {list(array.shape)}"
+            raise DamagedCacheError(self.folder, f"{name} is {actual}, meta.json says {dtype} {[length]}")
         return array.view(np.ndarray)
 
 
@@ -151,11 +156,8 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
         raise DamagedCacheError(folder, "tokenizer/tokenizer.json is not the one the corpus was tokenized with")
     for split, size in sizes.items():
         tokens, offsets = prepared.open(split)
-        small = tokens.nbytes + offsets.nbytes <= SMALL_BYTES
-        if (verify or small) and size.sha256 not in (
-            None,
-            _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)),
-        ):
+        compared = size.sha256 is not None and (verify or tokens.nbytes + offsets.nbytes <= SMALL_BYTES)
+        if compared and size.sha256 != _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)):
             raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy has been changed")
         if not _rise(offsets):
             raise DamagedCacheError(folder, f"the offsets in {split}.offsets.npy do not increase")
@@ -237,34 +239,6 @@ class _ArrayFile:
     def _write_header(self, length: int) -> None:
         header = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (length,)}
         npy.write_array_header_1_0(self._file, header)
-
-
-def write_meta(
-    folder: Path,
-    *,
-    corpus: str,
-    corpus_sha256: str,
-    vocab_size: int,
-    bos_id: int,
-    eos_id: int,
-    sizes: dict[str, Size],
-    skipped: int = 0,
-    first_skipped: str | None = None,
-) -> None:
-    """Write meta.json, which completes the folder; the tokenizer must be in place."""
-    meta = {
-        "format": FORMAT,
-        "corpus": corpus,
-        "corpus_sha256": corpus_sha256,
-        "tokenizer_sha256": tokenizer_sha256(folder / "tokenizer"),
-        "vocab_size": vocab_size,
-        "bos_id": bos_id,
-        "eos_id": eos_id,
-        "skipped": skipped,
-        "first_skipped": first_skipped,
-        "sizes": {split: asdict(size) for split, size in sizes.items()},
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def tokenizer_sha256(folder: Path) -> str:

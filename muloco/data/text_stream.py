@@ -75,11 +75,8 @@ class TextStream:
         self._ids = np.empty(1, dtype=np.uint32)  # one token has no pair: the next document is due
 
     def take(self, count: int) -> Pairs:
-        """The next `count` pairs.
-
-        Raises:
-            UserError: a whole epoch has no text for this share; or what `strict` refuses.
-        """
+        """The next `count` pairs. Raises UserError: a whole epoch has no text for this share, or what `strict`
+        refuses."""
         parts, missing = [], count
         while missing:
             start = self._position.pairs
@@ -96,40 +93,33 @@ class TextStream:
         """Documents from a position on, each with its own position; the first may have been read in part."""
         pairs_read = start.pairs
         while True:
-            found = start.record > 0
+            any_text = start.record > 0
             for position, ids in self._epoch(start):
                 yield replace(position, pairs=pairs_read), ids
-                found, pairs_read = True, 0
-            if not found:
+                any_text, pairs_read = True, 0
+            if not any_text:
                 raise UserError(_no_text(self._share, self._shares, self._source.name))
             start, pairs_read = Position(epoch=start.epoch + 1), 0
 
     def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
         skipped = Skipped(strict=self._strict, quiet=start.epoch > 0)
-        reading = self._source.read(skipped, start.place)
-        record, batch = start.record, []
-        while True:
-            mine = record % self._shares == self._share
-            place = reading.place() if mine else None
-            try:
-                raw = next(reading)
-            except StopIteration:
-                break
-            if mine:
+        number, batch = start.record, []
+        for record in self._source.read(skipped, start.place):
+            if number % self._shares == self._share:
                 try:
-                    text = raw.text()
+                    text = record.text()
                 except BadRecord as problem:
-                    skipped.skip(raw.where, str(problem))
+                    skipped.skip(record.where, str(problem))
                 else:
                     if not self._hold_out or Document("", text).split == "train":
-                        batch.append((Position(epoch=start.epoch, record=record, place=place), text))
-            record += 1
+                        batch.append((Position(epoch=start.epoch, record=number, place=record.place), text))
+            number += 1
             if len(batch) == _DOCUMENTS_AT_ONCE:
                 yield from self._tokenized(batch)
                 batch = []
         yield from self._tokenized(batch)
         level = logging.INFO if start.epoch == 0 else logging.DEBUG
-        logger.log(level, "epoch %d of %s read, of %d records; %s", start.epoch, self._source.name, record, skipped)
+        logger.log(level, "epoch %d of %s read, of %d records; %s", start.epoch, self._source.name, number, skipped)
 
     def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
         ids = self._tokenizer.encode([text for _, text in batch])
@@ -140,31 +130,24 @@ class TextStream:
 def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
     """Checks that every share of a stream finds a text, by reading the source until each has one.
 
-    Args:
-        source: what is streamed.
-        shares, hold_out: as in `TextStream`.
-
     Raises:
         UserError: an epoch has no text for one of the shares.
     """
-    reading = source.read(Skipped(strict=False, quiet=True))
     missing = set(range(shares))
-    for record, raw in enumerate(iter(lambda: next(reading, None), None)):
-        if record % shares not in missing:
+    for number, record in enumerate(source.read(Skipped(strict=False, quiet=True))):
+        if number % shares not in missing:
             continue
         with contextlib.suppress(BadRecord):
-            text = raw.text()
-            if not hold_out or Document("", text).split == "train":
-                missing.discard(record % shares)
+            if not hold_out or Document("", record.text()).split == "train":
+                missing.discard(number % shares)
         if not missing:
             return
     raise UserError(_no_text(min(missing), shares, source.name))
 
 
 def _no_text(share: int, shares: int, source: str) -> str:
-    return (
-        f"share {share} of {shares} finds no text in {source}; take fewer workers x data-parallel ranks, or more data"
-    )
+    advice = "take fewer workers x data-parallel ranks, or more data"
+    return f"share {share} of {shares} finds no text in {source}; {advice}"
 
 
 class ShuffledStream:

@@ -22,7 +22,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
     """Train a tokenizer on the train split of `corpus` and write tokenizer.json and tokenizer_config.json.
 
     Equal arguments give equal files. Any text survives encoding and decoding, since every byte is a token. The
-    tokenizer adds no special tokens of its own accord: who wants BOS (id 0) and EOS (id 1) says so.
+    tokenizer adds no special tokens of its own accord; callers add BOS (id 0) and EOS (id 1).
 
     Args:
         corpus: only its train split is read.
@@ -49,13 +49,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_config(folder, {"bos_token": BOS, "eos_token": EOS, "clean_up_tokenization_spaces": False})
     return tokenizer
 
 
@@ -114,25 +108,28 @@ class DocumentTokenizer:
         """Write tokenizer.json and tokenizer_config.json, the latter with BOS and EOS in it."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.folder / "tokenizer.json", folder / "tokenizer.json")
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._config}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        _write_config(folder, self._config)
 
     def _special(self, key: str, usual: str) -> int:
         """The id of a special token; its name is noted in the config."""
         named = _token(self._config.get(key)) or _token(_json(self.folder / "special_tokens_map.json").get(key))
         name = named or usual
-        found = self._tokenizer.token_to_id(name)
-        if found is None and named:
+        token = self._tokenizer.token_to_id(name)
+        if token is None and named:
             raise UserError(f"{self.folder}: the {key} {named!r} of its settings is not in tokenizer.json")
-        if found is None:
+        if token is None:
             raise UserError(
                 f"{self.folder} names no {key}: documents begin with BOS and end with EOS; add "
                 f'"{key}": "..." to its tokenizer_config.json (both may be the same token)'
             )
-        self._config.setdefault(key, name)
-        if self._config[key] is None:
+        if self._config.get(key) is None:
             self._config[key] = name
-        return found
+        return token
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _no_tokenizer(folder: Path) -> str:
@@ -147,8 +144,8 @@ def _no_tokenizer(folder: Path) -> str:
         return f"data.tokenizer is a folder with tokenizer.json in it; {folder} is a file"
     if not folder.is_dir():
         return f"there is no tokenizer folder {folder}; data.tokenizer is `embedded` or a folder with tokenizer.json"
-    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
-    return f"{folder} holds no tokenizer.json; it holds {found or 'nothing'}"
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    return f"{folder} holds no tokenizer.json; it holds {names or 'nothing'}"
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from muloco.data import corpus as corpus_module
 from muloco.data.cache import make_once
 from muloco.data.checksums import write_checksums
 from muloco.data.corpus import Corpus, Document
@@ -80,7 +79,7 @@ def test_offsets_have_to_rise(folder: Path, monkeypatch, damage: list[int]) -> N
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the embedded corpus."""
     corpus = Corpus("embedded", tuple(Document("", f"Satz {number} von vielen") for number in range(60)))
-    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: corpus)
+    monkeypatch.setattr("muloco.data.sources.embedded_corpus", lambda: corpus)
 
 
 def prepared_from(tmp_path: Path) -> Prepared:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from muloco.data import corpus as corpus_module
 from muloco.data.cache import default_cache
-from muloco.data.corpus import Corpus, Document, load_corpus
+from muloco.data.corpus import Corpus, Document, embedded_corpus
 from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.data.prepare import TrainingData, open_tokenizer, prepare_source
 from muloco.data.prepare import prepare as prepare_all
@@ -30,7 +29,7 @@ VOCAB = 300
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """It stands in for the embedded corpus."""
     corpus = Corpus("embedded", tuple(Document("", text) for text in TEXTS))
-    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: corpus)
+    monkeypatch.setattr("muloco.data.sources.embedded_corpus", lambda: corpus)
     return corpus
 
 
@@ -85,7 +84,7 @@ def test_vocabulary_and_corpus_have_entries_of_their_own(
     tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = {prepare(tmp_path).folder, prepare(tmp_path, VOCAB - 1).folder}
-    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: Corpus("embedded", tiny.documents[:-1]))
+    monkeypatch.setattr("muloco.data.sources.embedded_corpus", lambda: Corpus("embedded", tiny.documents[:-1]))
     folders.add(prepare(tmp_path).folder)
     assert len(folders) == 3
 
@@ -204,7 +203,7 @@ def test_missing_folder_and_split(folder: Path, tmp_path: Path) -> None:
 
 def test_the_embedded_corpus_for_real(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, 2048)
-    corpus = load_corpus("embedded")
+    corpus = embedded_corpus()
     assert prepared.corpus_sha256 == corpus.sha256
     assert decoded(prepared, "validation") == [document.text for document in corpus.split("validation")]
     assert prepared.sizes["train"].documents == len(corpus.split("train"))

@@ -17,7 +17,7 @@ from torch import nn
 from muloco._torchtitan import IGNORE_INDEX, ParallelDims, device_type
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
-from muloco.data.prepared import SplitWriter, write_meta
+from muloco.data.prepared import Prepared, SplitWriter, tokenizer_sha256
 from muloco.outer import OuterLoop, Transport, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.recipes import base
@@ -113,8 +113,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for length in random.integers(3, 40, size=12):
         writer.append(random.integers(2, VOCABULARY, size=length), characters=0, size=0)
     sizes = {"validation": writer.close()}
-    digest = "c0" * 32
-    write_meta(folder, corpus="", corpus_sha256=digest, vocab_size=VOCABULARY, bos_id=0, eos_id=1, sizes=sizes)
+    Prepared(
+        folder=folder,
+        corpus="",
+        corpus_sha256="c0" * 32,
+        tokenizer_sha256=tokenizer_sha256(folder / "tokenizer"),
+        vocab_size=VOCABULARY,
+        bos_id=0,
+        eos_id=1,
+        skipped=0,
+        first_skipped=None,
+        sizes=sizes,
+    ).write()
     return folder
 
 
