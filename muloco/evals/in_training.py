@@ -110,11 +110,11 @@ class TaskEvaluation:
         )
         adapter = MulocoLM(scorer, self._tokenizer, quiet=True)
         results = evaluate(adapter, self._tasks, limit=chosen.limit)
-        found = figures(results)
-        average = mean(found, self._tasks.asked)
+        values = figures(results)
+        average = mean(values, self._tasks.asked)
         if ranks is None or dist.get_rank(ranks) == 0:
             self._keep(results, step, average)
-        return found if average is None else {**found, "mean": average}
+        return values if average is None else {**values, "mean": average}
 
     def _keep(self, results: dict[str, Any], step: int, average: float | None) -> None:
         """Writes the results; a failure is only logged, as the figures are in the metrics, too."""

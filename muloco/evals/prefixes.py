@@ -7,6 +7,7 @@ forward pass with a mask of who is whose ancestor, and no cache of keys and valu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 
@@ -83,10 +84,6 @@ def into_batches(rows: Sequence[Row], *, tokens: int) -> list[list[Row]]:
     return batches
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the longest prefix of both."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))))

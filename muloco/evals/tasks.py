@@ -8,8 +8,7 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from muloco.errors import UserError
-from muloco.evals.names import unknown_task
-from muloco.evals.suites import SUITES, expand
+from muloco.evals.names import SUITES, expand, unknown_task
 
 
 def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str], TaskManager]:
@@ -66,7 +65,7 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
     tasks = Tasks(asked=[], leaves={}, groups={})
     for name in names:
         try:
-            found = manager.load([name])
+            loaded = manager.load([name])
         except (OSError, DatasetsError, HfHubHTTPError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -75,8 +74,8 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
             ) from error
         except Exception as error:  # a task is a program of its own, which may fail on anything
             raise UserError(f"task {name} cannot be loaded: {type(error).__name__}: {error}") from error
-        groups = found.get("groups", {})
-        tasks.asked.extend([name] if name in groups else found["tasks"])  # the name of a tag stands for its tasks
-        tasks.leaves.update(found["tasks"])
+        groups = loaded.get("groups", {})
+        tasks.asked.extend([name] if name in groups else loaded["tasks"])  # the name of a tag stands for its tasks
+        tasks.leaves.update(loaded["tasks"])
         tasks.groups.update(groups)
     return tasks

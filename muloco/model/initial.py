@@ -33,8 +33,8 @@ def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
         theirs = form.names(flavor)
         check_names(weights.shapes, theirs.values(), where=str(folder))
         for name, wanted in flavor.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
-            if (found := weights.shapes[theirs[name]]) != wanted:
-                raise ValueError(f"{folder}: {theirs[name]} is {found}, but flavor {flavor.alias} has {wanted}")
+            if (shape := weights.shapes[theirs[name]]) != wanted:
+                raise ValueError(f"{folder}: {theirs[name]} is {shape}, but flavor {flavor.alias} has {wanted}")
     except UserError:
         raise
     except ValueError as error:

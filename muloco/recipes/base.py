@@ -11,8 +11,9 @@ from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.outer import OuterOptimizer
 
-# Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
-LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4}
+LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4, "15B": 2}
+"""Sequences in a forward pass of a GPU (PAPER 2.3). The launchers of the paper's jobs double it, except for that of
+compressed runs."""
 
 # The paper's three fragments of 416M (PAPER 3.5): four layers each, embedding and head with their neighbours
 FRAGMENTS_416M = (

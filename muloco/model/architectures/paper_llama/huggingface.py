@@ -76,11 +76,11 @@ _OF_LAYER = {
 
 
 def _names(flavor: PaperLlama) -> dict[str, str]:
-    found = {ours: theirs for ours, (theirs, _) in _OUTSIDE.items()}
+    names = {ours: theirs for ours, (theirs, _) in _OUTSIDE.items()}
     for layer in range(flavor.layers):
         for ours, (theirs, _) in _OF_LAYER.items():
-            found[f"layers.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
-    return found
+            names[f"layers.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
+    return names
 
 
 def _config(flavor: PaperLlama, *, seq_len: int, bos_id: int, eos_id: int) -> dict[str, Any]:
