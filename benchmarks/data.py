@@ -42,6 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus, cache = Path(scratch, "corpus"), Path(scratch, "cache")
         write_files(corpus, options.megabytes * 1_000_000)
+        size = open_source(str(corpus), "text").size
         tokenizer = open_tokenizer("embedded", 2048, cache)
         rates: dict[str, list[float]] = {}
         for run in range(RUNS):
@@ -54,7 +55,7 @@ def main() -> None:
         "tokens_per_second": {name: round(max(found)) for name, found in rates.items()},
         "runs": {name: [round(rate) for rate in found] for name, found in rates.items()},
         "tokens": prepared.tokens["train"],
-        "bytes": prepared.bytes["train"],
+        "bytes": size,
         "files": FILES,
         "vocabulary": tokenizer.vocab_size,
         "batch": [BATCH, SEQ_LEN],
@@ -104,7 +105,7 @@ def preparing(corpus: Path, tokenizer: DocumentTokenizer, cache: Path, processes
 def prepared_loader(prepared: Prepared) -> Callable:
     from muloco.data.loader import PackedDataLoader  # not above: processes that tokenize need no torch
 
-    return PackedDataLoader.Config(folders=(str(prepared.folder),), split="train", seed=1).build
+    return PackedDataLoader.Config(folders=(str(prepared.folder),), seed=1).build
 
 
 def streaming_loader(corpus: Path, tokenizer: DocumentTokenizer) -> Callable:

@@ -115,13 +115,10 @@ class MixtureLoader(BaseDataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            yield self._batch(self._shape[0])
-
-    def _batch(self, count: int) -> Batch:
-        numbers = range(self._sequences, self._sequences + count)
-        sequences = [self._feeds[self._schedule.source(number)].next() for number in numbers]
-        self._sequences += count
-        return lay_out(sequences, *self._shape, eos_id=self._eos_id)
+            numbers = range(self._sequences, self._sequences + self._shape[0])
+            sequences = [self._feeds[self._schedule.source(number)].next() for number in numbers]
+            self._sequences = numbers.stop
+            yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch yielded, and what it is a position in."""
@@ -152,13 +149,10 @@ class MixtureLoader(BaseDataLoader):
 class PackedDataLoader(MixtureLoader):
     """Batches from prepared folders, whose sequences are shuffled over the whole of a share (`ShareStream`).
 
-    An infinite loader starts the next epoch in the middle of a batch if need be, and every label counts. A finite one,
-    of one folder, stops after one epoch, and then is back at the start; its one row shorter than L, and the rows
-    missing from its last batch, are filled up with EOS inputs, `IGNORE_INDEX` labels and positions from 0. `iter()`
-    goes on from the current position; to read again the front of a finite split, build a new loader.
+    The next epoch starts in the middle of a batch if need be, and every label counts.
 
     Raises:
-        ValueError: as `MixtureLoader`; no such split; a share without documents; several folders and not infinite.
+        ValueError: as `MixtureLoader`; a share without documents; folders of different tokenizers.
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
@@ -167,30 +161,21 @@ class PackedDataLoader(MixtureLoader):
         folders: tuple[str, ...]
         """Prepared folders, one a source."""
 
-        split: str
-        """`train` or `validation`."""
-
-        infinite: bool = True
-        """Start over when all documents were read, instead of stopping."""
-
     _config: Config
 
     def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
         config = self._config
         opened = [read_prepared(Path(folder)) for folder in config.folders]
-        if len(opened) > 1 and not config.infinite:
-            raise ValueError(f"a mixture of {len(opened)} folders has no end; read it with infinite=True")
         if len({prepared.tokenizer_identity for prepared in opened}) > 1:
             raise ValueError(f"{', '.join(config.folders)} were made with different tokenizers")
-        self._prepared_feeds = [
+        feeds: list[Feed] = [
             PreparedFeed(
                 prepared,
-                config.split,
+                "train",
                 share=self._share,
                 shares=self._shares,
                 seed=config.seed,
                 seq_len=self._shape[1],
-                endless=config.infinite,
                 predict_bos=config.predict_bos,
             )
             for prepared in opened
@@ -198,19 +183,8 @@ class PackedDataLoader(MixtureLoader):
         identity = {
             "corpus": " ".join(prepared.corpus_sha256 for prepared in opened),
             "tokenizer": opened[0].tokenizer_identity,
-            "split": config.split,
-            "infinite": config.infinite,
         }
-        return list(self._prepared_feeds), opened[0].eos_id, identity
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._config.infinite:
-            yield from super().__iter__()
-        (feed,) = self._prepared_feeds
-        while left := feed.left_in_epoch():
-            yield self._batch(min(left, self._shape[0]))
-        feed.go_to({"epoch": 0, "taken": 0})
-        self._sequences = 0
+        return feeds, opened[0].eos_id, identity
 
 
 class StreamingDataLoader(MixtureLoader):

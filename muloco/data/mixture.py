@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -40,7 +41,5 @@ class Schedule:
 
     def counts(self, sequences: int) -> list[int]:
         """How many of the first `sequences` sequences each source gives."""
-        counts = [0] * len(self._ends)
-        for number in range(sequences):
-            counts[self.source(number)] += 1
-        return counts
+        counts = Counter(map(self.source, range(sequences)))
+        return [counts[source] for source in range(len(self._ends))]

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from muloco.data.checksums import check_small_files
 from muloco.data.errors import DamagedCacheError
 
-FORMAT = 2
+FORMAT = 3
 SMALL_BYTES = 64 << 20
 """Bytes up to which the checksum of a split's file is verified whenever it is opened, as that is quick."""
 
@@ -35,10 +35,8 @@ class Size:
 
     documents: int
     tokens: int
-    characters: int
-    bytes: int
-    sha256: str | None = None
-    """Digests of the contents of the two files. None: an older version wrote them."""
+    sha256: str
+    """Digest of the contents of the two files."""
 
     def pairs(self, *, predict_bos: bool) -> int:
         """Number of (input, label) pairs, as `ShareStream` cuts them."""
@@ -77,16 +75,6 @@ class Prepared:
     def tokens(self) -> dict[str, int]:
         """Tokens per split, BOS and EOS included."""
         return {split: size.tokens for split, size in self.sizes.items()}
-
-    @property
-    def characters(self) -> dict[str, int]:
-        """Characters of text per split."""
-        return {split: size.characters for split, size in self.sizes.items()}
-
-    @property
-    def bytes(self) -> dict[str, int]:
-        """Bytes of UTF-8 text per split: what bits per byte are counted against."""
-        return {split: size.bytes for split, size in self.sizes.items()}
 
     def write(self) -> None:
         """Writes meta.json, which completes the folder; everything else is in place."""
@@ -156,7 +144,7 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
         raise DamagedCacheError(folder, "tokenizer/tokenizer.json is not the one the corpus was tokenized with")
     for split, size in sizes.items():
         tokens, offsets = prepared.open(split)
-        compared = size.sha256 is not None and (verify or tokens.nbytes + offsets.nbytes <= SMALL_BYTES)
+        compared = verify or tokens.nbytes + offsets.nbytes <= SMALL_BYTES
         if compared and size.sha256 != _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)):
             raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy has been changed")
         if not _rise(offsets):
@@ -166,9 +154,10 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
 
 def _check_types(prepared: Prepared) -> None:
     """Raises TypeError if a value in meta.json has the wrong type."""
-    counts = [value for size in prepared.sizes.values() for name, value in asdict(size).items() if name != "sha256"]
-    counts += [prepared.vocab_size, prepared.bos_id, prepared.eos_id, prepared.skipped]
-    texts = [prepared.corpus, prepared.corpus_sha256, prepared.tokenizer_sha256]
+    sizes = prepared.sizes.values()
+    counts = [prepared.vocab_size, prepared.bos_id, prepared.eos_id, prepared.skipped]
+    counts += [count for size in sizes for count in (size.documents, size.tokens)]
+    texts = [prepared.corpus, prepared.corpus_sha256, prepared.tokenizer_sha256, *(size.sha256 for size in sizes)]
     if any(type(value) is not int or value < 0 for value in counts) or any(type(text) is not str for text in texts):
         raise TypeError("a value has the wrong type")
 
@@ -183,31 +172,24 @@ class SplitWriter:
     """Writes the two arrays of one split, document by document, in a memory that does not grow."""
 
     def __init__(self, folder: Path, split: str, vocab_size: int):
-        self.documents = self.tokens = self.characters = self.bytes = 0
+        self.documents = self.tokens = 0
         self._tokens = _ArrayFile(folder / f"{split}.tokens.npy", token_type(vocab_size))
         self._offsets = _ArrayFile(folder / f"{split}.offsets.npy", np.dtype(np.int64))
         self._offsets.append(np.zeros(1))
 
-    def append(self, ids: np.ndarray, *, characters: int, size: int) -> None:
-        """Add a document: its ids (whole numbers [tokens]), BOS and EOS included; characters and bytes of its text."""
+    def append(self, ids: np.ndarray) -> None:
+        """Adds a document: its ids (whole numbers [tokens]), BOS and EOS included."""
         self._tokens.append(ids)
         self.documents += 1
         self.tokens += len(ids)
-        self.characters += characters
-        self.bytes += size
         self._offsets.append(np.array([self.tokens]))
 
     def close(self) -> Size:
         """Completes the files."""
         self._tokens.close(self.tokens)
         self._offsets.close(self.documents + 1)
-        return Size(
-            documents=self.documents,
-            tokens=self.tokens,
-            characters=self.characters,
-            bytes=self.bytes,
-            sha256=_sha256(self._tokens.sha256, self._offsets.sha256),
-        )
+        sha256 = _sha256(self._tokens.sha256, self._offsets.sha256)
+        return Size(documents=self.documents, tokens=self.tokens, sha256=sha256)
 
 
 def _sha256(tokens: Any, offsets: Any) -> str:

@@ -206,21 +206,16 @@ class _Zstandard(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        while not self._output:
-            if not self._input and not (data := self._file.read(1 << 17)):
-                if self._frame is not None:
-                    raise BrokenFile("cut off inside a Zstandard frame")
-                return 0
-            elif not self._input:
-                self._input = data
-            if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
+        while not self._output and (data := self._input or self._file.read(1 << 17)):
+            self._frame = self._frame or self._decompressor.decompressobj()
             try:
-                self._output, self._input = memoryview(self._frame.decompress(self._input)), b""
+                self._output, self._input = memoryview(self._frame.decompress(data)), b""
             except self._error as error:
                 raise BrokenFile(f"not Zstandard, or damaged ({error})") from None
             if self._frame.eof:
                 self._input, self._frame = self._frame.unused_data, None
+        if not self._output and self._frame is not None:
+            raise BrokenFile("cut off inside a Zstandard frame")
         count = min(len(buffer), len(self._output))
         buffer[:count] = self._output[:count]
         self._output = self._output[count:]

@@ -46,7 +46,7 @@ class ShareStream:
         shares: int,
         seed: int,
         seq_len: int,
-        endless: bool,
+        endless: bool = True,
         predict_bos: bool = False,
     ):
         if seed < 0:

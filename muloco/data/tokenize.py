@@ -77,13 +77,12 @@ def tokenize(
     writers = {split: SplitWriter(folder, split, tokenizer.vocab_size) for split in part.splits}
     with _progress(source) as advance:
         batches = _batches(source, skipped, part, advance)
-        alone = most_pairs is not None or (source.size is not None and source.size < _SMALL)
-        processes = 1 if alone else min(usable_cores(), _MOST_PROCESSES)
+        processes = 1 if most_pairs is not None else _processes(source)
         with contextlib.closing(_encoded(batches, tokenizer, processes)) as encoded:
             for document, ids in encoded:
                 digest.update(document.sha256.encode())
                 writer = writers[part.split_of(document) or ""]
-                writer.append(ids, characters=len(document.text), size=len(document.text.encode()))
+                writer.append(ids)
                 if most_pairs is not None and writer.tokens - writer.documents >= most_pairs:
                     break
     sizes = {split: writer.close() for split, writer in writers.items()}
@@ -124,6 +123,10 @@ def _batches(
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _processes(source: Source) -> int:
+    return 1 if source.size is not None and source.size < _SMALL else min(usable_cores(), _MOST_PROCESSES)
 
 
 def _encoded(

@@ -169,7 +169,7 @@ def _dataloader(config: ResolvedConfig, data: TrainingData) -> MixtureLoader.Con
     share["predict_bos"] = config.data.predict_bos
     if data.prepared:
         folders = tuple(str(prepared.folder) for prepared in data.prepared)
-        return PackedDataLoader.Config(folders=folders, split="train", weights=data.weights, **share)
+        return PackedDataLoader.Config(folders=folders, weights=data.weights, **share)
     return StreamingDataLoader.Config(
         sources=data.streamed,
         weights=data.weights,

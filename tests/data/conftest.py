@@ -39,7 +39,7 @@ def make_folder(tmp_path: Path, documents) -> Callable[..., Path]:
         for split, lists in documents.items():
             writer = SplitWriter(folder, split, 100_000)
             for ids in ([0, *ids, EOS_ID] if between else ids for ids in lists):
-                writer.append(np.array(ids), characters=0, size=0)
+                writer.append(np.array(ids))
             sizes[split] = writer.close()
         Prepared(
             folder=folder,

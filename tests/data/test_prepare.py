@@ -63,8 +63,6 @@ def test_prepared_texts_are_the_corpus(tiny: Corpus, tmp_path: Path) -> None:
         assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
         assert prepared.tokens[split] == len(tokens)
         assert prepared.sizes[split].documents == len(texts) == len(offsets) - 1
-        assert prepared.characters[split] == len("".join(texts))
-        assert prepared.bytes[split] == len("".join(texts).encode()) > prepared.characters[split]
     assert (prepared.corpus_sha256, prepared.vocab_size) == (tiny.sha256, VOCAB)
 
 
@@ -207,9 +205,9 @@ def test_the_embedded_corpus_for_real(tmp_path: Path) -> None:
     assert prepared.corpus_sha256 == corpus.sha256
     assert decoded(prepared, "validation") == [document.text for document in corpus.split("validation")]
     assert prepared.sizes["train"].documents == len(corpus.split("train"))
-    assert prepared.bytes["train"] == sum(len(document.text.encode()) for document in corpus.split("train"))
     for split in ("train", "validation"):
-        assert 2.5 < prepared.bytes[split] / prepared.tokens[split] < 4.5
+        size = sum(len(document.text.encode()) for document in corpus.split(split))
+        assert 2.5 < size / prepared.tokens[split] < 4.5
     tokens, _ = prepared.open("train")
     assert tokens.max() == 2047
 
@@ -264,7 +262,7 @@ def test_memory_does_not_grow_with_the_corpus(tiny: Corpus, tmp_path: Path) -> N
     prepared = prepare_source(source, tokenizer, part=Part.TRAIN, cache=tmp_path / "cache")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert prepared.bytes["train"] == 700 * 11_000
+    assert prepared.sizes["train"].documents == 700
     assert peak < 12e6
 
 

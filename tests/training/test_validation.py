@@ -111,7 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(1)
     writer = SplitWriter(folder, "validation", VOCABULARY)
     for length in random.integers(3, 40, size=12):
-        writer.append(random.integers(2, VOCABULARY, size=length), characters=0, size=0)
+        writer.append(random.integers(2, VOCABULARY, size=length))
     sizes = {"validation": writer.close()}
     Prepared(
         folder=folder,
