@@ -1,9 +1,8 @@
 """The tasks of a config, for evaluations while it is trained. Importing this imports lm-eval."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,9 +47,6 @@ def rehearse(config: ResolvedConfig) -> None:
     """Evaluates each task once at the start of a run, with a trivial model that takes no time, so that a task that
     cannot be evaluated is found before the first step.
 
-    Args:
-        config: resolved.
-
     Raises:
         UserError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than the model
             takes.
@@ -77,22 +73,13 @@ def rehearse(config: ResolvedConfig) -> None:
 class _NoModel(Scorer):
     """A model to which every continuation is certain."""
 
-    def __call__(
-        self, asked: Sequence[Continuation], progress: Callable[[int], object] = lambda count: None
-    ) -> list[Score]:
+    def __call__(self, asked: Sequence[Continuation], progress: object = None) -> list[Score]:
         return [(0.0, True)] * len(asked)
 
 
 class TaskEvaluation:
     """See `muloco.training.evaluation.Evaluation`. lm-eval's JSON goes into the run folder; all workers write the same.
-
-    Args:
-        config: resolved.
-        tokenizer: folder with tokenizer.json.
-
-    Raises:
-        UserError: as `tasks_of`.
-    """
+    The tokenizer is given by its folder. Raises UserError as `tasks_of`."""
 
     def __init__(self, config: ResolvedConfig, tokenizer: Path):
         self._config = config
@@ -111,16 +98,11 @@ class TaskEvaluation:
         adapter = MulocoLM(scorer, self._tokenizer, quiet=True)
         results = evaluate(adapter, self._tasks, limit=chosen.limit)
         values = figures(results)
-        average = mean(values, self._tasks.asked)
+        average, folder = mean(values, self._tasks.asked), run_folder(self._config)
         if ranks is None or dist.get_rank(ranks) == 0:
-            self._keep(results, step, average)
+            try:
+                file = folder.evaluations / f"step-{step}" / DURING_TRAINING
+                write_results(file, results, run=folder.root, step=step, average=average)
+            except OSError as error:  # the values are in the metrics, too
+                logger.error("the results of the evaluation cannot be written: %s", error)
         return values if average is None else {**values, "mean": average}
-
-    def _keep(self, results: dict[str, Any], step: int, average: float | None) -> None:
-        """Writes the results; a failure is only logged, as the figures are in the metrics, too."""
-        folder = run_folder(self._config)
-        try:
-            file = folder.evaluations / f"step-{step}" / DURING_TRAINING
-            write_results(file, results, run=folder.root, step=step, average=average)
-        except OSError as error:
-            logger.error("the results of the evaluation cannot be written: %s", error)

@@ -23,13 +23,8 @@ def expand(names: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def check_names(names: Sequence[str], include_path: str | None) -> None:
-    """Refuses tasks that no YAML file of lm-eval or of the user mentions.
-
-    A name that is mentioned may still not be a task: `muloco.evals.tasks.find_tasks` finds out.
-
-    Args:
-        names: of tasks, groups of tasks, or suites.
-        include_path: folder with the user's own tasks.
+    """Refuses names of tasks, groups or suites that no YAML file of lm-eval or in the user's folder mentions. What is
+    mentioned may still be no task: `muloco.evals.tasks.find_tasks` finds out.
 
     Raises:
         UserError: the folder does not exist, or a name is unknown; the message has the nearest names.
@@ -42,15 +37,11 @@ def check_names(names: Sequence[str], include_path: str | None) -> None:
     left = [name for name in expand(list(names)) if not _has_file(name, folders)]
     if not left:
         return
-    known: set[str] = set(SUITES)
-    mentioned: set[str] = set()
-    for file in (file for folder in folders for file in folder.rglob("*.yaml")):
-        text = file.read_bytes()
-        known |= {name.decode() for name in _NAMED.findall(text)}
-        mentioned |= {name for name in left if name.encode() in text}
+    texts = [file.read_bytes() for folder in folders for file in folder.rglob("*.yaml")]
     for name in left:
-        if name not in mentioned:
-            raise UserError(unknown_task(name, sorted(known)))
+        if not any(name.encode() in text for text in texts):
+            named = {known.decode() for text in texts for known in _NAMED.findall(text)}
+            raise UserError(unknown_task(name, sorted(named | set(SUITES))))
 
 
 def unknown_task(name: str, known: Sequence[str]) -> str:

@@ -24,12 +24,9 @@ def evaluate_checkpoint(
     """Returns lm-eval's results, on every rank. The ranks of torchrun share the work.
 
     Args:
-        trained: the checkpoint.
-        tasks: to evaluate it on.
         precision: of the weights.
         batch_tokens: tokens in a batch, with padding.
-        limit: documents of each task; None: all.
-        shots: examples in each prompt.
+        limit, shots: as in `evaluate`.
     """
     several, rank = int(os.environ.get("WORLD_SIZE", "1")) > 1, int(os.environ.get("RANK", "0"))
     device = torch.device(device_type())

@@ -13,11 +13,7 @@ from muloco.runs.folder import ACCURACIES, write_json
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
-    """Each metric of each task and group as TASK/METRIC, standard errors left out.
-
-    Args:
-        results: what `lm_eval.simple_evaluate` returns.
-    """
+    """Each metric of each task and group in lm-eval's results, as TASK/METRIC, standard errors left out."""
     values = {}
     for task, metrics in results["results"].items():
         for name, value in metrics.items():
@@ -28,12 +24,8 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def mean(values: Mapping[str, float], tasks: list[str]) -> float | None:
-    """The mean accuracy of these tasks and groups, each counted once; None where none has an accuracy.
-
-    Args:
-        values: see `figures`.
-        tasks: those that were asked for, without the subtasks of groups.
-    """
+    """The mean accuracy of the tasks and groups that were asked for, given the `figures`; None where none of them has
+    an accuracy."""
     accuracies = []
     for task in tasks:
         metrics = [f"{task}/{metric}" for metric in ACCURACIES if f"{task}/{metric}" in values]
@@ -62,15 +54,8 @@ def table(results: Mapping[str, Any], tasks: list[str], *, title: str) -> Table:
 
 
 def write_results(file: Path, results: Mapping[str, Any], *, run: Path, step: int, average: float | None) -> None:
-    """Writes lm-eval's JSON, with a section `muloco` that says what was evaluated.
-
-    Args:
-        file: is overwritten.
-        results: what `lm_eval.simple_evaluate` returns.
-        run: folder of the run.
-        step: inner step of its checkpoint.
-        average: mean accuracy (`mean`).
-    """
+    """Writes lm-eval's JSON, with a section `muloco` that says what was evaluated: the folder of the run, the inner
+    step of its checkpoint, and the mean accuracy (`mean`). The file is overwritten."""
     from lm_eval.utils import handle_non_serializable
 
     ours = {"run": str(run.resolve()), "step": step, "mean_accuracy": average}

@@ -21,14 +21,12 @@ logging.getLogger("lm_eval").setLevel(logging.WARNING)
 def evaluate(
     model: MulocoLM, tasks: Tasks, *, limit: int | None = None, shots: int = 0, bootstrap: int = 0
 ) -> dict[str, Any]:
-    """lm-eval's results, on every rank of the model's: all have to call it.
+    """Returns lm-eval's results, on every rank of the model's: all have to call it. The tasks may be used again.
 
     Args:
-        model: the adapter.
-        tasks: may be used again.
         limit: documents of each task; None: all.
         shots: examples in each prompt, but for tasks that allow none.
-        bootstrap: samples for the standard errors of metrics that have no closed form for them; 0: none of those.
+        bootstrap: samples for standard errors that have no closed form; 0: they are left out.
     """
     for task in tasks.leaves.values():
         if task.get_config("num_fewshot") != 0:

@@ -12,15 +12,8 @@ from muloco.evals.names import SUITES, expand, unknown_task
 
 
 def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str], TaskManager]:
-    """Checks that all tasks are known. lm-eval's own are looked through only where the folder has not all of them,
-    which takes some seconds.
-
-    Args:
-        names: of tasks, groups of tasks, or suites.
-        include_path: folder with the user's own tasks, as YAML files.
-
-    Returns:
-        the names without suites, and what loads them.
+    """Returns the names with those in suites, and what loads the tasks. lm-eval's own are looked through only where the
+    folder with the user's tasks has not all of them, which takes some seconds.
 
     Raises:
         UserError: no such folder, or no such task; names the nearest ones.
