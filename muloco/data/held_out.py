@@ -8,14 +8,12 @@ from typing import Any
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
 from muloco.data.held_out_batches import held_out_batches
-from muloco.data.loader import Batch, PreparedFeed, lay_out
+from muloco.data.loader import Batch, lay_out
 from muloco.data.mixture import Schedule
 from muloco.data.prepare import HELD_OUT_SEED
 from muloco.data.prepared import read_prepared
-from muloco.data.stream import Pairs
+from muloco.data.stream import PreparedStream
 from muloco.data.tokenizer import DocumentTokenizer
-
-SPLIT = "validation"
 
 
 class HeldOutDataLoader(BaseDataLoader):
@@ -68,13 +66,13 @@ class HeldOutDataLoader(BaseDataLoader):
     ):
         schedule = Schedule(config.weights, seed=HELD_OUT_SEED, share=0)
         opened = [read_prepared(Path(folder)) for folder in config.folders]
-        self._feeds: dict[int, PreparedFeed] = {}
+        streams: dict[int, PreparedStream] = {}
         for source, count in enumerate(schedule.counts(config.sequences)):
             if count == 0:
                 continue
-            feed = PreparedFeed(
+            streams[source] = PreparedStream(
                 opened[source],
-                SPLIT,
+                "validation",
                 share=0,
                 shares=1,
                 seed=HELD_OUT_SEED,
@@ -82,15 +80,15 @@ class HeldOutDataLoader(BaseDataLoader):
                 endless=False,
                 predict_bos=config.predict_bos,
             )
-            if count > feed.left_in_epoch():
+            if count > (there := streams[source].sequences(0)):
                 raise ValueError(
-                    f"the corpus holds out {feed.left_in_epoch()} sequences of {seq_len} tokens, "
+                    f"the corpus holds out {there} sequences of {seq_len} tokens, "
                     f"{count} were asked for (validation.sequences)"
                 )
-            self._feeds[source] = feed
         self._eos_id = opened[0].eos_id
         self._shape = local_batch_size, seq_len
-        self._order = [schedule.source(number) for number in range(config.sequences)]
+        sources = [schedule.source(number) for number in range(config.sequences)]
+        self._order = [(streams[source], sources[:number].count(source)) for number, source in enumerate(sources)]
         together = local_batch_size * dp_world_size
         batches = range(held_out_batches(config.sequences, together)) if config.batches is None else config.batches
         self._starts = [batch * together + dp_rank * local_batch_size for batch in batches]
@@ -98,12 +96,8 @@ class HeldOutDataLoader(BaseDataLoader):
     def __iter__(self) -> Iterator[Batch]:
         rows = self._shape[0]
         for start in self._starts:
-            sequences = [self._sequence(number) for number in range(start, min(start + rows, len(self._order)))]
+            sequences = [stream.sequence(0, number) for stream, number in self._order[start : start + rows]]
             yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
-
-    def _sequence(self, number: int) -> Pairs:
-        source = self._order[number]
-        return self._feeds[source].sequence(0, self._order[:number].count(source))
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -5,35 +5,24 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
-from muloco.data.errors import DamagedCacheError
 from muloco.data.mixture import Schedule
-from muloco.data.prepared import Prepared, read_prepared, tokenizer_sha256
+from muloco.data.prepared import read_prepared, tokenizer_sha256
 from muloco.data.sources import open_source
-from muloco.data.stream import Pairs, ShareStream
+from muloco.data.stream import Pairs, PreparedStream
 from muloco.data.text_stream import ShuffledStream, TextStream
 from muloco.data.tokenizer import DocumentTokenizer
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-class Feed(Protocol):
-    """The sequences of one source."""
-
-    def next(self) -> Pairs: ...
-
-    def state(self) -> dict[str, Any]:
-        """JSON values that say where it is."""
-        ...
-
-    def go_to(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for a place that there is not."""
-        ...
+Stream = PreparedStream | ShuffledStream
+"""The sequences of one source."""
 
 
 class MixtureLoader(BaseDataLoader):
@@ -96,9 +85,9 @@ class MixtureLoader(BaseDataLoader):
         self._rank_key = f"dp_rank_{dp_rank}"
         self._sequences = 0
         self._schedule = Schedule(config.weights, seed=config.seed, share=self._share)
-        self._feeds, self._eos_id, identity = self._open()
-        if len(config.weights) != len(self._feeds):
-            raise ValueError(f"{len(config.weights)} weights for {len(self._feeds)} sources")
+        self._streams, self._eos_id, identity = self._open()
+        if len(config.weights) != len(self._streams):
+            raise ValueError(f"{len(config.weights)} weights for {len(self._streams)} sources")
         self._identity = {
             **identity,
             "weights": repr(config.weights),
@@ -110,19 +99,19 @@ class MixtureLoader(BaseDataLoader):
         }
 
     @abstractmethod
-    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
-        """The sources' feeds, the id of EOS, and what a position has to agree with."""
+    def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
+        """The sources' streams, the id of EOS, and what a position has to agree with."""
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             numbers = range(self._sequences, self._sequences + self._shape[0])
-            sequences = [self._feeds[self._schedule.source(number)].next() for number in numbers]
+            sequences = [self._streams[self._schedule.source(number)].next() for number in numbers]
             self._sequences = numbers.stop
             yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch yielded, and what it is a position in."""
-        places = json.dumps([feed.state() for feed in self._feeds])
+        places = json.dumps([stream.state() for stream in self._streams])
         return {self._rank_key: {"sequences": self._sequences, "places": places, **self._identity}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -141,13 +130,13 @@ class MixtureLoader(BaseDataLoader):
                     f"the data position was saved with {name} {state.get(name, False)!r}, this run has {own!r}; "
                     "resume with the same data, sequence length, workers and data-parallel ranks, or start a new run"
                 )
-        for feed, place in zip(self._feeds, json.loads(state["places"]), strict=True):
-            feed.go_to(place)
+        for stream, place in zip(self._streams, json.loads(state["places"]), strict=True):
+            stream.go_to(place)
         self._sequences = state["sequences"]
 
 
 class PackedDataLoader(MixtureLoader):
-    """Batches from prepared folders, whose sequences are shuffled over the whole of a share (`ShareStream`).
+    """Batches from prepared folders, whose sequences are shuffled over the whole of a share (`PreparedStream`).
 
     The next epoch starts in the middle of a batch if need be, and every label counts.
 
@@ -163,13 +152,13 @@ class PackedDataLoader(MixtureLoader):
 
     _config: Config
 
-    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
+    def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
         config = self._config
         opened = [read_prepared(Path(folder)) for folder in config.folders]
         if len({prepared.tokenizer_identity for prepared in opened}) > 1:
             raise ValueError(f"{', '.join(config.folders)} were made with different tokenizers")
-        feeds: list[Feed] = [
-            PreparedFeed(
+        streams: list[Stream] = [
+            PreparedStream(
                 prepared,
                 "train",
                 share=self._share,
@@ -184,7 +173,7 @@ class PackedDataLoader(MixtureLoader):
             "corpus": " ".join(prepared.corpus_sha256 for prepared in opened),
             "tokenizer": opened[0].tokenizer_identity,
         }
-        return feeds, opened[0].eos_id, identity
+        return streams, opened[0].eos_id, identity
 
 
 class StreamingDataLoader(MixtureLoader):
@@ -216,15 +205,15 @@ class StreamingDataLoader(MixtureLoader):
 
     _config: Config
 
-    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
+    def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
         config, length = self._config, self._shape[1]
         folder = Path(config.tokenizer_folder)
         tokenizer = DocumentTokenizer(folder)
         sources = [open_source(name, config.text_field) for name in config.sources]
         total = sum(config.weights)
-        feeds: list[Feed] = []
+        streams: list[Stream] = []
         for source, weight in zip(sources, config.weights, strict=True):
-            stream = TextStream(
+            text = TextStream(
                 source,
                 tokenizer,
                 share=self._share,
@@ -234,57 +223,14 @@ class StreamingDataLoader(MixtureLoader):
                 predict_bos=config.predict_bos,
             )
             block = max(1, round(config.shuffle_buffer * weight / total))
-            feeds.append(ShuffledStream(stream, seq_len=length, block=block, seed=config.seed))
+            streams.append(ShuffledStream(text, seq_len=length, block=block, seed=config.seed))
         identity = {
             "corpus": json.dumps([source.identity for source in sources]),
             "tokenizer": f"{tokenizer_sha256(folder)} {tokenizer.bos_id} {tokenizer.eos_id}",
             "shuffle_buffer": config.shuffle_buffer,
             "hold_out": config.hold_out,
         }
-        return feeds, tokenizer.eos_id, identity
-
-
-class PreparedFeed:
-    """The sequences of one share of a prepared split, in the order of `ShareStream`."""
-
-    def __init__(self, prepared: Prepared, split: str, **stream: Any):
-        self._prepared, self._split = prepared, split
-        self._tokens, offsets = prepared.open(split)
-        self._stream = ShareStream(offsets, **stream)
-        self._epoch, self._taken = 0, 0
-
-    def left_in_epoch(self) -> int:
-        """Sequences that this epoch still has."""
-        return self._stream.sequences(self._epoch) - self._taken
-
-    def next(self) -> Pairs:
-        while self._taken == self._stream.sequences(self._epoch):
-            self._epoch, self._taken = self._epoch + 1, 0
-        self._taken += 1
-        return self.sequence(self._epoch, self._taken - 1)
-
-    def sequence(self, epoch: int, number: int) -> Pairs:
-        """Any sequence, without going there. Raises DamagedCacheError if a token is not in the vocabulary."""
-        index, depth = self._stream.sequence(epoch, number)
-        following = (index + 1) % len(self._tokens)  # behind the last document's EOS comes a BOS, as behind any other
-        pairs = Pairs(self._tokens[index], self._tokens[following], depth)
-        if len(index) and max(pairs.inputs.max(), pairs.labels.max()) >= self._prepared.vocab_size:
-            raise DamagedCacheError(
-                self._prepared.folder, f"{self._split}.tokens.npy holds a token that is not in the vocabulary"
-            )
-        return pairs
-
-    def state(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "taken": self._taken}
-
-    def go_to(self, state: dict[str, Any]) -> None:
-        epoch, taken = state["epoch"], state["taken"]
-        if epoch < 0 or not 0 <= taken <= self._stream.sequences(epoch):
-            raise ValueError(
-                f"the data position is epoch {epoch}, {taken} sequences taken; "
-                f"epochs count from 0, and this one has {self._stream.sequences(epoch)} sequences"
-            )
-        self._epoch, self._taken = epoch, taken
+        return streams, tokenizer.eos_id, identity
 
 
 def lay_out(sequences: Sequence[Pairs], rows: int, length: int, *, eos_id: int) -> Batch:

@@ -39,7 +39,7 @@ class Size:
     """Digest of the contents of the two files."""
 
     def pairs(self, *, predict_bos: bool) -> int:
-        """Number of (input, label) pairs, as `ShareStream` cuts them."""
+        """Number of (input, label) pairs, as `PreparedStream` cuts them."""
         return self.tokens if predict_bos else self.tokens - self.documents
 
 

@@ -38,7 +38,7 @@ class TextStream:
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
     they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, or n with `predict_bos`,
-    as in `ShareStream`.
+    as in `PreparedStream`.
 
     Args:
         hold_out: leave out the documents that their hash puts into the validation split.

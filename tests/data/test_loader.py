@@ -13,8 +13,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from muloco._torchtitan import IGNORE_INDEX
-from muloco.data.loader import PackedDataLoader, PreparedFeed, lay_out
+from muloco.data.loader import PackedDataLoader, lay_out
 from muloco.data.prepared import read_prepared
+from muloco.data.stream import PreparedStream
 
 from .conftest import EOS_ID, STRIDE
 
@@ -200,8 +201,9 @@ def test_labels_and_positions_by_brute_force(folder: Path, seq_len: int, batch: 
 def test_tiny_document_written_out(folder: Path) -> None:
     """A document of 6 tokens alone in its share, rows of 3: what the batches are, number by number."""
     prepared = read_prepared(folder)
-    feed = PreparedFeed(prepared, "validation", share=0, shares=3, seed=5, seq_len=3, endless=False)
-    second, first = (lay_out([feed.next()], 1, 3, eos_id=EOS_ID) for _ in range(feed.left_in_epoch()))  # shuffled
+    stream = PreparedStream(prepared, "validation", share=0, shares=3, seed=5, seq_len=3, endless=False)
+    sequences = [stream.sequence(0, number) for number in range(stream.sequences(0))]
+    second, first = (lay_out([pairs], 1, 3, eos_id=EOS_ID) for pairs in sequences)  # shuffled
     assert first[0]["input"].tolist() == [[1000, 1001, 1002]]
     assert first[0]["positions"].tolist() == [[0, 1, 2]]
     assert first[1].tolist() == [[1001, 1002, 1003]]
@@ -228,8 +230,8 @@ def test_a_share_smaller_than_a_batch_repeats_within_it(folder: Path) -> None:
 
 def test_the_end_of_a_set_is_padded(folder: Path) -> None:
     """13 sequences of 16 pairs and one of 2, somewhere in between; two rows are missing from the last batch."""
-    feed = PreparedFeed(read_prepared(folder), "train", share=0, shares=1, seed=5, seq_len=16, endless=False)
-    sequences = [feed.next() for _ in range(feed.left_in_epoch())]
+    stream = PreparedStream(read_prepared(folder), "train", share=0, shares=1, seed=5, seq_len=16, endless=False)
+    sequences = [stream.sequence(0, number) for number in range(stream.sequences(0))]
     endless = rows(take(build(folder, batch=1), 14))
     batches = [lay_out(sequences[start : start + 4], 4, 16, eos_id=EOS_ID) for start in range(0, 16, 4)]
     assert rows(batches) == [*(row[: len(cut.inputs)] for row, cut in zip(endless, sequences, strict=True)), (), ()]
