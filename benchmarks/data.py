@@ -54,7 +54,7 @@ def main() -> None:
     result = {
         "tokens_per_second": {name: round(max(found)) for name, found in rates.items()},
         "runs": {name: [round(rate) for rate in found] for name, found in rates.items()},
-        "tokens": prepared.tokens["train"],
+        "tokens": prepared.sizes["train"].tokens,
         "bytes": size,
         "files": FILES,
         "vocabulary": tokenizer.vocab_size,
@@ -99,7 +99,7 @@ def preparing(corpus: Path, tokenizer: DocumentTokenizer, cache: Path, processes
     tokenize._processes = lambda source: processes
     started = time.perf_counter()
     prepared = prepare_source(open_source(str(corpus), "text"), tokenizer, part=Part.TRAIN, cache=cache)
-    return prepared.tokens["train"] / (time.perf_counter() - started), prepared
+    return prepared.sizes["train"].tokens / (time.perf_counter() - started), prepared
 
 
 def prepared_loader(prepared: Prepared) -> Callable:
@@ -120,7 +120,7 @@ def reading(build: Callable, prepared: Prepared) -> float:
     """Measures one epoch, the start included."""
     started = time.perf_counter()
     loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=BATCH)
-    batches = prepared.tokens["train"] // (BATCH * SEQ_LEN)
+    batches = prepared.sizes["train"].tokens // (BATCH * SEQ_LEN)
     for _ in itertools.islice(loader, batches):
         pass
     return batches * BATCH * SEQ_LEN / (time.perf_counter() - started)

@@ -37,7 +37,7 @@ class MixtureLoader(BaseDataLoader):
 
     Args:
         dp_world_size, dp_rank: data-parallel ranks inside this worker, and which of them this is.
-        tokenizer: unused; torchtitan passes it to every loader.
+        tokenizer: unused, as torchtitan passes it to every loader.
         seq_len, local_batch_size: L and B.
 
     Raises:

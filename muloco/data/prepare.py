@@ -56,13 +56,10 @@ class TrainingData:
         return [prepared.corpus_sha256 for prepared in self.prepared or self.held_out]
 
     def check_shares(self, shares: int) -> None:
-        """Checks that every share has a document to train on.
-
-        Args:
-            shares: number of shares that the documents are dealt to: workers x data-parallel ranks of each.
+        """Checks that every share, of workers x data-parallel ranks, has a document to train on.
 
         Raises:
-            UserError: a share has none in a prepared source. For a stream, its reader finds out.
+            UserError: a share has none in a prepared source. `muloco.data.text_stream.check_shares` checks a stream.
         """
         for prepared in self.prepared:
             if (documents := prepared.sizes["train"].documents) < shares:
@@ -79,13 +76,13 @@ class TrainingData:
         if self.prepared:
             lines = [
                 f"corpus {prepared.corpus} (sha256 {prepared.corpus_sha256[:16]}): "
-                f"{prepared.tokens['train']:,} training tokens{share}{_skipped(prepared)}"
+                f"{prepared.sizes['train'].tokens:,} training tokens{share}{_skipped(prepared)}"
                 for prepared, share in zip(self.prepared, shares, strict=True)
             ]
         else:
             streams = zip(self.streamed, shares, self.left_out, strict=True)
             lines = [f"corpus {name}: streamed and tokenized on the way{share}{note}" for name, share, note in streams]
-        held_out = sum(prepared.tokens["validation"] for prepared in self.held_out)
+        held_out = sum(prepared.sizes["validation"].tokens for prepared in self.held_out)
         return "\n".join([*lines, f"held out: {held_out:,} tokens"])
 
 
@@ -95,8 +92,6 @@ def prepare(
     """Prepares everything that training needs, unless it is in the cache.
 
     Args:
-        data: the config's section.
-        held_out_sequences: sequences of the held-out set.
         seq_len: tokens of a sequence.
         verify: whether to verify the checksums of all files in the cache.
         cache: the folder of prepared folders; None: `default_cache()`.
@@ -205,7 +200,7 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
         return (1.0,)
     if prepared:
         for folder in prepared:
-            if not folder.tokens["train"]:
+            if not folder.sizes["train"].tokens:
                 raise UserError(f"{folder.corpus} holds no text for training: its hash holds out all of it")
         return tuple(float(folder.sizes["train"].pairs(predict_bos=predict_bos)) for folder in prepared)
     unknown = [source.name for source in sources if source.size is None]

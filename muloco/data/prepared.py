@@ -71,11 +71,6 @@ class Prepared:
     def tokenizer_folder(self) -> Path:
         return self.folder / "tokenizer"
 
-    @property
-    def tokens(self) -> dict[str, int]:
-        """Tokens per split, BOS and EOS included."""
-        return {split: size.tokens for split, size in self.sizes.items()}
-
     def write(self) -> None:
         """Writes meta.json, which completes the folder; everything else is in place."""
         meta = {"format": FORMAT, **asdict(self)}
@@ -115,11 +110,8 @@ def token_type(vocab_size: int) -> np.dtype:
 
 
 def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
-    """Open a prepared folder and check that all of it is there.
-
-    Args:
-        folder: see the module.
-        verify: verify the checksums of large files as well, at the speed of the disk.
+    """Opens a prepared folder and checks that all of it is there; with `verify` the checksums of large files as
+    well, at the speed of the disk.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -37,8 +37,7 @@ class TextStream:
     """All pairs of one share of a source, epoch after epoch, in the source's order.
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
-    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, or n with `predict_bos`,
-    as in `PreparedStream`.
+    they turn out to hold a text or not. Documents give pairs as in `PreparedStream`.
 
     Args:
         hold_out: leave out the documents that their hash puts into the validation split.
@@ -63,20 +62,15 @@ class TextStream:
         self._following = [tokenizer.bos_id] if predict_bos else []  # the part of the next document that is a label
         self.go_to(Position())
 
-    @property
-    def position(self) -> Position:
-        """Where the next pair is."""
-        return self._position
-
     def go_to(self, position: Position) -> None:
         """Go on from a position of this share."""
         self._position = position
         self._documents = self._read(position)
         self._ids = np.empty(1, dtype=np.uint32)  # one token has no pair: the next document is due
 
-    def take(self, count: int) -> Pairs:
-        """The next `count` pairs. Raises UserError: a whole epoch has no text for this share, or what `strict`
-        refuses."""
+    def take(self, count: int) -> tuple[Pairs, Position]:
+        """The next `count` pairs, and where the pair behind them is. Raises UserError: a whole epoch has no text for
+        this share, or what `strict` refuses."""
         parts, missing = [], count
         while missing:
             start = self._position.pairs
@@ -87,7 +81,7 @@ class TextStream:
             parts.append((self._ids[start:stop], self._ids[start + 1 : stop + 1], np.arange(start, stop)))
             missing -= stop - start
             self._position = replace(self._position, pairs=stop)
-        return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))), self._position
 
     def _read(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
         """Documents from a position on, each with its own position; the first may have been read in part."""
@@ -162,7 +156,7 @@ class ShuffledStream:
         self._stream, self._seq_len, self._block, self._seed = stream, seq_len, block, seed
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="text-stream")
         self._number, self._taken = 0, 0
-        self._begin, self._end = stream.position, stream.position
+        self._begin = self._end = Position()
         self._pairs: Pairs | None = None
         self._next: Future[tuple[Pairs, Position]] | None = None
 
@@ -192,7 +186,4 @@ class ShuffledStream:
         self._stream.go_to(self._begin)
 
     def _read_ahead(self) -> "Future[tuple[Pairs, Position]]":
-        def read() -> tuple[Pairs, Position]:
-            return self._stream.take(self._block * self._seq_len), self._stream.position
-
-        return self._reader.submit(read)
+        return self._reader.submit(self._stream.take, self._block * self._seq_len)

@@ -69,27 +69,23 @@ class DocumentTokenizer:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        file = folder / "tokenizer.json"
         try:
-            self._open()
+            if not file.is_file():
+                raise UserError(_no_tokenizer(folder))
+            try:
+                self._tokenizer = Tokenizer.from_file(str(file))
+            except Exception as error:  # `tokenizers` raises nothing narrower
+                raise UserError(f"{file} is not a Hugging Face tokenizer ({error})") from error
+            self._config = _json(folder / "tokenizer_config.json")
+            self.bos_id, self.eos_id = self._special("bos_token", BOS), self._special("eos_token", EOS)
         except OSError as error:
             raise UserError(f"data.tokenizer {folder} cannot be read: {error.strerror or error}") from error
-
-    def _open(self) -> None:
-        folder = self.folder
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(_no_tokenizer(folder))
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # `tokenizers` raises nothing narrower
-            raise UserError(f"{file} is not a Hugging Face tokenizer ({error})") from error
         self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" inside a document is text, not the end of it
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         """One more than the largest id."""
-        self._config = _json(folder / "tokenizer_config.json")
-        self.bos_id, self.eos_id = self._special("bos_token", BOS), self._special("eos_token", EOS)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The documents of some texts, as uint32 [tokens]."""

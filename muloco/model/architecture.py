@@ -94,11 +94,6 @@ class Flavor(ABC):
         return numbers
 
     @property
-    def matrix_parameters(self) -> int:
-        """Number of the parameters whose role is `matrix`, which Muon steps."""
-        return self.parameters_by_role.get("matrix", 0)
-
-    @property
     def flops_per_token(self) -> int:
         """FLOPs of a token in training: 6 for each parameter that computes with it."""
         return 6 * self.parameters
@@ -161,11 +156,7 @@ class Architecture:
     if there are any."""
 
     def role(self, name: str) -> str:
-        """Returns the role of a parameter.
-
-        Raises:
-            KeyError: no pattern matches its name.
-        """
+        """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
         for role, pattern in self.roles.items():
             if search(pattern, name):
                 return role
@@ -201,11 +192,7 @@ def all_architectures() -> list[Architecture]:
 
 
 def architecture(name: str) -> Architecture:
-    """Returns the architecture with this name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Returns the architecture with this name. Raises ValueError if there is none."""
     if name not in _ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}; there are {', '.join(_ARCHITECTURES)}")
     return _ARCHITECTURES[name]

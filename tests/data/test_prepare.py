@@ -61,7 +61,7 @@ def test_prepared_texts_are_the_corpus(tiny: Corpus, tmp_path: Path) -> None:
         assert decoded(prepared, split) == texts and texts
         tokens, offsets = prepared.open(split)
         assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
-        assert prepared.tokens[split] == len(tokens)
+        assert prepared.sizes[split].tokens == len(tokens)
         assert prepared.sizes[split].documents == len(texts) == len(offsets) - 1
     assert (prepared.corpus_sha256, prepared.vocab_size) == (tiny.sha256, VOCAB)
 
@@ -207,7 +207,7 @@ def test_the_embedded_corpus_for_real(tmp_path: Path) -> None:
     assert prepared.sizes["train"].documents == len(corpus.split("train"))
     for split in ("train", "validation"):
         size = sum(len(document.text.encode()) for document in corpus.split(split))
-        assert 2.5 < size / prepared.tokens[split] < 4.5
+        assert 2.5 < size / prepared.sizes[split].tokens < 4.5
     tokens, _ = prepared.open("train")
     assert tokens.max() == 2047
 
@@ -316,7 +316,7 @@ def test_held_out_bytes_are_those_of_the_text(tiny: Corpus, tmp_path: Path, seq_
     """Of the whole split, whose bytes and tokens are counted when it is prepared; characters that the end of a sequence
     cuts in two may count for a little more."""
     prepared = prepare(tmp_path)
-    predicted = prepared.tokens["validation"] - prepared.sizes["validation"].documents
+    predicted = prepared.sizes["validation"].tokens - prepared.sizes["validation"].documents
     config = HeldOutDataLoader.Config(folders=(str(prepared.folder),), sequences=-(-predicted // seq_len))
     found = bytes_per_token(config, str(prepared.tokenizer_folder), seq_len=seq_len)
     text = "".join(document.text for document in tiny.split("validation"))
