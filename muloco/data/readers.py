@@ -104,8 +104,8 @@ def _pieces(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[
 def _cut(data: bytes) -> int:
     """Where the first piece of more than `PIECE_BYTES` bytes ends."""
     for marks in _ENDS:
-        found = [(data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES), len(mark)) for mark in marks]
-        if (last := max(found))[0] >= 0:
+        places = [(data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES), len(mark)) for mark in marks]
+        if (last := max(places))[0] >= 0:
             return sum(last)
     cut = PIECE_BYTES
     while cut > PIECE_BYTES - 4 and data[cut] & 0xC0 == 0x80:  # not inside a UTF-8 character

@@ -37,8 +37,8 @@ class Record:
     unit: str
     """What the records of its file are called."""
     number: int
-    raw: Any
-    text_of: Callable[[Any], str]
+    text: Callable[[], str]
+    """Takes out the text. Raises BadRecord where there is none."""
     place: Place
     """Where the source is read from on for this record to come first."""
     done: int = 0
@@ -47,10 +47,6 @@ class Record:
     @property
     def where(self) -> str:
         return f"{self.file}, {self.unit} {self.number}"
-
-    def text(self) -> str:
-        """Raises BadRecord where the record holds no text."""
-        return self.text_of(self.raw)
 
 
 class Source(Protocol):
@@ -123,8 +119,7 @@ class Embedded:
                 file=document.name,
                 unit="document",
                 number=1,
-                raw=document.text,
-                text_of=str,
+                text=partial(str, document.text),
                 place={"document": index},
                 done=done,
             )
@@ -193,8 +188,7 @@ class Files:
                             file=str(file.path),
                             unit=form.unit,
                             number=number,
-                            raw=raw,
-                            text_of=lambda raw: form.text_of(raw, self._text_field),
+                            text=partial(form.text_of, raw, self._text_field),
                             place={"file": index, "record": last},
                             done=before + (file.size if raw_file.closed else raw_file.tell()),
                         )
@@ -222,8 +216,8 @@ class Files:
             self._files.append(_File(name, path, status.st_size, status.st_mtime_ns))
         if not self._files:
             held = [Path(where).relative_to(self._root).as_posix() for where, _ in self.left_out[:5]]
-            found = f"; it holds {', '.join(held)}" if self._root.is_dir() and held else ""
-            raise UserError(f"{self.name}: no file that can be read{found}; a file ends in {endings()}")
+            names_held = f"; it holds {', '.join(held)}" if self._root.is_dir() and held else ""
+            raise UserError(f"{self.name}: no file that can be read{names_held}; a file ends in {endings()}")
 
 
 def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -249,14 +243,9 @@ def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
         read[identity] = folder
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if not entry.is_dir():
-                    files.append(Path(entry.path))
-                elif entry.is_symlink():
-                    links.append(Path(entry.path))
-                else:
-                    folders.append(Path(entry.path))
+                if not entry.name.startswith("."):
+                    kind = files if not entry.is_dir() else links if entry.is_symlink() else folders
+                    kind.append(Path(entry.path))
     return files, left_out
 
 
@@ -310,13 +299,13 @@ class Hub:
                 f"{self.name} has no field {self._text_field!r}; it has: {', '.join(dataset.column_names)} "
                 "(data.text_field)"
             )
-        text_of = partial(text_in_row, text_field=self._text_field)
         place = dict(place or {"row": 0, "state": None, "skip": 0})
         if place["state"] is not None:
             dataset.load_state_dict(json.loads(place["state"]))
         for row in islice(dataset, place["skip"], None):
             number = place["row"] + 1
-            yield Record(file=self.name, unit="row", number=number, raw=row, text_of=text_of, place=dict(place))
+            text = partial(text_in_row, row, self._text_field)
+            yield Record(file=self.name, unit="row", number=number, text=text, place=dict(place))
             place |= {"row": number, "skip": place["skip"] + 1}
             if place["skip"] == self.EVERY:
                 place |= {"state": json.dumps(dataset.state_dict()), "skip": 0}
