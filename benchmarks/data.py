@@ -27,6 +27,7 @@ from muloco.data.prepared import Prepared
 from muloco.data.sources import open_source
 from muloco.data.tokenize import Part
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.settings.data import ResolvedData
 
 RUNS = 5
 FILES = 4
@@ -111,9 +112,8 @@ def prepared_loader(prepared: Prepared) -> Callable:
 def streaming_loader(corpus: Path, tokenizer: DocumentTokenizer) -> Callable:
     from muloco.data.loader import StreamingDataLoader
 
-    return StreamingDataLoader.Config(
-        sources=(str(corpus),), tokenizer_folder=str(tokenizer.folder), seed=1, hold_out=False
-    ).build
+    data = ResolvedData(corpus=str(corpus), prepare=False, validation="another source")
+    return StreamingDataLoader.Config(data=data, tokenizer_folder=str(tokenizer.folder), seed=1).build
 
 
 def reading(build: Callable, prepared: Prepared) -> float:

@@ -38,11 +38,11 @@ def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
         if folder.exists():
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder) as alone:
+        with alone(folder) as held:
             if folder.exists():
                 logger.info("another process prepared %s meanwhile; using its result", folder)
                 return
-            if alone:
+            if held:
                 remove_drafts(folder)
             with whole_folder(folder, shared=True) as draft:
                 fill(draft)
@@ -50,35 +50,17 @@ def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of a cache entry, so that one process does the work and the others then find it done.
+def alone(folder: Path) -> Iterator[bool]:
+    """Holds the lock of a cache entry, so that one process does the work and the others then find it done. The lock
+    ends with the process. Gives False where the file system has no locks.
 
     Raises:
         UserError: the cache cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        with _writing(folder):
-            stack.enter_context(_lock(folder))
-        yield
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"the cache {folder.parent} cannot be written: {error.strerror or error}; "
-            "MULOCO_CACHE in the environment names another folder for it"
-        ) from error
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Holds the entry's lock, which ends with the process; gives False where the file system has no locks."""
-    locks = folder.parent / ".locks"
-    locks.mkdir(exist_ok=True)
-    lock, held = open_lock(locks / folder.name), True
+    with _writing(folder):
+        locks = folder.parent / ".locks"
+        locks.mkdir(exist_ok=True)
+        lock, held = open_lock(locks / folder.name), True
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,3 +72,14 @@ def _lock(folder: Path) -> Iterator[bool]:
         yield held
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the cache {folder.parent} cannot be written: {error.strerror or error}; "
+            "MULOCO_CACHE in the environment names another folder for it"
+        ) from error

@@ -1,5 +1,6 @@
 """The fixed held-out set: the same sequences for every run, worker and number of ranks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
-from muloco.data.held_out_batches import held_out_batches
 from muloco.data.loader import Batch, lay_out
 from muloco.data.mixture import Schedule
 from muloco.data.prepare import HELD_OUT_SEED
@@ -90,7 +90,7 @@ class HeldOutDataLoader(BaseDataLoader):
         sources = [schedule.source(number) for number in range(config.sequences)]
         self._order = [(streams[source], sources[:number].count(source)) for number, source in enumerate(sources)]
         together = local_batch_size * dp_world_size
-        batches = range(held_out_batches(config.sequences, together)) if config.batches is None else config.batches
+        batches = range(math.ceil(config.sequences / together)) if config.batches is None else config.batches
         self._starts = [batch * together + dp_rank * local_batch_size for batch in batches]
 
     def __iter__(self) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from muloco.data.sources import open_source
 from muloco.data.stream import Pairs, PreparedStream
 from muloco.data.text_stream import ShuffledStream, TextStream
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.settings.data import ResolvedData
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -185,31 +186,19 @@ class StreamingDataLoader(MixtureLoader):
 
     @dataclass(kw_only=True, slots=True)
     class Config(MixtureLoader.Config):
-        sources: tuple[str, ...]
-        """Names of sources, see `muloco.data.sources`."""
+        data: ResolvedData
+        """The section of the run's config."""
 
         tokenizer_folder: str
         """As `DocumentTokenizer` takes it."""
 
-        text_field: str = "text"
-        """Field or column that holds the text."""
-
-        shuffle_buffer: int = 1024
-        """Sequences in a block, of all sources together."""
-
-        hold_out: bool = True
-        """Leave out what its hash puts into the validation split."""
-
-        strict: bool = False
-        """Refuse what is no text, instead of leaving it out."""
-
     _config: Config
 
     def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
-        config, length = self._config, self._shape[1]
-        folder = Path(config.tokenizer_folder)
+        config, data = self._config, self._config.data
+        folder, hold_out = Path(config.tokenizer_folder), data.validation is None
         tokenizer = DocumentTokenizer(folder)
-        sources = [open_source(name, config.text_field) for name in config.sources]
+        sources = [open_source(name, data.text_field) for name in data.sources]
         total = sum(config.weights)
         streams: list[Stream] = []
         for source, weight in zip(sources, config.weights, strict=True):
@@ -218,17 +207,17 @@ class StreamingDataLoader(MixtureLoader):
                 tokenizer,
                 share=self._share,
                 shares=self._shares,
-                hold_out=config.hold_out,
-                strict=config.strict,
+                hold_out=hold_out,
+                strict=data.strict,
                 predict_bos=config.predict_bos,
             )
-            block = max(1, round(config.shuffle_buffer * weight / total))
-            streams.append(ShuffledStream(text, seq_len=length, block=block, seed=config.seed))
+            block = max(1, round(data.shuffle_buffer * weight / total))
+            streams.append(ShuffledStream(text, seq_len=self._shape[1], block=block, seed=config.seed))
         identity = {
             "corpus": json.dumps([source.identity for source in sources]),
             "tokenizer": f"{tokenizer_sha256(folder)} {tokenizer.bos_id} {tokenizer.eos_id}",
-            "shuffle_buffer": config.shuffle_buffer,
-            "hold_out": config.hold_out,
+            "shuffle_buffer": data.shuffle_buffer,
+            "hold_out": hold_out,
         }
         return streams, tokenizer.eos_id, identity
 

@@ -41,8 +41,6 @@ class TrainingData:
     held_out: tuple[Prepared, ...]
     """Folders with a split `validation`; with its weights, what `HeldOutDataLoader` reads."""
     held_out_weights: tuple[float, ...]
-    hold_out: bool
-    """Whether streams have to leave out what its hash holds out."""
     left_out: tuple[str, ...] = ()
     """For each stream, a note on what is known to be skipped before it is read; empty if nothing is."""
 
@@ -136,7 +134,6 @@ def prepare(
         streamed=() if data.prepare else data.sources,
         held_out=held_out,
         held_out_weights=held_out_shares,
-        hold_out=data.validation is None,
         left_out=() if data.prepare else tuple(map(_left_out, sources)),
     )
 

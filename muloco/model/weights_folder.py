@@ -21,7 +21,6 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
     """Writes tensors as they come, so that no more than one file of them is held.
 
     Args:
-        folder: exists.
         sizes: bytes of each tensor, by name, in the order in which they come.
         tensors: names and tensors, plain, on any device.
         largest: bytes of a file, from which a next one is begun; a larger tensor gets a file of its own.

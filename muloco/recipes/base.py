@@ -97,7 +97,6 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
     """The model in fragments that are synced one after the other, each every H steps (PAPER 3.5).
 
     Args:
-        config: of workers that synchronize.
         fragments: how many, balanced by size; or the modules of each, with commas in between.
         delay: tau, inner steps during which the exchange of a fragment runs.
     """
@@ -111,13 +110,8 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
 
 
 def compressed(config: Config, kind: str, **options: Any) -> Config:
-    """Compresses the pseudogradients, with the paper's error feedback: beta 0.9, alpha 1 (PAPER 3.3).
-
-    Args:
-        config: of workers that synchronize.
-        kind: of codec.
-        options: other fields of the section `compression`.
-    """
+    """Compresses the pseudogradients with a kind of codec and the paper's error feedback: beta 0.9, alpha 1 (PAPER
+    3.3). The options are other fields of the section `compression`."""
     config.compression = Compression(kind=kind, **{"error_feedback": True, **options})
     return config
 

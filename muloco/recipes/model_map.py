@@ -92,7 +92,6 @@ def point(method: Method, size: str, workers: int = 0, *, batch: int | None = No
     """All that one of the paper's runs sets on top of its config.
 
     Args:
-        method: of training.
         size: alias of the flavor.
         workers: K; 0 for DP, which has no outer steps.
         batch: sequences of all workers; None: `best_batch`.

@@ -29,7 +29,7 @@ def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingDat
         prepared.check_shares(shares)
         for name in prepared.streamed:
             if not is_hub(name):  # data sets on the hub are assumed to be large enough
-                check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
+                check_shares(open_source(name, data.text_field), shares, hold_out=data.validation is None)
     except OSError as error:
         raise UserError(
             f"the data cannot be prepared: {error} (the cache is {default_cache()}; set MULOCO_CACHE for another one)"

@@ -296,7 +296,7 @@ def test_validation_may_have_a_source_of_its_own(tiny: Corpus, tmp_path: Path) -
     data = everything(str(tmp_path / "a.jsonl"), tmp_path, validation=str(tmp_path / "v.jsonl"))
     assert decoded(data.prepared[0], "train") == TEXTS and list(data.prepared[0].sizes) == ["train"]
     assert decoded(data.held_out[0], "validation") == ["Prüftext " * 9, "noch einer " * 9]
-    assert not data.hold_out and data.held_out_weights == (1.0,)
+    assert data.held_out_weights == (1.0,)
 
 
 def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> None:

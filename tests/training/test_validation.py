@@ -16,7 +16,6 @@ from torch import nn
 
 from muloco._torchtitan import IGNORE_INDEX, ParallelDims, device_type
 from muloco.data.held_out import HeldOutDataLoader
-from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.data.prepared import Prepared, SplitWriter, tokenizer_sha256
 from muloco.outer import OuterLoop, Transport, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
@@ -27,7 +26,13 @@ from muloco.settings.outer import OuterOptimizer
 from muloco.training.batch_losses import mean, pack, unpack
 from muloco.training.context import WorkerContext
 from muloco.training.validation import AnchorValidator
-from muloco.training.validation_cost import validated_sequences, validation_share
+from muloco.training.validation_cost import (
+    held_out_batches,
+    own_batches,
+    shared_batches,
+    validated_sequences,
+    validation_share,
+)
 
 from ..outer.workers import run_workers
 
