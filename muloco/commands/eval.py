@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
 
     from muloco.evals.on_checkpoint import evaluate_checkpoint
     from muloco.evals.report import figures, mean, table, write_results
-    from muloco.evals.tasks import find_tasks, load_tasks
+    from muloco.evals.tasks import load_tasks
 
-    tasks = load_tasks(*find_tasks(names, args.include_path))
+    tasks = load_tasks(names, args.include_path)
     results = evaluate_checkpoint(
         trained,
         tasks,

@@ -17,7 +17,7 @@ from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures, mean, write_results
 from muloco.evals.run import evaluate
 from muloco.evals.scoring import Continuation, Score, Scorer
-from muloco.evals.tasks import Tasks, find_tasks, load_tasks
+from muloco.evals.tasks import Tasks, load_tasks
 from muloco.runs.folder import DURING_TRAINING
 from muloco.settings.config import ResolvedConfig
 from muloco.training.resuming import run_folder
@@ -33,7 +33,7 @@ def tasks_of(config: ResolvedConfig) -> Tasks:
             different lengths, and the ranks of a sharded model have to call it equally often.
     """
     chosen = config.evaluation
-    tasks = load_tasks(*find_tasks(chosen.tasks, chosen.include_path))
+    tasks = load_tasks(chosen.tasks, chosen.include_path)
     for name, task in tasks.leaves.items():
         if task.OUTPUT_TYPE == "generate_until":
             raise UserError(

@@ -24,7 +24,7 @@ def expand(names: list[str] | tuple[str, ...]) -> list[str]:
 
 def check_names(names: Sequence[str], include_path: str | None) -> None:
     """Refuses names of tasks, groups or suites that no YAML file of lm-eval or in the user's folder mentions. What is
-    mentioned may still be no task: `muloco.evals.tasks.find_tasks` finds out.
+    mentioned may still be no task: `muloco.evals.tasks.load_tasks` finds out.
 
     Raises:
         UserError: the folder does not exist, or a name is unknown; the message has the nearest names.

@@ -5,33 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HfHubHTTPError
 from lm_eval.tasks import TaskManager
 
 from muloco.errors import UserError
 from muloco.evals.names import SUITES, expand, unknown_task
-
-
-def find_tasks(names: Sequence[str], include_path: str | None) -> tuple[list[str], TaskManager]:
-    """Returns the names with those in suites, and what loads the tasks. lm-eval's own are looked through only where the
-    folder with the user's tasks has not all of them, which takes some seconds.
-
-    Raises:
-        UserError: no such folder, or no such task; names the nearest ones.
-    """
-    tasks = expand(list(names))
-    if not tasks:
-        raise UserError("no tasks; give lm-eval's names of some, or a suite: " + ", ".join(SUITES))
-    if include_path is not None:
-        if not Path(include_path).is_dir():
-            raise UserError(f"there is no folder of tasks {include_path}")
-        manager = TaskManager(include_path=include_path, include_defaults=False)
-        if all(name in manager.task_index for name in tasks):
-            return tasks, manager
-    manager = TaskManager(include_path=include_path)
-    for name in tasks:
-        if name not in manager.task_index:
-            raise UserError(unknown_task(name, [*manager.all_tasks, *SUITES]))
-    return tasks, manager
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +25,17 @@ class Tasks:
     """lm-eval's groups, by name."""
 
 
-def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
-    """Loads the tasks that `find_tasks` has found.
+def load_tasks(names: Sequence[str], include_path: str | None) -> Tasks:
+    """Loads tasks, groups of tasks and suites, given a folder with the user's tasks, if there is one.
 
     Raises:
-        UserError: the data of a task is missing, or the task is broken; the message names it.
+        UserError: no such folder, or no such task: the message names the nearest ones; or the data of a task is
+            missing, or the task is broken.
     """
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
+    names = expand(list(names))
+    if not names:
+        raise UserError("no tasks; give lm-eval's names of some, or a suite: " + ", ".join(SUITES))
+    manager = _manager(names, include_path)
     tasks = Tasks(asked=[], leaves={}, groups={})
     for name in names:
         try:
@@ -72,3 +53,19 @@ def load_tasks(names: Sequence[str], manager: TaskManager) -> Tasks:
         tasks.leaves.update(loaded["tasks"])
         tasks.groups.update(groups)
     return tasks
+
+
+def _manager(names: Sequence[str], include_path: str | None) -> TaskManager:
+    """Returns what knows all these tasks. lm-eval's own are looked through, which takes some seconds, only where the
+    user's folder has not all of them."""
+    if include_path is not None:
+        if not Path(include_path).is_dir():
+            raise UserError(f"there is no folder of tasks {include_path}")
+        manager = TaskManager(include_path=include_path, include_defaults=False)
+        if all(name in manager.task_index for name in names):
+            return manager
+    manager = TaskManager(include_path=include_path)
+    for name in names:
+        if name not in manager.task_index:
+            raise UserError(unknown_task(name, [*manager.all_tasks, *SUITES]))
+    return manager
