@@ -3,8 +3,6 @@
 `sha256.json` holds the checksums of the small files, which are compared whenever the entry is opened. The checksums of
 the arrays are in meta.json; `verified.json` records the sizes, times and inodes of the arrays when they were last
 compared with them.
-
-Entries of earlier versions have neither file.
 """
 
 import hashlib
@@ -29,7 +27,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def check_small_files(folder: Path) -> None:
-    """Compares the small files of an entry with their checksums.
+    """Compares the small files of an entry with their checksums, if it has any.
 
     Raises:
         DamagedCacheError: a file is missing or has been changed; the message names it.
