@@ -29,11 +29,7 @@ def default_cache() -> Path:
 
 def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
     """Makes a cache entry unless it exists: `fill` writes it into an empty folder that then becomes `folder`. The
-    checksums of its files are added.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
+    checksums of its files are added. Raises UserError if the cache cannot be written."""
     with _writing(folder):
         if folder.exists():
             return
@@ -52,11 +48,8 @@ def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[bool]:
     """Holds the lock of a cache entry, so that one process does the work and the others then find it done. The lock
-    ends with the process. Gives False where the file system has no locks.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
+    ends with the process. Gives False where the file system has no locks. Raises UserError if the cache cannot be
+    written."""
     with _writing(folder):
         locks = folder.parent / ".locks"
         locks.mkdir(exist_ok=True)

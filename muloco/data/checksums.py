@@ -27,11 +27,8 @@ def write_checksums(folder: Path) -> None:
 
 
 def check_small_files(folder: Path) -> None:
-    """Compares the small files of an entry with their checksums, if it has any.
-
-    Raises:
-        DamagedCacheError: a file is missing or has been changed; the message names it.
-    """
+    """Compares the small files of an entry with their checksums, if it has any. Raises DamagedCacheError, which names
+    the file, if it is missing or has been changed."""
     if not (folder / SUMS).exists():
         return
     sums = _read(folder / SUMS)

@@ -37,12 +37,10 @@ class TrainingData:
 
     weights: tuple[float, ...]
     prepared: tuple[Prepared, ...] = ()
-    streamed: tuple[str, ...] = ()
+    streamed: tuple[Source, ...] = ()
     held_out: tuple[Prepared, ...]
     """Folders with a split `validation`; with its weights, what `HeldOutDataLoader` reads."""
     held_out_weights: tuple[float, ...]
-    left_out: tuple[str, ...] = ()
-    """For each stream, a note on what is known to be skipped before it is read; empty if nothing is."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -54,11 +52,8 @@ class TrainingData:
         return [prepared.corpus_sha256 for prepared in self.prepared or self.held_out]
 
     def check_shares(self, shares: int) -> None:
-        """Checks that every share, of workers x data-parallel ranks, has a document to train on.
-
-        Raises:
-            UserError: a share has none in a prepared source. `muloco.data.text_stream.check_shares` checks a stream.
-        """
+        """Raises UserError unless every share, of workers x data-parallel ranks, has a document to train on in each
+        prepared source. `muloco.data.text_stream.check_shares` checks a stream."""
         for prepared in self.prepared:
             if (documents := prepared.sizes["train"].documents) < shares:
                 raise UserError(
@@ -78,8 +73,10 @@ class TrainingData:
                 for prepared, share in zip(self.prepared, shares, strict=True)
             ]
         else:
-            streams = zip(self.streamed, shares, self.left_out, strict=True)
-            lines = [f"corpus {name}: streamed and tokenized on the way{share}{note}" for name, share, note in streams]
+            lines = [
+                f"corpus {source.name}: streamed and tokenized on the way{share}{_left_out(source)}"
+                for source, share in zip(self.streamed, shares, strict=True)
+            ]
         held_out = sum(prepared.sizes["validation"].tokens for prepared in self.held_out)
         return "\n".join([*lines, f"held out: {held_out:,} tokens"])
 
@@ -131,10 +128,9 @@ def prepare(
     return TrainingData(
         weights=shares,
         prepared=prepared,
-        streamed=() if data.prepare else data.sources,
+        streamed=() if data.prepare else tuple(sources),
         held_out=held_out,
         held_out_weights=held_out_shares,
-        left_out=() if data.prepare else tuple(map(_left_out, sources)),
     )
 
 
@@ -159,11 +155,8 @@ def prepare_source(
     verify: bool = False,
     cache: Path,
 ) -> Prepared:
-    """The prepared folder of one source, made anew where `Source.key` has changed; see `muloco.data.tokenize.tokenize`.
-
-    Raises:
-        UserError: as `tokenize`; or `strict`, and the folder was made leaving something out.
-    """
+    """The prepared folder of one source, made anew where `Source.key` has changed. Arguments and errors as `tokenize`;
+    with `strict`, UserError also if something was left out when the folder was made."""
     settings = [source.key, tokenizer_sha256(tokenizer.folder), tokenizer.bos_id, tokenizer.eos_id, part, most_pairs]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name).name).strip("-.")[:40]

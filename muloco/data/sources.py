@@ -12,13 +12,14 @@ import json
 import os
 import re
 import stat
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from muloco.data.corpus import Corpus, embedded_corpus
 from muloco.data.errors import BadRecord, Skipped
@@ -49,34 +50,33 @@ class Record:
         return f"{self.file}, {self.unit} {self.number}"
 
 
-class Source(Protocol):
+class Source(ABC):
+    """Where text comes from."""
+
     name: str
     """As the user wrote it."""
+    left_out: Sequence[tuple[str, str]] = ()
+    """Paths that exist and are skipped, with the reasons, as far as this is known before anything is read."""
 
     @property
     def size(self) -> int | None:
         """Bytes on disk; None where that is not known."""
-        ...
+        return None
 
     @property
+    @abstractmethod
     def key(self) -> Any:
         """A JSON value that changes when the text may have: what a cached result is found by."""
-        ...
 
     @property
     def identity(self) -> Any:
         """A JSON value equal for copies of the same data on other machines: what a position is a position in."""
-        ...
+        return self.key
 
-    @property
-    def left_out(self) -> Sequence[tuple[str, str]]:
-        """Paths that exist and are skipped, with the reasons, as far as this is known before anything is read."""
-        ...
-
+    @abstractmethod
     def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
         """Yields the records from a place on, or from the start. Tells `skipped` of what is not a record (an empty or
         broken file, or an entry of `left_out`)."""
-        ...
 
 
 def open_source(name: str, text_field: str) -> Source:
@@ -90,11 +90,10 @@ def open_source(name: str, text_field: str) -> Source:
     return Hub(name, text_field) if is_hub(name) else Files(name, text_field)
 
 
-class Embedded:
+class Embedded(Source):
     """The embedded corpus, in the order of its hashes."""
 
     name = EMBEDDED
-    left_out = ()
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -107,8 +106,6 @@ class Embedded:
     @property
     def key(self) -> Any:
         return self.corpus.sha256
-
-    identity = key
 
     def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
         done = 0
@@ -133,7 +130,7 @@ class _File:
     mtime_ns: int
 
 
-class Files:
+class Files(Source):
     """A file, or all files below a folder, sorted by name. Hidden ones (`.name`) are ignored; links are followed.
 
     Files of no known kind are skipped and named. A file or folder that cannot be read is an error.
@@ -155,7 +152,10 @@ class Files:
             self._list()
         except OSError as error:
             raise UserError(_unreadable(error)) from error
-        self.size = sum(file.size for file in self._files)
+
+    @cached_property
+    def size(self) -> int:
+        return sum(file.size for file in self._files)
 
     @property
     def key(self) -> Any:
@@ -222,11 +222,7 @@ class Files:
 
 def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """All files below a folder, and the links that add nothing. Each folder is read once, however many links lead to
-    it.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
+    it. Raises OSError if a folder cannot be read."""
     files: list[Path] = []
     left_out: list[tuple[str, str]] = []
     read: dict[tuple[int, int], Path] = {}
@@ -260,16 +256,13 @@ def _unreadable(error: OSError) -> str:
     return f"{path} cannot be read: {error.strerror}"
 
 
-class Hub:
+class Hub(Source):
     """A data set on the Hugging Face hub, read as a stream; the split is `train` where none is named.
 
     Its key and identity are its name: name a new cache or delete the old entry when the data set has changed.
     """
 
     EVERY = 500
-
-    size: int | None = None
-    left_out = ()
 
     def __init__(self, name: str, text_field: str):
         match = re.fullmatch(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>[^:@]+))?", name.removeprefix(HUB))
@@ -282,8 +275,6 @@ class Hub:
     @property
     def key(self) -> Any:
         return [self.name, self._text_field]
-
-    identity = key
 
     def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
         """As `Source.read`. `datasets` can go on without reading what came before (`state_dict`). That state is noted

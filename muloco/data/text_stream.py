@@ -122,11 +122,8 @@ class TextStream:
 
 
 def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
-    """Checks that every share of a stream finds a text, by reading the source until each has one.
-
-    Raises:
-        UserError: an epoch has no text for one of the shares.
-    """
+    """Raises UserError unless every share of a stream finds a text in an epoch, by reading the source until each has
+    one."""
     missing = set(range(shares))
     for number, record in enumerate(source.read(Skipped(strict=False, quiet=True))):
         if number % shares not in missing:

@@ -48,8 +48,7 @@ def rehearse(config: ResolvedConfig) -> None:
     cannot be evaluated is found before the first step.
 
     Raises:
-        UserError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than the model
-            takes.
+        UserError: as `tasks_of`; or a task fails, such as one whose answers are longer than the model takes.
     """
     chosen, tasks = config.evaluation, tasks_of(config)
     tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())

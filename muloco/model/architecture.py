@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from re import search
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from muloco.outer.fragments import module_of
 
@@ -104,12 +104,6 @@ class Flavor(ABC):
         return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
 
 
-class Spec(Protocol):
-    """Makes torchtitan's specification of a flavor. `muloco.model.spec` describes the arguments."""
-
-    def __call__(self, flavor: Any, *, seq_len: int, dense: bool, autocast: bool) -> "ModelSpec": ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceForm:
     """The form of an architecture's models in transformers. Each parameter here corresponds to one there."""
@@ -143,7 +137,8 @@ class Architecture:
     name: str
     flavors: tuple[Flavor, ...]
     """Flavors, from small to large."""
-    spec: Spec
+    spec: Callable[..., "ModelSpec"]
+    """Makes torchtitan's specification of a flavor, with the arguments of `muloco.model.spec`."""
     roles: Mapping[str, str]
     """A regular expression for the names of the parameters of each of the `ROLES` that the models have. The first one
     that matches a name decides."""

@@ -43,11 +43,8 @@ def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
 
 
 def load_initial(folder: Path, parts: Iterable["nn.Module"], flavor: Flavor) -> None:
-    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time.
-
-    Raises:
-        UserError: as `check_initial`.
-    """
+    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time. Raises UserError as
+    `check_initial`."""
     import torch
 
     from muloco import sharding

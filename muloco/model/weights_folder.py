@@ -4,7 +4,7 @@ Reading the names and shapes in a folder needs no torch.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,10 +88,10 @@ class WeightsFolder:
             return file.get_tensor(name)
 
 
-def check_names(found: Iterable[str], wanted: Iterable[str], *, where: str) -> None:
+def check_names(actual: Collection[str], wanted: Collection[str], *, where: str) -> None:
     """Raises ValueError unless the two sets of names are equal: nothing may be left over or missing."""
-    found, wanted = set(found), set(wanted)
-    for names, what in ((wanted - found, "lacks"), (found - wanted, "has, which the model has not,")):
+    missing, unknown = set(wanted) - set(actual), set(actual) - set(wanted)
+    for names, what in ((missing, "lacks"), (unknown, "has, which the model has not,")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"{where} {what} {min(names)}{more}")

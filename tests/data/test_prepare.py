@@ -284,7 +284,7 @@ def test_mixtures_weigh_by_size_unless_told(tiny: Corpus, tmp_path: Path) -> Non
     assert "25.0% of the sequences" in everything(names, tmp_path, weights=(1, 3)).description()
     streamed = everything(names, tmp_path, ahead=False)
     assert streamed.weights == tuple(Path(name).stat().st_size for name in names)
-    assert streamed.streamed == tuple(names) and not streamed.prepared
+    assert [source.name for source in streamed.streamed] == list(names) and not streamed.prepared
 
 
 def test_validation_may_have_a_source_of_its_own(tiny: Corpus, tmp_path: Path) -> None:
