@@ -71,9 +71,5 @@ def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int
     file = folder / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     kept = {name: settings[name] for name in ("bos_token", "eos_token", "chat_template") if settings.get(name)}
-    fixed = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": seq_len,
-        "clean_up_tokenization_spaces": False,
-    }
-    write_json(file, {**kept, **fixed})
+    kept |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": seq_len}
+    write_json(file, {**kept, "clean_up_tokenization_spaces": False})
