@@ -15,14 +15,14 @@ from muloco.data.mixture import Schedule
 from muloco.data.prepared import read_prepared, tokenizer_sha256
 from muloco.data.sources import open_source
 from muloco.data.stream import Pairs, PreparedStream
-from muloco.data.text_stream import ShuffledStream, TextStream
+from muloco.data.text_stream import TextStream
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.settings.data import ResolvedData
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-Stream = PreparedStream | ShuffledStream
+Stream = PreparedStream | TextStream
 """The sequences of one source."""
 
 
@@ -178,7 +178,7 @@ class PackedDataLoader(MixtureLoader):
 
 
 class StreamingDataLoader(MixtureLoader):
-    """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`ShuffledStream`).
+    """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`TextStream`).
 
     Raises:
         ValueError: as `MixtureLoader`; UserError: a source or the tokenizer cannot be used.
@@ -200,19 +200,21 @@ class StreamingDataLoader(MixtureLoader):
         tokenizer = DocumentTokenizer(folder)
         sources = [open_source(name, data.text_field) for name in data.sources]
         total = sum(config.weights)
-        streams: list[Stream] = []
-        for source, weight in zip(sources, config.weights, strict=True):
-            text = TextStream(
+        streams: list[Stream] = [
+            TextStream(
                 source,
                 tokenizer,
                 share=self._share,
                 shares=self._shares,
+                seed=config.seed,
+                seq_len=self._shape[1],
+                block=max(1, round(data.shuffle_buffer * weight / total)),
                 hold_out=hold_out,
                 strict=data.strict,
                 predict_bos=config.predict_bos,
             )
-            block = max(1, round(data.shuffle_buffer * weight / total))
-            streams.append(ShuffledStream(text, seq_len=self._shape[1], block=block, seed=config.seed))
+            for source, weight in zip(sources, config.weights, strict=True)
+        ]
         identity = {
             "corpus": json.dumps([source.identity for source in sources]),
             "tokenizer": f"{tokenizer_sha256(folder)} {tokenizer.bos_id} {tokenizer.eos_id}",

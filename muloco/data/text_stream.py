@@ -34,12 +34,18 @@ class Position:
 
 
 class TextStream:
-    """All pairs of one share of a source, epoch after epoch, in the source's order.
+    """What one share of a source reads, epoch after epoch: sequences that are shuffled in blocks.
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
-    they turn out to hold a text or not. Documents give pairs as in `PreparedStream`.
+    they turn out to hold a text or not. Documents give pairs as in `PreparedStream`, in the source's order, and the
+    pairs are cut into sequences.
+
+    Every block is a fixed run of sequences in an order fixed by (seed, number of the block). So the state is where the
+    block begins and how much of it has been taken: to go on from it, the block is read and tokenized once more. While a
+    block is used, a thread reads the next one.
 
     Args:
+        seq_len, block: pairs in a sequence, and sequences in a block.
         hold_out: leave out the documents that their hash puts into the validation split.
         strict: refuse records that are not text, instead of skipping them.
         predict_bos: take the EOS of each document as an input too, with the label BOS.
@@ -52,26 +58,54 @@ class TextStream:
         *,
         share: int,
         shares: int,
+        seed: int,
+        seq_len: int,
+        block: int,
         hold_out: bool,
         strict: bool,
         predict_bos: bool = False,
     ):
         self._source, self._tokenizer = source, tokenizer
         self._share, self._shares = share, shares
+        self._seed, self._seq_len, self._block = seed, seq_len, block
         self._hold_out, self._strict = hold_out, strict
         self._following = [tokenizer.bos_id] if predict_bos else []  # the part of the next document that is a label
-        self.go_to(Position())
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="text-stream")
+        self._next: Future[tuple[Pairs, Position]] | None = None
+        self._pairs: Pairs | None = None
+        self._number = self._taken = 0
+        self.go_to({"block": 0, "taken": 0, "begin": {}})
 
-    def go_to(self, position: Position) -> None:
-        """Go on from a position of this share."""
-        self._position = position
-        self._documents = self._read(position)
+    def next(self) -> Pairs:
+        """The next sequence. Raises UserError: a whole epoch has no text for this share, or what `strict` refuses."""
+        if self._pairs is None:
+            self._pairs, self._end = (self._next or self._reader.submit(self._read_block)).result()
+            self._next = self._reader.submit(self._read_block)
+            self._order = permutation(self._block, [self._seed, self._number, 3])
+        start = int(self._order[self._taken]) * self._seq_len
+        sequence = Pairs(*(array[start : start + self._seq_len] for array in self._pairs))
+        self._taken += 1
+        if self._taken == self._block:
+            self._number, self._taken, self._begin, self._pairs = self._number + 1, 0, self._end, None
+        return sequence
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that say where it is."""
+        return {"block": self._number, "taken": self._taken, "begin": asdict(self._begin)}
+
+    def go_to(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` of a stream with the same settings said."""
+        if self._next is not None:
+            self._next.exception()  # what it was reading is of no use; only one thread may read the source
+        self._next = self._pairs = None
+        self._number, self._taken, self._begin = state["block"], state["taken"], Position(**state["begin"])
+        self._position = self._begin  # of the next pair to be read
+        self._documents = self._documents_from(self._begin)
         self._ids = np.empty(1, dtype=np.uint32)  # one token has no pair: the next document is due
 
-    def take(self, count: int) -> tuple[Pairs, Position]:
-        """The next `count` pairs, and where the pair behind them is. Raises UserError: a whole epoch has no text for
-        this share, or what `strict` refuses."""
-        parts, missing = [], count
+    def _read_block(self) -> tuple[Pairs, Position]:
+        """The pairs of the next block, and where the pair behind them is."""
+        parts, missing = [], self._block * self._seq_len
         while missing:
             start = self._position.pairs
             if start >= len(self._ids) - 1:
@@ -83,7 +117,7 @@ class TextStream:
             self._position = replace(self._position, pairs=stop)
         return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))), self._position
 
-    def _read(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
+    def _documents_from(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
         """Documents from a position on, each with its own position; the first may have been read in part."""
         pairs_read = start.pairs
         while True:
@@ -139,48 +173,3 @@ def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
 def _no_text(share: int, shares: int, source: str) -> str:
     advice = "take fewer workers x data-parallel ranks, or more data"
     return f"share {share} of {shares} finds no text in {source}; {advice}"
-
-
-class ShuffledStream:
-    """A `TextStream` cut into sequences, which are shuffled in blocks of `block` and addressed by a small state.
-
-    Every block is a fixed run of the stream in an order fixed by (seed, number of the block). So the state is where the
-    block begins and how much of it has been taken: to go on from it, the block is read and tokenized once more. While a
-    block is used, a thread reads the next one.
-    """
-
-    def __init__(self, stream: TextStream, *, seq_len: int, block: int, seed: int):
-        self._stream, self._seq_len, self._block, self._seed = stream, seq_len, block, seed
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="text-stream")
-        self._number, self._taken = 0, 0
-        self._begin = self._end = Position()
-        self._pairs: Pairs | None = None
-        self._next: Future[tuple[Pairs, Position]] | None = None
-
-    def next(self) -> Pairs:
-        """The next sequence, `seq_len` pairs."""
-        if self._pairs is None:
-            self._pairs, self._end = (self._next or self._read_ahead()).result()
-            self._next = self._read_ahead()
-            self._order = permutation(self._block, [self._seed, self._number, 3])
-        start = int(self._order[self._taken]) * self._seq_len
-        sequence = Pairs(*(array[start : start + self._seq_len] for array in self._pairs))
-        self._taken += 1
-        if self._taken == self._block:
-            self._number, self._taken, self._begin, self._pairs = self._number + 1, 0, self._end, None
-        return sequence
-
-    def state(self) -> dict[str, Any]:
-        """JSON values."""
-        return {"block": self._number, "taken": self._taken, "begin": asdict(self._begin)}
-
-    def go_to(self, state: dict[str, Any]) -> None:
-        """Go on from what `state()` of a stream with the same settings said."""
-        if self._next is not None:
-            self._next.exception()  # what it was reading is of no use; only one thread may read the stream
-        self._next = self._pairs = None
-        self._number, self._taken, self._begin = state["block"], state["taken"], Position(**state["begin"])
-        self._stream.go_to(self._begin)
-
-    def _read_ahead(self) -> "Future[tuple[Pairs, Position]]":
-        return self._reader.submit(self._stream.take, self._block * self._seq_len)
