@@ -80,11 +80,8 @@ class Source(ABC):
 
 
 def open_source(name: str, text_field: str) -> Source:
-    """The source that `name` means (see the module); `text_field` is the field or column that holds the text.
-
-    Raises:
-        UserError: there is no such file or folder, or none that can be read; the name is no name.
-    """
+    """The source that `name` means (see the module); `text_field` is the field or column that holds the text. Raises
+    UserError if there is no such file or folder, or none that can be read, or the name is no name."""
     if name == EMBEDDED:
         return Embedded()
     return Hub(name, text_field) if is_hub(name) else Files(name, text_field)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -121,17 +122,19 @@ class TextStream:
         """Documents from a position on, each with its own position; the first may have been read in part."""
         pairs_read = start.pairs
         while True:
-            any_text = start.record > 0
-            for position, ids in self._epoch(start):
-                yield replace(position, pairs=pairs_read), ids
-                any_text, pairs_read = True, 0
+            any_text, texts = start.record > 0, self._epoch(start)
+            while batch := list(islice(texts, _DOCUMENTS_AT_ONCE)):
+                documents = self._tokenizer.encode([text for _, text in batch])
+                for (position, _), ids in zip(batch, documents, strict=True):
+                    yield replace(position, pairs=pairs_read), np.append(ids, np.array(self._following, ids.dtype))
+                    any_text, pairs_read = True, 0
             if not any_text:
                 raise UserError(_no_text(self._share, self._shares, self._source.name))
             start, pairs_read = Position(epoch=start.epoch + 1), 0
 
-    def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
-        skipped = Skipped(strict=self._strict, quiet=start.epoch > 0)
-        number, batch = start.record, []
+    def _epoch(self, start: Position) -> Iterator[tuple[Position, str]]:
+        """The texts of the rest of an epoch, each with its position."""
+        skipped, number = Skipped(strict=self._strict, quiet=start.epoch > 0), start.record
         for record in self._source.read(skipped, start.place):
             if number % self._shares == self._share:
                 try:
@@ -140,19 +143,10 @@ class TextStream:
                     skipped.skip(record.where, str(problem))
                 else:
                     if not self._hold_out or Document("", text).split == "train":
-                        batch.append((Position(epoch=start.epoch, record=number, place=record.place), text))
+                        yield Position(epoch=start.epoch, record=number, place=record.place), text
             number += 1
-            if len(batch) == _DOCUMENTS_AT_ONCE:
-                yield from self._tokenized(batch)
-                batch = []
-        yield from self._tokenized(batch)
         level = logging.INFO if start.epoch == 0 else logging.DEBUG
         logger.log(level, "epoch %d of %s read, of %d records; %s", start.epoch, self._source.name, number, skipped)
-
-    def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
-        ids = self._tokenizer.encode([text for _, text in batch])
-        for (position, _), document in zip(batch, ids, strict=True):
-            yield position, np.append(document, np.array(self._following, dtype=document.dtype))
 
 
 def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:

@@ -61,10 +61,9 @@ class Part(StrEnum):
 def tokenize(
     folder: Path, source: Source, tokenizer: DocumentTokenizer, part: Part, *, most_pairs: int | None, strict: bool
 ) -> None:
-    """Fill a folder that `muloco.data.prepared.read_prepared` reads.
+    """Fills an empty folder that `muloco.data.prepared.read_prepared` reads.
 
     Args:
-        folder: empty.
         most_pairs: stop with the document that brings so many (input, label) pairs; None: read all.
         strict: refuse what is no text, instead of leaving it out.
 

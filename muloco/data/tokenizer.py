@@ -19,15 +19,13 @@ SMALLEST_VOCABULARY = 256 + 2  # every byte, BOS and EOS
 
 
 def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
-    """Train a tokenizer on the train split of `corpus` and write tokenizer.json and tokenizer_config.json.
+    """Trains a tokenizer on the train split of a corpus and writes tokenizer.json and tokenizer_config.json.
 
     Equal arguments give equal files. Any text survives encoding and decoding, since every byte is a token. The
     tokenizer adds no special tokens of its own accord; callers add BOS (id 0) and EOS (id 1).
 
     Args:
-        corpus: only its train split is read.
         vocab_size: number of ids, special tokens included.
-        folder: created if need be.
 
     Raises:
         UserError: `vocab_size` is too small for all bytes, or larger than what the corpus has pairs to merge for.

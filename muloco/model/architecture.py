@@ -173,10 +173,10 @@ def register(new: Architecture) -> Architecture:
     for flavor in new.flavors:
         if flavor.architecture != new.name:
             raise ValueError(f"flavor {flavor.alias} of {new.name} names the architecture {flavor.architecture}")
-        for name in (flavor.alias, flavor.name):
-            if name in taken:
-                raise ValueError(f"architecture {new.name}: there is a flavor {name} already")
-        taken |= {flavor.alias, flavor.name}
+        names = {flavor.alias, flavor.name}
+        if names & taken:
+            raise ValueError(f"architecture {new.name}: there is a flavor {min(names & taken)} already")
+        taken |= names
     _ARCHITECTURES[new.name] = new
     return new
 

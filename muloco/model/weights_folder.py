@@ -62,8 +62,7 @@ class WeightsFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        index = folder / INDEX
-        if index.is_file():
+        if (index := folder / INDEX).is_file():
             titles = _titles(index)
         elif (folder / SINGLE).is_file():
             titles = [SINGLE]

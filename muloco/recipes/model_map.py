@@ -92,7 +92,6 @@ def point(method: Method, size: str, workers: int = 0, *, batch: int | None = No
     """All that one of the paper's runs sets on top of its config.
 
     Args:
-        size: alias of the flavor.
         workers: K; 0 for DP, which has no outer steps.
         batch: sequences of all workers; None: `best_batch`.
         lr: inner learning rate, chosen by a grid; None: `best_lr`.
