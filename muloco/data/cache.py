@@ -1,7 +1,7 @@
 """The cache: folders that are made once a machine, however many processes ask for them at once.
 
-Whoever comes first makes the folder, in a draft that is moved into place in one step; the others wait. On file systems
-without locks nobody waits: whoever comes second throws its work away and uses what is there.
+The first process makes the folder, in a draft that is moved into place in one step; the others wait. On file systems
+without locks they do not wait: a process that comes second throws its work away and uses what is there.
 """
 
 import contextlib

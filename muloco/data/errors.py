@@ -19,16 +19,12 @@ class DamagedCacheError(UserError):
 
 
 class BadRecord(Exception):
-    """One record holds no text; the message says why. Whoever reads the record tells `Skipped`."""
+    """One record holds no text; the message says why. The reader of the record tells `Skipped`."""
 
 
 class Skipped:
-    """Names and counts what one pass over a source leaves out, or refuses it.
-
-    Args:
-        strict: refuse instead of skipping.
-        quiet: count only, as what is skipped was named before.
-    """
+    """Names and counts what one pass over a source leaves out, or refuses it if it is strict. If it is quiet, it only
+    counts, as an earlier pass has named the same."""
 
     NAMED = 10
     """So many are named in the log; the rest is counted."""

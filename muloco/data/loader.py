@@ -81,23 +81,22 @@ class MixtureLoader(BaseDataLoader):
         if config.seed < 0:
             raise ValueError(f"seed is {config.seed}; it must not be negative")
         self._config = config
-        self._share, self._shares = config.worker * dp_world_size + dp_rank, config.workers * dp_world_size
         self._shape = local_batch_size, seq_len
+        self._stream_settings: dict[str, Any] = {
+            "shares": config.workers * dp_world_size,
+            "share": config.worker * dp_world_size + dp_rank,
+            "seed": config.seed,
+            "seq_len": seq_len,
+        }
         self._rank_key = f"dp_rank_{dp_rank}"
         self._sequences = 0
-        self._schedule = Schedule(config.weights, seed=config.seed, share=self._share)
+        self._schedule = Schedule(config.weights, seed=config.seed, share=self._stream_settings["share"])
         self._streams, self._eos_id, identity = self._open()
         if len(config.weights) != len(self._streams):
             raise ValueError(f"{len(config.weights)} weights for {len(self._streams)} sources")
-        self._identity = {
-            **identity,
-            "weights": repr(config.weights),
-            "shares": self._shares,
-            "share": self._share,
-            "seed": config.seed,
-            "seq_len": seq_len,
-            **({"predict_bos": True} if config.predict_bos else {}),  # positions of earlier versions have no such entry
-        }
+        self._identity = {**identity, "weights": repr(config.weights), **self._stream_settings}
+        if config.predict_bos:  # positions of earlier versions have no such entry
+            self._identity["predict_bos"] = True
 
     @abstractmethod
     def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
@@ -116,12 +115,8 @@ class MixtureLoader(BaseDataLoader):
         return {self._rank_key: {"sequences": self._sequences, "places": places, **self._identity}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved position; the batch size may be another than when it was saved.
-
-        Raises:
-            ValueError: the state is of another rank, share, share count, seed, sequence length, corpus, tokenizer or
-                mixture, of a loader of another kind, or of no place in the data.
-        """
+        """Goes to a saved position; the batch size may be another than when it was saved. Raises ValueError if the
+        state is of another rank, another loader or other data, or of no place in the data."""
         if self._rank_key not in state_dict:
             raise ValueError(f"the data position has no {self._rank_key}; it has: {', '.join(state_dict) or 'nothing'}")
         state = state_dict[self._rank_key]
@@ -159,15 +154,7 @@ class PackedDataLoader(MixtureLoader):
         if len({prepared.tokenizer_identity for prepared in opened}) > 1:
             raise ValueError(f"{', '.join(config.folders)} were made with different tokenizers")
         streams: list[Stream] = [
-            PreparedStream(
-                prepared,
-                "train",
-                share=self._share,
-                shares=self._shares,
-                seed=config.seed,
-                seq_len=self._shape[1],
-                predict_bos=config.predict_bos,
-            )
+            PreparedStream(prepared, "train", predict_bos=config.predict_bos, **self._stream_settings)
             for prepared in opened
         ]
         identity = {
@@ -179,10 +166,7 @@ class PackedDataLoader(MixtureLoader):
 
 class StreamingDataLoader(MixtureLoader):
     """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`TextStream`).
-
-    Raises:
-        ValueError: as `MixtureLoader`; UserError: a source or the tokenizer cannot be used.
-    """
+    Raises ValueError as `MixtureLoader`, and UserError if a source or the tokenizer cannot be used."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MixtureLoader.Config):
@@ -204,14 +188,11 @@ class StreamingDataLoader(MixtureLoader):
             TextStream(
                 source,
                 tokenizer,
-                share=self._share,
-                shares=self._shares,
-                seed=config.seed,
-                seq_len=self._shape[1],
                 block=max(1, round(data.shuffle_buffer * weight / total)),
                 hold_out=hold_out,
                 strict=data.strict,
                 predict_bos=config.predict_bos,
+                **self._stream_settings,
             )
             for source, weight in zip(sources, config.weights, strict=True)
         ]

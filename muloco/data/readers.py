@@ -149,12 +149,8 @@ def _parquet_text(value: Any, text_field: str) -> str:
 
 @contextlib.contextmanager
 def _text_file(path: Path, raw_file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The uncompressed content of a file, unless it is text in another encoding than UTF-8.
-
-    Raises:
-        UserError: it begins like text in another encoding, which would be lost.
-        BrokenFile: within the context, where the file cannot be uncompressed any further.
-    """
+    """The uncompressed content of a file. Raises UserError if it begins like text in another encoding than UTF-8, which
+    would be lost, and BrokenFile within the context, where the file cannot be uncompressed any further."""
     try:
         with _uncompressed(path, raw_file) as file:
             if encoding := _other_encoding(file.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES]):

@@ -26,12 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 def tasks_of(config: ResolvedConfig) -> Tasks:
-    """The tasks of a resolved config, loaded with their data.
-
-    Raises:
-        UserError: an unknown task, data that is not there, or a task that generates text: its requests end at
-            different lengths, and the ranks of a sharded model have to call it equally often.
-    """
+    """The tasks of a resolved config, loaded with their data. Raises UserError as `load_tasks`, and for a task that
+    generates text: its requests end at different lengths, and the ranks of a sharded model have to call it equally
+    often."""
     chosen = config.evaluation
     tasks = load_tasks(chosen.tasks, chosen.include_path)
     for name, task in tasks.leaves.items():
@@ -47,8 +44,7 @@ def rehearse(config: ResolvedConfig) -> None:
     """Evaluates each task once at the start of a run, with a trivial model that takes no time, so that a task that
     cannot be evaluated is found before the first step.
 
-    Raises:
-        UserError: as `tasks_of`; or a task fails, such as one whose answers are longer than the model takes.
+    Raises UserError as `tasks_of`, or if a task fails, such as one whose answers are longer than the model takes.
     """
     chosen, tasks = config.evaluation, tasks_of(config)
     tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())

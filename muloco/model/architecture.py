@@ -162,11 +162,8 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(new: Architecture) -> Architecture:
-    """Makes an architecture and its flavors known, and returns it.
-
-    Raises:
-        ValueError: its name, or a name or alias of a flavor, is taken; or a flavor names another architecture.
-    """
+    """Makes an architecture and its flavors known, and returns it. Raises ValueError if its name, or a name or alias of
+    a flavor, is taken, or a flavor names another architecture."""
     if new.name in _ARCHITECTURES:
         raise ValueError(f"there is an architecture {new.name} already")
     taken = {name for known in all_architectures() for flavor in known.flavors for name in (flavor.alias, flavor.name)}

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 
 def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
-    """Returns the weights in a folder, after checking by the files' headers that they are those of a flavor.
-
-    Raises:
-        UserError: they are not, and the message names the first tensor that differs; or the architecture has no Hugging
-            Face form.
-    """
+    """Returns the weights in a folder, after checking by the files' headers that they are those of a flavor. Raises
+    UserError if they are not, and names the first tensor that differs; or if the architecture has no Hugging Face
+    form."""
     form = _form(flavor)
     try:
         with naming("checkpoint.initial"):

@@ -100,12 +100,9 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
         fragments: how many, balanced by size; or the modules of each, with commas in between.
         delay: tau, inner steps during which the exchange of a fragment runs.
     """
-    ft = dataclasses.replace(config.fault_tolerance, fragment_sync_delay=delay)
-    if isinstance(fragments, int):
-        ft.num_fragments = fragments
-    else:
-        ft.module_fqns_per_model_fragment = fragments
-    config.fault_tolerance = ft
+    name = "num_fragments" if isinstance(fragments, int) else "module_fqns_per_model_fragment"
+    chosen: dict[str, Any] = {name: fragments, "fragment_sync_delay": delay}
+    config.fault_tolerance = dataclasses.replace(config.fault_tolerance, **chosen)
     return config
 
 

@@ -12,8 +12,7 @@ Pure functions of names and tensors; transformers is not needed, nor is torch fo
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muloco.model.architecture import HuggingFaceForm
 from muloco.model.architectures.paper_llama.flavors import NORM_EPS, ROPE_THETA, PaperLlama
@@ -37,8 +36,7 @@ def _neighbours(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
     return tensor.unflatten(0, (-1, 2, flavor.head_width // 2)).transpose(1, 2).flatten(0, 2)
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     """How a tensor is changed on its way out and back."""
 
     out: Change
