@@ -7,7 +7,7 @@ batches, and only just before an outer step.
 
 import math
 
-from muloco.outer.fragments import Schedule
+from muloco.outer.loop.fragments import Schedule
 from muloco.settings.config import ResolvedConfig
 
 TRAINING_PASSES = 3
