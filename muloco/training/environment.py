@@ -63,10 +63,7 @@ def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
     """
     if environment.get(SECRET):
         return secret_in(environment)
-    try:
-        file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
     secret = _read_secret(file)
     if secret is None:
         raise UserError(

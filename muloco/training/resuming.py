@@ -107,15 +107,8 @@ def way_on(folder: RunFolder) -> str:
 
 
 def run_folder(config: Config) -> RunFolder:
-    """The folder of a config's run.
-
-    Raises:
-        UserError: the run has no valid name.
-    """
-    try:
-        return RunFolder.of(config.run.outputs, config.run.name)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    """The folder of a config's run. Raises UserError if the run has no valid name."""
+    return RunFolder.of(config.run.outputs, config.run.name)
 
 
 def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:

@@ -38,7 +38,9 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
     keeps = "the leading directions"
 
     rank: Count = setting(
-        "Columns of the two factors that a matrix is sent as.", derived=4, reason="compression.kind {kind}: a low rank"
+        "Columns of the two factors that a matrix is sent as; at most the smallest side of the model's matrices.",
+        derived=4,
+        reason="compression.kind {kind}: a low rank",
     )
 
     @property
