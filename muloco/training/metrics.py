@@ -190,19 +190,15 @@ class RunMetrics(MetricsProcessor):
 
 def _of_whole_worker(sync: Sync) -> Sync:
     """Returns a sync as rank 0 saw it, with the sums over all ranks: of integers modulo 2^64, of others in fp32."""
-    names: dict[type, list[str]] = {int: [], float: []}
-    for name in SUMMED:
-        names[type(getattr(sync, name))].append(name)
-    sums = [
-        torch.tensor([getattr(sync, name) for name in names[int]], dtype=torch.int64),
-        torch.tensor([getattr(sync, name) for name in names[float]], dtype=torch.float32),
-    ]
-    if torch.distributed.get_world_size() > 1:
-        sums = [part.to(device_type()) for part in sums]
-        for part in sums:
-            torch.distributed.all_reduce(part)
-    values = [value for part in sums for value in part.tolist()]
-    return replace(sync, **dict(zip(names[int] + names[float], values, strict=True)))
+    totals: dict[str, Any] = {}
+    for kind, dtype in ((int, torch.int64), (float, torch.float32)):
+        names = [name for name in SUMMED if type(getattr(sync, name)) is kind]
+        sums = torch.tensor([getattr(sync, name) for name in names], dtype=dtype)
+        if torch.distributed.get_world_size() > 1:
+            sums = sums.to(device_type())
+            torch.distributed.all_reduce(sums)
+        totals |= zip(names, sums.tolist(), strict=True)
+    return replace(sync, **totals)
 
 
 def gpu_figures(
