@@ -1,4 +1,4 @@
-"""The context that a worker gives to its torchtitan components.
+"""The parts of a worker that its torchtitan components share, and the context that hands them over.
 
 torchtitan's Trainer builds its checkpoint manager and its validator in its constructor, before there can be an outer
 loop, which needs model, optimizer and data. So the trainer gives them a `WorkerContext` as soon as all is built, and
