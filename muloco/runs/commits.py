@@ -1,5 +1,5 @@
 """The commit log of a worker, which lists the rounds that it has committed, and the progress of a run according to the
-logs of all workers. This module needs no torch.
+logs of all workers. This module needs only Python's standard library.
 
     commits/worker-NNN.log      begin ATTEMPT STEP CHECKSUM                       it is ready to go on after that step
                                 commit ATTEMPT STEP FRAGMENT MEMBERS CHECKSUM     a committed round of a fragment that
@@ -23,7 +23,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from muloco.outer.protocol.quorum import RunProgress
 from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
 from muloco.runs.folder import RunFolder
 from muloco.runs.lines import LineFile
@@ -220,25 +219,6 @@ class Progress:
                 said = parse(line)
                 if isinstance(said, Commit) and said.attempt == self._attempt:
                     yield said
-
-
-def run_progress(commits: CommitLog | None, progress: Progress, saved: Callable[[], int | None]) -> RunProgress:
-    """Returns what the outer loop of one rank knows of its run, and where it records its own rounds.
-
-    Args:
-        commits: the worker's log; None on ranks other than the first. Such a rank asks only how far the run has come.
-        progress: of the run.
-        saved: returns the step of the newest whole checkpoint, or None if there is none.
-    """
-
-    def last_committed_step() -> int:
-        return max(saved() or 0, progress.reached())
-
-    if commits is None:
-        return RunProgress(last_committed_step=last_committed_step)
-    return RunProgress(
-        last_committed_step=last_committed_step, committed_without_me=progress.passed, record=commits.add
-    )
 
 
 def newest_commits(log: Log, attempt: int) -> list[Commit]:
