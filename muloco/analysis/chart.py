@@ -1,7 +1,7 @@
 """A figure as data: panels of series, which `muloco.analysis.draw` draws. Neither knows anything of runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,28 +85,10 @@ class Figure:
     """Width and height of a panel in inches."""
     across: int = 3
     """The most panels beside each other."""
+    needs: str = ""
+    """What it would take for the figure to have panels."""
 
-
-@dataclass(frozen=True)
-class Skipped:
-    """A figure for which data is missing."""
-
-    name: str
-    needs: str
-
-
-def assemble(
-    name: str, title: str, panels: Sequence[Panel], *, caption: str, needs: str, paper: bool
-) -> Figure | Skipped:
-    """A figure of the panels that have something to show.
-
-    Args:
-        name: of its files.
-        title: for people.
-        panels: some may have no series.
-        caption: under it.
-        needs: what is missing if nothing is to be shown.
-        paper: whether panels count that show nothing but what is published.
-    """
-    shown = [panel for panel in panels if any(paper or not series.published for series in panel.series)]
-    return Figure(name=name, title=title, panels=shown, caption=caption) if shown else Skipped(name, needs)
+    def with_data(self, *, published: bool = False) -> "Figure":
+        """The figure without the panels that have no series or, unless published ones count, no others."""
+        panels = [panel for panel in self.panels if any(published or not series.published for series in panel.series)]
+        return replace(self, panels=panels)

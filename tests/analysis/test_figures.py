@@ -101,7 +101,7 @@ def test_lines_of_orthonormal_steps_are_not_on_the_frame(drawn: list[Any], tmp_p
     zero = dict.fromkeys(MatrixFigures.__dataclass_fields__, 0.0)
     matrix = MatrixFigures(**{**zero, "workers": 1, "matrix": "w", "rank": 4})  # type: ignore[arg-type]
     moved = [Step(worker=0, step=n, alpha=0.1, norm=2.0, rho=1, decay=0) for n in (1, 2, 3)]
-    study = Study(run="a", optimizer="Muon", steps=3, matrices=[matrix], spectra=[], measured={1: {"w": moved}})
+    study = Study(run="a", optimizer="Muon", steps=3, matrices=[matrix], measured={1: {"w": moved}})
     draw(steps([study]), tmp_path)
     (axes,) = drawn[0].axes
     bottom, top = axes.get_ylim()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from muloco.analysis.chart import Figure, Skipped
 from muloco.analysis.power_law import PowerLaw
 from muloco.analysis.records.method import Variant
 from muloco.analysis.records.pooling import Group
@@ -21,7 +20,7 @@ from muloco.analysis.report.laws import (
 from muloco.model.flavors import flavor
 
 from .runs_on_disk import data_parallel, muloco
-from .test_report_tables import group_of, values
+from .test_report_tables import group_of, theirs, values
 
 SCALES = ("150M", "416M", "914M", "1.76B")
 
@@ -42,28 +41,28 @@ def lawful(root: Path, scales: tuple[str, ...]) -> Group:
 
 
 def test_the_law_behind_the_losses_is_found_with_one_irreducible_loss(tmp_path: Path) -> None:
-    found = values(power_law_table(measured_scalings(lawful(tmp_path, SCALES)), everything=False))
+    found = values(power_law_table(measured_scalings(lawful(tmp_path, SCALES))))
     for method, workers, coefficient in (("MuLoCo", "2", 5600), ("DP AdamW", "", 7000)):
         assert found["", method, workers, "", "exponent"] == pytest.approx(-0.2, abs=0.001)
         assert found["", method, workers, "", "irreducible"] == pytest.approx(1.5, abs=0.01)
         assert found["", method, workers, "", "coefficient"] == pytest.approx(coefficient, rel=0.05)
-    table = power_law_table(measured_scalings(lawful(tmp_path / "again", SCALES)), everything=False)
-    assert table.published[("", "MuLoCo", "2", ""), "exponent"] == -0.1999
+    table = power_law_table(measured_scalings(lawful(tmp_path / "again", SCALES)))
+    assert theirs(table)["", "MuLoCo", "2", "", "exponent"] == -0.1999
 
 
 def test_two_scales_make_no_law(tmp_path: Path) -> None:
     group = lawful(tmp_path, SCALES[:2])
     assert measured_scalings(group) == {}
-    figure = power_laws({}, published_scalings(), paper=False)
-    assert isinstance(figure, Skipped) and "3 scales" in figure.needs
+    figure = power_laws({}, published_scalings()).with_data()
+    assert figure.panels == [] and "3 scales" in figure.needs
 
 
 def test_iso_loss_compute_is_that_of_the_laws(tmp_path: Path) -> None:
     scalings = measured_scalings(lawful(tmp_path, SCALES))
-    table = iso_loss_table(scalings, lawful(tmp_path / "again", SCALES), everything=False)
+    table = iso_loss_table(scalings, lawful(tmp_path / "again", SCALES))
     assert values(table) == {("1.76B", "MuLoCo", "2", "", "compute"): pytest.approx(0.8**-5, rel=0.01)}
-    figure = iso_loss_ratios(scalings, {}, paper=False)
-    assert isinstance(figure, Figure) and [panel.title for panel in figure.panels] == ["compute for the same loss"]
+    figure = iso_loss_ratios(scalings, {}).with_data()
+    assert [panel.title for panel in figure.panels] == ["compute for the same loss"]
 
 
 def test_iso_loss_steps_take_the_critical_batch_at_each_compute() -> None:
@@ -98,13 +97,11 @@ def test_the_papers_own_exponents_and_savings_come_out() -> None:
 def test_the_legend_of_the_papers_laws_has_the_exponent_of_the_table_and_ours() -> None:
     from muloco.analysis.published import EXPONENT
 
-    figure = power_laws({}, published_scalings(), paper=True)
-    assert isinstance(figure, Figure)
-    told = {one.look: one.label for panel in figure.panels for one in panel.series if one.label}
-    printed = power_law_table({}, everything=True).published
+    figure = power_laws({}, published_scalings())
+    told = {line.look: line.label for panel in figure.panels for line in panel.series if line.label}
+    printed = power_law_table({}).published
     for name, exponent in EXPONENT.items():
-        key = ("", *_variant(name).key)
-        assert printed[key, "exponent"] == exponent
+        assert printed[("", _variant(name)), "exponent"] == exponent
         refitted = published_scalings()[_variant(name)].law.exponent
         assert told[_variant(name).label] == (
             f"{_variant(name).label}, exponent {exponent:.4f} published, {refitted:.4f} refitted here"
@@ -120,9 +117,9 @@ def test_critical_batches(tmp_path: Path) -> None:
         (data_parallel(training__global_batch_size=1024, lr=0.5), 2.7),
         (muloco(), 2.6),
     )
-    table = critical_batch_table(group, everything=False)
+    table = critical_batch_table(group)
     assert values(table) == {("", "DP Muon", "", "", "416M"): 1024 * 2048}
-    assert table.published == {(("", "DP Muon", "", ""), "416M"): 2**20}
+    assert theirs(table) == {("", "DP Muon", "", "", "416M"): 2**20}
     assert next(table.wide().cells())[-1] == ("2,097,152", "1,048,576")
 
 

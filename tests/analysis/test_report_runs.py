@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from muloco.analysis.records.method import baseline, variant
-from muloco.analysis.records.pooling import Point, best, choice, groups, pool
+from muloco.analysis.records.pooling import Choice, Point, best, groups, pool
 from muloco.analysis.records.runs import Run, find_folders, read_run
 from muloco.recipes import base
 from muloco.resolve import resolve
@@ -189,7 +189,8 @@ def test_a_run_that_has_diverged_is_never_the_best(tmp_path: Path) -> None:
     run, (problem,) = read_run(finished(tmp_path / "bad", muloco(lr=0.04), float("nan")))
     assert problem.kind == "diverged" and run is not None
     points, _ = pool([run, *runs_of(good)])
-    assert best(points) is not None and best(points).first.folder == good
+    choice = best(points)
+    assert choice is not None and choice.point.first.folder == good
     assert best([point for point in points if point.first.folder != good]) is None
 
 
@@ -228,8 +229,8 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
     assert problems == []
     assert [len(point.runs) for point in points] == [3, 1, 1]
     assert points[0].loss == pytest.approx(3.1)
-    assert points[0].spread == pytest.approx(0.1)
-    assert points[1].spread is None
+    assert Choice(points[0], points).measured.spread == pytest.approx(0.1)
+    assert Choice(points[1], points).measured.spread is None
 
 
 def test_a_seed_that_is_there_twice_counts_once(tmp_path: Path) -> None:
@@ -291,11 +292,15 @@ def point_at(tmp_path: Path, lr: float, loss: float, **changes: int) -> Point:
 def test_the_best_of_a_grid_says_what_it_was_chosen_from(tmp_path: Path) -> None:
     low, middle, high = (point_at(tmp_path, lr, loss) for lr, loss in ((0.01, 3.2), (0.02, 3.0), (0.04, 3.1)))
     larger = point_at(tmp_path, 0.08, 2.9, training__global_batch_size=1024)
-    assert best([low, middle, high]) is middle
-    assert choice(middle, [low, middle, high]) == "optimizer.lr 0.02 of 0.01, 0.02, 0.04"
-    assert choice(middle, [low, middle]).endswith("inner lr at the upper edge of its grid: the best may lie beyond")
-    assert choice(middle, [high, middle]).endswith("inner lr at the lower edge of its grid: the best may lie beyond")
-    assert choice(middle, [middle]) == "the only one"
-    of_all = choice(larger, [low, middle, larger])
+    assert best([low, middle, high]) == Choice(middle, [low, middle, high])
+    assert Choice(middle, [low, middle, high]).note == "optimizer.lr 0.02 of 0.01, 0.02, 0.04"
+    assert Choice(middle, [low, middle]).note.endswith(
+        "inner lr at the upper edge of its grid: the best may lie beyond"
+    )
+    assert Choice(middle, [high, middle]).note.endswith(
+        "inner lr at the lower edge of its grid: the best may lie beyond"
+    )
+    assert Choice(middle, [middle]).note == "the only one"
+    of_all = Choice(larger, [low, middle, larger]).note
     assert "optimizer.lr 0.08 of 0.01, 0.02, 0.08" in of_all
     assert "training.global_batch_size 1024 of 512, 1024" in of_all and of_all.endswith("one inner lr")

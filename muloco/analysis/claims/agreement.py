@@ -56,15 +56,15 @@ def agreement_claims(muon: Sequence[Agreement], adamw: Sequence[Agreement]) -> l
         adamw: studies of DP AdamW with the same seeds in the same order, and the same K.
     """
     counts = sorted(muon[0].cosine) if muon else []
+    pairs = list(zip(muon, adamw, strict=True))
     ordering = [
-        Part(label=f"K={count}", values=[b.cosine[count] - a.cosine[count] for a, b in zip(muon, adamw, strict=True)])
-        for count in counts
+        Part(label=f"K={count}", values=[b.cosine[count] - a.cosine[count] for a, b in pairs]) for count in counts
     ]
     trends = []
     if len(counts) > 1:
         trends = [
-            Part(label="DP AdamW, negated", values=[-_slope(one.gap) for one in adamw]),
-            Part(label="DP Muon", values=[_slope(one.gap) for one in muon]),
+            Part(label="DP AdamW, negated", values=[-_slope(agreement.gap) for agreement in adamw]),
+            Part(label="DP Muon", values=[_slope(agreement.gap) for agreement in muon]),
         ]
     published = [f"K={count}: {COSINE['AdamW'][count] - COSINE['Muon'][count]:+.3f}" for count in COSINE["Muon"]]
     return [

@@ -82,10 +82,8 @@ class Claim:
     @property
     def verdict(self) -> Verdict:
         verdicts = {part.verdict for part in self.parts}
-        for verdict in (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS):
-            if verdict in verdicts:
-                return verdict
-        return Verdict.MISSING
+        order = (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS)
+        return next((verdict for verdict in order if verdict in verdicts), Verdict.MISSING)
 
     @property
     def measured(self) -> str:

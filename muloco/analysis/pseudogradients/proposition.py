@@ -77,10 +77,6 @@ class NuclearNorm:
     if_orthonormal: float
     """r / K sum rho alpha: what takes the place of `steps` in the paper's form for Muon."""
 
-    @property
-    def total(self) -> float:
-        return self.steps + self.decay
-
 
 def nuclear_norm(steps: Iterable[Step], *, workers: int, rank: int) -> NuclearNorm:
     """The nuclear norm of the mean pseudogradient from its steps.

@@ -1,9 +1,9 @@
 """The contents of a report: a section for each corpus and token budget, and one for the paper's own figures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from muloco.analysis.chart import Figure, Skipped
+from muloco.analysis.chart import Figure
 from muloco.analysis.claims.evidence import claims_table
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.records.pooling import Group, groups, pool
@@ -19,8 +19,9 @@ from muloco.analysis.report.laws import (
     published_scalings,
 )
 from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
+from muloco.analysis.report.value_table import Table
 from muloco.analysis.report.wall_time import wall_clock_figure, wall_clock_table
-from muloco.analysis.table import OWN, Table, TextTable
+from muloco.analysis.table import OWN, TextTable
 
 PAPER = "The paper's own figures"
 LEGEND = (
@@ -37,11 +38,10 @@ LEGEND = (
 @dataclass(frozen=True)
 class Section:
     title: str
-    suffix: str
-    """Suffix of the names of its figures' files."""
     tables: Sequence[Table | TextTable]
     figures: Sequence[Figure]
-    skipped: Sequence[Skipped]
+    missing: Mapping[str, str]
+    """What it would take for the figures and tables that are not there; and their names."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,29 @@ def build(runs: Sequence[Run], problems: Sequence[Problem], *, published: bool) 
     """
     points, repeated = pool(runs)
     problems = [*problems, *repeated]
-    found = groups(points)
+    pooled = groups(points)
     sections = [
-        _section(group.title, "" if len(found) == 1 else f"-{number}", group, paper=False, drawn=published)
-        for number, group in enumerate(found, start=1)
+        _section(group, "" if len(pooled) == 1 else f"-{number}", drawn=published)
+        for number, group in enumerate(pooled, start=1)
     ]
     if published:
-        sections.append(_section(PAPER, "-paper", Group(PAPER, ()), paper=True, drawn=True))
+        sections.append(_section(Group(PAPER, ()), "-paper", drawn=True))
     return Report(_counts(runs, problems), _problem_table(problems), sections)
 
 
-def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool) -> Section:
-    """The figures of a group; for the paper's group, with all published values and no measured ones. Where the paper's
-    points are drawn, ours are of the workers' own losses, as far as these were logged."""
+def _section(group: Group, suffix: str, *, drawn: bool) -> Section:
+    """The figures of a group; of a group without points, all published values. Where the paper's points are drawn, ours
+    are of the workers' own losses, as far as these were logged.
+
+    Args:
+        group: of one corpus and token budget.
+        suffix: of the names of the figures' files.
+        drawn: whether the paper's points are drawn.
+    """
+    paper = not group.points
+    value_tables = [*_tables_of_losses(group), zero_shot(group), wall_clock_table(group)]
     tables: list[Table | TextTable] = [
-        *_tables_of_losses(group, paper=paper),
-        zero_shot(group, everything=paper),
-        wall_clock_table(group, everything=paper),
+        *(replace(table, everything=paper) for table in value_tables),
         _claims(group, own=False),
         *([_claims(group.as_published(only=True), own=True)] if group.has_own_losses else []),
         choices(group),
@@ -89,53 +95,56 @@ def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool)
         loss_against_batch(shown, published=drawn),
         worker_scaling(shown, published=drawn),
         compression(shown, published=drawn),
-        law_figures.power_laws(ours, theirs, paper=paper),
+        law_figures.power_laws(ours, theirs),
         law_figures.critical_batches(shown, published=drawn),
-        law_figures.iso_loss_ratios(ours, theirs, paper=paper),
+        law_figures.iso_loss_ratios(ours, theirs),
         wall_clock_figure(group, published_too=drawn),
     ]
-    skipped = [figure for figure in figures if isinstance(figure, Skipped)]
+    figures = [figure.with_data(published=paper) for figure in figures]
+    absent: list[Figure | Table] = [figure for figure in figures if not figure.panels]
     if not paper:
-        skipped += [Skipped(table.name, table.needs) for table in tables if not table.rows and table.needs]
-    by_need: dict[str, dict[str, None]] = {}
-    for one in skipped:
-        by_need.setdefault(one.needs, {})[one.name] = None
+        absent += [table for table in value_tables if not table.rows and table.needs]
+    missing: dict[str, list[str]] = {}
+    for part in absent:
+        names = missing.setdefault(part.needs, [])
+        names += [part.name] if part.name not in names else []
     return Section(
-        title=title,
-        suffix=suffix,
+        title=group.title,
         tables=[table for table in tables if table.rows],
-        figures=[figure for figure in figures if isinstance(figure, Figure)],
-        skipped=[Skipped(", ".join(names), needs) for needs, names in by_need.items()],
+        figures=[replace(figure, name=figure.name + suffix) for figure in figures if figure.panels],
+        missing={needs: ", ".join(names) for needs, names in missing.items()},
     )
 
 
-def _tables_of_losses(group: Group, *, paper: bool) -> list[Table]:
+def _tables_of_losses(group: Group) -> list[Table]:
     """The tables of the anchor's losses, with those of the workers' own losses where these were logged."""
 
     def of(these: Group) -> list[Table]:
         scalings = measured_scalings(these)
         return [
-            final_loss(these, everything=paper),
-            over_baseline(these, everything=paper),
-            batches(these, everything=paper),
-            *sync_interval_tables(these, everything=paper),
-            *compression_tables(these, everything=paper),
-            *streaming_tables(these, everything=paper),
-            power_law_table(scalings, everything=paper),
-            critical_batch_table(these, everything=paper),
-            iso_loss_table(scalings, these, everything=paper),
+            final_loss(these),
+            over_baseline(these),
+            batches(these),
+            *sync_interval_tables(these),
+            *compression_tables(these),
+            *streaming_tables(these),
+            power_law_table(scalings),
+            critical_batch_table(these),
+            iso_loss_table(scalings, these),
         ]
 
     tables = of(group)
     if not group.has_own_losses:
         return tables
-    return [table.with_own(own) for table, own in zip(tables, of(group.as_published(only=True)), strict=True)]
+    return [
+        replace(table, own=own.measured) for table, own in zip(tables, of(group.as_published(only=True)), strict=True)
+    ]
 
 
 def _claims(group: Group, *, own: bool) -> TextTable:
     """Returns the claims at each scale for which there are runs to decide them."""
-    found = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
-    return claims_table(found, own=own)
+    claims = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
+    return claims_table(claims, own=own)
 
 
 def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:

@@ -9,24 +9,19 @@ from muloco.analysis import published
 from muloco.analysis.critical_batch import critical_batch
 from muloco.analysis.power_law import PowerLaw, fit_power_law
 from muloco.analysis.records.method import Variant
-from muloco.analysis.records.pooling import Group
-from muloco.analysis.report.tables import (
-    SCALES,
-    Key,
-    best_by_variant,
-    chosen,
-    published_losses,
-    published_variant,
-    table,
-)
-from muloco.analysis.table import Measured, Table
+from muloco.analysis.records.pooling import Group, Key, Measured
+from muloco.analysis.report.tables import published_losses, published_variant
+from muloco.analysis.report.value_table import SCALES, Table
 from muloco.model.flavors import flavor
 
 LEAST_SCALES = 3
 NEEDS = f"a method at {LEAST_SCALES} scales of one corpus and budget"
+NEEDS_BASE = f"DP AdamW and another method at {LEAST_SCALES} scales of one corpus and budget"
 BASE = Variant("DP AdamW")
 """The variant with which iso-loss figures compare the others."""
 _LARGEST_FITTED = "3.1B"
+_LAW = ("exponent", "coefficient", "irreducible")
+_ISO = ("compute", "steps")
 
 
 @dataclass(frozen=True)
@@ -58,29 +53,29 @@ class Scaling:
 def measured_scalings(group: Group) -> dict[Variant, Scaling]:
     """Returns the scaling of every variant with enough scales. All have the same irreducible loss, since it belongs to
     the corpus."""
-    at_best = best_by_variant(group)
     curves: dict[Variant, list[tuple[float, float, float]]] = {}
-    for (_, variant), one in at_best.items():
-        run = one.point.first
-        curves.setdefault(variant, []).append((run.compute, one.point.loss, float(run.tokens)))
-    curves = {variant: sorted(points) for variant, points in curves.items() if len(points) >= LEAST_SCALES}
-    if not curves:
+    for (_, variant), best in group.best.items():
+        run = best.point.first
+        curves.setdefault(variant, []).append((run.compute, best.point.loss, float(run.tokens)))
+    columns = {
+        variant: tuple(zip(*sorted(points), strict=True))
+        for variant, points in curves.items()
+        if len(points) >= LEAST_SCALES
+    }
+    if not columns:
         return {}
-    irreducible = shared_irreducible(
-        [([compute for compute, _, _ in points], [loss for _, loss, _ in points]) for points in curves.values()]
-    )
+    irreducible = shared_irreducible([(compute, loss) for compute, loss, _ in columns.values()])
     batches = critical_batches(group)
-    found = {}
-    for variant, points in curves.items():
-        compute, loss, tokens = zip(*points, strict=True)
-        found[variant] = Scaling(
-            compute=compute,
-            loss=loss,
-            law=fit_power_law(compute, loss, irreducible),
-            tokens=fit_power_law(compute, tokens, 0.0),
-            batch=_batch_law(group, {scale: size for (scale, of), size in batches.items() if of == variant}),
+    return {
+        variant: _scaling(
+            compute,
+            loss,
+            tokens,
+            irreducible,
+            _batch_law(group, {scale: size for (scale, of), size in batches.items() if of == variant}),
         )
-    return found
+        for variant, (compute, loss, tokens) in columns.items()
+    }
 
 
 def published_scalings() -> dict[Variant, Scaling]:
@@ -89,18 +84,27 @@ def published_scalings() -> dict[Variant, Scaling]:
     for variant, scale, loss in published_losses():
         if SCALES.index(scale) <= SCALES.index(_LARGEST_FITTED):
             losses.setdefault(variant, {})[scale] = loss
-    found = {}
+    scalings = {}
     for variant, by_scale in sorted(losses.items(), key=lambda item: item[0].order):
         sizes = [flavor(scale) for scale in by_scale]
-        compute = [6.0 * size.parameters * size.token_budget for size in sizes]
-        found[variant] = Scaling(
-            compute=compute,
-            loss=list(by_scale.values()),
-            law=fit_power_law(compute, list(by_scale.values()), published.IRREDUCIBLE),
-            tokens=fit_power_law(compute, [float(size.token_budget) for size in sizes], 0.0),
-            batch=_published_batch_law(variant),
+        scalings[variant] = _scaling(
+            [6.0 * size.parameters * size.token_budget for size in sizes],
+            list(by_scale.values()),
+            [float(size.token_budget) for size in sizes],
+            published.IRREDUCIBLE,
+            _published_batch_law(variant),
         )
-    return found
+    return scalings
+
+
+def _scaling(
+    compute: Sequence[float],
+    loss: Sequence[float],
+    tokens: Sequence[float],
+    irreducible: float,
+    batch: PowerLaw | None,
+) -> Scaling:
+    return Scaling(compute, loss, fit_power_law(compute, loss, irreducible), fit_power_law(compute, tokens, 0.0), batch)
 
 
 def shared_irreducible(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
@@ -115,100 +119,88 @@ def shared_irreducible(curves: Sequence[tuple[Sequence[float], Sequence[float]]]
     grid = np.linspace(0, most, 40)
     place = int(np.argmin([misfit(value) for value in grid]))
     around = (grid[max(0, place - 1)], grid[min(len(grid) - 1, place + 1)])
-    found = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-6})
-    return float(found.x if misfit(found.x) < misfit(grid[place]) else grid[place])
+    least = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-6})
+    return float(least.x if misfit(least.x) < misfit(grid[place]) else grid[place])
 
 
 def critical_batches(group: Group) -> dict[Key, int]:
     """Critical batch in tokens, by scale and variant, where two batches or more are there."""
-    found = {}
-    for scale in group.scales:
-        for variant in group.variants:
-            points = group.at(scale, variant)
-            at = {
-                batch: chosen(point for point in points if point.batch == batch) for batch in {p.batch for p in points}
-            }
-            losses = {batch: one.point.loss for batch, one in at.items() if one is not None}
-            if len(losses) > 1:
-                found[scale, variant] = critical_batch(losses)
-    return found
+    losses = {
+        (scale, variant): {batch: best.point.loss for batch, best in group.best_by_batch(scale, variant).items()}
+        for scale in group.scales
+        for variant in group.variants
+    }
+    return {key: critical_batch(by_batch) for key, by_batch in losses.items() if len(by_batch) > 1}
 
 
-def power_law_table(scalings: Mapping[Variant, Scaling], *, everything: bool) -> Table:
+def power_law_table(scalings: Mapping[Variant, Scaling]) -> Table:
     """Exponent, coefficient and irreducible loss."""
-    measured = {}
-    for variant, scaling in scalings.items():
-        law = scaling.law
-        note = f"{len(scaling.loss)} scales"
-        for column, value in zip(_LAW, (law.exponent, law.coefficient, law.irreducible), strict=True):
-            measured[("", variant), column] = Measured(value, note=note)
-    theirs = {(("", published_variant(name)), _LAW[0]): value for name, value in published.EXPONENT.items()}
-    theirs |= {(("", published_variant(name)), _LAW[2]): published.IRREDUCIBLE for name in published.EXPONENT}
-    return table(
-        "power_law",
-        "Power laws: loss = coefficient x compute ^ exponent + irreducible",
-        measured=measured,
-        published=theirs,
-        everything=everything,
+    names = {name: ("", published_variant(name)) for name in published.EXPONENT}
+    return Table(
+        name="power_law",
+        title="Power laws: loss = coefficient x compute ^ exponent + irreducible",
         across="parameter",
         column_order=_LAW.index,
+        measured={
+            (("", variant), parameter): Measured(getattr(scaling.law, parameter), note=f"{len(scaling.loss)} scales")
+            for variant, scaling in scalings.items()
+            for parameter in _LAW
+        },
+        published={
+            **{(row, "exponent"): published.EXPONENT[name] for name, row in names.items()},
+            **{(row, "irreducible"): published.IRREDUCIBLE for row in names.values()},
+        },
         form=".5g",
         notes=["Compute is 6 x parameters x tokens. The irreducible loss is fitted once for all methods of a corpus."],
         needs=NEEDS,
     )
 
 
-def critical_batch_table(group: Group, *, everything: bool) -> Table:
+def critical_batch_table(group: Group) -> Table:
     """The largest batch whose loss is within 1 % of the best."""
     measured = {}
     for (scale, variant), batch in critical_batches(group).items():
         largest = max(point.batch for point in group.at(scale, variant))
         note = "the largest batch tried: it may be larger" if batch == largest else ""
         measured[("", variant), scale] = Measured(batch, note=note)
-    return table(
-        "critical_batch",
-        "Critical batch in tokens an inner step",
+    return Table(
+        name="critical_batch",
+        title="Critical batch in tokens an inner step",
+        across="scale",
+        column_order=SCALES.index,
         measured=measured,
         published={
             (("", published_variant(name)), scale): float(batch)
             for name, by_scale in published.CRITICAL_BATCH.items()
             for scale, batch in by_scale.items()
         },
-        everything=everything,
-        across="scale",
-        column_order=SCALES.index,
         form=",.0f",
         notes=["The largest batch tried whose loss is at most 1.01 times that of the best batch."],
         needs="a method with two batch sizes at one scale",
     )
 
 
-def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group, *, everything: bool) -> Table:
+def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group) -> Table:
     """How much less compute and how many fewer steps reach the loss that DP AdamW has, at the largest scale."""
     measured = {}
-    if BASE in scalings and group.points:
-        scale = group.scales[-1]
-        for variant, scaling in scalings.items():
-            at = scaling.compute[-1]
-            for column, value in zip(_ISO, iso_loss(scaling, scalings[BASE], at), strict=True):
-                if variant != BASE and value is not None:
-                    measured[(scale, variant), column] = Measured(value)
-    theirs = {
-        ((_LARGEST_FITTED, published_variant(name)), column): value
-        for name, values in published.ISO_LOSS.items()
-        for column, value in zip(_ISO, values, strict=True)
-    }
-    return table(
-        "iso_loss",
-        "DP AdamW's compute and steps for the same loss, as multiples",
-        measured=measured,
-        published=theirs,
-        everything=everything,
+    for variant, scaling in scalings.items() if BASE in scalings else ():
+        for column, value in zip(_ISO, iso_loss(scaling, scalings[BASE], scaling.compute[-1]), strict=True):
+            if variant != BASE and value is not None:
+                measured[(group.scales[-1], variant), column] = Measured(value)
+    return Table(
+        name="iso_loss",
+        title="DP AdamW's compute and steps for the same loss, as multiples",
         across="of",
         column_order=_ISO.index,
+        measured=measured,
+        published={
+            ((_LARGEST_FITTED, published_variant(name)), column): value
+            for name, values in published.ISO_LOSS.items()
+            for column, value in zip(_ISO, values, strict=True)
+        },
         form=".3g",
         notes=["From the power laws, at the largest scale. Steps are compute over critical batch."],
-        needs=f"DP AdamW and another method at {LEAST_SCALES} scales of one corpus and budget",
+        needs=NEEDS_BASE,
     )
 
 
@@ -220,10 +212,6 @@ def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> tuple[float | N
         return None, None
     theirs, ours = base.sequential_steps(needed), scaling.sequential_steps(compute)
     return needed / compute, theirs / ours if theirs and ours else None
-
-
-_LAW = ("exponent", "coefficient", "irreducible")
-_ISO = ("compute", "steps")
 
 
 def _batch_law(group: Group, by_scale: Mapping[str, int]) -> PowerLaw | None:

@@ -25,8 +25,8 @@ def _section(section: Section) -> Iterator[str]:
         yield from markdown_lines(table.wide(), level=3)
     for figure in section.figures:
         yield from (f"### {figure.title}", "")
-        yield from (f"![{figure.title}](figures/{figure.name}{section.suffix}.png)", "", figure.caption, "")
-    if section.skipped:
+        yield from (f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, "")
+    if section.missing:
         yield from ("### Not here", "")
-        yield from (f"- {skipped.name}: needs {skipped.needs}" for skipped in section.skipped)
+        yield from (f"- {names}: needs {needs}" for needs, names in section.missing.items())
         yield ""

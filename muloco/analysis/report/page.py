@@ -40,7 +40,7 @@ def page(report: Report, images: Mapping[str, bytes]) -> str:
 
     Args:
         report: what to show.
-        images: SVG files by the figure's name with its section's suffix.
+        images: SVG files by the figure's name.
     """
     return "\n".join(_lines(report, images)) + "\n"
 
@@ -70,12 +70,12 @@ def _section(section: Section, images: Mapping[str, bytes]) -> Iterator[str]:
         yield f"<h3>{escape(wide.title)}</h3>"
         yield from _table(wide)
     for figure in section.figures:
-        data = base64.b64encode(images[figure.name + section.suffix]).decode()
+        data = base64.b64encode(images[figure.name]).decode()
         yield f"<h3>{escape(figure.title)}</h3>\n<figure>"
         yield f'<img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{data}">'
         yield f"<figcaption class=note>{escape(figure.caption)}</figcaption>\n</figure>"
-    if section.skipped:
-        lines = "".join(f"<li>{escape(one.name)}: needs {escape(one.needs)}</li>" for one in section.skipped)
+    if section.missing:
+        lines = "".join(f"<li>{escape(names)}: needs {escape(needs)}</li>" for needs, names in section.missing.items())
         yield f"<h3>Not here</h3>\n<ul class=note>{lines}</ul>"
 
 

@@ -1,6 +1,5 @@
 """The folder of a report: what is written there, and what is left alone."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,5 +95,5 @@ def _drawn(report: Report) -> Mapping[str, bytes]:
     with TemporaryDirectory() as folder:
         for section in report.sections:
             for figure in section.figures:
-                draw(dataclasses.replace(figure, name=figure.name + section.suffix), Path(folder))
+                draw(figure, Path(folder))
         return {f"figures/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir())}
