@@ -88,6 +88,11 @@ class Figure:
     needs: str = ""
     """What it would take for the figure to have panels."""
 
+    @property
+    def series(self) -> list[Series | Bars | Boxes]:
+        """The series of all panels."""
+        return [series for panel in self.panels for series in panel.series]
+
     def with_data(self, *, published: bool = False) -> "Figure":
         """The figure without the panels that have no series or, unless published ones count, no others."""
         panels = [panel for panel in self.panels if any(published or not series.published for series in panel.series)]

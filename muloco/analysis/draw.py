@@ -1,12 +1,13 @@
-"""Figures as PNG and SVG."""
+"""Figures as PNG and SVG, independent of the matplotlib backend in the environment (MPLBACKEND)."""
 
+import contextlib
 import math
+import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muloco.analysis.canvas import canvas, save
 from muloco.analysis.chart import Bars, Boxes, Figure, Panel, Series
 from muloco.analysis.palette import Look, looks
 
@@ -50,13 +51,20 @@ def draw_to(figure: Figure, *paths: Path) -> None:
     rows = math.ceil(len(figure.panels) / columns)
     panel_width, panel_height = figure.panel_size
     width = panel_width * columns + 0.8
-    mixed = not all(series.published for panel in figure.panels for series in panel.series)
+    mixed = not all(series.published for series in figure.series)
     labels = _labels(figure, mixed=mixed)
     across = max(1, int(width / (0.055 * max(_SHORTEST_LABEL, *map(len, labels)) + 0.6)))
     notes = textwrap.wrap("; ".join(filter(None, (figure.note, _explained(labels)))), int(width / 0.055))
     height = panel_height * rows + 0.17 * math.ceil(len(labels) / across) + 0.12 * len(notes)
-    styles = looks(name for panel in figure.panels for series in panel.series if (name := _look(series)))
-    with canvas(rows, columns, width=width, height=height, name=figure.name) as (sheet, grid):
+    styles = looks(filter(None, map(_look, figure.series)))
+    with _no_backend():
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Sheet
+    with matplotlib.rc_context({"svg.hashsalt": figure.name, "font.size": 9, "axes.titlesize": 10}):
+        sheet: Any = Sheet(figsize=(width, height), dpi=130, layout="constrained")
+        FigureCanvasAgg(sheet)
+        grid = sheet.subplots(rows, columns, squeeze=False)
         for place, axes in enumerate(grid.flat):
             if place < len(figure.panels):
                 _draw_panel(axes, figure.panels[place], styles, mixed=mixed)
@@ -76,6 +84,26 @@ def draw_to(figure: Figure, *paths: Path) -> None:
             legend.set_title("\n".join(notes), prop={"size": 6})
             legend.get_title().set_color("0.35")
         save(sheet, *paths)
+
+
+def save(sheet: Any, *paths: Path) -> None:
+    """Writes a sheet to files whose endings name the formats. The same sheet gives the same bytes."""
+    sheet.draw_without_rendering()
+    sheet.set_layout_engine("none")  # so that all files have the same layout
+    for path in paths:
+        sheet.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else {"Date": None})
+
+
+@contextlib.contextmanager
+def _no_backend() -> Iterator[None]:
+    """Hides the backend in the environment, since matplotlib refuses to be imported if it does not know it, as in a
+    program that a notebook starts."""
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
 
 
 def _explained(labels: Iterable[str]) -> str:

@@ -165,18 +165,16 @@ def test_a_run_of_one_step_is_drawn(tmp_path: Path) -> None:
     assert plot_loss(run_with(tmp_path, {0: {1: 5.0}})).read_bytes().startswith(b"\x89PNG")
 
 
-def test_figures_ask_for_no_display(tmp_path: Path) -> None:
-    """As where a notebook has set a backend that is not known here."""
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "tkagg"])
+def test_figures_ask_for_no_display(backend: str, tmp_path: Path) -> None:
+    """As where a notebook has set a backend that is not known here, which it keeps."""
     run_with(tmp_path, {0: {1: 5.0}})
     code = (
-        "import sys; from muloco.analysis.plots import plot_loss; from muloco.runs.folder import RunFolder;"
-        f"plot_loss(RunFolder({str(tmp_path)!r})); assert 'matplotlib.pyplot' not in sys.modules"
+        "import os, sys; from muloco.analysis.plots import plot_loss; from muloco.runs.folder import RunFolder;"
+        f"plot_loss(RunFolder({str(tmp_path)!r})); assert 'matplotlib.pyplot' not in sys.modules;"
+        "print(os.environ['MPLBACKEND'])"
     )
-    environment = {
-        "MPLBACKEND": "unknown",
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": ":".join(sys.path),
-    }
+    environment = {"MPLBACKEND": backend, "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "loss.png").exists()
+    assert run.stdout == f"{backend}\n", run.stderr
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -75,9 +75,7 @@ def test_iso_loss_steps_take_the_critical_batch_at_each_compute() -> None:
     ours = Scaling(
         *((1e4, 1e6), (3, 2)), PowerLaw(coefficient=1, exponent=-0.5), tokens, PowerLaw(coefficient=8, exponent=1)
     )
-    compute, steps = iso_loss(ours, base, 1e6)
-    assert compute == pytest.approx(4)
-    assert steps == pytest.approx(16)
+    assert iso_loss(ours, base, 1e6) == {"compute": pytest.approx(4), "steps": pytest.approx(16)}
 
 
 def test_the_papers_own_exponents_and_savings_come_out() -> None:
@@ -90,8 +88,8 @@ def test_the_papers_own_exponents_and_savings_come_out() -> None:
         assert scalings[_variant(name)].law.exponent == pytest.approx(exponent, abs=0.004), name
     for name, (compute, steps) in ISO_LOSS.items():
         found = iso_loss(scalings[_variant(name)], scalings[Variant("DP AdamW")], scalings[_variant(name)].compute[-1])
-        assert found[0] == pytest.approx(compute, rel=0.04), name
-        assert found[1] == pytest.approx(steps, rel=0.34), name
+        assert found["compute"] == pytest.approx(compute, rel=0.04), name
+        assert found["steps"] == pytest.approx(steps, rel=0.34), name
 
 
 def test_the_legend_of_the_papers_laws_has_the_exponent_of_the_table_and_ours() -> None:

@@ -1,8 +1,6 @@
 """Figures from fits over scales: power laws, critical batch sizes, iso-loss compute and steps."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import SupportsFloat
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from muloco.analysis.records.pooling import Group
 from muloco.analysis.report.figures import LOSS
 from muloco.analysis.report.laws import (
     BASE,
+    ISO,
     LEAST_SCALES,
     NEEDS,
     NEEDS_BASE,
@@ -37,7 +36,8 @@ def power_laws(measured: Scalings, published: Scalings) -> Figure:
     by_base: dict[str, list[Series]] = {}
     for scalings, theirs in ((measured, False), (published, True)):
         for variant, scaling in scalings.items():
-            x, y = _curve(scaling.law.predict, scaling.compute)
+            x = _along(scaling.compute)
+            y = [float(scaling.law.predict(compute)) for compute in x]
             name = f"{variant.label}, {_exponents(variant, scaling, theirs=theirs)}"
             by_base.setdefault(baseline(variant.method), []).extend(
                 [
@@ -105,16 +105,19 @@ def critical_batches(group: Group, *, published: bool) -> Figure:
 
 def iso_loss_ratios(measured: Scalings, published: Scalings) -> Figure:
     """How many times a method's compute and sequential steps DP AdamW needs for the same loss."""
-    panels: list[list[Series]] = [[], []]
+    panels: dict[str, list[Series]] = {quantity: [] for quantity in ISO}
     for scalings, theirs in ((measured, False), (published, True)):
         for variant, scaling in scalings.items() if BASE in scalings else ():
             if variant == BASE or (theirs and (variant.workers or 1) > 1):
                 continue
-            for place, series in enumerate(panels):
-                x, y = _curve(partial(_iso_loss, scaling, scalings[BASE], place), scaling.compute)
-                if x:
+            ratios = {compute: iso_loss(scaling, scalings[BASE], compute) for compute in _along(scaling.compute)}
+            for quantity, series in panels.items():
+                if x := [compute for compute, known in ratios.items() if quantity in known]:
+                    y = [ratios[compute][quantity] for compute in x]
                     series.append(Series(label=variant.label, x=x, y=y, published=theirs, points=False))
-    timed = "." if panels[1] else f"; they need critical batches of DP AdamW and another at {LEAST_SCALES} scales."
+    timed = (
+        "." if panels["steps"] else f"; they need critical batches of DP AdamW and another at {LEAST_SCALES} scales."
+    )
     refitted = (
         " The paper's lines are refitted here to its losses; its printed values, which are in the table, "
         "differ from them by up to 4 % in compute and a third in steps."
@@ -124,24 +127,18 @@ def iso_loss_ratios(measured: Scalings, published: Scalings) -> Figure:
         title="Iso-loss compute and time",
         panels=[
             Panel(
-                title=f"{name} for the same loss",
+                title=f"{'sequential ' * (quantity == 'steps')}{quantity} for the same loss",
                 xlabel="compute of the method (FLOPs)",
-                ylabel=f"DP AdamW's {what} / the method's",
+                ylabel=f"DP AdamW's {quantity} / the method's",
                 series=series,
                 xlog=10,
             )
-            for (what, name), series in zip(
-                (("compute", "compute"), ("steps", "sequential steps")), panels, strict=True
-            )
+            for quantity, series in panels.items()
         ],
         caption="What DP AdamW needs for the same loss, by the power laws, over what the method needs. "
         f"Sequential steps, which stand for time, are compute over critical batch{timed}" + refitted * bool(published),
         needs=NEEDS_BASE,
     )
-
-
-def _iso_loss(scaling: Scaling, base: Scaling, place: int, compute: float) -> float | None:
-    return iso_loss(scaling, base, compute)[place]
 
 
 def _exponents(variant: Variant, scaling: Scaling, *, theirs: bool) -> str:
@@ -153,9 +150,6 @@ def _exponents(variant: Variant, scaling: Scaling, *, theirs: bool) -> str:
     return f"exponent {published}{fitted} refitted here"
 
 
-def _curve(value: Callable[[float], SupportsFloat | None], compute: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Value at 40 computes from the smallest to the largest, where there is one."""
-    pairs = [
-        (float(c), float(y)) for c in np.geomspace(min(compute), max(compute), 40) if (y := value(float(c))) is not None
-    ]
-    return [c for c, _ in pairs], [y for _, y in pairs]
+def _along(compute: Sequence[float]) -> list[float]:
+    """40 computes from the smallest to the largest."""
+    return [float(value) for value in np.geomspace(min(compute), max(compute), 40)]

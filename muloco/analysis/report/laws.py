@@ -21,7 +21,8 @@ BASE = Variant("DP AdamW")
 """The variant with which iso-loss figures compare the others."""
 _LARGEST_FITTED = "3.1B"
 _LAW = ("exponent", "coefficient", "irreducible")
-_ISO = ("compute", "steps")
+ISO = ("compute", "steps")
+"""What iso-loss figures compare."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,19 @@ class Scaling:
     """Power law of the tokens that belong to a compute."""
     batch: PowerLaw | None = None
     """Critical batch by tokens trained on; None: not known at enough scales."""
+
+    @classmethod
+    def fitted(
+        cls,
+        compute: Sequence[float],
+        loss: Sequence[float],
+        tokens: Sequence[float],
+        irreducible: float,
+        batch: PowerLaw | None,
+    ) -> "Scaling":
+        """The scaling with laws fitted to loss, compute and tokens at each scale."""
+        law, by_compute = fit_power_law(compute, loss, irreducible), fit_power_law(compute, tokens, 0.0)
+        return cls(compute, loss, law, by_compute, batch)
 
     def compute_for(self, loss: float) -> float | None:
         """FLOPs at which the law reaches a loss; None: never."""
@@ -67,7 +81,7 @@ def measured_scalings(group: Group) -> dict[Variant, Scaling]:
     irreducible = shared_irreducible([(compute, loss) for compute, loss, _ in columns.values()])
     batches = critical_batches(group)
     return {
-        variant: _scaling(
+        variant: Scaling.fitted(
             compute,
             loss,
             tokens,
@@ -87,7 +101,7 @@ def published_scalings() -> dict[Variant, Scaling]:
     scalings = {}
     for variant, by_scale in sorted(losses.items(), key=lambda item: item[0].order):
         sizes = [flavor(scale) for scale in by_scale]
-        scalings[variant] = _scaling(
+        scalings[variant] = Scaling.fitted(
             [6.0 * size.parameters * size.token_budget for size in sizes],
             list(by_scale.values()),
             [float(size.token_budget) for size in sizes],
@@ -95,16 +109,6 @@ def published_scalings() -> dict[Variant, Scaling]:
             _published_batch_law(variant),
         )
     return scalings
-
-
-def _scaling(
-    compute: Sequence[float],
-    loss: Sequence[float],
-    tokens: Sequence[float],
-    irreducible: float,
-    batch: PowerLaw | None,
-) -> Scaling:
-    return Scaling(compute, loss, fit_power_law(compute, loss, irreducible), fit_power_law(compute, tokens, 0.0), batch)
 
 
 def shared_irreducible(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
@@ -182,21 +186,21 @@ def critical_batch_table(group: Group) -> Table:
 
 def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group) -> Table:
     """How much less compute and how many fewer steps reach the loss that DP AdamW has, at the largest scale."""
-    measured = {}
-    for variant, scaling in scalings.items() if BASE in scalings else ():
-        for column, value in zip(_ISO, iso_loss(scaling, scalings[BASE], scaling.compute[-1]), strict=True):
-            if variant != BASE and value is not None:
-                measured[(group.scales[-1], variant), column] = Measured(value)
     return Table(
         name="iso_loss",
         title="DP AdamW's compute and steps for the same loss, as multiples",
         across="of",
-        column_order=_ISO.index,
-        measured=measured,
+        column_order=ISO.index,
+        measured={
+            ((group.scales[-1], variant), column): Measured(ratio)
+            for variant, scaling in scalings.items()
+            if variant != BASE and BASE in scalings
+            for column, ratio in iso_loss(scaling, scalings[BASE], scaling.compute[-1]).items()
+        },
         published={
             ((_LARGEST_FITTED, published_variant(name)), column): value
             for name, values in published.ISO_LOSS.items()
-            for column, value in zip(_ISO, values, strict=True)
+            for column, value in zip(ISO, values, strict=True)
         },
         form=".3g",
         notes=["From the power laws, at the largest scale. Steps are compute over critical batch."],
@@ -204,14 +208,14 @@ def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group) -> Table:
     )
 
 
-def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> tuple[float | None, float | None]:
-    """Compute and steps that `base` needs for the loss that `scaling` reaches with `compute`, as multiples of its own;
-    None where its law never reaches it, or a critical batch is not known."""
+def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> dict[str, float]:
+    """Compute and steps that `base` needs for the loss that `scaling` reaches with `compute`, as multiples of its own,
+    by the names in `ISO`; without those that its law never reaches, or that take an unknown critical batch."""
     needed = base.compute_for(float(scaling.law.predict(compute)))
     if needed is None:
-        return None, None
+        return {}
     theirs, ours = base.sequential_steps(needed), scaling.sequential_steps(compute)
-    return needed / compute, theirs / ours if theirs and ours else None
+    return {"compute": needed / compute, **({"steps": theirs / ours} if theirs and ours else {})}
 
 
 def _batch_law(group: Group, by_scale: Mapping[str, int]) -> PowerLaw | None:
