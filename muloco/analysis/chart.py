@@ -86,7 +86,7 @@ class Figure:
     across: int = 3
     """The most panels beside each other."""
     needs: str = ""
-    """What it would take for the figure to have panels."""
+    """The runs that it takes for the figure to have panels."""
 
     @property
     def series(self) -> list[Series | Bars | Boxes]:
@@ -97,3 +97,9 @@ class Figure:
         """The figure without the panels that have no series or, unless published ones count, no others."""
         panels = [panel for panel in self.panels if any(published or not series.published for series in panel.series)]
         return replace(self, panels=panels)
+
+
+def wall_clock_panel(title: str, series: Sequence[Series], unit: str) -> Panel:
+    """Time against bandwidth."""
+    xlabel = "bandwidth of a worker's link (Gbit/s)"
+    return Panel(title=title, xlabel=xlabel, ylabel=f"wall-clock time ({unit})", series=series, xlog=10, ylog=10)

@@ -39,20 +39,30 @@ class Memory:
 
 
 def memory(config: ResolvedConfig) -> Memory:
-    """Returns the memory of one worker: its training state, and what a sync needs in addition."""
+    """Returns the memory of one worker: its training state, and what a sync needs in addition. It assumes CUDA graphs,
+    which keep the gradients, unless the config turns them off or the workers share a process."""
+    ft, compression = config.fault_tolerance, config.compression
+    in_process = ft.transport == "in_process"
+    words = sync_words(
+        workers=config.workers,
+        sync_delay=ft.fragment_sync_delay,
+        compressed=compression.kind != "none",
+        error_feedback=compression.error_feedback,
+        fragments=ft.num_fragments,
+        in_process=in_process,
+        gradients_stay=not in_process and not config.training.disable_cuda_graphs,
+    )
     n = WORD * flavor(config.model.flavor).parameters
-    outer, again = config.outer_optimizer, config.compression.reduce == "reselect"
+    outer, again = config.outer_optimizer, compression.reduce == "reselect"
     buffers = 0 if outer.class_name == "sgd" and not outer.momentum else _OUTER_BUFFERS[outer.class_name]
-    residuals = (
-        1 + again / config.workers
-    ) * config.compression.error_feedback  # of what it sends, and of its own means
+    residuals = (1 + again / config.workers) * compression.error_feedback  # of what it sends, and of its own means
     return Memory(
         parameters=n,
         gradients=n,
         inner=WORD * _inner_state(config),
         outer=n * (1 + buffers) if config.syncs else 0,
         error_feedback=round(residuals * n),
-        syncing=round(_sync_words(config) * n) if config.syncs else 0,
+        syncing=round(words * n) if config.syncs else 0,
     )
 
 
@@ -64,19 +74,3 @@ def _inner_state(config: ResolvedConfig) -> int:
     average = size.parameters if optimizer.name == "GPA" else 0  # its z
     roles = optimizer.roles()
     return average + sum(RULES[roles[name].rule].words * number for name, number in size.parameters_by_role.items())
-
-
-def _sync_words(config: ResolvedConfig) -> float:
-    """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless
-    the config turns them off or the workers share a process."""
-    ft = config.fault_tolerance
-    in_process = ft.transport == "in_process"
-    return sync_words(
-        workers=config.workers,
-        sync_delay=ft.fragment_sync_delay,
-        compressed=config.compression.kind != "none",
-        error_feedback=config.compression.error_feedback,
-        fragments=ft.num_fragments,
-        in_process=in_process,
-        gradients_stay=not in_process and not config.training.disable_cuda_graphs,
-    )

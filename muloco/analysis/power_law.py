@@ -40,26 +40,20 @@ def fit_power_law(
     Raises:
         ValueError: too few points, values that are not positive, or a loss at or below L_irr.
     """
-    x, y = _checked(compute, loss, "compute", "loss")
-    least = 3 if irreducible is None else 2
-    if len(set(x)) < least:
-        raise ValueError(
-            f"a fit {'without' if irreducible is None else 'with'} a given irreducible loss needs "
-            f"{least} different computes; got {len(set(x))}"
-        )
-    if irreducible is not None and not 0 <= irreducible < y.min():
-        raise ValueError(f"irreducible must be from 0 to below every loss ({y.min():g}); got {irreducible}")
-    return _free(x, y, breadth) if irreducible is None else _fixed(x, y, irreducible, breadth)
-
-
-def _checked(x: Sequence[float], y: Sequence[float], *names: str) -> tuple[np.ndarray, np.ndarray]:
-    arrays = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if arrays[0].shape != arrays[1].shape or arrays[0].ndim != 1:
-        raise ValueError(f"{names[0]} and {names[1]} must be of one length; got {len(x)} and {len(y)}")
-    for name, values in zip(names, arrays, strict=True):
+    x, y = np.asarray(compute, dtype=float), np.asarray(loss, dtype=float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"compute and loss must be of one length; got {len(compute)} and {len(loss)}")
+    for name, values in (("compute", x), ("loss", y)):
         if not np.all((values > 0) & np.isfinite(values)):
             raise ValueError(f"{name} must be positive and finite; got {list(values)}")
-    return arrays
+    given, least = ("without", 3) if irreducible is None else ("with", 2)
+    if len(set(x)) < least:
+        raise ValueError(f"a fit {given} a given irreducible loss needs {least} different computes; got {len(set(x))}")
+    if irreducible is None:
+        return _free(x, y, breadth)
+    if not 0 <= irreducible < y.min():
+        raise ValueError(f"irreducible must be from 0 to below every loss ({y.min():g}); got {irreducible}")
+    return _fixed(x, y, irreducible, breadth)
 
 
 def _fixed(x: np.ndarray, y: np.ndarray, irreducible: float, breadth: float) -> PowerLaw:

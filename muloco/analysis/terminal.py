@@ -52,14 +52,6 @@ def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) 
     return tables + [_table("" if at else title, [names, *group], names) for at, group in enumerate(groups)]
 
 
-def facts(title: str, rows: dict[str, str]) -> Table:
-    """A table of two columns, names and values."""
-    table = Table(title=Text(title), title_justify="left", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return table
-
-
 def _width(columns: Sequence[Column]) -> int:
     return _FRAME + sum(column.width + _AROUND_A_COLUMN for column in columns)
 

@@ -21,7 +21,7 @@ SEEDS = (1, 2, 3)
 
 
 def claims_of(root: Path, *runs: tuple[Config, float]) -> dict[str, Claim]:
-    """Of runs at 416M with these losses."""
+    """The claims about runs at 416M with these losses."""
     read = [read_run(finished(root / str(number), config, loss))[0] for number, (config, loss) in enumerate(runs)]
     (group,) = groups(pool(run for run in read if run is not None)[0])
     return {claim.title: claim for claim in loss_claims(group, "416M")}
@@ -32,7 +32,7 @@ def seeded(make, losses: Mapping[int, float], *chosen, **changes) -> list[tuple[
 
 
 def test_an_interval_is_students(tmp_path: Path) -> None:
-    """Of 1, 2, 3: mean 2, deviation 1; t of 97.5 % with two degrees of freedom is 4.3027 in any table."""
+    """The values 1, 2, 3 have mean 2, deviation 1; t of 97.5 % with two degrees of freedom is 4.3027 in any table."""
     part = Part(label="K=2", values=(1.0, 2.0, 3.0))
     assert part.mean == 2 and part.margin == pytest.approx(4.30265 / math.sqrt(3), abs=1e-5)
     assert part.describe() == "K=2: +2.00 ± 2.48 (n=3, undecided)"

@@ -1,4 +1,4 @@
-"""What figures look like: one color a method, margins, gaps, and whatever number of points there is."""
+"""The look of figures: one color a method, margins, gaps, and whatever number of points there is."""
 
 import math
 import subprocess

@@ -68,13 +68,9 @@ def test_iso_loss_compute_is_that_of_the_laws(tmp_path: Path) -> None:
 def test_iso_loss_steps_take_the_critical_batch_at_each_compute() -> None:
     """Half the excess at an exponent of -1/2: 4 times the compute, so twice the tokens, at which the other's batch is
     twice as large, which leaves 2 times the steps at equal batches; and ours is 8 times as large: 16."""
-    tokens = PowerLaw(coefficient=1, exponent=0.5)
-    base = Scaling(
-        *((1e4, 1e6), (4, 3)), PowerLaw(coefficient=2, exponent=-0.5), tokens, PowerLaw(coefficient=1, exponent=1)
-    )
-    ours = Scaling(
-        *((1e4, 1e6), (3, 2)), PowerLaw(coefficient=1, exponent=-0.5), tokens, PowerLaw(coefficient=8, exponent=1)
-    )
+    compute, tokens = (1e4, 1e6), (1e2, 1e3)
+    base = Scaling(compute, (0.02, 0.002), tokens, 0.0, PowerLaw(coefficient=1, exponent=1))
+    ours = Scaling(compute, (0.01, 0.001), tokens, 0.0, PowerLaw(coefficient=8, exponent=1))
     assert iso_loss(ours, base, 1e6) == {"compute": pytest.approx(4), "steps": pytest.approx(16)}
 
 

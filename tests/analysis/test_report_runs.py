@@ -1,4 +1,4 @@
-"""What is read from run folders, what is said of the rest, and what is pooled."""
+"""Run folders: the records of finished runs, the problems of the others, and how runs are pooled."""
 
 import json
 import re

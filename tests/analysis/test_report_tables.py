@@ -37,12 +37,12 @@ def group_of(root: Path, *runs: tuple[Config, float], **summary: Any) -> Group:
 
 
 def values(table: Table) -> dict[tuple[str, ...], float]:
-    """What was measured, by scale, method, K, variant and column."""
+    """Measured values by scale, method, K, variant and column."""
     return {(scale, *variant.key, column): cell.value for ((scale, variant), column), cell in table.measured.items()}
 
 
 def theirs(table: Table) -> dict[tuple[str, ...], float]:
-    """What is published beside it, likewise."""
+    """The published values beside them, by the same names."""
     return {(scale, *variant.key, column): value for ((scale, variant), column), value in table.beside.items()}
 
 

@@ -13,11 +13,11 @@ TOP = 0.05
 """Share of the singular values, the largest ones, that the interference gap is about."""
 
 
-def cosine(one: Tensor, other: Tensor) -> float:
+def cosine(left: Tensor, right: Tensor) -> float:
     """Returns the cosine of two tensors of equal shape, as vectors; NaN if one of them is zero."""
-    one, other = one.double().flatten(), other.double().flatten()
-    norms = (one.norm() * other.norm()).item()
-    return torch.dot(one, other).item() / norms if norms else math.nan
+    left, right = left.double().flatten(), right.double().flatten()
+    norms = (left.norm() * right.norm()).item()
+    return torch.dot(left, right).item() / norms if norms else math.nan
 
 
 def mean(tensors: Sequence[Tensor]) -> Tensor:

@@ -111,7 +111,7 @@ def _matrix(name: str, tensors: Sequence[Tensor], single: Tensor, steps: Sequenc
     of_mean = singular_values(averaged)
     workers, rank = len(tensors), len(of_mean)
     top_of_workers, top_of_mean = sum(map(top_mean, own)) / workers, top_mean(of_mean)
-    right = nuclear_norm(steps, workers=workers, rank=rank)
+    from_steps, from_decay, if_orthonormal = nuclear_norm(steps, workers=workers, rank=rank)
     norms = [step.norm / math.sqrt(rank) for step in steps]
     return MatrixFigures(
         workers=workers,
@@ -122,9 +122,9 @@ def _matrix(name: str, tensors: Sequence[Tensor], single: Tensor, steps: Sequenc
         top_of_mean=top_of_mean,
         gap=interference_gap(top_of_workers, top_of_mean),
         nuclear_norm=of_mean.sum().item(),
-        from_steps=right.steps,
-        from_decay=right.decay,
-        if_orthonormal=right.if_orthonormal,
+        from_steps=from_steps,
+        from_decay=from_decay,
+        if_orthonormal=if_orthonormal,
         mean_rho=fmean(step.rho for step in steps),
         mean_norm=fmean(norms),
         least_norm=min(norms),

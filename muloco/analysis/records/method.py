@@ -24,7 +24,7 @@ class CodecLabel:
     size: str = ""
     """How much is sent, as a column of a table: `4 bits`, `10 %`. Empty for a family of codecs."""
     details: str = ""
-    """What else distinguishes it, such as `per row`, or how topk sends values."""
+    """Other properties, such as `per row`, or how topk sends values."""
     reduce: str = "reselect"
     """How the mean is computed: `compression.reduce`."""
     error_feedback: bool = False

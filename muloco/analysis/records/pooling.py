@@ -1,4 +1,4 @@
-"""From runs to points: seeds pooled, groups that are never mixed, and the best point of a grid."""
+"""Points made of runs: seeds pooled, groups that are never mixed, and the best point of a grid."""
 
 import json
 import math

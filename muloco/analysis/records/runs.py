@@ -171,6 +171,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[tuple[str, str]]]:
         return None, [("unfinished", reason)]
     zero_shot, left_out = read_zero_shot(folder, lines, steps=steps, limit=config.evaluation.limit)
     loss, own = float(summary["validation_loss"]), summary.get("local_validation_loss")
+    curve = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}  # of the same anchor
     run = Run(
         folder=folder.root,
         variant=variant(config),
@@ -182,7 +183,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[tuple[str, str]]]:
         settings={name: value for name, value in identity(config).items() if name not in _NO_PART},
         loss=_finite(loss),
         own_loss=_finite(own) if own is not None else None,
-        curve=_curve(lines),
+        curve=tuple(sorted(curve.items())),
         step_seconds=_step_seconds(lines),
         wall_seconds=float(summary["wall_seconds"]),
         bytes_sent=int(summary["bytes_sent_per_worker"]),
@@ -242,13 +243,8 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _curve(lines: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
-    """Returns the held-out losses by step. All workers validate the same anchor, so any worker's lines will do."""
-    return tuple(sorted({line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}.items()))
-
-
 def _step_seconds(lines: Iterable[Mapping[str, Any]]) -> float | None:
-    """From the rates in training lines: tokens since the line before, over tokens a second, over steps."""
+    """Computed from the rates in training lines: tokens since the line before, over tokens a second, over steps."""
     by_worker: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines:
         if line.get("tokens_per_second"):

@@ -41,7 +41,7 @@ class Section:
     tables: Sequence[Table | TextTable]
     figures: Sequence[Figure]
     missing: Mapping[str, str]
-    """What it would take for the figures and tables that are not there; and their names."""
+    """Names of the figures and tables that are not there, by the runs that they take."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,16 @@ def _section(group: Group, suffix: str, *, drawn: bool) -> Section:
         drawn: whether the paper's points are drawn.
     """
     paper = not group.points
-    value_tables = [*_tables_of_losses(group), zero_shot(group), wall_clock_table(group)]
-    tables: list[Table | TextTable] = [
-        *(replace(table, everything=paper) for table in value_tables),
-        _claims(group, own=False),
-        *([_claims(group.as_published(only=True), own=True)] if group.has_own_losses else []),
-        choices(group),
-    ]
+    losses, claims = _tables_of_losses(group), [_claims(group, own=False)]
+    if group.has_own_losses:
+        own = group.as_published(only=True)
+        losses = [
+            replace(table, own=of_own.measured) for table, of_own in zip(losses, _tables_of_losses(own), strict=True)
+        ]
+        claims.append(_claims(own, own=True))
+    value_tables = [*losses, zero_shot(group), wall_clock_table(group)]
+    shown_tables = [replace(table, everything=paper) for table in value_tables]
+    tables: list[Table | TextTable] = [*shown_tables, *claims, choices(group)]
     shown, theirs = (group.as_published(), published_scalings()) if drawn else (group, {})
     ours = measured_scalings(shown)
     figures = [
@@ -101,13 +104,12 @@ def _section(group: Group, suffix: str, *, drawn: bool) -> Section:
         wall_clock_figure(group, published_too=drawn),
     ]
     figures = [figure.with_data(published=paper) for figure in figures]
-    absent: list[Figure | Table] = [figure for figure in figures if not figure.panels]
+    missing: dict[str, dict[str, None]] = {}
+    needed = [(figure.needs, figure.name) for figure in figures if not figure.panels]
     if not paper:
-        absent += [table for table in value_tables if not table.rows and table.needs]
-    missing: dict[str, list[str]] = {}
-    for part in absent:
-        names = missing.setdefault(part.needs, [])
-        names += [part.name] if part.name not in names else []
+        needed += [(table.needs, table.name) for table in value_tables if table.needs and not table.rows]
+    for needs, name in needed:
+        missing.setdefault(needs, {})[name] = None
     return Section(
         title=group.title,
         tables=[table for table in tables if table.rows],
@@ -117,27 +119,17 @@ def _section(group: Group, suffix: str, *, drawn: bool) -> Section:
 
 
 def _tables_of_losses(group: Group) -> list[Table]:
-    """The tables of the anchor's losses, with those of the workers' own losses where these were logged."""
-
-    def of(these: Group) -> list[Table]:
-        scalings = measured_scalings(these)
-        return [
-            final_loss(these),
-            over_baseline(these),
-            batches(these),
-            *sync_interval_tables(these),
-            *compression_tables(these),
-            *streaming_tables(these),
-            power_law_table(scalings),
-            critical_batch_table(these),
-            iso_loss_table(scalings, these),
-        ]
-
-    tables = of(group)
-    if not group.has_own_losses:
-        return tables
+    scalings = measured_scalings(group)
     return [
-        replace(table, own=own.measured) for table, own in zip(tables, of(group.as_published(only=True)), strict=True)
+        final_loss(group),
+        over_baseline(group),
+        batches(group),
+        *sync_interval_tables(group),
+        *compression_tables(group),
+        *streaming_tables(group),
+        power_law_table(scalings),
+        critical_batch_table(group),
+        iso_loss_table(scalings, group),
     ]
 
 

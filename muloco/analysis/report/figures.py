@@ -104,7 +104,7 @@ def compression(group: Group, *, published: bool) -> Figure:
 
 
 def _measured(group: Group, published: bool) -> str:
-    """What is on the y axis: beside the paper's points these are the workers' own losses, as in the paper."""
+    """The losses on the y axis: beside the paper's points the workers' own ones, as in the paper."""
     if published and group.has_own_losses:
         return "Final held-out loss of the workers' own weights before the last sync, where it was logged,"
     return "Final held-out loss"

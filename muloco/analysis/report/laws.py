@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -22,7 +23,7 @@ BASE = Variant("DP AdamW")
 _LARGEST_FITTED = "3.1B"
 _LAW = ("exponent", "coefficient", "irreducible")
 ISO = ("compute", "steps")
-"""What iso-loss figures compare."""
+"""The quantities that iso-loss figures compare."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,21 @@ class Scaling:
     compute: Sequence[float]
     """FLOPs at each scale, 6 x parameters x tokens."""
     loss: Sequence[float]
-    law: PowerLaw
-    """Power law of loss against compute."""
-    tokens: PowerLaw
-    """Power law of the tokens that belong to a compute."""
+    tokens: Sequence[float]
+    """Tokens trained on at each scale."""
+    irreducible: float
     batch: PowerLaw | None = None
     """Critical batch by tokens trained on; None: not known at enough scales."""
 
-    @classmethod
-    def fitted(
-        cls,
-        compute: Sequence[float],
-        loss: Sequence[float],
-        tokens: Sequence[float],
-        irreducible: float,
-        batch: PowerLaw | None,
-    ) -> "Scaling":
-        """The scaling with laws fitted to loss, compute and tokens at each scale."""
-        law, by_compute = fit_power_law(compute, loss, irreducible), fit_power_law(compute, tokens, 0.0)
-        return cls(compute, loss, law, by_compute, batch)
+    @cached_property
+    def law(self) -> PowerLaw:
+        """Power law of loss against compute."""
+        return fit_power_law(self.compute, self.loss, self.irreducible)
+
+    @cached_property
+    def tokens_law(self) -> PowerLaw:
+        """Power law of the tokens that belong to a compute."""
+        return fit_power_law(self.compute, self.tokens, 0.0)
 
     def compute_for(self, loss: float) -> float | None:
         """FLOPs at which the law reaches a loss; None: never."""
@@ -61,7 +58,7 @@ class Scaling:
         """Compute over critical batch, the paper's measure of time, up to a factor."""
         if self.batch is None:
             return None
-        return compute / float(self.batch.predict(float(self.tokens.predict(compute))))
+        return compute / float(self.batch.predict(float(self.tokens_law.predict(compute))))
 
 
 def measured_scalings(group: Group) -> dict[Variant, Scaling]:
@@ -79,15 +76,8 @@ def measured_scalings(group: Group) -> dict[Variant, Scaling]:
     if not columns:
         return {}
     irreducible = shared_irreducible([(compute, loss) for compute, loss, _ in columns.values()])
-    batches = critical_batches(group)
     return {
-        variant: Scaling.fitted(
-            compute,
-            loss,
-            tokens,
-            irreducible,
-            _batch_law(group, {scale: size for (scale, of), size in batches.items() if of == variant}),
-        )
+        variant: Scaling(compute, loss, tokens, irreducible, _batch_law(group, variant))
         for variant, (compute, loss, tokens) in columns.items()
     }
 
@@ -101,7 +91,7 @@ def published_scalings() -> dict[Variant, Scaling]:
     scalings = {}
     for variant, by_scale in sorted(losses.items(), key=lambda item: item[0].order):
         sizes = [flavor(scale) for scale in by_scale]
-        scalings[variant] = Scaling.fitted(
+        scalings[variant] = Scaling(
             [6.0 * size.parameters * size.token_budget for size in sizes],
             list(by_scale.values()),
             [float(size.token_budget) for size in sizes],
@@ -218,12 +208,13 @@ def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> dict[str, float
     return {"compute": needed / compute, **({"steps": theirs / ours} if theirs and ours else {})}
 
 
-def _batch_law(group: Group, by_scale: Mapping[str, int]) -> PowerLaw | None:
+def _batch_law(group: Group, variant: Variant) -> PowerLaw | None:
     """Returns the power law of critical batch against tokens trained on, if there are enough scales."""
-    if len(by_scale) < LEAST_SCALES:
-        return None
     tokens = {point.scale: float(point.first.tokens) for point in group.points}
-    return fit_power_law([tokens[scale] for scale in by_scale], [float(size) for size in by_scale.values()], 0.0)
+    batches = {scale: float(size) for (scale, other), size in critical_batches(group).items() if other == variant}
+    if len(batches) < LEAST_SCALES:
+        return None
+    return fit_power_law([tokens[scale] for scale in batches], list(batches.values()), 0.0)
 
 
 def _published_batch_law(variant: Variant) -> PowerLaw | None:

@@ -40,7 +40,7 @@ def page(report: Report, images: Mapping[str, bytes]) -> str:
 
     Args:
         report: what to show.
-        images: SVG files by the figure's name.
+        images: contents of the SVG files by name.
     """
     return "\n".join(_lines(report, images)) + "\n"
 
@@ -70,7 +70,7 @@ def _section(section: Section, images: Mapping[str, bytes]) -> Iterator[str]:
         yield f"<h3>{escape(wide.title)}</h3>"
         yield from _table(wide)
     for figure in section.figures:
-        data = base64.b64encode(images[figure.name]).decode()
+        data = base64.b64encode(images[f"{figure.name}.svg"]).decode()
         yield f"<h3>{escape(figure.title)}</h3>\n<figure>"
         yield f'<img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{data}">'
         yield f"<figcaption class=note>{escape(figure.caption)}</figcaption>\n</figure>"

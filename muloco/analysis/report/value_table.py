@@ -38,7 +38,7 @@ class Table:
     """Name of its CSV file."""
     title: str
     across: str
-    """What the columns are, such as `scale`."""
+    """Name of the quantity in the columns, such as `scale`."""
     column_order: Callable[[str], Any]
     """Key by which columns are sorted."""
     measured: Mapping[Cell, Measured]
@@ -55,7 +55,7 @@ class Table:
     """Divisor of the values when they are printed; in CSV files they are not divided."""
     notes: Sequence[str] = ()
     needs: str = ""
-    """What it would take for the table to have rows."""
+    """The runs that it takes for the table to have rows."""
 
     @cached_property
     def _filled(self) -> set[Cell]:
@@ -82,8 +82,8 @@ class Table:
         return beside
 
     def values(self, *, published: bool) -> Iterator[Value]:
-        """What was measured, in the order of the table; then what is published if asked for, with rows that are
-        published alone."""
+        """Measured values in the order of the table; then the published ones if asked for, also in rows in which
+        nothing is measured."""
         table = replace(self, everything=published)
         cells = [(row, column) for row in table.rows for column in table.columns]
         for (scale, variant), column in cells:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from muloco.analysis import published
-from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.chart import Figure, Series, wall_clock_panel
 from muloco.analysis.records.method import PAPER_SYNC_STEPS, Variant
 from muloco.analysis.records.pooling import Group, Key, Measured
 from muloco.analysis.report.tables import published_variant
@@ -35,13 +36,12 @@ def measured_times(group: Group) -> Iterator[tuple[Key, Hours, float]]:
         run = best.point.first
         if run.step_seconds is None:
             continue
-        if (variant.workers or 1) == 1:
-            hours = _hours(run.steps, run.step_seconds, _dense_bytes(run.size))
-        else:
+        exchange: dict[str, Any] = {"exchange_bytes": _dense_bytes(run.size)}
+        if (variant.workers or 1) > 1:
             interval = min(variant.sync_steps, run.steps)
-            sent = run.bytes_sent * interval / run.steps
-            streams = {"fragments": variant.fragments, "delay": variant.delay}
-            hours = _hours(run.steps, run.step_seconds, sent, sync_steps=interval, **streams)
+            exchange = {"exchange_bytes": run.bytes_sent * interval / run.steps, "sync_steps": interval}
+            exchange |= {"fragments": variant.fragments, "delay": variant.delay}
+        hours = _hours(steps=run.steps, compute_seconds=run.step_seconds, **exchange)
         yield (scale, variant), hours, run.wall_seconds / 3600
 
 
@@ -49,9 +49,15 @@ def published_times() -> Iterator[tuple[Variant, Hours]]:
     """The paper's runs at 15B, in the model that fits its figure."""
     for name, steps in published.WALL_CLOCK_STEPS.items():
         variant = published_variant(name)
-        interval = PAPER_SYNC_STEPS if (variant.workers or 1) > 1 else 1
-        seconds = published.WALL_CLOCK_COMPUTE_SECONDS
-        yield variant, _hours(steps, seconds, _dense_bytes(flavor(_PAPER_SCALE)), sync_steps=interval)
+        yield (
+            variant,
+            _hours(
+                steps=steps,
+                compute_seconds=published.WALL_CLOCK_COMPUTE_SECONDS,
+                exchange_bytes=_dense_bytes(flavor(_PAPER_SCALE)),
+                sync_steps=PAPER_SYNC_STEPS if (variant.workers or 1) > 1 else 1,
+            ),
+        )
 
 
 def _dense_bytes(size: Flavor) -> float:
@@ -60,18 +66,8 @@ def _dense_bytes(size: Flavor) -> float:
     return 2.0 * size.parameters
 
 
-def _hours(steps: int, compute_seconds: float, exchange_bytes: float, **syncs: int) -> Hours:
-    def hours(gbit_per_second: float) -> float:
-        time = wall_clock(
-            steps=steps,
-            compute_seconds=compute_seconds,
-            exchange_bytes=exchange_bytes,
-            gbit_per_second=gbit_per_second,
-            **syncs,
-        )
-        return time.total / 3600
-
-    return hours
+def _hours(**run: Any) -> Hours:
+    return lambda gbit_per_second: wall_clock(gbit_per_second=gbit_per_second, **run).total / 3600
 
 
 def wall_clock_table(group: Group) -> Table:
@@ -116,16 +112,8 @@ def wall_clock_figure(group: Group, *, published_too: bool) -> Figure:
     panels = []
     for scale, series in by_scale.items():
         name, size = time_unit(3600 * max(max(line.y) for line in series))
-        panels.append(
-            Panel(
-                title=scale,
-                xlabel="bandwidth of a worker's link (Gbit/s)",
-                ylabel=f"wall-clock time ({name})",
-                series=[replace(line, y=[hours * 3600 / size for hours in line.y]) for line in series],
-                xlog=10,
-                ylog=10,
-            )
-        )
+        in_unit = [replace(line, y=[hours * 3600 / size for hours in line.y]) for line in series]
+        panels.append(wall_clock_panel(scale, in_unit, name))
     return Figure(
         name="wall_clock",
         title="Wall clock against bandwidth",

@@ -1,7 +1,6 @@
 """The folder of a report: what is written there, and what is left alone."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,19 +80,15 @@ def tables_as_csv(report: Report) -> dict[str, str]:
 
 def _files(report: Report) -> dict[str, bytes]:
     """Contents by path in the folder."""
-    figures = _drawn(report)
-    images = {Path(name).stem: content for name, content in figures.items() if name.endswith(".svg")}
+    with TemporaryDirectory() as folder:
+        drawn = [
+            path for section in report.sections for figure in section.figures for path in draw(figure, Path(folder))
+        ]
+        pictures = {path.name: path.read_bytes() for path in drawn}
     texts = {
         "report.md": markdown(report),
-        "report.html": page(report, images),
+        "report.html": page(report, pictures),
         **{f"tables/{name}.csv": text for name, text in tables_as_csv(report).items()},
     }
+    figures = {f"figures/{name}": content for name, content in pictures.items()}
     return {**{name: text.encode("utf-8") for name, text in texts.items()}, **figures}
-
-
-def _drawn(report: Report) -> Mapping[str, bytes]:
-    with TemporaryDirectory() as folder:
-        for section in report.sections:
-            for figure in section.figures:
-                draw(figure, Path(folder))
-        return {f"figures/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir())}
