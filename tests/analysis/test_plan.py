@@ -123,7 +123,7 @@ def test_what_is_offloaded_is_in_host_memory() -> None:
     ],
 )
 def test_the_share_of_validation(method: str, validated: int) -> None:
-    """A run has 3000 steps of 512 sequences, each of which costs three forward passes in training, and one in validation."""
+    """A run has 3000 steps of 512 sequences; each costs three forward passes in training, and one in validation."""
     fields = {"training__global_batch_size": 512, "training__steps": 3000, "validation__freq": 15}
     config = paper(method, **fields, validation__sequences=1024)
     trained = 3 * 3000 * 512 // config.workers

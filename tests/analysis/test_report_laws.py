@@ -7,13 +7,14 @@ import pytest
 from muloco.analysis.power_law import PowerLaw
 from muloco.analysis.records.method import Variant
 from muloco.analysis.records.pooling import Group
-from muloco.analysis.report.law_figures import iso_loss_ratios, power_laws
 from muloco.analysis.report.laws import (
     Scaling,
     critical_batch_table,
     iso_loss,
+    iso_loss_figure,
     iso_loss_table,
     measured_scalings,
+    power_law_figure,
     power_law_table,
     published_scalings,
 )
@@ -53,7 +54,7 @@ def test_the_law_behind_the_losses_is_found_with_one_irreducible_loss(tmp_path: 
 def test_two_scales_make_no_law(tmp_path: Path) -> None:
     group = lawful(tmp_path, SCALES[:2])
     assert measured_scalings(group) == {}
-    figure = power_laws({}, published_scalings()).with_data()
+    figure = power_law_figure({}, published_scalings()).with_data()
     assert figure.panels == [] and "3 scales" in figure.needs
 
 
@@ -61,7 +62,7 @@ def test_iso_loss_compute_is_that_of_the_laws(tmp_path: Path) -> None:
     scalings = measured_scalings(lawful(tmp_path, SCALES))
     table = iso_loss_table(scalings, lawful(tmp_path / "again", SCALES))
     assert values(table) == {("1.76B", "MuLoCo", "2", "", "compute"): pytest.approx(0.8**-5, rel=0.01)}
-    figure = iso_loss_ratios(scalings, {}).with_data()
+    figure = iso_loss_figure(scalings, {}).with_data()
     assert [panel.title for panel in figure.panels] == ["compute for the same loss"]
 
 
@@ -91,7 +92,7 @@ def test_the_papers_own_exponents_and_savings_come_out() -> None:
 def test_the_legend_of_the_papers_laws_has_the_exponent_of_the_table_and_ours() -> None:
     from muloco.analysis.published import EXPONENT
 
-    figure = power_laws({}, published_scalings())
+    figure = power_law_figure({}, published_scalings())
     told = {line.look: line.label for panel in figure.panels for line in panel.series if line.label}
     printed = power_law_table({}).published
     for name, exponent in EXPONENT.items():

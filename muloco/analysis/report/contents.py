@@ -8,19 +8,8 @@ from muloco.analysis.claims.evidence import claims_table
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.records.pooling import Group, groups, pool
 from muloco.analysis.records.runs import Problem, Run
-from muloco.analysis.report import law_figures
-from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
-from muloco.analysis.report.figures import compression, loss_against_batch, loss_curves, worker_scaling
-from muloco.analysis.report.laws import (
-    critical_batch_table,
-    iso_loss_table,
-    measured_scalings,
-    power_law_table,
-    published_scalings,
-)
-from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
+from muloco.analysis.report import ablations, figures, laws, tables, wall_time
 from muloco.analysis.report.value_table import Table
-from muloco.analysis.report.wall_time import wall_clock_figure, wall_clock_table
 from muloco.analysis.table import OWN, TextTable
 
 PAPER = "The paper's own figures"
@@ -84,52 +73,51 @@ def _section(group: Group, suffix: str, *, drawn: bool) -> Section:
     losses, claims = _tables_of_losses(group), [_claims(group, own=False)]
     if group.has_own_losses:
         own = group.as_published(only=True)
-        losses = [
-            replace(table, own=of_own.measured) for table, of_own in zip(losses, _tables_of_losses(own), strict=True)
-        ]
+        pairs = zip(losses, _tables_of_losses(own), strict=True)
+        losses = [replace(table, own=of_own.measured) for table, of_own in pairs]
         claims.append(_claims(own, own=True))
-    value_tables = [*losses, zero_shot(group), wall_clock_table(group)]
-    shown_tables = [replace(table, everything=paper) for table in value_tables]
-    tables: list[Table | TextTable] = [*shown_tables, *claims, choices(group)]
-    shown, theirs = (group.as_published(), published_scalings()) if drawn else (group, {})
-    ours = measured_scalings(shown)
-    figures = [
-        loss_curves(group),
-        loss_against_batch(shown, published=drawn),
-        worker_scaling(shown, published=drawn),
-        compression(shown, published=drawn),
-        law_figures.power_laws(ours, theirs),
-        law_figures.critical_batches(shown, published=drawn),
-        law_figures.iso_loss_ratios(ours, theirs),
-        wall_clock_figure(group, published_too=drawn),
+    values = [*losses, tables.zero_shot(group), wall_time.wall_clock_table(group)]
+    values = [replace(table, everything=paper) for table in values]
+    printed: list[Table | TextTable] = [*values, *claims, tables.choices(group)]
+    shown, theirs = (group.as_published(), laws.published_scalings()) if drawn else (group, {})
+    ours = laws.measured_scalings(shown)
+    charts = [
+        figures.loss_curves(group),
+        figures.loss_against_batch(shown, published=drawn),
+        figures.worker_scaling(shown, published=drawn),
+        figures.compression(shown, published=drawn),
+        laws.power_law_figure(ours, theirs),
+        laws.critical_batch_figure(shown, published_too=drawn),
+        laws.iso_loss_figure(ours, theirs),
+        wall_time.wall_clock_figure(group, published_too=drawn),
     ]
-    figures = [figure.with_data(published=paper) for figure in figures]
-    missing: dict[str, dict[str, None]] = {}
-    needed = [(figure.needs, figure.name) for figure in figures if not figure.panels]
+    charts = [chart.with_data(published=paper) for chart in charts]
+    needed = [(chart.needs, chart.name) for chart in charts if not chart.panels]
     if not paper:
-        needed += [(table.needs, table.name) for table in value_tables if table.needs and not table.rows]
+        needed += [(table.needs, table.name) for table in values if table.needs and not table.rows]
+    missing: dict[str, dict[str, None]] = {}
     for needs, name in needed:
         missing.setdefault(needs, {})[name] = None
     return Section(
         title=group.title,
-        tables=[table for table in tables if table.rows],
-        figures=[replace(figure, name=figure.name + suffix) for figure in figures if figure.panels],
+        tables=[table for table in printed if table.rows],
+        figures=[replace(chart, name=chart.name + suffix) for chart in charts if chart.panels],
         missing={needs: ", ".join(names) for needs, names in missing.items()},
     )
 
 
 def _tables_of_losses(group: Group) -> list[Table]:
-    scalings = measured_scalings(group)
+    scalings = laws.measured_scalings(group)
     return [
-        final_loss(group),
-        over_baseline(group),
-        batches(group),
-        *sync_interval_tables(group),
-        *compression_tables(group),
-        *streaming_tables(group),
-        power_law_table(scalings),
-        critical_batch_table(group),
-        iso_loss_table(scalings, group),
+        tables.final_loss(group),
+        tables.over_baseline(group),
+        tables.batches(group),
+        *ablations.sync_interval_tables(group),
+        *ablations.compression_tables(group),
+        *ablations.streaming_tables(group),
+        laws.power_law_table(scalings),
+        laws.critical_batch_table(group),
+        laws.iso_loss_table(scalings, group),
     ]
 
 

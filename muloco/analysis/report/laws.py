@@ -1,4 +1,4 @@
-"""Fits over scales and their consequences: power laws, critical batches, iso-loss compute and steps."""
+"""Fits over scales, as tables and figures: power laws, critical batches, iso-loss compute and steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,22 +7,24 @@ from functools import cached_property
 import numpy as np
 
 from muloco.analysis import published
+from muloco.analysis.chart import Figure, Panel, Series
 from muloco.analysis.critical_batch import critical_batch
 from muloco.analysis.power_law import PowerLaw, fit_power_law
-from muloco.analysis.records.method import Variant
+from muloco.analysis.records.method import Variant, baseline
 from muloco.analysis.records.pooling import Group, Key, Measured
+from muloco.analysis.report.figures import LOSS
 from muloco.analysis.report.tables import published_losses, published_variant
-from muloco.analysis.report.value_table import SCALES, Table
+from muloco.analysis.report.value_table import SCALES, Table, Value
 from muloco.model.flavors import flavor
 
-LEAST_SCALES = 3
-NEEDS = f"a method at {LEAST_SCALES} scales of one corpus and budget"
-NEEDS_BASE = f"DP AdamW and another method at {LEAST_SCALES} scales of one corpus and budget"
-BASE = Variant("DP AdamW")
+_LEAST_SCALES = 3
+_NEEDS = f"a method at {_LEAST_SCALES} scales of one corpus and budget"
+_NEEDS_BASE = f"DP AdamW and another method at {_LEAST_SCALES} scales of one corpus and budget"
+_BASE = Variant("DP AdamW")
 """The variant with which iso-loss figures compare the others."""
 _LARGEST_FITTED = "3.1B"
 _LAW = ("exponent", "coefficient", "irreducible")
-ISO = ("compute", "steps")
+_ISO = ("compute", "steps")
 """The quantities that iso-loss figures compare."""
 
 
@@ -71,7 +73,7 @@ def measured_scalings(group: Group) -> dict[Variant, Scaling]:
     columns = {
         variant: tuple(zip(*sorted(points), strict=True))
         for variant, points in curves.items()
-        if len(points) >= LEAST_SCALES
+        if len(points) >= _LEAST_SCALES
     }
     if not columns:
         return {}
@@ -146,7 +148,7 @@ def power_law_table(scalings: Mapping[Variant, Scaling]) -> Table:
         },
         form=".5g",
         notes=["Compute is 6 x parameters x tokens. The irreducible loss is fitted once for all methods of a corpus."],
-        needs=NEEDS,
+        needs=_NEEDS,
     )
 
 
@@ -180,27 +182,27 @@ def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group) -> Table:
         name="iso_loss",
         title="DP AdamW's compute and steps for the same loss, as multiples",
         across="of",
-        column_order=ISO.index,
+        column_order=_ISO.index,
         measured={
             ((group.scales[-1], variant), column): Measured(ratio)
             for variant, scaling in scalings.items()
-            if variant != BASE and BASE in scalings
-            for column, ratio in iso_loss(scaling, scalings[BASE], scaling.compute[-1]).items()
+            if variant != _BASE and _BASE in scalings
+            for column, ratio in iso_loss(scaling, scalings[_BASE], scaling.compute[-1]).items()
         },
         published={
             ((_LARGEST_FITTED, published_variant(name)), column): value
             for name, values in published.ISO_LOSS.items()
-            for column, value in zip(ISO, values, strict=True)
+            for column, value in zip(_ISO, values, strict=True)
         },
         form=".3g",
         notes=["From the power laws, at the largest scale. Steps are compute over critical batch."],
-        needs=NEEDS_BASE,
+        needs=_NEEDS_BASE,
     )
 
 
 def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> dict[str, float]:
     """Compute and steps that `base` needs for the loss that `scaling` reaches with `compute`, as multiples of its own,
-    by the names in `ISO`; without those that its law never reaches, or that take an unknown critical batch."""
+    by the names in `_ISO`; without those that its law never reaches, or that take an unknown critical batch."""
     needed = base.compute_for(float(scaling.law.predict(compute)))
     if needed is None:
         return {}
@@ -208,11 +210,126 @@ def iso_loss(scaling: Scaling, base: Scaling, compute: float) -> dict[str, float
     return {"compute": needed / compute, **({"steps": theirs / ours} if theirs and ours else {})}
 
 
+def power_law_figure(ours: Mapping[Variant, Scaling], theirs: Mapping[Variant, Scaling]) -> Figure:
+    """Loss against compute with the fitted laws, a panel for each inner optimizer.
+
+    Args:
+        ours: scalings of a group's variants.
+        theirs: the paper's; empty: not drawn.
+    """
+    by_base: dict[str, list[Series]] = {}
+    for scalings, paper in ((ours, False), (theirs, True)):
+        for variant, scaling in scalings.items():
+            x = _along(scaling.compute)
+            y = [float(scaling.law.predict(compute)) for compute in x]
+            name = f"{variant.label}, {_exponents(variant, scaling, paper=paper)}"
+            by_base.setdefault(baseline(variant.method), []).extend(
+                [
+                    Series(label=name, look=variant.label, x=x, y=y, published=paper, points=False),
+                    Series(label="", x=scaling.compute, y=scaling.loss, published=paper, line=False),
+                ]
+            )
+    refitted = (
+        " Laws are refitted here to the paper's losses; the exponents that it prints, which the table has, stand "
+        "before those."
+    )
+    return Figure(
+        name="power_laws",
+        title="Power laws",
+        panels=[
+            Panel(
+                title=f"{base.removeprefix('DP ')} inside",
+                xlabel="compute (FLOPs)",
+                ylabel=LOSS,
+                series=series,
+                xlog=10,
+            )
+            for base, series in by_base.items()
+        ],
+        caption="Final held-out loss by compute, 6 x parameters x tokens; the legend has the fitted exponents."
+        + refitted * bool(theirs),
+        needs=_NEEDS,
+    )
+
+
+def critical_batch_figure(group: Group, *, published_too: bool) -> Figure:
+    """Critical batch against tokens trained on; with the exponent of a power law where there are enough scales."""
+    tokens = {point.scale: float(point.first.tokens) for point in group.points}
+    lines: dict[tuple[str, bool], list[Value]] = {}
+    for value in critical_batch_table(group).values(published=published_too):
+        lines.setdefault((value.variant.label, value.published), []).append(value)
+    series = []
+    for (name, theirs), values in lines.items():
+        if len(values) < 2:
+            continue
+        x = [float(flavor(value.column).token_budget) if theirs else tokens[value.column] for value in values]
+        y = [value.number for value in values]
+        exponent = published.CRITICAL_BATCH_EXPONENT.get(name) if theirs else None
+        if not theirs and len(values) >= _LEAST_SCALES:
+            exponent = fit_power_law(x, y, 0.0).exponent
+        label = name if exponent is None else f"{name}, {'published ' if theirs else ''}exponent {exponent:.3f}"
+        series.append(Series(label=label, look=name, x=x, y=y, published=theirs))
+    panel = Panel(
+        title="critical batch",
+        xlabel="tokens trained on",
+        ylabel="critical batch (tokens per inner step)",
+        series=series,
+        xlog=10,
+        ylog=2,
+    )
+    return Figure(
+        name="critical_batch",
+        title="Critical batch size",
+        panels=[panel],
+        caption="The largest batch tried whose loss is within 1 % of the best batch's; "
+        "the legend has the exponents of tokens, those of the paper as it prints them.",
+        needs="a method with two batch sizes at each of two scales",
+    )
+
+
+def iso_loss_figure(ours: Mapping[Variant, Scaling], theirs: Mapping[Variant, Scaling]) -> Figure:
+    """How many times a method's compute and sequential steps DP AdamW needs for the same loss."""
+    panels: dict[str, list[Series]] = {quantity: [] for quantity in _ISO}
+    for scalings, paper in ((ours, False), (theirs, True)):
+        for variant, scaling in scalings.items() if _BASE in scalings else ():
+            if variant == _BASE or (paper and (variant.workers or 1) > 1):
+                continue
+            ratios = {compute: iso_loss(scaling, scalings[_BASE], compute) for compute in _along(scaling.compute)}
+            for quantity, series in panels.items():
+                if x := [compute for compute, known in ratios.items() if quantity in known]:
+                    y = [ratios[compute][quantity] for compute in x]
+                    series.append(Series(label=variant.label, x=x, y=y, published=paper, points=False))
+    timed = (
+        "." if panels["steps"] else f"; they need critical batches of DP AdamW and another at {_LEAST_SCALES} scales."
+    )
+    refitted = (
+        " The paper's lines are refitted here to its losses; its printed values, which are in the table, "
+        "differ from them by up to 4 % in compute and a third in steps."
+    )
+    return Figure(
+        name="iso_loss",
+        title="Iso-loss compute and time",
+        panels=[
+            Panel(
+                title=f"{'sequential ' * (quantity == 'steps')}{quantity} for the same loss",
+                xlabel="compute of the method (FLOPs)",
+                ylabel=f"DP AdamW's {quantity} / the method's",
+                series=series,
+                xlog=10,
+            )
+            for quantity, series in panels.items()
+        ],
+        caption="What DP AdamW needs for the same loss, by the power laws, over what the method needs. "
+        f"Sequential steps, which stand for time, are compute over critical batch{timed}" + refitted * bool(theirs),
+        needs=_NEEDS_BASE,
+    )
+
+
 def _batch_law(group: Group, variant: Variant) -> PowerLaw | None:
     """Returns the power law of critical batch against tokens trained on, if there are enough scales."""
     tokens = {point.scale: float(point.first.tokens) for point in group.points}
     batches = {scale: float(size) for (scale, other), size in critical_batches(group).items() if other == variant}
-    if len(batches) < LEAST_SCALES:
+    if len(batches) < _LEAST_SCALES:
         return None
     return fit_power_law([tokens[scale] for scale in batches], list(batches.values()), 0.0)
 
@@ -224,3 +341,17 @@ def _published_batch_law(variant: Variant) -> PowerLaw | None:
         return None
     size, tokens = published.CRITICAL_BATCH[variant.name][_LARGEST_FITTED], flavor(_LARGEST_FITTED).token_budget
     return PowerLaw(coefficient=size / tokens**exponent, exponent=exponent)
+
+
+def _exponents(variant: Variant, scaling: Scaling, *, paper: bool) -> str:
+    fitted = f"{scaling.law.exponent:.4f}"
+    if not paper:
+        return f"exponent {fitted}"
+    printed = published.EXPONENT.get(variant.name)
+    beside = "" if printed is None else f"{printed:.4f} published, "
+    return f"exponent {beside}{fitted} refitted here"
+
+
+def _along(compute: Sequence[float]) -> list[float]:
+    """40 computes from the smallest to the largest."""
+    return [float(value) for value in np.geomspace(min(compute), max(compute), 40)]
