@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from muloco.model.flavors import flavor
 from muloco.optim.rules import RULES
-from muloco.outer.memory import sync_words
+from muloco.outer.loop.memory import sync_words
 from muloco.settings.config import ResolvedConfig
 
 WORD = 4
@@ -26,7 +26,7 @@ class Memory:
     error_feedback: int
     """Residuals of error feedback."""
     syncing: int
-    """Additional bytes at the peak of a sync, above the state between syncs (`muloco.outer.memory.sync_words`)."""
+    """Additional bytes at the peak of a sync, above the state between syncs (`muloco.outer.loop.memory.sync_words`)."""
 
     @property
     def state(self) -> int:

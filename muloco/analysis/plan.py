@@ -164,7 +164,7 @@ def _exchange_bytes(config: ResolvedConfig) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
     import torch
 
-    from muloco.outer.exchange import bytes_sent
+    from muloco.outer.protocol.exchange import bytes_sent
     from muloco.training.outer import build_compression, fragments_of
 
     size = flavor(config.model.flavor)
