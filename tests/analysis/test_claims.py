@@ -179,4 +179,4 @@ def test_agreement_is_read_from_a_study(tmp_path: Path) -> None:
 
 
 def test_slopes_are_by_doubling() -> None:
-    assert slope_by_doubling([1, 2, 4, 8], [3, 5, 7, 9]) == pytest.approx(2)
+    assert slope_by_doubling({1: 3, 2: 5, 4: 7, 8: 9}) == pytest.approx(2)

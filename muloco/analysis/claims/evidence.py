@@ -3,7 +3,7 @@
 import enum
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from muloco.analysis.table import OWN, TextTable
@@ -90,10 +90,10 @@ class Claim:
         return "; ".join(part.describe(self.form) for part in self.parts)
 
 
-def slope_by_doubling(counts: Sequence[int], values: Sequence[float]) -> float:
+def slope_by_doubling(by_count: Mapping[int, float]) -> float:
     """Returns how much the values rise when a count doubles: the slope of the least-squares line through the values
     against log2 of the counts."""
-    return statistics.linear_regression([math.log2(count) for count in counts], values).slope
+    return statistics.linear_regression([math.log2(count) for count in by_count], list(by_count.values())).slope
 
 
 def claims_table(claims: Sequence[tuple[str, Claim]], *, own: bool = False) -> TextTable:

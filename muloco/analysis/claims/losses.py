@@ -92,15 +92,16 @@ def _gap_grows_slower(group: Group, scale: str) -> Claim:
     compared = [DP_MUON, DP_ADAMW, *muloco, *diloco]
 
     def slower(muon: float, adamw: float, *others: float) -> float:
-        mine, theirs = others[: len(counts)], others[len(counts) :]
-        return slope_by_doubling(counts, [_over(loss, muon) for loss in mine]) - slope_by_doubling(
-            counts, [_over(loss, adamw) for loss in theirs]
+        over = [_over(loss, muon) for loss in others[: len(counts)]]
+        theirs = [_over(loss, adamw) for loss in others[len(counts) :]]
+        return slope_by_doubling(dict(zip(counts, over, strict=True))) - slope_by_doubling(
+            dict(zip(counts, theirs, strict=True))
         )
 
     values = _per_seed(slower, _losses(group, scale, compared), *compared) if len(counts) > 1 else []
     slopes = [
-        slope_by_doubling(list(over), [by_scale[PAPER_SCALE] for by_scale in over.values()])
-        for over in (published.OVER_DP["MuLoCo"], published.OVER_DP["DiLoCo"])
+        slope_by_doubling({count: by_scale[PAPER_SCALE] for count, by_scale in published.OVER_DP[method].items()})
+        for method in ("MuLoCo", "DiLoCo")
     ]
     return Claim(
         title="DiLoCo's gap grows faster with K",

@@ -13,7 +13,7 @@ from muloco.analysis.power_law import PowerLaw, fit_power_law
 from muloco.analysis.records.method import Variant, baseline
 from muloco.analysis.records.pooling import Group, Key, Measured
 from muloco.analysis.report.figures import LOSS
-from muloco.analysis.report.tables import published_losses, published_variant
+from muloco.analysis.report.tables import published_cells, published_losses, published_variant
 from muloco.analysis.report.value_table import SCALES, Table, Value
 from muloco.model.flavors import flavor
 
@@ -86,12 +86,11 @@ def measured_scalings(group: Group) -> dict[Variant, Scaling]:
 
 def published_scalings() -> dict[Variant, Scaling]:
     """The paper's, refitted from its losses with its irreducible loss; critical batches by its exponents."""
-    losses: dict[Variant, dict[str, float]] = {}
-    for variant, scale, loss in published_losses():
-        if SCALES.index(scale) <= SCALES.index(_LARGEST_FITTED):
-            losses.setdefault(variant, {})[scale] = loss
+    fitted = SCALES[: SCALES.index(_LARGEST_FITTED) + 1]
+    losses = {published_variant(name): by_scale for name, by_scale in published_losses().items()}
     scalings = {}
-    for variant, by_scale in sorted(losses.items(), key=lambda item: item[0].order):
+    for variant in sorted(losses, key=lambda variant: variant.order):
+        by_scale = {scale: loss for scale, loss in losses[variant].items() if scale in fitted}
         sizes = [flavor(scale) for scale in by_scale]
         scalings[variant] = Scaling(
             [6.0 * size.parameters * size.token_budget for size in sizes],
@@ -131,7 +130,6 @@ def critical_batches(group: Group) -> dict[Key, int]:
 
 def power_law_table(scalings: Mapping[Variant, Scaling]) -> Table:
     """Exponent, coefficient and irreducible loss."""
-    names = {name: ("", published_variant(name)) for name in published.EXPONENT}
     return Table(
         name="power_law",
         title="Power laws: loss = coefficient x compute ^ exponent + irreducible",
@@ -142,10 +140,12 @@ def power_law_table(scalings: Mapping[Variant, Scaling]) -> Table:
             for variant, scaling in scalings.items()
             for parameter in _LAW
         },
-        published={
-            **{(row, "exponent"): published.EXPONENT[name] for name, row in names.items()},
-            **{(row, "irreducible"): published.IRREDUCIBLE for row in names.values()},
-        },
+        published=published_cells(
+            {
+                name: {"exponent": exponent, "irreducible": published.IRREDUCIBLE}
+                for name, exponent in published.EXPONENT.items()
+            }
+        ),
         form=".5g",
         notes=["Compute is 6 x parameters x tokens. The irreducible loss is fitted once for all methods of a corpus."],
         needs=_NEEDS,
@@ -162,14 +162,8 @@ def critical_batch_table(group: Group) -> Table:
     return Table(
         name="critical_batch",
         title="Critical batch in tokens an inner step",
-        across="scale",
-        column_order=SCALES.index,
         measured=measured,
-        published={
-            (("", published_variant(name)), scale): float(batch)
-            for name, by_scale in published.CRITICAL_BATCH.items()
-            for scale, batch in by_scale.items()
-        },
+        published={cell: float(batch) for cell, batch in published_cells(published.CRITICAL_BATCH).items()},
         form=",.0f",
         notes=["The largest batch tried whose loss is at most 1.01 times that of the best batch."],
         needs="a method with two batch sizes at one scale",
@@ -189,11 +183,9 @@ def iso_loss_table(scalings: Mapping[Variant, Scaling], group: Group) -> Table:
             if variant != _BASE and _BASE in scalings
             for column, ratio in iso_loss(scaling, scalings[_BASE], scaling.compute[-1]).items()
         },
-        published={
-            ((_LARGEST_FITTED, published_variant(name)), column): value
-            for name, values in published.ISO_LOSS.items()
-            for column, value in zip(_ISO, values, strict=True)
-        },
+        published=published_cells(
+            {name: dict(zip(_ISO, ratios, strict=True)) for name, ratios in published.ISO_LOSS.items()}, _LARGEST_FITTED
+        ),
         form=".3g",
         notes=["From the power laws, at the largest scale. Steps are compute over critical batch."],
         needs=_NEEDS_BASE,

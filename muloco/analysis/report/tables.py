@@ -1,14 +1,14 @@
 """The paper's tables: final loss, % above the data-parallel baseline, batches, zero-shot."""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from muloco.analysis import published
 from muloco.analysis.records.method import Variant, baseline
 from muloco.analysis.records.pooling import Group, Measured
 from muloco.analysis.records.zero_shot import TASKS, without_subtasks
-from muloco.analysis.report.value_table import CORNER, SCALES, Cell, Table, row_order
+from muloco.analysis.report.value_table import CORNER, Cell, Table, row_order
 from muloco.analysis.table import OWN, TextTable
 
 MEAN = "mean"
@@ -21,10 +21,8 @@ def final_loss(group: Group) -> Table:
     return Table(
         name="final_loss",
         title="Final held-out loss",
-        across="scale",
-        column_order=SCALES.index,
         measured={(("", variant), scale): best.measured for (scale, variant), best in group.best.items()},
-        published={(("", variant), scale): loss for variant, scale, loss in published_losses()},
+        published=published_cells(published_losses()),
         notes=["In nats a token. The paper's data is not public: compare its ratios and orders, not its losses."],
     )
 
@@ -39,15 +37,8 @@ def over_baseline(group: Group) -> Table:
     return Table(
         name="over_dp",
         title="% above its own data-parallel baseline",
-        across="scale",
-        column_order=SCALES.index,
         **compared(losses, lambda cell: own_baseline(group, cell[1], cell[0][1])),
-        published={
-            (("", Variant(method, workers)), scale): value
-            for method, by_workers in published.OVER_DP.items()
-            for workers, by_scale in by_workers.items()
-            for scale, value in by_scale.items()
-        },
+        published=published_cells(_by_name(published.OVER_DP)),
         form="+.2f",
         needs="runs with workers",
         notes=["Of the same scale, corpus and token budget, each at its best inner learning rate and batch."],
@@ -88,11 +79,7 @@ def batches(group: Group) -> Table:
         across="batch",
         column_order=lambda column: int(column.replace(",", "")),
         measured=measured,
-        published={
-            (("3.1B", published_variant(name)), f"{batch:,}"): loss
-            for name, by_batch in published.LOSS_BY_BATCH.items()
-            for batch, loss in by_batch.items()
-        },
+        published=published_cells(published.LOSS_BY_BATCH, "3.1B", "{:,}".format),
     )
 
 
@@ -115,9 +102,7 @@ def zero_shot(group: Group) -> Table:
         across="task",
         column_order=[*TASKS, *sorted(others), MEAN, PAPER_MEAN].index,
         measured=measured,
-        published={
-            (("15B", published_variant(name)), PAPER_MEAN): value for name, value in published.ZERO_SHOT.items()
-        },
+        published=published_cells({name: {PAPER_MEAN: mean} for name, mean in published.ZERO_SHOT.items()}, "15B"),
         form=".2f",
         notes=[f"The paper publishes means alone, over {', '.join(TASKS)}."],
         needs="finished runs that were evaluated after their last step (docs/evaluation.md)",
@@ -153,12 +138,26 @@ def published_variant(name: str) -> Variant:
     return Variant(method, int(workers) if workers else None)
 
 
-def published_losses() -> Iterator[tuple[Variant, str, float]]:
-    """Variant, scale and final loss."""
-    for name, by_scale in published.FINAL_LOSS.items():
-        for scale, loss in by_scale.items():
-            yield published_variant(name), scale, loss
-    for method, by_workers in published.WORKER_LOSS.items():
-        for workers in set(by_workers) - {1, 16}:  # these are in FINAL_LOSS
-            for scale, loss in by_workers[workers].items():
-                yield Variant(method, workers), scale, loss
+def published_cells(
+    values: Mapping[str, Mapping[Any, float]], scale: str = "", column: Callable[[Any], str] = str
+) -> dict[Cell, float]:
+    """The cells of published values by name of the method (with K) and what the columns are."""
+    return {
+        ((scale, published_variant(name)), column(key)): value
+        for name, by_key in values.items()
+        for key, value in by_key.items()
+    }
+
+
+def published_losses() -> dict[str, Mapping[str, float]]:
+    """Final losses by name of the method (with K) and scale."""
+    return {**_by_name(published.WORKER_LOSS), **published.FINAL_LOSS}
+
+
+def _by_name(values: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Mapping[str, float]]:
+    """The values by method and K, by such names as `MuLoCo K=8`."""
+    return {
+        f"{method} K={workers}": by_scale
+        for method, by_workers in values.items()
+        for workers, by_scale in by_workers.items()
+    }

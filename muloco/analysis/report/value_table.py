@@ -37,9 +37,9 @@ class Table:
     name: str
     """Name of its CSV file."""
     title: str
-    across: str
-    """Name of the quantity in the columns, such as `scale`."""
-    column_order: Callable[[str], Any]
+    across: str = "scale"
+    """Name of the quantity in the columns."""
+    column_order: Callable[[str], Any] = SCALES.index
     """Key by which columns are sorted."""
     measured: Mapping[Cell, Measured]
     missing: Mapping[Cell, str] = field(default_factory=dict)

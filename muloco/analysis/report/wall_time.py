@@ -10,7 +10,7 @@ from muloco.analysis import published
 from muloco.analysis.chart import Figure, Series, wall_clock_panel
 from muloco.analysis.records.method import PAPER_SYNC_STEPS, Variant
 from muloco.analysis.records.pooling import Group, Key, Measured
-from muloco.analysis.report.tables import published_variant
+from muloco.analysis.report.tables import published_cells, published_variant
 from muloco.analysis.report.value_table import Table
 from muloco.analysis.wall_clock import time_unit, wall_clock
 from muloco.model.architecture import Flavor
@@ -83,11 +83,7 @@ def wall_clock_table(group: Group) -> Table:
         across="Gbit/s",
         column_order=[HERE, *map(str, BANDWIDTHS)].index,
         measured=measured,
-        published={
-            ((_PAPER_SCALE, published_variant(name)), str(width)): hours
-            for name, by_width in published.WALL_CLOCK.items()
-            for width, hours in by_width.items()
-        },
+        published=published_cells(published.WALL_CLOCK, _PAPER_SCALE),
         form=".4g",
         unit=size / 3600,
         notes=[f"Under {HERE} is what the run took here, over the links that it had; the rest is modelled. {_MODEL}"],
