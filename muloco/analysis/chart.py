@@ -5,19 +5,25 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
-    """A line, points, or both. A value of NaN makes a gap."""
+class Drawn:
+    """The part of a panel that one entry of the legend describes."""
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    spread: Sequence[float | None] = ()
-    """Standard deviation of each point over the seeds; empty where there are none."""
     look: str = ""
     """Name that decides its color, marker and dash (`muloco.analysis.palette`). By default it is the label; a series
     with neither looks like the one before it."""
     published: bool = False
     """Whether it is the paper's; such series are drawn faint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series(Drawn):
+    """A line, points, or both. A value of NaN makes a gap."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float | None] = ()
+    """Standard deviation of each point over the seeds; empty where there are none."""
     line: bool = True
     points: bool = True
     marker: str = ""
@@ -29,28 +35,22 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bars:
+class Bars(Drawn):
     """A bar at each category of the panel, beside those of the other series."""
 
-    label: str
     heights: Sequence[float | None]
     """One for each category; None: no bar."""
-    look: str = ""
-    published = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes:
+class Boxes(Drawn):
     """A box from the lower to the upper quartile at each category of the panel, with whiskers, median and mean."""
 
-    label: str
     values: Sequence[Sequence[float]]
     """A distribution for each category; empty: no box."""
     crosses: Sequence[float | None]
     """A single value for each category, to compare the box with."""
     crosses_label: str
-    look: str = ""
-    published = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Panel:
     title: str
     xlabel: str
     ylabel: str
-    series: Sequence[Series | Bars | Boxes]
+    series: Sequence[Drawn]
     categories: Sequence[str] = ()
     """Labels along x, where the series are bars or boxes."""
     ticks: Sequence[float] = ()
@@ -89,7 +89,7 @@ class Figure:
     """The runs that it takes for the figure to have panels."""
 
     @property
-    def series(self) -> list[Series | Bars | Boxes]:
+    def series(self) -> list[Drawn]:
         """The series of all panels."""
         return [series for panel in self.panels for series in panel.series]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muloco.analysis.chart import Bars, Boxes, Figure, Panel, Series
+from muloco.analysis.chart import Bars, Boxes, Drawn, Figure, Panel, Series
 from muloco.analysis.palette import Look, looks
 
 _FAINT = 0.45
@@ -121,12 +121,12 @@ def _labels(figure: Figure, *, mixed: bool) -> list[str]:
     return list(dict.fromkeys(filter(None, labels)))
 
 
-def _label(series: Series | Bars | Boxes, mixed: bool) -> str:
+def _label(series: Drawn, mixed: bool) -> str:
     """The label, marked where the paper's series are beside others; empty for a series without one."""
     return f"{series.label} (paper)" if series.label and series.published and mixed else series.label
 
 
-def _look(series: Series | Bars | Boxes) -> str:
+def _look(series: Drawn) -> str:
     return series.look or series.label
 
 
@@ -146,7 +146,7 @@ def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], *, mixed: b
         shift = (grouped.index(series) - (len(grouped) - 1) / 2) * width
         if isinstance(series, Bars):
             _draw_bars(axes, series, style.color, shift, width)
-        else:
+        elif isinstance(series, Boxes):
             _draw_boxes(axes, series, style.color, shift, width)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     if panel.categories:

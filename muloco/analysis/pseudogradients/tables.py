@@ -23,7 +23,7 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
             "agreement",
             f"Pseudogradients of K workers after {studies[0].steps} inner steps",
             ("checkpoint", "K", "cosine", "quartiles", "paper", "gap %", "paper", "top 5 %", "of the mean"),
-            [_agreement(study, workers) for study, workers in rows],
+            [[study.run, str(workers), *_agreement(study, workers)] for study, workers in rows],
             notes=[
                 "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one "
                 "of K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
@@ -36,7 +36,7 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
             "steps",
             "Inner steps and Proposition 4.2",
             ("checkpoint", "K", "|psi|/sqrt(r)", "least", "greatest", "rho", "decay %", "error", "Muon's form"),
-            [_steps(study, workers) for study, workers in rows],
+            [[study.run, str(workers), *_steps(study, workers)] for study, workers in rows],
             notes=[
                 "Over matrices, workers and steps. |psi|/sqrt(r): Frobenius norm of a step without its learning "
                 "rate, 1 where it is orthonormal. rho: its cosine to the orthonormal factor of the mean "
@@ -53,8 +53,6 @@ def _agreement(study: Study, workers: int) -> list[str]:
     cosines = [figures.cosine for figures in matrices]
     lower, upper = np.quantile(cosines, (0.25, 0.75))
     return [
-        study.run,
-        str(workers),
         f"{fmean(cosines):.3f}",
         f"{lower:.3f}-{upper:.3f}",
         _published(COSINE[study.optimizer], workers),
@@ -69,8 +67,6 @@ def _steps(study: Study, workers: int) -> list[str]:
     matrices = study.of(workers)
     by_steps = sum(figures.from_steps for figures in matrices)
     return [
-        study.run,
-        str(workers),
         f"{fmean(figures.mean_norm for figures in matrices):.3f}",
         f"{min(figures.least_norm for figures in matrices):.3f}",
         f"{max(figures.greatest_norm for figures in matrices):.3f}",

@@ -66,10 +66,6 @@ class Point:
         return self.first.batch
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        return self.first.settings
-
-    @property
     def loss(self) -> float:
         """Mean over the seeds; infinite if one of them has diverged."""
         return statistics.fmean(run.loss for run in self.runs)
@@ -111,8 +107,8 @@ class Choice:
         if len(self.among) == 1:
             return "the only one"
         notes = []
-        for field, value in self.point.settings.items():
-            tried = {json.dumps(other): other for other in (point.settings[field] for point in self.among)}
+        for field, value in self.point.first.settings.items():
+            tried = {json.dumps(other): other for other in (point.first.settings[field] for point in self.among)}
             if len(tried) > 1 and field not in _FOLLOWS:
                 ordered = sorted(tried.values(), key=lambda other: (str(type(other)), other))
                 notes.append(f"{field} {_shown(value)} of {', '.join(map(_shown, ordered))}")
@@ -123,10 +119,10 @@ class Choice:
         """Says that the inner learning rate is the first or last of those tried with all other settings the same."""
 
         def others(point: Point) -> dict[str, Any]:
-            return {field: value for field, value in point.settings.items() if field != RATE}
+            return {field: value for field, value in point.first.settings.items() if field != RATE}
 
-        tried = sorted(point.settings[RATE] for point in self.among if others(point) == others(self.point))
-        rate = self.point.settings[RATE]
+        tried = sorted(point.first.settings[RATE] for point in self.among if others(point) == others(self.point))
+        rate = self.point.first.settings[RATE]
         if len(tried) == 1:
             return "one inner lr"
         if rate not in (tried[0], tried[-1]):

@@ -113,15 +113,15 @@ def choices(group: Group) -> TextTable:
     """The settings behind each final loss, and what they were chosen from."""
     rows: list[dict[str, str]] = []
     for (scale, variant), best in sorted(group.best.items(), key=lambda item: row_order(item[0])):
-        point, outer = best.point, variant.workers is not None
+        point, settings, outer = best.point, best.point.first.settings, variant.workers is not None
         own = point.as_published() if outer else None
         rows.append(
             {
                 **dict(zip(CORNER, (scale, *variant.key), strict=True)),
-                "inner lr": f"{point.settings['optimizer.lr']:g}",
+                "inner lr": f"{settings['optimizer.lr']:g}",
                 "batch in tokens": f"{point.batch:,}",
-                "outer lr": f"{point.settings['outer_optimizer.lr']:g}" if outer else "",
-                "outer momentum": f"{point.settings['outer_optimizer.momentum']:g}" if outer else "",
+                "outer lr": f"{settings['outer_optimizer.lr']:g}" if outer else "",
+                "outer momentum": f"{settings['outer_optimizer.momentum']:g}" if outer else "",
                 "seeds": ", ".join(str(run.seed) for run in point.runs),
                 "loss": f"{point.loss:.4f}",
                 OWN: f"{own.loss:.4f}" if own else "",
