@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from muloco.analysis.report.contents import LEGEND, Report, Section
+from muloco.analysis.report.contents import LEGEND, Report
 from muloco.analysis.table import markdown_lines
 
 
@@ -17,16 +17,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield from markdown_lines(report.problems, level=2)
     for section in report.sections:
         yield from (f"## {section.title}", "")
-        yield from _section(section)
-
-
-def _section(section: Section) -> Iterator[str]:
-    for table in section.tables:
-        yield from markdown_lines(table.wide(), level=3)
-    for figure in section.figures:
-        yield from (f"### {figure.title}", "")
-        yield from (f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, "")
-    if section.missing:
-        yield from ("### Not here", "")
-        yield from (f"- {names}: needs {needs}" for needs, names in section.missing.items())
-        yield ""
+        for table in section.tables:
+            yield from markdown_lines(table.wide(), level=3)
+        for figure in section.figures:
+            yield from (f"### {figure.title}", "")
+            yield from (f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, "")
+        if section.missing:
+            yield from ("### Not here", "")
+            yield from (f"- {names}: needs {needs}" for needs, names in section.missing.items())
+            yield ""

@@ -86,12 +86,12 @@ class Table:
         nothing is measured."""
         table = replace(self, everything=published)
         cells = [(row, column) for row in table.rows for column in table.columns]
-        for (scale, variant), column in cells:
-            if (measured := self.measured.get(((scale, variant), column))) is not None:
-                yield Value(scale, variant, column, measured.value, measured.spread)
-        for (scale, variant), column in cells if published else ():
-            if ((scale, variant), column) in table.beside:
-                yield Value(scale, variant, column, table.beside[(scale, variant), column], published=True)
+        for row, column in cells:
+            if measured := self.measured.get((row, column)):
+                yield Value(*row, column, measured.value, measured.spread)
+        for row, column in cells if published else ():
+            if (row, column) in table.beside:
+                yield Value(*row, column, table.beside[row, column], published=True)
 
     def wide(self) -> TextTable:
         """The table with a line for each of `rows`. Columns of row names that are empty everywhere are left out."""
