@@ -133,14 +133,14 @@ def test_what_is_free_may_cost_three_tenths_of_a_percent(tmp_path: Path) -> None
     four = {"compression__kind": "linear", "compression__bits": 4}
     two = {"compression__kind": "linear", "compression__bits": 2}
     pieces = {"fault_tolerance__num_fragments": 3}
-    found = claims_of(
+    claims = claims_of(
         tmp_path,
         *seeded(muloco, {1: 2.0, 2: 2.0}),
         *seeded(muloco, {1: 2.004, 2: 2.0042}, **four),
         *seeded(muloco, {1: 3.0, 2: 3.0}, **two),
         *seeded(muloco, {1: 2.01, 2: 2.0101}, **pieces),
     )
-    bits, streaming = found["4 bits are free"], found["Streaming is free"]
+    bits, streaming = claims["4 bits are free"], claims["Streaming is free"]
     assert bits.verdict == Verdict.HOLDS and bits.parts[0].values == pytest.approx([0.2, 0.21])
     assert bits.parts[0].label == "MuLoCo K=2, linear 4 bits"
     assert streaming.verdict == Verdict.FAILS and streaming.parts[0].values == pytest.approx([0.5, 0.505])
@@ -172,8 +172,8 @@ def test_agreement_is_read_from_a_study(tmp_path: Path) -> None:
         "checkpoint,workers,matrix,cosine,gap\n"
         '"a, step 5",1,w,1,0\n"a, step 5",2,w,0.5,0.1\n"a, step 5",2,v,0.7,0.2\n"b, step 5",2,w,0.1,0.9\n'
     )
-    found = read_agreement(tmp_path, "a, step 5")
-    assert found.cosine == {2: pytest.approx(0.6)} and found.gap == {2: pytest.approx(15)}
+    agreement = read_agreement(tmp_path, "a, step 5")
+    assert agreement.cosine == {2: pytest.approx(0.6)} and agreement.gap == {2: pytest.approx(15)}
     with pytest.raises(ValueError, match="has nothing of c"):
         read_agreement(tmp_path, "c")
 

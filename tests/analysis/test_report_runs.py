@@ -19,12 +19,12 @@ from .runs_on_disk import data_parallel, diloco, finished, muloco, written
 
 
 def runs_of(*folders: Path) -> list[Run]:
-    found = []
+    runs = []
     for folder in folders:
         run, problems = read_run(folder)
         assert run is not None, problems
-        found.append(run)
-    return found
+        runs.append(run)
+    return runs
 
 
 def local_sgd() -> Config:
@@ -71,9 +71,9 @@ def with_matrices(name: str, rule: str) -> Config:
     ],
 )
 def test_a_config_is_called_by_method_workers_and_what_is_unusual(config: Config, label: str, own: str) -> None:
-    found = variant(resolve(config))
-    assert found.label == label
-    assert baseline(found.method) == own
+    described = variant(resolve(config))
+    assert described.label == label
+    assert baseline(described.method) == own
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_is_no_finished_run_is_listed_with_the_reason(tmp_path: Path) -> No
     assert sorted(folder.name for folder in folders) == sorted(
         ["started", "cut", "no_loss", "torn", "newer", "flavor", "shape", "headless"]
     )
-    assert [(Path(one.folder).name, one.kind, one.reason) for one in problems] == [
+    assert [(Path(problem.folder).name, problem.kind, problem.reason) for problem in problems] == [
         ("notes", "not a run", "no config.json"),
         ("nowhere", "not a run", "no such folder"),
     ]
@@ -256,11 +256,11 @@ def test_corpora_and_token_budgets_are_never_in_one_group(tmp_path: Path) -> Non
         finished(tmp_path / "i", muloco(data__predict_bos=False), 3.8),
     ]
     points, _ = pool(runs_of(*made))
-    found = groups(points)
-    losses = sorted(sorted(point.loss for point in group.points) for group in found)
+    pooled = groups(points)
+    losses = sorted(sorted(point.loss for point in group.points) for group in pooled)
     assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7], [3.8]]
-    assert len({group.title for group in found}) == 8
-    titles = {group.points[0].loss: group.title for group in found}
+    assert len({group.title for group in pooled}) == 8
+    titles = {group.points[0].loss: group.title for group in pooled}
     assert titles[3.1].startswith(f"corpus {books}, ")
     assert titles[3.6].startswith("corpus embedded (sha256 01234567, ab), ")
     assert "about 20 tokens a parameter (416M: 8,556,380,160)" in titles[3.0]

@@ -258,10 +258,10 @@ def test_hours_by_bandwidth_are_those_of_the_run_and_of_what_it_sent(tmp_path: P
     group = group_of(
         tmp_path, (muloco(**config), 2.6), (data_parallel(**config), 2.5), bytes_sent_per_worker=10_000_000_000
     )
-    found = values(wall_clock_table(group))
-    assert found["416M", "MuLoCo", "2", "", "10"] * 3600 == pytest.approx(30 + 8)
-    assert found["416M", "DP Muon", "", "", "10"] * 3600 == pytest.approx(60 * (0.5 + 416_862_208 * 16 / 10e9))
-    assert found["416M", "MuLoCo", "2", "", "measured"] == 2.0
+    hours = values(wall_clock_table(group))
+    assert hours["416M", "MuLoCo", "2", "", "10"] * 3600 == pytest.approx(30 + 8)
+    assert hours["416M", "DP Muon", "", "", "10"] * 3600 == pytest.approx(60 * (0.5 + 416_862_208 * 16 / 10e9))
+    assert hours["416M", "MuLoCo", "2", "", "measured"] == 2.0
 
 
 def test_short_runs_are_timed_in_a_unit_in_which_they_can_be_read(tmp_path: Path) -> None:
