@@ -7,8 +7,7 @@ from tempfile import TemporaryDirectory
 from muloco.analysis import output
 from muloco.analysis.draw import draw
 from muloco.analysis.report.contents import Report
-from muloco.analysis.report.markdown import markdown
-from muloco.analysis.report.page import page
+from muloco.analysis.report.pages import markdown, page
 from muloco.analysis.table import to_csv
 from muloco.errors import UserError
 from muloco.runs.folder import write_json
@@ -86,8 +85,8 @@ def _files(report: Report) -> dict[str, bytes]:
         ]
         pictures = {path.name: path.read_bytes() for path in drawn}
     texts = {
-        "report.md": markdown(report),
-        "report.html": page(report, pictures),
+        "report.md": "\n".join(markdown(report)) + "\n",
+        "report.html": "\n".join(page(report, pictures)) + "\n",
         **{f"tables/{name}.csv": text for name, text in tables_as_csv(report).items()},
     }
     figures = {f"figures/{name}": content for name, content in pictures.items()}
