@@ -1,11 +1,16 @@
 """Memory of a worker's training state, in bytes, from a run's config."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from muloco.model.flavors import flavor
 from muloco.optim.rules import RULES
 from muloco.outer.loop.memory import sync_words
 from muloco.settings.config import ResolvedConfig
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.compression import Wire
 
 WORD = 4
 """Bytes of an fp32 number."""
@@ -25,22 +30,29 @@ class Memory:
     """Anchor and outer optimizer; 0 without an outer loop."""
     error_feedback: int
     """Residuals of error feedback."""
+    codecs: int
+    """States that codecs keep from sync to sync."""
     syncing: int
     """Additional bytes at the peak of a sync, above the state between syncs (`muloco.outer.loop.memory.sync_words`)."""
 
     @property
     def state(self) -> int:
         """All bytes that a worker holds between two syncs."""
-        return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback
+        return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback + self.codecs
 
     @property
     def peak(self) -> int:
         return self.state + self.syncing
 
 
-def memory(config: ResolvedConfig) -> Memory:
+def memory(config: ResolvedConfig, wires: Sequence["Wire"]) -> Memory:
     """Returns the memory of one worker: its training state, and what a sync needs in addition. It assumes CUDA graphs,
-    which keep the gradients, unless the config turns them off or the workers share a process."""
+    which keep the gradients, unless the config turns them off or the workers share a process.
+
+    Args:
+        config: resolved.
+        wires: the forms in which the fragments travel; empty without an outer loop.
+    """
     ft, compression = config.fault_tolerance, config.compression
     in_process = ft.transport == "in_process"
     words = sync_words(
@@ -56,13 +68,16 @@ def memory(config: ResolvedConfig) -> Memory:
     outer, again = config.outer_optimizer, compression.reduce == "reselect"
     buffers = 0 if outer.class_name == "sgd" and not outer.momentum else _OUTER_BUFFERS[outer.class_name]
     residuals = (1 + again / config.workers) * compression.error_feedback  # of what it sends, and of its own means
+    codecs = _codec_state(wires, config.workers)
+    twice = codecs / n / ft.num_fragments  # until a round has committed
     return Memory(
         parameters=n,
         gradients=n,
         inner=WORD * _inner_state(config),
         outer=n * (1 + buffers) if config.syncs else 0,
         error_feedback=round(residuals * n),
-        syncing=round(words * n) if config.syncs else 0,
+        codecs=codecs,
+        syncing=round((words + twice) * n) if config.syncs else 0,
     )
 
 
@@ -74,3 +89,16 @@ def _inner_state(config: ResolvedConfig) -> int:
     average = size.parameters if optimizer.name == "GPA" else 0  # its z
     roles = optimizer.roles()
     return average + sum(RULES[roles[name].rule].words * number for name, number in size.parameters_by_role.items())
+
+
+def _codec_state(wires: Sequence["Wire"], workers: int) -> int:
+    """Returns the bytes that codecs keep on the worker with the most: for all pieces that it sends and, with reselect,
+    for those that it owns."""
+    from muloco.outer.protocol.exchange import split
+
+    total = 0
+    for wire in wires:
+        parts = split(wire.shapes, workers if wire.reduce == "reselect" else 1)
+        states = [sum(wire.codecs[piece.tensor].state_bytes(piece.shape) for piece in pieces) for pieces in parts]
+        total += sum(states) + max(states) * (wire.reduce == "reselect")
+    return total

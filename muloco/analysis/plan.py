@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from muloco.analysis.memory import Memory, memory
 from muloco.analysis.records.method import variant
@@ -10,6 +11,9 @@ from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.settings.config import ResolvedConfig
 from muloco.training.validation_cost import validation_share
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.compression import Wire
 
 ASSUMPTIONS = (
     "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak "
@@ -130,7 +134,8 @@ def plan(
     size = flavor(config.model.flavor)
     ft = config.fault_tolerance
     apart = config.syncs and config.worker_processes > 1
-    whole = memory(config)
+    wires = _wires(config) if config.syncs else []
+    whole = memory(config, wires)
     shards = config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree
     share = config.workers / config.worker_processes / shards  # of the memory of one worker on each GPU
     offloaded = whole.outer if config.outer_optimizer.offload else 0
@@ -143,7 +148,7 @@ def plan(
         gpus=gpus,
         step_seconds=size.flops_per_token * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
         sync_steps=ft.sync_steps if apart else 1,
-        exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
+        exchange_bytes=float(_exchange_bytes(wires, config.workers)) if apart else 2.0 * size.parameters * (gpus > 1),
         fragments=ft.num_fragments if apart else 1,
         delay=ft.fragment_sync_delay if apart else 0,
         memory=whole,
@@ -160,18 +165,21 @@ def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
     return min(plans, key=lambda plan: plan.at(gbit_per_second).total)
 
 
-def _exchange_bytes(config: ResolvedConfig) -> int:
+def _exchange_bytes(wires: Sequence["Wire"], workers: int) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
+    from muloco.outer.protocol.exchange import bytes_sent
+
+    return sum(max(bytes_sent(wire, workers, rank) for rank in range(workers)) for wire in wires)
+
+
+def _wires(config: ResolvedConfig) -> "list[Wire]":
+    """The form in which each fragment travels."""
     import torch
 
-    from muloco.outer.protocol.exchange import bytes_sent
     from muloco.training.outer import build_compression, fragments_of
 
     size = flavor(config.model.flavor)
     parameters = {name: torch.empty(shape, device="meta") for name, shape in size.shapes.items()}
     compression = build_compression(config.compression, parameters, tables=size.tables)
-    total = 0
-    for fragment in fragments_of(config, parameters):
-        wire = compression.wire({name: parameters[name] for name in fragment})
-        total += max(bytes_sent(wire, config.workers, rank) for rank in range(config.workers))
-    return total
+    fragments = fragments_of(config, parameters)
+    return [compression.wire({name: parameters[name] for name in fragment}) for fragment in fragments]
