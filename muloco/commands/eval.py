@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
     check_names(names, args.include_path)
     import torch  # after the checks above, as it is slow
 
-    from muloco.evals.on_checkpoint import evaluate_checkpoint
     from muloco.evals.report import figures, mean, table, write_results
-    from muloco.evals.tasks import find_tasks, load_tasks
+    from muloco.evals.run import evaluate_checkpoint
+    from muloco.evals.tasks import load_tasks
 
-    tasks = load_tasks(*find_tasks(names, args.include_path))
+    tasks = load_tasks(names, args.include_path)
     results = evaluate_checkpoint(
         trained,
         tasks,

@@ -101,7 +101,7 @@ def _train(
     first = next_attempt(folder)
     data = prepare_data(config)
     console.print(data.description(), markup=False)
-    content = content_of(data, config)
+    content = content_of(data)
     if resumption is not None:
         for remark in filter(None, (*resumption.remarks, check_content(resumption, content))):
             console.print(remark, markup=False)

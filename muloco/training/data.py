@@ -2,7 +2,6 @@
 
 from muloco.data.cache import default_cache
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.sources import open_source
 from muloco.data.text_stream import check_shares
 from muloco.errors import UserError
 from muloco.settings.config import ResolvedConfig
@@ -24,9 +23,9 @@ def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingDat
         )
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)
-        for name in prepared.streamed:
-            if not is_hub(name):  # data sets on the hub are assumed to be large enough
-                check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
+        for source in prepared.streamed:
+            if not is_hub(source.name):  # data sets on the hub are assumed to be large enough
+                check_shares(source, shares, hold_out=data.validation is None)
     except OSError as error:
         raise UserError(
             f"the data cannot be prepared: {error} (the cache is {default_cache()}; set MULOCO_CACHE for another one)"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from muloco.data.prepare import TrainingData
-from muloco.data.sources import open_source
 from muloco.errors import UserError
 from muloco.resolve import completed, resolve
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
@@ -126,10 +125,10 @@ def config_json(chosen: Config, config: ResolvedConfig, content: dict[str, Any])
     return {"chosen": to_dict(chosen), "resolved": to_dict(config), "data": content}
 
 
-def content_of(data: TrainingData, config: Config) -> dict[str, Any]:
+def content_of(data: TrainingData) -> dict[str, Any]:
     """Identifies a run's data, wherever it lies, as JSON: digests of the text, of the held-out text and of the
     tokenizer. For streamed text, the digest is that of the names and sizes of its files."""
-    files = [open_source(name, config.data.text_field).identity for name in data.streamed]
+    files = [source.identity for source in data.streamed]
     apart = data.held_out != data.prepared
     return {
         "text": [prepared.corpus_sha256 for prepared in data.prepared] or None,

@@ -16,7 +16,6 @@ from torch.distributed.fsdp import FSDPModule
 
 from muloco._torchtitan import IGNORE_INDEX, Validator
 from muloco.data.held_out import HeldOutDataLoader
-from muloco.data.held_out_batches import own_batches, shared_batches
 from muloco.failpoints import hit
 from muloco.outer import OuterLoop
 from muloco.outer.protocol.header import as_hex
@@ -25,7 +24,7 @@ from muloco.sharding import local
 from muloco.training.batch_losses import Losses, mean, pack, unpack
 from muloco.training.context import WorkerContext, as_on_first_rank
 from muloco.training.evaluation import random_state_kept
-from muloco.training.validation_cost import is_validated
+from muloco.training.validation_cost import is_validated, own_batches, shared_batches
 
 logger = logging.getLogger(__name__)
 

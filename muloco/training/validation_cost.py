@@ -7,7 +7,6 @@ batches, and only just before an outer step.
 
 import math
 
-from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.outer.loop.fragments import Schedule
 from muloco.settings.config import ResolvedConfig
 
@@ -18,6 +17,23 @@ TRAINING_PASSES = 3
 def is_validated(step: int, *, freq: int, last: int) -> bool:
     """Whether the model is validated after inner step `step`; 0 is before the first one."""
     return step % freq == 0 or step == last
+
+
+def held_out_batches(sequences: int, together: int) -> int:
+    """Returns the number of batches that hold `sequences` sequences, if the ranks of a worker together take `together`
+    at a time."""
+    return math.ceil(sequences / together)
+
+
+def shared_batches(batches: int, place: int, places: int) -> range:
+    """Returns the batches that the worker at `place`, of `places`, computes of the anchor. Every batch belongs to
+    exactly one place."""
+    return range(place, batches, places)
+
+
+def own_batches(batches: int, worker: int, workers: int) -> range:
+    """Returns the batches on which a worker validates its own weights: at least one. Together the workers have all."""
+    return shared_batches(batches, worker % batches, workers)
 
 
 def validated_sequences(config: ResolvedConfig, worker: int = 0) -> int:

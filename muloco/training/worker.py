@@ -58,7 +58,7 @@ def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeE
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
         if not folder.config.exists():
-            write_json(folder.config, config_json(chosen, config, content_of(data, config)))
+            write_json(folder.config, config_json(chosen, config, content_of(data)))
         _keep_tokenizer(data.tokenizer_folder, folder)
     evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
     stop = StopRequest()
