@@ -15,6 +15,7 @@ import torch
 from torch import multiprocessing
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run tests, one of them runs all tests of a file that share a fixture."""
     for item in items:

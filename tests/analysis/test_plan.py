@@ -56,7 +56,7 @@ def test_the_papers_memory(method: str, gigabytes: float) -> None:
 
 @pytest.mark.parametrize(("reduce", "words"), [("gather", 1), ("reselect", 1 + 1 / 16)])
 def test_error_feedback_adds_residuals(reduce: str, words: float) -> None:
-    """Of what a worker sends, and of its share of the means where these are encoded again."""
+    """Residuals of what a worker sends, and of its share of the means where these are encoded again."""
     compressed = {"compression__kind": "linear", "compression__bits": 4, "compression__reduce": reduce}
     without, with_ = (plan(paper("MuLoCo K=16", **compressed, compression__error_feedback=on)) for on in (False, True))
     assert with_.memory.state - without.memory.state == pytest.approx(4 * N * words, abs=1)
@@ -124,7 +124,7 @@ def test_what_is_offloaded_is_in_host_memory() -> None:
     ],
 )
 def test_the_share_of_validation(method: str, validated: int) -> None:
-    """Of 3000 steps of 512 sequences, each of which costs three forward passes in training, and one in validation."""
+    """A run has 3000 steps of 512 sequences; each costs three forward passes in training, and one in validation."""
     fields = {"training__global_batch_size": 512, "training__steps": 3000, "validation__freq": 15}
     config = paper(method, **fields, validation__sequences=1024)
     trained = 3 * 3000 * 512 // config.workers
