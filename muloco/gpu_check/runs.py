@@ -39,6 +39,9 @@ REHEARSED: Fields = {
 }
 """Fields that a rehearsal overrides."""
 
+LOSS_TOLERANCE = 0.05
+"""Difference of losses, in nats a token, that is allowed between two runs that sum in different orders."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -146,8 +149,8 @@ def workers_apart(digests: Digests) -> list[tuple[int, int]]:
     return [sync for sync, found in by_sync.items() if len(found) > 1]
 
 
-def expect_close_losses(run: Run, other: Run, tolerance: float) -> float:
-    """Compares the training losses of two runs and returns their largest difference, in nats a token.
+def expect_close_losses(run: Run, other: Run, tolerance: float = LOSS_TOLERANCE) -> Figures:
+    """Compares the training losses of two runs and returns their largest difference, in nats a token, as a figure.
 
     Raises:
         CheckFailed: the difference exceeds `tolerance`, or the runs have different numbers of losses.
@@ -156,4 +159,4 @@ def expect_close_losses(run: Run, other: Run, tolerance: float) -> float:
     expect(len(ours) == len(theirs), f"one run has {len(ours)} losses and the other {len(theirs)}")
     worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     expect(worst <= tolerance, f"the losses differ by up to {worst:.4f}; at most {tolerance} is allowed")
-    return worst
+    return {"losses_apart": worst}

@@ -27,7 +27,7 @@ CODECS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """Name in the figures, kind and options of each codec."""
 
 
-def rates(bench: Bench) -> Figures:
+def codec_rates(bench: Bench) -> Figures:
     """Measures each codec on the tensors of a model, those of one shape together, as an exchange encodes them. The
     rates are in GB of fp32 elements per second, also for a copy of the tensors; `_bits` is the size of the payload in
     bits an element."""

@@ -17,12 +17,12 @@ KILLED = 1
 """Index of the worker that is killed."""
 
 
-def two(bench: Bench) -> Figures:
+def gloo_two(bench: Bench) -> Figures:
     fields = SHARED | {"fault_tolerance.sync_steps": bench.size("30", "6")}
     return train(bench, "gloo_two", "laptop/muloco_streaming", fields).figures()
 
 
-def eight(bench: Bench) -> Figures:
+def gloo_eight(bench: Bench) -> Figures:
     fields: Fields = {
         "model.flavor": "tiny",
         "training.global_batch_size": bench.size("64", "6"),
@@ -33,7 +33,7 @@ def eight(bench: Bench) -> Figures:
     return train(bench, "gloo_eight", "laptop/muloco", SHARED | fields).figures()
 
 
-def killed(bench: Bench) -> Figures:
+def gloo_killed(bench: Bench) -> Figures:
     return figures_of_killed(bench, "gloo_killed", SHARED)
 
 

@@ -32,19 +32,19 @@ PROFILED_STEP = 15
 _ON_CONSOLE = re.compile(r"step:\s*(\d+) .*? tps: ([\d,]+)")
 
 
-def muloco_one(bench: Bench) -> Figures:
+def speed_muloco(bench: Bench) -> Figures:
     return _speed(bench, "speed_muloco", {})
 
 
-def adamw(bench: Bench) -> Figures:
+def speed_adamw(bench: Bench) -> Figures:
     return _speed(bench, "speed_adamw", ADAMW)
 
 
-def muon(bench: Bench) -> Figures:
+def speed_muon(bench: Bench) -> Figures:
     return _speed(bench, "speed_muon", MUON)
 
 
-def torchtitan(bench: Bench) -> Figures:
+def speed_torchtitan(bench: Bench) -> Figures:
     script = in_checkout("benchmarks", "plain_torchtitan.py")
     fields = _fields(bench, ADAMW)
     said = bench.python(str(script), CONFIG, *words_of(bench, "speed_torchtitan", fields))
@@ -107,14 +107,15 @@ def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
     """Trains and returns its speed: the median over the second half of the steps, each of which has its own line."""
     run = train(bench, name, CONFIG, _fields(bench, fields))
     lines = [line for line in run.lines if "tokens_per_second" in line]
-    rates = [line["tokens_per_second"] for line in lines[len(lines) // 2 :]]
-    rate = statistics.median(rates)
-    tokens = lines[-1]["tokens"] / lines[-1]["step"]
+    last = lines[-1]
+
+    def median(figure: str) -> float:
+        return statistics.median(line[figure] for line in lines[len(lines) // 2 :])
+
+    rate, tokens = median("tokens_per_second"), last["tokens"] / last["step"]
     found: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
-    for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n"):
-        if figure in lines[-1]:
-            found[figure] = round(statistics.median(line[figure] for line in lines[len(lines) // 2 :]), 4)
-    if "memory_gib" in lines[-1]:
+    found |= {figure: round(median(figure), 4) for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n") if figure in last}
+    if "memory_gib" in last:
         found["memory_gib"] = round(max(line["memory_gib"] for line in lines), 2)
     return found
 

@@ -23,11 +23,11 @@ OUTER = (
 SHOWN = 3
 
 
-def optim(bench: Bench) -> Figures:
+def tests_optim(bench: Bench) -> Figures:
     return _run(bench, OPTIM)
 
 
-def outer(bench: Bench) -> Figures:
+def tests_outer(bench: Bench) -> Figures:
     return _run(bench, OUTER)
 
 
