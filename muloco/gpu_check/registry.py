@@ -35,11 +35,9 @@ def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
     chosen = {row.name for part in PARTS if part.name in parts for row in part.rows} | set(rows)
     if not parts and not rows:
         chosen = set(ROWS)
-    waiting = list(chosen)
-    while waiting:
-        needed = set(ROWS[waiting.pop()].after) - chosen
-        chosen |= needed
-        waiting += needed
+    for name in list(chosen):
+        while name := ROWS[name].after:
+            chosen.add(name)
     found = [row for row in ROWS.values() if row.name in chosen and row.module]
     if not found:
         raise UserError(f"--parts: {parts[0]} has no row that runs by itself; docs/untested-on-gpu.md lists them")

@@ -32,8 +32,8 @@ class Row:
     """Estimate of its duration on an H100, in seconds. The row is not started when less time is left."""
     alone: bool = False
     """Whether nothing else may run at the same time, because it measures times or memory."""
-    after: tuple[str, ...] = ()
-    """Names of the rows whose results this row needs. They are chosen together with it."""
+    after: str = ""
+    """Name of the row whose results this row needs, if there is one. It is chosen together with this row."""
 
 
 @dataclass(frozen=True)

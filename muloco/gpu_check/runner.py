@@ -105,7 +105,7 @@ class Runner:
         """Starts rows in order until one has to wait for a running one; returns the rows that are still pending."""
         left = []
         for place, row in enumerate(pending):
-            if not self._record.ended.issuperset(row.after):
+            if row.after and row.after not in self._record.ended:
                 left.append(row)
             elif (outcome := self._left_out(row)) is not None:
                 self._tell(row, outcome)
@@ -130,10 +130,9 @@ class Runner:
             return Outcome(LEFT_OUT, reason, cause=TIME_IS_UP)
         if remaining < 0:
             return Outcome(LEFT_OUT, TIME_IS_UP, cause=TIME_IS_UP)
-        for name in row.after:
-            if (other := self._record.outcomes[name]).status != OK:
-                reason = f"it depends on {name}, which {'failed' if other.status == FAIL else 'was left out'}"
-                return Outcome(LEFT_OUT, reason, cause=other.cause)
+        if row.after and (other := self._record.outcomes[row.after]).status != OK:
+            reason = f"it depends on {row.after}, which {'failed' if other.status == FAIL else 'was left out'}"
+            return Outcome(LEFT_OUT, reason, cause=other.cause)
         return None
 
     def _start(self, row: Row) -> None:

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from muloco.gpu_check.bench import Bench, Figures, expect
-from muloco.gpu_check.runs import Fields, Run, outputs, train
+from muloco.gpu_check.runs import Fields, outputs, train
 from muloco.runs.folder import RunFolder, read_lines
 
 SHARED: Fields = {"fault_tolerance.process_group": "gloo", "validation.freq": "1000"}
@@ -52,14 +52,10 @@ def figures_of_killed(bench: Bench, name: str, fields: Fields) -> Figures:
     finally:
         ended.set()
         killer.join()
-    return {**run.figures(), **_expect_restart(run)}
-
-
-def _expect_restart(run: Run) -> Figures:
     restarts = json.loads(run.folder.summary.read_text())["restarts"]
     expect(restarts > 0, "no worker was killed before the run had ended")
-    joins = [line for line in run.lines if line.get("event") == "join"]
-    return {"restarts": restarts, "joins": len(joins)}
+    joins = sum(line.get("event") == "join" for line in run.lines)
+    return {**run.figures(), "restarts": restarts, "joins": joins}
 
 
 def _kill_after_first_sync(folder: RunFolder, ended: threading.Event) -> None:

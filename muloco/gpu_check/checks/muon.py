@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ STEPS = 5
 """Number of Newton-Schulz steps whose FLOPs are counted."""
 OURS = ("muloco", "torch", "adamw")
 """Optimizers whose failure fails the check. The others are in separate packages, which may be missing."""
-SHARED = {"lr": 0.02, "weight_decay": 0.01}
+SHARED: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.01}
 
 
 def muon_batches(bench: Bench) -> Figures:

@@ -53,7 +53,7 @@ LAPTOP = Part(
             "run `muloco train config/laptop/muloco.py --evaluation.tasks ... --evaluation.at 0.5 1.0 "
             "--compile.enable True`; the losses agree with those without `--evaluation`",
             seconds=60,
-            after=("train",),
+            after="train",
         ),
         _Laptop(
             "autocast",
@@ -86,14 +86,14 @@ LAPTOP = Part(
             "agree with those without CUDA graphs",
             ("training/titan_config.py",),
             "run `muloco train config/laptop/muloco.py` with and without `--training.disable_cuda_graphs True`",
-            after=("train",),
+            after="train",
         ),
         _Laptop(
             "chunked_loss",
             "the loss in chunks, as for a large vocabulary: the losses agree with those without chunks",
             ("training/titan_config.py",),
             "train with `titan_config.LARGE_VOCABULARY` set below the vocabulary of the run",
-            after=("train",),
+            after="train",
         ),
         _Laptop(
             "in_process",
@@ -109,7 +109,7 @@ LAPTOP = Part(
             "anchor and outer state in pinned host memory: the losses agree with those without offloading",
             ("outer/fragment.py",),
             "run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True`",
-            after=("in_process",),
+            after="in_process",
         ),
         _Laptop(
             "four_bits",
@@ -131,7 +131,7 @@ LAPTOP = Part(
             "run `muloco train config/laptop/muloco.py --training.precision bfloat16`; compare `tflops` of a line "
             "with `torch.utils.flop_counter`, and `memory_gib` with nvidia-smi",
             seconds=10,
-            after=("train",),
+            after="train",
         ),
         _Laptop(
             "eval",
@@ -140,7 +140,7 @@ LAPTOP = Part(
             ("evals/scoring.py", "model/attention.py"),
             "run `muloco eval outputs/NAME --tasks ...`",
             seconds=25,
-            after=("evaluation_in_training",),
+            after="evaluation_in_training",
         ),
         _Laptop(
             "generate",
@@ -148,7 +148,7 @@ LAPTOP = Part(
             ("commands/generate.py", "model/generation.py"),
             'run `muloco generate outputs/NAME --prompt "def main("`',
             seconds=15,
-            after=("train",),
+            after="train",
         ),
         _Laptop(
             "export",
@@ -156,7 +156,7 @@ LAPTOP = Part(
             ("export/",),
             "run `muloco export outputs/NAME FOLDER`",
             seconds=15,
-            after=("train",),
+            after="train",
         ),
         _Laptop(
             "pseudogradients",
@@ -165,7 +165,7 @@ LAPTOP = Part(
             "run `muloco analyze pseudogradients outputs/NAME --workers 1 2`; the error of the proposition is below "
             "1e-6",
             seconds=40,
-            after=("train",),
+            after="train",
         ),
     ),
 )
@@ -227,7 +227,7 @@ SEVERAL = Part(
             ("evals/scoring.py", "model/attention.py"),
             "run `torchrun --nproc-per-node 2 -m muloco eval outputs/NAME --tasks ...` on two GPUs",
             seconds=40,
-            after=("evaluation_in_training",),
+            after="evaluation_in_training",
         ),
         _Several(
             "muon_four_ranks",
