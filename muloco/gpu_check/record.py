@@ -27,7 +27,6 @@ class Outcome:
     """How one row ended."""
 
     status: str
-    """`ok`, `FAIL` or `left out`."""
     reason: str = ""
     """One line; empty if the row is ok."""
     seconds: float = 0.0

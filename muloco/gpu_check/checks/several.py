@@ -2,7 +2,7 @@
 
 import re
 
-from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect
+from muloco.gpu_check.bench import Bench, Figures, expect
 from muloco.gpu_check.checks.gloo import figures_of_killed
 from muloco.gpu_check.checks.laptop import STREAMING, figures_of_evaluation
 from muloco.gpu_check.runs import Fields, expect_close_losses, train
@@ -31,7 +31,7 @@ def nccl_four_bits(bench: Bench) -> Figures:
 
 
 def nccl_killed(bench: Bench) -> Figures:
-    return figures_of_killed(bench, "nccl_killed", {"fault_tolerance.process_group": _group(bench, "nccl")})
+    return figures_of_killed(bench, "nccl_killed", _over(bench, "nccl"))
 
 
 def nccl_offload(bench: Bench) -> Figures:
@@ -71,11 +71,10 @@ def two_by_four(bench: Bench) -> Figures:
 
 
 def _over(bench: Bench, group: str) -> Fields:
-    return {"fault_tolerance.process_group": _group(bench, group), "fault_tolerance.sync_steps": bench.size("30", "6")}
-
-
-def _group(bench: Bench, group: str) -> str:
-    return bench.size(group, "gloo")
+    return {
+        "fault_tolerance.process_group": bench.size(group, "gloo"),
+        "fault_tolerance.sync_steps": bench.size("30", "6"),
+    }
 
 
 def _launcher(ranks: int) -> tuple[str, ...]:
@@ -85,7 +84,6 @@ def _launcher(ranks: int) -> tuple[str, ...]:
 def _sharded_muon(bench: Bench, replicas: int, shards: int) -> float:
     words = ("-m", "muloco.gpu_check.sharded_muon", str(replicas), str(shards))
     said = bench.python(*_launcher(replicas * shards), *words)
-    found = re.search(r"^apart: (\S+)$", said, flags=re.M)
-    if found is None:
-        raise CheckFailed("muloco.gpu_check.sharded_muon printed no difference")
-    return float(found[1])
+    found = re.findall(r"^apart: (\S+)$", said, flags=re.M)
+    expect(bool(found), "muloco.gpu_check.sharded_muon printed no difference")
+    return float(found[0])
