@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     for name in ("min_replica_size", "heartbeat_timeout_seconds", "straggler_timeout_seconds"):
         if not 0 < (value := getattr(args, name)) < math.inf:
             raise UserError(f"--{name} must be above 0; got {value}")
-    from muloco.outer.network import is_loopback
+    from muloco.outer.wire.network import is_loopback
     from muloco.training.environment import secret_in
 
     secret = b"" if is_loopback(args.host) else secret_in(os.environ)
-    from muloco.outer.lighthouse import serve
+    from muloco.outer.wire.lighthouse import serve
 
     serve(
         args.host,

@@ -26,8 +26,8 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError, rank_ends
-from muloco.outer.gate import LOOPBACK
-from muloco.outer.store import loopback_store
+from muloco.outer.wire.gate import LOOPBACK
+from muloco.outer.wire.store import loopback_store
 
 BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"

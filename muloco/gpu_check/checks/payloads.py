@@ -7,11 +7,11 @@ import torch
 
 from muloco.gpu_check.bench import Bench, Figures, expect, normal
 from muloco.gpu_check.device import no_host_waits, seconds
-from muloco.outer.authentication import Key
 from muloco.outer.codecs import KINDS, Codec, build_codec, codec_class, default_codec, quantized
-from muloco.outer.digest import digest
-from muloco.outer.seal import Seal, SecretHash, contents
-from muloco.outer.staging import Staging
+from muloco.outer.loop.digest import digest
+from muloco.outer.protocol.authentication import Key
+from muloco.outer.protocol.seal import Seal, SecretHash, contents
+from muloco.outer.wire.staging import Staging
 
 MIB = 2**20
 

@@ -20,10 +20,10 @@ from muloco.gpu_check.device import (
     synchronize,
 )
 from muloco.outer import OuterLoop, WorkerIdentity
-from muloco.outer.background import Pending
 from muloco.outer.codecs import build_codec
-from muloco.outer.compression import Compression
+from muloco.outer.codecs.compression import Compression
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.loop.background import Pending
 
 MIB = 2**20
 

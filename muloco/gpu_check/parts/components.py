@@ -50,7 +50,7 @@ SMALL = Part(
             "codecs: the host never waits; payloads are reproducible, decode to the same bits as on the CPU, and are "
             "as accurate as the CPU's payloads",
             ("outer/codecs/",),
-            "run `pytest tests/outer/test_codec_properties.py` with its tensors moved to `cuda`",
+            "run `pytest tests/outer/codecs/test_codec_properties.py` with its tensors moved to `cuda`",
             seconds=20,
         ),
         _Payload(
@@ -70,26 +70,26 @@ SMALL = Part(
         _Payload(
             "digests",
             "digests of tensors on the GPU equal those on the CPU",
-            ("outer/digest.py",),
+            ("outer/loop/digest.py",),
             "call `digest` on the same tensors on both devices",
         ),
         _Payload(
             "seals",
             "sums for seals on the GPU equal those on the CPU",
-            ("outer/seal.py",),
+            ("outer/protocol/seal.py",),
             "call `SecretHash.sums` on the same bytes on both devices",
         ),
         _Stream(
             "side_stream",
             "a round in its own thread and stream reads data written before it started, and its result is complete "
             "when it is taken",
-            ("outer/background.py",),
+            ("outer/loop/background.py",),
             "run `Pending` during matrix products on the main stream",
         ),
         _Payload(
             "staged_bytes",
             "payloads for gloo are copied to page-locked host memory and back without a change",
-            ("outer/staging.py",),
+            ("outer/wire/staging.py",),
             "pass tensors on the GPU through `Staging`",
         ),
         Row(
@@ -104,7 +104,7 @@ SMALL = Part(
         _Stream(
             "nccl_wait",
             "`wait()` of torchft's NCCL group returns before the data has arrived; `errored()` waits until it has",
-            ("outer/peer_group.py",),
+            ("outer/wire/peer_group.py",),
             "call `alltoall_base(...).wait()` after launching a kernel that takes a second",
         ),
         _Stream(
@@ -117,14 +117,14 @@ SMALL = Part(
         _Stream(
             "side_stream_memory",
             "reserved memory does not grow over 40 rounds during inner steps; number of streams",
-            ("outer/background.py",),
+            ("outer/loop/background.py",),
             "read `torch.cuda.memory_reserved()` while `Pending` is used repeatedly",
             alone=True,
         ),
         _Stream(
             "outer_step_memory",
             "peak memory of a sync above the memory between syncs: plain, offloaded, compressed",
-            ("outer/loop.py", "outer/fragment.py", "outer/exchange.py"),
+            ("outer/loop/outer_loop.py", "outer/loop/fragment.py", "outer/protocol/exchange.py"),
             "read `torch.cuda.max_memory_allocated()` around `OuterLoop.after_inner_step`",
             alone=True,
         ),
@@ -144,8 +144,8 @@ TESTS = Part(
         _Test(
             "tests_outer",
             "the tests of codecs, packing, residuals and digests with their tensors on the GPU",
-            ("outer/codecs/", "outer/channel.py", "outer/digest.py"),
-            "run `python -m pytest -p muloco.gpu_check.on_device tests/outer/test_codecs.py ...`",
+            ("outer/codecs/", "outer/codecs/channel.py", "outer/loop/digest.py"),
+            "run `python -m pytest -p muloco.gpu_check.on_device tests/outer/codecs/test_codecs.py ...`",
         ),
     ),
 )

@@ -16,19 +16,19 @@ GLOO = Part(
         _Gloo(
             "gloo_two",
             "two workers in separate processes on one GPU, streaming over gloo during the inner steps",
-            ("launch/placement/local.py", "outer/in_flight.py", "outer/torchft_round.py"),
+            ("launch/placement/local.py", "outer/loop/in_flight.py", "outer/wire/torchft_round.py"),
             "run `muloco train config/laptop/muloco_streaming.py` on one GPU",
         ),
         _Gloo(
             "gloo_eight",
             "eight workers on one GPU, with the outer exchange over gloo",
-            ("launch/placement/local.py", "outer/loop.py"),
+            ("launch/placement/local.py", "outer/loop/outer_loop.py"),
             "run `jobs/diloco/debug_8workers_x1gpu.sh` on one GPU",
         ),
         _Gloo(
             "gloo_killed",
             "one of two workers on one GPU is killed, rejoins, and takes over the state of the other",
-            ("launch/supervisor.py", "outer/torchft.py"),
+            ("launch/supervisor.py", "outer/wire/torchft.py"),
             "run `muloco train config/laptop/muloco.py` on one GPU and `kill -9` a worker; digests are equal",
             seconds=100,
         ),
@@ -107,14 +107,14 @@ LAPTOP = Part(
         _Laptop(
             "offload",
             "anchor and outer state in pinned host memory: the losses agree with those without offloading",
-            ("outer/fragment.py",),
+            ("outer/loop/fragment.py",),
             "run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True`",
             after="in_process",
         ),
         _Laptop(
             "four_bits",
             "training with 4-bit pseudogradients and error feedback",
-            ("outer/exchange.py", "outer/error_feedback.py"),
+            ("outer/protocol/exchange.py", "outer/codecs/error_feedback.py"),
             "run `muloco train config/laptop/muloco_4bit.py --fault_tolerance.transport in_process`",
         ),
         _Laptop(
@@ -177,14 +177,14 @@ SEVERAL = Part(
         _Several(
             "nccl_two",
             "one GPU for each worker, with the outer exchange over NCCL: the digests are equal",
-            ("launch/placement/local.py", "outer/torchft_round.py"),
+            ("launch/placement/local.py", "outer/wire/torchft_round.py"),
             "run `muloco train config/laptop/muloco.py` on two GPUs",
         ),
         _Several(
             "nccl_streaming",
             "the round of a fragment in its own thread and stream during the inner steps, over NCCL: the digests are "
             "equal, and the losses agree with those over gloo",
-            ("outer/background.py",),
+            ("outer/loop/background.py",),
             "run `muloco train config/laptop/muloco_streaming.py` on two GPUs; `seconds_hidden` is near the time of "
             "the round, the digests are equal, and the losses agree with those with `--fault_tolerance.process_group "
             "gloo`",
@@ -194,7 +194,7 @@ SEVERAL = Part(
             "nccl_four_bits",
             "compressed exchange over NCCL with an all-to-all of uneven sizes: the digests are equal, and as many "
             "bytes are sent as over gloo",
-            ("outer/exchange.py",),
+            ("outer/protocol/exchange.py",),
             "run `muloco train config/laptop/muloco_4bit.py` on two GPUs; the digests are equal, and `bytes_sent` is "
             "that with `--fault_tolerance.process_group gloo`",
             seconds=100,
@@ -202,14 +202,14 @@ SEVERAL = Part(
         _Several(
             "nccl_killed",
             "a round over NCCL is a transaction: a worker that is killed in it changes no anchor, and rejoins",
-            ("outer/peer_group.py", "outer/torchft_round.py"),
+            ("outer/wire/peer_group.py", "outer/wire/torchft_round.py"),
             "run `muloco train config/laptop/muloco.py` on two GPUs and `kill -9` a worker; digests are equal",
             seconds=110,
         ),
         _Several(
             "nccl_offload",
             "anchor and outer state in pinned host memory with an exchange over NCCL: the digests are equal",
-            ("outer/fragment.py",),
+            ("outer/loop/fragment.py",),
             "run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True` on two GPUs; the "
             "losses agree with those without offloading",
         ),
