@@ -9,11 +9,6 @@ from collections.abc import Callable, Iterator
 import torch
 
 
-def device_of(*, rehearsal: bool) -> torch.device:
-    """Returns the device of the checks: the first GPU, or the CPU in a rehearsal."""
-    return torch.device("cpu") if rehearsal else torch.device("cuda", 0)
-
-
 def synchronize(device: torch.device) -> None:
     """Waits until the device has finished all queued work."""
     if device.type == "cuda":

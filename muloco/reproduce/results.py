@@ -66,15 +66,10 @@ def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:
 
 def final_losses(queue: Queue) -> TextTable:
     """Returns the table of the main comparison: loss, and % above its own data-parallel baseline."""
-    baselines = {setting.method: queue.chosen(setting) for setting in queue.design.baselines}
-    rows = [
-        (setting.method, "", _rate(queue, setting), pooled(queue.chosen(setting)), "")
-        for setting in queue.design.baselines
-    ]
+    baselines = {setting.method: setting for setting in queue.design.baselines}
+    rows = [(method, "", *_cells(queue, setting)) for method, setting in baselines.items()]
     for (method, workers), setting in queue.design.by_workers.items():
-        losses = queue.chosen(setting)
-        over = compared(losses, baselines[OWN[method]])
-        rows.append((method, str(workers), _rate(queue, setting), pooled(losses), over))
+        rows.append((method, str(workers), *_cells(queue, setting, baselines[OWN[method]])))
     headers = ("method", "K", "inner lr", "held-out loss", "% above own DP")
     return TextTable("final_loss", "Final loss by workers", headers, rows)
 
@@ -117,16 +112,20 @@ def searches(queue: Queue) -> TextTable:
 
 
 def study_table(queue: Queue, study: Study) -> TextTable:
-    first, *_ = study.rows
-    reference = queue.chosen(study.rows[first])
-    rows = []
-    for label, setting in study.rows.items():
-        losses = queue.chosen(setting)
-        over = "" if label == first else compared(losses, reference)
-        rows.append((label, _rate(queue, setting), pooled(losses), over))
+    """Returns the table of a study: loss, and % above that of the first row."""
+    (first, reference), *others = study.rows.items()
+    rows = [(first, *_cells(queue, reference))]
+    rows += [(label, *_cells(queue, setting, reference)) for label, setting in others]
     name = study.title.lower().replace(" ", "-")
     headers = ("", "inner lr", "held-out loss", f"% over {first}")
     return TextTable(name, study.title, headers, rows, notes=[study.question])
+
+
+def _cells(queue: Queue, setting: Setting, reference: Setting | None = None) -> tuple[str, str, str]:
+    """Returns the inner learning rate, the loss and, with a reference, by how much it is above that."""
+    losses = queue.chosen(setting)
+    over = "" if reference is None else compared(losses, queue.chosen(reference))
+    return _rate(queue, setting), pooled(losses), over
 
 
 def pooled(losses: Mapping[int, float]) -> str:
