@@ -45,9 +45,9 @@ def normal(shape: Sequence[int], seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+def apart(tensor: torch.Tensor, expected: torch.Tensor) -> float:
     """Returns the norm of the difference of two tensors, relative to that of the second one."""
-    return float((found - expected).norm() / expected.norm())
+    return float((tensor - expected).norm() / expected.norm())
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
 def oldest_torch() -> str:
     """Returns the oldest release of torch that the extra `train` of pyproject.toml allows, for example `2.11`."""
     extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    torch = next(one for one in map(Requirement, extras["train"]) if one.name == "torch")
+    torch = next(requirement for requirement in map(Requirement, extras["train"]) if requirement.name == "torch")
     return next(bound.version for bound in torch.specifier if bound.operator == ">=")
 
 
@@ -129,18 +129,17 @@ def closure(roots: Iterable[str], environment: Mapping[str, str]) -> set[str]:
     waiting = [Requirement(root) for root in roots]
     while waiting:
         requirement = waiting.pop()
-        name = canonicalize_name(requirement.name)
-        known = seen.setdefault(name, set())
+        known = seen.setdefault(canonicalize_name(requirement.name), set())
         new = {"", *requirement.extras} - known
         known |= new
         try:
-            required = metadata.requires(name) or []
+            texts = metadata.requires(requirement.name) or []
         except metadata.PackageNotFoundError:  # not installed here, so only other platforms require it
             continue
-        for text in required if new else []:
-            one = Requirement(text)
-            if one.marker is None or any(one.marker.evaluate({**environment, "extra": extra}) for extra in new):
-                waiting.append(one)
+        for required in map(Requirement, texts if new else ()):
+            marker = required.marker
+            if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in new):
+                waiting.append(required)
     return set(seen)
 
 

@@ -20,14 +20,14 @@ def main(name: str, scratch: str, outcome: str, *options: str) -> None:
     bench = Bench(device, Path(scratch), rehearsal)
     try:
         check = getattr(importlib.import_module(f"muloco.gpu_check.checks.{ROWS[name].module}"), name)
-        found = {"status": OK, "figures": check(bench)}
+        result = {"status": OK, "figures": check(bench)}
     except NotHere as error:
-        found = {"status": LEFT_OUT, "reason": str(error)}
+        result = {"status": LEFT_OUT, "reason": str(error)}
     except Exception as error:  # any other exception means that the row has failed
         traceback.print_exc()
         kind = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
-        found = {"status": FAIL, "reason": f"{kind}{error}"}
-    write_json(Path(outcome), found)
+        result = {"status": FAIL, "reason": f"{kind}{error}"}
+    write_json(Path(outcome), result)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads of gloo or NCCL may still hold a tensor; freeing it at exit would abort the process

@@ -202,10 +202,10 @@ class Runner:
 def _outcome(running: _Running, seconds: float) -> Outcome:
     """Returns the outcome that the process of a row has written, or the reason why it wrote none."""
     try:
-        found = json.loads(running.outcome.read_text())
+        written = json.loads(running.outcome.read_text())
     except (OSError, ValueError):
         return Outcome(FAIL, running.child.reason(), seconds)
-    return Outcome(found["status"], " ".join(found.get("reason", "").split()), seconds, found.get("figures", {}))
+    return Outcome(written["status"], " ".join(written.get("reason", "").split()), seconds, written.get("figures", {}))
 
 
 def row_command(row: Row, outcome: Path, *, scratch: Path, rehearsal: bool) -> list[str]:

@@ -66,20 +66,20 @@ class Run:
         """Returns losses, syncs and speed. The speed is that of the last line, when everything has been compiled."""
         last = [line for line in self.lines if "tokens_per_second" in line][-1]
         losses = self.losses()
-        found: Figures = {
+        figures: Figures = {
             "loss_first": round(losses[0], 4),
             "loss_last": round(losses[-1], 4),
             "tokens_per_second": round(last["tokens_per_second"]),
         }
         held_out = [line["validation_loss"] for line in self.lines if "validation_loss" in line]
         if held_out:
-            found["held_out_loss"] = round(held_out[-1], 4)
+            figures["held_out_loss"] = round(held_out[-1], 4)
         if syncs := {key[1:] for key in self.digests()}:
-            found["syncs"] = len(syncs)
-            found["waited_seconds"] = round(self.total("seconds_waited"), 3)
-            found["hidden_seconds"] = round(self.total("seconds_hidden"), 3)
-            found["sent_mb"] = round(self.total("bytes_sent") / 1e6, 2)
-        return found | {
+            figures["syncs"] = len(syncs)
+            figures["waited_seconds"] = round(self.total("seconds_waited"), 3)
+            figures["hidden_seconds"] = round(self.total("seconds_hidden"), 3)
+            figures["sent_mb"] = round(self.total("bytes_sent") / 1e6, 2)
+        return figures | {
             name: round(last[name], 4) for name in ("tflops", "mfu", "mfu_6n", "memory_gib") if name in last
         }
 

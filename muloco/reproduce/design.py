@@ -189,9 +189,9 @@ class Design:
             return half.but(f"tau{delay}-alpha{alpha:g}", chosen)
 
         def averaging(name: str, method: Method, fields: Mapping[str, Any]) -> Setting:
-            """One worker; averages over some H inner steps, as its derived mu_x says."""
-            one = {"fault_tolerance.group_size": 1, "fault_tolerance.sync_steps": SYNC_STEPS}
-            return Setting(name, method, {**one, **fields}, METHODS[method][1])
+            """One worker, which averages over some H inner steps, as its derived mu_x says."""
+            single = {"fault_tolerance.group_size": 1, "fault_tolerance.sync_steps": SYNC_STEPS}
+            return Setting(name, method, {**single, **fields}, METHODS[method][1])
 
         return [
             Study(

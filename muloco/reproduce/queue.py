@@ -54,9 +54,10 @@ class Queue:
 
     def baselines(self, seed: int) -> list[str]:
         """Returns the names of the data-parallel runs whose checkpoints are studied; none before they are there."""
-        trials = [Trial(one, rate, seed) for one in self.design.baselines if (rate := self.rate(one)) is not None]
+        rates = {setting: self.rate(setting) for setting in self.design.baselines}
+        trials = [Trial(setting, rate, seed) for setting, rate in rates.items() if rate is not None]
         there = [trial for trial in trials if trial in self.losses]
-        return [job.name for job in self.runs.jobs(there)] if len(there) == len(self.design.baselines) else []
+        return [job.name for job in self.runs.jobs(there)] if len(there) == len(rates) else []
 
     def _trials(self) -> list[Trial]:
         """Finds the runs that are there, and returns those that are wanted."""

@@ -46,7 +46,7 @@ class Runs:
         """Returns the losses of the trials that have ended.
 
         Raises:
-            UserError: the folder of one holds another run.
+            UserError: the folder of a trial holds another run.
         """
         trials = list(trials)
         found = {}

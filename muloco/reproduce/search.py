@@ -29,7 +29,7 @@ def wanted(settings: Iterable[Setting], losses: Losses, extensions: int) -> list
     before the others.
 
     Args:
-        settings: what is to be run. One that is like another waits for that one's learning rate.
+        settings: what is to be run. A setting that is like another waits for the learning rate of the other.
         losses: of the runs that are there.
         extensions: how often a search goes on beyond its first or last rate, where that is the best.
     """

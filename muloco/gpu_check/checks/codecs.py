@@ -36,11 +36,11 @@ def codec_rates(bench: Bench) -> Figures:
     def rate(work: Callable[[], object]) -> float:
         return size / seconds(work, bench.device, repeats=bench.size(5, 1), warmup=1) / 1e9
 
-    found: Figures = {"pieces": sum(map(len, stacks)), "shapes": len(stacks), "size_mb": size / 1e6}
-    found["copy_gb_per_s"] = rate(lambda: [stack.clone() for stack in stacks])
+    figures: Figures = {"pieces": sum(map(len, stacks)), "shapes": len(stacks), "size_mb": size / 1e6}
+    figures["copy_gb_per_s"] = rate(lambda: [stack.clone() for stack in stacks])
     for name, codec in CODECS.items():
-        found |= {f"{name}_{figure}": value for figure, value in _measured(codec, stacks, rate).items()}
-    return found
+        figures |= {f"{name}_{figure}": value for figure, value in _measured(codec, stacks, rate).items()}
+    return figures
 
 
 def _measured(codec: Codec, stacks: list[torch.Tensor], rate: Callable[[Callable[[], object]], float]) -> Figures:

@@ -69,7 +69,7 @@ def _kill_after_first_sync(folder: RunFolder, ended: threading.Event) -> None:
 
 def _worker_processes(folder: RunFolder) -> list[int]:
     """Returns the ids of the processes of worker `KILLED`."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_text().split("\0")
@@ -77,5 +77,5 @@ def _worker_processes(folder: RunFolder) -> list[int]:
             continue
         ours = "worker" in words and str(folder.config) in words
         if ours and ("--fault_tolerance.replica_id", str(KILLED)) in itertools.pairwise(words):
-            found.append(int(path.parent.name))
-    return found
+            processes.append(int(path.parent.name))
+    return processes

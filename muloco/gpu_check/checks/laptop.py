@@ -199,9 +199,9 @@ def _evaluation(run: Run) -> dict[str, float]:
     lines = [line for line in run.lines if line.get("event") == "evaluation"]
     failed = [line["reason"] for line in run.lines if line.get("event") == "evaluation_failed"]
     expect(len(lines) == 2 and not failed, f"{len(lines)} evaluations instead of 2; {failed}")
-    found = {name: value for name, value in lines[-1].items() if name.startswith("evaluation/")}
-    expect(all(map(math.isfinite, found.values())), f"figures that are not finite: {found}")
-    return found
+    figures = {name: value for name, value in lines[-1].items() if name.startswith("evaluation/")}
+    expect(all(map(math.isfinite, figures.values())), f"figures that are not finite: {figures}")
+    return figures
 
 
 def figures_of_evaluation(bench: Bench, name: str, *launcher: str) -> Figures:
@@ -216,14 +216,14 @@ def figures_of_evaluation(bench: Bench, name: str, *launcher: str) -> Figures:
     file = bench.scratch / name
     words = ("--tasks", ",".join(TASKS), "--include-path", str(_task_folder(bench)), "--output", str(file))
     bench.python(*launcher, "-m", "muloco", "eval", str(outputs(bench, "evaluated")), *words)
-    found = figures_of(json.loads(file.read_text()))
+    figures = figures_of(json.loads(file.read_text()))
     worst = 0.0
     for metric, value in _evaluation(finished(bench, "evaluated")).items():
         key = metric.removeprefix("evaluation/")
-        if key in found:  # the mean is not a figure of lm-eval
-            difference = abs(found[key] - value) / max(1.0, abs(value))
+        if key in figures:  # the mean is not a figure of lm-eval
+            difference = abs(figures[key] - value) / max(1.0, abs(value))
             expect(
-                difference <= bench.size(0.1, 1e-3), f"{key} is {found[key]:.4g}; during training it was {value:.4g}"
+                difference <= bench.size(0.1, 1e-3), f"{key} is {figures[key]:.4g}; during training it was {value:.4g}"
             )
             worst = max(worst, difference)
-    return {**found, "apart": worst}
+    return {**figures, "apart": worst}

@@ -26,12 +26,12 @@ SHARED: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.01}
 def muon_batches(bench: Bench) -> Figures:
     """Measures a step at 416M, in ms, for several numbers of elements in a batch."""
     optimizer = Muon(_params(bench, "416M"), **SHARED)
-    chosen, found = BATCH_ELEMENTS[bench.device.type], {}
+    chosen, figures = BATCH_ELEMENTS[bench.device.type], {}
     for power in (20, 22, 24, 26, 28):
         BATCH_ELEMENTS[bench.device.type] = 2**power
-        found[f"2_to_{power}_ms"] = 1e3 * seconds(optimizer.step, bench.device, repeats=5)
+        figures[f"2_to_{power}_ms"] = 1e3 * seconds(optimizer.step, bench.device, repeats=5)
     BATCH_ELEMENTS[bench.device.type] = chosen
-    return {"chosen_elements": chosen, **found}
+    return {"chosen_elements": chosen, **figures}
 
 
 def _step(bench: Bench, *, alias: str) -> Figures:
@@ -40,7 +40,7 @@ def _step(bench: Bench, *, alias: str) -> Figures:
     x, y = (torch.randn(n, n, device=bench.device).bfloat16() for _ in range(2))
     out = torch.empty_like(x)
     rate = 2 * n**3 / seconds(lambda: torch.mm(x, y, out=out), bench.device)
-    found: Figures = {f"bf16_{n}_tflops": rate / 1e12}
+    figures: Figures = {f"bf16_{n}_tflops": rate / 1e12}
     flops = sum(STEPS * (4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3) for s in _shapes(bench, alias))
     for name, build in _optimizers(bench).items():
         try:
@@ -49,13 +49,13 @@ def _step(bench: Bench, *, alias: str) -> Figures:
             if name in OURS:
                 raise
             if not isinstance(error, ImportError):
-                found[name] = f"{type(error).__name__}: {str(error)[:80]}"
+                figures[name] = f"{type(error).__name__}: {str(error)[:80]}"
         else:
-            found |= {f"{name}_{figure}": value for figure, value in measured.items()}
+            figures |= {f"{name}_{figure}": value for figure, value in measured.items()}
             if name != "adamw":
-                found[f"{name}_of_gemm"] = flops / (float(measured["ms"]) / 1e3) / rate
+                figures[f"{name}_of_gemm"] = flops / (float(measured["ms"]) / 1e3) / rate
         forget_memory(bench.device)
-    return found
+    return figures
 
 
 muon_416M = partial(_step, alias="416M")

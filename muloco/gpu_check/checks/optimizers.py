@@ -17,7 +17,7 @@ from muloco.training.finite import GradientWatch, NonFiniteGradient
 
 def orthogonalize(bench: Bench) -> Figures:
     shapes = bench.size(((512, 512), (2816, 1024), (1024, 2816), (2048, 2048), (3, 512, 512)), ((48, 48), (96, 32)))
-    found: Figures = {}
+    figures: Figures = {}
     for shape in shapes:
         for scale in (1e-30, 1e-12, 1.0, 1e12, 1e30):
             matrix = (normal(shape, 1) * scale).to(bench.device)
@@ -26,7 +26,7 @@ def orthogonalize(bench: Bench) -> Figures:
             values = torch.linalg.svdvals(result.cpu().double())
             name = "x".join(map(str, shape))
             if scale == 1.0:
-                found[f"{name}_least"], found[f"{name}_greatest"] = float(values.min()), float(values.max())
+                figures[f"{name}_least"], figures[f"{name}_greatest"] = float(values.min()), float(values.max())
             expect(
                 bool(0.5 < values.median() < 1.3 and values.max() < 1.4),
                 f"{name} at scale {scale:g}: singular values from {values.min():.3f} to {values.max():.3f}",
@@ -35,7 +35,7 @@ def orthogonalize(bench: Bench) -> Figures:
     bad = torch.randn(64, 64, device=bench.device)
     bad[3, 3] = math.nan
     expect(bool(orthogonalized(bad).isnan().all()), "a NaN does not spread to the whole matrix")
-    return found
+    return figures
 
 
 def muon_rule(bench: Bench) -> Figures:
@@ -93,7 +93,7 @@ def muon_graph(bench: Bench) -> Figures:
 
 def symmetric_product(bench: Bench) -> Figures:
     by = bench.size("triton", "matmul")
-    found: Figures = {}
+    figures: Figures = {}
     for dtype, tolerance in ((torch.bfloat16, 1e-2), (torch.float32, 1e-5)):
         errors = []
         for shape in bench.size(((1, 1024, 1024), (3, 512, 1408), (1, 129, 257), (7, 300, 1000)), ((2, 33, 65),)):
@@ -106,13 +106,13 @@ def symmetric_product(bench: Bench) -> Figures:
             name = "x".join(map(str, shape))
             expect(errors[-1] < tolerance, f"{name} in {dtype} has an error of {errors[-1]:.1e}")
             expect(by == "matmul" or torch.equal(out, out.mT), f"{name} is not symmetric to the bit")
-        found[f"error_{str(dtype).removeprefix('torch.')}"] = max(errors)
+        figures[f"error_{str(dtype).removeprefix('torch.')}"] = max(errors)
     for n in bench.size((1024, 2048, 4096), (64,)):
         x = torch.randn(1, n, n, device=bench.device).bfloat16()
         out = torch.empty_like(x)
         for way in bench.size(("triton", "matmul", "auto"), ("matmul", "auto")):
-            found[f"{way}_{n}_ms"] = 1e3 * seconds(partial(product, x, x.mT, out=out, by=way), bench.device)
-    return found
+            figures[f"{way}_{n}_ms"] = 1e3 * seconds(partial(product, x, x.mT, out=out, by=way), bench.device)
+    return figures
 
 
 def gradient_watch(bench: Bench) -> Figures:

@@ -52,7 +52,7 @@ def eval_two_ranks(bench: Bench) -> Figures:
 
 
 def tensor_parallel(bench: Bench) -> Figures:
-    found: Figures = {}
+    figures: Figures = {}
     for compiled in ("True", "False"):
         fields: Fields = {
             "fault_tolerance.group_size": "1",
@@ -61,8 +61,8 @@ def tensor_parallel(bench: Bench) -> Figures:
             "compile.enable": compiled,
         }
         run = train(bench, f"tensor_parallel_{compiled.lower()}", "laptop/muloco", fields)
-        found["compiled_loss" if compiled == "True" else "eager_loss"] = run.losses()[-1]
-    return found
+        figures["compiled_loss" if compiled == "True" else "eager_loss"] = run.losses()[-1]
+    return figures
 
 
 def two_by_four(bench: Bench) -> Figures:
@@ -84,6 +84,6 @@ def _launcher(ranks: int) -> tuple[str, ...]:
 def _sharded_muon(bench: Bench, replicas: int, shards: int) -> float:
     words = ("-m", "muloco.gpu_check.sharded_muon", str(replicas), str(shards))
     said = bench.python(*_launcher(replicas * shards), *words)
-    found = re.findall(r"^apart: (\S+)$", said, flags=re.M)
-    expect(bool(found), "muloco.gpu_check.sharded_muon printed no difference")
-    return float(found[0])
+    differences = re.findall(r"^apart: (\S+)$", said, flags=re.M)
+    expect(bool(differences), "muloco.gpu_check.sharded_muon printed no difference")
+    return float(differences[0])

@@ -51,11 +51,11 @@ def speed_torchtitan(bench: Bench) -> Figures:
     said = bench.python(str(script), CONFIG, *words_of(bench, "speed_torchtitan", fields))
     rates = [float(rate.replace(",", "")) for step, rate in _ON_CONSOLE.findall(said)]
     expect(len(rates) > 2, "torchtitan's console output has no speed")
-    found: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
+    figures: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
     for name, pattern, factor in (("mfu", r"mfu: ([\d.]+)%", 0.01), ("memory_gib", r"memory:\s*([\d.]+)GiB", 1)):
         if matches := re.findall(pattern, said):
-            found[name] = factor * float(matches[-1])
-    return found
+            figures[name] = factor * float(matches[-1])
+    return figures
 
 
 def profile(bench: Bench) -> Figures:
@@ -114,11 +114,13 @@ def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
         return statistics.median(line[figure] for line in lines[len(lines) // 2 :])
 
     rate, tokens = median("tokens_per_second"), last["tokens"] / last["step"]
-    found: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
-    found |= {figure: round(median(figure), 4) for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n") if figure in last}
+    figures: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
+    figures |= {
+        figure: round(median(figure), 4) for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n") if figure in last
+    }
     if "memory_gib" in last:
-        found["memory_gib"] = round(max(line["memory_gib"] for line in lines), 2)
-    return found
+        figures["memory_gib"] = round(max(line["memory_gib"] for line in lines), 2)
+    return figures
 
 
 def _fields(bench: Bench, fields: Fields) -> Fields:

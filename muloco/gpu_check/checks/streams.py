@@ -32,7 +32,7 @@ def rates(bench: Bench) -> Figures:
     device = bench.device
     there = torch.randn(bench.size(2**29, 2**18), device=device)
     copy = torch.empty_like(there)
-    found: Figures = {"copy_tb_per_s": 2 * there.nbytes / seconds(lambda: copy.copy_(there), device) / 1e12}
+    figures: Figures = {"copy_tb_per_s": 2 * there.nbytes / seconds(lambda: copy.copy_(there), device) / 1e12}
     for n in bench.size((1024, 2048, 4096, 8192), (64,)):
         x, y = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
         out = torch.empty_like(x)
@@ -42,14 +42,14 @@ def rates(bench: Bench) -> Figures:
             for _ in range(count):
                 torch.mm(x, y, out=out)
 
-        found[f"bf16_{n}_tflops"] = count * 2 * n**3 / seconds(products, device, repeats=5) / 1e12
+        figures[f"bf16_{n}_tflops"] = count * 2 * n**3 / seconds(products, device, repeats=5) / 1e12
     size = bench.size(64 * MIB, MIB)
     source = torch.empty(size, dtype=torch.uint8, device=device)
     for kind in ("pinned", "pageable"):
         host = torch.empty(size, dtype=torch.uint8, pin_memory=kind == "pinned" and not bench.rehearsal)
         taken = seconds(partial(host.copy_, source, non_blocking=True), device)
-        found[f"to_{kind}_gb_per_s"] = size / taken / 1e9
-    return found
+        figures[f"to_{kind}_gb_per_s"] = size / taken / 1e9
+    return figures
 
 
 def side_stream(bench: Bench) -> Figures:
@@ -126,7 +126,7 @@ def outer_step_memory(bench: Bench) -> Figures:
 
     width, count = bench.size(2048, 16), 12
     size = 4 * count * width * width
-    found: Figures = {"parameters_gb": size / 1e9}
+    figures: Figures = {"parameters_gb": size / 1e9}
     kinds: dict[str, dict[str, Any]] = {
         "alone": {},
         "offloaded": {"device": torch.device("cpu")},
@@ -145,9 +145,9 @@ def outer_step_memory(bench: Bench) -> Figures:
                 began = time.perf_counter()
                 peak = peak_bytes(partial(loop.after_inner_step, step), bench.device) / size
                 taken = time.perf_counter() - began
-        found[f"{name}_peak_n"], found[f"{name}_ms"] = peak, 1e3 * taken
+        figures[f"{name}_peak_n"], figures[f"{name}_ms"] = peak, 1e3 * taken
         del params, transport, loop
         forget_memory(bench.device)
-    peak = float(found["alone_peak_n"])
+    peak = float(figures["alone_peak_n"])
     expect(peak < 1.5, f"a sync takes {peak:.2f} N more; at most 1.5 N are allowed")
-    return found
+    return figures
