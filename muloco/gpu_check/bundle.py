@@ -87,7 +87,7 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     pins = {name: metadata.version(name) for name in needed(provided, environment(python))}
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    missing = pins.keys() - _keep_only(wheels, pins)
+    missing = pins.keys() - _keep_only(wheels, pins, python)
     _download(wheels, [f"{name}=={pins[name]}" for name in sorted(missing.difference(SOURCES_ALONE))], python)
     _download(wheels, extra, python)
     _build_wheels(wheels, [f"{name}=={pins[name]}" for name in sorted(missing.intersection(SOURCES_ALONE))])
@@ -165,13 +165,14 @@ def check_size(folder: Path) -> float:
     return total
 
 
-def _keep_only(wheels: Path, pins: Mapping[str, str]) -> set[str]:
-    """Removes wheels of an earlier bundle that do not belong to this one, since pip refuses two versions of a package.
-    Returns the names of the packages whose wheels stay."""
-    kept = set()
+def _keep_only(wheels: Path, pins: Mapping[str, str], python: str) -> set[str]:
+    """Removes wheels of an earlier bundle that do not belong to this one, or are for another version of Python. Returns
+    the names of the packages whose wheels stay."""
+    digits, kept = python.replace(".", ""), set()
     for path in wheels.glob("*.whl"):
-        name, version, *_ = parse_wheel_filename(path.name)
-        if name in pins and version == Version(pins[name]):
+        name, version, _, tags = parse_wheel_filename(path.name)
+        fits = any(tag.interpreter in ("py3", f"py{digits}", f"cp{digits}") or tag.abi == "abi3" for tag in tags)
+        if fits and name in pins and version == Version(pins[name]):
             kept.add(str(name))
         else:
             path.unlink()
