@@ -37,6 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import UserError
 from muloco.files import cut_torn_line, lines_from, write_whole
 from muloco.runs.lines import LineFile
 from muloco.runs.metrics_lines import is_complete, parsed_line, parsed_lines
@@ -61,17 +62,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, outputs: str, name: str | None) -> "RunFolder":
-        """The folder of the run of this name.
-
-        Args:
-            outputs: `run.outputs`.
-            name: `run.name`.
+        """The folder of the run whose `run.outputs` and `run.name` these are.
 
         Raises:
-            ValueError: the name is not the name of a folder directly below `outputs`.
+            UserError: the name is not the name of a folder directly below `outputs`.
         """
         if not name or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
+            raise UserError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
         return cls(Path(outputs) / name)
 
     def __init__(self, root: Path | str):

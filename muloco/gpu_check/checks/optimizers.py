@@ -117,11 +117,11 @@ def symmetric_product(bench: Bench) -> Figures:
 
 def gradient_watch(bench: Bench) -> Figures:
     shape = bench.size((1000, 300), (10, 3))
-    named = [(f"p{i}", nn.Parameter(torch.randn(shape, device=bench.device))) for i in range(50)]
-    for _, param in named:
+    named = {f"p{i}": nn.Parameter(torch.randn(shape, device=bench.device)) for i in range(50)}
+    for param in named.values():
         param.grad = torch.randn_like(param)
     watch = GradientWatch(named)
-    bad = named[7][1].grad
+    bad = named["p7"].grad
     assert bad is not None
     with no_host_waits(bench.device):
         watch.observe(1)

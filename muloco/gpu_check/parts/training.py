@@ -120,7 +120,7 @@ LAPTOP = Part(
         _Laptop(
             "gpa",
             "training with Generalized Primal Averaging",
-            ("optim/gpa.py", "training/averaging.py"),
+            ("optim/gpa.py", "training/context.py"),
             "run `muloco train config/laptop/gpa.py --fault_tolerance.transport in_process`",
         ),
         _Laptop(
