@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import math
 import os
 import shlex
@@ -139,10 +140,10 @@ def run(args: argparse.Namespace) -> int:
     width = terminal_width(console) or WIDTH
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
-        check = row_command(Path(scratch), rehearsal=args.rehearse)
+        command = functools.partial(row_command, scratch=Path(scratch), rehearsal=args.rehearse)
         handlers = _ended_as_by_ctrl_c()
         try:
-            Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
+            Runner(record, limits, scratch=Path(scratch), command=command, console=console).run(rows)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder("--out", queue.folder)
     console = open_console(soft_wrap=True, work_behind=True)
     queue.tasks()  # finds what is there
-    group(queue, design.settings())  # what cannot be compared is said now
+    group(queue, design.settings)  # what cannot be compared is said now
     rate = tokens_per_second(size)
     runs, least, most = planned_seconds(design, queue.losses, rate)
     done = f"{len(queue.losses)} runs are done" if queue.losses else "nothing has been run yet"
