@@ -19,12 +19,10 @@ folder."""
 
 
 def add(commands: Commands) -> None:
-    parser = add_config_command(
-        commands, "train", run, summary="train, here or in a SLURM job", description=DESCRIPTION
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show the config with all derived values, without starting anything"
-    )
+    summary = "train, here or in a SLURM job"
+    parser = add_config_command(commands, "train", run, summary=summary, description=DESCRIPTION)
+    meaning = "show the config with all derived values, without starting anything"
+    parser.add_argument("--dry-run", action="store_true", help=meaning)
     parser.add_argument("--resume", action="store_true", help="resume the run from its newest checkpoint")
 
 
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         config = resolved.config
         for note in resolved.notes:
-            console.print(f"note: {note}", style="yellow", markup=False)
+            console.print(f"note: {note}", style="yellow")
     if config.evaluation.tasks and not (resumption is not None and resumption.ended):
         from muloco.evals.in_training import rehearse
 

@@ -78,8 +78,7 @@ def train(config: ResolvedConfig, *, chosen: Config, resumption: Resumption | No
     if resumption is not None and resumption.ended:
         console.print(
             f"the run in {folder.root} is complete at step {config.training.steps}; its summary is {folder.summary}; "
-            "give more --training.steps to extend it",
-            markup=False,
+            "give more --training.steps to extend it"
         )
         return Outcome(folder=folder, status=0)
     _check_folder(folder, fresh=resumption is None)
@@ -100,11 +99,11 @@ def _train(
     placement = place_here(config) if job is None else place_in_job(config, job, environment=os.environ)
     first = next_attempt(folder)
     data = prepare_data(config)
-    console.print(data.description(), markup=False)
+    console.print(data.description())
     content = content_of(data, config)
     if resumption is not None:
         for remark in filter(None, (*resumption.remarks, check_content(resumption, content))):
-            console.print(remark, markup=False)
+            console.print(remark)
     claim = Claim(folder, config_json(chosen, config, content), attempt=first, fresh=resumption is None)
     console.print(f"run folder: {folder.root}\n{placement.description}")
     with StopSignals() as stop, View(config, console) as view:
@@ -116,13 +115,13 @@ def _train(
             claim.take_back()
             if newest_checkpoint(folder) is None:
                 raise
-            console.print(f"{error}\n{way_on(folder)}", style="red", markup=False)
+            console.print(f"{error}\n{way_on(folder)}", style="red")
             return Outcome(folder=folder, status=_status_of_failure(folder, stop))
         except BaseException:
             claim.take_back()
             raise
     if course is None:
-        console.print(how_it_stopped(folder, steps=config.training.steps), markup=False)
+        console.print(how_it_stopped(folder, steps=config.training.steps))
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGINT))
     ended = course.ended
     if ended.failed:
@@ -142,13 +141,12 @@ def _train(
                 f"the last step is done and saved, but its validation is missing in the readable files in "
                 f"{folder.metrics(0).parent}; to repeat it: muloco train {folder.config} --resume",
                 style="red",
-                markup=False,
             )
             return Outcome(folder=folder, status=1)
-        console.print(how_it_stopped(folder, steps=config.training.steps), markup=False)
+        console.print(how_it_stopped(folder, steps=config.training.steps))
         return Outcome(folder=folder, status=stop.status(otherwise=signal.SIGTERM))
     if config.checkpoint.enable and newest != config.training.steps:
-        console.print(f"{_LAST_INCOMPLETE} (see {folder.log(0).parent}); {way_on(folder)}", style="red", markup=False)
+        console.print(f"{_LAST_INCOMPLETE} (see {folder.log(0).parent}); {way_on(folder)}", style="red")
         return Outcome(folder=folder, status=1 if newest is None else RESUMABLE)
     summary = summarize(
         config,
@@ -165,7 +163,7 @@ def _train(
         reason = (
             f"the summary could not be written: {error}; free disk space, then: muloco train {folder.config} --resume"
         )
-        console.print(reason, style="red", markup=False)
+        console.print(reason, style="red")
         return Outcome(folder=folder, status=1)
     return Outcome(folder=folder, status=0)
 
@@ -200,7 +198,6 @@ def _attempts(
             f"{failure}\nthe run is resumed from the checkpoint of step {newest} (attempt {attempt}; resume {in_a_row} "
             f"of {limit} until the next checkpoint)",
             style="yellow",
-            markup=False,
         )
 
 
@@ -215,13 +212,13 @@ def _what_may_pass(ended: Ended, config: ResolvedConfig, folder: RunFolder) -> s
 def _failed(ended: Ended, folder: RunFolder, stop: StopSignals, console: Console) -> Outcome:
     """Prints why a run has failed and what can be done."""
     for child in ended.failed:
-        console.print(_told(child), style="red", markup=False)
+        console.print(_told(child), style="red")
     if not ended.may_pass:
         mistaken = any(child.status == UserError.exit_status for child in ended.failed)
         return Outcome(folder=folder, status=UserError.exit_status if mistaken else RunFailed.exit_status)
     if not folder.config.exists():
         return Outcome(folder=folder, status=1)
-    console.print(way_on(folder), style="red", markup=False)
+    console.print(way_on(folder), style="red")
     return Outcome(folder=folder, status=_status_of_failure(folder, stop))
 
 

@@ -31,7 +31,7 @@ def list_jobs(
     if expansion.jobs:
         console.print(listing.jobs_table(expansion.jobs, width=console.width))
     for line in listing.origins_of(expansion.jobs):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     _warn(expansion.jobs, profile, console)
     largest = _nodes_of_largest(expansion)
     size = f"; the largest job has {largest} node{'s' * (largest != 1)}" if expansion.jobs else ""
@@ -99,7 +99,7 @@ def show_status(expansion: Expansion, folder: SweepFolder, console: Console, *, 
         queue = slurm.queue()
     except slurm.SlurmError as error:
         told = f"SLURM does not answer ({error.what}); the states are from the run folders"
-        console.print(told + (f": {error}" if details else ""), style="yellow", markup=False, soft_wrap=True)
+        console.print(told + (f": {error}" if details else ""), style="yellow", soft_wrap=True)
     states = {job.name: state_of(job, folder, queue) for job in expansion.jobs}
     if folder.root.exists():
         folder.save()
@@ -107,7 +107,7 @@ def show_status(expansion: Expansion, folder: SweepFolder, console: Console, *, 
     if expansion.jobs:
         console.print(listing.status_table(expansion.jobs, states, at, width=console.width))
     for line in listing.remarks(expansion):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(listing.counts(states.values()))
     return 1 if expansion.refused or any(state.kind == Kind.TAKEN for state in states.values()) else 0
 
@@ -131,7 +131,7 @@ def _write(
         folder.settings = settings
         folder.save()
     profile = dataclasses.replace(profile, node_limit=profile.nodes_together(_nodes_of_largest(expansion)))
-    console.print(f"cluster: {profile.describe()}", markup=False, soft_wrap=True)
+    console.print(f"cluster: {profile.describe()}", soft_wrap=True)
     return written, left, profile
 
 
@@ -141,14 +141,14 @@ def _nodes_of_largest(expansion: Expansion) -> int:
 
 def _warn(jobs: Sequence[Job], profile: ClusterProfile, console: Console) -> None:
     for line in listing.warnings(jobs, profile):
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
 
 
 def _conclude(expansion: Expansion, left: dict[str, str], done: str, console: Console) -> int:
     """Shows which jobs were left out and why, and returns the exit status."""
     lines = [*listing.remarks(expansion), *(f"left: {name}: {reason}" for name, reason in left.items())]
     for line in lines:
-        console.print(line, style="red" if line.startswith(("refused", "left")) else None, markup=False, soft_wrap=True)
+        console.print(line, style="red" if line.startswith(("refused", "left")) else None, soft_wrap=True)
     problems = len(expansion.refused) + len(left)
-    console.print(done + (f"; {problems} not usable, see above" if problems else ""), markup=False, soft_wrap=True)
+    console.print(done + (f"; {problems} not usable, see above" if problems else ""), soft_wrap=True)
     return 1 if problems else 0

@@ -91,12 +91,10 @@ def run_tasks(
                 ended += 1
                 seconds = f"({time.monotonic() - one.started:.0f} s)"
                 if task.is_done():
-                    console.print(f"{task.name}: {task.result()} {seconds}", markup=False, soft_wrap=True)
+                    console.print(f"{task.name}: {task.result()} {seconds}", soft_wrap=True)
                 else:
                     failed[task.name] = f"{one.child.reason()}; log: {task.log}"
-                    console.print(
-                        f"{task.name} failed: {failed[task.name]} {seconds}", style="red", markup=False, soft_wrap=True
-                    )
+                    console.print(f"{task.name} failed: {failed[task.name]} {seconds}", style="red", soft_wrap=True)
 
 
 def training(job: Job) -> Task:
