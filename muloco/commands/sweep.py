@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
     if status and (args.submit or args.dry_run or args.here):
         raise UserError("status cannot be combined with --submit, --here or --dry-run")
-    from muloco.sweeps import actions
+    from muloco.sweeps.actions import Actions
     from muloco.sweeps.expand import expand
     from muloco.sweeps.files import find_sweep, load_sweep
     from muloco.sweeps.folder import SweepFolder, default_folder
@@ -71,14 +71,15 @@ def run(args: argparse.Namespace) -> int:
     settings = settings.with_profile_beside(file)
     profile = settings.cluster(beside=folder.root)
     expansion = expand(load_sweep(file), overrides=settings.words, profile=profile)
+    actions = Actions(expansion, folder, settings, profile, console)
     try:
         if status:
-            return actions.show_status(expansion, folder, console, details=args.verbose)
+            return actions.show_status(details=args.verbose)
         if args.here:
-            return actions.run_here(expansion, folder, settings, console, at_once=args.at_once)
+            return actions.run_here(at_once=args.at_once)
         if args.submit:
-            return actions.submit_jobs(expansion, folder, settings, profile, console, retry=args.retry)
-        return actions.list_jobs(expansion, folder, settings, profile, console)
+            return actions.submit_jobs(retry=args.retry)
+        return actions.list_jobs()
     except SlurmError as error:
         console.print(str(error), style="red", soft_wrap=True)
         return 1

@@ -89,7 +89,7 @@ class SweepFolder:
     def save(self) -> None:
         """Writes sweep.json, whole or not at all."""
         jobs = {name: asdict(record) for name, record in self.records.items()}
-        write_json(self._state, {"schema": SCHEMA, "settings": self.settings.to_json(), "jobs": jobs})
+        write_json(self._state, {"schema": SCHEMA, "settings": asdict(self.settings), "jobs": jobs})
 
     def write(self, name: str, text: str) -> None:
         """Writes a script; `save` is left to the caller.

@@ -1,6 +1,6 @@
 """Tables of a sweep: its jobs before they run, and their states."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -90,15 +90,15 @@ def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Renderabl
 
 def origins_of(jobs: Sequence[Job]) -> list[str]:
     """Where the values of each field come from, by the word before the colon of an origin, a line a field."""
-    kinds: dict[str, Counter[str]] = {}
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for job in jobs:
         for field, origin in job.origins.items():
-            kinds.setdefault(field, Counter())[origin.split(":")[0]] += 1
-
-    def told(kind: str, times: int) -> str:
-        return f"{_ORIGINS.get(kind, kind)} in {times} job{'s' * (times != 1)}"
-
-    return [f"{field}: {', '.join(told(*one) for one in found.items())}" for field, found in kinds.items()]
+            kinds[field][origin.split(":")[0]] += 1
+    lines = []
+    for field, counts in kinds.items():
+        parts = (f"{_ORIGINS.get(kind, kind)} in {n} job{'s' * (n != 1)}" for kind, n in counts.items())
+        lines.append(f"{field}: {', '.join(parts)}")
+    return lines
 
 
 def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
@@ -117,9 +117,7 @@ def too_little_text(jobs: Sequence[Job]) -> str | None:
         for job in jobs
         if job.resolved.data.corpus == EMBEDDED and job.resolved.data.validation is None
     }
-    if not needed:
-        return None
-    there = sum(len(document.text.encode()) for document in Embedded().corpus.split("validation"))
+    there = sum(len(text.text.encode()) for text in Embedded().corpus.split("validation")) if needed else 0
     failing = [name for name, tokens in needed.items() if tokens > there]  # a token is a byte or more
     if not failing:
         return None
@@ -170,12 +168,12 @@ def refusals(refused: Iterable[tuple[str, str]]) -> list[str]:
     Args:
         refused: name and reason of every point that cannot be run.
     """
-    names: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in refused:
-        names.setdefault(reason, []).append(name)
+        by_reason[reason].append(name)
     return [
-        f"refused: {found[0] if len(found) == 1 else f'{len(found)} jobs, the first is {found[0]}'}: {reason}"
-        for reason, found in names.items()
+        f"refused: {names[0] if len(names) == 1 else f'{len(names)} jobs, the first is {names[0]}'}: {reason}"
+        for reason, names in by_reason.items()
     ]
 
 

@@ -11,9 +11,8 @@ from muloco.settings.values import BadValue, checked, read
 
 def words_of(field: str, value: Any) -> list[str]:
     """The command-line words that set a field: `["--optimizer.lr", "0.02"]`."""
-    if isinstance(value, (tuple, list)):
-        return [f"--{field}", *map(_word, value)]
-    return [f"--{field}", _word(value)]
+    values = value if isinstance(value, tuple | list) else [value]
+    return [f"--{field}", *(repr(float(v)) if isinstance(v, float) else str(v) for v in values)]
 
 
 def given_by(words: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +45,3 @@ def checked_point(point: Mapping[str, Any]) -> dict[str, Any]:
         except BadValue as error:
             raise UserError(f"{field} {error}") from None
     return found
-
-
-def _word(value: Any) -> str:
-    return repr(float(value)) if isinstance(value, float) else str(value)

@@ -51,29 +51,16 @@ def place_in_job(config: Config, allocation: Allocation, *, environment: Mapping
     devices = "CPU" if on_cpu else f"{per_node} GPUs a node" + (", shared" if shared else "")
     group = group if chosen == "auto" else chosen
     common = {} if on_cpu else allocator_settings(environment)
+    environments, hosts = [], []
+    for number, worker in enumerate(spread.workers):
+        shares = ((allocation.nodes[node].cores, spread.ranks_on(node)) for node in worker.nodes)
+        each = min((threads(environment, cores=cores, ranks=own) for cores, own in shares), key=int)
+        environments.append({**common, "OMP_NUM_THREADS": each})
+        local = [] if on_cpu else [device % per_node for device in worker.devices]
+        hosts.append(_host(allocation, worker, number=number, devices=local))
     return Placement(
-        environments=tuple(
-            {
-                **common,
-                "OMP_NUM_THREADS": min(
-                    (
-                        threads(environment, cores=allocation.nodes[node].cores, ranks=spread.ranks_on(node))
-                        for node in worker.nodes
-                    ),
-                    key=int,
-                ),
-            }
-            for worker in spread.workers
-        ),
-        hosts=tuple(
-            _host(
-                allocation,
-                worker,
-                number=number,
-                devices=[] if on_cpu else [device % per_node for device in worker.devices],
-            )
-            for number, worker in enumerate(spread.workers)
-        ),
+        environments=tuple(environments),
+        hosts=tuple(hosts),
         lighthouse=HostSpec(
             start=allocation.start(range(1), name="lighthouse"),
             python=allocation.python,
