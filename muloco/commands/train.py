@@ -58,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
-    outcome = train(config, chosen=chosen, resumption=resumption, console=console)
-    if outcome.status == 0:
+    status = train(config, chosen=chosen, resumption=resumption, console=console)
+    if status == 0:
         try:
-            console.print(f"loss curve: {plot_loss(outcome.folder)}")
+            console.print(f"loss curve: {plot_loss(RunFolder.of(config.run.outputs, config.run.name))}")
         except Exception as error:  # the run is complete without its picture, whatever a plotting library raises
             console.print(f"the loss curve was not drawn: {type(error).__name__}: {error}", style="yellow")
-    return outcome.status
+    return status
 
 
 def _resolved(path: str, chosen: Config) -> Resolution:
