@@ -83,9 +83,6 @@ def add_command(
     """Adds a command.
 
     Args:
-        commands: to add it to.
-        name: as it is typed.
-        run: what it does.
         summary: see `Parser`.
         usage: what follows the name on the command line, in one line or more.
         description: one or more sentences for its help.

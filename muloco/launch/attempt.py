@@ -17,7 +17,7 @@ from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.watchdog import Watchdog
 from muloco.runs.folder import MetricsTail, RunFolder
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
 from muloco.training.pulse import WANTED
 
@@ -43,17 +43,9 @@ class Ended:
 
 
 def run_attempt(
-    config: Config, folder: RunFolder, placement: Placement, number: int, stop: StopSignals, view: View
+    config: ResolvedConfig, folder: RunFolder, placement: Placement, number: int, stop: StopSignals, view: View
 ) -> Ended:
     """Runs all workers until the run is over. None of their processes is left behind.
-
-    Args:
-        config: resolved.
-        folder: of the run, with its config.json.
-        placement: where lighthouse and workers run.
-        number: of the attempt, from 1.
-        stop: the signals that ask for a stop.
-        view: shows the workers.
 
     Raises:
         KeyboardInterrupt: the user asked for an immediate end.
@@ -97,7 +89,9 @@ def run_attempt(
 class _Processes:
     """Starts the processes of an attempt. Each is known at once, so that it is ended whatever happens."""
 
-    def __init__(self, config: Config, folder: RunFolder, placement: Placement, view: View, attempt: int, secret: str):
+    def __init__(
+        self, config: ResolvedConfig, folder: RunFolder, placement: Placement, view: View, attempt: int, secret: str
+    ):
         self._config, self._folder, self._placement, self._view = config, folder, placement, view
         self._secret = secret
         self._children: list[Child] = []

@@ -39,7 +39,6 @@ class Claim:
     """Writes config.json. Of two supervisors that start a run in one folder at the same time, one succeeds.
 
     Args:
-        folder: of the run.
         contents: of config.json.
         attempt: how many times the run has been started, this one included.
         fresh: whether the run is a new one, and not a resumed one.

@@ -9,11 +9,7 @@ logger = logging.getLogger(__name__)
 
 class KeptFolder:
     """Notices that the folder of a run is gone, and restores the files that restarts and resumes need: config.json and
-    attempts.log. The workers hold the state of the run, and save it when their next checkpoint is due.
-
-    Args:
-        folder: the run folder, with its config.json.
-    """
+    attempts.log. The workers hold the state of the run, and save it when their next checkpoint is due."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder

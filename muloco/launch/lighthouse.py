@@ -50,7 +50,6 @@ def start_lighthouse(
 
     Args:
         workers: least number of workers in a quorum.
-        log: file for its output.
         secret: the secret of the run; needed if the host is not on loopback.
         host: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.

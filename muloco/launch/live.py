@@ -51,8 +51,6 @@ class View:
     name, and a line for each sync.
 
     Args:
-        config: resolved.
-        console: where to show it.
         clock: seconds, for the time that is left.
     """
 

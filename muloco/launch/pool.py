@@ -57,8 +57,6 @@ class WorkerPool:
     """The workers of a run.
 
     Args:
-        start: starts the process of a worker.
-        workers: their number.
         least: fewest workers that can go on. If fewer are left, none is started again, and the pool waits until the
             others end: they hold the state of the run, and save it if nobody joins them.
         restarts: how often in a row each of them may be started again.

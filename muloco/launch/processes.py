@@ -42,8 +42,6 @@ class Child:
     (`muloco.training.pulse`) are taken out of it.
 
     Args:
-        name: for messages.
-        command: program and arguments.
         log: file that its output is appended to.
         environment: added to this process's.
         on_line: called with each line, from a thread of the child.
@@ -110,7 +108,6 @@ class Child:
         """Asks the process and its whole session to end, and kills them after a grace period.
 
         Args:
-            grace_seconds: the grace period.
             because: the text that `reason` returns from then on.
         """
         self._because = because or self._because

@@ -16,7 +16,7 @@ from muloco.runs.folder import (
     write_json,
 )
 from muloco.runs.metrics_lines import is_complete
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.resuming import run_folder, way_on
 
 logger = logging.getLogger(__name__)
@@ -26,13 +26,18 @@ SHOWN_FIGURES = 4
 
 
 def summarize(
-    config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int, resumes: int = 0
+    config: ResolvedConfig,
+    folder: RunFolder,
+    *,
+    corpus: Sequence[str],
+    wall_seconds: float,
+    restarts: int,
+    resumes: int = 0,
 ) -> dict[str, Any]:
     """Returns the contents of summary.json. A figure that the metrics do not hold is None: all of training if the
     metrics of a worker are missing, and the held-out loss before it if that of step 0 is.
 
     Args:
-        config: resolved.
         folder: of a run that is complete.
         corpus: SHA-256 of its sources, by which runs on different text are told apart.
         wall_seconds: of this start, from the call of the launcher on, and of earlier starts (`seconds_before`).
@@ -75,13 +80,9 @@ def summarize(
     }
 
 
-def sum_up_by_hand(config: Config) -> None:
+def sum_up_by_hand(config: ResolvedConfig) -> None:
     """Writes summary.json at the end of a worker that no supervisor has started, if the last step is validated. Every
-    worker does this, so the last one has seen the metrics of all.
-
-    Args:
-        config: resolved.
-    """
+    worker does this, so the last one has seen the metrics of all."""
     folder = run_folder(config)
     if not reached_end(config, folder):
         return
@@ -109,7 +110,7 @@ def seconds_before(folder: RunFolder, attempt: int) -> float:
     return sum(max(of_attempt) - min(of_attempt) for of_attempt in times.values())
 
 
-def reached_end(config: Config, folder: RunFolder) -> bool:
+def reached_end(config: ResolvedConfig, folder: RunFolder) -> bool:
     """Whether the workers have made all inner steps. After the last one they validate."""
     return any(line["step"] == config.training.steps and "validation_loss" in line for line in read_metrics(folder))
 
@@ -127,7 +128,6 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     """One line about a run that was stopped before its end: what it has, and the command that resumes it.
 
     Args:
-        folder: of the run.
         steps: inner steps that the config asks for.
     """
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
@@ -137,7 +137,7 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     return f"{where}; {way_on(folder)}"
 
 
-def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
+def summary_table(summary: dict[str, Any], *, config: ResolvedConfig) -> Table:
     """The summary as a table of two columns."""
     table = Table(title=f"run {config.run.name}", show_header=False, title_justify="left")
     before, after = summary["validation_loss_before"], summary["validation_loss"]
@@ -207,8 +207,6 @@ def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) 
 
     Args:
         lines: of metrics, those of a worker in the order written.
-        workers: K.
-        steps: inner steps of the run.
     """
     lost, reached = 0, dict.fromkeys(range(workers), 0)
     for line in lines:
@@ -224,7 +222,6 @@ def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
     it; None where no worker has logged it, as without outer steps.
 
     Args:
-        lines: of metrics.
         step: inner step; the last one of a run is always validated and synced.
     """
     there = [line for line in lines if line["step"] == step]

@@ -43,10 +43,8 @@ def train(config: ResolvedConfig, *, chosen: Config, resumption: Resumption | No
     """Runs all workers of a config until they are done: on this machine or, in a SLURM job, on its nodes.
 
     Args:
-        config: resolved.
         chosen: what it was resolved from, for config.json.
         resumption: the run that is resumed from its newest checkpoint; None: a new run is started.
-        console: where to show it.
 
     Returns:
         exit status: 0; 1 or `RESUMABLE` after a failure that may pass; 2 or 3 after one that would occur again

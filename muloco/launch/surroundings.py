@@ -4,15 +4,13 @@ import socket
 from collections.abc import Mapping
 
 from muloco.errors import UserError
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 
-def check_surroundings(config: Config, environment: Mapping[str, str], *, here: bool) -> None:
+def check_surroundings(config: ResolvedConfig, environment: Mapping[str, str], *, here: bool) -> None:
     """Checks for problems on which the workers would otherwise fail again and again.
 
     Args:
-        config: resolved.
-        environment: of this process.
         here: whether the workers run on this machine, and not on other nodes.
 
     Raises:

@@ -39,7 +39,6 @@ class Watchdog:
 
     Args:
         limit: seconds in which a worker has to take its next inner step (`fault_tolerance.stall_timeout_seconds`).
-        clock: returns the time in seconds.
     """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic):
@@ -102,7 +101,6 @@ def still_after(state: str, steps: Iterable[float], limit: float) -> float:
     """Returns the number of seconds without a sign of life after which a worker counts as standing still.
 
     Args:
-        state: the state of the worker.
         steps: seconds of each of its last inner steps; empty before its first one.
         limit: `fault_tolerance.stall_timeout_seconds`.
     """

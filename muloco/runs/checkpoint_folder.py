@@ -109,13 +109,7 @@ class CheckpointFolder:
         return self._step(step) / f".{name}.unfinished"
 
     def publish(self, save: Save, name: str, files: Mapping[str, Stored]) -> None:
-        """Gives a written part its name.
-
-        Args:
-            save: that it belongs to.
-            name: of the part.
-            files: by name.
-        """
+        """Gives a written part its name."""
         self._manifest(save.step).unlink(missing_ok=True)  # of an earlier save of this step
         unfinished, part = self.unfinished(save.step, name), self.part(save.step, name)
         described = {file: asdict(stored) for file, stored in files.items()}
@@ -295,7 +289,6 @@ class CheckpointFolder:
 
         Args:
             manifest: the checkpoint, as returned by `read`.
-            name: the name of the part.
             rank, ranks: the index of this rank and the number of ranks, which share the files.
             tell: called regularly with the number of bytes that were read since the last call.
 

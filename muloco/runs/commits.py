@@ -89,12 +89,7 @@ class CommitLog:
     """Appends lines to a worker's log. If the disk is full, lines are dropped: a warning says so once, and a later line
     says how many are missing.
 
-    The file is closed after each line, so that NFS sends the line to the server at once.
-
-    Args:
-        path: the file of the log.
-        attempt: the number of the attempt at the run.
-    """
+    The file is closed after each line, so that NFS sends the line to the server at once."""
 
     def __init__(self, path: Path, *, attempt: int):
         self._attempt = attempt
@@ -130,10 +125,6 @@ class Progress:
     it.
 
     Args:
-        folder: the run folder.
-        worker: the number of the worker that asks.
-        workers: K, the number of workers of the run.
-        attempt: the number of the attempt.
         ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
     """
 

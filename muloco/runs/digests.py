@@ -50,7 +50,6 @@ def sha256_of(path: Path, tell: Callable[[int], None] | None = None) -> str:
     """Returns the SHA-256 of a file, as 64 hexadecimal digits.
 
     Args:
-        path: the file.
         tell: called regularly with the number of bytes that were read since the last call.
 
     Raises:

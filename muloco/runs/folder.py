@@ -63,10 +63,6 @@ class RunFolder:
     def of(cls, outputs: str, name: str | None) -> "RunFolder":
         """The folder of the run of this name.
 
-        Args:
-            outputs: `run.outputs`.
-            name: `run.name`.
-
         Raises:
             ValueError: the name is not the name of a folder directly below `outputs`.
         """
@@ -181,9 +177,7 @@ def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], worke
     or damaged, or because a worker was never there: one sentence for each file.
 
     Args:
-        folder: of the run.
         lines: of its metrics (`read_metrics`).
-        workers: K.
     """
     trained = {line["worker"] for line in lines if "loss" in line}
     files = [folder.metrics(worker) for worker in range(workers) if worker not in trained]
@@ -272,7 +266,6 @@ def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
     that cannot be read has no lines, which the log says, too.
 
     Args:
-        path: of the file.
         states: whether lines about states are wanted.
     """
     bad: list[int] = []

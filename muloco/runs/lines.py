@@ -17,7 +17,6 @@ class LineFile:
     the file is deleted, it is made again.
 
     Args:
-        path: of the file.
         gap: makes the line that replaces dropped lines, from their number and the reason. It is written before the next
             line that can be written.
     """

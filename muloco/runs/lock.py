@@ -87,12 +87,7 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
 
 
 class _Locked:
-    """A file that is locked. If it is deleted meanwhile, it is made and locked again, as others would find no lock.
-
-    Args:
-        file: the lock.
-        lock: its descriptor.
-    """
+    """A file that is locked. If it is deleted meanwhile, it is made and locked again, as others would find no lock."""
 
     def __init__(self, file: Path, lock: int):
         self._file, self._lock = file, lock
@@ -139,11 +134,7 @@ class _Locked:
 
 class _Heartbeat:
     """A lock in the form of a file that its holder changes regularly. The first line names the holder, and the second
-    line is different each time.
-
-    Args:
-        file: the file.
-    """
+    line is different each time."""
 
     def __init__(self, file: Path):
         self._file = file

@@ -63,9 +63,6 @@ class UnreadablePart(ValueError):
 class PartReader(dcp.FileSystemReader):
     """torch's reader of a part, except that `.metadata` is read as data.
 
-    Args:
-        part: its folder.
-
     Raises:
         UnreadablePart: its metadata is damaged, or is not the metadata of a checkpoint.
     """
@@ -93,7 +90,6 @@ def load(states: dict[str, Any], part: Path, *, no_dist: bool = False) -> None:
 
     Args:
         states: tensors, nested values or stateful objects, by name.
-        part: its folder.
         no_dist: whether this process reads by itself, and not together with the other ranks.
 
     Raises:

@@ -104,7 +104,6 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
     """The profile in a TOML file, or that of a cluster that needs none.
 
     Args:
-        path: of the file.
         overrides: values that win over the file's, as words of a command line; None: the file's holds.
 
     Raises:

@@ -66,7 +66,6 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
     """The jobs of a sweep, in its order.
 
     Args:
-        sweep: what to expand.
         overrides: `--section.field value` words that apply to all jobs, on top of their own values.
         profile: of the cluster, for the nodes that a job needs.
 

@@ -52,8 +52,7 @@ def jobs_table(jobs: Iterable[Job], *, width: int) -> RenderableType:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> RenderableType:
     """A table of rows whose first cell is a name and whose last one may be a note.
 
-    If it is wider than `width`, each name is on a line of its own, its values on the next one, and then its note.
-    """
+    If it is wider than `width`, each name is on a line of its own, its values on the next one, and then its note."""
     widest = {column: max(map(len, (column, *cells))) for column, *cells in zip(columns, *rows, strict=True)}
     if "note" in widest:
         widest["note"] = min(NOTE, widest["note"])
@@ -163,11 +162,7 @@ def remarks(found: Expansion) -> list[str]:
 
 
 def refusals(refused: Iterable[tuple[str, str]]) -> list[str]:
-    """One line for each reason, with the name of the point that it concerns or the number of points.
-
-    Args:
-        refused: name and reason of every point that cannot be run.
-    """
+    """One line for each reason, with the name of the point that it concerns or the number of points."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in refused:
         by_reason[reason].append(name)

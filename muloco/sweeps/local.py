@@ -65,7 +65,6 @@ def run_tasks(
         expected: how many there will be at least, where more than those now pending.
         at_once: how many run at the same time.
         threads: of each of them.
-        console: where to say what happens.
 
     Returns:
         by name, why tasks have failed. They are not tried again in this call.

@@ -36,10 +36,6 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
 def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedConfig]], list[str]]:
     """The runs that a file describes, a config or a sweep, whatever the cluster.
 
-    Args:
-        path: of the file.
-        words: `--section.field value` for all runs.
-
     Returns:
         names and resolved configs; and lines that say which points of a sweep cannot be run, and why.
 

@@ -71,8 +71,6 @@ def render_script(
         name: of the run, and of the job.
         config: file that `muloco train` reads, as seen from the folder in which sbatch is called.
         overrides: `--section.field value` words; neither run.name nor run.outputs.
-        nodes: that the job asks for.
-        profile: of the cluster.
         outputs: folder that holds the run's folder, on a file system that all nodes share.
         notes: comment lines about the run, such as where its values come from.
 

@@ -53,7 +53,6 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     """Returns the state of a job.
 
     Args:
-        job: of the sweep.
         folder: of the sweep. What SLURM still knows of the end of a job is kept in its record.
         queue: SLURM's; None where there is no SLURM.
 

@@ -45,7 +45,6 @@ def submit(
         folder: of the sweep; every submission is in it before the next one begins.
         profile: of the cluster. Its `node_limit` is about the nodes that all of this user's jobs in its partition (in
             all partitions, where it has none) have or wait for together.
-        console: where to say what is done.
         retry: submit failed jobs also where they would fail again or have failed too often.
 
     Raises:

@@ -14,10 +14,10 @@ from muloco.launch.placement.spec import (
     refuse_what_needs_cuda,
     threads,
 )
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 
-def place_here(config: Config) -> Placement:
+def place_here(config: ResolvedConfig) -> Placement:
     """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none.
 
     Raises:
@@ -37,7 +37,9 @@ def _cuda_devices() -> int:
     return torch.cuda.device_count()
 
 
-def place_on_devices(config: Config, *, devices: list[str], cores: int, environment: Mapping[str, str]) -> Placement:
+def place_on_devices(
+    config: ResolvedConfig, *, devices: list[str], cores: int, environment: Mapping[str, str]
+) -> Placement:
     """`place_here` on a machine with these CUDA devices (as CUDA_VISIBLE_DEVICES names them) and CPU cores."""
     workers, ranks = config.worker_processes, config.ranks_per_worker
     common = {"OMP_NUM_THREADS": threads(environment, cores=cores, ranks=workers * ranks)}

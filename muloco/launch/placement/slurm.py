@@ -13,15 +13,13 @@ from muloco.launch.placement.spec import (
     refuse_what_needs_cuda,
     threads,
 )
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 
-def place_in_job(config: Config, allocation: Allocation, *, environment: Mapping[str, str]) -> Placement:
+def place_in_job(config: ResolvedConfig, allocation: Allocation, *, environment: Mapping[str, str]) -> Placement:
     """Spreads the workers over the GPUs of a job, or over its cores where it has none.
 
     Args:
-        config: resolved.
-        allocation: the job.
         environment: of this process. An empty CUDA_VISIBLE_DEVICES: on the CPU, but each rank in the place of a GPU.
 
     Raises:
