@@ -9,7 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_step
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.runs.checkpoint_folder import CheckpointFolder, Manifest
+from muloco.runs.checkpoint_folder import CheckpointFolder
+from muloco.runs.manifest import Manifest
 
 LARGE = 2**30
 """Bytes to read above which a progress bar is shown."""

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import ReadItem
 
-from muloco.runs.checkpoint_folder import METADATA
+from muloco.runs.manifest import METADATA
 
 _RECORDS = {
     ("torch.distributed.checkpoint.metadata", "Metadata"),

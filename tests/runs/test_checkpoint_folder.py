@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete, Manifest, NoWholeCheckpoint, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete, NoWholeCheckpoint
 from muloco.runs.digests import sha256_of
+from muloco.runs.manifest import Manifest, Save
 
 from ..run_on_disk import files_in
 
