@@ -62,12 +62,13 @@ class Child:
         self.log = log
         self._end_signal = end_signal
         self._log_start = log.stat().st_size if log.exists() else 0
+        own = {name: value for name, value in os.environ.items() if not _OF_A_RANK.fullmatch(name)}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**_own_environment(), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace", **environment},
+            env={**own, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace", **environment},
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
@@ -143,7 +144,7 @@ class Child:
         """Reads until the pipe ends, even if the log or `on_line` fails: a child whose output is not read blocks
         forever once the pipe is full."""
         assert self._process.stdout is not None
-        log, failed = LineFile(self.log, gap=_gap), False
+        log, failed = LineFile(self.log, gap=lambda lines, why: f"[{lines} lines are missing here: {why}]"), False
         for line in iter(partial(self._process.stdout.readline, LONGEST_LINE), ""):
             self._heard = time.monotonic()
             line, sign = sign_in(line.rstrip("\n"))
@@ -160,14 +161,6 @@ class Child:
                     logger.warning("%s: its output cannot be shown (%s); its log has it", self.name, error)
                 failed = True
         log.close()
-
-
-def _gap(lines: int, reason: str) -> str:
-    return f"[{lines} lines are missing here: {reason}]"
-
-
-def _own_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not _OF_A_RANK.fullmatch(name)}
 
 
 def exception_in(log: str) -> str | None:

@@ -26,12 +26,10 @@ _LONGEST_LOOK = 5.0
 yet read the output."""
 _REMEMBERED = 100
 """Number of last steps whose median is the usual time of a step."""
-_UNLIMITED = (
-    # the worker waits for others, which has time limits of its own
-    *(State.RESUMED, State.MEETING, State.SYNCING, State.FINISHED, State.STOPPED),
-    # preparing data and evaluating tasks may take any time
-    *(State.PREPARING, State.EVALUATING),
-)
+_WAITING = (State.RESUMED, State.MEETING, State.SYNCING, State.FINISHED, State.STOPPED)
+"""States in which a worker waits for others, which has time limits of its own."""
+_UNLIMITED = (*_WAITING, State.PREPARING, State.EVALUATING)
+"""States without a limit. Preparing data and evaluating tasks may take any time."""
 
 
 class Watchdog:

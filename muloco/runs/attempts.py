@@ -11,7 +11,8 @@ from pathlib import Path
 from time import gmtime, strftime
 
 from muloco.errors import UserError
-from muloco.runs.checked_lines import checked, content, end_torn_line
+from muloco.files import cut_torn_line
+from muloco.runs.checked_lines import checked, content
 from muloco.runs.commits import newest_attempt
 from muloco.runs.folder import RunFolder, read_json, read_lines
 
@@ -43,19 +44,16 @@ def begin_attempt(folder: RunFolder, attempt: int) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    line = checked(f"attempt {attempt} {strftime('%Y-%m-%dT%H:%M:%SZ', gmtime())} {socket.gethostname()}")
     try:
-        _append(folder, attempt)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        if folder.attempts.exists():
+            cut_torn_line(folder.attempts)
+        with folder.attempts.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}") from None
-
-
-def _append(folder: RunFolder, attempt: int) -> None:
-    folder.root.mkdir(parents=True, exist_ok=True)
-    end_torn_line(folder.attempts)
-    line = checked(f"attempt {attempt} {strftime('%Y-%m-%dT%H:%M:%SZ', gmtime())} {socket.gethostname()}")
-    with folder.attempts.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
 
 
 def _logged(path: Path) -> tuple[list[int], int]:

@@ -19,10 +19,11 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
-from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
+from muloco.files import cut_torn_line
+from muloco.runs.checked_lines import checked, content, lines_from_end
 from muloco.runs.folder import RunFolder
 from muloco.runs.lines import LineFile
 
@@ -95,7 +96,7 @@ class CommitLog:
         self._attempt = attempt
         self._newest: deque[Commit] = deque(maxlen=ANSWERED)
         with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
-            end_torn_line(path)
+            cut_torn_line(path)
         self._file = LineFile(path, gap=lambda lines, reason: Lost(lines).to_line())
 
     def begin(self, step: int) -> None:
@@ -142,21 +143,15 @@ class Progress:
 
     def reached(self) -> int:
         """Returns the step of the newest round that any worker has committed, or 0 if there is none."""
-        return max((commit.step for commit in (*self._logged(), *self._answered())), default=0)
+        return max((commit.step for commit in chain(self._logged(), self._answered())), default=0)
 
     def passed(self, step: int, fragment: int) -> bool:
         """Whether others have committed the round of a fragment after `step`, or a later one, without this worker."""
-        return any(map(self._is_past(step, fragment), self._logged())) or any(
-            map(self._is_past(step, fragment), self._answered())
+        return any(
+            self._worker not in commit.members
+            and (commit.step > step or (commit.step, commit.fragment) == (step, fragment))
+            for commit in chain(self._logged(), self._answered())
         )
-
-    def _is_past(self, step: int, fragment: int) -> Callable[[Commit], bool]:
-        def judge(commit: Commit) -> bool:
-            return self._worker not in commit.members and (
-                commit.step > step or (commit.step, commit.fragment) == (step, fragment)
-            )
-
-        return judge
 
     def _logged(self) -> Iterator[Commit]:
         for path in self._files:

@@ -162,7 +162,7 @@ def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     def valid_up_to(worker: int, attempt: int) -> float:
         later = [number for number in attempts if number > attempt]
         # metrics of earlier versions have no resume lines
-        return min((begun.get(one, first.get((worker, one), math.inf) - 1) for one in later), default=math.inf)
+        return min((begun.get(n, first.get((worker, n), math.inf) - 1) for n in later), default=math.inf)
 
     return [line for line in lines if line["step"] <= valid_up_to(line["worker"], line["attempt"])]
 

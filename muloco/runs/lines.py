@@ -29,7 +29,7 @@ class LineFile:
     def append(self, line: str) -> None:
         """Writes a line in UTF-8 and ends it."""
         lines = [self._gap(self._lost, self._reason), line] if self._lost else [line]
-        data = "".join(f"{one}\n" for one in lines).encode("utf-8", errors="replace")
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
         try:
             if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
                 logger.warning("%s was deleted; it is made again", self._path)

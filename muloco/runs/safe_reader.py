@@ -9,7 +9,7 @@ objects are then built. Values are read as by `torch.load(..., weights_only=True
 import io
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,17 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from muloco.runs.manifest import METADATA
 
-_RECORDS = {
-    ("torch.distributed.checkpoint.metadata", "Metadata"),
-    ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
-    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
-    ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "BytesStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "StorageMeta"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-}
+_CLASSES = (
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+    TensorProperties,
+    ChunkStorageMetadata,
+    BytesStorageMetadata,
+    StorageMeta,
+    _StorageInfo,
+)
+_RECORDS = {(class_.__module__, class_.__name__) for class_ in _CLASSES}
 """Classes in `.metadata`, by module and name."""
 _UNUSED = {
     ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
@@ -50,8 +51,18 @@ _UNUSED = {
 }
 """Names in `.metadata` whose values are not needed."""
 _DAMAGE = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
-    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
 )
 """Exceptions that damaged pickles and archives raise."""
 
@@ -180,23 +191,15 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _RECORDS:
             return type(name, (_Record,), {})
         if (module, name) in _UNUSED:
-            return _nothing()
+            return lambda *values: None
         if (module, name) == ("torch", "Size"):
-            return _tuples()
+            return lambda values=(): tuple(values)
         if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
             return found
         raise pickle.UnpicklingError(f"it names {module}.{name}, which does not occur in checkpoints")
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to an object outside the file")
-
-
-def _nothing() -> Callable[..., None]:
-    return lambda *values: None
-
-
-def _tuples() -> Callable[..., tuple]:
-    return lambda values=(): tuple(values)
 
 
 def _metadata(record: Any) -> Metadata:
@@ -219,11 +222,11 @@ def _entry(record: Any) -> TensorStorageMetadata | BytesStorageMetadata:
     dtype = _state(state["properties"], "TensorProperties")[0]
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{dtype!r} is not a dtype")
-    chunks = [_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"]]
+    chunks = (_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"])
     return TensorStorageMetadata(
         properties=TensorProperties(dtype=dtype),
         size=_size(state["size"]),
-        chunks=[ChunkStorageMetadata(offsets=_size(one["offsets"]), sizes=_size(one["sizes"])) for one in chunks],
+        chunks=[ChunkStorageMetadata(offsets=_size(chunk["offsets"]), sizes=_size(chunk["sizes"])) for chunk in chunks],
     )
 
 

@@ -29,8 +29,8 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
     found = expand(load_sweep(file), overrides=settings.words, profile=settings.cluster(beside=folder.root))
     problems = [Problem(refused.name, "refused", refused.reason) for refused in found.refused]
     folders = [job.run_folder for job in found.jobs]
-    problems += [Problem(str(one), "not started", f"a job of {file.name}") for one in folders if not one.exists()]
-    return [one for one in folders if one.exists()], problems
+    problems += [Problem(str(run), "not started", f"a job of {file.name}") for run in folders if not run.exists()]
+    return [run for run in folders if run.exists()], problems
 
 
 def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedConfig]], list[str]]:

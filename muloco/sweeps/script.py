@@ -12,6 +12,7 @@ from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import SweepFolder
 from muloco.sweeps.listing import notes
+from muloco.sweeps.settings import by_option
 
 TEMPLATE = "job.sh.jinja"
 
@@ -82,7 +83,7 @@ def render_script(
     return _template().render(
         name=name,
         config=config,
-        overrides=_by_option(overrides),
+        overrides=[shlex.join([option, *values]) for option, values in by_option(overrides).items()],
         nodes=nodes,
         profile=profile,
         run=f"{outputs.rstrip('/') or '/'}/{name}",
@@ -102,14 +103,3 @@ def _template() -> Template:
     )
     environment.filters["quote"] = shlex.quote
     return environment.get_template(TEMPLATE)
-
-
-def _by_option(words: Sequence[str]) -> list[str]:
-    """Quoted words, each option together with its values."""
-    lines: list[str] = []
-    for word in words:
-        if word.startswith("--") or not lines:
-            lines.append(shlex.quote(word))
-        else:
-            lines[-1] += f" {shlex.quote(word)}"
-    return lines

@@ -121,27 +121,24 @@ def _answers(output: str) -> dict[str, dict[str, Any]]:
 
 
 def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> tuple[str, ...]:
-    return (
-        *("srun", f"--job-name={name}", f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1"),
-        *(f"--nodelist={','.join(names)}", "--export=ALL"),
-        # steps share the nodes of the job; who gets which cores is up to the kernel
-        *("--overlap", f"--cpus-per-task={cores}", "--cpu-bind=none"),
-        *("--kill-on-bad-exit=1", "--wait=0", "--quit-on-interrupt"),
-        *own,
-    )
+    nodes = (f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", f"--nodelist={','.join(names)}")
+    # steps share the nodes of the job, and the kernel decides which cores each of them gets
+    sharing = ("--overlap", f"--cpus-per-task={cores}", "--cpu-bind=none")
+    ending = ("--kill-on-bad-exit=1", "--wait=0", "--quit-on-interrupt")
+    return ("srun", f"--job-name={name}", "--export=ALL", *nodes, *sharing, *ending, *own)
 
 
 def _output(command: list[str]) -> str:
     """The output of a command, which is run again for some minutes while SLURM's controller does not answer."""
-    return ask_again(lambda: _output_once(command), UserError)
 
+    def run() -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"SLURM did not answer within {SECONDS} s: {shlex.join(command)}") from None
+        if done.returncode:
+            reason = " ".join((done.stderr or done.stdout).split()[-60:])
+            raise UserError(f"the nodes of this job cannot be used: {shlex.join(command)} failed: {reason}")
+        return done.stdout
 
-def _output_once(command: list[str]) -> str:
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"SLURM did not answer within {SECONDS} s: {shlex.join(command)}") from None
-    if finished.returncode:
-        said = " ".join((finished.stderr or finished.stdout).split()[-60:])
-        raise UserError(f"the nodes of this job cannot be used: {shlex.join(command)} failed: {said}")
-    return finished.stdout
+    return ask_again(run, UserError)
