@@ -9,7 +9,7 @@ from muloco.commands.with_config import add_config_command, chosen_config, log_t
 from muloco.console import open_console
 from muloco.errors import UserError, naming
 from muloco.resolve import Resolution, resolution
-from muloco.runs.folder import RunFolder, why_unwritable
+from muloco.runs.folder import RunFolder, check_writable
 from muloco.settings.config import Config
 from muloco.settings.load import find_config, locate
 
@@ -73,8 +73,7 @@ def _resolved(path: str, chosen: Config) -> Resolution:
     folder = RunFolder.of(resolved.config.run.outputs, resolved.config.run.name)
     with naming("run.outputs"):
         folder.root.exists()
-    if (reason := why_unwritable(folder)) is not None:
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
+    check_writable(folder)
     if resolved.config.evaluation.tasks:
         from muloco.evals.names import check_names
 

@@ -9,7 +9,7 @@ from typing import Any
 from muloco.errors import UserError
 from muloco.files import write_whole
 from muloco.runs.commits import has_trained
-from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.folder import RunFolder, unwritable, write_json
 from muloco.runs.lock import only_one
 
 _LOCK = ".training"
@@ -61,7 +61,7 @@ class Claim:
         except OSError as error:
             if fresh:
                 self._remove()
-            raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+            raise unwritable(error) from None
 
     def take_back(self) -> None:
         """Restores config.json, or removes that of a new run, unless a worker has trained. To be called after a start

@@ -28,7 +28,7 @@ from muloco.launch.summary import (
 )
 from muloco.launch.surroundings import check_surroundings
 from muloco.runs.attempts import begin_attempt, next_attempt
-from muloco.runs.folder import RunFolder, why_unwritable, write_json
+from muloco.runs.folder import RunFolder, check_writable, write_json
 from muloco.runs.lines import why_full
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.training.data import prepare_data
@@ -61,8 +61,7 @@ def train(config: ResolvedConfig, *, chosen: Config, resumption: Resumption | No
             "give more --training.steps to extend it"
         )
         return 0
-    if (reason := why_unwritable(folder)) is not None:
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
+    check_writable(folder)
     if resumption is None and folder.config.exists():
         raise taken(folder)
     with only_supervisor(folder):

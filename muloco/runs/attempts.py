@@ -10,11 +10,10 @@ import socket
 from pathlib import Path
 from time import gmtime, strftime
 
-from muloco.errors import UserError
 from muloco.files import cut_torn_line
 from muloco.runs.checked_lines import checked, content
 from muloco.runs.commits import newest_attempt
-from muloco.runs.folder import RunFolder, read_json, read_lines
+from muloco.runs.folder import RunFolder, read_json, read_lines, unwritable
 
 SHORTEST = len("attempt 1 2026-01-01T00:00:00Z h 00000000\n")
 """Number of bytes of the shortest possible line."""
@@ -52,8 +51,7 @@ def begin_attempt(folder: RunFolder, attempt: int) -> None:
         with folder.attempts.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}") from None
+        raise unwritable(error.strerror or error) from None
 
 
 def _logged(path: Path) -> tuple[list[int], int]:

@@ -195,11 +195,8 @@ class CheckpointFolder:
             raise Incomplete(_REMOVED)
 
     def read_verified(self, step: int) -> Manifest:
-        """Returns the checkpoint of a step, after it has verified all of its files (see `read` and `verify`).
-
-        Raises:
-            ValueError: see `read` and `verify`.
-        """
+        """Returns the checkpoint of a step, after it has verified all of its files, and raises what `read` and `verify`
+        raise."""
         manifest = self.read(step)
         for name in manifest.parts:
             self.verify(manifest, name)

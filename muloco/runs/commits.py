@@ -13,8 +13,6 @@ steps of a log never decrease, so only its newest lines are read.
 """
 
 import contextlib
-import functools
-import logging
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,15 +20,14 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
+from muloco.errors import error_reason
 from muloco.files import cut_torn_line
 from muloco.runs.checked_lines import checked, content, lines_from_end
 from muloco.runs.folder import RunFolder
-from muloco.runs.lines import LineFile
+from muloco.runs.lines import LineFile, warn_once
 
 ANSWERED = 64
 """Number of newest commits that a worker sends to others; after the last step there is one for each fragment."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,6 @@ class Begin:
     step: int
 
     def to_line(self) -> str:
-        """Returns the line of the log, without its end."""
         return checked(f"begin {self.attempt} {self.step}")
 
 
@@ -69,7 +65,6 @@ class Lost:
     lines: int
 
     def to_line(self) -> str:
-        """Returns the line of the log, without its end."""
         return checked(f"lost {self.lines}")
 
 
@@ -197,16 +192,11 @@ def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:
             if said is not None:
                 yield said
             else:
-                _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
+                warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
     except FileNotFoundError:
         return
     except OSError as error:
-        _warn_once(f"{path} cannot be read: {error.strerror or error}; the commits in it are not known here")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
+        warn_once(f"{path} cannot be read: {error_reason(error)}; the commits in it are not known here")
 
 
 def _as_ranges(members: Collection[int]) -> str:

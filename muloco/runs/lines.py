@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -55,6 +56,11 @@ class LineFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def why_full(folder: Path) -> str | None:

@@ -9,7 +9,6 @@ last, and its submissions in order.
 import difflib
 import hashlib
 import time
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from muloco.errors import UserError
 from muloco.files import write_whole
 from muloco.runs.folder import read_json, write_json
-from muloco.runs.lock import only_one
 from muloco.sweeps.settings import Settings
 
 SCHEMA = 1
@@ -125,10 +123,6 @@ class SweepFolder:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record.submissions.append(Submission(id=id_, time=now, script=record.written, log=log))
         self.save()
-
-    def only_one_submits(self) -> AbstractContextManager[None]:
-        """Holds a lock as long as jobs are submitted from here; UserError: another process holds it."""
-        return only_one(self.root / ".submitting", f"another `muloco sweep --submit` works in {self.root}")
 
 
 def _hash(text: str) -> str:

@@ -13,7 +13,7 @@ from muloco.model.architectures.paper_llama.flavors import PAPER_VOCABULARY
 from muloco.model.flavors import flavor
 from muloco.settings.data import EMBEDDED
 from muloco.sweeps.cluster import ClusterProfile
-from muloco.sweeps.expand import Expansion, Job
+from muloco.sweeps.expand import Expansion, Job, Refused
 from muloco.sweeps.state import Kind, Progress, State
 
 COLUMNS = ("name", "nodes", "workers", "batch", "steps", "lr", "weight decay", "outer lr", "outer momentum")
@@ -102,10 +102,9 @@ def origins_of(jobs: Sequence[Job]) -> list[str]:
 
 def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
     """One line for each setting that is probably unintended, or cannot run."""
-    found = [reason for reason in (too_little_text(jobs), _small_vocabulary(jobs)) if reason]
-    if unasked := profile.unasked():
-        found.append(f"the cluster profile leaves these to SLURM's defaults: {', '.join(unasked)}")
-    return [f"warning: {line}" for line in found]
+    unasked = ", ".join(profile.unasked())
+    left = f"the cluster profile leaves these to SLURM's defaults: {unasked}" if unasked else None
+    return [f"warning: {line}" for line in (too_little_text(jobs), _small_vocabulary(jobs), left) if line]
 
 
 def too_little_text(jobs: Sequence[Job]) -> str | None:
@@ -156,16 +155,19 @@ def notes(job: Job) -> list[str]:
 
 def remarks(found: Expansion) -> list[str]:
     """Returns a line for each reason for which points were refused, and for each job that was merged."""
-    refused = refusals([(point.name, point.reason) for point in found.refused])
     renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in found.merged if theirs != ours]
-    return refused + renamed + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
+    return (
+        refusals(found.refused)
+        + renamed
+        + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
+    )
 
 
-def refusals(refused: Iterable[tuple[str, str]]) -> list[str]:
+def refusals(refused: Iterable[Refused]) -> list[str]:
     """One line for each reason, with the name of the point that it concerns or the number of points."""
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, reason in refused:
-        by_reason[reason].append(name)
+    for point in refused:
+        by_reason[point.reason].append(point.name)
     return [
         f"refused: {names[0] if len(names) == 1 else f'{len(names)} jobs, the first is {names[0]}'}: {reason}"
         for reason, names in by_reason.items()

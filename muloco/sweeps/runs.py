@@ -46,6 +46,4 @@ def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedCo
     if b"def sweep(" not in file.read_bytes():
         return [(file.stem, resolve(load_config(path, words)))], []
     found = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
-    return [(job.name, job.resolved) for job in found.jobs], refusals(
-        (point.name, point.reason) for point in found.refused
-    )
+    return [(job.name, job.resolved) for job in found.jobs], refusals(found.refused)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from muloco.launch.placement.controller import BUSY_SECONDS, is_busy
+from muloco.runs.lock import only_one
 from muloco.sweeps import slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
@@ -52,7 +53,7 @@ def submit(
         UserError: another process submits from this folder.
     """
     outcome = Outcome()
-    with folder.only_one_submits():
+    with only_one(folder.root / ".submitting", f"another `muloco sweep --submit` works in {folder.root}"):
         for job in jobs:
             if profile.node_limit is not None and job.nodes > profile.node_limit:
                 outcome.left[job.name] = f"takes {job.nodes} nodes, and the node limit is {profile.node_limit}"

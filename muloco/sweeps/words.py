@@ -1,6 +1,6 @@
 """Between values of fields and words of the command line, so that a sweep takes what `muloco train` would take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from muloco.errors import UserError
@@ -21,13 +21,7 @@ def given_by(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: unknown name or unreadable value.
     """
-    found = {}
-    for field, values in by_name(words).items():
-        try:
-            found[field] = read(field_types()[field], values)
-        except BadValue as error:
-            raise UserError(f"--{field} {error}") from None
-    return found
+    return {field: _value(f"--{field}", field, read, values) for field, values in by_name(words).items()}
 
 
 def checked_point(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,12 +30,13 @@ def checked_point(point: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: there is no such field, or a value is not allowed.
     """
-    found = {}
-    for field, value in point.items():
-        if field not in field_types():
-            raise UserError(unknown_field(field))
-        try:
-            found[field] = checked(field_types()[field], value)
-        except BadValue as error:
-            raise UserError(f"{field} {error}") from None
-    return found
+    return {field: _value(field, field, checked, value) for field, value in point.items()}
+
+
+def _value(name: str, field: str, convert: Callable[[Any, Any], Any], value: Any) -> Any:
+    if field not in field_types():
+        raise UserError(unknown_field(field))
+    try:
+        return convert(field_types()[field], value)
+    except BadValue as error:
+        raise UserError(f"{name} {error}") from None
