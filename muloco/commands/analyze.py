@@ -43,11 +43,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Analyzes pseudogradients.
-
-    Raises:
-        UserError: a checkpoint cannot be analyzed; nothing has been written.
-    """
+    """Analyzes pseudogradients. Nothing is written if a checkpoint cannot be analyzed."""
     from muloco.training.trained import find_trained
 
     for checkpoint in args.checkpoint:

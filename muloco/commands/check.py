@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 if all the requested checkpoints are whole, else 1; raises UserError if there are none."""
+    """Returns 0 if all the requested checkpoints are whole, else 1."""
     from muloco.training.trained import named_checkpoint
 
     run_folder, step = named_checkpoint(args.checkpoint, args.step)

@@ -64,14 +64,7 @@ def _names(word: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the chosen rows.
-
-    Returns:
-        exit status: 0, or 1 if a row failed.
-
-    Raises:
-        UserError: an option is invalid, or there is no GPU and it is no rehearsal.
-    """
+    """Returns 0, or 1 if a row has failed."""
     from muloco.analysis.output import check_folder
     from muloco.gpu_check.machine import commit, facts
     from muloco.gpu_check.record import Record, file_name
@@ -130,11 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ended_as_by_ctrl_c() -> dict[signal.Signals, Any]:
     """Makes SIGTERM and SIGHUP (a closed terminal) end the running rows as Ctrl-C does, so that the table is printed.
-    Under nohup, SIGHUP stays ignored.
-
-    Returns:
-        the previous handlers.
-    """
+    Under nohup, SIGHUP stays ignored. Returns the previous handlers."""
     heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, signal.default_int_handler) for number in heeded}
 

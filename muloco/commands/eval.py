@@ -42,7 +42,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises UserError if the checkpoint cannot be evaluated."""
     if not args.tasks:
         raise UserError("muloco eval needs --tasks, such as --tasks hellaswag,piqa or --tasks paper")
     from muloco.training.trained import find_trained

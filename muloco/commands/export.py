@@ -28,7 +28,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises UserError if the checkpoint cannot be exported."""
     from muloco.export.target import check_target
     from muloco.training.trained import find_trained
 

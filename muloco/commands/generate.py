@@ -29,11 +29,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the prompt and its continuation to stdout, token by token.
-
-    Raises:
-        UserError: an option or the checkpoint cannot be used.
-    """
+    """Writes the prompt and its continuation to stdout, token by token."""
     if args.prompt is None:
         raise UserError("muloco generate needs --prompt TEXT")
     try:

@@ -12,8 +12,8 @@ from muloco.suggest import did_you_mean
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 Run = Callable[[argparse.Namespace], int]
-"""Runs a command and returns its exit status. Besides its options, the namespace holds its `parser` and the remaining
-`words` of the command line."""
+"""Runs a command and returns its exit status; raises UserError if an option or a file cannot be used. Besides its
+options, the namespace holds its `parser` and the remaining `words` of the command line."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -33,11 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, or 1 if some of the runs of a sweep cannot be run.
-
-    Raises:
-        UserError: the file or an option cannot be used.
-    """
+    """Returns 0, or 1 if some of the runs of a sweep cannot be run."""
     from muloco.analysis.output import check_picture, writing
     from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, FEW_BANDWIDTHS, PAPER_UTILIZATION, plan
     from muloco.analysis.plan_table import plan_tables, plot_plans, total

@@ -28,14 +28,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs what is left to be run, and writes the page.
-
-    Returns:
-        exit status: 0; 1 if a run has failed.
-
-    Raises:
-        UserError: the options cannot be used, or the folder holds other runs.
-    """
+    """Runs what is left to be run, and writes the page. Returns 0, or 1 if a run has failed."""
     from muloco.analysis.output import check_folder, writing
     from muloco.cores import usable_cores
     from muloco.reproduce.hours import planned_seconds, span, tokens_per_second

@@ -44,11 +44,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0; 1 if a job was refused or could not be submitted, another run is in its folder, or SLURM did not
-    answer.
-
-    Raises:
-        UserError: the command line, the sweep's file or the cluster profile cannot be used.
-    """
+    answer."""
     status, words = args.words[:1] == ["status"], args.words
     if status:
         words = words[1:]

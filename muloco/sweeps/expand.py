@@ -3,7 +3,7 @@
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,26 +99,17 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
 
 
 def _expand(
-    grid: Grid,
-    everywhere: Mapping[str, Any],
-    profile: ClusterProfile,
-    load: Callable[[str], Config],
-) -> list[tuple[str, Job | UserError]]:
+    grid: Grid, everywhere: Mapping[str, Any], profile: ClusterProfile, load: Callable[[str], Config]
+) -> Iterator[tuple[str, Job | UserError]]:
     """Name and job of every point of a grid, or the reason why there is none."""
     names = job_names(grid.name, [plain(point) for point in grid.points], named=grid.named)
-    try:
-        file = find_config(grid.config)
-        base = load(grid.config)
-    except UserError as error:
-        return [(name, error) for name in names]
-    jobs: list[tuple[str, Job | UserError]] = []
     for name, point in zip(names, grid.points, strict=True):
         try:
+            file, base = find_config(grid.config), load(grid.config)
             values = checked_point({**plain(point), **everywhere})
-            jobs.append((name, _job(name, file, base, values, point, profile)))
+            yield name, _job(name, file, base, values, point, profile)
         except UserError as error:
-            jobs.append((name, error))
-    return jobs
+            yield name, error
 
 
 def _job(name: str, file: Path, base: Config, values: dict[str, Any], point: Point, profile: ClusterProfile) -> Job:
