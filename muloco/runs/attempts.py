@@ -10,8 +10,7 @@ import socket
 from pathlib import Path
 from time import gmtime, strftime
 
-from muloco.files import cut_torn_line
-from muloco.runs.checked_lines import checked, content
+from muloco.runs.checked_lines import checked, content, end_torn_line
 from muloco.runs.commits import newest_attempt
 from muloco.runs.folder import RunFolder, read_json, read_lines, unwritable
 
@@ -46,8 +45,7 @@ def begin_attempt(folder: RunFolder, attempt: int) -> None:
     line = checked(f"attempt {attempt} {strftime('%Y-%m-%dT%H:%M:%SZ', gmtime())} {socket.gethostname()}")
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        if folder.attempts.exists():
-            cut_torn_line(folder.attempts)
+        end_torn_line(folder.attempts)
         with folder.attempts.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
     except OSError as error:

@@ -21,8 +21,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from muloco.errors import error_reason
-from muloco.files import cut_torn_line
-from muloco.runs.checked_lines import checked, content, lines_from_end
+from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
 from muloco.runs.folder import RunFolder
 from muloco.runs.lines import LineFile, warn_once
 
@@ -91,7 +90,7 @@ class CommitLog:
         self._attempt = attempt
         self._newest: deque[Commit] = deque(maxlen=ANSWERED)
         with contextlib.suppress(OSError):  # the first line reports what is wrong with the file
-            cut_torn_line(path)
+            end_torn_line(path)
         self._file = LineFile(path, gap=lambda lines, reason: Lost(lines).to_line())
 
     def begin(self, step: int) -> None:
