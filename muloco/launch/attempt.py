@@ -127,7 +127,7 @@ class _Processes:
             f"worker {worker}" if self._config.worker_processes == self._config.workers else "workers",
             self._command(worker, host),
             log=self._folder.log(worker),
-            environment={**self.environment, **interface, **self._placement.environments[worker]},
+            environment={**self.environment, **interface, **host.environment},
             on_line=partial(self._view.log, worker),
             end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
         )

@@ -67,7 +67,8 @@ class View:
         """When the first worker began to train, and the mean of the workers' steps then."""
         self._done = 0.0
         """The number of inner steps that a worker has done, on average."""
-        self._told: set[tuple[Any, ...]] = set()
+        self._told: set[str] = set()
+        """Keys of the messages that were printed."""
         self._live = Live(self.frame(), console=console, auto_refresh=False, transient=True)
         self._shown = -math.inf
         """Time of the last redraw of the table."""
@@ -108,9 +109,8 @@ class View:
 
     def _tell(self, line: dict[str, Any]) -> None:
         """Prints messages that concern all workers once, from whichever worker is first."""
-        key: tuple[Any, ...]
         if line.get("event") == "sync" and not self._console.is_terminal:
-            key = "sync", line["step"], line.get("fragment")
+            key = f"sync {line['step']} {line.get('fragment')}"
             what = (
                 f"step {line['step']}/{self._steps}: "
                 f"sync of {line['participants']} worker{'s' * (line['participants'] > 1)}, "
@@ -118,7 +118,7 @@ class View:
                 f"anchor {line['digest']}"
             )
         elif line.get("event") == STATE and line["state"] == State.RESUMED and self._began is None:
-            key = (State.RESUMED,)
+            key = State.RESUMED
             what = f"resumed from the checkpoint of step {line['step']}"
         else:
             return
@@ -141,10 +141,6 @@ class View:
             return None
         return (self._done - self._began[1]) / (self._clock() - self._began[0])
 
-    def _tokens_per_second(self) -> float | None:
-        speed = self._speed()
-        return speed * self._config.tokens_per_step if speed else None
-
     def _left(self) -> str:
         """The time that is left at this speed."""
         speed = self._speed()
@@ -163,7 +159,9 @@ class View:
         cells = [{heading: cell(s) for heading, cell, _ in _COLUMNS} for s in shown]
         if rest:
             cells.append(_total(f"{len(rest)} more", rest))
-        cells.append(_total("all", self._workers) | {"tokens/s": _number(self._tokens_per_second(), ",.0f")})
+        speed = self._speed()
+        tokens = speed * self._config.tokens_per_step if speed else None
+        cells.append(_total("all", self._workers) | {"tokens/s": _number(tokens, ",.0f")})
         widths = {heading: max(len(heading), *(len(row[heading]) for row in cells)) for heading, _, _ in _COLUMNS}
         columns = self._fitting(widths)
         table = Table.grid(padding=(0, _GAP, 0, 0))
@@ -172,11 +170,10 @@ class View:
         left = max(1, self._console.width - sum(widths[heading] + _GAP for heading in columns))
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=left)
         table.add_row(*columns, "doing", style="dim")
-        words_and_styles = [(doing(s, self._workers, self._manner), _style(s)) for s in shown]
-        if rest:
-            words_and_styles.append((summary(rest, left), "dim"))
-        words_and_styles.append((summary(self._workers, left), "bold"))
-        for row, (words, style) in zip(cells, words_and_styles, strict=True):
+        last = [(doing(s, self._workers, self._manner), _style(s)) for s in shown]
+        last += [(summary(rest, left), "dim")] if rest else []
+        last.append((summary(self._workers, left), "bold"))
+        for row, (words, style) in zip(cells, last, strict=True):
             table.add_row(*(Text(row[heading]) for heading in columns), Text(words), style=style)
         return Group(self._progress(), table)
 

@@ -17,21 +17,17 @@ def check_surroundings(config: ResolvedConfig, environment: Mapping[str, str], *
         UserError: a network interface or an address does not exist here, or there is no W&B login.
     """
     if here:
-        _check_interface(environment.get("GLOO_SOCKET_IFNAME", ""))
+        there = [name for _, name in socket.if_nameindex()]
+        chosen = environment.get("GLOO_SOCKET_IFNAME", "").split(",")
+        if missing := [name for name in chosen if name and name not in there]:
+            raise UserError(
+                f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it "
+                f"has {', '.join(there)}"
+            )
     if here and config.worker_processes > 1 and config.fault_tolerance.host is not None:
         _check_host(config.fault_tolerance.host)
     if config.metrics.wandb:
         _check_wandb()
-
-
-def _check_interface(chosen: str) -> None:
-    there = [name for _, name in socket.if_nameindex()]
-    missing = [name for name in chosen.split(",") if name and name not in there]
-    if missing:
-        raise UserError(
-            f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it has "
-            f"{', '.join(there)}"
-        )
 
 
 def _check_host(host: str) -> None:

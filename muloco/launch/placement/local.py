@@ -71,8 +71,7 @@ def place_on_devices(
         common |= allocator_settings(environment)
         environments = [{**common, "CUDA_VISIBLE_DEVICES": ",".join(part)} for part in slices]
     return Placement(
-        environments=tuple(environments),
-        hosts=(HostSpec(),) * workers,
+        hosts=tuple(HostSpec(environment=environment) for environment in environments),
         lighthouse=HostSpec(),
         process_group=group,
         description=description,

@@ -49,15 +49,14 @@ def place_in_job(config: ResolvedConfig, allocation: Allocation, *, environment:
     devices = "CPU" if on_cpu else f"{per_node} GPUs a node" + (", shared" if shared else "")
     group = group if chosen == "auto" else chosen
     common = {} if on_cpu else allocator_settings(environment)
-    environments, hosts = [], []
+    hosts = []
     for number, worker in enumerate(spread.workers):
         shares = ((allocation.nodes[node].cores, spread.ranks_on(node)) for node in worker.nodes)
         each = min((threads(environment, cores=cores, ranks=own) for cores, own in shares), key=int)
-        environments.append({**common, "OMP_NUM_THREADS": each})
         local = [] if on_cpu else [device % per_node for device in worker.devices]
-        hosts.append(_host(allocation, worker, number=number, devices=local))
+        own = common | {"OMP_NUM_THREADS": each}
+        hosts.append(_host(allocation, worker, number=number, devices=local, environment=own))
     return Placement(
-        environments=tuple(environments),
         hosts=tuple(hosts),
         lighthouse=HostSpec(
             start=allocation.start(range(1), name="lighthouse"),
@@ -79,7 +78,9 @@ def _devices(allocation: Allocation) -> int:
     return counts.pop()
 
 
-def _host(allocation: Allocation, layout: WorkerLayout, *, number: int, devices: list[int]) -> HostSpec:
+def _host(
+    allocation: Allocation, layout: WorkerLayout, *, number: int, devices: list[int], environment: dict[str, str]
+) -> HostSpec:
     nodes = allocation.nodes[layout.nodes.start : layout.nodes.stop]
     if len({node.interface for node in nodes}) > 1:
         which = ", ".join(f"{node.name} {node.interface}" for node in nodes)
@@ -92,4 +93,5 @@ def _host(allocation: Allocation, layout: WorkerLayout, *, number: int, devices:
         port=allocation.port(1 + number),
         interface=nodes[0].interface,
         nodes=len(nodes),
+        environment=environment,
     )

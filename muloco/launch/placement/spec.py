@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from muloco.errors import UserError
 from muloco.settings.config import ResolvedConfig
@@ -28,14 +28,14 @@ class HostSpec:
     """Network interface of the address."""
     nodes: int = 1
     """Number of nodes over which the ranks of the process are spread."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables to add for the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """The hosts of all processes of a run."""
 
-    environments: tuple[dict[str, str], ...]
-    """Environment variables to add for each worker."""
     hosts: tuple[HostSpec, ...]
     """Hosts of the workers."""
     lighthouse: HostSpec
