@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         reasons = []
         try:
             manifest = folder.read(step)
-            size = _size(manifest)
+            size = sum(stored.bytes for files in manifest.files.values() for stored in files.values())
             columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
             with (
                 folder.held(step),
@@ -72,10 +72,6 @@ def run(args: argparse.Namespace) -> int:
             verified = "" if manifest.has_digests else "; an earlier version wrote it, so only its sizes were checked"
             console.print(f"step-{step}: whole ({parts}, {size / 1e9:.3g} GB){verified}")
     return 0 if whole else 1
-
-
-def _size(manifest: Manifest) -> int:
-    return sum(stored.bytes for files in manifest.files.values() for stored in files.values())
 
 
 def _damages(folder: CheckpointFolder, manifest: Manifest, tell: Callable[[int], None]) -> list[str]:

@@ -203,13 +203,7 @@ class CheckpointFolder:
         return manifest
 
     def verify(
-        self,
-        manifest: Manifest,
-        name: str,
-        *,
-        rank: int = 0,
-        ranks: int = 1,
-        tell: Callable[[int], None] | None = None,
+        self, manifest: Manifest, name: str, *, rank: int = 0, ranks: int = 1, tell: Callable[[int], None] | None = None
     ) -> None:
         """Compares the files of a part with their digests. Files without a digest are skipped.
 

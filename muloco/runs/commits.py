@@ -16,7 +16,7 @@ import contextlib
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -112,28 +112,22 @@ class CommitLog:
         self._file.close()
 
 
+@dataclass(frozen=True)
 class Progress:
     """The progress of one attempt at a run, from the logs of all workers and the answers of those that can be reached.
 
     Nothing is kept between two questions: each one opens the files anew and reads their ends, so files may shrink or be
     replaced. If a shared file system shows an old state, or there is none, the answers of the other workers make up for
-    it.
+    it."""
 
-    Args:
-        ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        worker: int,
-        workers: int,
-        attempt: int,
-        ask: Callable[[], Iterable[bytes]] = lambda: (),
-    ):
-        self._files = [folder.commits(worker) for worker in range(workers)]
-        self._worker, self._attempt, self._ask = worker, attempt, ask
+    folder: RunFolder
+    _: KW_ONLY
+    worker: int
+    """Number of the worker that asks."""
+    workers: int
+    attempt: int
+    ask: Callable[[], Iterable[bytes]] = lambda: ()
+    """Returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time."""
 
     def reached(self) -> int:
         """Returns the step of the newest round that any worker has committed, or 0 if there is none."""
@@ -142,20 +136,20 @@ class Progress:
     def passed(self, step: int, fragment: int) -> bool:
         """Whether others have committed the round of a fragment after `step`, or a later one, without this worker."""
         return any(
-            self._worker not in commit.members
+            self.worker not in commit.members
             and (commit.step > step or (commit.step, commit.fragment) == (step, fragment))
             for commit in chain(self._logged(), self._answered())
         )
 
     def _logged(self) -> Iterator[Commit]:
-        for path in self._files:
-            yield from newest_commits(path, self._attempt)
+        for worker in range(self.workers):
+            yield from newest_commits(self.folder.commits(worker), self.attempt)
 
     def _answered(self) -> Iterator[Commit]:
-        for answer in self._ask():
+        for answer in self.ask():
             for line in answer.splitlines():
                 said = parse(line)
-                if isinstance(said, Commit) and said.attempt == self._attempt:
+                if isinstance(said, Commit) and said.attempt == self.attempt:
                     yield said
 
 

@@ -37,7 +37,7 @@ class Actions:
         written, left = self._write()
         jobs = self.expansion.jobs
         if jobs:
-            self.console.print(listing.jobs_table(jobs, width=self.console.width))
+            self.console.print(listing.table(listing.COLUMNS, list(map(listing.row, jobs)), width=self.console.width))
         self._print(listing.origins_of(jobs))
         self._warn()
         largest = self._nodes_of_largest()

@@ -44,11 +44,6 @@ def row(job: Job) -> tuple[str, ...]:
     )
 
 
-def jobs_table(jobs: Iterable[Job], *, width: int) -> RenderableType:
-    """The jobs with their key values, in lines of that width."""
-    return table(COLUMNS, [row(job) for job in jobs], width=width)
-
-
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> RenderableType:
     """A table of rows whose first cell is a name and whose last one may be a note.
 

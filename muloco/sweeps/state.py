@@ -76,7 +76,7 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     if queue is None:
         return State(Kind.UNKNOWN, job=newest.id, note=f"submitted {newest.time}; there is no SLURM here to ask")
     if not newest.ended and (end := slurm.ended(newest.id)) is not None:
-        newest.ended, newest.exit_status = end.state, end.exit_status
+        newest.ended, newest.exit_status = end
     return State(Kind.FAILED, job=newest.id, note=_failure(newest))
 
 

@@ -32,12 +32,7 @@ class Outcome:
 
 
 def submit(
-    jobs: Sequence[Job],
-    folder: SweepFolder,
-    *,
-    profile: ClusterProfile,
-    console: Console,
-    retry: bool = False,
+    jobs: Sequence[Job], folder: SweepFolder, *, profile: ClusterProfile, console: Console, retry: bool = False
 ) -> Outcome:
     """Submits all jobs that are neither in the queue nor done, in their order; waits while there is no room.
 

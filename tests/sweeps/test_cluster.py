@@ -58,9 +58,9 @@ def test_the_example_names_every_field_and_is_valid() -> None:
     [
         ('partion = "x"', "unknown key partion; did you mean partition?"),
         ("zzz = 1", "unknown key zzz; known: partition, account, qos"),
-        ("partition = 3", "partition must be a text that is not empty; got the int 3"),
+        ("partition = 3", "partition must be a text; got the int 3"),
         ('partition = ""', "partition must be a text that is not empty; got ''"),
-        ('gpus_per_node = "8"', "gpus_per_node must be a whole number of 0 or more; got the text '8'"),
+        ('gpus_per_node = "8"', "gpus_per_node must be a whole number; got the text '8'"),
         ("gpus_per_node = -1", "gpus_per_node must be 0 or more; got -1"),
         ("cpus_per_node = -1", "cpus_per_node must be 0 or more; got -1"),
         ("nodes = 0", "nodes must be at least 1; got 0"),
@@ -85,7 +85,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str)
 
 
 def test_overrides_are_checked_too(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gpus_per_node must be a whole number of 0 or more; got the text 'many'"):
+    with pytest.raises(UserError, match="gpus_per_node must be a whole number; got the text 'many'"):
         load_profile(None, gpus_per_node="many")
     with pytest.raises(UserError, match="--acount: unknown key acount; did you mean account?"):
         load_profile(None, acount="x")
