@@ -98,26 +98,20 @@ def add_command(
 
 
 def add_verbose(parser: Parser) -> None:
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="show details: the traceback of an error, SLURM's messages"
-    )
+    meaning = "show details: the traceback of an error, SLURM's messages"
+    parser.add_argument("-v", "--verbose", action="store_true", help=meaning)
 
 
 def add_checkpoint(parser: Parser, *, nargs: str | None = None) -> None:
     """Adds the argument CHECKPOINT, `checkpoint`."""
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs=nargs, type=not_empty, help="outputs/NAME or .../checkpoint/step-N"
-    )
+    meaning = "outputs/NAME or .../checkpoint/step-N"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs=nargs, type=not_empty, help=meaning)
 
 
 def add_step(parser) -> None:
     """Adds the option --step to the parser of a command on a checkpoint, or to a group of its options."""
-    parser.add_argument(
-        "--step",
-        type=option_type(int),
-        metavar="N",
-        help="step of a run folder's checkpoint (default: the newest complete one)",
-    )
+    meaning = "step of a run folder's checkpoint (default: the newest complete one)"
+    parser.add_argument("--step", type=option_type(int), metavar="N", help=meaning)
 
 
 def not_empty(word: str) -> str:
@@ -128,12 +122,8 @@ def not_empty(word: str) -> str:
 
 
 def add_precision(parser: Parser) -> None:
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="data type of the weights (default: float32)",
-    )
+    names, meaning = ("float32", "bfloat16"), "data type of the weights (default: float32)"
+    parser.add_argument("--precision", choices=names, default=names[0], help=meaning)
 
 
 def list_commands(commands: Commands) -> str:

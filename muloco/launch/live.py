@@ -34,11 +34,11 @@ Column = tuple[str, Callable[[Standing], str], int]
 _COLUMNS: tuple[Column, ...] = (
     ("worker", lambda s: str(s.worker), 0),
     ("step", lambda s: _number(s.step, "d"), 0),
-    ("loss", lambda s: _number(s.value("loss"), ".4f"), 1),
-    ("tokens/s", lambda s: _number(s.value("tokens_per_second"), ",.0f"), 2),
+    ("loss", lambda s: _number(s.values.get("loss"), ".4f"), 1),
+    ("tokens/s", lambda s: _number(s.values.get("tokens_per_second"), ",.0f"), 2),
     ("last sync", lambda s: _number(s.synced, "d"), 5),
     ("MB sent", lambda s: _number(s.megabytes, ",.1f"), 4),
-    ("held-out loss", lambda s: _number(s.value("validation_loss"), ".4f"), 3),
+    ("held-out loss", lambda s: _number(s.values.get("validation_loss"), ".4f"), 3),
     ("anchor", lambda s: s.values.get("digest", "-"), 6),
 )
 
@@ -203,7 +203,7 @@ def _total(name: str, workers: Sequence[Standing]) -> dict[str, str]:
     """A line for several workers: the means of their losses, and the sum of what they have sent."""
     present = [standing for standing in workers if standing.takes_part]
     losses, held_out = (
-        [value for standing in present if (value := standing.value(name)) is not None]
+        [value for standing in present if (value := standing.values.get(name)) is not None]
         for name in ("loss", "validation_loss")
     )
     sent = [standing.megabytes for standing in workers if standing.megabytes is not None]

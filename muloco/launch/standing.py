@@ -52,9 +52,6 @@ class Standing:
         elif self.state == LOST:
             self.state, self.restart = STARTING, None
 
-    def value(self, name: str) -> float | None:
-        return self.values.get(name)
-
     @property
     def takes_part(self) -> bool:
         """Whether it runs, rather than being lost or about to start."""

@@ -67,11 +67,6 @@ def submit(
     return outcome
 
 
-def nodes_taken(queue: Sequence[slurm.Queued], partition: str | None) -> int:
-    """Nodes that this user's jobs have or wait for, in one partition or in all."""
-    return sum(job.nodes for job in queue if partition is None or partition in job.partition.split(","))
-
-
 def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: Console) -> State:
     """Where a job stands, once it need not be submitted or there is room for it."""
     limit, said = profile.node_limit, False
@@ -79,7 +74,7 @@ def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: C
         while True:
             queue = slurm.queue()
             state = state_of(job, folder, queue)
-            taken = nodes_taken(queue, profile.partition)
+            taken = sum(queued.nodes for queued in queue if profile.partition in (None, *queued.partition.split(",")))
             if state.kind not in (Kind.NEW, Kind.FAILED) or limit is None or taken + job.nodes <= limit:
                 return state
             waiting = f"{taken} of {limit} nodes are taken; {job.name} waits for {job.nodes}"
