@@ -1,12 +1,12 @@
 """`muloco check-gpu`: run the checks that need a GPU."""
 
 import argparse
-import dataclasses
 import os
 import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,20 +77,10 @@ def run(args: argparse.Namespace) -> int:
         listed = rows if args.parts or args.rows else list(ROWS.values())
         console.print(listing(listed, terminal_width(console)))
         return 0
-    limits = _limits(args)
     folder = Path(args.out).absolute()
     check_folder("--out", folder)
     machine = facts()
-    if not args.rehearse:
-        if not machine["gpus"]:
-            built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
-            raise UserError(
-                f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
-                "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
-            )
-        limits = dataclasses.replace(
-            limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]), memory_gib=machine["memory_gib"]
-        )
+    limits = _limits(args, machine)
     now = datetime.now(UTC)
     head = {
         "date": now.isoformat(timespec="seconds"),
@@ -128,13 +118,7 @@ def _ended_as_by_ctrl_c() -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, signal.default_int_handler) for number in heeded}
 
 
-def _devices(count: int) -> tuple[str, ...]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(map(str, range(count))) if visible is None else tuple(visible.split(",")[:count])
-
-
-def _limits(args: argparse.Namespace) -> "Limits":
+def _limits(args: argparse.Namespace, machine: Mapping[str, Any]) -> "Limits":
     from muloco.cores import usable_cores
     from muloco.gpu_check.runner import Limits
 
@@ -143,4 +127,13 @@ def _limits(args: argparse.Namespace) -> "Limits":
     at_once = args.at_once or max(1, min(MOST_AT_ONCE, cores // 2))
     if args.rehearse:
         return Limits(REHEARSAL_GPUS, minutes * 60, at_once, cores, stretch=REHEARSAL_STRETCH, estimates=False)
-    return Limits(0, minutes * 60, at_once, cores)
+    gpus = machine["gpus"]
+    if not gpus:
+        built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
+        raise UserError(
+            f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
+            "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = tuple(map(str, range(gpus)) if visible is None else visible.split(",")[:gpus])
+    return Limits(gpus, minutes * 60, at_once, cores, devices=devices, memory_gib=machine["memory_gib"])

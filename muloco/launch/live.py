@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from muloco.console import BackgroundStream
-from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
+from muloco.launch.standing import LOST, Standing, by_need, doing, span, summary
 from muloco.runs.folder import STATE
 from muloco.runs.states import State
 from muloco.settings.config import ResolvedConfig
@@ -59,9 +59,6 @@ class View:
         self._console = console
         self._clock = clock
         self._steps = config.training.steps
-        self._manner = Manner(
-            delay=config.fault_tolerance.fragment_sync_delay, in_turns=config.worker_processes < config.workers
-        )
         self._workers = [Standing(worker) for worker in range(config.workers)]
         self._began: tuple[float, float] | None = None
         """When the first worker began to train, and the mean of the workers' steps then."""
@@ -154,7 +151,7 @@ class View:
         room = max(1, self._console.height - _BESIDE_WORKERS)
         shown, rest = self._workers, []
         if len(shown) > room:
-            ordered = by_need(self._workers, self._manner)
+            ordered = by_need(self._workers, self._config)
             shown, rest = ordered[: room - 1], ordered[room - 1 :]
         cells = [{heading: cell(s) for heading, cell, _ in _COLUMNS} for s in shown]
         if rest:
@@ -170,7 +167,7 @@ class View:
         left = max(1, self._console.width - sum(widths[heading] + _GAP for heading in columns))
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=left)
         table.add_row(*columns, "doing", style="dim")
-        last = [(doing(s, self._workers, self._manner), _style(s)) for s in shown]
+        last = [(doing(s, self._workers, self._config), _style(s)) for s in shown]
         last += [(summary(rest, left), "dim")] if rest else []
         last.append((summary(self._workers, left), "bold"))
         for row, (words, style) in zip(cells, last, strict=True):

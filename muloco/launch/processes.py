@@ -186,14 +186,13 @@ def exception_in(log: str) -> str | None:
 def cause_in(log: str, status: int | None) -> str | None:
     """Returns what the last of several ranks that ended with this status said of it (`muloco.errors.rank_ends`);
     None if none did."""
-    said = re.findall(rf"^muloco: rank \d+ ends with status {status}: (.*)$", log, flags=re.M)
-    return said[-1] if said else None
+    return next(reversed(re.findall(rf"^muloco: rank \d+ ends with status {status}: (.*)$", log, flags=re.M)), None)
 
 
 def refusal_in(log: str) -> str | None:
     """Returns the last error message of our own program in a log, as a UserError; None if there is none."""
-    said = re.findall(r"^muloco: (?!rank \d+ ends)(.*)$", log, flags=re.M)
-    return f"UserError: {said[-1]}" if said else None
+    messages = re.findall(r"^muloco: (?!rank \d+ ends)(.*)$", log, flags=re.M)
+    return f"UserError: {messages[-1]}" if messages else None
 
 
 def end_with_parent(end_signal: int) -> None:

@@ -55,14 +55,13 @@ def begin_attempt(folder: RunFolder, attempt: int) -> None:
 def _logged(path: Path) -> tuple[list[int], int]:
     """Returns the attempts that the file names, and the largest number of attempts that its damaged parts may hold."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    bad = [line for line in lines if line and _number(line) is None]
-    known = [number for line in lines if (number := _number(line)) is not None]
-    return known, sum(1 + len(line) // SHORTEST for line in bad)
-
-
-def _number(line: bytes) -> int | None:
-    said = re.match(r"attempt (\d{1,9}) ", content(line) or "", re.ASCII)
-    return None if said is None else int(said[1])
+    known, bad = [], 0
+    for line in filter(None, lines):
+        if match := re.match(r"attempt (\d{1,9}) ", content(line) or "", re.ASCII):
+            known.append(int(match[1]))
+        else:
+            bad += 1 + len(line) // SHORTEST
+    return known, bad
 
 
 def _of_checkpoint(manifest: Path) -> int:
