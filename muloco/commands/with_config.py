@@ -27,12 +27,8 @@ def add_config_command(commands: Commands, name: str, run: Run, *, summary: str,
 
 
 def chosen_config(args: argparse.Namespace) -> Config:
-    """The config of the command line, with the fields that it sets. With --help, prints all fields, or without a CONFIG
-    the help of the command, and exits.
-
-    Raises:
-        UserError: there is no such config, or it cannot be used.
-    """
+    """Returns the config of the command line, with the fields that it sets. With --help, prints all fields, or without
+    a CONFIG the help of the command, and exits. Raises UserError if there is no such config, or it cannot be used."""
     parser: Parser = args.parser
     if args.config is None:
         if args.help:

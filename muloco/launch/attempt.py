@@ -45,11 +45,8 @@ class Ended:
 def run_attempt(
     config: ResolvedConfig, folder: RunFolder, placement: Placement, number: int, stop: StopSignals, view: View
 ) -> Ended:
-    """Runs all workers until the run is over. None of their processes is left behind.
-
-    Raises:
-        KeyboardInterrupt: the user asked for an immediate end.
-    """
+    """Runs all workers until the run is over. None of their processes is left behind. Raises KeyboardInterrupt if the
+    user asks for an immediate end."""
     tail = MetricsTail(folder, config.workers)
     with secret_of_attempt(folder, os.environ) as secret:
         processes = _Processes(config, folder, placement, view, number, secret)

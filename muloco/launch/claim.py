@@ -20,11 +20,8 @@ ENDING_SECONDS = 10.0
 @contextlib.contextmanager
 def only_supervisor(folder: RunFolder) -> Iterator[None]:
     """Holds the lock of a run folder for the one supervisor that trains its run. If the last supervisor was killed, it
-    first waits for its workers to end. A folder that was made here and is empty at the end is removed.
-
-    Raises:
-        UserError: another supervisor trains the run.
-    """
+    first waits for its workers to end. A folder that was made here and is empty at the end is removed. Raises UserError
+    if another supervisor trains the run."""
     made = [path for path in (folder.root, *folder.root.parents) if not path.exists()]
     try:
         with only_one(folder.root / _LOCK, f"the run in {folder.root} is being trained", grace=ENDING_SECONDS):

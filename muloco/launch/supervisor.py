@@ -156,11 +156,8 @@ def _attempts(
     console: Console,
 ) -> tuple[Ended, int]:
     """Makes attempts at a run, each from the newest whole checkpoint, until one succeeds, fails for a lasting reason or
-    leaves no checkpoint. Without a new checkpoint in between, it makes at most `fault_tolerance.resumes` more.
-
-    Returns:
-        the last attempt, with the restarts of workers in all of them, and the number of resumes.
-    """
+    leaves no checkpoint. Without a new checkpoint in between, it makes at most `fault_tolerance.resumes` more. Returns
+    the last attempt, with the restarts of workers in all of them, and the number of resumes."""
     attempt, restarts, resumes, in_a_row = first, 0, 0, 0
     newest = newest_checkpoint(folder)
     while True:

@@ -37,11 +37,7 @@ def next_attempt(folder: RunFolder) -> int:
 
 
 def begin_attempt(folder: RunFolder, attempt: int) -> None:
-    """Records that an attempt begins.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Records that an attempt begins. Raises UserError if the file cannot be written."""
     line = checked(f"attempt {attempt} {strftime('%Y-%m-%dT%H:%M:%SZ', gmtime())} {socket.gethostname()}")
     try:
         folder.root.mkdir(parents=True, exist_ok=True)

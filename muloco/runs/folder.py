@@ -59,11 +59,8 @@ class RunFolder:
 
     @classmethod
     def of(cls, outputs: str, name: str | None) -> "RunFolder":
-        """The folder of the run of this name.
-
-        Raises:
-            ValueError: the name is not the name of a folder directly below `outputs`.
-        """
+        """Returns the folder of the run of this name. Raises ValueError if the name is not the name of a folder
+        directly below `outputs`."""
         if not name or name in (".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
         return cls(Path(outputs) / name)
@@ -238,11 +235,8 @@ def check_writable(folder: RunFolder) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        ValueError: the file cannot be read, is damaged or holds something else; the message names it.
-    """
+    """Returns the JSON object in a file. Raises ValueError, with a message that names the file, if it cannot be read,
+    is damaged or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -100,11 +100,8 @@ def read_manifest(folder: Path, step: int) -> Manifest:
 
 
 def read_part(folder: Path) -> tuple[Save, dict[str, Stored]]:
-    """Returns the save that a part belongs to, and its files by name.
-
-    Raises:
-        ValueError: its part.json is damaged, or describes a part with another name than its folder's.
-    """
+    """Returns the save that a part belongs to, and its files by name. Raises ValueError if its part.json is damaged, or
+    describes a part with another name than its folder's."""
     _status(folder, is_folder=True)
     path = folder / PART
     raw = {"name": folder.name} | _json(path)  # earlier versions do not write the name

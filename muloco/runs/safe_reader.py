@@ -72,11 +72,8 @@ class UnreadablePart(ValueError):
 
 
 class PartReader(dcp.FileSystemReader):
-    """torch's reader of a part, except that `.metadata` is read as data.
-
-    Raises:
-        UnreadablePart: its metadata is damaged, or is not the metadata of a checkpoint.
-    """
+    """torch's reader of a part, except that `.metadata` is read as data. Raises UnreadablePart as `read_metadata`
+    does."""
 
     def __init__(self, part: Path):
         super().__init__(part)
@@ -119,11 +116,8 @@ def load(states: dict[str, Any], part: Path, *, no_dist: bool = False) -> None:
 
 
 def check(part: Path) -> None:
-    """Reads the metadata of a part and all its values, but no tensor.
-
-    Raises:
-        UnreadablePart: they are damaged, or not data.
-    """
+    """Reads the metadata of a part and all its values, but no tensor. Raises UnreadablePart if they are damaged, or not
+    data."""
     metadata = read_metadata(part)
     for index, place in metadata.storage_data.items():
         if isinstance(metadata.state_dict_metadata.get(index.fqn), BytesStorageMetadata):
@@ -137,11 +131,8 @@ def check(part: Path) -> None:
 
 
 def read_metadata(part: Path) -> Metadata:
-    """Reads the index of a part: which file holds which tensor or value.
-
-    Raises:
-        UnreadablePart: the file is damaged, or is not the metadata of a checkpoint.
-    """
+    """Reads the index of a part: which file holds which tensor or value. Raises UnreadablePart if the file is damaged,
+    or is not the metadata of a checkpoint."""
     path = part / METADATA
     try:
         with path.open("rb") as file:

@@ -45,11 +45,8 @@ class Actions:
         return self._conclude(left, f"{len(written)} scripts in {self.folder.root}{size}")
 
     def submit_jobs(self, *, retry: bool) -> int:
-        """Writes the scripts and submits them, with `retry` also those of jobs that have failed too often.
-
-        Raises:
-            slurm.SlurmError: SLURM does not answer, or refuses a script.
-        """
+        """Writes the scripts and submits them, with `retry` also those of jobs that have failed too often. Raises
+        `slurm.SlurmError` if SLURM does not answer, or refuses a script."""
         self._check_length()
         written, left = self._write()
         self._warn()
@@ -107,10 +104,7 @@ class Actions:
 
     def _write(self) -> tuple[list[Job], dict[str, str]]:
         """Writes the scripts and the state of the sweep, and shows the cluster, whose node limit is known from now on.
-
-        Returns:
-            the jobs whose scripts are as they should be, and by name why others are not.
-        """
+        Returns the jobs whose scripts are as they should be, and by name why others are not."""
         with naming("--folder"):
             written, left = write_scripts(self.expansion.jobs, self.folder, self.profile)
             self.folder.settings = self.settings

@@ -65,11 +65,8 @@ class ClusterProfile:
             )
 
     def nodes_for(self, *, workers: int, ranks: int) -> int:
-        """Nodes of a job of so many workers with so many ranks each.
-
-        Raises:
-            UserError: a worker fits on no number of nodes, or the job needs more than `nodes`.
-        """
+        """Returns the number of nodes of a job of so many workers with so many ranks each. Raises UserError if a worker
+        fits on no number of nodes, or if the job needs more than `nodes`."""
         if not self.gpus_per_node:
             return self.nodes or 1
         needed = layout(workers=workers, ranks=ranks, per_node=self.gpus_per_node).nodes
@@ -125,11 +122,8 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
 
 
 def seconds_of(time: str) -> int:
-    """A time limit as sbatch reads it: minutes[:seconds], hours:minutes:seconds, or days-hours[:minutes[:seconds]].
-
-    Raises:
-        UserError: it is none.
-    """
+    """Returns the seconds of a time limit as sbatch reads it: minutes[:seconds], hours:minutes:seconds, or
+    days-hours[:minutes[:seconds]]. Raises UserError for any other text."""
     form = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if form is None:
         raise UserError(f"time must be such as 24:00:00 or 2-12:00:00; got {time!r}")

@@ -90,12 +90,8 @@ class SweepFolder:
         write_json(self._state, {"schema": SCHEMA, "settings": asdict(self.settings), "jobs": jobs})
 
     def write(self, name: str, text: str) -> None:
-        """Writes a script; `save` is left to the caller.
-
-        Raises:
-            UserError: another script is there, which somebody else has written or changed, or which was submitted;
-                the message says what differs.
-        """
+        """Writes a script; `save` is left to the caller. Raises UserError if another script is there, which somebody
+        else has written or changed, or which was submitted; the message says what differs."""
         path, record = self.script(name), self.record(name)
         if path.exists():
             present = path.read_text()

@@ -97,11 +97,7 @@ def run_tasks(
 
 
 def training(job: Job) -> Task:
-    """The run of a job, or what is left of it.
-
-    Raises:
-        UserError: another run is in its folder.
-    """
+    """Returns the run of a job, or what is left of it. Raises UserError if another run is in its folder."""
     if (reason := other_run(job)) is not None:
         raise UserError(reason)
     folder = RunFolder(job.run_folder)

@@ -15,14 +15,8 @@ from muloco.sweeps.listing import refusals
 
 
 def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
-    """The run folders of the sweep in a file that are there, with its settings of the last `muloco sweep FILE`.
-
-    Returns:
-        the folders, and the jobs that have none.
-
-    Raises:
-        UserError: no such file, or no sweep in it.
-    """
+    """Returns the run folders of the sweep in a file that exist, with its settings of the last `muloco sweep FILE`, and
+    the jobs that have none. Raises UserError if there is no such file, or no sweep in it."""
     file = find_sweep(path)
     folder = SweepFolder(default_folder(file))
     settings = folder.settings.with_profile_beside(file)
@@ -34,14 +28,9 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
 
 
 def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedConfig]], list[str]]:
-    """The runs that a file describes, a config or a sweep, whatever the cluster.
-
-    Returns:
-        names and resolved configs; and lines that say which points of a sweep cannot be run, and why.
-
-    Raises:
-        UserError: no such file, nothing usable in it, or unusable words.
-    """
+    """Returns names and resolved configs of the runs that a file describes, a config or a sweep, whatever the cluster;
+    and lines that say which points of a sweep cannot be run, and why. Raises UserError if the file or the words cannot
+    be used."""
     file = find_config(path)
     if b"def sweep(" not in file.read_bytes():
         return [(file.stem, resolve(load_config(path, words)))], []

@@ -18,11 +18,8 @@ TEMPLATE = "job.sh.jinja"
 
 
 def job_script(job: Job, profile: ClusterProfile) -> str:
-    """The text of the script of a sweep's job, with where its values come from.
-
-    Raises:
-        UserError: as `render_script`.
-    """
+    """Returns the text of the script of a sweep's job, with the origins of its values. Raises UserError as
+    `render_script` does."""
     return render_script(
         name=job.name,
         config=str(job.config),
@@ -38,10 +35,7 @@ def write_scripts(
     jobs: Sequence[Job], folder: SweepFolder, profile: ClusterProfile
 ) -> tuple[list[Job], dict[str, str]]:
     """Writes the scripts of jobs into the folder of their sweep. The script of a run that is done stays as it is.
-
-    Returns:
-        the jobs whose scripts are as they should be, and by name why others are not.
-    """
+    Returns the jobs whose scripts are as they should be, and by name why others are not."""
     written, refused = [], {}
     for job in jobs:
         if RunFolder(job.run_folder).summary.exists() and folder.script(job.name).exists():

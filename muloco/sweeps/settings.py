@@ -38,11 +38,8 @@ class Settings:
         return [word for option, values in self.overrides.items() for word in (option, *values)]
 
     def cluster(self, beside: Path) -> ClusterProfile:
-        """The cluster profile, with its log folder relative to `beside`.
-
-        Raises:
-            UserError: it cannot be used.
-        """
+        """Returns the cluster profile, with its log folder relative to `beside`. Raises UserError if it cannot be
+        used."""
         profile = load_profile(Path(self.profile) if self.profile else None, **self.options)
         return dataclasses.replace(profile, log_folder=str(beside / profile.log_folder))
 

@@ -61,11 +61,8 @@ def queue() -> list[Queued]:
 
 
 def read_count(text: str) -> int:
-    """A number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
-
-    Raises:
-        SlurmError: it is not a number.
-    """
+    """Returns a number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
+    Raises SlurmError if it is not a number."""
     found = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
     if found is None:
         raise SlurmError(f"squeue gives {text!r} as the number of a job's nodes")

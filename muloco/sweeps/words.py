@@ -16,20 +16,14 @@ def words_of(field: str, value: Any) -> list[str]:
 
 
 def given_by(words: Sequence[str]) -> dict[str, Any]:
-    """Values by field that `--section.field value` words set.
-
-    Raises:
-        UserError: unknown name or unreadable value.
-    """
+    """Returns the values by field that `--section.field value` words set. Raises UserError for an unknown name or an
+    unreadable value."""
     return {field: _value(f"--{field}", field, read, values) for field, values in by_name(words).items()}
 
 
 def checked_point(point: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a point as the fields of a config keep them.
-
-    Raises:
-        UserError: there is no such field, or a value is not allowed.
-    """
+    """Returns the values of a point as the fields of a config keep them. Raises UserError for an unknown field or a
+    value that is not allowed."""
     return {field: _value(field, field, checked, value) for field, value in point.items()}
 
 

@@ -61,11 +61,8 @@ class Allocation:
 
 
 def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
-    """Returns the job that this process is in; None: it is in none. Starts a short program on each of its nodes.
-
-    Raises:
-        UserError: the nodes cannot be used; the message says why.
-    """
+    """Returns the job that this process is in, or None if it is in none. Starts a short program on each of its nodes.
+    Raises UserError if the nodes cannot be used."""
     if "SLURM_JOB_ID" not in environment or "SLURM_JOB_NODELIST" not in environment:
         return None
     job = environment["SLURM_JOB_ID"]

@@ -18,11 +18,8 @@ from muloco.settings.config import ResolvedConfig
 
 
 def place_here(config: ResolvedConfig) -> Placement:
-    """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none.
-
-    Raises:
-        UserError: workers of several ranks need more devices than there are.
-    """
+    """Spreads the workers over the CUDA devices of this machine, or over its cores where it has none. Raises UserError
+    if workers of several ranks need more devices than there are."""
     count = _cuda_devices()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
