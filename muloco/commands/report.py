@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     for name in args.runs:
         with naming("RUN"):
             Path(name).exists()
-        found, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
-        folders += found
+        existing, missing = run_folders(name) if name.endswith(".py") else ([Path(name)], [])
+        folders += existing
         problems += missing
     console = open_console(soft_wrap=True)
     return run_report(folders, problems=problems, out=Path(args.out), published=args.published, console=console)

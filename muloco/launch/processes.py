@@ -166,7 +166,7 @@ class Child:
 def exception_in(log: str) -> str | None:
     """Returns the exception, `Type: message`, of the last Python traceback in a log that ended the program. Tracebacks
     of torchrun itself, and those that ended another thread, do not count."""
-    found, aside = None, False
+    exception, aside = None, False
     before, *tracebacks = re.split(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\):\n", log, flags=re.M)
     for traceback in tracebacks:
         introduction = re.sub(r"(?:\n?\[rank\d+\]:\s*)*$", "", before).rstrip().rpartition("\n")[2]
@@ -177,10 +177,10 @@ def exception_in(log: str) -> str | None:
             line = re.sub(r"^\[rank\d+\]: ?", "", line)
             if line and not line[0].isspace():
                 if not aside and "ChildFailedError" not in line:
-                    found = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
+                    exception = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
                 break
         before = traceback
-    return found
+    return exception
 
 
 def cause_in(log: str, status: int | None) -> str | None:

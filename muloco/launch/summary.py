@@ -211,9 +211,9 @@ def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
     Args:
         step: inner step; the last one of a run is always validated and synced.
     """
-    there = [line for line in lines if line["step"] == step]
-    synced = {line["worker"] for line in there if line.get("event") == "sync"}
-    own = {line["worker"]: line["local_validation_loss"] for line in there if "local_validation_loss" in line}
+    at_step = [line for line in lines if line["step"] == step]
+    synced = {line["worker"] for line in at_step if line.get("event") == "sync"}
+    own = {line["worker"]: line["local_validation_loss"] for line in at_step if "local_validation_loss" in line}
     losses = [loss for worker, loss in own.items() if worker in synced]
     return sum(losses) / len(losses) if losses else None
 

@@ -17,12 +17,12 @@ def check_surroundings(config: ResolvedConfig, environment: Mapping[str, str], *
         UserError: a network interface or an address does not exist here, or there is no W&B login.
     """
     if here:
-        there = [name for _, name in socket.if_nameindex()]
+        present = [name for _, name in socket.if_nameindex()]
         chosen = environment.get("GLOO_SOCKET_IFNAME", "").split(",")
-        if missing := [name for name in chosen if name and name not in there]:
+        if missing := [name for name in chosen if name and name not in present]:
             raise UserError(
                 f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it "
-                f"has {', '.join(there)}"
+                f"has {', '.join(present)}"
             )
     if here and config.worker_processes > 1 and config.fault_tolerance.host is not None:
         _check_host(config.fault_tolerance.host)
@@ -32,7 +32,7 @@ def check_surroundings(config: ResolvedConfig, environment: Mapping[str, str], *
 
 def _check_host(host: str) -> None:
     try:
-        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, socket.AF_INET)}
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, socket.AF_INET)}
     except OSError as error:
         raise UserError(f"fault_tolerance.host {host} is not a known name or address: {error}") from None
     for address in addresses:

@@ -121,8 +121,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, whole or not, in ascending order."""
-        found = (_STEP_FOLDER.fullmatch(path.name) for path in self.root.glob("step-*"))
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_STEP_FOLDER.fullmatch(path.name) for path in self.root.glob("step-*"))
+        return sorted(int(match[1]) for match in matches if match)
 
     def has_manifest(self, step: int) -> bool:
         """Whether the checkpoint of a step was completed at some time."""
@@ -221,11 +221,11 @@ class CheckpointFolder:
             if written is None:
                 continue
             try:
-                found = sha256_of(path, tell)
+                digest = sha256_of(path, tell)
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error_reason(error)}") from error
-            if found != written:
-                raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}..., and was {written[:12]}...")
+            if digest != written:
+                raise ValueError(f"{path} is damaged: its SHA-256 is {digest[:12]}..., and was {written[:12]}...")
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step}"

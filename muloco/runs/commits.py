@@ -70,13 +70,13 @@ class Lost:
 def parse(line: bytes) -> Commit | Begin | Lost | None:
     """Parses a line of a commit log; returns None if it is damaged or not from a commit log."""
     text = content(line) or ""
-    if said := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
-        members = _from_ranges(said[4])
-        return None if members is None else Commit(int(said[1]), int(said[2]), int(said[3]), members)
-    if said := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
-        return Begin(int(said[1]), int(said[2]))
-    if said := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
-        return Lost(int(said[1]))
+    if match := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
+        members = _from_ranges(match[4])
+        return None if members is None else Commit(int(match[1]), int(match[2]), int(match[3]), members)
+    if match := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
+        return Begin(int(match[1]), int(match[2]))
+    if match := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
+        return Lost(int(match[1]))
     return None
 
 
@@ -148,27 +148,27 @@ class Progress:
     def _answered(self) -> Iterator[Commit]:
         for answer in self.ask():
             for line in answer.splitlines():
-                said = parse(line)
-                if isinstance(said, Commit) and said.attempt == self.attempt:
-                    yield said
+                entry = parse(line)
+                if isinstance(entry, Commit) and entry.attempt == self.attempt:
+                    yield entry
 
 
 def newest_commits(path: Path, attempt: int) -> list[Commit]:
     """Returns the commits of the highest step that a log has for an attempt, the last one first."""
-    found: list[Commit] = []
-    for said in _from_end(path):
-        if isinstance(said, Lost) or said.attempt > attempt:
+    commits: list[Commit] = []
+    for entry in _from_end(path):
+        if isinstance(entry, Lost) or entry.attempt > attempt:
             continue
-        if said.attempt < attempt or (found and said.step < found[0].step):
+        if entry.attempt < attempt or (commits and entry.step < commits[0].step):
             break
-        if isinstance(said, Commit):
-            found.append(said)
-    return found
+        if isinstance(entry, Commit):
+            commits.append(entry)
+    return commits
 
 
 def newest_attempt(path: Path) -> int:
     """Returns the highest attempt at the end of a log, or 0 if there is none."""
-    return next((said.attempt for said in _from_end(path) if not isinstance(said, Lost)), 0)
+    return next((entry.attempt for entry in _from_end(path) if not isinstance(entry, Lost)), 0)
 
 
 def has_trained(folder: RunFolder, attempt: int) -> bool:
@@ -181,9 +181,9 @@ def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:
     no entries."""
     try:
         for line in lines_from_end(path):
-            said = parse(line)
-            if said is not None:
-                yield said
+            entry = parse(line)
+            if entry is not None:
+                yield entry
             else:
                 warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
     except FileNotFoundError:

@@ -83,13 +83,13 @@ class ClusterProfile:
 
     def unasked(self) -> list[str]:
         """SLURM's defaults for the fields that are not set, one phrase for each."""
-        given = {
+        phrases = {
             "one CPU of each node (cpus_per_node)": self.cpus_per_node is None,
             "the partition's default memory (memory)": self.memory is None,
             "the partition's default time (time)": self.time is None,
             "no GPU (gpus_per_node)": self.gpus_per_node == 0,
         }
-        return [phrase for phrase, left_out in given.items() if left_out]
+        return [phrase for phrase, left_out in phrases.items() if left_out]
 
     def describe(self) -> str:
         """Returns all fields that are set, in one line."""
@@ -116,8 +116,8 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
         except ValueError as error:  # not TOML, or not text
             raise UserError(f"the cluster profile {path} is not TOML: {error}") from None
     fields = {name: _field(where, name, _nccl if name == "nccl" else checked, value) for name, value in values.items()}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    fields |= {name: _field(f"--{name}", name, read, [word]) for name, word in given.items()}
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    fields |= {name: _field(f"--{name}", name, read, [word]) for name, word in chosen.items()}
     return ClusterProfile(**fields)
 
 

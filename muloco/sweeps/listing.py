@@ -110,29 +110,29 @@ def too_little_text(jobs: Sequence[Job]) -> str | None:
         for job in jobs
         if job.resolved.data.corpus == EMBEDDED and job.resolved.data.validation is None
     }
-    there = sum(len(text.text.encode()) for text in Embedded().corpus.split("validation")) if needed else 0
-    failing = [name for name, tokens in needed.items() if tokens > there]  # a token is a byte or more
+    held_out = sum(len(document.text.encode()) for document in Embedded().corpus.split("validation")) if needed else 0
+    failing = [name for name, tokens in needed.items() if tokens > held_out]  # a token is a byte or more
     if not failing:
         return None
     return (
         f"{len(failing)} of {len(jobs)} jobs have the embedded corpus, which is too small for them: it holds out "
-        f"{there:,} bytes, and {failing[0]} needs {needed[failing[0]]:,} tokens to validate on. Give a corpus with "
+        f"{held_out:,} bytes, and {failing[0]} needs {needed[failing[0]]:,} tokens to validate on. Give a corpus with "
         "--data.corpus, and its tokenizer with --data.tokenizer"
     )
 
 
 def _small_vocabulary(jobs: Sequence[Job]) -> str | None:
     """A warning if models of the paper would be trained with the embedded tokenizer on another corpus."""
-    found = [
+    configs = [
         config
         for config in (job.resolved for job in jobs)
         if config.data.tokenizer == EMBEDDED != config.data.corpus
         and flavor(config.model.flavor).vocabulary == PAPER_VOCABULARY
     ]
-    if not found:
+    if not configs:
         return None
     return (
-        f"{len(found)} of {len(jobs)} jobs have the embedded tokenizer, with {found[0].data.vocabulary:,} of the "
+        f"{len(configs)} of {len(jobs)} jobs have the embedded tokenizer, with {configs[0].data.vocabulary:,} of the "
         f"{PAPER_VOCABULARY:,} entries that the model has. Give another one with --data.tokenizer"
     )
 
@@ -148,14 +148,11 @@ def notes(job: Job) -> list[str]:
     return [f"{field}: {origin}" for field, origin in job.origins.items()] + derived
 
 
-def remarks(found: Expansion) -> list[str]:
+def remarks(expansion: Expansion) -> list[str]:
     """Returns a line for each reason for which points were refused, and for each job that was merged."""
-    renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in found.merged if theirs != ours]
-    return (
-        refusals(found.refused)
-        + renamed
-        + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
-    )
+    renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in expansion.merged if theirs != ours]
+    shared = [f"{len(expansion.merged)} runs that grids share are run once"] if expansion.merged else []
+    return refusals(expansion.refused) + renamed + shared
 
 
 def refusals(refused: Iterable[Refused]) -> list[str]:
@@ -184,8 +181,8 @@ def status_table(
 
 def counts(states: Iterable[State]) -> str:
     """How many jobs are in each state, such as `2 running, 1 failed`."""
-    found = Counter(state.kind for state in states)
-    return ", ".join(f"{found[kind]} {kind.value}" for kind in Kind if found[kind]) or "no jobs"
+    number = Counter(state.kind for state in states)
+    return ", ".join(f"{number[kind]} {kind.value}" for kind in Kind if number[kind]) or "no jobs"
 
 
 def _loss(value: float | None) -> str:

@@ -20,9 +20,9 @@ def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
     file = find_sweep(path)
     folder = SweepFolder(default_folder(file))
     settings = folder.settings.with_profile_beside(file)
-    found = expand(load_sweep(file), overrides=settings.words, profile=settings.cluster(beside=folder.root))
-    problems = [Problem(refused.name, "refused", refused.reason) for refused in found.refused]
-    folders = [job.run_folder for job in found.jobs]
+    expansion = expand(load_sweep(file), overrides=settings.words, profile=settings.cluster(beside=folder.root))
+    problems = [Problem(refused.name, "refused", refused.reason) for refused in expansion.refused]
+    folders = [job.run_folder for job in expansion.jobs]
     problems += [Problem(str(run), "not started", f"a job of {file.name}") for run in folders if not run.exists()]
     return [run for run in folders if run.exists()], problems
 
@@ -34,5 +34,5 @@ def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedCo
     file = find_config(path)
     if b"def sweep(" not in file.read_bytes():
         return [(file.stem, resolve(load_config(path, words)))], []
-    found = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
-    return [(job.name, job.resolved) for job in found.jobs], refusals(found.refused)
+    expansion = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
+    return [(job.name, job.resolved) for job in expansion.jobs], refusals(expansion.refused)

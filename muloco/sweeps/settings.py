@@ -46,12 +46,12 @@ class Settings:
 
 def by_option(words: Sequence[str]) -> dict[str, list[str]]:
     """Words of a command line by the option that they belong to."""
-    found: dict[str, list[str]] = {}
+    values_of: dict[str, list[str]] = {}
     values: list[str] = []
     for word in words:
         if word.startswith("--"):
             option, *value = word.split("=", 1)
-            values = found[option] = value
+            values = values_of[option] = value
         else:
             values.append(word)
-    return found
+    return values_of

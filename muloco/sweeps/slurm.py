@@ -63,10 +63,10 @@ def queue() -> list[Queued]:
 def read_count(text: str) -> int:
     """Returns a number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
     Raises SlurmError if it is not a number."""
-    found = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
-    if found is None:
+    match = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
+    if match is None:
         raise SlurmError(f"squeue gives {text!r} as the number of a job's nodes")
-    return round(float(found[1]) * {"": 1, "K": 2**10, "M": 2**20}[found[2]])
+    return round(float(match[1]) * {"": 1, "K": 2**10, "M": 2**20}[match[2]])
 
 
 def submit(script: Path) -> str:

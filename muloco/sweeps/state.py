@@ -108,13 +108,13 @@ def other_run(job: Job) -> str | None:
         return None
     try:
         stored = from_dict(read_json(run.config)["resolved"], where=str(run.config))
-        there = identity(completed(stored, where=str(run.config)))
+        stored_fields = identity(completed(stored, where=str(run.config)))
     except (ValueError, AttributeError, KeyError) as error:  # the last two: JSON of another shape
         return f"{run.root} holds another run: its config.json cannot be used: {error}"
     changed = [
-        f"{field} {there[field]!r}, here {here!r}"
+        f"{field} {stored_fields[field]!r}, here {here!r}"
         for field, here in identity(job.resolved).items()
-        if there[field] != here
+        if stored_fields[field] != here
     ]
     return f"{run.root} holds another run: {', '.join(changed)}" if changed else None
 
@@ -136,5 +136,5 @@ def _complaint(submission: Submission) -> str:
     if not submission.log or not log.is_file():
         return ""
     lines = [line.decode(errors="replace") for line in last_lines(log)[-20:]]
-    said = [line for line in lines if line.startswith("muloco: ") and line != "muloco: stopped"]
-    return said[-1].removeprefix("muloco: ") if said else ""
+    messages = [line for line in lines if line.startswith("muloco: ") and line != "muloco: stopped"]
+    return messages[-1].removeprefix("muloco: ") if messages else ""

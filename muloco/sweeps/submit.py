@@ -69,7 +69,7 @@ def submit(
 
 def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: Console) -> State:
     """Where a job stands, once it need not be submitted or there is room for it."""
-    limit, said = profile.node_limit, False
+    limit, is_told = profile.node_limit, False
     with console.status("") as line:
         while True:
             queue = slurm.queue()
@@ -79,9 +79,9 @@ def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: C
                 return state
             waiting = f"{taken} of {limit} nodes are taken; {job.name} waits for {job.nodes}"
             line.update(f"{waiting}. Ctrl-C loses nothing: run --submit again to continue")
-            if not said and not console.is_terminal:
+            if not is_told and not console.is_terminal:
                 console.print(waiting, soft_wrap=True)
-            said = True
+            is_told = True
             time.sleep(POLL_SECONDS)
 
 

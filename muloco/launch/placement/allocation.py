@@ -93,8 +93,8 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
 
 def read_cores(per_node: str) -> list[int]:
     """SLURM_JOB_CPUS_PER_NODE, such as `16(x2),8`, node by node."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node)
-    return [int(cores) for cores, times in found for _ in range(int(times or 1))]
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node)
+    return [int(cores) for cores, times in groups for _ in range(int(times or 1))]
 
 
 def _names(answer: str, *, count: int) -> list[str]:
@@ -109,12 +109,12 @@ def _names(answer: str, *, count: int) -> list[str]:
 
 def _answers(output: str) -> dict[str, dict[str, Any]]:
     """The answers of `muloco.launch.placement.node look` by node, from an output that may have other lines as well."""
-    found = {}
+    by_name = {}
     for answer in output.split(MARK)[1:]:
         with contextlib.suppress(ValueError):
             node, _ = json.JSONDecoder().raw_decode(answer)
-            found[node["name"]] = node
-    return found
+            by_name[node["name"]] = node
+    return by_name
 
 
 def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> tuple[str, ...]:
