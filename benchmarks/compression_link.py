@@ -20,8 +20,8 @@ from worker_runs import RUN_SECRET, start_lighthouse, train
 
 from muloco.model.flavors import flavor
 from muloco.outer.codecs import build_codec
-from muloco.outer.compression import Compression, Wire
-from muloco.outer.exchange import average, bytes_sent, gather_bytes
+from muloco.outer.codecs.compression import Compression, Wire
+from muloco.outer.protocol.exchange import average, bytes_sent, gather_bytes
 
 WORKERS = 2
 RATES = {"100 Mbit/s": 100.0, "1 Gbit/s": 1000.0, "unshaped": None}
@@ -95,8 +95,8 @@ def measure(scratch: Path, *, rounds: int) -> dict[str, Any]:
 
 def work(rank: int, address: str, host: str, rounds: int) -> dict[str, list[float]]:
     """One worker; the seconds of each round by way, those of the slower worker."""
-    from muloco.outer.peer_group import GlooGroup
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.wire.peer_group import GlooGroup
+    from muloco.outer.wire.torchft import TorchftTransport
 
     torch.set_num_threads(1)
     transport = TorchftTransport(

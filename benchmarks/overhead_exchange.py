@@ -15,7 +15,7 @@ from torch import multiprocessing
 from training_runs import machine
 
 from muloco.launch.lighthouse import start_lighthouse
-from muloco.outer.store import loopback_store
+from muloco.outer.wire.store import loopback_store
 
 GROUPS = (2, 4)
 TENSORS, WIDTH = 16, 1024
@@ -91,10 +91,10 @@ def _ways(
     from torchft.manager import Manager
     from torchft.process_group import ProcessGroupGloo
 
-    from muloco.outer.compression import Compression
-    from muloco.outer.exchange import average
-    from muloco.outer.peer_group import GlooGroup
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.codecs.compression import Compression
+    from muloco.outer.protocol.exchange import average
+    from muloco.outer.wire.peer_group import GlooGroup
+    from muloco.outer.wire.torchft import TorchftTransport
 
     transport = TorchftTransport(
         run="exchange",

@@ -80,11 +80,11 @@ def _compare(runs: dict[str, list[float]]) -> dict[str, Any]:
 def work(worker: int, size: int, address: str, host: str, rounds: int, elements: int) -> dict[str, Any]:
     """One worker; by kind, for each round: the seconds of the sync (quorum, headers, exchange, vote, outer step), and
     the seconds and processor seconds of its exchange and vote."""
-    from muloco.outer import seal
-    from muloco.outer.compression import Compression
-    from muloco.outer.exchange import average, gather_bytes
-    from muloco.outer.peer_group import GlooGroup
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.codecs.compression import Compression
+    from muloco.outer.protocol import seal
+    from muloco.outer.protocol.exchange import average, gather_bytes
+    from muloco.outer.wire.peer_group import GlooGroup
+    from muloco.outer.wire.torchft import TorchftTransport
 
     torch.set_num_threads(1)
     seal._BATCH = seal.BLOCK  # products of sums that a processor's cache holds

@@ -20,8 +20,8 @@ from muloco.optim.groups import OPTIONS
 from muloco.optim.rule import Option
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import table as codec_table
-from muloco.outer.fragments import Schedule
-from muloco.outer.sync import STATISTICS
+from muloco.outer.loop.fragments import Schedule
+from muloco.outer.loop.sync import STATISTICS
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT
 from muloco.settings.outer import OuterOptimizer

@@ -20,7 +20,7 @@ from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import codec_class
-from muloco.outer.fragments import Schedule, by_modules, by_number
+from muloco.outer.loop.fragments import Schedule, by_modules, by_number
 from muloco.settings.bounds import LONGEST_NAME
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.data import EMBEDDED, is_hub

@@ -9,9 +9,9 @@ import torch
 from muloco.data.errors import DamagedCacheError
 from muloco.errors import AttemptFailed, RunFailed, UserError, exit_status
 from muloco.launch.torchrun import status_of
-from muloco.outer.company import ForeignRun
-from muloco.outer.transaction import AnchorMismatch, NonFinitePseudogradient, StateLost
-from muloco.outer.transport import TransportError, Unverified
+from muloco.outer.protocol.company import ForeignRun
+from muloco.outer.protocol.transaction import AnchorMismatch, NonFinitePseudogradient, StateLost
+from muloco.outer.protocol.transport import TransportError, Unverified
 from muloco.runs.checkpoint_folder import NoWholeCheckpoint
 from muloco.training.checkpoint import CheckpointRemoved
 from muloco.training.checkpoint_writer import CheckpointNotWritten

@@ -13,6 +13,9 @@ LEVELS = [
     {"settings.values"},
     {"optim", "outer.codecs"},  # whose settings are fields of the config
     {"settings"},
+    {"outer.protocol"},
+    {"outer.in_process", "outer.wire"},
+    {"outer.loop"},
     {"outer"},
     {"model", "data", "pytorch"},
     {"resolve"},

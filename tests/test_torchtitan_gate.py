@@ -92,7 +92,8 @@ def test_torchtitan_still_imports_what_a_worker_does_not_use() -> None:
 
 def test_a_lighthouse_imports_no_torch() -> None:
     in_fresh_process(
-        "import sys, muloco.outer.lighthouse\nassert 'torch' not in sys.modules\nimport torchft\nassert torchft.Manager"
+        "import sys, muloco.outer.wire.lighthouse\nassert 'torch' not in sys.modules\n"
+        "import torchft\nassert torchft.Manager"
     )
 
 

@@ -44,8 +44,8 @@ def _address(listener: socket.socket) -> str:
 def forged_and_replayed_answers(workshop: Workshop, rng: random.Random) -> Report:
     """Answers a worker's question about a round with an earlier answer, a changed one, one of another key and a plain
     one; the real answer is the control."""
-    from muloco.outer.authentication import Key
-    from muloco.outer.peers import COMMITTED, PeerServer, ask
+    from muloco.outer.protocol.authentication import Key
+    from muloco.outer.wire.peers import COMMITTED, PeerServer, ask
 
     report, key, other = Report(), Key(rng.randbytes(32)), Key(rng.randbytes(32))
     server, foreign = PeerServer(HOST, key), PeerServer(HOST, other)

@@ -59,7 +59,7 @@ if "worker" in sys.orig_argv:
             time.sleep(float(os.environ["MULOCO_ATTACKS_PACE"]))
 
     on_hit(pace)
-    import muloco.outer.peer_group as peer_group
+    import muloco.outer.wire.peer_group as peer_group
 
     post = peer_group.GlooGroup.post
 

@@ -91,8 +91,8 @@ def mutated_files(workshop: Workshop, rng: random.Random) -> Report:
 @attack("mutations", must=ONE_ERROR)
 def mutated_headers(workshop: Workshop, rng: random.Random) -> Report:
     """Mutates the header that workers send each other before a payload, and parses it."""
-    from muloco.outer.header import Header, Unreadable, read_header
-    from muloco.outer.terms import Terms
+    from muloco.outer.protocol.header import Header, Unreadable, read_header
+    from muloco.outer.protocol.terms import Terms
 
     terms = Terms(
         workers=3, sync_interval=5, delay=1, fragments=2, layout="12", settings=(("compression.kind", "none"),)

@@ -27,8 +27,8 @@ OTHER_BYTES = {
 def connect(order: dict[str, Any]) -> Any:
     from torch.distributed import TCPStore
 
-    from muloco.outer.peer_group import GlooGroup
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.wire.peer_group import GlooGroup
+    from muloco.outer.wire.torchft import TorchftTransport
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     patience = timedelta(seconds=order["seconds"])
@@ -65,7 +65,7 @@ def send_more(extra: int) -> None:
     """Makes every message of this process longer than its receiver expects."""
     import torch
 
-    from muloco.outer.peer_group import GlooGroup
+    from muloco.outer.wire.peer_group import GlooGroup
 
     post = GlooGroup.post
 
@@ -77,8 +77,8 @@ def send_more(extra: int) -> None:
 
 
 def play(order: dict[str, Any]) -> None:
-    from muloco.outer.exchange import gather_bytes
-    from muloco.outer.transport import TransportError
+    from muloco.outer.protocol.exchange import gather_bytes
+    from muloco.outer.protocol.transport import TransportError
 
     if order.get("extra"):
         send_more(order["extra"])

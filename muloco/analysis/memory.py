@@ -47,7 +47,7 @@ def memory(
             is no outer loop, and so no anchor.
         residual_words: fp32 words a parameter that the residuals of error feedback take.
         sync_words: fp32 words a parameter at the peak of a sync above the state between syncs, see
-            `muloco.outer.memory.sync_words`.
+            `muloco.outer.loop.memory.sync_words`.
     """
     n = WORD * parameters
     return Memory(

@@ -10,7 +10,7 @@ from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.optim.rules import RULES
-from muloco.outer.memory import sync_words
+from muloco.outer.loop.memory import sync_words
 from muloco.settings.config import ResolvedConfig
 from muloco.training.validation_cost import validation_share
 
@@ -203,7 +203,7 @@ def _sync_words(config: ResolvedConfig) -> float:
 
 def _exchange_bytes(config: ResolvedConfig) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
-    from muloco.outer.exchange import bytes_sent
+    from muloco.outer.protocol.exchange import bytes_sent
     from muloco.training.outer import build_compression, fragments_of
 
     shapes = _shapes(config.model.flavor)

@@ -38,11 +38,11 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until the process ends."""
-    from muloco.outer.network import is_loopback
+    from muloco.outer.wire.network import is_loopback
     from muloco.training.environment import secret_in
 
     secret = b"" if is_loopback(args.host) else secret_in(os.environ)
-    from muloco.outer.lighthouse import serve
+    from muloco.outer.wire.lighthouse import serve
 
     serve(
         args.host,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from muloco.launch.placement.spec import LOOPBACK, HostSpec
 from muloco.launch.processes import Child
-from muloco.outer.network import Network
+from muloco.outer.wire.network import Network
 from muloco.training.environment import SECRET
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousParam
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError, rank_ends
-from muloco.outer.gate import LOOPBACK
-from muloco.outer.store import loopback_store
+from muloco.outer.wire.gate import LOOPBACK
+from muloco.outer.wire.store import loopback_store
 
 BACKEND = "loopback"
 _OPTION = "--shutdown-timeout"

@@ -12,7 +12,7 @@ from functools import cached_property
 from re import search
 from typing import TYPE_CHECKING, Any, Protocol
 
-from muloco.outer.fragments import module_of
+from muloco.outer.loop.fragments import module_of
 
 if TYPE_CHECKING:
     from torch import Tensor

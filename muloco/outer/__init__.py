@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muloco.outer.company import ForeignRun
-    from muloco.outer.loop import OuterLoop, StateTransfer
-    from muloco.outer.quorum import QuorumPolicy, RunProgress, WorkerIdentity
-    from muloco.outer.snapshot import Saved, Snapshot
-    from muloco.outer.sync import Sync
-    from muloco.outer.transaction import AnchorMismatch, NonFinitePseudogradient, StateLost
-    from muloco.outer.transport import Round, Transport, TransportError
+    from muloco.outer.loop.outer_loop import OuterLoop, StateTransfer
+    from muloco.outer.loop.snapshot import Saved, Snapshot
+    from muloco.outer.loop.sync import Sync
+    from muloco.outer.protocol.company import ForeignRun
+    from muloco.outer.protocol.quorum import QuorumPolicy, RunProgress, WorkerIdentity
+    from muloco.outer.protocol.transaction import AnchorMismatch, NonFinitePseudogradient, StateLost
+    from muloco.outer.protocol.transport import Round, Transport, TransportError
 
 __all__ = [
     "AnchorMismatch",
@@ -33,7 +33,15 @@ __all__ = [
     "WorkerIdentity",
 ]
 
-_HOMES = ("sync", "quorum", "company", "transport", "transaction", "snapshot", "loop")
+_HOMES = (
+    "loop.sync",
+    "protocol.quorum",
+    "protocol.company",
+    "protocol.transport",
+    "protocol.transaction",
+    "loop.snapshot",
+    "loop.outer_loop",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
-from muloco.outer.transport import KEPT_PARTS, TransportError
+from muloco.outer.protocol.transport import KEPT_PARTS, TransportError
 
 
 class GroupEnded(RuntimeError):
@@ -187,7 +187,7 @@ class InProcessTransport:
 
 
 class InProcessRound:
-    """See `muloco.outer.transport.Round`."""
+    """See `muloco.outer.protocol.transport.Round`."""
 
     def __init__(self, shared: "_SharedRound", worker: int, device: torch.device):
         self._shared = shared

@@ -8,7 +8,7 @@ all lines carry `schema`, `attempt`, `time`, `step` and `worker`. docs/metrics.m
 
     training lines:    loss, lr, grad_norm, tokens (of this worker so far), tokens_per_second, data_share; on GPUs also
                        tflops, mfu, tflops_6n, mfu_6n, memory_gib
-    sync lines:        event "sync" and the statistics of a sync (`muloco.outer.sync.STATISTICS`)
+    sync lines:        event "sync" and the statistics of a sync (`muloco.outer.loop.sync.STATISTICS`)
     resume lines:      event "resume": this attempt begins after that step; lines of earlier attempts about later steps
                        do not count
     join lines:        event "join": the worker was away and took over another one's state after that step

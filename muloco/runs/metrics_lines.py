@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from muloco.outer.sync import STATISTICS
+from muloco.outer.loop.sync import STATISTICS
 
 _IN_EVERY_LINE = ("attempt", "step", "worker")
 _IN_EVENTS = {

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from muloco import sharding
 from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop, Snapshot
-from muloco.outer.snapshot import Tensors
+from muloco.outer.loop.snapshot import Tensors
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete
 from muloco.runs.manifest import GLOBAL, Manifest, Save, worker_part

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from muloco.errors import UserError
-from muloco.outer.network import Network
+from muloco.outer.wire.network import Network
 from muloco.runs.folder import RunFolder
 from muloco.settings.config import Config
 

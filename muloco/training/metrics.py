@@ -16,7 +16,7 @@ import tyro
 from muloco._torchtitan import MetricsProcessor, device_type, peak_flops
 from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.model.flavors import flavor
-from muloco.outer.sync import STATISTICS, SUMMED, Sync
+from muloco.outer.loop.sync import STATISTICS, SUMMED, Sync
 from muloco.runs.folder import MetricsWriter, RunFolder, read_lines, standing
 from muloco.runs.states import State, state_line
 from muloco.settings.config import Config as RunConfig

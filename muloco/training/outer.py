@@ -16,11 +16,11 @@ from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
-from muloco.outer.compression import Compression
-from muloco.outer.fragment import Merging
-from muloco.outer.fragments import Fragment, by_modules, by_number
+from muloco.outer.codecs.compression import Compression
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.network import is_loopback
+from muloco.outer.loop.fragment import Merging
+from muloco.outer.loop.fragments import Fragment, by_modules, by_number
+from muloco.outer.wire.network import is_loopback
 from muloco.runs.commits import CommitLog, Progress
 from muloco.settings.compression import Compression as CompressionConfig
 from muloco.settings.config import ResolvedConfig
@@ -177,8 +177,8 @@ def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device
     ft = config.fault_tolerance
     if group is not None:
         return group.transport(ft.replica_id, device)
-    from muloco.outer.peer_group import GlooGroup, NCCLGroup
-    from muloco.outer.torchft import TorchftTransport
+    from muloco.outer.wire.peer_group import GlooGroup, NCCLGroup
+    from muloco.outer.wire.torchft import TorchftTransport
 
     ranks = int(os.environ["WORLD_SIZE"])
     connect = {"gloo": GlooGroup, "nccl": NCCLGroup}[_process_group(ft.process_group)]

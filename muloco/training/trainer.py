@@ -19,8 +19,8 @@ from muloco.failpoints import hit, on_hit
 from muloco.model.flavors import flavor
 from muloco.model.initial import load_initial
 from muloco.outer import OuterLoop, StateLost, Transport, TransportError
-from muloco.outer.fragment import Merging
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.loop.fragment import Merging
 from muloco.runs.checkpoint_folder import NoWholeCheckpoint
 from muloco.runs.commits import CommitLog, Progress
 from muloco.runs.folder import RunFolder

@@ -18,7 +18,7 @@ from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.held_out_batches import own_batches, shared_batches
 from muloco.failpoints import hit
 from muloco.outer import OuterLoop
-from muloco.outer.sync import as_hex
+from muloco.outer.protocol.header import as_hex
 from muloco.runs.states import State
 from muloco.sharding import local
 from muloco.training.batch_losses import Losses, mean, pack, unpack

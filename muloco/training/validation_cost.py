@@ -8,7 +8,7 @@ batches, and only just before an outer step.
 import math
 
 from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
-from muloco.outer.fragments import Schedule
+from muloco.outer.loop.fragments import Schedule
 from muloco.settings.config import ResolvedConfig
 
 TRAINING_PASSES = 3

@@ -14,9 +14,9 @@ from torch.distributed import TCPStore
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.files import whole_folder
 from muloco.outer import StateLost
-from muloco.outer.gate import LOOPBACK
 from muloco.outer.in_process import GroupEnded, InProcessGroup
-from muloco.outer.store import loopback_store
+from muloco.outer.wire.gate import LOOPBACK
+from muloco.outer.wire.store import loopback_store
 from muloco.runs.folder import RunFolder, unwritable, write_json
 from muloco.runs.states import State, tell_state
 from muloco.settings.config import Config, ResolvedConfig

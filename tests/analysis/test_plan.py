@@ -20,7 +20,7 @@ from muloco.model.flavors import flavor
 from muloco.optim import Muon
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
-from muloco.outer.memory import sync_words
+from muloco.outer.loop.memory import sync_words
 from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, load_config

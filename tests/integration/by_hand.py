@@ -33,10 +33,10 @@ import sys
 
 if "worker" in sys.orig_argv:
     import time
-    import muloco.outer.torchft
+    import muloco.outer.wire.torchft
     from muloco.failpoints import on_hit
 
-    muloco.outer.torchft.WAITING_SECONDS = 1.0
+    muloco.outer.wire.torchft.WAITING_SECONDS = 1.0
 
     def pace(phase):
         if phase == "inner_step":

@@ -14,9 +14,9 @@ from datetime import timedelta
 from torchft.coordination import LighthouseServer
 
 from muloco.outer import QuorumPolicy
-from muloco.outer.network import Network, split
-from muloco.outer.peer_group import GlooGroup
-from muloco.outer.torchft import TorchftTransport
+from muloco.outer.wire.network import Network, split
+from muloco.outer.wire.peer_group import GlooGroup
+from muloco.outer.wire.torchft import TorchftTransport
 from tests.outer.joining import Worker
 from tests.outer.toy import Case
 

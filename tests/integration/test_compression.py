@@ -8,7 +8,7 @@ import torch
 
 from muloco.model import build
 from muloco.outer.codecs import build_codec
-from muloco.outer.exchange import split
+from muloco.outer.protocol.exchange import split
 
 from .runs import train
 

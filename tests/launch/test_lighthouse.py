@@ -11,7 +11,7 @@ import pytest
 
 from muloco.launch import lighthouse as lighthouse_module
 from muloco.launch.lighthouse import Lighthouse, LighthouseError, start_lighthouse
-from muloco.outer.lighthouse import serve
+from muloco.outer.wire.lighthouse import serve
 
 from ..patience import PATIENCE
 

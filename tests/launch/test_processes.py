@@ -26,7 +26,7 @@ The above exception was the direct cause of the following exception:
 [rank0]: Traceback (most recent call last):
 [rank0]:   File "b.py", line 2, in g
 [rank0]:     raise TransportError("gone")
-[rank0]: muloco.outer.transport.TransportError: gone: see above
+[rank0]: muloco.outer.protocol.transport.TransportError: gone: see above
 some warning of a library
 Traceback (most recent call last):
   File "run.py", line 9, in run

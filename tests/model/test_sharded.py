@@ -11,7 +11,7 @@ from torch import nn
 
 from muloco._torchtitan import FullAC, SelectiveAC
 from muloco.model.flavors import flavor
-from muloco.outer.digest import digest
+from muloco.outer.loop.digest import digest
 from muloco.settings.optimizer import Optimizer
 from muloco.sharding import gather, local, shard_like, wrap
 from muloco.training.finite import GradientWatch, NonFiniteGradient

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from muloco.outer.codecs import Codec
-from muloco.outer.exchange import split
+from muloco.outer.protocol.exchange import split
 
 from .reference import Nesterov
 

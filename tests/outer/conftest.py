@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from torchft.coordination import LighthouseServer
 
-from muloco.outer.peer_group import GlooGroup, PeerGroup
+from muloco.outer.wire.peer_group import GlooGroup, PeerGroup
 
 from .queueing import QueueingGroup
 

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from muloco.outer.authentication import Key
-from muloco.outer.peer_group import GlooGroup, PeerGroup
-from muloco.outer.torchft import TorchftTransport
+from muloco.outer.protocol.authentication import Key
+from muloco.outer.wire.peer_group import GlooGroup, PeerGroup
+from muloco.outer.wire.torchft import TorchftTransport
 
 T = TypeVar("T")
 SECRET = b"a secret of the workers of a test"

@@ -9,7 +9,7 @@ from torch.distributed import Work
 from torch.distributed.distributed_c10d import AllToAllOptions
 from torchft.process_group import ProcessGroupGloo
 
-from muloco.outer.peer_group import StreamGroup
+from muloco.outer.wire.peer_group import StreamGroup
 
 
 class _Queued(Work):

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from muloco.outer.background import Pending
+from muloco.outer.loop.background import Pending
 
 SECONDS = 300
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from muloco.outer.transaction import StateLost
+from muloco.outer.protocol.transaction import StateLost
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from muloco.errors import UserError
-from muloco.outer.network import Network
+from muloco.outer.wire.network import Network
 from muloco.resolve import resolve
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
@@ -112,7 +112,7 @@ def test_what_is_no_secret_is_refused(tmp_path: Path, kind: str) -> None:
 
 def test_a_worker_with_another_secret_than_the_lighthouse_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lighthouse is behind a gate; 127.0.0.2 stands for an address that others reach."""
-    monkeypatch.setattr("muloco.outer.network.is_loopback", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr("muloco.outer.wire.network.is_loopback", lambda host: host == "127.0.0.1")
     monkeypatch.setattr(environment_module, "LIGHTHOUSE_SECONDS", 0.1)
     station = Network("127.0.0.2", KNOWN[SECRET].encode())
     with socket.create_server(("127.0.0.1", 0)) as lighthouse:

@@ -6,7 +6,7 @@ import torch
 from muloco._torchtitan import device_type, peak_flops
 from muloco.model import build, spec
 from muloco.model.flavors import flavor
-from muloco.outer.sync import STATISTICS, Sync
+from muloco.outer.loop.sync import STATISTICS, Sync
 from muloco.training.metrics import _of_whole_worker, gpu_figures, speed_of
 
 

@@ -6,8 +6,8 @@ import socket
 import pytest
 import torch
 
-from muloco.outer import torchft
 from muloco.outer.in_process import InProcessGroup
+from muloco.outer.wire import torchft
 from muloco.settings.config import Config
 from muloco.training.environment import LIGHTHOUSE, SECRET
 from muloco.training.outer import _own_host, build_transport

@@ -252,7 +252,7 @@ def codec_kernels(bench: Bench) -> Figures:
 
 
 def staged_bytes(bench: Bench) -> Figures:
-    from muloco.outer.staging import Staging
+    from muloco.outer.wire.staging import Staging
 
     size = bench.size(64 * MIB, MIB // 16)
     staging = Staging(bench.device, torch.device("cpu"))
@@ -278,7 +278,7 @@ def lloyd_max_repeats(bench: Bench) -> Figures:
 
 
 def digests(bench: Bench) -> Figures:
-    from muloco.outer.digest import digest
+    from muloco.outer.loop.digest import digest
 
     shapes = bench.size(((3000, 2000), (17,), (5_000_000,)), ((30, 20), (17,)))
     tensors = [_normal(shape, 9) for shape in shapes]
@@ -290,8 +290,8 @@ def digests(bench: Bench) -> Figures:
 
 
 def seals(bench: Bench) -> Figures:
-    from muloco.outer.authentication import Key
-    from muloco.outer.seal import Seal, SecretHash, contents
+    from muloco.outer.protocol.authentication import Key
+    from muloco.outer.protocol.seal import Seal, SecretHash, contents
 
     secret, size = SecretHash(Key(b"a key of 24 characters..")), bench.size(16 * MIB, MIB // 2)
     payload = torch.randint(256, (size + 3,), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
@@ -310,7 +310,7 @@ def seals(bench: Bench) -> Figures:
 
 
 def side_stream(bench: Bench) -> Figures:
-    from muloco.outer.background import Pending
+    from muloco.outer.loop.background import Pending
 
     n, rounds = bench.size(2**26, 2**10), bench.size(20, 3)
     for trial in range(rounds):
@@ -333,7 +333,7 @@ def side_stream(bench: Bench) -> Figures:
 
 
 def side_stream_memory(bench: Bench) -> Figures:
-    from muloco.outer.background import Pending
+    from muloco.outer.loop.background import Pending
 
     forget_memory(bench.device)
     before, reserved = reserved_bytes(bench.device), []
@@ -383,7 +383,7 @@ def outer_step_memory(bench: Bench) -> Figures:
     """Measures the peak memory of a sync above the memory between syncs, in fp32 copies of the parameters (N)."""
     from muloco.outer import OuterLoop, WorkerIdentity
     from muloco.outer.codecs import build_codec
-    from muloco.outer.compression import Compression
+    from muloco.outer.codecs.compression import Compression
     from muloco.outer.in_process import InProcessGroup
 
     def build(params) -> torch.optim.Optimizer:

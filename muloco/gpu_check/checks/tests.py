@@ -13,11 +13,11 @@ OPTIM = (
     "training/test_finite.py",
 )
 OUTER = (
-    "outer/test_codecs.py",
-    "outer/test_codec_properties.py",
-    "outer/test_packing.py",
-    "outer/test_error_feedback.py",
-    "outer/test_digest.py",
+    "outer/codecs/test_codecs.py",
+    "outer/codecs/test_codec_properties.py",
+    "outer/codecs/test_packing.py",
+    "outer/codecs/test_error_feedback.py",
+    "outer/loop/test_digest.py",
 )
 """Files of tests of the outer loop without worker threads: tensors that a thread creates stay on the CPU."""
 SHOWN = 3

@@ -100,7 +100,7 @@ PART = Part(
         Row(
             name="offload",
             what="anchor and outer state in pinned host memory: the losses agree with those without offloading",
-            where=("outer/fragment.py",),
+            where=("outer/loop/fragment.py",),
             command="run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True`",
             check="laptop:offload",
             seconds=45,
@@ -110,7 +110,7 @@ PART = Part(
         Row(
             name="four_bits",
             what="training with 4-bit pseudogradients and error feedback",
-            where=("outer/exchange.py", "outer/error_feedback.py"),
+            where=("outer/protocol/exchange.py", "outer/codecs/error_feedback.py"),
             command="run `muloco train config/laptop/muloco_4bit.py --fault_tolerance.transport in_process`",
             check="laptop:four_bits",
             seconds=45,

@@ -11,7 +11,7 @@ PART = Part(
         Row(
             name="nccl_two",
             what="one GPU for each worker, with the outer exchange over NCCL: the digests are equal",
-            where=("launch/placement/local.py", "outer/torchft_round.py"),
+            where=("launch/placement/local.py", "outer/wire/torchft_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs",
             check="several:nccl_two",
             gpus=2,
@@ -22,7 +22,7 @@ PART = Part(
             name="nccl_streaming",
             what="the round of a fragment in its own thread and stream during the inner steps, over NCCL: the "
             "digests are equal, and the losses agree with those over gloo",
-            where=("outer/background.py",),
+            where=("outer/loop/background.py",),
             command="run `muloco train config/laptop/muloco_streaming.py` on two GPUs; `seconds_hidden` is near the "
             "time of the round, the digests are equal, and the losses agree with those with "
             "`--fault_tolerance.process_group gloo`",
@@ -35,7 +35,7 @@ PART = Part(
             name="nccl_four_bits",
             what="compressed exchange over NCCL with an all-to-all of uneven sizes: the digests are equal, and as many "
             "bytes are sent as over gloo",
-            where=("outer/exchange.py",),
+            where=("outer/protocol/exchange.py",),
             command="run `muloco train config/laptop/muloco_4bit.py` on two GPUs; the digests are equal, and "
             "`bytes_sent` is that with `--fault_tolerance.process_group gloo`",
             check="several:nccl_four_bits",
@@ -46,7 +46,7 @@ PART = Part(
         Row(
             name="nccl_killed",
             what="a round over NCCL is a transaction: a worker that is killed in it changes no anchor, and rejoins",
-            where=("outer/peer_group.py", "outer/torchft_round.py"),
+            where=("outer/wire/peer_group.py", "outer/wire/torchft_round.py"),
             command="run `muloco train config/laptop/muloco.py` on two GPUs and `kill -9` a worker; digests are equal",
             check="several:nccl_killed",
             gpus=2,
@@ -56,7 +56,7 @@ PART = Part(
         Row(
             name="nccl_offload",
             what="anchor and outer state in pinned host memory with an exchange over NCCL: the digests are equal",
-            where=("outer/fragment.py",),
+            where=("outer/loop/fragment.py",),
             command="run `muloco train config/laptop/muloco_streaming.py --outer_optimizer.offload True` on two GPUs; "
             "the losses agree with those without offloading",
             check="several:nccl_offload",

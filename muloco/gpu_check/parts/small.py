@@ -47,7 +47,7 @@ PART = Part(
             what="codecs: the host never waits; payloads are reproducible, decode to the same bits as on the CPU, and "
             "are as accurate as the CPU's payloads",
             where=("outer/codecs/",),
-            command="run `pytest tests/outer/test_codec_properties.py` with its tensors moved to `cuda`",
+            command="run `pytest tests/outer/codecs/test_codec_properties.py` with its tensors moved to `cuda`",
             check="small:codec_bits",
             seconds=20,
         ),
@@ -70,14 +70,14 @@ PART = Part(
         Row(
             name="digests",
             what="digests of tensors on the GPU equal those on the CPU",
-            where=("outer/digest.py",),
+            where=("outer/loop/digest.py",),
             command="call `digest` on the same tensors on both devices",
             check="small:digests",
         ),
         Row(
             name="seals",
             what="sums for seals on the GPU equal those on the CPU",
-            where=("outer/seal.py",),
+            where=("outer/protocol/seal.py",),
             command="call `SecretHash.sums` on the same bytes on both devices",
             check="small:seals",
         ),
@@ -85,14 +85,14 @@ PART = Part(
             name="side_stream",
             what="a round in its own thread and stream reads data written before it started, and its result is "
             "complete when it is taken",
-            where=("outer/background.py",),
+            where=("outer/loop/background.py",),
             command="run `Pending` during matrix products on the main stream",
             check="small:side_stream",
         ),
         Row(
             name="staged_bytes",
             what="payloads for gloo are copied to page-locked host memory and back without a change",
-            where=("outer/staging.py",),
+            where=("outer/wire/staging.py",),
             command="pass tensors on the GPU through `Staging`",
             check="small:staged_bytes",
         ),
@@ -109,7 +109,7 @@ PART = Part(
         Row(
             name="nccl_wait",
             what="`wait()` of torchft's NCCL group returns before the data has arrived; `errored()` waits until it has",
-            where=("outer/peer_group.py",),
+            where=("outer/wire/peer_group.py",),
             command="call `alltoall_base(...).wait()` after launching a kernel that takes a second",
             check="small:nccl_wait",
         ),
@@ -124,7 +124,7 @@ PART = Part(
         Row(
             name="side_stream_memory",
             what="reserved memory does not grow over 40 rounds during inner steps; number of streams",
-            where=("outer/background.py",),
+            where=("outer/loop/background.py",),
             command="read `torch.cuda.memory_reserved()` while `Pending` is used repeatedly",
             check="small:side_stream_memory",
             alone=True,
@@ -132,7 +132,7 @@ PART = Part(
         Row(
             name="outer_step_memory",
             what="peak memory of a sync above the memory between syncs: plain, offloaded, compressed",
-            where=("outer/loop.py", "outer/fragment.py", "outer/exchange.py"),
+            where=("outer/loop/outer_loop.py", "outer/loop/fragment.py", "outer/protocol/exchange.py"),
             command="read `torch.cuda.max_memory_allocated()` around `OuterLoop.after_inner_step`",
             check="small:outer_step_memory",
             alone=True,

@@ -18,8 +18,8 @@ PART = Part(
         Row(
             name="tests_outer",
             what="the tests of codecs, packing, residuals and digests with their tensors on the GPU",
-            where=("outer/codecs/", "outer/channel.py", "outer/digest.py"),
-            command="run `python -m pytest -p muloco.gpu_check.on_device tests/outer/test_codecs.py ...`",
+            where=("outer/codecs/", "outer/codecs/channel.py", "outer/loop/digest.py"),
+            command="run `python -m pytest -p muloco.gpu_check.on_device tests/outer/codecs/test_codecs.py ...`",
             check="tests:outer",
             seconds=45,
             limit=150,

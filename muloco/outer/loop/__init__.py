@@ -1,0 +1,1 @@
+"""The outer loop of one worker: its fragments, their windows, and their state."""

@@ -1,0 +1,1 @@
+"""What workers say to each other, and how they come to the same end of a round."""
