@@ -72,12 +72,14 @@ else: raise SystemExit("a mask of one kind of blocks was asked for, and not made
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("lack", "use"), [(without_mesh_dims, ""), (without_choice_of_blocks, MASK)])
 def test_what_an_older_torch_lacks_is_provided(lack: Callable[[], None], use: str) -> None:
     code = f"import inspect\nimport torch\n{inspect.getsource(lack)}\n{lack.__name__}()\nimport muloco._torchtitan\n"
     in_fresh_process(code + use)
 
 
+@pytest.mark.full
 def test_torchtitan_still_imports_what_a_worker_does_not_use() -> None:
     """Its own loader of text, the validator's default, can be used all the same."""
     in_fresh_process(
@@ -101,6 +103,7 @@ def test_torch_still_lacks_set_timeout() -> None:
     in_fresh_process("import torch.distributed as d; assert not hasattr(d, 'set_timeout')")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without an accelerator")
 def test_torchtitan_still_takes_cuda_for_granted() -> None:
     in_fresh_process("import torchtitan.tools.utils as u; assert u.device_type == 'cuda'")
@@ -130,6 +133,7 @@ def test_flex_attention_still_has_no_backward_on_cpu() -> None:
         torch.compile(flex_attention)(q, q, q).sum().backward()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(TORCH < (2, 12), reason="torch 2.11 has nothing to ask it with")
 def test_torchtitans_default_backend_still_fails_on_this_torch() -> None:
     """Why titan_config.py says partial_dtensor: spmd_types needs an FSDP2 that takes plain parameters."""

@@ -19,7 +19,6 @@ from muloco.analysis.records.runs import read_run
 from muloco.launch.supervisor import RESUMABLE
 from muloco.runs.folder import RunFolder
 
-from ..covering import only
 from ..hostile import GADGETS, hide_in_metadata
 from ..patience import PATIENCE
 from ..run_on_disk import reseal
@@ -100,7 +99,8 @@ def test_what_was_cut_short_is_passed_over_for_the_checkpoint_before(tmp_path: P
     assert again.learned() == whole
 
 
-@pytest.mark.parametrize("workers", only([1], [1, 2]))
+@pytest.mark.full
+@pytest.mark.parametrize("workers", [1, 2])
 def test_all_workers_leave_aside_what_is_damaged_or_hostile(tmp_path: Path, workers: int) -> None:
     """The last checkpoint has a flipped bit, and the one before it a foreign object in its metadata."""
     settings = {"fault_tolerance__group_size": workers, "fault_tolerance__sync_steps": 2, "training__steps": 6}

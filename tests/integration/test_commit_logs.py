@@ -97,6 +97,7 @@ def test_a_run_whose_metrics_cannot_be_read_trains_and_resumes(tmp_path: Path) -
             assert newest.step == step and newest.members == {0, 1}
 
 
+@pytest.mark.full
 def test_a_run_whose_folder_is_deleted_goes_on_and_can_be_resumed(tmp_path: Path) -> None:
     settings = {"training__steps": 40, "fault_tolerance__sync_steps": 4, "checkpoint__interval": 20}
     settings |= {"fault_tolerance__transport": "in_process"}

@@ -15,6 +15,7 @@ from .waiting import wait_for_end, wait_until
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.full
 def test_workers_are_added_and_removed_and_too_few_wait(tmp_path: Path) -> None:
     """Two of three begin; the third comes later; two leave: one is too few, and waits until another comes back."""
     three = {"fault_tolerance__group_size": 3, "fault_tolerance__min_replica_size": 2}

@@ -14,7 +14,6 @@ import pytest
 
 from muloco.runs.folder import RunFolder, read_lines
 
-from ..covering import only
 from .runs import Run, command, train
 from .waiting import wait_for_end, wait_until
 
@@ -273,7 +272,8 @@ def test_too_large_a_held_out_set_is_refused_before_anything_starts(tmp_path: Pa
     assert not run.folder.root.exists()
 
 
-@pytest.mark.parametrize("transport", only(["in_process"], ["in_process", "torchft"]))
+@pytest.mark.full
+@pytest.mark.parametrize("transport", ["in_process", "torchft"])
 def test_resume_continues_bit_by_bit(tmp_path: Path, transport: str) -> None:
     """The checkpoint is of mid-window, in warm-up, after a sync: LR, data, inner and outer state have to be right.
     Muon steps the matrices, Lion the embedding, AdamW the rest."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ..covering import only
 from .runs import train
 
 pytestmark = pytest.mark.integration
@@ -13,7 +12,8 @@ pytestmark = pytest.mark.integration
 MULOCO = "config/laptop/muloco.py"
 
 
-@pytest.mark.parametrize(("workers", "resumed"), only([(1, False)], [(1, False), (2, True)]))
+@pytest.mark.full
+@pytest.mark.parametrize(("workers", "resumed"), [(1, False), (2, True)])
 def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(
     tmp_path: Path, workers: int, resumed: bool
 ) -> None:

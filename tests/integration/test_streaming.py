@@ -116,6 +116,7 @@ def test_sharded_workers_stream_what_whole_ones_do(tmp_path: Path) -> None:
         assert (tensor - theirs[name]).norm() < 0.02 * theirs[name].norm(), name
 
 
+@pytest.mark.full
 def test_sixteen_workers_take_turns_on_one_device(tmp_path: Path) -> None:
     """With AdamW outside, whose learning rate falls."""
     run = finished(

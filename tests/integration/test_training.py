@@ -80,6 +80,7 @@ def test_eight_workers_agree_and_learn(tmp_path: Path) -> None:
     assert_private(run)
 
 
+@pytest.mark.full
 def test_sync_at_every_step_is_data_parallel_sgd(tmp_path: Path) -> None:
     """K = 2, H = 1, the average of the parameters, SGD inside, no clipping: one worker of two data-parallel ranks."""
     settings = {

@@ -69,9 +69,10 @@ def test_documents_in_one_row_do_not_see_each_other() -> None:
         pytest.param(
             torch.compile(flex_attention),
             id="compiled",
-            marks=pytest.mark.skipif(
-                TORCH < (2, 12), reason="the CPU kernel of torch 2.11 aborts with several threads"
-            ),
+            marks=[
+                pytest.mark.full,
+                pytest.mark.skipif(TORCH < (2, 12), reason="the CPU kernel of torch 2.11 aborts with several threads"),
+            ],
         ),
     ],
 )

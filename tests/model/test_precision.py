@@ -74,6 +74,7 @@ def check(rank: int, store: str) -> None:
             dist.destroy_process_group()
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_gradients_are_those_of_fp32_up_to_bf16_on_every_kind_of_layout(spawn_ranks) -> None:
     """Activations computed again in the backward pass, sharded, replicated and divided weights."""

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ..covering import only
-
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "muon-with-fsdp.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
 
 
-@pytest.mark.parametrize(("example", "lowered"), only([(0, 0.5)], [(0, 0.5), (1, 0.9)]))
+@pytest.mark.full
+@pytest.mark.parametrize(("example", "lowered"), [(0, 0.5), (1, 0.9)])
 def test_an_example_trains(tmp_path, example, lowered):
     (tmp_path / "train.py").write_text(EXAMPLES[example])
     finished = subprocess.run(

@@ -160,6 +160,7 @@ def test_a_worker_whose_part_is_damaged_goes_on_from_the_anchor(
     assert {line["digest"] for line in lines if line.get("event") == "sync" and line["step"] == 6} == {digests[6]}
 
 
+@pytest.mark.full
 def test_one_without_any_whole_part_of_a_worker_is_left_aside_by_all(
     together: Path, tmp_path: Path, monkey: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -151,6 +151,7 @@ def test_the_rates_of_an_extended_run_follow_the_new_length_or_stay(
     assert len(syncs) == 8 and len(digests) == 4
 
 
+@pytest.mark.full
 def test_ranks_may_take_smaller_batches_from_a_resume_on(tmp_path: Path, work: Callable[..., RunFolder]) -> None:
     whole = learned(work(resolve(asked(tmp_path / "whole"))))
     folder = work(resolve(asked(tmp_path / "run", training__steps=4)))

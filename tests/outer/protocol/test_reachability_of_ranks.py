@@ -29,6 +29,7 @@ class LinksOfRank(Links):
         return made
 
 
+@pytest.mark.full
 def test_the_others_go_on_without_it_and_it_comes_back(lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability, "RETRY_SECONDS", 0.0)
     address, links = lighthouse(1, heartbeat_seconds=60), [LinksOfRank() for _ in range(RANKS)]
