@@ -17,13 +17,15 @@ class Memory:
     outer: int
     """Anchor and outer optimizer."""
     error_feedback: int
+    codecs: int
+    """States that codecs keep from sync to sync."""
     syncing: int
     """Additional bytes at the peak of a sync, above the state between syncs."""
 
     @property
     def state(self) -> int:
         """All bytes that a worker holds between two syncs."""
-        return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback
+        return self.parameters + self.gradients + self.inner + self.outer + self.error_feedback + self.codecs
 
     @property
     def peak(self) -> int:
@@ -36,6 +38,7 @@ def memory(
     inner_state: int,
     outer_buffers: int | None = None,
     residual_words: float = 0.0,
+    codec_state: int = 0,
     sync_words: float = 0.0,
 ) -> Memory:
     """Returns the memory of one worker: its training state, and what a sync needs in addition.
@@ -46,6 +49,7 @@ def memory(
         outer_buffers: of the outer optimizer, of N each: 1 for sgd with momentum, 0 without, 2 for adamw; None: there
             is no outer loop, and so no anchor.
         residual_words: fp32 words a parameter that the residuals of error feedback take.
+        codec_state: bytes that the codecs keep from sync to sync.
         sync_words: fp32 words a parameter at the peak of a sync above the state between syncs, see
             `muloco.outer.loop.memory.sync_words`.
     """
@@ -56,5 +60,6 @@ def memory(
         inner=WORD * inner_state,
         outer=n * (1 + outer_buffers) if outer_buffers is not None else 0,
         error_feedback=round(residual_words * n),
+        codecs=codec_state,
         syncing=round(sync_words * n),
     )

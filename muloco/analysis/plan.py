@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-from muloco.analysis.memory import Memory, memory
+from muloco.analysis.memory import WORD, Memory, memory
 from muloco.analysis.records.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.errors import UserError
@@ -13,6 +14,9 @@ from muloco.optim.rules import RULES
 from muloco.outer.loop.memory import sync_words
 from muloco.settings.config import ResolvedConfig
 from muloco.training.validation_cost import validation_share
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.compression import Wire
 
 ASSUMPTIONS = (
     "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak "
@@ -166,12 +170,16 @@ def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
 def _memory(config: ResolvedConfig) -> Memory:
     buffers = {"sgd": int(bool(config.outer_optimizer.momentum)), "adamw": 2, "muon": 1}
     feedback, again = config.compression.error_feedback, config.compression.reduce == "reselect"
+    parameters = flavor(config.model.flavor).parameters
+    codecs = _codec_state(config) if config.syncs else 0
+    twice = codecs / (WORD * parameters) / config.fault_tolerance.num_fragments  # until a round has committed
     return memory(
-        parameters=flavor(config.model.flavor).parameters,
+        parameters=parameters,
         inner_state=_inner_state(config),
         outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
         residual_words=(1 + again / config.workers) * feedback,  # of what it sends, and of its own means
-        sync_words=_sync_words(config) if config.syncs else 0.0,
+        codec_state=codecs,
+        sync_words=_sync_words(config) + twice if config.syncs else 0.0,
     )
 
 
@@ -204,15 +212,31 @@ def _sync_words(config: ResolvedConfig) -> float:
 def _exchange_bytes(config: ResolvedConfig) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
     from muloco.outer.protocol.exchange import bytes_sent
+
+    return sum(max(bytes_sent(wire, config.workers, rank) for rank in range(config.workers)) for wire in _wires(config))
+
+
+def _codec_state(config: ResolvedConfig) -> int:
+    """Returns the bytes that codecs keep on the worker with the most: for all pieces that it sends and, with reselect,
+    for those that it owns."""
+    from muloco.outer.protocol.exchange import split
+
+    total = 0
+    for wire in _wires(config):
+        parts = split(wire.shapes, config.workers if wire.reduce == "reselect" else 1)
+        states = [sum(wire.codecs[piece.tensor].state_bytes(piece.shape) for piece in pieces) for pieces in parts]
+        total += sum(states) + max(states) * (wire.reduce == "reselect")
+    return total
+
+
+def _wires(config: ResolvedConfig) -> "list[Wire]":
+    """The form in which each fragment travels."""
     from muloco.training.outer import build_compression, fragments_of
 
     shapes = _shapes(config.model.flavor)
     compression = build_compression(config.compression, shapes, tables=flavor(config.model.flavor).tables)
-    total = 0
-    for fragment in fragments_of(config, shapes):
-        wire = compression.wire({name: shapes[name] for name in fragment})
-        total += max(bytes_sent(wire, config.workers, rank) for rank in range(config.workers))
-    return total
+    fragments = fragments_of(config, shapes)
+    return [compression.wire({name: shapes[name] for name in fragment}) for fragment in fragments]
 
 
 @cache

@@ -6,7 +6,7 @@ from pathlib import Path
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_verbose, list_commands
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.settings.bounds import Count
+from muloco.settings.annotations import Count
 from muloco.settings.values import option_type
 
 USAGE = "CHECKPOINT ... [--workers K ...]\n[--steps H] [--out DIR]"

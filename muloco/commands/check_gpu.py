@@ -16,7 +16,7 @@ from muloco.commands.parser import Commands, add_command
 from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.gpu_check.registry import PARTS, ROWS, select
-from muloco.settings.bounds import Count, Positive
+from muloco.settings.annotations import Count, Positive
 from muloco.settings.values import option_type
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_precision, add_step
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.settings.bounds import Amount, Count
+from muloco.settings.annotations import Amount, Count
 from muloco.settings.values import option_type
 
 if TYPE_CHECKING:

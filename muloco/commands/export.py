@@ -5,7 +5,7 @@ from pathlib import Path
 
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_precision, add_step, not_empty
 from muloco.console import open_console
-from muloco.settings.bounds import Positive
+from muloco.settings.annotations import Positive
 from muloco.settings.values import option_type
 
 USAGE = "CHECKPOINT DIR [options]"

@@ -5,7 +5,7 @@ import sys
 
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_step
 from muloco.errors import UserError
-from muloco.settings.bounds import Count, NotNegative, Seed
+from muloco.settings.annotations import Count, NotNegative, Seed
 from muloco.settings.values import option_type
 
 USAGE = "CHECKPOINT --prompt TEXT [options]"

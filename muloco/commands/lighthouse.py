@@ -7,7 +7,7 @@ from typing import Annotated
 
 from muloco.commands.parser import Commands, add_command, not_empty
 from muloco.launch.lighthouse import LISTENS
-from muloco.settings.bounds import Count, Positive, Range
+from muloco.settings.annotations import Count, Positive, Range
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.values import option_type
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from muloco.commands.parser import Commands, add_command, not_empty
 from muloco.console import open_console
-from muloco.settings.bounds import Count, Positive, SomeShare
+from muloco.settings.annotations import Count, Positive, SomeShare
 from muloco.settings.values import option_type
 
 USAGE = "FILE [options] [--section.field value ...]"

@@ -6,7 +6,7 @@ from pathlib import Path
 from muloco.commands.parser import Commands, add_command
 from muloco.console import open_console
 from muloco.reproduce.design import FULL, QUICK, Design
-from muloco.settings.bounds import Count
+from muloco.settings.annotations import Count
 from muloco.settings.values import option_type
 
 DESCRIPTION = """Check the paper's claims at a size for two CPU cores, on the embedded corpus: data-parallel AdamW and

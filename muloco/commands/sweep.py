@@ -8,7 +8,7 @@ from muloco.commands.cluster_options import add_profile_options, given_options
 from muloco.commands.parser import Commands, add_command, not_empty
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.settings.bounds import Count
+from muloco.settings.annotations import Count
 from muloco.settings.values import option_type
 
 if TYPE_CHECKING:

@@ -59,10 +59,10 @@ class RunFolder:
 
     @classmethod
     def of(cls, outputs: str, name: str | None) -> "RunFolder":
-        """Returns the folder of the run of this name. Raises ValueError if the name is not the name of a folder
+        """Returns the folder of the run of this name. Raises UserError if the name is not the name of a folder
         directly below `outputs`."""
         if not name or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
+            raise UserError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
         return cls(Path(outputs) / name)
 
     def __init__(self, root: Path | str):

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from muloco.errors import UserError, error_reason, shown
-from muloco.settings.bounds import FolderName
+from muloco.settings.annotations import FOLDER_NAME
 from muloco.settings.config import Config
 from muloco.settings.fields import suggestion
 from muloco.settings.other_names import MOVED, PAPER
@@ -71,12 +71,9 @@ def find_config(path: str) -> Path:
 
 
 def locate(config: Config, file: Path, words: Sequence[str]) -> None:
-    """Sets the run's folder to that of its config.json, even if the folder has been renamed or moved.
-
-    Args:
-        config: as loaded from the file, with the words applied; changed in place.
-        file: absolute path; any other file than a config.json changes nothing.
-        words: of the command line; a folder that they name has precedence.
+    """Sets the run's folder in a config, as loaded from a file and with the words of the command line applied, to that
+    of its config.json, even if the folder has been renamed or moved. A folder that the words name has precedence; any
+    other file than a config.json changes nothing.
 
     Raises:
         UserError: the folder has been given a name that a run may not have.
@@ -86,9 +83,9 @@ def locate(config: Config, file: Path, words: Sequence[str]) -> None:
     named = {word.split("=", 1)[0] for word in words}
     folder, outputs, here = file.parent, file.parent.parent, Path.cwd()
     if "--run.name" not in named:
-        if not FolderName().allows(folder.name):
+        if not FOLDER_NAME.allows(folder.name):
             raise UserError(
-                f"{folder}: the folder's name {folder.name!r} cannot be a run's name; rename it to {FolderName.words}"
+                f"{folder}: the folder's name {folder.name!r} cannot be a run's name; rename it to {FOLDER_NAME.words}"
             )
         config.run.name = folder.name
     if "--run.outputs" not in named:

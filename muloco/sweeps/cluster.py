@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from muloco.errors import UserError, shown
 from muloco.launch.placement.layout import layout
-from muloco.settings.bounds import Amount, Count, Text
+from muloco.settings.annotations import Amount, Count, Text
 from muloco.settings.values import BadValue, checked, read
 from muloco.suggest import did_you_mean
 

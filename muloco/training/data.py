@@ -10,11 +10,8 @@ from muloco.settings.data import is_hub
 
 
 def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingData:
-    """Returns the data of a resolved config's run, which is prepared now unless it is in the cache.
-
-    Args:
-        config: resolved.
-        verify: verify the checksums of all files in the cache.
+    """Returns the data of a resolved config's run, which is prepared now unless it is in the cache. With `verify` the
+    checksums of all files in the cache are verified.
 
     Raises:
         UserError: the data cannot be used in this way, has fewer documents than all workers have data-parallel ranks,

@@ -58,16 +58,12 @@ def trainer_config(
     stop: StopRequest,
     evaluation: Evaluation | None,
 ) -> MulocoTrainer.Config:
-    """Returns the config of one worker's trainer.
+    """Returns the config of the trainer of worker `fault_tolerance.replica_id` of a resolved config.
 
     Args:
-        config: resolved; `fault_tolerance.replica_id` says which worker this is.
-        folder: of the run.
         data: as `muloco.training.data.prepare_data` returns it.
         attempt: how many times the run has been started, this one included.
-        group: the workers of this process, where they are not processes of their own.
-        stop: tells whether the run shall stop before its end.
-        evaluation: evaluates the anchor on tasks; None: nobody asked for it, or another worker does.
+        group, stop, evaluation: see `MulocoTrainer.Config`.
     """
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks

@@ -33,12 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
-    """Trains as worker `fault_tolerance.replica_id`, in the environment of torchrun or, without one, as its only rank.
-
-    Args:
-        config: resolved.
-        chosen: the config before it was resolved, for config.json.
-        make_evaluation: makes the evaluation of the anchor after the steps that the config names; None: no evaluation.
+    """Trains as worker `fault_tolerance.replica_id` of a resolved config, in the environment of torchrun or, without
+    one, as its only rank. `chosen` is the config before it was resolved, for config.json. Without
+    `make_evaluation` the anchor is not evaluated.
 
     Raises:
         UserError: the environment does not fit the config, or the run folder cannot be made.
@@ -72,13 +69,7 @@ def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeE
         try:
             first = not in_process or config.fault_tolerance.replica_id == 0  # in one process, one evaluation is enough
             trainer = trainer_config(
-                config,
-                folder,
-                data,
-                attempt=attempt,
-                group=group,
-                stop=stop,
-                evaluation=evaluation if first else None,
+                config, folder, data, attempt=attempt, group=group, stop=stop, evaluation=evaluation if first else None
             ).build()
             trainer.train()
         except StateLost as lost:

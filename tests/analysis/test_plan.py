@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.optimizers import inner_optimizers
-from muloco.training.outer import build_outer_optimizer
+from muloco.training.outer import build_compression, build_outer_optimizer
 
 N = flavor("15B").parameters
 
@@ -194,6 +195,32 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
     scalars = sum(t.numel() for state in inner.state.values() for t in state.values() if isinstance(t, torch.Tensor))
     assert scalars  # the numbers of steps, which the plan leaves out
     assert sum(4 * t.numel() for t in kept) == plan(config).memory.state
+
+
+@pytest.mark.parametrize("reduce", ["reselect", "gather"])
+@pytest.mark.parametrize("kind", ["powersgd", "linear"])
+def test_the_state_of_codecs_is_what_is_planned(kind: str, reduce: str) -> None:
+    """The warm start of PowerSGD after a sync, counted; other codecs keep nothing."""
+    alone = ["--model.flavor", "tiny", "--fault_tolerance.group_size", "1"]
+    words = [*alone, "--compression.kind", kind, "--compression.reduce", reduce]
+    config, dense = (resolve(load_config("config/laptop/muloco.py", given)) for given in (words, alone))
+    params = dict(build(config.model.flavor, device="cpu").named_parameters())
+    compression = build_compression(config.compression, params, tables=flavor(config.model.flavor).tables)
+    loop = OuterLoop(
+        params,
+        partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6)),
+        InProcessGroup(1).transport(0),
+        identity=WorkerIdentity(),
+        sync_interval=1,
+        compression=compression,
+    )
+    loop.start(0)
+    loop.after_inner_step(1, last=True)
+    kept = [torch.load(BytesIO(states), weights_only=True) for states in loop.snapshot(own=True).codecs.values()]
+    counted = sum(4 * state.numel() for ends in kept for states in ends.values() for state in states.values())
+    planned = plan(config).memory
+    assert planned.codecs == counted and (counted > 0) == (kind == "powersgd")
+    assert planned.state - counted == plan(dense).memory.state
 
 
 @pytest.mark.parametrize(

@@ -173,11 +173,11 @@ def gradient_watch(bench: Bench) -> Figures:
     from muloco.training.finite import GradientWatch, NonFiniteGradient
 
     shape = bench.size((1000, 300), (10, 3))
-    named = [(f"p{i}", nn.Parameter(torch.randn(shape, device=bench.device))) for i in range(50)]
-    for _, param in named:
+    named = {f"p{i}": nn.Parameter(torch.randn(shape, device=bench.device)) for i in range(50)}
+    for param in named.values():
         param.grad = torch.randn_like(param)
     watch = GradientWatch(named)
-    bad = named[7][1].grad
+    bad = named["p7"].grad
     assert bad is not None
     with no_host_waits(bench.device):
         watch.observe(1)

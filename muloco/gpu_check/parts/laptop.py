@@ -119,7 +119,7 @@ PART = Part(
         Row(
             name="gpa",
             what="training with Generalized Primal Averaging",
-            where=("optim/gpa.py", "training/averaging.py"),
+            where=("optim/gpa.py", "training/context.py"),
             command="run `muloco train config/laptop/gpa.py --fault_tolerance.transport in_process`",
             check="laptop:gpa",
             seconds=45,
