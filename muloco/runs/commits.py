@@ -13,23 +13,20 @@ steps of a log never decrease, so only its newest lines are read.
 """
 
 import contextlib
-import functools
-import logging
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 
+from muloco.errors import error_reason
 from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
 from muloco.runs.folder import RunFolder
-from muloco.runs.lines import LineFile
+from muloco.runs.lines import LineFile, warn_once
 
 ANSWERED = 64
 """Number of newest commits that a worker sends to others; after the last step there is one for each fragment."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,6 @@ class Begin:
     step: int
 
     def to_line(self) -> str:
-        """Returns the line of the log, without its end."""
         return checked(f"begin {self.attempt} {self.step}")
 
 
@@ -68,20 +64,19 @@ class Lost:
     lines: int
 
     def to_line(self) -> str:
-        """Returns the line of the log, without its end."""
         return checked(f"lost {self.lines}")
 
 
 def parse(line: bytes) -> Commit | Begin | Lost | None:
     """Parses a line of a commit log; returns None if it is damaged or not from a commit log."""
     text = content(line) or ""
-    if said := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
-        members = _from_ranges(said[4])
-        return None if members is None else Commit(int(said[1]), int(said[2]), int(said[3]), members)
-    if said := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
-        return Begin(int(said[1]), int(said[2]))
-    if said := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
-        return Lost(int(said[1]))
+    if match := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
+        members = _from_ranges(match[4])
+        return None if members is None else Commit(int(match[1]), int(match[2]), int(match[3]), members)
+    if match := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
+        return Begin(int(match[1]), int(match[2]))
+    if match := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
+        return Lost(int(match[1]))
     return None
 
 
@@ -89,12 +84,7 @@ class CommitLog:
     """Appends lines to a worker's log. If the disk is full, lines are dropped: a warning says so once, and a later line
     says how many are missing.
 
-    The file is closed after each line, so that NFS sends the line to the server at once.
-
-    Args:
-        path: the file of the log.
-        attempt: the number of the attempt at the run.
-    """
+    The file is closed after each line, so that NFS sends the line to the server at once."""
 
     def __init__(self, path: Path, *, attempt: int):
         self._attempt = attempt
@@ -122,79 +112,63 @@ class CommitLog:
         self._file.close()
 
 
+@dataclass(frozen=True)
 class Progress:
     """The progress of one attempt at a run, from the logs of all workers and the answers of those that can be reached.
 
     Nothing is kept between two questions: each one opens the files anew and reads their ends, so files may shrink or be
     replaced. If a shared file system shows an old state, or there is none, the answers of the other workers make up for
-    it.
+    it."""
 
-    Args:
-        folder: the run folder.
-        worker: the number of the worker that asks.
-        workers: K, the number of workers of the run.
-        attempt: the number of the attempt.
-        ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        worker: int,
-        workers: int,
-        attempt: int,
-        ask: Callable[[], Iterable[bytes]] = lambda: (),
-    ):
-        self._files = [folder.commits(worker) for worker in range(workers)]
-        self._worker, self._attempt, self._ask = worker, attempt, ask
+    folder: RunFolder
+    _: KW_ONLY
+    worker: int
+    """Number of the worker that asks."""
+    workers: int
+    attempt: int
+    ask: Callable[[], Iterable[bytes]] = lambda: ()
+    """Returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time."""
 
     def reached(self) -> int:
         """Returns the step of the newest round that any worker has committed, or 0 if there is none."""
-        return max((commit.step for commit in (*self._logged(), *self._answered())), default=0)
+        return max((commit.step for commit in chain(self._logged(), self._answered())), default=0)
 
     def passed(self, step: int, fragment: int) -> bool:
         """Whether others have committed the round of a fragment after `step`, or a later one, without this worker."""
-        return any(map(self._is_past(step, fragment), self._logged())) or any(
-            map(self._is_past(step, fragment), self._answered())
+        return any(
+            self.worker not in commit.members
+            and (commit.step > step or (commit.step, commit.fragment) == (step, fragment))
+            for commit in chain(self._logged(), self._answered())
         )
 
-    def _is_past(self, step: int, fragment: int) -> Callable[[Commit], bool]:
-        def judge(commit: Commit) -> bool:
-            return self._worker not in commit.members and (
-                commit.step > step or (commit.step, commit.fragment) == (step, fragment)
-            )
-
-        return judge
-
     def _logged(self) -> Iterator[Commit]:
-        for path in self._files:
-            yield from newest_commits(path, self._attempt)
+        for worker in range(self.workers):
+            yield from newest_commits(self.folder.commits(worker), self.attempt)
 
     def _answered(self) -> Iterator[Commit]:
-        for answer in self._ask():
+        for answer in self.ask():
             for line in answer.splitlines():
-                said = parse(line)
-                if isinstance(said, Commit) and said.attempt == self._attempt:
-                    yield said
+                entry = parse(line)
+                if isinstance(entry, Commit) and entry.attempt == self.attempt:
+                    yield entry
 
 
 def newest_commits(path: Path, attempt: int) -> list[Commit]:
     """Returns the commits of the highest step that a log has for an attempt, the last one first."""
-    found: list[Commit] = []
-    for said in _from_end(path):
-        if isinstance(said, Lost) or said.attempt > attempt:
+    commits: list[Commit] = []
+    for entry in _from_end(path):
+        if isinstance(entry, Lost) or entry.attempt > attempt:
             continue
-        if said.attempt < attempt or (found and said.step < found[0].step):
+        if entry.attempt < attempt or (commits and entry.step < commits[0].step):
             break
-        if isinstance(said, Commit):
-            found.append(said)
-    return found
+        if isinstance(entry, Commit):
+            commits.append(entry)
+    return commits
 
 
 def newest_attempt(path: Path) -> int:
     """Returns the highest attempt at the end of a log, or 0 if there is none."""
-    return next((said.attempt for said in _from_end(path) if not isinstance(said, Lost)), 0)
+    return next((entry.attempt for entry in _from_end(path) if not isinstance(entry, Lost)), 0)
 
 
 def has_trained(folder: RunFolder, attempt: int) -> bool:
@@ -207,20 +181,15 @@ def _from_end(path: Path) -> Iterator[Commit | Begin | Lost]:
     no entries."""
     try:
         for line in lines_from_end(path):
-            said = parse(line)
-            if said is not None:
-                yield said
+            entry = parse(line)
+            if entry is not None:
+                yield entry
             else:
-                _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
+                warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
     except FileNotFoundError:
         return
     except OSError as error:
-        _warn_once(f"{path} cannot be read: {error.strerror or error}; the commits in it are not known here")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
+        warn_once(f"{path} cannot be read: {error_reason(error)}; the commits in it are not known here")
 
 
 def _as_ranges(members: Collection[int]) -> str:
