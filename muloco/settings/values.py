@@ -10,10 +10,10 @@ import numbers
 import os
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from muloco.errors import UserError, shown
+from muloco.errors import shown
 from muloco.settings.annotations import JOINED, Mark
 from muloco.suggest import did_you_mean
 
@@ -60,24 +60,21 @@ def read(annotation: Any, words: Sequence[str]) -> Any:
     raise BadValue(f"{what}; it must be {described(annotation)}")
 
 
-def whole_number(word: str) -> int:
-    """A whole number of a command's own option, written in the ways that a field of the config may be, such as 1e9.
+def option_type(annotation: Any) -> Callable[[str], Any]:
+    """The type of a command's own option, for argparse: its values are written as those of a field with this annotation
+    (`muloco.settings.annotations`), such as 1e9 for a whole number.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: a word is no such value.
     """
-    try:
-        return read(int, [word])
-    except BadValue as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
+    def read_word(word: str) -> Any:
+        try:
+            return read(annotation, [word])
+        except BadValue as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def check_option(option: str, annotation: Any, value: Any) -> None:
-    """Raises UserError if the value of a command's option does not match an annotation."""
-    try:
-        checked(annotation, value)
-    except BadValue as error:
-        raise UserError(f"{option} {error}") from None
+    return read_word
 
 
 def described(annotation: Any) -> str:

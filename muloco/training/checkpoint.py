@@ -25,7 +25,8 @@ from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop, Snapshot
 from muloco.outer.loop.snapshot import Tensors
 from muloco.runs import safe_reader
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Incomplete, Manifest, Save, worker_part
+from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete
+from muloco.runs.manifest import GLOBAL, Manifest, Save, worker_part
 from muloco.runs.states import State
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
 from muloco.training.context import WorkerContext, as_on_first_rank, named_parameters

@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_map
 from muloco import sharding
 from muloco.errors import RunFailed
 from muloco.failpoints import hit
-from muloco.runs.checkpoint_folder import CheckpointFolder, Save, Stored
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.digests import DigestingStream
+from muloco.runs.manifest import Save, Stored
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from muloco import sharding
 from muloco.data.loader import Batch, MixtureLoader
 from muloco.errors import UserError
 from muloco.runs import safe_reader
-from muloco.runs.checkpoint_folder import CheckpointFolder, worker_part
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
+from muloco.runs.manifest import worker_part
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.fault_tolerance import Chaos
 from muloco.settings.parallelism import Parallelism

@@ -19,8 +19,9 @@ from muloco.model.architecture import Flavor
 from muloco.model.flavors import flavor
 from muloco.model.weights_folder import check_names
 from muloco.resolve import completed
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
+from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
+from muloco.runs.manifest import GLOBAL, Manifest
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.load import load_config
 from muloco.training.resuming import take_own_tokenizer

@@ -12,13 +12,12 @@ import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.errors import UserError
 from muloco.files import whole_folder
 from muloco.outer import StateLost
 from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.outer.wire.gate import LOOPBACK
 from muloco.outer.wire.store import loopback_store
-from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.folder import RunFolder, unwritable, write_json
 from muloco.runs.states import State, tell_state
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.training.data import prepare_data
@@ -54,7 +53,7 @@ def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeE
         if os.environ["RANK"] == "0":
             tell_state(folder, workers, attempt=attempt, state=State.PREPARING)
     except OSError as error:
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+        raise unwritable(error) from None
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
         if not folder.config.exists():

@@ -279,13 +279,16 @@ def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
     assert GPUS["H100"].flops > 9e14
 
 
+HELP = "try `muloco plan --help`"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--utilization", "0"], "--utilization must be above 0 and at most 1; got 0"),
-        (["--gpus", "0"], "--gpus must be at least 1; got 0"),
+        (["--utilization", "0"], f"--utilization must be above 0 and at most 1; got 0; {HELP}"),
+        (["--gpus", "0"], f"--gpus must be at least 1; got 0; {HELP}"),
         (["--gpus", "7"], "--gpus must be a multiple of 2, the worker processes x ranks (2 x 1) of muloco; got 7"),
-        (["--gbit", "10", "0"], "--gbit must be above 0; got 10 0"),
+        (["--gbit", "10", "0"], f"--gbit must be above 0; got 0; {HELP}"),
         (["--plot", "hours.jpgg"], "--plot must end in .png or .svg; got hours.jpgg"),
         (["--plot", "hours"], "--plot must end in .png or .svg; got hours"),
     ],

@@ -12,8 +12,9 @@ from muloco.cli import main
 from muloco.data.tokenizer import train_tokenizer
 from muloco.errors import UserError
 from muloco.resolve import resolve
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.manifest import GLOBAL, Save
 from muloco.settings.config import Config
 from muloco.settings.fields import flatten, identity
 from muloco.settings.load import find_config, load_config, locate
