@@ -32,8 +32,17 @@ class Echo:
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        self.connections = 0
+        self._accepted = self._asked = 0
         threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        """Connections so far. Since they are accepted in order, all are counted once one that is made now is served."""
+        self._asked += 1
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+        return self._accepted - self._asked
 
     def _serve(self) -> None:
         while True:
@@ -41,7 +50,7 @@ class Echo:
                 connection, _ = self.socket.accept()
             except OSError:
                 return
-            self.connections += 1
+            self._accepted += 1
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
