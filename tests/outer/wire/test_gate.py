@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -120,9 +121,10 @@ def test_bytes_pass_in_both_directions_and_their_end(echo: Echo) -> None:
         b"GET /status HTTP/1.1\r\n\r\n" + bytes(200),
         b"POST /replica/run_000/kill HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + bytes(200),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(200),
-        os.urandom(4000),
+        random.Random(0).randbytes(4000),
         bytes(31),
     ],
+    ids=["nothing", "GET", "POST", "HTTP/2", "random bytes", "zeros"],
 )
 def test_a_stranger_gets_a_greeting_and_no_further(echo: Echo, data: bytes) -> None:
     answer = with_gate(echo.port, lambda port: said(("127.0.0.1", port), data))
