@@ -302,7 +302,6 @@ def test_checkpoints_change_nothing(tmp_path: Path) -> None:
     assert saved.learned() == without.learned()
 
 
-@pytest.mark.full
 def test_runs_are_not_overwritten_and_not_changed_on_the_way(tmp_path: Path) -> None:
     settings = {"training__steps": 2, "fault_tolerance__sync_steps": 2, "fault_tolerance__group_size": 1}
     assert train(tmp_path, "kept", MULOCO, **settings).status == 0
