@@ -16,7 +16,7 @@ demo: $(INSTALLED) ## train MuLoCo with two workers for a few minutes; ends with
 
 PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
-test: $(INSTALLED) ## test every behaviour, some 9 minutes on two cores (tests/README.md)
+test: $(INSTALLED) ## test every behaviour, some 6 minutes on two cores (tests/README.md)
 	$(PYTEST) -m "not full"
 
 test-rest: $(INSTALLED) ## run the tests that make test leaves out: full grids, long runs

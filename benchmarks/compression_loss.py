@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from compression_loss_table import draw, table
 
+from muloco.data.held_out import HeldOutDataLoader
 from muloco.data.loader import PackedDataLoader
 from muloco.data.prepare import TrainingData, prepare
 from muloco.model import build
@@ -147,7 +148,7 @@ def _train_worker(run: Run, worker: int, group: InProcessGroup, data: TrainingDa
     loop.start(0)
     if worker == 0:
         outcome |= {"loss_before": held_out_loss(model, data), "bytes_sent": 0, "bytes_ring": 0}
-    batches = _batches(data, "train", worker=worker, workers=WORKERS, seed=run.seed, sequences=SEQUENCES)
+    batches = _batches(data, worker=worker, seed=run.seed)
     for step in range(1, STEPS + 1):
         _loss(model, *next(batches)).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -183,24 +184,16 @@ def _loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor], labels: torch
 @torch.no_grad()
 def held_out_loss(model: torch.nn.Module, data: TrainingData) -> float:
     """Mean over the first held-out sequences, the same for all runs."""
-    batches = _batches(data, "validation", worker=0, workers=1, seed=0, sequences=8)
-    return sum(float(_loss(model, *next(batches))) for _ in range(HELD_OUT // 8)) / (HELD_OUT // 8)
+    folders = tuple(str(prepared.folder) for prepared in data.held_out)
+    config = HeldOutDataLoader.Config(folders=folders, weights=data.held_out_weights, sequences=HELD_OUT)
+    batches = list(config.build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=8))
+    return sum(float(_loss(model, *batch)) for batch in batches) / len(batches)
 
 
-def _batches(data: TrainingData, split: str, *, worker: int, workers: int, seed: int, sequences: int) -> Iterator:
-    config = PackedDataLoader.Config(
-        folders=tuple(str(prepared.folder) for prepared in data.prepared),
-        split=split,
-        weights=data.weights,
-        worker=worker,
-        workers=workers,
-        seed=seed,
-    )
-    return iter(
-        PackedDataLoader(
-            config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=sequences
-        )
-    )
+def _batches(data: TrainingData, *, worker: int, seed: int) -> Iterator:
+    folders = tuple(str(prepared.folder) for prepared in data.prepared)
+    config = PackedDataLoader.Config(folders=folders, weights=data.weights, worker=worker, workers=WORKERS, seed=seed)
+    return iter(config.build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=SEQUENCES))
 
 
 def main() -> None:

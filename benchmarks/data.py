@@ -21,12 +21,13 @@ from pathlib import Path
 import tokenizers
 
 from muloco.data import tokenize
-from muloco.data.corpus import load_corpus
+from muloco.data.corpus import embedded_corpus
 from muloco.data.prepare import open_tokenizer, prepare_source
 from muloco.data.prepared import Prepared
 from muloco.data.sources import open_source
 from muloco.data.tokenize import Part
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.settings.data import ResolvedData
 
 RUNS = 5
 FILES = 4
@@ -42,6 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         corpus, cache = Path(scratch, "corpus"), Path(scratch, "cache")
         write_files(corpus, options.megabytes * 1_000_000)
+        size = open_source(str(corpus), "text").size
         tokenizer = open_tokenizer("embedded", 2048, cache)
         rates: dict[str, list[float]] = {}
         for run in range(RUNS):
@@ -53,8 +55,8 @@ def main() -> None:
     result = {
         "tokens_per_second": {name: round(max(found)) for name, found in rates.items()},
         "runs": {name: [round(rate) for rate in found] for name, found in rates.items()},
-        "tokens": prepared.tokens["train"],
-        "bytes": prepared.bytes["train"],
+        "tokens": prepared.sizes["train"].tokens,
+        "bytes": size,
         "files": FILES,
         "vocabulary": tokenizer.vocab_size,
         "batch": [BATCH, SEQ_LEN],
@@ -89,7 +91,7 @@ def write_files(folder: Path, size: int) -> None:
 
 
 def documents() -> Iterator[str]:
-    texts = [document.text for document in load_corpus("embedded").documents]
+    texts = [document.text for document in embedded_corpus().documents]
     pieces = [text[start : start + DOCUMENT] for text in texts for start in range(0, len(text), DOCUMENT)]
     return itertools.cycle(piece for piece in pieces if not piece.isspace())
 
@@ -98,28 +100,27 @@ def preparing(corpus: Path, tokenizer: DocumentTokenizer, cache: Path, processes
     tokenize._processes = lambda source: processes
     started = time.perf_counter()
     prepared = prepare_source(open_source(str(corpus), "text"), tokenizer, part=Part.TRAIN, cache=cache)
-    return prepared.tokens["train"] / (time.perf_counter() - started), prepared
+    return prepared.sizes["train"].tokens / (time.perf_counter() - started), prepared
 
 
 def prepared_loader(prepared: Prepared) -> Callable:
     from muloco.data.loader import PackedDataLoader  # not above: processes that tokenize need no torch
 
-    return PackedDataLoader.Config(folders=(str(prepared.folder),), split="train", seed=1).build
+    return PackedDataLoader.Config(folders=(str(prepared.folder),), seed=1).build
 
 
 def streaming_loader(corpus: Path, tokenizer: DocumentTokenizer) -> Callable:
     from muloco.data.loader import StreamingDataLoader
 
-    return StreamingDataLoader.Config(
-        sources=(str(corpus),), tokenizer_folder=str(tokenizer.folder), seed=1, hold_out=False
-    ).build
+    data = ResolvedData(corpus=str(corpus), prepare=False, validation="another source")
+    return StreamingDataLoader.Config(data=data, tokenizer_folder=str(tokenizer.folder), seed=1).build
 
 
 def reading(build: Callable, prepared: Prepared) -> float:
     """Measures one epoch, the start included."""
     started = time.perf_counter()
     loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=SEQ_LEN, local_batch_size=BATCH)
-    batches = prepared.tokens["train"] // (BATCH * SEQ_LEN)
+    batches = prepared.sizes["train"].tokens // (BATCH * SEQ_LEN)
     for _ in itertools.islice(loader, batches):
         pass
     return batches * BATCH * SEQ_LEN / (time.perf_counter() - started)

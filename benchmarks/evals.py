@@ -26,12 +26,12 @@ import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 
-from muloco.data.corpus import load_corpus
+from muloco.data.corpus import embedded_corpus
 from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures
 from muloco.evals.run import evaluate
 from muloco.evals.scoring import Scorer
-from muloco.evals.tasks import find_tasks, load_tasks
+from muloco.evals.tasks import load_tasks
 from muloco.export.folders import export_huggingface
 from muloco.training.trained import Trained, find_trained
 
@@ -96,7 +96,7 @@ def train(scratch: Path, flavor: str) -> Trained:
 def write_tasks(folder: Path, documents: int) -> Path:
     folder.mkdir()
     draw = random.Random(0)
-    words = [word for document in load_corpus("embedded").documents[:80] for word in document.text.split()]
+    words = [word for document in embedded_corpus().documents[:80] for word in document.text.split()]
 
     def text(count: int) -> str:
         start = draw.randrange(len(words) - count)
@@ -126,7 +126,7 @@ def compare(trained: Trained, exported: Path, folder: Path) -> dict[str, Any]:
     theirs = {size: HFLM(str(exported), device="cpu", dtype="float32", batch_size=size) for size in BATCH_SIZES}
     rows = {}
     for name in ("endings", "letters", "text"):
-        tasks = load_tasks(*find_tasks([name], str(folder)))
+        tasks = load_tasks([name], str(folder))
 
         def by_ours(tasks=tasks) -> dict[str, Any]:
             return evaluate(ours, tasks)

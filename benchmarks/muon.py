@@ -269,7 +269,7 @@ def main() -> None:
         **measure(matrices, chosen.rounds, chosen.device),
         "orthogonality": orthogonality(matrices, chosen.device),
     }
-    assert result["elements"] == size.matrix_parameters
+    assert result["elements"] == size.parameters_by_role["matrix"]
     print(table(result))
     write(size.alias, "" if chosen.device == "cpu" else f"_{chosen.device}", result)
 

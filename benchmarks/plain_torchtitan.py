@@ -56,7 +56,6 @@ def trainer_config(config: Config, folder: Path) -> Trainer.Config:
         ),
         dataloader=PackedDataLoader.Config(
             folders=tuple(str(prepared.folder) for prepared in data.prepared),
-            split="train",
             weights=data.weights,
             worker=0,
             workers=1,

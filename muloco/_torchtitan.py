@@ -50,12 +50,7 @@ class _CpuDeviceModule(types.ModuleType):
     @staticmethod
     def memory_stats(device: torch.device | None = None) -> dict[str, int]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return {
-            "active_bytes.all.peak": peak,
-            "reserved_bytes.all.peak": peak,
-            "num_alloc_retries": 0,
-            "num_ooms": 0,
-        }
+        return {"active_bytes.all.peak": peak, "reserved_bytes.all.peak": peak, "num_alloc_retries": 0, "num_ooms": 0}
 
     @staticmethod
     def empty_cache() -> None:
@@ -135,52 +130,30 @@ if not hasattr(torch.distributed.fsdp, "DataParallelMeshDims"):
 _import_trainer()
 
 
-import torchtitan.models.common.attention as _attention  # noqa: E402
-from torchtitan.components.checkpointer import BaseCheckpointManager  # noqa: E402
-from torchtitan.components.checkpointer.base import ModelWrapper  # noqa: E402
-from torchtitan.components.checkpointer.utils import canonical_fqn  # noqa: E402
-from torchtitan.components.dataloader import BaseDataLoader  # noqa: E402
-from torchtitan.components.loss import (  # noqa: E402
-    IGNORE_INDEX,
-    BaseLoss,
-    ChunkedLossWrapper,
-    CrossEntropyLoss,
-)
-from torchtitan.components.metrics import (  # noqa: E402
-    MetricsProcessor,
-)
-from torchtitan.components.optimizer import (  # noqa: E402
-    LRSchedulersContainer,
-    OptimizersContainer,
-    ParamGroupConfig,
-)
-from torchtitan.components.tokenizer import HuggingFaceTokenizer  # noqa: E402
-from torchtitan.components.validate import Validator  # noqa: E402
-from torchtitan.config import Configurable  # noqa: E402
-from torchtitan.config.configs import (  # noqa: E402
-    CommConfig,
-    CompileConfig,
-    DebugConfig,
-    ParallelismConfig,
-    TrainingConfig,
-)
-from torchtitan.distributed import ParallelDims  # noqa: E402
-from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC  # noqa: E402
-from torchtitan.distributed.cudagraph import CUDAGraphInputSpec  # noqa: E402
-from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm  # noqa: E402
-from torchtitan.models.common.attention import FlexAttention  # noqa: E402
-from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config  # noqa: E402
-from torchtitan.models.common.decoder_sharding import (  # noqa: E402
-    dense_activation_placement,
-    dense_param_placement,
-    norm_config,
-)
-from torchtitan.models.common.param_init import depth_scaled_std  # noqa: E402
-from torchtitan.models.llama3 import Llama3Model, parallelize_llama  # noqa: E402
-from torchtitan.models.llama3.model import Llama3TransformerBlock  # noqa: E402
-from torchtitan.protocols.model_spec import ModelSpec  # noqa: E402
-from torchtitan.protocols.sharding import ShardingConfig  # noqa: E402
-from torchtitan.trainer import Trainer  # noqa: E402
+import torchtitan.models.common.attention as _attention
+from torchtitan.components.checkpointer import BaseCheckpointManager
+from torchtitan.components.checkpointer.base import ModelWrapper
+from torchtitan.components.checkpointer.utils import canonical_fqn
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
+from torchtitan.components.tokenizer import HuggingFaceTokenizer
+from torchtitan.components.validate import Validator
+from torchtitan.config.configs import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.distributed.cudagraph import CUDAGraphInputSpec
+from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
+from torchtitan.models.common.attention import FlexAttention
+from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+from torchtitan.models.common.decoder_sharding import dense_activation_placement, dense_param_placement, norm_config
+from torchtitan.models.common.param_init import depth_scaled_std
+from torchtitan.models.llama3 import Llama3Model, parallelize_llama
+from torchtitan.models.llama3.model import Llama3TransformerBlock
+from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.protocols.sharding import ShardingConfig
+from torchtitan.trainer import Trainer
 
 
 def _mask_always_separated() -> None:
@@ -203,11 +176,6 @@ if "separate_full_blocks" not in inspect.signature(flex_attention.create_block_m
 def device_type() -> str:
     """`cpu` or the accelerator's type (`cuda`, ...): where torchtitan will put the model."""
     return _utils.device_type
-
-
-def device_module():
-    """`torch.cuda`, another accelerator's module, or the stand-in for the CPU."""
-    return _utils.device_module
 
 
 def peak_flops() -> float | None:
@@ -237,53 +205,3 @@ def loss_may_call_the_head() -> bool:
     crashes. Releases that support it also have `reset_iter_state`, which is needed after passes without a backward
     pass."""
     return hasattr(torch.distributed.fsdp.FSDPModule, "reset_iter_state")
-
-
-__all__ = [
-    "IGNORE_INDEX",
-    "BaseCheckpointManager",
-    "BaseDataLoader",
-    "BaseLoss",
-    "ChunkedLossWrapper",
-    "CommConfig",
-    "CompileConfig",
-    "ComplexRoPE",
-    "Configurable",
-    "CrossEntropyLoss",
-    "DebugConfig",
-    "Embedding",
-    "FlexAttention",
-    "FullAC",
-    "HuggingFaceTokenizer",
-    "LRSchedulersContainer",
-    "Linear",
-    "Llama3Model",
-    "Llama3TransformerBlock",
-    "MetricsProcessor",
-    "ModelSpec",
-    "ModelWrapper",
-    "OptimizersContainer",
-    "ParallelDims",
-    "ParallelismConfig",
-    "ParamGroupConfig",
-    "RMSNorm",
-    "SelectiveAC",
-    "ShardingConfig",
-    "Trainer",
-    "TrainingConfig",
-    "Validator",
-    "canonical_fqn",
-    "dense_activation_placement",
-    "dense_param_placement",
-    "depth_scaled_std",
-    "device_module",
-    "device_type",
-    "loss_may_call_the_head",
-    "make_ffn_config",
-    "make_gqa_config",
-    "masks_can_be_replayed",
-    "norm_config",
-    "parallelize_llama",
-    "peak_flops",
-    "spmd",
-]

@@ -8,34 +8,17 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 from muloco import __version__
-from muloco.commands import (
-    analyze,
-    check,
-    check_gpu,
-    export,
-    generate,
-    lighthouse,
-    plan,
-    prepare,
-    report,
-    reproduce,
-    sweep,
-    train,
-    worker,
-)
-from muloco.commands import eval as evaluate
 from muloco.commands.parser import Commands, Parser, add_verbose, list_commands
 from muloco.console import replace_what_cannot_be_encoded, silence
 from muloco.errors import RunFailed, UserError, error_reason, exit_status, shown
 from muloco.launch.lighthouse import LighthouseError
 from muloco.suggest import did_you_mean
 
-COMMANDS = (
-    *(train, prepare, worker, lighthouse, sweep, plan, report, analyze, reproduce),
-    *(check_gpu, evaluate, export, generate, check),
-)
+COMMANDS = "train prepare worker lighthouse sweep plan report analyze reproduce check_gpu eval export generate check"
+"""The commands, in the order of the help: modules of `muloco.commands`."""
 RENAMED = {"paper": "reproduce"}
 """Commands of earlier versions."""
 
@@ -80,8 +63,8 @@ def build_parser() -> tuple[Parser, Commands]:
     )
     parser.add_argument("--version", action="version", version=f"muloco {__version__}")
     commands = parser.add_subparsers(prog="muloco", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
-    for command in COMMANDS:
-        command.add(commands)
+    for name in COMMANDS.split():
+        import_module(f"muloco.commands.{name}").add(commands)
     for added in commands.choices.values():
         add_verbose(added)
     parser.epilog = f"commands:\n{list_commands(commands)}\n\n`muloco COMMAND --help` explains a command."

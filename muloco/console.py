@@ -27,12 +27,8 @@ def open_console(*, stderr: bool = False, work_behind: bool = False, **options: 
 
 
 class LastingStream:
-    """A text stream that may fail without ending the program.
-
-    Args:
-        stream: text goes there.
-        work_behind: whether a reader that goes is worth a message, as a full disk always is.
-    """
+    """A text stream that may fail without ending the program. A reader that goes is worth a message only with
+    `work_behind`, a full disk always."""
 
     def __init__(self, stream: TextIO, *, work_behind: bool):
         self._stream = stream
@@ -67,11 +63,7 @@ class LastingStream:
 
 class BackgroundStream:
     """A text stream whose text is written by a thread, so that callers never wait for a slow or stopped reader, such as
-    a pager. Text beyond a limit is dropped until the reader goes on; a line then says how many lines are missing.
-
-    Args:
-        stream: the stream to write to.
-    """
+    a pager. Text beyond a limit is dropped until the reader goes on; a line then says how many lines are missing."""
 
     MOST = 1 << 20
     """Characters that may wait for the reader."""

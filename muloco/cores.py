@@ -6,15 +6,9 @@ from pathlib import Path
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The number of cores that this process may run on, or fewer if a control group, such as that of a container or of
-    a SLURM job, grants it less processor time.
-
-    Args:
-        root: folder of `proc` and `sys`.
-
-    Returns:
-        at least 1. A quota of 2.5 cores counts as 2.
-    """
+    """The number of cores that this process may run on, at least 1, or fewer if a control group, such as that of a
+    container or of a SLURM job, grants it less processor time: a quota of 2.5 cores counts as 2. `root` is the folder
+    of `proc` and `sys`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *map(int, _quotas(root))]))
 

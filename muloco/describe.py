@@ -1,53 +1,42 @@
 """Describes a resolved config as text, with the origins of its derived values. Needs nothing but Python."""
 
-import dataclasses
+import itertools
 import textwrap
 from typing import Any
 
 from muloco.resolve import Resolution
 from muloco.settings.config import Config
+from muloco.settings.fields import flatten
 
 WIDTH = 80
 
 
-def describe(resolution: Resolution, *, width: int = WIDTH) -> str:
-    """Returns all fields by section, one per line, in lines of at most `width` characters. Longer words, such as paths,
-    are not broken."""
+def describe(resolution: Resolution) -> str:
+    """Returns all fields by section, one per line, in lines of at most `WIDTH` characters unless a word is longer."""
     config = resolution.config
     lines: list[str] = []
-    for name, section in _sections(config, ""):
-        lines += [f"[{name}]", *_fields(name, section, resolution, width), ""]
-    lines += textwrap.wrap(_amounts(config), width)
+    for section, named in itertools.groupby(flatten(config).items(), key=lambda field: field[0].rpartition(".")[0]):
+        values = {name.removeprefix(f"{section}."): value for name, value in named}
+        lines += [f"[{section}]", *_fields(section, values, resolution), ""]
+    lines += textwrap.wrap(_amounts(config), WIDTH)
     for note in resolution.notes:
-        lines += ["", *textwrap.wrap(f"note: {note}", width)]
+        lines += ["", *textwrap.wrap(f"note: {note}", WIDTH)]
     return "\n".join(lines)
 
 
-def _sections(section: Any, prefix: str) -> list[tuple[str, Any]]:
-    """The sections of a config, and those nested in them, by full name."""
-    sections = []
-    for f in dataclasses.fields(section):
-        value = getattr(section, f.name)
-        if dataclasses.is_dataclass(value):
-            sections += [(prefix + f.name, value), *_sections(value, f"{prefix}{f.name}.")]
-    return sections
-
-
-def _fields(name: str, section: Any, resolution: Resolution, width: int) -> list[str]:
-    values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
-    values = {field: value for field, value in values.items() if not dataclasses.is_dataclass(value)}
-    column = max(map(len, values), default=0) + 4
+def _fields(section: str, values: dict[str, Any], resolution: Resolution) -> list[str]:
+    column = max(map(len, values)) + 4
     lines = []
     for field, value in values.items():
-        lines += _wrapped(f"  {field}".ljust(column), _word(value), column, width)
-        if why := resolution.derived.get(f"{name}.{field}"):
-            lines += _wrapped(" " * column, f"derived: {why}", column, width)
+        lines += _wrapped(f"  {field}".ljust(column), _word(value), column)
+        if why := resolution.derived.get(f"{section}.{field}"):
+            lines += _wrapped(" " * column, f"derived: {why}", column)
     return lines
 
 
-def _wrapped(start: str, text: str, column: int, width: int) -> list[str]:
+def _wrapped(start: str, text: str, column: int) -> list[str]:
     options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, initial_indent=start, subsequent_indent=" " * (column + 2), **options)  # type: ignore[arg-type]
+    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * (column + 2), **options)  # type: ignore[arg-type]
 
 
 def _word(value: Any) -> str:

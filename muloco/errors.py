@@ -22,7 +22,7 @@ LONGEST_SHOWN = 80
 
 
 class UserError(ValueError):
-    """What the user has asked for cannot be done: a config, an option, data or a file cannot be used. The message is
+    """The user has asked for something that cannot be done: a config, an option or a file is of no use. The message is
     one line that says what was wrong, where, and what is allowed."""
 
     exit_status = 2

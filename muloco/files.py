@@ -44,12 +44,8 @@ def write_whole(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def whole_folder(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A context with an empty draft folder, which becomes `path` at the end. If an exception ends the context, the
-    draft is removed.
-
-    Args:
-        path: of the folder; its parent exists.
-        shared: whether several processes may make the same folder at once. The first one wins, and the drafts of the
-            others are removed.
+    draft is removed. With `shared` several processes may make the same folder at once: the first one wins, and the
+    drafts of the others are removed.
 
     Raises:
         OSError: there is a file or, unless it is shared, a folder with files at `path`, or nothing can be written.
@@ -80,16 +76,8 @@ def _draft_of(path: Path) -> Path:
 
 
 def lines_from(path: Path, offset: int, most: int = 1 << 20) -> tuple[list[bytes], int]:
-    """Reads the complete lines of a file from a position on.
-
-    Args:
-        path: of the file.
-        offset: in bytes.
-        most: bytes to read at once. A line that is longer is returned in parts.
-
-    Returns:
-        the lines without their ends, and the position behind the last one.
-    """
+    """Reads the complete lines of a file from an offset in bytes on, `most` bytes at once; a line that is longer is
+    returned in parts. Returns the lines without their ends, and the position behind the last one."""
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(most)

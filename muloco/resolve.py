@@ -21,7 +21,7 @@ from muloco.model.initial import check_initial
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import codec_class
 from muloco.outer.loop.fragments import Schedule, by_modules, by_number
-from muloco.settings.bounds import LONGEST_NAME
+from muloco.settings.annotations import LONGEST_NAME
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.data import EMBEDDED, is_hub
 from muloco.settings.fields import section_class
@@ -51,11 +51,8 @@ def resolve(chosen: Config, *, config_name: str = "run") -> ResolvedConfig:
 
 
 def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
-    """A copy of `chosen` in which nothing is left to derive, and how its values were derived.
-
-    Args:
-        chosen: as loaded; fields that are not None stay as they are.
-        config_name: the name after which a run without a name is named.
+    """A copy of a config, as loaded, in which nothing is left to derive, and how its values were derived. Fields that
+    are not None stay as they are; a run without a name is named after `config_name`.
 
     Raises:
         UserError: values or combinations that cannot run, in one line that says what is allowed.
@@ -75,7 +72,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     size = flavor(resolved.model.flavor)
     _check_data(resolved, size)
     _check_fragments(resolved, size)
-    _check_compression(resolved)
+    _check_compression(resolved, size)
     if resolved.chaos.interval_seconds is not None and resolved.worker_processes == 1:
         raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
     _check_buffers(resolved, size)
@@ -89,11 +86,9 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
 
 
 def completed(stored: Config, *, where: str) -> ResolvedConfig:
-    """The resolved config of a run that has been started. Its data and other files need not exist any more.
-
-    Args:
-        stored: the entry `resolved` of a config.json, as it was read. What earlier versions have left open is derived.
-        where: the file, for messages.
+    """The resolved config of a run that has been started, from the entry `resolved` of its config.json; `where` names
+    the file in messages. What earlier versions have left open is derived. Its data and other files need not exist any
+    more.
 
     Raises:
         UserError: it is not a resolved config.
@@ -106,7 +101,6 @@ def completed(stored: Config, *, where: str) -> ResolvedConfig:
 
 
 def _derive(config: Config, origins: Origins) -> None:
-    """Sets the fields that follow from others, in place."""
     try:
         size = flavor(config.model.flavor)
     except ValueError as error:
@@ -138,8 +132,7 @@ def _decided(section: type[Section], values: Any) -> Section:
 
 
 def _notes(config: ResolvedConfig) -> list[str]:
-    """Remarks on a config. A warm-up that is cut off is allowed, as a few steps of a long run's config are a usual
-    trial."""
+    """Remarks on a config. A warm-up may be cut off, as a few steps of a long run's config are a usual trial."""
     notes = []
     warmup, steps, weights = config.lr_scheduler.warmup_steps, config.training.steps, config.data.weights
     if warmup > steps:
@@ -165,8 +158,7 @@ def _usable(name: str) -> str:
 
 
 def _derive_method(config: Config, origins: Origins) -> None:
-    """Derives how the workers are synced, and the constants of primal averaging (GPA, arXiv 2512.17131), which is one
-    of the methods."""
+    """Derives how the workers are synced, and the constants of primal averaging (GPA, arXiv 2512.17131)."""
     ft, optimizer = config.fault_tolerance, config.optimizer
     averages = optimizer.name == "GPA"
     ft.derive("semi_sync_method", "gpa" if averages else "diloco", f"optimizer.name {optimizer.name}", origins)
@@ -243,7 +235,6 @@ def _absolute(source: str) -> str:
 
 
 def _check_fragments(config: ResolvedConfig, size: Flavor) -> None:
-    """Checks whether fragments, sync interval and delay fit together."""
     ft = config.fault_tolerance
     modules = ft.module_fqns_per_model_fragment
     if ft.num_fragments == 1 and ft.fragment_sync_delay == 0 and modules is None:
@@ -259,7 +250,7 @@ def _check_fragments(config: ResolvedConfig, size: Flavor) -> None:
         raise UserError(f"fault_tolerance: {error}") from None
 
 
-def _check_compression(config: ResolvedConfig) -> None:
+def _check_compression(config: ResolvedConfig, size: Flavor) -> None:
     chosen = config.compression
     if chosen.kind != "none" and config.fault_tolerance.semi_sync_method == "none":
         raise UserError(
@@ -275,9 +266,12 @@ def _check_compression(config: ResolvedConfig) -> None:
             "; choose gather, the exact mean as in the paper's top-k, or reselect"
         )
     try:
-        chosen.codec()
+        codec = chosen.codec()
     except ValueError as error:
         raise UserError(f"compression: {error}") from None
+    skipped = size.tables if chosen.skip_embeddings else ()
+    if obstacle := codec.obstacle({name: shape for name, shape in size.shapes.items() if name not in skipped}):
+        raise UserError(f"compression: {obstacle}")
 
 
 def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:

@@ -15,34 +15,19 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
-__all__ = ["Axis", "axes", "copies", "gather", "local", "part_shape", "shard_like", "to_host", "wrap"]
-
 
 @torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
-    """Returns this rank's part of `tensor`, which shares its storage, so that writing to it in place writes to
-    `tensor`.
-
-    Args:
-        tensor: any shape and dtype, plain or DTensor.
-
-    Returns:
-        `tensor` itself if it is plain; of a DTensor the local shard as a plain tensor, which has no elements on a rank
-        that owns none.
-    """
+    """Returns this rank's part of `tensor`, of any shape and dtype, which shares its storage, so that writing to it in
+    place writes to `tensor`: `tensor` itself if it is plain; of a DTensor the local shard as a plain tensor, which has
+    no elements on a rank that owns none."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
-    """Returns the full plain tensor, on every rank. Collective over the mesh of a DTensor.
-
-    Args:
-        tensor: any shape and dtype, plain or DTensor; pending sums (`Partial`) are reduced.
-
-    Returns:
-        `tensor` itself if it is plain, else a plain tensor of the global shape and the same dtype.
-    """
+    """Returns the full plain tensor of the same dtype, on every rank; pending sums (`Partial`) are reduced. Collective
+    over the mesh of a DTensor; a plain tensor is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -94,12 +79,10 @@ def wrap(part: Tensor, *, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy of this rank's part in host memory, known as what `tensor` is sharded as. No communication.
+    """A copy of this rank's part of a tensor of any shape and dtype in host memory, known as what `tensor` is sharded
+    as. No communication.
 
     From an accelerator it is pinned and may be under way on return: synchronize before it is read.
-
-    Args:
-        tensor: any shape and dtype, plain or DTensor.
     """
     part = local(tensor).detach()
     host = torch.empty_like(part, device="cpu", pin_memory=part.device.type == "cuda").copy_(part, non_blocking=True)
@@ -173,13 +156,13 @@ def axes(tensor: Tensor) -> tuple[Axis, ...]:
         and place.split_factor == math.prod(mesh.size(i) for i in used if i > index and _dim(places[i]) == place.dim)
     ]
     copied = [index for index in used if places[index].is_replicate()]
-    found = tuple(Axis(mesh.get_group(index), _dim(places[index])) for index in (*plain, *strided, *copied))
-    if len(found) < len(used) or part_shape(tensor.shape, found) != local(tensor).shape:
+    known = tuple(Axis(mesh.get_group(index), _dim(places[index])) for index in (*plain, *strided, *copied))
+    if len(known) < len(used) or part_shape(tensor.shape, known) != local(tensor).shape:
         raise ValueError(
             f"a tensor of shape {tuple(tensor.shape)} with placements {tensor.placements} has parts of shape "
             f"{tuple(local(tensor).shape)} here; only replication and sharding as torch.chunk divides are known"
         )
-    return found
+    return known
 
 
 def _dim(placement: Placement) -> int | None:

@@ -5,12 +5,8 @@ from collections.abc import Collection, Iterable
 
 
 def similar(name: str, known: Iterable[str], *, cutoff: float = 0.6, most: int = 1) -> list[str]:
-    """Returns the known names that are similar to a name, the most similar one first. Case does not count.
-
-    Args:
-        cutoff: the least similarity, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
-        most: how many names are returned at most.
-    """
+    """Returns the known names, at most `most`, whose similarity to a name is at least `cutoff`, from 0 to 1
+    (`difflib.SequenceMatcher.ratio`), the most similar one first. Case does not count."""
     lower = {other.lower(): other for other in known}
     return [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=most, cutoff=cutoff)]
 

@@ -15,12 +15,13 @@ import torch
 from torch import multiprocessing
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run tests, one of them runs all tests of a file that share a fixture."""
     for item in items:
         definitions = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
         if any(fixture[-1].scope == "module" and fixture[-1].argname in item.fixturenames for fixture in definitions):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_finish() -> None:

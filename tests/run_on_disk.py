@@ -10,9 +10,10 @@ from muloco.data.corpus import Corpus, Document
 from muloco.data.tokenizer import train_tokenizer
 from muloco.model import build
 from muloco.resolve import resolve
-from muloco.runs.checkpoint_folder import GLOBAL, METADATA, CheckpointFolder, Save, Stored
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.digests import sha256_of
 from muloco.runs.folder import RunFolder, read_json, write_json
+from muloco.runs.manifest import GLOBAL, METADATA, Save, Stored
 from muloco.settings.config import Config
 from muloco.settings.stored import to_dict
 

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from muloco.commands.with_config import log_to
 
+from .covering import only
+
 CODE = """
 import sys
 from rich.table import Table
@@ -94,7 +96,7 @@ def test_messages_while_training_have_the_time_of_workers_lines(capsys: pytest.C
     assert re.match(r"\d\d:\d\d:\d\d WARNING +lost", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", only([">&-", "<&- >&- 2>&-"], [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]))
 def test_a_closed_output_ends_nothing(closed: str, tmp_path: Path) -> None:
     """As at a daemon's start. No file that is opened later takes the number of a closed stream."""
     program = tmp_path / "program.py"

@@ -9,16 +9,17 @@ from .test_torchtitan_gate import PACKAGE, modules_imported_by
 
 LEVELS = [
     {"errors", "sharding", "failpoints", "cores", "console", "files", "suggest", "_torchtitan"},
-    {"settings.bounds", "settings.marks"},
+    {"settings.annotations"},
     {"settings.values"},
-    {"optim", "outer.codecs"},  # whose settings are fields of the config
+    {"optim", "outer.codecs", "outer.loop.fragments"},  # whose settings are fields of the config
+    {"model"},
     {"settings"},
     {"outer.protocol"},
     {"outer.system_clock"},
     {"outer.in_process", "outer.wire"},
     {"outer.loop"},
     {"outer"},
-    {"model", "data", "pytorch"},
+    {"data", "pytorch"},
     {"resolve"},
     {"runs", "describe"},
     {"training"},

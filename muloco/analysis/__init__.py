@@ -1,9 +1,6 @@
 """Analysis of finished runs and planning of future ones: plots, reports, scaling laws, time and memory.
 
-table.py, terminal.py         tables as Markdown and CSV, and as they fit a terminal
-chart.py, draw.py, palette.py figures as data, drawn by Matplotlib (canvas.py), with one style for each method
-output.py                     checks of the files that a command writes
-records/                      finished runs, read and pooled over seeds; claims/ and report/ are built on them
+Finished runs are read and pooled in records/, on which claims/ and report/ are built.
 """
 
 from muloco.analysis.power_law import PowerLaw, fit_power_law

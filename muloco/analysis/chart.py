@@ -1,23 +1,29 @@
 """A figure as data: panels of series, which `muloco.analysis.draw` draws. Neither knows anything of runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
-    """A line, points, or both. A value of NaN makes a gap."""
+class Drawn:
+    """The part of a panel that one entry of the legend describes."""
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    spread: Sequence[float | None] = ()
-    """Standard deviation of each point over the seeds; empty where there are none."""
     look: str = ""
     """Name that decides its color, marker and dash (`muloco.analysis.palette`). By default it is the label; a series
     with neither looks like the one before it."""
     published: bool = False
     """Whether it is the paper's; such series are drawn faint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series(Drawn):
+    """A line, points, or both. A value of NaN makes a gap."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float | None] = ()
+    """Standard deviation of each point over the seeds; empty where there are none."""
     line: bool = True
     points: bool = True
     marker: str = ""
@@ -29,28 +35,22 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bars:
+class Bars(Drawn):
     """A bar at each category of the panel, beside those of the other series."""
 
-    label: str
     heights: Sequence[float | None]
     """One for each category; None: no bar."""
-    look: str = ""
-    published = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boxes:
+class Boxes(Drawn):
     """A box from the lower to the upper quartile at each category of the panel, with whiskers, median and mean."""
 
-    label: str
     values: Sequence[Sequence[float]]
     """A distribution for each category; empty: no box."""
     crosses: Sequence[float | None]
     """A single value for each category, to compare the box with."""
     crosses_label: str
-    look: str = ""
-    published = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Panel:
     title: str
     xlabel: str
     ylabel: str
-    series: Sequence[Series | Bars | Boxes]
+    series: Sequence[Drawn]
     categories: Sequence[str] = ()
     """Labels along x, where the series are bars or boxes."""
     ticks: Sequence[float] = ()
@@ -85,28 +85,21 @@ class Figure:
     """Width and height of a panel in inches."""
     across: int = 3
     """The most panels beside each other."""
+    needs: str = ""
+    """The runs that it takes for the figure to have panels."""
+
+    @property
+    def series(self) -> list[Drawn]:
+        """The series of all panels."""
+        return [series for panel in self.panels for series in panel.series]
+
+    def with_data(self, *, published: bool = False) -> "Figure":
+        """The figure without the panels that have no series or, unless published ones count, no others."""
+        panels = [panel for panel in self.panels if any(published or not series.published for series in panel.series)]
+        return replace(self, panels=panels)
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A figure for which data is missing."""
-
-    name: str
-    needs: str
-
-
-def assemble(
-    name: str, title: str, panels: Sequence[Panel], *, caption: str, needs: str, paper: bool
-) -> Figure | Skipped:
-    """A figure of the panels that have something to show.
-
-    Args:
-        name: of its files.
-        title: for people.
-        panels: some may have no series.
-        caption: under it.
-        needs: what is missing if nothing is to be shown.
-        paper: whether panels count that show nothing but what is published.
-    """
-    shown = [panel for panel in panels if any(paper or not series.published for series in panel.series)]
-    return Figure(name=name, title=title, panels=shown, caption=caption) if shown else Skipped(name, needs)
+def wall_clock_panel(title: str, series: Sequence[Series], unit: str) -> Panel:
+    """Time against bandwidth."""
+    xlabel = "bandwidth of a worker's link (Gbit/s)"
+    return Panel(title=title, xlabel=xlabel, ylabel=f"wall-clock time ({unit})", series=series, xlog=10, ylog=10)

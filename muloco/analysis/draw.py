@@ -1,13 +1,14 @@
-"""Figures as PNG and SVG."""
+"""Figures as PNG and SVG, independent of the matplotlib backend in the environment (MPLBACKEND)."""
 
+import contextlib
 import math
+import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muloco.analysis.canvas import canvas, save
-from muloco.analysis.chart import Bars, Boxes, Figure, Panel, Series
+from muloco.analysis.chart import Bars, Boxes, Drawn, Figure, Panel, Series
 from muloco.analysis.palette import Look, looks
 
 _FAINT = 0.45
@@ -50,15 +51,23 @@ def draw_to(figure: Figure, *paths: Path) -> None:
     rows = math.ceil(len(figure.panels) / columns)
     panel_width, panel_height = figure.panel_size
     width = panel_width * columns + 0.8
-    labels = _labels(figure)
+    mixed = not all(series.published for series in figure.series)
+    labels = _labels(figure, mixed=mixed)
     across = max(1, int(width / (0.055 * max(_SHORTEST_LABEL, *map(len, labels)) + 0.6)))
     notes = textwrap.wrap("; ".join(filter(None, (figure.note, _explained(labels)))), int(width / 0.055))
     height = panel_height * rows + 0.17 * math.ceil(len(labels) / across) + 0.12 * len(notes)
-    styles = looks(name for panel in figure.panels for series in panel.series if (name := _look(series)))
-    with canvas(rows, columns, width=width, height=height, name=figure.name) as (sheet, grid):
+    styles = looks(filter(None, map(_look, figure.series)))
+    with _no_backend():
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Sheet
+    with matplotlib.rc_context({"svg.hashsalt": figure.name, "font.size": 9, "axes.titlesize": 10}):
+        sheet: Any = Sheet(figsize=(width, height), dpi=130, layout="constrained")
+        FigureCanvasAgg(sheet)
+        grid = sheet.subplots(rows, columns, squeeze=False)
         for place, axes in enumerate(grid.flat):
             if place < len(figure.panels):
-                _draw_panel(axes, figure.panels[place], styles, figure)
+                _draw_panel(axes, figure.panels[place], styles, mixed=mixed)
             else:
                 axes.set_visible(False)
         handles = {
@@ -77,40 +86,53 @@ def draw_to(figure: Figure, *paths: Path) -> None:
         save(sheet, *paths)
 
 
+def save(sheet: Any, *paths: Path) -> None:
+    """Writes a sheet to files whose endings name the formats. The same sheet gives the same bytes."""
+    sheet.draw_without_rendering()
+    sheet.set_layout_engine("none")  # so that all files have the same layout
+    for path in paths:
+        sheet.savefig(path, metadata={"Software": None} if path.suffix.lower() == ".png" else {"Date": None})
+
+
+@contextlib.contextmanager
+def _no_backend() -> Iterator[None]:
+    """Hides the backend in the environment, since matplotlib refuses to be imported if it does not know it, as in a
+    program that a notebook starts."""
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
+
+
 def _explained(labels: Iterable[str]) -> str:
     """Explains the symbols in the labels."""
-    said = [meaning for symbol, meaning in _SYMBOLS.items() if any(symbol in label for label in labels)]
-    return "; ".join(said)
+    return "; ".join(meaning for symbol, meaning in _SYMBOLS.items() if any(symbol in label for label in labels))
 
 
-def _labels(figure: Figure) -> list[str]:
+def _labels(figure: Figure, *, mixed: bool) -> list[str]:
     """All labels of the legend, each once."""
-    labels: dict[str, None] = {}
+    labels = []
     for panel in figure.panels:
         for series in panel.series:
-            labels[_label(series, figure)] = None
-            if isinstance(series, Boxes):
-                labels[series.crosses_label] = None
-        labels[panel.ticks_label] = None
-    return [label for label in labels if label]
+            labels += [_label(series, mixed), series.crosses_label if isinstance(series, Boxes) else ""]
+        labels.append(panel.ticks_label)
+    return list(dict.fromkeys(filter(None, labels)))
 
 
-def _label(series: Series | Bars | Boxes, figure: Figure) -> str:
-    """The label, with `(paper)` where the figure has more than what is published; empty for a series without one."""
-    beside = series.published and not _all_published(figure)
-    return f"{series.label} (paper)" if series.label and beside else series.label
+def _label(series: Drawn, mixed: bool) -> str:
+    """The label, marked where the paper's series are beside others; empty for a series without one."""
+    return f"{series.label} (paper)" if series.label and series.published and mixed else series.label
 
 
-def _all_published(figure: Figure) -> bool:
-    return all(series.published for panel in figure.panels for series in panel.series)
-
-
-def _look(series: Series | Bars | Boxes) -> str:
+def _look(series: Drawn) -> str:
     return series.look or series.label
 
 
-def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], figure: Figure) -> None:
+def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], *, mixed: bool) -> None:
     style = Look("black", "o", "-")
+    lines = [series for series in panel.series if isinstance(series, Series)]
     grouped = [series for series in panel.series if not isinstance(series, Series)]
     if panel.ticks:
         on_the_axis = {"transform": axes.get_xaxis_transform(), "label": panel.ticks_label}
@@ -118,28 +140,23 @@ def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Look], figure: Fig
     for series in panel.series:
         style = styles.get(_look(series), style)
         if isinstance(series, Series):
-            _draw_series(axes, series, style, _label(series, figure), faint=_is_faint(series, figure))
-        else:
-            width = 0.7 / len(grouped)
-            shift = (grouped.index(series) - (len(grouped) - 1) / 2) * width
-            if isinstance(series, Bars):
-                _draw_bars(axes, series, style.color, shift, width)
-            else:
-                _draw_boxes(axes, series, style.color, shift, width)
+            _draw_series(axes, series, style, _label(series, mixed), faint=series.published and mixed)
+            continue
+        width = 0.7 / len(grouped)
+        shift = (grouped.index(series) - (len(grouped) - 1) / 2) * width
+        if isinstance(series, Bars):
+            _draw_bars(axes, series, style.color, shift, width)
+        elif isinstance(series, Boxes):
+            _draw_boxes(axes, series, style.color, shift, width)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    drawn = [series for series in panel.series if isinstance(series, Series)]
     if panel.categories:
         turned = {"rotation": 60, "ha": "right"} if max(map(len, panel.categories)) > _LONG_CATEGORY else {}
         axes.set_xticks(range(len(panel.categories)), panel.categories, **turned)
     else:
         if panel.zero:
-            axes.set_ylim(0, 1.1 * max(y for series in drawn for y in series.y))  # room above the highest
-        _scales(axes, panel, drawn)
+            axes.set_ylim(0, 1.1 * max(y for series in lines for y in series.y))  # room above the highest
+        _scales(axes, panel, lines)
     axes.grid(alpha=0.25)
-
-
-def _is_faint(series: Series, figure: Figure) -> bool:
-    return series.published and not _all_published(figure)
 
 
 def _draw_series(axes: Any, series: Series, style: Look, label: str, *, faint: bool) -> None:
@@ -198,15 +215,15 @@ def _draw_boxes(axes: Any, boxes: Boxes, color: str, shift: float, width: float)
         axes.plot(*zip(*crosses, strict=True), "x", color=color, alpha=0.6, label=boxes.crosses_label)
 
 
-def _scales(axes: Any, panel: Panel, drawn: Sequence[Series]) -> None:
+def _scales(axes: Any, panel: Panel, lines: Sequence[Series]) -> None:
     """Logarithmic axes, and numbers as people write them, such as 4.2M. If a logarithmic axis
     has values at few places, its numbers are at these."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     short = FuncFormatter(lambda value, _: _short(value))
     for axis, scale, base, values in (
-        (axes.xaxis, axes.set_xscale, panel.xlog, {x for series in drawn for x in series.x}),
-        (axes.yaxis, axes.set_yscale, panel.ylog, {y for series in drawn for y in series.y}),
+        (axes.xaxis, axes.set_xscale, panel.xlog, {x for series in lines for x in series.x}),
+        (axes.yaxis, axes.set_yscale, panel.ylog, {y for series in lines for y in series.y}),
     ):
         values = {value for value in values if math.isfinite(value) and (value > 0 or not base)}
         if not values:

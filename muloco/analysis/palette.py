@@ -67,10 +67,10 @@ def looks(names: Iterable[str]) -> Mapping[str, Look]:
 
 def _parts(name: str) -> tuple[str, int | None, str]:
     """Splits a name into method, K and the rest."""
-    found = re.fullmatch(r"(?P<method>.+?)(?: K=(?P<workers>\d+))?(?:, (?P<rest>[^()]*))?", name)
-    assert found is not None, name
+    match = re.fullmatch(r"(.+?)(?: K=(\d+))?(?:, ([^()]*))?", name)
+    assert match is not None, name
+    method, workers, rest = match.groups(default="")
     known = max((method for method in COLORS if name.startswith(method)), key=len, default=None)
-    method, workers, rest = found["method"], found["workers"], found["rest"] or ""
     if known is not None and known != method:
         method, rest = known, f"{method.removeprefix(known)} {rest}".strip()
     return method, int(workers) if workers else None, rest

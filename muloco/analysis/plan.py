@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import TYPE_CHECKING
 
 from muloco.analysis.memory import Memory, memory
 from muloco.analysis.records.method import variant
 from muloco.analysis.wall_clock import WallClock, wall_clock
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
-from muloco.optim.rules import RULES
-from muloco.outer.loop.memory import sync_words
 from muloco.settings.config import ResolvedConfig
 from muloco.training.validation_cost import validation_share
+
+if TYPE_CHECKING:
+    from muloco.outer.codecs.compression import Layout
 
 ASSUMPTIONS = (
     "Assumptions, which every plan prints: a step is 6 N FLOPs a token; the GPUs reach a given share of their peak "
@@ -133,7 +134,8 @@ def plan(
     size = flavor(config.model.flavor)
     ft = config.fault_tolerance
     apart = config.syncs and config.worker_processes > 1
-    whole = _memory(config)
+    layouts = _layouts(config) if config.syncs else []
+    whole = memory(config, layouts)
     shards = config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree
     share = config.workers / config.worker_processes / shards  # of the memory of one worker on each GPU
     offloaded = whole.outer if config.outer_optimizer.offload else 0
@@ -146,7 +148,7 @@ def plan(
         gpus=gpus,
         step_seconds=size.flops_per_token * config.tokens_per_step / (gpus * GPUS[gpu].flops * utilization),
         sync_steps=ft.sync_steps if apart else 1,
-        exchange_bytes=float(_exchange_bytes(config)) if apart else 2.0 * size.parameters * (gpus > 1),
+        exchange_bytes=float(_exchange_bytes(layouts, config.workers)) if apart else 2.0 * size.parameters * (gpus > 1),
         fragments=ft.num_fragments if apart else 1,
         delay=ft.fragment_sync_delay if apart else 0,
         memory=whole,
@@ -163,61 +165,21 @@ def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
     return min(plans, key=lambda plan: plan.at(gbit_per_second).total)
 
 
-def _memory(config: ResolvedConfig) -> Memory:
-    buffers = {"sgd": int(bool(config.outer_optimizer.momentum)), "adamw": 2, "muon": 1}
-    feedback, again = config.compression.error_feedback, config.compression.reduce == "reselect"
-    return memory(
-        parameters=flavor(config.model.flavor).parameters,
-        inner_state=_inner_state(config),
-        outer_buffers=buffers[config.outer_optimizer.class_name] if config.syncs else None,
-        residual_words=(1 + again / config.workers) * feedback,  # of what it sends, and of its own means
-        sync_words=_sync_words(config) if config.syncs else 0.0,
-    )
-
-
-def _inner_state(config: ResolvedConfig) -> int:
-    """Returns how many numbers the inner optimizer keeps for the parameters."""
-    size, optimizer = flavor(config.model.flavor), config.optimizer
-    if optimizer.name == "SGD":
-        return size.parameters if optimizer.mu else 0
-    average = size.parameters if optimizer.name == "GPA" else 0  # its z
-    roles = optimizer.roles()
-    return average + sum(RULES[roles[name].rule].words * number for name, number in size.parameters_by_role.items())
-
-
-def _sync_words(config: ResolvedConfig) -> float:
-    """Returns fp32 words a parameter at the peak of a sync. It assumes CUDA graphs, which keep the gradients, unless
-    the config turns them off or the workers share a process."""
-    ft = config.fault_tolerance
-    in_process = ft.transport == "in_process"
-    return sync_words(
-        workers=config.workers,
-        sync_delay=ft.fragment_sync_delay,
-        compressed=config.compression.kind != "none",
-        error_feedback=config.compression.error_feedback,
-        fragments=ft.num_fragments,
-        in_process=in_process,
-        gradients_stay=not in_process and not config.training.disable_cuda_graphs,
-    )
-
-
-def _exchange_bytes(config: ResolvedConfig) -> int:
+def _exchange_bytes(layouts: Sequence["Layout"], workers: int) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
     from muloco.outer.protocol.exchange import bytes_sent
+
+    return sum(max(bytes_sent(layout, workers, rank) for rank in range(workers)) for layout in layouts)
+
+
+def _layouts(config: ResolvedConfig) -> "list[Layout]":
+    """The form in which each fragment travels."""
+    import torch
+
     from muloco.training.outer import build_compression, fragments_of
 
-    shapes = _shapes(config.model.flavor)
-    compression = build_compression(config.compression, shapes, tables=flavor(config.model.flavor).tables)
-    total = 0
-    for fragment in fragments_of(config, shapes):
-        layout = compression.layout({name: shapes[name] for name in fragment})
-        total += max(bytes_sent(layout, config.workers, rank) for rank in range(config.workers))
-    return total
-
-
-@cache
-def _shapes(name: str):
-    """The model's parameters, without memory."""
-    from muloco.model import build
-
-    return {name: parameter.detach() for name, parameter in build(name, device="meta").named_parameters()}
+    size = flavor(config.model.flavor)
+    parameters = {name: torch.empty(shape, device="meta") for name, shape in size.shapes.items()}
+    compression = build_compression(config.compression, parameters, tables=size.tables)
+    fragments = fragments_of(config, parameters)
+    return [compression.layout({name: parameters[name] for name in fragment}) for fragment in fragments]

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from muloco.analysis.chart import Figure, Panel, Series
+from muloco.analysis.chart import Figure, Series, wall_clock_panel
 from muloco.analysis.draw import draw_to
 from muloco.analysis.plan import Plan, fastest
-from muloco.analysis.terminal import Column, facts, fitted
+from muloco.analysis.terminal import Column, fitted
 from muloco.analysis.wall_clock import time_unit
 
 _LISTED = 20
@@ -61,7 +61,10 @@ def _of_one(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width:
         ],
         width=width,
     )
-    return [facts(plan.name, rows), *by_rate]
+    facts = Table(title=Text(plan.name), title_justify="left", show_header=False)
+    for fact, value in rows.items():
+        facts.add_row(fact, Text(value))
+    return [facts, *by_rate]
 
 
 def _of_several(plans: Sequence[Plan], rates: Sequence[float], hardware: str, width: int) -> list[Table]:
@@ -72,7 +75,7 @@ def _of_several(plans: Sequence[Plan], rates: Sequence[float], hardware: str, wi
         Column("steps", [f"{plan.steps:,}" for plan in plans]),
         Column("s a step", [f"{plan.step_seconds:.3g}" for plan in plans]),
         Column("sent by a worker", [_sent(plan) for plan in plans]),
-        Column("GB a GPU", [_memory(plan) for plan in plans]),
+        Column("GB a GPU", [_gigabytes(plan.bytes_per_gpu) + " (too much)" * (not plan.fits) for plan in plans]),
         Column("% validation", [f"{100 * plan.validation_share:.1f}" for plan in plans]),
     ]
     name, size = time_unit(max(plan.at(rate).total for plan in plans for rate in rates))
@@ -98,10 +101,6 @@ def _sent(plan: Plan) -> str:
         return "nothing"
     every = "step" if plan.sync_steps == 1 else f"{plan.sync_steps} steps"
     return f"{plan.exchange_bytes / 1e9:.3g} GB every {every}"
-
-
-def _memory(plan: Plan) -> str:
-    return f"{_gigabytes(plan.bytes_per_gpu)}{'' if plan.fits else ' (too much)'}"
 
 
 def _memory_over_time(plan: Plan) -> str:
@@ -142,14 +141,7 @@ def plot_plans(plans: Sequence[Plan], path: Path) -> None:
         more = f" and {len(alike)} more alike" if alike else ""
         label = f"{first.name}{gpus}{more}" if number < _LISTED else ""
         series.append(Series(label=label, look=first.look, x=rates, y=[time / size for time in times], points=False))
-    panel = Panel(
-        title="wall-clock time, modelled",
-        xlabel="bandwidth of a worker's link (Gbit/s)",
-        ylabel=f"wall-clock time ({name})",
-        series=series,
-        xlog=10,
-        ylog=10,
-    )
+    panel = wall_clock_panel("wall-clock time, modelled", series, name)
     note = f"the first {_LISTED} of {len(curves)} curves" if len(curves) > _LISTED else ""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_to(Figure(name=path.stem, title="Plan", panels=[panel], note=note, panel_size=(7.2, 4.2)), path)

@@ -1,6 +1,5 @@
 """The picture of one run: loss.png."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,8 @@ from typing import Any
 from muloco.analysis.chart import Figure, Panel, Series
 from muloco.analysis.draw import draw_to
 from muloco.analysis.records.method import variant
-from muloco.resolve import completed
+from muloco.analysis.records.runs import read_config
 from muloco.runs.folder import RunFolder, read_metrics
-from muloco.settings.stored import from_dict
 
 MOST_SYNCS = 40
 """The most syncs that are marked one by one."""
@@ -36,18 +34,27 @@ def plot_loss(folder: RunFolder) -> Path:
     anchor = {step: loss for losses in _by_worker(lines, "validation_loss").values() for step, loss in losses.items()}
     own = _mean(_by_worker(lines, "local_validation_loss"))
     syncs = sorted({line["step"] for line in lines if line.get("event") == "sync"})
-    logged = sorted({step for losses in training.values() for step in losses})
+    method = variant(read_config(folder)).method if folder.config.exists() else "MuLoCo"
+    logged = sorted(_mean(training))
+
+    def trained(label: str, losses: Mapping[int, float], *, thin: bool = False) -> Series:
+        """A line with gaps at the steps that other workers have logged and this one has not."""
+        y = [losses.get(step, math.nan) for step in logged]
+        return Series(label=label, look=method, x=logged, y=y, points=False, thin=thin)
+
+    def held_out(label: str, losses: Mapping[int, float], *, line: bool = True, marker: str = "") -> list[Series]:
+        """A series of held-out losses, if there are any."""
+        x = sorted(losses)
+        y = [losses[step] for step in x]
+        return [Series(label=label, look="held-out", x=x, y=y, line=line, marker=marker)] if x else []
+
     several = len(training) > 1
-    method = _method(folder)
-    series = []
-    if several:
-        label = f"training, each of {len(training)} workers"
-        series += [_training(label, method, logged, losses, thin=True) for losses in training.values()]
-    label = "training, mean of the workers" if several else "training"
-    series.append(_training(label, method, logged, _mean(training)))
+    label = f"training, each of {len(training)} workers"
+    series = [trained(label, losses, thin=True) for losses in training.values()] if several else []
+    series.append(trained("training, mean of the workers" if several else "training", _mean(training)))
     label = "held-out, own weights" + " (mean of the workers)" * several
-    series += _held_out(label, own, line=False, marker="x")
-    series += _held_out("held-out, anchor" if syncs else "held-out", anchor)
+    series += held_out(label, own, line=False, marker="x")
+    series += held_out("held-out, anchor" if syncs else "held-out", anchor)
     if len(syncs) > MOST_SYNCS:
         series.append(Series(label=f"{len(syncs)} syncs, not marked", x=[], y=[], line=False, points=False))
         syncs = []
@@ -63,37 +70,13 @@ def plot_loss(folder: RunFolder) -> Path:
     return folder.loss_plot
 
 
-def _training(
-    label: str, method: str, logged: Sequence[int], losses: Mapping[int, float], *, thin: bool = False
-) -> Series:
-    """A line with gaps at the steps that other workers have logged and this one has not."""
-    y = [losses.get(step, math.nan) for step in logged]
-    return Series(label=label, look=method, x=logged, y=y, points=False, thin=thin)
-
-
-def _held_out(label: str, losses: Mapping[int, float], *, line: bool = True, marker: str = "") -> list[Series]:
-    """A series of held-out losses, if there are any."""
-    steps = sorted(losses)
-    y = [losses[step] for step in steps]
-    return [Series(label=label, look="held-out", x=steps, y=y, line=line, marker=marker)] if steps else []
-
-
-def _method(folder: RunFolder) -> str:
-    """The run's method, which decides its color; without a config, MuLoCo."""
-    if not folder.config.exists():
-        return "MuLoCo"
-    stored = json.loads(folder.config.read_text(encoding="utf-8"))
-    where = str(folder.config)
-    return variant(completed(from_dict(stored["resolved"], where=where), where=where)).method
-
-
 def _by_worker(lines: Sequence[Mapping[str, Any]], name: str) -> dict[int, dict[int, float]]:
     """Values by worker and step."""
-    found: dict[int, dict[int, float]] = defaultdict(dict)
+    values: dict[int, dict[int, float]] = defaultdict(dict)
     for line in lines:
         if name in line:
-            found[line["worker"]][line["step"]] = line[name]
-    return dict(sorted(found.items()))
+            values[line["worker"]][line["step"]] = line[name]
+    return dict(sorted(values.items()))
 
 
 def _mean(by_worker: Mapping[int, Mapping[int, float]]) -> dict[int, float]:

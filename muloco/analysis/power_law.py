@@ -1,13 +1,12 @@
 """Power laws of loss against compute, L = A C^a + L_irr, and of other positive numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 BREADTH = 1e-3
 """Relative deviations of a loss that are more than noise."""
-RESAMPLES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +16,6 @@ class PowerLaw:
     coefficient: float
     exponent: float
     irreducible: float = 0.0
-    exponent_interval: tuple[float, float] | None = None
-    """90 % bootstrap interval; None: not asked for."""
-    irreducible_interval: tuple[float, float] | None = None
-    """90 % bootstrap interval of the irreducible loss, if that was fitted."""
 
     def predict(self, compute: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """The value at each x, as float64."""
@@ -33,8 +28,6 @@ def fit_power_law(
     irreducible: float | None = None,
     *,
     breadth: float = BREADTH,
-    intervals: bool = False,
-    seed: int = 0,
 ) -> PowerLaw:
     """Fits L = A C^a + L_irr, robustly: deviations count squared while they are small, else linearly.
 
@@ -43,45 +36,24 @@ def fit_power_law(
         loss: L at each, of the same length.
         irreducible: L_irr, below every loss; None: fitted too, at least 0, which takes three different C.
         breadth: relative deviation of a loss up to which it counts squared.
-        intervals: also 90 % intervals, from refits to the fitted values with deviations drawn from those seen.
-        seed: of these draws.
 
     Raises:
         ValueError: too few points, values that are not positive, or a loss at or below L_irr.
     """
-    x, y = _checked(compute, loss, "compute", "loss")
-    least = 3 if irreducible is None else 2
-    if len(set(x)) < least:
-        raise ValueError(
-            f"a fit {'without' if irreducible is None else 'with'} a given irreducible loss needs "
-            f"{least} different computes; got {len(set(x))}"
-        )
-    if irreducible is not None and not 0 <= irreducible < y.min():
-        raise ValueError(f"irreducible must be from 0 to below every loss ({y.min():g}); got {irreducible}")
-
-    def fit(values: np.ndarray) -> PowerLaw:
-        return _free(x, values, breadth) if irreducible is None else _fixed(x, values, irreducible, breadth)
-
-    law = fit(y)
-    if not intervals:
-        return law
-    drawn = [fit(values) for values in _redrawn(x, y, law, 3 if irreducible is None else 2, seed)]
-    law = replace(law, exponent_interval=_interval([one.exponent for one in drawn]))
-    return (
-        law
-        if irreducible is not None
-        else replace(law, irreducible_interval=_interval([one.irreducible for one in drawn]))
-    )
-
-
-def _checked(x: Sequence[float], y: Sequence[float], *names: str) -> tuple[np.ndarray, np.ndarray]:
-    arrays = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if arrays[0].shape != arrays[1].shape or arrays[0].ndim != 1:
-        raise ValueError(f"{names[0]} and {names[1]} must be of one length; got {len(x)} and {len(y)}")
-    for name, values in zip(names, arrays, strict=True):
+    x, y = np.asarray(compute, dtype=float), np.asarray(loss, dtype=float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"compute and loss must be of one length; got {len(compute)} and {len(loss)}")
+    for name, values in (("compute", x), ("loss", y)):
         if not np.all((values > 0) & np.isfinite(values)):
             raise ValueError(f"{name} must be positive and finite; got {list(values)}")
-    return arrays
+    given, least = ("without", 3) if irreducible is None else ("with", 2)
+    if len(set(x)) < least:
+        raise ValueError(f"a fit {given} a given irreducible loss needs {least} different computes; got {len(set(x))}")
+    if irreducible is None:
+        return _free(x, y, breadth)
+    if not 0 <= irreducible < y.min():
+        raise ValueError(f"irreducible must be from 0 to below every loss ({y.min():g}); got {irreducible}")
+    return _fixed(x, y, irreducible, breadth)
 
 
 def _fixed(x: np.ndarray, y: np.ndarray, irreducible: float, breadth: float) -> PowerLaw:
@@ -130,16 +102,3 @@ def _free(x: np.ndarray, y: np.ndarray, breadth: float) -> PowerLaw:
     ).x
     coefficient = float(np.exp(height - slope * middle))
     return PowerLaw(coefficient=coefficient, exponent=float(slope), irreducible=float(irreducible))
-
-
-def _redrawn(x: np.ndarray, y: np.ndarray, law: PowerLaw, fitted_numbers: int, seed: int) -> list[np.ndarray]:
-    """Losses as they might have been: those of the law, with deviations drawn from the ones seen."""
-    values = law.predict(x)
-    widen = np.sqrt(len(x) / max(1, len(x) - fitted_numbers))  # a fit's own deviations are too small
-    draws = np.random.default_rng(seed).choice((y / values - 1) * widen, (RESAMPLES, len(x)))
-    return [np.maximum(values * (1 + draw), law.irreducible + 1e-9) for draw in draws]
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.percentile(values, (5, 95))
-    return float(low), float(high)

@@ -1,4 +1,4 @@
-"""What the paper (arXiv 2505.23725) and its project page have published, as data to stand beside what was measured.
+"""Results that the paper (arXiv 2505.23725) and its project page have published, as data to stand beside measured ones.
 
 Losses are final evaluation losses in nats a token, on data that is not public: only ratios, orders and exponents can be
 compared. `exact` values were printed; the others are read off figures, with the error that their comment gives.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -37,7 +38,7 @@ def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) 
     tables = []
     if _width([names, max(columns, key=lambda column: column.width)]) > width:
         numbers = Column("#", [str(number) for number in range(1, len(names.cells) + 1)])
-        tables.append(_listing(title, numbers, names))
+        tables.append(_table(title, [numbers, names], names, box=None))
         names, title = numbers, ""
     groups: list[list[Column]] = [[]]
     for column in columns:
@@ -48,36 +49,22 @@ def fitted(title: str, names: Column, columns: Sequence[Column], *, width: int) 
         pair = [groups[-2][-1], *groups[-1]]
         if _width([names, *pair]) <= width:
             groups[-2:] = [groups[-2][:-1], pair]
-    return tables + [_table("" if at else title, names, group) for at, group in enumerate(groups)]
-
-
-def facts(title: str, rows: dict[str, str]) -> Table:
-    """A table of two columns, names and values."""
-    table = Table(title=Text(title), title_justify="left", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return table
+    return tables + [_table("" if at else title, [names, *group], names) for at, group in enumerate(groups)]
 
 
 def _width(columns: Sequence[Column]) -> int:
     return _FRAME + sum(column.width + _AROUND_A_COLUMN for column in columns)
 
 
-def _listing(title: str, numbers: Column, names: Column) -> Table:
-    table = Table(title=Text(title), title_justify="left", box=None)
-    table.add_column(numbers.header, justify="right", no_wrap=True)
-    table.add_column(names.header, overflow="fold")
-    for number, name in zip(numbers.cells, names.cells, strict=True):
-        table.add_row(number, _text(name))
-    return table
-
-
-def _table(title: str, names: Column, columns: Sequence[Column]) -> Table:
-    table = Table(title=Text(title) if title else None, title_justify="left")
-    table.add_column(names.header, overflow="fold")
+def _table(title: str, columns: Sequence[Column], names: Column, **options: Any) -> Table:
+    """A table with the names in one of its columns, and numbers in the others."""
+    table = Table(title=Text(title) if title else None, title_justify="left", **options)
     for column in columns:
-        table.add_column(column.header, justify="right", no_wrap=True)
-    for row in zip(names.cells, *(column.cells for column in columns), strict=True):
+        if column is names:
+            table.add_column(column.header, overflow="fold")
+        else:
+            table.add_column(column.header, justify="right", no_wrap=True)
+    for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(_text, row))
     return table
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_verbose, list_commands
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.settings.bounds import Count
-from muloco.settings.values import check_option, whole_number
+from muloco.settings.annotations import Count
+from muloco.settings.values import option_type
 
-PSEUDOGRADIENTS = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder; or a run
+USAGE = "CHECKPOINT ... [--workers K ...]\n[--steps H] [--out DIR]"
+DESCRIPTION = """Let K workers take H inner steps from a CHECKPOINT (checkpoint/step-N in a run folder; or a run
 folder, for its newest checkpoint that is followed by H more planned steps), one after the other in this process,
 and compare their pseudogradients: cosine to that of one worker, spectra, interference gap, and Proposition 4.2 of the
 paper, step by step. The figures of several checkpoints, such as one of Muon and one of AdamW, are drawn side by side.
@@ -17,51 +18,32 @@ docs/pseudogradients.md says how everything is computed."""
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add_parser(
+    above = add_command(
+        commands,
         "analyze",
-        usage="muloco analyze [-h] [-v] WHAT ...",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.summary = "measure checkpoints"
-    measurements = parser.add_subparsers(prog="muloco analyze", required=True, metavar="WHAT", help=argparse.SUPPRESS)
-    _add_pseudogradients(measurements)
-    parser.epilog = f"measurements:\n{list_commands(measurements)}"
-
-
-def _add_pseudogradients(measurements: Commands) -> None:
-    parser = add_command(
-        measurements,
-        "pseudogradients",
         run,
-        summary="how K workers' pseudogradients agree",
-        description=PSEUDOGRADIENTS,
-        usage=f"muloco analyze pseudogradients CHECKPOINT ... [--workers K ...]\n{'':38}[--steps H] [--out DIR]",
+        summary="measure checkpoints",
+        usage="[-h] [-v] WHAT ...",
+        description="Measure checkpoints.",
     )
+    measurements = above.add_subparsers(prog="muloco analyze", required=True, metavar="WHAT", help=argparse.SUPPRESS)
+    summary = "how K workers' pseudogradients agree"
+    parser = add_command(measurements, "pseudogradients", run, summary=summary, usage=USAGE, description=DESCRIPTION)
+    above.epilog = f"measurements:\n{list_commands(measurements)}"
     add_checkpoint(parser, nargs="+")
+    meaning = "numbers of workers (default: 1 2 4 8); 1 is always added"
     parser.add_argument(
-        "--workers",
-        metavar="K",
-        type=whole_number,
-        nargs="+",
-        default=[1, 2, 4, 8],
-        help="numbers of workers (default: 1 2 4 8); 1 is always added",
+        "--workers", metavar="K", type=option_type(Count), nargs="+", default=[1, 2, 4, 8], help=meaning
     )
     parser.add_argument(
-        "--steps", metavar="H", type=whole_number, default=30, help="inner steps of each worker (default: 30)"
+        "--steps", metavar="H", type=option_type(Count), default=30, help="inner steps of each worker (default: 30)"
     )
     parser.add_argument("--out", metavar="DIR", default="pseudogradients", help="new folder (default: pseudogradients)")
     add_verbose(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Analyzes pseudogradients.
-
-    Raises:
-        UserError: a checkpoint cannot be analyzed; nothing has been written.
-    """
-    check_option("--workers", tuple[Count, ...], args.workers)
-    check_option("--steps", Count, args.steps)
+    """Analyzes pseudogradients. Nothing is written if a checkpoint cannot be analyzed."""
     from muloco.training.trained import find_trained
 
     for checkpoint in args.checkpoint:
@@ -101,6 +83,6 @@ def run(args: argparse.Namespace) -> int:
     for table in text_tables(studies):
         for part in console_tables(table, width=console.width):
             console.print(part)
-        console.print(*table.notes, style="dim", markup=False)
-    console.print(f"table, figures, CSV and tensors: {out}", markup=False, soft_wrap=True)
+        console.print(*table.notes, style="dim")
+    console.print(f"table, figures, CSV and tensors: {out}", soft_wrap=True)
     return 0

@@ -9,24 +9,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_step
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.runs.checkpoint_folder import CheckpointFolder, Manifest
+from muloco.runs.checkpoint_folder import CheckpointFolder
+from muloco.runs.manifest import Manifest
 
 LARGE = 2**30
 """Bytes to read above which a progress bar is shown."""
+USAGE = "CHECKPOINT [--step N | --all] [options]"
 DESCRIPTION = """Check that a CHECKPOINT (a run folder, or checkpoint/step-N in one) is whole: that every file of every
 part exists, belongs to this checkpoint, and has the checksum that was recorded. The exit status is 1 if it is not
 whole."""
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(
-        commands,
-        "check",
-        run,
-        summary="check that checkpoints are whole",
-        description=DESCRIPTION,
-        usage="muloco check CHECKPOINT [--step N | --all] [options]",
-    )
+    summary = "check that checkpoints are whole"
+    parser = add_command(commands, "check", run, summary=summary, usage=USAGE, description=DESCRIPTION)
     add_checkpoint(parser)
     which = parser.add_mutually_exclusive_group()
     add_step(which)
@@ -34,7 +30,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 if all the requested checkpoints are whole, else 1; raises UserError if there are none."""
+    """Returns 0 if all the requested checkpoints are whole, else 1."""
     from muloco.training.trained import named_checkpoint
 
     run_folder, step = named_checkpoint(args.checkpoint, args.step)
@@ -53,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         reasons = []
         try:
             manifest = folder.read(step)
-            size = _size(manifest)
+            size = sum(stored.bytes for files in manifest.files.values() for stored in files.values())
             columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
             with (
                 folder.held(step),
@@ -63,23 +59,19 @@ def run(args: argparse.Namespace) -> int:
                 reasons = _damages(folder, manifest, advance)
         except ValueError as error:
             if step not in folder.steps():
-                console.print(f"step-{step}: was removed meanwhile, as the run goes on", markup=False)
+                console.print(f"step-{step}: was removed meanwhile, as the run goes on")
                 continue
             reasons = [str(error)]
         if reasons:
             whole = False
-            console.print(f"step-{step}: not whole", style="red", markup=False)
+            console.print(f"step-{step}: not whole", style="red")
             for reason in reasons:
-                console.print(f"  {reason}", markup=False)
+                console.print(f"  {reason}")
         else:
             parts = f"{len(manifest.parts)} part{'s' * (len(manifest.parts) > 1)}"
             verified = "" if manifest.has_digests else "; an earlier version wrote it, so only its sizes were checked"
-            console.print(f"step-{step}: whole ({parts}, {size / 1e9:.3g} GB){verified}", markup=False)
+            console.print(f"step-{step}: whole ({parts}, {size / 1e9:.3g} GB){verified}")
     return 0 if whole else 1
-
-
-def _size(manifest: Manifest) -> int:
-    return sum(stored.bytes for files in manifest.files.values() for stored in files.values())
 
 
 def _damages(folder: CheckpointFolder, manifest: Manifest, tell: Callable[[int], None]) -> list[str]:

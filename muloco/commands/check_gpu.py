@@ -1,15 +1,13 @@
 """`muloco check-gpu`: run the checks that need a GPU."""
 
 import argparse
-import dataclasses
-import math
+import functools
 import os
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
-import textwrap
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +17,13 @@ from muloco.commands.parser import Commands, add_command
 from muloco.console import open_console
 from muloco.errors import UserError
 from muloco.gpu_check.registry import PARTS, ROWS, select
-from muloco.settings.values import whole_number
+from muloco.settings.annotations import Count, Positive
+from muloco.settings.values import option_type
 
 if TYPE_CHECKING:
     from muloco.gpu_check.runner import Limits
 
+USAGE = "[--parts A,B] [--rows X,Y] [--minutes M] [--rehearse]\n[options]"
 DESCRIPTION = """Run the checks that need one or more GPUs: kernels, codecs, short training runs, speed. Each check is a
 row and runs in a process of its own. The command ends with a table and a JSON file. Rows that need more GPUs than the
 machine has, and rows for which no time is left, are reported as left out. docs/gpu-check.md describes how to run them
@@ -39,40 +39,20 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_
 
 
 def add(commands: Commands) -> None:
-    width = max(40, shutil.get_terminal_size().columns - 2)  # as argparse wraps
-    parts = (textwrap.fill(f"  {part.name:10} {part.summary}", width, subsequent_indent=" " * 13) for part in PARTS)
-    parser = add_command(
-        commands,
-        "check-gpu",
-        run,
-        summary="run the checks that need a GPU",
-        description=textwrap.fill(" ".join(DESCRIPTION.split()), width, break_on_hyphens=False),
-        usage=f"muloco check-gpu [--parts A,B] [--rows X,Y] [--minutes M] [--rehearse]\n{'':24}[options]",
-        epilog="\n".join(("parts:", *parts)),
-        formatter=argparse.RawDescriptionHelpFormatter,
-    )
+    summary = "run the checks that need a GPU"
+    parser = add_command(commands, "check-gpu", run, summary=summary, usage=USAGE, description=DESCRIPTION)
+    parser.epilog = "\n".join(["parts:", *(f"  {part.name:10} {part.summary}" for part in PARTS)])
+    meaning = "run only these rows, and those that they depend on; --list shows all"
     parser.add_argument(
-        "--parts", type=_names, default=(), metavar="A,B", help="run only these parts; the list is below"
+        "--parts", type=_names, default=(), metavar="A,B", help="run only these parts; see the list below"
     )
-    parser.add_argument(
-        "--rows",
-        type=_names,
-        default=(),
-        metavar="X,Y",
-        help="run only these rows, and those that they depend on; --list shows all",
-    )
-    parser.add_argument(
-        "--minutes", type=float, metavar="M", help="time limit of the whole call (default: 8; 60 with --rehearse)"
-    )
-    parser.add_argument(
-        "--at-once",
-        type=whole_number,
-        metavar="N",
-        help="number of rows that run side by side (default: half the cores, at most 8)",
-    )
-    parser.add_argument(
-        "--out", default="gpu-check", metavar="DIR", help="folder for the record and the logs (default: gpu-check)"
-    )
+    parser.add_argument("--rows", type=_names, default=(), metavar="X,Y", help=meaning)
+    meaning = "time limit of the whole call (default: 8; 60 with --rehearse)"
+    parser.add_argument("--minutes", type=option_type(Positive), metavar="M", help=meaning)
+    meaning = "number of rows that run side by side (default: half the cores, at most 8)"
+    parser.add_argument("--at-once", type=option_type(Count), metavar="N", help=meaning)
+    meaning = "folder for the record and the logs (default: gpu-check)"
+    parser.add_argument("--out", default="gpu-check", metavar="DIR", help=meaning)
     parser.add_argument("--rehearse", action="store_true", help="run the checks on the CPU, at small sizes")
     parser.add_argument("--list", action="store_true", help="list all rows and exit")
 
@@ -85,14 +65,7 @@ def _names(word: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the chosen rows.
-
-    Returns:
-        exit status: 0, or 1 if a row failed.
-
-    Raises:
-        UserError: an option is invalid, or there is no GPU and it is no rehearsal.
-    """
+    """Returns 0, or 1 if a row has failed."""
     from muloco.analysis.output import check_folder
     from muloco.gpu_check.machine import commit, facts
     from muloco.gpu_check.record import Record, file_name
@@ -103,22 +76,12 @@ def run(args: argparse.Namespace) -> int:
     rows = select(args.parts, args.rows)
     if args.list:
         listed = rows if args.parts or args.rows else list(ROWS.values())
-        console.print(listing(listed, terminal_width(console)), markup=False)
+        console.print(listing(listed, terminal_width(console)))
         return 0
-    limits = _limits(args)
     folder = Path(args.out).absolute()
     check_folder("--out", folder)
     machine = facts()
-    if not args.rehearse:
-        if not machine["gpus"]:
-            built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
-            raise UserError(
-                f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
-                "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
-            )
-        limits = dataclasses.replace(
-            limits, gpus=machine["gpus"], devices=_devices(machine["gpus"]), memory_gib=machine["memory_gib"]
-        )
+    limits = _limits(args, machine)
     now = datetime.now(UTC)
     head = {
         "date": now.isoformat(timespec="seconds"),
@@ -133,55 +96,45 @@ def run(args: argparse.Namespace) -> int:
     count = "rehearsal on the CPU" if args.rehearse else f"{machine['gpus']} x {machine['device']}"
     console.print(
         f"{checks(len(rows))}, at most {limits.seconds / 60:g} minutes; {count}, torch {machine['torch']}, "
-        f"commit {head['commit']}\nrecord: {record.path}\nlogs: {record.path.parent / 'logs'}",
-        markup=False,
+        f"commit {head['commit']}\nrecord: {record.path}\nlogs: {record.path.parent / 'logs'}"
     )
     width = terminal_width(console) or WIDTH
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     with tempfile.TemporaryDirectory(prefix="muloco-check-gpu-") as scratch:
-        check = row_command(Path(scratch), rehearsal=args.rehearse)
+        command = functools.partial(row_command, scratch=Path(scratch), rehearsal=args.rehearse)
         handlers = _ended_as_by_ctrl_c()
         try:
-            Runner(record, limits, scratch=Path(scratch), command=check, console=console).run(rows)
+            Runner(record, limits, scratch=Path(scratch), command=command, console=console).run(rows)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            console.print(f"\n{table(record, width)}\nrecord: {record.path}", markup=False)
+            console.print(f"\n{table(record, width)}\nrecord: {record.path}")
     return 1 if record.failed else 0
 
 
 def _ended_as_by_ctrl_c() -> dict[signal.Signals, Any]:
     """Makes SIGTERM and SIGHUP (a closed terminal) end the running rows as Ctrl-C does, so that the table is printed.
-    Under nohup, SIGHUP stays ignored.
-
-    Returns:
-        the previous handlers.
-    """
+    Under nohup, SIGHUP stays ignored. Returns the previous handlers."""
     heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, signal.default_int_handler) for number in heeded}
 
 
-def _devices(count: int) -> tuple[str, ...]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(map(str, range(count))) if visible is None else tuple(visible.split(",")[:count])
-
-
-def _limits(args: argparse.Namespace) -> "Limits":
+def _limits(args: argparse.Namespace, machine: Mapping[str, Any]) -> "Limits":
     from muloco.cores import usable_cores
     from muloco.gpu_check.runner import Limits
 
-    minutes = args.minutes
-    if minutes is None:
-        minutes = REHEARSAL_MINUTES if args.rehearse else MINUTES
-    if not (math.isfinite(minutes) and minutes > 0):
-        raise UserError(f"--minutes must be a number above 0; got {minutes}")
+    minutes = args.minutes or (REHEARSAL_MINUTES if args.rehearse else MINUTES)
     cores = usable_cores()
-    at_once = args.at_once
-    if at_once is None:
-        at_once = max(1, min(MOST_AT_ONCE, cores // 2))
-    if at_once < 1:
-        raise UserError(f"--at-once must be at least 1; got {at_once}")
+    at_once = args.at_once or max(1, min(MOST_AT_ONCE, cores // 2))
     if args.rehearse:
         return Limits(REHEARSAL_GPUS, minutes * 60, at_once, cores, stretch=REHEARSAL_STRETCH, estimates=False)
-    return Limits(0, minutes * 60, at_once, cores)
+    gpus = machine["gpus"]
+    if not gpus:
+        built = f"built for CUDA {machine['cuda']}" if machine["cuda"] else "built without CUDA"
+        raise UserError(
+            f"there is no GPU that PyTorch {machine['torch']} ({built}) can use; "
+            "`muloco check-gpu --rehearse` runs the same checks on the CPU at small sizes"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = tuple(map(str, range(gpus)) if visible is None else visible.split(",")[:gpus])
+    return Limits(gpus, minutes * 60, at_once, cores, devices=devices, memory_gib=machine["memory_gib"])

@@ -5,48 +5,33 @@ import sys
 
 from muloco.commands.parser import Commands, add_checkpoint, add_command, add_step
 from muloco.errors import UserError
-from muloco.settings.bounds import Count, NotNegative, Seed
-from muloco.settings.values import check_option, whole_number
+from muloco.settings.annotations import Count, NotNegative, Seed
+from muloco.settings.values import option_type
 
+USAGE = "CHECKPOINT --prompt TEXT [options]"
 DESCRIPTION = "Continue a text with the model of a CHECKPOINT (a run folder, or checkpoint/step-N in one)."
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(
-        commands,
-        "generate",
-        run,
-        summary="generate text from a checkpoint",
-        description=DESCRIPTION,
-        usage="muloco generate CHECKPOINT --prompt TEXT [options]",
-    )
+    summary = "generate text from a checkpoint"
+    parser = add_command(commands, "generate", run, summary=summary, usage=USAGE, description=DESCRIPTION)
     add_checkpoint(parser)
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="the text to continue; an empty one is the start of a document"
-    )
+    meaning = "the text to continue; an empty one is the start of a document"
+    parser.add_argument("--prompt", metavar="TEXT", help=meaning)
     add_step(parser)
-    parser.add_argument("--tokens", type=whole_number, default=100, metavar="N", help="most new tokens (default: 100)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="0: always the likeliest token (default: 0.8)"
-    )
-    parser.add_argument("--top-k", type=whole_number, metavar="K", help="draw from the K likeliest tokens only")
-    parser.add_argument(
-        "--seed", type=whole_number, default=0, metavar="N", help="seed of the random draws (default: 0)"
-    )
+    for name, metavar, type_, default, meaning in (
+        ("--tokens", "N", Count, 100, "most new tokens (default: 100)"),
+        ("--temperature", "T", NotNegative, 0.8, "0: always the likeliest token (default: 0.8)"),
+        ("--top-k", "K", Count, None, "draw from the K likeliest tokens only"),
+        ("--seed", "N", Seed, 0, "seed of the random draws (default: 0)"),
+    ):
+        parser.add_argument(name, type=option_type(type_), default=default, metavar=metavar, help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the prompt and its continuation to stdout, token by token.
-
-    Raises:
-        UserError: an option or the checkpoint cannot be used.
-    """
+    """Writes the prompt and its continuation to stdout, token by token."""
     if args.prompt is None:
         raise UserError("muloco generate needs --prompt TEXT")
-    check_option("--tokens", Count, args.tokens)
-    check_option("--temperature", NotNegative, args.temperature)
-    check_option("--top-k", Count | None, args.top_k)
-    check_option("--seed", Seed, args.seed)
     try:
         args.prompt.encode()
     except UnicodeEncodeError as error:

@@ -1,17 +1,19 @@
 """The common part of the parsers of all commands."""
 
 import argparse
+import re
+import textwrap
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
 from muloco.errors import UserError
-from muloco.settings.values import whole_number
+from muloco.settings.values import option_type
 from muloco.suggest import did_you_mean
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 Run = Callable[[argparse.Namespace], int]
-"""Runs a command and returns its exit status. Besides its options, the namespace holds its `parser` and the remaining
-`words` of the command line."""
+"""Runs a command and returns its exit status; raises UserError if an option or a file cannot be used. Besides its
+options, the namespace holds its `parser` and the remaining `words` of the command line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,67 +57,61 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"unknown option {option}; {hint}")
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Breaks lines between words only, and keeps the entries of a list, whose lines begin with blanks."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for entry in re.split(r"\n(?= )", text):
+            name, rest = re.fullmatch(r"( +\S+ +)?(.*)", entry, re.DOTALL).groups("")  # type: ignore[union-attr]
+            lines += textwrap.wrap(
+                " ".join(rest.split()),
+                width,
+                initial_indent=name,
+                subsequent_indent=" " * len(name),
+                break_on_hyphens=False,
+            )
+        return "\n".join(lines)
+
+
 def add_command(
-    commands: Commands,
-    name: str,
-    run: Run,
-    *,
-    summary: str,
-    description: str,
-    usage: str,
-    epilog: str | None = None,
-    takes_fields: bool = False,
-    add_help: bool = True,
-    formatter: type[argparse.HelpFormatter] = argparse.HelpFormatter,
+    commands: Commands, name: str, run: Run, *, summary: str, usage: str, description: str, add_help: bool = True
 ) -> Parser:
     """Adds a command.
 
     Args:
-        commands: to add it to.
-        name: as it is typed.
-        run: what it does.
-        summary, takes_fields: see `Parser`.
+        summary: see `Parser`.
+        usage: what follows the name on the command line, in one line or more.
         description: one or more sentences for its help.
-        usage: of the command line, in lines of at most 80 characters.
-        epilog: the end of its help.
         add_help: whether it gets the usual -h.
-        formatter: of its help.
     """
     parser = commands.add_parser(
-        name,
-        description=description,
-        usage=usage,
-        epilog=epilog,
-        add_help=add_help,
-        allow_abbrev=False,
-        formatter_class=formatter,
+        name, description=description, add_help=add_help, allow_abbrev=False, formatter_class=HelpFormatter
     )
-    parser.summary, parser.takes_fields = summary, takes_fields
+    parser.usage = f"{parser.prog} {usage}".replace("\n", "\n" + " " * len(f"usage: {parser.prog} "))
+    parser.summary = summary
     parser.set_defaults(run=run, parser=parser)
     return parser
 
 
 def add_verbose(parser: Parser) -> None:
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="show details: the traceback of an error, SLURM's messages"
-    )
+    meaning = "show details: the traceback of an error, SLURM's messages"
+    parser.add_argument("-v", "--verbose", action="store_true", help=meaning)
 
 
 def add_checkpoint(parser: Parser, *, nargs: str | None = None) -> None:
     """Adds the argument CHECKPOINT, `checkpoint`."""
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs=nargs, type=not_empty, help="outputs/NAME or .../checkpoint/step-N"
-    )
+    meaning = "outputs/NAME or .../checkpoint/step-N"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs=nargs, type=not_empty, help=meaning)
 
 
 def add_step(parser) -> None:
     """Adds the option --step to the parser of a command on a checkpoint, or to a group of its options."""
-    parser.add_argument(
-        "--step",
-        type=whole_number,
-        metavar="N",
-        help="step of a run folder's checkpoint (default: the newest complete one)",
-    )
+    meaning = "step of a run folder's checkpoint (default: the newest complete one)"
+    parser.add_argument("--step", type=option_type(int), metavar="N", help=meaning)
 
 
 def not_empty(word: str) -> str:
@@ -123,6 +119,11 @@ def not_empty(word: str) -> str:
     if not word:
         raise argparse.ArgumentTypeError("must not be empty")
     return word
+
+
+def add_precision(parser: Parser) -> None:
+    names, meaning = ("float32", "bfloat16"), "data type of the weights (default: float32)"
+    parser.add_argument("--precision", choices=names, default=names[0], help=meaning)
 
 
 def list_commands(commands: Commands) -> str:

@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     console = open_console(soft_wrap=True, work_behind=True)
     log_to(console)
     logging.getLogger().setLevel(logging.INFO)
-    console.print(prepare_data(resolve(chosen), verify=True).description(), markup=False)
+    console.print(prepare_data(resolve(chosen), verify=True).description())
     return 0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from muloco.commands.parser import Commands, add_command
 from muloco.console import open_console
-from muloco.errors import UserError
 from muloco.reproduce.design import FULL, QUICK, Design
-from muloco.settings.values import whole_number
+from muloco.settings.annotations import Count
+from muloco.settings.values import option_type
 
 DESCRIPTION = """Check the paper's claims at a size for two CPU cores, on the embedded corpus: data-parallel AdamW and
 Muon, DiLoCo and MuLoCo with 1 to 8 workers, each at its best inner learning rate with three seeds; critical batches,
@@ -16,31 +16,19 @@ where it was stopped, and ends with a page of claims, tables and figures. docs/c
 
 
 def add(commands: Commands) -> None:
+    summary = "check the paper's claims on this machine"
     parser = add_command(
-        commands,
-        "reproduce",
-        run,
-        summary="check the paper's claims on this machine",
-        description=DESCRIPTION,
-        usage="muloco reproduce [--quick] [options]",
+        commands, "reproduce", run, summary=summary, usage="[--quick] [options]", description=DESCRIPTION
     )
     parser.add_argument("--quick", action="store_true", help="a small part of it, in a quarter of an hour on two cores")
     parser.add_argument("--out", metavar="DIR", help=f"folder (default: {FULL.folder}, or {QUICK.folder} with --quick)")
-    parser.add_argument(
-        "--at-once", type=whole_number, metavar="N", help="runs at the same time (default: one per core)"
-    )
+    meaning = "runs at the same time (default: one per core)"
+    parser.add_argument("--at-once", type=option_type(Count), metavar="N", help=meaning)
     parser.add_argument("--plan", action="store_true", help="say what is left to be run and how long it takes, and end")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs what is left to be run, and writes the page.
-
-    Returns:
-        exit status: 0; 1 if a run has failed.
-
-    Raises:
-        UserError: the options cannot be used, or the folder holds other runs.
-    """
+    """Runs what is left to be run, and writes the page. Returns 0, or 1 if a run has failed."""
     from muloco.analysis.output import check_folder, writing
     from muloco.cores import usable_cores
     from muloco.reproduce.hours import planned_seconds, span, tokens_per_second
@@ -50,22 +38,20 @@ def run(args: argparse.Namespace) -> int:
     from muloco.runs.lock import only_one
     from muloco.sweeps.local import run_tasks
 
-    at_once = usable_cores() if args.at_once is None else args.at_once
-    if at_once < 1:
-        raise UserError(f"--at-once must be at least 1; got {at_once}")
+    at_once = args.at_once or usable_cores()
     size = QUICK if args.quick else FULL
     design = Design(size)
     queue = Queue(design, Path(args.out or size.folder).absolute())
     check_folder("--out", queue.folder)
     console = open_console(soft_wrap=True, work_behind=True)
     queue.tasks()  # finds what is there
-    group(queue, design.settings())  # what cannot be compared is said now
+    group(queue, design.settings)  # what cannot be compared is said now
     rate = tokens_per_second(size)
     runs, least, most = planned_seconds(design, queue.losses, rate)
     done = f"{len(queue.losses)} runs are done" if queue.losses else "nothing has been run yet"
     left = f"{runs} runs or more are left, {span(least / at_once, most / at_once)} with {at_once} at once"
     console.print(f"{left if runs else 'no run is left'}, at {rate:,.0f} tokens/s a core; {done}")
-    console.print(f"folder: {queue.folder}; if interrupted, run the same command to continue", markup=False)
+    console.print(f"folder: {queue.folder}; if interrupted, run the same command to continue")
     if args.plan:
         return 0
     with only_one(queue.folder / ".running", f"another `muloco reproduce` works in {queue.folder}"):
@@ -78,5 +64,5 @@ def run(args: argparse.Namespace) -> int:
             with writing("--out", queue.folder):
                 write_page(queue, console)
     for name, reason in failed.items():
-        console.print(f"failed: {name}: {reason}", style="red", markup=False)
+        console.print(f"failed: {name}: {reason}", style="red")
     return 1 if failed else 0

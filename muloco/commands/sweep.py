@@ -8,11 +8,14 @@ from muloco.commands.cluster_options import add_profile_options, given_options
 from muloco.commands.parser import Commands, add_command, not_empty
 from muloco.console import open_console
 from muloco.errors import UserError
-from muloco.settings.values import whole_number
+from muloco.settings.annotations import Count
+from muloco.settings.values import option_type
 
 if TYPE_CHECKING:
     from muloco.sweeps.settings import Settings
 
+USAGE = """FILE [--dry-run | --submit | --here | status] [options]
+[--section.field value ...]"""
 DESCRIPTION = """Write the job scripts of the sweep in FILE (a Python file with a function `sweep()`) and list its jobs,
 or submit them to SLURM within the node limit, each once, and failed ones again. `muloco sweep FILE status` shows their
 states. --section.field value options apply to all jobs. --submit and status use the options of the last --dry-run where
@@ -22,39 +25,26 @@ PATHS = ("--data.corpus", "--data.validation", "--data.tokenizer")
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(
-        commands,
-        "sweep",
-        run,
-        summary="write and submit many runs",
-        description=DESCRIPTION,
-        usage="muloco sweep FILE [--dry-run | --submit | --here | status] [options]\n"
-        f"{'':20}[--section.field value ...]",
-        epilog="`muloco train CONFIG --help` lists every field of a config.",
-        takes_fields=True,
-    )
+    summary = "write and submit many runs"
+    parser = add_command(commands, "sweep", run, summary=summary, usage=USAGE, description=DESCRIPTION)
+    parser.epilog = "`muloco train CONFIG --help` lists every field of a config."
+    parser.takes_fields = True
     parser.add_argument("file", metavar="FILE", type=not_empty, help="such as jobs/muloco_paper/ddp_baselines_h100.py")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--dry-run", action="store_true", help="write the scripts and list the jobs (the default)")
     action.add_argument("--submit", action="store_true", help="write the scripts and submit them")
     action.add_argument("--here", action="store_true", help="run the jobs on this machine, without SLURM")
-    parser.add_argument(
-        "--at-once", type=whole_number, default=1, metavar="N", help="jobs that --here runs at the same time"
-    )
+    meaning = "jobs that --here runs at the same time (default: 1)"
+    parser.add_argument("--at-once", type=option_type(Count), default=1, metavar="N", help=meaning)
     parser.add_argument("--retry", action="store_true", help="also submit jobs that have failed too often")
-    parser.add_argument(
-        "--folder", metavar="DIR", help="folder of the scripts (default: generated_job_files/NAME next to FILE)"
-    )
+    meaning = "folder of the scripts (default: generated_job_files/NAME next to FILE)"
+    parser.add_argument("--folder", metavar="DIR", help=meaning)
     add_profile_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0; 1 if a job was refused or could not be submitted, another run is in its folder, or SLURM did not
-    answer.
-
-    Raises:
-        UserError: the command line, the sweep's file or the cluster profile cannot be used.
-    """
+    answer."""
     status, words = args.words[:1] == ["status"], args.words
     if status:
         words = words[1:]
@@ -62,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"muloco sweep FILE takes `status` or options; got {words[0]!r}")
     if status and (args.submit or args.dry_run or args.here):
         raise UserError("status cannot be combined with --submit, --here or --dry-run")
-    if args.at_once < 1:
-        raise UserError(f"--at-once is how many jobs run at the same time, 1 or more; got {args.at_once}")
-    from muloco.sweeps import actions
+    from muloco.sweeps.actions import Actions
     from muloco.sweeps.expand import expand
     from muloco.sweeps.files import find_sweep, load_sweep
     from muloco.sweeps.folder import SweepFolder, default_folder
@@ -79,16 +67,17 @@ def run(args: argparse.Namespace) -> int:
     settings = settings.with_profile_beside(file)
     profile = settings.cluster(beside=folder.root)
     expansion = expand(load_sweep(file), overrides=settings.words, profile=profile)
+    actions = Actions(expansion, folder, settings, profile, console)
     try:
         if status:
-            return actions.show_status(expansion, folder, console, details=args.verbose)
+            return actions.show_status(details=args.verbose)
         if args.here:
-            return actions.run_here(expansion, folder, settings, console, at_once=args.at_once)
+            return actions.run_here(at_once=args.at_once)
         if args.submit:
-            return actions.submit_jobs(expansion, folder, settings, profile, console, retry=args.retry)
-        return actions.list_jobs(expansion, folder, settings, profile, console)
+            return actions.submit_jobs(retry=args.retry)
+        return actions.list_jobs()
     except SlurmError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        console.print(str(error), style="red", soft_wrap=True)
         return 1
 
 

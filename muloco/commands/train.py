@@ -9,7 +9,7 @@ from muloco.commands.with_config import add_config_command, chosen_config, log_t
 from muloco.console import open_console
 from muloco.errors import UserError, naming
 from muloco.resolve import Resolution, resolution
-from muloco.runs.folder import RunFolder, why_unwritable
+from muloco.runs.folder import RunFolder, check_writable
 from muloco.settings.config import Config
 from muloco.settings.load import find_config, locate
 
@@ -19,12 +19,10 @@ folder."""
 
 
 def add(commands: Commands) -> None:
-    parser = add_config_command(
-        commands, "train", run, summary="train, here or in a SLURM job", description=DESCRIPTION
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show the config with all derived values, without starting anything"
-    )
+    summary = "train, here or in a SLURM job"
+    parser = add_config_command(commands, "train", run, summary=summary, description=DESCRIPTION)
+    meaning = "show the config with all derived values, without starting anything"
+    parser.add_argument("--dry-run", action="store_true", help=meaning)
     parser.add_argument("--resume", action="store_true", help="resume the run from its newest checkpoint")
 
 
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         config = resolved.config
         for note in resolved.notes:
-            console.print(f"note: {note}", style="yellow", markup=False)
+            console.print(f"note: {note}", style="yellow")
     if config.evaluation.tasks and not (resumption is not None and resumption.ended):
         from muloco.evals.in_training import rehearse
 
@@ -60,13 +58,13 @@ def run(args: argparse.Namespace) -> int:
     from muloco.analysis.plots import plot_loss
     from muloco.launch.supervisor import train
 
-    outcome = train(config, chosen=chosen, resumption=resumption, console=console)
-    if outcome.status == 0:
+    status = train(config, chosen=chosen, resumption=resumption, console=console)
+    if status == 0:
         try:
-            console.print(f"loss curve: {plot_loss(outcome.folder)}")
+            console.print(f"loss curve: {plot_loss(RunFolder.of(config.run.outputs, config.run.name))}")
         except Exception as error:  # the run is complete without its picture, whatever a plotting library raises
             console.print(f"the loss curve was not drawn: {type(error).__name__}: {error}", style="yellow")
-    return outcome.status
+    return status
 
 
 def _resolved(path: str, chosen: Config) -> Resolution:
@@ -75,8 +73,7 @@ def _resolved(path: str, chosen: Config) -> Resolution:
     folder = RunFolder.of(resolved.config.run.outputs, resolved.config.run.name)
     with naming("run.outputs"):
         folder.root.exists()
-    if (reason := why_unwritable(folder)) is not None:
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
+    check_writable(folder)
     if resolved.config.evaluation.tasks:
         from muloco.evals.names import check_names
 

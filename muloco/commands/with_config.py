@@ -13,36 +13,22 @@ from muloco.settings.load import load_config
 
 def add_config_command(commands: Commands, name: str, run: Run, *, summary: str, description: str) -> Parser:
     """Adds a command that takes a CONFIG, and fields of it."""
-    parser = add_command(
-        commands,
-        name,
-        run,
-        summary=summary,
-        description=description,
-        usage=f"muloco {name} CONFIG [options] [--section.field value ...]",
-        epilog=f"`muloco {name} CONFIG --help` lists every field of the config with its value. "
-        f"--model.flavor is one of {', '.join(aliases())}.",
-        takes_fields=True,
-        add_help=False,
+    usage = "CONFIG [options] [--section.field value ...]"
+    parser = add_command(commands, name, run, summary=summary, usage=usage, description=description, add_help=False)
+    parser.epilog = (
+        f"`muloco {name} CONFIG --help` lists every field of the config with its value. "
+        f"--model.flavor is one of {', '.join(aliases())}."
     )
-    parser.add_argument(
-        "config",
-        metavar="CONFIG",
-        nargs="?",
-        type=not_empty,
-        help="such as config/laptop/muloco.py, or a run's folder",
-    )
+    parser.takes_fields = True
+    meaning = "such as config/laptop/muloco.py, or a run's folder"
+    parser.add_argument("config", metavar="CONFIG", nargs="?", type=not_empty, help=meaning)
     parser.add_argument("-h", "--help", action="store_true", help="show this, or after CONFIG its fields, and exit")
     return parser
 
 
 def chosen_config(args: argparse.Namespace) -> Config:
-    """The config of the command line, with the fields that it sets. With --help, prints all fields, or without a CONFIG
-    the help of the command, and exits.
-
-    Raises:
-        UserError: there is no such config, or it cannot be used.
-    """
+    """Returns the config of the command line, with the fields that it sets. With --help, prints all fields, or without
+    a CONFIG the help of the command, and exits. Raises UserError if there is no such config, or it cannot be used."""
     parser: Parser = args.parser
     if args.config is None:
         if args.help:

@@ -1,7 +1,7 @@
 """The cache: folders that are made once a machine, however many processes ask for them at once.
 
-Whoever comes first makes the folder, in a draft that is moved into place in one step; the others wait. On file systems
-without locks nobody waits: whoever comes second throws its work away and uses what is there.
+The first process makes the folder, in a draft that is moved into place in one step; the others wait. On file systems
+without locks they do not wait: a process that comes second throws its work away and uses what is there.
 """
 
 import contextlib
@@ -29,26 +29,42 @@ def default_cache() -> Path:
 
 def make_once(folder: Path, fill: Callable[[Path], object]) -> None:
     """Makes a cache entry unless it exists: `fill` writes it into an empty folder that then becomes `folder`. The
-    checksums of its files are added.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
+    checksums of its files are added. Raises UserError if the cache cannot be written."""
     with _writing(folder):
-        _make_once(folder, fill)
+        if folder.exists():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(folder) as held:
+            if folder.exists():
+                logger.info("another process prepared %s meanwhile; using its result", folder)
+                return
+            if held:
+                remove_drafts(folder)
+            with whole_folder(folder, shared=True) as draft:
+                fill(draft)
+                write_checksums(draft)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of a cache entry, so that one process does the work and the others then find it done.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
-    with contextlib.ExitStack() as stack:
-        with _writing(folder):
-            stack.enter_context(_lock(folder))
-        yield
+def alone(folder: Path) -> Iterator[bool]:
+    """Holds the lock of a cache entry, so that one process does the work and the others then find it done. The lock
+    ends with the process. Gives False where the file system has no locks. Raises UserError if the cache cannot be
+    written."""
+    with _writing(folder):
+        locks = folder.parent / ".locks"
+        locks.mkdir(exist_ok=True)
+        lock, held = open_lock(locks / folder.name), True
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that prepares %s", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -60,38 +76,3 @@ def _writing(folder: Path) -> Iterator[None]:
             f"the cache {folder.parent} cannot be written: {error.strerror or error}; "
             "MULOCO_CACHE in the environment names another folder for it"
         ) from error
-
-
-def _make_once(folder: Path, fill: Callable[[Path], object]) -> None:
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder) as alone:
-        if folder.exists():
-            logger.info("another process prepared %s meanwhile; using its result", folder)
-            return
-        if alone:
-            remove_drafts(folder)
-        with whole_folder(folder, shared=True) as draft:
-            fill(draft)
-            write_checksums(draft)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Holds the entry's lock, which ends with the process; gives False where the file system has no locks."""
-    locks = folder.parent / ".locks"
-    locks.mkdir(exist_ok=True)
-    lock = open_lock(locks / folder.name)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that prepares %s", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(lock)

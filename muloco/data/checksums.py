@@ -3,8 +3,6 @@
 `sha256.json` holds the checksums of the small files, which are compared whenever the entry is opened. The checksums of
 the arrays are in meta.json; `verified.json` records the sizes, times and inodes of the arrays when they were last
 compared with them.
-
-Entries of earlier versions have neither file.
 """
 
 import hashlib
@@ -18,22 +16,19 @@ from muloco.files import write_whole
 logger = logging.getLogger(__name__)
 
 SUMS, VERIFIED = "sha256.json", "verified.json"
-_ARRAYS = ".npy"
 
 
 def write_checksums(folder: Path) -> None:
     """Writes the checksums of all small files of an entry that is complete, and notes its arrays as verified."""
-    sums = {name: _sha256(folder / name) for name in sorted(_small_files(folder))}
+    small = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".npy"]
+    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(small)}
     (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
-    write_whole(folder / VERIFIED, json.dumps(_arrays(folder), indent=2) + "\n")
+    note_arrays(folder)
 
 
 def check_small_files(folder: Path) -> None:
-    """Compares the small files of an entry with their checksums.
-
-    Raises:
-        DamagedCacheError: a file is missing or has been changed; the message names it.
-    """
+    """Compares the small files of an entry with their checksums, if it has any. Raises DamagedCacheError, which names
+    the file, if it is missing or has been changed."""
     if not (folder / SUMS).exists():
         return
     sums = _read(folder / SUMS)
@@ -41,10 +36,10 @@ def check_small_files(folder: Path) -> None:
         raise DamagedCacheError(folder, f"{SUMS} has been changed")
     for name, expected in sums.items():
         try:
-            found = _sha256(folder / name)
+            changed = _sha256(folder / name) != expected
         except (OSError, ValueError) as error:  # a name may be damaged, too
             raise DamagedCacheError(folder, f"{name!r} cannot be read ({error})") from error
-        if found != expected:
+        if changed:
             raise DamagedCacheError(folder, f"{name} has been changed")
 
 
@@ -63,13 +58,8 @@ def arrays_are_known(folder: Path) -> bool:
 
 
 def _arrays(folder: Path) -> dict[str, list[int]]:
-    stats = {path.name: path.stat() for path in sorted(folder.glob(f"*{_ARRAYS}"))}
+    stats = {path.name: path.stat() for path in sorted(folder.glob("*.npy"))}
     return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
-
-
-def _small_files(folder: Path) -> list[str]:
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != _ARRAYS]
-    return [path.relative_to(folder).as_posix() for path in found if path.name not in (SUMS, VERIFIED)]
 
 
 def _read(file: Path) -> dict | None:

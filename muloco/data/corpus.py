@@ -1,14 +1,14 @@
 """Corpora: named, ordered collections of text documents that are split by their own hash.
 
-The one corpus so far, `embedded`, is on every machine that runs Python: the sources of its standard library. Its bytes
-depend on the Python release, so callers log `Corpus.sha256`.
+The embedded corpus is on every machine that runs Python. Its bytes depend on the Python release, so callers log
+`Corpus.sha256`.
 """
 
 import hashlib
 import logging
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -66,14 +66,8 @@ class Corpus:
         return tuple(document for document in self.documents if document.split == name)
 
 
-def load_corpus(name: str) -> Corpus:
-    """The corpus called `name`. Raises ValueError, with the names there are, if there is no such corpus."""
-    if name not in _CORPORA:
-        raise ValueError(f"unknown corpus {name!r}; there is: {', '.join(_CORPORA)}")
-    return _CORPORA[name]()
-
-
-def _embedded() -> Corpus:
+def embedded_corpus() -> Corpus:
+    """The sources of the running Python's standard library. Raises FileNotFoundError if it came without them."""
     return _read(Path(sysconfig.get_path("stdlib")))
 
 
@@ -118,6 +112,3 @@ def _cut(data: bytes) -> bytes:
 def _is_code_page(path: Path, text: str) -> bool:
     """Whether a module of `encodings` is one of the generated tables (bytes to characters): it is no text."""
     return path.parent.name == "encodings" and ("decoding_table" in text or "decoding_map" in text)
-
-
-_CORPORA: dict[str, Callable[[], Corpus]] = {"embedded": _embedded}

@@ -8,6 +8,9 @@ from muloco.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+REFUSED = "data.strict refuses what is skipped and counted without it"
+
+
 class DamagedCacheError(UserError):
     """A cache entry is damaged: it has to be deleted and prepared again."""
 
@@ -16,16 +19,12 @@ class DamagedCacheError(UserError):
 
 
 class BadRecord(Exception):
-    """One record holds no text; the message says why. Whoever reads the record tells `Skipped`."""
+    """One record holds no text; the message says why. The reader of the record tells `Skipped`."""
 
 
 class Skipped:
-    """Names and counts what one pass over a source leaves out, or refuses it.
-
-    Args:
-        strict: refuse instead of skipping.
-        quiet: count only, as what is skipped was named before.
-    """
+    """Names and counts what one pass over a source leaves out, or refuses it if it is strict. If it is quiet, it only
+    counts, as an earlier pass has named the same."""
 
     NAMED = 10
     """So many are named in the log; the rest is counted."""
@@ -38,7 +37,7 @@ class Skipped:
     def skip(self, where: str, reason: str) -> None:
         """Raises UserError if strict."""
         if self._strict:
-            raise UserError(f"{where}: {reason}; data.strict refuses what is skipped and counted without it")
+            raise UserError(f"{where}: {reason}; {REFUSED}")
         self.count += 1
         self.first = self.first or f"{where}: {reason}"
         if self.count <= self.NAMED and not self._quiet:

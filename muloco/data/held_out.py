@@ -1,5 +1,6 @@
 """The fixed held-out set: the same sequences for every run, worker and number of ranks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -7,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
-from muloco.data.held_out_batches import held_out_batches
-from muloco.data.loader import Batch, PreparedFeed, lay_out
+from muloco.data.loader import Batch, lay_out
 from muloco.data.mixture import Schedule
 from muloco.data.prepare import HELD_OUT_SEED
 from muloco.data.prepared import read_prepared
-from muloco.data.stream import Pairs
+from muloco.data.stream import PreparedStream
 from muloco.data.tokenizer import DocumentTokenizer
-
-SPLIT = "validation"
 
 
 class HeldOutDataLoader(BaseDataLoader):
@@ -35,7 +33,7 @@ class HeldOutDataLoader(BaseDataLoader):
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
-    @dataclass(kw_only=True, slots=True)
+    @dataclass(kw_only=True, slots=True, unsafe_hash=True)
     class Config(BaseDataLoader.Config):
         folders: tuple[str, ...]
         """Prepared folders, one a source of the mixture."""
@@ -68,13 +66,13 @@ class HeldOutDataLoader(BaseDataLoader):
     ):
         schedule = Schedule(config.weights, seed=HELD_OUT_SEED, share=0)
         opened = [read_prepared(Path(folder)) for folder in config.folders]
-        self._feeds: dict[int, PreparedFeed] = {}
+        streams: dict[int, PreparedStream] = {}
         for source, count in enumerate(schedule.counts(config.sequences)):
             if count == 0:
                 continue
-            feed = PreparedFeed(
+            streams[source] = PreparedStream(
                 opened[source],
-                SPLIT,
+                "validation",
                 share=0,
                 shares=1,
                 seed=HELD_OUT_SEED,
@@ -82,28 +80,24 @@ class HeldOutDataLoader(BaseDataLoader):
                 endless=False,
                 predict_bos=config.predict_bos,
             )
-            if count > feed.left_in_epoch():
+            if count > (there := streams[source].sequences(0)):
                 raise ValueError(
-                    f"the corpus holds out {feed.left_in_epoch()} sequences of {seq_len} tokens, "
+                    f"the corpus holds out {there} sequences of {seq_len} tokens, "
                     f"{count} were asked for (validation.sequences)"
                 )
-            self._feeds[source] = feed
         self._eos_id = opened[0].eos_id
         self._shape = local_batch_size, seq_len
-        self._order = [schedule.source(number) for number in range(config.sequences)]
+        sources = [schedule.source(number) for number in range(config.sequences)]
+        self._order = [(streams[source], sources[:number].count(source)) for number, source in enumerate(sources)]
         together = local_batch_size * dp_world_size
-        batches = range(held_out_batches(config.sequences, together)) if config.batches is None else config.batches
+        batches = range(math.ceil(config.sequences / together)) if config.batches is None else config.batches
         self._starts = [batch * together + dp_rank * local_batch_size for batch in batches]
 
     def __iter__(self) -> Iterator[Batch]:
         rows = self._shape[0]
         for start in self._starts:
-            sequences = [self._sequence(number) for number in range(start, min(start + rows, len(self._order)))]
+            sequences = [stream.sequence(0, number) for stream, number in self._order[start : start + rows]]
             yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
-
-    def _sequence(self, number: int) -> Pairs:
-        source = self._order[number]
-        return self._feeds[source].sequence(0, self._order[:number].count(source))
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -112,25 +106,13 @@ class HeldOutDataLoader(BaseDataLoader):
         pass
 
 
+@cache
 def bytes_per_token(config: HeldOutDataLoader.Config, tokenizer: str, *, seq_len: int) -> float:
     """UTF-8 bytes of the held-out text for each token that is predicted in validation, EOS and BOS among them.
 
     A loss of x nats a token is x / ln 2 / this bits a byte. Counted from the text that the tokenizer (its folder) makes
     of the labels of each sequence; a character that two sequences share counts as the three bytes of U+FFFD in each.
     """
-    return _bytes_per_token(config.folders, config.weights, config.sequences, config.predict_bos, tokenizer, seq_len)
-
-
-@cache
-def _bytes_per_token(
-    folders: tuple[str, ...],
-    weights: tuple[float, ...],
-    sequences: int,
-    predict_bos: bool,
-    tokenizer: str,
-    seq_len: int,
-) -> float:
-    config = HeldOutDataLoader.Config(folders=folders, weights=weights, sequences=sequences, predict_bos=predict_bos)
     loader = HeldOutDataLoader(config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=1)
     opened = DocumentTokenizer(Path(tokenizer))
     tokens = size = 0

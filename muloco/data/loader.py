@@ -5,35 +5,25 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from muloco._torchtitan import IGNORE_INDEX, BaseDataLoader
-from muloco.data.errors import DamagedCacheError
 from muloco.data.mixture import Schedule
-from muloco.data.prepared import Prepared, read_prepared, tokenizer_sha256
+from muloco.data.prepared import read_prepared, tokenizer_sha256
 from muloco.data.sources import open_source
-from muloco.data.stream import Pairs, ShareStream
-from muloco.data.text_stream import ShuffledStream, TextStream
+from muloco.data.stream import Pairs, PreparedStream
+from muloco.data.text_stream import TextStream
 from muloco.data.tokenizer import DocumentTokenizer
+from muloco.settings.data import ResolvedData
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-class Feed(Protocol):
-    """The sequences of one source."""
-
-    def next(self) -> Pairs: ...
-
-    def state(self) -> dict[str, Any]:
-        """JSON values that say where it is."""
-        ...
-
-    def go_to(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for a place that there is not."""
-        ...
+Stream = PreparedStream | TextStream
+"""The sequences of one source."""
 
 
 class MixtureLoader(BaseDataLoader):
@@ -48,7 +38,7 @@ class MixtureLoader(BaseDataLoader):
 
     Args:
         dp_world_size, dp_rank: data-parallel ranks inside this worker, and which of them this is.
-        tokenizer: unused; torchtitan passes it to every loader.
+        tokenizer: unused, as torchtitan passes it to every loader.
         seq_len, local_batch_size: L and B.
 
     Raises:
@@ -83,10 +73,7 @@ class MixtureLoader(BaseDataLoader):
         local_batch_size: int,
         **kwargs: Any,
     ):
-        for name, value, count in (
-            ("worker", config.worker, config.workers),
-            ("dp_rank", dp_rank, dp_world_size),
-        ):
+        for name, value, count in ("worker", config.worker, config.workers), ("dp_rank", dp_rank, dp_world_size):
             if not 0 <= value < count:
                 raise ValueError(f"{name} is {value}; of {count} it must be in 0 .. {count - 1}")
         if seq_len < 1 or local_batch_size < 1:
@@ -94,51 +81,42 @@ class MixtureLoader(BaseDataLoader):
         if config.seed < 0:
             raise ValueError(f"seed is {config.seed}; it must not be negative")
         self._config = config
-        self._share, self._shares = config.worker * dp_world_size + dp_rank, config.workers * dp_world_size
         self._shape = local_batch_size, seq_len
-        self._rank_key = f"dp_rank_{dp_rank}"
-        self._sequences = 0
-        self._schedule = Schedule(config.weights, seed=config.seed, share=self._share)
-        self._feeds, self._eos_id, identity = self._open()
-        if len(config.weights) != len(self._feeds):
-            raise ValueError(f"{len(config.weights)} weights for {len(self._feeds)} sources")
-        self._identity = {
-            **identity,
-            "weights": repr(config.weights),
-            "shares": self._shares,
-            "share": self._share,
+        self._stream_settings: dict[str, Any] = {
+            "shares": config.workers * dp_world_size,
+            "share": config.worker * dp_world_size + dp_rank,
             "seed": config.seed,
             "seq_len": seq_len,
-            **({"predict_bos": True} if config.predict_bos else {}),  # positions of earlier versions have no such entry
         }
+        self._rank_key = f"dp_rank_{dp_rank}"
+        self._sequences = 0
+        self._schedule = Schedule(config.weights, seed=config.seed, share=self._stream_settings["share"])
+        self._streams, self._eos_id, identity = self._open()
+        if len(config.weights) != len(self._streams):
+            raise ValueError(f"{len(config.weights)} weights for {len(self._streams)} sources")
+        self._identity = {**identity, "weights": repr(config.weights), **self._stream_settings}
+        if config.predict_bos:  # positions of earlier versions have no such entry
+            self._identity["predict_bos"] = True
 
     @abstractmethod
-    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
-        """The sources' feeds, the id of EOS, and what a position has to agree with."""
+    def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
+        """The sources' streams, the id of EOS, and what a position has to agree with."""
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            yield self._batch(self._shape[0])
-
-    def _batch(self, sequences: int) -> Batch:
-        return lay_out([self._next_sequence() for _ in range(sequences)], *self._shape, eos_id=self._eos_id)
-
-    def _next_sequence(self) -> Pairs:
-        self._sequences += 1
-        return self._feeds[self._schedule.source(self._sequences - 1)].next()
+            numbers = range(self._sequences, self._sequences + self._shape[0])
+            sequences = [self._streams[self._schedule.source(number)].next() for number in numbers]
+            self._sequences = numbers.stop
+            yield lay_out(sequences, *self._shape, eos_id=self._eos_id)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch yielded, and what it is a position in."""
-        places = json.dumps([feed.state() for feed in self._feeds])
+        places = json.dumps([stream.state() for stream in self._streams])
         return {self._rank_key: {"sequences": self._sequences, "places": places, **self._identity}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved position; the batch size may be another than when it was saved.
-
-        Raises:
-            ValueError: the state is of another rank, share, share count, seed, sequence length, corpus, tokenizer or
-                mixture, of a loader of another kind, or of no place in the data.
-        """
+        """Goes to a saved position; the batch size may be another than when it was saved. Raises ValueError if the
+        state is of another rank, another loader or other data, or of no place in the data."""
         if self._rank_key not in state_dict:
             raise ValueError(f"the data position has no {self._rank_key}; it has: {', '.join(state_dict) or 'nothing'}")
         state = state_dict[self._rank_key]
@@ -148,21 +126,18 @@ class MixtureLoader(BaseDataLoader):
                     f"the data position was saved with {name} {state.get(name, False)!r}, this run has {own!r}; "
                     "resume with the same data, sequence length, workers and data-parallel ranks, or start a new run"
                 )
-        for feed, place in zip(self._feeds, json.loads(state["places"]), strict=True):
-            feed.go_to(place)
+        for stream, place in zip(self._streams, json.loads(state["places"]), strict=True):
+            stream.go_to(place)
         self._sequences = state["sequences"]
 
 
 class PackedDataLoader(MixtureLoader):
-    """Batches from prepared folders, whose sequences are shuffled over the whole of a share (`ShareStream`).
+    """Batches from prepared folders, whose sequences are shuffled over the whole of a share (`PreparedStream`).
 
-    An infinite loader starts the next epoch in the middle of a batch if need be, and every label counts. A finite one,
-    of one folder, stops after one epoch, and then is back at the start; its one row shorter than L, and the rows
-    missing from its last batch, are filled up with EOS inputs, `IGNORE_INDEX` labels and positions from 0. `iter()`
-    goes on from the current position; to read again the front of a finite split, build a new loader.
+    The next epoch starts in the middle of a batch if need be, and every label counts.
 
     Raises:
-        ValueError: as `MixtureLoader`; no such split; a share without documents; several folders and not infinite.
+        ValueError: as `MixtureLoader`; a share without documents; folders of different tokenizers.
         FileNotFoundError, DamagedCacheError: as `muloco.data.prepared.read_prepared`.
     """
 
@@ -171,148 +146,63 @@ class PackedDataLoader(MixtureLoader):
         folders: tuple[str, ...]
         """Prepared folders, one a source."""
 
-        split: str
-        """`train` or `validation`."""
-
-        infinite: bool = True
-        """Start over when all documents were read, instead of stopping."""
-
     _config: Config
 
-    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
+    def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
         config = self._config
         opened = [read_prepared(Path(folder)) for folder in config.folders]
-        if len(opened) > 1 and not config.infinite:
-            raise ValueError(f"a mixture of {len(opened)} folders has no end; read it with infinite=True")
-        self._prepared_feeds = [
-            PreparedFeed(
-                prepared,
-                config.split,
-                share=self._share,
-                shares=self._shares,
-                seed=config.seed,
-                seq_len=self._shape[1],
-                endless=config.infinite,
-                predict_bos=config.predict_bos,
-            )
+        if len({prepared.tokenizer_identity for prepared in opened}) > 1:
+            raise ValueError(f"{', '.join(config.folders)} were made with different tokenizers")
+        streams: list[Stream] = [
+            PreparedStream(prepared, "train", predict_bos=config.predict_bos, **self._stream_settings)
             for prepared in opened
         ]
         identity = {
             "corpus": " ".join(prepared.corpus_sha256 for prepared in opened),
-            "tokenizer": _one_tokenizer(opened),
-            "split": config.split,
-            "infinite": config.infinite,
+            "tokenizer": opened[0].tokenizer_identity,
         }
-        return list(self._prepared_feeds), opened[0].eos_id, identity
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._config.infinite:
-            yield from super().__iter__()
-        (feed,) = self._prepared_feeds
-        while left := feed.left_in_epoch():
-            yield self._batch(min(left, self._shape[0]))
-        feed.go_to({"epoch": 0, "taken": 0})
-        self._sequences = 0
+        return streams, opened[0].eos_id, identity
 
 
 class StreamingDataLoader(MixtureLoader):
-    """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`ShuffledStream`).
-
-    Raises:
-        ValueError: as `MixtureLoader`; UserError: a source or the tokenizer cannot be used.
-    """
+    """Batches from sources that are read and tokenized on the way; sequences are shuffled in blocks (`TextStream`).
+    Raises ValueError as `MixtureLoader`, and UserError if a source or the tokenizer cannot be used."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MixtureLoader.Config):
-        sources: tuple[str, ...]
-        """Names of sources, see `muloco.data.sources`."""
+        data: ResolvedData
+        """The section of the run's config."""
 
         tokenizer_folder: str
         """As `DocumentTokenizer` takes it."""
 
-        text_field: str = "text"
-        """Field or column that holds the text."""
-
-        shuffle_buffer: int = 1024
-        """Sequences in a block, of all sources together."""
-
-        hold_out: bool = True
-        """Leave out what its hash puts into the validation split."""
-
-        strict: bool = False
-        """Refuse what is no text, instead of leaving it out."""
-
     _config: Config
 
-    def _open(self) -> tuple[list[Feed], int, dict[str, Any]]:
-        config, length = self._config, self._shape[1]
-        folder = Path(config.tokenizer_folder)
+    def _open(self) -> tuple[list[Stream], int, dict[str, Any]]:
+        config, data = self._config, self._config.data
+        folder, hold_out = Path(config.tokenizer_folder), data.validation is None
         tokenizer = DocumentTokenizer(folder)
-        sources = [open_source(name, config.text_field) for name in config.sources]
+        sources = [open_source(name, data.text_field) for name in data.sources]
         total = sum(config.weights)
-        feeds: list[Feed] = []
-        for source, weight in zip(sources, config.weights, strict=True):
-            stream = TextStream(
+        streams: list[Stream] = [
+            TextStream(
                 source,
                 tokenizer,
-                share=self._share,
-                shares=self._shares,
-                hold_out=config.hold_out,
-                strict=config.strict,
+                block=max(1, round(data.shuffle_buffer * weight / total)),
+                hold_out=hold_out,
+                strict=data.strict,
                 predict_bos=config.predict_bos,
+                **self._stream_settings,
             )
-            block = max(1, round(config.shuffle_buffer * weight / total))
-            feeds.append(ShuffledStream(stream, seq_len=length, block=block, seed=config.seed))
+            for source, weight in zip(sources, config.weights, strict=True)
+        ]
         identity = {
             "corpus": json.dumps([source.identity for source in sources]),
             "tokenizer": f"{tokenizer_sha256(folder)} {tokenizer.bos_id} {tokenizer.eos_id}",
-            "shuffle_buffer": config.shuffle_buffer,
-            "hold_out": config.hold_out,
+            "shuffle_buffer": data.shuffle_buffer,
+            "hold_out": hold_out,
         }
-        return feeds, tokenizer.eos_id, identity
-
-
-class PreparedFeed:
-    """The sequences of one share of a prepared split, in the order of `ShareStream`."""
-
-    def __init__(self, prepared: Prepared, split: str, **stream: Any):
-        self._prepared, self._split = prepared, split
-        self._tokens, offsets = prepared.open(split)
-        self._stream = ShareStream(offsets, **stream)
-        self._epoch, self._taken = 0, 0
-
-    def left_in_epoch(self) -> int:
-        """Sequences that this epoch still has."""
-        return self._stream.sequences(self._epoch) - self._taken
-
-    def next(self) -> Pairs:
-        while self._taken == self._stream.sequences(self._epoch):
-            self._epoch, self._taken = self._epoch + 1, 0
-        self._taken += 1
-        return self.sequence(self._epoch, self._taken - 1)
-
-    def sequence(self, epoch: int, number: int) -> Pairs:
-        """Any sequence, without going there. Raises DamagedCacheError if a token is not in the vocabulary."""
-        index, depth = self._stream.sequence(epoch, number)
-        following = (index + 1) % len(self._tokens)  # behind the last document's EOS comes a BOS, as behind any other
-        pairs = Pairs(self._tokens[index], self._tokens[following], depth)
-        if len(index) and max(pairs.inputs.max(), pairs.labels.max()) >= self._prepared.vocab_size:
-            raise DamagedCacheError(
-                self._prepared.folder, f"{self._split}.tokens.npy holds a token that is not in the vocabulary"
-            )
-        return pairs
-
-    def state(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "taken": self._taken}
-
-    def go_to(self, state: dict[str, Any]) -> None:
-        epoch, taken = state["epoch"], state["taken"]
-        if epoch < 0 or not 0 <= taken <= self._stream.sequences(epoch):
-            raise ValueError(
-                f"the data position is epoch {epoch}, {taken} sequences taken; "
-                f"epochs count from 0, and this one has {self._stream.sequences(epoch)} sequences"
-            )
-        self._epoch, self._taken = epoch, taken
+        return streams, tokenizer.eos_id, identity
 
 
 def lay_out(sequences: Sequence[Pairs], rows: int, length: int, *, eos_id: int) -> Batch:
@@ -328,10 +218,3 @@ def lay_out(sequences: Sequence[Pairs], rows: int, length: int, *, eos_id: int) 
         positions[row] = np.minimum(depth, positions[row])
     batch = {"input": torch.from_numpy(inputs), "positions": torch.from_numpy(positions)}
     return batch, torch.from_numpy(labels)
-
-
-def _one_tokenizer(opened: list[Prepared]) -> str:
-    found = {prepared.tokenizer_identity for prepared in opened}
-    if len(found) > 1:
-        raise ValueError(f"{', '.join(str(one.folder) for one in opened)} were made with different tokenizers")
-    return found.pop()

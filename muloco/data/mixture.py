@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -18,12 +19,8 @@ class Schedule:
     weight; the start is random by (seed, share), so that shares do not visit the same source at the same time. After n
     sequences a source has had n times its weight, up to O(log n).
 
-    Args:
-        weights: above 0; they need not sum to 1.
-        seed, share: not negative.
-
-    Raises:
-        ValueError: no weights, or one that is not above 0.
+    The weights are above 0 and need not sum to 1; seed and share are not negative. Raises ValueError if there are no
+    weights, or one is not above 0.
     """
 
     def __init__(self, weights: Sequence[float], *, seed: int, share: int):
@@ -40,7 +37,5 @@ class Schedule:
 
     def counts(self, sequences: int) -> list[int]:
         """How many of the first `sequences` sequences each source gives."""
-        counts = [0] * len(self._ends)
-        for number in range(sequences):
-            counts[self.source(number)] += 1
-        return counts
+        counts = Counter(map(self.source, range(sequences)))
+        return [counts[source] for source in range(len(self._ends))]

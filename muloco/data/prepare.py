@@ -16,6 +16,7 @@ from pathlib import Path
 
 from muloco.data.cache import alone, default_cache, make_once
 from muloco.data.checksums import arrays_are_known, check_small_files, note_arrays
+from muloco.data.errors import REFUSED
 from muloco.data.mixture import Schedule
 from muloco.data.prepared import FORMAT, Prepared, read_prepared, tokenizer_sha256
 from muloco.data.sources import Embedded, Source, open_source
@@ -36,14 +37,10 @@ class TrainingData:
 
     weights: tuple[float, ...]
     prepared: tuple[Prepared, ...] = ()
-    streamed: tuple[str, ...] = ()
+    streamed: tuple[Source, ...] = ()
     held_out: tuple[Prepared, ...]
     """Folders with a split `validation`; with its weights, what `HeldOutDataLoader` reads."""
     held_out_weights: tuple[float, ...]
-    hold_out: bool
-    """Whether streams have to leave out what its hash holds out."""
-    left_out: tuple[str, ...] = ()
-    """For each stream, a note on what is known to be skipped before it is read; empty if nothing is."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -55,14 +52,8 @@ class TrainingData:
         return [prepared.corpus_sha256 for prepared in self.prepared or self.held_out]
 
     def check_shares(self, shares: int) -> None:
-        """Checks that every share has a document to train on.
-
-        Args:
-            shares: number of shares that the documents are dealt to: workers x data-parallel ranks of each.
-
-        Raises:
-            UserError: a share has none in a prepared source. For a stream, its reader finds out.
-        """
+        """Raises UserError unless every share, of workers x data-parallel ranks, has a document to train on in each
+        prepared source. `muloco.data.text_stream.check_shares` checks a stream."""
         for prepared in self.prepared:
             if (documents := prepared.sizes["train"].documents) < shares:
                 raise UserError(
@@ -73,17 +64,20 @@ class TrainingData:
     def description(self) -> str:
         """One line a source, for people."""
         total = sum(self.weights)
-        lines = []
-        for prepared, weight in zip(self.prepared, self.weights, strict=False):
-            share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
-            lines.append(
+        several = len(self.weights) > 1
+        shares = [f", {weight / total:.1%} of the sequences" if several else "" for weight in self.weights]
+        if self.prepared:
+            lines = [
                 f"corpus {prepared.corpus} (sha256 {prepared.corpus_sha256[:16]}): "
-                f"{prepared.tokens['train']:,} training tokens{share}{_skipped(prepared)}"
-            )
-        for name, weight, left_out in zip(self.streamed, self.weights, self.left_out, strict=False):
-            share = f", {weight / total:.1%} of the sequences" if len(self.weights) > 1 else ""
-            lines.append(f"corpus {name}: streamed and tokenized on the way{share}{left_out}")
-        held_out = sum(prepared.tokens["validation"] for prepared in self.held_out)
+                f"{prepared.sizes['train'].tokens:,} training tokens{share}{_skipped(prepared)}"
+                for prepared, share in zip(self.prepared, shares, strict=True)
+            ]
+        else:
+            lines = [
+                f"corpus {source.name}: streamed and tokenized on the way{share}{_left_out(source)}"
+                for source, share in zip(self.streamed, shares, strict=True)
+            ]
+        held_out = sum(prepared.sizes["validation"].tokens for prepared in self.held_out)
         return "\n".join([*lines, f"held out: {held_out:,} tokens"])
 
 
@@ -93,8 +87,6 @@ def prepare(
     """Prepares everything that training needs, unless it is in the cache.
 
     Args:
-        data: the config's section.
-        held_out_sequences: sequences of the held-out set.
         seq_len: tokens of a sequence.
         verify: whether to verify the checksums of all files in the cache.
         cache: the folder of prepared folders; None: `default_cache()`.
@@ -127,15 +119,18 @@ def prepare(
         )
     for folder, count in zip(held_out, needed, strict=True):
         there = -(-folder.sizes["validation"].pairs(predict_bos=data.predict_bos) // seq_len)
-        _check_held_out(folder, count, there, seq_len, by_hash=data.validation is None)
+        if there < count:
+            share = " (about 5 % of its documents, by their hash)" if data.validation is None else ""
+            raise UserError(
+                f"{folder.corpus} holds out {there} sequences of {seq_len} tokens{share}, {count} were asked for; "
+                "take fewer (validation.sequences) or another data.validation"
+            )
     return TrainingData(
         weights=shares,
         prepared=prepared,
-        streamed=() if data.prepare else data.sources,
+        streamed=() if data.prepare else tuple(sources),
         held_out=held_out,
         held_out_weights=held_out_shares,
-        hold_out=data.validation is None,
-        left_out=() if data.prepare else tuple(map(_left_out, sources)),
     )
 
 
@@ -160,11 +155,8 @@ def prepare_source(
     verify: bool = False,
     cache: Path,
 ) -> Prepared:
-    """The prepared folder of one source, made anew where `Source.key` has changed; see `muloco.data.tokenize.tokenize`.
-
-    Raises:
-        UserError: as `tokenize`; or `strict`, and the folder was made leaving something out.
-    """
+    """The prepared folder of one source, made anew where `Source.key` has changed. Arguments and errors as `tokenize`;
+    with `strict`, UserError also if something was left out when the folder was made."""
     settings = [source.key, tokenizer_sha256(tokenizer.folder), tokenizer.bos_id, tokenizer.eos_id, part, most_pairs]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.name).name).strip("-.")[:40]
@@ -172,9 +164,8 @@ def prepare_source(
     make_once(folder, lambda draft: tokenize(draft, source, tokenizer, part, most_pairs=most_pairs, strict=strict))
     prepared = _opened(folder, verify=verify)
     if strict and source.left_out:
-        raise UserError(
-            "{}: {}; data.strict refuses what is skipped and counted without it".format(*source.left_out[0])
-        )
+        where, reason = source.left_out[0]
+        raise UserError(f"{where}: {reason}; {REFUSED}")
     if strict and prepared.skipped:
         raise UserError(f"{prepared.first_skipped}; data.strict refuses it and {prepared.skipped - 1} more")
     return prepared
@@ -199,7 +190,7 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
         return (1.0,)
     if prepared:
         for folder in prepared:
-            if not folder.tokens["train"]:
+            if not folder.sizes["train"].tokens:
                 raise UserError(f"{folder.corpus} holds no text for training: its hash holds out all of it")
         return tuple(float(folder.sizes["train"].pairs(predict_bos=predict_bos)) for folder in prepared)
     unknown = [source.name for source in sources if source.size is None]
@@ -208,21 +199,11 @@ def _sizes(sources: Sequence[Source], prepared: Sequence[Prepared], *, predict_b
     return tuple(float(source.size or 0) for source in sources)
 
 
-def _check_held_out(prepared: Prepared, sequences: int, there: int, seq_len: int, *, by_hash: bool) -> None:
-    if there < sequences:
-        share = " (about 5 % of its documents, by their hash)" if by_hash else ""
-        raise UserError(
-            f"{prepared.corpus} holds out {there} sequences of {seq_len} tokens{share}, {sequences} were asked for; "
-            "take fewer (validation.sequences) or another data.validation"
-        )
-
-
 def _left_out(source: Source) -> str:
     skipped = source.left_out
     return "; skipped files, folders or links: {} (first: {}: {})".format(len(skipped), *skipped[0]) if skipped else ""
 
 
 def _skipped(prepared: Prepared) -> str:
-    return (
-        f"; skipped {prepared.skipped} that hold no text (first: {prepared.first_skipped})" if prepared.skipped else ""
-    )
+    first = prepared.first_skipped
+    return f"; skipped {prepared.skipped} that hold no text (first: {first})" if prepared.skipped else ""

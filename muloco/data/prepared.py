@@ -21,10 +21,9 @@ from numpy.lib import format as npy
 from muloco.data.checksums import check_small_files
 from muloco.data.errors import DamagedCacheError
 
-FORMAT = 2
+FORMAT = 3
 SMALL_BYTES = 64 << 20
 """Bytes up to which the checksum of a split's file is verified whenever it is opened, as that is quick."""
-
 
 _NOT_AN_ARRAY = (ValueError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, TokenError)
 """Raised by numpy for a damaged file: it reads the header as a Python literal."""
@@ -36,17 +35,15 @@ class Size:
 
     documents: int
     tokens: int
-    characters: int
-    bytes: int
-    sha256: str | None = None
-    """Digests of the contents of the two files. None: an older version wrote them."""
+    sha256: str
+    """Digest of the contents of the two files."""
 
     def pairs(self, *, predict_bos: bool) -> int:
-        """Number of (input, label) pairs, as `ShareStream` cuts them."""
+        """Number of (input, label) pairs, as `PreparedStream` cuts them."""
         return self.tokens if predict_bos else self.tokens - self.documents
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A prepared folder. The two digests and the ids of BOS and EOS fix every token in it.
 
@@ -74,20 +71,11 @@ class Prepared:
     def tokenizer_folder(self) -> Path:
         return self.folder / "tokenizer"
 
-    @property
-    def tokens(self) -> dict[str, int]:
-        """Tokens per split, BOS and EOS included."""
-        return {split: size.tokens for split, size in self.sizes.items()}
-
-    @property
-    def characters(self) -> dict[str, int]:
-        """Characters of text per split."""
-        return {split: size.characters for split, size in self.sizes.items()}
-
-    @property
-    def bytes(self) -> dict[str, int]:
-        """Bytes of UTF-8 text per split: what bits per byte are counted against."""
-        return {split: size.bytes for split, size in self.sizes.items()}
+    def write(self) -> None:
+        """Writes meta.json, which completes the folder; everything else is in place."""
+        meta = {"format": FORMAT, **asdict(self)}
+        del meta["folder"]
+        (self.folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
     def open(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """The tokens (memory-mapped, uint16 or uint32 [tokens]) and offsets (int64 [documents + 1]) of one split.
@@ -99,20 +87,20 @@ class Prepared:
         if split not in self.sizes:
             raise ValueError(f"{self.folder} has no split {split!r}; it has {', '.join(self.sizes)}")
         size = self.sizes[split]
-        tokens = self._array(f"{split}.tokens.npy", token_type(self.vocab_size), size.tokens, mmap_mode="r")
-        offsets = self._array(f"{split}.offsets.npy", np.dtype(np.int64), size.documents + 1, mmap_mode="r")
+        tokens = self._array(f"{split}.tokens.npy", token_type(self.vocab_size), size.tokens)
+        offsets = self._array(f"{split}.offsets.npy", np.dtype(np.int64), size.documents + 1)
         if offsets[0] != 0 or offsets[-1] != size.tokens:
             raise DamagedCacheError(self.folder, f"{split}.offsets.npy does not span {size.tokens} tokens")
         return tokens, offsets
 
-    def _array(self, name: str, dtype: np.dtype, length: int, mmap_mode) -> np.ndarray:
+    def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         try:
-            array = np.load(self.folder / name, mmap_mode=mmap_mode)
+            array = np.load(self.folder / name, mmap_mode="r")
         except (*_NOT_AN_ARRAY, OSError) as error:
             raise DamagedCacheError(self.folder, f"{name} cannot be read ({error})") from error
         if array.dtype != dtype or array.shape != (length,):
-            found = f"{array.dtype} {list(array.shape)}"
-            raise DamagedCacheError(self.folder, f"{name} is {found}, meta.json says {dtype} {[length]}")
+            actual = f"{array.dtype} {list(array.shape)}"
+            raise DamagedCacheError(self.folder, f"{name} is {actual}, meta.json says {dtype} {[length]}")
         return array.view(np.ndarray)
 
 
@@ -122,11 +110,8 @@ def token_type(vocab_size: int) -> np.dtype:
 
 
 def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
-    """Open a prepared folder and check that all of it is there.
-
-    Args:
-        folder: see the module.
-        verify: verify the checksums of large files as well, at the speed of the disk.
+    """Opens a prepared folder and checks that all of it is there; with `verify` the checksums of large files as
+    well, at the speed of the disk.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -151,11 +136,8 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
         raise DamagedCacheError(folder, "tokenizer/tokenizer.json is not the one the corpus was tokenized with")
     for split, size in sizes.items():
         tokens, offsets = prepared.open(split)
-        small = tokens.nbytes + offsets.nbytes <= SMALL_BYTES
-        if (verify or small) and size.sha256 not in (
-            None,
-            _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)),
-        ):
+        compared = verify or tokens.nbytes + offsets.nbytes <= SMALL_BYTES
+        if compared and size.sha256 != _sha256(hashlib.sha256(tokens.data), hashlib.sha256(offsets.data)):
             raise DamagedCacheError(folder, f"{split}.tokens.npy or {split}.offsets.npy has been changed")
         if not _rise(offsets):
             raise DamagedCacheError(folder, f"the offsets in {split}.offsets.npy do not increase")
@@ -164,9 +146,10 @@ def read_prepared(folder: Path, *, verify: bool = False) -> Prepared:
 
 def _check_types(prepared: Prepared) -> None:
     """Raises TypeError if a value in meta.json has the wrong type."""
-    counts = [value for size in prepared.sizes.values() for name, value in asdict(size).items() if name != "sha256"]
-    counts += [prepared.vocab_size, prepared.bos_id, prepared.eos_id, prepared.skipped]
-    texts = [prepared.corpus, prepared.corpus_sha256, prepared.tokenizer_sha256]
+    sizes = prepared.sizes.values()
+    counts = [prepared.vocab_size, prepared.bos_id, prepared.eos_id, prepared.skipped]
+    counts += [count for size in sizes for count in (size.documents, size.tokens)]
+    texts = [prepared.corpus, prepared.corpus_sha256, prepared.tokenizer_sha256, *(size.sha256 for size in sizes)]
     if any(type(value) is not int or value < 0 for value in counts) or any(type(text) is not str for text in texts):
         raise TypeError("a value has the wrong type")
 
@@ -181,31 +164,24 @@ class SplitWriter:
     """Writes the two arrays of one split, document by document, in a memory that does not grow."""
 
     def __init__(self, folder: Path, split: str, vocab_size: int):
-        self.documents = self.tokens = self.characters = self.bytes = 0
+        self.documents = self.tokens = 0
         self._tokens = _ArrayFile(folder / f"{split}.tokens.npy", token_type(vocab_size))
         self._offsets = _ArrayFile(folder / f"{split}.offsets.npy", np.dtype(np.int64))
         self._offsets.append(np.zeros(1))
 
-    def append(self, ids: np.ndarray, *, characters: int, size: int) -> None:
-        """Add a document: its ids (whole numbers [tokens]), BOS and EOS included; characters and bytes of its text."""
+    def append(self, ids: np.ndarray) -> None:
+        """Adds a document: its ids (whole numbers [tokens]), BOS and EOS included."""
         self._tokens.append(ids)
         self.documents += 1
         self.tokens += len(ids)
-        self.characters += characters
-        self.bytes += size
         self._offsets.append(np.array([self.tokens]))
 
     def close(self) -> Size:
         """Completes the files."""
         self._tokens.close(self.tokens)
         self._offsets.close(self.documents + 1)
-        return Size(
-            documents=self.documents,
-            tokens=self.tokens,
-            characters=self.characters,
-            bytes=self.bytes,
-            sha256=_sha256(self._tokens.sha256, self._offsets.sha256),
-        )
+        sha256 = _sha256(self._tokens.sha256, self._offsets.sha256)
+        return Size(documents=self.documents, tokens=self.tokens, sha256=sha256)
 
 
 def _sha256(tokens: Any, offsets: Any) -> str:
@@ -237,34 +213,6 @@ class _ArrayFile:
     def _write_header(self, length: int) -> None:
         header = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (length,)}
         npy.write_array_header_1_0(self._file, header)
-
-
-def write_meta(
-    folder: Path,
-    *,
-    corpus: str,
-    corpus_sha256: str,
-    vocab_size: int,
-    bos_id: int,
-    eos_id: int,
-    sizes: dict[str, Size],
-    skipped: int = 0,
-    first_skipped: str | None = None,
-) -> None:
-    """Write meta.json, which completes the folder; the tokenizer must be in place."""
-    meta = {
-        "format": FORMAT,
-        "corpus": corpus,
-        "corpus_sha256": corpus_sha256,
-        "tokenizer_sha256": tokenizer_sha256(folder / "tokenizer"),
-        "vocab_size": vocab_size,
-        "bos_id": bos_id,
-        "eos_id": eos_id,
-        "skipped": skipped,
-        "first_skipped": first_skipped,
-        "sizes": {split: asdict(size) for split, size in sizes.items()},
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def tokenizer_sha256(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Readers: the records of one file, by its ending. A record is raw; its text is taken out only where it is needed.
 
-A reader yields `(number, raw)` with numbers that rise from 1: lines of a jsonl file (blank ones are passed over), rows
-of a parquet file, pieces of a text file. It raises `BrokenFile` where the file's content cannot be read any further.
+`Format.records` yields `(number, raw)` with numbers that rise from 1: lines of a jsonl file (blank ones are passed
+over), rows of a parquet file, pieces of a text file.
 """
 
 import codecs
@@ -11,6 +11,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,6 @@ PIECE_BYTES = 16 * 1024
 
 _BOM = codecs.BOM_UTF8
 _ROWS_AT_ONCE = 256
-_COMPRESSIONS = ("", ".gz", ".zst")
 _ENDS = ((b"\n\n", b"\r\n\r\n", b"\r\r"), (b"\n",), (b"\r",))
 """Places where a text may be cut, best first: blank lines with the line ends of Unix, Windows and old Mac OS, then
 lines."""
@@ -43,38 +43,6 @@ _NULS = {  # which bytes of four are mostly NUL in text of European languages, t
 
 class BrokenFile(Exception):
     """A file's content ends too early or makes no sense from here on; the message says why."""
-
-
-def format_of(name: str) -> str | None:
-    """The ending that says how to read a file, without a compression's: one of `.jsonl`, `.txt`, `.parquet`."""
-    for ending, (_, _, compressions, _) in _FORMATS.items():
-        if name.lower().endswith(tuple(ending + compression for compression in compressions)):
-            return ending
-    return None
-
-
-def endings() -> str:
-    """All endings that can be read, for messages."""
-    return ", ".join(ending + compression for ending, (_, _, some, _) in _FORMATS.items() for compression in some)
-
-
-def unit_of(name: str) -> str:
-    """What the records of a file are called."""
-    return _FORMATS[_known(name)][3]
-
-
-def records(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, Any]]:
-    """The records of a file that is open at its start; see the module.
-
-    Raises:
-        BrokenFile: its content cannot be read any further.
-    """
-    return _FORMATS[_known(path.name)][0](path, raw_file, text_field)
-
-
-def text_of(name: str, raw: Any, text_field: str) -> str:
-    """The text in a record of the file `name`. Raises BadRecord where there is none."""
-    return _FORMATS[_known(name)][1](raw, text_field)
 
 
 def checked_text(value: Any, text_field: str) -> str:
@@ -99,12 +67,6 @@ def text_in_row(row: Any, text_field: str) -> str:
     if text_field not in row:
         raise BadRecord(f"no field {text_field!r}; it has: {', '.join(map(str, row)) or 'none'}")
     return checked_text(row[text_field], text_field)
-
-
-def _known(name: str) -> str:
-    ending = format_of(name)
-    assert ending is not None, name
-    return ending
 
 
 def _lines(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[int, bytes]]:
@@ -142,8 +104,8 @@ def _pieces(path: Path, raw_file: IO[bytes], text_field: str) -> Iterator[tuple[
 def _cut(data: bytes) -> int:
     """Where the first piece of more than `PIECE_BYTES` bytes ends."""
     for marks in _ENDS:
-        found = [(data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES), len(mark)) for mark in marks]
-        if (last := max(found))[0] >= 0:
+        places = [(data.rfind(mark, PIECE_BYTES // 2, PIECE_BYTES), len(mark)) for mark in marks]
+        if (last := max(places))[0] >= 0:
             return sum(last)
     cut = PIECE_BYTES
     while cut > PIECE_BYTES - 4 and data[cut] & 0xC0 == 0x80:  # not inside a UTF-8 character
@@ -187,12 +149,8 @@ def _parquet_text(value: Any, text_field: str) -> str:
 
 @contextlib.contextmanager
 def _text_file(path: Path, raw_file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The uncompressed content of a file, unless it is text in another encoding than UTF-8.
-
-    Raises:
-        UserError: it begins like text in another encoding, which would be lost.
-        BrokenFile: within the context, where the file cannot be uncompressed any further.
-    """
+    """The uncompressed content of a file. Raises UserError if it begins like text in another encoding than UTF-8, which
+    would be lost, and BrokenFile within the context, where the file cannot be uncompressed any further."""
     try:
         with _uncompressed(path, raw_file) as file:
             if encoding := _other_encoding(file.peek(_SAMPLE_BYTES)[:_SAMPLE_BYTES]):
@@ -244,30 +202,54 @@ class _Zstandard(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        while not self._output:
-            if not self._input and not (data := self._file.read(1 << 17)):
-                if self._frame is not None:
-                    raise BrokenFile("cut off inside a Zstandard frame")
-                return 0
-            elif not self._input:
-                self._input = data
-            if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
+        while not self._output and (data := self._input or self._file.read(1 << 17)):
+            self._frame = self._frame or self._decompressor.decompressobj()
             try:
-                self._output, self._input = memoryview(self._frame.decompress(self._input)), b""
+                self._output, self._input = memoryview(self._frame.decompress(data)), b""
             except self._error as error:
                 raise BrokenFile(f"not Zstandard, or damaged ({error})") from None
             if self._frame.eof:
                 self._input, self._frame = self._frame.unused_data, None
+        if not self._output and self._frame is not None:
+            raise BrokenFile("cut off inside a Zstandard frame")
         count = min(len(buffer), len(self._output))
         buffer[:count] = self._output[:count]
         self._output = self._output[count:]
         return count
 
 
-_Reader = Callable[[Path, IO[bytes], str], Iterator[tuple[int, Any]]]
-_FORMATS: dict[str, tuple[_Reader, Callable[[Any, str], str], tuple[str, ...], str]] = {
-    ".jsonl": (_lines, _json_text, _COMPRESSIONS, "line"),
-    ".txt": (_pieces, _plain_text, _COMPRESSIONS, "piece"),
-    ".parquet": (_rows, _parquet_text, ("",), "row"),
-}
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How files of one ending are read."""
+
+    ending: str
+    """Without that of a compression."""
+    compressions: tuple[str, ...] = ("", ".gz", ".zst")
+    unit: str
+    """What the records of a file are called."""
+    records: Callable[[Path, IO[bytes], str], Iterator[tuple[int, Any]]]
+    """Yields the records of a file that is open at its start, given the field or column that holds the text; see the
+    module. Raises BrokenFile where its content cannot be read any further."""
+    text_of: Callable[[Any, str], str]
+    """Returns the text in a record, given the same field. Raises BadRecord where there is none."""
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        return tuple(self.ending + compression for compression in self.compressions)
+
+
+FORMATS = (
+    Format(ending=".jsonl", unit="line", records=_lines, text_of=_json_text),
+    Format(ending=".txt", unit="piece", records=_pieces, text_of=_plain_text),
+    Format(ending=".parquet", compressions=("",), unit="row", records=_rows, text_of=_parquet_text),
+)
+
+
+def format_of(name: str) -> Format | None:
+    """Returns how to read the file with a name; None: it cannot be read."""
+    return next((form for form in FORMATS if name.lower().endswith(form.endings)), None)
+
+
+def endings() -> str:
+    """All endings that can be read, for messages."""
+    return ", ".join(ending for form in FORMATS for ending in form.endings)

@@ -9,105 +9,92 @@ A *place* is a small JSON value that says where the next record is; only the sou
 
 import errno
 import json
-import logging
 import os
 import re
 import stat
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from muloco.data.corpus import Corpus, load_corpus
+from muloco.data.corpus import Corpus, embedded_corpus
 from muloco.data.errors import BadRecord, Skipped
-from muloco.data.readers import BrokenFile, endings, format_of, records, text_in_row, text_of, unit_of
+from muloco.data.readers import BrokenFile, endings, format_of, text_in_row
 from muloco.errors import UserError
 from muloco.settings.data import EMBEDDED, HUB, is_hub
-
-logger = logging.getLogger(__name__)
 
 Place = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record, whose text `text()` takes out; it raises BadRecord where there is none."""
+    """One record of a source."""
 
     file: str
     unit: str
+    """What the records of its file are called."""
     number: int
     text: Callable[[], str]
+    """Takes out the text. Raises BadRecord where there is none."""
+    place: Place
+    """Where the source is read from on for this record to come first."""
+    done: int = 0
+    """Bytes read so far, for a progress bar; 0 if not known."""
 
     @property
     def where(self) -> str:
         return f"{self.file}, {self.unit} {self.number}"
 
 
-class Reading(Protocol):
-    """One pass over the records of a source."""
+class Source(ABC):
+    """Where text comes from."""
 
-    done: int
-    """Bytes read so far, for a progress bar; 0 if not known."""
-
-    def __next__(self) -> Record: ...
-
-    def place(self) -> Place:
-        """Where the next record is."""
-        ...
-
-
-class Source(Protocol):
     name: str
     """As the user wrote it."""
+    left_out: Sequence[tuple[str, str]] = ()
+    """Paths that exist and are skipped, with the reasons, as far as this is known before anything is read."""
 
     @property
     def size(self) -> int | None:
         """Bytes on disk; None where that is not known."""
-        ...
+        return None
 
     @property
+    @abstractmethod
     def key(self) -> Any:
         """A JSON value that changes when the text may have: what a cached result is found by."""
-        ...
 
     @property
     def identity(self) -> Any:
         """A JSON value equal for copies of the same data on other machines: what a position is a position in."""
-        ...
+        return self.key
 
-    @property
-    def left_out(self) -> Sequence[tuple[str, str]]:
-        """Paths that exist and are skipped, with the reasons, as far as this is known before anything is read."""
-        ...
-
-    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
-        """Reads from a place on, or from the start. Calls `skipped` for what is not a record (an empty or broken file,
-        or an entry of `left_out`)."""
-        ...
+    @abstractmethod
+    def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
+        """Yields the records from a place on, or from the start. Tells `skipped` of what is not a record (an empty or
+        broken file, or an entry of `left_out`)."""
 
 
 def open_source(name: str, text_field: str) -> Source:
-    """The source that `name` means (see the module); `text_field` is the field or column that holds the text.
-
-    Raises:
-        UserError: there is no such file or folder, or none that can be read; the name is no name.
-    """
+    """The source that `name` means (see the module); `text_field` is the field or column that holds the text. Raises
+    UserError if there is no such file or folder, or none that can be read, or the name is no name."""
     if name == EMBEDDED:
         return Embedded()
     return Hub(name, text_field) if is_hub(name) else Files(name, text_field)
 
 
-class Embedded:
+class Embedded(Source):
     """The embedded corpus, in the order of its hashes."""
 
     name = EMBEDDED
-    left_out = ()
 
     @cached_property
     def corpus(self) -> Corpus:
-        return load_corpus(EMBEDDED)
+        return embedded_corpus()
 
     @cached_property
     def size(self) -> int:
@@ -117,28 +104,19 @@ class Embedded:
     def key(self) -> Any:
         return self.corpus.sha256
 
-    identity = key
-
-    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
-        return _EmbeddedReading(self.corpus, 0 if place is None else place["document"])
-
-
-class _EmbeddedReading:
-    done = 0
-
-    def __init__(self, corpus: Corpus, first: int):
-        self._documents, self._next = corpus.documents, first
-
-    def __next__(self) -> Record:
-        if self._next == len(self._documents):
-            raise StopIteration
-        document = self._documents[self._next]
-        self._next += 1
-        self.done += len(document.text)
-        return Record(document.name, "document", 1, lambda: document.text)
-
-    def place(self) -> Place:
-        return {"document": self._next}
+    def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
+        done = 0
+        first = 0 if place is None else place["document"]
+        for index, document in enumerate(self.corpus.documents[first:], start=first):
+            done += len(document.text)
+            yield Record(
+                file=document.name,
+                unit="document",
+                number=1,
+                text=partial(str, document.text),
+                place={"document": index},
+                done=done,
+            )
 
 
 @dataclass(frozen=True)
@@ -149,7 +127,7 @@ class _File:
     mtime_ns: int
 
 
-class Files:
+class Files(Source):
     """A file, or all files below a folder, sorted by name. Hidden ones (`.name`) are ignored; links are followed.
 
     Files of no known kind are skipped and named. A file or folder that cannot be read is an error.
@@ -171,7 +149,10 @@ class Files:
             self._list()
         except OSError as error:
             raise UserError(_unreadable(error)) from error
-        self.size = sum(file.size for file in self._files)
+
+    @cached_property
+    def size(self) -> int:
+        return sum(file.size for file in self._files)
 
     @property
     def key(self) -> Any:
@@ -182,11 +163,39 @@ class Files:
     def identity(self) -> Any:
         return [self._root.name, self._text_field, [[file.name, file.size] for file in self._files]]
 
-    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
+    def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
         if place is None:
             for where, reason in self.left_out:
                 skipped.skip(where, reason)
-        return _FilesReading(self._files, self._text_field, skipped, place or {"file": 0, "record": 0})
+            place = {"file": 0, "record": 0}
+        for index in range(place["file"], len(self._files)):
+            yield from self._read(index, place["record"] if index == place["file"] else 0, skipped)
+
+    def _read(self, index: int, after: int, skipped: Skipped) -> Iterator[Record]:
+        """The records of one file behind the first `after` ones."""
+        file, before = self._files[index], sum(file.size for file in self._files[:index])
+        form = format_of(file.name)
+        assert form is not None, file.name
+        last = 0
+        try:
+            with file.path.open("rb") as raw_file:
+                for number, raw in form.records(file.path, raw_file, self._text_field):
+                    if number > after:
+                        yield Record(
+                            file=str(file.path),
+                            unit=form.unit,
+                            number=number,
+                            text=partial(form.text_of, raw, self._text_field),
+                            place={"file": index, "record": last},
+                            done=before + (file.size if raw_file.closed else raw_file.tell()),
+                        )
+                    last = number
+            if last == 0:
+                skipped.skip(str(file.path), "an empty file")
+        except BrokenFile as error:
+            skipped.skip(f"{file.path}, all after {form.unit} {last}", str(error))
+        except OSError as error:
+            raise UserError(f"{file.path} cannot be read: {error.strerror or error}") from error
 
     def _list(self) -> None:
         if self._root.is_dir():
@@ -204,17 +213,13 @@ class Files:
             self._files.append(_File(name, path, status.st_size, status.st_mtime_ns))
         if not self._files:
             held = [Path(where).relative_to(self._root).as_posix() for where, _ in self.left_out[:5]]
-            found = f"; it holds {', '.join(held)}" if self._root.is_dir() and held else ""
-            raise UserError(f"{self.name}: no file that can be read{found}; a file ends in {endings()}")
+            names_held = f"; it holds {', '.join(held)}" if self._root.is_dir() and held else ""
+            raise UserError(f"{self.name}: no file that can be read{names_held}; a file ends in {endings()}")
 
 
 def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """All files below a folder, and the links that add nothing. Each folder is read once, however many links lead to
-    it.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
+    it. Raises OSError if a folder cannot be read."""
     files: list[Path] = []
     left_out: list[tuple[str, str]] = []
     read: dict[tuple[int, int], Path] = {}
@@ -231,14 +236,9 @@ def _below(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
         read[identity] = folder
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if not entry.is_dir():
-                    files.append(Path(entry.path))
-                elif entry.is_symlink():
-                    links.append(Path(entry.path))
-                else:
-                    folders.append(Path(entry.path))
+                if not entry.name.startswith("."):
+                    kind = files if not entry.is_dir() else links if entry.is_symlink() else folders
+                    kind.append(Path(entry.path))
     return files, left_out
 
 
@@ -253,66 +253,13 @@ def _unreadable(error: OSError) -> str:
     return f"{path} cannot be read: {error.strerror}"
 
 
-class _FilesReading:
-    def __init__(self, files: list[_File], text_field: str, skipped: Skipped, place: Place):
-        self._files, self._text_field, self._skipped = files, text_field, skipped
-        self._file, self._record = place["file"], place["record"]
-        self.done = sum(file.size for file in files[: self._file])
-        self._records = self._run()
-
-    def __next__(self) -> Record:
-        return next(self._records)
-
-    def place(self) -> Place:
-        return {"file": self._file, "record": self._record}
-
-    def _run(self) -> Iterator[Record]:
-        while self._file < len(self._files):
-            yield from self._one(self._files[self._file])
-            self._file, self._record = self._file + 1, 0
-
-    def _one(self, file: _File) -> Iterator[Record]:
-        before, after, unit = self.done, self._record, unit_of(file.name)
-        last = 0
-        try:
-            with file.path.open("rb") as raw_file:
-                for number, raw in records(file.path, raw_file, self._text_field):
-                    last = number
-                    if number <= after:
-                        continue
-                    self._record = number
-                    if not raw_file.closed:
-                        self.done = before + raw_file.tell()
-                    yield Record(str(file.path), unit, number, _Text(file.name, raw, self._text_field))
-            if last == 0:
-                self._skipped.skip(str(file.path), "an empty file")
-        except BrokenFile as error:
-            self._skipped.skip(f"{file.path}, all after {unit} {last}", str(error))
-        except OSError as error:
-            raise UserError(f"{file.path} cannot be read: {error.strerror or error}") from error
-        self.done = before + file.size
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """The text of a raw record, taken out when called."""
-
-    name: str
-    raw: Any
-    text_field: str
-
-    def __call__(self) -> str:
-        return text_of(self.name, self.raw, self.text_field)
-
-
-class Hub:
+class Hub(Source):
     """A data set on the Hugging Face hub, read as a stream; the split is `train` where none is named.
 
     Its key and identity are its name: name a new cache or delete the old entry when the data set has changed.
     """
 
-    size: int | None = None
-    left_out = ()
+    EVERY = 500
 
     def __init__(self, name: str, text_field: str):
         match = re.fullmatch(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>[^:@]+))?", name.removeprefix(HUB))
@@ -326,9 +273,9 @@ class Hub:
     def key(self) -> Any:
         return [self.name, self._text_field]
 
-    identity = key
-
-    def read(self, skipped: Skipped, place: Place | None = None) -> Reading:
+    def read(self, skipped: Skipped, place: Place | None = None) -> Iterator[Record]:
+        """As `Source.read`. `datasets` can go on without reading what came before (`state_dict`). That state is noted
+        every `EVERY` rows; a place is the last note and the rows since then, which are read again."""
         import datasets
 
         try:
@@ -340,48 +287,26 @@ class Hub:
                 f"{self.name} has no field {self._text_field!r}; it has: {', '.join(dataset.column_names)} "
                 "(data.text_field)"
             )
-        return _HubReading(self.name, dataset, self._text_field, place or {"row": 0, "state": None, "skip": 0})
+        place = dict(place or {"row": 0, "state": None, "skip": 0})
+        if place["state"] is not None:
+            dataset.load_state_dict(json.loads(place["state"]))
+        for row in islice(dataset, place["skip"], None):
+            number = place["row"] + 1
+            text = partial(text_in_row, row, self._text_field)
+            yield Record(file=self.name, unit="row", number=number, text=text, place=dict(place))
+            place |= {"row": number, "skip": place["skip"] + 1}
+            if place["skip"] == self.EVERY:
+                place |= {"state": json.dumps(dataset.state_dict()), "skip": 0}
 
 
-class _HubReading:
-    """`datasets` knows how to go on without reading what came before (`state_dict`). That state is noted every
-    `EVERY` rows; a place is the last note and the rows since then, which are read again."""
-
-    EVERY = 500
-    done = 0
-
-    def __init__(self, name: str, dataset, text_field: str, place: Place):
-        self._name, self._dataset, self._text_field = name, dataset, text_field
-        self._row, self._skip, self._state = place["row"], place["skip"], place["state"]
-        if self._state is not None:
-            dataset.load_state_dict(json.loads(self._state))
-        self._rows = iter(dataset)
-        for _ in range(self._skip):
-            next(self._rows)
-
-    def __next__(self) -> Record:
-        if self._skip == self.EVERY:
-            self._state, self._skip = json.dumps(self._dataset.state_dict()), 0
-        row = next(self._rows)
-        self._row, self._skip = self._row + 1, self._skip + 1
-        return Record(self._name, "row", self._row, lambda: text_in_row(row, self._text_field))
-
-    def place(self) -> Place:
-        return {"row": self._row, "state": self._state, "skip": self._skip}
-
-
-def read_texts(source: Source, skipped: Skipped, advance: Callable[[Reading], None] = lambda _: None) -> Iterator[str]:
-    """All texts of a source, once; what holds none goes to `skipped`. `advance` is told after each record."""
-    reading = source.read(skipped)
-    while True:
-        try:
-            record = next(reading)
-        except StopIteration:
-            return
-        advance(reading)
+def read_texts(source: Source, skipped: Skipped, advance: Callable[[int], object] = lambda _: None) -> Iterator[str]:
+    """All texts of a source, once; what holds none goes to `skipped`. `advance` is told `Record.done` of each
+    record."""
+    for record in source.read(skipped):
+        advance(record.done)
         try:
             text = record.text()
         except BadRecord as problem:
             skipped.skip(record.where, str(problem))
-            continue
-        yield text
+        else:
+            yield text

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,18 @@ class Position:
 
 
 class TextStream:
-    """All pairs of one share of a source, epoch after epoch, in the source's order.
+    """What one share of a source reads, epoch after epoch: sequences that are shuffled in blocks.
 
     Records are dealt by their running number: share s of S takes records s, s + S, s + 2 S, ... of every epoch, whether
-    they turn out to hold a text or not. A document of n tokens gives n - 1 pairs, or n with `predict_bos`,
-    as in `ShareStream`.
+    they turn out to hold a text or not. Documents give pairs as in `PreparedStream`, in the source's order, and the
+    pairs are cut into sequences.
+
+    Every block is a fixed run of sequences in an order fixed by (seed, number of the block). So the state is where the
+    block begins and how much of it has been taken: to go on from it, the block is read and tokenized once more. While a
+    block is used, a thread reads the next one.
 
     Args:
+        seq_len, block: pairs in a sequence, and sequences in a block.
         hold_out: leave out the documents that their hash puts into the validation split.
         strict: refuse records that are not text, instead of skipping them.
         predict_bos: take the EOS of each document as an input too, with the label BOS.
@@ -53,141 +59,29 @@ class TextStream:
         *,
         share: int,
         shares: int,
+        seed: int,
+        seq_len: int,
+        block: int,
         hold_out: bool,
         strict: bool,
         predict_bos: bool = False,
     ):
         self._source, self._tokenizer = source, tokenizer
         self._share, self._shares = share, shares
+        self._seed, self._seq_len, self._block = seed, seq_len, block
         self._hold_out, self._strict = hold_out, strict
         self._following = [tokenizer.bos_id] if predict_bos else []  # the part of the next document that is a label
-        self.go_to(Position())
-
-    @property
-    def position(self) -> Position:
-        """Where the next pair is."""
-        return self._position
-
-    def go_to(self, position: Position) -> None:
-        """Go on from a position of this share."""
-        self._position = position
-        self._documents = self._read(position)
-        self._ids = np.empty(1, dtype=np.uint32)  # one token has no pair: the next document is due
-
-    def take(self, count: int) -> Pairs:
-        """The next `count` pairs.
-
-        Raises:
-            UserError: a whole epoch has no text for this share; or what `strict` refuses.
-        """
-        parts, missing = [], count
-        while missing:
-            start = self._position.pairs
-            if start >= len(self._ids) - 1:
-                self._position, self._ids = next(self._documents)
-                continue
-            stop = min(start + missing, len(self._ids) - 1)
-            parts.append((self._ids[start:stop], self._ids[start + 1 : stop + 1], np.arange(start, stop)))
-            missing -= stop - start
-            self._position = replace(self._position, pairs=stop)
-        return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-    def _read(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
-        """Documents from a position on, each with its own position; the first may have been read in part."""
-        pairs_read = start.pairs
-        while True:
-            found = start.record > 0
-            for position, ids in self._epoch(start):
-                yield replace(position, pairs=pairs_read), ids
-                found, pairs_read = True, 0
-            if not found:
-                raise UserError(_no_text(self._share, self._shares, self._source.name))
-            start, pairs_read = Position(epoch=start.epoch + 1), 0
-
-    def _epoch(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
-        skipped = Skipped(strict=self._strict, quiet=start.epoch > 0)
-        reading = self._source.read(skipped, start.place)
-        record, batch = start.record, []
-        while True:
-            mine = record % self._shares == self._share
-            place = reading.place() if mine else None
-            try:
-                raw = next(reading)
-            except StopIteration:
-                break
-            if mine:
-                try:
-                    text = raw.text()
-                except BadRecord as problem:
-                    skipped.skip(raw.where, str(problem))
-                else:
-                    if not self._hold_out or Document("", text).split == "train":
-                        batch.append((Position(epoch=start.epoch, record=record, place=place), text))
-            record += 1
-            if len(batch) == _DOCUMENTS_AT_ONCE:
-                yield from self._tokenized(batch)
-                batch = []
-        yield from self._tokenized(batch)
-        level = logging.INFO if start.epoch == 0 else logging.DEBUG
-        logger.log(level, "epoch %d of %s read, of %d records; %s", start.epoch, self._source.name, record, skipped)
-
-    def _tokenized(self, batch: list[tuple[Position, str]]) -> Iterator[tuple[Position, np.ndarray]]:
-        ids = self._tokenizer.encode([text for _, text in batch])
-        for (position, _), document in zip(batch, ids, strict=True):
-            yield position, np.append(document, np.array(self._following, dtype=document.dtype))
-
-
-def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
-    """Checks that every share of a stream finds a text, by reading the source until each has one.
-
-    Args:
-        source: what is streamed.
-        shares, hold_out: as in `TextStream`.
-
-    Raises:
-        UserError: an epoch has no text for one of the shares.
-    """
-    reading = source.read(Skipped(strict=False, quiet=True))
-    missing = set(range(shares))
-    for record, raw in enumerate(iter(lambda: next(reading, None), None)):
-        if record % shares not in missing:
-            continue
-        with contextlib.suppress(BadRecord):
-            text = raw.text()
-            if not hold_out or Document("", text).split == "train":
-                missing.discard(record % shares)
-        if not missing:
-            return
-    raise UserError(_no_text(min(missing), shares, source.name))
-
-
-def _no_text(share: int, shares: int, source: str) -> str:
-    return (
-        f"share {share} of {shares} finds no text in {source}; take fewer workers x data-parallel ranks, or more data"
-    )
-
-
-class ShuffledStream:
-    """A `TextStream` cut into sequences, which are shuffled in blocks of `block` and addressed by a small state.
-
-    Every block is a fixed run of the stream in an order fixed by (seed, number of the block). So the state is where the
-    block begins and how much of it has been taken: to go on from it, the block is read and tokenized once more. While a
-    block is used, a thread reads the next one.
-    """
-
-    def __init__(self, stream: TextStream, *, seq_len: int, block: int, seed: int):
-        self._stream, self._seq_len, self._block, self._seed = stream, seq_len, block, seed
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="text-stream")
-        self._number, self._taken = 0, 0
-        self._begin, self._end = stream.position, stream.position
-        self._pairs: Pairs | None = None
         self._next: Future[tuple[Pairs, Position]] | None = None
+        self._pairs: Pairs | None = None
+        self._number = self._taken = 0
+        self.go_to({"block": 0, "taken": 0, "begin": {}})
 
     def next(self) -> Pairs:
-        """The next sequence, `seq_len` pairs."""
+        """The next sequence. Raises UserError: a whole epoch has no text for this share, or what `strict` refuses."""
         if self._pairs is None:
-            self._pairs, self._end = (self._next or self._read_ahead()).result()
-            self._next = self._read_ahead()
+            self._pairs, self._end = (self._next or self._reader.submit(self._read_block)).result()
+            self._next = self._reader.submit(self._read_block)
             self._order = permutation(self._block, [self._seed, self._number, 3])
         start = int(self._order[self._taken]) * self._seq_len
         sequence = Pairs(*(array[start : start + self._seq_len] for array in self._pairs))
@@ -197,19 +91,79 @@ class ShuffledStream:
         return sequence
 
     def state(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values that say where it is."""
         return {"block": self._number, "taken": self._taken, "begin": asdict(self._begin)}
 
     def go_to(self, state: dict[str, Any]) -> None:
-        """Go on from what `state()` of a stream with the same settings said."""
+        """Goes on from what `state` of a stream with the same settings said."""
         if self._next is not None:
-            self._next.exception()  # what it was reading is of no use; only one thread may read the stream
+            self._next.exception()  # what it was reading is of no use; only one thread may read the source
         self._next = self._pairs = None
         self._number, self._taken, self._begin = state["block"], state["taken"], Position(**state["begin"])
-        self._stream.go_to(self._begin)
+        self._position = self._begin  # of the next pair to be read
+        self._documents = self._documents_from(self._begin)
+        self._ids = np.empty(1, dtype=np.uint32)  # one token has no pair: the next document is due
 
-    def _read_ahead(self) -> "Future[tuple[Pairs, Position]]":
-        def read() -> tuple[Pairs, Position]:
-            return self._stream.take(self._block * self._seq_len), self._stream.position
+    def _read_block(self) -> tuple[Pairs, Position]:
+        """The pairs of the next block, and where the pair behind them is."""
+        parts, missing = [], self._block * self._seq_len
+        while missing:
+            start = self._position.pairs
+            if start >= len(self._ids) - 1:
+                self._position, self._ids = next(self._documents)
+                continue
+            stop = min(start + missing, len(self._ids) - 1)
+            parts.append((self._ids[start:stop], self._ids[start + 1 : stop + 1], np.arange(start, stop)))
+            missing -= stop - start
+            self._position = replace(self._position, pairs=stop)
+        return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))), self._position
 
-        return self._reader.submit(read)
+    def _documents_from(self, start: Position) -> Iterator[tuple[Position, np.ndarray]]:
+        """Documents from a position on, each with its own position; the first may have been read in part."""
+        pairs_read = start.pairs
+        while True:
+            any_text, texts = start.record > 0, self._epoch(start)
+            while batch := list(islice(texts, _DOCUMENTS_AT_ONCE)):
+                documents = self._tokenizer.encode([text for _, text in batch])
+                for (position, _), ids in zip(batch, documents, strict=True):
+                    yield replace(position, pairs=pairs_read), np.append(ids, np.array(self._following, ids.dtype))
+                    any_text, pairs_read = True, 0
+            if not any_text:
+                raise UserError(_no_text(self._share, self._shares, self._source.name))
+            start, pairs_read = Position(epoch=start.epoch + 1), 0
+
+    def _epoch(self, start: Position) -> Iterator[tuple[Position, str]]:
+        """The texts of the rest of an epoch, each with its position."""
+        skipped, number = Skipped(strict=self._strict, quiet=start.epoch > 0), start.record
+        for record in self._source.read(skipped, start.place):
+            if number % self._shares == self._share:
+                try:
+                    text = record.text()
+                except BadRecord as problem:
+                    skipped.skip(record.where, str(problem))
+                else:
+                    if not self._hold_out or Document("", text).split == "train":
+                        yield Position(epoch=start.epoch, record=number, place=record.place), text
+            number += 1
+        level = logging.INFO if start.epoch == 0 else logging.DEBUG
+        logger.log(level, "epoch %d of %s read, of %d records; %s", start.epoch, self._source.name, number, skipped)
+
+
+def check_shares(source: Source, shares: int, *, hold_out: bool) -> None:
+    """Raises UserError unless every share of a stream finds a text in an epoch, by reading the source until each has
+    one."""
+    missing = set(range(shares))
+    for number, record in enumerate(source.read(Skipped(strict=False, quiet=True))):
+        if number % shares not in missing:
+            continue
+        with contextlib.suppress(BadRecord):
+            if not hold_out or Document("", record.text()).split == "train":
+                missing.discard(number % shares)
+        if not missing:
+            return
+    raise UserError(_no_text(min(missing), shares, source.name))
+
+
+def _no_text(share: int, shares: int, source: str) -> str:
+    advice = "take fewer workers x data-parallel ranks, or more data"
+    return f"share {share} of {shares} finds no text in {source}; {advice}"

@@ -22,8 +22,8 @@ from muloco.console import open_console
 from muloco.cores import usable_cores
 from muloco.data.corpus import SPLITS, Document
 from muloco.data.errors import Skipped
-from muloco.data.prepared import SplitWriter, write_meta
-from muloco.data.sources import Reading, Source, read_texts
+from muloco.data.prepared import Prepared, SplitWriter, tokenizer_sha256
+from muloco.data.sources import Source, read_texts
 from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
 
@@ -61,10 +61,9 @@ class Part(StrEnum):
 def tokenize(
     folder: Path, source: Source, tokenizer: DocumentTokenizer, part: Part, *, most_pairs: int | None, strict: bool
 ) -> None:
-    """Fill a folder that `muloco.data.prepared.read_prepared` reads.
+    """Fills an empty folder that `muloco.data.prepared.read_prepared` reads.
 
     Args:
-        folder: empty.
         most_pairs: stop with the document that brings so many (input, label) pairs; None: read all.
         strict: refuse what is no text, instead of leaving it out.
 
@@ -82,16 +81,17 @@ def tokenize(
             for document, ids in encoded:
                 digest.update(document.sha256.encode())
                 writer = writers[part.split_of(document) or ""]
-                writer.append(ids, characters=len(document.text), size=len(document.text.encode()))
+                writer.append(ids)
                 if most_pairs is not None and writer.tokens - writer.documents >= most_pairs:
                     break
     sizes = {split: writer.close() for split, writer in writers.items()}
     if not any(size.documents for size in sizes.values()):
         raise UserError(f"{source.name} holds no text{' to hold out' if part == Part.HELD_OUT else ''}; {skipped}")
-    write_meta(
-        folder,
+    prepared = Prepared(
+        folder=folder,
         corpus=source.name,
         corpus_sha256=digest.hexdigest(),
+        tokenizer_sha256=tokenizer_sha256(tokenizer.folder),
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
@@ -99,16 +99,15 @@ def tokenize(
         first_skipped=skipped.first,
         sizes=sizes,
     )
+    prepared.write()
     seconds, tokens = time.perf_counter() - started, sum(size.tokens for size in sizes.values())
     documents = ", ".join(f"{size.documents:,} documents for {split}" for split, size in sizes.items())
-    logger.info(
-        "tokenized %s: %s, %s tokens in %.1f s (%s tokens/s, %d processes); %s",
-        *(source.name, documents, f"{tokens:,}", seconds, f"{tokens / seconds:,.0f}", processes, skipped),
-    )
+    pace = f"{tokens:,} tokens in {seconds:.1f} s ({tokens / seconds:,.0f} tokens/s, {processes} processes)"
+    logger.info("tokenized %s: %s, %s; %s", source.name, documents, pace, skipped)
 
 
 def _batches(
-    source: Source, skipped: Skipped, part: Part, advance: Callable[[Reading], None]
+    source: Source, skipped: Skipped, part: Part, advance: Callable[[int], object]
 ) -> Iterator[list[Document]]:
     batch: list[Document] = []
     characters = 0
@@ -177,18 +176,18 @@ def _encode(texts: Sequence[str]) -> list[np.ndarray]:
 
 
 @contextlib.contextmanager
-def _progress(source: Source) -> Iterator[Callable[[Reading], None]]:
-    """A bar on a terminal."""
+def _progress(source: Source) -> Iterator[Callable[[int], object]]:
+    """A bar on a terminal; gives a function that is told the bytes read so far."""
     name = TextColumn("tokenizing {task.description}", markup=False)
     columns = name, BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=open_console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(source.name, total=source.size)
         shown = 0
 
-        def advance(reading: Reading) -> None:
+        def advance(done: int) -> None:
             nonlocal shown
-            if reading.done - shown >= 1 << 20:
-                shown = reading.done
-                bar.update(task, completed=shown)
+            if done - shown >= 1 << 20:
+                shown = done
+                bar.update(task, completed=done)
 
         yield advance

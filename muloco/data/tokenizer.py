@@ -19,15 +19,13 @@ SMALLEST_VOCABULARY = 256 + 2  # every byte, BOS and EOS
 
 
 def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
-    """Train a tokenizer on the train split of `corpus` and write tokenizer.json and tokenizer_config.json.
+    """Trains a tokenizer on the train split of a corpus and writes tokenizer.json and tokenizer_config.json.
 
     Equal arguments give equal files. Any text survives encoding and decoding, since every byte is a token. The
-    tokenizer adds no special tokens of its own accord: who wants BOS (id 0) and EOS (id 1) says so.
+    tokenizer adds no special tokens of its own accord; callers add BOS (id 0) and EOS (id 1).
 
     Args:
-        corpus: only its train split is read.
         vocab_size: number of ids, special tokens included.
-        folder: created if need be.
 
     Raises:
         UserError: `vocab_size` is too small for all bytes, or larger than what the corpus has pairs to merge for.
@@ -49,13 +47,7 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, folder: Path) -> Tokenizer:
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_config(folder, {"bos_token": BOS, "eos_token": EOS, "clean_up_tokenization_spaces": False})
     return tokenizer
 
 
@@ -75,27 +67,23 @@ class DocumentTokenizer:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        file = folder / "tokenizer.json"
         try:
-            self._open()
+            if not file.is_file():
+                raise UserError(_no_tokenizer(folder))
+            try:
+                self._tokenizer = Tokenizer.from_file(str(file))
+            except Exception as error:  # `tokenizers` raises nothing narrower
+                raise UserError(f"{file} is not a Hugging Face tokenizer ({error})") from error
+            self._config = _json(folder / "tokenizer_config.json")
+            self.bos_id, self.eos_id = self._special("bos_token", BOS), self._special("eos_token", EOS)
         except OSError as error:
             raise UserError(f"data.tokenizer {folder} cannot be read: {error.strerror or error}") from error
-
-    def _open(self) -> None:
-        folder = self.folder
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(_no_tokenizer(folder))
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # `tokenizers` raises nothing narrower
-            raise UserError(f"{file} is not a Hugging Face tokenizer ({error})") from error
         self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" inside a document is text, not the end of it
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         """One more than the largest id."""
-        self._config = _json(folder / "tokenizer_config.json")
-        self.bos_id, self.eos_id = self._special("bos_token", BOS), self._special("eos_token", EOS)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The documents of some texts, as uint32 [tokens]."""
@@ -114,25 +102,28 @@ class DocumentTokenizer:
         """Write tokenizer.json and tokenizer_config.json, the latter with BOS and EOS in it."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.folder / "tokenizer.json", folder / "tokenizer.json")
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._config}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        _write_config(folder, self._config)
 
     def _special(self, key: str, usual: str) -> int:
         """The id of a special token; its name is noted in the config."""
         named = _token(self._config.get(key)) or _token(_json(self.folder / "special_tokens_map.json").get(key))
         name = named or usual
-        found = self._tokenizer.token_to_id(name)
-        if found is None and named:
+        token = self._tokenizer.token_to_id(name)
+        if token is None and named:
             raise UserError(f"{self.folder}: the {key} {named!r} of its settings is not in tokenizer.json")
-        if found is None:
+        if token is None:
             raise UserError(
                 f"{self.folder} names no {key}: documents begin with BOS and end with EOS; add "
                 f'"{key}": "..." to its tokenizer_config.json (both may be the same token)'
             )
-        self._config.setdefault(key, name)
-        if self._config[key] is None:
+        if self._config.get(key) is None:
             self._config[key] = name
-        return found
+        return token
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _no_tokenizer(folder: Path) -> str:
@@ -147,8 +138,8 @@ def _no_tokenizer(folder: Path) -> str:
         return f"data.tokenizer is a folder with tokenizer.json in it; {folder} is a file"
     if not folder.is_dir():
         return f"there is no tokenizer folder {folder}; data.tokenizer is `embedded` or a folder with tokenizer.json"
-    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
-    return f"{folder} holds no tokenizer.json; it holds {found or 'nothing'}"
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    return f"{folder} holds no tokenizer.json; it holds {names or 'nothing'}"
 
 
 def _json(file: Path) -> dict[str, Any]:

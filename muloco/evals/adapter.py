@@ -1,5 +1,6 @@
 """Our model as lm-eval's API wants it. Importing this imports lm-eval."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,31 +65,23 @@ class MulocoLM(TemplateLM):
         return self._score((context, continuation) for _, context, continuation in requests)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = True) -> list[float]:
-        windows = []
-        of_request = []
-        for index, request in enumerate(requests):
-            rolling = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
-            )
-            for window in map(make_disjoint_window, rolling):
-                windows.append(window)
-                of_request.append(index)
-        totals = [0.0] * len(requests)
-        for index, (likelihood, _) in zip(of_request, self._score(windows), strict=True):
-            totals[index] += likelihood
-        return totals
+        windows = [self._windows(request.args[0]) for request in requests]
+        scores = iter(self._score(itertools.chain(*windows)))
+        return [sum(likelihood for likelihood, _ in itertools.islice(scores, len(own))) for own in windows]
+
+    def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        rolling = get_rolling_token_windows(
+            token_list=self.tok_encode(text),
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.max_length,
+            context_len=1,
+        )
+        return list(map(make_disjoint_window, rolling))
 
     def generate_until(self, requests, disable_tqdm: bool = True) -> list[str]:
         """All ranks generate all of it."""
-        texts = []
         with self._progress() as progress:
-            for request in progress.track(requests, description="generating"):
-                context, settings = request.args
-                texts.append(self._generate(context, settings))
-        return texts
+            return [self._generate(*request.args) for request in progress.track(requests, description="generating")]
 
     def _generate(self, context: str, settings: dict[str, Any]) -> str:
         until = settings.get("until") or []
@@ -126,14 +119,8 @@ class MulocoLM(TemplateLM):
             return self._scorer(asked, lambda count: progress.update(task, advance=count))
 
     def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=open_console(stderr=True),
-            disable=self._quiet,
-        )
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        return Progress(*columns, console=open_console(stderr=True), disable=self._quiet)
 
     def get_model_info(self) -> dict[str, Any]:
         """For lm-eval's JSON."""

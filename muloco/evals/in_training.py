@@ -1,9 +1,8 @@
 """The tasks of a config, for evaluations while it is trained. Importing this imports lm-eval."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +17,7 @@ from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures, mean, write_results
 from muloco.evals.run import evaluate
 from muloco.evals.scoring import Continuation, Score, Scorer
-from muloco.evals.tasks import Tasks, find_tasks, load_tasks
+from muloco.evals.tasks import Tasks, load_tasks
 from muloco.runs.folder import DURING_TRAINING
 from muloco.settings.config import ResolvedConfig
 from muloco.training.resuming import run_folder
@@ -27,14 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 def tasks_of(config: ResolvedConfig) -> Tasks:
-    """The tasks of a resolved config, loaded with their data.
-
-    Raises:
-        UserError: an unknown task, data that is not there, or a task that generates text: its requests end at
-            different lengths, and the ranks of a sharded model have to call it equally often.
-    """
+    """The tasks of a resolved config, loaded with their data. Raises UserError as `load_tasks`, and for a task that
+    generates text: its requests end at different lengths, and the ranks of a sharded model have to call it equally
+    often."""
     chosen = config.evaluation
-    tasks = load_tasks(*find_tasks(chosen.tasks, chosen.include_path))
+    tasks = load_tasks(chosen.tasks, chosen.include_path)
     for name, task in tasks.leaves.items():
         if task.OUTPUT_TYPE == "generate_until":
             raise UserError(
@@ -48,12 +44,7 @@ def rehearse(config: ResolvedConfig) -> None:
     """Evaluates each task once at the start of a run, with a trivial model that takes no time, so that a task that
     cannot be evaluated is found before the first step.
 
-    Args:
-        config: resolved.
-
-    Raises:
-        UserError: as `tasks_of`; or a task cannot be evaluated, such as one whose answers are longer than the model
-            takes.
+    Raises UserError as `tasks_of`, or if a task fails, such as one whose answers are longer than the model takes.
     """
     chosen, tasks = config.evaluation, tasks_of(config)
     tokenizer = open_tokenizer(config.data.tokenizer, config.data.vocabulary, default_cache())
@@ -77,22 +68,13 @@ def rehearse(config: ResolvedConfig) -> None:
 class _NoModel(Scorer):
     """A model to which every continuation is certain."""
 
-    def __call__(
-        self, asked: Sequence[Continuation], progress: Callable[[int], object] = lambda count: None
-    ) -> list[Score]:
+    def __call__(self, asked: Sequence[Continuation], progress: object = None) -> list[Score]:
         return [(0.0, True)] * len(asked)
 
 
 class TaskEvaluation:
     """See `muloco.training.evaluation.Evaluation`. lm-eval's JSON goes into the run folder; all workers write the same.
-
-    Args:
-        config: resolved.
-        tokenizer: folder with tokenizer.json.
-
-    Raises:
-        UserError: as `tasks_of`.
-    """
+    The tokenizer is given by its folder. Raises UserError as `tasks_of`."""
 
     def __init__(self, config: ResolvedConfig, tokenizer: Path):
         self._config = config
@@ -110,17 +92,12 @@ class TaskEvaluation:
         )
         adapter = MulocoLM(scorer, self._tokenizer, quiet=True)
         results = evaluate(adapter, self._tasks, limit=chosen.limit)
-        found = figures(results)
-        average = mean(found, self._tasks.asked)
+        values = figures(results)
+        average, folder = mean(values, self._tasks.asked), run_folder(self._config)
         if ranks is None or dist.get_rank(ranks) == 0:
-            self._keep(results, step, average)
-        return found if average is None else {**found, "mean": average}
-
-    def _keep(self, results: dict[str, Any], step: int, average: float | None) -> None:
-        """Writes the results; a failure is only logged, as the figures are in the metrics, too."""
-        folder = run_folder(self._config)
-        try:
-            file = folder.evaluations / f"step-{step}" / DURING_TRAINING
-            write_results(file, results, run=folder.root, step=step, average=average)
-        except OSError as error:
-            logger.error("the results of the evaluation cannot be written: %s", error)
+            try:
+                file = folder.evaluations / f"step-{step}" / DURING_TRAINING
+                write_results(file, results, run=folder.root, step=step, average=average)
+            except OSError as error:  # the values are in the metrics, too
+                logger.error("the results of the evaluation cannot be written: %s", error)
+        return values if average is None else {**values, "mean": average}

@@ -7,6 +7,7 @@ forward pass with a mask of who is whose ancestor, and no cache of keys and valu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 
@@ -47,12 +48,7 @@ class Row:
 
 
 def lay_out(sequences: Sequence[Sequence[int]], *, longest: int) -> list[Row]:
-    """All sequences in rows, each in one.
-
-    Args:
-        sequences: of tokens; none is empty, none is longer than `longest`.
-        longest: most tokens in a row.
-    """
+    """Lays sequences of tokens into rows of at most `longest` tokens. None is empty, none is longer than a row."""
     rows: list[Row] = []
     previous: Sequence[int] = ()
     above: list[int] = []
@@ -69,12 +65,8 @@ def lay_out(sequences: Sequence[Sequence[int]], *, longest: int) -> list[Row]:
 
 
 def into_batches(rows: Sequence[Row], *, tokens: int) -> list[list[Row]]:
-    """Rows of like length together, the longest first.
-
-    Args:
-        rows: of any length.
-        tokens: most tokens in a batch, padding included, unless one row alone has more.
-    """
+    """Rows of like length together, the longest first. A batch has at most `tokens` tokens, padding included, unless
+    one row alone has more."""
     batches: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
         if not batches or len(batches[-1][0].tokens) * (len(batches[-1]) + 1) > tokens:
@@ -83,10 +75,6 @@ def into_batches(rows: Sequence[Row], *, tokens: int) -> list[list[Row]]:
     return batches
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the longest prefix of both."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))))

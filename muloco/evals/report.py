@@ -13,31 +13,23 @@ from muloco.runs.folder import ACCURACIES, write_json
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
-    """Each metric of each task and group as TASK/METRIC, standard errors left out.
-
-    Args:
-        results: what `lm_eval.simple_evaluate` returns.
-    """
-    found = {}
+    """Each metric of each task and group in lm-eval's results, as TASK/METRIC, standard errors left out."""
+    values = {}
     for task, metrics in results["results"].items():
         for name, value in metrics.items():
             metric, _, kind = name.partition(",")
             if kind and not metric.endswith("_stderr") and isinstance(value, int | float):
-                found[f"{task}/{metric}" if kind == "none" else f"{task}/{metric},{kind}"] = float(value)
-    return found
+                values[f"{task}/{metric}" if kind == "none" else f"{task}/{metric},{kind}"] = float(value)
+    return values
 
 
-def mean(found: Mapping[str, float], tasks: list[str]) -> float | None:
-    """The mean accuracy of these tasks and groups, each counted once; None where none has an accuracy.
-
-    Args:
-        found: see `figures`.
-        tasks: those that were asked for, without the subtasks of groups.
-    """
+def mean(values: Mapping[str, float], tasks: list[str]) -> float | None:
+    """The mean accuracy of the tasks and groups that were asked for, given the `figures`; None where none of them has
+    an accuracy."""
     accuracies = []
     for task in tasks:
-        values = [found[f"{task}/{metric}"] for metric in ACCURACIES if f"{task}/{metric}" in found]
-        accuracies += values[:1]
+        metrics = [f"{task}/{metric}" for metric in ACCURACIES if f"{task}/{metric}" in values]
+        accuracies += [values[metric] for metric in metrics[:1]]
     return sum(accuracies) / len(accuracies) if accuracies else None
 
 
@@ -46,35 +38,24 @@ def table(results: Mapping[str, Any], tasks: list[str], *, title: str) -> Table:
     drawn = Table(title=Text(title), title_justify="left")
     for column, justify in (("task", "left"), ("metric", "left"), ("value", "right"), ("standard error", "right")):
         drawn.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    found = figures(results)
+    values = figures(results)
     shown = ""
-    for name, value in found.items():
+    for name, value in values.items():
         task, metric = name.rsplit("/", 1)
         plain, _, kind = metric.partition(",")
         error = results["results"][task].get(f"{plain}_stderr,{kind or 'none'}")
-        drawn.add_row(
-            "" if task == shown else task,
-            metric,
-            f"{value:.4f}",
-            f"{error:.4f}" if isinstance(error, float) else "",
-        )
+        deviation = f"{error:.4f}" if isinstance(error, float) else ""
+        drawn.add_row("" if task == shown else task, metric, f"{value:.4f}", deviation)
         shown = task
-    if (average := mean(found, tasks)) is not None:
+    if (average := mean(values, tasks)) is not None:
         drawn.add_section()
         drawn.add_row("mean", " or ".join(ACCURACIES), f"{average:.4f}", "")
     return drawn
 
 
 def write_results(file: Path, results: Mapping[str, Any], *, run: Path, step: int, average: float | None) -> None:
-    """Writes lm-eval's JSON, with a section `muloco` that says what was evaluated.
-
-    Args:
-        file: is overwritten.
-        results: what `lm_eval.simple_evaluate` returns.
-        run: folder of the run.
-        step: inner step of its checkpoint.
-        average: mean accuracy (`mean`).
-    """
+    """Writes lm-eval's JSON, with a section `muloco` that says what was evaluated: the folder of the run, the inner
+    step of its checkpoint, and the mean accuracy (`mean`). The file is overwritten."""
     from lm_eval.utils import handle_non_serializable
 
     ours = {"run": str(run.resolve()), "step": step, "mean_accuracy": average}

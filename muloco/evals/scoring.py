@@ -51,11 +51,10 @@ class Scorer:
         self, asked: Sequence[Continuation], progress: Callable[[int], object] = lambda count: None
     ) -> list[Score]:
         """The score of each, on every rank; `progress` is told how many more are done, of those on all ranks."""
-        inputs = list(dict.fromkeys(one.inputs for one in asked))
-        numbers = {sequence: number for number, sequence in enumerate(inputs)}
-        asks: list[list[int]] = [[] for _ in inputs]
-        for index, one in enumerate(asked):
-            asks[numbers[one.inputs]].append(index)
+        by_inputs: dict[tuple[int, ...], list[int]] = {}
+        for index, continuation in enumerate(asked):
+            by_inputs.setdefault(continuation.inputs, []).append(index)
+        inputs, asks = list(by_inputs), list(by_inputs.values())
         batches = into_batches(lay_out(inputs, longest=2 * self.longest), tokens=self.batch_tokens)
         ranks, rank = (1, 0) if self.ranks is None else (self.ranks.size(), self.ranks.rank())
         own: dict[int, Score] = {}

@@ -23,7 +23,6 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
     generation_config.json, the tokenizer, a card.
 
     Args:
-        trained: the checkpoint.
         folder: is made; it must not exist, or be empty.
         dtype: of the weights.
         largest: bytes of a shard.
@@ -39,9 +38,8 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
             f"models of the architecture {flavor.architecture} have no Hugging Face form; choose --format torch"
         )
     tokenizer, weights, theirs = trained.tokenizer(), trained.weights(), form.names(flavor)
-    config = form.config(
-        flavor, seq_len=trained.config.training.seq_len, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
-    )
+    seq_len, bos_id, eos_id = trained.config.training.seq_len, tokenizer.bos_id, tokenizer.eos_id
+    config = form.config(flavor, seq_len=seq_len, bos_id=bos_id, eos_id=eos_id)
     config["dtype"] = str(dtype).removeprefix("torch.")
     with made(folder) as draft:
         write_weights(
@@ -51,11 +49,9 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
             largest=largest,
         )
         write_json(draft / "config.json", config)
-        write_json(
-            draft / "generation_config.json",
-            {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": False},
-        )
-        _write_tokenizer(tokenizer, draft, seq_len=trained.config.training.seq_len)
+        generation = {"bos_token_id": bos_id, "eos_token_id": eos_id, "do_sample": False}
+        write_json(draft / "generation_config.json", generation)
+        _write_tokenizer(tokenizer, draft, seq_len=seq_len)
         (draft / "README.md").write_text(card(trained, form), encoding="utf-8")
 
 
@@ -75,9 +71,5 @@ def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int
     file = folder / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     kept = {name: settings[name] for name in ("bos_token", "eos_token", "chat_template") if settings.get(name)}
-    fixed = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": seq_len,
-        "clean_up_tokenization_spaces": False,
-    }
-    write_json(file, {**kept, **fixed})
+    kept |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": seq_len}
+    write_json(file, {**kept, "clean_up_tokenization_spaces": False})

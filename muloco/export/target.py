@@ -1,4 +1,4 @@
-"""The folder that an export makes, completely or not at all; nothing is overwritten. Needs nothing but Python."""
+"""The folder that an export makes, completely or not at all; nothing is overwritten."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +21,8 @@ def check_target(folder: Path) -> None:
 
 @contextmanager
 def made(folder: Path) -> Iterator[Path]:
-    """A context with a draft folder, which becomes `folder` at the end.
-
-    Raises:
-        UserError: the folder exists already, or cannot be written.
-    """
+    """A context with a draft folder, which becomes `folder` at the end. Raises UserError if that exists already, or
+    cannot be written."""
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,16 @@ def expect(condition: bool, message: str) -> None:
     """Raises CheckFailed with the message unless the condition holds."""
     if not condition:
         raise CheckFailed(message)
+
+
+def normal(shape: Sequence[int], seed: int) -> torch.Tensor:
+    """Returns normally distributed fp32 numbers on the CPU, the same for equal seeds."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def apart(tensor: torch.Tensor, expected: torch.Tensor) -> float:
+    """Returns the norm of the difference of two tensors, relative to that of the second one."""
+    return float((tensor - expected).norm() / expected.norm())
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from io import BytesIO
 from pathlib import Path
 
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from muloco.analysis.output import check_folder
 from muloco.errors import UserError
@@ -87,10 +87,10 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
     pins = {name: metadata.version(name) for name in needed(provided, environment(python))}
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    _keep_only(wheels, pins)
-    _download(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE, without=True) if not _is_there(wheels, pin)], python)
+    missing = pins.keys() - _keep_only(wheels, pins, python)
+    _download(wheels, [f"{name}=={pins[name]}" for name in sorted(missing.difference(SOURCES_ALONE))], python)
     _download(wheels, extra, python)
-    _build_wheels(wheels, [pin for pin in _pinned(pins, SOURCES_ALONE) if not _is_there(wheels, pin)])
+    _build_wheels(wheels, [f"{name}=={pins[name]}" for name in sorted(missing.intersection(SOURCES_ALONE))])
     _pack_sources(folder / "muloco.tar.gz")
     shutil.copy(from_bundle.__file__, folder / "check.py")
     facts = {
@@ -109,7 +109,7 @@ def build(folder: Path, *, python: str, provided: Sequence[str], extra: Sequence
 def oldest_torch() -> str:
     """Returns the oldest release of torch that the extra `train` of pyproject.toml allows, for example `2.11`."""
     extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    torch = next(one for one in map(Requirement, extras["train"]) if one.name == "torch")
+    torch = next(requirement for requirement in map(Requirement, extras["train"]) if requirement.name == "torch")
     return next(bound.version for bound in torch.specifier if bound.operator == ">=")
 
 
@@ -129,33 +129,25 @@ def closure(roots: Iterable[str], environment: Mapping[str, str]) -> set[str]:
     waiting = [Requirement(root) for root in roots]
     while waiting:
         requirement = waiting.pop()
-        name = canonicalize_name(requirement.name)
-        known = seen.setdefault(name, set())
+        known = seen.setdefault(canonicalize_name(requirement.name), set())
         new = {"", *requirement.extras} - known
         known |= new
         try:
-            required = metadata.requires(name) or []
+            texts = metadata.requires(requirement.name) or []
         except metadata.PackageNotFoundError:  # not installed here, so only other platforms require it
             continue
-        for text in required if new else []:
-            one = Requirement(text)
-            if one.marker is None or any(one.marker.evaluate({**environment, "extra": extra}) for extra in new):
-                waiting.append(one)
+        for required in map(Requirement, texts if new else ()):
+            marker = required.marker
+            if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in new):
+                waiting.append(required)
     return set(seen)
 
 
 def environment(python: str) -> dict[str, str]:
-    """Returns the values of the variables in markers on the machine, for a version of Python such as `3.12`."""
-    return {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "platform_machine": "x86_64",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }
+    """Returns the values of the variables in markers on the machine, which has Linux as this one does, for a version of
+    Python such as `3.12`."""
+    here = {name: str(value) for name, value in default_environment().items()}
+    return {**here, "python_version": python, "python_full_version": f"{python}.0", "platform_machine": "x86_64"}
 
 
 def check_size(folder: Path) -> float:
@@ -173,26 +165,18 @@ def check_size(folder: Path) -> float:
     return total
 
 
-def _pinned(pins: Mapping[str, str], names: Iterable[str], *, without: bool = False) -> list[str]:
-    """Returns pinned requirements for the packages in `names`, or with `without` for all others."""
-    return [f"{name}=={version}" for name, version in pins.items() if (name in names) != without]
-
-
-def _file_start(pin: str) -> str:
-    name, version = pin.split("==")
-    return f"{name}-{version}-".lower().replace("_", "-")
-
-
-def _is_there(wheels: Path, pin: str) -> bool:
-    return any(path.name.lower().replace("_", "-").startswith(_file_start(pin)) for path in wheels.glob("*.whl"))
-
-
-def _keep_only(wheels: Path, pins: Mapping[str, str]) -> None:
-    """Removes wheels of an earlier bundle that do not belong to this one: pip refuses two versions of a package."""
-    starts = tuple(_file_start(f"{name}=={version}") for name, version in pins.items())
+def _keep_only(wheels: Path, pins: Mapping[str, str], python: str) -> set[str]:
+    """Removes wheels of an earlier bundle that do not belong to this one, or are for another version of Python. Returns
+    the names of the packages whose wheels stay."""
+    digits, kept = python.replace(".", ""), set()
     for path in wheels.glob("*.whl"):
-        if not path.name.lower().replace("_", "-").startswith(starts):
+        name, version, _, tags = parse_wheel_filename(path.name)
+        fits = any(tag.interpreter in ("py3", f"py{digits}", f"cp{digits}") or tag.abi == "abi3" for tag in tags)
+        if fits and name in pins and version == Version(pins[name]):
+            kept.add(str(name))
+        else:
             path.unlink()
+    return kept
 
 
 def _download(wheels: Path, pins: Sequence[str], python: str) -> None:
@@ -202,10 +186,12 @@ def _download(wheels: Path, pins: Sequence[str], python: str) -> None:
 
 
 def _build_wheels(wheels: Path, pins: Sequence[str]) -> None:
+    before = set(wheels.iterdir())
     _pip("wheel", "--wheel-dir", wheels, pins=pins)
-    for pin in pins:
-        if not any(path.name.endswith("-none-any.whl") for path in wheels.glob("*.whl") if _is_there(wheels, pin)):
-            raise UserError(f"{pin} has no wheel, and the one that was built here works only on machines like this one")
+    for path in set(wheels.iterdir()) - before:
+        if not path.name.endswith("-none-any.whl"):
+            path.unlink()
+            raise UserError(f"{path.name} was built here, since there is none to download, and fits only this machine")
 
 
 def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
@@ -221,18 +207,12 @@ def _pip(command: str, *words: object, pins: Sequence[str]) -> None:
 def _pack_sources(file: Path) -> None:
     """Packs the committed sources, and a file with the name of the commit, since the bundle has no git folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        plain = Path(scratch) / "tree.tar"
-        words = ["git", "-C", str(CHECKOUT), "archive", "--output", str(plain), "HEAD", *TREE]
-        done = subprocess.run(words, capture_output=True, text=True)
+        name = Path(scratch) / COMMIT_FILE
+        name.write_text(f"{commit().rstrip('+')}\n")
+        words = ["git", "-C", str(CHECKOUT), "archive", "--format=tar.gz", "-9", f"--add-file={name}"]
+        done = subprocess.run([*words, f"--output={file.absolute()}", "HEAD", *TREE], capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"git archive failed: {done.stderr.strip()}")
-        with tarfile.open(plain, "a") as tree:
-            name = f"{commit().rstrip('+')}\n".encode()
-            entry = tarfile.TarInfo(COMMIT_FILE)
-            entry.size = len(name)
-            tree.addfile(entry, BytesIO(name))
-        subprocess.run(["gzip", "--best", "--no-name", str(plain)], check=True)
-        shutil.move(f"{plain}.gz", file)
 
 
 def _names(word: str) -> tuple[str, ...]:

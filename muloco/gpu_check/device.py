@@ -9,11 +9,6 @@ from collections.abc import Callable, Iterator
 import torch
 
 
-def device_of(*, rehearsal: bool) -> torch.device:
-    """Returns the device of the checks: the first GPU, or the CPU in a rehearsal."""
-    return torch.device("cpu") if rehearsal else torch.device("cuda", 0)
-
-
 def synchronize(device: torch.device) -> None:
     """Waits until the device has finished all queued work."""
     if device.type == "cuda":
@@ -102,34 +97,26 @@ def keep_busy(device: torch.device) -> None:
         torch.cuda._sleep(2_000_000_000)
 
 
-class Graph:
-    """A call captured into a CUDA graph. On a CPU nothing is captured, and `replay` calls it again.
+def graphed(work: Callable[[], object], device: torch.device, *, warmup: int = 3) -> Callable[[], object]:
+    """Captures a call into a CUDA graph, and returns the function that replays it. On a CPU nothing is captured, and
+    the call itself is returned.
 
     Args:
         work: the call, which is made `warmup` times before the capture, as CUDA requires.
         device: the device on which it computes.
         warmup: number of calls before the capture.
     """
-
-    def __init__(self, work: Callable[[], object], device: torch.device, *, warmup: int = 3):
-        self._work = work
-        self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type != "cuda":
-            for _ in range(warmup):
-                work()
-            return
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(warmup):
-                work()
-        torch.cuda.current_stream(device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+    if device.type != "cuda":
+        for _ in range(warmup):
             work()
-
-    def replay(self) -> None:
-        if self._graph is None:
-            self._work()
-        else:
-            self._graph.replay()
+        return work
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(warmup):
+            work()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay

@@ -7,6 +7,7 @@ the system's folder for temporary files, or in $MULOCO_GPU_FOLDER, and changes n
 installation.
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -74,22 +75,16 @@ def main(words: list[str], here: Path) -> int:
 
 def with_absolute_out(words: list[str], folder: Path) -> list[str]:
     """Returns the words with `--out` as an absolute path: a relative one, or the default, counts from `folder`."""
-    out, rest = "gpu-check", []
-    waiting = iter(words)
-    for word in waiting:
-        if word == "--out":
-            out = next(waiting, out)
-        elif word.startswith("--out="):
-            out = word.removeprefix("--out=")
-        else:
-            rest.append(word)
-    return [*rest, "--out", str(folder / out)]
+    parser = argparse.ArgumentParser(prog="check", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", default="gpu-check")
+    chosen, rest = parser.parse_known_args(words)
+    return [*rest, "--out", str(folder / chosen.out)]
 
 
 def _is_own(folder: Path) -> bool:
     """Whether a folder belongs to this user, and no other user can put a program into it."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _install(wheels: list[Path], site: Path) -> int:

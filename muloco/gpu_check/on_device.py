@@ -25,11 +25,10 @@ class OnDevice(TorchFunctionMode):
     def __init__(self, device: torch.device):
         super().__init__()
         self._device = device
-        self._makers = _device_constructors()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in self._makers and kwargs.get("device") is None and kwargs.get("out") is None:
+        if func in _device_constructors() and kwargs.get("device") is None and kwargs.get("out") is None:
             generator = kwargs.get("generator")
             if generator is not None and generator.device.type == "cpu":
                 return func(*args, **{**kwargs, "device": "cpu"}).to(self._device)

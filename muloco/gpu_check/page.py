@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,9 @@ _BY_HAND = (
     "Some rows can only be checked by a person, and the column\nbefore it says why. Their results are added to "
     "`results/gpu/` as a record of the same form."
 )
-_COLUMNS = ("row", "what", "where", "checked", "by hand")
 
-
-@dataclass(frozen=True)
-class Finding:
-    """How a row ended in one record."""
-
-    status: str
-    reason: str
-    figures: Mapping[str, Any]
-    where: str
-    """Device, torch, commit and date."""
-    date: str
-    file: str
+Checked = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By row, the records in which it passed or failed, the newest last."""
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -67,39 +55,30 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     Args:
         records: as `read_records` returns them.
     """
-    found = {name: list(_findings(name, records)) for name in ROWS}
-    return "\n\n".join([_INTRODUCTION, _summary(found), *_parts(found), *_figures(found)]) + "\n"
+    checked = {
+        name: [record for record in records if record["rows"].get(name, {}).get("status") in (OK, FAIL)]
+        for name in ROWS
+    }
+    return "\n\n".join([_INTRODUCTION, _summary(checked), *_parts(checked), *_figures(checked)]) + "\n"
 
 
-def _summary(found: Mapping[str, Sequence[Finding]]) -> str:
-    last = {name: findings[-1].status for name, findings in found.items() if findings}
+def _summary(checked: Checked) -> str:
+    last = {name: records[-1]["rows"][name]["status"] for name, records in checked.items() if records}
     if not last:
-        return f"**None of the {len(found)} rows has been checked on a GPU yet.** {_BY_HAND}"
+        return f"**None of the {len(checked)} rows has been checked on a GPU yet.** {_BY_HAND}"
     failed = [name for name, status in last.items() if status == FAIL]
     names = f" ({', '.join(f'`{name}`' for name in failed)})" if failed else ""
     return (
-        f"**Of {len(found)} rows, {len(last) - len(failed)} passed when last checked, {len(failed)} failed{names}, and "
-        f"{len(found) - len(last)} have never been checked.** {_BY_HAND}"
+        f"**Of {len(checked)} rows, {len(last) - len(failed)} passed when last checked, {len(failed)} failed{names}, "
+        f"and {len(checked) - len(last)} have never been checked.** {_BY_HAND}"
     )
 
 
-def _findings(name: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    for record in records:
-        outcome = record["rows"].get(name)
-        if outcome is None or outcome["status"] not in (OK, FAIL):
-            continue
-        machine, date = record["machine"], record["date"][:10]
-        gpus = f"{machine['gpus']} x " if machine["gpus"] > 1 else ""
-        where = f"{gpus}{machine['device']}, torch {machine['torch']}, commit {record['commit']}, {date}"
-        reason, figures = outcome.get("reason", ""), outcome.get("figures", {})
-        yield Finding(outcome["status"], reason, figures, where, date, record["file"])
-
-
-def _parts(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
+def _parts(checked: Checked) -> Iterator[str]:
     for part in PARTS:
-        checked = sum(bool(found[row.name]) for row in part.rows)
+        count = sum(bool(checked[row.name]) for row in part.rows)
         lines = [
-            f"## {part.name}: {part.summary} ({checked} of {len(part.rows)} checked)",
+            f"## {part.name}: {part.summary} ({count} of {len(part.rows)} checked)",
             "",
             "| row | what | where | checked | by hand |",
             "|---|---|---|---|---|",
@@ -107,34 +86,46 @@ def _parts(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
         for row in part.rows:
             what = row.what + (f" ({row.gpus} GPUs)" if row.gpus > 1 else "")
             where = ", ".join(f"`{path}`" for path in row.where)
-            cells = (f"`{row.name}`", what, where, _checked(row, found[row.name]), row.command)
-            lines.append(_line(cells))
+            lines.append(_line(f"`{row.name}`", what, where, _result(row, checked[row.name]), row.command))
         yield "\n".join(lines)
 
 
-def _checked(row: Row, findings: Sequence[Finding]) -> str:
-    if not findings:
+def _result(row: Row, records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns how a row ended in the last of its records."""
+    if not records:
         return f"never; {row.by_hand}" if row.by_hand else "never"
-    last = findings[-1]
-    if last.status == OK:
-        return f"ok: {last.where}"
-    before = [finding for finding in findings if finding.status == OK]
-    return f"**FAIL**: {last.reason} ({last.where})" + (f"; ok before: {before[-1].where}" if before else "")
+    last = records[-1]["rows"][row.name]
+    if last["status"] == OK:
+        return f"ok: {_origin(records[-1])}"
+    passed = _passed(row.name, records)
+    before = f"; ok before: {_origin(passed[-1])}" if passed else ""
+    return f"**FAIL**: {last.get('reason', '')} ({_origin(records[-1])}){before}"
 
 
-def _figures(found: Mapping[str, Sequence[Finding]]) -> Iterator[str]:
-    """The table of the figures that each row measured when it last passed."""
+def _passed(name: str, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in records if record["rows"][name]["status"] == OK]
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    """Returns the device, torch, commit and date of a record."""
+    machine = record["machine"]
+    gpus = f"{machine['gpus']} x " if machine["gpus"] > 1 else ""
+    return f"{gpus}{machine['device']}, torch {machine['torch']}, commit {record['commit']}, {record['date'][:10]}"
+
+
+def _figures(checked: Checked) -> Iterator[str]:
+    """Returns the table of the figures that each row measured when it last passed."""
     lines = []
-    for name, findings in found.items():
-        measured = [finding for finding in findings if finding.status == OK and finding.figures]
+    for name, records in checked.items():
+        measured = [record for record in _passed(name, records) if record["rows"][name].get("figures")]
         if measured:
-            last = measured[-1]
-            lines.append(_line((f"`{name}`", shown(dict(last.figures)), f"`results/gpu/{last.file}`")))
+            figures, file = measured[-1]["rows"][name]["figures"], measured[-1]["file"]
+            lines.append(_line(f"`{name}`", shown(figures), f"`results/gpu/{file}`"))
     if lines:
         yield "\n".join(["## Figures", "", "| row | measured | record |", "|---|---|---|", *lines])
 
 
-def _line(cells: Sequence[str]) -> str:
+def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

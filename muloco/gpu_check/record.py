@@ -27,7 +27,6 @@ class Outcome:
     """How one row ended."""
 
     status: str
-    """`ok`, `FAIL` or `left out`."""
     reason: str = ""
     """One line; empty if the row is ok."""
     seconds: float = 0.0
@@ -71,16 +70,16 @@ class Record:
         return [name for name, outcome in self.outcomes.items() if outcome.status == FAIL]
 
     def _write(self) -> None:
-        write_json(self.path, {**self.head, "rows": {name: _plain(one) for name, one in self.outcomes.items()}})
-
-
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    found: dict[str, Any] = {"status": outcome.status, "seconds": round(outcome.seconds, 1)}
-    if outcome.reason:
-        found["reason"] = outcome.reason
-    if outcome.figures:
-        found["figures"] = outcome.figures
-    return found
+        rows = {
+            name: {
+                "status": outcome.status,
+                "seconds": round(outcome.seconds, 1),
+                **({"reason": outcome.reason} if outcome.reason else {}),
+                **({"figures": outcome.figures} if outcome.figures else {}),
+            }
+            for name, outcome in self.outcomes.items()
+        }
+        write_json(self.path, {**self.head, "rows": rows})
 
 
 def file_name(device: str, when: datetime) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from muloco.errors import UserError
-from muloco.gpu_check.parts import by_hand, codecs, gloo, laptop, muon, several, small, speed, tests
+from muloco.gpu_check.parts.by_hand import BY_HAND
+from muloco.gpu_check.parts.components import SMALL, TESTS
+from muloco.gpu_check.parts.speed import CODECS, MUON, SPEED
+from muloco.gpu_check.parts.training import GLOO, LAPTOP, SEVERAL
 from muloco.gpu_check.row import Part, Row
 from muloco.suggest import did_you_mean
 
-PARTS: tuple[Part, ...] = tuple(
-    module.PART for module in (small, gloo, laptop, tests, several, muon, codecs, speed, by_hand)
-)
+PARTS: tuple[Part, ...] = (SMALL, GLOO, LAPTOP, TESTS, SEVERAL, MUON, CODECS, SPEED, BY_HAND)
 ROWS: dict[str, Row] = {row.name: row for part in PARTS for row in part.rows}
 """All rows by name, the most important first: where time runs out, the last rows are left out."""
 
@@ -29,21 +30,18 @@ def select(parts: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Row]:
     _check_names("--parts", parts, [part.name for part in PARTS])
     _check_names("--rows", rows, list(ROWS))
     for name in rows:
-        if not ROWS[name].check:
-            raise UserError(f"--rows: {name} can only be checked by hand: {ROWS[name].by_hand}")
-    if list(parts) == [by_hand.PART.name] and not rows:
-        raise UserError(
-            f"--parts: {by_hand.PART.name} has no row that runs by itself; docs/untested-on-gpu.md lists them"
-        )
+        if reason := ROWS[name].by_hand:
+            raise UserError(f"--rows: {name} can only be checked by hand: {reason}")
     chosen = {row.name for part in PARTS if part.name in parts for row in part.rows} | set(rows)
     if not parts and not rows:
         chosen = set(ROWS)
-    waiting = list(chosen)
-    while waiting:
-        needed = set(ROWS[waiting.pop()].after) - chosen
-        chosen |= needed
-        waiting += needed
-    return [row for row in ROWS.values() if row.name in chosen and row.check]
+    for name in list(chosen):
+        while name := ROWS[name].after:
+            chosen.add(name)
+    found = [row for row in ROWS.values() if row.name in chosen and row.module]
+    if not found:
+        raise UserError(f"--parts: {parts[0]} has no row that runs by itself; docs/untested-on-gpu.md lists them")
+    return found
 
 
 def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:

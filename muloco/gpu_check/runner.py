@@ -24,6 +24,8 @@ INDENT = 28
 """Number of characters before the text of a line: time, count and status."""
 LONG_SECONDS = 20.0
 """A log shows the start of rows with a longer estimate; a terminal always shows what is running."""
+SLACK_SECONDS = 120.0
+"""A row that takes longer than this and three times its estimate has failed."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,13 @@ class Limits:
     """Memory of each GPU, in GiB."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Running:
     row: Row
     child: Child
     outcome: Path
     began: float
     until: float
-    cut: bool
-    """Whether `until` is the end of the whole call instead of the time limit of the row."""
 
 
 class Runner:
@@ -95,8 +95,7 @@ class Runner:
                     pending = self._start_what_can(pending)
                     self._show_running(live)
                     time.sleep(POLL_SECONDS if self._running else 0)
-                    for running in [one for one in self._running if self._has_ended(one)]:
-                        self._running.remove(running)
+                    self._running = [running for running in self._running if not self._has_ended(running)]
             finally:  # after Ctrl-C as well
                 for running in self._running:
                     running.child.end(GRACE_SECONDS)
@@ -106,22 +105,17 @@ class Runner:
         """Starts rows in order until one has to wait for a running one; returns the rows that are still pending."""
         left = []
         for place, row in enumerate(pending):
-            if self._waits_for_another(row):
+            if row.after and row.after not in self._record.ended:
                 left.append(row)
             elif (outcome := self._left_out(row)) is not None:
                 self._tell(row, outcome)
-            elif self._running and (row.alone or self._running[0].row.alone or self._is_full()):
+            elif self._running and (
+                row.alone or self._running[0].row.alone or len(self._running) >= self._limits.at_once
+            ):
                 return [*left, *pending[place:]]
             else:
                 self._start(row)
         return left
-
-    def _is_full(self) -> bool:
-        return len(self._running) >= self._limits.at_once
-
-    def _waits_for_another(self, row: Row) -> bool:
-        ended = self._record.ended
-        return any(name not in ended for name in row.after)
 
     def _left_out(self, row: Row) -> Outcome | None:
         """Returns the outcome of a row that cannot run; None if it can."""
@@ -136,10 +130,9 @@ class Runner:
             return Outcome(LEFT_OUT, reason, cause=TIME_IS_UP)
         if remaining < 0:
             return Outcome(LEFT_OUT, TIME_IS_UP, cause=TIME_IS_UP)
-        for name in row.after:
-            if (other := self._record.outcomes[name]).status != OK:
-                reason = f"it depends on {name}, which {'failed' if other.status == FAIL else 'was left out'}"
-                return Outcome(LEFT_OUT, reason, cause=other.cause)
+        if row.after and (other := self._record.outcomes[row.after]).status != OK:
+            reason = f"it depends on {row.after}, which {'failed' if other.status == FAIL else 'was left out'}"
+            return Outcome(LEFT_OUT, reason, cause=other.cause)
         return None
 
     def _start(self, row: Row) -> None:
@@ -147,7 +140,7 @@ class Runner:
         outcome.parent.mkdir(parents=True, exist_ok=True)
         threads = max(1, self._limits.threads // (1 if row.alone else self._limits.at_once))
         began = time.monotonic()
-        own_end = began + row.limit * self._limits.stretch
+        until = began + (SLACK_SECONDS + 3 * row.seconds) * self._limits.stretch
         environment = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
         if self._limits.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._limits.devices[: row.gpus])
@@ -158,40 +151,25 @@ class Runner:
             environment=environment,
             on_line=lambda line: None,
         )
-        self._running.append(_Running(row, child, outcome, began, min(own_end, self._end), self._end < own_end))
+        self._running.append(_Running(row, child, outcome, began, min(until, self._end)))
         if row.seconds > LONG_SECONDS and not self._console.is_interactive:
             self._say("started", f"{row.name}{f' (about {row.seconds:.0f} s)' if self._limits.estimates else ''}")
 
     def _has_ended(self, running: _Running) -> bool:
-        now = time.monotonic()
-        status = running.child.status
+        status, now = running.child.status, time.monotonic()
         if status is None and now < running.until:
             return False
+        running.child.end(GRACE_SECONDS)  # with all processes that it may have left running
         seconds = now - running.began
-        if status is None:
-            running.child.end(GRACE_SECONDS)
-            if running.cut:
-                found = Outcome(
-                    LEFT_OUT, f"the time of the whole call ended {seconds:.0f} s after this row was started", seconds
-                )
-            else:
-                found = Outcome(FAIL, f"it exceeded its time limit: it was ended after {seconds:.0f} s", seconds)
+        if status is not None:
+            outcome = _outcome(running, seconds)
+        elif running.until == self._end:
+            reason = f"the time of the whole call ended {seconds:.0f} s after this row was started"
+            outcome = Outcome(LEFT_OUT, reason, seconds)
         else:
-            running.child.end(GRACE_SECONDS)  # processes that it may have left running
-            found = self._outcome(running, seconds)
-        self._tell(running.row, found)
+            outcome = Outcome(FAIL, f"it exceeded its time limit: it was ended after {seconds:.0f} s", seconds)
+        self._tell(running.row, outcome)
         return True
-
-    def _outcome(self, running: _Running, seconds: float) -> Outcome:
-        try:
-            found = json.loads(running.outcome.read_text())
-        except (OSError, ValueError):  # its process ended before it wrote an outcome
-            return Outcome(FAIL, running.child.reason(), seconds)
-        if "left_out" in found:
-            return Outcome(LEFT_OUT, found["left_out"], seconds)
-        if "reason" in found:
-            return Outcome(FAIL, " ".join(found["reason"].split()), seconds)
-        return Outcome(OK, "", seconds, found["figures"])
 
     def _tell(self, row: Row, outcome: Outcome) -> None:
         self._record.set(row.name, outcome, seconds=self._elapsed)
@@ -211,7 +189,7 @@ class Runner:
 
     def _show_running(self, live: Status) -> None:
         now = time.monotonic()
-        rows = ", ".join(f"{one.row.name} {now - one.began:.0f} s" for one in self._running)
+        rows = ", ".join(f"{running.row.name} {now - running.began:.0f} s" for running in self._running)
         text = f"running: {rows}; {len(self._record.ended)} of {self._total} done, {self._elapsed:.0f} s"
         live.update(textwrap.shorten(text, max(30, self._console.width - 3), placeholder=" ..."))
 
@@ -221,16 +199,23 @@ class Runner:
         return time.monotonic() - self._began
 
 
-def row_command(scratch: Path, *, rehearsal: bool) -> Callable[[Row, Path], Sequence[str]]:
-    """Returns a function that makes the command of a row: a process of `muloco.gpu_check.one_row`.
+def _outcome(running: _Running, seconds: float) -> Outcome:
+    """Returns the outcome that the process of a row has written, or the reason why it wrote none."""
+    try:
+        written = json.loads(running.outcome.read_text())
+    except (OSError, ValueError):
+        return Outcome(FAIL, running.child.reason(), seconds)
+    return Outcome(written["status"], " ".join(written.get("reason", "").split()), seconds, written.get("figures", {}))
+
+
+def row_command(row: Row, outcome: Path, *, scratch: Path, rehearsal: bool) -> list[str]:
+    """Returns the command of the process of a row (`muloco.gpu_check.one_row`).
 
     Args:
+        row: the row.
+        outcome: file that the process writes.
         scratch: a folder that the rows share.
-        rehearsal: whether the rows run on the CPU at small sizes.
+        rehearsal: whether the row runs on the CPU at small sizes.
     """
-
-    def command(row: Row, outcome: Path) -> list[str]:
-        words = [sys.executable, "-m", "muloco.gpu_check.one_row", row.name, str(scratch), str(outcome)]
-        return [*words, "--rehearse"] if rehearsal else words
-
-    return command
+    command = [sys.executable, "-m", "muloco.gpu_check.one_row", row.name, str(scratch), str(outcome)]
+    return [*command, "--rehearse"] if rehearsal else command

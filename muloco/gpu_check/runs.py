@@ -39,6 +39,9 @@ REHEARSED: Fields = {
 }
 """Fields that a rehearsal overrides."""
 
+LOSS_TOLERANCE = 0.05
+"""Difference of losses, in nats a token, that is allowed between two runs that sum in different orders."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -63,26 +66,25 @@ class Run:
         """Returns losses, syncs and speed. The speed is that of the last line, when everything has been compiled."""
         last = [line for line in self.lines if "tokens_per_second" in line][-1]
         losses = self.losses()
-        found: Figures = {
+        figures: Figures = {
             "loss_first": round(losses[0], 4),
             "loss_last": round(losses[-1], 4),
             "tokens_per_second": round(last["tokens_per_second"]),
         }
         held_out = [line["validation_loss"] for line in self.lines if "validation_loss" in line]
         if held_out:
-            found["held_out_loss"] = round(held_out[-1], 4)
-        if self.digests():
-            found["syncs"] = len({key[1:] for key in self.digests()})
-            found["waited_seconds"] = round(self.total("seconds_waited"), 3)
-            found["hidden_seconds"] = round(self.total("seconds_hidden"), 3)
-            found["sent_mb"] = round(self.total("bytes_sent") / 1e6, 2)
-        for name in ("tflops", "mfu", "mfu_6n", "memory_gib"):
-            if name in last:
-                found[name] = round(last[name], 4)
-        return found
+            figures["held_out_loss"] = round(held_out[-1], 4)
+        if syncs := {key[1:] for key in self.digests()}:
+            figures["syncs"] = len(syncs)
+            figures["waited_seconds"] = round(self.total("seconds_waited"), 3)
+            figures["hidden_seconds"] = round(self.total("seconds_hidden"), 3)
+            figures["sent_mb"] = round(self.total("bytes_sent") / 1e6, 2)
+        return figures | {
+            name: round(last[name], 4) for name in ("tflops", "mfu", "mfu_6n", "memory_gib") if name in last
+        }
 
 
-def train(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
+def train(bench: Bench, name: str, config: str, fields: Fields) -> Run:
     """Trains with `muloco train`. Checks that the losses are finite and fall, and that the workers agree after each
     sync.
 
@@ -90,40 +92,41 @@ def train(bench: Bench, name: str, config: str, fields: Fields | None = None) ->
         bench: the bench of the check.
         name: name of the run in the scratch folder.
         config: a config, as `muloco train` accepts it.
-        fields: fields that override the config, `LAPTOP` and, in a rehearsal, `REHEARSED`.
+        fields: as for `words_of`.
 
     Raises:
         CheckFailed: the training failed, or its losses or digests are wrong.
     """
-    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
-    bench.muloco("train", config, *words_of(bench, name, chosen))
+    bench.muloco("train", config, *words_of(bench, name, fields))
     run = finished(bench, name)
-    losses = run.losses()
+    losses, digests = run.losses(), run.digests()
     expect(bool(losses) and all(map(math.isfinite, losses)), f"losses are {losses}")
     expect(bench.rehearsal or losses[-1] < losses[0], f"the loss did not fall: {losses[0]:.4f} to {losses[-1]:.4f}")
-    apart = workers_apart(run.digests())
+    expected = {key[1:]: digest for key, digest in digests.items()}
+    apart = sorted({key[1:] for key, digest in digests.items() if digest != expected[key[1:]]})
     expect(not apart, f"workers had different anchors after the syncs (step, fragment) {apart[:5]}")
     return run
 
 
-def train_here(bench: Bench, name: str, config: str, fields: Fields | None = None) -> Run:
+def train_here(bench: Bench, name: str, config: str, fields: Fields) -> Run:
     """Trains a run of one worker in this process, where it can be patched or profiled. The arguments are those of
     `train`; the metrics are not checked."""
     from muloco.resolve import resolve
     from muloco.settings.load import load_config
     from muloco.training.worker import run_worker
 
-    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **(fields or {})}
-    loaded = load_config(config, words_of(bench, name, chosen))
+    loaded = load_config(config, words_of(bench, name, fields))
     run_worker(resolve(loaded), chosen=loaded)
     return finished(bench, name)
 
 
 def words_of(bench: Bench, name: str, fields: Fields) -> list[str]:
-    """Returns the options of `muloco train` for a run of this name with these fields."""
-    located = {**fields, "run.name": name, "run.outputs": str(bench.scratch / "outputs")}
+    """Returns the options of `muloco train` for a run of this name with these fields, which override those of `LAPTOP`
+    and, in a rehearsal, `REHEARSED`."""
+    run: Fields = {"run.name": name, "run.outputs": str(outputs(bench, name).parent)}
+    chosen = {**LAPTOP, **(REHEARSED if bench.rehearsal else {}), **fields, **run}
     words = []
-    for field, value in located.items():
+    for field, value in chosen.items():
         words += [f"--{field}", *([value] if isinstance(value, str) else value)]
     return words
 
@@ -138,16 +141,8 @@ def outputs(bench: Bench, name: str) -> Path:
     return bench.scratch / "outputs" / name
 
 
-def workers_apart(digests: Digests) -> list[tuple[int, int]]:
-    """Returns the syncs (step, fragment) after which the workers' anchors differed."""
-    by_sync: dict[tuple[int, int], set[str]] = {}
-    for (_, *sync), digest in digests.items():
-        by_sync.setdefault((sync[0], sync[1]), set()).add(digest)
-    return [sync for sync, found in by_sync.items() if len(found) > 1]
-
-
-def expect_close_losses(run: Run, other: Run, tolerance: float) -> float:
-    """Compares the training losses of two runs and returns their largest difference, in nats a token.
+def expect_close_losses(run: Run, other: Run, tolerance: float = LOSS_TOLERANCE) -> Figures:
+    """Compares the training losses of two runs and returns their largest difference, in nats a token, as a figure.
 
     Raises:
         CheckFailed: the difference exceeds `tolerance`, or the runs have different numbers of losses.
@@ -156,4 +151,4 @@ def expect_close_losses(run: Run, other: Run, tolerance: float) -> float:
     expect(len(ours) == len(theirs), f"one run has {len(ours)} losses and the other {len(theirs)}")
     worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     expect(worst <= tolerance, f"the losses differ by up to {worst:.4f}; at most {tolerance} is allowed")
-    return worst
+    return {"losses_apart": worst}

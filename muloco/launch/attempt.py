@@ -17,7 +17,7 @@ from muloco.launch.secret import secret_of_attempt
 from muloco.launch.stop_signals import StopSignals
 from muloco.launch.watchdog import Watchdog
 from muloco.runs.folder import MetricsTail, RunFolder
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.environment import ATTEMPT, LIGHTHOUSE, SECRET
 from muloco.training.pulse import WANTED
 
@@ -43,144 +43,115 @@ class Ended:
 
 
 def run_attempt(
-    config: Config, folder: RunFolder, placement: Placement, number: int, stop: StopSignals, view: View
+    config: ResolvedConfig, folder: RunFolder, placement: Placement, number: int, stop: StopSignals, view: View
 ) -> Ended:
-    """Runs all workers until the run is over. None of their processes is left behind.
-
-    Args:
-        config: resolved.
-        folder: of the run, with its config.json.
-        placement: where lighthouse and workers run.
-        number: of the attempt, from 1.
-        stop: the signals that ask for a stop.
-        view: shows the workers.
-
-    Raises:
-        KeyboardInterrupt: the user asked for an immediate end.
-    """
+    """Runs all workers until the run is over. None of their processes is left behind. Raises KeyboardInterrupt if the
+    user asks for an immediate end."""
     tail = MetricsTail(folder, config.workers)
-    children: list[Child] = []
-    lighthouse: Lighthouse | None = None
     with secret_of_attempt(folder, os.environ) as secret:
+        processes = _Processes(config, folder, placement, view, number, secret)
+        lighthouse: Lighthouse | None = None
         try:
-            environment = _environment(number, secret)
             if config.worker_processes > 1:
-                start = partial(_start_lighthouse, config, folder, placement.lighthouse, children, secret)
-                lighthouse = Lighthouse(start, placement.lighthouse.port, secret=secret)
-                environment[LIGHTHOUSE] = lighthouse.address
+                lighthouse = Lighthouse(processes.start_lighthouse, placement.lighthouse.port, secret=secret)
+                processes.environment[LIGHTHOUSE] = lighthouse.address
             pool = WorkerPool(
-                lambda worker: _start_worker(config, folder, placement, environment, view, children, worker),
+                processes.start_worker,
                 workers=config.worker_processes,
                 least=config.fault_tolerance.min_replica_size,
                 restarts=config.fault_tolerance.restarts if config.worker_processes > 1 else 0,
             )
             watchdog = Watchdog(config.fault_tolerance.stall_timeout_seconds)
-            return _watch(pool, watchdog, lighthouse, stop, KeptFolder(folder), tail, view)
+            kept = KeptFolder(folder)
+            while True:
+                lines = list(tail.new_lines())
+                pool.take_note(lines)
+                view.update(lines, pool.away())
+                if lighthouse is not None and not lighthouse.keep_alive():
+                    return Ended(failed=[lighthouse.child], may_pass=True, restarts=pool.restarts)
+                if stop.received is not None:
+                    pool.stop()
+                watchdog.look(pool.children)
+                kept.watch()
+                if pool.watch():
+                    view.update(tail.new_lines(), pool.away())
+                    return Ended(failed=pool.failures(), may_pass=pool.may_pass(), restarts=pool.restarts)
+                time.sleep(POLL_SECONDS)
         finally:
-            for child in children:
-                child.ask_to_end()
-            for child in children:
-                child.end(GRACE_SECONDS)
+            processes.end()
             if lighthouse is not None:
                 lighthouse.close()
 
 
-def _watch(
-    pool: WorkerPool,
-    watchdog: Watchdog,
-    lighthouse: Lighthouse | None,
-    stop: StopSignals,
-    kept: KeptFolder,
-    tail: MetricsTail,
-    view: View,
-) -> Ended:
-    """Waits for the end of the attempt."""
-    while True:
-        lines = list(tail.new_lines())
-        pool.take_note(lines)
-        view.update(lines, pool.away())
-        if lighthouse is not None and not lighthouse.keep_alive():
-            return Ended(failed=[lighthouse.child], may_pass=True, restarts=pool.restarts)
-        if stop.received is not None:
-            pool.stop()
-        watchdog.look(pool.children)
-        kept.watch()
-        if pool.watch():
-            view.update(tail.new_lines(), pool.away())
-            failed = pool.failures()
-            return Ended(failed=failed, may_pass=pool.may_pass(), restarts=pool.restarts)
-        time.sleep(POLL_SECONDS)
+class _Processes:
+    """Starts the processes of an attempt. Each is known at once, so that it is ended whatever happens."""
 
+    def __init__(
+        self, config: ResolvedConfig, folder: RunFolder, placement: Placement, view: View, attempt: int, secret: str
+    ):
+        self._config, self._folder, self._placement, self._view = config, folder, placement, view
+        self._secret = secret
+        self._children: list[Child] = []
+        self.environment = {
+            ATTEMPT: str(attempt),
+            SECRET: secret,
+            WANTED: "1",
+            "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
+        }
+        """Variables that are added to this process's environment for every worker."""
 
-def _environment(attempt: int, secret: str) -> dict[str, str]:
-    """Returns the variables that are added to this process's environment for every worker."""
-    return {
-        ATTEMPT: str(attempt),
-        SECRET: secret,
-        WANTED: "1",
-        "RUST_LOG": os.environ.get("RUST_LOG", "warn"),
-    }
+    def start_lighthouse(self, port: int) -> tuple[Child, str]:
+        limits = self._config.fault_tolerance
+        child, address = start_lighthouse(
+            secret=self._secret,
+            workers=limits.min_replica_size,
+            log=self._folder.log("lighthouse"),
+            host=self._placement.lighthouse,
+            heartbeat_timeout=limits.heartbeat_timeout_seconds,
+            join_timeout=limits.straggler_timeout_seconds,
+            port=port,
+        )
+        self._children.append(child)
+        return child, address
 
+    def start_worker(self, worker: int) -> Child:
+        host = self._placement.hosts[worker]
+        # gloo by itself would look for the address of the host's name
+        interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", host.interface)}
+        if host.address == LOOPBACK:  # NCCL by itself would listen on another interface
+            interface["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", host.interface)
+        child = Child(
+            f"worker {worker}" if self._config.worker_processes == self._config.workers else "workers",
+            self._command(worker, host),
+            log=self._folder.log(worker),
+            environment={**self.environment, **interface, **host.environment},
+            on_line=partial(self._view.log, worker),
+            end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
+        )
+        self._children.append(child)
+        return child
 
-def _start_lighthouse(
-    config: Config, folder: RunFolder, host: HostSpec, children: list[Child], secret: str, port: int
-) -> tuple[Child, str]:
-    child, address = start_lighthouse(
-        secret=secret,
-        workers=config.fault_tolerance.min_replica_size,
-        log=folder.log("lighthouse"),
-        host=host,
-        heartbeat_timeout=config.fault_tolerance.heartbeat_timeout_seconds,
-        join_timeout=config.fault_tolerance.straggler_timeout_seconds,
-        port=port,
-    )
-    children.append(child)
-    return child, address
+    def _command(self, worker: int, host: HostSpec) -> list[str]:
+        config = self._config
+        module = ["-m", "muloco"]
+        if config.ranks_per_worker > 1:
+            ranks = f"--nproc-per-node={config.ranks_per_worker // host.nodes}"
+            signals = f"--signals-to-handle={TORCHRUN_SIGNALS}"
+            torchrun = ["-m", "muloco.launch.torchrun", str(STOP_SECONDS), ranks, *_rendezvous(host), signals]
+            module = torchrun + module
+        overrides = {
+            "replica_id": str(worker),
+            "process_group": self._placement.process_group,
+            "host": config.fault_tolerance.host or host.address,
+        }
+        words = [word for name, value in overrides.items() for word in (f"--fault_tolerance.{name}", value)]
+        return [*host.start, host.python, *module, "worker", str(self._folder.config), *words]
 
-
-def _start_worker(
-    config: Config,
-    folder: RunFolder,
-    placement: Placement,
-    environment: dict[str, str],
-    view: View,
-    children: list[Child],
-    worker: int,
-) -> Child:
-    """Starts a worker's process and adds it to `children` at once, so that it is ended whatever happens."""
-    host = placement.hosts[worker]
-    # gloo by itself would look for the address of the host's name
-    interface = {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", host.interface)}
-    if host.address == LOOPBACK:  # NCCL by itself would listen on another interface
-        interface["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", host.interface)
-    child = Child(
-        f"worker {worker}" if config.worker_processes == config.workers else "workers",
-        _worker_command(config, folder, worker, host, placement.process_group),
-        log=folder.log(worker),
-        environment={**environment, **interface, **placement.environments[worker]},
-        on_line=partial(view.log, worker),
-        end_signal=signal.SIGINT,  # SIGTERM asks a worker to save a checkpoint first
-    )
-    children.append(child)
-    return child
-
-
-def _worker_command(config: Config, folder: RunFolder, worker: int, host: HostSpec, process_group: str) -> list[str]:
-    module = ["-m", "muloco"]
-    if config.ranks_per_worker > 1:
-        module = [
-            *("-m", "muloco.launch.torchrun", str(STOP_SECONDS)),
-            f"--nproc-per-node={config.ranks_per_worker // host.nodes}",
-            *_rendezvous(host),
-            f"--signals-to-handle={TORCHRUN_SIGNALS}",
-            *module,
-        ]
-    overrides = [
-        *("--fault_tolerance.replica_id", str(worker)),
-        *("--fault_tolerance.process_group", process_group),
-        *("--fault_tolerance.host", config.fault_tolerance.host or host.address),
-    ]
-    return [*host.start, host.python, *module, "worker", str(folder.config), *overrides]
+    def end(self) -> None:
+        for child in self._children:
+            child.ask_to_end()
+        for child in self._children:
+            child.end(GRACE_SECONDS)
 
 
 def _rendezvous(host: HostSpec) -> list[str]:

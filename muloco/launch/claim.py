@@ -9,7 +9,7 @@ from typing import Any
 from muloco.errors import UserError
 from muloco.files import write_whole
 from muloco.runs.commits import has_trained
-from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.folder import RunFolder, unwritable, write_json
 from muloco.runs.lock import only_one
 
 _LOCK = ".training"
@@ -20,11 +20,8 @@ ENDING_SECONDS = 10.0
 @contextlib.contextmanager
 def only_supervisor(folder: RunFolder) -> Iterator[None]:
     """Holds the lock of a run folder for the one supervisor that trains its run. If the last supervisor was killed, it
-    first waits for its workers to end. A folder that was made here and is empty at the end is removed.
-
-    Raises:
-        UserError: another supervisor trains the run.
-    """
+    first waits for its workers to end. A folder that was made here and is empty at the end is removed. Raises UserError
+    if another supervisor trains the run."""
     made = [path for path in (folder.root, *folder.root.parents) if not path.exists()]
     try:
         with only_one(folder.root / _LOCK, f"the run in {folder.root} is being trained", grace=ENDING_SECONDS):
@@ -39,7 +36,6 @@ class Claim:
     """Writes config.json. Of two supervisors that start a run in one folder at the same time, one succeeds.
 
     Args:
-        folder: of the run.
         contents: of config.json.
         attempt: how many times the run has been started, this one included.
         fresh: whether the run is a new one, and not a resumed one.
@@ -62,7 +58,7 @@ class Claim:
         except OSError as error:
             if fresh:
                 self._remove()
-            raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+            raise unwritable(error) from None
 
     def take_back(self) -> None:
         """Restores config.json, or removes that of a new run, unless a worker has trained. To be called after a start

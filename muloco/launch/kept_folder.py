@@ -1,6 +1,7 @@
 """A run folder that is deleted while its run goes on."""
 
 import logging
+import os
 
 from muloco.runs.folder import RunFolder
 
@@ -9,11 +10,7 @@ logger = logging.getLogger(__name__)
 
 class KeptFolder:
     """Notices that the folder of a run is gone, and restores the files that restarts and resumes need: config.json and
-    attempts.log. The workers hold the state of the run, and save it when their next checkpoint is due.
-
-    Args:
-        folder: the run folder, with its config.json.
-    """
+    attempts.log. The workers hold the state of the run, and save it when their next checkpoint is due."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
@@ -22,7 +19,7 @@ class KeptFolder:
 
     def watch(self) -> None:
         """Looks once; has to be called regularly."""
-        if self._is_there():
+        if os.path.exists(self._folder.config):  # False also where the file cannot be accessed
             self._told = False
             return
         reason = self._restore()
@@ -34,12 +31,6 @@ class KeptFolder:
                 reason or "config.json is written again",
             )
         self._told = True
-
-    def _is_there(self) -> bool:
-        try:
-            return self._folder.config.exists()
-        except OSError:
-            return False
 
     def _restore(self) -> str | None:
         """Writes the missing files; returns why that is not possible, or None."""

@@ -50,7 +50,6 @@ def start_lighthouse(
 
     Args:
         workers: least number of workers in a quorum.
-        log: file for its output.
         secret: the secret of the run; needed if the host is not on loopback.
         host: where; on the loopback interface of this machine.
         heartbeat_timeout: seconds without a sign of life after which a worker counts as dead.
@@ -64,14 +63,15 @@ def start_lighthouse(
         LighthouseError: it did not start; the message names its log.
     """
     lines: queue.Queue[str] = queue.Queue()
-    command = [
-        *(*host.start, host.python, "-m", "muloco", "lighthouse"),
-        *("--host", host.address),
-        *("--port", str(port)),
-        *("--min_replica_size", str(workers)),
-        *("--heartbeat_timeout_seconds", str(heartbeat_timeout)),
-        *("--straggler_timeout_seconds", str(join_timeout)),
-    ]
+    options = {
+        "host": host.address,
+        "port": port,
+        "min_replica_size": workers,
+        "heartbeat_timeout_seconds": heartbeat_timeout,
+        "straggler_timeout_seconds": join_timeout,
+    }
+    words = [f"--{name}={value}" for name, value in options.items()]
+    command = [*host.start, host.python, "-m", "muloco", "lighthouse", *words]
     child = Child("lighthouse", command, log=log, environment={SECRET: secret}, on_line=lines.put)
     deadline = time.monotonic() + START_SECONDS
     while child.status is None and time.monotonic() < deadline:

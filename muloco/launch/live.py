@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from muloco.console import BackgroundStream
-from muloco.launch.standing import LOST, Manner, Standing, by_need, doing, span, summary
+from muloco.launch.standing import LOST, Standing, by_need, doing, span, summary
 from muloco.runs.folder import STATE
 from muloco.runs.states import State
 from muloco.settings.config import ResolvedConfig
@@ -34,11 +34,11 @@ Column = tuple[str, Callable[[Standing], str], int]
 _COLUMNS: tuple[Column, ...] = (
     ("worker", lambda s: str(s.worker), 0),
     ("step", lambda s: _number(s.step, "d"), 0),
-    ("loss", lambda s: _number(s.value("loss"), ".4f"), 1),
-    ("tokens/s", lambda s: _number(s.value("tokens_per_second"), ",.0f"), 2),
+    ("loss", lambda s: _number(s.values.get("loss"), ".4f"), 1),
+    ("tokens/s", lambda s: _number(s.values.get("tokens_per_second"), ",.0f"), 2),
     ("last sync", lambda s: _number(s.synced, "d"), 5),
     ("MB sent", lambda s: _number(s.megabytes, ",.1f"), 4),
-    ("held-out loss", lambda s: _number(s.value("validation_loss"), ".4f"), 3),
+    ("held-out loss", lambda s: _number(s.values.get("validation_loss"), ".4f"), 3),
     ("anchor", lambda s: s.values.get("digest", "-"), 6),
 )
 
@@ -51,8 +51,6 @@ class View:
     name, and a line for each sync.
 
     Args:
-        config: resolved.
-        console: where to show it.
         clock: seconds, for the time that is left.
     """
 
@@ -61,15 +59,13 @@ class View:
         self._console = console
         self._clock = clock
         self._steps = config.training.steps
-        self._manner = Manner(
-            delay=config.fault_tolerance.fragment_sync_delay, in_turns=config.worker_processes < config.workers
-        )
         self._workers = [Standing(worker) for worker in range(config.workers)]
         self._began: tuple[float, float] | None = None
         """When the first worker began to train, and the mean of the workers' steps then."""
         self._done = 0.0
         """The number of inner steps that a worker has done, on average."""
-        self._told: set[tuple[Any, ...]] = set()
+        self._told: set[str] = set()
+        """Keys of the messages that were printed."""
         self._live = Live(self.frame(), console=console, auto_refresh=False, transient=True)
         self._shown = -math.inf
         """Time of the last redraw of the table."""
@@ -110,9 +106,8 @@ class View:
 
     def _tell(self, line: dict[str, Any]) -> None:
         """Prints messages that concern all workers once, from whichever worker is first."""
-        key: tuple[Any, ...]
         if line.get("event") == "sync" and not self._console.is_terminal:
-            key = "sync", line["step"], line.get("fragment")
+            key = f"sync {line['step']} {line.get('fragment')}"
             what = (
                 f"step {line['step']}/{self._steps}: "
                 f"sync of {line['participants']} worker{'s' * (line['participants'] > 1)}, "
@@ -120,7 +115,7 @@ class View:
                 f"anchor {line['digest']}"
             )
         elif line.get("event") == STATE and line["state"] == State.RESUMED and self._began is None:
-            key = (State.RESUMED,)
+            key = State.RESUMED
             what = f"resumed from the checkpoint of step {line['step']}"
         else:
             return
@@ -143,10 +138,6 @@ class View:
             return None
         return (self._done - self._began[1]) / (self._clock() - self._began[0])
 
-    def _tokens_per_second(self) -> float | None:
-        speed = self._speed()
-        return speed * self._config.tokens_per_step if speed else None
-
     def _left(self) -> str:
         """The time that is left at this speed."""
         speed = self._speed()
@@ -160,12 +151,14 @@ class View:
         room = max(1, self._console.height - _BESIDE_WORKERS)
         shown, rest = self._workers, []
         if len(shown) > room:
-            ordered = by_need(self._workers, self._manner)
+            ordered = by_need(self._workers, self._config)
             shown, rest = ordered[: room - 1], ordered[room - 1 :]
         cells = [{heading: cell(s) for heading, cell, _ in _COLUMNS} for s in shown]
         if rest:
             cells.append(_total(f"{len(rest)} more", rest))
-        cells.append(_total("all", self._workers) | {"tokens/s": _number(self._tokens_per_second(), ",.0f")})
+        speed = self._speed()
+        tokens = speed * self._config.tokens_per_step if speed else None
+        cells.append(_total("all", self._workers) | {"tokens/s": _number(tokens, ",.0f")})
         widths = {heading: max(len(heading), *(len(row[heading]) for row in cells)) for heading, _, _ in _COLUMNS}
         columns = self._fitting(widths)
         table = Table.grid(padding=(0, _GAP, 0, 0))
@@ -174,11 +167,10 @@ class View:
         left = max(1, self._console.width - sum(widths[heading] + _GAP for heading in columns))
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=left)
         table.add_row(*columns, "doing", style="dim")
-        words_and_styles = [(doing(s, self._workers, self._manner), _style(s)) for s in shown]
-        if rest:
-            words_and_styles.append((summary(rest, left), "dim"))
-        words_and_styles.append((summary(self._workers, left), "bold"))
-        for row, (words, style) in zip(cells, words_and_styles, strict=True):
+        last = [(doing(s, self._workers, self._config), _style(s)) for s in shown]
+        last += [(summary(rest, left), "dim")] if rest else []
+        last.append((summary(self._workers, left), "bold"))
+        for row, (words, style) in zip(cells, last, strict=True):
             table.add_row(*(Text(row[heading]) for heading in columns), Text(words), style=style)
         return Group(self._progress(), table)
 
@@ -208,7 +200,7 @@ def _total(name: str, workers: Sequence[Standing]) -> dict[str, str]:
     """A line for several workers: the means of their losses, and the sum of what they have sent."""
     present = [standing for standing in workers if standing.takes_part]
     losses, held_out = (
-        [value for standing in present if (value := standing.value(name)) is not None]
+        [value for standing in present if (value := standing.values.get(name)) is not None]
         for name in ("loss", "validation_loss")
     )
     sent = [standing.megabytes for standing in workers if standing.megabytes is not None]

@@ -24,6 +24,9 @@ FAILURE_SECONDS = 3.0
 """After a failure that ends the run, time for others to fail too, so that the cause is told from its consequences."""
 SILENT_SECONDS = 1800.0
 """Seconds without output after which a worker that was asked to stop is ended: it neither trains nor saves any more."""
+_ENDED_BY_ASKING = (-signal.SIGUSR1, 128 + signal.SIGUSR1)
+"""Exit statuses of a process that the request to stop has ended: it had just begun, or it is torchrun, whose ranks have
+stopped."""
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP")
 
 
@@ -49,16 +52,19 @@ class _Slot:
     def hopeless(self) -> bool:
         """Whether it has failed twice in the same way before its first step, so that another start would fail, too. A
         kill from outside does not count as a failure."""
-        last = [_without_numbers(reason) for reason in self.reasons[-2:]]
+        # without ports, addresses and times, which differ from one failure to the next
+        last = [re.sub(r"0x[0-9a-f]+|\d+", "", reason) for reason in self.reasons[-2:]]
         return not self.trained and len(last) == 2 and last[0] == last[1] and not last[0].startswith(_FROM_OUTSIDE)
+
+    @property
+    def at_fault(self) -> bool:
+        return self.hopeless or not recoverable(self.child)
 
 
 class WorkerPool:
     """The workers of a run.
 
     Args:
-        start: starts the process of a worker.
-        workers: their number.
         least: fewest workers that can go on. If fewer are left, none is started again, and the pool waits until the
             others end: they hold the state of the run, and save it if nobody joins them.
         restarts: how often in a row each of them may be started again.
@@ -116,20 +122,20 @@ class WorkerPool:
         if self._first_done is not None:
             return not running or now > self._first_done + LAST_SECONDS
         back_soon = any(slot.due is not None for slot in self._slots)
-        return self._fatal() or not (running or back_soon)
+        is_fatal = any(slot.lost and slot.at_fault for slot in self._slots)
+        return is_fatal or not (running or back_soon)
 
     def failures(self) -> list[Child]:
         """Returns the workers that are the cause if the run is over without having reached its end."""
         if self._stopping:
-            return [child for child in self._stopping if child.status and not _ended_by_asking(child)]
+            return [child for child in self._stopping if child.status not in (None, 0, *_ENDED_BY_ASKING)]
         if self._first_done is not None:
             return []
         time.sleep(FAILURE_SECONDS)
-        failed = [slot.child for slot in self._slots if slot.child.status]
-        causes = [slot.child for slot in self._slots if slot.child.status and self._at_fault(slot)] or [
-            slot.child for slot in self._slots if slot.child.status and (slot.lost or slot.due is not None)
-        ]
-        return causes or failed
+        failed = [slot for slot in self._slots if slot.child.status]
+        at_fault = [slot for slot in failed if slot.at_fault]
+        gone = [slot for slot in failed if slot.lost or slot.due is not None]
+        return [slot.child for slot in at_fault or gone or failed]
 
     def may_pass(self) -> bool:
         """Whether another attempt at the run may succeed, once this one has failed."""
@@ -180,25 +186,8 @@ class WorkerPool:
         """Whether enough workers are left, including those that are about to be started again."""
         return sum(not slot.lost for slot in self._slots) >= self._least
 
-    def _fatal(self) -> bool:
-        return any(slot.lost and self._at_fault(slot) for slot in self._slots)
-
-    def _at_fault(self, slot: _Slot) -> bool:
-        return slot.hopeless or not recoverable(slot.child)
-
 
 def recoverable(child: Child) -> bool:
     """Whether a process that has ended may succeed when it is started again: it was killed, or it lost its peers or its
     device."""
     return child.status not in (*LASTING, AttemptFailed.exit_status)
-
-
-def _without_numbers(reason: str) -> str:
-    """A reason without ports, addresses and times, which differ from one failure to the next."""
-    return re.sub(r"0x[0-9a-f]+|\d+", "", reason)
-
-
-def _ended_by_asking(child: Child) -> bool:
-    """Whether a process was ended by the request to stop: it had just begun, or it is torchrun, whose ranks have
-    stopped."""
-    return child.status in (-signal.SIGUSR1, 128 + signal.SIGUSR1)

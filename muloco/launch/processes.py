@@ -42,8 +42,6 @@ class Child:
     (`muloco.training.pulse`) are taken out of it.
 
     Args:
-        name: for messages.
-        command: program and arguments.
         log: file that its output is appended to.
         environment: added to this process's.
         on_line: called with each line, from a thread of the child.
@@ -64,12 +62,13 @@ class Child:
         self.log = log
         self._end_signal = end_signal
         self._log_start = log.stat().st_size if log.exists() else 0
+        own = {name: value for name, value in os.environ.items() if not _OF_A_RANK.fullmatch(name)}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**_own_environment(), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace", **environment},
+            env={**own, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace", **environment},
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which then ends its children in order
@@ -110,7 +109,6 @@ class Child:
         """Asks the process and its whole session to end, and kills them after a grace period.
 
         Args:
-            grace_seconds: the grace period.
             because: the text that `reason` returns from then on.
         """
         self._because = because or self._because
@@ -146,7 +144,7 @@ class Child:
         """Reads until the pipe ends, even if the log or `on_line` fails: a child whose output is not read blocks
         forever once the pipe is full."""
         assert self._process.stdout is not None
-        log, failed = LineFile(self.log, gap=_gap), False
+        log, failed = LineFile(self.log, gap=lambda lines, why: f"[{lines} lines are missing here: {why}]"), False
         for line in iter(partial(self._process.stdout.readline, LONGEST_LINE), ""):
             self._heard = time.monotonic()
             line, sign = sign_in(line.rstrip("\n"))
@@ -165,18 +163,10 @@ class Child:
         log.close()
 
 
-def _gap(lines: int, reason: str) -> str:
-    return f"[{lines} lines are missing here: {reason}]"
-
-
-def _own_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not _OF_A_RANK.fullmatch(name)}
-
-
 def exception_in(log: str) -> str | None:
     """Returns the exception, `Type: message`, of the last Python traceback in a log that ended the program. Tracebacks
     of torchrun itself, and those that ended another thread, do not count."""
-    found, aside = None, False
+    exception, aside = None, False
     before, *tracebacks = re.split(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\):\n", log, flags=re.M)
     for traceback in tracebacks:
         introduction = re.sub(r"(?:\n?\[rank\d+\]:\s*)*$", "", before).rstrip().rpartition("\n")[2]
@@ -187,23 +177,22 @@ def exception_in(log: str) -> str | None:
             line = re.sub(r"^\[rank\d+\]: ?", "", line)
             if line and not line[0].isspace():
                 if not aside and "ChildFailedError" not in line:
-                    found = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
+                    exception = re.sub(r"^[\w.]+\.(\w+:)", r"\1", line)
                 break
         before = traceback
-    return found
+    return exception
 
 
 def cause_in(log: str, status: int | None) -> str | None:
     """Returns what the last of several ranks that ended with this status said of it (`muloco.errors.rank_ends`);
     None if none did."""
-    said = re.findall(rf"^muloco: rank \d+ ends with status {status}: (.*)$", log, flags=re.M)
-    return said[-1] if said else None
+    return next(reversed(re.findall(rf"^muloco: rank \d+ ends with status {status}: (.*)$", log, flags=re.M)), None)
 
 
 def refusal_in(log: str) -> str | None:
     """Returns the last error message of our own program in a log, as a UserError; None if there is none."""
-    said = re.findall(r"^muloco: (?!rank \d+ ends)(.*)$", log, flags=re.M)
-    return f"UserError: {said[-1]}" if said else None
+    messages = re.findall(r"^muloco: (?!rank \d+ ends)(.*)$", log, flags=re.M)
+    return f"UserError: {messages[-1]}" if messages else None
 
 
 def end_with_parent(end_signal: int) -> None:

@@ -15,11 +15,8 @@ logger = logging.getLogger(__name__)
 @contextlib.contextmanager
 def secret_of_attempt(folder: RunFolder, environment: Mapping[str, str]) -> Iterator[str]:
     """Yields the secret that the user has set in the environment, or a new random one. In the meantime the secret is
-    also in a file in the run folder that only this user can read, for workers that are started by hand.
-
-    Raises:
-        UserError: the user's secret is too short.
-    """
+    also in a file in the run folder that only this user can read, for workers that are started by hand. Raises
+    UserError if the user's secret is too short."""
     secret = os.fsdecode(secret_in(environment)) if environment.get(SECRET) else secrets.token_hex(32)
     file = folder.root / SECRET_FILE
     try:

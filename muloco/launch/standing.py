@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from muloco.runs.folder import STATE
 from muloco.runs.states import State
+from muloco.settings.config import ResolvedConfig
 
 STARTING = "starting"
 LOST = "lost"
@@ -52,9 +52,6 @@ class Standing:
         elif self.state == LOST:
             self.state, self.restart = STARTING, None
 
-    def value(self, name: str) -> float | None:
-        return self.values.get(name)
-
     @property
     def takes_part(self) -> bool:
         """Whether it runs, rather than being lost or about to start."""
@@ -71,30 +68,20 @@ class Standing:
         return at_sync or (self.step or 0) > step or self.synced == step or self.state in _ENDED
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manner:
-    """The way in which the workers of a run sync."""
-
-    delay: int
-    """Inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs in
-    parallel with them, and a late worker cannot be told from outside."""
-    in_turns: bool
-    """Whether they take turns in one process."""
-
-
-def doing(worker: Standing, workers: Sequence[Standing], manner: Manner) -> str:
-    """Describes in a few words what one of these workers does."""
-    step = worker.step or 0
+def doing(worker: Standing, workers: Sequence[Standing], config: ResolvedConfig) -> str:
+    """Describes in a few words what one of these workers does. Where inner steps go on during a sync
+    (`fragment_sync_delay`), a late worker cannot be told from outside."""
+    step, in_turns = worker.step or 0, config.worker_processes < config.workers
     if worker.state == LOST:
         return LOST if worker.restart is None else f"{LOST}, restarting in {worker.restart:.0f} s"
     if worker.state == State.MEETING:
         if any(other.takes_part and (other.step or 0) > step for other in workers):
-            return "waits for its turn" if manner.in_turns else "rejoining at the next sync"
+            return "waits for its turn" if in_turns else "rejoining at the next sync"
         late = [other.worker for other in workers if other.state != State.MEETING]
         return _waits(late) if late else str(worker.state)
-    if worker.state == State.SYNCING and manner.delay == 0:
+    if worker.state == State.SYNCING and config.fault_tolerance.fragment_sync_delay == 0:
         late = late_for(step, workers)
-        return _waits(late) if late else "waits for its turn" if manner.in_turns else str(worker.state)
+        return _waits(late) if late else "waits for its turn" if in_turns else str(worker.state)
     return str(worker.state)
 
 
@@ -109,14 +96,15 @@ def late_for(step: int, workers: Sequence[Standing]) -> list[int]:
     ]
 
 
-def by_need(workers: Sequence[Standing], manner: Manner) -> list[Standing]:
+def by_need(workers: Sequence[Standing], config: ResolvedConfig) -> list[Standing]:
     """The workers, first those that need attention: lost ones, those that have not joined yet, those that others wait
     for."""
     syncing = [worker.step or 0 for worker in workers if worker.state == State.SYNCING]
     late = set(late_for(max(syncing), workers)) if syncing else set()
+    in_turns = config.worker_processes < config.workers
 
     def need(worker: Standing) -> tuple[bool, bool, bool, bool, int]:
-        joins = not worker.takes_part or (worker.state == State.MEETING and not manner.in_turns)
+        joins = not worker.takes_part or (worker.state == State.MEETING and not in_turns)
         return worker.state != LOST, not joins, worker.worker not in late, worker.stands_still, worker.worker
 
     return sorted(workers, key=need)

@@ -1,22 +1,16 @@
 """The summary of a finished run: summary.json, and the same as a table."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
-from muloco.runs.folder import (
-    RunFolder,
-    missing_metrics,
-    read_json,
-    read_lines,
-    read_metrics,
-    write_json,
-)
+from muloco.runs.folder import RunFolder, missing_metrics, read_json, read_lines, read_metrics, write_json
 from muloco.runs.metrics_lines import is_complete
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 from muloco.training.resuming import run_folder, way_on
 
 logger = logging.getLogger(__name__)
@@ -26,13 +20,18 @@ SHOWN_FIGURES = 4
 
 
 def summarize(
-    config: Config, folder: RunFolder, *, corpus: Sequence[str], wall_seconds: float, restarts: int, resumes: int = 0
+    config: ResolvedConfig,
+    folder: RunFolder,
+    *,
+    corpus: Sequence[str],
+    wall_seconds: float,
+    restarts: int,
+    resumes: int = 0,
 ) -> dict[str, Any]:
     """Returns the contents of summary.json. A figure that the metrics do not hold is None: all of training if the
     metrics of a worker are missing, and the held-out loss before it if that of step 0 is.
 
     Args:
-        config: resolved.
         folder: of a run that is complete.
         corpus: SHA-256 of its sources, by which runs on different text are told apart.
         wall_seconds: of this start, from the call of the launcher on, and of earlier starts (`seconds_before`).
@@ -75,13 +74,9 @@ def summarize(
     }
 
 
-def sum_up_by_hand(config: Config) -> None:
+def sum_up_by_hand(config: ResolvedConfig) -> None:
     """Writes summary.json at the end of a worker that no supervisor has started, if the last step is validated. Every
-    worker does this, so the last one has seen the metrics of all.
-
-    Args:
-        config: resolved.
-    """
+    worker does this, so the last one has seen the metrics of all."""
     folder = run_folder(config)
     if not reached_end(config, folder):
         return
@@ -101,15 +96,15 @@ def seconds_before(folder: RunFolder, attempt: int) -> float:
     """Seconds that earlier starts of a run took, from the first to the last line of metrics of each."""
     if attempt == 1:
         return 0
-    times: dict[int, list[float]] = {}
+    times: dict[int, list[float]] = defaultdict(list)
     for path in folder.metrics_files().values():
         for line in read_lines(path):
             if line["attempt"] < attempt and isinstance(line.get("time"), int | float):
-                times.setdefault(line["attempt"], []).append(line["time"])
+                times[line["attempt"]].append(line["time"])
     return sum(max(of_attempt) - min(of_attempt) for of_attempt in times.values())
 
 
-def reached_end(config: Config, folder: RunFolder) -> bool:
+def reached_end(config: ResolvedConfig, folder: RunFolder) -> bool:
     """Whether the workers have made all inner steps. After the last one they validate."""
     return any(line["step"] == config.training.steps and "validation_loss" in line for line in read_metrics(folder))
 
@@ -127,7 +122,6 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     """One line about a run that was stopped before its end: what it has, and the command that resumes it.
 
     Args:
-        folder: of the run.
         steps: inner steps that the config asks for.
     """
     lines = (line for path in folder.metrics_files().values() for line in read_lines(path))
@@ -137,29 +131,32 @@ def how_it_stopped(folder: RunFolder, *, steps: int) -> str:
     return f"{where}; {way_on(folder)}"
 
 
-def summary_table(summary: dict[str, Any], *, config: Config) -> Table:
+def summary_table(summary: dict[str, Any], *, config: ResolvedConfig) -> Table:
     """The summary as a table of two columns."""
     table = Table(title=f"run {config.run.name}", show_header=False, title_justify="left")
     before, after = summary["validation_loss_before"], summary["validation_loss"]
     bits = summary["validation_bits_per_byte"]
     per_byte = f" ({bits:.4f} bits per byte)" if bits is not None else ""
+    workers, missing, resumes = summary["workers"], summary["missing_metrics"], summary["resumes"]
+    lost = f"{summary['restarts']} started again, {summary['lost_steps']} inner steps lost"
     rows = {
         "held-out loss": f"{_known(before, '.4f')} before, {after:.4f} after{per_byte}",
         "training loss": f"{_known(summary['training_loss'], '.4f')} at step {summary['steps']}",
-        "tokens": f"{_known(summary['tokens'], ',')} by {summary['workers']} worker{'s' * (summary['workers'] > 1)}",
+        "tokens": f"{_known(summary['tokens'], ',')} by {workers} worker{'s' * (workers > 1)}",
         "tokens/s": f"{_known(summary['tokens_per_second'], ',.0f')} by all workers, syncs included",
         "syncs": str(summary["syncs"]),
-        **({"sent by a worker": _traffic(summary)} if summary["workers"] > 1 else {}),
-        **({"lost workers": _losses(summary)} if summary["restarts"] or summary["lost_steps"] else {}),
-        **({"resumed": _times(summary["resumes"])} if summary["resumes"] else {}),
-        **({"evaluation": _evaluation(summary["evaluation"])} if summary["evaluation"] else {}),
-        **({"failed checkpoints": str(summary["failed_checkpoints"])} if summary["failed_checkpoints"] else {}),
-        **({"missing metrics": "\n".join(summary["missing_metrics"])} if summary["missing_metrics"] else {}),
-        **({"lost lines of metrics": str(summary["lost_lines"])} if summary["lost_lines"] else {}),
+        "sent by a worker": _traffic(summary) if workers > 1 else "",
+        "lost workers": lost if summary["restarts"] or summary["lost_steps"] else "",
+        "resumed": "" if not resumes else "once" if resumes == 1 else f"{resumes} times",
+        "evaluation": _evaluation(summary["evaluation"]) if summary["evaluation"] else "",
+        "failed checkpoints": str(summary["failed_checkpoints"] or ""),
+        "missing metrics": "\n".join(missing),
+        "lost lines of metrics": str(summary["lost_lines"] or ""),
         "wall time": f"{summary['wall_seconds']:.0f} s",
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     return table
 
 
@@ -173,14 +170,6 @@ def _traffic(summary: dict[str, Any]) -> str:
     return f"{sent / 1e6:,.1f} MB to other workers{saved}"
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-def _losses(summary: dict[str, Any]) -> str:
-    return f"{summary['restarts']} started again, {summary['lost_steps']} inner steps lost"
-
-
 def last_evaluation(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The step of the last evaluation in training and its figures by TASK/METRIC, `mean` among them; None where nothing
     was evaluated. All workers evaluate the same anchor, so any one's figures are taken."""
@@ -192,13 +181,11 @@ def last_evaluation(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None
     return {"step": last["step"], "figures": named}
 
 
-def _evaluation(found: dict[str, Any]) -> str:
-    figures = [
-        f"{name} {value:.4f}" for name, value in sorted(found["figures"].items(), key=lambda one: one[0] != "mean")
-    ]
-    shown = figures[:SHOWN_FIGURES]
-    more = f", {len(figures) - len(shown)} more in summary.json" if len(figures) > len(shown) else ""
-    return f"{', '.join(shown)}{more}, after step {found['step']}"
+def _evaluation(evaluation: dict[str, Any]) -> str:
+    names = sorted(evaluation["figures"], key=lambda name: name != "mean")
+    shown = ", ".join(f"{name} {evaluation['figures'][name]:.4f}" for name in names[:SHOWN_FIGURES])
+    more = f", {len(names) - SHOWN_FIGURES} more in summary.json" if len(names) > SHOWN_FIGURES else ""
+    return f"{shown}{more}, after step {evaluation['step']}"
 
 
 def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) -> int:
@@ -207,8 +194,6 @@ def lost_steps(lines: Iterable[Mapping[str, Any]], *, workers: int, steps: int) 
 
     Args:
         lines: of metrics, those of a worker in the order written.
-        workers: K.
-        steps: inner steps of the run.
     """
     lost, reached = 0, dict.fromkeys(range(workers), 0)
     for line in lines:
@@ -224,12 +209,11 @@ def own_loss(lines: Iterable[Mapping[str, Any]], *, step: int) -> float | None:
     it; None where no worker has logged it, as without outer steps.
 
     Args:
-        lines: of metrics.
         step: inner step; the last one of a run is always validated and synced.
     """
-    there = [line for line in lines if line["step"] == step]
-    synced = {line["worker"] for line in there if line.get("event") == "sync"}
-    own = {line["worker"]: line["local_validation_loss"] for line in there if "local_validation_loss" in line}
+    at_step = [line for line in lines if line["step"] == step]
+    synced = {line["worker"] for line in at_step if line.get("event") == "sync"}
+    own = {line["worker"]: line["local_validation_loss"] for line in at_step if "local_validation_loss" in line}
     losses = [loss for worker, loss in own.items() if worker in synced]
     return sum(losses) / len(losses) if losses else None
 
@@ -256,7 +240,7 @@ def _sent(syncs: list[dict[str, Any]], key: str) -> int:
 
 
 def _by_worker(lines: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {}
+    by_worker: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        found.setdefault(line["worker"], []).append(line)
-    return found
+        by_worker[line["worker"]].append(line)
+    return by_worker

@@ -4,41 +4,35 @@ import socket
 from collections.abc import Mapping
 
 from muloco.errors import UserError
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 
-def check_surroundings(config: Config, environment: Mapping[str, str], *, here: bool) -> None:
+def check_surroundings(config: ResolvedConfig, environment: Mapping[str, str], *, here: bool) -> None:
     """Checks for problems on which the workers would otherwise fail again and again.
 
     Args:
-        config: resolved.
-        environment: of this process.
         here: whether the workers run on this machine, and not on other nodes.
 
     Raises:
         UserError: a network interface or an address does not exist here, or there is no W&B login.
     """
     if here:
-        _check_interface(environment.get("GLOO_SOCKET_IFNAME", ""))
+        present = [name for _, name in socket.if_nameindex()]
+        chosen = environment.get("GLOO_SOCKET_IFNAME", "").split(",")
+        if missing := [name for name in chosen if name and name not in present]:
+            raise UserError(
+                f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it "
+                f"has {', '.join(present)}"
+            )
     if here and config.worker_processes > 1 and config.fault_tolerance.host is not None:
         _check_host(config.fault_tolerance.host)
     if config.metrics.wandb:
         _check_wandb()
 
 
-def _check_interface(chosen: str) -> None:
-    there = [name for _, name in socket.if_nameindex()]
-    missing = [name for name in chosen.split(",") if name and name not in there]
-    if missing:
-        raise UserError(
-            f"GLOO_SOCKET_IFNAME names {', '.join(missing)}, and this machine has no such network interface; it has "
-            f"{', '.join(there)}"
-        )
-
-
 def _check_host(host: str) -> None:
     try:
-        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, socket.AF_INET)}
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, socket.AF_INET)}
     except OSError as error:
         raise UserError(f"fault_tolerance.host {host} is not a known name or address: {error}") from None
     for address in addresses:

@@ -14,16 +14,11 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 
-from torch.distributed import PrefixStore, TCPStore, run
+from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException, api
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-    rendezvous_handler_registry,
-)
+from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousParameters, rendezvous_handler_registry
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 from muloco.errors import FAILED, AttemptFailed, RunFailed, UserError, rank_ends
 from muloco.outer.wire.gate import LOOPBACK
@@ -35,41 +30,19 @@ _KILLED = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
 """Exit statuses of ranks that had no time to say why they ended, and did not end because of another rank."""
 
 
-class LoopbackRendezvous(RendezvousHandler):
+class LoopbackRendezvous(StaticTCPRendezvous):
     """Rendezvous of the ranks that one torchrun starts on this machine, with a store that listens on loopback."""
 
     def __init__(self, parameters: RendezvousParameters):
-        self._name = parameters.run_id
-        self._closed = False
-        self._store: TCPStore | None = None
+        super().__init__(LOOPBACK, 0, rank=0, world_size=1, run_id=parameters.run_id, timeout=0)
 
     def get_backend(self) -> str:
         return BACKEND
 
-    @property
-    def use_agent_store(self) -> bool:
-        return True
-
     def next_rendezvous(self) -> RendezvousInfo:
         self._store = loopback_store()
-        where = RendezvousStoreInfo(LOOPBACK, self._store.port)
-        return RendezvousInfo(PrefixStore(self._name, self._store), 0, 1, where)
-
-    def is_closed(self) -> bool:
-        return self._closed
-
-    def set_closed(self) -> None:
-        self._closed = True
-
-    def num_nodes_waiting(self) -> int:
-        return 0
-
-    def get_run_id(self) -> str:
-        return self._name
-
-    def shutdown(self) -> bool:
-        self._closed = True
-        return True
+        self.master_port = self._store.port
+        return super().next_rendezvous()
 
 
 def main(words: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from muloco.launch.processes import Child
 from muloco.runs.states import State
@@ -26,12 +26,10 @@ _LONGEST_LOOK = 5.0
 yet read the output."""
 _REMEMBERED = 100
 """Number of last steps whose median is the usual time of a step."""
-_UNLIMITED = (
-    # the worker waits for others, which has time limits of its own
-    *(State.RESUMED, State.MEETING, State.SYNCING, State.FINISHED, State.STOPPED),
-    # preparing data and evaluating tasks may take any time
-    *(State.PREPARING, State.EVALUATING),
-)
+_WAITING = (State.RESUMED, State.MEETING, State.SYNCING, State.FINISHED, State.STOPPED)
+"""States in which a worker waits for others, which has time limits of its own."""
+_UNLIMITED = (*_WAITING, State.PREPARING, State.EVALUATING)
+"""States without a limit. Preparing data and evaluating tasks may take any time."""
 
 
 class Watchdog:
@@ -39,7 +37,6 @@ class Watchdog:
 
     Args:
         limit: seconds in which a worker has to take its next inner step (`fault_tolerance.stall_timeout_seconds`).
-        clock: returns the time in seconds.
     """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic):
@@ -80,7 +77,10 @@ class _Watch:
             self._quiet, self._asked = 0.0, False
         if self._child.status is not None or self._sign is None or self._sign.state in _UNLIMITED:
             return
-        limit = still_after(self._sign.state, self._steps, limit)
+        if self._sign.state == State.TRAINING and self._steps:
+            limit = max(limit, STEPS * statistics.median(self._steps))
+        else:
+            limit *= PATIENCE
         if self._quiet > limit and not self._asked:
             logger.warning(
                 "%s stands still: no sign of life for %.0f s (state: %s, after step %d); it is ended, with the stacks "
@@ -96,17 +96,3 @@ class _Watch:
         elif self._quiet > limit + STACK_SECONDS:
             because = f"stood still for {self._quiet:.0f} s (state: {self._sign.state}, after step {self._sign.step})"
             self._child.end(GRACE_SECONDS, because=because)
-
-
-def still_after(state: str, steps: Iterable[float], limit: float) -> float:
-    """Returns the number of seconds without a sign of life after which a worker counts as standing still.
-
-    Args:
-        state: the state of the worker.
-        steps: seconds of each of its last inner steps; empty before its first one.
-        limit: `fault_tolerance.stall_timeout_seconds`.
-    """
-    known = list(steps)
-    if state == State.TRAINING and known:
-        return max(limit, STEPS * statistics.median(known))
-    return PATIENCE * limit

@@ -25,17 +25,16 @@ def spec(flavor: str, *, seq_len: int, dense: bool = False, autocast: bool = Fal
     Raises:
         ValueError: unknown flavor; the message names the nearest one.
     """
-    found = get_flavor(flavor)
-    return found.record.spec(found, seq_len=seq_len, dense=dense, autocast=autocast)
+    size = get_flavor(flavor)
+    return size.record.spec(size, seq_len=seq_len, dense=dense, autocast=autocast)
 
 
 def build(flavor: str, device: str = "meta", *, seq_len: int = 2048, dense: bool = False) -> "nn.Module":
     """Builds the model of a flavor: initialized, or on the device `meta` with shapes alone.
 
     Args:
-        flavor: a name or alias of `flavors()`.
+        flavor, seq_len: as in `spec`.
         device: `meta`, or where the parameters (fp32) are to live.
-        seq_len: longest sequence, in tokens, that the rotary embedding is prepared for.
         dense: attention takes dense masks (bool [B, 1, L, L], True where a query sees a key) on every device; without,
             only on the CPU.
 
@@ -44,7 +43,7 @@ def build(flavor: str, device: str = "meta", *, seq_len: int = 2048, dense: bool
         `positions` int64 [B, L] restarting at 0 at each document and masks from `model.get_attention_masks(positions)`.
 
     Raises:
-        ValueError: unknown flavor; the message names the nearest one.
+        ValueError: as `spec`.
     """
     import torch
 

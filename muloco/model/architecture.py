@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from re import search
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from muloco.outer.loop.fragments import module_of
 
@@ -94,11 +94,6 @@ class Flavor(ABC):
         return numbers
 
     @property
-    def matrix_parameters(self) -> int:
-        """Number of the parameters whose role is `matrix`, which Muon steps."""
-        return self.parameters_by_role.get("matrix", 0)
-
-    @property
     def flops_per_token(self) -> int:
         """FLOPs of a token in training: 6 for each parameter that computes with it."""
         return 6 * self.parameters
@@ -107,12 +102,6 @@ class Flavor(ABC):
     def token_budget(self) -> int:
         """Tokens to train on: the paper's where its tables have this size, else 20 a parameter."""
         return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
-
-
-class Spec(Protocol):
-    """Makes torchtitan's specification of a flavor. `muloco.model.spec` describes the arguments."""
-
-    def __call__(self, flavor: Any, *, seq_len: int, dense: bool, autocast: bool) -> "ModelSpec": ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +137,8 @@ class Architecture:
     name: str
     flavors: tuple[Flavor, ...]
     """Flavors, from small to large."""
-    spec: Spec
+    spec: Callable[..., "ModelSpec"]
+    """Makes torchtitan's specification of a flavor, with the arguments of `muloco.model.spec`."""
     roles: Mapping[str, str]
     """A regular expression for the names of the parameters of each of the `ROLES` that the models have. The first one
     that matches a name decides."""
@@ -161,11 +151,7 @@ class Architecture:
     if there are any."""
 
     def role(self, name: str) -> str:
-        """Returns the role of a parameter.
-
-        Raises:
-            KeyError: no pattern matches its name.
-        """
+        """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
         for role, pattern in self.roles.items():
             if search(pattern, name):
                 return role
@@ -176,21 +162,18 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(new: Architecture) -> Architecture:
-    """Makes an architecture and its flavors known, and returns it.
-
-    Raises:
-        ValueError: its name, or a name or alias of a flavor, is taken; or a flavor names another architecture.
-    """
+    """Makes an architecture and its flavors known, and returns it. Raises ValueError if its name, or a name or alias of
+    a flavor, is taken, or a flavor names another architecture."""
     if new.name in _ARCHITECTURES:
         raise ValueError(f"there is an architecture {new.name} already")
     taken = {name for known in all_architectures() for flavor in known.flavors for name in (flavor.alias, flavor.name)}
     for flavor in new.flavors:
         if flavor.architecture != new.name:
             raise ValueError(f"flavor {flavor.alias} of {new.name} names the architecture {flavor.architecture}")
-        for name in (flavor.alias, flavor.name):
-            if name in taken:
-                raise ValueError(f"architecture {new.name}: there is a flavor {name} already")
-        taken |= {flavor.alias, flavor.name}
+        names = {flavor.alias, flavor.name}
+        if names & taken:
+            raise ValueError(f"architecture {new.name}: there is a flavor {min(names & taken)} already")
+        taken |= names
     _ARCHITECTURES[new.name] = new
     return new
 
@@ -201,11 +184,7 @@ def all_architectures() -> list[Architecture]:
 
 
 def architecture(name: str) -> Architecture:
-    """Returns the architecture with this name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Returns the architecture with this name. Raises ValueError if there is none."""
     if name not in _ARCHITECTURES:
         raise ValueError(f"there is no architecture {name!r}; there are {', '.join(_ARCHITECTURES)}")
     return _ARCHITECTURES[name]

@@ -34,8 +34,9 @@ class DenseDocumentAttention(FlexAttention):
     It derives from FlexAttention because torchtitan's trainer builds masks for that class (and for varlen) alone.
     """
 
-    past: "Past | None" = None
-    """Keys and values of earlier calls, which queries see as well; see `remembering`."""
+    past: tuple[torch.Tensor, ...] | None = None
+    """Keys and values [B, heads, L, head width] of all earlier calls, which queries see as well; None: they are not
+    kept. See `remembering`."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(FlexAttention.Config):
@@ -43,24 +44,12 @@ class DenseDocumentAttention(FlexAttention):
 
     def forward(self, q_BLNH, k_BLNH, v_BLNH, *, attention_masks, scale=None, enable_gqa=False, **kwargs):
         q, k, v = (tensor.transpose(1, 2) for tensor in (q_BLNH, k_BLNH, v_BLNH))
+        if self.past:
+            k, v = (torch.cat(pair, dim=2) for pair in zip(self.past, (k, v), strict=True))
         if self.past is not None:
-            k, v = self.past.extended(k, v)
+            self.past = k, v
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_masks, scale=scale, enable_gqa=enable_gqa)
         return out.transpose(1, 2)
-
-
-class Past:
-    """Keys and values [B, heads, L, head width] of all tokens so far."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def extended(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns these with the keys and values of new tokens appended."""
-        if self._seen is not None:
-            k, v = torch.cat((self._seen[0], k), dim=2), torch.cat((self._seen[1], v), dim=2)
-        self._seen = k, v
-        return k, v
 
 
 @contextlib.contextmanager
@@ -69,7 +58,7 @@ def remembering(model: nn.Module) -> Iterator[None]:
     them, given their positions and masks [B, 1, new, all] (None: new tokens see all)."""
     layers = [module for module in model.modules() if isinstance(module, DenseDocumentAttention)]
     for layer in layers:
-        layer.past = Past()
+        layer.past = ()
     try:
         yield
     finally:

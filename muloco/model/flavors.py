@@ -22,11 +22,8 @@ def aliases() -> list[str]:
 
 
 def flavor(name: str) -> Flavor:
-    """The flavor with this name or alias.
-
-    Raises:
-        ValueError: there is none; the message names a similar one, if there is one, and lists the aliases.
-    """
+    """The flavor with this name or alias. Raises ValueError if there is none; the message names a similar one, if there
+    is one, and lists the aliases."""
     known = {key: flavor for flavor in _all() for key in (flavor.alias, flavor.name)}
     if name in known:
         return known[name]

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 
 def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
-    """Returns the weights in a folder, after checking by the files' headers that they are those of a flavor.
-
-    Raises:
-        UserError: they are not, and the message names the first tensor that differs; or the architecture has no Hugging
-            Face form.
-    """
+    """Returns the weights in a folder, after checking by the files' headers that they are those of a flavor. Raises
+    UserError if they are not, and names the first tensor that differs; or if the architecture has no Hugging Face
+    form."""
     form = _form(flavor)
     try:
         with naming("checkpoint.initial"):
@@ -33,8 +30,8 @@ def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
         theirs = form.names(flavor)
         check_names(weights.shapes, theirs.values(), where=str(folder))
         for name, wanted in flavor.shapes.items():  # Hugging Face orders rows in another way, and shapes alike
-            if (found := weights.shapes[theirs[name]]) != wanted:
-                raise ValueError(f"{folder}: {theirs[name]} is {found}, but flavor {flavor.alias} has {wanted}")
+            if (shape := weights.shapes[theirs[name]]) != wanted:
+                raise ValueError(f"{folder}: {theirs[name]} is {shape}, but flavor {flavor.alias} has {wanted}")
     except UserError:
         raise
     except ValueError as error:
@@ -43,11 +40,8 @@ def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
 
 
 def load_initial(folder: Path, parts: Iterable["nn.Module"], flavor: Flavor) -> None:
-    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time.
-
-    Raises:
-        UserError: as `check_initial`.
-    """
+    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time. Raises UserError as
+    `check_initial`."""
     import torch
 
     from muloco import sharding

@@ -4,10 +4,11 @@ Reading the names and shapes in a folder needs no torch.
 """
 
 import json
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,6 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
     """Writes tensors as they come, so that no more than one file of them is held.
 
     Args:
-        folder: exists.
         sizes: bytes of each tensor, by name, in the order in which they come.
         tensors: names and tensors, plain, on any device.
         largest: bytes of a file, from which a next one is begun; a larger tensor gets a file of its own.
@@ -42,12 +42,11 @@ def write_weights(folder: Path, sizes: Mapping[str, int], tensors: Iterable[tupl
     for title, names in zip(titles, files, strict=True):
         part = dict(next(coming) for _ in names)
         assert list(part) == names
-        (folder / title).touch()
-        mode = (
-            (folder / title).stat().st_mode
-        )  # by the umask, as safetensors makes files that only their owner can read
-        save_file({name: t.detach().cpu().contiguous() for name, t in part.items()}, folder / title, {"format": "pt"})
-        (folder / title).chmod(mode)
+        file = folder / title
+        file.touch()
+        mode = file.stat().st_mode  # by the umask, as safetensors makes files that only their owner can read
+        save_file({name: t.detach().cpu().contiguous() for name, t in part.items()}, file, {"format": "pt"})
+        file.chmod(mode)
     if len(files) > 1:
         where = {name: title for title, names in zip(titles, files, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
@@ -63,8 +62,7 @@ class WeightsFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        index = folder / INDEX
-        if index.is_file():
+        if (index := folder / INDEX).is_file():
             titles = _titles(index)
         elif (folder / SINGLE).is_file():
             titles = [SINGLE]
@@ -73,45 +71,29 @@ class WeightsFolder:
         self._file: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Shape of each tensor, by name."""
-        for title in titles:
-            for name, described in _head(folder / title).items():
-                self._file[name] = folder / title
-                self.shapes[name] = tuple(described["shape"])
+        for file in (folder / title for title in titles):
+            try:
+                with safe_open(file, framework="np") as opened:
+                    for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                        self._file[name], self.shapes[name] = file, tuple(opened.get_slice(name).get_shape())
+            except FileNotFoundError:
+                raise ValueError(f"{file} is missing") from None
+            except SafetensorError as error:
+                raise ValueError(f"{file} is no safetensors file, damaged or cut off ({error})") from None
 
     def read(self, name: str) -> "Tensor":
         """A tensor, in host memory, in the dtype that it was written in."""
-        from safetensors import safe_open
-
         with safe_open(self._file[name], framework="pt") as file:
             return file.get_tensor(name)
 
 
-def check_names(found: Iterable[str], wanted: Iterable[str], *, where: str) -> None:
+def check_names(actual: Collection[str], wanted: Collection[str], *, where: str) -> None:
     """Raises ValueError unless the two sets of names are equal: nothing may be left over or missing."""
-    found, wanted = set(found), set(wanted)
-    for names, what in ((wanted - found, "lacks"), (found - wanted, "has, which the model has not,")):
+    missing, unknown = set(wanted) - set(actual), set(actual) - set(wanted)
+    for names, what in ((missing, "lacks"), (unknown, "has, which the model has not,")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"{where} {what} {min(names)}{more}")
-
-
-def _head(file: Path) -> dict[str, Any]:
-    """Returns the contents that the header of a safetensors file lists, by name; the file's size has to agree."""
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
-    with file.open("rb") as stream:
-        length = stream.read(8)
-        size = struct.unpack("<Q", length)[0] if len(length) == 8 else 0
-        text = stream.read(size) if 0 < size < file.stat().st_size else b""
-    try:
-        head = json.loads(text)
-        head.pop("__metadata__", None)
-        end = 8 + size + max((described["data_offsets"][1] for described in head.values()), default=0)
-    except (ValueError, TypeError, AttributeError, LookupError):
-        raise ValueError(f"{file} is no safetensors file, or damaged") from None
-    if file.stat().st_size != end:
-        raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {end}")
-    return head
 
 
 def _titles(index: Path) -> list[str]:

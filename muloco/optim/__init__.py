@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GPA", "PRESETS", "MuLoCo1", "Muon", "orthogonalize"]
 
-_MODULES = {
-    "GPA": "gpa",
-    "MuLoCo1": "muloco1",
-    "Muon": "muon",
-    "PRESETS": "presets",
-    "orthogonalize": "newton_schulz",
-}
+_MODULES = {"GPA": "gpa", "MuLoCo1": "muloco1", "Muon": "muon", "PRESETS": "presets", "orthogonalize": "newton_schulz"}
 
 
 def __getattr__(name: str) -> Any:

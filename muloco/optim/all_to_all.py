@@ -18,8 +18,6 @@ from torch import Tensor
 from muloco.optim.owners import Batch, Stack
 from muloco.sharding import Axis, part_shape
 
-__all__ = ["from_owners", "overlap", "to_owners"]
-
 
 def overlap(works: Iterable[Generator[None, None, None]]) -> None:
     """Runs generators interleaved until all have ended. In each round one more begins before those under way go on, the
@@ -70,13 +68,8 @@ def to_owners(
 
 
 def from_owners(batch: Batch, directions: list[Tensor], dtype: torch.dtype) -> Generator[None, None, list[Tensor]]:
-    """Returns this rank's part of the direction of every matrix of the batch, in the order of the batch.
-
-    Args:
-        batch: what is wanted.
-        directions: of the stacks that this rank owns, in the batch's order, `[matrices, *shape]`.
-        dtype: theirs.
-    """
+    """Returns this rank's part of the direction of every matrix of the batch, in the order of the batch, given the
+    directions of the stacks that this rank owns, `[matrices, *shape]` in this dtype, in the same order."""
     here = [direction for stack in directions for direction in stack]
     for place, axis in enumerate(batch.axes):
         outgoing = [here] * axis.size
@@ -101,17 +94,8 @@ def _all_to_all(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Generator[None, None, list[Iterator[Tensor]]]:
-    """Exchanges one message between each two ranks of an axis; the part for this rank itself is not sent.
-
-    Args:
-        axis: whose ranks.
-        outgoing: what each of them gets.
-        incoming: the shapes of what each of them has for this one.
-        dtype, device: of the messages.
-
-    Returns:
-        From each rank, what it had.
-    """
+    """Exchanges one message between each two ranks of an axis: what `outgoing` has for each of them, and tensors of the
+    shapes in `incoming` from each, which are returned. The part for this rank itself is not sent."""
     others = [rank for rank in range(axis.size) if rank != axis.rank]
     leaving = [tensor for rank in others for tensor in outgoing[rank]]
     coming = [shape for rank in others for shape in incoming[rank]]

@@ -96,7 +96,8 @@ class GPA(RuleOptimizer):
         Raises:
             ValueError: as for the class; the optimizer is then unchanged.
         """
-        before = {param: z for param in self._parameters() if (z := self._existing_z(param)) is not None}
+        params = [param for group in self.param_groups for param in group["params"]]
+        before = {param: z for param in params if (z := self._existing_z(param)) is not None}
         super().load_state_dict(state_dict)
         self._early = {}
         with torch.no_grad():
@@ -130,24 +131,21 @@ class GPA(RuleOptimizer):
 
     @torch.no_grad()
     def _to_average(self, params: Iterable[Tensor]) -> None:
-        for param, mu_y in self._mu_y(params):
-            if (z := self._existing_z(param)) is not None:
-                local(param).sub_(local(z), alpha=1 - mu_y).div_(mu_y)
+        for y, z, mu_y in self._points(params):
+            y.sub_(z, alpha=1 - mu_y).div_(mu_y)
 
     @torch.no_grad()
     def _to_y(self, params: Iterable[Tensor]) -> None:
-        for param, mu_y in self._mu_y(params):
-            if (z := self._existing_z(param)) is not None:
-                local(param).mul_(mu_y).add_(local(z), alpha=1 - mu_y)
+        for x, z, mu_y in self._points(params):
+            x.mul_(mu_y).add_(z, alpha=1 - mu_y)
 
-    def _mu_y(self, params: Iterable[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    def _points(self, params: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """This rank's parts of those parameters that have a z, and of z; and mu_y."""
         wanted = set(params)
         for group in self.param_groups:
-            yield from ((param, group["mu_y"]) for param in group["params"] if param in wanted)
-
-    def _parameters(self) -> Iterator[Tensor]:
-        for group in self.param_groups:
-            yield from group["params"]
+            for param in group["params"]:
+                if param in wanted and (z := self._existing_z(param)) is not None:
+                    yield local(param), local(z), group["mu_y"]
 
     def _existing_z(self, param: Tensor) -> Tensor | None:
         return self.state.get(param, {}).get("z", self._early.get(param))

@@ -1,6 +1,6 @@
 """The parameter groups of an optimizer: how they are read and checked. Errors are one line each."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,20 +45,6 @@ NOT_TAKEN = {
 """Options of other optimizers that a group or a constructor does not have, with the reason."""
 
 
-def refuse_keywords(kind: str, given: Iterable[str], allowed: Collection[str]) -> None:
-    """
-    Args:
-        kind: name of the optimizer.
-        given: the keywords that its constructor does not have.
-        allowed: the keywords that it has.
-
-    Raises:
-        TypeError: `given` is not empty.
-    """
-    for name in given:
-        raise TypeError(f"{kind} has no option {name!r}: {_instead(name, allowed)}")
-
-
 def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
     """A group as given by a user or a checkpoint, in this package's options.
 
@@ -77,7 +63,7 @@ def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, 
     result = {name: value for name, value in group.items() if name not in off}
     for name in result:
         if name not in known and name not in BOOKKEEPING:
-            raise ValueError(f"unknown key {name!r} in a parameter group: {_instead(name, known)}")
+            raise ValueError(f"unknown key {name!r} in a parameter group: {instead(name, known)}")
     if "use_muon" in result:
         wanted = result.pop("use_muon")
         if not isinstance(wanted, bool):
@@ -96,14 +82,8 @@ def read_group(group: Mapping[str, Any], options: Collection[str]) -> dict[str, 
 
 
 def refuse_unused(group: Mapping[str, Any], algorithm: str) -> None:
-    """
-    Args:
-        group: what a user wrote, without defaults. Options that are off (None or False) may be there.
-        algorithm: the group's.
-
-    Raises:
-        ValueError: it has an option that its algorithm does not use.
-    """
+    """Raises ValueError if a group, as a user wrote it, without defaults, has an option that its algorithm does not
+    use. Options that are off (None or False) may be there."""
     for name, value in group.items():
         option = OPTIONS.get(name)
         if option is None or option.allowed_everywhere or value is None or value is False:
@@ -137,11 +117,8 @@ READ: dict[str, Read] = {
 
 
 def read_values(group: dict[str, Any], own: Mapping[str, Read]) -> None:
-    """Checks the options of a group, and converts numbers to Python's own, in place.
-
-    Args:
-        group: options that are neither in `READ` nor in `own` are left as they are.
-        own: how the optimizer's own options are read.
+    """Checks the options of a group, the optimizer's `own` ones included, and converts numbers to Python's own, in
+    place.
 
     Raises:
         ValueError: a value has the wrong type, is not finite or out of range, or is an unknown name.
@@ -152,13 +129,7 @@ def read_values(group: dict[str, Any], own: Mapping[str, Read]) -> None:
 
 
 def check_params(group: dict[str, Any]) -> None:
-    """
-    Args:
-        group: has every option set, params as tensors and their names, if any, in `param_names`.
-
-    Raises:
-        ValueError: a parameter that the group's algorithm does not take.
-    """
+    """Raises ValueError for a parameter that the algorithm of a group, which has every option set, does not take."""
     rule = RULES[group["algorithm"]]
     for name, param in named(group):
         if rule.takes == "matrices":
@@ -168,10 +139,7 @@ def check_params(group: dict[str, Any]) -> None:
 
 
 def check_distinct(groups: list[dict[str, Any]], param_group: dict[str, Any]) -> None:
-    """
-    Raises:
-        ValueError: a parameter of `param_group` is in one of `groups`, or is there twice.
-    """
+    """Raises ValueError if a parameter of `param_group` is in one of `groups`, or is there twice."""
     seen = {id(param): name for group in groups for name, param in named(group)}
     for name, param in named(param_group):
         if id(param) in seen:
@@ -183,10 +151,7 @@ def check_distinct(groups: list[dict[str, Any]], param_group: dict[str, Any]) ->
 
 
 def check_gradients(groups: list[dict[str, Any]]) -> None:
-    """
-    Raises:
-        ValueError: a gradient is sparse, or a plain tensor where its parameter is a DTensor.
-    """
+    """Raises ValueError if a gradient is sparse, or a plain tensor where its parameter is a DTensor."""
     for group in groups:
         for name, param in named(group):
             if isinstance(param, DTensor) and not isinstance(param.grad, DTensor | None):
@@ -223,7 +188,8 @@ def _check_matrix(rule: str, name: str | None, param: Tensor, layout: str | None
         raise ValueError(f"layout 'transposed' is for two dimensions, but {what}")
 
 
-def _instead(name: str, known: Collection[str]) -> str:
+def instead(name: str, known: Collection[str]) -> str:
+    """Says what to use in place of an option that there is not, given those that there are."""
     if name in NOT_TAKEN:
         return NOT_TAKEN[name]
     if name == "lr" and "inner_lr" in known:

@@ -5,14 +5,12 @@ Triton.
 The kernels compute in float32. A product and a sum are contracted only in the two `fma`, as in PyTorch's operators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-__all__ = ["advance", "descend", "normalize_"]
 
 MOST = 64
 """Largest number of matrices in one launch: their addresses are arguments, which may take 4 KiB together."""
@@ -31,24 +29,11 @@ def advance(
     gradients: Sequence[Tensor], momenta: Sequence[Tensor], parts: Tensor | None, momentum: float, nesterov: bool
 ) -> None:
     """See `muloco.optim.passes.advance`. All tensors are contiguous."""
-    size = momenta[0].numel()
-    weight = 1 / (1 + momentum)
-    for start in range(0, len(momenta), MOST):
-        some = slice(start, start + MOST)
-        count = len(momenta[some])
-        advance_kernel[(triton.cdiv(size, BLOCK), count)](
-            _padded(gradients[some]),
-            _padded(momenta[some]),
-            None if parts is None else parts[some],
-            size,
-            momentum,
-            weight,
-            1 - weight,
-            COUNT=triton.next_power_of_2(count),
-            NESTEROV=nesterov,
-            BLOCK=BLOCK,
-            **EXACT,
-        )
+    size, weight = momenta[0].numel(), 1 / (1 + momentum)
+    for some, grid, constants in _launches(momenta):
+        gradient, buffer = _padded(gradients[some]), _padded(momenta[some])
+        part = None if parts is None else parts[some]
+        advance_kernel[grid](gradient, buffer, part, size, momentum, weight, 1 - weight, NESTEROV=nesterov, **constants)
 
 
 def descend(
@@ -56,21 +41,9 @@ def descend(
 ) -> None:
     """See `muloco.optim.passes.descend`. All tensors are contiguous."""
     size = params[0].numel()
-    for start in range(0, len(params), MOST):
-        some = slice(start, start + MOST)
-        count = len(params[some])
-        descend_kernel[(triton.cdiv(size, BLOCK), count)](
-            _padded(params[some]),
-            _padded(directions[some]),
-            rate,
-            size,
-            decay,
-            1 - decay,
-            COUNT=triton.next_power_of_2(count),
-            CAUTIOUS=cautious,
-            BLOCK=BLOCK,
-            **EXACT,
-        )
+    for some, grid, constants in _launches(params):
+        param, direction = _padded(params[some]), _padded(directions[some])
+        descend_kernel[grid](param, direction, rate, size, decay, 1 - decay, CAUTIOUS=cautious, **constants)
 
 
 def normalize_(x: Tensor) -> None:
@@ -78,12 +51,12 @@ def normalize_(x: Tensor) -> None:
     size = x[0].numel()
     pieces = triton.cdiv(size, PIECE)
     room = min(ROOM, triton.next_power_of_2(pieces))
-    found = torch.empty(2, len(x), pieces, dtype=torch.float32, device=x.device)
+    norms = torch.empty(2, len(x), pieces, dtype=torch.float32, device=x.device)
     # Only the first dimension of a grid may exceed 65535, and there may be many small matrices.
-    norm_kernel[(len(x) * pieces,)](x, *found, size, pieces, PIECE=PIECE, num_warps=8, **EXACT)
+    norm_kernel[(len(x) * pieces,)](x, *norms, size, pieces, PIECE=PIECE, num_warps=8, **EXACT)
     scale_kernel[(len(x) * triton.cdiv(pieces, PIECES),)](
         x,
-        *found,
+        *norms,
         size,
         pieces,
         PIECE=PIECE,
@@ -93,6 +66,15 @@ def normalize_(x: Tensor) -> None:
         num_warps=8,
         **EXACT,
     )
+
+
+def _launches(matrices: Sequence[Tensor]) -> Iterator[tuple[slice, tuple[int, int], dict[str, int | bool]]]:
+    """For each launch the matrices that it takes, its grid, and its constants."""
+    for start in range(0, len(matrices), MOST):
+        some = slice(start, start + MOST)
+        count = len(matrices[some])
+        grid = triton.cdiv(matrices[0].numel(), BLOCK), count
+        yield some, grid, {"COUNT": triton.next_power_of_2(count), "BLOCK": BLOCK, **EXACT}
 
 
 def _padded(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -168,8 +150,7 @@ def descend_kernel(
 
 @triton.jit
 def norm_kernel(x, largest_at, sums_at, size, pieces, PIECE: tl.constexpr):
-    """Computes for each piece its largest absolute value, and the sum of squares after division by the power of two of
-    that value."""
+    """Computes for each piece its largest absolute value, and the sum of squares over its power of two."""
     program = tl.program_id(0).to(tl.int64)
     which = program // pieces
     at = (program % pieces) * PIECE + tl.arange(0, PIECE)
@@ -218,5 +199,5 @@ def scale_kernel(
 def exponent(number):
     """Returns the exponent of the largest power of two that is at most `number`, a float32 of at least 0. It is clamped
     so that this power and its inverse are normal numbers."""
-    found = (number.to(tl.int32, bitcast=True) >> 23) - 127
-    return tl.minimum(tl.maximum(found, -126), 126)
+    power = (number.to(tl.int32, bitcast=True) >> 23) - 127
+    return tl.minimum(tl.maximum(power, -126), 126)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Size, Tensor
 
-__all__ = ["LAYOUTS", "from_matrices", "matrix_shape", "row_shape", "to_matrices"]
-
 LAYOUTS = {
     "stacked": "the last two dimensions are matrices, those before a batch of them",
     "flatten": "the first dimension is the rows, the others together are the columns",
@@ -27,21 +25,14 @@ def matrix_shape(shape: "Size", layout: str | None) -> tuple[int, int]:
 
 
 def row_shape(shape: "Size", layout: str | None) -> "Size":
-    """Returns the shape of a buffer with one number for each output (fan_out) of a matrix of `shape`, which can be
-    broadcast to it."""
+    """Returns the shape of a buffer with one number for each output (fan_out) of a matrix, to be broadcast to it."""
     outputs = len(shape) - 1 if layout == "transposed" else 0 if _flattened(len(shape), layout) else len(shape) - 2
     return type(shape)(size if dim == outputs else 1 for dim, size in enumerate(shape))
 
 
 def to_matrices(tensors: "Tensor", layout: str | None) -> "Tensor":
-    """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed matrices stay as they are, and so does their
-    direction."""
+    """`[batch, *shape]` -> `[batch, ..., rows, cols]`. Transposed matrices stay as they are."""
     return tensors.flatten(2) if _flattened(tensors.ndim - 1, layout) else tensors
-
-
-def from_matrices(matrices: "Tensor", shape: "Size") -> "Tensor":
-    """`[batch, ..., rows, cols]` -> `[batch, *shape]`; the inverse of `to_matrices`."""
-    return matrices.reshape(-1, *shape)
 
 
 def _flattened(dimensions: int, layout: str | None) -> bool:

@@ -65,15 +65,8 @@ class MuLoCo1(RuleOptimizer):
         weight_decay: float = 0.01,
         **options: Any,
     ) -> None:
-        defaults = {
-            "lr": inner_lr,
-            "outer_lr": outer_lr,
-            "outer_momentum": outer_momentum,
-            "sync_interval": sync_interval,
-            "weight_decay": weight_decay,
-            "window": 0,
-        }
-        super().__init__(params, defaults, options)
+        outer = {"outer_lr": outer_lr, "outer_momentum": outer_momentum, "sync_interval": sync_interval, "window": 0}
+        super().__init__(params, {"lr": inner_lr, "weight_decay": weight_decay, **outer}, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in `torch.optim.Optimizer`; it joins the window of the groups of its `sync_interval`.
@@ -87,8 +80,7 @@ class MuLoCo1(RuleOptimizer):
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Takes the outer step of every window in which inner steps have been taken, however short; otherwise it does
-        nothing."""
+        """Takes the outer step of every window in which inner steps have been taken, however short."""
         self._refuse_at_anchor("flush")
         for group in self.param_groups:
             if group["window"] > 0:

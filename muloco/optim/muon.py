@@ -80,11 +80,6 @@ class Muon(RuleOptimizer):
     """
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float | Tensor = 0.02,
-        *,
-        weight_decay: float = 0.0,
-        **options: Any,
+        self, params: nn.Module | Iterable[Any], lr: float | Tensor = 0.02, *, weight_decay: float = 0.0, **options: Any
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, options)

@@ -1,5 +1,4 @@
-"""Newton-Schulz orthogonalization, which pushes all singular values of a matrix towards one, with matrix products
-alone."""
+"""Newton-Schulz orthogonalization: matrix products alone push all singular values of a matrix towards one."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -10,8 +9,6 @@ from torch import Tensor
 from muloco.optim.passes import host_sees, near_one, norm_of, normalize_
 from muloco.optim.presets import Triple, coefficients
 from muloco.optim.symmetric import symmetric_product
-
-__all__ = ["exchange_dtypes", "orthogonal_direction", "orthogonalize"]
 
 Step = tuple[Triple, float]  # and what its result is multiplied by
 

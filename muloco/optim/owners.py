@@ -13,8 +13,6 @@ from torch.distributed.tensor import DTensor
 from muloco.optim.layouts import matrix_shape
 from muloco.sharding import Axis, axes, local
 
-__all__ = ["BATCH_ELEMENTS", "EXCHANGE_BYTES", "Batch", "Matrix", "Plan", "Stack", "batches", "split"]
-
 BATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 """Matrices of one shape are orthogonalized together, up to so many elements, by device: more leave a CPU's caches,
 fewer leave cores idle when the matrices are small. The value for a GPU is not measured."""
@@ -103,13 +101,7 @@ class Plan:
 
 
 def split(params: Iterable[Tensor], group: dict[str, Any], copies: tuple[Axis, ...]) -> Iterator[Matrix]:
-    """Yields the matrices of parameters of which this rank has parts.
-
-    Args:
-        params: plain tensors or DTensors.
-        group: their parameter group.
-        copies: the axes of plain parameters.
-    """
+    """Yields the matrices of a group of which this rank has parts. `copies` are the axes of plain parameters."""
     for param in params:
         if param.numel() == 0:
             continue
@@ -155,7 +147,6 @@ def _balance(matrices: list[Matrix], places: tuple[Axis, ...]) -> list[list[Matr
 
 
 def _cost(matrix: Matrix) -> int:
-    """FLOPs of an orthogonalization step."""
     small, large = sorted(matrix_shape(matrix.shape, matrix.group["layout"]))
     return 4 * small * small * large + 2 * small**3
 

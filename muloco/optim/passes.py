@@ -19,10 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["advance", "decay_", "descend", "host_sees", "near_one", "norm_of", "normalize_"]
-
 logger = logging.getLogger(__name__)
-
 
 SEEN = frozenset({"cpu"})
 """Types of devices whose values the host can read without waiting."""
@@ -102,8 +99,7 @@ def near_one(x: Tensor, *, out: Tensor) -> Tensor:
 
 
 def norm_of(x: Tensor) -> Tensor:
-    """Returns the norm of each matrix in float32, or in float64 for float64: rounding to 16 bits would change it by up
-    to 0.4 %."""
+    """Returns the norm of each matrix in float32 or float64: rounding to 16 bits would change it by up to 0.4 %."""
     return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
@@ -138,33 +134,19 @@ def _normalize_in_passes(x: Tensor) -> None:
     x.mul_(torch.where(norm == 0, 1, norm.reciprocal()))
 
 
-@torch.library.custom_op("muloco::advance", mutates_args=("momenta", "parts"))
-def _advance(
-    gradients: Sequence[Tensor], momenta: Sequence[Tensor], parts: Tensor | None, momentum: float, nesterov: bool
-) -> None:
-    _advance_in_passes(gradients, momenta, parts, momentum, nesterov)
-
-
-@torch.library.custom_op("muloco::descend", mutates_args=("params",))
-def _descend(
-    params: Sequence[Tensor], directions: Sequence[Tensor], rate: Tensor | None, decay: float, cautious: bool
-) -> None:
-    _descend_in_passes(params, directions, rate, decay, cautious)
-
-
-@torch.library.custom_op("muloco::normalize_", mutates_args=("x",))
-def _normalize(x: Tensor) -> None:
-    _normalize_in_passes(x)
+_advance = torch.library.custom_op("muloco::advance", _advance_in_passes, mutates_args=("momenta", "parts"))
+_descend = torch.library.custom_op("muloco::descend", _descend_in_passes, mutates_args=("params",))
+_normalize = torch.library.custom_op("muloco::normalize_", _normalize_in_passes, mutates_args=("x",))
+for _operator in (_advance, _descend, _normalize):
+    _operator.register_fake(lambda *arguments: None)
 
 
 @_advance.register_kernel("cuda")
 def _advance_cuda(
     gradients: Sequence[Tensor], momenta: Sequence[Tensor], parts: Tensor | None, momentum: float, nesterov: bool
 ) -> None:
-    kernels = _kernels()
-    if kernels is None or not _fusable(momenta):
-        _advance_in_passes(gradients, momenta, parts, momentum, nesterov)
-        return
+    if (kernels := _kernels_that_write(momenta)) is None:
+        return _advance_in_passes(gradients, momenta, parts, momentum, nesterov)
     with torch.cuda.device(momenta[0].device):
         kernels.advance([gradient.contiguous() for gradient in gradients], momenta, parts, momentum, nesterov)
 
@@ -173,32 +155,24 @@ def _advance_cuda(
 def _descend_cuda(
     params: Sequence[Tensor], directions: Sequence[Tensor], rate: Tensor | None, decay: float, cautious: bool
 ) -> None:
-    kernels = _kernels()
-    if kernels is None or not _fusable(params):
-        _descend_in_passes(params, directions, rate, decay, cautious)
-        return
+    if (kernels := _kernels_that_write(params)) is None:
+        return _descend_in_passes(params, directions, rate, decay, cautious)
     with torch.cuda.device(params[0].device):
         kernels.descend(params, [direction.contiguous() for direction in directions], rate, decay, cautious)
 
 
 @_normalize.register_kernel("cuda")
 def _normalize_cuda(x: Tensor) -> None:
-    kernels = _kernels()
-    if kernels is None or not _fusable([x]):
-        _normalize_in_passes(x)
-        return
+    if (kernels := _kernels_that_write([x])) is None:
+        return _normalize_in_passes(x)
     with torch.cuda.device(x.device):
         kernels.normalize_(x)
 
 
-for _operator in (_advance, _descend, _normalize):
-    _operator.register_fake(lambda *arguments: None)
-
-
-def _fusable(written: Sequence[Tensor]) -> bool:
-    """Whether the kernels can write these tensors: they must be contiguous, and not float64, as kernels compute in
-    float32."""
-    return all(tensor.is_contiguous() for tensor in written) and written[0].dtype.itemsize <= 4
+def _kernels_that_write(tensors: Sequence[Tensor]) -> ModuleType | None:
+    """The kernels if they can write these tensors: contiguous ones, not in float64, as kernels compute in float32."""
+    writable = all(tensor.is_contiguous() for tensor in tensors) and tensors[0].dtype.itemsize <= 4
+    return _kernels() if writable else None
 
 
 @cache

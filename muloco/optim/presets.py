@@ -44,11 +44,8 @@ over spectra with one dominant direction of 0.05 to 1 of the norm, of low rank a
 
 
 def coefficients(preset: str = "muloco", steps: int | None = None) -> tuple[Triple, ...]:
-    """The triple of each step.
-
-    Args:
-        preset: a name in `PRESETS`.
-        steps: how many; None for the preset's own number. Fewer take its first triples, more repeat its last one.
+    """The triple of each step of a preset. `steps` says how many, None: the preset's own number. Fewer take its first
+    triples, more repeat its last one.
 
     Raises:
         ValueError: unknown preset, or steps is not a positive integer.

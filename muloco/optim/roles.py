@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from muloco.optim.layouts import matrix_shape
 from muloco.optim.rules import RULES
 
-__all__ = ["ALGORITHMS", "UNDECAYED", "describe_groups", "group_by_role", "named"]
-
 ALGORITHMS = {"matrix": "muon", "embedding": "adamw", "head": "adamw", "scalar": "adamw", "other": "adamw"}
 """The rule of each role. `scalar` has fewer than two dimensions: norms and biases. `other` has more and is neither
 a matrix nor an ungrouped convolution: learned positions, grouped and transposed convolutions."""
@@ -70,8 +68,7 @@ def group_by_role(params: Any) -> Any:
 
 
 def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
-    """Describes which parameter gets which rule: a line for each group, and below it the parameters, with equal layers
-    in one line."""
+    """Describes which parameter gets which rule: a line for each group, and one for each kind of layer in it."""
     groups = list(groups)
     some_decay = any(group["weight_decay"] for group in groups)
     lines = []

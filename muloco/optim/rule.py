@@ -48,7 +48,7 @@ class Option:
 T = TypeVar("T")
 
 Per = Literal["element", "row", "tensor"]
-"""What a buffer of the state has one number for: each element of a parameter, each row, or the whole tensor."""
+"""The parts of a parameter for which a buffer of the state has one number each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +86,7 @@ class Rule:
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """`table[name]`.
-
-    Args:
-        table: the choices.
-        name: the one asked for.
-        what: what the table holds, for the message.
+    """`table[name]`; `what` says in the message what the table holds.
 
     Raises:
         ValueError: there is no such name; the message has the nearest one and all that are allowed.

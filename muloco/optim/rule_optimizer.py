@@ -14,9 +14,9 @@ from muloco.optim.groups import (
     check_distinct,
     check_gradients,
     check_params,
+    instead,
     read_group,
     read_values,
-    refuse_keywords,
     refuse_unused,
 )
 from muloco.optim.owners import Plan
@@ -41,19 +41,14 @@ SHARED: dict[str, Any] = {
 
 
 class RuleOptimizer(torch.optim.Optimizer):
-    """Base of `Muon`, `MuLoCo1` and `GPA`: it sorts and checks the groups, and takes one inner step by their rules.
-
-    Args:
-        params: see `Muon`.
-        defaults: of the options that the subclass has for itself, `lr` and `weight_decay` among them.
-        options: those of `SHARED` that are given.
-    """
+    """Base of `Muon`, `MuLoCo1` and `GPA`: it sorts and checks the groups, and takes one inner step by their rules. A
+    subclass gives the defaults of the options that it has for itself, `lr` and `weight_decay` among them, and those
+    options of `SHARED` that it was given."""
 
     own_options: ClassVar[Mapping[str, Read]] = {}
     """How the options are read that only this optimizer has."""
 
     _process_group: ProcessGroup | None = None  # of a copied or pickled optimizer, as groups can be neither
-    _symmetric_products = "auto"  # default of optimizers pickled by versions without this option
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lists the keywords of `SHARED` in the signature in place of `**options`."""
@@ -66,8 +61,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         cls.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
     def __init__(self, params: nn.Module | Iterable[Any], defaults: dict[str, Any], options: dict[str, Any]) -> None:
-        unknown = [name for name in options if name not in SHARED]
-        refuse_keywords(type(self).__name__, unknown, inspect.signature(type(self)).parameters)
+        if unknown := [name for name in options if name not in SHARED]:
+            hint = instead(unknown[0], inspect.signature(type(self)).parameters)
+            raise TypeError(f"{type(self).__name__} has no option {unknown[0]!r}: {hint}")
         options = SHARED | options
         process_group = options.pop("process_group")
         if process_group is not None and not isinstance(process_group, ProcessGroup):
@@ -82,7 +78,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         read_values(defaults, self.own_options)
         # Of options that are not in all groups: OneCycleLR and CyclicLR would find betas among torch's defaults, and
         # cycle them in place of Muon's momentum.
-        self._of_some_rules = {name: options.pop(name) for name in [*options] if not _in_all_groups(name)}
+        of_some_rules = [name for name, option in OPTIONS.items() if name in options and not option.in_all_groups]
+        self._of_some_rules = {name: options.pop(name) for name in of_some_rules}
         in_groups = {option.name: option.default for option in OPTIONS.values() if option.in_all_groups}
         own = {"algorithm": DEFAULT, "lr_factor": 1.0}
         super().__init__(group_by_role(params), own | in_groups | defaults | options)
@@ -128,7 +125,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         return result
 
     def _check(self, group: dict[str, Any]) -> None:
-        """Checks a group with every option set. Raises ValueError."""
         read_values(group, self.own_options)
         check_params(group)
 
@@ -175,7 +171,3 @@ class RuleOptimizer(torch.optim.Optimizer):
             state = state | {"param_groups": groups}
         super().__setstate__(state)
         self._plan = Plan()  # the plan is not copied or pickled with the optimizer
-
-
-def _in_all_groups(name: str) -> bool:
-    return name not in OPTIONS or OPTIONS[name].in_all_groups

@@ -4,14 +4,13 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-__all__ = ["WAYS", "Choices", "refuse_triton", "symmetric_product"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,46 +78,35 @@ def refuse_triton(device: torch.device) -> None:
         raise ValueError(f"symmetric_products 'triton' cannot be used: {obstacle}; use 'auto' or 'matmul'")
 
 
+@dataclass
 class Choices:
-    """The fastest of several ways of computing something, by case. A case is timed when it first occurs.
+    """The fastest of several ways of computing something, by case. A case is timed when it first occurs."""
 
-    Args:
-        seconds: returns the seconds that a call takes.
-        may_time: returns whether calls can be timed now.
-        refusals: returns the types of errors that a way raises if it cannot run on this device.
-    """
-
-    def __init__(
-        self,
-        seconds: Callable[[Callable[[], object]], float],
-        may_time: Callable[[], bool],
-        refusals: Callable[[], tuple[type[Exception], ...]],
-    ) -> None:
-        self._seconds, self._may_time, self._refusals = seconds, may_time, refusals
-        self._found: dict[Hashable, Any] = {}
+    seconds: Callable[[Callable[[], object]], float]
+    """Returns the seconds that a call takes."""
+    may_time: Callable[[], bool]
+    """Returns whether calls can be timed now."""
+    refusals: Callable[[], tuple[type[Exception], ...]]
+    """Returns the types of errors that a way raises if it cannot run on this device."""
+    _fastest: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def fastest(self, case: Hashable, ways: Iterable[Any], run: Callable[[Any], object]) -> Any:
-        """Returns the fastest way, or the default if the case is new and nothing can be timed now.
-
-        Args:
-            case: everything that the times depend on.
-            ways: the first is the default, which works on every device.
-            run: computes in the given way.
-        """
+        """Returns the fastest of the ways in which `run` computes, or the first, which works on every device, if the
+        case is new and nothing can be timed now. The case holds everything that the times depend on."""
         default, *others = ways
-        if case not in self._found:
-            if not self._may_time():
+        if case not in self._fastest:
+            if not self.may_time():
                 return default
-            times = {default: self._seconds(lambda: run(default))}
+            times = {default: self.seconds(lambda: run(default))}
             for way in others:
                 try:
-                    times[way] = self._seconds(lambda way=way: run(way))  # type: ignore[misc]
-                except self._refusals() as refusal:
+                    times[way] = self.seconds(lambda way=way: run(way))  # type: ignore[misc]
+                except self.refusals() as refusal:
                     logger.debug("%s cannot be used: %s", way, refusal)
-            self._found[case] = min(times, key=times.__getitem__)
+            self._fastest[case] = min(times, key=times.__getitem__)
             shown = ", ".join(f"{way or 'matmul'} {1e6 * time:.0f} us" for way, time in times.items())
             logger.info("symmetric product of %s: %s", case, shown)
-        return self._found[case]
+        return self._fastest[case]
 
 
 def _compute(tile: Any, left: Tensor, right: Tensor, alpha: float, diagonal: float, out: Tensor) -> None:
@@ -127,14 +115,13 @@ def _compute(tile: Any, left: Tensor, right: Tensor, alpha: float, diagonal: flo
         with torch.cuda.device_of(left):
             precise = _tensor_float_32(left)
             _kernel().launch(left, right, out, alpha=alpha, diagonal=diagonal, tile=tile, tensor_float_32=precise)
-        return
-    torch.baddbmm(out, left, right, beta=0, alpha=alpha, out=out)
-    if diagonal:
-        out.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+    else:
+        torch.baddbmm(out, left, right, beta=0, alpha=alpha, out=out)
+        if diagonal:
+            out.diagonal(dim1=-2, dim2=-1).add_(diagonal)
 
 
 def _may_choose(left: Tensor) -> bool:
-    """Whether `auto` may use Triton for this product."""
     return (
         left.device.type == "cuda"
         and _has_kernel(left.dtype)
@@ -169,17 +156,8 @@ def _kernel() -> ModuleType:
     return importlib.import_module("muloco.optim.symmetric_kernel")
 
 
-def _refusals() -> tuple[type[Exception], ...]:
-    return (_kernel().TritonError,)
-
-
-def _can_time() -> bool:
-    return not torch.cuda.is_current_stream_capturing()
-
-
 def _device_seconds(run: Callable[[], object], *, calls: int = 5, repeats: int = 3) -> float:
-    """Returns the seconds of a call on the current stream, waits for the host included: the lowest mean of `calls`
-    calls in a row."""
+    """Returns the seconds of a call on the current stream, waits for the host included: the lowest of some means."""
     run()  # compiles
     times = []
     for _ in range(repeats):
@@ -193,4 +171,8 @@ def _device_seconds(run: Callable[[], object], *, calls: int = 5, repeats: int =
     return min(times)
 
 
-_choices = Choices(_device_seconds, _can_time, _refusals)
+_choices = Choices(
+    _device_seconds,
+    may_time=lambda: not torch.cuda.is_current_stream_capturing(),
+    refusals=lambda: (_kernel().TritonError,),
+)

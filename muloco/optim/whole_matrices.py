@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Replicate
 
 from muloco.optim.all_to_all import from_owners, overlap, to_owners
-from muloco.optim.layouts import from_matrices, matrix_shape, row_shape, to_matrices
+from muloco.optim.layouts import matrix_shape, row_shape, to_matrices
 from muloco.optim.newton_schulz import exchange_dtypes
 from muloco.optim.owners import Batch, Plan, Stack
 from muloco.optim.passes import advance, descend, host_sees
@@ -26,19 +26,12 @@ from muloco.optim.rules import RULES
 from muloco.optim.rules.muon import LR_SCALES
 from muloco.sharding import Axis, local
 
-__all__ = ["Direction", "step_whole_matrices"]
-
 
 class Direction(Protocol):
     """Computes the direction of matrices from their momentum, on the rank that owns them."""
 
     def __call__(
-        self,
-        momenta: Tensor,
-        group: dict[str, Any],
-        scale: float,
-        rows: Mapping[str, Tensor],
-        symmetric_products: str,
+        self, momenta: Tensor, group: dict[str, Any], scale: float, rows: Mapping[str, Tensor], symmetric_products: str
     ) -> Tensor:
         """Returns what is subtracted from the matrices, of the shape of `momenta` and in the dtype of products.
 
@@ -160,8 +153,7 @@ def _safe(symmetric_products: str, batch: Batch) -> str:
 
 
 def _direction(stack: Stack, whole: Tensor, rows: Mapping[str, Tensor], symmetric_products: str) -> Tensor:
-    """Returns what is subtracted, without the learning rate if that is a tensor, as reading it would wait for the
-    device."""
+    """Returns the step, without the learning rate if that is a tensor, as reading it would wait for the device."""
     group = stack.matrices[0].group
     layout = group["layout"]
     scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))
@@ -175,11 +167,10 @@ def _direction(stack: Stack, whole: Tensor, rows: Mapping[str, Tensor], symmetri
         {name: to_matrices(buffer, layout) for name, buffer in rows.items()},
         symmetric_products,
     )
-    return from_matrices(direction, stack.shape)
+    return direction.reshape(-1, *stack.shape)
 
 
 def _row_buffers(stack: Stack) -> list[str]:
-    """Names of the buffers that have one number a row."""
     rule = RULES[stack.matrices[0].group["algorithm"]]
     return [name for name, per in rule.state.items() if per == "row"]
 
@@ -187,13 +178,9 @@ def _row_buffers(stack: Stack) -> list[str]:
 def _share_rows(
     batch: Batch, owned: dict[Stack, dict[str, Tensor]], buffers: dict[Tensor, dict[str, Tensor]]
 ) -> Generator[None, None, None]:
-    """Brings the row buffers that owners have updated into the state of every rank that has parts of their matrices.
-
-    Args:
-        batch: whose stacks.
-        owned: of each stack that this rank owns, the buffers by name, `[matrices, *shape]`.
-        buffers: this rank's parts of the state.
-    """
+    """Brings the row buffers that owners have updated into `buffers`, this rank's parts of the state, on every rank
+    that has parts of their matrices. `owned` has the buffers of each stack that this rank owns, `[matrices,
+    *shape]`."""
     for name in sorted({name for stack in batch.stacks for name in _row_buffers(stack)}):
         stacks = [stack for stack in batch.stacks if name in _row_buffers(stack)]
         whole = Batch(

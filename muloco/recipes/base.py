@@ -11,8 +11,9 @@ from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.outer import OuterOptimizer
 
-# Sequences in one forward pass of a rank (PAPER 2.3); wider models than these take 2
-LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4}
+LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4, "15B": 2}
+"""Sequences in a forward pass of a GPU (PAPER 2.3). The launchers of the paper's jobs double it, except for that of
+compressed runs."""
 
 # The paper's three fragments of 416M (PAPER 3.5): four layers each, embedding and head with their neighbours
 FRAGMENTS_416M = (
@@ -96,27 +97,18 @@ def streaming(config: Config, fragments: int | tuple[str, ...], *, delay: int = 
     """The model in fragments that are synced one after the other, each every H steps (PAPER 3.5).
 
     Args:
-        config: of workers that synchronize.
         fragments: how many, balanced by size; or the modules of each, with commas in between.
         delay: tau, inner steps during which the exchange of a fragment runs.
     """
-    ft = dataclasses.replace(config.fault_tolerance, fragment_sync_delay=delay)
-    if isinstance(fragments, int):
-        ft.num_fragments = fragments
-    else:
-        ft.module_fqns_per_model_fragment = fragments
-    config.fault_tolerance = ft
+    name = "num_fragments" if isinstance(fragments, int) else "module_fqns_per_model_fragment"
+    chosen: dict[str, Any] = {name: fragments, "fragment_sync_delay": delay}
+    config.fault_tolerance = dataclasses.replace(config.fault_tolerance, **chosen)
     return config
 
 
 def compressed(config: Config, kind: str, **options: Any) -> Config:
-    """Compresses the pseudogradients, with the paper's error feedback: beta 0.9, alpha 1 (PAPER 3.3).
-
-    Args:
-        config: of workers that synchronize.
-        kind: of codec.
-        options: other fields of the section `compression`.
-    """
+    """Compresses the pseudogradients with a kind of codec and the paper's error feedback: beta 0.9, alpha 1 (PAPER
+    3.3). The options are other fields of the section `compression`."""
     config.compression = Compression(kind=kind, **{"error_feedback": True, **options})
     return config
 

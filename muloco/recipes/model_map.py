@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from muloco.model.flavors import flavor
+from muloco.recipes.base import LOCAL_BATCH
 from muloco.sweeps.sweep import Given, Grid, Point
 
 Method = Literal["DP Muon", "DP AdamW", "MuLoCo", "DiLoCo"]
@@ -28,8 +29,6 @@ WORKERS = (1, 2, 4, 8, 16)
 NAMED = ("model.flavor", "fault_tolerance.group_size", "training.global_batch_size", "optimizer.lr")
 
 GPUS_PER_NODE = 8
-LOCAL_BATCH = {"150M": 32, "416M": 16, "914M": 16, "1.76B": 8, "3.1B": 4, "15B": 2}
-"""Sequences in a forward pass of a GPU (PAPER 2.3). The launchers double it, except for that of compressed runs."""
 SHARDED = ("914M", "1.76B", "3.1B", "15B")  # over the 8 GPUs of a node (PAPER 2.1); smaller ones are replicated
 
 # GPUs of a run. Published: 128 at 3.1B, 8 at 416M with K = 8, 1024 of 15B at 2048 sequences, that is 2 sequences each,
@@ -38,12 +37,8 @@ SHARDED = ("914M", "1.76B", "3.1B", "15B")  # over the 8 GPUs of a node (PAPER 2
 GPUS = {"150M": 8, "416M": 8, "914M": 32, "1.76B": 64, "3.1B": 128}
 SEQUENCES_PER_GPU_15B = 2
 
-LR_GRID = (
-    *(1.0, 0.707107, 0.5, 0.353553, 0.25, 0.176777, 0.125, 0.088388, 0.0625, 0.044194, 0.03125, 0.022097, 0.015625),
-    *(0.011049, 0.007812, 0.005524, 0.003906, 0.002762, 0.001953, 0.001381, 0.000977, 0.000691, 0.000488, 0.000345),
-    *(0.000244, 0.000173, 0.000122, 8.6e-5, 6.1e-5, 4.3e-5),
-)
-"""The paper's inner learning rates (PAPER 2.3)."""
+LR_GRID = tuple(round(2 ** (-step / 2), 6) for step in range(30))
+"""The paper's inner learning rates (PAPER 2.3): from 1 down by sqrt 2, to 6 digits."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +92,6 @@ def point(method: Method, size: str, workers: int = 0, *, batch: int | None = No
     """All that one of the paper's runs sets on top of its config.
 
     Args:
-        method: of training.
-        size: alias of the flavor.
         workers: K; 0 for DP, which has no outer steps.
         batch: sequences of all workers; None: `best_batch`.
         lr: inner learning rate, chosen by a grid; None: `best_lr`.
@@ -131,9 +124,9 @@ def best_lr(method: Method, size: str, workers: int = 0) -> Given:
     if (nearest.workers, nearest.size) == (workers, size):
         return Given(nearest.lr, f"published: {nearest.source}")
     lr = LR_GRID[grid_step(nearest.lr / math.sqrt(2) ** _doublings(nearest.size, size))]
-    whose = f"{method}{f' K={nearest.workers}' if nearest.workers else ''} at {nearest.size}"
+    run = f"{method}{f' K={nearest.workers}' if nearest.workers else ''} at {nearest.size}"
     rule = "1/sqrt 2 a doubling of size, on the grid"
-    origin = f"interpolated: from {nearest.lr:g} of {whose} ({nearest.source}), {rule}"
+    origin = f"interpolated: from {nearest.lr:g} of {run} ({nearest.source}), {rule}"
     if method == "MuLoCo" and workers == 1:
         least, greatest = MULOCO_K1_LR
         if not least <= lr <= greatest:

@@ -7,29 +7,30 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Method = Literal["DP Muon", "DP AdamW", "MuLoCo", "DiLoCo", "GPA", "GPA (Muon)"]
-CONFIGS: dict[Method, str] = {
-    "DP Muon": "config/laptop/muon.py",
-    "DP AdamW": "config/laptop/adamw.py",
-    "MuLoCo": "config/laptop/muloco.py",
-    "DiLoCo": "config/laptop/diloco.py",
-    "GPA": "config/laptop/gpa.py",
-    "GPA (Muon)": "config/laptop/gpa.py",
+METHODS: dict[Method, tuple[str, float]] = {
+    "DP Muon": ("config/laptop/muon.py", 0.16),
+    "DP AdamW": ("config/laptop/adamw.py", 0.032),
+    "MuLoCo": ("config/laptop/muloco.py", 0.04),
+    "DiLoCo": ("config/laptop/diloco.py", 0.032),
+    "GPA": ("config/laptop/gpa.py", 0.032),
+    "GPA (Muon)": ("config/laptop/gpa.py", 0.04),
 }
-RATES: dict[Method, float] = {
-    "DP Muon": 0.16,
-    "DP AdamW": 0.032,
-    "MuLoCo": 0.04,
-    "DiLoCo": 0.032,
-    "GPA": 0.032,
-    "GPA (Muon)": 0.04,
-}
-"""Where the searches for inner learning rates begin, at the usual batch; it follows the root of the batch."""
+"""Config, and the inner learning rate at which searches begin at the usual batch; it follows the root of the batch."""
 OUTER: dict[Method, dict[int, tuple[float, float]]] = {
     "MuLoCo": {1: (0.7, 0.6), 2: (0.8, 0.7), 4: (0.8, 0.7), 8: (0.9, 0.8)},
     "DiLoCo": {1: (0.7, 0.8), 2: (0.8, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9)},
 }
 """Outer learning rate and momentum by K: PAPER 4.1 for 1 and 8, between them as in jobs/muloco_paper."""
+OWN: dict[Method, Method] = {"MuLoCo": "DP Muon", "DiLoCo": "DP AdamW"}
+"""The data-parallel baseline of each method."""
 WARMUP_SHARE = 0.05
+SYNC_STEPS = 30
+"""H, as in the paper."""
+FLAVOR = "tiny"
+BATCH = 16
+"""Sequences of all workers in an inner step, where a setting has no batch of its own."""
+SEEDS = (1, 2, 3)
+"""Seeds of the runs. The first one is that of the searches for learning rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +40,22 @@ class Size:
     folder: str
     """Default folder."""
     seq_len: int
-    batch: int
-    """Sequences of all workers in an inner step."""
     steps: int
-    """Inner steps at that batch. Other batches take as many tokens."""
+    """Inner steps at the usual batch. Runs at other batches take as many tokens."""
     workers: tuple[int, ...]
     """The K compared; the largest one is that of the claims about bits and fragments, and of the studies."""
-    seeds: tuple[int, ...]
-    """The first one is that of the searches for learning rates."""
     batches: tuple[int, ...]
-    """Batches at which K = 1 is tried, besides `batch`."""
+    """Batches at which K = 1 is tried, besides `BATCH`."""
     held_out: int
     """Sequences of the held-out set."""
     extensions: int
     """How often a search goes one factor of 2 on, where the best rate is the first or the last tried."""
     studies: bool
-    flavor: str = "tiny"
 
     @property
     def tokens(self) -> int:
         """Number of tokens of a run."""
-        return self.seq_len * self.batch * self.steps
+        return self.seq_len * BATCH * self.steps
 
     @property
     def checkpoint_step(self) -> int:
@@ -70,10 +66,8 @@ class Size:
 FULL = Size(
     folder="outputs/paper",
     seq_len=256,
-    batch=16,
     steps=300,
     workers=(1, 2, 4, 8),
-    seeds=(1, 2, 3),
     batches=(4, 8, 32),
     held_out=64,
     extensions=2,
@@ -82,17 +76,13 @@ FULL = Size(
 QUICK = Size(
     folder="outputs/paper-quick",
     seq_len=128,
-    batch=16,
     steps=150,
     workers=(1, 4),
-    seeds=(1, 2, 3),
     batches=(),
     held_out=32,
     extensions=0,
     studies=False,
 )
-SYNC_STEPS = 30
-"""H, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +98,18 @@ class Setting:
     """Inner learning rate at which the search for the best begins."""
     like: "Setting | None" = None
     """Takes the inner learning rate that was found for this one, instead of a search of its own."""
+
+    @property
+    def workers(self) -> int:
+        return self.fields.get("fault_tolerance.group_size", 1)
+
+    @property
+    def batch(self) -> int:
+        return self.fields.get("training.global_batch_size", BATCH)
+
+    def but(self, name: str, fields: Mapping[str, Any]) -> "Setting":
+        """Returns this setting with other fields and a longer name, which takes its inner learning rate."""
+        return Setting(f"{self.name}-{name}", self.method, {**self.fields, **fields}, self.first_rate, like=self)
 
 
 @dataclass(frozen=True)
@@ -125,101 +127,72 @@ class Design:
 
     def __init__(self, size: Size):
         self.size = size
-        last = size.workers[-1]
         self.baselines = [self._baseline("DP AdamW"), self._baseline("DP Muon")]
         self.by_workers = {
-            (method, workers): self._workers(method, workers) for workers in size.workers for method in OUTER
+            (method, workers): _with_workers(method, workers) for workers in size.workers for method in OUTER
         }
-        self.by_batch = [self._batch(method, batch) for batch in size.batches for method in OUTER]
-        self.compressed = [
-            self._like((method, last), "4bit", {"compression.kind": "statistical", "compression.bits": 4})
-            for method in OUTER
-        ]
-        self.streaming = [self._like((method, last), "J3", {"fault_tolerance.num_fragments": 3}) for method in OUTER]
-        self.studies = self._studies(last) if size.studies else []
-
-    def stages(self) -> list[list[Setting]]:
-        """All settings in the order of their importance."""
+        self.by_batch = [self._at_batch(method, batch) for batch in size.batches for method in OUTER]
+        most = [self.by_workers[method, size.workers[-1]] for method in OUTER]
+        four_bits = {"compression.kind": "statistical", "compression.bits": 4}
+        self.compressed = [base.but("4bit", four_bits) for base in most]
+        self.streaming = [base.but("J3", {"fault_tolerance.num_fragments": 3}) for base in most]
+        self.studies = self._studies() if size.studies else []
+        claimed = [[*self.baselines, *self.by_workers.values()], [*self.compressed, *self.streaming], self.by_batch]
+        self.claimed = [setting for stage in claimed for setting in stage]
+        """The settings that the claims are about."""
         studied = dict.fromkeys(setting for study in self.studies for setting in study.rows.values())
-        return [*self._claimed(), [setting for setting in studied if setting not in self.claimed()]]
+        self.stages = [*claimed, [setting for setting in studied if setting not in self.claimed]]
+        """All settings, each once, in the order of their importance."""
 
-    def claimed(self) -> list[Setting]:
-        """Returns the settings that the claims are about."""
-        return [setting for stage in self._claimed() for setting in stage]
+    @property
+    def settings(self) -> list[Setting]:
+        return [setting for stage in self.stages for setting in stage]
 
     def at_batches(self) -> dict[tuple[Method, int], Setting]:
         """Returns the settings of K = 1, by method and batch."""
-        usual = {(method, self.size.batch): self.by_workers[method, 1] for method in OUTER}
-        return {**usual, **{(one.method, one.fields["training.global_batch_size"]): one for one in self.by_batch}}
-
-    def settings(self) -> list[Setting]:
-        """Returns all settings, each once."""
-        return list(dict.fromkeys(setting for stage in self.stages() for setting in stage))
-
-    def _claimed(self) -> list[list[Setting]]:
-        return [[*self.baselines, *self.by_workers.values()], [*self.compressed, *self.streaming], self.by_batch]
+        usual = [self.by_workers[method, 1] for method in OUTER]
+        return {(setting.method, setting.batch): setting for setting in (*usual, *self.by_batch)}
 
     def _baseline(self, method: Method) -> Setting:
-        name = method.lower().replace(" ", "-")
         checkpoints = {
             "checkpoint.enable": True,
             "checkpoint.interval": self.size.checkpoint_step,
             "checkpoint.keep": 0,
         }
-        return Setting(name, method, checkpoints, RATES[method])
+        return Setting(method.lower().replace(" ", "-"), method, checkpoints, METHODS[method][1])
 
-    def _workers(self, method: Method, workers: int) -> Setting:
-        lr, momentum = OUTER[method][workers]
-        fields = {
-            "fault_tolerance.group_size": workers,
-            "fault_tolerance.sync_steps": SYNC_STEPS,
-            "outer_optimizer.lr": lr,
-            "outer_optimizer.momentum": momentum,
-        }
-        return Setting(f"{method.lower()}-K{workers}", method, fields, RATES[method])
-
-    def _batch(self, method: Method, batch: int) -> Setting:
+    def _at_batch(self, method: Method, batch: int) -> Setting:
         base = self.by_workers[method, 1]
-        steps = self.size.steps * self.size.batch // batch
+        steps = self.size.steps * BATCH // batch
         fields = {
             "training.global_batch_size": batch,
             "training.steps": steps,
             "lr_scheduler.warmup_steps": round(WARMUP_SHARE * steps),
             "validation.freq": steps,
         }
-        rate = base.first_rate * math.sqrt(batch / self.size.batch)
+        rate = base.first_rate * math.sqrt(batch / BATCH)
         return Setting(f"{base.name}-B{batch}", method, {**base.fields, **fields}, float(f"{rate:.2g}"))
 
-    def _like(self, base: tuple[Method, int], name: str, fields: Mapping[str, Any]) -> Setting:
-        found = self.by_workers[base]
-        return Setting(f"{found.name}-{name}", found.method, {**found.fields, **fields}, found.first_rate, like=found)
+    def _studies(self) -> list[Study]:
+        *_, fewer, workers = self.size.workers
+        muloco, half = self.by_workers["MuLoCo", workers], self.by_workers["MuLoCo", fewer]
+        average = {"outer_optimizer.lr": 1.0, "outer_optimizer.momentum": 0.0}
+        feedback = {"compression.error_feedback": True}
+        sparse = {"compression.kind": "topk", "compression.fraction": 0.1, "compression.reduce": "gather"}
 
-    def _gpa(self, method: Method) -> Setting:
-        """One worker; averages over some H inner steps, as its derived mu_x says."""
-        fields: dict[str, Any] = {"fault_tolerance.group_size": 1, "fault_tolerance.sync_steps": SYNC_STEPS}
-        if method == "GPA (Muon)":
-            fields["optimizer.matrix.rule"] = "muon"
-        return Setting("gpa" if method == "GPA" else "gpa-muon", method, fields, RATES[method])
-
-    def _studies(self, workers: int) -> list[Study]:
-        base: tuple[Method, int] = ("MuLoCo", workers)
-        muloco = self.by_workers[base]
-        fewer: tuple[Method, int] = ("MuLoCo", max(k for k in self.size.workers if k < workers))
-
-        def bits(codec: str, feedback: bool) -> Setting:
-            chosen = {"compression.kind": codec, "compression.bits": 2, "compression.error_feedback": feedback}
-            return self._like(base, f"{codec}-2bit{'-feedback' * feedback}", chosen)
-
-        def sparse(name: str, more: Mapping[str, Any]) -> Setting:
-            chosen = {"compression.kind": "topk", "compression.fraction": 0.1, "compression.reduce": "gather"}
-            return self._like(base, name, {**chosen, **more})
+        def bits(codec: str, error_feedback: bool) -> Setting:
+            chosen = {"compression.kind": codec, "compression.bits": 2, "compression.error_feedback": error_feedback}
+            return muloco.but(f"{codec}-2bit{'-feedback' * error_feedback}", chosen)
 
         def delayed(delay: int, alpha: float) -> Setting:
             chosen = {"fault_tolerance.fragment_sync_delay": delay, "fault_tolerance.fragment_update_alpha": alpha}
-            return self._like(fewer, f"tau{delay}-alpha{alpha:g}", chosen)
+            return half.but(f"tau{delay}-alpha{alpha:g}", chosen)
 
-        average = {"outer_optimizer.lr": 1.0, "outer_optimizer.momentum": 0.0}
-        feedback = {"compression.error_feedback": True}
+        def averaging(name: str, method: Method, fields: Mapping[str, Any]) -> Setting:
+            """One worker, which averages over some H inner steps, as its derived mu_x says."""
+            single = {"fault_tolerance.group_size": 1, "fault_tolerance.sync_steps": SYNC_STEPS}
+            return Setting(name, method, {**single, **fields}, METHODS[method][1])
+
         return [
             Study(
                 "Two bits",
@@ -238,19 +211,19 @@ class Design:
                 f"10 % of the elements, gathered; MuLoCo, K = {workers}.",
                 {
                     "fp32, Nesterov": muloco,
-                    "fp32, plain average": self._like(base, "average", average),
-                    "top 10 %, Nesterov": sparse("topk", {}),
-                    "top 10 %, Nesterov, error feedback .9": sparse("topk-feedback", feedback),
-                    "top 10 %, error feedback .95 alone": sparse(
-                        "topk-feedback-alone", {**feedback, "compression.error_decay": 0.95, **average}
+                    "fp32, plain average": muloco.but("average", average),
+                    "top 10 %, Nesterov": muloco.but("topk", sparse),
+                    "top 10 %, Nesterov, error feedback .9": muloco.but("topk-feedback", {**sparse, **feedback}),
+                    "top 10 %, error feedback .95 alone": muloco.but(
+                        "topk-feedback-alone", {**sparse, **feedback, "compression.error_decay": 0.95, **average}
                     ),
                 },
             ),
             Study(
                 "Overlap",
-                f"What do tau > 0 and the merge alpha cost? MuLoCo, K = {fewer[1]}, one fragment.",
+                f"What do tau > 0 and the merge alpha cost? MuLoCo, K = {fewer}, one fragment.",
                 {
-                    "tau = 0": self.by_workers[fewer],
+                    "tau = 0": half,
                     **{
                         f"tau = {delay}, alpha = {alpha:g}": delayed(delay, alpha)
                         for delay in (1, 5)
@@ -264,8 +237,19 @@ class Design:
                 {
                     "MuLoCo K=1": self.by_workers["MuLoCo", 1],
                     "DiLoCo K=1": self.by_workers["DiLoCo", 1],
-                    "GPA, AdamW inside": self._gpa("GPA"),
-                    "GPA, Muon inside": self._gpa("GPA (Muon)"),
+                    "GPA, AdamW inside": averaging("gpa", "GPA", {}),
+                    "GPA, Muon inside": averaging("gpa-muon", "GPA (Muon)", {"optimizer.matrix.rule": "muon"}),
                 },
             ),
         ]
+
+
+def _with_workers(method: Method, workers: int) -> Setting:
+    lr, momentum = OUTER[method][workers]
+    fields = {
+        "fault_tolerance.group_size": workers,
+        "fault_tolerance.sync_steps": SYNC_STEPS,
+        "outer_optimizer.lr": lr,
+        "outer_optimizer.momentum": momentum,
+    }
+    return Setting(f"{method.lower()}-K{workers}", method, fields, METHODS[method][1])

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 
-from muloco.reproduce.design import Design, Setting, Size
+from muloco.reproduce.design import FLAVOR, SEEDS, Design, Setting, Size
 from muloco.reproduce.search import Losses
 
 START_SECONDS = 12.0
@@ -20,7 +20,7 @@ def tokens_per_second(size: Size) -> float:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    model = build(size.flavor, device="cpu", seq_len=size.seq_len)
+    model = build(FLAVOR, device="cpu", seq_len=size.seq_len)
     tokens = torch.randint(0, 256, (4, size.seq_len))
     times = []
     for _ in range(6):
@@ -32,25 +32,22 @@ def tokens_per_second(size: Size) -> float:
 
 
 def planned_seconds(design: Design, losses: Losses, rate: float) -> tuple[int, float, float]:
-    """Runs that are left at least, and the seconds of processor time that they take at least and at most.
-
-    At most: every search for a learning rate goes on as far as it may.
-    """
+    """Returns the number of runs that are left at least, and the seconds of processor time that they take at least and
+    at most, where every search for a learning rate goes on as far as it may."""
     done = Counter(trial.setting for trial in losses)
     runs, least, most = 0, 0.0, 0.0
-    for setting in design.settings():
-        expected = (0 if setting.like else 2) + len(design.size.seeds)
-        beyond = 0 if setting.like else design.size.extensions
-        left = max(0, expected - done[setting])
+    for setting in design.settings:
+        searched, beyond = (0, 0) if setting.like else (2, design.size.extensions)
+        left = max(0, searched + len(SEEDS) - done[setting])
         seconds = _seconds(setting, design.size, rate)
         runs += left
         least += left * seconds
-        most += max(0, expected + beyond - done[setting]) * seconds if left else 0.0
+        most += max(0, searched + len(SEEDS) + beyond - done[setting]) * seconds if left else 0.0
     return runs, least, most
 
 
 def _seconds(setting: Setting, size: Size, rate: float) -> float:
-    steps = setting.fields.get("training.steps", size.steps) * setting.fields.get("fault_tolerance.group_size", 1)
+    steps = setting.fields.get("training.steps", size.steps) * setting.workers
     return START_SECONDS + STEP_SECONDS * steps + size.tokens / rate
 
 

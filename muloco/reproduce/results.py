@@ -13,7 +13,7 @@ from muloco.analysis.records.pooling import Group, groups, pool
 from muloco.analysis.records.runs import read_run
 from muloco.analysis.table import TextTable
 from muloco.errors import UserError
-from muloco.reproduce.design import OUTER, Setting, Study
+from muloco.reproduce.design import FLAVOR, OUTER, OWN, SEEDS, Setting, Study
 from muloco.reproduce.queue import Queue
 
 NOTHING = "not run"
@@ -26,21 +26,19 @@ def run_folders(queue: Queue, settings: Iterable[Setting]) -> list[Path]:
 
 
 def claims(queue: Queue) -> list[TextTable]:
-    """All of the paper's claims with their evidence; those about losses a second time by the workers' own losses, as
-    the
-        paper measures them, where these were logged."""
-    flavor = queue.design.size.flavor
-    found = group(queue, queue.design.claimed())
-    both = [*loss_claims(found, flavor), *agreement_claims(*agreements(queue))]
-    tables = [claims_table([(flavor, claim) for claim in both])]
+    """Returns all of the paper's claims with their evidence; those about losses a second time by the workers' own
+    losses, as the paper measures them, where these were logged."""
+    found = group(queue, queue.design.claimed)
+    both = [*loss_claims(found, FLAVOR), *agreement_claims(*agreements(queue))]
+    tables = [claims_table([(FLAVOR, claim) for claim in both])]
     if found.has_own_losses:
-        own = loss_claims(found.as_published(only=True), flavor)
-        tables.append(claims_table([(flavor, claim) for claim in own], own=True))
+        own = loss_claims(found.as_published(only=True), FLAVOR)
+        tables.append(claims_table([(FLAVOR, claim) for claim in own], own=True))
     return tables
 
 
 def group(queue: Queue, settings: Iterable[Setting]) -> Group:
-    """The runs of some settings that are there.
+    """Returns the runs of some settings that are there.
 
     Raises:
         UserError: they are of different corpora, as when Python was replaced in between.
@@ -49,15 +47,15 @@ def group(queue: Queue, settings: Iterable[Setting]) -> Group:
     points, _ = pool([run for run in found if run is not None])
     of_corpora = groups(points) or [Group("", ())]
     if len(of_corpora) > 1:
-        titles = "; ".join(one.title for one in of_corpora)
+        titles = "; ".join(corpus.title for corpus in of_corpora)
         raise UserError(f"{queue.folder} has runs of different corpora; choose another --out: {titles}")
     return of_corpora[0]
 
 
 def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:
-    """How workers agree at the checkpoints of DP Muon and of DP AdamW, one of each a seed as far as they are there."""
+    """Returns how workers agree at the checkpoints of DP Muon and of DP AdamW, for each seed that is there."""
     muon, adamw = [], []
-    for seed, folder in zip(queue.design.size.seeds, queue.studies(), strict=True):
+    for seed, folder in queue.studies.items():
         names = queue.baselines(seed)
         if names and (folder / TABLE).exists():
             found = [read_agreement(folder, f"{name}, step {queue.design.size.checkpoint_step}") for name in names]
@@ -68,14 +66,10 @@ def agreements(queue: Queue) -> tuple[list[Agreement], list[Agreement]]:
 
 def final_losses(queue: Queue) -> TextTable:
     """Returns the table of the main comparison: loss, and % above its own data-parallel baseline."""
-    adamw, muon = queue.design.baselines
-    rows = []
-    for setting in (adamw, muon, *queue.design.by_workers.values()):
-        own = {"DiLoCo": adamw, "MuLoCo": muon}.get(setting.method)
-        losses = queue.chosen(setting)
-        over = "" if own is None else compared(losses, queue.chosen(own))
-        workers = str(setting.fields.get("fault_tolerance.group_size", ""))
-        rows.append((setting.method, workers, _rate(queue, setting), pooled(losses), over))
+    baselines = {setting.method: setting for setting in queue.design.baselines}
+    rows = [(method, "", *_cells(queue, setting)) for method, setting in baselines.items()]
+    for (method, workers), setting in queue.design.by_workers.items():
+        rows.append((method, str(workers), *_cells(queue, setting, baselines[OWN[method]])))
     headers = ("method", "K", "inner lr", "held-out loss", "% above own DP")
     return TextTable("final_loss", "Final loss by workers", headers, rows)
 
@@ -86,7 +80,7 @@ def by_batch(queue: Queue) -> TextTable:
     batches = sorted({batch for _, batch in settings})
     rows = []
     for method in OUTER:
-        found = {batch: queue.chosen(settings[method, batch]) or {} for batch in batches}
+        found = {batch: queue.chosen(settings[method, batch]) for batch in batches}
         seeds = set.intersection(*map(set, found.values()))
         critical = [crossing({batch: found[batch][seed] for batch in batches}) for seed in sorted(seeds)]
         cells = [
@@ -100,14 +94,13 @@ def by_batch(queue: Queue) -> TextTable:
 
 
 def searches(queue: Queue) -> TextTable:
-    """All inner learning rates tried, with the first seed."""
-    seed = queue.design.size.seeds[0]
+    """Returns the table of all inner learning rates that were searched, with the first seed."""
     rows = []
-    for setting in queue.design.settings():
+    for setting in queue.design.settings:
         tried = sorted(
             (trial.lr, loss)
             for trial, loss in queue.losses.items()
-            if trial.setting == setting and trial.seed == seed and not setting.like
+            if (trial.setting, trial.seed) == (setting, SEEDS[0]) and not setting.like
         )
         if tried:
             best = queue.rate(setting)
@@ -115,36 +108,45 @@ def searches(queue: Queue) -> TextTable:
             edge = "yes" if best in (tried[0][0], tried[-1][0]) else ""
             rows.append((setting.name, shown, edge))
     headers = ("setting", "loss by inner learning rate (* the best)", "at the edge")
-    return TextTable("searches", f"Searches for inner learning rates, seed {seed}", headers, rows)
+    return TextTable("searches", f"Searches for inner learning rates, seed {SEEDS[0]}", headers, rows)
 
 
 def study_table(queue: Queue, study: Study) -> TextTable:
-    first, *_ = study.rows
-    reference = queue.chosen(study.rows[first])
-    rows = []
-    for label, setting in study.rows.items():
-        losses = queue.chosen(setting)
-        over = "" if label == first else compared(losses, reference)
-        rows.append((label, _rate(queue, setting), pooled(losses), over))
+    """Returns the table of a study: loss, and % above that of the first row."""
+    (first, reference), *others = study.rows.items()
+    rows = [(first, *_cells(queue, reference))]
+    rows += [(label, *_cells(queue, setting, reference)) for label, setting in others]
     name = study.title.lower().replace(" ", "-")
     headers = ("", "inner lr", "held-out loss", f"% over {first}")
     return TextTable(name, study.title, headers, rows, notes=[study.question])
 
 
-def pooled(losses: Mapping[int, float] | None) -> str:
-    """Mean and sample standard deviation over the seeds."""
+def _cells(queue: Queue, setting: Setting, reference: Setting | None = None) -> tuple[str, str, str]:
+    """Returns the inner learning rate, the loss and, with a reference, by how much it is above that."""
+    losses = queue.chosen(setting)
+    over = "" if reference is None else compared(losses, queue.chosen(reference))
+    return _rate(queue, setting), pooled(losses), over
+
+
+def pooled(losses: Mapping[int, float]) -> str:
+    """Returns the mean and the sample standard deviation over the seeds."""
     if not losses:
         return NOTHING
     spread = f" ± {stdev(losses.values()):.4f}" if len(losses) > 1 else ""
     return f"{fmean(losses.values()):.4f}{spread} (n={len(losses)})"
 
 
-def compared(losses: Mapping[int, float] | None, reference: Mapping[int, float] | None) -> str:
-    """% over a reference, seed by seed, with the 95 % interval of the mean."""
-    common = sorted(set(losses or ()) & set(reference or ()))
-    if not common or losses is None or reference is None:
+def percent_over(losses: Mapping[int, float], reference: Mapping[int, float]) -> dict[int, float]:
+    """Returns by how many % losses are above a reference, for each seed that both have."""
+    return {seed: 100 * (losses[seed] / reference[seed] - 1) for seed in sorted(losses.keys() & reference.keys())}
+
+
+def compared(losses: Mapping[int, float], reference: Mapping[int, float]) -> str:
+    """Returns the mean of `percent_over` with its 95 % interval."""
+    over = percent_over(losses, reference)
+    if not over:
         return NOTHING
-    part = Part(label="", values=[100 * (losses[seed] / reference[seed] - 1) for seed in common])
+    part = Part(label="", values=list(over.values()))
     return f"{part.mean:+.2f}" + ("" if part.margin is None else f" ± {part.margin:.2f}")
 
 

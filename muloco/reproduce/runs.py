@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from muloco.analysis.records.runs import read_run
 from muloco.errors import UserError
-from muloco.reproduce.design import CONFIGS, WARMUP_SHARE, Setting, Size
+from muloco.reproduce.design import FLAVOR, METHODS, WARMUP_SHARE, Size
 from muloco.reproduce.search import Losses, Trial
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job, expand
@@ -37,9 +36,9 @@ class Runs:
             found = expand(Sweep(*grids), overrides=["--run.outputs", str(self.folder)], profile=ClusterProfile())
             assert not found.merged, found.merged
             if found.refused:
-                one, *others = found.refused
+                refused, *others = found.refused
                 more = f" (and {len(others)} more runs)" if others else ""
-                raise UserError(f"run {one.name} cannot be made{more}: {one.reason}")
+                raise UserError(f"run {refused.name} cannot be made{more}: {refused.reason}")
             self._jobs |= dict(zip(new, found.jobs, strict=True))
         return [self._jobs[trial] for trial in trials]
 
@@ -47,33 +46,25 @@ class Runs:
         """Returns the losses of the trials that have ended.
 
         Raises:
-            UserError: the folder of one holds another run.
+            UserError: the folder of a trial holds another run.
         """
         trials = list(trials)
         found = {}
         for trial, job in zip(trials, self.jobs(trials), strict=True):
-            if not (job.run_folder / "summary.json").exists():
-                continue
-            if (reason := other_run(job)) is not None:
-                raise UserError(reason)
-            found[trial] = read_run(job.run_folder)[0]
-        return {trial: run.loss for trial, run in found.items() if run is not None}
+            if (job.run_folder / "summary.json").exists():
+                if (reason := other_run(job)) is not None:
+                    raise UserError(reason)
+                if (run := read_run(job.run_folder)[0]) is not None:
+                    found[trial] = run.loss
+        return found
 
     def _grid(self, trial: Trial) -> Grid:
-        setting = trial.setting
-        point = {**self._common(setting), "optimizer.lr": trial.lr, "run.seed": trial.seed}
-        named = ("optimizer.lr", "run.seed")
-        return Grid(name=setting.name, config=CONFIGS[setting.method], points=[point], named=named)
-
-    def _common(self, setting: Setting) -> dict[str, Any]:
-        size, fields = self.size, setting.fields
-        workers = fields.get("fault_tolerance.group_size", 1)
-        batch = fields.get("training.global_batch_size", size.batch)
-        common: dict[str, Any] = {
-            "model.flavor": size.flavor,
+        size, setting = self.size, trial.setting
+        point = {
+            "model.flavor": FLAVOR,
             "training.seq_len": size.seq_len,
-            "training.global_batch_size": batch,
-            "training.local_batch_size": min(LOCAL_BATCH, batch // workers),
+            "training.global_batch_size": setting.batch,
+            "training.local_batch_size": min(LOCAL_BATCH, setting.batch // setting.workers),
             "training.steps": size.steps,
             "lr_scheduler.warmup_steps": round(WARMUP_SHARE * size.steps),
             "validation.freq": size.steps // 3,
@@ -81,7 +72,10 @@ class Runs:
             "metrics.log_freq": 10,
             "metrics.tensorboard": False,
             "checkpoint.enable": False,
+            **({"fault_tolerance.transport": "in_process"} if setting.workers > 1 else {}),
+            **setting.fields,
+            "optimizer.lr": trial.lr,
+            "run.seed": trial.seed,
         }
-        if workers > 1:
-            common["fault_tolerance.transport"] = "in_process"
-        return {**common, **setting.fields}
+        named = ("optimizer.lr", "run.seed")
+        return Grid(name=setting.name, config=METHODS[setting.method][0], points=[point], named=named)

@@ -10,10 +10,9 @@ import socket
 from pathlib import Path
 from time import gmtime, strftime
 
-from muloco.errors import UserError
 from muloco.runs.checked_lines import checked, content, end_torn_line
 from muloco.runs.commits import LogFile, newest_attempt
-from muloco.runs.folder import RunFolder, read_json, read_lines
+from muloco.runs.folder import RunFolder, read_json, read_lines, unwritable
 
 SHORTEST = len("attempt 1 2026-01-01T00:00:00Z h 00000000\n")
 """Number of bytes of the shortest possible line."""
@@ -38,37 +37,27 @@ def next_attempt(folder: RunFolder) -> int:
 
 
 def begin_attempt(folder: RunFolder, attempt: int) -> None:
-    """Records that an attempt begins.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        _append(folder, attempt)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}") from None
-
-
-def _append(folder: RunFolder, attempt: int) -> None:
-    folder.root.mkdir(parents=True, exist_ok=True)
-    end_torn_line(folder.attempts)
+    """Records that an attempt begins. Raises UserError if the file cannot be written."""
     line = checked(f"attempt {attempt} {strftime('%Y-%m-%dT%H:%M:%SZ', gmtime())} {socket.gethostname()}")
-    with folder.attempts.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        end_torn_line(folder.attempts)
+        with folder.attempts.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise unwritable(error.strerror or error) from None
 
 
 def _logged(path: Path) -> tuple[list[int], int]:
     """Returns the attempts that the file names, and the largest number of attempts that its damaged parts may hold."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    bad = [line for line in lines if line and _number(line) is None]
-    known = [number for line in lines if (number := _number(line)) is not None]
-    return known, sum(1 + len(line) // SHORTEST for line in bad)
-
-
-def _number(line: bytes) -> int | None:
-    said = re.match(r"attempt (\d{1,9}) ", content(line) or "", re.ASCII)
-    return None if said is None else int(said[1])
+    known, bad = [], 0
+    for line in filter(None, lines):
+        if match := re.match(r"attempt (\d{1,9}) ", content(line) or "", re.ASCII):
+            known.append(int(match[1]))
+        else:
+            bad += 1 + len(line) // SHORTEST
+    return known, bad
 
 
 def _of_checkpoint(manifest: Path) -> int:

@@ -52,11 +52,7 @@ def lines_from_end(path: Path) -> Iterator[bytes]:
 
 def end_torn_line(path: Path) -> None:
     """Adds a line end to a file whose last line is incomplete, for example after a crash of the machine, so that the
-    next line that is appended stays separate.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    next line that is appended stays separate. Raises OSError if the file cannot be written."""
     if path.exists() and (size := path.stat().st_size):
         with path.open("rb+", buffering=0) as file:
             if os.pread(file.fileno(), 1, size - 1) != b"\n":

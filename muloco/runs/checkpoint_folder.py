@@ -3,12 +3,11 @@
     checkpoint/step-N/worker-000/     a part: files, and part.json with the part's name, the save that it belongs to,
                                       and the size and digest of each file
     checkpoint/step-N/global/         the same
-    checkpoint/step-N/manifest.json   written last, by whoever completes the set; without it nothing counts. It repeats
-                                      what each part.json says
+    checkpoint/step-N/manifest.json   written last, by the worker that completes the set; without it nothing counts. It
+                                      repeats what each part.json says (`muloco.runs.manifest`)
 
 A part is written under another name and renamed once it is there. It tells the save that it belongs to (attempt, rounds
-so far, parts), so that parts of different saves of one step never make a set. Checkpoints of earlier versions have only
-the sizes of their files, and their part.json does not name the part.
+so far, parts), so that parts of different saves of one step never make a set.
 
 A checkpoint may be removed at any time by the worker that completes a newer one, except while somebody holds it.
 """
@@ -19,68 +18,20 @@ import logging
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from muloco.errors import RunFailed, error_reason
 from muloco.runs.digests import sha256_of
-from muloco.runs.folder import read_json, write_json
+from muloco.runs.folder import write_json
 from muloco.runs.lock import is_at, try_lock
+from muloco.runs.manifest import MANIFEST, PART, Manifest, Save, Stored, read_manifest, read_part
 
 logger = logging.getLogger(__name__)
 
-GLOBAL = "global"
-METADATA = ".metadata"
-"""The file of a part that says where the tensors and values are in its other files."""
-_PART = "part.json"
-_MANIFEST = "manifest.json"
 _REMOVED = "it was removed while it was read"
 _STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
-_PART_NAME = re.compile(r"global|worker-[0-9]{3,}")
-_FILE_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def worker_part(worker: int) -> str:
-    """Name of a worker's part."""
-    return f"worker-{worker:03d}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Save:
-    """One save of one step: equal on all workers that take part in it."""
-
-    step: int
-    attempt: int
-    """How many times the run had been started."""
-    history: str
-    """Hash of the rounds that its workers have committed."""
-    parts: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """Size and digest of a file of a part when it was written."""
-
-    bytes: int
-    sha256: str | None
-    """64 hexadecimal digits; None if an earlier version wrote the file, without digests."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest(Save):
-    """A checkpoint that is whole."""
-
-    files: dict[str, dict[str, Stored]] = field(default_factory=dict)
-    """All files, by the name of the part and the name of the file."""
-
-    @property
-    def has_digests(self) -> bool:
-        """Whether the contents of all files can be verified."""
-        return all(stored.sha256 is not None for files in self.files.values() for stored in files.values())
 
 
 class Incomplete(ValueError):
@@ -109,17 +60,11 @@ class CheckpointFolder:
         return self._step(step) / f".{name}.unfinished"
 
     def publish(self, save: Save, name: str, files: Mapping[str, Stored]) -> None:
-        """Gives a written part its name.
-
-        Args:
-            save: that it belongs to.
-            name: of the part.
-            files: by name.
-        """
+        """Gives a written part its name."""
         self._manifest(save.step).unlink(missing_ok=True)  # of an earlier save of this step
         unfinished, part = self.unfinished(save.step, name), self.part(save.step, name)
         described = {file: asdict(stored) for file, stored in files.items()}
-        write_json(unfinished / _PART, {"name": name, "save": asdict(save), "files": described})
+        write_json(unfinished / PART, {"name": name, "save": asdict(save), "files": described})
         if part.exists():
             shutil.rmtree(part)
         unfinished.rename(part)
@@ -128,16 +73,16 @@ class CheckpointFolder:
         """Writes the manifest if all parts are there. Each worker calls it behind its own parts: the last one does."""
         files = {}
         for name in save.parts:
-            if not (self.part(save.step, name) / _PART).exists():
+            part = self.part(save.step, name)
+            if not (part / PART).exists():
                 return False
             try:
-                part = self._read_part(save.step, name)
+                written, files[name] = read_part(part)
             except ValueError as error:
                 logger.warning("%s: checkpoint step-%d is incomplete", error, save.step)
                 return False
-            if part.save != save:
+            if written != save:
                 return False
-            files[name] = part.files
         write_json(self._manifest(save.step), asdict(Manifest(**asdict(save), files=files)))
         return True
 
@@ -176,8 +121,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, whole or not, in ascending order."""
-        found = (_STEP_FOLDER.fullmatch(path.name) for path in self.root.glob("step-*"))
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_STEP_FOLDER.fullmatch(path.name) for path in self.root.glob("step-*"))
+        return sorted(int(match[1]) for match in matches if match)
 
     def has_manifest(self, step: int) -> bool:
         """Whether the checkpoint of a step was completed at some time."""
@@ -237,9 +182,9 @@ class CheckpointFolder:
             ValueError: it is damaged; the message has the reason.
         """
         if not self.has_manifest(step):
-            raise Incomplete(f"not all of its parts were written: it has no {_MANIFEST}")
+            raise Incomplete(f"not all of its parts were written: it has no {MANIFEST}")
         try:
-            return self._read(step)
+            return read_manifest(self._step(step), step)
         except ValueError:
             self.require(step)  # what is being removed is not damaged
             raise
@@ -249,53 +194,21 @@ class CheckpointFolder:
         if not self.has_manifest(step):
             raise Incomplete(_REMOVED)
 
-    def _read(self, step: int) -> Manifest:
-        path = self._manifest(step)
-        raw = _described(_json(path), {"step": int, "attempt": int, "history": str, "parts": list, "files": dict}, path)
-        files = {name: _files(about, path) for name, about in raw.pop("files").items()}
-        manifest = Manifest(**asdict(_save(raw, path)), files=files)
-        if manifest.step != step:
-            raise ValueError(f"{path.name} belongs to step {manifest.step}")
-        if sorted(files) != sorted(manifest.parts):
-            raise ValueError(f"{path} is damaged: its files do not match its parts")
-        save = _save(raw, path)
-        for name in manifest.parts:
-            part = self._read_part(step, name)
-            if part.save != save:
-                raise ValueError(f"{self.part(step, name)} belongs to another save than {_MANIFEST}")
-            if part.files != files[name]:
-                raise ValueError(f"{self.part(step, name)} and {_MANIFEST} describe different files")
-            for file, stored in part.files.items():
-                size = _status(self.part(step, name) / file).st_size
-                if size != stored.bytes:
-                    raise ValueError(f"{self.part(step, name) / file} has {size} bytes instead of {stored.bytes}")
-        return manifest
-
     def read_verified(self, step: int) -> Manifest:
-        """Returns the checkpoint of a step, after it has verified all of its files (see `read` and `verify`).
-
-        Raises:
-            ValueError: see `read` and `verify`.
-        """
+        """Returns the checkpoint of a step, after it has verified all of its files, and raises what `read` and `verify`
+        raise."""
         manifest = self.read(step)
         for name in manifest.parts:
             self.verify(manifest, name)
         return manifest
 
     def verify(
-        self,
-        manifest: Manifest,
-        name: str,
-        *,
-        rank: int = 0,
-        ranks: int = 1,
-        tell: Callable[[int], None] | None = None,
+        self, manifest: Manifest, name: str, *, rank: int = 0, ranks: int = 1, tell: Callable[[int], None] | None = None
     ) -> None:
         """Compares the files of a part with their digests. Files without a digest are skipped.
 
         Args:
             manifest: the checkpoint, as returned by `read`.
-            name: the name of the part.
             rank, ranks: the index of this rank and the number of ranks, which share the files.
             tell: called regularly with the number of bytes that were read since the last call.
 
@@ -308,37 +221,17 @@ class CheckpointFolder:
             if written is None:
                 continue
             try:
-                found = sha256_of(path, tell)
+                digest = sha256_of(path, tell)
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error_reason(error)}") from error
-            if found != written:
-                raise ValueError(f"{path} is damaged: its SHA-256 is {found[:12]}..., and was {written[:12]}...")
-
-    def _read_part(self, step: int, name: str) -> "_Part":
-        """Reads part.json of a part. Raises ValueError if it is damaged or belongs to a part with another name."""
-        folder = self.part(step, name)
-        _status(folder, is_folder=True)
-        path = folder / _PART
-        raw = _json(path)
-        raw.setdefault("name", name)  # which earlier versions do not write
-        raw = _described(raw, {"name": str, "save": dict, "files": dict}, path)
-        if raw["name"] != name:
-            raise ValueError(f"{folder} holds the part {raw['name']} instead")
-        return _Part(save=_save(raw["save"], path), files=_files(raw["files"], path))
+            if digest != written:
+                raise ValueError(f"{path} is damaged: its SHA-256 is {digest[:12]}..., and was {written[:12]}...")
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step}"
 
     def _manifest(self, step: int) -> Path:
-        return self._step(step) / _MANIFEST
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """The contents of part.json."""
-
-    save: Save
-    files: dict[str, Stored]
+        return self._step(step) / MANIFEST
 
 
 def _opened(path: Path, flags: int, release: contextlib.ExitStack) -> int:
@@ -346,66 +239,3 @@ def _opened(path: Path, flags: int, release: contextlib.ExitStack) -> int:
     file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     release.callback(os.close, file)
     return file
-
-
-def _status(path: Path, *, is_folder: bool = False) -> os.stat_result:
-    """Returns the status of a file or folder in a checkpoint. Raises ValueError for anything else, such as a link."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error_reason(error)}") from error
-    if stat.S_ISLNK(status.st_mode):
-        raise ValueError(f"{path} is a link; a checkpoint may hold only files and folders")
-    if not (stat.S_ISDIR if is_folder else stat.S_ISREG)(status.st_mode):
-        raise ValueError(f"{path} is not a {'folder' if is_folder else 'file'}")
-    return status
-
-
-def _json(path: Path) -> dict[str, Any]:
-    _status(path)
-    try:
-        return read_json(path)
-    except RecursionError:
-        raise ValueError(f"{path} is damaged: its JSON is nested too deeply") from None
-
-
-def _described(raw: dict[str, Any], kinds: Mapping[str, type], path: Path) -> dict[str, Any]:
-    """Returns a JSON object after it has checked that it has exactly these fields, of these types."""
-    for name in raw:
-        if name not in kinds:
-            raise ValueError(f"{path} has the unknown field {name!r}: a later version wrote it, or it is damaged")
-    for name, kind in kinds.items():
-        if type(raw.get(name)) is not kind:
-            raise ValueError(f"{path} is damaged: {name!r} is missing or of the wrong type")
-    return raw
-
-
-def _save(raw: dict[str, Any], path: Path) -> Save:
-    save = Save(**_described(raw, {"step": int, "attempt": int, "history": str, "parts": list}, path))
-    for name in save.parts:
-        if not isinstance(name, str) or not _PART_NAME.fullmatch(name):
-            raise ValueError(f"{path} is damaged: no part is named {name!r}")
-    if GLOBAL not in save.parts or len(set(save.parts)) < len(save.parts):
-        raise ValueError(f"{path} is damaged: its parts are {save.parts}")
-    return save
-
-
-def _files(raw: Any, path: Path) -> dict[str, Stored]:
-    """The files of a part, as part.json and the manifest describe them."""
-    if not isinstance(raw, dict) or METADATA not in raw:
-        raise ValueError(f"{path} is damaged: a part has no file {METADATA}")
-    files = {}
-    for name, about in raw.items():
-        if not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"{path} is damaged: no file of a part is named {name!r}")
-        if type(about) is int:
-            files[name] = Stored(bytes=about, sha256=None)
-        elif isinstance(about, dict):
-            files[name] = Stored(**_described(about, {"bytes": int, "sha256": str}, path))
-            if not _SHA256.fullmatch(about["sha256"]):
-                raise ValueError(f"{path} is damaged: {name} has no SHA-256")
-        else:
-            raise ValueError(f"{path} is damaged: {name} has no size")
-    return files

@@ -1,5 +1,5 @@
 """The commit log of a worker, which lists the rounds that it has committed, and the progress of a run according to the
-logs of all workers. This module needs no torch.
+logs of all workers. This module needs only Python's standard library.
 
     commits/worker-NNN.log      begin ATTEMPT STEP CHECKSUM                       it is ready to go on after that step
                                 commit ATTEMPT STEP FRAGMENT MEMBERS CHECKSUM     a committed round of a fragment that
@@ -13,25 +13,21 @@ steps of a log never decrease, so only its newest lines are read.
 """
 
 import contextlib
-import functools
-import logging
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Protocol
 
-from muloco.outer.protocol.quorum import RunProgress
+from muloco.errors import error_reason
 from muloco.runs.checked_lines import checked, content, end_torn_line, lines_from_end
 from muloco.runs.folder import RunFolder
-from muloco.runs.lines import LineFile
+from muloco.runs.lines import LineFile, warn_once
 
 ANSWERED = 64
 """Number of newest commits that a worker sends to others; after the last step there is one for each fragment."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,6 @@ class Begin:
     step: int
 
     def to_line(self) -> str:
-        """Returns the line of the log, without its end."""
         return checked(f"begin {self.attempt} {self.step}")
 
 
@@ -70,7 +65,6 @@ class Lost:
     lines: int
 
     def to_line(self) -> str:
-        """Returns the line of the log, without its end."""
         return checked(f"lost {self.lines}")
 
 
@@ -80,13 +74,13 @@ Entry = Commit | Begin | Lost
 def parse(line: bytes) -> Entry | None:
     """Parses a line of a commit log; returns None if it is damaged or not from a commit log."""
     text = content(line) or ""
-    if said := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
-        members = _from_ranges(said[4])
-        return None if members is None else Commit(int(said[1]), int(said[2]), int(said[3]), members)
-    if said := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
-        return Begin(int(said[1]), int(said[2]))
-    if said := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
-        return Lost(int(said[1]))
+    if match := re.fullmatch(r"commit (\d{1,9}) (\d{1,15}) (\d{1,9}) ([\d,-]+)", text, re.ASCII):
+        members = _from_ranges(match[4])
+        return None if members is None else Commit(int(match[1]), int(match[2]), int(match[3]), members)
+    if match := re.fullmatch(r"begin (\d{1,9}) (\d{1,15})", text, re.ASCII):
+        return Begin(int(match[1]), int(match[2]))
+    if match := re.fullmatch(r"lost (\d{1,15})", text, re.ASCII):
+        return Lost(int(match[1]))
     return None
 
 
@@ -106,11 +100,8 @@ class LogFile:
     """See `Log`: the lines of a file. If the disk is full, lines are dropped: a warning says so once, and a later line
     says how many are missing.
 
-    The file is closed after each line, so that NFS sends the line to the server at once, and is opened anew to be read.
-
-    Args:
-        path: the file.
-    """
+    The file is closed after each line, so that NFS sends the line to the server at once, and is opened anew to be
+    read."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -129,24 +120,19 @@ class LogFile:
         path = self._path
         try:
             for line in lines_from_end(path):
-                said = parse(line)
-                if said is not None:
-                    yield said
+                entry = parse(line)
+                if entry is not None:
+                    yield entry
                 else:
-                    _warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
+                    warn_once(f"{path} has lines that are damaged or do not belong to a commit log; they are skipped")
         except FileNotFoundError:
             return
         except OSError as error:
-            _warn_once(f"{path} cannot be read: {error.strerror or error}; the commits in it are not known here")
+            warn_once(f"{path} cannot be read: {error_reason(error)}; the commits in it are not known here")
 
 
 class CommitLog:
-    """Adds entries to a worker's log.
-
-    Args:
-        log: of the worker.
-        attempt: the number of the attempt at the run.
-    """
+    """Adds entries to a worker's log."""
 
     def __init__(self, log: Log, *, attempt: int):
         self._log = log
@@ -168,105 +154,67 @@ class CommitLog:
         return "".join(f"{commit.to_line()}\n" for commit in list(self._newest)).encode()
 
 
+@dataclass(frozen=True)
 class Progress:
     """The progress of one attempt at a run, from the logs of all workers and the answers of those that can be reached.
 
     Nothing is kept between two questions, so the files of logs may shrink or be replaced. If a shared file system shows
-    an old state, or there is none, the answers of the other workers make up for it.
+    an old state, or there is none, the answers of the other workers make up for it."""
 
-    Args:
-        logs: of all workers.
-        worker: the number of the worker that asks.
-        attempt: the number of the attempt.
-        ask: returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time.
-    """
-
-    def __init__(
-        self,
-        logs: Sequence[Log],
-        *,
-        worker: int,
-        attempt: int,
-        ask: Callable[[], Iterable[bytes]] = lambda: (),
-    ):
-        self._logs = logs
-        self._worker, self._attempt, self._ask = worker, attempt, ask
+    logs: Sequence[Log]
+    """Those of all workers."""
+    _: KW_ONLY
+    worker: int
+    """Number of the worker that asks."""
+    attempt: int
+    ask: Callable[[], Iterable[bytes]] = lambda: ()
+    """Returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time."""
 
     def reached(self) -> int:
         """Returns the step of the newest round that any worker has committed, or 0 if there is none."""
-        return max((commit.step for commit in (*self._logged(), *self._answered())), default=0)
+        return max((commit.step for commit in chain(self._logged(), self._answered())), default=0)
 
     def passed(self, step: int, fragment: int) -> bool:
         """Whether others have committed the round of a fragment after `step`, or a later one, without this worker."""
-        return any(map(self._is_past(step, fragment), self._logged())) or any(
-            map(self._is_past(step, fragment), self._answered())
+        return any(
+            self.worker not in commit.members
+            and (commit.step > step or (commit.step, commit.fragment) == (step, fragment))
+            for commit in chain(self._logged(), self._answered())
         )
 
-    def _is_past(self, step: int, fragment: int) -> Callable[[Commit], bool]:
-        def judge(commit: Commit) -> bool:
-            return self._worker not in commit.members and (
-                commit.step > step or (commit.step, commit.fragment) == (step, fragment)
-            )
-
-        return judge
-
     def _logged(self) -> Iterator[Commit]:
-        for log in self._logs:
-            yield from newest_commits(log, self._attempt)
+        for log in self.logs:
+            yield from newest_commits(log, self.attempt)
 
     def _answered(self) -> Iterator[Commit]:
-        for answer in self._ask():
+        for answer in self.ask():
             for line in answer.splitlines():
-                said = parse(line)
-                if isinstance(said, Commit) and said.attempt == self._attempt:
-                    yield said
-
-
-def run_progress(commits: CommitLog | None, progress: Progress, saved: Callable[[], int | None]) -> RunProgress:
-    """Returns what the outer loop of one rank knows of its run, and where it records its own rounds.
-
-    Args:
-        commits: the worker's log; None on ranks other than the first. Such a rank asks only how far the run has come.
-        progress: of the run.
-        saved: returns the step of the newest whole checkpoint, or None if there is none.
-    """
-
-    def last_committed_step() -> int:
-        return max(saved() or 0, progress.reached())
-
-    if commits is None:
-        return RunProgress(last_committed_step=last_committed_step)
-    return RunProgress(
-        last_committed_step=last_committed_step, committed_without_me=progress.passed, record=commits.add
-    )
+                entry = parse(line)
+                if isinstance(entry, Commit) and entry.attempt == self.attempt:
+                    yield entry
 
 
 def newest_commits(log: Log, attempt: int) -> list[Commit]:
     """Returns the commits of the highest step that a log has for an attempt, the last one first."""
-    found: list[Commit] = []
-    for said in log.newest_first():
-        if isinstance(said, Lost) or said.attempt > attempt:
+    commits: list[Commit] = []
+    for entry in log.newest_first():
+        if isinstance(entry, Lost) or entry.attempt > attempt:
             continue
-        if said.attempt < attempt or (found and said.step < found[0].step):
+        if entry.attempt < attempt or (commits and entry.step < commits[0].step):
             break
-        if isinstance(said, Commit):
-            found.append(said)
-    return found
+        if isinstance(entry, Commit):
+            commits.append(entry)
+    return commits
 
 
 def newest_attempt(log: Log) -> int:
     """Returns the highest attempt at the end of a log, or 0 if there is none."""
-    return next((said.attempt for said in log.newest_first() if not isinstance(said, Lost)), 0)
+    return next((entry.attempt for entry in log.newest_first() if not isinstance(entry, Lost)), 0)
 
 
 def has_trained(folder: RunFolder, attempt: int) -> bool:
     """Whether a worker has trained in an attempt or in a later one, or was ready to."""
     return any(newest_attempt(LogFile(path)) >= attempt for path in folder.commit_logs())
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
 
 
 def _as_ranges(members: Collection[int]) -> str:

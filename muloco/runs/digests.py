@@ -10,8 +10,8 @@ _BLOCK = 2**22
 
 
 class DigestingStream:
-    """Writes to a binary file and computes the digest of the written bytes. It cannot seek, so the digest is that of
-    the file.
+    """Writes to a binary file and computes the digest of the written bytes. It cannot seek or be read, so the digest is
+    that of the file.
 
     Args:
         file: open for writing, and empty.
@@ -23,6 +23,8 @@ class DigestingStream:
         self.bytes = 0
         """Written so far."""
 
+        self.flush, self.fileno, self.close = file.flush, file.fileno, file.close
+
     def write(self, data: bytes | bytearray | memoryview) -> int:
         self._digest.update(data)
         self.bytes += memoryview(data).nbytes
@@ -30,15 +32,6 @@ class DigestingStream:
 
     def tell(self) -> int:
         return self.bytes
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def close(self) -> None:
-        self._file.close()
 
     @property
     def sha256(self) -> str:
@@ -50,7 +43,6 @@ def sha256_of(path: Path, tell: Callable[[int], None] | None = None) -> str:
     """Returns the SHA-256 of a file, as 64 hexadecimal digits.
 
     Args:
-        path: the file.
         tell: called regularly with the number of bytes that were read since the last call.
 
     Raises:

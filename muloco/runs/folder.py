@@ -29,7 +29,6 @@ import contextlib
 import functools
 import itertools
 import json
-import logging
 import math
 import os
 import time
@@ -37,8 +36,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from muloco.errors import UserError, error_reason
 from muloco.files import cut_torn_line, lines_from, write_whole
-from muloco.runs.lines import LineFile
+from muloco.runs.lines import LineFile, warn_once
 from muloco.runs.metrics_lines import is_complete, parsed_line, parsed_lines
 
 SCHEMA = 1
@@ -53,25 +53,16 @@ ACCURACIES = ("acc_norm", "acc")
 DURING_TRAINING = "during-training.json"
 """File in `evaluations/step-N/` with the results of an evaluation in training, which the metrics have, too."""
 
-logger = logging.getLogger(__name__)
-
 
 class RunFolder:
     """Paths of one run."""
 
     @classmethod
     def of(cls, outputs: str, name: str | None) -> "RunFolder":
-        """The folder of the run of this name.
-
-        Args:
-            outputs: `run.outputs`.
-            name: `run.name`.
-
-        Raises:
-            ValueError: the name is not the name of a folder directly below `outputs`.
-        """
+        """Returns the folder of the run of this name. Raises UserError if the name is not the name of a folder
+        directly below `outputs`."""
         if not name or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
+            raise UserError(f"run.name must be the name of a folder directly below run.outputs; got {name!r}")
         return cls(Path(outputs) / name)
 
     def __init__(self, root: Path | str):
@@ -166,7 +157,7 @@ def standing(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     def valid_up_to(worker: int, attempt: int) -> float:
         later = [number for number in attempts if number > attempt]
         # metrics of earlier versions have no resume lines
-        return min((begun.get(one, first.get((worker, one), math.inf) - 1) for one in later), default=math.inf)
+        return min((begun.get(n, first.get((worker, n), math.inf) - 1) for n in later), default=math.inf)
 
     return [line for line in lines if line["step"] <= valid_up_to(line["worker"], line["attempt"])]
 
@@ -181,9 +172,7 @@ def missing_metrics(folder: RunFolder, lines: Sequence[Mapping[str, Any]], worke
     or damaged, or because a worker was never there: one sentence for each file.
 
     Args:
-        folder: of the run.
         lines: of its metrics (`read_metrics`).
-        workers: K.
     """
     trained = {line["worker"] for line in lines if "loss" in line}
     files = [folder.metrics(worker) for worker in range(workers) if worker not in trained]
@@ -208,16 +197,16 @@ class MetricsTail:
             size = size_of(path)
             if size < self._offsets[worker]:
                 self._offsets[worker] = 0
-            if size > self._offsets[worker]:
-                yield from (line for line in self._read(worker, path) if line["worker"] == worker and is_complete(line))
-
-    def _read(self, worker: int, path: Path) -> list[dict[str, Any]]:
-        try:
-            lines, self._offsets[worker] = lines_from(path, self._offsets[worker])
-        except OSError as error:
-            _warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} is not updated")
-            return []
-        return [values for line in lines if (values := parsed_line(line)) is not None]
+            if size == self._offsets[worker]:
+                continue
+            try:
+                lines, self._offsets[worker] = lines_from(path, self._offsets[worker])
+            except OSError as error:
+                warn_once(f"{path} cannot be read: {error.strerror}; the view of worker {worker} is not updated")
+                continue
+            for values in map(parsed_line, lines):
+                if values is not None and values["worker"] == worker and is_complete(values):
+                    yield values
 
 
 def size_of(path: Path) -> int:
@@ -228,30 +217,30 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def why_unwritable(folder: RunFolder) -> str | None:
-    """Returns the reason why a run cannot write into its folder, which need not exist yet; None: it can."""
+def unwritable(reason: object) -> UserError:
+    return UserError(f"the run folder cannot be written to (run.outputs, run.name): {reason}")
+
+
+def check_writable(folder: RunFolder) -> None:
+    """Raises UserError if a run cannot write into its folder, which need not exist yet."""
     for path in (folder.root, folder.checkpoint, folder.log(0).parent, folder.metrics(0).parent):
         try:
             existing = next(place for place in (path, *path.absolute().parents) if place.exists())
         except OSError as error:  # such as a name that is too long
-            return str(error)
+            raise unwritable(error) from None
         if not existing.is_dir():
-            return f"{existing} is not a folder"
+            raise unwritable(f"{existing} is not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
-            return f"{existing} is read-only, or belongs to another user"
-    return None
+            raise unwritable(f"{existing} is read-only, or belongs to another user")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        ValueError: the file cannot be read, is damaged or holds something else; the message names it.
-    """
+    """Returns the JSON object in a file. Raises ValueError, with a message that names the file, if it cannot be read,
+    is damaged or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise ValueError(f"{path} cannot be read: {error_reason(error)}") from None
     except ValueError as error:
         what = "is empty" if not path.stat().st_size else f"is damaged (not JSON): {error}"
         raise ValueError(f"{path} {what}") from None
@@ -272,7 +261,6 @@ def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
     that cannot be read has no lines, which the log says, too.
 
     Args:
-        path: of the file.
         states: whether lines about states are wanted.
     """
     bad: list[int] = []
@@ -286,12 +274,7 @@ def read_lines(path: Path, *, states: bool = True) -> Iterator[dict[str, Any]]:
                     elif line.endswith(b"\n"):
                         bad.append(number)
     except OSError as error:
-        _warn_once(f"{path} cannot be read: {error.strerror or error}; its lines are missing")
+        warn_once(f"{path} cannot be read: {error_reason(error)}; its lines are missing")
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        _warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics; it is skipped")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
+        warn_once(f"{path}, line {bad[0]}{more}: not a line of metrics; it is skipped")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -17,7 +18,6 @@ class LineFile:
     the file is deleted, it is made again.
 
     Args:
-        path: of the file.
         gap: makes the line that replaces dropped lines, from their number and the reason. It is written before the next
             line that can be written.
     """
@@ -30,7 +30,7 @@ class LineFile:
     def append(self, line: str) -> None:
         """Writes a line in UTF-8 and ends it."""
         lines = [self._gap(self._lost, self._reason), line] if self._lost else [line]
-        data = "".join(f"{one}\n" for one in lines).encode("utf-8", errors="replace")
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
         try:
             if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
                 logger.warning("%s was deleted; it is made again", self._path)
@@ -56,6 +56,11 @@ class LineFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def why_full(folder: Path) -> str | None:

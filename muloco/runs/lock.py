@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,21 +48,19 @@ def only_one(file: Path, complaint: str, *, patience: float = 0.0, grace: float 
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        release = _taken(file, complaint, time.monotonic() + patience, grace)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written to: {error.strerror or error}") from None
-    try:
+    with contextlib.ExitStack() as release:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _take(file, complaint, time.monotonic() + patience, grace, release)
+        except OSError as error:
+            raise UserError(f"{file} cannot be written to: {error.strerror or error}") from None
         yield
-    finally:
-        release.close()
 
 
-def _taken(file: Path, complaint: str, deadline: float, grace: float) -> contextlib.ExitStack:
-    """Takes the lock and returns an exit stack that releases it."""
+def _take(file: Path, complaint: str, deadline: float, grace: float, release: contextlib.ExitStack) -> None:
+    """Takes the lock, which `release` releases."""
     while True:
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        lock = _opened(file)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,60 +74,65 @@ def _taken(file: Path, complaint: str, deadline: float, grace: float) -> context
             os.close(lock)
             if error.errno not in _NO_LOCKS:
                 raise
-            return _Heartbeat(file).taken(complaint, deadline)
+            return _Heartbeat(file).take(complaint, deadline, release)
         if is_at(file, lock):  # a file that its holder has removed in the meantime is no longer the lock
             break
         os.close(lock)
     last = _text(lock)
-    with _Locked(file, lock).kept() as release:  # before the wait, so that whoever is refused learns who waits
-        _wait_for_children(last, grace)
-        return release.pop_all()
+    _Locked(file, lock).keep(release)  # before the wait, so that whoever is refused learns who waits
+    if last and grace:
+        logger.warning("%s has died; waiting %g s for its child processes to end", last, grace)
+        time.sleep(grace)
+
+
+def _keep(file: Path, renew: Callable[[], bool], seconds: float, release: contextlib.ExitStack) -> None:
+    """Calls `renew` every few seconds in a thread, until `release` ends it. If `renew` returns False, another process
+    has taken over the lock, and this process ends."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(seconds):
+            try:
+                if renew():
+                    continue
+                logger.error("%s has taken over %s, so this process ends", _name_in(_read(file)), file)
+            except OSError as error:
+                logger.warning("the lock %s cannot be renewed: %s", file, error)
+                continue
+            return _thread.interrupt_main()
+
+    thread = threading.Thread(target=go_on, name=f"lock {file.name}", daemon=True)
+    thread.start()
+    release.callback(thread.join)
+    release.callback(over.set)
 
 
 class _Locked:
-    """A file that is locked. If it is deleted meanwhile, it is made and locked again, as others would find no lock.
-
-    Args:
-        file: the lock.
-        lock: its descriptor.
-    """
+    """A file that is locked. If it is deleted meanwhile, it is made and locked again, as others would find no lock."""
 
     def __init__(self, file: Path, lock: int):
         self._file, self._lock = file, lock
-        self._over = threading.Event()
 
-    def kept(self) -> contextlib.ExitStack:
-        """Names its holder in the file. Returns what releases it."""
-        with contextlib.ExitStack() as release:
-            release.callback(self._close)
-            _name_holder(self._lock)
-            thread = threading.Thread(target=self._go_on, name=f"lock {self._file.name}", daemon=True)
-            thread.start()
-            release.callback(thread.join)
-            release.callback(self._over.set)
-            return release.pop_all()
+    def keep(self, release: contextlib.ExitStack) -> None:
+        release.callback(self._close)
+        _name_holder(self._lock)
+        _keep(self._file, self._renew, _LOOK_SECONDS, release)
 
-    def _go_on(self) -> None:
-        while not self._over.wait(_LOOK_SECONDS):
-            if is_at(self._file, self._lock):
-                continue
-            try:
-                lock = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-            except OSError:  # its folder is gone, too
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _name_holder(lock)
-            except BlockingIOError:
-                _end_behind(_name_in(_text(lock)), self._file)
-                os.close(lock)
-                return
-            except OSError as error:
-                logger.warning("the lock %s cannot be renewed: %s", self._file, error)
-                os.close(lock)
-                continue
-            os.close(self._lock)
-            self._lock = lock
+    def _renew(self) -> bool:
+        if is_at(self._file, self._lock) or not self._file.parent.is_dir():
+            return True
+        lock = _opened(self._file)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _name_holder(lock)
+        except OSError as error:
+            os.close(lock)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        os.close(self._lock)
+        self._lock = lock
+        return True
 
     def _close(self) -> None:
         if is_at(self._file, self._lock):
@@ -139,11 +142,7 @@ class _Locked:
 
 class _Heartbeat:
     """A lock in the form of a file that its holder changes regularly. The first line names the holder, and the second
-    line is different each time.
-
-    Args:
-        file: the file.
-    """
+    line is different each time."""
 
     def __init__(self, file: Path):
         self._file = file
@@ -151,54 +150,36 @@ class _Heartbeat:
         self._name = _own_name()
         self._mark = uuid.uuid4().hex
         self._beats = 0
-        self._over = threading.Event()
 
-    def taken(self, complaint: str, deadline: float) -> contextlib.ExitStack:
-        """See `_taken`."""
-        seen = self._read()
-        changed = time.monotonic()
-        told = False
-        while seen.strip():  # an empty file was made a moment ago by the attempt to lock it
-            if not told:
-                logger.warning(
-                    "this file system does not support locks; waiting at most %g s for a sign of life of %s in %s",
-                    SILENT_SECONDS,
-                    _name_in(seen),
-                    self._file,
-                )
-                told = True
-            if time.monotonic() > changed + SILENT_SECONDS:
-                break
+    def take(self, complaint: str, deadline: float, release: contextlib.ExitStack) -> None:
+        seen, changed = _read(self._file), time.monotonic()
+        if seen.strip():  # an empty file was made a moment ago by the attempt to lock it
+            logger.warning(
+                "this file system does not support locks; waiting at most %g s for a sign of life of %s in %s",
+                SILENT_SECONDS,
+                _name_in(seen),
+                self._file,
+            )
+        while seen.strip() and time.monotonic() <= changed + SILENT_SECONDS:
             time.sleep(_POLL_SECONDS)
-            now = self._read()
+            now = _read(self._file)
             if now.strip() and now != seen and time.monotonic() > deadline:
                 raise UserError(f"{complaint} ({_name_in(now)})")
             if now != seen:
                 seen, changed = now, time.monotonic()
-        if self._read() == seen:
+        if _read(self._file) == seen:
             self._beat()
             time.sleep(SETTLE_SECONDS)
         if not self._is_own():
-            raise UserError(f"{complaint} ({_name_in(self._read())})")
-        thread = threading.Thread(target=self._go_on, name=f"lock {self._file.name}", daemon=True)
-        thread.start()
-        release = contextlib.ExitStack()
+            raise UserError(f"{complaint} ({_name_in(_read(self._file))})")
         release.callback(self._remove)
-        release.callback(thread.join)
-        release.callback(self._over.set)
-        return release
+        _keep(self._file, self._renew, BEAT_SECONDS, release)
 
-    def _go_on(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
-            try:
-                if self._is_own() or not self._read().strip():  # if the file was deleted, nobody has taken over
-                    self._beat()
-                    continue
-            except OSError as error:
-                logger.warning("the lock %s cannot be renewed: %s", self._file, error)
-                continue
-            _end_behind(_name_in(self._read()), self._file)
-            return
+    def _renew(self) -> bool:
+        if self._is_own() or not _read(self._file).strip():  # if the file was deleted, nobody has taken over
+            self._beat()
+            return True
+        return False
 
     def _beat(self) -> None:
         self._beats += 1
@@ -206,13 +187,7 @@ class _Heartbeat:
         self._draft.replace(self._file)
 
     def _is_own(self) -> bool:
-        return self._mark in self._read()
-
-    def _read(self) -> str:
-        try:
-            return self._file.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
+        return self._mark in _read(self._file)
 
     def _remove(self) -> None:
         if self._is_own():
@@ -252,16 +227,15 @@ def _name_holder(lock: int) -> None:
     os.pwrite(lock, f"{_own_name()}\n".encode(), 0)
 
 
-def _end_behind(holder: str, file: Path) -> None:
-    logger.error("%s has taken over %s, so this process ends", holder, file)
-    _thread.interrupt_main()
+def _opened(file: Path) -> int:
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
 
 
-def _wait_for_children(holder: str, grace: float) -> None:
-    """If the last holder has died and left its lock behind, waits until its child processes have noticed this."""
-    if holder and grace:
-        logger.warning("%s has died; waiting %g s for its child processes to end", holder, grace)
-        time.sleep(grace)
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _text(lock: int) -> str:

@@ -18,25 +18,10 @@ _IN_EVENTS = {
 _OF_SYNCS = {kind: tuple(s.name for s in STATISTICS if s.kind is kind) for kind in (int, float, str)}
 _WHOLE = (*_IN_EVERY_LINE, "schema", "tokens", "lines", "rank", *_OF_SYNCS[int])
 _TEXTS = ("event", "state", "reason", "kind", "phase", *_OF_SYNCS[str])
-_NUMBERS = (
-    "time",
-    "loss",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-    "data_share",
-    "tflops",
-    "mfu",
-    "tflops_6n",
-    "mfu_6n",
-    "memory_gib",
-    "validation_loss",
-    "validation_bits_per_byte",
-    "local_validation_loss",
-    "local_validation_bits_per_byte",
-    "evaluation_seconds",
-    *_OF_SYNCS[float],
-)
+_OF_TRAINING = ("loss", "lr", "grad_norm", "tokens_per_second", "data_share")
+_OF_DEVICES = ("tflops", "mfu", "tflops_6n", "mfu_6n", "memory_gib")
+_OF_VALIDATION = tuple(f"{prefix}validation_{unit}" for prefix in ("", "local_") for unit in ("loss", "bits_per_byte"))
+_NUMBERS = ("time", "evaluation_seconds", *_OF_TRAINING, *_OF_DEVICES, *_OF_VALIDATION, *_OF_SYNCS[float])
 
 
 def parsed_line(line: bytes | str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ objects are then built. Values are read as by `torch.load(..., weights_only=True
 import io
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,19 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import ReadItem
 
-from muloco.runs.checkpoint_folder import METADATA
+from muloco.runs.manifest import METADATA
 
-_RECORDS = {
-    ("torch.distributed.checkpoint.metadata", "Metadata"),
-    ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
-    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
-    ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "BytesStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "StorageMeta"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-}
+_CLASSES = (
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+    TensorProperties,
+    ChunkStorageMetadata,
+    BytesStorageMetadata,
+    StorageMeta,
+    _StorageInfo,
+)
+_RECORDS = {(class_.__module__, class_.__name__) for class_ in _CLASSES}
 """Classes in `.metadata`, by module and name."""
 _UNUSED = {
     ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
@@ -50,8 +51,18 @@ _UNUSED = {
 }
 """Names in `.metadata` whose values are not needed."""
 _DAMAGE = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
-    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
 )
 """Exceptions that damaged pickles and archives raise."""
 
@@ -61,14 +72,8 @@ class UnreadablePart(ValueError):
 
 
 class PartReader(dcp.FileSystemReader):
-    """torch's reader of a part, except that `.metadata` is read as data.
-
-    Args:
-        part: its folder.
-
-    Raises:
-        UnreadablePart: its metadata is damaged, or is not the metadata of a checkpoint.
-    """
+    """torch's reader of a part, except that `.metadata` is read as data. Raises UnreadablePart as `read_metadata`
+    does."""
 
     def __init__(self, part: Path):
         super().__init__(part)
@@ -93,7 +98,6 @@ def load(states: dict[str, Any], part: Path, *, no_dist: bool = False) -> None:
 
     Args:
         states: tensors, nested values or stateful objects, by name.
-        part: its folder.
         no_dist: whether this process reads by itself, and not together with the other ranks.
 
     Raises:
@@ -112,11 +116,8 @@ def load(states: dict[str, Any], part: Path, *, no_dist: bool = False) -> None:
 
 
 def check(part: Path) -> None:
-    """Reads the metadata of a part and all its values, but no tensor.
-
-    Raises:
-        UnreadablePart: they are damaged, or not data.
-    """
+    """Reads the metadata of a part and all its values, but no tensor. Raises UnreadablePart if they are damaged, or not
+    data."""
     metadata = read_metadata(part)
     for index, place in metadata.storage_data.items():
         if isinstance(metadata.state_dict_metadata.get(index.fqn), BytesStorageMetadata):
@@ -130,11 +131,8 @@ def check(part: Path) -> None:
 
 
 def read_metadata(part: Path) -> Metadata:
-    """Reads the index of a part: which file holds which tensor or value.
-
-    Raises:
-        UnreadablePart: the file is damaged, or is not the metadata of a checkpoint.
-    """
+    """Reads the index of a part: which file holds which tensor or value. Raises UnreadablePart if the file is damaged,
+    or is not the metadata of a checkpoint."""
     path = part / METADATA
     try:
         with path.open("rb") as file:
@@ -184,23 +182,15 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _RECORDS:
             return type(name, (_Record,), {})
         if (module, name) in _UNUSED:
-            return _nothing()
+            return lambda *values: None
         if (module, name) == ("torch", "Size"):
-            return _tuples()
+            return lambda values=(): tuple(values)
         if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
             return found
         raise pickle.UnpicklingError(f"it names {module}.{name}, which does not occur in checkpoints")
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to an object outside the file")
-
-
-def _nothing() -> Callable[..., None]:
-    return lambda *values: None
-
-
-def _tuples() -> Callable[..., tuple]:
-    return lambda values=(): tuple(values)
 
 
 def _metadata(record: Any) -> Metadata:
@@ -223,11 +213,11 @@ def _entry(record: Any) -> TensorStorageMetadata | BytesStorageMetadata:
     dtype = _state(state["properties"], "TensorProperties")[0]
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{dtype!r} is not a dtype")
-    chunks = [_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"]]
+    chunks = (_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"])
     return TensorStorageMetadata(
         properties=TensorProperties(dtype=dtype),
         size=_size(state["size"]),
-        chunks=[ChunkStorageMetadata(offsets=_size(one["offsets"]), sizes=_size(one["sizes"])) for one in chunks],
+        chunks=[ChunkStorageMetadata(offsets=_size(chunk["offsets"]), sizes=_size(chunk["sizes"])) for chunk in chunks],
     )
 
 

@@ -1,2 +1,1 @@
-"""The settings of a run, section by section, read from files and command lines. Needs nothing
-but Python."""
+"""The settings of a run, section by section, read from files and command lines. Needs nothing but Python."""

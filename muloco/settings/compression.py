@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from muloco.outer.codecs import KINDS, Codec, build_codec, codec_class, codec_settings, kinds_with
-from muloco.settings.bounds import Positive, Share
+from muloco.settings.annotations import Positive, Share
 from muloco.settings.section import Origins, Section
 
 if TYPE_CHECKING:

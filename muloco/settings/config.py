@@ -1,4 +1,4 @@
-"""What a user chooses: typed sections, every field of which can be overridden as `--section.field value`.
+"""The choices of a user: typed sections, every field of which can be overridden as `--section.field value`.
 
 A field that is None is derived by `muloco.resolve`; a value that is set by hand stays. Sizes called "sequences" are
 counted over all workers unless said otherwise. Needs nothing but Python, so that `--help` and mistakes are answered at
@@ -7,18 +7,17 @@ once.
 
 from dataclasses import dataclass, field
 
+from muloco.settings.annotations import Common, MayChange
 from muloco.settings.compression import Compression
 from muloco.settings.data import Data, ResolvedData
 from muloco.settings.evaluation import Evaluation, Validation
 from muloco.settings.fault_tolerance import Chaos, FaultTolerance, ResolvedFaultTolerance
-from muloco.settings.marks import Common, MayChange
-from muloco.settings.model import Model
 from muloco.settings.optimizer import LRScheduler, Optimizer, ResolvedOptimizer
 from muloco.settings.outer import OuterOptimizer, ResolvedOuterOptimizer
 from muloco.settings.parallelism import ActivationCheckpoint, Compile, Parallelism
 from muloco.settings.run import Checkpoint, Metrics, ResolvedRun, Run
 from muloco.settings.section import Section
-from muloco.settings.training import ResolvedTraining, Training
+from muloco.settings.training import Model, ResolvedTraining, Training
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,8 +49,7 @@ class Config(Section):
 
     @property
     def worker_processes(self) -> int:
-        """Number of workers that are processes (or groups of ranks) of their own: K, or 1 if one process holds all
-        workers."""
+        """Number of worker processes (or groups of ranks): K, or 1 if one process holds all workers."""
         return self.workers if self.fault_tolerance.transport == "torchft" else 1
 
     @property
@@ -72,8 +70,7 @@ class Config(Section):
 
 @dataclass(kw_only=True, slots=True)
 class ResolvedConfig(Config):
-    """A config in which everything is decided (`muloco.resolve`). A None that is left has a meaning, such as no
-    clipping."""
+    """A config in which everything is decided (`muloco.resolve`). A None has a meaning, such as no clipping."""
 
     run: ResolvedRun
     data: ResolvedData

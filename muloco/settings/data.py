@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from muloco.errors import UserError
-from muloco.settings.bounds import Count, Positive, Text
-from muloco.settings.marks import MayChange
+from muloco.settings.annotations import Count, MayChange, Positive, Text
 from muloco.settings.section import Origins, Section
 
 EMBEDDED = "embedded"

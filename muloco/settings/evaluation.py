@@ -4,8 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from muloco.errors import UserError
-from muloco.settings.bounds import Count, Text
-from muloco.settings.marks import MayChange
+from muloco.settings.annotations import Count, MayChange, Text
 from muloco.settings.section import Section
 
 

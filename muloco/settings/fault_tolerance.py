@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muloco.errors import UserError
-from muloco.settings.bounds import Amount, Count, Names, Seconds, Seed, Share, Text
-from muloco.settings.marks import Common, MayChange
+from muloco.settings.annotations import Amount, Common, Count, MayChange, Names, Seconds, Seed, Share, Text
 from muloco.settings.section import Origins, Section
 
 Method = Literal["diloco", "local_sgd", "gpa", "none"]

@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from muloco.settings.annotations import Mark
 from muloco.settings.config import Config
-from muloco.settings.marks import Mark
 from muloco.settings.other_names import hint
 
 
@@ -23,7 +23,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 @functools.cache
 def field_types() -> dict[str, Any]:
     """The annotation of every field by its full name."""
-    return _types_below(Config, "")
+    return {name: annotation for name, annotation, _ in _fields_below(Config)}
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def common_settings(config: Config) -> dict[str, Any]:
 @functools.cache
 def marks() -> dict[str, Mark | None]:
     """The mark of every field, which may be that of its section, by its full name."""
-    return _marks_below(Config, "", None)
+    return {name: mark for name, _, mark in _fields_below(Config)}
 
 
 def get_field(config: Config, name: str) -> Any:
@@ -52,11 +52,8 @@ def get_field(config: Config, name: str) -> Any:
 
 def set_field(config: Config, name: str, value: Any) -> None:
     """Sets a field by its full name."""
-    *sections, last = name.split(".")
-    section: Any = config
-    for part in sections:
-        section = getattr(section, part)
-    setattr(section, last, value)
+    section, _, last = name.rpartition(".")
+    setattr(get_field(config, section), last, value)
 
 
 def unknown_field(name: str) -> str:
@@ -68,21 +65,14 @@ def suggestion(name: str, known: Mapping[str, Any] | None = None) -> str:
     return hint(name, field_types() if known is None else known, prefix="")
 
 
-def _types_below(type_: type, prefix: str) -> dict[str, Any]:
-    types: dict[str, Any] = {}
-    for name, annotation in get_type_hints(type_, include_extras=True).items():
-        section = section_class(annotation)
-        types |= {prefix + name: annotation} if section is None else _types_below(section, f"{prefix}{name}.")
-    return types
-
-
-def _marks_below(type_: type, prefix: str, above: Mark | None) -> dict[str, Mark | None]:
-    below: dict[str, Mark | None] = {}
+def _fields_below(type_: type, prefix: str = "", above: Mark | None = None) -> Iterator[tuple[str, Any, Mark | None]]:
+    """Full name, annotation and mark of every field; a field without a mark has that of its section."""
     for name, annotation in get_type_hints(type_, include_extras=True).items():
         mark = next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Mark)), above)
-        section = section_class(annotation)
-        below |= {prefix + name: mark} if section is None else _marks_below(section, f"{prefix}{name}.", mark)
-    return below
+        if section := section_class(annotation):
+            yield from _fields_below(section, f"{prefix}{name}.", mark)
+        else:
+            yield prefix + name, annotation, mark
 
 
 def section_class(annotation: Any) -> type | None:

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from muloco.errors import UserError, error_reason, shown
-from muloco.settings.bounds import FolderName
+from muloco.settings.annotations import FOLDER_NAME
 from muloco.settings.config import Config
 from muloco.settings.fields import suggestion
 from muloco.settings.other_names import MOVED, PAPER
@@ -70,12 +71,9 @@ def find_config(path: str) -> Path:
 
 
 def locate(config: Config, file: Path, words: Sequence[str]) -> None:
-    """Sets the run's folder to that of its config.json, even if the folder has been renamed or moved.
-
-    Args:
-        config: as loaded from the file, with the words applied; changed in place.
-        file: absolute path; any other file than a config.json changes nothing.
-        words: of the command line; a folder that they name has precedence.
+    """Sets the run's folder in a config, as loaded from a file and with the words of the command line applied, to that
+    of its config.json, even if the folder has been renamed or moved. A folder that the words name has precedence; any
+    other file than a config.json changes nothing.
 
     Raises:
         UserError: the folder has been given a name that a run may not have.
@@ -85,36 +83,57 @@ def locate(config: Config, file: Path, words: Sequence[str]) -> None:
     named = {word.split("=", 1)[0] for word in words}
     folder, outputs, here = file.parent, file.parent.parent, Path.cwd()
     if "--run.name" not in named:
-        if not FolderName().allows(folder.name):
+        if not FOLDER_NAME.allows(folder.name):
             raise UserError(
-                f"{folder}: the folder's name {folder.name!r} cannot be a run's name; rename it to {FolderName.words}"
+                f"{folder}: the folder's name {folder.name!r} cannot be a run's name; rename it to {FOLDER_NAME.words}"
             )
         config.run.name = folder.name
     if "--run.outputs" not in named:
         config.run.outputs = str(outputs.relative_to(here) if outputs.is_relative_to(here) else outputs)
 
 
-def _from_python(file: Path) -> Config:
-    spec = importlib.util.spec_from_file_location(f"muloco_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+def run_file(file: Path, function: str) -> tuple[ModuleType, Any]:
+    """Runs a Python file of the user, which may import modules next to it.
+
+    Args:
+        file: absolute path.
+        function: a function without parameters that the file defines.
+
+    Returns:
+        the module, and what the function returns; None if there is no such function.
+
+    Raises:
+        UserError: the file is not Python, or it or the function has raised an exception.
+    """
+    spec = importlib.util.spec_from_file_location(f"muloco_{function}_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    folder = str(file.parent)  # a config may import modules next to it
+    folder = str(file.parent)
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-        made = module.config() if callable(getattr(module, "config", None)) else _of_dicts(module)
+        made = getattr(module, function, None)
+        return module, made() if callable(made) else None
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a config is a program of the user's: it may raise anything
-        raise UserError(failure_in(file, error)) from error
+    except (Exception, SystemExit) as error:  # it is a program of the user's, which may raise anything
+        raise UserError(_failure_in(file, error)) from error
     finally:
         sys.path.remove(folder)
+
+
+def _from_python(file: Path) -> Config:
+    module, made = run_file(file, "config")
+    theirs = not callable(getattr(module, "config", None))
+    if theirs:
+        made = _of_dicts(module)
     if made is None and not hasattr(module, "config"):
         hint = "; it is a sweep, for `muloco sweep` and `muloco plan`" if hasattr(module, "sweep") else ""
         raise UserError(f"{file} has no function config(){hint}")
     if not isinstance(made, Config):
         raise UserError(f"config() in {file} returned {type(made).__name__}, not a muloco.settings.config.Config")
-    settle(made, where=str(file), theirs=not callable(getattr(module, "config", None)))
+    settle(made, where=str(file), theirs=theirs)
     return made
 
 
@@ -139,7 +158,7 @@ def _from_json(file: Path) -> Config:
     return from_dict(stored["resolved"], where=str(file))
 
 
-def failure_in(file: Path, error: BaseException) -> str:
+def _failure_in(file: Path, error: BaseException) -> str:
     """One line about an error in a user's Python file: file, line and what was raised."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: {error.msg}"

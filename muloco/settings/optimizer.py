@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Literal
 
 from muloco.errors import UserError
 from muloco.optim.rules import RULES
-from muloco.settings.bounds import Amount, Count, Momentum, NotNegative, Positive, Share, SomeShare
-from muloco.settings.marks import Common, MayChange
+from muloco.settings.annotations import (
+    Amount,
+    Common,
+    Count,
+    MayChange,
+    Momentum,
+    NotNegative,
+    Positive,
+    Share,
+    SomeShare,
+)
 from muloco.settings.section import Origins, Section
 
 if TYPE_CHECKING:
@@ -97,8 +106,7 @@ class Optimizer(Section):
         return _USUAL_RULES[self.name]["matrix" if role == "matrix" else "others"]
 
     def open_usual_rules(self) -> None:
-        """Opens the rules that follow from the name, so that they follow from another name, too. The values need not
-        have been checked."""
+        """Opens the rules that follow from the name, so that they follow from another name, too."""
         if self.name in list(_USUAL_RULES):
             for name, role in self.roles().items():
                 if role.rule == self.usual_rule(name):

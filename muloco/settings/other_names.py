@@ -30,8 +30,7 @@ class Other:
 
 
 def _renamed(field: str, values: Mapping[Any, Any] | None = None) -> Other:
-    """Returns the entry for an option that has another name here; `values` translates values that are written in
-    another way."""
+    """Returns the entry for an option that has another name here, and maybe other names of its values."""
 
     def read(value: Any) -> Values:
         known = values is not None and isinstance(value, (str, bool, int, type(None))) and value in values
@@ -69,7 +68,6 @@ def _fragments(fragments: Any) -> Values:
 
 
 def _sources(field: str, data: Any) -> Values:
-    """Paths and weights of `data_train` or `data_val`."""
     sets = data if isinstance(data, (list, tuple)) else [data]
     sources = [source for part in sets if isinstance(part, Mapping) for source in part.get("sources", ())]
     paths = [source["path"] for source in sources if isinstance(source, Mapping) and "path" in source]
@@ -80,18 +78,15 @@ def _sources(field: str, data: Any) -> Values:
     return {field: paths, "data.weights": [source.get("weight", 1) for source in sources]}
 
 
-def _tokenizer(path: Any) -> Values:
-    """The folder of a tokenizer, for which the paper's repository has a file."""
-    return {"data.tokenizer": path}
-
-
 _NOT_HERE = "muloco has no such option"
 _COMM = "the timeout of collectives within a worker is --parallelism.collective_timeout_seconds"
 _WANDB = "set WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_NAME in the environment"
 _ROLES = ("scalar", "embedding", "head")
 
 PAPER: dict[str, Other] = {
-    "model.tokenizer_path": Other("use --data.tokenizer, a folder with tokenizer.json", _tokenizer),
+    "model.tokenizer_path": Other(
+        "use --data.tokenizer, a folder with tokenizer.json", lambda path: {"data.tokenizer": path}
+    ),
     "training.dataset": _gone("use --data.corpus"),
     "training.dataset_path": Other("use --data.corpus", lambda path: {"data.corpus": path} if path else {}),
     "data_train": Other("use --data.corpus", lambda data: _sources("data.corpus", data)),
@@ -225,7 +220,7 @@ MOVED = {
     "muloco.training.resolve": "import from muloco.resolve",
     "muloco.training.run_folder": "import from muloco.runs.folder",
 }
-"""What to write instead of modules of earlier versions, which configs and sweeps of users import."""
+"""Advice on modules of earlier versions, which configs and sweeps of users import."""
 
 _ELSEWHERE = {
     "cfg_options": "options are --section.field value, without --cfg_options",
@@ -282,13 +277,9 @@ _ELSEWHERE |= {name: f"use --{ours}" for ours, names in _ELSEWHERE_FIELDS.items(
 
 
 def hint(name: str, known: Iterable[str], *, prefix: str = "--") -> str:
-    """Says what to write instead of a name that is not a field.
-
-    Args:
-        name: in full, such as `training.compile`, or without a section.
-        known: full names of fields, or the fields of the section that `name` is in.
-        prefix: of options.
-    """
+    """Says what to write, with this prefix of options, instead of a name that is not a field: in full, such as
+    `training.compile`, or without a section. `known` are full names of fields, or the fields of the section that the
+    name is in."""
     return re.sub(r"--(?=\w+\.)", prefix, _hint(name, list(known)))
 
 
@@ -315,13 +306,10 @@ def _hint(name: str, known: Sequence[str]) -> str:
     if theirs and not same:
         return theirs[0]
     near = similar(last, list(dict.fromkeys(lasts.values())), cutoff=0.7)
-    matches = same or [field for field in ranked if near and lasts[field] == near[0]]
-    matches = matches or similar(name, known, cutoff=0.7)
-    if matches:
-        return _mean(matches)
-    return "`muloco train CONFIG --help` lists all options"
+    alike = [field for field in ranked if near and lasts[field] == near[0]]
+    matches = same or alike or similar(name, known, cutoff=0.7)
+    return _mean(matches) if matches else "`muloco train CONFIG --help` lists all options"
 
 
 def _mean(matches: Sequence[str]) -> str:
-    few = [f"--{field}" if "." in field else field for field in matches[:3]]
-    return f"did you mean {' or '.join(few)}?"
+    return f"did you mean {' or '.join(f'--{field}' if '.' in field else field for field in matches[:3])}?"

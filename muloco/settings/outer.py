@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muloco.errors import UserError
-from muloco.settings.bounds import Momentum, Positive, Share
-from muloco.settings.marks import MayChange
+from muloco.settings.annotations import MayChange, Momentum, Positive, Share
 from muloco.settings.section import Origins, Section
 
 
@@ -35,11 +34,7 @@ class OuterOptimizer(Section):
     """Keep anchor and outer state in pinned host memory instead of on the device."""
 
     def complete(self, method: str, origins: Origins) -> None:
-        """Derives the learning rate and the momentum.
-
-        Args:
-            method: `fault_tolerance.semi_sync_method`.
-            origins: of derived values; gets those of these two.
+        """Derives the learning rate and the momentum for a `fault_tolerance.semi_sync_method`.
 
         Raises:
             UserError: the method is to average the workers, and this section would do something else.

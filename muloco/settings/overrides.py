@@ -57,23 +57,13 @@ def show_help(config: Config, *, prog: str) -> None:
     import tyro
 
     tyro.cli(
-        Config,
-        default=config,
-        args=["--help"],
-        prog=prog,
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
+        Config, default=config, args=["--help"], prog=prog, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
     )
 
 
 def settle_length(config: Config, words: Iterable[str]) -> None:
-    """Lets the one of training.steps and training.tokens that is on the command line decide; the other is derived from
-    it.
-
-    Args:
-        config: with the words applied; changed in place.
-        words: of the command line, `--section.field value`.
-    """
+    """Lets the one of training.steps and training.tokens that is among the words of the command line decide: the other
+    is opened in the config, to be derived from it."""
     named = {word.split("=", 1)[0] for word in words}
     steps, tokens = "--training.steps" in named, "--training.tokens" in named
     if steps and not tokens and config.training.steps is not None:

@@ -16,34 +16,31 @@ logger = logging.getLogger(__name__)
 
 
 def settle(config: Config, *, where: str = "", theirs: bool = False) -> None:
-    """Reads what a config holds in the forms of the paper's repository, and checks every field against its annotation.
+    """Reads what a config holds in the forms of the paper's repository, and checks every field against its annotation,
+    in place.
 
     Sections given as dicts become sections, lists become tuples, whole floats become ints where whole numbers are
-    meant. Settings that have another meaning in the paper's repository are logged.
-
-    Args:
-        config: changed in place.
-        where: the file that it comes from, for messages; may be empty.
-        theirs: whether it is a config of the paper's repository, in which options that muloco does not know are
-            ignored.
+    meant. Settings that have another meaning in the paper's repository are logged. In a config of theirs, options that
+    muloco does not know are ignored. `where` names the file in messages.
 
     Raises:
         UserError: the value of a section or a field is not allowed.
     """
-    given, notes = _other_forms(config, where, theirs)
-    _check_sections(config, where, "")
+    start = f"{where}: " if where else ""
+    given, notes = _other_forms(config, start, theirs)
+    _check_sections(config, start, "")
     for name, value in given.items():
         set_field(config, name, value)
     for name, annotation in field_types().items():
         try:
             set_field(config, name, values.checked(annotation, get_field(config, name)))
         except values.BadValue as error:
-            raise UserError(f"{_prefix(where)}{name} {error}") from None
+            raise UserError(f"{start}{name} {error}") from None
     for note in notes:
-        logger.warning("%s%s", _prefix(where), note)
+        logger.warning("%s%s", start, note)
 
 
-def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list[str]]:
+def _other_forms(config: Config, start: str, theirs: bool) -> tuple[Values, list[str]]:
     """Values by full name, and notes, for settings in the paper's forms; these are removed from the config."""
     given: Values = {}
     notes: list[str] = []
@@ -57,7 +54,7 @@ def _other_forms(config: Config, where: str, theirs: bool) -> tuple[Values, list
             paper = _read(section_name(type(section).__name__), dict(other), given, notes, unknown) or paper
             other.clear()
     if unknown and not theirs:
-        raise UserError(_prefix(where) + unknown_field(unknown[0]))
+        raise UserError(start + unknown_field(unknown[0]))
     if unknown:
         notes.append(f"ignored, as muloco has no such options: {', '.join(unknown)}")
     if given.get("compression.kind") == "none":
@@ -90,8 +87,7 @@ def _take_dicts(section: Any, prefix: str) -> Iterator[tuple[str, Mapping[str, A
 
 
 def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[str], unknown: list[str]) -> bool:
-    """Reads a section in the paper's forms into `given`, `notes` and `unknown` names. Returns whether a name is
-    theirs."""
+    """Reads a section in the paper's forms into the other arguments. Returns whether one of its names is theirs."""
     theirs = False
     for name, value in stored.items():
         full = full_name(section, str(name))
@@ -113,17 +109,13 @@ def _read(section: str, stored: Mapping[str, Any], given: Values, notes: list[st
     return theirs
 
 
-def _check_sections(config: Any, where: str, prefix: str) -> None:
+def _check_sections(config: Any, start: str, prefix: str) -> None:
     for name, type_ in get_type_hints(type(config)).items():
         if dataclasses.is_dataclass(type_):
             section = getattr(config, name)
             if not isinstance(section, type_):  # type: ignore[arg-type]
                 raise UserError(
-                    f"{_prefix(where)}section {prefix}{name} must be a {type_.__name__}, or a dict of its fields; "  # type: ignore[union-attr]
+                    f"{start}section {prefix}{name} must be a {type_.__name__}, or a dict of its fields; "  # type: ignore[union-attr]
                     f"got {shown(section)}"
                 )
-            _check_sections(section, where, f"{prefix}{name}.")
-
-
-def _prefix(where: str) -> str:
-    return f"{where}: " if where else ""
+            _check_sections(section, start, f"{prefix}{name}.")

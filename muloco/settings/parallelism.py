@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from muloco.settings.bounds import Count, Seconds
-from muloco.settings.marks import Common, MayChange
+from muloco.settings.annotations import Common, Count, MayChange, Seconds
 from muloco.settings.section import Section
 
 

@@ -1,11 +1,10 @@
-"""What a run is called, where it writes, and what it logs and saves."""
+"""The name and the folder of a run, and what it logs and saves."""
 
 import importlib.util
 from dataclasses import dataclass
 
 from muloco.errors import UserError
-from muloco.settings.bounds import Amount, Count, Name, Seed, Text
-from muloco.settings.marks import MayChange
+from muloco.settings.annotations import Amount, Count, MayChange, Name, Seed, Text
 from muloco.settings.section import Section
 
 

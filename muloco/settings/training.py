@@ -1,14 +1,23 @@
-"""Batch, length and precision of the training."""
+"""The model, and batch, length and precision of its training."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from muloco.errors import UserError
-from muloco.settings.bounds import Count, Positive
-from muloco.settings.marks import Common, MayChange
+from muloco.model.flavors import aliases
+from muloco.settings.annotations import Common, Count, MayChange, Positive, Text
 from muloco.settings.section import Origins, Section
 
 Precision = Literal["bfloat16", "autocast", "float32"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Model(Section):
+    flavor: Text = "150M"
+
+
+_SIZES = f"{', '.join(aliases())}. Those that are named by a number of parameters are the paper's."
+Model.__doc__ = f"The model.\n\nArgs:\n    flavor: Size of the model, by its short or full name: {_SIZES}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,22 +46,18 @@ class Training(Section):
     replaying it. A graph keeps the memory of activations and gradients even while other work runs. No graph is recorded
     without a CUDA device, for workers in one process, and with torch 2.11 (docs/performance.md)."""
 
-    def complete(self, token_budget: int, whose: str, origins: Origins) -> None:
-        """Derives the length of the run: steps from a budget of tokens, and tokens from the steps.
-
-        Args:
-            token_budget: where neither is given.
-            whose: whose budget this is, for the origin.
-            origins: of derived values; gets those of these two.
+    def complete(self, token_budget: int, source: str, origins: Origins) -> None:
+        """Derives the length of the run: steps from a budget of tokens, and tokens from the steps. `token_budget` holds
+        where neither is given, and `source` says in words whose budget it is.
 
         Raises:
             UserError: both are given and do not agree.
         """
         step = f"{self.global_batch_size:,} sequences x {self.seq_len:,} tokens"
         if self.steps is None:
-            budget, whose = (token_budget, whose) if self.tokens is None else (self.tokens, "in training.tokens")
+            budget, source = (token_budget, source) if self.tokens is None else (self.tokens, "in training.tokens")
             self.steps = max(1, budget // self.tokens_per_step)
-            origins["training.steps"] = f"{budget:,} tokens {whose} / ({step})"
+            origins["training.steps"] = f"{budget:,} tokens {source} / ({step})"
         elif self.tokens is not None and self.tokens != self.steps * self.tokens_per_step:
             raise UserError(
                 f"training.steps {self.steps} and training.tokens {self.tokens} do not agree: at "

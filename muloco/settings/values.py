@@ -1,7 +1,7 @@
 """Checks of values from a Python file, a config.json or a command line against the annotations of their fields.
 
 It knows every type that a section of the config uses: bool, int, float, str, Literal, tuples of these of any
-length, unions, and Annotated with bounds (`muloco.settings.bounds`). Needs nothing but Python.
+length, unions, and Annotated with bounds (`muloco.settings.annotations`). Needs nothing but Python.
 """
 
 import argparse
@@ -10,12 +10,11 @@ import numbers
 import os
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from muloco.errors import UserError, shown
-from muloco.settings.bounds import Joined
-from muloco.settings.marks import Mark
+from muloco.errors import shown
+from muloco.settings.annotations import JOINED, Mark
 from muloco.suggest import did_you_mean
 
 LARGEST = 2**63 - 1
@@ -34,7 +33,7 @@ def checked(annotation: Any, value: Any) -> Any:
         BadValue: the value has another type, or is out of bounds.
     """
     base, bounds = _parts(annotation)
-    if any(isinstance(bound, Joined) for bound in bounds) and isinstance(value, (list, tuple)):
+    if JOINED in bounds and isinstance(value, (list, tuple)):
         return checked(annotation, ",".join(checked(str, name) for name in value))
     converted = _converted(base, value)
     for bound in bounds:
@@ -61,24 +60,21 @@ def read(annotation: Any, words: Sequence[str]) -> Any:
     raise BadValue(f"{what}; it must be {described(annotation)}")
 
 
-def whole_number(word: str) -> int:
-    """A whole number of a command's own option, written in the ways that a field of the config may be, such as 1e9.
+def option_type(annotation: Any) -> Callable[[str], Any]:
+    """The type of a command's own option, for argparse: its values are written as those of a field with this annotation
+    (`muloco.settings.annotations`), such as 1e9 for a whole number.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: a word is no such value.
     """
-    try:
-        return read(int, [word])
-    except BadValue as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
+    def read_word(word: str) -> Any:
+        try:
+            return read(annotation, [word])
+        except BadValue as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def check_option(option: str, annotation: Any, value: Any) -> None:
-    """Raises UserError if the value of a command's option does not match an annotation (`muloco.settings.bounds`)."""
-    try:
-        checked(annotation, value)
-    except BadValue as error:
-        raise UserError(f"{option} {error}") from None
+    return read_word
 
 
 def described(annotation: Any) -> str:
@@ -186,8 +182,7 @@ def _mismatch(annotation: Any, value: Any) -> BadValue:
 
 
 def _value(options: Sequence[Any], word: str) -> Any:
-    """The value of a word, given the types of a field. A word that is no such value stays a text, which `checked`
-    refuses."""
+    """The value of a word, given the types of a field. Any other word stays a text, which `checked` refuses."""
     kinds = [_parts(option)[0] for option in options]
     if type(None) in kinds and word == "None":
         return None
@@ -213,7 +208,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type and its bounds."""
     if get_origin(annotation) is Annotated:
         base, *bounds = get_args(annotation)
         return base, tuple(bound for bound in bounds if not isinstance(bound, Mark))

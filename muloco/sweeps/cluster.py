@@ -3,13 +3,15 @@
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from muloco.errors import UserError
+from muloco.errors import UserError, shown
 from muloco.launch.placement.layout import layout
+from muloco.settings.annotations import Amount, Count, Text
+from muloco.settings.values import BadValue, checked, read
 from muloco.suggest import did_you_mean
 
 DEFAULT_NODE_LIMIT = 16
@@ -20,38 +22,38 @@ DEFAULT_NODE_LIMIT = 16
 class ClusterProfile:
     """A cluster as its user sees it. Fields that are None are left to the cluster."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    nodes: int | None = None
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    nodes: Count | None = None
     """Nodes of a job. None: as many as its workers need."""
-    gpus_per_node: int = 0
+    gpus_per_node: Amount = 0
     """Number of GPUs of a node. 0: the nodes have none, and the ranks share the cores."""
-    gpu_type: str | None = None
+    gpu_type: Text | None = None
     """Type of GPU by the cluster's name for it, such as h100, if it has several."""
-    cpus_per_node: int | None = None
+    cpus_per_node: Amount | None = None
     """CPUs of a node that a job asks for. 0: the whole node, for this job alone. None: SLURM's default, one."""
-    memory: str | None = None
+    memory: Text | None = None
     """Memory of a node, as sbatch reads it: 500G; 0 is all of it. None: the partition's default."""
-    time: str | None = None
+    time: Text | None = None
     """Time limit of a job, as sbatch reads it: 24:00:00, or 2-12:00:00. None: the partition's default."""
-    signal_seconds: int = 600
+    signal_seconds: Count = 600
     """Seconds before the time limit at which a job saves a checkpoint and is queued again."""
-    mail: str | None = None
+    mail: Text | None = None
     """Address to which SLURM writes when a job ends, fails or is queued again."""
-    modules: tuple[str, ...] = ()
+    modules: tuple[Text, ...] = ()
     """Modules that are loaded at the start of a job."""
-    environment: tuple[str, ...] = ()
+    environment: tuple[Text, ...] = ()
     """Lines of bash at the start of a job, such as the one that activates the Python environment."""
     nccl: Mapping[str, str] = field(default_factory=dict)
     """Variables NCCL_* and their values."""
-    container: str | None = None
+    container: Text | None = None
     """Words before every command on a node, such as `apptainer exec --nv /images/muloco.sif`."""
-    log_folder: str = "."
+    log_folder: Text = "."
     """Folder for the output of jobs; sbatch does not create it."""
-    node_limit: int | None = None
+    node_limit: Count | None = None
     """Most nodes that all jobs of a sweep may hold together. None: 16, or as many as its largest job needs."""
-    interface: str | None = None
+    interface: Text | None = None
     """Network interface of the nodes that workers use, such as ib0. None: the one that leads to the other nodes."""
 
     def __post_init__(self) -> None:
@@ -63,11 +65,8 @@ class ClusterProfile:
             )
 
     def nodes_for(self, *, workers: int, ranks: int) -> int:
-        """Nodes of a job of so many workers with so many ranks each.
-
-        Raises:
-            UserError: a worker fits on no number of nodes, or the job needs more than `nodes`.
-        """
+        """Returns the number of nodes of a job of so many workers with so many ranks each. Raises UserError if a worker
+        fits on no number of nodes, or if the job needs more than `nodes`."""
         if not self.gpus_per_node:
             return self.nodes or 1
         needed = layout(workers=workers, ranks=ranks, per_node=self.gpus_per_node).nodes
@@ -84,13 +83,13 @@ class ClusterProfile:
 
     def unasked(self) -> list[str]:
         """SLURM's defaults for the fields that are not set, one phrase for each."""
-        given = {
+        phrases = {
             "one CPU of each node (cpus_per_node)": self.cpus_per_node is None,
             "the partition's default memory (memory)": self.memory is None,
             "the partition's default time (time)": self.time is None,
             "no GPU (gpus_per_node)": self.gpus_per_node == 0,
         }
-        return [phrase for phrase, left_out in given.items() if left_out]
+        return [phrase for phrase, left_out in phrases.items() if left_out]
 
     def describe(self) -> str:
         """Returns all fields that are set, in one line."""
@@ -102,7 +101,6 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
     """The profile in a TOML file, or that of a cluster that needs none.
 
     Args:
-        path: of the file.
         overrides: values that win over the file's, as words of a command line; None: the file's holds.
 
     Raises:
@@ -117,18 +115,15 @@ def load_profile(path: Path | None, **overrides: str | None) -> ClusterProfile:
             raise UserError(f"the cluster profile {path} cannot be read: {error.strerror}") from None
         except ValueError as error:  # not TOML, or not text
             raise UserError(f"the cluster profile {path} is not TOML: {error}") from None
-    read = {name: _value(name, value, where) for name, value in values.items()}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    read |= {name: _value(name, _from_word(name, value), f"--{name}") for name, value in given.items()}
-    return ClusterProfile(**read)
+    fields = {name: _field(where, name, _nccl if name == "nccl" else checked, value) for name, value in values.items()}
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    fields |= {name: _field(f"--{name}", name, read, [word]) for name, word in chosen.items()}
+    return ClusterProfile(**fields)
 
 
 def seconds_of(time: str) -> int:
-    """A time limit as sbatch reads it: minutes[:seconds], hours:minutes:seconds, or days-hours[:minutes[:seconds]].
-
-    Raises:
-        UserError: it is none.
-    """
+    """Returns the seconds of a time limit as sbatch reads it: minutes[:seconds], hours:minutes:seconds, or
+    days-hours[:minutes[:seconds]]. Raises UserError for any other text."""
     form = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if form is None:
         raise UserError(f"time must be such as 24:00:00 or 2-12:00:00; got {time!r}")
@@ -140,49 +135,32 @@ def seconds_of(time: str) -> int:
     return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
 
 
-_TYPES = get_type_hints(ClusterProfile)
+_TYPES = {
+    name: get_args(annotation)[0] if type(None) in get_args(annotation) else annotation
+    for name, annotation in get_type_hints(ClusterProfile, include_extras=True).items()
+}
+"""Annotations of the fields, without the None that neither TOML nor the command line has."""
 
 
-def _value(name: str, value: Any, where: str) -> Any:
-    """The value of a field from what TOML has for it."""
+def _field(where: str, name: str, convert: Callable[[Any, Any], Any], value: Any) -> Any:
     if name not in _TYPES:
         hint = did_you_mean(name, _TYPES, cutoff=0.5) or f"known: {', '.join(_TYPES)}"
         raise UserError(f"{where}: unknown key {name}; {hint}")
-    if name == "nccl":
-        return _nccl(value, where)
-    if name in ("modules", "environment"):
-        if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-            raise UserError(f"{where}: {name} must be a list of strings; got {value!r}")
-        lines = value
-    elif _TYPES[name] in (int, int | None):
-        least = 0 if name in ("gpus_per_node", "cpus_per_node") else 1
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{where}: {name} must be a whole number from {least} on; got {value!r}")
-        return value
-    elif not isinstance(value, str) or not value:
-        raise UserError(f'{where}: {name} must be a string such as {name} = "..."; got {value!r}')
-    else:
-        lines = [value]
-    if any("\n" in line for line in lines):
-        raise UserError(f"{where}: {name} must be on one line; got {value!r}")
-    return value if isinstance(value, str) else tuple(value)
+    try:
+        return convert(_TYPES[name], value)
+    except BadValue as error:
+        raise UserError(f"{where}: {name} {error}") from None
 
 
-def _nccl(value: Any, where: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: nccl must be a table [nccl] of variables NCCL_*; got {value!r}")
-    for name, setting in value.items():
+def _nccl(annotation: Any, table: Any) -> dict[str, str]:
+    if not isinstance(table, dict):
+        raise BadValue(f"must be a table [nccl] of variables NCCL_*; got {shown(table)}")
+    for name, value in table.items():
         if not name.startswith("NCCL_") or not name.isidentifier():
-            raise UserError(f"{where}: [nccl] holds variables NCCL_*; got {name} (other ones go into environment)")
-        if not isinstance(setting, str | int) or isinstance(setting, bool) or "\n" in str(setting):
-            raise UserError(f"{where}: nccl.{name} must be a string of one line or a whole number; got {setting!r}")
-    return {name: str(setting) for name, setting in value.items()}
-
-
-def _from_word(name: str, word: str) -> Any:
-    """A word of the command line as TOML would have it."""
-    number = name in _TYPES and _TYPES[name] in (int, int | None) and word.isdecimal()
-    return int(word) if number else word
+            raise BadValue(f"holds variables NCCL_*; got {name} (other ones go into environment)")
+        if not isinstance(value, str | int) or isinstance(value, bool) or "\n" in str(value):
+            raise BadValue(f"has {name}, which must be a text of one line or a whole number; got {shown(value)}")
+    return {name: str(value) for name, value in table.items()}
 
 
 def _show(value: Any) -> str:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,6 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
     """The jobs of a sweep, in its order.
 
     Args:
-        sweep: what to expand.
         overrides: `--section.field value` words that apply to all jobs, on top of their own values.
         profile: of the cluster, for the nodes that a job needs.
 
@@ -78,48 +77,39 @@ def expand(sweep: Sweep, *, overrides: Sequence[str] = (), profile: ClusterProfi
     if "run.name" in everywhere:
         raise UserError("run.name is given by the sweep, which names its jobs by what differs between them")
     everywhere["run.outputs"] = str(Path(everywhere.get("run.outputs", OUTPUTS)).absolute())
-    found = Expansion(jobs=[], refused=[], merged=[])
+    expansion = Expansion(jobs=[], refused=[], merged=[])
     load = functools.cache(load_config)
     by_name: dict[str, Job] = {}
     by_run: dict[str, tuple[Job, Grid]] = {}
     for grid in sweep.grids:
         for name, job in _expand(grid, everywhere, profile, load):
             if isinstance(job, UserError):
-                found.refused.append(Refused(name, str(job)))
+                expansion.refused.append(Refused(name, str(job)))
                 continue
             same, owner = by_run.setdefault(_identity(job.resolved), (job, grid))
             if same is not job and owner is grid:
-                found.refused.append(Refused(name, f"the same run as {same.name}, after all derived values"))
+                expansion.refused.append(Refused(name, f"the same run as {same.name}, after all derived values"))
             elif same is not job:
-                found.merged.append((name, same.name))
+                expansion.merged.append((name, same.name))
             elif by_name.setdefault(name, job) is not job:
-                found.refused.append(Refused(name, "another grid has a job of this name that is another run"))
+                expansion.refused.append(Refused(name, "another grid has a job of this name that is another run"))
             else:
-                found.jobs.append(job)
-    return found
+                expansion.jobs.append(job)
+    return expansion
 
 
 def _expand(
-    grid: Grid,
-    everywhere: Mapping[str, Any],
-    profile: ClusterProfile,
-    load: Callable[[str], Config],
-) -> list[tuple[str, Job | UserError]]:
+    grid: Grid, everywhere: Mapping[str, Any], profile: ClusterProfile, load: Callable[[str], Config]
+) -> Iterator[tuple[str, Job | UserError]]:
     """Name and job of every point of a grid, or the reason why there is none."""
     names = job_names(grid.name, [plain(point) for point in grid.points], named=grid.named)
-    try:
-        file = find_config(grid.config)
-        base = load(grid.config)
-    except UserError as error:
-        return [(name, error) for name in names]
-    jobs: list[tuple[str, Job | UserError]] = []
     for name, point in zip(names, grid.points, strict=True):
         try:
+            file, base = find_config(grid.config), load(grid.config)
             values = checked_point({**plain(point), **everywhere})
-            jobs.append((name, _job(name, file, base, values, point, profile)))
+            yield name, _job(name, file, base, values, point, profile)
         except UserError as error:
-            jobs.append((name, error))
-    return jobs
+            yield name, error
 
 
 def _job(name: str, file: Path, base: Config, values: dict[str, Any], point: Point, profile: ClusterProfile) -> Job:
@@ -129,11 +119,11 @@ def _job(name: str, file: Path, base: Config, values: dict[str, Any], point: Poi
     config = resolve(chosen)
     fields = flatten(config)
     values |= {field: fields[field] for field in _PATHS if field in values}
-    given = {field: value for field, value in values.items() if field != "run.outputs"}
+    own = {field: value for field, value in values.items() if field != "run.outputs"}
     return Job(
         name=name,
         config=file,
-        overrides=tuple(word for field, value in given.items() for word in words_of(field, value)),
+        overrides=tuple(word for field, value in own.items() for word in words_of(field, value)),
         resolved=config,
         nodes=profile.nodes_for(workers=config.worker_processes, ranks=config.ranks_per_worker),
         origins={field: origin for field, origin in origins(point).items() if plain(point)[field] == values[field]},

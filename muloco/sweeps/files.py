@@ -1,11 +1,9 @@
 """Reading a sweep from its file: a Python file with a function `sweep()`."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from muloco.errors import UserError, naming
-from muloco.settings.load import SHIPPED, failure_in
+from muloco.settings.load import SHIPPED, run_file
 from muloco.suggest import did_you_mean
 from muloco.sweeps.sweep import Sweep
 
@@ -21,24 +19,10 @@ def load_sweep(path: Path | str) -> Sweep:
         UserError: there is no such file, or it has no `sweep()` that returns a Sweep.
     """
     file = find_sweep(path)
-    spec = importlib.util.spec_from_file_location(f"muloco_sweep_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    folder = str(file.parent)
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-        if not callable(getattr(module, "sweep", None)):
-            hint = "; it is a config, for `muloco train`" if hasattr(module, "config") else ""
-            raise UserError(f"{file} has no function sweep(){hint}")
-        sweep = module.sweep()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # a sweep is a program of the user's: it may raise anything
-        raise UserError(failure_in(file, error)) from error
-    finally:
-        sys.path.remove(folder)
+    module, sweep = run_file(file, "sweep")
+    if not callable(getattr(module, "sweep", None)):
+        hint = "; it is a config, for `muloco train`" if hasattr(module, "config") else ""
+        raise UserError(f"{file} has no function sweep(){hint}")
     if not isinstance(sweep, Sweep):
         raise UserError(f"sweep() in {file} returned {type(sweep).__name__}, not a muloco.sweeps.sweep.Sweep")
     return sweep

@@ -9,7 +9,6 @@ last, and its submissions in order.
 import difflib
 import hashlib
 import time
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from muloco.errors import UserError
 from muloco.files import write_whole
 from muloco.runs.folder import read_json, write_json
-from muloco.runs.lock import only_one
 from muloco.sweeps.settings import Settings
 
 SCHEMA = 1
@@ -89,15 +87,11 @@ class SweepFolder:
     def save(self) -> None:
         """Writes sweep.json, whole or not at all."""
         jobs = {name: asdict(record) for name, record in self.records.items()}
-        write_json(self._state, {"schema": SCHEMA, "settings": self.settings.to_json(), "jobs": jobs})
+        write_json(self._state, {"schema": SCHEMA, "settings": asdict(self.settings), "jobs": jobs})
 
     def write(self, name: str, text: str) -> None:
-        """Writes a script; `save` is left to the caller.
-
-        Raises:
-            UserError: another script is there, which somebody else has written or changed, or which was submitted;
-                the message says what differs.
-        """
+        """Writes a script; `save` is left to the caller. Raises UserError if another script is there, which somebody
+        else has written or changed, or which was submitted; the message says what differs."""
         path, record = self.script(name), self.record(name)
         if path.exists():
             present = path.read_text()
@@ -125,10 +119,6 @@ class SweepFolder:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record.submissions.append(Submission(id=id_, time=now, script=record.written, log=log))
         self.save()
-
-    def only_one_submits(self) -> AbstractContextManager[None]:
-        """Holds a lock as long as jobs are submitted from here; UserError: another process holds it."""
-        return only_one(self.root / ".submitting", f"another `muloco sweep --submit` works in {self.root}")
 
 
 def _hash(text: str) -> str:

@@ -1,6 +1,6 @@
 """Tables of a sweep: its jobs before they run, and their states."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -13,7 +13,7 @@ from muloco.model.architectures.paper_llama.flavors import PAPER_VOCABULARY
 from muloco.model.flavors import flavor
 from muloco.settings.data import EMBEDDED
 from muloco.sweeps.cluster import ClusterProfile
-from muloco.sweeps.expand import Expansion, Job
+from muloco.sweeps.expand import Expansion, Job, Refused
 from muloco.sweeps.state import Kind, Progress, State
 
 COLUMNS = ("name", "nodes", "workers", "batch", "steps", "lr", "weight decay", "outer lr", "outer momentum")
@@ -44,16 +44,10 @@ def row(job: Job) -> tuple[str, ...]:
     )
 
 
-def jobs_table(jobs: Iterable[Job], *, width: int) -> RenderableType:
-    """The jobs with their key values, in lines of that width."""
-    return table(COLUMNS, [row(job) for job in jobs], width=width)
-
-
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> RenderableType:
     """A table of rows whose first cell is a name and whose last one may be a note.
 
-    If it is wider than `width`, each name is on a line of its own, its values on the next one, and then its note.
-    """
+    If it is wider than `width`, each name is on a line of its own, its values on the next one, and then its note."""
     widest = {column: max(map(len, (column, *cells))) for column, *cells in zip(columns, *rows, strict=True)}
     if "note" in widest:
         widest["note"] = min(NOTE, widest["note"])
@@ -90,23 +84,22 @@ def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Renderabl
 
 def origins_of(jobs: Sequence[Job]) -> list[str]:
     """Where the values of each field come from, by the word before the colon of an origin, a line a field."""
-    kinds: dict[str, Counter[str]] = {}
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for job in jobs:
         for field, origin in job.origins.items():
-            kinds.setdefault(field, Counter())[origin.split(":")[0]] += 1
-
-    def told(kind: str, times: int) -> str:
-        return f"{_ORIGINS.get(kind, kind)} in {times} job{'s' * (times != 1)}"
-
-    return [f"{field}: {', '.join(told(*one) for one in found.items())}" for field, found in kinds.items()]
+            kinds[field][origin.split(":")[0]] += 1
+    lines = []
+    for field, counts in kinds.items():
+        parts = (f"{_ORIGINS.get(kind, kind)} in {n} job{'s' * (n != 1)}" for kind, n in counts.items())
+        lines.append(f"{field}: {', '.join(parts)}")
+    return lines
 
 
 def warnings(jobs: Sequence[Job], profile: ClusterProfile) -> list[str]:
     """One line for each setting that is probably unintended, or cannot run."""
-    found = [reason for reason in (too_little_text(jobs), _small_vocabulary(jobs)) if reason]
-    if unasked := profile.unasked():
-        found.append(f"the cluster profile leaves these to SLURM's defaults: {', '.join(unasked)}")
-    return [f"warning: {line}" for line in found]
+    unasked = ", ".join(profile.unasked())
+    left = f"the cluster profile leaves these to SLURM's defaults: {unasked}" if unasked else None
+    return [f"warning: {line}" for line in (too_little_text(jobs), _small_vocabulary(jobs), left) if line]
 
 
 def too_little_text(jobs: Sequence[Job]) -> str | None:
@@ -117,31 +110,29 @@ def too_little_text(jobs: Sequence[Job]) -> str | None:
         for job in jobs
         if job.resolved.data.corpus == EMBEDDED and job.resolved.data.validation is None
     }
-    if not needed:
-        return None
-    there = sum(len(document.text.encode()) for document in Embedded().corpus.split("validation"))
-    failing = [name for name, tokens in needed.items() if tokens > there]  # a token is a byte or more
+    held_out = sum(len(document.text.encode()) for document in Embedded().corpus.split("validation")) if needed else 0
+    failing = [name for name, tokens in needed.items() if tokens > held_out]  # a token is a byte or more
     if not failing:
         return None
     return (
         f"{len(failing)} of {len(jobs)} jobs have the embedded corpus, which is too small for them: it holds out "
-        f"{there:,} bytes, and {failing[0]} needs {needed[failing[0]]:,} tokens to validate on. Give a corpus with "
+        f"{held_out:,} bytes, and {failing[0]} needs {needed[failing[0]]:,} tokens to validate on. Give a corpus with "
         "--data.corpus, and its tokenizer with --data.tokenizer"
     )
 
 
 def _small_vocabulary(jobs: Sequence[Job]) -> str | None:
     """A warning if models of the paper would be trained with the embedded tokenizer on another corpus."""
-    found = [
+    configs = [
         config
         for config in (job.resolved for job in jobs)
         if config.data.tokenizer == EMBEDDED != config.data.corpus
         and flavor(config.model.flavor).vocabulary == PAPER_VOCABULARY
     ]
-    if not found:
+    if not configs:
         return None
     return (
-        f"{len(found)} of {len(jobs)} jobs have the embedded tokenizer, with {found[0].data.vocabulary:,} of the "
+        f"{len(configs)} of {len(jobs)} jobs have the embedded tokenizer, with {configs[0].data.vocabulary:,} of the "
         f"{PAPER_VOCABULARY:,} entries that the model has. Give another one with --data.tokenizer"
     )
 
@@ -157,25 +148,21 @@ def notes(job: Job) -> list[str]:
     return [f"{field}: {origin}" for field, origin in job.origins.items()] + derived
 
 
-def remarks(found: Expansion) -> list[str]:
+def remarks(expansion: Expansion) -> list[str]:
     """Returns a line for each reason for which points were refused, and for each job that was merged."""
-    refused = refusals([(point.name, point.reason) for point in found.refused])
-    renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in found.merged if theirs != ours]
-    return refused + renamed + ([f"{len(found.merged)} runs that grids share are run once"] if found.merged else [])
+    renamed = [f"merged: {theirs} is the same run as {ours}" for theirs, ours in expansion.merged if theirs != ours]
+    shared = [f"{len(expansion.merged)} runs that grids share are run once"] if expansion.merged else []
+    return refusals(expansion.refused) + renamed + shared
 
 
-def refusals(refused: Iterable[tuple[str, str]]) -> list[str]:
-    """One line for each reason, with the name of the point that it concerns or the number of points.
-
-    Args:
-        refused: name and reason of every point that cannot be run.
-    """
-    names: dict[str, list[str]] = {}
-    for name, reason in refused:
-        names.setdefault(reason, []).append(name)
+def refusals(refused: Iterable[Refused]) -> list[str]:
+    """One line for each reason, with the name of the point that it concerns or the number of points."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for point in refused:
+        by_reason[point.reason].append(point.name)
     return [
-        f"refused: {found[0] if len(found) == 1 else f'{len(found)} jobs, the first is {found[0]}'}: {reason}"
-        for reason, found in names.items()
+        f"refused: {names[0] if len(names) == 1 else f'{len(names)} jobs, the first is {names[0]}'}: {reason}"
+        for reason, names in by_reason.items()
     ]
 
 
@@ -194,8 +181,8 @@ def status_table(
 
 def counts(states: Iterable[State]) -> str:
     """How many jobs are in each state, such as `2 running, 1 failed`."""
-    found = Counter(state.kind for state in states)
-    return ", ".join(f"{found[kind]} {kind.value}" for kind in Kind if found[kind]) or "no jobs"
+    number = Counter(state.kind for state in states)
+    return ", ".join(f"{number[kind]} {kind.value}" for kind in Kind if number[kind]) or "no jobs"
 
 
 def _loss(value: float | None) -> str:

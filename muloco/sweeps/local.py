@@ -65,7 +65,6 @@ def run_tasks(
         expected: how many there will be at least, where more than those now pending.
         at_once: how many run at the same time.
         threads: of each of them.
-        console: where to say what happens.
 
     Returns:
         by name, why tasks have failed. They are not tried again in this call.
@@ -84,27 +83,21 @@ def run_tasks(
             bars.update(total, completed=ended, total=max(expected, ended + len(left)))
             if not running:
                 return failed
-            for one in _wait_for_one(running, bars):
-                task = one.task
+            for run in _wait_for_end(running, bars):
+                task = run.task
                 del running[task.name]
-                bars.remove_task(one.bar)
+                bars.remove_task(run.bar)
                 ended += 1
-                seconds = f"({time.monotonic() - one.started:.0f} s)"
+                seconds = f"({time.monotonic() - run.started:.0f} s)"
                 if task.is_done():
-                    console.print(f"{task.name}: {task.result()} {seconds}", markup=False, soft_wrap=True)
+                    console.print(f"{task.name}: {task.result()} {seconds}", soft_wrap=True)
                 else:
-                    failed[task.name] = f"{one.child.reason()}; log: {task.log}"
-                    console.print(
-                        f"{task.name} failed: {failed[task.name]} {seconds}", style="red", markup=False, soft_wrap=True
-                    )
+                    failed[task.name] = f"{run.child.reason()}; log: {task.log}"
+                    console.print(f"{task.name} failed: {failed[task.name]} {seconds}", style="red", soft_wrap=True)
 
 
 def training(job: Job) -> Task:
-    """The run of a job, or what is left of it.
-
-    Raises:
-        UserError: another run is in its folder.
-    """
+    """Returns the run of a job, or what is left of it. Raises UserError if another run is in its folder."""
     if (reason := other_run(job)) is not None:
         raise UserError(reason)
     folder = RunFolder(job.run_folder)
@@ -138,13 +131,13 @@ def _start(task: Task, threads: int) -> Child:
     )
 
 
-def _wait_for_one(running: dict[str, _Running], bars: Progress) -> list[_Running]:
-    """Waits until at least one has ended; returns those that have."""
+def _wait_for_end(running: dict[str, _Running], bars: Progress) -> list[_Running]:
+    """Waits until at least one task has ended; returns all that have."""
     while True:
-        if found := [one for one in running.values() if one.child.status is not None]:
-            return found
-        for one in running.values():
-            bars.update(one.bar, completed=one.task.step())
+        if ended := [run for run in running.values() if run.child.status is not None]:
+            return ended
+        for run in running.values():
+            bars.update(run.bar, completed=run.task.step())
         time.sleep(POLL_SECONDS)
 
 
@@ -153,10 +146,10 @@ def _ending(running: dict[str, _Running]) -> Iterator[None]:
     try:
         yield
     finally:
-        for one in running.values():
-            one.child.ask_to_end()
-        for one in running.values():
-            one.child.end(GRACE_SECONDS)
+        for run in running.values():
+            run.child.ask_to_end()
+        for run in running.values():
+            run.child.end(GRACE_SECONDS)
 
 
 def _bars(console: Console) -> Progress:

@@ -32,8 +32,7 @@ def job_names(prefix: str, points: Sequence[Mapping[str, Any]], *, named: Sequen
 
     A field is in the names if it differs between points that agree in all fields before it; so one that follows from
     others, such as the local batch from the flavor, is left out. `named` ones are in them in any case. Equal points get
-    equal names.
-    """
+    equal names."""
     telling = _telling(points, named)
     labels = {field: LABELS.get(field, _label(field, telling)) for field in telling}
     return [

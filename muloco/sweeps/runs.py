@@ -15,41 +15,24 @@ from muloco.sweeps.listing import refusals
 
 
 def run_folders(path: str) -> tuple[list[Path], list[Problem]]:
-    """The run folders of the sweep in a file that are there, with its settings of the last `muloco sweep FILE`.
-
-    Returns:
-        the folders, and the jobs that have none.
-
-    Raises:
-        UserError: no such file, or no sweep in it.
-    """
+    """Returns the run folders of the sweep in a file that exist, with its settings of the last `muloco sweep FILE`, and
+    the jobs that have none. Raises UserError if there is no such file, or no sweep in it."""
     file = find_sweep(path)
     folder = SweepFolder(default_folder(file))
     settings = folder.settings.with_profile_beside(file)
-    found = expand(load_sweep(file), overrides=settings.words, profile=settings.cluster(beside=folder.root))
-    problems = [Problem(refused.name, "refused", refused.reason) for refused in found.refused]
-    folders = [job.run_folder for job in found.jobs]
-    problems += [Problem(str(one), "not started", f"a job of {file.name}") for one in folders if not one.exists()]
-    return [one for one in folders if one.exists()], problems
+    expansion = expand(load_sweep(file), overrides=settings.words, profile=settings.cluster(beside=folder.root))
+    problems = [Problem(refused.name, "refused", refused.reason) for refused in expansion.refused]
+    folders = [job.run_folder for job in expansion.jobs]
+    problems += [Problem(str(run), "not started", f"a job of {file.name}") for run in folders if not run.exists()]
+    return [run for run in folders if run.exists()], problems
 
 
 def runs_of(path: str, words: Sequence[str]) -> tuple[list[tuple[str, ResolvedConfig]], list[str]]:
-    """The runs that a file describes, a config or a sweep, whatever the cluster.
-
-    Args:
-        path: of the file.
-        words: `--section.field value` for all runs.
-
-    Returns:
-        names and resolved configs; and lines that say which points of a sweep cannot be run, and why.
-
-    Raises:
-        UserError: no such file, nothing usable in it, or unusable words.
-    """
+    """Returns names and resolved configs of the runs that a file describes, a config or a sweep, whatever the cluster;
+    and lines that say which points of a sweep cannot be run, and why. Raises UserError if the file or the words cannot
+    be used."""
     file = find_config(path)
     if b"def sweep(" not in file.read_bytes():
         return [(file.stem, resolve(load_config(path, words)))], []
-    found = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
-    return [(job.name, job.resolved) for job in found.jobs], refusals(
-        (point.name, point.reason) for point in found.refused
-    )
+    expansion = expand(load_sweep(path), overrides=words, profile=ClusterProfile())
+    return [(job.name, job.resolved) for job in expansion.jobs], refusals(expansion.refused)

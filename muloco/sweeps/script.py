@@ -12,16 +12,14 @@ from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
 from muloco.sweeps.folder import SweepFolder
 from muloco.sweeps.listing import notes
+from muloco.sweeps.settings import by_option
 
 TEMPLATE = "job.sh.jinja"
 
 
 def job_script(job: Job, profile: ClusterProfile) -> str:
-    """The text of the script of a sweep's job, with where its values come from.
-
-    Raises:
-        UserError: as `render_script`.
-    """
+    """Returns the text of the script of a sweep's job, with the origins of its values. Raises UserError as
+    `render_script` does."""
     return render_script(
         name=job.name,
         config=str(job.config),
@@ -37,10 +35,7 @@ def write_scripts(
     jobs: Sequence[Job], folder: SweepFolder, profile: ClusterProfile
 ) -> tuple[list[Job], dict[str, str]]:
     """Writes the scripts of jobs into the folder of their sweep. The script of a run that is done stays as it is.
-
-    Returns:
-        the jobs whose scripts are as they should be, and by name why others are not.
-    """
+    Returns the jobs whose scripts are as they should be, and by name why others are not."""
     written, refused = [], {}
     for job in jobs:
         if RunFolder(job.run_folder).summary.exists() and folder.script(job.name).exists():
@@ -71,8 +66,6 @@ def render_script(
         name: of the run, and of the job.
         config: file that `muloco train` reads, as seen from the folder in which sbatch is called.
         overrides: `--section.field value` words; neither run.name nor run.outputs.
-        nodes: that the job asks for.
-        profile: of the cluster.
         outputs: folder that holds the run's folder, on a file system that all nodes share.
         notes: comment lines about the run, such as where its values come from.
 
@@ -84,7 +77,7 @@ def render_script(
     return _template().render(
         name=name,
         config=config,
-        overrides=_by_option(overrides),
+        overrides=[shlex.join([option, *values]) for option, values in by_option(overrides).items()],
         nodes=nodes,
         profile=profile,
         run=f"{outputs.rstrip('/') or '/'}/{name}",
@@ -104,14 +97,3 @@ def _template() -> Template:
     )
     environment.filters["quote"] = shlex.quote
     return environment.get_template(TEMPLATE)
-
-
-def _by_option(words: Sequence[str]) -> list[str]:
-    """Quoted words, each option together with its values."""
-    lines: list[str] = []
-    for word in words:
-        if word.startswith("--") or not lines:
-            lines.append(shlex.quote(word))
-        else:
-            lines[-1] += f" {shlex.quote(word)}"
-    return lines

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from muloco.sweeps.cluster import ClusterProfile, load_profile
 
@@ -38,33 +37,21 @@ class Settings:
     def words(self) -> list[str]:
         return [word for option, values in self.overrides.items() for word in (option, *values)]
 
-    def describe(self) -> str:
-        """Returns the settings as on a command line."""
-        profile = ["--profile", self.profile] if self.profile else []
-        options = [word for name, value in self.options.items() for word in (f"--{name}", value)]
-        return " ".join([*profile, *options, *self.words])
-
     def cluster(self, beside: Path) -> ClusterProfile:
-        """The cluster profile, with its log folder relative to `beside`.
-
-        Raises:
-            UserError: it cannot be used.
-        """
+        """Returns the cluster profile, with its log folder relative to `beside`. Raises UserError if it cannot be
+        used."""
         profile = load_profile(Path(self.profile) if self.profile else None, **self.options)
         return dataclasses.replace(profile, log_folder=str(beside / profile.log_folder))
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def by_option(words: Sequence[str]) -> dict[str, list[str]]:
     """Words of a command line by the option that they belong to."""
-    found: dict[str, list[str]] = {}
+    values_of: dict[str, list[str]] = {}
     values: list[str] = []
     for word in words:
         if word.startswith("--"):
             option, *value = word.split("=", 1)
-            values = found[option] = value
+            values = values_of[option] = value
         else:
             values.append(word)
-    return found
+    return values_of

@@ -48,15 +48,6 @@ class Queued:
         return self.state in WAITING
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended."""
-
-    state: str
-    """Last state of the job, such as COMPLETED, FAILED, CANCELLED, TIMEOUT or NODE_FAIL."""
-    exit_status: int
-
-
 def queue() -> list[Queued]:
     """All jobs of this user that have not ended, in all partitions."""
     output = _ask(["squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--format={_SEPARATOR.join(_FIELDS)}"])
@@ -70,15 +61,12 @@ def queue() -> list[Queued]:
 
 
 def read_count(text: str) -> int:
-    """A number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
-
-    Raises:
-        SlurmError: it is not a number.
-    """
-    found = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
-    if found is None:
+    """Returns a number of nodes as squeue writes it: `4`, `1-4` for a job that takes at least one, `1.5K` for 1536.
+    Raises SlurmError if it is not a number."""
+    match = re.match(r"\s*(\d+(?:\.\d+)?)([KM]?)", text)
+    if match is None:
         raise SlurmError(f"squeue gives {text!r} as the number of a job's nodes")
-    return round(float(found[1]) * {"": 1, "K": 2**10, "M": 2**20}[found[2]])
+    return round(float(match[1]) * {"": 1, "K": 2**10, "M": 2**20}[match[2]])
 
 
 def submit(script: Path) -> str:
@@ -91,8 +79,9 @@ def submit(script: Path) -> str:
     return ids[-1]
 
 
-def ended(job: str) -> Ended | None:
-    """How a job that is no longer in the queue ended; None: SLURM has forgotten it, as it does after some minutes."""
+def ended(job: str) -> tuple[str, int] | None:
+    """The last state of a job that is no longer in the queue, such as COMPLETED, FAILED, CANCELLED, TIMEOUT or
+    NODE_FAIL, and its exit status; None: SLURM has forgotten the job, as it does after some minutes."""
     try:
         answer = _ask(["scontrol", "--oneliner", "show", "job", job])
     except SlurmError as error:
@@ -101,7 +90,7 @@ def ended(job: str) -> Ended | None:
         raise
     state = re.search(r"\bJobState=(\w+)", answer)
     status = re.search(r"\bExitCode=(\d+):", answer)
-    return Ended(state[1], int(status[1])) if state and status else None
+    return (state[1], int(status[1])) if state and status else None
 
 
 def _ask(command: Sequence[str]) -> str:

@@ -2,10 +2,9 @@
 
 import enum
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from muloco.errors import LASTING
 from muloco.files import last_lines
@@ -54,7 +53,6 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
     """Returns the state of a job.
 
     Args:
-        job: of the sweep.
         folder: of the sweep. What SLURM still knows of the end of a job is kept in its record.
         queue: SLURM's; None where there is no SLURM.
 
@@ -77,7 +75,8 @@ def state_of(job: Job, folder: SweepFolder, queue: Iterable[slurm.Queued] | None
         return State(Kind.NEW)
     if queue is None:
         return State(Kind.UNKNOWN, job=newest.id, note=f"submitted {newest.time}; there is no SLURM here to ask")
-    _learn_end(newest)
+    if not newest.ended and (end := slurm.ended(newest.id)) is not None:
+        newest.ended, newest.exit_status = end
     return State(Kind.FAILED, job=newest.id, note=_failure(newest))
 
 
@@ -88,8 +87,8 @@ def fails_again(submission: Submission) -> bool:
 
 def progress(folder: RunFolder) -> Progress:
     """How far a run has come, from the ends of its metrics files."""
-    every = [line for path in folder.metrics_files().values() for line in _last_lines(path)]
-    lines = standing([line for line in every if line.get("event") != STATE])
+    every = (parsed_line(line) for path in folder.metrics_files().values() for line in last_lines(path))
+    lines = standing([line for line in every if line and line.get("event") != STATE])
     training = {(line["step"], line["worker"]): line["loss"] for line in lines if "loss" in line}
     validations = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     step = max((step for step, _ in training), default=None)
@@ -109,20 +108,15 @@ def other_run(job: Job) -> str | None:
         return None
     try:
         stored = from_dict(read_json(run.config)["resolved"], where=str(run.config))
-        there = identity(completed(stored, where=str(run.config)))
+        stored_fields = identity(completed(stored, where=str(run.config)))
     except (ValueError, AttributeError, KeyError) as error:  # the last two: JSON of another shape
         return f"{run.root} holds another run: its config.json cannot be used: {error}"
     changed = [
-        f"{field} {there[field]!r}, here {here!r}"
+        f"{field} {stored_fields[field]!r}, here {here!r}"
         for field, here in identity(job.resolved).items()
-        if there[field] != here
+        if stored_fields[field] != here
     ]
     return f"{run.root} holds another run: {', '.join(changed)}" if changed else None
-
-
-def _learn_end(submission: Submission) -> None:
-    if not submission.ended and (end := slurm.ended(submission.id)) is not None:
-        submission.ended, submission.exit_status = end.state, end.exit_status
 
 
 def _failure(submission: Submission) -> str:
@@ -142,9 +136,5 @@ def _complaint(submission: Submission) -> str:
     if not submission.log or not log.is_file():
         return ""
     lines = [line.decode(errors="replace") for line in last_lines(log)[-20:]]
-    said = [line for line in lines if line.startswith("muloco: ") and line != "muloco: stopped"]
-    return said[-1].removeprefix("muloco: ") if said else ""
-
-
-def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
-    yield from filter(None, map(parsed_line, last_lines(path)))
+    messages = [line for line in lines if line.startswith("muloco: ") and line != "muloco: stopped"]
+    return messages[-1].removeprefix("muloco: ") if messages else ""

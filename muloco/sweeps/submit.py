@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from muloco.launch.placement.controller import BUSY_SECONDS, is_busy
+from muloco.runs.lock import only_one
 from muloco.sweeps import slurm
 from muloco.sweeps.cluster import ClusterProfile
 from muloco.sweeps.expand import Job
@@ -31,12 +32,7 @@ class Outcome:
 
 
 def submit(
-    jobs: Sequence[Job],
-    folder: SweepFolder,
-    *,
-    profile: ClusterProfile,
-    console: Console,
-    retry: bool = False,
+    jobs: Sequence[Job], folder: SweepFolder, *, profile: ClusterProfile, console: Console, retry: bool = False
 ) -> Outcome:
     """Submits all jobs that are neither in the queue nor done, in their order; waits while there is no room.
 
@@ -45,7 +41,6 @@ def submit(
         folder: of the sweep; every submission is in it before the next one begins.
         profile: of the cluster. Its `node_limit` is about the nodes that all of this user's jobs in its partition (in
             all partitions, where it has none) have or wait for together.
-        console: where to say what is done.
         retry: submit failed jobs also where they would fail again or have failed too often.
 
     Raises:
@@ -53,7 +48,7 @@ def submit(
         UserError: another process submits from this folder.
     """
     outcome = Outcome()
-    with folder.only_one_submits():
+    with only_one(folder.root / ".submitting", f"another `muloco sweep --submit` works in {folder.root}"):
         for job in jobs:
             if profile.node_limit is not None and job.nodes > profile.node_limit:
                 outcome.left[job.name] = f"takes {job.nodes} nodes, and the node limit is {profile.node_limit}"
@@ -72,26 +67,21 @@ def submit(
     return outcome
 
 
-def nodes_taken(queue: Sequence[slurm.Queued], partition: str | None) -> int:
-    """Nodes that this user's jobs have or wait for, in one partition or in all."""
-    return sum(job.nodes for job in queue if partition is None or partition in job.partition.split(","))
-
-
 def _room_for(job: Job, folder: SweepFolder, profile: ClusterProfile, console: Console) -> State:
     """Where a job stands, once it need not be submitted or there is room for it."""
-    limit, said = profile.node_limit, False
+    limit, is_told = profile.node_limit, False
     with console.status("") as line:
         while True:
             queue = slurm.queue()
             state = state_of(job, folder, queue)
-            taken = nodes_taken(queue, profile.partition)
+            taken = sum(queued.nodes for queued in queue if profile.partition in (None, *queued.partition.split(",")))
             if state.kind not in (Kind.NEW, Kind.FAILED) or limit is None or taken + job.nodes <= limit:
                 return state
             waiting = f"{taken} of {limit} nodes are taken; {job.name} waits for {job.nodes}"
             line.update(f"{waiting}. Ctrl-C loses nothing: run --submit again to continue")
-            if not said and not console.is_terminal:
+            if not is_told and not console.is_terminal:
                 console.print(waiting, soft_wrap=True)
-            said = True
+            is_told = True
             time.sleep(POLL_SECONDS)
 
 

@@ -1,2 +1,1 @@
-"""Training: the process of one worker, from its resolved config to the trained model, with metrics, validation and
-checkpoints."""
+"""Training: the process of one worker, from its resolved config to the trained model."""

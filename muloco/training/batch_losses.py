@@ -20,11 +20,7 @@ def pack(losses: Mapping[int, tuple[float, int]]) -> bytes:
 
 
 def unpack(data: bytes, *, batches: int) -> Losses:
-    """Returns the losses that `pack` was given.
-
-    Args:
-        data: the received bytes.
-        batches: number of batches in the whole held-out set.
+    """Returns the losses that `pack` was given, of a held-out set of so many batches.
 
     Raises:
         ValueError: the bytes do not hold losses of such batches.

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,14 @@ from muloco._torchtitan import BaseCheckpointManager, ModelWrapper
 from muloco.outer import OuterLoop, Snapshot
 from muloco.outer.loop.snapshot import Tensors
 from muloco.runs import safe_reader
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Incomplete, Manifest, Save, worker_part
+from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete
+from muloco.runs.manifest import GLOBAL, Manifest, Save, worker_part
 from muloco.runs.states import State
 from muloco.training.checkpoint_writer import CheckpointNotWritten, CheckpointWriter
-from muloco.training.context import WorkerContext
-from muloco.training.transfer import Joining
+from muloco.training.context import WorkerContext, as_on_first_rank, named_parameters
+
+if TYPE_CHECKING:
+    from muloco.training.trainer import MulocoTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +44,6 @@ _CODECS = "codecs_"
 
 class CheckpointRemoved(RuntimeError):
     """Another worker has removed the checkpoint while it was loaded. Another start of this worker loads a newer one."""
-
-
-class Owner(Joining, Protocol):
-    """The trainer whose checkpoints these are."""
-
-    def enter(self, state: State) -> None:
-        """Reports that the worker saves or loads from here on."""
-        ...
-
-    def checkpoint_failed(self, step: int, reason: str) -> None:
-        """The checkpoint of an inner step was not written."""
-        ...
 
 
 class RunCheckpoint(BaseCheckpointManager):
@@ -81,7 +72,7 @@ class RunCheckpoint(BaseCheckpointManager):
         """Whether the next save is the last one of this process, whatever the interval."""
         self._config = config
         self._model_parts = model_parts
-        self._owner: Owner = states["train_state"]
+        self._trainer: MulocoTrainer = states["train_state"]
         self._states = {
             "model": ModelWrapper(model_parts),
             "optimizer": optimizers,
@@ -116,7 +107,7 @@ class RunCheckpoint(BaseCheckpointManager):
         waits = last_step or self.ends
         if curr_step % self._config.interval and not waits:
             return False
-        self._owner.enter(State.SAVING)
+        self._trainer.enter(State.SAVING)
         self._finish()
         worker, outer = self._config.worker, self.context.outer
         workers, commit_hash = ([worker], "") if outer is None else outer.last_round()
@@ -146,7 +137,7 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _load(self, step: int = -1) -> bool:
         if self._steps():
-            self._owner.enter(State.LOADING)
+            self._trainer.enter(State.LOADING)
         with contextlib.ExitStack() as self._held:
             newest, aside = self._folder.newest(self._read_whole, self._steps)
             for reason in aside:
@@ -166,10 +157,9 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _steps(self) -> list[int]:
         """Steps of all checkpoints, the same on all ranks."""
-        return self._from_first_rank(self._folder.steps())
+        return as_on_first_rank(self._folder.steps(), self._writer.ranks)
 
     def _take(self, newest: Manifest) -> None:
-        """Fills all states from a checkpoint."""
         if not newest.has_digests:
             logger.warning(
                 "checkpoint step-%d has no digests, as an earlier version wrote it: its files cannot be verified",
@@ -179,7 +169,7 @@ class RunCheckpoint(BaseCheckpointManager):
             self._load_with_outer_loop(newest, self.context.outer)
         else:
             safe_reader.load(self._global_state({}), self._folder.part(newest.step, GLOBAL))
-            self._load_part(newest, self._states)
+            load_part(self._states, self._folder.part(newest.step, self._part))
         logger.info("resumed from checkpoint step-%d", newest.step)
 
     def _read(self, step: int) -> Manifest:
@@ -245,11 +235,6 @@ class RunCheckpoint(BaseCheckpointManager):
             is_incomplete, message = max(given, key=lambda reason: reason[0])
             raise (Incomplete if is_incomplete else ValueError)(message)
 
-    def _from_first_rank(self, value: Any) -> Any:
-        values = [value]
-        dist.broadcast_object_list(values, src=0, group=self._writer.ranks)
-        return values[0]
-
     def _load_with_outer_loop(self, checkpoint: Manifest, outer: OuterLoop) -> None:
         """Loads this worker's part. Without a part of its own, the worker goes on with the anchor, another worker's
         state, and its own position in the data."""
@@ -260,7 +245,7 @@ class RunCheckpoint(BaseCheckpointManager):
             left_out = [name for name in _OWN_STATES if name != "model" or self.context.averaging is None]
             states = {name: state for name, state in states.items() if name not in left_out}
         loaded = self._outer_states(outer.snapshot(own=own))
-        self._load_part(checkpoint, states | loaded)
+        load_part(states | loaded, self._folder.part(checkpoint.step, self._part))
         outer.restore(
             _Saved(
                 position=loaded[self._position]["position"],
@@ -277,7 +262,7 @@ class RunCheckpoint(BaseCheckpointManager):
             own=own,
         )
         if not own:
-            self._owner.joined(outer.membership.data_positions.get(self._config.worker))
+            self._trainer.joined(outer.membership.data_positions.get(self._config.worker))
 
     def _warn_of_foreign_part(self, checkpoint: Manifest) -> None:
         absent = worker_part(self._config.worker) not in checkpoint.parts
@@ -291,14 +276,8 @@ class RunCheckpoint(BaseCheckpointManager):
             self._part,
         )
 
-    def _load_part(self, checkpoint: Manifest, states: Mapping[str, Any]) -> None:
-        with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
-            warnings.filterwarnings("ignore", message="To get the last learning rate")
-            safe_reader.load(dict(states), self._folder.part(checkpoint.step, self._part))
-
     def _maybe_wait_for_staging(self) -> None:
-        """Finishes a save that is done. torchtitan calls this before every step of the optimizer; staging is over by
-        then."""
+        """Finishes a save that is done. torchtitan calls this before every step of the optimizer."""
         if self._writer.done:
             self._finish()
 
@@ -316,7 +295,7 @@ class RunCheckpoint(BaseCheckpointManager):
         try:
             self._writer.finish()
         except CheckpointNotWritten as error:
-            self._owner.checkpoint_failed(self._begun, str(error))
+            self._trainer.metrics_processor.log_event(self._begun, "checkpoint_failed", reason=str(error))
             if essential:
                 self.failure = error
             goes_on = "" if essential else "the training goes on, and "
@@ -338,27 +317,29 @@ class RunCheckpoint(BaseCheckpointManager):
 
     def _global_state(self, tensors: Tensors) -> dict[str, Any]:
         """Returns the state that all workers share, as tensors that know their sharding; loading fills them in place.
-
-        Args:
-            tensors: of the outer loop; empty without one.
-        """
+        Without an outer loop there are no `tensors`."""
         state: dict[str, Any] = self._sharded(tensors)
         if self.context.outer is None and self.context.averaging is None:
-            state["anchor"] = {name: parameter.detach() for name, parameter in self._parameters().items()}
+            parameters = named_parameters(self._model_parts)
+            state["anchor"] = {name: parameter.detach() for name, parameter in parameters.items()}
         if self.context.averaging is not None:
             state["average"] = self.context.averaging.x()
         return state
 
     def _sharded(self, tensors: Tensors) -> dict[str, Any]:
         """Returns this rank's parts of tensors, by kind and parameter name, as tensors that know their sharding."""
-        parameters = self._parameters()
+        parameters = named_parameters(self._model_parts)
         return {
             kind: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in values.items()}
             for kind, values in tensors.items()
         }
 
-    def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for part in self._model_parts for name, p in part.named_parameters()}
+
+def load_part(states: Mapping[str, Any], part: Path) -> None:
+    """Fills the states of a worker from its part of a checkpoint, as `safe_reader.load` does."""
+    with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
+        warnings.filterwarnings("ignore", message="To get the last learning rate")
+        safe_reader.load(dict(states), part)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,14 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.utils._pytree import tree_map
 
 from muloco import sharding
 from muloco.errors import RunFailed
 from muloco.failpoints import hit
-from muloco.runs.checkpoint_folder import CheckpointFolder, Save, Stored
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.digests import DigestingStream
+from muloco.runs.manifest import Save, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +33,9 @@ class CheckpointNotWritten(RunFailed):
 
 
 class CheckpointWriter:
-    """One worker's saves, one after the other. All ranks of the worker make one and give it the same saves.
-
-    Args:
-        folder: of the run's checkpoints.
-        asynchronous: copy the state to host memory and write it while the training goes on.
-        keep: how many checkpoints stay; 0: all.
-    """
+    """One worker's saves, one after the other. All ranks of the worker make one and give it the same saves. If it is
+    asynchronous, it copies the state to host memory and writes it while the training goes on. So many checkpoints are
+    kept; 0: all."""
 
     def __init__(self, folder: CheckpointFolder, *, asynchronous: bool, keep: int):
         self._folder = folder
@@ -50,15 +48,11 @@ class CheckpointWriter:
         self._running: Future[None] | None = None
 
     def begin(self, save: Save, parts: Mapping[str, dict[str, Any]]) -> None:
-        """Starts a save; the one before has to be done with (`finish`).
-
-        Args:
-            save: to which the parts belong.
-            parts: state of each part that this worker writes, by name.
-        """
+        """Starts a save of these parts of this worker, by name; the save before has to be done with (`finish`)."""
         assert self._running is None
         if self._asynchronous:
-            parts = _in_host_memory(parts)
+            # torch's own stager fails on views of one storage
+            parts = tree_map(lambda x: sharding.to_host(x) if isinstance(x, torch.Tensor) else copy.deepcopy(x), parts)
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
         self._running = self._thread.submit(self._write, save, parts)
@@ -117,17 +111,6 @@ class CheckpointWriter:
             self._folder.publish(save, name, files)
         if self._folder.complete(save):
             self._folder.purge(self._keep, newest=save.step)
-
-
-def _in_host_memory(state: Any) -> Any:
-    """A copy of nested state that the training does not touch. (torch's own stager fails on views of one storage.)"""
-    if isinstance(state, torch.Tensor):
-        return sharding.to_host(state)
-    if isinstance(state, Mapping):
-        return {key: _in_host_memory(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_in_host_memory(value) for value in state)
-    return copy.deepcopy(state)
 
 
 class _FileSystem(FileSystem):

@@ -1,12 +1,10 @@
-"""Takes inner steps from a checkpoint on, on demand and in one process: those that a run would have taken next, or part
-of them."""
+"""Takes inner steps from a checkpoint on, in one process: those that a run would have taken next, or part of them."""
 
 import contextlib
 import copy
 import dataclasses
 import math
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,12 +15,15 @@ from muloco import sharding
 from muloco.data.loader import Batch, MixtureLoader
 from muloco.errors import UserError
 from muloco.runs import safe_reader
-from muloco.runs.checkpoint_folder import CheckpointFolder, worker_part
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
+from muloco.runs.manifest import worker_part
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.fault_tolerance import Chaos
 from muloco.settings.parallelism import Parallelism
 from muloco.settings.run import Checkpoint
+from muloco.training.checkpoint import load_part
+from muloco.training.context import named_parameters
 from muloco.training.data import prepare_data
 from muloco.training.stop_request import StopRequest
 from muloco.training.titan_config import trainer_config
@@ -80,20 +81,14 @@ class Continuation:
         self._local = math.gcd(run.training.local_batch_size, *(self._batch // count for count in counts))
         config = _alone(run, self._local)
         self._trainer = trainer_config(
-            config,
-            RunFolder(scratch),
-            prepare_data(config),
-            attempt=1,
-            group=None,
-            stop=StopRequest(),
-            evaluation=None,
+            config, RunFolder(scratch), prepare_data(config), attempt=1, group=None, stop=StopRequest(), evaluation=None
         ).build()
         self._weights = trained.weights()
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Returns the parameters by name; restarting and stepping changes them in place."""
-        return {name: p for part in self._trainer.model_parts for name, p in part.named_parameters()}
+        return named_parameters(self._trainer.model_parts)
 
     @property
     def matrices(self) -> dict[str, torch.nn.Parameter]:
@@ -148,12 +143,10 @@ class Continuation:
                 yield loader
 
     def _load(self, part: Path, states: dict) -> None:
-        with warnings.catch_warnings():  # torchtitan's scheduler asks torch for the rate between steps, and may
-            warnings.filterwarnings("ignore", message="To get the last learning rate")
-            try:
-                safe_reader.load(states, part)
-            except safe_reader.UnreadablePart as error:
-                raise UserError(str(error)) from None
+        try:
+            load_part(states, part)
+        except safe_reader.UnreadablePart as error:
+            raise UserError(str(error)) from None
 
 
 def check(trained: Trained, *, counts: list[int], steps: int) -> None:
@@ -186,13 +179,8 @@ def check(trained: Trained, *, counts: list[int], steps: int) -> None:
 
 
 def deal(streams: Sequence[Iterator[Batch]], *, batches: int, worker: int, workers: int) -> Iterator[Batch]:
-    """One worker's part of each global batch, as consecutive batches.
-
-    Args:
-        streams: of the ranks that the global batch comes from, each as much of it as the others.
-        batches: that a global batch consists of; a multiple of the streams and of `workers`.
-        worker, workers: which part, of how many.
-    """
+    """One worker's part of each global batch, as consecutive batches. The global batch consists of `batches`, equally
+    many from each stream; their number is a multiple of the streams and of `workers`."""
     own = batches // workers
     while True:
         whole = [next(stream) for stream in streams for _ in range(batches // len(streams))]
@@ -200,7 +188,6 @@ def deal(streams: Sequence[Iterator[Batch]], *, batches: int, worker: int, worke
 
 
 def _parts(trained: Trained) -> list[Path]:
-    """Returns the parts of all workers of the run."""
     folder = CheckpointFolder(trained.run.checkpoint)
     manifest = folder.read(trained.step)
     names = [worker_part(worker) for worker in range(trained.config.workers)]

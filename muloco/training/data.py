@@ -2,7 +2,6 @@
 
 from muloco.data.cache import default_cache
 from muloco.data.prepare import TrainingData, prepare
-from muloco.data.sources import open_source
 from muloco.data.text_stream import check_shares
 from muloco.errors import UserError
 from muloco.settings.config import ResolvedConfig
@@ -10,11 +9,8 @@ from muloco.settings.data import is_hub
 
 
 def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingData:
-    """Returns the data of a resolved config's run, which is prepared now unless it is in the cache.
-
-    Args:
-        config: resolved.
-        verify: verify the checksums of all files in the cache.
+    """Returns the data of a resolved config's run, which is prepared now unless it is in the cache. With `verify` the
+    checksums of all files in the cache are verified.
 
     Raises:
         UserError: the data cannot be used in this way, has fewer documents than all workers have data-parallel ranks,
@@ -27,9 +23,9 @@ def prepare_data(config: ResolvedConfig, *, verify: bool = False) -> TrainingDat
         )
         shares = config.workers * config.data_parallel_ranks
         prepared.check_shares(shares)
-        for name in prepared.streamed:
-            if not is_hub(name):  # data sets on the hub are assumed to be large enough
-                check_shares(open_source(name, data.text_field), shares, hold_out=prepared.hold_out)
+        for source in prepared.streamed:
+            if not is_hub(source.name):  # data sets on the hub are assumed to be large enough
+                check_shares(source, shares, hold_out=data.validation is None)
     except OSError as error:
         raise UserError(
             f"the data cannot be prepared: {error} (the cache is {default_cache()}; set MULOCO_CACHE for another one)"

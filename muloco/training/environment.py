@@ -1,6 +1,6 @@
-"""The environment variables of a worker, and checks of them before it starts. This module needs only Python's standard
-library."""
+"""The environment variables of a worker, and checks of them before it starts."""
 
+import contextlib
 import logging
 import os
 import re
@@ -58,19 +58,12 @@ def check_environment(config: Config, environment: Mapping[str, str]) -> None:
 def secret_of(config: Config, environment: Mapping[str, str]) -> bytes:
     """Returns the secret of a run of several worker processes: from the environment, or else from the run folder.
 
-    Args:
-        config: the resolved config.
-        environment: the environment of the worker.
-
     Raises:
         UserError: there is no secret, it is too short, or other users could have read or written its file.
     """
     if environment.get(SECRET):
         return secret_in(environment)
-    try:
-        file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    file = RunFolder.of(config.run.outputs, config.run.name).root / SECRET_FILE
     secret = _read_secret(file)
     if secret is None:
         raise UserError(
@@ -109,8 +102,8 @@ def _read_secret(file: Path) -> bytes | None:
     except OSError as error:
         raise UserError(f"the secret of the run cannot be read from {file}: {error.strerror}") from None
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise UserError(
                 f"{file} must be a regular file that belongs to you and that nobody else can read or write (mode 600); "
                 f"remove it and export {SECRET} instead"
@@ -121,7 +114,6 @@ def _read_secret(file: Path) -> bytes | None:
 
 
 def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
-    """Host and port of the lighthouse."""
     if not address:
         raise UserError(
             f"the {config.workers} workers of this run need a lighthouse: set {LIGHTHOUSE}=http://host:port, or start "
@@ -135,9 +127,9 @@ def _lighthouse(config: Config, address: str | None) -> tuple[str, int]:
 
 def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
     deadline = time.monotonic() + LIGHTHOUSE_SECONDS
-    network = Network(host, secret)
+    address = f"http://{host}:{port}"
     told = False
-    try:
+    with contextlib.closing(Network(host, secret)) as network:
         while True:
             try:
                 network.check(f"{host}:{port}")
@@ -145,18 +137,11 @@ def _await_lighthouse(host: str, port: int, secret: bytes) -> None:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"no lighthouse answers at {LIGHTHOUSE}=http://{host}:{port}: {error}; start the "
+                        f"no lighthouse answers at {LIGHTHOUSE}={address}: {error}; start the "
                         "lighthouse, or correct its address or the secret (docs/network.md says how)"
                     ) from None
                 if not told:
-                    logger.warning(
-                        "waiting for the lighthouse at http://%s:%d for at most %g s: %s",
-                        host,
-                        port,
-                        LIGHTHOUSE_SECONDS,
-                        error,
-                    )
+                    seconds = LIGHTHOUSE_SECONDS
+                    logger.warning("waiting for the lighthouse at %s for at most %g s: %s", address, seconds, error)
                     told = True
             time.sleep(0.5)
-    finally:
-        network.close()

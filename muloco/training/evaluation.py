@@ -5,7 +5,7 @@ The implementation (`muloco.evals`) is above this package; the caller that start
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,10 +30,8 @@ class Evaluation(Protocol):
         ...
 
 
-class MakeEvaluation(Protocol):
-    """Makes one for a resolved config, before the first step, from the folder with the tokenizer."""
-
-    def __call__(self, config: ResolvedConfig, tokenizer: Path) -> Evaluation: ...
+MakeEvaluation = Callable[[ResolvedConfig, Path], Evaluation]
+"""Makes one for a resolved config, before the first step, from the folder with the tokenizer."""
 
 
 def evaluation_steps(config: ResolvedConfig) -> tuple[int, ...]:
@@ -50,15 +48,12 @@ def random_state_kept() -> Iterator[None]:
     import numpy as np
     import torch
 
-    python, arrays, host = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, arrays = random.getstate(), np.random.get_state()
     device = torch.accelerator.current_accelerator()
-    module = None if device is None else torch.get_device_module(device)
-    on_device = None if module is None else module.get_rng_state_all()
+    devices, kind = range(torch.accelerator.device_count()), "cuda" if device is None else device.type
     try:
-        yield
+        with torch.random.fork_rng(devices, device_type=kind):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(arrays)
-        torch.set_rng_state(host)
-        if module is not None:
-            module.set_rng_state_all(on_device)

@@ -1,7 +1,7 @@
 """Watches the gradients for NaN and Inf without making the host wait for the device at every step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -25,16 +25,15 @@ class GradientWatch:
     where the host waits anyway. It remembers the first step because every later one is ruined by it.
 
     Args:
-        parameters: names and parameters, in the order of the forward pass, on one device; DTensors stand for this
-            rank's part. The same on all ranks of a process group, if there is one: they are asked together.
+        parameters: by name, in the order of the forward pass, on one device; DTensors stand for this rank's part. The
+            same on all ranks of a process group, if there is one: they are asked together.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]):
-        named = list(parameters)[::-1]  # backward, where a NaN goes on from layer to layer: the first is next to it
-        self._names = [name for name, _ in named]
-        self._parameters = [parameter for _, parameter in named]
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
+        # backward, where a NaN goes on from layer to layer: the first is next to it
+        self._names, self._parameters = list(parameters)[::-1], list(parameters.values())[::-1]
         device = local(self._parameters[0]).device
-        self._first = torch.full((len(named),), NEVER, dtype=torch.int32, device=device)
+        self._first = torch.full((len(self._names),), NEVER, dtype=torch.int32, device=device)
         self._zero = torch.zeros((), device=device)
 
     @torch.no_grad()
@@ -64,7 +63,7 @@ class GradientWatch:
         earliest = min(steps)
         if earliest == NEVER:
             return
-        bad = [name for name, found in zip(self._names, steps, strict=True) if found == earliest]
+        bad = [name for name, first_bad in zip(self._names, steps, strict=True) if first_bad == earliest]
         more = f" (and {len(bad) - SHOWN} more)" if len(bad) > SHOWN else ""
         seen = f", seen at step {step}" if step > earliest else ""
         raise NonFiniteGradient(

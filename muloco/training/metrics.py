@@ -1,5 +1,4 @@
-"""Metrics of one worker: the run folder's own file, the console, TensorBoard and W&B. docs/metrics.md describes
-the values."""
+"""Metrics of one worker: the run folder's own file, the console, TensorBoard and W&B; see docs/metrics.md."""
 
 import logging
 import math
@@ -20,9 +19,8 @@ from muloco.outer.loop.sync import STATISTICS, SUMMED, Sync
 from muloco.runs.folder import MetricsWriter, RunFolder, read_lines, standing
 from muloco.runs.states import State, state_line
 from muloco.settings.config import Config as RunConfig
-from muloco.training.lasting import LastingTracker, Tracker
 from muloco.training.pulse import Pulse
-from muloco.training.trackers import TensorBoard, WeightsAndBiases
+from muloco.training.trackers import LastingTracker, TensorBoard, Tracker, WeightsAndBiases
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +50,8 @@ class RunMetrics(MetricsProcessor):
         self._run = config.muloco
         self._worker = config.muloco.fault_tolerance.replica_id
         self._state: State | None = None
-        self.compiled = not (
-            config.muloco.compile.enable or device_type() != "cpu"
-        )  # on accelerators attention is always compiled
+        # on accelerators attention is always compiled
+        self.compiled = not config.muloco.compile.enable and device_type() == "cpu"
         """Whether a training step was taken, after which torch compiles nothing more; the trainer sets it."""
         self._peak_flops = peak_flops()
         folder = RunFolder(Path(dump_folder))
@@ -91,7 +88,7 @@ class RunMetrics(MetricsProcessor):
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None) -> None:
         assert extra_metrics is not None
         seconds = time.perf_counter() - self.time_last_log
-        tokens_per_second = self._data_ranks * self.ntokens_since_last_log / seconds
+        tokens_per_second = self._run.data_parallel_ranks * self.ntokens_since_last_log / seconds
         line = {
             "loss": global_avg_loss,
             "lr": next(value for name, value in extra_metrics.items() if name.startswith("lr/")),  # of a factor of 1
@@ -102,14 +99,8 @@ class RunMetrics(MetricsProcessor):
             **self._of_device(tokens_per_second),
         }
         self._tell(step, line)
-        logger.info(
-            "step %d/%d: loss %.4f, gradient norm %.4f, %s",
-            step,
-            self._run.training.steps,
-            global_avg_loss,
-            grad_norm,
-            speed_of(line),
-        )
+        shown = step, self._run.training.steps, global_avg_loss, grad_norm, speed_of(line)
+        logger.info("step %d/%d: loss %.4f, gradient norm %.4f, %s", *shown)
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
         self.time_last_log = time.perf_counter()
@@ -119,13 +110,8 @@ class RunMetrics(MetricsProcessor):
         """Ignores the report of torchtitan's validator, which covers only the batches that this worker computes."""
 
     def log_held_out_loss(self, name: str, loss: float, step: int) -> None:
-        """Reports a loss on the held-out set, in nats a token, after inner step `step`.
-
-        Args:
-            name: `validation_loss` of the anchor, or `local_validation_loss` of the worker's own weights.
-            loss: mean over all batches that the value covers.
-            step: the inner step.
-        """
+        """Reports the mean loss on the held-out set, in nats a token, after inner step `step`: `validation_loss` of the
+        anchor, or `local_validation_loss` of the worker's own weights."""
         if self._writer is None:
             return
         bits = loss / math.log(2) / self._bytes_per_token
@@ -134,15 +120,10 @@ class RunMetrics(MetricsProcessor):
         logger.info("step %d/%d: %s %.4f, %.4f bits per byte", step, self._run.training.steps, what, loss, bits)
 
     def log_evaluation(self, step: int, figures: Mapping[str, float], seconds: float) -> None:
-        """Reports the results of an evaluation of the anchor after inner step `step`, by TASK/METRIC, and how long it
-        took."""
+        """Reports the results of an evaluation of the anchor after inner step `step`, by TASK/METRIC, and its time."""
         line = {f"evaluation/{name}": value for name, value in figures.items()}
         self._tell(step, {**line, "evaluation_seconds": seconds}, event="evaluation")
         logger.info("evaluation after step %d: %s", step, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
-
-    def log_evaluation_failure(self, step: int, reason: str) -> None:
-        """Reports that the anchor after inner step `step` was not evaluated."""
-        self._write(step, {"event": "evaluation_failed", "reason": reason})
 
     def log_sync(self, step: int, sync: Sync) -> None:
         """Reports the statistics of a sync. All ranks of the worker have to call this."""
@@ -153,9 +134,9 @@ class RunMetrics(MetricsProcessor):
             tracker.log(numbers, step)
         self._write(step, {"event": "sync", **values})
 
-    def log_resume(self, step: int) -> None:
-        """Reports that this attempt at the run begins after inner step `step`."""
-        self._write(step, {"event": "resume"})
+    def log_event(self, step: int, event: str, **values: str) -> None:
+        """Reports what has happened after inner step `step`, such as `resume`: this attempt at the run begins."""
+        self._write(step, {"event": event, **values})
 
     def done_at(self, step: int) -> set[str]:
         """Returns which of `validation` and `evaluation` of the anchor this worker has logged after an inner step."""
@@ -163,15 +144,6 @@ class RunMetrics(MetricsProcessor):
         there = [line for line in lines if line["step"] == step]
         validated = {"validation"} if any("validation_loss" in line for line in there) else set()
         return validated | ({"evaluation"} if any(line.get("event") == "evaluation" for line in there) else set())
-
-    def log_join(self, step: int) -> None:
-        """Reports that this worker was away and goes on from another one's state after inner step `step`."""
-        logger.info("joined the others after step %d", step)
-        self._write(step, {"event": "join"})
-
-    def log_checkpoint_failure(self, step: int, reason: str) -> None:
-        """Reports that this worker's part of the checkpoint of inner step `step` was not written."""
-        self._write(step, {"event": "checkpoint_failed", "reason": reason})
 
     def log_fault(self, step: int, kind: str, phase: str) -> None:
         """Reports that a fault is about to be injected into this rank of this worker."""
@@ -191,11 +163,6 @@ class RunMetrics(MetricsProcessor):
         if self._writer is not None:
             self._writer.close()
 
-    @property
-    def _data_ranks(self) -> int:
-        """Ranks of this worker that read different data."""
-        return self.parallel_dims.dp_replicate * self.parallel_dims.dp_shard
-
     @cached_property
     def _bytes_per_token(self) -> float:
         return bytes_per_token(self.config.held_out, self.config.tokenizer, seq_len=self._run.training.seq_len)
@@ -212,7 +179,6 @@ class RunMetrics(MetricsProcessor):
         )
 
     def _tell(self, step: int, values: Mapping[str, float], *, event: str | None = None) -> None:
-        """Writes values to the metrics file and to all trackers."""
         for tracker in self._trackers:
             tracker.log(values, step)
         self._write(step, {**({} if event is None else {"event": event}), **values})
@@ -223,21 +189,16 @@ class RunMetrics(MetricsProcessor):
 
 
 def _of_whole_worker(sync: Sync) -> Sync:
-    """Returns a sync as rank 0 saw it, but with the sums over all ranks: of whole numbers modulo 2^64, of others in
-    fp32."""
-    names: dict[type, list[str]] = {int: [], float: []}
-    for name in SUMMED:
-        names[type(getattr(sync, name))].append(name)
-    sums = [
-        torch.tensor([getattr(sync, name) for name in names[int]], dtype=torch.int64),
-        torch.tensor([getattr(sync, name) for name in names[float]], dtype=torch.float32),
-    ]
-    if torch.distributed.get_world_size() > 1:
-        sums = [part.to(device_type()) for part in sums]
-        for part in sums:
-            torch.distributed.all_reduce(part)
-    values = [value for part in sums for value in part.tolist()]
-    return replace(sync, **dict(zip(names[int] + names[float], values, strict=True)))
+    """Returns a sync as rank 0 saw it, with the sums over all ranks: of integers modulo 2^64, of others in fp32."""
+    totals: dict[str, Any] = {}
+    for kind, dtype in ((int, torch.int64), (float, torch.float32)):
+        names = [name for name in SUMMED if type(getattr(sync, name)) is kind]
+        sums = torch.tensor([getattr(sync, name) for name in names], dtype=dtype)
+        if torch.distributed.get_world_size() > 1:
+            sums = sums.to(device_type())
+            torch.distributed.all_reduce(sums)
+        totals |= zip(names, sums.tolist(), strict=True)
+    return replace(sync, **totals)
 
 
 def gpu_figures(
@@ -262,8 +223,7 @@ def gpu_figures(
 
 
 def speed_of(line: Mapping[str, float]) -> str:
-    """Returns the speed in a training line as text for the log; on a GPU with memory, and FLOP/s and MFU by both
-    counts."""
+    """Returns the speed in a training line as text; on a GPU with memory, and FLOP/s and MFU by both counts."""
     words = [f"{line['tokens_per_second']:,.0f} tokens/s"]
     for suffix, count in COUNTS.items():
         if f"tflops{suffix}" in line:

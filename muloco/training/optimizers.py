@@ -17,11 +17,6 @@ from muloco.training.schedule import inner_share
 NO_TRITON = "optimizer.symmetric_products triton needs CUDA devices, and this machine has none; use auto or matmul"
 
 
-class ByRole(Muon):
-    """An optimizer with the rules of all roles, so that all groups have the same `lr`: what differs is in
-    `lr_factor`."""
-
-
 class InnerOptimizers(OptimizersContainer):
     """torchtitan's container of optimizers, which also builds those of muloco and SGD."""
 
@@ -31,7 +26,7 @@ class InnerOptimizers(OptimizersContainer):
 
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., torch.optim.Optimizer]:
-        return {"ByRole": ByRole, "GPA": GPA, "SGD": torch.optim.SGD}[name]
+        return {"Muon": Muon, "GPA": GPA, "SGD": torch.optim.SGD}[name]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,7 +73,7 @@ def inner_optimizers(chosen: ResolvedOptimizer, patterns: Mapping[str, str]) -> 
         "betas": (chosen.beta1, chosen.beta2),
     }
     shared: dict[str, Any] = {name: values[name] for name in ("lr", *SHARED) if name in values}
-    kind = "ByRole"
+    kind = "Muon"  # whose groups have all rules and one `lr`; what differs is in `lr_factor`
     if chosen.name == "GPA":
         kind = "GPA"
         shared |= {"mu_x": chosen.mu_x, "mu_y": chosen.mu_y}

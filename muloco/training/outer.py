@@ -15,13 +15,12 @@ import torch.distributed as dist
 from muloco.errors import UserError
 from muloco.model.flavors import flavor
 from muloco.optim import Muon
-from muloco.outer import OuterLoop, QuorumPolicy, StateTransfer, Transport, WorkerIdentity
+from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, StateTransfer, Transport, WorkerIdentity
 from muloco.outer.codecs.compression import Compression
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.fragment import Merging
 from muloco.outer.loop.fragments import Fragment, by_modules, by_number
 from muloco.outer.wire.network import is_loopback
-from muloco.runs.commits import CommitLog, Progress, run_progress
 from muloco.settings.compression import Compression as CompressionConfig
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.fields import common_settings
@@ -36,22 +35,15 @@ def build_outer_loop(
     *,
     data_position: Callable[[], str],
     transfer: StateTransfer,
-    commits: CommitLog | None,
-    progress: Progress,
-    saved: Callable[[], int | None],
+    progress: RunProgress,
     merging: Merging,
 ) -> OuterLoop:
-    """The outer loop over a worker's parameters.
+    """The outer loop over this rank's parameters, plain or DTensors, by name.
 
     Args:
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
-        parameters: this rank's, by name, plain or DTensors.
-        transport: meets the other workers.
         data_position: returns the worker's position in its data.
         transfer: hands its state to others and takes over theirs.
-        commits: the log of the rounds that this worker commits; None on ranks other than the first.
-        progress: knows how far the run has come, and whether it has gone on without this worker.
-        saved: returns the step of the newest whole checkpoint, or None if there is none.
         merging: context in which the parameters of a fragment are written.
     """
     ft = config.fault_tolerance
@@ -65,7 +57,7 @@ def build_outer_loop(
             straggler_timeout_seconds=ft.straggler_timeout_seconds,
             quorum_timeout_seconds=ft.quorum_timeout_seconds,
         ),
-        progress=run_progress(commits, progress, saved),
+        progress=progress,
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),
         delay=ft.fragment_sync_delay,
@@ -81,15 +73,11 @@ def build_outer_loop(
 
 
 def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
-    """The outer optimizer for some anchor tensors, by name.
+    """The outer optimizer for anchor tensors by name, fp32, plain or DTensors, which it moves in place.
 
     sgd: buf = momentum buf + g; theta -= lr (g + momentum buf) with Nesterov, else theta -= lr buf. At a constant lr
     this is the outer step of Algorithm 1 in arXiv 2505.23725. adamw: without weight decay. muon: on matrices, and adamw
     on all others.
-
-    Args:
-        chosen: the config's section, resolved.
-        anchor: fp32 tensors, plain or DTensors, that the optimizer moves in place.
     """
     if chosen.class_name == "sgd":
         return torch.optim.SGD(
@@ -118,13 +106,8 @@ def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, t
 def build_compression(
     chosen: CompressionConfig, parameters: Mapping[str, torch.Tensor], *, tables: Collection[str]
 ) -> Compression:
-    """Returns the compression of the pseudogradients of these parameters.
-
-    Args:
-        chosen: the config's section, resolved.
-        parameters: by name; vectors are norms.
-        tables: names of the parameters with a row for each entry of the vocabulary.
-    """
+    """Returns the compression of the pseudogradients of these parameters by name, of which vectors are norms. Tables
+    are the names of those with a row for each entry of the vocabulary."""
     norms = {name for name, tensor in parameters.items() if tensor.ndim == 1 and chosen.skip_norms}
     skipped = {name for name in parameters if name in tables and chosen.skip_embeddings}
     return Compression(
@@ -152,14 +135,8 @@ def outer_learning_rate(config: ResolvedConfig) -> Callable[[int], float]:
 
 
 def build_transport(config: ResolvedConfig, group: InProcessGroup | None, device: torch.device) -> Transport:
-    """Returns the transport of a worker: its end of the group in this process, or torchft at the lighthouse of the
-    environment.
-
-    Args:
-        config: resolved; `fault_tolerance.replica_id` says which worker this is.
-        group: the workers of this process; None: they are processes of their own.
-        device: of the parameters.
-    """
+    """Returns the transport of the worker `fault_tolerance.replica_id` of a resolved config: its end of the group in
+    this process or, without one, torchft at the lighthouse of the environment."""
     ft = config.fault_tolerance
     if group is not None:
         return group.transport(ft.replica_id, device)

@@ -64,8 +64,8 @@ class Pulse:
 def sign_in(line: str) -> tuple[str, Sign | None]:
     """Divides a line of output into the sign of life at its end, if there is one, and the text before it, which another
     thread may have begun to write."""
-    found = _LINE.search(line)
-    return (line, None) if found is None else (line[: found.start()], Sign(int(found[1]), found[2]))
+    sign = _LINE.search(line)
+    return (line, None) if sign is None else (line[: sign.start()], Sign(int(sign[1]), sign[2]))
 
 
 def show_stacks_on_request() -> None:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from muloco.data.prepare import TrainingData
-from muloco.data.sources import open_source
 from muloco.errors import UserError
 from muloco.resolve import completed, resolve
 from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_json
+from muloco.settings.annotations import Mark
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.data import EMBEDDED, is_hub
 from muloco.settings.fields import flatten, get_field, marks, set_field
 from muloco.settings.load import load_config
-from muloco.settings.marks import Mark
 from muloco.settings.stored import from_dict, to_dict
 from muloco.training.schedule import inner_learning_rate
 
@@ -46,10 +45,7 @@ class Resumption:
 
 
 def take_up(asked: Config) -> Resumption:
-    """Checks that the run of a config can be resumed with that config. It only reads.
-
-    Args:
-        asked: as loaded, with overrides.
+    """Checks that the run of a config, loaded with overrides, can be resumed with that config. It only reads.
 
     Raises:
         UserError: there is no such run, or the config changes a field that a resume may not change.
@@ -67,7 +63,8 @@ def take_up(asked: Config) -> Resumption:
         raise UserError(str(error)) from None
     before = completed(load_config(str(folder.config.absolute())), where=str(folder.config))
     remarks: list[str | None] = []
-    if _is_named_as_before(asked, before) and (named := take_own_tokenizer(asked, folder)) is not None:
+    same_tokenizer = Path(asked.data.tokenizer).absolute() == Path(before.data.tokenizer)
+    if same_tokenizer and (named := take_own_tokenizer(asked, folder)) is not None:
         remarks.append(f"data.tokenizer {named} does not exist any more; its copy in the run folder is used")
     if newest is None:
         remarks.append("there is no checkpoint to resume from: the run starts again from step 1")
@@ -109,27 +106,13 @@ def way_on(folder: RunFolder) -> str:
 
 
 def run_folder(config: Config) -> RunFolder:
-    """The folder of a config's run.
-
-    Raises:
-        UserError: the run has no valid name.
-    """
-    try:
-        return RunFolder.of(config.run.outputs, config.run.name)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    """The folder of a config's run. Raises UserError if the run has no valid name."""
+    return RunFolder.of(config.run.outputs, config.run.name)
 
 
 def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
-    """Replaces a config's tokenizer by the copy in its run's folder if it does not exist any more.
-
-    Args:
-        config: changed in place.
-        folder: of the run.
-
-    Returns:
-        where the tokenizer was, if it does not exist any more and there is a copy.
-    """
+    """Replaces a config's tokenizer, in place, by the copy in its run's folder if it does not exist any more, and
+    returns where it was; None: nothing was replaced."""
     named = config.data.tokenizer
     if named == EMBEDDED or os.path.exists(named) or not folder.tokenizer.exists():
         return None
@@ -138,20 +121,14 @@ def take_own_tokenizer(config: Config, folder: RunFolder) -> str | None:
 
 
 def config_json(chosen: Config, config: ResolvedConfig, content: dict[str, Any]) -> dict[str, Any]:
-    """The contents of config.json.
-
-    Args:
-        chosen: the config as the user has chosen it.
-        config: as resolved.
-        content: of its data (`content_of`).
-    """
+    """The contents of config.json: the config as chosen and as resolved, and what identifies its data."""
     return {"chosen": to_dict(chosen), "resolved": to_dict(config), "data": content}
 
 
-def content_of(data: TrainingData, config: Config) -> dict[str, Any]:
+def content_of(data: TrainingData) -> dict[str, Any]:
     """Identifies a run's data, wherever it lies, as JSON: digests of the text, of the held-out text and of the
     tokenizer. For streamed text, the digest is that of the names and sizes of its files."""
-    files = [open_source(name, config.data.text_field).identity for name in data.streamed]
+    files = [source.identity for source in data.streamed]
     apart = data.held_out != data.prepared
     return {
         "text": [prepared.corpus_sha256 for prepared in data.prepared] or None,
@@ -189,10 +166,6 @@ def check_content(resumption: Resumption, content: dict[str, Any]) -> str | None
             )
     compared = "; ".join(f"{name} {_shown(value)}" for name, value in content.items() if value)
     return f"{where}: the same data as at the start of the run ({compared})" if where else None
-
-
-def _is_named_as_before(asked: Config, before: Config) -> bool:
-    return Path(asked.data.tokenizer).absolute() == Path(before.data.tokenizer)
 
 
 def _look_for_data(asked: Config) -> None:

@@ -6,14 +6,8 @@ from muloco.settings.config import ResolvedConfig
 
 
 def inner_share(step: int, *, warmup_steps: int, total_steps: int, least: float) -> float:
-    """The inner learning rate as a share of its peak: linear warm-up, then a cosine down to `least`, where it stays.
-
-    Args:
-        step: inner step, from 0.
-        warmup_steps: steps of linear warm-up; at most `total_steps` of them count.
-        total_steps: step at which `least` is reached.
-        least: share at the end.
-    """
+    """The inner learning rate in a step, from 0, as a share of its peak: linear warm-up over at most `total_steps`,
+    then a cosine down to `least`, which is reached at step `total_steps` and where it stays."""
     warmup = min(warmup_steps, total_steps)
     if step < warmup:
         return float((step + 1) / warmup)
@@ -27,8 +21,5 @@ def inner_learning_rate(config: ResolvedConfig, step: int) -> float:
     """The inner learning rate in an inner step, from 1."""
     schedule = config.lr_scheduler
     return config.optimizer.lr * inner_share(
-        step - 1,
-        warmup_steps=schedule.warmup_steps,
-        total_steps=config.schedule_steps,
-        least=schedule.min_lr_factor,
+        step - 1, warmup_steps=schedule.warmup_steps, total_steps=config.schedule_steps, least=schedule.min_lr_factor
     )

@@ -21,7 +21,6 @@ from muloco._torchtitan import (
     masks_can_be_replayed,
 )
 from muloco.data.held_out import HeldOutDataLoader
-from muloco.data.held_out_batches import held_out_batches
 from muloco.data.loader import MixtureLoader, PackedDataLoader, StreamingDataLoader
 from muloco.data.prepare import TrainingData
 from muloco.model import spec
@@ -36,6 +35,7 @@ from muloco.training.optimizers import InnerRates, inner_optimizers
 from muloco.training.stop_request import StopRequest
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
+from muloco.training.validation_cost import held_out_batches
 
 ACTIVATION_CHECKPOINTS = {  # the model draws no random numbers, so none need to be restored
     "none": None,
@@ -58,16 +58,12 @@ def trainer_config(
     stop: StopRequest,
     evaluation: Evaluation | None,
 ) -> MulocoTrainer.Config:
-    """Returns the config of one worker's trainer.
+    """Returns the config of the trainer of worker `fault_tolerance.replica_id` of a resolved config.
 
     Args:
-        config: resolved; `fault_tolerance.replica_id` says which worker this is.
-        folder: of the run.
         data: as `muloco.training.data.prepare_data` returns it.
         attempt: how many times the run has been started, this one included.
-        group: the workers of this process, where they are not processes of their own.
-        stop: tells whether the run shall stop before its end.
-        evaluation: evaluates the anchor on tasks; None: nobody asked for it, or another worker does.
+        group, stop, evaluation: see `MulocoTrainer.Config`.
     """
     training, parallelism = config.training, config.parallelism
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
@@ -169,14 +165,6 @@ def _dataloader(config: ResolvedConfig, data: TrainingData) -> MixtureLoader.Con
     share["predict_bos"] = config.data.predict_bos
     if data.prepared:
         folders = tuple(str(prepared.folder) for prepared in data.prepared)
-        return PackedDataLoader.Config(folders=folders, split="train", weights=data.weights, **share)
-    return StreamingDataLoader.Config(
-        sources=data.streamed,
-        weights=data.weights,
-        tokenizer_folder=str(data.tokenizer_folder),
-        text_field=config.data.text_field,
-        shuffle_buffer=config.data.shuffle_buffer,
-        hold_out=data.hold_out,
-        strict=config.data.strict,
-        **share,
-    )
+        return PackedDataLoader.Config(folders=folders, weights=data.weights, **share)
+    tokenizer = str(data.tokenizer_folder)
+    return StreamingDataLoader.Config(data=config.data, tokenizer_folder=tokenizer, weights=data.weights, **share)

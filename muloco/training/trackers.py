@@ -1,9 +1,14 @@
-"""Trackers of a worker's metrics in addition to its own file: TensorBoard and Weights & Biases."""
+"""Trackers of a worker's metrics in addition to its own file, whose failures do not end the training."""
 
 import hashlib
+import logging
+import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -14,17 +19,59 @@ from muloco.settings.config import Config
 from muloco.settings.fields import flatten
 from muloco.settings.stored import to_dict
 
+logger = logging.getLogger(__name__)
+
 HPARAM_METRICS = ("loss", "validation_loss", "validation_bits_per_byte")
 """Metrics of a run in TensorBoard's HPARAMS tab, next to its settings."""
 
 
-class TensorBoard:
-    """TensorBoard events in one folder for each worker, which a resumed run continues.
+class Tracker(Protocol):
+    """Takes a worker's metrics in addition to its own metrics file."""
 
-    Args:
-        folder: of the worker.
-        config: resolved; all of its fields are hyperparameters.
-    """
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Takes values after inner step `step`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class LastingTracker:
+    """Wraps a tracker. If the tracker fails, for example because its files cannot be written, values are dropped for a
+    while, and then it is tried again; the log says so once."""
+
+    tracker: Tracker
+    clock: Callable[[], float] = time.monotonic
+    """Returns the time in seconds."""
+
+    PAUSE_SECONDS: ClassVar[float] = 60.0
+    """Seconds from a failure to the next try."""
+
+    _again: float = -math.inf
+    """Time from which the tracker may be called again."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        if self.clock() >= self._again:
+            self._lasting(lambda: self.tracker.log(values, step))
+
+    def close(self) -> None:
+        self._lasting(self.tracker.close)
+
+    def _lasting(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as error:  # trackers are foreign code, and the training does not depend on them
+            if self._again == -math.inf:
+                logger.warning(
+                    "metrics for TensorBoard or W&B cannot be written (%s); the metrics files are not affected",
+                    " ".join(str(error).split()) or type(error).__name__,
+                )
+            self._again = self.clock() + self.PAUSE_SECONDS
+
+
+class TensorBoard:
+    """TensorBoard events in one folder for each worker, which a resumed run continues. All fields of the resolved
+    config are hyperparameters."""
 
     def __init__(self, folder: Path, config: Config):
         self._folder = folder
@@ -60,12 +107,8 @@ class WeightsAndBiases:
     """One W&B run for each worker, which a resumed run continues. W&B keeps the first values of a step.
 
     W&B's own environment variables are respected: WANDB_PROJECT, WANDB_RUN_GROUP, WANDB_NAME, WANDB_RUN_ID, WANDB_DIR,
-    WANDB_ENTITY, WANDB_MODE and so on. The worker's number is added to name and id, as each worker is a W&B run.
-
-    Args:
-        folder: of the run; the worker's metrics file has begun.
-        worker: its number.
-        config: resolved; it becomes the W&B run's config.
+    WANDB_ENTITY, WANDB_MODE and so on. The worker's number is added to name and id, as each worker is a W&B run. Its
+    metrics file has to exist.
 
     Raises:
         UserError: W&B does not start; the message has its reason.

@@ -19,8 +19,9 @@ from muloco.model.architecture import Flavor
 from muloco.model.flavors import flavor
 from muloco.model.weights_folder import check_names
 from muloco.resolve import completed
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Manifest, NoWholeCheckpoint
+from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder
+from muloco.runs.manifest import GLOBAL, Manifest
 from muloco.settings.config import ResolvedConfig
 from muloco.settings.load import load_config
 from muloco.training.resuming import take_own_tokenizer
@@ -68,25 +69,21 @@ class Trained:
         try:
             stored = safe_reader.read_metadata(self.part).state_dict_metadata
             kind = "average." if any(name.startswith("average.") for name in stored) else "anchor."
-            found = {
+            tensors = {
                 name: torch.empty(about.size, dtype=about.properties.dtype)
                 for name, about in stored.items()
                 if name.startswith(kind) and isinstance(about, TensorStorageMetadata)
             }
-            safe_reader.load(found, self.part, no_dist=True)
-            weights = {name.removeprefix(kind): tensor for name, tensor in found.items()}
+            safe_reader.load(tensors, self.part, no_dist=True)
+            weights = {name.removeprefix(kind): tensor for name, tensor in tensors.items()}
             check_names(weights, self.flavor.shapes, where=f"{self.part}")
         except ValueError as error:  # also UnreadablePart
             raise UserError(str(error)) from None
         return weights
 
     def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
-        """Returns the model in evaluation mode, with dense attention masks (`muloco.model.attention`).
-
-        Args:
-            device: for the parameters.
-            dtype: of the parameters; None: float32. Rotary embedding and normalization are computed as in training.
-        """
+        """Returns the model on a device in evaluation mode, with dense attention masks (`muloco.model.attention`).
+        Its parameters are float32, unless a dtype is given. Rotary embedding and norms are computed as in training."""
         from muloco.model import build
 
         model = build(self.config.model.flavor, str(device), seq_len=self.config.training.seq_len, dense=True)
@@ -166,11 +163,8 @@ def find_trained(checkpoint: str, *, step: int | None = None, verified: bool = T
 
 
 def named_checkpoint(checkpoint: str, step: int | None) -> tuple[RunFolder, int | None]:
-    """Returns the run folder, and the step if one is named, of the checkpoint that a user has named.
-
-    Args:
-        checkpoint: a run folder, or `.../checkpoint/step-N` in one.
-        step: the option beside it.
+    """Returns the run folder, and the step if one is named, of the checkpoint that a user has named: a run folder, or
+    `.../checkpoint/step-N` in one, with or without an option `step` beside it.
 
     Raises:
         UserError: it is neither, or the run has no checkpoint of that step.

@@ -5,7 +5,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from muloco.errors import UserError
 from muloco.failpoints import hit, on_hit
 from muloco.model.flavors import flavor
 from muloco.model.initial import load_initial
-from muloco.outer import OuterLoop, StateLost, Transport, TransportError
+from muloco.outer import OuterLoop, RunProgress, StateLost, Transport, TransportError
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.fragment import Merging
 from muloco.runs.checkpoint_folder import NoWholeCheckpoint
@@ -27,9 +27,8 @@ from muloco.runs.folder import RunFolder
 from muloco.runs.lock import only_one
 from muloco.runs.states import State
 from muloco.settings.config import ResolvedConfig as RunConfig
-from muloco.training.averaging import Averaging
 from muloco.training.chaos import FaultInjector, FaultSchedule
-from muloco.training.context import WorkerContext
+from muloco.training.context import Averaging, WorkerContext, as_on_first_rank, named_parameters
 from muloco.training.evaluation import Evaluation
 from muloco.training.finite import GradientWatch
 from muloco.training.outer import build_outer_loop, build_transport
@@ -65,7 +64,7 @@ class MulocoTrainer(Trainer):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self._gradients = GradientWatch(named for part in self.model_parts for named in part.named_parameters())
+        self._gradients = GradientWatch(named_parameters(self.model_parts))
         self._backward_passes = 0  # of this step
         self._stops = False
         """Whether this worker stops here, before the last step."""
@@ -76,7 +75,7 @@ class MulocoTrainer(Trainer):
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
             (gpa,) = self.optimizers
-            self._averaging = Averaging(gpa, self._parameters())
+            self._averaging = Averaging(gpa, named_parameters(self.model_parts))
         self._commits: CommitLog | None = None
         if dist.get_rank() == 0:
             path = RunFolder(config.dump_folder).commits(config.muloco.fault_tolerance.replica_id)
@@ -140,7 +139,6 @@ class MulocoTrainer(Trainer):
             logger.error("no checkpoint was saved: %s", error)
 
     def _is_saved(self) -> bool:
-        """Whether there is a whole checkpoint of this step or a later one."""
         try:
             return (self.checkpointer.newest_step() or 0) >= self.step
         except NoWholeCheckpoint:
@@ -156,7 +154,7 @@ class MulocoTrainer(Trainer):
         if loaded > 0:
             self.enter(State.RESUMED)
         if self.config.metrics.attempt > 1:
-            self.metrics_processor.log_resume(loaded)
+            self.metrics_processor.log_event(loaded, "resume")
         if self._commits is not None:
             self._commits.begin(loaded)
         if self.outer is not None:
@@ -167,25 +165,20 @@ class MulocoTrainer(Trainer):
             if self.step == self.config.training.steps:
                 self.outer.close()  # it came for the last sync: nobody shall wait for it at another one
         if self.step == loaded > 0:
-            self._make_up_for(loaded)
+            # all ranks have to do the same, but may not see the same file yet
+            done = as_on_first_rank(self.metrics_processor.done_at(loaded), self._ranks)
+            self.validator.make_up_for(self.model_parts, loaded, done=done)
         if self.config.muloco.worker_processes == self.config.muloco.workers:  # otherwise it has waited for its turn
             self.metrics_processor.begin()
         return super().batch_generator(data_iterable)
-
-    def _make_up_for(self, step: int) -> None:
-        """Validates and evaluates the anchor of the checkpoint's step, as far as this was due and was not done before
-        the worker stopped."""
-        done = [sorted(self.metrics_processor.done_at(step))]
-        if self._ranks is not None:  # all ranks have to do the same, but may not see the same file yet
-            dist.broadcast_object_list(done, src=0, group=self._ranks)
-        self.validator.make_up_for(self.model_parts, step, done=done[0])
 
     def train_step(self, data_iterator) -> None:
         self._backward_passes = 0
         self.enter(State.TRAINING)
         hit("inner_step")
         super().train_step(data_iterator)
-        self._free_gradients()
+        if self.config.training.disable_cuda_graphs:  # a graph writes the gradients in place
+            self.optimizers.zero_grad(set_to_none=True)  # a sync, validation and other workers can use their memory
         self.metrics_processor.compiled = True
         if self.config.muloco.workers == 1:
             self._stops = self._asked_to_stop()
@@ -204,12 +197,6 @@ class MulocoTrainer(Trainer):
             self.checkpointer.ends = True
             logger.info("stopping after step %d, as a signal asks for it", self.step)
 
-    def _free_gradients(self) -> None:
-        """Frees the gradients, so that a sync, validation and the other workers in this process can use their memory.
-        With CUDA graphs they are kept, since a graph writes them in place."""
-        if self.config.training.disable_cuda_graphs:
-            self.optimizers.zero_grad(set_to_none=True)
-
     def forward_backward_step(self, **batch) -> torch.Tensor:
         """torchtitan's; behind the last one of a step the gradients are whole and not clipped yet."""
         loss = super().forward_backward_step(**batch)
@@ -224,9 +211,8 @@ class MulocoTrainer(Trainer):
         """Whether this step logs, sends its result to other workers, saves a checkpoint, or is the last."""
         synced = self.outer is not None and self.outer.sends_after(self.step)
         saved = self.checkpointer.enable and self.step % self.config.checkpoint.interval == 0
-        return (
-            self.metrics_processor.should_log(self.step) or synced or saved or self.step == self.config.training.steps
-        )
+        last = self.step == self.config.training.steps
+        return self.metrics_processor.should_log(self.step) or synced or saved or last
 
     def should_continue_training(self) -> bool:
         """Whether another step follows. If not, this also reports it and leaves the group of this process, so that the
@@ -235,8 +221,8 @@ class MulocoTrainer(Trainer):
         goes_on = super().should_continue_training() and not self._stops
         if not goes_on:
             self.enter(State.STOPPED if self._stops else State.FINISHED)
-        if not goes_on and self.config.group is not None:
-            self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)
+            if self.config.group is not None:
+                self.config.group.leave(self.config.muloco.fault_tolerance.replica_id)
         return goes_on
 
     def enter(self, state: State) -> None:
@@ -244,26 +230,22 @@ class MulocoTrainer(Trainer):
         self.metrics_processor.enter(state, self.step)
 
     def joined(self, data_position: str | None) -> None:
-        """See `Joining`: this worker goes on from another one's state, with its own data."""
+        """Goes on from another worker's state at a position in this worker's shard of the data; None: its start."""
         sequences = 0
         if data_position is not None:
             state = json.loads(data_position)
             self.dataloader.load_state_dict(state)
             sequences = next(iter(state.values()))["sequences"]
         self.ntokens_seen = sequences * self.config.training.seq_len
-        self.metrics_processor.log_join(self.step)
-
-    def checkpoint_failed(self, step: int, reason: str) -> None:
-        """See `Owner` of the checkpoint."""
-        self.metrics_processor.log_checkpoint_failure(step, reason)
+        logger.info("joined the others after step %d", self.step)
+        self.metrics_processor.log_event(self.step, "join")
 
     def _asked_to_stop(self) -> bool:
         """Whether one of this worker's ranks is. All of them ask at the same steps."""
         return self._on_any_rank(self.config.stop.made)
 
     def _has_checkpoint(self) -> bool:
-        """Whether there is a whole checkpoint. All ranks give the same answer, also if other workers are just writing
-        the first one."""
+        """Whether there is a whole checkpoint: the same on all ranks, also while other workers write the first one."""
         return self._on_any_rank(self.checkpointer.newest_step() is not None)
 
     def _on_any_rank(self, value: bool) -> bool:
@@ -276,7 +258,7 @@ class MulocoTrainer(Trainer):
 
     def _build_outer_loop(self, config: Config) -> OuterLoop:
         states: dict[str, Any] = {"optimizer": self.optimizers, "lr_scheduler": self.lr_schedulers}
-        parameters: Mapping[str, torch.Tensor] = self._parameters()
+        parameters: Mapping[str, torch.Tensor] = named_parameters(self.model_parts)
         merging: Merging = contextlib.nullcontext
         if self._averaging is not None:  # the parameters are y; what the workers have in common is z
             states["model"] = ModelWrapper(self.model_parts)
@@ -289,7 +271,9 @@ class MulocoTrainer(Trainer):
             attempt=config.metrics.attempt,
             ask=lambda: transport.inquire(COMMITS, ASK_SECONDS),
         )
-        if self._commits is not None:
+        run = RunProgress(last_committed_step=lambda: max(self.checkpointer.newest_step() or 0, progress.reached()))
+        if self._commits is not None:  # on the first rank, which alone asks for the rounds of the others
+            run = replace(run, committed_without_me=progress.passed, record=self._commits.add)
             transport.answer(COMMITS, self._commits.answer)
         if config.muloco.chaos.interval_seconds is not None:
             self._expect_faults(config.muloco, transport)
@@ -299,23 +283,17 @@ class MulocoTrainer(Trainer):
             transport,
             data_position=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=WorkerTransfer(states, trainer=self),
-            commits=self._commits,
-            progress=progress,
-            saved=self.checkpointer.newest_step,
+            progress=run,
             merging=merging,
         )
-
-    def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for part in self.model_parts for name, p in part.named_parameters()}
 
     def _expect_faults(self, config: RunConfig, transport: Transport) -> None:
         metrics = self.metrics_processor
         injector = FaultInjector(
-            FaultSchedule(config.chaos, workers=config.workers, ranks=config.ranks_per_worker),
+            schedule=FaultSchedule(config.chaos, workers=config.workers, ranks=config.ranks_per_worker),
             worker=config.fault_tolerance.replica_id,
             rank=dist.get_rank(),
             earlier=metrics.times_of_faults(),
-            stop_seconds=config.chaos.stop_seconds,
             cut=transport.cut,
             tell=lambda kind, phase: metrics.log_fault(self.step, kind, phase),
         )

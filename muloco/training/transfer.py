@@ -2,42 +2,34 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from muloco import sharding
 from muloco.outer import Snapshot
 
-
-class Joining(Protocol):
-    """The trainer, as it is told of a state that it has taken over."""
-
-    step: int
-
-    def joined(self, data_position: str | None) -> None:
-        """Goes to a position in this worker's shard of the data (None: to its start) and reports that it has joined."""
-        ...
+if TYPE_CHECKING:
+    from muloco.training.trainer import MulocoTrainer
 
 
+@dataclass(frozen=True)
 class WorkerTransfer:
     """Packs this rank's inner optimizer, learning rate, step, and all that the outer loop holds. The parameters need
-    not go, unless they are among the states: a worker that joins begins with the anchor.
+    not go, unless they are among the states: a worker that joins begins with the anchor."""
 
-    Args:
-        states: inner optimizer and learning rate, by name, as they go into a checkpoint, in the order of loading.
-        trainer: whose step it is.
-    """
-
-    def __init__(self, states: Mapping[str, Any], *, trainer: Joining):
-        self._states = dict(states)
-        self._trainer = trainer
+    states: Mapping[str, Any]
+    """Inner optimizer and learning rate, by name, as they go into a checkpoint, in the order of loading."""
+    trainer: "MulocoTrainer"
+    """The trainer whose step it is."""
 
     def pack(self, snapshot: Snapshot) -> bytes:
         packed = {
-            "step": self._trainer.step,
-            "states": {name: _local(state.state_dict()) for name, state in self._states.items()},
-            "tensors": _local(snapshot.tensors),
+            "step": self.trainer.step,
+            "states": _on_cpu({name: state.state_dict() for name, state in self.states.items()}),
+            "tensors": _on_cpu(snapshot.tensors),
             "position": {"position": snapshot.position},
         }
         buffer = io.BytesIO()
@@ -46,24 +38,18 @@ class WorkerTransfer:
 
     def unpack(self, state: bytes) -> Snapshot:
         packed = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-        for name, part in self._states.items():
+        for name, part in self.states.items():
             part.load_state_dict(_fill(part.state_dict(), packed["states"][name]))
-        self._trainer.step = packed["step"]
+        self.trainer.step = packed["step"]
         return Snapshot(position=packed["position"]["position"], tensors=packed["tensors"], residuals={}, codecs={})
 
     def joined(self, data_position: str | None) -> None:
-        self._trainer.joined(data_position)
+        self.trainer.joined(data_position)
 
 
-def _local(value: Any) -> Any:
-    """A copy of nested state on the CPU, with this rank's part of every tensor."""
-    if isinstance(value, torch.Tensor):
-        return sharding.local(value).detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _local(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_local(item) for item in value)
-    return value
+def _on_cpu(state: Any) -> Any:
+    """Nested state with a copy on the CPU of this rank's part of every tensor."""
+    return tree_map_only(torch.Tensor, lambda x: sharding.local(x).detach().to("cpu", copy=True), state)
 
 
 def _fill(own: Any, received: Any) -> Any:

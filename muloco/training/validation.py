@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,16 +16,15 @@ from torch.distributed.fsdp import FSDPModule
 
 from muloco._torchtitan import IGNORE_INDEX, Validator
 from muloco.data.held_out import HeldOutDataLoader
-from muloco.data.held_out_batches import own_batches, shared_batches
 from muloco.failpoints import hit
 from muloco.outer import OuterLoop
 from muloco.outer.protocol.header import as_hex
 from muloco.runs.states import State
 from muloco.sharding import local
 from muloco.training.batch_losses import Losses, mean, pack, unpack
-from muloco.training.context import WorkerContext
+from muloco.training.context import WorkerContext, as_on_first_rank
 from muloco.training.evaluation import random_state_kept
-from muloco.training.validation_cost import is_validated
+from muloco.training.validation_cost import is_validated, own_batches, shared_batches
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +66,8 @@ class AnchorValidator(Validator):
         return self._validates(step) or self._evaluates(step)
 
     def make_up_for(self, model_parts: list[nn.Module], step: int, *, done: Collection[str]) -> None:
-        """Validates and evaluates the anchor of a step from which the run is resumed, as far as this is due.
-
-        Args:
-            model_parts: the model.
-            step: the inner step.
-            done: which of `validation` and `evaluation` were done before.
-        """
+        """Validates and evaluates the anchor of a step from which the run is resumed, as far as this is due and is not
+        among what was `done` before, `validation` and `evaluation`."""
         self._done = frozenset((step, what) for what in done)
         if self.should_validate(step):
             logger.info("making up for the validation or evaluation that was due after step %d", step)
@@ -81,12 +76,7 @@ class AnchorValidator(Validator):
     def validate_own(self, model_parts: list[nn.Module], step: int) -> None:
         """Reports the loss of the worker's own weights as `local_validation_loss`, if the step is validated and an
         outer step follows. To be called after an inner step, before the outer loop handles it. With GPA nothing is
-        reported: `validate` then validates the worker's own average.
-
-        Args:
-            model_parts: the model.
-            step: the inner step.
-        """
+        reported: `validate` then validates the worker's own average."""
         if self.context.outer is None or self.context.averaging is not None or not self._validates(step):
             return
         if step == self.config.last_step or self.context.outer.applies_after(step):
@@ -97,13 +87,7 @@ class AnchorValidator(Validator):
 
     def validate(self, model_parts: list[nn.Module], step: int, *, alone: bool = False) -> None:
         """Reports the loss of the anchor as `validation_loss` and evaluates the anchor on tasks, each if it is due. To
-        be called after the outer step, if there is one.
-
-        Args:
-            model_parts: the model.
-            step: the inner step.
-            alone: whether this worker validates without the others.
-        """
+        be called after the outer step, if there is one. With `alone` this worker validates without the others."""
         with self._beside_training():
             if self._validates(step):
                 loss = self._anchor_loss(model_parts, step, alone)
@@ -130,16 +114,10 @@ class AnchorValidator(Validator):
         due = self.context.evaluation is not None and step in self.config.evaluated
         return due and (step, "evaluation") not in self._done
 
-    @contextlib.contextmanager
-    def _anchor_weights(self) -> Iterator[None]:
+    def _anchor_weights(self) -> AbstractContextManager[None]:
         if self.context.averaging is not None:
-            with self.context.averaging.average_weights():
-                yield
-        elif self.context.outer is not None:
-            with self.context.outer.anchor_weights():
-                yield
-        else:
-            yield
+            return self.context.averaging.average_weights()
+        return contextlib.nullcontext() if self.context.outer is None else self.context.outer.anchor_weights()
 
     def _evaluate(self, model_parts: list[nn.Module], step: int) -> None:
         assert self.context.evaluation is not None
@@ -153,13 +131,9 @@ class AnchorValidator(Validator):
         except Exception as error:  # a task is a program of its own, and the training does not depend on it
             if self.context.ranks is not None and isinstance(error, RuntimeError):
                 raise  # an error of torch may have come to this rank alone, while the others wait for it
-            logger.error(
-                "the evaluation after step %d failed, and the training goes on: %s: %s",
-                step,
-                type(error).__name__,
-                error,
-            )
-            self.metrics_processor.log_evaluation_failure(step, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            logger.error("the evaluation after step %d failed, and the training goes on: %s", step, reason)
+            self.metrics_processor.log_event(step, "evaluation_failed", reason=reason)
         else:
             self.metrics_processor.log_evaluation(step, figures, time.perf_counter() - started)
         finally:
@@ -172,9 +146,8 @@ class AnchorValidator(Validator):
         return self.config.steps
 
     def _anchor_loss(self, model_parts: list[nn.Module], step: int, alone: bool) -> float:
-        if (
-            self.context.outer is None or self.context.averaging is not None
-        ):  # no anchor; with GPA each worker has its own average
+        # with GPA there is no anchor: each worker has its own average
+        if self.context.outer is None or self.context.averaging is not None:
             return mean(self._anchor_losses(model_parts, step, range(self._batches)))
         digest = self._digest(self.context.outer)
         if self._known is None or self._known[0] != digest:
@@ -211,20 +184,12 @@ class AnchorValidator(Validator):
                 losses = unpack(part, batches=self._batches) | losses
             except ValueError as error:
                 logger.warning("another worker sent invalid losses for the validation after step %d: %s", step, error)
-        losses = self._as_rank_0_has(losses)
+        losses = as_on_first_rank(losses, self.context.ranks)
         missing = [batch for batch in range(self._batches) if batch not in losses]
         if missing:
             logger.info("validating %d batches after step %d whose losses no other worker provided", len(missing), step)
             losses |= self._anchor_losses(model_parts, step, missing)
         return losses
-
-    def _as_rank_0_has(self, losses: Losses) -> Losses:
-        """Returns the losses of rank 0 on all ranks of this worker."""
-        if self.context.ranks is None:
-            return losses
-        values = [losses]
-        dist.broadcast_object_list(values, src=0, group=self.context.ranks)
-        return values[0]
 
     def _anchor_losses(self, model_parts: list[nn.Module], step: int, batches: Sequence[int]) -> Losses:
         with self._anchor_weights():

@@ -7,13 +7,11 @@ batches, and only just before an outer step.
 
 import math
 
-from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
 from muloco.outer.loop.fragments import Schedule
 from muloco.settings.config import ResolvedConfig
 
 TRAINING_PASSES = 3
-"""Cost of a training step for a sequence, in forward passes: one forward pass, and a backward pass of twice its
-FLOPs."""
+"""Cost of a training step for a sequence in forward passes: a backward pass has twice the FLOPs of a forward one."""
 
 
 def is_validated(step: int, *, freq: int, last: int) -> bool:
@@ -21,17 +19,29 @@ def is_validated(step: int, *, freq: int, last: int) -> bool:
     return step % freq == 0 or step == last
 
 
-def validated_sequences(config: ResolvedConfig, worker: int = 0) -> int:
-    """Returns the number of sequences that a worker validates over a whole run, padding included.
+def held_out_batches(sequences: int, together: int) -> int:
+    """Returns the number of batches that hold `sequences` sequences, if the ranks of a worker together take `together`
+    at a time."""
+    return math.ceil(sequences / together)
 
-    Args:
-        config: of the run.
-        worker: id of the worker; no worker has more work than worker 0.
-    """
+
+def shared_batches(batches: int, place: int, places: int) -> range:
+    """Returns the batches that the worker at `place`, of `places`, computes of the anchor. Every batch belongs to
+    exactly one place."""
+    return range(place, batches, places)
+
+
+def own_batches(batches: int, worker: int, workers: int) -> range:
+    """Returns the batches on which a worker validates its own weights: at least one. Together the workers have all."""
+    return shared_batches(batches, worker % batches, workers)
+
+
+def validated_sequences(config: ResolvedConfig, worker: int = 0) -> int:
+    """Returns the number of sequences, padding included, that a worker validates in a run; worker 0 has most of all."""
     steps, workers, freq = config.training.steps, config.workers, config.validation.freq
     together = config.training.local_batch_size * config.data_parallel_ranks
     batches = held_out_batches(config.validation.sequences, together)
-    if not _has_anchor(config):
+    if not config.syncs or config.optimizer.name == "GPA":  # each worker validates a model of its own
         return (1 + math.ceil(steps / freq)) * batches * together
     ft = config.fault_tolerance
     schedule = Schedule(sync_interval=ft.sync_steps, fragments=ft.num_fragments, delay=ft.fragment_sync_delay)
@@ -45,7 +55,8 @@ def validated_sequences(config: ResolvedConfig, worker: int = 0) -> int:
         for step in (*range(freq, steps, freq), steps):
             if step == steps or schedule.due_after(step) is not None:
                 total += own
-            moved = step if step == steps else _last_outer_step(schedule, step, ft.sync_steps)
+            window = range(step, max(0, step - ft.sync_steps), -1)
+            moved = step if step == steps else next((at for at in window if schedule.due_after(at) is not None), 0)
             if moved > known:
                 total, known = total + shared, moved
         return total
@@ -57,22 +68,7 @@ def validated_sequences(config: ResolvedConfig, worker: int = 0) -> int:
 
 
 def validation_share(config: ResolvedConfig) -> float:
-    """Returns the share of validation in a worker's forward and backward passes, from 0 to 1.
-
-    Args:
-        config: of the run.
-    """
+    """Returns the share of validation in a worker's forward and backward passes over a run, from 0 to 1."""
     trained = config.training.steps * config.training.global_batch_size // config.workers
     validated = validated_sequences(config)
     return validated / (validated + TRAINING_PASSES * trained)
-
-
-def _has_anchor(config: ResolvedConfig) -> bool:
-    """Whether the workers validate a common anchor. With GPA each worker validates its own average."""
-    return config.syncs and config.optimizer.name != "GPA"
-
-
-def _last_outer_step(schedule: Schedule, step: int, interval: int) -> int:
-    """Returns the last inner step up to `step` that ended with an outer step; 0 if there is none."""
-    before = range(step, max(0, step - interval), -1)
-    return next((one for one in before if schedule.due_after(one) is not None), 0)

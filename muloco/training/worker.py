@@ -12,13 +12,12 @@ import torch
 from torch.distributed import TCPStore
 
 from muloco.data.tokenizer import DocumentTokenizer
-from muloco.errors import UserError
 from muloco.files import whole_folder
 from muloco.outer import StateLost
 from muloco.outer.in_process import GroupEnded, InProcessGroup
 from muloco.outer.wire.gate import LOOPBACK
 from muloco.outer.wire.store import loopback_store
-from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.folder import RunFolder, unwritable, write_json
 from muloco.runs.states import State, tell_state
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.training.data import prepare_data
@@ -34,12 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeEvaluation | None = None) -> None:
-    """Trains as worker `fault_tolerance.replica_id`, in the environment of torchrun or, without one, as its only rank.
-
-    Args:
-        config: resolved.
-        chosen: the config before it was resolved, for config.json.
-        make_evaluation: makes the evaluation of the anchor after the steps that the config names; None: no evaluation.
+    """Trains as worker `fault_tolerance.replica_id` of a resolved config, in the environment of torchrun or, without
+    one, as its only rank. `chosen` is the config before it was resolved, for config.json. Without
+    `make_evaluation` the anchor is not evaluated.
 
     Raises:
         UserError: the environment does not fit the config, or the run folder cannot be made.
@@ -57,11 +53,11 @@ def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeE
         if os.environ["RANK"] == "0":
             tell_state(folder, workers, attempt=attempt, state=State.PREPARING)
     except OSError as error:
-        raise UserError(f"the run folder cannot be written to (run.outputs, run.name): {error}") from None
+        raise unwritable(error) from None
     data = prepare_data(config)
     if os.environ["RANK"] == "0":
         if not folder.config.exists():
-            write_json(folder.config, config_json(chosen, config, content_of(data, config)))
+            write_json(folder.config, config_json(chosen, config, content_of(data)))
         _keep_tokenizer(data.tokenizer_folder, folder)
     evaluation = None if make_evaluation is None else make_evaluation(config, data.tokenizer_folder)
     stop = StopRequest()
@@ -73,13 +69,7 @@ def run_worker(config: ResolvedConfig, *, chosen: Config, make_evaluation: MakeE
         try:
             first = not in_process or config.fault_tolerance.replica_id == 0  # in one process, one evaluation is enough
             trainer = trainer_config(
-                config,
-                folder,
-                data,
-                attempt=attempt,
-                group=group,
-                stop=stop,
-                evaluation=evaluation if first else None,
+                config, folder, data, attempt=attempt, group=group, stop=stop, evaluation=evaluation if first else None
             ).build()
             trainer.train()
         except StateLost as lost:

@@ -21,7 +21,7 @@ SEEDS = (1, 2, 3)
 
 
 def claims_of(root: Path, *runs: tuple[Config, float]) -> dict[str, Claim]:
-    """Of runs at 416M with these losses."""
+    """The claims about runs at 416M with these losses."""
     read = [read_run(finished(root / str(number), config, loss))[0] for number, (config, loss) in enumerate(runs)]
     (group,) = groups(pool(run for run in read if run is not None)[0])
     return {claim.title: claim for claim in loss_claims(group, "416M")}
@@ -32,7 +32,7 @@ def seeded(make, losses: Mapping[int, float], *chosen, **changes) -> list[tuple[
 
 
 def test_an_interval_is_students(tmp_path: Path) -> None:
-    """Of 1, 2, 3: mean 2, deviation 1; t of 97.5 % with two degrees of freedom is 4.3027 in any table."""
+    """The values 1, 2, 3 have mean 2, deviation 1; t of 97.5 % with two degrees of freedom is 4.3027 in any table."""
     part = Part(label="K=2", values=(1.0, 2.0, 3.0))
     assert part.mean == 2 and part.margin == pytest.approx(4.30265 / math.sqrt(3), abs=1e-5)
     assert part.describe() == "K=2: +2.00 ± 2.48 (n=3, undecided)"
@@ -133,14 +133,14 @@ def test_what_is_free_may_cost_three_tenths_of_a_percent(tmp_path: Path) -> None
     four = {"compression__kind": "linear", "compression__bits": 4}
     two = {"compression__kind": "linear", "compression__bits": 2}
     pieces = {"fault_tolerance__num_fragments": 3}
-    found = claims_of(
+    claims = claims_of(
         tmp_path,
         *seeded(muloco, {1: 2.0, 2: 2.0}),
         *seeded(muloco, {1: 2.004, 2: 2.0042}, **four),
         *seeded(muloco, {1: 3.0, 2: 3.0}, **two),
         *seeded(muloco, {1: 2.01, 2: 2.0101}, **pieces),
     )
-    bits, streaming = found["4 bits are free"], found["Streaming is free"]
+    bits, streaming = claims["4 bits are free"], claims["Streaming is free"]
     assert bits.verdict == Verdict.HOLDS and bits.parts[0].values == pytest.approx([0.2, 0.21])
     assert bits.parts[0].label == "MuLoCo K=2, linear 4 bits"
     assert streaming.verdict == Verdict.FAILS and streaming.parts[0].values == pytest.approx([0.5, 0.505])
@@ -172,11 +172,11 @@ def test_agreement_is_read_from_a_study(tmp_path: Path) -> None:
         "checkpoint,workers,matrix,cosine,gap\n"
         '"a, step 5",1,w,1,0\n"a, step 5",2,w,0.5,0.1\n"a, step 5",2,v,0.7,0.2\n"b, step 5",2,w,0.1,0.9\n'
     )
-    found = read_agreement(tmp_path, "a, step 5")
-    assert found.cosine == {2: pytest.approx(0.6)} and found.gap == {2: pytest.approx(15)}
+    agreement = read_agreement(tmp_path, "a, step 5")
+    assert agreement.cosine == {2: pytest.approx(0.6)} and agreement.gap == {2: pytest.approx(15)}
     with pytest.raises(ValueError, match="has nothing of c"):
         read_agreement(tmp_path, "c")
 
 
 def test_slopes_are_by_doubling() -> None:
-    assert slope_by_doubling([1, 2, 4, 8], [3, 5, 7, 9]) == pytest.approx(2)
+    assert slope_by_doubling({1: 3, 2: 5, 4: 7, 8: 9}) == pytest.approx(2)

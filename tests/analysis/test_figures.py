@@ -1,4 +1,4 @@
-"""What figures look like: one color a method, margins, gaps, and whatever number of points there is."""
+"""The look of figures: one color a method, margins, gaps, and whatever number of points there is."""
 
 import math
 import subprocess
@@ -101,7 +101,7 @@ def test_lines_of_orthonormal_steps_are_not_on_the_frame(drawn: list[Any], tmp_p
     zero = dict.fromkeys(MatrixFigures.__dataclass_fields__, 0.0)
     matrix = MatrixFigures(**{**zero, "workers": 1, "matrix": "w", "rank": 4})  # type: ignore[arg-type]
     moved = [Step(worker=0, step=n, alpha=0.1, norm=2.0, rho=1, decay=0) for n in (1, 2, 3)]
-    study = Study(run="a", optimizer="Muon", steps=3, matrices=[matrix], spectra=[], measured={1: {"w": moved}})
+    study = Study(run="a", optimizer="Muon", steps=3, matrices=[matrix], measured={1: {"w": moved}})
     draw(steps([study]), tmp_path)
     (axes,) = drawn[0].axes
     bottom, top = axes.get_ylim()
@@ -165,18 +165,16 @@ def test_a_run_of_one_step_is_drawn(tmp_path: Path) -> None:
     assert plot_loss(run_with(tmp_path, {0: {1: 5.0}})).read_bytes().startswith(b"\x89PNG")
 
 
-def test_figures_ask_for_no_display(tmp_path: Path) -> None:
-    """As where a notebook has set a backend that is not known here."""
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "tkagg"])
+def test_figures_ask_for_no_display(backend: str, tmp_path: Path) -> None:
+    """As where a notebook has set a backend that is not known here, which it keeps."""
     run_with(tmp_path, {0: {1: 5.0}})
     code = (
-        "import sys; from muloco.analysis.plots import plot_loss; from muloco.runs.folder import RunFolder;"
-        f"plot_loss(RunFolder({str(tmp_path)!r})); assert 'matplotlib.pyplot' not in sys.modules"
+        "import os, sys; from muloco.analysis.plots import plot_loss; from muloco.runs.folder import RunFolder;"
+        f"plot_loss(RunFolder({str(tmp_path)!r})); assert 'matplotlib.pyplot' not in sys.modules;"
+        "print(os.environ['MPLBACKEND'])"
     )
-    environment = {
-        "MPLBACKEND": "unknown",
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": ":".join(sys.path),
-    }
+    environment = {"MPLBACKEND": backend, "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "loss.png").exists()
+    assert run.stdout == f"{backend}\n", run.stderr
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""What cannot be read or written is answered with one line that names it, status 2, and nothing is written."""
+"""A path that cannot be read or written is answered with one line that names it, status 2, and nothing is written."""
 
 from pathlib import Path
 

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from muloco.settings.config import Config
 from muloco.settings.load import CHECKOUT, load_config
 from muloco.settings.outer import OuterOptimizer
 from muloco.training.optimizers import inner_optimizers
-from muloco.training.outer import build_outer_optimizer
+from muloco.training.outer import build_compression, build_outer_optimizer
 
 N = flavor("15B").parameters
 
@@ -55,7 +56,7 @@ def test_the_papers_memory(method: str, gigabytes: float) -> None:
 
 @pytest.mark.parametrize(("reduce", "words"), [("gather", 1), ("reselect", 1 + 1 / 16)])
 def test_error_feedback_adds_residuals(reduce: str, words: float) -> None:
-    """Of what a worker sends, and of its share of the means where these are encoded again."""
+    """Residuals of what a worker sends, and of its share of the means where these are encoded again."""
     compressed = {"compression__kind": "linear", "compression__bits": 4, "compression__reduce": reduce}
     without, with_ = (plan(paper("MuLoCo K=16", **compressed, compression__error_feedback=on)) for on in (False, True))
     assert with_.memory.state - without.memory.state == pytest.approx(4 * N * words, abs=1)
@@ -123,7 +124,7 @@ def test_what_is_offloaded_is_in_host_memory() -> None:
     ],
 )
 def test_the_share_of_validation(method: str, validated: int) -> None:
-    """Of 3000 steps of 512 sequences, each of which costs three forward passes in training, and one in validation."""
+    """A run has 3000 steps of 512 sequences; each costs three forward passes in training, and one in validation."""
     fields = {"training__global_batch_size": 512, "training__steps": 3000, "validation__freq": 15}
     config = paper(method, **fields, validation__sequences=1024)
     trained = 3 * 3000 * 512 // config.workers
@@ -196,6 +197,32 @@ def test_the_state_of_a_worker_is_what_is_planned() -> None:
     assert sum(4 * t.numel() for t in kept) == plan(config).memory.state
 
 
+@pytest.mark.parametrize("reduce", ["reselect", "gather"])
+@pytest.mark.parametrize("kind", ["powersgd", "linear"])
+def test_the_state_of_codecs_is_what_is_planned(kind: str, reduce: str) -> None:
+    """The warm start of PowerSGD after a sync, counted; other codecs keep nothing."""
+    alone = ["--model.flavor", "tiny", "--fault_tolerance.group_size", "1"]
+    words = [*alone, "--compression.kind", kind, "--compression.reduce", reduce]
+    config, dense = (resolve(load_config("config/laptop/muloco.py", given)) for given in (words, alone))
+    params = dict(build(config.model.flavor, device="cpu").named_parameters())
+    compression = build_compression(config.compression, params, tables=flavor(config.model.flavor).tables)
+    loop = OuterLoop(
+        params,
+        partial(build_outer_optimizer, OuterOptimizer(lr=0.7, momentum=0.6)),
+        InProcessGroup(1).transport(0),
+        identity=WorkerIdentity(),
+        sync_interval=1,
+        compression=compression,
+    )
+    loop.start(0)
+    loop.after_inner_step(1, last=True)
+    kept = [torch.load(BytesIO(states), weights_only=True) for states in loop.snapshot(own=True).codecs.values()]
+    counted = sum(4 * state.numel() for ends in kept for states in ends.values() for state in states.values())
+    planned = plan(config).memory
+    assert planned.codecs == counted and (counted > 0) == (kind == "powersgd")
+    assert planned.state - counted == plan(dense).memory.state
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -252,13 +279,16 @@ def test_what_cannot_be_planned_is_refused(options: dict, message: str) -> None:
     assert GPUS["H100"].flops > 9e14
 
 
+HELP = "try `muloco plan --help`"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--utilization", "0"], "--utilization must be above 0 and at most 1; got 0"),
-        (["--gpus", "0"], "--gpus must be at least 1; got 0"),
+        (["--utilization", "0"], f"--utilization must be above 0 and at most 1; got 0; {HELP}"),
+        (["--gpus", "0"], f"--gpus must be at least 1; got 0; {HELP}"),
         (["--gpus", "7"], "--gpus must be a multiple of 2, the worker processes x ranks (2 x 1) of muloco; got 7"),
-        (["--gbit", "10", "0"], "--gbit must be above 0; got 10 0"),
+        (["--gbit", "10", "0"], f"--gbit must be above 0; got 0; {HELP}"),
         (["--plot", "hours.jpgg"], "--plot must end in .png or .svg; got hours.jpgg"),
         (["--plot", "hours"], "--plot must end in .png or .svg; got hours"),
     ],

@@ -64,7 +64,7 @@ def test_the_papers_points_are_drawn_beside_own_losses(reported: Path) -> None:
     for published, expected in ((False, 4.0), (True, 8.0)):
         figures = {figure.name: figure for figure in section(reported, published=published).figures}
         panel = next(panel for panel in figures["worker_scaling"].panels if panel.title == "416M")
-        (line,) = [one for one in panel.series if one.label == "MuLoCo" and not one.published]
+        (line,) = [series for series in panel.series if series.label == "MuLoCo" and not series.published]
         assert line.y[list(line.x).index(2)] == pytest.approx(expected)
         assert ("workers' own weights" in figures["worker_scaling"].caption) == published
 

@@ -1,4 +1,4 @@
-"""What is read from run folders, what is said of the rest, and what is pooled."""
+"""Run folders: the records of finished runs, the problems of the others, and how runs are pooled."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from muloco.analysis.records.method import baseline, variant
-from muloco.analysis.records.pooling import Point, best, choice, groups, pool
+from muloco.analysis.records.pooling import Choice, Point, best, groups, pool
 from muloco.analysis.records.runs import Run, find_folders, read_run
 from muloco.recipes import base
 from muloco.resolve import resolve
@@ -19,12 +19,12 @@ from .runs_on_disk import data_parallel, diloco, finished, muloco, written
 
 
 def runs_of(*folders: Path) -> list[Run]:
-    found = []
+    runs = []
     for folder in folders:
         run, problems = read_run(folder)
         assert run is not None, problems
-        found.append(run)
-    return found
+        runs.append(run)
+    return runs
 
 
 def local_sgd() -> Config:
@@ -71,9 +71,9 @@ def with_matrices(name: str, rule: str) -> Config:
     ],
 )
 def test_a_config_is_called_by_method_workers_and_what_is_unusual(config: Config, label: str, own: str) -> None:
-    found = variant(resolve(config))
-    assert found.label == label
-    assert baseline(found.method) == own
+    described = variant(resolve(config))
+    assert described.label == label
+    assert baseline(described.method) == own
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_is_no_finished_run_is_listed_with_the_reason(tmp_path: Path) -> No
     assert sorted(folder.name for folder in folders) == sorted(
         ["started", "cut", "no_loss", "torn", "newer", "flavor", "shape", "headless"]
     )
-    assert [(Path(one.folder).name, one.kind, one.reason) for one in problems] == [
+    assert [(Path(problem.folder).name, problem.kind, problem.reason) for problem in problems] == [
         ("notes", "not a run", "no config.json"),
         ("nowhere", "not a run", "no such folder"),
     ]
@@ -189,7 +189,8 @@ def test_a_run_that_has_diverged_is_never_the_best(tmp_path: Path) -> None:
     run, (problem,) = read_run(finished(tmp_path / "bad", muloco(lr=0.04), float("nan")))
     assert problem.kind == "diverged" and run is not None
     points, _ = pool([run, *runs_of(good)])
-    assert best(points) is not None and best(points).first.folder == good
+    choice = best(points)
+    assert choice is not None and choice.point.first.folder == good
     assert best([point for point in points if point.first.folder != good]) is None
 
 
@@ -228,8 +229,8 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
     assert problems == []
     assert [len(point.runs) for point in points] == [3, 1, 1]
     assert points[0].loss == pytest.approx(3.1)
-    assert points[0].spread == pytest.approx(0.1)
-    assert points[1].spread is None
+    assert Choice(points[0], points).measured.spread == pytest.approx(0.1)
+    assert Choice(points[1], points).measured.spread is None
 
 
 def test_a_seed_that_is_there_twice_counts_once(tmp_path: Path) -> None:
@@ -255,11 +256,11 @@ def test_corpora_and_token_budgets_are_never_in_one_group(tmp_path: Path) -> Non
         finished(tmp_path / "i", muloco(data__predict_bos=False), 3.8),
     ]
     points, _ = pool(runs_of(*made))
-    found = groups(points)
-    losses = sorted(sorted(point.loss for point in group.points) for group in found)
+    pooled = groups(points)
+    losses = sorted(sorted(point.loss for point in group.points) for group in pooled)
     assert losses == [[3.0, 3.5], [3.1], [3.2], [3.3], [3.4], [3.6], [3.7], [3.8]]
-    assert len({group.title for group in found}) == 8
-    titles = {group.points[0].loss: group.title for group in found}
+    assert len({group.title for group in pooled}) == 8
+    titles = {group.points[0].loss: group.title for group in pooled}
     assert titles[3.1].startswith(f"corpus {books}, ")
     assert titles[3.6].startswith("corpus embedded (sha256 01234567, ab), ")
     assert "about 20 tokens a parameter (416M: 8,556,380,160)" in titles[3.0]
@@ -291,11 +292,15 @@ def point_at(tmp_path: Path, lr: float, loss: float, **changes: int) -> Point:
 def test_the_best_of_a_grid_says_what_it_was_chosen_from(tmp_path: Path) -> None:
     low, middle, high = (point_at(tmp_path, lr, loss) for lr, loss in ((0.01, 3.2), (0.02, 3.0), (0.04, 3.1)))
     larger = point_at(tmp_path, 0.08, 2.9, training__global_batch_size=1024)
-    assert best([low, middle, high]) is middle
-    assert choice(middle, [low, middle, high]) == "optimizer.lr 0.02 of 0.01, 0.02, 0.04"
-    assert choice(middle, [low, middle]).endswith("inner lr at the upper edge of its grid: the best may lie beyond")
-    assert choice(middle, [high, middle]).endswith("inner lr at the lower edge of its grid: the best may lie beyond")
-    assert choice(middle, [middle]) == "the only one"
-    of_all = choice(larger, [low, middle, larger])
+    assert best([low, middle, high]) == Choice(middle, [low, middle, high])
+    assert Choice(middle, [low, middle, high]).note == "optimizer.lr 0.02 of 0.01, 0.02, 0.04"
+    assert Choice(middle, [low, middle]).note.endswith(
+        "inner lr at the upper edge of its grid: the best may lie beyond"
+    )
+    assert Choice(middle, [high, middle]).note.endswith(
+        "inner lr at the lower edge of its grid: the best may lie beyond"
+    )
+    assert Choice(middle, [middle]).note == "the only one"
+    of_all = Choice(larger, [low, middle, larger]).note
     assert "optimizer.lr 0.08 of 0.01, 0.02, 0.08" in of_all
     assert "training.global_batch_size 1024 of 512, 1024" in of_all and of_all.endswith("one inner lr")

@@ -24,13 +24,13 @@ class References(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.references: list[str] = []
         self.tags: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -54,13 +54,13 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def test_csv_reads_back_cell_by_cell(reported: Path) -> None:
-    found = rows(reported / "out" / "tables" / "final_loss.csv")
-    assert [(line["method"], line["K"], line["scale"], line["measured"], line["published"]) for line in found] == [
+    lines = rows(reported / "out" / "tables" / "final_loss.csv")
+    assert [(line["method"], line["K"], line["scale"], line["measured"], line["published"]) for line in lines] == [
         ("DP Muon", "", "416M", "2.5", "2.641"),
         ("MuLoCo", "2", "416M", "2.6", "2.6416"),
         ("MuLoCo", "2", "416M", "2.3", "2.6416"),
     ]
-    assert len({line["section"] for line in found}) == 2
+    assert len({line["section"] for line in lines}) == 2
     over = rows(reported / "out" / "tables" / "over_dp.csv")
     assert float(over[0]["measured"]) == pytest.approx(4.0)
     assert (over[1]["measured"], over[1]["note"]) == ("", "no DP Muon")
@@ -78,7 +78,7 @@ def test_what_is_missing_is_in_the_report(reported: Path) -> None:
 def test_the_page_needs_nothing_else(reported: Path) -> None:
     page = References()
     page.feed((reported / "out" / "report.html").read_text())
-    assert {reference.split(",")[0] for reference in page.found} <= {"data:image/svg+xml;base64", "#s0", "#s1"}
+    assert {reference.split(",")[0] for reference in page.references} <= {"data:image/svg+xml;base64", "#s0", "#s1"}
     assert "img" in page.tags
     assert not {"script", "link", "iframe"} & set(page.tags)
     style = (reported / "out" / "report.html").read_text().split("<style>")[1].split("</style>")[0]

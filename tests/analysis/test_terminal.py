@@ -20,8 +20,8 @@ NAMES = ["muloco-streaming-compressed_416M_K8_B512_lr0.04728708_outer-lr0.64_bit
 def printed(tables: list, width: int) -> str:
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        for one in tables:
-            console.print(one)
+        for shown in tables:
+            console.print(shown)
     return capture.get()
 
 
@@ -49,8 +49,8 @@ def test_agreement_is_listed_by_checkpoint_and_workers() -> None:
 
 def test_long_names_of_tasks_are_whole() -> None:
     name = "mmlu_high_school_government_and_politics_and_more"
-    found = {"results": {name: {"acc,none": 0.25, "acc_stderr,none": 0.01}}}
-    text = printed([table(found, [name], title="[a] run, step 4")], 80)
+    results = {"results": {name: {"acc,none": 0.25, "acc_stderr,none": 0.01}}}
+    text = printed([table(results, [name], title="[a] run, step 4")], 80)
     assert "[a] run, step 4" in text and "…" not in text
     cells = "".join(line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│"))
     assert cells.startswith(name)

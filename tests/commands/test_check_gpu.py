@@ -35,8 +35,8 @@ def test_a_machine_without_a_gpu_is_told_what_to_do(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--minutes", "0"], "--minutes must be a number above 0; got 0.0"),
-        (["--minutes", "nan"], "--minutes must be a number above 0; got nan"),
+        (["--minutes", "0"], "--minutes must be above 0; got 0"),
+        (["--minutes", "nan"], "--minutes must be a finite number; got nan"),
         (["--at-once", "0"], "--at-once must be at least 1; got 0"),
         (["--parts", ","], "--parts must be one or more names, separated by commas"),
         (["--parts", "tiny"], "--parts: there is no 'tiny'"),

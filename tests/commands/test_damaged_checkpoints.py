@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from muloco.cli import main
-from muloco.runs.checkpoint_folder import CheckpointFolder, Manifest, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
+from muloco.runs.manifest import Manifest, Save
 
 from ..evals.local_tasks import NAMES, write_tasks
 from ..hostile import GADGETS, Call, hide_in_metadata, saved

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("lm_eval")
 
 from muloco.cli import main
-from muloco.evals.suites import SUITES, expand
+from muloco.evals.names import SUITES, expand
 from muloco.training.trained import find_trained
 
 from ..evals.local_tasks import NAMES, write_tasks

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from muloco.data.prepared import SplitWriter, write_meta
+from muloco.data.prepared import Prepared, SplitWriter, tokenizer_sha256
 
 LENGTHS = {"train": [2, 9, 30, 3, 17, 2, 64, 5, 11, 41, 7, 2, 23, 8], "validation": [6, 2, 19]}
 STRIDE = 1000  # token = STRIDE * document + place, so labels and positions can be read off the inputs
@@ -39,17 +39,20 @@ def make_folder(tmp_path: Path, documents) -> Callable[..., Path]:
         for split, lists in documents.items():
             writer = SplitWriter(folder, split, 100_000)
             for ids in ([0, *ids, EOS_ID] if between else ids for ids in lists):
-                writer.append(np.array(ids), characters=0, size=0)
+                writer.append(np.array(ids))
             sizes[split] = writer.close()
-        write_meta(
-            folder,
+        Prepared(
+            folder=folder,
             corpus="by hand",
             corpus_sha256=corpus_sha256,
+            tokenizer_sha256=tokenizer_sha256(folder / "tokenizer"),
             vocab_size=100_000,
             bos_id=0,
             eos_id=EOS_ID,
+            skipped=0,
+            first_skipped=None,
             sizes=sizes,
-        )
+        ).write()
         return folder
 
     return make

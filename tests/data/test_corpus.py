@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from muloco.data import corpus as module
-from muloco.data.corpus import Corpus, Document, load_corpus
+from muloco.data.corpus import Corpus, Document, embedded_corpus
 from muloco.data.prepare import prepare
 from muloco.settings.data import ResolvedData
 
 
 @pytest.fixture(scope="module")
 def embedded() -> Corpus:
-    return load_corpus("embedded")
+    return embedded_corpus()
 
 
 @pytest.fixture
@@ -84,9 +84,7 @@ def test_order_and_digest_depend_on_the_texts_alone() -> None:
     assert corpus.sha256 != Corpus("c", documents[:-1]).sha256
 
 
-def test_unknown_names_are_refused(embedded: Corpus) -> None:
-    with pytest.raises(ValueError, match=r"unknown corpus 'wikipedia'; there is: embedded"):
-        load_corpus("wikipedia")
+def test_unknown_splits_are_refused(embedded: Corpus) -> None:
     with pytest.raises(ValueError, match=r"no split 'test'; it has train, validation"):
         embedded.split("test")
 
@@ -101,7 +99,7 @@ def test_bad_files_are_skipped_and_counted(library: Path, caplog: pytest.LogCapt
     write(library, "encodings/cp037.py", b"decoding_table = 'abc'\n")
     write(library, "notes.txt")
     (library / "broken.py").symlink_to(library / "nowhere.py")
-    assert [(document.name, document.text) for document in load_corpus("embedded").documents] == [
+    assert [(document.name, document.text) for document in embedded_corpus().documents] == [
         ("good.py", "print('größer')\n")
     ]
     assert "skipped 2 unreadable and 2 empty files" in caplog.text
@@ -121,10 +119,10 @@ def test_long_files_are_cut_at_a_line_end(library: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 20)
     write(library, "fits.py", b"a = 1\nb = 2\nc = 345\n")
     write(library, "long.py", "ä = 1\nb = 2\nx = 'ääääääää'\n".encode())
-    texts = {document.name: document.text for document in load_corpus("embedded").documents}
+    texts = {document.name: document.text for document in embedded_corpus().documents}
     assert texts == {"fits.py": "a = 1\nb = 2\nc = 345\n", "long.py": "ä = 1\nb = 2\n"}
 
 
 def test_a_python_without_sources_is_refused(library: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"no Python sources under {library}"):
-        load_corpus("embedded")
+        embedded_corpus()

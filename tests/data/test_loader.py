@@ -13,7 +13,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from muloco._torchtitan import IGNORE_INDEX
-from muloco.data.loader import PackedDataLoader
+from muloco.data.loader import PackedDataLoader, lay_out
+from muloco.data.prepared import read_prepared
+from muloco.data.stream import PreparedStream
 
 from .conftest import EOS_ID, STRIDE
 
@@ -29,12 +31,11 @@ def build(
     ranks: int = 1,
     seq_len: int = 16,
     batch: int = 2,
-    split: str = "train",
     seed: int = 5,
     **config,
 ) -> PackedDataLoader:
     """A loader built the way torchtitan's trainer builds it."""
-    return PackedDataLoader.Config(folders=(str(folder),), split=split, seed=seed, **config).build(
+    return PackedDataLoader.Config(folders=(str(folder),), seed=seed, **config).build(
         dp_world_size=ranks,
         dp_rank=rank,
         tokenizer=None,
@@ -94,15 +95,18 @@ def equal(left, right) -> bool:
 @pytest.mark.parametrize(("workers", "ranks"), LAYOUTS)
 @pytest.mark.parametrize("seq_len", SEQ_LENS)
 def test_shares_together_are_the_documents(folder: Path, documents, workers: int, ranks: int, seq_len: int) -> None:
-    """One pass of all finite loaders holds every pair of every document once."""
-    shares = every_share(folder, workers, ranks, infinite=False, seq_len=seq_len)
-    assert Counter(pair for loader in shares for row in rows(loader) for pair in row) == all_pairs(documents["train"])
+    """Up to the first epoch end that no sequence crosses, each share has read each pair of its documents as often."""
+    for share, loader in enumerate(every_share(folder, workers, ranks, seq_len=seq_len, batch=1)):
+        pairs = all_pairs(documents["train"][share :: workers * ranks])
+        aligned = math.lcm(seq_len, pairs.total())
+        read = Counter(itertools.chain(*rows(take(loader, aligned // seq_len))))
+        assert read == Counter(dict.fromkeys(pairs, aligned // pairs.total()))
 
 
 @pytest.mark.parametrize(("workers", "ranks"), LAYOUTS)
 def test_documents_are_dealt_round_robin(folder: Path, documents, workers: int, ranks: int) -> None:
-    for share, loader in enumerate(every_share(folder, workers, ranks, infinite=False)):
-        mine = {token // STRIDE for token in flat(loader)[0] if token != EOS_ID}
+    for share, loader in enumerate(every_share(folder, workers, ranks)):
+        mine = {token // STRIDE for token in flat(take(loader, LENGTH // 16))[0]}
         dealt = documents["train"][share :: workers * ranks]
         assert mine == {document[0] // STRIDE for document in dealt}
 
@@ -173,28 +177,21 @@ def test_batches_mix_documents(folder: Path) -> None:
         assert len({row // STRIDE for row in batch["input"][:, 0].tolist()}) >= 3
 
 
-@pytest.mark.parametrize("infinite", [True, False])
 @pytest.mark.parametrize("batch", [2, 3, 20])
-def test_rows_do_not_depend_on_the_batch_size(folder: Path, batch: int, infinite: bool) -> None:
-    one = rows(take(build(folder, batch=1, infinite=infinite), 60))
-    many = rows(take(build(folder, batch=batch, infinite=infinite), 60 // batch))
-    assert many[: len(one)] == one and not any(many[len(one) :])
+def test_rows_do_not_depend_on_the_batch_size(folder: Path, batch: int) -> None:
+    one = rows(take(build(folder, batch=1), 60))
+    assert rows(take(build(folder, batch=batch), 60 // batch)) == one
 
 
-@pytest.mark.parametrize("infinite", [True, False])
 @pytest.mark.parametrize(("seq_len", "batch"), [(1, 3), (5, 2), (16, 2), (40, 1), (128, 4)])
-def test_labels_and_positions_by_brute_force(folder: Path, seq_len: int, batch: int, infinite: bool) -> None:
+def test_labels_and_positions_by_brute_force(folder: Path, seq_len: int, batch: int) -> None:
     steps = 2 * LENGTH // (seq_len * batch) + 2
-    inputs, labels, positions = flat(take(build(folder, seq_len=seq_len, batch=batch, infinite=infinite), steps))
+    inputs, labels, positions = flat(take(build(folder, seq_len=seq_len, batch=batch), steps))
     continued = 0
     for at, (token, label, position) in enumerate(zip(inputs, labels, positions, strict=True)):
         starts_row = at % seq_len == 0
-        if label == IGNORE_INDEX:
-            assert not infinite and token == EOS_ID
-            starts_document = at > 0 and labels[at - 1] != IGNORE_INDEX
-        else:
-            assert label == token + 1
-            starts_document = token % STRIDE == 0
+        assert label == token + 1
+        starts_document = token % STRIDE == 0
         continued += starts_row and not starts_document
         assert position == (0 if starts_row or starts_document else positions[at - 1] + 1)
         assert position < seq_len
@@ -203,8 +200,10 @@ def test_labels_and_positions_by_brute_force(folder: Path, seq_len: int, batch: 
 
 def test_tiny_document_written_out(folder: Path) -> None:
     """A document of 6 tokens alone in its share, rows of 3: what the batches are, number by number."""
-    loader = build(folder, split="validation", worker=0, workers=3, seq_len=3, batch=1, infinite=False)
-    second, first = list(loader)  # shuffled
+    prepared = read_prepared(folder)
+    stream = PreparedStream(prepared, "validation", share=0, shares=3, seed=5, seq_len=3, endless=False)
+    sequences = [stream.sequence(0, number) for number in range(stream.sequences(0))]
+    second, first = (lay_out([pairs], 1, 3, eos_id=EOS_ID) for pairs in sequences)  # shuffled
     assert first[0]["input"].tolist() == [[1000, 1001, 1002]]
     assert first[0]["positions"].tolist() == [[0, 1, 2]]
     assert first[1].tolist() == [[1001, 1002, 1003]]
@@ -229,32 +228,22 @@ def test_a_share_smaller_than_a_batch_repeats_within_it(folder: Path) -> None:
     assert batch["positions"].sum() == 0
 
 
-def test_finite_loader_pads_the_last_sequence_and_the_last_batch(folder: Path) -> None:
+def test_the_end_of_a_set_is_padded(folder: Path) -> None:
     """13 sequences of 16 pairs and one of 2, somewhere in between; two rows are missing from the last batch."""
-    loader = build(folder, infinite=False, batch=4)
-    first = list(loader)
-    labels = np.concatenate([labels for _, labels in first])
-    assert labels.shape == (16, 16)
+    stream = PreparedStream(read_prepared(folder), "train", share=0, shares=1, seed=5, seq_len=16, endless=False)
+    sequences = [stream.sequence(0, number) for number in range(stream.sequences(0))]
+    endless = rows(take(build(folder, batch=1), 14))
+    batches = [lay_out(sequences[start : start + 4], 4, 16, eos_id=EOS_ID) for start in range(0, 16, 4)]
+    assert rows(batches) == [*(row[: len(cut.inputs)] for row, cut in zip(endless, sequences, strict=True)), (), ()]
+    labels = np.concatenate([labels for _, labels in batches])
     lengths = (labels != IGNORE_INDEX).sum(axis=1).tolist()
     short = lengths.index(2)
     assert short < 13 and lengths == [16] * short + [2] + [16] * (13 - short) + [0, 0]
     for row, length in enumerate(lengths):
-        batch, at = first[row // 4][0], row % 4
+        batch, at = batches[row // 4][0], row % 4
         assert (labels[row, :length] != IGNORE_INDEX).all()
         assert (batch["input"][at, length:] == EOS_ID).all() and (batch["input"][at, :length] != EOS_ID).all()
         assert batch["positions"][at, length:].tolist() == list(range(16 - length))
-    assert equal(list(loader), first)
-
-
-@pytest.mark.parametrize(("seq_len", "batch"), [(LENGTH, 1), (42, 5), (7, 10)])
-def test_finite_loader_without_padding(folder: Path, seq_len: int, batch: int) -> None:
-    for _, labels in build(folder, infinite=False, seq_len=seq_len, batch=batch):
-        assert IGNORE_INDEX not in labels
-
-
-def test_finite_loader_is_the_infinite_one_cut_off(folder: Path) -> None:
-    finite, infinite = rows(build(folder, infinite=False)), rows(take(build(folder), 7))
-    assert finite == [longer[: len(row)] for row, longer in zip(finite, infinite, strict=True)]
 
 
 @pytest.mark.parametrize(("seq_len", "batch"), [(16, 2), (21, 2), (21, 3), (500, 2)])
@@ -281,16 +270,6 @@ def test_resume_with_another_batch_size(folder: Path) -> None:
     assert rows(take(resumed, 4)) == whole[18:38]
 
 
-def test_finite_loader_resumes_too(folder: Path) -> None:
-    whole = list(build(folder, infinite=False))
-    for steps in range(len(whole) + 1):
-        interrupted = build(folder, infinite=False)
-        take(interrupted, steps)
-        resumed = build(folder, infinite=False)
-        resumed.load_state_dict(interrupted.state_dict())
-        assert equal(list(resumed), whole[steps:])
-
-
 def test_position_goes_through_a_distributed_checkpoint(folder: Path, tmp_path: Path) -> None:
     loaders = every_share(folder, 1, 2)
     expected = []
@@ -311,8 +290,6 @@ def test_positions_of_another_run_are_refused(folder: Path, make_folder) -> None
         "share": build(folder, workers=2, worker=0),
         "seed": build(folder, workers=2, worker=1, seed=6),
         "seq_len": build(folder, workers=2, worker=1, seq_len=17),
-        "infinite": build(folder, workers=2, worker=1, infinite=False),
-        "split": build(folder, workers=2, worker=1, split="validation"),
         "corpus": build(make_folder("a", corpus_sha256="d0" * 32), workers=2, worker=1),
         "tokenizer": build(make_folder("b", tokenizer_json="{ }"), workers=2, worker=1),
     }
@@ -347,17 +324,8 @@ def test_impossible_loaders_are_refused(folder: Path, tmp_path: Path) -> None:
         build(folder, seed=-1)
     with pytest.raises(ValueError, match="a batch of 0 x 16 tokens is empty"):
         build(folder, batch=0)
-    with pytest.raises(ValueError, match="no split 'test'"):
-        build(folder, split="test")
     with pytest.raises(FileNotFoundError, match="no prepared corpus"):
         build(tmp_path / "nowhere")
-
-
-def test_validation_is_the_same_on_every_worker(folder: Path) -> None:
-    """What the caller does for validation: worker 0 of 1, whatever K is; the ranks divide it."""
-    ranks = [flat(build(folder, split="validation", rank=rank, ranks=2, infinite=False))[0] for rank in (0, 1)]
-    documents = [{token // STRIDE for token in inputs if token != EOS_ID} for inputs in ranks]
-    assert documents == [{1, 3}, {2}]
 
 
 def test_batches_do_not_touch_the_file(folder: Path) -> None:

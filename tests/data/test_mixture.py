@@ -58,7 +58,7 @@ def folders(make_folder, documents) -> tuple[str, str]:
 
 
 def build(folders, weights=(3.0, 1.0), **config) -> PackedDataLoader:
-    return PackedDataLoader.Config(folders=folders, weights=weights, split="train", seed=5, **config).build(
+    return PackedDataLoader.Config(folders=folders, weights=weights, seed=5, **config).build(
         dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=16, local_batch_size=2
     )
 
@@ -95,8 +95,6 @@ def test_mixtures_resume_exactly_and_refuse_others(folders) -> None:
 def test_impossible_mixtures_are_refused(folders, make_folder) -> None:
     with pytest.raises(ValueError, match="1 weights for 2 sources"):
         build(folders, (1.0,))
-    with pytest.raises(ValueError, match="a mixture of 2 folders has no end"):
-        build(folders, infinite=False)
     with pytest.raises(ValueError, match="were made with different tokenizers"):
         build((folders[0], str(make_folder("third", tokenizer_json="{ }"))))
 

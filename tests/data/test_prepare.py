@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from muloco.data import corpus as corpus_module
 from muloco.data.cache import default_cache
-from muloco.data.corpus import Corpus, Document, load_corpus
+from muloco.data.corpus import Corpus, Document, embedded_corpus
 from muloco.data.held_out import HeldOutDataLoader, bytes_per_token
 from muloco.data.prepare import TrainingData, open_tokenizer, prepare_source
 from muloco.data.prepare import prepare as prepare_all
@@ -30,7 +29,7 @@ VOCAB = 300
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """It stands in for the embedded corpus."""
     corpus = Corpus("embedded", tuple(Document("", text) for text in TEXTS))
-    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: corpus)
+    monkeypatch.setattr("muloco.data.sources.embedded_corpus", lambda: corpus)
     return corpus
 
 
@@ -62,10 +61,8 @@ def test_prepared_texts_are_the_corpus(tiny: Corpus, tmp_path: Path) -> None:
         assert decoded(prepared, split) == texts and texts
         tokens, offsets = prepared.open(split)
         assert tokens.dtype == np.uint16 and offsets.dtype == np.int64
-        assert prepared.tokens[split] == len(tokens)
+        assert prepared.sizes[split].tokens == len(tokens)
         assert prepared.sizes[split].documents == len(texts) == len(offsets) - 1
-        assert prepared.characters[split] == len("".join(texts))
-        assert prepared.bytes[split] == len("".join(texts).encode()) > prepared.characters[split]
     assert (prepared.corpus_sha256, prepared.vocab_size) == (tiny.sha256, VOCAB)
 
 
@@ -85,7 +82,7 @@ def test_vocabulary_and_corpus_have_entries_of_their_own(
     tiny: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = {prepare(tmp_path).folder, prepare(tmp_path, VOCAB - 1).folder}
-    monkeypatch.setitem(corpus_module._CORPORA, "embedded", lambda: Corpus("embedded", tiny.documents[:-1]))
+    monkeypatch.setattr("muloco.data.sources.embedded_corpus", lambda: Corpus("embedded", tiny.documents[:-1]))
     folders.add(prepare(tmp_path).folder)
     assert len(folders) == 3
 
@@ -176,14 +173,11 @@ def test_damaged_folders_are_refused(folder: Path, damage: str) -> None:
 
 
 def test_large_files_are_compared_with_their_checksum_on_demand(folder: Path, monkeypatch) -> None:
-    """And folders of older versions, which have none, are read."""
     set_byte("train.tokens.npy")(folder)
     monkeypatch.setattr("muloco.data.prepared.SMALL_BYTES", 100)
     read_prepared(folder)
     with pytest.raises(DamagedCacheError, match="has been changed"):
         read_prepared(folder, verify=True)
-    edit_meta(lambda meta: [size.pop("sha256") for size in meta["sizes"].values()])(folder)
-    read_prepared(folder, verify=True)
 
 
 def test_prepare_refuses_a_damaged_cache_and_recovers_once_deleted(tiny: Corpus, tmp_path: Path) -> None:
@@ -204,13 +198,13 @@ def test_missing_folder_and_split(folder: Path, tmp_path: Path) -> None:
 
 def test_the_embedded_corpus_for_real(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, 2048)
-    corpus = load_corpus("embedded")
+    corpus = embedded_corpus()
     assert prepared.corpus_sha256 == corpus.sha256
     assert decoded(prepared, "validation") == [document.text for document in corpus.split("validation")]
     assert prepared.sizes["train"].documents == len(corpus.split("train"))
-    assert prepared.bytes["train"] == sum(len(document.text.encode()) for document in corpus.split("train"))
     for split in ("train", "validation"):
-        assert 2.5 < prepared.bytes[split] / prepared.tokens[split] < 4.5
+        size = sum(len(document.text.encode()) for document in corpus.split(split))
+        assert 2.5 < size / prepared.sizes[split].tokens < 4.5
     tokens, _ = prepared.open("train")
     assert tokens.max() == 2047
 
@@ -265,7 +259,7 @@ def test_memory_does_not_grow_with_the_corpus(tiny: Corpus, tmp_path: Path) -> N
     prepared = prepare_source(source, tokenizer, part=Part.TRAIN, cache=tmp_path / "cache")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert prepared.bytes["train"] == 700 * 11_000
+    assert prepared.sizes["train"].documents == 700
     assert peak < 12e6
 
 
@@ -290,7 +284,7 @@ def test_mixtures_weigh_by_size_unless_told(tiny: Corpus, tmp_path: Path) -> Non
     assert "25.0% of the sequences" in everything(names, tmp_path, weights=(1, 3)).description()
     streamed = everything(names, tmp_path, ahead=False)
     assert streamed.weights == tuple(Path(name).stat().st_size for name in names)
-    assert streamed.streamed == tuple(names) and not streamed.prepared
+    assert [source.name for source in streamed.streamed] == list(names) and not streamed.prepared
 
 
 def test_validation_may_have_a_source_of_its_own(tiny: Corpus, tmp_path: Path) -> None:
@@ -299,7 +293,7 @@ def test_validation_may_have_a_source_of_its_own(tiny: Corpus, tmp_path: Path) -
     data = everything(str(tmp_path / "a.jsonl"), tmp_path, validation=str(tmp_path / "v.jsonl"))
     assert decoded(data.prepared[0], "train") == TEXTS and list(data.prepared[0].sizes) == ["train"]
     assert decoded(data.held_out[0], "validation") == ["Prüftext " * 9, "noch einer " * 9]
-    assert not data.hold_out and data.held_out_weights == (1.0,)
+    assert data.held_out_weights == (1.0,)
 
 
 def test_data_that_does_not_suffice_is_refused(tiny: Corpus, tmp_path: Path) -> None:
@@ -319,7 +313,7 @@ def test_held_out_bytes_are_those_of_the_text(tiny: Corpus, tmp_path: Path, seq_
     """Of the whole split, whose bytes and tokens are counted when it is prepared; characters that the end of a sequence
     cuts in two may count for a little more."""
     prepared = prepare(tmp_path)
-    predicted = prepared.tokens["validation"] - prepared.sizes["validation"].documents
+    predicted = prepared.sizes["validation"].tokens - prepared.sizes["validation"].documents
     config = HeldOutDataLoader.Config(folders=(str(prepared.folder),), sequences=-(-predicted // seq_len))
     found = bytes_per_token(config, str(prepared.tokenizer_folder), seq_len=seq_len)
     text = "".join(document.text for document in tiny.split("validation"))

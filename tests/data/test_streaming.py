@@ -72,11 +72,26 @@ def corpus(tmp_path: Path, documents) -> str:
 
 
 def build(
-    sources, tokenizer: str, *, rank: int = 0, ranks: int = 1, seq_len: int = 16, batch: int = 2, **config
+    sources,
+    tokenizer: str,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    seq_len: int = 16,
+    batch: int = 2,
+    shuffle_buffer: int = 5,
+    hold_out: bool = False,
+    strict: bool = False,
+    **config,
 ) -> StreamingDataLoader:
-    sources = (sources,) if isinstance(sources, str) else sources
-    settings = {"seed": 5, "shuffle_buffer": 5, "hold_out": False} | config
-    return StreamingDataLoader.Config(sources=sources, tokenizer_folder=tokenizer, **settings).build(
+    data = ResolvedData(
+        corpus=sources,
+        prepare=False,
+        shuffle_buffer=shuffle_buffer,
+        validation=None if hold_out else "another source",
+        strict=strict,
+    )
+    return StreamingDataLoader.Config(**{"data": data, "tokenizer_folder": tokenizer, "seed": 5} | config).build(
         dp_world_size=ranks, dp_rank=rank, tokenizer=None, seq_len=seq_len, local_batch_size=batch
     )
 

@@ -19,7 +19,7 @@ from muloco.evals.adapter import MulocoLM
 from muloco.evals.report import figures, mean
 from muloco.evals.run import evaluate
 from muloco.evals.scoring import Scorer
-from muloco.evals.tasks import Tasks, find_tasks, load_tasks
+from muloco.evals.tasks import Tasks, load_tasks
 from muloco.export.folders import export_huggingface
 from muloco.model.attention import DenseDocumentAttention
 from muloco.training.trained import find_trained
@@ -57,7 +57,7 @@ def adapter(model: nn.Module, tokenizer: DocumentTokenizer, longest: int = 64) -
 
 
 def tasks_in(folder: Path) -> Tasks:
-    return load_tasks(*find_tasks(NAMES, str(folder)))
+    return load_tasks(NAMES, str(folder))
 
 
 def test_a_uniform_model_has_log2_of_its_vocabulary(tmp_path: Path, tokenizer: DocumentTokenizer) -> None:
@@ -99,6 +99,7 @@ def test_figures_are_those_of_lm_evals_own_model_on_the_export(tmp_path: Path) -
     pytest.importorskip("transformers")
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     run = write_run(tmp_path / "run", {"anchor": random_weights()})
     trained = find_trained(str(run.root))
@@ -108,7 +109,7 @@ def test_figures_are_those_of_lm_evals_own_model_on_the_export(tmp_path: Path) -
     theirs = lm_eval.simple_evaluate(
         model=HFLM(str(tmp_path / "hf"), device="cpu", dtype="float32", batch_size=4),
         tasks=NAMES,
-        task_manager=find_tasks(NAMES, str(folder))[1],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         bootstrap_iters=0,
     )
     assert theirs is not None
@@ -144,7 +145,7 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = write_tasks(tmp_path / "t")
     (folder / "text.jsonl").unlink()
     with pytest.raises(UserError, match=r"task local_rolling: .*text\.jsonl"):
-        load_tasks(*find_tasks(["local_rolling"], str(folder)))
+        load_tasks(["local_rolling"], str(folder))
     import datasets.config
     import huggingface_hub.constants
 
@@ -154,4 +155,4 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     text = (folder / "far.yaml").read_text().replace("local_choice", "far")
     (folder / "far.yaml").write_text("\n".join(line for line in text.splitlines() if "dataset_kwargs" not in line))
     with pytest.raises(UserError, match=r"task far: its data set is not here .*no-such-owner/set"):
-        load_tasks(*find_tasks(["far"], str(folder)))
+        load_tasks(["far"], str(folder))

@@ -61,7 +61,8 @@ class Metrics:
     def enter(self, state: object, step: int) -> None:
         """What the worker does, for the live view."""
 
-    def log_evaluation_failure(self, step: int, reason: str) -> None:
+    def log_event(self, step: int, event: str, reason: str) -> None:
+        assert event == "evaluation_failed"
         self.failures.append((step, reason))
 
 

@@ -63,10 +63,23 @@ def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_wheel_of_another_version_is_removed(tmp_path: Path) -> None:
-    for name in ("rouge_score-0.1.2-py3-none-any.whl", "tyro-0.9.0-py3-none-any.whl", "gone-1.0-py3-none-any.whl"):
+    """The version of the package or of Python, as a bundle may be made again in its folder for another Python."""
+    pins = {
+        "rouge-score": "0.1.2",
+        "tyro": "1.0.0",
+        "cffi": "2.1",
+        "cryptography": "50.0",
+        "dill": "0.4",
+        "xxhash": "4.1",
+    }
+    stay = ["cffi-2.1-cp311-cp311-manylinux2014_x86_64.whl", "cryptography-50.0-cp311-abi3-manylinux_2_28_x86_64.whl"]
+    stay += ["dill-0.4-py2.py3-none-any.whl", "rouge_score-0.1.2-py3-none-any.whl"]
+    go = ["gone-1.0-py3-none-any.whl", "tyro-0.9.0-py3-none-any.whl", "tyro-1.0.0-py312-none-any.whl"]
+    go += ["xxhash-4.1-cp312-cp312-manylinux2014_x86_64.whl"]
+    for name in (*stay, *go):
         (tmp_path / name).touch()
-    bundle._keep_only(tmp_path, {"rouge-score": "0.1.2", "tyro": "1.0.0"})
-    assert [path.name for path in tmp_path.iterdir()] == ["rouge_score-0.1.2-py3-none-any.whl"]
+    assert bundle._keep_only(tmp_path, pins, "3.11") == {"cffi", "cryptography", "dill", "rouge-score"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == stay
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def _offline_with_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.mark.full
 def test_two_workers_train_on_a_jsonl_file(tmp_path: Path) -> None:
     corpus = write(tmp_path / "cats.jsonl", 300, seed=1)
     break_a_line(corpus)

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from ..covering import only
 from .runs import train
 
 pytestmark = pytest.mark.integration
@@ -21,7 +20,8 @@ def tensors(part: Path, prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
-@pytest.mark.parametrize("workers", only([1], [1, 2]))
+@pytest.mark.full
+@pytest.mark.parametrize("workers", [1, 2])
 def test_continues_bit_by_bit_and_keeps_the_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

@@ -79,7 +79,8 @@ def test_a_worker_that_finds_too_few_others_saves_what_it_holds(tmp_path: Path) 
     assert all(len(set(digests.values())) == 1 for digests in again.digests())
 
 
-@pytest.mark.parametrize("nohup", only([False], [False, True]))
+@pytest.mark.full
+@pytest.mark.parametrize("nohup", [False, True])
 def test_a_terminal_that_goes_away_asks_for_a_stop_except_under_nohup(tmp_path: Path, nohup: bool) -> None:
     words = ["nohup"] if nohup else []
     words += command(tmp_path, "left", str(Path(MULOCO).absolute()), **SETTINGS, fault_tolerance__group_size=1)

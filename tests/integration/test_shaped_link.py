@@ -21,10 +21,11 @@ def shaped_link(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("workers", "megabits"), [(2, 20), (3, 100)])
-def test_a_link_carries_its_rate(shaped_link, workers: int, megabits: float) -> None:
+def test_a_link_carries_its_rate_and_no_more(shaped_link, workers: int, megabits: float) -> None:
     with shaped_link.shaped_network(workers, megabits=megabits) as network:
         for sender, receiver in ((0, workers - 1), (workers - 1, 0)):
-            assert network.measured_megabits(sender, receiver) == pytest.approx(megabits, rel=0.3)
+            # busy cores may make it slower, but nothing makes it faster
+            assert megabits / 10 < network.measured_megabits(sender, receiver) < 1.3 * megabits
 
 
 def test_namespaces_and_processes_go_with_the_network(shaped_link, tmp_path) -> None:

@@ -173,7 +173,8 @@ def test_workers_started_by_hand_meet_at_a_lighthouse(tmp_path: Path) -> None:
     assert run.folder.config.exists()
 
 
-@pytest.mark.parametrize("transport", only(["in_process"], ["in_process", "torchft"]))
+@pytest.mark.full
+@pytest.mark.parametrize("transport", ["in_process", "torchft"])
 def test_all_who_show_a_run_get_the_same_values_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:

@@ -47,7 +47,7 @@ def test_each_rank_has_a_device_of_its_own() -> None:
         ("10.0.0.2", 2, "ib0"),
     ]
     assert placement.process_group == "nccl"
-    assert [environment["OMP_NUM_THREADS"] for environment in placement.environments] == ["8", "8"]
+    assert [host.environment["OMP_NUM_THREADS"] for host in placement.hosts] == ["8", "8"]
     assert placement.description == "2 workers of 4 ranks on 4 of 4 nodes of job 7, 2 GPUs a node, nccl"
     assert placement.lighthouse.address == "10.0.0.0" and "--nodelist=n0" in placement.lighthouse.start
 
@@ -66,9 +66,12 @@ def test_workers_of_one_rank_share_devices() -> None:
 def test_without_devices_all_nodes_are_used_and_ranks_share_the_cores() -> None:
     assert placed(config(4), job(0, 0)) == [("n0", ""), ("n0", ""), ("n1", ""), ("n1", "")]
     placement = place_in_job(config(4), job(0, 0), environment={})
-    assert placement.environments == ({"OMP_NUM_THREADS": "8"},) * 4 and placement.process_group == "gloo"
+    assert [host.environment for host in placement.hosts] == [
+        {"OMP_NUM_THREADS": "8"}
+    ] * 4 and placement.process_group == "gloo"
     assert (
-        place_in_job(config(1), job(0), environment={"OMP_NUM_THREADS": "3"}).environments[0]["OMP_NUM_THREADS"] == "3"
+        place_in_job(config(1), job(0), environment={"OMP_NUM_THREADS": "3"}).hosts[0].environment["OMP_NUM_THREADS"]
+        == "3"
     )
 
 

@@ -82,17 +82,17 @@ def attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO, *f
     story = Story(RunFolder(tmp_path), list(fates))
     monkeypatch.setattr(supervisor, "run_attempt", story.run)
     console = Console(file=told, soft_wrap=True)
-    course = supervisor._attempts(config, story.folder, None, 1, StopSignals(), None, console)
-    return story, course
+    ended, resumes = supervisor._attempts(config, story.folder, None, 1, StopSignals(), None, console)
+    return story, ended, resumes
 
 
 def test_a_run_is_resumed_from_its_newest_checkpoint_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
 ) -> None:
     ends = Fate(saves=(STEPS,), failed=None, ends=True)
-    story, course = attempts(tmp_path, monkeypatch, told, Fate(saves=(30, 60)), ends)
-    assert story.attempts == [1, 2] and not course.ended.failed
-    assert (course.resumes, course.restarts) == (1, 4)
+    story, ended, resumes = attempts(tmp_path, monkeypatch, told, Fate(saves=(30, 60)), ends)
+    assert story.attempts == [1, 2] and not ended.failed
+    assert (resumes, ended.restarts) == (1, 4)
     assert f"worker 0 failed: {KILLED}" in told.getvalue()
     assert "the run is resumed from the checkpoint of step 60 (attempt 2; resume 1 of 2" in told.getvalue()
 
@@ -101,8 +101,8 @@ def test_resumes_are_bounded_until_there_is_a_newer_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO
 ) -> None:
     fates = [Fate(saves=(30,)), Fate(), Fate(saves=(60,)), Fate(), Fate(), Fate()]
-    story, course = attempts(tmp_path, monkeypatch, told, *fates)
-    assert story.attempts == [1, 2, 3, 4, 5] and course.ended.failed and course.resumes == 4
+    story, ended, resumes = attempts(tmp_path, monkeypatch, told, *fates)
+    assert story.attempts == [1, 2, 3, 4, 5] and ended.failed and resumes == 4
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_resumes_are_bounded_until_there_is_a_newer_checkpoint(
     ],
 )
 def test_what_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: StringIO, fate: Fate) -> None:
-    story, course = attempts(tmp_path, monkeypatch, told, fate)
-    assert story.attempts == [1] and course.resumes == 0 and not told.getvalue()
+    story, ended, resumes = attempts(tmp_path, monkeypatch, told, fate)
+    assert story.attempts == [1] and resumes == 0 and not told.getvalue()
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_ends_with_what_went_wrong(
@@ -133,10 +133,10 @@ def test_a_run_whose_checkpoints_are_all_damaged_ends_with_what_went_wrong(
         return ended
 
     monkeypatch.setattr(Story, "run", damaging)
-    story, course = attempts(tmp_path, monkeypatch, told, Fate(saves=(30,)))
-    assert story.attempts == [1] and course.resumes == 0
+    story, ended, resumes = attempts(tmp_path, monkeypatch, told, Fate(saves=(30,)))
+    assert story.attempts == [1] and resumes == 0
     console = Console(file=told, soft_wrap=True)
-    assert supervisor._failed(course.ended, folder, StopSignals(), console).status == 1
+    assert supervisor._failed(ended, folder, StopSignals(), console) == 1
     assert f"worker 0 failed: {KILLED}" in told.getvalue() and "no checkpoint can be used" in told.getvalue()
 
 
@@ -145,8 +145,8 @@ def test_an_incomplete_last_checkpoint_is_made_up_for(
 ) -> None:
     late = Fate(saves=(30,), failed=None, ends=True)
     ends = Fate(saves=(STEPS,), failed=None, ends=True)
-    story, course = attempts(tmp_path, monkeypatch, told, late, ends)
-    assert story.attempts == [1, 2] and course.resumes == 1
+    story, ended, resumes = attempts(tmp_path, monkeypatch, told, late, ends)
+    assert story.attempts == [1, 2] and resumes == 1
     assert "the checkpoint of the last step is incomplete" in told.getvalue()
 
 
@@ -176,7 +176,7 @@ def test_the_end_says_what_there_is_and_whether_it_can_be_resumed(
     ended = Ended(failed=[FakeChild("StateLost: gone")], may_pass=may_pass, restarts=0)
     stop = StopSignals()
     stop.received = signal
-    assert supervisor._failed(ended, folder, stop, Console(file=told, soft_wrap=True)).status == status
+    assert supervisor._failed(ended, folder, stop, Console(file=told, soft_wrap=True)) == status
     assert "worker 0 failed: StateLost: gone" in told.getvalue()
     assert said in told.getvalue() if said else "resume" not in told.getvalue()
 
@@ -186,8 +186,7 @@ def test_a_mistake_of_the_user_is_told_from_other_failures(
     tmp_path: Path, told: StringIO, statuses: tuple[int, ...]
 ) -> None:
     ended = Ended(failed=[FakeChild(status=status) for status in statuses], may_pass=False, restarts=0)
-    outcome = supervisor._failed(ended, RunFolder(tmp_path), StopSignals(), Console(file=told))
-    assert outcome.status == 2
+    assert supervisor._failed(ended, RunFolder(tmp_path), StopSignals(), Console(file=told)) == 2
 
 
 @pytest.mark.parametrize(("saved", "status"), [(20, 75), (None, 1)])

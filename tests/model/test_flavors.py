@@ -29,7 +29,7 @@ def test_parameter_counts_are_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "millions"), [("150M", 19.3), ("416M", 154.1), ("15B", 14046)])
 def test_matrices_are_the_papers(name: str, millions: float) -> None:
-    assert flavor(name).matrix_parameters / 1e6 == pytest.approx(millions, abs=0.1)
+    assert flavor(name).parameters_by_role["matrix"] / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 @pytest.mark.parametrize("name", muloco.model.flavors())

@@ -76,7 +76,7 @@ def check_same_gradients(layout: Layout, sharded: nn.Module) -> None:
 
 def check_watch(layout: Layout, ours: dict[str, nn.Parameter]) -> None:
     """A NaN in the part of one rank stops all ranks, with the same words."""
-    watch = GradientWatch(ours.items())
+    watch = GradientWatch(ours)
     watch.observe(1)
     watch.check(1)
     if dist.get_rank() == dist.get_world_size() - 1:

@@ -38,7 +38,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     write_weights(tmp_path, SIZES, TENSORS.items(), largest=10**6)
     whole = (tmp_path / SINGLE).read_bytes()
     (tmp_path / SINGLE).write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=rf"has {len(whole) - 1} bytes instead of {len(whole)}"):
+    with pytest.raises(ValueError, match="cut off .*file not fully covered"):
         WeightsFolder(tmp_path)
     for damaged in (b"<html>", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 8) + b'{"a": {}}', b""):
         (tmp_path / SINGLE).write_bytes(damaged + b"   ")

@@ -48,6 +48,7 @@ def test_the_average_learns(tmp_path):
     assert float(loss) < 0.01, "about 1.3 before training"
 
 
+@pytest.mark.full
 def test_the_trainer_trains(tmp_path):
     last = float(run("trainer", tmp_path).splitlines()[-1])
     assert last < 3.5, "ln 128 = 4.85 before training"

@@ -14,7 +14,7 @@ from muloco.reproduce.search import Trial
 @pytest.mark.parametrize("size", [FULL, QUICK], ids=["full", "quick"])
 def test_all_settings_resolve_to_runs_of_the_same_tokens(size: Size, tmp_path: Path) -> None:
     runs = Runs(size, tmp_path)
-    settings = Design(size).settings()
+    settings = Design(size).settings
     jobs = dict(zip(settings, runs.jobs(Trial(setting, 0.01, 2) for setting in settings), strict=True))
     assert len({job.name for job in jobs.values()}) == len(settings)
     for setting, job in jobs.items():
@@ -73,7 +73,7 @@ def test_hours_are_those_of_what_is_left() -> None:
     assert least == pytest.approx(runs * (START_SECONDS + QUICK.tokens / 1e6) + worker_steps * STEP_SECONDS)
     losses = {Trial(design.baselines[0], lr, 1): 4.0 for lr in (0.1, 0.2)}
     assert planned_seconds(design, losses, rate=1e6)[0] == runs - 2
-    searched = [setting for setting in Design(FULL).settings() if setting.like is None]
+    searched = [setting for setting in Design(FULL).settings if setting.like is None]
     _, least, most = planned_seconds(Design(FULL), {}, rate=1e12)
     steps = sum(s.fields.get("training.steps", 300) * s.fields.get("fault_tolerance.group_size", 1) for s in searched)
     assert most - least == pytest.approx(2 * (len(searched) * START_SECONDS + steps * STEP_SECONDS), rel=1e-3)

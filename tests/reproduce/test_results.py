@@ -16,8 +16,8 @@ class Found:
     def __init__(self, losses: Callable[[str], Mapping[int, float] | None]):
         self.design, self._losses = Design(FULL), losses
 
-    def chosen(self, setting: Setting) -> Mapping[int, float] | None:
-        return self._losses(setting.name)
+    def chosen(self, setting: Setting) -> Mapping[int, float]:
+        return self._losses(setting.name) or {}
 
     def rate(self, setting: Setting) -> float | None:
         return 0.25 if self.chosen(setting) else None
@@ -29,10 +29,10 @@ def rows(table: TextTable) -> list[list[str]]:
 
 def test_losses_are_pooled_and_compared_by_seed() -> None:
     assert pooled({1: 2.0, 2: 2.2}) == "2.1000 ± 0.1414 (n=2)" and pooled({7: 2.0}) == "2.0000 (n=1)"
-    assert pooled(None) == pooled({}) == "not run"
+    assert pooled({}) == "not run"
     assert compared({1: 2.02, 2: 3.03, 3: 9.0}, {1: 2.0, 2: 3.0}) == "+1.00 ± 0.00"
     assert compared({1: 2.02}, {1: 2.0, 2: 3.0}) == "+1.00"
-    assert compared({1: 2.0}, {2: 2.0}) == compared(None, {1: 2.0}) == "not run"
+    assert compared({1: 2.0}, {2: 2.0}) == compared({}, {1: 2.0}) == "not run"
 
 
 def test_the_main_table_is_over_the_own_baseline() -> None:

@@ -5,18 +5,17 @@ from collections.abc import Callable
 
 import pytest
 
-from muloco.reproduce.design import Setting
+from muloco.reproduce.design import SEEDS, Setting
 from muloco.reproduce.search import Trial, best_rate, wanted
 
 BASE = Setting("a", "MuLoCo", {}, first_rate=0.08)
 LIKE = Setting("a-4bit", "MuLoCo", {"compression.bits": 4}, first_rate=0.08, like=BASE)
-SEEDS = (1, 2, 3)
 
 
 def run_all(settings: list[Setting], loss: Callable[[Trial], float], extensions: int = 2) -> list[Trial]:
     """Runs the first trial that is wanted until there is none; all trials in their order."""
     losses: dict[Trial, float] = {}
-    while trials := wanted(settings, losses, seeds=SEEDS, extensions=extensions):
+    while trials := wanted(settings, losses, extensions):
         losses[trials[0]] = loss(trials[0])
     return list(losses)
 
@@ -46,7 +45,7 @@ def test_a_search_goes_on_beyond_an_end_and_the_seeds_follow_at_the_best(
 def test_what_is_like_another_takes_its_rate_and_waits_for_it() -> None:
     trials = run_all([LIKE, BASE], valley(0.16))
     assert [(trial.lr, trial.seed) for trial in trials if trial.setting == LIKE] == [(0.16, seed) for seed in SEEDS]
-    assert wanted([LIKE], {}, seeds=SEEDS, extensions=2) == []
+    assert wanted([LIKE], {}, 2) == []
 
 
 def test_seed_by_seed() -> None:
@@ -64,10 +63,10 @@ def test_a_rate_that_diverges_is_not_the_best_and_none_is_if_all_do() -> None:
     trials = run_all([BASE], lambda trial: math.inf if trial.lr > 0.05 else 4 + trial.lr)
     assert trials[-1] == Trial(BASE, 0.01, 3)  # 0.04 of the first three, then 0.02 and 0.01
     everything = {Trial(BASE, lr, 1): math.inf for lr in (0.02, 0.04, 0.08, 0.16, 0.01)}
-    assert best_rate(BASE, everything, seed=1, extensions=2) is None
+    assert best_rate(BASE, everything, 2) is None
 
 
 def test_what_is_there_is_not_wanted_again() -> None:
-    first = wanted([BASE], {}, seeds=SEEDS, extensions=0)
+    first = wanted([BASE], {}, 0)
     there = {trial: 4.0 for trial in first[:2]}
-    assert wanted([BASE], there, seeds=SEEDS, extensions=0) == first[2:]
+    assert wanted([BASE], there, 0) == first[2:]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete, Manifest, NoWholeCheckpoint, Save
+from muloco.runs import manifest
+from muloco.runs.checkpoint_folder import CheckpointFolder, Incomplete, NoWholeCheckpoint
 from muloco.runs.digests import sha256_of
+from muloco.runs.manifest import Manifest, Save
 
 from ..run_on_disk import files_in
 
@@ -354,13 +356,13 @@ def test_one_that_replaces_all_others_meanwhile_is_found(folder: CheckpointFolde
 
 def test_what_is_being_removed_is_not_damaged(folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, save_of(10), *PARTS)
-    read_part = folder._read_part
+    read_part = manifest.read_part
 
-    def removed(step: int, name: str) -> object:
+    def removed(part: Path) -> object:
         (folder.root / "step-10" / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder.root / "step-10" / name)
-        return read_part(step, name)
+        shutil.rmtree(part)
+        return read_part(part)
 
-    monkeypatch.setattr(folder, "_read_part", removed)
+    monkeypatch.setattr(manifest, "read_part", removed)
     newest, aside = folder.newest()
     assert newest is None and len(aside) == 1

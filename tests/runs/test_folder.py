@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from muloco.errors import UserError
 from muloco.runs.folder import (
     MetricsTail,
     MetricsWriter,
@@ -135,7 +136,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, what: bytes) -> Non
 
 @pytest.mark.parametrize("name", [None, "", ".", "..", "a/b", "/a", "../a", "a\0"])
 def test_a_run_has_a_folder_of_its_own(name: str | None) -> None:
-    with pytest.raises(ValueError, match="run.name"):
+    with pytest.raises(UserError, match="run.name"):
         RunFolder.of("outputs", name)
     assert RunFolder.of("outputs", "a").root == Path("outputs/a")
 

@@ -13,8 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from muloco.runs.folder import MetricsWriter, RunFolder, read_metrics
 from muloco.runs.lines import LineFile, why_full
 from muloco.settings.config import Config
-from muloco.training.lasting import LastingTracker
-from muloco.training.trackers import TensorBoard
+from muloco.training.trackers import LastingTracker, TensorBoard
 
 
 def gap(lines: int, reason: str) -> str:

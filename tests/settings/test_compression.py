@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from muloco.errors import UserError
+from muloco.model.flavors import flavor
 from muloco.outer.codecs import KINDS, codec_class, codec_settings, default_codec
+from muloco.resolve import resolve
 from muloco.settings.compression import Compression
 from muloco.settings.config import Config
-from muloco.settings.load import apply_overrides
+from muloco.settings.load import apply_overrides, load_config
 
 
 def test_settings_of_codecs_are_fields() -> None:
@@ -46,3 +48,14 @@ def test_bounds_are_those_of_the_codec() -> None:
         apply_overrides(Config(), ["--compression.kind", "powersgd", "--compression.rank", "0"])
     with pytest.raises(ValueError, match="kind 'ternary' takes no rank, got 2; allowed for powersgd"):
         apply_overrides(Config(), ["--compression.kind", "ternary", "--compression.rank", "2"]).compression.codec()
+
+
+@pytest.mark.parametrize("skip", ["false", "true"])
+def test_a_rank_is_at_most_the_smallest_side(skip: str) -> None:
+    size = flavor("tiny")
+    shapes = {name: shape for name, shape in size.shapes.items() if skip == "false" or name not in size.tables}
+    side = min(min(shape) for shape in shapes.values() if len(shape) == 2)
+    words = ["--model.flavor", "tiny", "--compression.kind", "powersgd", "--compression.skip_embeddings", skip]
+    assert resolve(load_config("laptop/muloco", [*words, "--compression.rank", f"{side}"])).compression.rank == side
+    with pytest.raises(UserError, match=rf"rank {side + 1} .* smaller side of .*; it must be from 1 to {side}$"):
+        resolve(load_config("laptop/muloco", [*words, "--compression.rank", f"{side + 1}"]))

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from muloco.errors import UserError
-from muloco.settings.bounds import LONGEST_NAME, Count, Momentum, Name, Names, Positive, Seconds, Seed, Share, SomeShare
+from muloco.settings.annotations import (
+    LONGEST_NAME,
+    Count,
+    Momentum,
+    Name,
+    Names,
+    Positive,
+    Seconds,
+    Seed,
+    Share,
+    SomeShare,
+)
 from muloco.settings.config import Config
 from muloco.settings.fields import field_types, get_field, set_field
 from muloco.settings.paper_forms import settle

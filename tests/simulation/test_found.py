@@ -33,10 +33,10 @@ FOUND = {
         ),
     ),
     "a worker that had gone on alone did not ask whether the others had, too": Schedule(
-        70963,
+        3,
         Shape(workers=2, interval=1, rounds=2),
         (
-            Fault(kind="cut", worker=0, point=48, other=LIGHTHOUSE, seconds=5.0),
+            Fault(kind="cut", worker=0, point=42, other=LIGHTHOUSE, seconds=5.0),
             Fault(kind="pause", worker=1, point=1, phase="commit", times=1, seconds=6.0),
         ),
     ),

@@ -101,7 +101,7 @@ def test_damaged_bytes_arrive_and_lost_ones_are_sent_again() -> None:
         return [_swap(end, [-1, 1] if rank == 0 else [2, -1])[1 - rank] for _ in range(2)]
 
     seen = _pair(network, processes, act)
-    assert seen[1][0] == [b"\x00", b"\x01"] and seen[0][0] == [b"\x02", b"\x02"]
+    assert seen[1][0] == [b"\x41", b"\x01"] and seen[0][0] == [b"\x02", b"\x02"]
     assert seen[1][1] > 0.1
 
 

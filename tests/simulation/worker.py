@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from muloco.outer import OuterLoop, QuorumPolicy, WorkerIdentity
+from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
 from muloco.outer.protocol.outcome import Committed
 from muloco.outer.protocol.peer_transport import PeerTransport
-from muloco.runs.commits import CommitLog, Progress, run_progress
+from muloco.runs.commits import CommitLog, Progress
 from muloco.training.transfer import WorkerTransfer
 from tests.simulation import toy
 from tests.simulation.invariants import View
@@ -83,7 +83,11 @@ class SimulatedWorker:
                 straggler_timeout_seconds=STRAGGLER_SECONDS,
                 quorum_timeout_seconds=QUORUM_SECONDS,
             ),
-            progress=run_progress(self._commits, progress, run.storage.newest),
+            progress=RunProgress(
+                last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()),
+                committed_without_me=progress.passed,
+                record=self._commits.add,
+            ),
             sync_interval=shape.interval,
             fragments=toy.FRAGMENTS[shape.fragments],
             delay=shape.delay,

@@ -58,18 +58,22 @@ def test_the_example_names_every_field_and_is_valid() -> None:
     [
         ('partion = "x"', "unknown key partion; did you mean partition?"),
         ("zzz = 1", "unknown key zzz; known: partition, account, qos"),
-        ("partition = 3", "partition must be a string"),
-        ('gpus_per_node = "8"', "gpus_per_node must be a whole number from 0 on; got '8'"),
-        ("gpus_per_node = -1", "gpus_per_node must be a whole number from 0 on"),
-        ("cpus_per_node = -1", "cpus_per_node must be a whole number from 0 on"),
-        ("nodes = 0", "nodes must be a whole number from 1 on"),
+        ("partition = 3", "partition must be a text; got the int 3"),
+        ('partition = ""', "partition must be a text that is not empty; got ''"),
+        ('gpus_per_node = "8"', "gpus_per_node must be a whole number; got the text '8'"),
+        ("gpus_per_node = -1", "gpus_per_node must be 0 or more; got -1"),
+        ("cpus_per_node = -1", "cpus_per_node must be 0 or more; got -1"),
+        ("nodes = 0", "nodes must be at least 1; got 0"),
         ("node_limit = true", "node_limit must be a whole number"),
-        ('modules = "cuda"', "modules must be a list of strings"),
-        ('environment = ["a\\nb"]', "environment must be on one line"),
-        ('partition = "a\\n#SBATCH --account=b"', "partition must be on one line"),
+        ('modules = "cuda"', "modules must be a list, each entry a text that is not empty; got the text 'cuda'"),
+        ('environment = ["a\\nb"]', "environment must be a text without line breaks"),
+        ('partition = "a\\n#SBATCH --account=b"', "partition must be a text without line breaks"),
         ('nccl = "x"', r"nccl must be a table \[nccl\]"),
-        ('[nccl]\nPATH = "x"', r"\[nccl\] holds variables NCCL_\*; got PATH"),
-        ("[nccl]\nNCCL_DEBUG = true", "nccl.NCCL_DEBUG must be a string of one line or a whole number"),
+        ('[nccl]\nPATH = "x"', r"nccl holds variables NCCL_\*; got PATH"),
+        (
+            "[nccl]\nNCCL_DEBUG = true",
+            "nccl has NCCL_DEBUG, which must be a text of one line or a whole number",
+        ),
         ('time = "soon"', "time must be such as 24:00:00 or 2-12:00:00; got 'soon'"),
         ('time = "10"', "would be told to stop when it starts: signal_seconds is 600"),
         ("partition = ", "is not TOML"),
@@ -81,7 +85,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str)
 
 
 def test_overrides_are_checked_too(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--gpus_per_node: gpus_per_node must be a whole number from 0 on; got 'many'"):
+    with pytest.raises(UserError, match="gpus_per_node must be a whole number; got the text 'many'"):
         load_profile(None, gpus_per_node="many")
     with pytest.raises(UserError, match="--acount: unknown key acount; did you mean account?"):
         load_profile(None, acount="x")

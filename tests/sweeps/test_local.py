@@ -77,7 +77,7 @@ def test_an_interruption_ends_what_runs(tmp_path: Path, quiet: Console, monkeypa
         time.sleep(0.2)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "_wait_for_one", interrupted)
+    monkeypatch.setattr(local, "_wait_for_end", interrupted)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_tasks(lambda: [task(tmp_path, "long", seconds=60)], at_once=1, threads=1, console=quiet)

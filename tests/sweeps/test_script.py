@@ -158,7 +158,7 @@ def test_its_status_is_that_of_the_run(tmp_path: Path, status: int) -> None:
     machine = Machine(tmp_path, f'echo "$GLOO_SOCKET_IFNAME $NCCL_X $MULOCO_CONTAINER" > environment; exit {status}')
     assert run(machine) == status
     assert machine.runs() == [
-        "muloco|train|config/laptop/muloco.py|--training.steps|20|--data.corpus|it's|b.txt|--compile.enable=True|"
+        "muloco|train|config/laptop/muloco.py|--training.steps|20|--data.corpus|it's|b.txt|--compile.enable|True|"
         f"--run.name|a-run|--run.outputs|{tmp_path}/runs|"
     ]
     assert (tmp_path / "environment").read_text() == "ib0 1 2 in box\n"

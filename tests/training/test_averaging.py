@@ -16,7 +16,7 @@ from muloco.optim import GPA
 from muloco.outer import OuterLoop, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.settings.outer import OuterOptimizer
-from muloco.training.averaging import Averaging
+from muloco.training.context import Averaging
 from muloco.training.outer import build_outer_optimizer
 from muloco.training.transfer import WorkerTransfer
 from tests.outer.workers import run_workers

@@ -50,11 +50,10 @@ class Worker:
 
     def restart(self) -> None:
         self._reach = FaultInjector(
-            schedule(ranks=2),
+            schedule=schedule(ranks=2, stop_seconds=1.0),
             worker=self._who[0],
             rank=self._who[1],
             earlier=[when for when, _, _ in self.struck],
-            stop_seconds=1.0,
             cut=lambda: None,
             tell=lambda kind, phase: None,
         )

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from muloco.runs.checkpoint_folder import CheckpointFolder, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder
+from muloco.runs.manifest import Save
 from muloco.training.checkpoint_writer import CheckpointWriter
 
 

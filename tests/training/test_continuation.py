@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from muloco.errors import UserError
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save, worker_part
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
+from muloco.runs.manifest import GLOBAL, Save, worker_part
 from muloco.settings.config import Config
 from muloco.training.continuation import check, deal
 from muloco.training.trained import Trained

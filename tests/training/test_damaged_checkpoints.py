@@ -15,8 +15,9 @@ import pytest
 
 from muloco.outer.protocol.transaction import StateLost
 from muloco.runs import safe_reader
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, NoWholeCheckpoint
+from muloco.runs.checkpoint_folder import CheckpointFolder, NoWholeCheckpoint
 from muloco.runs.folder import RunFolder, read_metrics
+from muloco.runs.manifest import GLOBAL
 from muloco.training.checkpoint import CheckpointRemoved
 from muloco.training.checkpoint_writer import CheckpointNotWritten
 

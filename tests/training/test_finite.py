@@ -23,7 +23,7 @@ def test_finite_gradients_pass_however_large() -> None:
     named = parameters()
     named["first"].grad.fill_(torch.finfo(torch.float32).max)
     named["last"].grad.fill_(torch.finfo(torch.float32).min)
-    watch = GradientWatch(named.items())
+    watch = GradientWatch(named)
     watch.observe(1)
     watch.check(1)
 
@@ -35,7 +35,7 @@ def test_any_bad_element_is_found(value: float, dtype: torch.dtype) -> None:
         parameter = nn.Parameter(torch.zeros(5, dtype=dtype))
         parameter.grad = torch.arange(5.0, dtype=dtype)
         parameter.grad[index] = value
-        watch = GradientWatch([("norm", parameter)])
+        watch = GradientWatch({"norm": parameter})
         watch.observe(4)
         with pytest.raises(NonFiniteGradient, match="^NaN or Inf in the gradient of norm at inner step 4$"):
             watch.check(4)
@@ -44,7 +44,7 @@ def test_any_bad_element_is_found(value: float, dtype: torch.dtype) -> None:
 def test_the_first_bad_step_is_what_is_told() -> None:
     """After it every gradient is bad, in the same step's clipping already, and says nothing any more."""
     named = parameters()
-    watch = GradientWatch(named.items())
+    watch = GradientWatch(named)
     for step in range(11, 21):
         if step == 13:
             named["norm"].grad[2] = NAN
@@ -61,7 +61,7 @@ def test_of_many_the_nearest_to_the_loss_are_named() -> None:
     for parameter in named.values():
         parameter.grad = torch.tensor([1.0, INF])
     named["layers.5.weight"].grad = torch.ones(2)
-    watch = GradientWatch(named.items())
+    watch = GradientWatch(named)
     watch.observe(1)
     with pytest.raises(NonFiniteGradient, match=r"layers.4.weight, layers.3.weight, layers.2.weight \(and 2 more\) at"):
         watch.check(1)
@@ -69,7 +69,7 @@ def test_of_many_the_nearest_to_the_loss_are_named() -> None:
 
 def test_observing_reads_nothing_on_the_host() -> None:
     """Tensors on the meta device have no values: whoever reads one fails, as `check` does."""
-    watch = GradientWatch(parameters("meta").items())
+    watch = GradientWatch(parameters("meta"))
     for step in range(1, 4):
         watch.observe(step)
     with pytest.raises((NotImplementedError, RuntimeError)):

@@ -12,8 +12,9 @@ from muloco.cli import main
 from muloco.data.tokenizer import train_tokenizer
 from muloco.errors import UserError
 from muloco.resolve import resolve
-from muloco.runs.checkpoint_folder import GLOBAL, CheckpointFolder, Save
+from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder, write_json
+from muloco.runs.manifest import GLOBAL, Save
 from muloco.settings.config import Config
 from muloco.settings.fields import flatten, identity
 from muloco.settings.load import find_config, load_config, locate
@@ -62,7 +63,7 @@ def start(root: Path, *, step: int | None = 20, content: dict | None = None, **o
     chosen = load_config(MULOCO, words({**values, "run.name": root.name, "run.outputs": root.parent}))
     config, folder = resolve(chosen), RunFolder(root)
     if content is None and overrides.get("data__corpus"):
-        content = content_of(prepare_data(config), config)
+        content = content_of(prepare_data(config))
     write_json(folder.config, config_json(chosen, config, content or {}))
     if step is not None:
         add_checkpoint(folder, step)
@@ -281,7 +282,7 @@ def places(data: Path) -> dict[str, str]:
 def test_data_that_was_moved_is_known_by_its_content(tmp_path: Path, data: Path, prepare: bool) -> None:
     there = {name.replace(".", "__"): place for name, place in places(data).items()}
     folder = start(tmp_path / "a", **there, data__prepare=prepare)
-    assert check_content(resume(folder), content_of(prepare_data(resume(folder).config), resume(folder).config)) is None
+    assert check_content(resume(folder), content_of(prepare_data(resume(folder).config))) is None
 
     moved = data.rename(tmp_path / "moved")
     before = contents(folder)
@@ -290,14 +291,14 @@ def test_data_that_was_moved_is_known_by_its_content(tmp_path: Path, data: Path,
             resume(folder, *words({other: value for other, value in places(moved).items() if other != name}))
         assert place in str(refusal.value)
     resumption = resume(folder, *words(places(moved)))
-    said = check_content(resumption, content_of(prepare_data(resumption.config), resumption.config))
+    said = check_content(resumption, content_of(prepare_data(resumption.config)))
     assert said is not None and "the same data" in said and str(moved / "train.jsonl") in said
 
     for file in ("train.jsonl", "held_out.jsonl"):
         original = (moved / file).read_text()
         (moved / file).write_text(json.dumps({"text": "something else"}) + "\n" + original)
         with pytest.raises(UserError, match="is not what the run was started with") as refusal:
-            check_content(resumption, content_of(prepare_data(resumption.config), resumption.config))
+            check_content(resumption, content_of(prepare_data(resumption.config)))
         assert str(moved / file) in str(refusal.value)
         (moved / file).write_text(original)
     assert contents(folder) == before
@@ -309,13 +310,13 @@ def test_a_tokenizer_that_is_gone_is_taken_from_the_run_folder(tmp_path: Path, d
     (data / "tokenizer").rename(folder.tokenizer)
     resumption = resume(folder)
     assert resumption.config.data.tokenizer == str(folder.tokenizer)
-    content = content_of(prepare_data(resumption.config), resumption.config)
+    content = content_of(prepare_data(resumption.config))
     assert "the same data" in (check_content(resumption, content) or "")
 
     train_tokenizer(BYTES, 290, tmp_path / "other")
     resumption = resume(folder, "--data.tokenizer", str(tmp_path / "other"))
     with pytest.raises(UserError, match="data.tokenizer .*other is not what"):
-        check_content(resumption, content_of(prepare_data(resumption.config), resumption.config))
+        check_content(resumption, content_of(prepare_data(resumption.config)))
 
 
 def test_the_weights_that_a_run_began_with_are_not_needed_any_more(tmp_path: Path) -> None:

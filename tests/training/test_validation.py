@@ -16,8 +16,7 @@ from torch import nn
 
 from muloco._torchtitan import IGNORE_INDEX, ParallelDims, device_type
 from muloco.data.held_out import HeldOutDataLoader
-from muloco.data.held_out_batches import held_out_batches, own_batches, shared_batches
-from muloco.data.prepared import SplitWriter, write_meta
+from muloco.data.prepared import Prepared, SplitWriter, tokenizer_sha256
 from muloco.outer import OuterLoop, Transport, WorkerIdentity
 from muloco.outer.in_process import InProcessGroup
 from muloco.recipes import base
@@ -27,7 +26,13 @@ from muloco.settings.outer import OuterOptimizer
 from muloco.training.batch_losses import mean, pack, unpack
 from muloco.training.context import WorkerContext
 from muloco.training.validation import AnchorValidator
-from muloco.training.validation_cost import validated_sequences, validation_share
+from muloco.training.validation_cost import (
+    held_out_batches,
+    own_batches,
+    shared_batches,
+    validated_sequences,
+    validation_share,
+)
 
 from ..outer.workers import run_workers
 
@@ -111,10 +116,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(1)
     writer = SplitWriter(folder, "validation", VOCABULARY)
     for length in random.integers(3, 40, size=12):
-        writer.append(random.integers(2, VOCABULARY, size=length), characters=0, size=0)
+        writer.append(random.integers(2, VOCABULARY, size=length))
     sizes = {"validation": writer.close()}
-    digest = "c0" * 32
-    write_meta(folder, corpus="", corpus_sha256=digest, vocab_size=VOCABULARY, bos_id=0, eos_id=1, sizes=sizes)
+    Prepared(
+        folder=folder,
+        corpus="",
+        corpus_sha256="c0" * 32,
+        tokenizer_sha256=tokenizer_sha256(folder / "tokenizer"),
+        vocab_size=VOCABULARY,
+        bos_id=0,
+        eos_id=1,
+        skipped=0,
+        first_skipped=None,
+        sizes=sizes,
+    ).write()
     return folder
 
 

@@ -56,15 +56,15 @@ def agreement_claims(muon: Sequence[Agreement], adamw: Sequence[Agreement]) -> l
         adamw: studies of DP AdamW with the same seeds in the same order, and the same K.
     """
     counts = sorted(muon[0].cosine) if muon else []
+    pairs = list(zip(muon, adamw, strict=True))
     ordering = [
-        Part(label=f"K={count}", values=[b.cosine[count] - a.cosine[count] for a, b in zip(muon, adamw, strict=True)])
-        for count in counts
+        Part(label=f"K={count}", values=[b.cosine[count] - a.cosine[count] for a, b in pairs]) for count in counts
     ]
     trends = []
     if len(counts) > 1:
         trends = [
-            Part(label="DP AdamW, negated", values=[-_slope(one.gap) for one in adamw]),
-            Part(label="DP Muon", values=[_slope(one.gap) for one in muon]),
+            Part(label="DP AdamW, negated", values=[-slope_by_doubling(agreement.gap) for agreement in adamw]),
+            Part(label="DP Muon", values=[slope_by_doubling(agreement.gap) for agreement in muon]),
         ]
     published = [f"K={count}: {COSINE['AdamW'][count] - COSINE['Muon'][count]:+.3f}" for count in COSINE["Muon"]]
     return [
@@ -80,12 +80,8 @@ def agreement_claims(muon: Sequence[Agreement], adamw: Sequence[Agreement]) -> l
             about="points of the gap (in %) a doubling of K, AdamW's negated; below 0",
             parts=trends,
             paper="416M, its own definition: "
-            f"DP AdamW, negated: {-_slope(INTERFERENCE_GAP['DiLoCo']):+.1f}; "
-            f"DP Muon: {_slope(INTERFERENCE_GAP['MuLoCo']):+.1f}",
+            f"DP AdamW, negated: {-slope_by_doubling(INTERFERENCE_GAP['DiLoCo']):+.1f}; "
+            f"DP Muon: {slope_by_doubling(INTERFERENCE_GAP['MuLoCo']):+.1f}",
             form="+.1f",
         ),
     ]
-
-
-def _slope(by_count: Mapping[int, float]) -> float:
-    return slope_by_doubling(list(by_count), list(by_count.values()))

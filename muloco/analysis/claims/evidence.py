@@ -3,7 +3,7 @@
 import enum
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from muloco.analysis.table import OWN, TextTable
@@ -82,20 +82,18 @@ class Claim:
     @property
     def verdict(self) -> Verdict:
         verdicts = {part.verdict for part in self.parts}
-        for verdict in (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS):
-            if verdict in verdicts:
-                return verdict
-        return Verdict.MISSING
+        order = (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS)
+        return next((verdict for verdict in order if verdict in verdicts), Verdict.MISSING)
 
     @property
     def measured(self) -> str:
         return "; ".join(part.describe(self.form) for part in self.parts)
 
 
-def slope_by_doubling(counts: Sequence[int], values: Sequence[float]) -> float:
+def slope_by_doubling(by_count: Mapping[int, float]) -> float:
     """Returns how much the values rise when a count doubles: the slope of the least-squares line through the values
     against log2 of the counts."""
-    return statistics.linear_regression([math.log2(count) for count in counts], values).slope
+    return statistics.linear_regression([math.log2(count) for count in by_count], list(by_count.values())).slope
 
 
 def claims_table(claims: Sequence[tuple[str, Claim]], *, own: bool = False) -> TextTable:

@@ -14,8 +14,8 @@ from muloco.training.trained import Trained, find_trained
 
 
 def choose(checkpoint: str, steps: int) -> Trained:
-    """Returns the checkpoint that a user means. Of a run folder it is the newest one that the run had `steps` more
-    steps planned after; the last checkpoint of a finished run has none.
+    """Returns the checkpoint that a user means. For a run folder it is the newest one that the run had `steps`
+    more steps planned after; the last checkpoint of a finished run has none.
 
     Raises:
         UserError: there is no such checkpoint, or it is incomplete or damaged.

@@ -6,6 +6,7 @@ different passes over the same bits.
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -47,13 +48,13 @@ def collect(continuation: Continuation, *, workers: int, steps: int, folder: Pat
         done()
     written = read_tensors(folder, workers)
     factors = {name: orthonormal_factor(mean(written[name]).to(matrix.device)) for name, matrix in matrices.items()}
-    found: dict[str, list[Step]] = {name: [] for name in matrices}
+    taken: dict[str, list[Step]] = {name: [] for name in matrices}
     for worker in range(workers):
         continuation.restart()
-        with _measuring(continuation.optimizer, matrices, factors, worker, found):
+        with _measuring(continuation.optimizer, matrices, factors, worker, taken):
             continuation.take(steps, worker=worker, workers=workers)
         done()
-    write_json(folder / f"K{workers}-steps.json", {name: list(map(asdict, taken)) for name, taken in found.items()})
+    write_json(folder / f"K{workers}-steps.json", {name: list(map(asdict, steps)) for name, steps in taken.items()})
 
 
 def read_steps(folder: Path, workers: int) -> dict[str, list[Step]]:
@@ -78,40 +79,36 @@ def _measuring(
     matrices: Mapping[str, Tensor],
     factors: Mapping[str, Tensor],
     worker: int,
-    found: Mapping[str, list[Step]],
+    taken: Mapping[str, list[Step]],
 ) -> Iterator[None]:
-    """Within the context every step of the optimizer is added to `found`."""
+    """Within the context every step of the optimizer is added to `taken`."""
     groups = {id(param): group for group in optimizer.param_groups for param in group["params"]}
     before: dict[str, Tensor] = {}
-    taken = 0
+    numbers = itertools.count(1)
 
     def remember(*_: Any) -> None:
         before.update({name: local(matrix).clone() for name, matrix in matrices.items()})
 
     def measure(*_: Any) -> None:
-        nonlocal taken
-        taken += 1
+        number = next(numbers)
         for name, matrix in matrices.items():
             group = groups[id(matrix)]
-            found[name].append(
-                measure_step(
-                    before[name],
-                    local(matrix),
-                    factors[name],
-                    alpha=learning_rate(group, matrix.shape),
-                    decay_rate=float(group["lr"]) * group["lr_factor"] * group["weight_decay"],
-                    cautious=group["cautious_weight_decay"],
-                    worker=worker,
-                    step=taken,
-                )
+            step = measure_step(
+                before[name],
+                local(matrix),
+                factors[name],
+                alpha=learning_rate(group, matrix.shape),
+                decay_rate=float(group["lr"]) * group["lr_factor"] * group["weight_decay"],
+                cautious=group["cautious_weight_decay"],
+                worker=worker,
+                step=number,
             )
+            taken[name].append(step)
 
-    hooks = [optimizer.register_step_pre_hook(remember), optimizer.register_step_post_hook(measure)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(optimizer.register_step_pre_hook(remember).remove)
+        hooks.callback(optimizer.register_step_post_hook(measure).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def learning_rate(group: Mapping[str, Any], shape: torch.Size) -> float:

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from muloco.analysis.chart import Boxes, Figure, Panel, Series
 from muloco.analysis.draw import draw as draw_figure
-from muloco.analysis.pseudogradients.study import METHOD, Spectrum, Study
+from muloco.analysis.pseudogradients.study import METHOD, MatrixFigures, Study
 from muloco.analysis.published import COSINE
 
 
@@ -47,23 +47,25 @@ def spectra(studies: Sequence[Study]) -> Figure:
     """Spectra of the last layer's w3, as in the paper, at the largest K; one panel per study."""
     panels = []
     for study in studies:
-        spectrum = _example(study)
-        places = [float(place) for place in range(1, len(spectrum.own) + 1)]
-        one, of_mean = f"a worker's pseudogradient (mean of {spectrum.workers})", "mean pseudogradient"
+        example = _example(study)
+        values = {
+            "mean pseudogradient": example.spectrum_of_mean,
+            f"a worker's pseudogradient (mean of {example.workers})": example.spectrum_of_workers,
+        }
         panels.append(
             Panel(
-                title=f"{study.run}\n{spectrum.matrix}, K = {spectrum.workers}",
+                title=f"{study.run}\n{example.matrix}, K = {example.workers}",
                 xlabel="place, from the largest",
                 ylabel="singular value",
                 series=[
                     Series(
                         label=f"{study.optimizer}: {label}",
                         look=f"{METHOD[study.optimizer]}, {label}",
-                        x=places,
-                        y=values,
+                        x=range(1, example.rank + 1),
+                        y=spectrum,
                         points=False,
                     )
-                    for label, values in ((of_mean, spectrum.of_mean), (one, spectrum.own))
+                    for label, spectrum in values.items()
                 ],
                 zero=True,
             )
@@ -97,7 +99,7 @@ def steps(studies: Sequence[Study]) -> Figure:
                 Series(
                     label=f"{study.run}, K={workers}",
                     look=_look(study, workers),
-                    x=[float(step) for step in range(1, len(norms) + 1)],
+                    x=range(1, len(norms) + 1),
                     y=norms,
                     points=False,
                 )
@@ -116,7 +118,7 @@ def _look(study: Study, workers: int | None = None) -> str:
     return f"{METHOD[study.optimizer]}{f' K={workers}' if workers else ''}, {study.run}"
 
 
-def _example(study: Study) -> Spectrum:
-    largest = [s for s in study.spectra if s.workers == study.counts[-1]]
-    last = [s for s in largest if s.matrix.endswith("feed_forward.w3.weight")] or largest
-    return max(last, key=lambda spectrum: int(spectrum.matrix.split(".")[1]))
+def _example(study: Study) -> MatrixFigures:
+    largest = study.of(study.counts[-1])
+    last = [figures for figures in largest if figures.matrix.endswith("feed_forward.w3.weight")] or largest
+    return max(last, key=lambda figures: int(figures.matrix.split(".")[1]))

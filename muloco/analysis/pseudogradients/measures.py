@@ -5,7 +5,6 @@ A pseudogradient is the start of a window minus its end, as the outer step takes
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,28 +13,11 @@ TOP = 0.05
 """Share of the singular values, the largest ones, that the interference gap is about."""
 
 
-@dataclass(frozen=True)
-class Box:
-    """Mean and quartiles of pooled values."""
-
-    mean: float
-    lower: float
-    median: float
-    upper: float
-
-
-def box(values: Sequence[float]) -> Box:
-    """Returns the box of at least one value; quartiles are interpolated."""
-    pooled = torch.tensor(values, dtype=torch.float64)
-    lower, median, upper = torch.quantile(pooled, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-    return Box(mean=pooled.mean().item(), lower=lower, median=median, upper=upper)
-
-
-def cosine(one: Tensor, other: Tensor) -> float:
+def cosine(left: Tensor, right: Tensor) -> float:
     """Returns the cosine of two tensors of equal shape, as vectors; NaN if one of them is zero."""
-    one, other = one.double().flatten(), other.double().flatten()
-    norms = (one.norm() * other.norm()).item()
-    return torch.dot(one, other).item() / norms if norms else math.nan
+    left, right = left.double().flatten(), right.double().flatten()
+    norms = (left.norm() * right.norm()).item()
+    return torch.dot(left, right).item() / norms if norms else math.nan
 
 
 def mean(tensors: Sequence[Tensor]) -> Tensor:
@@ -57,44 +39,18 @@ def orthonormal_factor(matrix: Tensor) -> Tensor:
     return u @ vt
 
 
-def top_mean(values: Tensor, share: float = TOP) -> float:
-    """Mean of the largest `share` of the singular values, rounded up to whole ones.
+def top_mean(values: Tensor) -> float:
+    """Mean of the largest `TOP` of the singular values `[r]`, the largest first, rounded up to whole ones."""
+    return values[: math.ceil(TOP * len(values))].mean().item()
+
+
+def interference_gap(workers: float, averaged: float) -> float:
+    """The drop from the workers' top singular values to those of their mean, as a share of the former: 0 if they agree,
+    1 if they cancel. For K workers of rank one that share no singular vector it is 1 - 1 / K. The paper has published
+    values, but no definition; this one is ours.
 
     Args:
-        values: `[r]`, the largest first.
+        workers: `top_mean` of a worker's pseudogradient, the mean over the workers.
+        averaged: `top_mean` of the mean pseudogradient.
     """
-    return values[: math.ceil(share * len(values))].mean().item()
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Interference gap of one matrix."""
-
-    workers: float
-    """Mean over the workers of the mean of their top singular values."""
-    averaged: float
-    """Mean of the top singular values of the mean pseudogradient."""
-
-    @property
-    def absolute(self) -> float:
-        """The part of the top of the spectrum that averaging removes, in units of the parameters."""
-        return self.workers - self.averaged
-
-    @property
-    def relative(self) -> float:
-        """The gap as a share of the workers' own top singular values: 0 if they agree, 1 if they cancel. For K workers
-        of rank one that share no singular vector it is 1 - 1 / K."""
-        return self.absolute / self.workers if self.workers else math.nan
-
-
-def interference_gap(workers: Sequence[Tensor], averaged: Tensor, share: float = TOP) -> Gap:
-    """The drop from the workers' top singular values to those of their mean. The paper has published values, but no
-    definition; this one is ours.
-
-    Args:
-        workers: singular values `[r]` of each worker's pseudogradient, the largest first.
-        averaged: of the mean of the pseudogradients.
-        share: of the singular values that count as the top.
-    """
-    own = [top_mean(values, share) for values in workers]
-    return Gap(workers=sum(own) / len(own), averaged=top_mean(averaged, share))
+    return (workers - averaged) / workers if workers else math.nan

@@ -11,7 +11,7 @@ r / K sum rho alpha, holds where psi is orthonormal, |psi|_F = sqrt(r), and noth
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -54,7 +54,7 @@ def measure_step(
         alpha: learning rate of psi, with all its factors.
         decay_rate: lr times lambda.
         cautious: only what the step does not move away from zero has decayed (`muloco.optim.passes.decay_`).
-        worker, step: whose, and which.
+        worker, step: numbers of the worker and of its step.
     """
     moved = before.double() - after.double()
     decay = decay_rate * before.double()
@@ -66,33 +66,18 @@ def measure_step(
     return Step(worker=worker, step=step, alpha=alpha, norm=norm, rho=rho, decay=(decay * factor).sum().item())
 
 
-@dataclass(frozen=True)
-class NuclearNorm:
-    """The right side of the proposition, for one matrix."""
-
-    steps: float
-    """sqrt(r) / K sum rho alpha |psi|_F."""
-    decay: float
-    """1 / K sum <decay, U V^T>."""
-    if_orthonormal: float
-    """r / K sum rho alpha: what takes the place of `steps` in the paper's form for Muon."""
-
-    @property
-    def total(self) -> float:
-        return self.steps + self.decay
-
-
-def nuclear_norm(steps: Iterable[Step], *, workers: int, rank: int) -> NuclearNorm:
-    """The nuclear norm of the mean pseudogradient from its steps.
+def nuclear_norm(steps: Sequence[Step], *, workers: int, rank: int) -> tuple[float, float, float]:
+    """The right side of the proposition, for one matrix.
 
     Args:
         steps: all of all workers.
         workers: K.
         rank: r, the smaller side of the matrix.
+
+    Returns:
+        sqrt(r) / K sum rho alpha |psi|_F; 1 / K sum <decay, U V^T>; and r / K sum rho alpha, which the paper's form for
+        Muon has in place of the first.
     """
-    steps = list(steps)
-    return NuclearNorm(
-        steps=math.sqrt(rank) / workers * sum(step.rho * step.alpha * step.norm for step in steps),
-        decay=sum(step.decay for step in steps) / workers,
-        if_orthonormal=rank / workers * sum(step.rho * step.alpha for step in steps),
-    )
+    by_steps = math.sqrt(rank) / workers * sum(step.rho * step.alpha * step.norm for step in steps)
+    by_decay = sum(step.decay for step in steps) / workers
+    return by_steps, by_decay, rank / workers * sum(step.rho * step.alpha for step in steps)

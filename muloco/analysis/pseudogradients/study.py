@@ -9,7 +9,7 @@ from statistics import fmean
 from torch import Tensor
 
 from muloco.analysis.pseudogradients.collect import read_steps, read_tensors
-from muloco.analysis.pseudogradients.measures import Box, box, cosine, interference_gap, mean, singular_values
+from muloco.analysis.pseudogradients.measures import cosine, interference_gap, mean, singular_values, top_mean
 from muloco.analysis.pseudogradients.proposition import Step, nuclear_norm
 
 METHOD = {"Muon": "MuLoCo", "AdamW": "DiLoCo"}
@@ -45,23 +45,15 @@ class MatrixFigures:
     """Mean of |psi|_F / sqrt(r) over steps and workers."""
     least_norm: float
     greatest_norm: float
+    spectrum_of_workers: Sequence[float]
+    """Means of the singular values of the workers' pseudogradients, the largest first."""
+    spectrum_of_mean: Sequence[float]
+    """Singular values of the mean pseudogradient, the largest first."""
 
     @property
     def error(self) -> float:
         """Relative difference of the two sides of the proposition."""
         return abs(self.from_steps + self.from_decay - self.nuclear_norm) / self.nuclear_norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spectrum:
-    """Singular values of one matrix with K workers, the largest first."""
-
-    workers: int
-    matrix: str
-    own: Sequence[float]
-    """Means of the singular values of the workers' pseudogradients."""
-    of_mean: Sequence[float]
-    """Singular values of the mean pseudogradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +66,6 @@ class Study:
     steps: int
     """Number of inner steps of each worker, H."""
     matrices: Sequence[MatrixFigures]
-    spectra: Sequence[Spectrum]
     measured: Mapping[int, Mapping[str, Sequence[Step]]]
     """Inner steps by K and matrix."""
 
@@ -85,10 +76,6 @@ class Study:
 
     def of(self, workers: int) -> list[MatrixFigures]:
         return [figures for figures in self.matrices if figures.workers == workers]
-
-    def cosines(self, workers: int) -> Box:
-        """Returns the cosines of all matrices by K."""
-        return box([figures.cosine for figures in self.of(workers)])
 
     def norms(self, workers: int) -> list[float]:
         """|psi|_F / sqrt(r) of each inner step from the first on, means over matrices and workers."""
@@ -110,40 +97,38 @@ def study(folder: Path, counts: Sequence[int], *, run: str, optimizer: str, step
     """
     single = {name: tensors[0] for name, tensors in read_tensors(folder, 1).items()}
     measured = {workers: read_steps(folder, workers) for workers in counts}
-    matrices, spectra = [], []
-    for workers in counts:
-        for name, tensors in read_tensors(folder, workers).items():
-            figures, spectrum = _matrix(name, tensors, single[name], measured[workers][name])
-            matrices.append(figures)
-            spectra.append(spectrum)
-    return Study(run=run, optimizer=optimizer, steps=steps, matrices=matrices, spectra=spectra, measured=measured)
+    matrices = [
+        _matrix(name, tensors, single[name], measured[workers][name])
+        for workers in counts
+        for name, tensors in read_tensors(folder, workers).items()
+    ]
+    return Study(run=run, optimizer=optimizer, steps=steps, matrices=matrices, measured=measured)
 
 
-def _matrix(
-    name: str, tensors: Sequence[Tensor], single: Tensor, steps: Sequence[Step]
-) -> tuple[MatrixFigures, Spectrum]:
+def _matrix(name: str, tensors: Sequence[Tensor], single: Tensor, steps: Sequence[Step]) -> MatrixFigures:
     averaged = mean(tensors)
     own = [singular_values(tensor) for tensor in tensors]
     of_mean = singular_values(averaged)
-    gap = interference_gap(own, of_mean)
     workers, rank = len(tensors), len(of_mean)
-    right = nuclear_norm(steps, workers=workers, rank=rank)
+    top_of_workers, top_of_mean = sum(map(top_mean, own)) / workers, top_mean(of_mean)
+    from_steps, from_decay, if_orthonormal = nuclear_norm(steps, workers=workers, rank=rank)
     norms = [step.norm / math.sqrt(rank) for step in steps]
-    figures = MatrixFigures(
+    return MatrixFigures(
         workers=workers,
         matrix=name,
         rank=rank,
         cosine=cosine(averaged, single),
-        top_of_workers=gap.workers,
-        top_of_mean=gap.averaged,
-        gap=gap.relative,
+        top_of_workers=top_of_workers,
+        top_of_mean=top_of_mean,
+        gap=interference_gap(top_of_workers, top_of_mean),
         nuclear_norm=of_mean.sum().item(),
-        from_steps=right.steps,
-        from_decay=right.decay,
-        if_orthonormal=right.if_orthonormal,
+        from_steps=from_steps,
+        from_decay=from_decay,
+        if_orthonormal=if_orthonormal,
         mean_rho=fmean(step.rho for step in steps),
         mean_norm=fmean(norms),
         least_norm=min(norms),
         greatest_norm=max(norms),
+        spectrum_of_workers=mean(own).tolist(),
+        spectrum_of_mean=of_mean.tolist(),
     )
-    return figures, Spectrum(workers=workers, matrix=name, own=mean(own).tolist(), of_mean=of_mean.tolist())

@@ -1,9 +1,9 @@
 """The results of studies as tables: on the console, in Markdown and as CSV."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
+import numpy as np
 from rich.table import Table
 
 from muloco.analysis.pseudogradients.study import METHOD, Study
@@ -23,7 +23,7 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
             "agreement",
             f"Pseudogradients of K workers after {studies[0].steps} inner steps",
             ("checkpoint", "K", "cosine", "quartiles", "paper", "gap %", "paper", "top 5 %", "of the mean"),
-            [_agreement(study, workers) for study, workers in rows],
+            [[study.run, str(workers), *_agreement(study, workers)] for study, workers in rows],
             notes=[
                 "Means over the matrices of the layers. cosine: of the mean pseudogradient of K workers to the one "
                 "of K = 1. top 5 %: mean of a worker's largest singular values, and behind it that of the mean "
@@ -36,7 +36,7 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
             "steps",
             "Inner steps and Proposition 4.2",
             ("checkpoint", "K", "|psi|/sqrt(r)", "least", "greatest", "rho", "decay %", "error", "Muon's form"),
-            [_steps(study, workers) for study, workers in rows],
+            [[study.run, str(workers), *_steps(study, workers)] for study, workers in rows],
             notes=[
                 "Over matrices, workers and steps. |psi|/sqrt(r): Frobenius norm of a step without its learning "
                 "rate, 1 where it is orthonormal. rho: its cosine to the orthonormal factor of the mean "
@@ -49,12 +49,12 @@ def text_tables(studies: Sequence[Study]) -> list[TextTable]:
 
 
 def _agreement(study: Study, workers: int) -> list[str]:
-    matrices, cosines = study.of(workers), study.cosines(workers)
+    matrices = study.of(workers)
+    cosines = [figures.cosine for figures in matrices]
+    lower, upper = np.quantile(cosines, (0.25, 0.75))
     return [
-        study.run,
-        str(workers),
-        f"{cosines.mean:.3f}",
-        f"{cosines.lower:.3f}-{cosines.upper:.3f}",
+        f"{fmean(cosines):.3f}",
+        f"{lower:.3f}-{upper:.3f}",
         _published(COSINE[study.optimizer], workers),
         f"{100 * fmean(figures.gap for figures in matrices):.1f}",
         _published(INTERFERENCE_GAP[METHOD[study.optimizer]], workers),
@@ -67,8 +67,6 @@ def _steps(study: Study, workers: int) -> list[str]:
     matrices = study.of(workers)
     by_steps = sum(figures.from_steps for figures in matrices)
     return [
-        study.run,
-        str(workers),
         f"{fmean(figures.mean_norm for figures in matrices):.3f}",
         f"{min(figures.least_norm for figures in matrices):.3f}",
         f"{max(figures.greatest_norm for figures in matrices):.3f}",
@@ -97,25 +95,22 @@ def markdown(studies: Sequence[Study]) -> str:
 
 
 def tables(studies: Sequence[Study]) -> dict[str, str]:
-    """CSV by name of file: `matrices` a line a checkpoint, K and matrix; `spectra` a line a singular
-    value."""
-    return {
-        "matrices.csv": to_csv(
-            {"checkpoint": study.run, **dataclasses.asdict(figures)} for study in studies for figures in study.matrices
-        ),
-        "spectra.csv": to_csv(_singular_values(studies)),
-    }
-
-
-def _singular_values(studies: Sequence[Study]) -> Iterator[dict]:
+    """CSV by name of file: `matrices` a line a checkpoint, K and matrix; `spectra` a line a singular value."""
+    matrices, spectra = [], []
     for study in studies:
-        for spectrum in study.spectra:
-            for place, (own, of_mean) in enumerate(zip(spectrum.own, spectrum.of_mean, strict=True), start=1):
-                yield {
+        for figures in study.matrices:
+            values = {"checkpoint": study.run, **vars(figures)}
+            pairs = zip(values.pop("spectrum_of_workers"), values.pop("spectrum_of_mean"), strict=True)
+            matrices.append(values)
+            spectra += [
+                {
                     "checkpoint": study.run,
-                    "workers": spectrum.workers,
-                    "matrix": spectrum.matrix,
+                    "workers": figures.workers,
+                    "matrix": figures.matrix,
                     "place": place,
                     "mean_over_workers": own,
                     "of_mean": of_mean,
                 }
+                for place, (own, of_mean) in enumerate(pairs, start=1)
+            ]
+    return {"matrices.csv": to_csv(matrices), "spectra.csv": to_csv(spectra)}

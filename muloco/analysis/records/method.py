@@ -9,6 +9,7 @@ from muloco.settings.config import ResolvedConfig
 from muloco.settings.optimizer import Role
 
 PAPER_SYNC_STEPS = 30
+UNFRAGMENTED = "one fragment"
 METHODS = ("DP Muon", "MuLoCo", "DP AdamW", "DiLoCo", "GPA")
 """Methods in the order of the tables; others come after them."""
 _REDUCED = {"reselect": "", "gather": "gathered", "requantize": "requantized"}
@@ -23,7 +24,7 @@ class CodecLabel:
     size: str = ""
     """How much is sent, as a column of a table: `4 bits`, `10 %`. Empty for a family of codecs."""
     details: str = ""
-    """What else distinguishes it, such as `per row`, or how topk sends values."""
+    """Other properties, such as `per row`, or how topk sends values."""
     reduce: str = "reselect"
     """How the mean is computed: `compression.reduce`."""
     error_feedback: bool = False
@@ -59,10 +60,6 @@ class Variant:
     alpha: float = 0.0
 
     @property
-    def streams(self) -> bool:
-        return self.fragments > 1 or self.delay > 0
-
-    @property
     def streaming(self) -> str:
         """Fragments, delay and merge, as a column of a table."""
         parts = (
@@ -70,7 +67,7 @@ class Variant:
             f"tau={self.delay}" if self.delay else "",
             f"alpha={self.alpha:g}" if self.alpha else "",
         )
-        return ", ".join(filter(None, parts)) or "one fragment"
+        return ", ".join(filter(None, parts)) or UNFRAGMENTED
 
     @property
     def rest(self) -> str:
@@ -78,7 +75,7 @@ class Variant:
         parts = (
             f"H={self.sync_steps}" if self.sync_steps != PAPER_SYNC_STEPS else "",
             self.codec.label if self.codec else "",
-            self.streaming if self.streams or self.alpha else "",
+            self.streaming if self.streaming != UNFRAGMENTED else "",
         )
         return ", ".join(filter(None, parts))
 
@@ -116,10 +113,6 @@ class Variant:
             self.delay,
             self.alpha,
         )
-
-    def plain(self) -> "Variant":
-        """Returns the variant with this method and K in the paper's plain setting."""
-        return Variant(self.method, self.workers)
 
     def without(self, *fields: str) -> "Variant":
         """Returns this variant with the given fields as in the plain setting."""
@@ -173,14 +166,14 @@ def _inner(config: ResolvedConfig) -> str:
     optimizer = config.optimizer
     roles = optimizer.roles()
     unusual = {name for name, role in roles.items() if role.rule != optimizer.usual_rule(name)}
-    if any((role.lr_factor, role.weight_decay_factor) != _FACTORS for role in roles.values()):
-        return f"{optimizer.name}, other roles"
-    if unusual == {"matrix"} and optimizer.name != "GPA":
-        return RULES[optimizer.matrix.rule].label
-    return f"{optimizer.name}, other roles" if unusual else optimizer.name
-
-
-_FACTORS = (Role().lr_factor, Role().weight_decay_factor)
+    usual = Role()
+    factors = (usual.lr_factor, usual.weight_decay_factor)
+    if all((role.lr_factor, role.weight_decay_factor) == factors for role in roles.values()):
+        if not unusual:
+            return optimizer.name
+        if unusual == {"matrix"} and optimizer.name != "GPA":
+            return RULES[optimizer.matrix.rule].label
+    return f"{optimizer.name}, other roles"
 
 
 def _codec(compression: Compression) -> CodecLabel | None:

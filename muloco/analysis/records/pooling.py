@@ -1,20 +1,45 @@
-"""From runs to points: seeds pooled, groups that are never mixed, and the best point of a grid."""
+"""Points made of runs: seeds pooled, groups that are never mixed, and the best point of a grid."""
 
 import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from muloco.analysis.records.method import Variant
 from muloco.analysis.records.runs import Problem, Run
-from muloco.model.architecture import Flavor
 
 RATE = "optimizer.lr"
 _FOLLOWS = ("training.steps", "training.tokens", "optimizer.weight_decay")
 """Fields that follow from the batch, as a rule."""
+Key = tuple[str, Variant]
+"""A scale and a variant."""
+Column = TypeVar("Column", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured value, and what a reader has to know about it."""
+
+    value: float
+    spread: float | None = None
+    seeds: int = 1
+    note: str = ""
+    """The settings among which it is the best."""
+
+    @classmethod
+    def over_seeds(cls, values: Sequence[float], note: str = "") -> "Measured":
+        """Mean and sample standard deviation."""
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), spread, len(values), note)
+
+    def over(self, reference: float) -> "Measured":
+        """The value in % over a reference, which counts as exact for the spread."""
+        spread = None if self.spread is None else 100 * self.spread / reference
+        return replace(self, value=100 * (self.value / reference - 1), spread=spread)
 
 
 @dataclass(frozen=True)
@@ -32,10 +57,6 @@ class Point:
         return self.first.variant
 
     @property
-    def size(self) -> Flavor:
-        return self.first.size
-
-    @property
     def scale(self) -> str:
         return self.first.scale
 
@@ -45,18 +66,14 @@ class Point:
         return self.first.batch
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        return self.first.settings
-
-    @property
     def loss(self) -> float:
         """Mean over the seeds; infinite if one of them has diverged."""
         return statistics.fmean(run.loss for run in self.runs)
 
     @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over the seeds; None with one."""
-        return statistics.stdev(run.loss for run in self.runs) if len(self.runs) > 1 else None
+    def by_seed(self) -> dict[int, float]:
+        """Losses by seed."""
+        return {run.seed: run.loss for run in self.runs}
 
     def as_published(self) -> "Point | None":
         """This point with the losses that are compared with published ones: means of the workers' own losses or, for
@@ -74,6 +91,46 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The best of some points."""
+
+    point: Point
+    among: Sequence[Point]
+
+    @property
+    def measured(self) -> Measured:
+        return Measured.over_seeds([run.loss for run in self.point.runs], self.note)
+
+    @property
+    def note(self) -> str:
+        """Says which fields differ among the points, and whether the learning rate is at an edge of its grid."""
+        if len(self.among) == 1:
+            return "the only one"
+        notes = []
+        for field, value in self.point.first.settings.items():
+            tried = {json.dumps(other): other for other in (point.first.settings[field] for point in self.among)}
+            if len(tried) > 1 and field not in _FOLLOWS:
+                ordered = sorted(tried.values(), key=lambda other: (str(type(other)), other))
+                notes.append(f"{field} {_shown(value)} of {', '.join(map(_shown, ordered))}")
+        return "; ".join(filter(None, (*notes, self._edge)))
+
+    @property
+    def _edge(self) -> str:
+        """Says that the inner learning rate is the first or last of those tried with all other settings the same."""
+
+        def others(point: Point) -> dict[str, Any]:
+            return {field: value for field, value in point.first.settings.items() if field != RATE}
+
+        tried = sorted(point.first.settings[RATE] for point in self.among if others(point) == others(self.point))
+        rate = self.point.first.settings[RATE]
+        if len(tried) == 1:
+            return "one inner lr"
+        if rate not in (tried[0], tried[-1]):
+            return ""
+        return f"inner lr at the {'lower' if rate == tried[0] else 'upper'} edge of its grid: the best may lie beyond"
+
+
+@dataclass(frozen=True)
 class Group:
     """Points of one corpus and one token budget."""
 
@@ -83,12 +140,26 @@ class Group:
     @property
     def scales(self) -> list[str]:
         """Smallest first."""
-        return list({point.scale: None for point in sorted(self.points, key=lambda point: point.size.parameters)})
+        return list({point.scale: None for point in sorted(self.points, key=_parameters)})
 
     @property
     def variants(self) -> list[Variant]:
         """In the order of the tables."""
         return sorted({point.variant for point in self.points}, key=lambda variant: variant.order)
+
+    @cached_property
+    def best(self) -> dict[Key, Choice]:
+        """The best point of each scale and variant, over learning rates, batches and what else was tried."""
+        return best_of_each(
+            {(scale, variant): self.at(scale, variant) for scale in self.scales for variant in self.variants}
+        )
+
+    def best_by_batch(self, scale: str, variant: Variant) -> dict[int, Choice]:
+        """The best point at each batch."""
+        by_batch: dict[int, list[Point]] = defaultdict(list)
+        for point in self.at(scale, variant):
+            by_batch[point.batch].append(point)
+        return best_of_each(by_batch)
 
     @property
     def has_own_losses(self) -> bool:
@@ -123,20 +194,19 @@ def groups(points: Iterable[Point]) -> list[Group]:
     by_corpus: dict[tuple, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for point in points:
         by_corpus[point.first.corpus][point.scale].append(point)
-    found = []
+    pooled = []
     for corpus, by_scale in by_corpus.items():
         by_budget: dict[str, list[Point]] = defaultdict(list)
         for at_scale in by_scale.values():
             for budget, members in _budgets(at_scale).items():
                 by_budget[budget] += members
-        found += [
-            Group(f"{_corpus_title(dict(corpus))}; {_budget_title(budget, members)}", tuple(members))
-            for budget, members in by_budget.items()
-        ]
-    return sorted(found, key=lambda group: group.title)
+        for budget, members in by_budget.items():
+            title = f"{_corpus_title(dict(corpus))}; {_budget_title(budget, members)}"
+            pooled.append(Group(title, tuple(members)))
+    return sorted(pooled, key=lambda group: group.title)
 
 
-def best(points: Sequence[Point]) -> Point | None:
+def best(points: Sequence[Point]) -> Choice | None:
     """The point of least loss; None if all have diverged or there is none.
 
     Points are compared by the seeds that all of them have, if there are any: the best of a search with one seed stays
@@ -148,47 +218,27 @@ def best(points: Sequence[Point]) -> Point | None:
     def compared(point: Point) -> float:
         return statistics.fmean(run.loss for run in point.runs if not common or run.seed in common)
 
-    return min(finite, key=compared, default=None)
+    return Choice(min(finite, key=compared), points) if finite else None
 
 
-def at_common_batches(columns: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
-    """The points at batches that all columns have, or all points where there is no such batch."""
-    common = set.intersection(*({point.batch for point in points} for points in columns.values()))
-    return {
-        column: [point for point in points if point.batch in common] if common else points
-        for column, points in columns.items()
-    }
+def best_of_each(columns: Mapping[Column, Sequence[Point]]) -> dict[Column, Choice]:
+    """The best point of each column that has one."""
+    return {column: choice for column, points in columns.items() if (choice := best(points)) is not None}
 
 
-def choice(chosen: Point, among: Sequence[Point]) -> str:
-    """What the best point has been chosen from: fields that differ, and whether its learning rate is at an edge."""
-    if len(among) == 1:
-        return "the only one"
-    values: dict[str, list[Any]] = {}
-    for field in chosen.settings:
-        different = {json.dumps(point.settings[field]): point.settings[field] for point in among}
-        if len(different) > 1 and field not in _FOLLOWS:
-            values[field] = sorted(different.values(), key=lambda value: (str(type(value)), value))
-    fields = [
-        f"{field} {_shown(chosen.settings[field])} of {', '.join(map(_shown, tried))}"
-        for field, tried in values.items()
-    ]
-    return "; ".join([*fields, *([edge] if (edge := edge_of_grid(chosen, among)) else [])])
+def best_at_common_batches(columns: Mapping[Column, Sequence[Point]]) -> dict[Column, Choice]:
+    """The best point of each column at the batches that all columns have; at any batch where there is none such."""
+    common = set.intersection(*({point.batch for point in points} for points in columns.values())) if columns else set()
+    return best_of_each(
+        {
+            column: [point for point in points if point.batch in common or not common]
+            for column, points in columns.items()
+        }
+    )
 
 
-def edge_of_grid(chosen: Point, among: Sequence[Point]) -> str:
-    """Says that the inner learning rate is the first or last of those tried with all other settings the same."""
-
-    def others(point: Point) -> dict[str, Any]:
-        return {field: value for field, value in point.settings.items() if field != RATE}
-
-    tried = sorted(point.settings[RATE] for point in among if others(point) == others(chosen))
-    rate = chosen.settings[RATE]
-    if len(tried) == 1:
-        return "one inner lr"
-    if rate in (tried[0], tried[-1]):
-        return f"inner lr at the {'lower' if rate == tried[0] else 'upper'} edge of its grid: the best may lie beyond"
-    return ""
+def _parameters(point: Point) -> int:
+    return point.first.size.parameters
 
 
 def _budgets(points: Iterable[Point]) -> dict[str, list[Point]]:
@@ -210,15 +260,15 @@ def _budgets(points: Iterable[Point]) -> dict[str, list[Point]]:
 
 
 def _budget(members: Sequence[Point]) -> str:
-    own = members[0].size.token_budget
+    own = members[0].first.size.token_budget
     if any(0 <= own - point.first.tokens < point.batch for point in members):
         return "about 20 tokens a parameter"
-    each = members[0].first.tokens / members[0].size.parameters
+    each = members[0].first.tokens / members[0].first.size.parameters
     return f"{float(f'{each:.2g}'):g} tokens a parameter"
 
 
 def _budget_title(budget: str, members: Sequence[Point]) -> str:
-    tokens = {point.scale: point.first.tokens for point in sorted(members, key=lambda point: point.size.parameters)}
+    tokens = {point.scale: point.first.tokens for point in sorted(members, key=_parameters)}
     shown = ", ".join(f"{scale}: {count:,}" for scale, count in tokens.items())
     return f"{budget} ({shown})" if not budget.endswith(" tokens") else f"{budget} ({', '.join(tokens)})"
 
@@ -226,8 +276,8 @@ def _budget_title(budget: str, members: Sequence[Point]) -> str:
 def _corpus_title(corpus: Mapping[str, Any]) -> str:
     names = corpus["corpus"] if isinstance(corpus["corpus"], tuple) else (corpus["corpus"],)
     weights = f" ({' : '.join(f'{weight:g}' for weight in corpus['weights'])})" if corpus["weights"] else ""
-    digest = f" (sha256 {', '.join(one[:8] for one in corpus['sha256'])})" if corpus["sha256"] else ""
-    parts = [f"corpus {' + '.join(names)}{weights}{digest}"]
+    digests = f" (sha256 {', '.join(digest[:8] for digest in corpus['sha256'])})" if corpus["sha256"] else ""
+    parts = [f"corpus {' + '.join(names)}{weights}{digests}"]
     if corpus["text_field"] != "text":
         parts.append(f"field {corpus['text_field']}")
     if corpus["predict_bos"]:

@@ -21,6 +21,8 @@ from muloco.settings.stored import from_dict
 
 _NO_PART = ("run.seed", "data.prepare", "checkpoint.enable")
 """Fields that a resume may not change, and that have no part in the result, but for the seed."""
+_SIGNS = ("config.json", "summary.json", "metrics")
+"""Files and folders by which a folder looks like a run."""
 _CORPUS = ("corpus", "weights", "text_field", "tokenizer", "vocabulary", "validation", "predict_bos")
 
 
@@ -92,25 +94,24 @@ def find_folders(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
         folders that look like runs (with config.json, summary.json or metrics), and for each path without any, the
         reason.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     problems = []
     for path in paths:
         try:
             runs, others = _runs_in(path)
+            reason = "" if runs else "neither it nor a folder in it has a config.json"
+        except FileNotFoundError:
+            reason = "no such folder"
+        except NotADirectoryError:
+            reason = "a file"
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}"
-            if isinstance(error, FileNotFoundError):
-                reason = "no such folder"
-            elif isinstance(error, NotADirectoryError):
-                reason = "a file"
+        if reason:
             problems.append(Problem(str(path), "not a run", reason))
-            continue
-        found |= dict.fromkeys(one.resolve() for one in runs)
-        if not runs:
-            problems.append(Problem(str(path), "not a run", "neither it nor a folder in it has a config.json"))
         else:
-            problems += [Problem(str(one), "not a run", "no config.json") for one in others]
-    return list(found), problems
+            folders |= dict.fromkeys(run.resolve() for run in runs)
+            problems += [Problem(str(other), "not a run", "no config.json") for other in others]
+    return list(folders), problems
 
 
 def _runs_in(path: Path) -> tuple[list[Path], list[Path]]:
@@ -120,21 +121,34 @@ def _runs_in(path: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         OSError: the folder cannot be read.
     """
-    below = sorted(one for one in path.iterdir() if one.is_dir())
-    if _looks_like_a_run(path):
-        return [path, *(one for one in below if (one / "config.json").exists() and (one / "metrics").exists())], []
-    runs = [one for one in below if _looks_like_a_run(one)]
-    return runs, [one for one in below if one not in runs]
+
+    def has(folder: Path, *names: str) -> list[bool]:
+        return [(folder / name).exists() for name in names]
+
+    below = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    if any(has(path, *_SIGNS)):
+        return [path, *(folder for folder in below if all(has(folder, "config.json", "metrics")))], []
+    runs = [folder for folder in below if any(has(folder, *_SIGNS))]
+    return runs, [folder for folder in below if folder not in runs]
 
 
-def _looks_like_a_run(path: Path) -> bool:
-    return any((path / name).exists() for name in ("config.json", "summary.json", "metrics"))
+def read_config(folder: RunFolder) -> ResolvedConfig:
+    """The resolved config of a run.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it is not the config of a run.
+    """
+    stored = _object(folder.config)
+    if "resolved" not in stored:
+        raise UserError(f"{folder.config} is not the config.json of a run")
+    return completed(from_dict(stored["resolved"], where=str(folder.config)), where=str(folder.config))
 
 
 def read_run(root: Path) -> tuple[Run | None, list[Problem]]:
     """Returns the finished run in a folder, or None, and remarks on it."""
     try:
-        return _read(RunFolder(root))
+        run, remarks = _read(RunFolder(root))
+        return run, [Problem(str(root), kind, reason) for kind, reason in remarks]
     except KeyError as error:
         reason = f"{error} is missing in its summary or metrics"
     except OSError as error:
@@ -144,8 +158,9 @@ def read_run(root: Path) -> tuple[Run | None, list[Problem]]:
     return None, [Problem(str(root), "broken", reason)]
 
 
-def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
-    config = _config(folder)
+def _read(folder: RunFolder) -> tuple[Run | None, list[tuple[str, str]]]:
+    """The run, and remarks on it as kinds and reasons of problems."""
+    config = read_config(folder)
     steps = config.training.steps
     lines = read_metrics(folder)
     if not folder.summary.exists():
@@ -153,9 +168,10 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
     summary = _object(folder.summary)
     if summary["steps"] != steps:
         reason = f"its summary is of step {summary['steps']}, its config asks for {steps}"
-        return None, [_problem(folder, "unfinished", reason)]
+        return None, [("unfinished", reason)]
     zero_shot, left_out = read_zero_shot(folder, lines, steps=steps, limit=config.evaluation.limit)
     loss, own = float(summary["validation_loss"]), summary.get("local_validation_loss")
+    curve = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}  # of the same anchor
     run = Run(
         folder=folder.root,
         variant=variant(config),
@@ -167,34 +183,33 @@ def _read(folder: RunFolder) -> tuple[Run | None, list[Problem]]:
         settings={name: value for name, value in identity(config).items() if name not in _NO_PART},
         loss=_finite(loss),
         own_loss=_finite(own) if own is not None else None,
-        curve=_curve(lines),
+        curve=tuple(sorted(curve.items())),
         step_seconds=_step_seconds(lines),
         wall_seconds=float(summary["wall_seconds"]),
         bytes_sent=int(summary["bytes_sent_per_worker"]),
         zero_shot=zero_shot,
     )
-    problems = [_problem(folder, "remark", reason) for reason in left_out]
+    remarks = list(left_out)
     if summary["lost_steps"]:
-        problems.append(_problem(folder, "remark", f"lost {summary['lost_steps']} inner steps of workers"))
-    problems += [_problem(folder, "remark", reason) for reason in missing_metrics(folder, lines, config.workers)]
+        remarks.append(f"lost {summary['lost_steps']} inner steps of workers")
+    remarks += missing_metrics(folder, lines, config.workers)
     if not run.curve:
-        problems.append(_problem(folder, "remark", "no held-out losses in its metrics: not among the loss curves"))
-    if not math.isfinite(loss):
-        problems.append(_problem(folder, "diverged", f"its final held-out loss is {loss}"))
-    return run, problems
+        remarks.append("no held-out losses in its metrics: not among the loss curves")
+    diverged = [] if math.isfinite(loss) else [("diverged", f"its final held-out loss is {loss}")]
+    return run, [*(("remark", remark) for remark in remarks), *diverged]
 
 
-def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], steps: int) -> Problem:
+def _without_summary(folder: RunFolder, lines: Sequence[Mapping[str, Any]], steps: int) -> tuple[str, str]:
     """Describes a run without a summary: it may have made all steps, the last of which is validated."""
     last = max((line["step"] for line in lines), default=0)
     makes_it = f"`muloco train {folder.config} --resume` completes it"
     if any(line["step"] == steps and "validation_loss" in line for line in lines):
         reason = f"all {steps} steps are made; there is no summary.json, so it is not in the tables"
-        return _problem(folder, "without a summary", f"{reason}: {makes_it}")
+        return "without a summary", f"{reason}: {makes_it}"
     if last >= steps:
         reason = f"all {steps} steps are made, but the last one is not validated"
-        return _problem(folder, "unfinished", f"{reason}: {makes_it}")
-    return _problem(folder, "unfinished", f"no summary.json; metrics reach step {last} of {steps}")
+        return "unfinished", f"{reason}: {makes_it}"
+    return "unfinished", f"no summary.json; metrics reach step {last} of {steps}"
 
 
 def _finite(loss: float) -> float:
@@ -204,11 +219,7 @@ def _finite(loss: float) -> float:
 
 def _printable(text: str) -> str:
     """The text with line breaks and other unprintable characters as escapes."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-
-
-def _problem(folder: RunFolder, kind: str, reason: str) -> Problem:
-    return Problem(str(folder.root), kind, reason)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _corpus(config: ResolvedConfig, summary: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -218,13 +229,6 @@ def _corpus(config: ResolvedConfig, summary: Mapping[str, Any]) -> tuple[tuple[s
         del named["vocabulary"]
     named["sha256"] = tuple(summary.get("corpus_sha256", ()))
     return (*named.items(), ("seq_len", config.training.seq_len), ("held_out", config.validation.sequences))
-
-
-def _config(folder: RunFolder) -> ResolvedConfig:
-    stored = _object(folder.config)
-    if "resolved" not in stored:
-        raise UserError(f"{folder.config} is not the config.json of a run")
-    return completed(from_dict(stored["resolved"], where=str(folder.config)), where=str(folder.config))
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -239,13 +243,8 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _curve(lines: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
-    """Returns the held-out losses by step. All workers validate the same anchor, so any worker's lines will do."""
-    return tuple(sorted({line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}.items()))
-
-
 def _step_seconds(lines: Iterable[Mapping[str, Any]]) -> float | None:
-    """From the rates in training lines: tokens since the line before, over tokens a second, over steps."""
+    """Computed from the rates in training lines: tokens since the line before, over tokens a second, over steps."""
     by_worker: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines:
         if line.get("tokens_per_second"):

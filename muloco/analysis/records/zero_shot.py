@@ -26,7 +26,7 @@ def read_zero_shot(
     Returns:
         accuracies, and what was left out: evaluations of earlier steps, of a part of the documents, or with shots.
     """
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     left_out = []
     own = [line for line in lines if line.get("event") == "evaluation"]
     if own and limit is not None:
@@ -34,7 +34,7 @@ def read_zero_shot(
     elif own and (last := max(own, key=lambda line: line["step"]))["step"] != steps:
         left_out.append(f"last evaluated at step {last['step']} of {steps}: not in the zero-shot table")
     elif own:
-        found |= _accuracies(
+        accuracies |= _accuracies(
             (*key.removeprefix(_LINE).rpartition("/")[::2], value)
             for key, value in last.items()
             if key.startswith(_LINE) and key.count("/") > 1
@@ -42,10 +42,10 @@ def read_zero_shot(
     for file in sorted(folder.evaluations.glob("step-*/*.json")):
         if file.name == DURING_TRAINING:  # the metrics have it
             continue
-        reason, accuracies = _read(file, steps)
-        found |= accuracies
+        reason, in_file = _read(file, steps)
+        accuracies |= in_file
         left_out += [f"{file.relative_to(folder.root)} {reason}: not in the zero-shot table"] if reason else []
-    return found, left_out
+    return accuracies, left_out
 
 
 def without_subtasks(tasks: Iterable[str]) -> list[str]:
@@ -77,7 +77,7 @@ def _read(file: Path, steps: int) -> tuple[str, dict[str, float]]:
 def _accuracies(metrics: Iterable[tuple[str, str, Any]]) -> dict[str, float]:
     """In %, from task, metric and value."""
     values = {(task, metric): float(value) for task, metric, value in metrics if metric in ACCURACIES}
-    found: dict[str, float] = {}
-    for metric in reversed(ACCURACIES):
-        found |= {task: 100 * value for (task, of), value in values.items() if of == metric}
-    return {task: found[task] for task in without_subtasks(found)}
+    accuracies: dict[str, float] = {}
+    for chosen in reversed(ACCURACIES):
+        accuracies |= {task: 100 * value for (task, metric), value in values.items() if metric == chosen}
+    return {task: accuracies[task] for task in without_subtasks(accuracies)}

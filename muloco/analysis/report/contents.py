@@ -1,26 +1,16 @@
 """The contents of a report: a section for each corpus and token budget, and one for the paper's own figures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from muloco.analysis.chart import Figure, Skipped
+from muloco.analysis.chart import Figure
 from muloco.analysis.claims.evidence import claims_table
 from muloco.analysis.claims.losses import loss_claims
 from muloco.analysis.records.pooling import Group, groups, pool
 from muloco.analysis.records.runs import Problem, Run
-from muloco.analysis.report import law_figures
-from muloco.analysis.report.ablations import compression_tables, streaming_tables, sync_interval_tables
-from muloco.analysis.report.figures import compression, loss_against_batch, loss_curves, worker_scaling
-from muloco.analysis.report.laws import (
-    critical_batch_table,
-    iso_loss_table,
-    measured_scalings,
-    power_law_table,
-    published_scalings,
-)
-from muloco.analysis.report.tables import batches, choices, final_loss, over_baseline, zero_shot
-from muloco.analysis.report.wall_time import wall_clock_figure, wall_clock_table
-from muloco.analysis.table import OWN, Table, TextTable
+from muloco.analysis.report import ablations, figures, laws, tables, wall_time
+from muloco.analysis.report.value_table import Table
+from muloco.analysis.table import OWN, TextTable
 
 PAPER = "The paper's own figures"
 LEGEND = (
@@ -37,11 +27,10 @@ LEGEND = (
 @dataclass(frozen=True)
 class Section:
     title: str
-    suffix: str
-    """Suffix of the names of its figures' files."""
     tables: Sequence[Table | TextTable]
     figures: Sequence[Figure]
-    skipped: Sequence[Skipped]
+    missing: Mapping[str, str]
+    """Names of the figures and tables that are not there, by the runs that they take."""
 
 
 @dataclass(frozen=True)
@@ -61,81 +50,81 @@ def build(runs: Sequence[Run], problems: Sequence[Problem], *, published: bool) 
     """
     points, repeated = pool(runs)
     problems = [*problems, *repeated]
-    found = groups(points)
+    pooled = groups(points)
     sections = [
-        _section(group.title, "" if len(found) == 1 else f"-{number}", group, paper=False, drawn=published)
-        for number, group in enumerate(found, start=1)
+        _section(group, "" if len(pooled) == 1 else f"-{number}", drawn=published)
+        for number, group in enumerate(pooled, start=1)
     ]
     if published:
-        sections.append(_section(PAPER, "-paper", Group(PAPER, ()), paper=True, drawn=True))
+        sections.append(_section(Group(PAPER, ()), "-paper", drawn=True))
     return Report(_counts(runs, problems), _problem_table(problems), sections)
 
 
-def _section(title: str, suffix: str, group: Group, *, paper: bool, drawn: bool) -> Section:
-    """The figures of a group; for the paper's group, with all published values and no measured ones. Where the paper's
-    points are drawn, ours are of the workers' own losses, as far as these were logged."""
-    tables: list[Table | TextTable] = [
-        *_tables_of_losses(group, paper=paper),
-        zero_shot(group, everything=paper),
-        wall_clock_table(group, everything=paper),
-        _claims(group, own=False),
-        *([_claims(group.as_published(only=True), own=True)] if group.has_own_losses else []),
-        choices(group),
+def _section(group: Group, suffix: str, *, drawn: bool) -> Section:
+    """The figures of a group; of a group without points, all published values. Where the paper's points are drawn, ours
+    are of the workers' own losses, as far as these were logged.
+
+    Args:
+        group: of one corpus and token budget.
+        suffix: of the names of the figures' files.
+        drawn: whether the paper's points are drawn.
+    """
+    paper = not group.points
+    losses, claims = _tables_of_losses(group), [_claims(group, own=False)]
+    if group.has_own_losses:
+        own = group.as_published(only=True)
+        pairs = zip(losses, _tables_of_losses(own), strict=True)
+        losses = [replace(table, own=of_own.measured) for table, of_own in pairs]
+        claims.append(_claims(own, own=True))
+    values = [*losses, tables.zero_shot(group), wall_time.wall_clock_table(group)]
+    values = [replace(table, everything=paper) for table in values]
+    printed: list[Table | TextTable] = [*values, *claims, tables.choices(group)]
+    shown, theirs = (group.as_published(), laws.published_scalings()) if drawn else (group, {})
+    ours = laws.measured_scalings(shown)
+    charts = [
+        figures.loss_curves(group),
+        figures.loss_against_batch(shown, published=drawn),
+        figures.worker_scaling(shown, published=drawn),
+        figures.compression(shown, published=drawn),
+        laws.power_law_figure(ours, theirs),
+        laws.critical_batch_figure(shown, published_too=drawn),
+        laws.iso_loss_figure(ours, theirs),
+        wall_time.wall_clock_figure(group, published_too=drawn),
     ]
-    shown, theirs = (group.as_published(), published_scalings()) if drawn else (group, {})
-    ours = measured_scalings(shown)
-    figures = [
-        loss_curves(group),
-        loss_against_batch(shown, published=drawn),
-        worker_scaling(shown, published=drawn),
-        compression(shown, published=drawn),
-        law_figures.power_laws(ours, theirs, paper=paper),
-        law_figures.critical_batches(shown, published=drawn),
-        law_figures.iso_loss_ratios(ours, theirs, paper=paper),
-        wall_clock_figure(group, published_too=drawn),
-    ]
-    skipped = [figure for figure in figures if isinstance(figure, Skipped)]
+    charts = [chart.with_data(published=paper) for chart in charts]
+    needed = [(chart.needs, chart.name) for chart in charts if not chart.panels]
     if not paper:
-        skipped += [Skipped(table.name, table.needs) for table in tables if not table.rows and table.needs]
-    by_need: dict[str, dict[str, None]] = {}
-    for one in skipped:
-        by_need.setdefault(one.needs, {})[one.name] = None
+        needed += [(table.needs, table.name) for table in values if table.needs and not table.rows]
+    missing: dict[str, dict[str, None]] = {}
+    for needs, name in needed:
+        missing.setdefault(needs, {})[name] = None
     return Section(
-        title=title,
-        suffix=suffix,
-        tables=[table for table in tables if table.rows],
-        figures=[figure for figure in figures if isinstance(figure, Figure)],
-        skipped=[Skipped(", ".join(names), needs) for needs, names in by_need.items()],
+        title=group.title,
+        tables=[table for table in printed if table.rows],
+        figures=[replace(chart, name=chart.name + suffix) for chart in charts if chart.panels],
+        missing={needs: ", ".join(names) for needs, names in missing.items()},
     )
 
 
-def _tables_of_losses(group: Group, *, paper: bool) -> list[Table]:
-    """The tables of the anchor's losses, with those of the workers' own losses where these were logged."""
-
-    def of(these: Group) -> list[Table]:
-        scalings = measured_scalings(these)
-        return [
-            final_loss(these, everything=paper),
-            over_baseline(these, everything=paper),
-            batches(these, everything=paper),
-            *sync_interval_tables(these, everything=paper),
-            *compression_tables(these, everything=paper),
-            *streaming_tables(these, everything=paper),
-            power_law_table(scalings, everything=paper),
-            critical_batch_table(these, everything=paper),
-            iso_loss_table(scalings, these, everything=paper),
-        ]
-
-    tables = of(group)
-    if not group.has_own_losses:
-        return tables
-    return [table.with_own(own) for table, own in zip(tables, of(group.as_published(only=True)), strict=True)]
+def _tables_of_losses(group: Group) -> list[Table]:
+    scalings = laws.measured_scalings(group)
+    return [
+        tables.final_loss(group),
+        tables.over_baseline(group),
+        tables.batches(group),
+        *ablations.sync_interval_tables(group),
+        *ablations.compression_tables(group),
+        *ablations.streaming_tables(group),
+        laws.power_law_table(scalings),
+        laws.critical_batch_table(group),
+        laws.iso_loss_table(scalings, group),
+    ]
 
 
 def _claims(group: Group, *, own: bool) -> TextTable:
     """Returns the claims at each scale for which there are runs to decide them."""
-    found = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
-    return claims_table(found, own=own)
+    claims = [(scale, claim) for scale in group.scales for claim in loss_claims(group, scale) if claim.parts]
+    return claims_table(claims, own=own)
 
 
 def _counts(runs: Sequence[Run], problems: Sequence[Problem]) -> str:

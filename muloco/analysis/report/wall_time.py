@@ -2,24 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 
 from muloco.analysis import published
-from muloco.analysis.chart import Figure, Panel, Series, Skipped, assemble
+from muloco.analysis.chart import Figure, Series, wall_clock_panel
 from muloco.analysis.records.method import PAPER_SYNC_STEPS, Variant
-from muloco.analysis.records.pooling import Group
-from muloco.analysis.report.tables import Key, best_by_variant, published_variant, table
-from muloco.analysis.table import Measured, Table
-from muloco.analysis.wall_clock import WallClock, time_unit, wall_clock
+from muloco.analysis.records.pooling import Group, Key, Measured
+from muloco.analysis.report.tables import published_cells, published_variant
+from muloco.analysis.report.value_table import Table
+from muloco.analysis.wall_clock import time_unit, wall_clock
+from muloco.model.architecture import Flavor
 from muloco.model.flavors import flavor
 
 BANDWIDTHS = (0.1, 1, 10, 100, 1000, 6400)
 """Columns, in Gbit/s."""
 HERE = "measured"
-_DENSE_BYTES = 2
-"""A parameter's gradient, where there is an exchange in every step; and its pseudogradient in the paper's model."""
 _PAPER_SCALE = "15B"
 _MODEL = (
     "Compute is the median of the run's own inner steps. Workers exchange what they have sent in the run; "
@@ -27,108 +26,94 @@ _MODEL = (
 )
 
 
-Timed = Callable[..., WallClock]
-"""`wall_clock` for a run, of which the bandwidth is left to be given."""
+Hours = Callable[[float], float]
+"""Hours of a run by Gbit/s of each worker's link."""
 
 
-def measured_times(group: Group) -> Iterator[tuple[Key, Timed, float]]:
-    """Scale and variant, what the model takes, and the hours that the run took, of the best points."""
-    for (scale, variant), one in best_by_variant(group).items():
-        run = one.point.first
+def measured_times(group: Group) -> Iterator[tuple[Key, Hours, float]]:
+    """Scale and variant, hours by the model, and the hours that the run took, of the best points."""
+    for (scale, variant), best in group.best.items():
+        run = best.point.first
         if run.step_seconds is None:
             continue
-        dense = float(_DENSE_BYTES * run.size.parameters)
-        if (variant.workers or 1) == 1:
-            sent, interval, streams = dense, 1, {}
-        else:
+        exchange: dict[str, Any] = {"exchange_bytes": _dense_bytes(run.size)}
+        if (variant.workers or 1) > 1:
             interval = min(variant.sync_steps, run.steps)
-            sent = run.bytes_sent * interval / run.steps
-            streams = {"fragments": variant.fragments, "delay": variant.delay}
-        timed = _timed(run.steps, run.step_seconds, sent, interval, **streams)
-        yield (scale, variant), timed, run.wall_seconds / 3600
+            exchange = {"exchange_bytes": run.bytes_sent * interval / run.steps, "sync_steps": interval}
+            exchange |= {"fragments": variant.fragments, "delay": variant.delay}
+        hours = _hours(steps=run.steps, compute_seconds=run.step_seconds, **exchange)
+        yield (scale, variant), hours, run.wall_seconds / 3600
 
 
-def published_times() -> Iterator[tuple[Variant, Timed]]:
+def published_times() -> Iterator[tuple[Variant, Hours]]:
     """The paper's runs at 15B, in the model that fits its figure."""
-    exchange = float(_DENSE_BYTES * flavor(_PAPER_SCALE).parameters)
     for name, steps in published.WALL_CLOCK_STEPS.items():
         variant = published_variant(name)
-        interval = PAPER_SYNC_STEPS if (variant.workers or 1) > 1 else 1
-        yield variant, _timed(steps, published.WALL_CLOCK_COMPUTE_SECONDS, exchange, interval)
+        yield (
+            variant,
+            _hours(
+                steps=steps,
+                compute_seconds=published.WALL_CLOCK_COMPUTE_SECONDS,
+                exchange_bytes=_dense_bytes(flavor(_PAPER_SCALE)),
+                sync_steps=PAPER_SYNC_STEPS if (variant.workers or 1) > 1 else 1,
+            ),
+        )
 
 
-def _timed(steps: int, compute_seconds: float, exchange_bytes: float, sync_steps: int, **streams: int) -> Timed:
-    return partial(
-        wall_clock,
-        steps=steps,
-        compute_seconds=compute_seconds,
-        exchange_bytes=exchange_bytes,
-        sync_steps=sync_steps,
-        **streams,
-    )
+def _dense_bytes(size: Flavor) -> float:
+    """16 bits a parameter: the gradients where there is an exchange in every step, and the pseudogradients in the
+    paper's model."""
+    return 2.0 * size.parameters
 
 
-def _hours(timed: Timed, gbit_per_second: float) -> float:
-    return timed(gbit_per_second=gbit_per_second).total / 3600
+def _hours(**run: Any) -> Hours:
+    return lambda gbit_per_second: wall_clock(gbit_per_second=gbit_per_second, **run).total / 3600
 
 
-def wall_clock_table(group: Group, *, everything: bool) -> Table:
+def wall_clock_table(group: Group) -> Table:
     """Hours by bandwidth, and the hours that the run took; printed in minutes or seconds where all are short."""
     measured = {}
-    for key, timed, hours in measured_times(group):
+    for key, modelled, hours in measured_times(group):
         measured[key, HERE] = Measured(hours, note="start, validation and checkpoints included")
-        measured |= {(key, str(width)): Measured(_hours(timed, width), note="modelled") for width in BANDWIDTHS}
-    order = [HERE, *map(str, BANDWIDTHS)]
-    longest = max((one.value for one in measured.values()), default=1.0)
-    name, size = time_unit(3600 * longest)
-    found = table(
-        "wall_clock",
-        f"Wall clock in {name} by Gbit/s of each worker's link",
-        measured=measured,
-        published={
-            ((_PAPER_SCALE, published_variant(name)), str(width)): hours
-            for name, by_width in published.WALL_CLOCK.items()
-            for width, hours in by_width.items()
-        },
-        everything=everything,
+        measured |= {(key, str(width)): Measured(modelled(width), note="modelled") for width in BANDWIDTHS}
+    name, size = time_unit(3600 * max((cell.value for cell in measured.values()), default=1.0))
+    return Table(
+        name="wall_clock",
+        title=f"Wall clock in {name} by Gbit/s of each worker's link",
         across="Gbit/s",
-        column_order=order.index,
+        column_order=[HERE, *map(str, BANDWIDTHS)].index,
+        measured=measured,
+        published=published_cells(published.WALL_CLOCK, _PAPER_SCALE),
         form=".4g",
+        unit=size / 3600,
         notes=[f"Under {HERE} is what the run took here, over the links that it had; the rest is modelled. {_MODEL}"],
     )
-    return replace(found, unit=size / 3600)
 
 
-def wall_clock_figure(group: Group, *, published_too: bool) -> Figure | Skipped:
+def wall_clock_figure(group: Group, *, published_too: bool) -> Figure:
     """Hours against bandwidth, a panel a scale."""
     widths = [float(width) for width in np.geomspace(BANDWIDTHS[0], BANDWIDTHS[-1], 40)]
+
+    def line(variant: Variant, hours: Hours, *, published: bool) -> Series:
+        y = [hours(width) for width in widths]
+        return Series(label=variant.label, x=widths, y=y, published=published, points=False)
+
     by_scale: dict[str, list[Series]] = {}
-    for (scale, variant), timed, _ in measured_times(group):
-        hours = [_hours(timed, width) for width in widths]
-        by_scale.setdefault(scale, []).append(Series(label=variant.label, x=widths, y=hours, points=False))
-    if published_too:
-        series = by_scale.setdefault(_PAPER_SCALE, [])
-        for variant, timed in published_times():
-            hours = [_hours(timed, width) for width in widths]
-            series.append(Series(label=variant.label, x=widths, y=hours, published=True, points=False))
-            read = published.WALL_CLOCK[variant.name]
-            series.append(Series(label="", x=list(read), y=list(read.values()), published=True, line=False))
-    units = {scale: time_unit(3600 * max(max(one.y) for one in series)) for scale, series in by_scale.items()}
-    return assemble(
-        "wall_clock",
-        "Wall clock against bandwidth",
-        [
-            Panel(
-                title=scale,
-                xlabel="bandwidth of a worker's link (Gbit/s)",
-                ylabel=f"wall-clock time ({units[scale][0]})",
-                series=[replace(one, y=[hours * 3600 / units[scale][1] for hours in one.y]) for one in series],
-                xlog=10,
-                ylog=10,
-            )
-            for scale, series in by_scale.items()
-        ],
+    for (scale, variant), hours, _ in measured_times(group):
+        by_scale.setdefault(scale, []).append(line(variant, hours, published=False))
+    for variant, hours in published_times() if published_too else ():
+        read = published.WALL_CLOCK[variant.name]
+        points = Series(label="", x=list(read), y=list(read.values()), published=True, line=False)
+        by_scale.setdefault(_PAPER_SCALE, []).extend([line(variant, hours, published=True), points])
+    panels = []
+    for scale, series in by_scale.items():
+        name, size = time_unit(3600 * max(max(line.y) for line in series))
+        in_unit = [replace(line, y=[hours * 3600 / size for hours in line.y]) for line in series]
+        panels.append(wall_clock_panel(scale, in_unit, name))
+    return Figure(
+        name="wall_clock",
+        title="Wall clock against bandwidth",
+        panels=panels,
         caption=_MODEL,
         needs="finished runs with tokens a second in their metrics",
-        paper=not group.points,
     )

@@ -1,16 +1,13 @@
 """The folder of a report: what is written there, and what is left alone."""
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from muloco.analysis import output
 from muloco.analysis.draw import draw
 from muloco.analysis.report.contents import Report
-from muloco.analysis.report.markdown import markdown
-from muloco.analysis.report.page import page
+from muloco.analysis.report.pages import markdown, page
 from muloco.analysis.table import to_csv
 from muloco.errors import UserError
 from muloco.runs.folder import write_json
@@ -82,19 +79,15 @@ def tables_as_csv(report: Report) -> dict[str, str]:
 
 def _files(report: Report) -> dict[str, bytes]:
     """Contents by path in the folder."""
-    figures = _drawn(report)
-    images = {Path(name).stem: content for name, content in figures.items() if name.endswith(".svg")}
+    with TemporaryDirectory() as folder:
+        drawn = [
+            path for section in report.sections for figure in section.figures for path in draw(figure, Path(folder))
+        ]
+        pictures = {path.name: path.read_bytes() for path in drawn}
     texts = {
-        "report.md": markdown(report),
-        "report.html": page(report, images),
+        "report.md": "\n".join(markdown(report)) + "\n",
+        "report.html": "\n".join(page(report, pictures)) + "\n",
         **{f"tables/{name}.csv": text for name, text in tables_as_csv(report).items()},
     }
+    figures = {f"figures/{name}": content for name, content in pictures.items()}
     return {**{name: text.encode("utf-8") for name, text in texts.items()}, **figures}
-
-
-def _drawn(report: Report) -> Mapping[str, bytes]:
-    with TemporaryDirectory() as folder:
-        for section in report.sections:
-            for figure in section.figures:
-                draw(dataclasses.replace(figure, name=figure.name + section.suffix), Path(folder))
-        return {f"figures/{path.name}": path.read_bytes() for path in sorted(Path(folder).iterdir())}

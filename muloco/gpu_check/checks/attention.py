@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from muloco.gpu_check.bench import Bench, Figures, expect
+from muloco.gpu_check.bench import Bench, Figures, apart, expect
 
 SEQUENCES = 2
 
@@ -23,15 +23,15 @@ def flex_attention(bench: Bench) -> Figures:
         for layer in flex.layers.values():
             layer.compile(backend="inductor", fullgraph=True)
     tokens, positions = packed(bench, length)
-    found: Figures = {}
+    figures: Figures = {}
     for name, autocast, tolerance in (("bf16", True, 0.1), ("fp32", False, 0.01)):
         (logits, gradients), (other_logits, others) = (
             _forward_and_backward(model, tokens, positions, autocast=autocast) for model in (flex, dense)
         )
-        worst = max(_apart(gradients[name], others[name]) for name in others)
-        found[f"{name}_logits_apart"], found[f"{name}_gradients_apart"] = _apart(logits, other_logits), worst
+        worst = max(apart(gradients[name], others[name]) for name in others)
+        figures[f"{name}_logits_apart"], figures[f"{name}_gradients_apart"] = apart(logits, other_logits), worst
         expect(worst < tolerance, f"in {name} gradients are {worst:.1e} apart; allowed are {tolerance}")
-    return found
+    return figures
 
 
 def build(bench: Bench, length: int, *, dense: bool) -> Any:
@@ -65,7 +65,3 @@ def _forward_and_backward(model, tokens, positions, *, autocast: bool) -> tuple[
     cross_entropy(logits.flatten(0, 1).float(), tokens.flatten()).backward()
     gradients = {name: param.grad.clone() for name, param in model.named_parameters()}
     return logits.detach().float(), gradients
-
-
-def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from muloco.gpu_check.bench import Bench, Figures, expect
-from muloco.gpu_check.runs import Fields, Run, outputs, train
+from muloco.gpu_check.runs import Fields, outputs, train
 from muloco.runs.folder import RunFolder, read_lines
 
 SHARED: Fields = {"fault_tolerance.process_group": "gloo", "validation.freq": "1000"}
@@ -17,12 +17,12 @@ KILLED = 1
 """Index of the worker that is killed."""
 
 
-def two(bench: Bench) -> Figures:
+def gloo_two(bench: Bench) -> Figures:
     fields = SHARED | {"fault_tolerance.sync_steps": bench.size("30", "6")}
     return train(bench, "gloo_two", "laptop/muloco_streaming", fields).figures()
 
 
-def eight(bench: Bench) -> Figures:
+def gloo_eight(bench: Bench) -> Figures:
     fields: Fields = {
         "model.flavor": "tiny",
         "training.global_batch_size": bench.size("64", "6"),
@@ -33,7 +33,7 @@ def eight(bench: Bench) -> Figures:
     return train(bench, "gloo_eight", "laptop/muloco", SHARED | fields).figures()
 
 
-def killed(bench: Bench) -> Figures:
+def gloo_killed(bench: Bench) -> Figures:
     return figures_of_killed(bench, "gloo_killed", SHARED)
 
 
@@ -52,14 +52,10 @@ def figures_of_killed(bench: Bench, name: str, fields: Fields) -> Figures:
     finally:
         ended.set()
         killer.join()
-    return {**run.figures(), **_expect_restart(run)}
-
-
-def _expect_restart(run: Run) -> Figures:
     restarts = json.loads(run.folder.summary.read_text())["restarts"]
     expect(restarts > 0, "no worker was killed before the run had ended")
-    joins = [line for line in run.lines if line.get("event") == "join"]
-    return {"restarts": restarts, "joins": len(joins)}
+    joins = sum(line.get("event") == "join" for line in run.lines)
+    return {**run.figures(), "restarts": restarts, "joins": joins}
 
 
 def _kill_after_first_sync(folder: RunFolder, ended: threading.Event) -> None:
@@ -73,7 +69,7 @@ def _kill_after_first_sync(folder: RunFolder, ended: threading.Event) -> None:
 
 def _worker_processes(folder: RunFolder) -> list[int]:
     """Returns the ids of the processes of worker `KILLED`."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_text().split("\0")
@@ -81,5 +77,5 @@ def _worker_processes(folder: RunFolder) -> list[int]:
             continue
         ours = "worker" in words and str(folder.config) in words
         if ours and ("--fault_tolerance.replica_id", str(KILLED)) in itertools.pairwise(words):
-            found.append(int(path.parent.name))
-    return found
+            processes.append(int(path.parent.name))
+    return processes

@@ -3,21 +3,26 @@
 import csv
 import json
 import math
+import runpy
+import statistics
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect, in_checkout
-from muloco.gpu_check.runs import Fields, Run, expect_close_losses, finished, outputs, train_here
+from muloco.evals.report import figures as figures_of
+from muloco.gpu_check.bench import Bench, Figures, apart, expect, in_checkout
+from muloco.gpu_check.checks.attention import SEQUENCES, build, packed
+from muloco.gpu_check.runs import LOSS_TOLERANCE, Fields, Run, expect_close_losses, finished, outputs, train_here
 from muloco.gpu_check.runs import train as trained
+from muloco.training.trained import find_trained
 
 CONFIG = "laptop/muloco"
 STREAMING = "laptop/muloco_streaming"
 ONE: Fields = {"fault_tolerance.group_size": "1"}
-LOSS_TOLERANCE = 0.05
-"""Difference of losses, in nats a token, that is allowed between two runs that sum in different orders."""
 TASKS = ("local_choice", "local_last_word")
 
 
@@ -27,8 +32,8 @@ def train(bench: Bench) -> Figures:
 
 def evaluation_in_training(bench: Bench) -> Figures:
     run = trained(bench, "evaluated", CONFIG, ONE | _checkpoints(bench) | _tasks(bench))
-    apart = expect_close_losses(run, finished(bench, "train"), bench.size(LOSS_TOLERANCE, 0.0))
-    return {**run.figures(), **_evaluation(run), "losses_apart": apart}
+    compared = expect_close_losses(run, finished(bench, "train"), bench.size(LOSS_TOLERANCE, 0.0))
+    return {**run.figures(), **_evaluation(run), **compared}
 
 
 def autocast(bench: Bench) -> Figures:
@@ -52,15 +57,17 @@ def cuda_graphs(bench: Bench) -> Figures:
     """Trains without CUDA graphs and compares with `train`, which has them where torch supports them."""
     run = trained(bench, "no_graphs", CONFIG, ONE | {"training.disable_cuda_graphs": "True"})
     recorded = finished(bench, "train")
-    apart = expect_close_losses(run, recorded, LOSS_TOLERANCE)
-    speed = {"with": recorded.figures()["tokens_per_second"], "without": run.figures()["tokens_per_second"]}
-    return {**{f"{which}_tokens_per_second": rate for which, rate in speed.items()}, "losses_apart": apart}
+    return {
+        "with_tokens_per_second": recorded.figures()["tokens_per_second"],
+        "without_tokens_per_second": run.figures()["tokens_per_second"],
+        **expect_close_losses(run, recorded),
+    }
 
 
 def chunked_loss(bench: Bench) -> Figures:
     with patch("muloco.training.titan_config.LARGE_VOCABULARY", 1):
         run = train_here(bench, "chunked_loss", CONFIG, ONE)
-    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "train"), LOSS_TOLERANCE)}
+    return {**run.figures(), **expect_close_losses(run, finished(bench, "train"))}
 
 
 def in_process(bench: Bench) -> Figures:
@@ -74,7 +81,7 @@ def in_process(bench: Bench) -> Figures:
 
 def offload(bench: Bench) -> Figures:
     run = trained(bench, "offload", STREAMING, _in_process(bench) | {"outer_optimizer.offload": "True"})
-    return {**run.figures(), "losses_apart": expect_close_losses(run, finished(bench, "in_process_a"), LOSS_TOLERANCE)}
+    return {**run.figures(), **expect_close_losses(run, finished(bench, "in_process_a"))}
 
 
 def four_bits(bench: Bench) -> Figures:
@@ -88,10 +95,6 @@ def gpa(bench: Bench) -> Figures:
 def metrics(bench: Bench) -> Figures:
     """Compares the FLOPs a token in the metrics with PyTorch's counter on the model with dense masks. The counter
     counts a causal mask as a full one, as torchtitan's formula does."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from muloco.gpu_check.checks.attention import SEQUENCES, build, packed
-
     line = [line for line in finished(bench, "train").lines if "tokens_per_second" in line][-1]
     if not bench.rehearsal:
         missing = {"tflops", "tflops_6n", "memory_gib"} - set(line)
@@ -103,43 +106,29 @@ def metrics(bench: Bench) -> Figures:
     tokens, positions = packed(bench, length)
     with FlopCounterMode(display=False) as counter:
         model(tokens, positions=positions, attention_masks=model.get_attention_masks(positions)).sum().backward()
-    counted = counter.get_total_flops() / (SEQUENCES * length)
+    counted = counter.get_total_flops() / (SEQUENCES * length) / 1e6
     if bench.rehearsal:
-        return {"counted_mflop_per_token": counted / 1e6}
-    told = line["tflops"] * 1e12 / line["tokens_per_second"]
-    expect(
-        0.8 < told / counted < 1.25,
-        f"the metrics count {told / 1e6:.1f} MFLOP a token, and PyTorch counts {counted / 1e6:.1f}",
-    )
-    return {"told_mflop_per_token": told / 1e6, "counted_mflop_per_token": counted / 1e6}
+        return {"counted_mflop_per_token": counted}
+    told = line["tflops"] * 1e6 / line["tokens_per_second"]
+    expect(0.8 < told / counted < 1.25, f"the metrics count {told:.1f} MFLOP a token, and PyTorch counts {counted:.1f}")
+    return {"told_mflop_per_token": told, "counted_mflop_per_token": counted}
 
 
-def evaluate(bench: Bench) -> Figures:
-    return _expect_same_figures(bench, _evaluated(bench))
-
-
-def expect_figures_of_two_ranks(bench: Bench) -> Figures:
-    """Runs `muloco eval` by torchrun on two devices and compares its figures with those of evaluation during
-    training."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    return _expect_same_figures(bench, _evaluated(bench, *launcher, name="evaluated_by_two.json"))
+def eval(bench: Bench) -> Figures:  # noqa: A001
+    return figures_of_evaluation(bench, "evaluated.json")
 
 
 def generate(bench: Bench) -> Figures:
-    tokens = bench.size(40, 5)
-    prompt = "def main("
-    words = ("--prompt", prompt, "--tokens", str(tokens))
-    said = bench.muloco("generate", str(outputs(bench, "train")), *words)
-    at = said.find(prompt)
-    expect(at >= 0 and len(said[at:].strip()) > len(prompt), f"`muloco generate` wrote {said[-80:]!r}")
-    return {"characters": len(said[at:].strip())}
+    prompt, run = "def main(", str(outputs(bench, "train"))
+    said = bench.muloco("generate", run, "--prompt", prompt, "--tokens", bench.size("40", "5"))
+    text = said[said.find(prompt) :].strip()
+    expect(prompt in said and len(text) > len(prompt), f"`muloco generate` wrote {said[-80:]!r}")
+    return {"characters": len(text)}
 
 
 def export(bench: Bench) -> Figures:
     """Compares the logits of the exported model in transformers with those of the run's own model on the device."""
     import transformers
-
-    from muloco.training.trained import find_trained
 
     run, folder = outputs(bench, "train"), bench.scratch / "exported"
     bench.muloco("export", str(run), str(folder))
@@ -151,29 +140,25 @@ def export(bench: Bench) -> Figures:
     positions = torch.arange(length, device=bench.device).expand(2, length)
     with torch.no_grad():
         expected = ours(tokens, positions=positions, attention_masks=ours.get_attention_masks(positions)).float()
-        apart = float((theirs(tokens).logits - expected).norm() / expected.norm())
-    expect(apart < 1e-3, f"logits are {apart:.1e} apart")
-    return {"logits_apart": apart}
+        difference = apart(theirs(tokens).logits, expected)
+    expect(difference < 1e-3, f"logits are {difference:.1e} apart")
+    return {"logits_apart": difference}
 
 
 def pseudogradients(bench: Bench) -> Figures:
     checkpoint = outputs(bench, "train") / "checkpoint" / f"step-{_half(bench)}"
     out = bench.scratch / "pseudogradients"
-    steps = bench.size("5", "2")
-    bench.muloco(
-        "analyze", "pseudogradients", str(checkpoint), "--workers", "1", "2", "--steps", steps, "--out", str(out)
-    )
+    options = ("--workers", "1", "2", "--steps", bench.size("5", "2"), "--out", str(out))
+    bench.muloco("analyze", "pseudogradients", str(checkpoint), *options)
     with (out / "matrices.csv").open() as file:
         rows = list(csv.DictReader(file))
-    worst = max(_error_of_proposition(row) for row in rows)
+    worst = 0.0
+    for row in rows:
+        left, right = float(row["nuclear_norm"]), float(row["from_steps"]) + float(row["from_decay"])
+        worst = max(worst, abs(left - right) / left)
     expect(worst < 1e-6, f"the sides of the proposition are {worst:.1e} apart")
     cosines = [float(row["cosine"]) for row in rows if row["workers"] == "2"]
-    return {"error_of_proposition": worst, "mean_cosine": sum(cosines) / len(cosines)}
-
-
-def _error_of_proposition(row: dict[str, str]) -> float:
-    left, right = float(row["nuclear_norm"]), float(row["from_steps"]) + float(row["from_decay"])
-    return abs(left - right) / left
+    return {"error_of_proposition": worst, "mean_cosine": statistics.fmean(cosines)}
 
 
 def _half(bench: Bench) -> int:
@@ -205,14 +190,8 @@ def _tasks(bench: Bench) -> Fields:
 def _task_folder(bench: Bench) -> Path:
     """Writes the lm-eval tasks of the tests, with their data, to a new folder, and returns it. Each row writes its own,
     since rows run side by side."""
-    from importlib.util import module_from_spec, spec_from_file_location
-    from tempfile import mkdtemp
-
-    spec = spec_from_file_location("local_tasks", in_checkout("tests", "evals", "local_tasks.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_tasks(Path(mkdtemp(dir=bench.scratch)) / "tasks")
+    module = runpy.run_path(str(in_checkout("tests", "evals", "local_tasks.py")))
+    return module["write_tasks"](Path(mkdtemp(dir=bench.scratch)) / "tasks")
 
 
 def _evaluation(run: Run) -> dict[str, float]:
@@ -220,32 +199,31 @@ def _evaluation(run: Run) -> dict[str, float]:
     lines = [line for line in run.lines if line.get("event") == "evaluation"]
     failed = [line["reason"] for line in run.lines if line.get("event") == "evaluation_failed"]
     expect(len(lines) == 2 and not failed, f"{len(lines)} evaluations instead of 2; {failed}")
-    found = {name: value for name, value in lines[-1].items() if name.startswith("evaluation/")}
-    expect(all(map(math.isfinite, found.values())), f"figures that are not finite: {found}")
-    return found
+    figures = {name: value for name, value in lines[-1].items() if name.startswith("evaluation/")}
+    expect(all(map(math.isfinite, figures.values())), f"figures that are not finite: {figures}")
+    return figures
 
 
-def _evaluated(bench: Bench, *launcher: str, name: str = "evaluated.json") -> dict[str, float]:
-    """Returns the figures of `muloco eval` on the last checkpoint of the run that row `evaluation_in_training`
-    trained."""
-    from muloco.evals.report import figures
+def figures_of_evaluation(bench: Bench, name: str, *launcher: str) -> Figures:
+    """Runs `muloco eval` on the last checkpoint of the run that row `evaluation_in_training` trained, and compares its
+    figures with those of evaluation during training.
 
+    Args:
+        bench: the bench of the check.
+        name: name of the file of the figures.
+        launcher: arguments of Python that come before `-m muloco`.
+    """
     file = bench.scratch / name
     words = ("--tasks", ",".join(TASKS), "--include-path", str(_task_folder(bench)), "--output", str(file))
     bench.python(*launcher, "-m", "muloco", "eval", str(outputs(bench, "evaluated")), *words)
-    return figures(json.loads(file.read_text()))
-
-
-def _expect_same_figures(bench: Bench, found: dict[str, float]) -> Figures:
-    in_training = _evaluation(finished(bench, "evaluated"))
-    tolerance = bench.size(0.1, 1e-3)
+    figures = figures_of(json.loads(file.read_text()))
     worst = 0.0
-    for name, value in in_training.items():
-        key = name.removeprefix("evaluation/")
-        if key not in found:  # the mean is not a figure of lm-eval
-            continue
-        apart = abs(found[key] - value) / max(1.0, abs(value))
-        if apart > tolerance:
-            raise CheckFailed(f"{key} is {found[key]:.4g}; during training it was {value:.4g}")
-        worst = max(worst, apart)
-    return {**found, "apart": worst}
+    for metric, value in _evaluation(finished(bench, "evaluated")).items():
+        key = metric.removeprefix("evaluation/")
+        if key in figures:  # the mean is not a figure of lm-eval
+            difference = abs(figures[key] - value) / max(1.0, abs(value))
+            expect(
+                difference <= bench.size(0.1, 1e-3), f"{key} is {figures[key]:.4g}; during training it was {value:.4g}"
+            )
+            worst = max(worst, difference)
+    return {**figures, "apart": worst}

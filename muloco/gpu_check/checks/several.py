@@ -2,14 +2,13 @@
 
 import re
 
-from muloco.gpu_check.bench import Bench, CheckFailed, Figures, expect
+from muloco.gpu_check.bench import Bench, Figures, expect
 from muloco.gpu_check.checks.gloo import figures_of_killed
-from muloco.gpu_check.checks.laptop import LOSS_TOLERANCE, expect_figures_of_two_ranks
-from muloco.gpu_check.runs import Fields, Run, expect_close_losses, train
+from muloco.gpu_check.checks.laptop import STREAMING, figures_of_evaluation
+from muloco.gpu_check.runs import Fields, expect_close_losses, train
 
 BYTES_TOLERANCE = 1e-3
 """Relative difference allowed between the bytes sent in two runs: messages about the round vary in length."""
-STREAMING = "laptop/muloco_streaming"
 
 
 def nccl_two(bench: Bench) -> Figures:
@@ -19,20 +18,20 @@ def nccl_two(bench: Bench) -> Figures:
 def nccl_streaming(bench: Bench) -> Figures:
     run = train(bench, "nccl_streaming", STREAMING, _over(bench, "nccl"))
     other = train(bench, "nccl_streaming_gloo", STREAMING, _over(bench, "gloo"))
-    return {**run.figures(), "losses_apart": expect_close_losses(run, other, LOSS_TOLERANCE)}
+    return {**run.figures(), **expect_close_losses(run, other)}
 
 
 def nccl_four_bits(bench: Bench) -> Figures:
     run = train(bench, "nccl_four_bits", "laptop/muloco_4bit", _over(bench, "nccl"))
     other = train(bench, "nccl_four_bits_gloo", "laptop/muloco_4bit", _over(bench, "gloo"))
-    sent, expected = _bytes_sent(run), _bytes_sent(other)
-    apart = abs(sent - expected) / expected
-    expect(apart < BYTES_TOLERANCE, f"{sent} bytes were sent over NCCL, {expected} over gloo")
+    sent, expected = run.total("bytes_sent"), other.total("bytes_sent")
+    same = abs(sent - expected) / expected < BYTES_TOLERANCE
+    expect(same, f"{sent:.0f} bytes were sent over NCCL, {expected:.0f} over gloo")
     return run.figures()
 
 
 def nccl_killed(bench: Bench) -> Figures:
-    return figures_of_killed(bench, "nccl_killed", {"fault_tolerance.process_group": _group(bench, "nccl")})
+    return figures_of_killed(bench, "nccl_killed", _over(bench, "nccl"))
 
 
 def nccl_offload(bench: Bench) -> Figures:
@@ -49,11 +48,11 @@ def muon_four_ranks(bench: Bench) -> Figures:
 
 
 def eval_two_ranks(bench: Bench) -> Figures:
-    return expect_figures_of_two_ranks(bench)
+    return figures_of_evaluation(bench, "evaluated_by_two.json", *_launcher(2))
 
 
 def tensor_parallel(bench: Bench) -> Figures:
-    found: Figures = {}
+    figures: Figures = {}
     for compiled in ("True", "False"):
         fields: Fields = {
             "fault_tolerance.group_size": "1",
@@ -62,8 +61,8 @@ def tensor_parallel(bench: Bench) -> Figures:
             "compile.enable": compiled,
         }
         run = train(bench, f"tensor_parallel_{compiled.lower()}", "laptop/muloco", fields)
-        found["compiled_loss" if compiled == "True" else "eager_loss"] = run.losses()[-1]
-    return found
+        figures["compiled_loss" if compiled == "True" else "eager_loss"] = run.losses()[-1]
+    return figures
 
 
 def two_by_four(bench: Bench) -> Figures:
@@ -72,21 +71,19 @@ def two_by_four(bench: Bench) -> Figures:
 
 
 def _over(bench: Bench, group: str) -> Fields:
-    return {"fault_tolerance.process_group": _group(bench, group), "fault_tolerance.sync_steps": bench.size("30", "6")}
+    return {
+        "fault_tolerance.process_group": bench.size(group, "gloo"),
+        "fault_tolerance.sync_steps": bench.size("30", "6"),
+    }
 
 
-def _group(bench: Bench, group: str) -> str:
-    return bench.size(group, "gloo")
-
-
-def _bytes_sent(run: Run) -> int:
-    return int(run.total("bytes_sent"))
+def _launcher(ranks: int) -> tuple[str, ...]:
+    return ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
 
 
 def _sharded_muon(bench: Bench, replicas: int, shards: int) -> float:
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={replicas * shards}")
-    said = bench.python(*launcher, "-m", "muloco.gpu_check.sharded_muon", str(replicas), str(shards))
-    found = re.search(r"^apart: (\S+)$", said, flags=re.M)
-    if found is None:
-        raise CheckFailed("muloco.gpu_check.sharded_muon printed no difference")
-    return float(found[1])
+    words = ("-m", "muloco.gpu_check.sharded_muon", str(replicas), str(shards))
+    said = bench.python(*_launcher(replicas * shards), *words)
+    differences = re.findall(r"^apart: (\S+)$", said, flags=re.M)
+    expect(bool(differences), "muloco.gpu_check.sharded_muon printed no difference")
+    return float(differences[0])

@@ -10,7 +10,7 @@ import torch
 
 from muloco.gpu_check.bench import Bench, Figures, expect, in_checkout
 from muloco.gpu_check.device import synchronize
-from muloco.gpu_check.runs import LAPTOP, REHEARSED, Fields, train, train_here, words_of
+from muloco.gpu_check.runs import REHEARSED, Fields, train, train_here, words_of
 
 CONFIG = "diloco/2x_4gpu_muloco"
 SIZE: Fields = {
@@ -24,6 +24,7 @@ SIZE: Fields = {
     "lr_scheduler.warmup_steps": "8",
     "validation.freq": "1000",
     "validation.sequences": "32",
+    "metrics.log_freq": "1",
 }
 """64 sequences of 2,048 tokens a step; three syncs, after steps that are not measured."""
 MUON: Fields = {"fault_tolerance.semi_sync_method": "none"}
@@ -32,29 +33,29 @@ PROFILED_STEP = 15
 _ON_CONSOLE = re.compile(r"step:\s*(\d+) .*? tps: ([\d,]+)")
 
 
-def muloco_one(bench: Bench) -> Figures:
+def speed_muloco(bench: Bench) -> Figures:
     return _speed(bench, "speed_muloco", {})
 
 
-def adamw(bench: Bench) -> Figures:
+def speed_adamw(bench: Bench) -> Figures:
     return _speed(bench, "speed_adamw", ADAMW)
 
 
-def muon(bench: Bench) -> Figures:
+def speed_muon(bench: Bench) -> Figures:
     return _speed(bench, "speed_muon", MUON)
 
 
-def torchtitan(bench: Bench) -> Figures:
+def speed_torchtitan(bench: Bench) -> Figures:
     script = in_checkout("benchmarks", "plain_torchtitan.py")
     fields = _fields(bench, ADAMW)
     said = bench.python(str(script), CONFIG, *words_of(bench, "speed_torchtitan", fields))
     rates = [float(rate.replace(",", "")) for step, rate in _ON_CONSOLE.findall(said)]
     expect(len(rates) > 2, "torchtitan's console output has no speed")
-    found: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
+    figures: Figures = {"tokens_per_second": round(statistics.median(rates[len(rates) // 2 :]))}
     for name, pattern, factor in (("mfu", r"mfu: ([\d.]+)%", 0.01), ("memory_gib", r"memory:\s*([\d.]+)GiB", 1)):
         if matches := re.findall(pattern, said):
-            found[name] = factor * float(matches[-1])
-    return found
+            figures[name] = factor * float(matches[-1])
+    return figures
 
 
 def profile(bench: Bench) -> Figures:
@@ -107,18 +108,20 @@ def _speed(bench: Bench, name: str, fields: Fields) -> Figures:
     """Trains and returns its speed: the median over the second half of the steps, each of which has its own line."""
     run = train(bench, name, CONFIG, _fields(bench, fields))
     lines = [line for line in run.lines if "tokens_per_second" in line]
-    rates = [line["tokens_per_second"] for line in lines[len(lines) // 2 :]]
-    rate = statistics.median(rates)
-    tokens = lines[-1]["tokens"] / lines[-1]["step"]
-    found: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
-    for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n"):
-        if figure in lines[-1]:
-            found[figure] = round(statistics.median(line[figure] for line in lines[len(lines) // 2 :]), 4)
-    if "memory_gib" in lines[-1]:
-        found["memory_gib"] = round(max(line["memory_gib"] for line in lines), 2)
-    return found
+    last = lines[-1]
+
+    def median(figure: str) -> float:
+        return statistics.median(line[figure] for line in lines[len(lines) // 2 :])
+
+    rate, tokens = median("tokens_per_second"), last["tokens"] / last["step"]
+    figures: Figures = {**run.figures(), "tokens_per_second": round(rate), "step_ms": round(1e3 * tokens / rate, 1)}
+    figures |= {
+        figure: round(median(figure), 4) for figure in ("tflops", "tflops_6n", "mfu", "mfu_6n") if figure in last
+    }
+    if "memory_gib" in last:
+        figures["memory_gib"] = round(max(line["memory_gib"] for line in lines), 2)
+    return figures
 
 
 def _fields(bench: Bench, fields: Fields) -> Fields:
-    chosen = {**LAPTOP, **SIZE, "metrics.log_freq": "1", **fields}
-    return {**chosen, **REHEARSED} if bench.rehearsal else chosen
+    return {**SIZE, **fields, **(REHEARSED if bench.rehearsal else {})}

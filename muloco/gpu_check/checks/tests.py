@@ -23,11 +23,11 @@ OUTER = (
 SHOWN = 3
 
 
-def optim(bench: Bench) -> Figures:
+def tests_optim(bench: Bench) -> Figures:
     return _run(bench, OPTIM)
 
 
-def outer(bench: Bench) -> Figures:
+def tests_outer(bench: Bench) -> Figures:
     return _run(bench, OUTER)
 
 
@@ -40,15 +40,11 @@ def _run(bench: Bench, files: tuple[str, ...]) -> Figures:
     if importlib.util.find_spec("xdist") is not None and not bench.rehearsal:
         words += ["-n", "4"]
     status, said = bench.run(*words, *(str(folder / file) for file in chosen), folder=folder.parent)
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, flags=re.M)
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", _last(said))}
+    last = (said.strip() or "pytest printed nothing").splitlines()[-1].strip("= ")  # it has the counts
     if status:
+        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, flags=re.M)
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-        raise CheckFailed(f"{_last(said)}: {', '.join(failed[:SHOWN])}{more}")
-    expect(counts.get("passed", 0) > 0, f"no test passed: {_last(said)}")
-    return dict(counts)
-
-
-def _last(said: str) -> str:
-    """Returns the last line of pytest's output, which has the counts."""
-    return said.strip().splitlines()[-1].strip("= ") if said.strip() else "pytest printed nothing"
+        raise CheckFailed(f"{last}: {', '.join(failed[:SHOWN])}{more}")
+    counts: Figures = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+    expect("passed" in counts, f"no test passed: {last}")
+    return counts

@@ -61,11 +61,8 @@ class Allocation:
 
 
 def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
-    """Returns the job that this process is in; None: it is in none. Starts a short program on each of its nodes.
-
-    Raises:
-        UserError: the nodes cannot be used; the message says why.
-    """
+    """Returns the job that this process is in, or None if it is in none. Starts a short program on each of its nodes.
+    Raises UserError if the nodes cannot be used."""
     if "SLURM_JOB_ID" not in environment or "SLURM_JOB_NODELIST" not in environment:
         return None
     job = environment["SLURM_JOB_ID"]
@@ -96,8 +93,8 @@ def current_allocation(environment: Mapping[str, str] = os.environ) -> Allocatio
 
 def read_cores(per_node: str) -> list[int]:
     """SLURM_JOB_CPUS_PER_NODE, such as `16(x2),8`, node by node."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node)
-    return [int(cores) for cores, times in found for _ in range(int(times or 1))]
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node)
+    return [int(cores) for cores, times in groups for _ in range(int(times or 1))]
 
 
 def _names(answer: str, *, count: int) -> list[str]:
@@ -112,36 +109,33 @@ def _names(answer: str, *, count: int) -> list[str]:
 
 def _answers(output: str) -> dict[str, dict[str, Any]]:
     """The answers of `muloco.launch.placement.node look` by node, from an output that may have other lines as well."""
-    found = {}
+    by_name = {}
     for answer in output.split(MARK)[1:]:
         with contextlib.suppress(ValueError):
             node, _ = json.JSONDecoder().raw_decode(answer)
-            found[node["name"]] = node
-    return found
+            by_name[node["name"]] = node
+    return by_name
 
 
 def _srun(names: list[str], *, cores: int, name: str, own: tuple[str, ...]) -> tuple[str, ...]:
-    return (
-        *("srun", f"--job-name={name}", f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1"),
-        *(f"--nodelist={','.join(names)}", "--export=ALL"),
-        # steps share the nodes of the job; who gets which cores is up to the kernel
-        *("--overlap", f"--cpus-per-task={cores}", "--cpu-bind=none"),
-        *("--kill-on-bad-exit=1", "--wait=0", "--quit-on-interrupt"),
-        *own,
-    )
+    nodes = (f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", f"--nodelist={','.join(names)}")
+    # steps share the nodes of the job, and the kernel decides which cores each of them gets
+    sharing = ("--overlap", f"--cpus-per-task={cores}", "--cpu-bind=none")
+    ending = ("--kill-on-bad-exit=1", "--wait=0", "--quit-on-interrupt")
+    return ("srun", f"--job-name={name}", "--export=ALL", *nodes, *sharing, *ending, *own)
 
 
 def _output(command: list[str]) -> str:
     """The output of a command, which is run again for some minutes while SLURM's controller does not answer."""
-    return ask_again(lambda: _output_once(command), UserError)
 
+    def run() -> str:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"SLURM did not answer within {SECONDS} s: {shlex.join(command)}") from None
+        if done.returncode:
+            reason = " ".join((done.stderr or done.stdout).split()[-60:])
+            raise UserError(f"the nodes of this job cannot be used: {shlex.join(command)} failed: {reason}")
+        return done.stdout
 
-def _output_once(command: list[str]) -> str:
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"SLURM did not answer within {SECONDS} s: {shlex.join(command)}") from None
-    if finished.returncode:
-        said = " ".join((finished.stderr or finished.stdout).split()[-60:])
-        raise UserError(f"the nodes of this job cannot be used: {shlex.join(command)} failed: {said}")
-    return finished.stdout
+    return ask_again(run, UserError)

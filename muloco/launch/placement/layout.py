@@ -33,7 +33,6 @@ def layout(*, workers: int, ranks: int, per_node: int) -> Layout:
     takes whole nodes.
 
     Args:
-        workers: number of workers.
         ranks: number of ranks of each worker. Each rank takes a device.
         per_node: number of devices of a node; for nodes without devices, the number of ranks that share its cores.
 

@@ -90,15 +90,15 @@ def _insist_on_cuda(count: int) -> None:
 
 def _interfaces() -> dict[str, str]:
     """IPv4 addresses by name of the interface."""
-    found = {}
+    addresses = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         for _, name in socket.if_nameindex():
             try:
                 answer = fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()))
             except OSError:  # it has none
                 continue
-            found[name] = socket.inet_ntoa(answer[20:24])
-    return found
+            addresses[name] = socket.inet_ntoa(answer[20:24])
+    return addresses
 
 
 def _address_towards(other: str) -> str:

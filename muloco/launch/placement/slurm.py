@@ -13,15 +13,13 @@ from muloco.launch.placement.spec import (
     refuse_what_needs_cuda,
     threads,
 )
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 
-def place_in_job(config: Config, allocation: Allocation, *, environment: Mapping[str, str]) -> Placement:
+def place_in_job(config: ResolvedConfig, allocation: Allocation, *, environment: Mapping[str, str]) -> Placement:
     """Spreads the workers over the GPUs of a job, or over its cores where it has none.
 
     Args:
-        config: resolved.
-        allocation: the job.
         environment: of this process. An empty CUDA_VISIBLE_DEVICES: on the CPU, but each rank in the place of a GPU.
 
     Raises:
@@ -51,29 +49,15 @@ def place_in_job(config: Config, allocation: Allocation, *, environment: Mapping
     devices = "CPU" if on_cpu else f"{per_node} GPUs a node" + (", shared" if shared else "")
     group = group if chosen == "auto" else chosen
     common = {} if on_cpu else allocator_settings(environment)
+    hosts = []
+    for number, worker in enumerate(spread.workers):
+        shares = ((allocation.nodes[node].cores, spread.ranks_on(node)) for node in worker.nodes)
+        each = min((threads(environment, cores=cores, ranks=own) for cores, own in shares), key=int)
+        local = [] if on_cpu else [device % per_node for device in worker.devices]
+        own = common | {"OMP_NUM_THREADS": each}
+        hosts.append(_host(allocation, worker, number=number, devices=local, environment=own))
     return Placement(
-        environments=tuple(
-            {
-                **common,
-                "OMP_NUM_THREADS": min(
-                    (
-                        threads(environment, cores=allocation.nodes[node].cores, ranks=spread.ranks_on(node))
-                        for node in worker.nodes
-                    ),
-                    key=int,
-                ),
-            }
-            for worker in spread.workers
-        ),
-        hosts=tuple(
-            _host(
-                allocation,
-                worker,
-                number=number,
-                devices=[] if on_cpu else [device % per_node for device in worker.devices],
-            )
-            for number, worker in enumerate(spread.workers)
-        ),
+        hosts=tuple(hosts),
         lighthouse=HostSpec(
             start=allocation.start(range(1), name="lighthouse"),
             python=allocation.python,
@@ -94,7 +78,9 @@ def _devices(allocation: Allocation) -> int:
     return counts.pop()
 
 
-def _host(allocation: Allocation, layout: WorkerLayout, *, number: int, devices: list[int]) -> HostSpec:
+def _host(
+    allocation: Allocation, layout: WorkerLayout, *, number: int, devices: list[int], environment: dict[str, str]
+) -> HostSpec:
     nodes = allocation.nodes[layout.nodes.start : layout.nodes.stop]
     if len({node.interface for node in nodes}) > 1:
         which = ", ".join(f"{node.name} {node.interface}" for node in nodes)
@@ -107,4 +93,5 @@ def _host(allocation: Allocation, layout: WorkerLayout, *, number: int, devices:
         port=allocation.port(1 + number),
         interface=nodes[0].interface,
         nodes=len(nodes),
+        environment=environment,
     )

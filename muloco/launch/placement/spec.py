@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from muloco.errors import UserError
-from muloco.settings.config import Config
+from muloco.settings.config import ResolvedConfig
 
 LOOPBACK = "127.0.0.1"
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -28,14 +28,14 @@ class HostSpec:
     """Network interface of the address."""
     nodes: int = 1
     """Number of nodes over which the ranks of the process are spread."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables to add for the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """The hosts of all processes of a run."""
 
-    environments: tuple[dict[str, str], ...]
-    """Environment variables to add for each worker."""
     hosts: tuple[HostSpec, ...]
     """Hosts of the workers."""
     lighthouse: HostSpec
@@ -46,7 +46,7 @@ class Placement:
     """The placement in one line, for the user."""
 
 
-def described(config: Config) -> str:
+def described(config: ResolvedConfig) -> str:
     """Returns how many workers a run has, such as `2 workers of 4 ranks`."""
     ranks = config.ranks_per_worker
     text = f"{config.workers} worker{'s' * (config.workers > 1)}{f' of {ranks} ranks' * (ranks > 1)}"
@@ -58,11 +58,10 @@ def threads(environment: Mapping[str, str], *, cores: int, ranks: int) -> str:
     return environment.get("OMP_NUM_THREADS") or str(max(1, cores // ranks))
 
 
-def refuse_what_needs_cuda(config: Config, where: str) -> None:
+def refuse_what_needs_cuda(config: ResolvedConfig, where: str) -> None:
     """Refuses configs that need CUDA devices.
 
     Args:
-        config: config of a run on the CPU.
         where: the place without CUDA devices, for the message.
 
     Raises:
@@ -81,8 +80,7 @@ def allocator_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
     Expandable segments of device memory avoid fragmentation by activations, syncs and validations of different sizes;
     torchtitan's own launcher sets them as well. NCCL must then not register the buffers of CUDA graphs: the combination
-    has led to illegal memory accesses (pytorch issue 158029).
-    """
+    has led to illegal memory accesses (pytorch issue 158029)."""
     if any(name in environment for name in _ALLOCATOR):
         return {}
     return {

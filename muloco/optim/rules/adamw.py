@@ -86,12 +86,7 @@ RULE = Rule(
     name="adamw",
     label="AdamW",
     about="two moments of each element",
-    options=(
-        BETAS,
-        EPS,
-        Option(name="fused", **_IMPLEMENTATION),
-        Option(name="foreach", **_IMPLEMENTATION),
-    ),
+    options=(BETAS, EPS, Option(name="fused", **_IMPLEMENTATION), Option(name="foreach", **_IMPLEMENTATION)),
     state={"step": "tensor", "exp_avg": "element", "exp_avg_sq": "element"},
     step=step,
 )

@@ -19,15 +19,11 @@ LR_SCALES: dict[str, Callable[[int, int], float]] = {
     "rms_norm": lambda rows, cols: 0.2 * math.sqrt(max(rows, cols)),
     "none": lambda rows, cols: 1.0,
 }
-"""What the learning rate of a `[rows, cols]` = `[fan_out, fan_in]` matrix is multiplied by, by name."""
+"""Factors on the learning rate of a `[rows, cols]` = `[fan_out, fan_in]` matrix, by name."""
 
 
 def direction(
-    momentum: "Tensor",
-    group: dict[str, Any],
-    scale: float,
-    rows: "Mapping[str, Tensor]",
-    symmetric_products: str,
+    momentum: "Tensor", group: dict[str, Any], scale: float, rows: "Mapping[str, Tensor]", symmetric_products: str
 ) -> "Tensor":
     from muloco.optim.newton_schulz import orthogonal_direction
 
@@ -35,13 +31,7 @@ def direction(
     return orthogonal_direction(momentum, triples, scale, overwrite=True, symmetric_products=symmetric_products)
 
 
-MOMENTUM = Option(
-    name="momentum",
-    default=0.9,
-    read=below_one,
-    about="M <- momentum M + G",
-    in_all_groups=True,
-)
+MOMENTUM = Option(name="momentum", default=0.9, read=below_one, about="M <- momentum M + G", in_all_groups=True)
 NESTEROV = Option(
     name="nesterov",
     default=False,

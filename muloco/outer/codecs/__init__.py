@@ -82,11 +82,10 @@ def codec_class(kind: str) -> type[Codec]:
 
 def codec_settings() -> dict[str, Setting]:
     """The settings of all kinds, by name. What several kinds have is described as the first of them does."""
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for codec in REGISTRY.values():
-        for name, setting in codec.settings().items():
-            found.setdefault(name, setting)
-    return found
+        settings |= {name: setting for name, setting in codec.settings().items() if name not in settings}
+    return settings
 
 
 def kinds_with(setting: str) -> list[str]:
@@ -100,12 +99,10 @@ def table() -> list[tuple[str, str, str]]:
 
 
 def _checked(kind: str, name: str, setting: Setting, value: Any) -> Any:
-    if value is None and setting.default is None:
-        try:
-            return checked(setting.annotation, None)
-        except BadValue:
-            raise ValueError(f"{kind} needs {name}, {described(setting.annotation)}; got None") from None
+    value = setting.default if value is None else value
     try:
-        return checked(setting.annotation, setting.default if value is None else value)
+        return checked(setting.annotation, value)
     except BadValue as error:
+        if value is None:
+            raise ValueError(f"{kind} needs {name}, {described(setting.annotation)}; got None") from None
         raise ValueError(f"{kind}: {name} {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Setting:
     """A setting of a codec, as the section `compression` of a config has it."""
 
     annotation: Any
-    """Type of the setting with its bounds (`muloco.settings.bounds`)."""
+    """Type of the setting with its bounds (`muloco.settings.annotations`)."""
     default: Any
     """Default of the codec; None: the codec needs the setting, or does without."""
     help: str
@@ -93,25 +94,23 @@ class Codec(ABC):
             field.name: Setting(
                 annotation=annotations[field.name],
                 default=None if field.default is dataclasses.MISSING else field.default,
-                help=field.metadata["help"],
-                derived=field.metadata["derived"],
-                reason=field.metadata["reason"],
+                **field.metadata,
             )
             for field in dataclasses.fields(cls)
         }
 
     @classmethod
     def derive(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        """Returns values for the settings that a config leaves open, each with the reason for it.
-
-        Args:
-            given: settings of codecs, by name; those that are left open are None or absent.
-        """
+        """Returns a value, and the reason for it, for each setting that is absent or None in `given`."""
         return {
             name: (setting.derived, setting.reason.format(kind=cls.kind))
             for name, setting in cls.settings().items()
             if given.get(name) is None and setting.derived is not None
         }
+
+    def obstacle(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """Returns why the settings make no sense for tensors of these shapes, by name; empty if they do."""
+        return ""
 
     @property
     def size(self) -> str:
@@ -120,12 +119,16 @@ class Codec(ABC):
 
     @property
     def details(self) -> str:
-        """What else distinguishes it in a report, such as `per row`."""
+        """Further words that distinguish it in a report, such as `per row`."""
         return ""
 
     @abstractmethod
     def payload_bytes(self, shape: Sequence[int]) -> int:
         """Returns the size in bytes of the payload of a piece of that shape. Needs no torch."""
+
+    def state_bytes(self, shape: Sequence[int]) -> int:
+        """Returns the bytes that are kept for a piece of that shape from one round to the next. Needs no torch."""
+        return 0
 
     @abstractmethod
     def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -166,7 +169,12 @@ class Codec(ABC):
         """
         import torch
 
-        check_payload(payload, self.payload_bytes(shape), shape)
+        size = self.payload_bytes(shape)
+        if payload.dtype != torch.uint8 or payload.shape != (size,):
+            raise ValueError(
+                f"the payload of a piece of shape {tuple(shape)} must be uint8 [{size}]; "
+                f"got {str(payload.dtype).removeprefix('torch.')} {list(payload.shape)}"
+            )
         decoded = torch.empty(tuple(shape), dtype=torch.float32, device=payload.device)
         self.decode_pieces(payload[None], [decoded])
         return decoded if dtype is None else decoded.to(dtype)
@@ -174,12 +182,14 @@ class Codec(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class StatefulCodec(Codec):
-    """A codec that encodes a piece with what it knows from the earlier pieces at the same place. Decoding
-    needs the payload alone."""
+    """A codec that encodes with a state from earlier pieces at the same place. Decoding needs the payload alone."""
 
     @abstractmethod
     def state_elements(self, shape: Sequence[int]) -> int:
         """Returns how many fp32 numbers are kept for a piece of that shape from one round to the next."""
+
+    def state_bytes(self, shape: Sequence[int]) -> int:
+        return 4 * self.state_elements(shape)
 
     @abstractmethod
     def first_state(self, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -203,17 +213,6 @@ class StatefulCodec(Codec):
         return self.encode_from(pieces, first.expand(len(pieces), -1))[0]
 
 
-def check_payload(payload: Tensor, expected: int, shape: Sequence[int]) -> None:
-    """Raises ValueError for a tensor that cannot be the payload of a piece of that shape."""
-    import torch
-
-    if payload.dtype != torch.uint8 or payload.shape != (expected,):
-        raise ValueError(
-            f"the payload of a piece of shape {tuple(shape)} must be uint8 [{expected}]; "
-            f"got {str(payload.dtype).removeprefix('torch.')} {list(payload.shape)}"
-        )
-
-
 def settle(targets: Sequence[Tensor], values: Sequence[Tensor], weight: float, add: bool) -> None:
     """Overwrites the targets by `weight` x `values`, or adds this to them, as `Codec.decode_pieces` does. The values
     have the shapes of the targets and any floating dtype."""
@@ -228,6 +227,14 @@ def settle(targets: Sequence[Tensor], values: Sequence[Tensor], weight: float, a
         torch._foreach_copy_(targets, values)
         if weight != 1:
             torch._foreach_mul_(targets, weight)
+
+
+def as_matrix(shape: Sequence[int], by_row: bool) -> tuple[int, int]:
+    """The rows and columns that a piece of that shape is taken as: its first dimension by all others or, if it has
+    fewer than two dimensions or `by_row` is False, one row. Without elements there are no rows."""
+    elements = math.prod(shape)
+    rows = (shape[0] if by_row and len(shape) > 1 else 1) if elements else 0
+    return rows, elements // max(rows, 1)
 
 
 def packed_bytes(count: int, bits: int) -> int:

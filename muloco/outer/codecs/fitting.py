@@ -1,5 +1,4 @@
-"""The Triton kernel that fits the levels of `lloyd_max`. It does the operations of `lloyd.fit`, to give the same
-bits."""
+"""The Triton kernel that fits the levels of `lloyd_max`: the operations of `lloyd.fit`, which give the same bits."""
 
 import torch
 import triton
@@ -30,11 +29,9 @@ def fit(counts: Tensor, sums: Tensor, fineness: int, levels: Tensor, starts: Ten
     shares = torch.empty(rows, cells, device=counts.device)
     running = torch.empty(rows, cells, dtype=torch.int64, device=counts.device)
     chunk = min(_CHUNK, triton.next_power_of_2(cells))
-    _fit[(rows,)](
-        *(counts, sums, shares, running, levels, starts, cells),
-        *(fineness, cells.bit_length(), levels.shape[1], chunk),
-        enable_fp_fusion=False,  # products and sums are rounded separately, as in torch
-    )
+    tensors = counts, sums, shares, running, levels, starts
+    # products and sums are rounded separately, as in torch
+    _fit[(rows,)](*tensors, cells, fineness, cells.bit_length(), levels.shape[1], chunk, enable_fp_fusion=False)
 
 
 @triton.jit

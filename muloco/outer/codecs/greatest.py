@@ -45,7 +45,6 @@ def greatest(rows: Tensor, count: int) -> Tensor:
 
 
 def _magnitude(bits: Tensor) -> Tensor:
-    """The bits of fp32 numbers without their sign."""
     return bits & 0x7FFFFFFF
 
 

@@ -68,8 +68,7 @@ class Stack:
         _combine[(self.all_rows,)](
             self.base, self.starts, partials, found, self.rows, self.columns, chunks, self.all_rows, lanes
         )
-        least, greatest, mean, sigma = found.unbind()
-        return least, greatest, mean, sigma
+        return tuple(found.unbind())  # type: ignore[return-value]
 
     def count(self, mean: Tensor, sigma: Tensor, some: slice, fineness: int, half: int) -> tuple[Tensor, Tensor]:
         """Returns, for each of these rows, the number of scores (x - mean) / sigma in each cell (`lloyd_max`), int32
@@ -78,34 +77,20 @@ class Stack:
         counts, sums, lanes = self._tables(rows, 2 * half)
         block = min(_BLOCK, triton.next_power_of_2(self.columns))
         chunks = triton.cdiv(self.columns, block)
-        _count[(rows * chunks,)](
-            *(self.base, self.starts, mean, sigma, counts, sums, first, self.rows, self.columns, chunks, lanes),
-            *(half, fineness, block),
-        )
+        tensors = self.base, self.starts, mean, sigma, counts, sums
+        _count[(rows * chunks,)](*tensors, first, self.rows, self.columns, chunks, lanes, half, fineness, block)
         return _of_all_lanes(counts), _of_all_lanes(sums)
 
-    def pack_linear(self, codes: Tensor, bits: int, least: Tensor, step: Tensor) -> None:
-        """Packs the codes round((x - least) / step) into `codes`, uint8 [pieces, bytes] with any stride between pieces.
-        `least` and `step` are fp32 [all_rows, 1]."""
-        self._pack(codes, bits, least, step, LINEAR.value)
-
     def pack_statistical(self, codes: Tensor, bits: int, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Packs the codes round((x - mean) / step) + 2^bits / 2, clamped to 0 to 2^bits - 1.
+        """Packs the codes round((x - mean) / step) + 2^bits / 2, clamped to 0 to 2^bits - 1; see `pack`.
 
         Returns:
             number of elements with each code, int32 [all_rows, 2^bits], and the sum of their (x - mean) / step in units
             of 1 / ONE, int64 [all_rows, 2^bits].
         """
         counts, sums, lanes = self._tables(self.all_rows, 2**bits)
-        self._pack(codes, bits, mean, step, STATISTICAL.value, counts=counts, sums=sums, lanes=lanes)
+        self.pack(codes, bits, mean, step, STATISTICAL, counts=counts, sums=sums, lanes=lanes)
         return _of_all_lanes(counts), _of_all_lanes(sums)
-
-    def pack_cells(
-        self, codes: Tensor, bits: int, mean: Tensor, sigma: Tensor, firsts: Tensor, fineness: int, half: int
-    ) -> None:
-        """Packs codes: the number of first cells, int32 [all_rows, 2^bits], ascending and without the last column, that
-        are at most the cell of (x - mean) / sigma."""
-        self._pack(codes, bits, mean, sigma, CELLS.value, firsts=firsts, fineness=fineness, half=half)
 
     def unpack(self, codes: Tensor, bits: int, metadata: Tensor, linear: bool, weight: float, add: bool) -> None:
         """Decodes packed codes: overwrites the elements by `weight` x the decoded values, or adds this to them.
@@ -121,38 +106,50 @@ class Stack:
         """
         elements = self.rows * self.columns
         blocks = triton.cdiv(elements, 8 * _GROUPS)
-        _unpack[(self.pieces * blocks,)](
-            *(self.base, self.starts, metadata, codes, codes.stride(0), codes.shape[1]),
-            *(self.rows, self.columns, elements, blocks, weight, linear, add, bits, self.rows > 1, _GROUPS),
-            enable_fp_fusion=False,  # a product and a sum are rounded separately, as in torch
-        )
+        tensors = self.base, self.starts, metadata, codes, codes.stride(0), codes.shape[1]
+        sizes = self.rows, self.columns, elements, blocks
+        how = weight, linear, add, bits, self.rows > 1, _GROUPS
+        # a product and a sum are rounded separately, as in torch
+        _unpack[(self.pieces * blocks,)](*tensors, *sizes, *how, enable_fp_fusion=False)
 
     def _tables(self, rows: int, cells: int) -> tuple[Tensor, Tensor, int]:
         lanes = max(1, min(_LANES, rows * self.columns // (_ELEMENTS_A_CELL * rows * cells)))
         counts = torch.zeros(rows, lanes, cells, dtype=torch.int32, device=self.base.device)
         return counts, torch.zeros(counts.shape, dtype=torch.int64, device=self.base.device), lanes
 
-    def _pack(
+    def pack(
         self,
         codes: Tensor,
         bits: int,
         centre: Tensor,
         width: Tensor,
-        kind: int,
+        kind: tl.constexpr,
         *,
         firsts: Tensor | None = None,
         counts: Tensor | None = None,
         sums: Tensor | None = None,
         lanes: int = 1,
-        fineness: int = 0,
-        half: int = 0,
+        cells: tuple[int, int] = (0, 0),
     ) -> None:
+        """Packs a code for each element x.
+
+        Args:
+            codes: uint8 [pieces, bytes], with any stride between pieces; overwritten.
+            bits: of a code.
+            centre, width: fp32 [all_rows, 1].
+            kind: `LINEAR`: round((x - centre) / width). `STATISTICAL`: see `pack_statistical`. `CELLS`: the number of
+                first cells that are at most the cell of (x - centre) / width.
+            firsts: first cells, int32 [all_rows, 2^bits], ascending and without the last column.
+            counts, sums, lanes: see `pack_statistical`.
+            cells: fineness and half of their grid, see `lloyd.Grid`.
+        """
         elements = self.rows * self.columns
         blocks = triton.cdiv(elements, 8 * _GROUPS)
+        tensors = self.base, self.starts, centre, width, codes, codes.stride(0), codes.shape[1], firsts, counts, sums
+        fineness, half = cells
+        sizes = self.rows, self.columns, elements, blocks, lanes, half
         _pack[(self.pieces * blocks,)](
-            *(self.base, self.starts, centre, width, codes, codes.stride(0), codes.shape[1], firsts, counts, sums),
-            *(self.rows, self.columns, elements, blocks, lanes, half, kind, fineness, bits, self.rows > 1, _GROUPS),
-            enable_fp_fusion=False,
+            *tensors, *sizes, kind.value, fineness, bits, self.rows > 1, _GROUPS, enable_fp_fusion=False
         )
 
 

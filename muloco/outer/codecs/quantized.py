@@ -6,14 +6,13 @@ other, in blocks that fit into a CPU's caches.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from muloco.outer.codecs.codec import Codec, no_grad, packed_bytes, setting
-from muloco.settings.bounds import Bits
+from muloco.outer.codecs.codec import Codec, as_matrix, no_grad, packed_bytes, setting
+from muloco.settings.annotations import Bits
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +55,12 @@ class Quantized(Codec):
         return 2**self.bits
 
     linear: ClassVar[bool] = False
-    """Whether codes count even steps; otherwise each code has its own level."""
+    """Whether codes count even steps; otherwise each code has its own level, and the levels are the metadata."""
 
     @property
-    @abstractmethod
     def metadata(self) -> int:
         """How many numbers of metadata a row has."""
+        return self.levels
 
     @abstractmethod
     def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
@@ -75,11 +74,13 @@ class Quantized(Codec):
             fp32 [r, metadata].
         """
 
-    @abstractmethod
     def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
         """Decodes codes [r, n] with metadata [r, metadata] to fp32 [r, n]. It uses a look-up, or operations that round
         alike on all devices: a single product or sum each.
         """
+        from muloco.outer.codecs.rows import gather_levels
+
+        return gather_levels(metadata, codes)
 
     @abstractmethod
     def quantize_stack(self, stack: Stack, codes: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class Quantized(Codec):
         """
 
     def payload_bytes(self, shape: Sequence[int]) -> int:
-        rows, columns = self._matrix(shape)
+        rows, columns = as_matrix(shape, self.granularity == "row")
         return 4 * rows * self.metadata + packed_bytes(rows * columns, self.bits)
 
     @no_grad
@@ -102,7 +103,7 @@ class Quantized(Codec):
         import torch
 
         first = pieces[0]
-        rows, columns = self._matrix(first.shape)
+        rows, columns = as_matrix(first.shape, self.granularity == "row")
         matrices = [piece.detach().to(torch.float32).contiguous().view(rows, columns) for piece in pieces]
         payloads = torch.empty(len(pieces), self.payload_bytes(first.shape), dtype=torch.uint8, device=first.device)
         if rows and takes_kernels(first.device):
@@ -116,7 +117,7 @@ class Quantized(Codec):
     def decode_pieces(
         self, payloads: Tensor, targets: Sequence[Tensor], *, weight: float = 1.0, add: bool = False
     ) -> None:
-        rows, columns = self._matrix(targets[0].shape)
+        rows, columns = as_matrix(targets[0].shape, self.granularity == "row")
         matrices = [target.view(rows, columns) for target in targets]
         if rows and takes_kernels(payloads.device):
             self._decode_by_kernels(payloads, matrices, weight, add)
@@ -125,7 +126,6 @@ class Quantized(Codec):
                 self._decode_matrix(payload, matrix, weight, add)
 
     def _encode_matrix(self, matrix: Tensor, payload: Tensor) -> None:
-        """Encodes a matrix into `payload`."""
         import torch
 
         from muloco.outer.codecs.packing import pack
@@ -178,14 +178,6 @@ class Quantized(Codec):
         metadata = torch.empty(before.shape, dtype=torch.uint8, device=before.device).copy_(before).view(torch.float32)
         stack = Stack.of(matrices, rows, columns)
         stack.unpack(behind, self.bits, metadata.view(-1, self.metadata), self.linear, weight, add)
-
-    def _matrix(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns that a piece of that shape is taken as."""
-        elements = math.prod(shape)
-        if elements == 0:
-            return 0, 0
-        rows = shape[0] if self.granularity == "row" and len(shape) > 1 else 1
-        return rows, elements // rows
 
     def _groups(self, rows: int, columns: int, device: torch.device) -> Iterator[slice]:
         """As many rows at once as fill a block, counting their codebooks."""

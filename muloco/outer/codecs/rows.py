@@ -1,5 +1,4 @@
-"""Computations of the codecs on the rows of a matrix: blocks, statistics, and sums that do not depend on their
-order."""
+"""Computations of the codecs on the rows of a matrix: blocks, statistics, and sums that depend on no order."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -50,13 +49,7 @@ def gather_levels(levels: Tensor, codes: Tensor) -> Tensor:
 
 
 class Totals:
-    """How many values fell into each cell of a row, and their sum: integers, so that no order of adding them matters.
-
-    Args:
-        rows: r.
-        cells: number of cells a row.
-        device: where.
-    """
+    """How many values fell into each cell of each row, and their sum: integers, so that their order does not matter."""
 
     _LANES = 4  # a single row is added up in parts: CPUs are twice as fast at it
 

@@ -19,7 +19,7 @@ HELD_SECONDS = 1.0
 AGAIN_SECONDS = 0.1
 """Pause before a peer that has nothing yet is asked again."""
 
-Request = Callable[[str, str, float], bytes | None]
+Get = Callable[[str, str, float], bytes | None]
 """See `muloco.outer.protocol.wire.Wire.request`."""
 
 
@@ -103,20 +103,20 @@ def _remember(rounds: OrderedDict[str, str], name: str, outcome: str) -> None:
         rounds.popitem(last=False)
 
 
-def ask(request: Request, address: str, name: str, *, seconds: float) -> str | None:
+def ask(get: Get, address: str, name: str, *, seconds: float) -> str | None:
     """Asks the peer `host:port` for the outcome of a round; None: it does not answer."""
     try:
-        answer = request(address, f"/round/{name}", seconds) or b""
+        answer = get(address, f"/round/{name}", seconds) or b""
     except OSError:
         return None
     return next((outcome for outcome in OUTCOMES if outcome.encode() == answer), None)
 
 
-def fetch(request: Request, clock: Clock, address: str, path: str, *, patience: float, seconds: float) -> bytes:
+def fetch(get: Get, clock: Clock, address: str, path: str, *, patience: float, seconds: float) -> bytes:
     """Returns the answer of a peer. Repeats the request while the peer has nothing yet.
 
     Args:
-        request: sends a request.
+        get: sends a request.
         clock: of this rank.
         address: `host:port` of the peer.
         path: `/state/NAME` or `/part/NAME`.
@@ -128,7 +128,7 @@ def fetch(request: Request, clock: Clock, address: str, path: str, *, patience: 
     """
     deadline = clock.now() + patience
     while True:
-        answer = request(address, path, seconds)
+        answer = get(address, path, seconds)
         if answer is not None:
             return answer
         if clock.now() > deadline:

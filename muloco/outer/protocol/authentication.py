@@ -43,10 +43,7 @@ class Key:
             purpose: what the fields mean. A tag for one purpose is not valid for another one.
             fields: the content. The types of the fields and the boundaries between them are part of it.
         """
-        made = hmac.new(self._secret, digestmod=hashlib.sha256)
-        for piece in _pieces((purpose, *fields)):
-            made.update(piece)
-        return made.digest()
+        return hmac.digest(self._secret, b"".join(_pieces((purpose, *fields))), "sha256")
 
     def begin(self, purpose: str, *fields: Field) -> "hmac.HMAC":
         """Returns an unfinished tag over these fields and one more, whose pieces are then passed to `update`."""

@@ -73,7 +73,7 @@ class Membership:
         """Whether they have agreed to stop here."""
         self.quorum = quorum
         self.progress = progress
-        self._holders: Collection[int] | None = None
+        self.holders: Collection[int] | None = None
         """Workers that hold the state of the last round, and could go on with it without this one; None: not known."""
         self._channel_of = channel_of
         self._data_position = data_position
@@ -138,7 +138,7 @@ class Membership:
             """Does not ask if all are here, or more than half of all workers, among them all that hold the state of the
             last round: then nobody can have gone on without this one. Two smaller groups may both have gone on."""
             workers = self.identity.workers
-            holders = range(workers) if self._holders is None else self._holders
+            holders = range(workers) if self.holders is None else self.holders
             if set(holders) <= set(members) and 2 * len(members) > workers:
                 return False
             return self.progress.committed_without_me(step, fragment)
@@ -171,7 +171,7 @@ class Membership:
             )
         self.members = members
         if committed.fragment is not None:  # several groups may have begun, each without knowing of the others
-            self._holders = {*members, *committed.behind}
+            self.holders = {*members, *committed.behind}
         if committed.donates:
             if self._handover is None:
                 raise RuntimeError(f"workers {committed.behind} want to rejoin, but there is no handover for them")
@@ -228,7 +228,7 @@ class Membership:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from the result of `state`."""
-        self.commit_hash, self.members, self._holders = state["history"], state["members"], None
+        self.commit_hash, self.members, self.holders = state["history"], state["members"], None
         self.data_positions = dict(state["shares"])
 
     def _header(self, step: int, fragment: int | None, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:

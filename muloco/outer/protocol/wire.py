@@ -1,9 +1,7 @@
-"""The connections of one rank of a worker, as the protocol uses them: everything between workers that is not decided
-here goes over a `Wire`.
+"""The connections of one rank of a worker, as the protocol uses them. Workers have no other way to each other.
 
-`muloco.outer.wire.torchft` has the implementation for processes. A wire may lose, delay and damage everything that is
-sent. It must not make up anything: the protocol recognizes damage and forgeries by tags, and neither agrees on the
-members of a group nor on the outcome of a round by the word of the wire.
+`muloco.outer.wire.torchft` implements them for processes. A wire may lose, delay, repeat and damage what is sent, and
+strangers may send, too: the protocol recognizes this by tags. It relies on nothing but what the docstrings below say.
 """
 
 from collections.abc import Callable, Sequence

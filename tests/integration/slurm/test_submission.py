@@ -131,7 +131,7 @@ def test_a_failed_job_is_known_by_its_exit_status(
     while any(found.id == job for found in questions.queue()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert questions.ended(job) == questions.Ended("FAILED", 2)
+    assert questions.ended(job) == ("FAILED", 2)
     assert questions.ended("99999") is None
     with pytest.raises(questions.SlurmError, match="sbatch failed: .*Batch job submission failed"):
         script.write_text("#!/bin/bash\n#SBATCH --partition=nowhere\n")

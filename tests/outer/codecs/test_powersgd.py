@@ -81,7 +81,7 @@ def test_what_factors_would_not_make_smaller_travels_as_it_is(shape: tuple[int, 
     assert CODEC.payload_bytes(shape) == 4 * piece.numel() and CODEC.state_elements(shape) == 0
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan")])
+@pytest.mark.parametrize("value", [0.0, float("nan"), 3e38])
 def test_a_piece_without_directions_leaves_the_state_alone(value: float) -> None:
     state = CODEC.first_state((9, 8), torch.device("cpu"))[None]
     _, after = CODEC.encode_from([torch.full((9, 8), value)], state)

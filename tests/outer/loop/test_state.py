@@ -155,7 +155,7 @@ def test_the_state_of_a_worker_that_was_left_behind_cannot_be_saved() -> None:
     progress = RunProgress(committed_without_me=lambda step, fragment: True)
     loop = case.loop(parameters, InProcessGroup(1).transport(0), 0, progress=progress)
     loop.start(0)
-    loop.membership.members = [0, 1]  # as if another one had been there
+    loop.membership.holders = [0, 1]  # as if another one had been there
     walk(loop, parameters, 0, [1], case.steps)
     loop.snapshot(own=True)
     walk(loop, parameters, 0, [2], case.steps)

@@ -13,9 +13,11 @@ from muloco.outer.codecs.compression import Compression
 from muloco.outer.protocol import peer_round
 from muloco.outer.protocol.authentication import TAG_BYTES
 from muloco.outer.protocol.peer_transport import PeerTransport
-from muloco.outer.wire.peer_group import PeerGroup
+from muloco.outer.wire.peer_group import GlooGroup, PeerGroup
 
+from ...covering import only
 from ..over_torchft import connect, in_threads
+from ..queueing import QueueingGroup
 from ..toy import Case, Result, train, train_in_process
 
 CASE = Case(workers=3, fragments=2, interval=4, steps=8, alpha=0.5)
@@ -102,6 +104,7 @@ def test_damaged_payloads_are_never_committed(kind: str, lighthouse, group) -> N
             assert torch.equal(result.parameters[name], value), f"{name} of worker {worker}: {at}"
 
 
+@pytest.mark.parametrize("group", only([GlooGroup], [GlooGroup, QueueingGroup]))
 def test_each_exchange_of_a_round_is_watched(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit flips in one swap of a run, for each swap of the rounds in turn."""
     monkeypatch.setattr(peer_round, "CHUNK_BYTES", 64)

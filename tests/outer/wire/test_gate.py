@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -32,8 +33,17 @@ class Echo:
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        self.connections = 0
+        self._accepted = self._asked = 0
         threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        """Connections so far. Since they are accepted in order, all are counted once one that is made now is served."""
+        self._asked += 1
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+        return self._accepted - self._asked
 
     def _serve(self) -> None:
         while True:
@@ -41,7 +51,7 @@ class Echo:
                 connection, _ = self.socket.accept()
             except OSError:
                 return
-            self.connections += 1
+            self._accepted += 1
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -111,9 +121,10 @@ def test_bytes_pass_in_both_directions_and_their_end(echo: Echo) -> None:
         b"GET /status HTTP/1.1\r\n\r\n" + bytes(200),
         b"POST /replica/run_000/kill HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + bytes(200),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(200),
-        os.urandom(4000),
+        random.Random(0).randbytes(4000),
         bytes(31),
     ],
+    ids=["nothing", "GET", "POST", "HTTP/2", "random bytes", "zeros"],
 )
 def test_a_stranger_gets_a_greeting_and_no_further(echo: Echo, data: bytes) -> None:
     answer = with_gate(echo.port, lambda port: said(("127.0.0.1", port), data))

@@ -12,8 +12,7 @@ Pure functions of names and tensors; transformers is not needed, nor is torch fo
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muloco.model.architecture import HuggingFaceForm
 from muloco.model.architectures.paper_llama.flavors import NORM_EPS, ROPE_THETA, PaperLlama
@@ -37,8 +36,7 @@ def _neighbours(tensor: "Tensor", flavor: PaperLlama) -> "Tensor":
     return tensor.unflatten(0, (-1, 2, flavor.head_width // 2)).transpose(1, 2).flatten(0, 2)
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     """How a tensor is changed on its way out and back."""
 
     out: Change
@@ -76,11 +74,11 @@ _OF_LAYER = {
 
 
 def _names(flavor: PaperLlama) -> dict[str, str]:
-    found = {ours: theirs for ours, (theirs, _) in _OUTSIDE.items()}
+    names = {ours: theirs for ours, (theirs, _) in _OUTSIDE.items()}
     for layer in range(flavor.layers):
         for ours, (theirs, _) in _OF_LAYER.items():
-            found[f"layers.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
-    return found
+            names[f"layers.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
+    return names
 
 
 def _config(flavor: PaperLlama, *, seq_len: int, bos_id: int, eos_id: int) -> dict[str, Any]:

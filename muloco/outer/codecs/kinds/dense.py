@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from muloco.outer.codecs.codec import Codec, check_payload, no_grad, settle
+from muloco.outer.codecs.codec import Codec, no_grad, settle
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -40,13 +39,6 @@ class Dense(Codec):
     ) -> None:
         values = self._numbers(payloads.reshape(-1)).view(len(targets), *targets[0].shape)
         settle(targets, values.unbind(), weight, add)
-
-    @no_grad
-    def decode(self, payload: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-        """Decodes as `Codec.decode` does; an fp32 result may share memory with the payload."""
-        check_payload(payload, self.payload_bytes(shape), shape)
-        decoded = self._numbers(payload).view(tuple(shape)).float()
-        return decoded if dtype is None else decoded.to(dtype)
 
     def _numbers(self, payload: Tensor) -> Tensor:
         import torch

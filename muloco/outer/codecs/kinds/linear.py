@@ -41,9 +41,11 @@ class Linear(Quantized, kind="linear", about="the nearest of 2^bits even steps f
     def quantize_stack(self, stack: Stack, codes: Tensor) -> Tensor:
         import torch
 
+        from muloco.outer.codecs.kernels import LINEAR
+
         least, greatest, _, _ = stack.statistics()
         step = self._step(least, greatest)
-        stack.pack_linear(codes, self.bits, least, step)
+        stack.pack(codes, self.bits, least, step, LINEAR)
         return torch.cat([least, step], 1)
 
     def _step(self, least: Tensor, greatest: Tensor) -> Tensor:

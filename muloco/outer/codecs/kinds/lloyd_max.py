@@ -19,12 +19,7 @@ class LloydMax(Quantized, kind="lloyd_max", about="the 2^bits levels of least sq
 
     The levels start at equal shares of the cube root of the density, the optimum for many levels (Panter and Dite,
     1951), and move by Lloyd's iteration: boundaries half way between levels, levels to the means between boundaries.
-    Metadata of a row: 2^bits levels.
     """
-
-    @property
-    def metadata(self) -> int:
-        return self.levels
 
     def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
         import torch
@@ -48,6 +43,7 @@ class LloydMax(Quantized, kind="lloyd_max", about="the 2^bits levels of least sq
     def quantize_stack(self, stack: Stack, codes: Tensor) -> Tensor:
         import torch
 
+        from muloco.outer.codecs import kernels
         from muloco.outer.codecs.fitting import fit
         from muloco.outer.codecs.lloyd import CELLS, Grid
 
@@ -60,10 +56,6 @@ class LloydMax(Quantized, kind="lloyd_max", about="the 2^bits levels of least sq
             some = slice(first, first + step)
             counts, sums = stack.count(mean, sigma, some, grid.fineness, grid.half)
             fit(counts, sums, grid.fineness, levels[some], starts[some])
-        stack.pack_cells(codes, self.bits, mean, sigma, starts, grid.fineness, grid.half)
+        cells = grid.fineness, grid.half
+        stack.pack(codes, self.bits, mean, sigma, kernels.CELLS, firsts=starts, cells=cells)
         return torch.clamp((mean + sigma.double() * levels).float(), least, greatest)
-
-    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
-        from muloco.outer.codecs.rows import gather_levels
-
-        return gather_levels(metadata, codes)

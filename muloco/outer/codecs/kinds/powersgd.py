@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from muloco.outer.codecs.codec import StatefulCodec, no_grad, setting, settle
-from muloco.settings.bounds import Count
+from muloco.outer.codecs.codec import StatefulCodec, as_matrix, no_grad, setting, settle
+from muloco.settings.annotations import Count
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +30,17 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
     up for what is lost, as in the paper, and should be on.
 
     Payload: P by columns, then Q' by columns, fp32. A piece that this would not make smaller, such as a vector, travels
-    as fp32. Decoding adds r outer products one after the other, so that all devices decode the same bits.
+    as fp32. Decoding adds r outer products one after the other, so that all devices decode the same bits. Products are
+    taken in fp32: a piece whose products overflow, with elements near the largest fp32 number, decodes to something
+    that is not finite, and its next Q is the one before.
     """
 
     keeps = "the leading directions"
 
     rank: Count = setting(
-        "Columns of the two factors that a matrix is sent as.", derived=4, reason="compression.kind {kind}: a low rank"
+        "Columns of the two factors that a matrix is sent as; at most the smallest side of the model's matrices.",
+        derived=4,
+        reason="compression.kind {kind}: a low rank",
     )
 
     @property
@@ -45,11 +48,19 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
         return f"rank {self.rank}"
 
     def payload_bytes(self, shape: Sequence[int]) -> int:
-        rows, columns = _matrix(shape)
+        rows, columns = as_matrix(shape, by_row=True)
         return 4 * (self.rank * (rows + columns) if self._factored(shape) else rows * columns)
 
+    def obstacle(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        sides = {name: min(as_matrix(shape, by_row=True)) for name, shape in shapes.items() if len(shape) > 1}
+        name = min(sides, key=sides.__getitem__, default="")
+        if not sides or self.rank <= sides[name]:
+            return ""
+        matrix = f"{name} {list(shapes[name])}"
+        return f"rank {self.rank} is more than the smaller side of {matrix}; it must be from 1 to {sides[name]}"
+
     def state_elements(self, shape: Sequence[int]) -> int:
-        return self.rank * _matrix(shape)[1] if self._factored(shape) else 0
+        return self.rank * as_matrix(shape, by_row=True)[1] if self._factored(shape) else 0
 
     def first_state(self, shape: Sequence[int], device: torch.device) -> Tensor:
         return _first(self.state_elements(shape), device)
@@ -65,7 +76,7 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
             if not self._factored(shape):
                 number.copy_(piece.detach().reshape(-1))
                 continue
-            rows, columns = _matrix(shape)
+            rows, columns = as_matrix(shape, by_row=True)
             # copies, since how products are rounded may depend on where in memory their factors begin
             matrix = torch.empty(rows, columns, device=piece.device).copy_(piece.detach().reshape(rows, columns))
             before = state.clone().view(self.rank, columns)
@@ -82,7 +93,7 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
         import torch
 
         shape = targets[0].shape
-        rows, columns = _matrix(shape)
+        rows, columns = as_matrix(shape, by_row=True)
         for payload, target in zip(payloads, targets, strict=True):
             numbers = payload.clone().view(torch.float32)  # a clone is aligned
             if self._factored(shape):
@@ -95,14 +106,8 @@ class PowerSGD(StatefulCodec, kind="powersgd", about="a matrix of rank `rank`, w
 
     def _factored(self, shape: Sequence[int]) -> bool:
         """Whether a piece of that shape is sent as two factors."""
-        rows, columns = _matrix(shape)
+        rows, columns = as_matrix(shape, by_row=True)
         return len(shape) > 1 and self.rank * (rows + columns) < rows * columns
-
-
-def _matrix(shape: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns that a piece of that shape is taken as."""
-    elements = math.prod(shape)
-    return (shape[0], elements // shape[0]) if len(shape) > 1 and elements else (1, elements)
 
 
 @functools.cache
@@ -114,8 +119,7 @@ def _first(elements: int, device: torch.device) -> Tensor:
 
 
 def _orthogonalized(rows: Tensor) -> Tensor:
-    """Gram-Schmidt, twice, on rows [r, n]: each of length 1 and orthogonal to those before it, or 0 where it is a
-    combination of them."""
+    """Gram-Schmidt, twice, on rows [r, n]: each of length 1 and orthogonal to those before, or else 0."""
     import torch
 
     done = rows[:0]

@@ -22,13 +22,8 @@ class Statistical(
     """The quantizer of the paper (arXiv 2505.23725): code = clamp(round((x - mean) / step) + 2^bits / 2), step = 6
     sigma / 2^bits; level = mean of the bin.
 
-    The level of an empty bin is the mean of the row. Metadata of a row: 2^bits levels. A row has at most about 2^32
-    elements.
+    The level of an empty bin is the mean of the row. A row has at most about 2^32 elements.
     """
-
-    @property
-    def metadata(self) -> int:
-        return self.levels
 
     def quantize(self, rows: Tensor, codes: Tensor) -> Tensor:
         import torch
@@ -57,8 +52,3 @@ class Statistical(
         counts, sums = stack.pack_statistical(codes, self.bits, mean, step)
         average = sums.double().div_(ONE).div_(counts.clamp_min_(1))
         return torch.clamp((mean + step.double() * average).float(), least, greatest)
-
-    def dequantize(self, metadata: Tensor, codes: Tensor) -> Tensor:
-        from muloco.outer.codecs.rows import gather_levels
-
-        return gather_levels(metadata, codes)

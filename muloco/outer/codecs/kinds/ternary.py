@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from muloco.outer.codecs.codec import Codec, no_grad, setting, settle
+from muloco.outer.codecs.codec import Codec, as_matrix, no_grad, setting, settle
 from muloco.outer.codecs.quantized import Granularity
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ class Ternary(Codec, kind="ternary", about="-s, 0 or s, where s is the mean magn
         return "per row" if self.granularity == "row" else ""
 
     def payload_bytes(self, shape: Sequence[int]) -> int:
-        return 4 * self._rows(shape) + -(-math.prod(shape) // _CODES)
+        rows, columns = as_matrix(shape, self.granularity == "row")
+        return 4 * rows + -(-rows * columns // _CODES)
 
     @no_grad
     def encode_pieces(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -48,14 +48,14 @@ class Ternary(Codec, kind="ternary", about="-s, 0 or s, where s is the mean magn
 
         from muloco.outer.codecs.rows import in_groups, stacked
 
-        elements, rows = pieces[0].numel(), self._rows(pieces[0].shape)
-        if not elements:
+        rows, columns = as_matrix(pieces[0].shape, self.granularity == "row")
+        if not rows:
             return torch.empty(len(pieces), 0, dtype=torch.uint8, device=pieces[0].device)
         payloads = []
         for some in in_groups(pieces):
             flat = stacked([piece.detach().float().reshape(-1) for piece in some])
-            scales, signs = _ternary(flat.view(len(some) * rows, -1))
-            digits = pad(signs.view(len(some), -1).add_(1).to(torch.uint8), (0, -elements % _CODES))
+            scales, signs = _ternary(flat.view(len(some) * rows, columns))
+            digits = pad(signs.view(len(some), -1).add_(1).to(torch.uint8), (0, -rows * columns % _CODES))
             digits = digits.unflatten(1, (-1, _CODES))
             codes = digits[..., _CODES - 1].clone()
             for place in reversed(range(_CODES - 1)):
@@ -69,21 +69,16 @@ class Ternary(Codec, kind="ternary", about="-s, 0 or s, where s is the mean magn
     ) -> None:
         import torch
 
-        shape, elements, rows = targets[0].shape, targets[0].numel(), self._rows(targets[0].shape)
-        if not elements:
+        rows, columns = as_matrix(targets[0].shape, self.granularity == "row")
+        if not rows:
             return
         places = torch.pow(3, torch.arange(_CODES, device=payloads.device)).to(torch.uint8)
         for payload, target in zip(payloads, targets, strict=True):
             before, codes = payload.tensor_split([4 * rows])
             scales = before.clone().view(torch.float32).view(rows, 1)  # a clone is aligned
             digits = codes.view(-1, 1).div(places, rounding_mode="floor").remainder_(3)
-            signs = digits.view(-1)[:elements].view(rows, -1).float().sub_(1)
-            settle([target], [signs.mul_(scales).view(shape)], weight, add)
-
-    def _rows(self, shape: Sequence[int]) -> int:
-        if math.prod(shape) == 0:
-            return 0
-        return shape[0] if self.granularity == "row" and len(shape) > 1 else 1
+            signs = digits.view(-1)[: rows * columns].view(rows, columns).float().sub_(1)
+            settle([target], [signs.mul_(scales).view(target.shape)], weight, add)
 
 
 def _ternary(rows: Tensor) -> tuple[Tensor, Tensor]:

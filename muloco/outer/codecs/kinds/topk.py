@@ -12,7 +12,7 @@ from muloco.outer.codecs.kinds.dense import BFloat16, Float32
 from muloco.outer.codecs.kinds.linear import Linear
 from muloco.outer.codecs.kinds.lloyd_max import LloydMax
 from muloco.outer.codecs.kinds.statistical import Statistical
-from muloco.settings.bounds import Bits, SomeShare
+from muloco.settings.annotations import Bits, SomeShare
 
 if TYPE_CHECKING:
     from torch import Tensor

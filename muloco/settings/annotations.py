@@ -1,22 +1,20 @@
-"""Bounds of a config's fields, as annotations of their types: `lr: Rate`. Needs nothing but Python."""
+"""Bounds and marks of a config's fields, as annotations of their types: `host: MayChange[Text | None]`. A mark on a
+section applies to all of its fields without a mark of their own. Needs nothing but Python.
+"""
 
+import enum
 import re
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, TypeVar
 
+Type = TypeVar("Type")
 YEAR_SECONDS = 365 * 24 * 3600
 LONGEST_NAME = 200
 
 
-class Bound(Protocol):
-    """Metadata of an annotation: a condition on the values of its type."""
-
-    @property
-    def words(self) -> str:
-        """The allowed values in words, to follow "must be"."""
-        ...
-
-    def allows(self, value) -> bool: ...
+class Mark(enum.Enum):
+    MAY_CHANGE = "may change"
+    COMMON = "common"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,7 @@ class Range:
 
     @property
     def words(self) -> str:
+        """The allowed values in words, to follow "must be"."""
         if self.least is None:
             return f"above {self.above}" + ("" if self.most is None else f" and at most {self.most}")
         if self.most is not None:
@@ -48,35 +47,25 @@ class Range:
 
 
 @dataclass(frozen=True)
-class FolderName:
-    """Names of folders that are safe in paths, on command lines and in other programs' files."""
+class Pattern:
+    """Texts that a regular expression matches."""
 
-    words: str = (
-        f"the name of a folder: up to {LONGEST_NAME} letters (A to Z, a to z), digits and . _ - + = , starting with a "
-        "letter, a digit or _"
-    )
-
-    def allows(self, value: str) -> bool:
-        return re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9._+=,-]{{0,{LONGEST_NAME - 1}}}", value) is not None
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Names that are kept as one text, separated by commas, and may be given as a list."""
-
-    words: str = "names separated by commas"
+    words: str
+    """The allowed values in words, to follow "must be"."""
+    expression: str = ".+"
 
     def allows(self, value: str) -> bool:
-        return bool(value)
+        return re.fullmatch(self.expression, value) is not None
 
 
-@dataclass(frozen=True)
-class NotEmpty:
-    words: str = "a text that is not empty"
-
-    def allows(self, value: str) -> bool:
-        return bool(value)
-
+FOLDER_NAME = Pattern(
+    f"the name of a folder: up to {LONGEST_NAME} letters (A to Z, a to z), digits and . _ - + = , starting with a "
+    "letter, a digit or _",
+    rf"[A-Za-z0-9_][A-Za-z0-9._+=,-]{{0,{LONGEST_NAME - 1}}}",
+)
+"""Names of folders that are safe in paths, on command lines and in other programs' files."""
+JOINED = Pattern("names separated by commas")
+"""Names that are kept as one text, and may be given as a list."""
 
 Count = Annotated[int, Range(least=1)]
 Amount = Annotated[int, Range(least=0)]
@@ -88,6 +77,10 @@ Share = Annotated[float, Range(least=0, most=1)]
 SomeShare = Annotated[float, Range(above=0, most=1)]
 Momentum = Annotated[float, Range(least=0, below=1)]
 Seconds = Annotated[float, Range(above=0, most=YEAR_SECONDS)]
-Name = Annotated[str, FolderName()]
-Names = Annotated[str, Joined()]
-Text = Annotated[str, NotEmpty()]
+Name = Annotated[str, FOLDER_NAME]
+Names = Annotated[str, JOINED]
+Text = Annotated[str, Pattern("a text that is not empty")]
+MayChange = Annotated[Type, Mark.MAY_CHANGE]
+"""Does not affect what is learned, so that a resume may change it. Fields without this mark identify a run."""
+Common = Annotated[Type, Mark.COMMON]
+"""Has the same value on all workers of a run, so that payloads have equal sizes and outer steps equal results."""

@@ -1,11 +1,11 @@
-"""A report as one self-contained HTML page: without network and scripts, with its images inside."""
+"""A report as Markdown, and as one self-contained HTML page: without network and scripts, with its images inside."""
 
 import base64
 from collections.abc import Iterator, Mapping
 from html import escape
 
 from muloco.analysis.report.contents import LEGEND, Report, Section
-from muloco.analysis.table import TextTable
+from muloco.analysis.table import TextTable, markdown_lines
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2321; --paper: #fbfbf9; --line: #d8d9d3; --faint: #6a706d;
@@ -35,17 +35,31 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border: 1
 """
 
 
-def page(report: Report, images: Mapping[str, bytes]) -> str:
-    """report.html.
+def markdown(report: Report) -> Iterator[str]:
+    """The lines of report.md, with figures by their paths beside it."""
+    yield from ("# muloco report", "", f"{report.counts}.", "", LEGEND, "")
+    if report.problems.rows:
+        yield from markdown_lines(report.problems, level=2)
+    for section in report.sections:
+        yield from (f"## {section.title}", "")
+        for table in section.tables:
+            yield from markdown_lines(table.wide(), level=3)
+        for figure in section.figures:
+            yield from (f"### {figure.title}", "")
+            yield from (f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, "")
+        if section.missing:
+            yield from ("### Not here", "")
+            yield from (f"- {names}: needs {needs}" for needs, names in section.missing.items())
+            yield ""
+
+
+def page(report: Report, images: Mapping[str, bytes]) -> Iterator[str]:
+    """The lines of report.html.
 
     Args:
         report: what to show.
-        images: SVG files by the figure's name with its section's suffix.
+        images: contents of the SVG files by name.
     """
-    return "\n".join(_lines(report, images)) + "\n"
-
-
-def _lines(report: Report, images: Mapping[str, bytes]) -> Iterator[str]:
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<title>muloco report</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>muloco report</h1>"
@@ -70,12 +84,12 @@ def _section(section: Section, images: Mapping[str, bytes]) -> Iterator[str]:
         yield f"<h3>{escape(wide.title)}</h3>"
         yield from _table(wide)
     for figure in section.figures:
-        data = base64.b64encode(images[figure.name + section.suffix]).decode()
+        data = base64.b64encode(images[f"{figure.name}.svg"]).decode()
         yield f"<h3>{escape(figure.title)}</h3>\n<figure>"
         yield f'<img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{data}">'
         yield f"<figcaption class=note>{escape(figure.caption)}</figcaption>\n</figure>"
-    if section.skipped:
-        lines = "".join(f"<li>{escape(one.name)}: needs {escape(one.needs)}</li>" for one in section.skipped)
+    if section.missing:
+        lines = "".join(f"<li>{escape(names)}: needs {escape(needs)}</li>" for needs, names in section.missing.items())
         yield f"<h3>Not here</h3>\n<ul class=note>{lines}</ul>"
 
 
