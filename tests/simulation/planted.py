@@ -9,6 +9,7 @@ REACHABILITY, COMMITS = "outer/protocol/reachability.py", "runs/commits.py"
 LOOP, FRAGMENT, FLIGHT, OUTGOING = (
     f"outer/loop/{name}.py" for name in ("outer_loop", "fragment", "in_flight", "outgoing")
 )
+RARE = "It has not been noticed in the few hundred schedules that have been run; more may be enough."
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ VOTE = (
         "if answer == COMMITTED:",
         "if answer in (COMMITTED, VOTING):",
         "A worker in doubt commits if another one still votes.",
+        survives=RARE,
     ),
     Mutant(
         "no_patience_in_doubt",
@@ -94,6 +96,7 @@ VOTE = (
         "                transport.wire.abort()  # a peer that waits for this rank's vote would wait until the timeout",
         "                pass",
         "A worker in doubt keeps its connections, on which others wait for its vote until the timeout.",
+        survives=RARE,
     ),
     Mutant(
         "no_abort_after_failure",
@@ -130,6 +133,7 @@ VOTE = (
         "_remember(self._rounds, name, VOTING)",
         "_remember(self._rounds, name, COMMITTED)",
         "A worker answers that a round is committed before it has the votes.",
+        survives=RARE,
     ),
     Mutant(
         "failure_not_said",
@@ -183,6 +187,7 @@ LEADERS = (
         "(len(ranks), -ranks[0])",
         "(-len(ranks), -ranks[0])",
         "Among members with different histories the smallest set leads.",
+        survives=RARE,
     ),
     Mutant(
         "histories_mixed",
@@ -190,6 +195,7 @@ LEADERS = (
         "by_hash.setdefault(headers[rank].commit_hash, [])",
         'by_hash.setdefault("", [])',
         "Members with different histories lead together.",
+        survives=RARE,
     ),
     Mutant(
         "too_far_ahead_inverted",
@@ -204,6 +210,7 @@ LEADERS = (
         "header.step > min(steps) + terms.sync_interval",
         "header.step > min(steps)",
         "A member that is one window ahead is not believed.",
+        survives=RARE,
     ),
     Mutant(
         "half_is_a_majority",
@@ -211,6 +218,7 @@ LEADERS = (
         "2 * len(workers) > terms.workers",
         "2 * len(workers) >= terms.workers",
         "Half of the workers outweigh a member that has gone on without them.",
+        survives=RARE,
     ),
     Mutant(
         "digest_left_out",
@@ -421,6 +429,7 @@ STATE = (
         '            position["arrived"] = self._sent.to_json()',
         "            pass",
         "A worker that takes over a state does not learn of the round in flight.",
+        survives=RARE,
     ),
     Mutant(
         "old_state_handed_on",
@@ -428,6 +437,7 @@ STATE = (
         "return self._offer[1] if self._offer[0] == name else None",
         "return self._offer[1] or None",
         "A worker that asks for the state after a round gets the state after an earlier one.",
+        survives=RARE,
     ),
     Mutant(
         "state_not_offered",
@@ -452,6 +462,7 @@ PROGRESS = (
         "        outcome = agree(\n",
         "        self.progress.record(step, fragment, self.members)\n        outcome = agree(\n",
         "A round is written to the commit log before it is committed.",
+        survives=RARE,
     ),
     Mutant(
         "log_names_all_workers",
@@ -480,6 +491,7 @@ PROGRESS = (
         "holders = range(workers) if self.holders is None else self.holders",
         "holders = self.holders or ()",
         "A worker that does not know who holds the state does not look whether others have gone on without it.",
+        survives=RARE,
     ),
     Mutant(
         "joiners_do_not_hold",
@@ -494,6 +506,7 @@ PROGRESS = (
         'self.commit_hash, self.members, self.holders = state["history"], state["members"], None',
         'self.commit_hash, self.members = state["history"], state["members"]',
         "A worker that takes over a state believes that those hold it that held its own earlier one.",
+        survives=RARE,
     ),
     Mutant(
         "begins_again",
@@ -522,6 +535,7 @@ PROGRESS = (
         "return max((commit.step for commit in chain(self._logged(), self._answered())), default=0)",
         "return min((commit.step for commit in chain(self._logged(), self._answered())), default=0)",
         "The run counts as having come as far as its slowest worker.",
+        survives=RARE,
     ),
     Mutant(
         "reached_without_asking",
@@ -529,6 +543,7 @@ PROGRESS = (
         "return max((commit.step for commit in chain(self._logged(), self._answered())), default=0)",
         "return max((commit.step for commit in self._logged()), default=0)",
         "How far the run has come is read from the logs alone, which others may see late.",
+        survives=RARE,
     ),
     Mutant(
         "passed_at_later_steps_only",
@@ -551,6 +566,7 @@ PROGRESS = (
         "commits and entry.step < commits[0].step",
         "commits and entry.step <= commits[0].step",
         "Of several rounds after one step only the last one is read from a commit log.",
+        survives=RARE,
     ),
 )
 
@@ -599,6 +615,7 @@ MEETING = (
         "hashlib.sha256(messages[r]).digest() != told[LENGTH_BYTES:]",
         "False",
         "Members read headers that have arrived damaged.",
+        survives=RARE,
     ),
     Mutant(
         "announcement_not_checked",
@@ -614,6 +631,7 @@ MEETING = (
         "if this_round.rank == 0:",
         "if True:",
         "Every member deletes the entries of the group, also when another group already uses the store.",
+        survives=RARE,
     ),
     Mutant(
         "nobody_forgets_rendezvous",
@@ -621,6 +639,7 @@ MEETING = (
         "if this_round.rank == 0:",
         "if False:",
         "The entries of a group stay in the store, where a restarted lighthouse leads others to them.",
+        survives=RARE,
     ),
     Mutant(
         "one_who_stays_out_leads",
@@ -635,6 +654,7 @@ MEETING = (
         "            out[higher] = lower\n",
         "            out[higher], out[lower] = lower, higher\n",
         "Of two workers that do not reach each other both stay out of the rounds.",
+        survives=RARE,
     ),
     Mutant(
         "stays_out_for_ever",
@@ -643,6 +663,7 @@ MEETING = (
         "                self._failures.pop(worker, None)\n",
         '                logger.warning("worker %d can reach worker %d again", self._worker, worker)\n',
         "A worker that can reach another one again still stays out of the rounds.",
+        survives=RARE,
     ),
     Mutant(
         "waits_for_silent",
@@ -658,6 +679,7 @@ MEETING = (
         "if (not committed or broken is not None) and not self.reachability.keeps_out():",
         "if broken is not None and not self.reachability.keeps_out():",
         "After a failed round no new connections are asked for.",
+        survives=RARE,
     ),
     Mutant(
         "failed_connection_not_noticed",
@@ -672,6 +694,7 @@ MEETING = (
         "            broken = CUT_OFF\n",
         "            pass\n",
         "A worker whose connections are lost after the vote does not ask for new ones.",
+        survives=RARE,
     ),
     Mutant(
         "introduced_once",
@@ -686,6 +709,7 @@ MEETING = (
         "        self._address_of |= met\n",
         "",
         "A worker does not know where to ask others how far the run has come.",
+        survives=RARE,
     ),
 )
 
