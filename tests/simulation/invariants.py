@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy
 
+from tests.simulation.leaders import check_leaders
 from tests.simulation.toy import LEARNING_RATE, MOMENTUM, Shape, drift, fragment_places, start
-from tests.simulation.world import Process
+from tests.simulation.world import Process, Violation
 
 TOLERANCE = 1e-4
 """Largest difference between an anchor in fp32 and the model's. A window that is counted wrongly makes a larger one."""
 
 NEXT_COMMIT_SECONDS = 60.0
 """Longest time from the end of all faults, or from a commit, to the next one."""
-
-
-class Violation(AssertionError):
-    """A run has done something that must never happen."""
 
 
 @dataclass(eq=False)
@@ -100,12 +97,14 @@ class View:
     joined: bool = False
     """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
+    sends_after: int | None = None
+    """The step of the round in which it offers a window; None: it offers none."""
     opened: float = 0.0
     """When it has last begun to meet the others for a round."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
-        return replace(self, process=process, windows=windows, started=False, done=False)
+        return replace(self, process=process, windows=windows, started=False, done=False, sends_after=None)
 
 
 @dataclass
@@ -160,6 +159,7 @@ class Ledger:
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
+        view.sends_after = step if sends else view.sends_after
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -175,7 +175,7 @@ class Ledger:
         self._compare(view, node, anchor, digest)
         if now > max(self.disturbed, self.scattered):
             self._check_missed(view, node)
-        view.node, view.started, view.joined = node, True, True
+        view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
 
     def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
@@ -191,6 +191,7 @@ class Ledger:
         node = self.nodes.get(committed.commit_hash)
         created = node is None
         if node is None:
+            check_leaders(self.shape, self.views, committed)
             node = self._child(view, committed, now)
             self.nodes[committed.commit_hash] = node
             self.commits += 1
@@ -296,10 +297,11 @@ class Ledger:
     def _check_newest(self, view: View, committed: Any) -> None:
         """The leaders of a round must not have missed one that was committed before they opened it."""
         for node in self.nodes.values():
-            known = node.attempt == self.attempt and node.time < view.opened
-            missed = known and node.fragment is not None and node.step >= committed.step
-            passed = missed and (node.step > committed.step or node.fragment == committed.fragment)
-            if passed and not set(node.weights) & set(committed.weights) and not node.is_ancestor_of(view.node):
+            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened:
+                continue
+            same = (node.step, node.fragment) == (committed.step, committed.fragment)
+            passed = node.step > committed.step or (same and not set(node.weights) & set(committed.weights))
+            if passed and not node.is_ancestor_of(view.node):
                 raise Violation(
                     f"workers {sorted(committed.weights)} lead the round after step {committed.step}, though workers "
                     f"{sorted(node.weights)} have committed the one after step {node.step}"

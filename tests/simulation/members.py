@@ -93,9 +93,11 @@ class End:
         world.point("swaps")
         for other in self.others:
             if sizes[other]:
+                self._insist_on(other)
                 self._want(other)
         for other in self.others:
             if len(sent[other]):
+                self._insist_on(other)
                 self._offered[other].append(sent[other])
                 self._match(other)
         meanwhile()
@@ -111,6 +113,11 @@ class End:
                 raise RuntimeError(f"timed out after {seconds:g} s")
             self._wait(deadline)
         raise RuntimeError(self.error)
+
+    def _insist_on(self, other: int) -> None:
+        """As gloo, which posts nothing more once a connection is known to be broken."""
+        if other in self._lost and not self.arrived[other]:
+            raise RuntimeError(self._lost[other])
 
     def close(self, reason: str) -> None:
         """Closes the connections. The other ends hear of it."""

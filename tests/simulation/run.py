@@ -15,8 +15,9 @@ from tests.simulation.lighthouse import Lighthouse
 from tests.simulation.network import Network
 from tests.simulation.storage import Storage
 from tests.simulation.toy import Shape
+from tests.simulation.watch import Watch
 from tests.simulation.wire import seeded_nonces
-from tests.simulation.worker import BEAT_SECONDS, STRAGGLER_SECONDS, SimulatedWorker
+from tests.simulation.worker import BEAT_SECONDS, EXCHANGE_SECONDS, STRAGGLER_SECONDS, SimulatedWorker
 from tests.simulation.world import Killed, Process, World
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
@@ -61,6 +62,7 @@ class Run:
         self.network = Network(self.world)
         self.storage = Storage()
         self.ledger = Ledger(shape)
+        self.watch = Watch(self.ledger, EXCHANGE_SECONDS)
         self.key = Key(b"the secret of a simulated run")
         self.attempt = 1
         self.end = ""

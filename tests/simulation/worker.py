@@ -98,6 +98,7 @@ class SimulatedWorker:
         self.transport = transport
         self._view: View
         self._watch_commits()
+        run.watch.all_of(worker, process, transport, self.loop)
 
     def train(self, saved: Any) -> None:
         """Trains from a saved state, or from the start, to the end of the run."""
@@ -157,7 +158,13 @@ class SimulatedWorker:
             run.ledger.commits_round(self._view, committed, *self._anchor(), run.world.now)
             commit(committed)
 
-        membership.commit = reported  # type: ignore[method-assign]
+        start: Callable[..., None] = membership.start
+
+        def offers_none(*args: Any, **named: Any) -> None:
+            self._view.sends_after = None
+            start(*args, **named)
+
+        membership.commit, membership.start = reported, offers_none  # type: ignore[method-assign]
 
     def _anchor(self) -> tuple[Any, int]:
         tensors = {name: tensor for fragment in self.loop.fragments for name, tensor in fragment.anchor.items()}

@@ -22,6 +22,10 @@ class Killed(BaseException):
     on, so that nothing that it does in `finally` has an effect."""
 
 
+class Violation(AssertionError):
+    """A run has done something that must never happen."""
+
+
 class Process:
     """A process of the simulated world.
 

@@ -1,0 +1,48 @@
+"""Planted mistakes: each can still be made in the engine as it is, and the simulation notices them."""
+
+import pytest
+
+from tests.covering import full
+from tests.simulation import planted
+from tests.simulation.mutants import ROOT, hunt, plant
+from tests.simulation.planted import MUTANTS, Mutant
+
+SCHEDULES = 5000
+EASY = MUTANTS["window_not_reset"]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mistake_can_be_planted(mutant: Mutant) -> None:
+    source = (ROOT / "muloco" / mutant.file).read_text()
+    changed = mutant.applied(source)
+    assert changed != source
+    compile(changed, mutant.file, "exec")
+
+
+def test_every_mistake_has_a_name_of_its_own() -> None:
+    groups = planted.VOTE, planted.LEADERS, planted.MEANS, planted.STATE, planted.PROGRESS, planted.MEETING
+    assert len(MUTANTS) == sum(map(len, groups)) >= 35
+
+
+def test_a_text_that_is_not_there_once_is_refused() -> None:
+    with pytest.raises(ValueError, match="window_not_reset: the text occurs 2 times"):
+        EASY.applied(2 * EASY.text)
+
+
+def test_a_mistake_is_planted_in_a_copy(tmp_path) -> None:
+    source = (ROOT / "muloco" / EASY.file).read_text()
+    plant(EASY, tmp_path)
+    assert (tmp_path / "muloco" / EASY.file).read_text() == EASY.applied(source)
+    assert (ROOT / "muloco" / EASY.file).read_text() == source
+
+
+def test_a_mistake_that_shows_at_once_is_noticed() -> None:
+    found = hunt(EASY, 0, 3)
+    assert found.found_by and found.seed is not None and found.seed < 3
+
+
+@full
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_the_simulation_notices_a_mistake(mutant: Mutant) -> None:
+    """Or it is known why it does not."""
+    assert mutant.survives or hunt(mutant, 0, SCHEDULES).found_by
