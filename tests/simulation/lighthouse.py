@@ -127,6 +127,7 @@ class Lighthouse:
         self._beats.clear()
         self._started = self.world.now
         self._found.clear()
+        self._tick_at = -1.0
         self.world.tell("the lighthouse", "starts")
 
     def restart(self, seconds: float) -> None:
@@ -236,10 +237,16 @@ class Lighthouse:
         times = [last + state.beat_timeout for last in self.beats().values() if last < now]
         times += [since + state.join_timeout for since, _ in state.asking.values()]
         later = min((time for time in times if time > now), default=None)
-        if later is None or (now < self._tick_at <= later + TICK_SECONDS):
+        if later is None or 0 < self._tick_at <= later + TICK_SECONDS:
             return
-        self._tick_at = later + self.world.random.uniform(0.001, TICK_SECONDS)
-        self.world.at(self._tick_at - now, self.look, self.process)
+        at = self._tick_at = later + self.world.random.uniform(0.001, TICK_SECONDS)
+
+        def tick() -> None:
+            if self._tick_at == at:
+                self._tick_at = -1.0
+            self.look()
+
+        self.world.at(at - now, tick, self.process)
 
     def _beating(self, manager: Manager) -> bool:
         process = manager.process

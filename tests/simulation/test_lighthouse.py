@@ -88,6 +88,25 @@ def test_the_survivor_of_two_meets_itself_once_the_other_is_silent() -> None:
     assert alone[0][0] in (9, 10, 11) and {said[3] for said in alone} == {alone[0][3]}
 
 
+def test_the_last_sign_of_life_counts() -> None:
+    """The lighthouse looks when a replica may have fallen silent, and again if it was heard since."""
+    world = World(5, seconds=60.0)
+    lighthouse = Lighthouse(Network(world), least=1, join_timeout=20.0, beat_timeout=3.0)
+    processes = {name: Process(world, name, name) for name in "ab"}
+    seen = []
+
+    def ask(name: str) -> None:
+        lighthouse.register(processes[name], name)
+        lighthouse.ask(processes[name], Member(name, f"{name}:1"), 30.0)
+        seen.append((name, round(world.now)))
+
+    world.at(0.50, lambda: world.spawn(processes["a"], lambda: ask("a")))
+    world.at(0.55, lambda: world.spawn(processes["b"], lambda: ask("b")))
+    world.at(1.80, processes["a"].kill)
+    world.run()
+    assert seen == [("a", 1), ("b", 5)]
+
+
 def test_a_paused_process_is_silent_and_comes_back() -> None:
     world, _, processes, seen = _at_a_lighthouse()
     world.at(6.0, processes[1].pause)
