@@ -32,7 +32,8 @@ lost worker go on at once, and then one that is longer each time: what makes rou
 TELL_SECONDS = 5.0
 """Seconds after which a worker that waits at the start says for how many others it waits."""
 MEETING_SECONDS = 10.0
-"""Seconds within which workers meet at a lighthouse that is there."""
+"""Seconds within which workers meet at a lighthouse that is there. After a meeting at the start that took longer, the
+others have as many seconds to come before they count as late: the lighthouse may have been away for them, too."""
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
@@ -147,13 +148,15 @@ def assemble(
         ForeignRun: this worker does not belong to the run; see `muloco.outer.protocol.company.company_of`.
     """
     started, first_comer, told = transport.clock.now(), False, 0
-    away = 0.0  # seconds for which there was no lighthouse: nobody is late meanwhile
+    late_from = started + quorum.straggler_timeout_seconds
     workers = own.terms.workers
     while True:
         asked = transport.clock.now()
         this_round = transport.open(own.step)
-        away += max(0.0, transport.clock.now() - asked - MEETING_SECONDS)
-        waited = transport.clock.now() - started - away
+        met = transport.clock.now()
+        waited = met - started
+        if asked < late_from and met - asked > MEETING_SECONDS:
+            late_from = max(late_from, met + MEETING_SECONDS)
         outcome, failure, stays_out = None, "", False
         try:
             headers = _meet(this_round, own)
@@ -165,7 +168,7 @@ def assemble(
                     f"not have the same secret (MULOCO_SECRET) and version of the protocol ({PROTOCOL} here); give it "
                     "the secret of the run, and install the same muloco"
                 )
-            enough = workers if waited < quorum.straggler_timeout_seconds else quorum.min_replica_size
+            enough = workers if met < late_from else quorum.min_replica_size
             if not among_strangers and (len(headers) >= enough or any(header.sends for header in headers)):
                 outcome = _carry(this_round, headers, None, channel_of, 1, transport.device)
         except TransportError as error:

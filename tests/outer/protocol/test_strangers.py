@@ -18,8 +18,9 @@ from muloco.outer.protocol import transaction
 from muloco.outer.protocol.exchange import gather_bytes
 from muloco.outer.protocol.header import Header
 from muloco.outer.protocol.membership import Membership
+from muloco.outer.protocol.outcome import Committed
 from muloco.outer.protocol.terms import Terms
-from muloco.outer.protocol.transaction import agree
+from muloco.outer.protocol.transaction import agree, assemble
 from muloco.outer.system_clock import SystemClock
 
 from ..faults import die_at
@@ -129,6 +130,31 @@ def test_a_worker_that_waits_at_the_start_says_for_how_many(
     with caplog.at_level("INFO"):
         begin(CASE.with_(workers=4), 0, InProcessGroup(1).transport(0), quorum=quorum, **NONE)
     assert [record.args for record in caplog.records if record.module == "transaction"] == [(1, 4, 1.0, 1)]
+
+
+@pytest.mark.parametrize(("first_meeting", "begins"), [(0.0, 1200), (900.0, 1200), (1195.0, 1205), (2000.0, 2010)])
+def test_after_a_long_meeting_the_others_have_some_time_left(first_meeting: float, begins: float) -> None:
+    """One of two workers begins alone when the other one is late, whatever its meetings have taken: the lighthouse may
+    have been away, or may have waited for the other one itself."""
+    alone, now = InProcessGroup(1).transport(0), [0.0]
+    meetings = iter([first_meeting])
+
+    def meet(step: int):
+        now[0] += next(meetings, 0.0)
+        return alone.open(step)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = SimpleNamespace(now=lambda: now[0], sleep=sleep)
+    transport = SimpleNamespace(open=meet, any_rank=bool, clock=clock, device=torch.device("cpu"))
+    own = Header(
+        **{"run": "r", "worker": 0, "terms": Terms(workers=2), "step": 0, "fragment": None, "weight": 0},
+        **{"finite": True, "digest": 1, "data_position": "", "commit_hash": ""},
+    )
+    committed = assemble(transport, own, lambda fragment: None, QuorumPolicy())
+    assert isinstance(committed, Committed) and committed.weights == {0: 0}
+    assert begins <= now[0] < begins + 0.5
 
 
 class Answered:
