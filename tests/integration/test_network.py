@@ -13,6 +13,7 @@ OWN_NETWORK = ["unshare", "--net", "--map-root-user", "--pid", "--fork", "--kill
 """Nothing of the test outlives it, as all its processes end with the first one."""
 
 
+@pytest.mark.full
 def test_a_stranger_gets_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
     """The run is in a network namespace of its own; see `off_loopback`."""
     try:

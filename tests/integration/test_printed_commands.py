@@ -41,7 +41,7 @@ def kind(command: str) -> str:
         return "cluster"  # tests/integration/slurm and by_hand.py do these for real
     if program == "make":
         return "target"
-    if program == "python" and words[1].startswith("benchmarks/"):
+    if program == "python" and (words[1].startswith("benchmarks/") or words[2].startswith("tests.")):
         return "benchmark"
     if re.fullmatch(r"muloco( analyze)? [a-z-]+", command):
         return "mention"
@@ -149,6 +149,10 @@ def answer(command: str, folder: Path) -> tuple[int, str]:
             if program == "muloco":
                 return main(arguments), said.getvalue()
             assert program == "python", command
+            if arguments[0] == "-m":
+                patch.setattr(sys, "argv", arguments[1:])
+                runpy.run_module(arguments[1], run_name="__main__")
+                return 0, said.getvalue()
             patch.setattr(sys, "argv", arguments)
             patch.syspath_prepend(str(Path(arguments[0]).parent))
             runpy.run_path(arguments[0], run_name="__main__")

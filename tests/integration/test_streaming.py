@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from ..covering import only
 from .runs import Run, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]  # several runs a test
@@ -52,7 +51,8 @@ def test_transports_are_bit_equal(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("transport", "saved"), only([("in_process", 9)], [("in_process", 9), ("torchft", 13)]))
+@pytest.mark.full
+@pytest.mark.parametrize(("transport", "saved"), [("in_process", 9), ("torchft", 13)])
 def test_runs_resume_bit_by_bit(tmp_path: Path, transport: str, saved: int) -> None:
     """Each run has its only checkpoint at another step, and there another fragment is on its way."""
     settings = {**SETTINGS, "fault_tolerance__transport": transport, "checkpoint__interval": saved}

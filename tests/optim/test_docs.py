@@ -54,6 +54,7 @@ def test_the_trainer_trains(tmp_path):
     assert last < 3.5, "ln 128 = 4.85 before training"
 
 
+@pytest.mark.full
 def test_accelerate_trains(tmp_path):
     assert float(run("accelerate", tmp_path)) < 3.5, "ln 100 = 4.6 before training"
 

@@ -181,7 +181,7 @@ OWED = {
 @pytest.mark.parametrize(
     ("owed", "step"),
     only(
-        [("validation and evaluation", 6), ("evaluation", 8)],
+        [("validation and evaluation", 6)],
         [("validation and evaluation", 6), ("validation and evaluation", 8), ("evaluation", 4), ("evaluation", 8)]
         + [("nothing", 4), ("nothing", 8)],
     ),

@@ -108,6 +108,7 @@ def test_damaged_payloads_are_never_committed(kind: str, lighthouse, group) -> N
 def test_each_exchange_of_a_round_is_watched(lighthouse, group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit flips in one swap of a run, for each swap of the rounds in turn."""
     monkeypatch.setattr(peer_round, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(peer_round, "UNHEARD_SECONDS", 0.05)
     case = Case(workers=2, interval=1, steps=1)
     (expected, _), counted = damaged(case, lighthouse(2), {}, group=group)
     for number in range(counted[1].swaps):

@@ -13,6 +13,7 @@ from muloco.outer.protocol.authentication import Key
 from muloco.outer.wire import http
 from muloco.outer.wire.http import NONCE, TAG
 
+from ...patience import PATIENCE
 from ..over_torchft import KEY
 from ..peer_server import PeerServer, ask, fetch, fetch_part, inquire
 
@@ -215,16 +216,16 @@ def test_a_request_that_comes_byte_by_byte_is_given_up(server: PeerServer, monke
 
 
 def test_half_requests_keep_nobody_out(server: PeerServer) -> None:
-    """900 connections of strangers, each of which says half a sentence: the oldest ones are closed."""
+    """Many connections of strangers, each of which says half a sentence: the oldest ones are closed."""
     server.publish("name", b"a part")
     host, port = server.address.split(":")
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
-        for _ in range(900):
-            half = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        for _ in range(3 * http.STRANGERS):
+            half = stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
             half.sendall(b"GET /round/na")
-        assert fetch_part(server.address, "name", key=KEY, patience=10) == b"a part"
-        deadline = time.monotonic() + 10
+        assert fetch_part(server.address, "name", key=KEY, patience=PATIENCE) == b"a part"
+        deadline = time.monotonic() + PATIENCE
         while threading.active_count() - before > http.STRANGERS + 1 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert threading.active_count() - before <= http.STRANGERS + 1
