@@ -143,6 +143,7 @@ def test_a_run_whose_state_is_lost_does_not_begin_anew(tmp_path: Path) -> None:
     assert {line["attempt"] for line in events(folder, "sync")} == {1} and not folder.summary.exists()
 
 
+@pytest.mark.full
 def test_a_failing_worker_is_named_with_its_reason(tmp_path: Path) -> None:
     run = train(tmp_path, "failing", MULOCO, fault_tolerance__group_size=1, training__steps=30, optimizer__lr=1e30)
     assert run.status == 3

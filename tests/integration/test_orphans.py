@@ -17,6 +17,7 @@ from .waiting import wait_until
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.full
 def test_ranks_end_with_their_torchrun(tmp_path: Path) -> None:
     values = {
         **TINY,

@@ -115,6 +115,7 @@ def test_one_worker_without_outer_steps_learns(tmp_path: Path, method: str) -> N
     assert run.validation()[20] < run.validation()[0] - 0.5
 
 
+@pytest.mark.full
 def test_one_worker_needs_no_lighthouse(tmp_path: Path) -> None:
     alone = train(
         tmp_path, "alone", MULOCO, fault_tolerance__group_size=1, training__steps=20, fault_tolerance__sync_steps=6
