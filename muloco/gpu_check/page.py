@@ -26,7 +26,7 @@ _BY_HAND = (
 )
 
 Checked = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By row, the records in which it passed or failed, the newest last."""
+"""For each row of the page, by name, the records in which it passed or failed, the newest last."""
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -162,7 +162,7 @@ class Progress:
     an old state, or there is none, the answers of the other workers make up for it."""
 
     logs: Sequence[Log]
-    """Those of all workers."""
+    """The commit logs of all workers."""
     _: KW_ONLY
     worker: int
     """Number of the worker that asks."""

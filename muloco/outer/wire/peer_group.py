@@ -111,7 +111,8 @@ class PeerGroup(ProcessGroupWrapper):
         raise NotImplementedError
 
     def _reach_store(self, announced: str) -> str:
-        """
+        """Returns the address at which this process reaches the announced store, with the prefix of its keys.
+
         Raises:
             ConnectionError: the worker that holds the store has gone. torch would try to connect until its timeouts,
                 and the other workers would wait for this one.
