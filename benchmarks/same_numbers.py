@@ -482,7 +482,7 @@ def code_of(named: str, side: str, outputs: Path) -> Iterator[Code]:
         commit = commit_of(named)
         packed = subprocess.run(["git", "-C", str(CHECKOUT), "archive", commit], stdout=subprocess.PIPE, check=True)
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
-            files.extractall(folder, filter="data")
+            files.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         yield Code(folder, outputs / side)
 
 

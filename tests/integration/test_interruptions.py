@@ -66,8 +66,16 @@ def stop(process: subprocess.Popen, folder: RunFolder) -> str:
 def test_a_killed_worker_and_a_killed_lighthouse_come_back_and_ctrl_c_ends_all(tmp_path: Path) -> None:
     """The worker takes over the state of the other one, and the run can be resumed."""
     process, folder = start_and_wait_for_syncs(tmp_path, "killed")
-    kill(folder, 1)
-    killed = time.time()
+    process.send_signal(signal.SIGSTOP)  # the supervisor starts no worker before the other one has gone on alone
+    try:
+        kill(folder, 1)
+        killed = time.time()
+        wait_until(
+            lambda: [m for m in events(folder, "sync", participants=1) if m["time"] > killed],
+            *("worker 0 does not go on alone", tmp_path, process),
+        )
+    finally:
+        process.send_signal(signal.SIGCONT)
     wait_until(
         lambda: [m for m in events(folder, "sync", worker=1) if m["time"] > killed],
         *("it does not come back", tmp_path, process),
