@@ -60,8 +60,10 @@ def main(words: list[str], here: Path) -> int:
         if status := _install(wheels, site):
             return _refuse(f"pip could not install the wheels (status {status})")
         with tarfile.open(here / "muloco.tar.gz") as packed:
-            # Python before 3.11.4 has no filters. The files are programs that are run: whoever made them is trusted.
-            packed.extractall(tree, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            if hasattr(tarfile, "data_filter"):
+                packed.extractall(tree, filter="data")
+            else:  # Python before 3.11.4; the files are programs that are run, so whoever made them is trusted
+                packed.extractall(tree)
         done.write_text(content)
     environment = {
         **os.environ,
