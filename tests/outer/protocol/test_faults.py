@@ -136,7 +136,7 @@ def test_death_before_the_vote(point: int, victim: int, lighthouse, group) -> No
     """Before the headers, before the pieces go to their owners, before the means go back, and with all exchanged."""
     results = over_torchft(
         CASE,
-        lighthouse(1, heartbeat_seconds=1.5),
+        lighthouse(1, heartbeat_seconds=3),
         {victim: (AT, points_before_the_vote()[point], die_at)},
         group=group,
     )
@@ -148,7 +148,7 @@ def test_deaths_of_all_but_one_beside_the_inner_steps(lighthouse, group) -> None
     """Four workers, tau = 1: each time another one dies in the thread that carries the round."""
     case = CASE.with_(workers=4, delay=1)
     points = {3: (3, "exchange 0", die_at), 0: (5, "exchange 1", die_at), 2: (7, "vote", die_at)}
-    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=group)
+    results = over_torchft(case, lighthouse(1, heartbeat_seconds=3), points, group=group)
     present = present_until(case, {worker: point[0] for worker, point in points.items()})
     assert_survivors_agree(results, case, present, retried=[4, 6, 8], what=points)
 
@@ -159,7 +159,7 @@ def test_death_after_the_vote(workers: int, lighthouse, group) -> None:
     the round has been committed."""
     case = CASE.with_(workers=workers)
     points = {workers - 1: (AT, "voted", die_at), 1: (AT, "voted", lose_contact_in_vote)}
-    results = over_torchft(case, lighthouse(1, heartbeat_seconds=1.5), points, group=group)
+    results = over_torchft(case, lighthouse(1, heartbeat_seconds=3), points, group=group)
     present = present_until(case, {workers - 1: AT}, counted=[workers - 1])
     assert_survivors_agree(results, case, present, retried=[], what=points)
 

@@ -35,7 +35,7 @@ def test_an_outsider_is_named_and_left_out(
 ) -> None:
     """The outsider claims the number of a live worker, comes during the training and stays for some syncs."""
     monkeypatch.setattr("muloco.outer.protocol.transaction.ALONE_SECONDS", 0.0)
-    address, came, gone = lighthouse(2, heartbeat_seconds=1.5), threading.Event(), threading.Event()
+    address, came, gone = lighthouse(2, heartbeat_seconds=3), threading.Event(), threading.Event()
     sent: list[int] = []
     said: list[str] = []
 
@@ -96,7 +96,7 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
         raise TransportError("this is all that it has to say")
 
     monkeypatch.setattr(groups, "admit", admit)
-    address = lighthouse(2, heartbeat_seconds=1.5)
+    address = lighthouse(2, heartbeat_seconds=3)
     transports = [connect(worker, address) for worker in range(2)]
 
     def work(worker: int) -> list[object]:
@@ -113,7 +113,7 @@ def test_one_of_another_version_is_left_out_before_anything_is_connected(
 
 def test_outsiders_do_not_count_for_a_quorum(lighthouse) -> None:
     """The lighthouse takes a worker and an outsider for enough; the worker waits until the other one comes."""
-    address, waiting = lighthouse(2, heartbeat_seconds=1.5), threading.Event()
+    address, waiting = lighthouse(2, heartbeat_seconds=3), threading.Event()
     outsider = connect(1, address, secret=OTHER, quorum_seconds=3)
     done = threading.Event()
 
@@ -162,7 +162,7 @@ def test_only_a_group_of_the_whole_quorum_deletes_what_all_have_written(members:
 
 
 def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:
-    address = lighthouse(2, heartbeat_seconds=1.5)
+    address = lighthouse(2, heartbeat_seconds=3)
     transports = [
         connect(0, address, least=2, quorum_seconds=3),
         connect(1, address, least=2, quorum_seconds=3, secret=OTHER),
@@ -180,7 +180,7 @@ def test_a_worker_that_stays_alone_with_outsiders_says_so(lighthouse) -> None:
 
 def test_a_run_begins_though_an_outsider_is_there_first(lighthouse) -> None:
     """The first worker meets only the outsider until the second one comes, and does not take itself for a stranger."""
-    address, met = lighthouse(1, heartbeat_seconds=1.5), threading.Event()
+    address, met = lighthouse(1, heartbeat_seconds=3), threading.Event()
     outsider = connect(2, address, secret=OTHER, quorum_seconds=3)
 
     def come() -> None:

@@ -69,7 +69,7 @@ def test_of_workers_that_begin_together_the_fewer_stop(workers: int) -> None:
 @pytest.mark.parametrize("misfit", ["compression", "interval", "fragments", "workers"])
 def test_a_newcomer_with_another_config_leaves_a_run_over_gloo_as_it_was(misfit: str, lighthouse) -> None:
     """The stranger comes during the training. With gloo, a payload of a different size would end every process."""
-    case, address = CASE.with_(workers=3), lighthouse(1, heartbeat_seconds=1.5)
+    case, address = CASE.with_(workers=3), lighthouse(1, heartbeat_seconds=3)
     changes = {"interval": {"interval": 5}, "fragments": {"fragments": 3}, "workers": {"workers": 4}}.get(misfit, {})
     connected, refused = threading.Event(), []
     transports = [connect(worker, address, least=1) for worker in range(2)]
