@@ -43,7 +43,7 @@ class SimulatedClock:
 
 
 class SimulatedCondition:
-    """See `muloco.outer.protocol.clock.Condition`. The baton is the lock."""
+    """See `muloco.outer.protocol.clock.Condition`. Only one task runs at a time, so there is no lock."""
 
     def __init__(self, world: World):
         self._world = world

@@ -1,20 +1,20 @@
 """A world with a time of its own: tasks, of which exactly one runs, events, and processes that can be killed or paused.
 
-Tasks are threads that pass a baton. A task runs until it waits; its thread then takes the next event, and hands the
-baton directly to the thread of the task that goes on. Simulated time passes only between events, so one seed gives one
-course of events. Threads are kept for later tasks, as starting one takes longer than a hand-over.
+Tasks are greenlets of one thread. A task runs until it waits; it then takes the next event, and switches to the task
+that goes on. Simulated time passes only between events, so one seed gives one course of events.
 """
 
 import heapq
 import itertools
 import zlib
-from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from greenlet import getcurrent, greenlet
+
 LATE_SECONDS = 0.004
-"""Most time by which a thread goes on later than it could."""
+"""Most time by which a task goes on later than it could."""
 
 
 class Killed(BaseException):
@@ -72,7 +72,7 @@ class Process:
             self._changes()
             self.paused = False
             held, self.held = self.held, []
-            for owner, what in held:  # bytes that have arrived keep their order, threads do not
+            for owner, what in held:  # bytes that have arrived keep their order, tasks do not
                 late = self.world.random.uniform(0.0, LATE_SECONDS) if isinstance(owner, Task) else 0.0
                 self.world.push(late, owner, what)
 
@@ -91,7 +91,7 @@ class Task:
         self.woken = False
         self.dead = False
         self.done = False
-        self.thread: _Thread | None = None
+        self.greenlet: greenlet | None = None
         self.joining: list[Task] = []
 
     def join(self) -> None:
@@ -101,38 +101,6 @@ class Task:
             assert world.current is not None
             self.joining.append(world.current)
             world.wait()
-
-
-class _Thread:
-    """A thread that runs one task after the other."""
-
-    def __init__(self) -> None:
-        self.lock = allocate_lock()
-        self.lock.acquire()
-        self.task: Task
-        start_new_thread(self._run, ())
-
-    def _run(self) -> None:
-        while True:
-            self.lock.acquire()
-            task = self.task
-            world = task.process.world
-            try:
-                if not task.dead:
-                    task.work()
-            except Killed:
-                pass
-            except BaseException as error:
-                if not task.dead:
-                    world.tell(task.process.name, f"ends the simulation with {type(error).__name__}: {error}")
-                    world.fail(error)
-            lock = world.finish(task)
-            _idle.append(self)
-            del task, world
-            lock.release()
-
-
-_idle: list[_Thread] = []
 
 
 class World:
@@ -164,8 +132,7 @@ class World:
         self._order = itertools.count()
         self._numbers = itertools.count()
         self._tasks: set[Task] = set()
-        self._main = allocate_lock()
-        self._main.acquire()
+        self._main = getcurrent()
 
     def spawn(self, process: Process, work: Callable[[], object], name: str = "") -> Task:
         """Starts a task in a process. It begins when the current task waits."""
@@ -193,9 +160,7 @@ class World:
             self.push(max(0.0, timeout), task, task.token)
         following = self._next()
         if following is not task:
-            self._lock_of(following).release()
-            assert task.thread is not None
-            task.thread.lock.acquire()
+            self._greenlet_of(following).switch()
         self.current = task
         if task.dead:
             raise Killed
@@ -212,7 +177,7 @@ class World:
         self.wait(seconds)
 
     def may_be_late(self) -> None:
-        """The current task may go on a bit later, as a thread that another one has overtaken."""
+        """The current task may go on a bit later, as a thread does that another one has overtaken."""
         self.point("goes on")
         if self.random.random() < 0.1:
             self.wait(self.random.uniform(0.0, LATE_SECONDS))
@@ -240,9 +205,7 @@ class World:
             following = self._next()
             assert following is not task or not process.paused
             if following is not task:
-                self._lock_of(following).release()
-                assert task.thread is not None
-                task.thread.lock.acquire()
+                self._greenlet_of(following).switch()
             self.current = task
         self.here()
 
@@ -262,17 +225,16 @@ class World:
 
     def run(self) -> str:
         """Runs until `stop`, an error, or a limit. All tasks have ended then. Returns `end`."""
+        self._main = getcurrent()
         following = self._next()
         if following is not None:
-            self._lock_of(following).release()
-            self._main.acquire()
+            self._greenlet_of(following).switch()
         self.end = self.end or "stopped"
         for task in sorted(self._tasks, key=lambda t: t.number):
-            if task.thread is not None and not task.done:
+            if task.greenlet is not None and not task.done:
                 task.dead = True
                 self.current = task
-                task.thread.lock.release()
-                self._main.acquire()
+                task.greenlet.switch()
         self._heap.clear()
         return self.end
 
@@ -280,24 +242,32 @@ class World:
         """Returns a checksum of the whole course of events."""
         return zlib.crc32(repr((self.story, self.events, self.now)).encode())
 
-    def finish(self, task: Task) -> Any:
-        """Called by a thread at the end of a task; returns the lock of whoever goes on."""
+    def _carry_out(self, task: Task) -> None:
+        """Does the work of a task; its greenlet then switches to the one that goes on."""
+        try:
+            if not task.dead:
+                task.work()
+        except Killed:
+            pass
+        except BaseException as error:
+            if not task.dead:
+                self.tell(task.process.name, f"ends the simulation with {type(error).__name__}: {error}")
+                self.fail(error)
         task.done = True
         task.process.tasks.discard(task)
         self._tasks.discard(task)
         for other in task.joining:
             self.wake(other)
         self.current = None
-        return self._lock_of(self._next())
+        getcurrent().parent = self._greenlet_of(self._next())
 
-    def _lock_of(self, task: Task | None) -> Any:
+    def _greenlet_of(self, task: Task | None) -> greenlet:
         if task is None:
             return self._main
-        if task.thread is None:
-            task.thread = _idle.pop() if _idle else _Thread()
-            task.thread.task = task
+        if task.greenlet is None:
+            task.greenlet = greenlet(lambda *_: self._carry_out(task), parent=self._main)
         self.current = task
-        return task.thread.lock
+        return task.greenlet
 
     def _next(self) -> Task | None:
         """Takes events until a task goes on, and returns it; None: the world has ended."""
