@@ -95,8 +95,8 @@ def faults(workers: int, act: str) -> list[Fault]:
 
 @pytest.mark.parametrize(("workers", "act"), only([(2, "dies"), (3, "is cut off")], itertools.product((2, 3, 4), ACTS)))
 def test_every_point_of_a_round(workers: int, act: str, lighthouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs are at work at the same time: most of them only wait for the heartbeat of a dead worker to run out. Where
-    nobody dies, no heartbeat may run out, however busy the machine is."""
+    """The runs are at work at the same time: most of them only wait for the heartbeat of a dead worker to run out.
+    Where nobody dies, no heartbeat may run out, however busy the machine is."""
     monkeypatch.setattr(peer_round, "CHUNK_BYTES", 200)  # headers and some payloads take several
     cases = faults(workers, act)
     addresses = [lighthouse(1, heartbeat_seconds=3 if act == "dies" else 60) for _ in cases]
