@@ -10,10 +10,13 @@ the same place of every repetition form one matrix. With 4 heads of 64 rows each
 With `per_head` every so many rows of a matrix, those of an attention head, are matrices of their own.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from muloco.optim.layouts import matrix_shape, stack_dimensions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +69,17 @@ def parts(outputs: int, split: Split, per_head: PerHead) -> tuple[Part, ...]:
         found.append(Part(start=start, size=size, period=period, repeats=repeats, heads=heads))
         start += size
     return tuple(found)
+
+
+def held_matrices(shape: Sequence[int], layout: str | None, split: Split, per_head: PerHead) -> str:
+    """Describes the matrices [out, in] that a parameter consists of, such as `8 of [64, 32], 16 of [32, 32]`."""
+    outputs, inputs = matrix_shape(shape, layout)
+    stack = math.prod(shape[: stack_dimensions(len(shape), layout)])
+    numbers: dict[int, int] = {}
+    for part in parts(outputs, split, per_head):
+        numbers[part.rows] = numbers.get(part.rows, 0) + stack * part.heads
+    described = {f"[{rows}, {inputs}]": number for rows, number in numbers.items()}
+    return ", ".join(f"{number} of {matrix}" if number > 1 else matrix for matrix, number in described.items())
 
 
 def take(matrices: "Tensor", part: Part) -> "Tensor":

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from muloco.optim.choices import ALGORITHMS
 from muloco.optim.fused import parts
 from muloco.optim.layouts import matrix_shape
-from muloco.optim.roles import ALGORITHMS, UNDECAYED, named
+from muloco.optim.roles import UNDECAYED, named
 from muloco.optim.rule import Option, Read, at_least_zero, lookup, switch
 from muloco.optim.rules import RULES
 from muloco.suggest import allowed
@@ -112,14 +113,16 @@ def read_by_pattern(name: str, value: Any) -> Mapping[str, Any]:
     """Checks what a constructor is given by regular expressions of names; None is nothing.
 
     Raises:
-        ValueError: it is no mapping of texts. What it gives to a name is checked with the group.
+        ValueError: it is no mapping from texts, or to something else than a group may have.
     """
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(pattern, str) for pattern in value):
         example = {"role_of": "{'gate': 'other'}", "split": "{'wqkv': [64, 64, 64]}", "per_head": "{'wq': 64}"}
         raise ValueError(f"{name} must be by regular expressions of names, such as {example[name]}, not {value!r}")
-    return value
+    if name not in OPTIONS:
+        return value
+    return {pattern: OPTIONS[name].read(f"{name}[{pattern!r}]", given) for pattern, given in value.items()}
 
 
 READ: dict[str, Read] = {

@@ -17,6 +17,11 @@ LAYOUTS = {
 convolution [out, in, height, width]."""
 
 
+def layout_of(dimensions: int) -> str | None:
+    """Returns the layout of matrices of which only the number of dimensions is known: three are a stack."""
+    return "stacked" if dimensions == 3 else None
+
+
 def matrix_shape(shape: Sequence[int], layout: str | None) -> tuple[int, int]:
     """Returns (fan_out, fan_in) of the matrices that a parameter of `shape` consists of."""
     if _flattened(len(shape), layout):

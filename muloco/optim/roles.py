@@ -1,36 +1,16 @@
 """The roles of a model's parameters and their rules: Muon for hidden matrices, AdamW for everything else."""
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
+from muloco.optim.choices import ALGORITHMS, NOTHING, Choices, chosen_roles, matching, takes_matrices
 from muloco.optim.forms import Form, forms
-from muloco.optim.fused import PerHead, Split, parts
-from muloco.optim.layouts import matrix_shape, stack_dimensions
-from muloco.optim.rule import lookup
-from muloco.optim.rules import RULES
-
-T = TypeVar("T")
-
-ALGORITHMS = {
-    "matrix": "muon",
-    "embedding": "adamw",
-    "head": "adamw",
-    "router": "muon",
-    "scalar": "adamw",
-    "other": "adamw",
-}
-"""The rule of each role. `matrix` are the matrices of hidden layers, stacks of experts among them. `router` chooses
-experts. `scalar` are norms, biases, sinks, and what else has fewer than two dimensions. `other` has more than two and
-is neither a stack nor an ungrouped convolution: learned positions, grouped and transposed convolutions.
-
-Muon steps routers too, as in Moonlight (arXiv 2502.16982, section 3.3, where routers gain most from it), GLM-4.5 (arXiv
-2508.06471) and torchtitan's recipe for Kimi K2.
-"""
+from muloco.optim.fused import Split, held_matrices
+from muloco.optim.layouts import layout_of, matrix_shape
 
 UNDECAYED = ("scalar",)
 """Roles without weight decay, unless their group sets it."""
@@ -48,19 +28,7 @@ GATE = re.compile(r"^(gate|gating|wg)$")
 """Names of modules that are routers if they have an output for each of the experts beside them."""
 
 
-class Chosen(NamedTuple):
-    """What a user says of parameters, by regular expressions that are searched for in their names: the first one that
-    matches decides."""
-
-    role_of: Mapping[str, str] = {}
-    split: Mapping[str, Sequence[int]] = {}
-    per_head: Mapping[str, int | Sequence[int]] = {}
-
-
-NOTHING = Chosen()
-
-
-def group_by_role(params: Any, chosen: Chosen = NOTHING) -> Any:
+def group_by_role(params: Any, choices: Choices = NOTHING) -> Any:
     """Parameter groups, one for each role and form, of a module or of (name, parameter) pairs; anything else is
     returned as it is.
 
@@ -79,31 +47,28 @@ def group_by_role(params: Any, chosen: Chosen = NOTHING) -> Any:
             `split` and `per_head`: no matrix), or a role is unknown.
     """
     model = params if isinstance(params, nn.Module) else None
-    if isinstance(params, nn.Module):
-        params = params.named_parameters()
-    elif not isinstance(params, Tensor | dict):
-        params = list(params)
-    params = list(params) if model is not None else params
+    if not isinstance(params, Tensor | dict):
+        params = list(params) if model is None else list(model.named_parameters())
     if not isinstance(params, list) or not params or not all(isinstance(param, tuple) for param in params):
-        for name in (name for name, value in chosen._asdict().items() if value):
+        for name in (name for name, value in choices._asdict().items() if value):
             key = "role" if name == "role_of" else name
             raise ValueError(f"{name} needs names: pass a module or (name, parameter) pairs, or give groups a {key!r}")
         return params
     roles, known = _roles(params, model)
-    by_name = matching([name for name, _ in params], chosen.role_of, "role_of")
-    roles |= {id(param): checked_role(by_name[name]) for name, param in params if name in by_name}
-    matrices = [name for name, param in params if RULES[ALGORITHMS[roles[id(param)]]].takes == "matrices"]
-    split = matching(matrices, chosen.split, "split")
-    per_head = matching(matrices, chosen.per_head, "per_head")
+    by_name = chosen_roles([name for name, _ in params], choices.role_of)
+    roles |= {id(param): by_name[name] for name, param in params if name in by_name}
+    matrices = [name for name, param in params if takes_matrices(ALGORITHMS[roles[id(param)]])]
+    split = matching(matrices, choices.split, "split", "matrix")
+    per_head = matching(matrices, choices.per_head, "per_head", "matrix")
     groups: dict[tuple[str, Form], list[tuple[str, Tensor]]] = {}
     for role, rule in ALGORITHMS.items():
         for name, param in params:
             if roles[id(param)] != role:
                 continue
             form = Form()
-            if RULES[rule].takes == "matrices":
+            if takes_matrices(rule):
                 form = known.get(id(param), Form(layout_of(param.ndim)))
-                form = Form(form.layout, _as_tuple(split.get(name, form.split)), _as_tuple(per_head.get(name)))
+                form = Form(form.layout, split.get(name, form.split), per_head.get(name))
             groups.setdefault((role, form), []).append((name, param))
     return [
         {"params": members, "role": role, "layout": form.layout}
@@ -112,35 +77,19 @@ def group_by_role(params: Any, chosen: Chosen = NOTHING) -> Any:
     ]
 
 
-def matching(names: Iterable[str], patterns: Mapping[str, T], what: str) -> dict[str, T]:
-    """Returns what the first of these regular expressions that matches a name gives it, by name.
-
-    Raises:
-        ValueError: a regular expression is none or matches no name; the message says of what.
-    """
-    found: dict[str, T] = {}
-    kind = "parameter" if what == "role_of" else "matrix"
-    for pattern, value in patterns.items():
-        try:
-            matched = [name for name in names if re.search(pattern, name)]
-        except re.error as error:
-            raise ValueError(f"{what}: {pattern!r} is not a regular expression: {error}") from None
-        if not matched:
-            raise ValueError(f"{what}: {pattern!r} matches the name of no {kind}; the names are those of the model")
-        for name in matched:
-            found.setdefault(name, value)
-    return found
+def roles_of(model: nn.Module) -> dict[str, str]:
+    """Returns the role of each parameter of a module, by name, as `group_by_role` finds it."""
+    params: list[tuple[str, Tensor]] = list(model.named_parameters())
+    roles, _ = _roles(params, model)
+    return {name: roles[id(param)] for name, param in params}
 
 
-def checked_role(role: str) -> str:
-    """Returns the role. Raises ValueError if there is none of this name."""
-    lookup(ALGORITHMS, role, "role")
-    return role
-
-
-def layout_of(dimensions: int) -> str | None:
-    """Returns the layout of a matrix of which only the number of its dimensions is known: three are a stack."""
-    return "stacked" if dimensions == 3 else None
+def splits_of(model: nn.Module) -> dict[str, Split]:
+    """Returns the `split` of each fused projection of a module, by name, as `group_by_role` finds it."""
+    known = forms(model)
+    return {
+        name: known[id(param)].split for name, param in model.named_parameters() if known.get(id(param), Form()).split
+    }
 
 
 def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
@@ -160,25 +109,13 @@ def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
         alike: dict[tuple[str, str], list[str]] = {}
         for name, param in named(group):
             shape = f"{list(param.shape)}"
-            if RULES[group["algorithm"]].takes == "matrices":
+            if takes_matrices(group["algorithm"]):
                 held = held_matrices(param.shape, group["layout"], group.get("split"), group.get("per_head"))
                 shape += f" as {held}" if held != shape else ""
             alike.setdefault((_starred(name) if name else "without name", shape), []).append(name or "without name")
         for (starred, shape), names in alike.items():
             lines.append(f"    {names[0]} {shape}" if len(names) == 1 else f"    {starred} {shape} x {len(names)}")
     return "\n".join(lines)
-
-
-def held_matrices(shape: Sequence[int], layout: str | None, split: Split, per_head: PerHead) -> str:
-    """Describes the matrices [out, in] that a parameter consists of, such as `8 of [64, 32], 8 of [16, 32]`."""
-    outputs, inputs = matrix_shape(shape, layout)
-    stack = math.prod(shape[: stack_dimensions(len(shape), layout)])
-    numbers: dict[int, int] = {}
-    for part in parts(outputs, split, per_head):
-        numbers[part.rows] = numbers.get(part.rows, 0) + stack * part.heads
-    return ", ".join(
-        f"{number} of [{rows}, {inputs}]" if number > 1 else f"[{rows}, {inputs}]" for rows, number in numbers.items()
-    )
 
 
 def named(group: dict[str, Any]) -> Iterable[tuple[str | None, Tensor]]:
@@ -318,10 +255,6 @@ def _in_layers(name: str) -> bool:
 def _starred(name: str) -> str:
     """A name without the number of its layer; the numbers of a plain nn.Sequential (`2.weight`) are its names."""
     return name if re.fullmatch(r"\d+\.\w+", name) else re.sub(r"\b\d+\b", "*", name)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _last_names(name: str) -> list[str]:
