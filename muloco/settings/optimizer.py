@@ -148,6 +148,10 @@ class Optimizer(Section):
         """The roles of parameters, by name."""
         return {name: getattr(self, name) for name in ALGORITHMS}
 
+    def rules(self) -> dict[str, str]:
+        """The rule of each role, by name."""
+        return {name: role.rule or self.usual_rule(name) for name, role in self.roles().items()}
+
     def usual_rule(self, role: str) -> str:
         """Returns the rule of a role that has none of its own."""
         return _USUAL_RULES[self.name]["matrix" if takes_matrices(ALGORITHMS[role]) else "others"]
@@ -202,10 +206,6 @@ class ResolvedOptimizer(Optimizer):
     router: ResolvedRole
     scalar: ResolvedRole
     other: ResolvedRole
-
-    def rules(self) -> dict[str, str]:
-        """The rule of each role."""
-        return {name: role.rule for name, role in self.roles().items()}
 
     def roles(self) -> Mapping[str, ResolvedRole]:
         return {name: getattr(self, name) for name in ALGORITHMS}
