@@ -21,8 +21,8 @@ ALGORITHMS = {
 experts. `scalar` are norms, biases, sinks, and what else has fewer than two dimensions. `other` has more than two and
 is neither a stack nor an ungrouped convolution: learned positions, grouped and transposed convolutions.
 
-Muon steps routers too, as in Moonlight (arXiv 2502.16982, section 3.3, where routers gain most from it), GLM-4.5 (arXiv
-2508.06471) and torchtitan's recipe for Kimi K2.
+Muon steps routers too, as in Moonlight (arXiv 2502.16982), which compares the spectra of routers that Muon and AdamW
+have trained, in GLM-4.5 (arXiv 2508.06471) and in torchtitan's recipe for Kimi K2.
 """
 
 

@@ -78,7 +78,7 @@ OPTIONS = (
         name="split",
         default=None,
         read=or_none(some(integer(1))),
-        about="rows (outputs) of each matrix in a fused projection, in order; see below",
+        about="rows (outputs) of each matrix in a fused projection, in order; see above",
         in_constructor=False,
     ),
     Option(
