@@ -73,6 +73,16 @@ class Flavor(ABC):
         return architecture(self.architecture)
 
     @property
+    def roles(self) -> Mapping[str, str]:
+        """A regular expression for the names of the parameters of each of the `ROLES` that the flavor has. The first
+        one that matches a name decides."""
+        return self.record.roles
+
+    def role(self, name: str) -> str:
+        """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
+        return self.record.role(name)
+
+    @property
     def modules(self) -> list[str]:
         """Names of the modules that fragments consist of, in order."""
         return list(dict.fromkeys(map(module_of, self.shapes)))

@@ -65,7 +65,7 @@ def stepped(size: Flavor, rules: Mapping[str, str], choices: Choices = NOTHING) 
         ValueError: what is chosen does not fit the parameters, or the rule of a role does not.
     """
     others = chosen_roles(size.shapes, choices.role_of)
-    roles = {name: others.get(name) or size.record.role(name) for name in size.shapes}
+    roles = {name: others.get(name) or size.role(name) for name in size.shapes}
     matrices = [name for name, role in roles.items() if takes_matrices(rules[role])]
     split = matching(matrices, choices.split, "split", "matrix")
     per_head = matching(matrices, choices.per_head, "per_head", "matrix")
@@ -83,7 +83,7 @@ def stepped(size: Flavor, rules: Mapping[str, str], choices: Choices = NOTHING) 
             role=role,
             rule=rules[role],
             shapes=shapes,
-            pattern=size.record.roles[role] if role in whole else f"^({'|'.join(map(re.escape, shapes))})$",
+            pattern=size.roles[role] if role in whole else f"^({'|'.join(map(re.escape, shapes))})$",
             **form._asdict(),
         )
         for role, form, shapes in sorted(

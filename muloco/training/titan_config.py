@@ -92,7 +92,7 @@ def trainer_config(
             log_freq=config.metrics.log_freq,
         ),
         dataloader=_dataloader(config, data),
-        optimizer=inner_optimizers(config.optimizer, size.record.roles, size),
+        optimizer=inner_optimizers(config.optimizer, size.roles, size),
         lr_scheduler=InnerRates(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,
