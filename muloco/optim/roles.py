@@ -17,9 +17,11 @@ UNDECAYED = ("scalar",)
 
 EMBEDDING = re.compile(r"(^|_)emb|^(wte|wpe|shared)$")
 HEAD = re.compile(r"^heads?(_|$)|_heads?$|^(output|output_layer|unembed|embed_out|classifier|score|logits)$")
-SCALAR = re.compile(r"(^|_)bias(es)?(_|$)|(^|_)sinks?$|^A_log$")
-"""Names of parameters that are no matrices whatever their shape: the biases of a stack of experts are [experts, out],
-and A_log holds the decay rates of a state space (arXiv 2312.00752)."""
+SCALAR = re.compile(r"(^|_)sinks?$|^A_log$")
+"""Names of parameters that are no matrices whatever their shape: attention sinks, and the decay rates of a state space
+(arXiv 2312.00752)."""
+BIAS = re.compile(r"(^|_)bias(es)?(_|$)")
+"""Names of the biases in a stack of experts, which are [experts, out]."""
 EXPERTS = re.compile(r"(^|_)experts?(_|$)")
 ROUTER = re.compile(r"(^|_)router(_|$)")
 NORM = re.compile(r"Norm")
@@ -139,7 +141,8 @@ def _roles(params: list[tuple[str, Tensor]], model: nn.Module | None) -> tuple[d
     experts = _experts(params)
 
     def role(name: str, param: Tensor) -> str:
-        if param.ndim < 2 or id(param) in gains or SCALAR.search(_last_names(name)[-1]):
+        own = _last_names(name)[-1]
+        if param.ndim < 2 or id(param) in gains or SCALAR.search(own) or (BIAS.search(own) and _is_stack(name)):
             return "scalar"
         if param.ndim > 2:
             return "matrix" if id(param) in known or (param.ndim == 3 and _is_stack(name)) else "other"
