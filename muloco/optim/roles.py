@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from muloco.optim.choices import ALGORITHMS, NOTHING, Choices, chosen_roles, matching, takes_matrices
 from muloco.optim.forms import Form, forms
-from muloco.optim.fused import Split, held_matrices
+from muloco.optim.fused import held_matrices
 from muloco.optim.layouts import layout_of, matrix_shape
 
 UNDECAYED = ("scalar",)
@@ -86,12 +86,11 @@ def roles_of(model: nn.Module) -> dict[str, str]:
     return {name: roles[id(param)] for name, param in params}
 
 
-def splits_of(model: nn.Module) -> dict[str, Split]:
+def splits_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Returns the `split` of each fused projection of a module, by name, as `group_by_role` finds it."""
     known = forms(model)
-    return {
-        name: known[id(param)].split for name, param in model.named_parameters() if known.get(id(param), Form()).split
-    }
+    splits = {name: known[id(param)].split for name, param in model.named_parameters() if id(param) in known}
+    return {name: split for name, split in splits.items() if split is not None}
 
 
 def describe_groups(groups: Iterable[dict[str, Any]]) -> str:
