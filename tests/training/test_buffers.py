@@ -3,6 +3,7 @@ averages their biases. The numbers are compared with counts of the routers' own 
 
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from muloco.errors import UserError
 from muloco.export.folders import export_huggingface, export_torch
-from muloco.model.architecture import all_architectures, register
+from muloco.model import build
+from muloco.model.architecture import HuggingFaceForm, all_architectures, register
+from muloco.model.initial import load_initial
 from muloco.outer import OuterLoop
 from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
+from muloco.training.continuation import Continuation, one_rank
 from muloco.training.environment import ATTEMPT
 from muloco.training.trained import find_trained
 from muloco.training.trainer import MulocoTrainer
@@ -138,8 +142,27 @@ def test_load_balancing_moves_the_routers_of_a_worker_and_a_sync_makes_them_equa
     exported = torch.load(tmp_path / "exported/model.pt", weights_only=True)
     assert all(torch.equal(exported[name], seen.synced[0, STEPS][name]) for name in BIASES)
     assert exported["norm.weight"].dtype == torch.bfloat16
-    with pytest.raises(UserError, match="have no Hugging Face form"):
-        export_huggingface(trained, tmp_path / "hub", dtype=torch.float32)
+
+    for named in ([], BIASES):
+        form = HuggingFaceForm(
+            model_type="mixture",
+            names=lambda flavor, named=named: {name: f"model.{name}" for name in [*flavor.shapes, *named]},
+            write=lambda name, tensor, flavor: tensor,
+            read=lambda name, tensor, flavor: tensor,
+            config=lambda flavor, **values: {"model_type": "mixture"},
+            description="A mixture of experts",
+            loading="no model",
+        )
+        known = {MIXTURE.name: replace(MIXTURE, huggingface=form)}
+        monkeypatch.setattr("muloco.model.architecture._ARCHITECTURES", known)
+        if not named:
+            with pytest.raises(UserError, match=r"has no place for layers\.0\.moe\.expert_bias_E, a buffer that train"):
+                export_huggingface(trained, tmp_path / "hub", dtype=torch.bfloat16)
+    export_huggingface(trained, tmp_path / "hub", dtype=torch.bfloat16)
+    started = build("mixture-tiny", "cpu")
+    load_initial(tmp_path / "hub", [started], trained.flavor)
+    assert all(torch.equal(started.get_buffer(name), seen.synced[0, STEPS][name]) for name in BIASES)
+    assert torch.equal(started.norm.weight, exported["norm.weight"].float())
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -229,6 +252,36 @@ def test_a_worker_without_a_part_begins_with_the_routers_of_the_anchor(
         assert torch.equal(begun[0][name], saved[0, INTERVAL + 1][name])
         assert torch.equal(begun[1][name], saved[1, INTERVAL][name])
         assert not torch.equal(begun[1][name], saved[1, INTERVAL + 1][name])
+
+
+def test_workers_that_average_their_weights_agree_on_the_routers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPA, of which the model to use is the average: its routers are those of the worker that saves it."""
+    seen = Seen(monkeypatch)
+    metrics = train(tmp_path, monkeypatch, "gpa", **RUN | {"fault_tolerance__num_fragments": 1})
+    assert {step for step, _ in digests(metrics)} == {3, 6, 7}
+    model = find_trained(str(tmp_path / "run")).model("cpu")
+    for name in BIASES:
+        for step in (INTERVAL, STEPS):
+            assert torch.equal(seen.synced[0, step][name], seen.synced[1, step][name])
+        assert torch.equal(model.get_buffer(name), seen.synced[0, STEPS][name]) and model.get_buffer(name).any()
+
+
+def test_a_continuation_begins_with_the_routers_of_the_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, monkeypatch, "muloco", **RUN | {"fault_tolerance__num_fragments": 1})
+    trained = find_trained(str(tmp_path / "run"), step=INTERVAL + 1)
+    with one_rank():
+        continuation = Continuation(trained, counts=[2], steps=1, scratch=tmp_path / "scratch")
+        (model,) = continuation._trainer.model_parts
+        for _ in range(2):
+            continuation.restart()
+            for name in BIASES:
+                anchor = trained.weights()[name]
+                assert torch.equal(model.get_buffer(name), anchor) and anchor.any()
+            continuation.take(1, worker=0, workers=2)
+            assert not any(torch.equal(model.get_buffer(name), trained.weights()[name]) for name in BIASES)
+        continuation.close()
 
 
 def test_without_outer_steps_a_checkpoint_has_the_routers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
