@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from muloco.data.tokenizer import DocumentTokenizer
 from muloco.errors import UserError
 from muloco.export.card import card
 from muloco.export.target import made
-from muloco.model.architecture import Flavor
 from muloco.model.weights_folder import write_weights
 from muloco.runs.folder import write_json
 from muloco.training.trained import Trained
@@ -26,13 +24,12 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
 
     Args:
         folder: is made; it must not exist, or be empty.
-        dtype: of the parameters; buffers keep theirs.
+        dtype: of the weights.
         largest: bytes of a shard.
 
     Raises:
         UserError: the architecture has no Hugging Face form; the folder is not empty or cannot be written; the
-            tokenizer is missing; a tensor of the checkpoint has no place in the folder, or one is missing; transformers
-            has no place for a buffer.
+            tokenizer is missing; a tensor of the checkpoint has no place in the folder, or one is missing.
     """
     flavor = trained.flavor
     form = flavor.record.huggingface
@@ -41,20 +38,14 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
             f"models of the architecture {flavor.architecture} have no Hugging Face form; choose --format torch"
         )
     tokenizer, weights, theirs = trained.tokenizer(), trained.weights(), form.names(flavor)
-    if lost := weights.keys() - theirs.keys():
-        raise UserError(
-            f"the Hugging Face form of the architecture {flavor.architecture} has no place for {min(lost)}, a buffer "
-            "that training changes; choose --format torch"
-        )
-    dtypes = _dtypes(weights, flavor, dtype)
     seq_len, bos_id, eos_id = trained.config.training.seq_len, tokenizer.bos_id, tokenizer.eos_id
     config = form.config(flavor, seq_len=seq_len, bos_id=bos_id, eos_id=eos_id)
     config["dtype"] = str(dtype).removeprefix("torch.")
     with made(folder) as draft:
         write_weights(
             draft,
-            {theirs[name]: tensor.numel() * dtypes[name].itemsize for name, tensor in weights.items()},
-            ((theirs[name], form.write(name, tensor, flavor).to(dtypes[name])) for name, tensor in weights.items()),
+            {theirs[name]: tensor.numel() * dtype.itemsize for name, tensor in weights.items()},
+            ((theirs[name], form.write(name, tensor, flavor).to(dtype)) for name, tensor in weights.items()),
             largest=largest,
         )
         write_json(draft / "config.json", config)
@@ -68,17 +59,13 @@ def export_torch(trained: Trained, folder: Path, *, dtype: torch.dtype) -> None:
     """A folder with model.pt (a state dict for `muloco.model.build`, which `torch.load(..., weights_only=True)` reads),
     the run's config.json and the tokenizer. Arguments and errors as `export_huggingface`."""
     tokenizer, weights = trained.tokenizer(), trained.weights()
-    dtypes = _dtypes(weights, trained.flavor, dtype)
     with made(folder) as draft:
-        torch.save({name: tensor.to(dtypes[name]) for name, tensor in weights.items()}, draft / "model.pt")
+        # buffers keep their dtype: they move in steps that are too small for a shorter one
+        short = trained.flavor.shapes.keys()
+        state = {name: tensor.to(dtype) if name in short else tensor for name, tensor in weights.items()}
+        torch.save(state, draft / "model.pt")
         shutil.copyfile(trained.run.config, draft / "config.json")
         tokenizer.copy_to(draft)
-
-
-def _dtypes(weights: Mapping[str, torch.Tensor], flavor: Flavor, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """Returns the dtype in which each tensor is written: `dtype` for parameters, and their own for buffers, which move
-    in steps too small for a shorter one."""
-    return {name: dtype if name in flavor.shapes else tensor.dtype for name, tensor in weights.items()}
 
 
 def _write_tokenizer(tokenizer: DocumentTokenizer, folder: Path, *, seq_len: int) -> None:

@@ -121,8 +121,8 @@ class HuggingFaceForm:
     model_type: str
     """Name of the architecture in config.json (`model_type`)."""
     names: Callable[[Any], dict[str, str]]
-    """Returns the name in transformers of every parameter of a flavor, and of every averaged buffer that has one there,
-    by its name here, in the order of the layers here."""
+    """Returns the name in transformers of every parameter of a flavor, by its name here, in the order of the layers
+    here."""
     write: Callable[[str, "Tensor", Any], "Tensor"]
     """Returns a parameter as transformers stores it, given its name here, the tensor (whole and plain, any dtype) and
     the flavor. The tensor is not changed, but the result may share its storage. Raises KeyError if there is no such

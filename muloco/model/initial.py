@@ -40,23 +40,20 @@ def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
 
 
 def load_initial(folder: Path, parts: Iterable["nn.Module"], flavor: Flavor) -> None:
-    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time; also the averaged buffers
-    that the Hugging Face form names. Others keep their values. Raises UserError as `check_initial`."""
+    """Writes the weights into a model of a flavor, sharded in any way, one tensor at a time. Raises UserError as
+    `check_initial`."""
     import torch
 
     from muloco import sharding
-    from muloco.model.buffers import averaged_buffers
 
     weights, form = check_initial(folder, flavor), _form(flavor)
     theirs = form.names(flavor)
     with torch.no_grad():
         for part in parts:
-            buffers = averaged_buffers([part], flavor.record)
-            named = {name: buffer for name, buffer in buffers.items() if name in theirs}
-            for name, target in {**dict(part.named_parameters()), **named}.items():
+            for name, parameter in part.named_parameters():
                 tensor = form.read(name, weights.read(theirs[name]).float(), flavor)
-                own = sharding.local(target)
-                own.copy_(sharding.shard_like(tensor.to(own.device), target))
+                own = sharding.local(parameter)
+                own.copy_(sharding.shard_like(tensor.to(own.device), parameter))
 
 
 def _form(flavor: Flavor) -> HuggingFaceForm:

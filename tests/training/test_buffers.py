@@ -3,7 +3,6 @@ averages their biases. The numbers are compared with counts of the routers' own 
 
 import shutil
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from muloco.errors import UserError
-from muloco.export.folders import export_huggingface, export_torch
-from muloco.model import build
-from muloco.model.architecture import HuggingFaceForm, all_architectures, register
-from muloco.model.initial import load_initial
+from muloco.export.folders import export_torch
+from muloco.model.architecture import all_architectures, register
 from muloco.outer import OuterLoop
 from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
@@ -128,7 +124,7 @@ def test_load_balancing_moves_the_routers_of_a_worker_and_a_sync_makes_them_equa
             else:
                 assert torch.equal(zero, seen.moved[0, step][name]) and torch.equal(one, seen.moved[1, step][name])
         before = {worker: seen.synced[worker, step] for worker in (0, 1)}
-    assert any(not torch.equal(seen.moved[0, step][name], seen.moved[1, step][name]) for step, name in [(4, BIASES[0])])
+    assert not torch.equal(seen.moved[0, 4][BIASES[0]], seen.moved[1, 4][BIASES[0]]), "before a sync they differ"
     found = digests(metrics)
     assert sorted(found) == [(1, 0), (3, 1), (4, 0), (6, 1), (7, 0), (7, 1)] and {len(d) for d in found.values()} == {1}
     validation = [loss for name, _, loss in losses(metrics) if name == "validation_loss"]
@@ -142,27 +138,6 @@ def test_load_balancing_moves_the_routers_of_a_worker_and_a_sync_makes_them_equa
     exported = torch.load(tmp_path / "exported/model.pt", weights_only=True)
     assert all(torch.equal(exported[name], seen.synced[0, STEPS][name]) for name in BIASES)
     assert exported["norm.weight"].dtype == torch.bfloat16
-
-    for named in ([], BIASES):
-        form = HuggingFaceForm(
-            model_type="mixture",
-            names=lambda flavor, named=named: {name: f"model.{name}" for name in [*flavor.shapes, *named]},
-            write=lambda name, tensor, flavor: tensor,
-            read=lambda name, tensor, flavor: tensor,
-            config=lambda flavor, **values: {"model_type": "mixture"},
-            description="A mixture of experts",
-            loading="no model",
-        )
-        known = {MIXTURE.name: replace(MIXTURE, huggingface=form)}
-        monkeypatch.setattr("muloco.model.architecture._ARCHITECTURES", known)
-        if not named:
-            with pytest.raises(UserError, match=r"has no place for layers\.0\.moe\.expert_bias_E, a buffer that train"):
-                export_huggingface(trained, tmp_path / "hub", dtype=torch.bfloat16)
-    export_huggingface(trained, tmp_path / "hub", dtype=torch.bfloat16)
-    started = build("mixture-tiny", "cpu")
-    load_initial(tmp_path / "hub", [started], trained.flavor)
-    assert all(torch.equal(started.get_buffer(name), seen.synced[0, STEPS][name]) for name in BIASES)
-    assert torch.equal(started.norm.weight, exported["norm.weight"].float())
 
 
 @pytest.mark.parametrize("delay", [0, 1])
