@@ -17,7 +17,7 @@ from muloco.model.architecture import Architecture, Flavor, all_architectures, r
 from muloco.model.buffers import averaged_buffers
 from muloco.model.decoder import Head, MulocoDecoder, attention, drawn, parallelized
 from muloco.model.flavors import flavor
-from muloco.optim.roles import group_by_role
+from muloco.optim.roles import group_by_role, splits_of
 from muloco.resolve import resolve
 from muloco.settings.load import load_config
 from muloco.training.outer import build_compression
@@ -140,8 +140,10 @@ def check(flavor: Flavor) -> None:
     model = muloco.model.build(flavor.name)
     assert {name: tuple(value.shape) for name, value in model.named_parameters()} == dict(flavor.shapes)
     roles = {name: group["role"] for group in group_by_role(model) for name, _ in group["params"]}
-    assert {name: flavor.record.role(name) for name in flavor.shapes} == roles, "as the library sorts them by itself"
-    assert set(flavor.record.roles) == set(roles.values())
+    assert {name: flavor.role(name) for name in flavor.shapes} == roles, "as the library sorts them by itself"
+    assert set(flavor.roles) == set(roles.values())
+    fused = {name: rows for name in flavor.shapes for pattern, rows in flavor.fused.items() if re.search(pattern, name)}
+    assert fused == splits_of(model)
     kept = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
     assert all(flavor.record.buffer_rule(name) for name in kept)
     assert averaged_buffers([model], flavor.record).keys() <= kept
