@@ -1,5 +1,6 @@
 """Registered all_architectures keep what their records say; a second one needs nothing but its record."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
