@@ -116,6 +116,8 @@ class Ledger:
     """
 
     shape: Shape
+    rank: int = 0
+    """Which rank of the workers it is about: the same rank of all of them has a state of its own."""
     attempt: int = 1
     disturbed: float = -1.0
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
@@ -152,9 +154,15 @@ class Ledger:
         self.views.append(view)
         return view
 
-    def inner_step(self, view: View, step: int, position: int, sends: list[int]) -> None:
+    def heeds(self, other: "Ledger") -> None:
+        """Takes over from the ledger of another rank what faults excuse."""
+        self.attempt, self.forgetful = other.attempt, other.forgetful
+        self.disturbed, self.scattered = other.disturbed, other.scattered
+        self.quiet = max(self.quiet, other.quiet)
+
+    def inner_step(self, view: View, step: int, position: int, sends: list[int], spoiled: float | None = None) -> None:
         """A worker takes an inner step with the data at a position, and then sends fragments."""
-        change = drift(view.worker, position)
+        change = drift(view.worker, position, self.rank, spoiled)
         for window, place in zip(view.windows, fragment_places(self.shape.fragments), strict=True):
             window.total += change[place]
             window.steps += 1
@@ -236,7 +244,7 @@ class Ledger:
         """A worker says that nobody holds the newest state of the run."""
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
         newest = max((node.rounds for node in nodes), default=0)
-        holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.rounds >= newest]
+        holders = [v.worker for v in self.views if self.lives(v) and v.started and v.node.rounds >= newest]
         if holders and now > max(self.disturbed, self.scattered):
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
@@ -251,6 +259,8 @@ class Ledger:
             mean = numpy.zeros(len(place))
             for worker, weight in committed.weights.items():
                 window = self._window(worker, committed, parent, weight)
+                if not numpy.isfinite(window.total).all():
+                    raise Violation(f"the round after step {committed.step} counts NaN or Inf of worker {worker}")
                 mean -= weight / total * window.total
                 self._check_data(worker, fragment, window, taken)
                 taken[worker, fragment] = window.end
@@ -310,7 +320,7 @@ class Ledger:
     def _check_forks(self, view: View, now: float) -> None:
         """All workers that live have the same history, as far as they have come."""
         for other in self.views:
-            if other is view or not other.started or not self._lives(other):
+            if other is view or not other.started or not self.lives(other):
                 continue
             mine, theirs = view.node, other.node
             if mine.is_ancestor_of(theirs) or theirs.is_ancestor_of(mine):
@@ -337,7 +347,8 @@ class Ledger:
                 )
             node = node.parent
 
-    def _lives(self, view: View) -> bool:
+    def lives(self, view: View) -> bool:
+        """Whether the process of a view runs."""
         return view.process is not None and view.process.alive and not view.process.paused
 
     def _compare(self, view: View, node: Node, anchor: numpy.ndarray, digest: int) -> None:

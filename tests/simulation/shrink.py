@@ -45,7 +45,17 @@ def _shorter(schedule: Schedule) -> Iterator[Schedule]:
         yield replace(schedule, shape=replace(shape, workers=shape.workers - 1))
     if shape.rounds > 1:
         yield replace(schedule, shape=replace(shape, rounds=shape.rounds - 1))
-    for change in ({"compressed": False}, {"save_every": 0}, {"fragments": 1}, {"delay": 0}, {"interval": 1}):
+    if shape.ranks > 1 + max((fault.rank for fault in faults), default=0):
+        yield replace(schedule, shape=replace(shape, ranks=shape.ranks - 1))
+    for change in (
+        {"compressed": False},
+        {"hasty": False},
+        {"shares": False},
+        {"save_every": 0},
+        {"fragments": 1},
+        {"delay": 0},
+        {"interval": 1},
+    ):
         simpler = replace(shape, **change)
         if simpler != shape and simpler.interval > simpler.delay * simpler.fragments:
             yield replace(schedule, shape=simpler)
