@@ -97,14 +97,19 @@ class View:
     joined: bool = False
     """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
-    sends_after: int | None = None
-    """The step of the round in which it offers a window; None: it offers none."""
+    sending: list[int] = field(default_factory=list)
+    """The steps after which it has sent the windows that are not applied yet, one for each window."""
     opened: float = 0.0
     """When it has last begun to meet the others for a round."""
 
+    @property
+    def sends_after(self) -> int | None:
+        """The step of the round in which it offers a window; None: it offers none."""
+        return self.sending[0] if self.sending else None
+
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
-        return replace(self, process=process, windows=windows, started=False, done=False, sends_after=None)
+        return replace(self, process=process, windows=windows, started=False, done=False, sending=[])
 
 
 @dataclass
@@ -167,7 +172,7 @@ class Ledger:
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
-        view.sends_after = step if sends else view.sends_after
+        view.sending += [step] * len(sends)
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -183,7 +188,7 @@ class Ledger:
         self._compare(view, node, anchor, digest)
         if now > max(self.disturbed, self.scattered):
             self._check_missed(view, node)
-        view.node, view.started, view.joined, view.sends_after = node, True, True, None
+        view.node, view.started, view.joined, view.sending = node, True, True, []
         self._new_windows(view, position)
 
     def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
@@ -216,6 +221,7 @@ class Ledger:
         self.quiet = max(self.quiet, now)
         if committed.fragment is not None:
             self._new_window(view, committed.fragment, view.windows[committed.fragment].end)
+            del view.sending[:1]
         self._check_forks(view, now)
 
     def waits(self, now: float) -> None:

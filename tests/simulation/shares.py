@@ -1,5 +1,6 @@
-"""Work that workers share outside the rounds, as validation does: each computes a part, and fetches those of the others."""
+"""Work that workers share outside the rounds, as validation does: each computes a part, and fetches the others'."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from muloco.outer.protocol.header import as_hex
@@ -14,13 +15,13 @@ PATIENCE_SECONDS = 10.0
 """See `muloco.training.validation`."""
 
 
-def share(loop: "OuterLoop", rank: int, *, all_come: bool) -> None:
+def share(loop: "OuterLoop", rank: int, *, all_come: Callable[[], bool]) -> None:
     """Publishes a worker's part of the work on the anchor, and collects the parts of the other members.
 
     Args:
         loop: of the worker.
         rank: of the worker.
-        all_come: whether all members are sure to answer.
+        all_come: whether all members were sure to answer.
 
     Raises:
         Violation: a part is not that of the work, or not of a member, or missing.
@@ -37,7 +38,7 @@ def share(loop: "OuterLoop", rank: int, *, all_come: bool) -> None:
         raise Violation(f"worker {own} asks for the parts of {name}, and is given {wrong}")
     if len(set(given)) < len(given):
         raise Violation(f"worker {own} is given a part of {name} twice")
-    if all_come and len(given) < len(expected):
+    if all_come() and len(given) < len(expected):
         missing = sorted(other for part, other in expected.items() if part not in given)
         raise Violation(f"worker {own} does not get the parts of {name} of workers {missing}")
 

@@ -10,7 +10,8 @@ def tell(schedule: Schedule, outcome: Outcome) -> Iterator[str]:
     """Yields the lines of the story of a run: what was run, what has happened, and how it has ended."""
     shape = schedule.shape
     yield (
-        f"Seed {schedule.seed}: {shape.workers} workers {f'of {shape.ranks} ranks ' if shape.ranks > 1 else ''}take {shape.steps} inner steps, H = {shape.interval}, "
+        f"Seed {schedule.seed}: {shape.workers} workers{f' of {shape.ranks} ranks' if shape.ranks > 1 else ''} take "
+        f"{shape.steps} inner steps, H = {shape.interval}, "
         f"fragments = {shape.fragments}, tau = {shape.delay}"
         f"{', 4-bit with error feedback' if shape.compressed else ''}"
         f"{f', a checkpoint every {shape.save_every} steps' if shape.save_every else ''}."

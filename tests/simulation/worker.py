@@ -135,7 +135,7 @@ class SimulatedWorker:
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
                 run.world.tell(self._process.name, f"has applied a mean of workers {members} after step {step}")
             if shape.shares and syncs and self.step == step:
-                shares.share(loop, self._rank, all_come=run.is_calm() and not last)
+                shares.share(loop, self._rank, all_come=lambda last=last: run.is_calm() and not last)
             if shape.save_every and self.step == step and step % shape.save_every == 0 and step < shape.steps:
                 self._save()
         if not loop.membership.stops:
@@ -200,7 +200,7 @@ class SimulatedWorker:
         start: Callable[..., None] = membership.start
 
         def offers_none(*args: Any, **named: Any) -> None:
-            self._view.sends_after = None
+            self._view.sending = []
             start(*args, **named)
 
         membership.commit, membership.start = reported, offers_none  # type: ignore[method-assign]
