@@ -42,6 +42,8 @@ class Node:
     time: float = 0.0
     """When a worker has committed it first."""
     digest: int | None = None
+    lone: bool = False
+    """Whether a worker that found no others has made it, to save its state: the run has not come to it."""
 
     @property
     def rounds(self) -> int:
@@ -313,7 +315,7 @@ class Ledger:
     def _check_newest(self, view: View, committed: Any) -> None:
         """The leaders of a round must not have missed one that was committed before they opened it."""
         for node in self.nodes.values():
-            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened:
+            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened or node.lone:
                 continue
             same = (node.step, node.fragment) == (committed.step, committed.fragment)
             passed = node.step > committed.step or (same and not set(node.weights) & set(committed.weights))

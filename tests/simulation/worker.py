@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, WorkerIdentity
+from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, TransportError, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
 from muloco.outer.protocol.outcome import Committed
 from muloco.outer.protocol.peer_transport import PeerTransport
@@ -113,7 +113,17 @@ class SimulatedWorker:
         shares.watch(worker, rank, transport)
 
     def train(self, saved: Any) -> None:
-        """Trains from a saved state, or from the start, to the end of the run."""
+        """Trains from a saved state, or from the start, to the end of the run. If too few others are found for a sync,
+        its state is saved first."""
+        try:
+            self._train(saved)
+        except TransportError:
+            if self.loop.sync_alone(self.step, last=self.step == self._run.shape.steps):
+                self._run.world.tell(self._process.name, f"has found too few others, and saves step {self.step}")
+                self._save(alone=True)
+            raise
+
+    def _train(self, saved: Any) -> None:
         run, shape, loop = self._run, self._run.shape, self.loop
         self._view = self._ledger.begin(self._worker, self._process, None if saved is None else saved["view"])
         if saved is not None:
@@ -194,6 +204,7 @@ class SimulatedWorker:
             run = self._run
             run.world.here()
             self._ledger.commits_round(self._view, committed, *self._anchor(), run.world.now)
+            self._view.node.lone = membership.transport is not self.transport
             run.stops.commits(self._view, run.attempt, committed)
             commit(committed)
 
@@ -210,9 +221,9 @@ class SimulatedWorker:
         flat = torch.cat([tensors[name].flatten() for name in toy.SHAPES])
         return flat.numpy(), self.loop.anchor_digest()
 
-    def _save(self) -> bool:
+    def _save(self, *, alone: bool = False) -> bool:
         """Writes this worker's part of a checkpoint. Returns whether it has one: a worker that has just joined has
-        none, nor has one whose parameters are not finite."""
+        none, nor has one whose parameters are not finite. Of several that save `alone`, the first one does."""
         run = self._run
         members, _ = self.loop.last_round()
         if self._worker not in members or not self._flat.isfinite().all():
@@ -228,6 +239,8 @@ class SimulatedWorker:
             "tensors": buffer.getvalue(),
             "view": self._ledger.saved(self._view),
         }
+        if alone and (run.storage.newest() or 0) >= self.step:
+            return False
         parts = [(member, rank) for member in members for rank in range(run.shape.ranks)]
         run.storage.save(self.step, (self._worker, self._rank), state, parts)
         return True
