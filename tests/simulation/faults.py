@@ -15,6 +15,8 @@ from tests.simulation.world import Process
 
 LIGHTHOUSE = -1
 """Stands for the lighthouse in the place of a worker's number."""
+EVERYONE = -2
+"""Stands for all other machines."""
 HEALING_SECONDS = 100.0
 """Time after a disturbance within which workers that have lost each other find each other again."""
 SHORT_SECONDS = 4.0
@@ -141,16 +143,16 @@ def happen(fault: Fault, run: Run) -> None:
             process.pause()
             world.at(fault.seconds, process.resume)
         case "cut":
-            beyond = machine(fault.worker) if fault.rank else MACHINE  # only the first rank asks the lighthouse
-            other = beyond if fault.other == LIGHTHOUSE else machine(fault.other, fault.rank)
-            both = fault.detail == "both"
+            others, both = _beyond(fault, run.shape), fault.detail == "both"
             world.tell(
                 "the network",
-                f"carries nothing from {me} to {other}{' and back' if both else ''} for {fault.seconds:.1f} s",
+                f"carries nothing from {me} to {', '.join(others)}{' and back' if both else ''} for "
+                f"{fault.seconds:.1f} s",
             )
-            network.cut(me, other, fault.seconds)
-            if both:
-                network.cut(other, me, fault.seconds)
+            for other in others:
+                network.cut(me, other, fault.seconds)
+                if both:
+                    network.cut(other, me, fault.seconds)
         case "reset":
             with_all = fault.detail == "all"
             world.tell("the network", f"breaks the connection of {name} with {'all' if with_all else fault.other}")
@@ -184,6 +186,16 @@ def happen(fault: Fault, run: Run) -> None:
             program.spoiled = fault.amount
     for other_ledger in run.ledgers[1:]:
         other_ledger.heeds(ledger)
+
+
+def _beyond(fault: Fault, shape: Shape) -> list[str]:
+    """Returns the machines from which a fault cuts a rank off."""
+    ranks = [machine(worker, rank) for worker in range(shape.workers) for rank in range(shape.ranks)]
+    if fault.other == EVERYONE:
+        return [other for other in (MACHINE, *ranks) if other != machine(fault.worker, fault.rank)]
+    if fault.other == LIGHTHOUSE:  # only the first rank asks it
+        return [machine(fault.worker) if fault.rank else MACHINE]
+    return [machine(fault.other, fault.rank)]
 
 
 def draw(seed: int, *, workers: int | None = None) -> Schedule:
@@ -241,7 +253,8 @@ def _draw_fault(random: Random, shape: Shape) -> Fault:
         case "tail":
             return replace(fault, seconds=short, amount=random.randint(1, 3), detail="newest")
         case "cut":
-            others = [other for other in range(LIGHTHOUSE, shape.workers) if other != worker]
+            least = EVERYONE if shape.ranks > 1 else LIGHTHOUSE
+            others = [other for other in range(least, shape.workers) if other != worker]
             return replace(fault, other=random.choice(others), seconds=short, detail=random.choice(["", "both"]))
         case "message":
             return replace(fault, amount=random.randint(1, 4), detail=random.choice((*MESSAGES, "damaged")))
