@@ -209,8 +209,8 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
     interval, fragments, delay = random.choice(
         [(1, 1, 0), (2, 1, 0), (2, 1, 0), (3, 1, 0), (2, 1, 1), (3, 1, 1), (2, 2, 0), (3, 2, 0), (4, 2, 1)]
     )
-    ranks = random.choice([2, 2, 3]) if random.random() < 0.1 else 1
-    chosen = workers or random.choice([2, 2, 3] if ranks > 1 else [2, 3, 3, 3, 4, 5])
+    ranks = random.choice([2, 2, 2, 3]) if random.random() < 0.1 else 1
+    chosen = workers or random.choice([2, 2, 2, 3] if ranks > 1 else [2, 3, 3, 3, 4, 5])
     shape = Shape(
         workers=chosen,
         interval=interval,

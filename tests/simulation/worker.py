@@ -145,7 +145,8 @@ class SimulatedWorker:
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
                 run.world.tell(self._process.name, f"has applied a mean of workers {members} after step {step}")
             if shape.shares and syncs and self.step == step:
-                shares.share(loop, self._rank, all_come=lambda last=last: run.is_calm() and not last)
+                ends = last or loop.membership.stops  # those that are done do not wait for the others
+                shares.share(loop, self._rank, all_come=lambda ends=ends: run.is_calm() and not ends)
             if shape.save_every and self.step == step and step % shape.save_every == 0 and step < shape.steps:
                 self._save()
         if not loop.membership.stops:

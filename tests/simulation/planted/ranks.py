@@ -23,7 +23,7 @@ RANKS = (
         "        if not self._ranks_have_met_the_same():\n",
         "        if False:\n",
         "The ranks of a worker go on although they have met different workers.",
-        survives=RARE,
+        survives="Only where a rank is silent do they, and after a silence the model allows one round of some alone.",
     ),
     Mutant(
         "rank_left_behind_alone",
@@ -55,7 +55,7 @@ RANKS = (
         "        if not ok:\n            self._release_others()",
         "        if False:\n            self._release_others()",
         "A rank that votes no waits for the other ranks of its worker before it releases those that wait for it.",
-        survives="Harmless: the exchange that has failed has released them.",
+        survives=RARE,
     ),
     Mutant(
         "failed_exchange_releases_nobody",
