@@ -58,6 +58,7 @@ class Ranks:
         """Whether a rank has ended, so that torchrun ends the others."""
         self.replica = self.store = ""
         self.manager: Manager
+        self._serial = 0
         self._network, self._world, self._lighthouse = network, network.world, lighthouse
         self._ledger, self._worker = ledger, worker
         self._places: dict[str, dict[int, tuple[Any, Callable[[Any], None]]]] = {}

@@ -1,5 +1,6 @@
 """The shortest schedule that fails in the same way as a given one."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -66,6 +67,6 @@ def _shorter(schedule: Schedule) -> Iterator[Schedule]:
                 yield replace(schedule, faults=(*faults[:index], earlier, *faults[index + 1 :]))
         for name in ("seconds", "amount"):
             value = getattr(fault, name)
-            if value > 1:
+            if 1 < value < math.inf:
                 rounded = replace(fault, **{name: float(int(value // 1.5))})
                 yield replace(schedule, faults=(*faults[:index], rounded, *faults[index + 1 :]))

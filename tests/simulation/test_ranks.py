@@ -11,6 +11,7 @@ from tests.simulation.lighthouse import Lighthouse
 from tests.simulation.network import Network
 from tests.simulation.ranks import Ranks
 from tests.simulation.run import Outcome
+from tests.simulation.shrink import kind_of, shrink
 from tests.simulation.toy import Shape
 from tests.simulation.world import Process, Violation, World
 
@@ -85,6 +86,16 @@ def test_workers_that_find_no_others_save_their_state() -> None:
     outcome = _run(fault, Shape(workers=3, interval=2, rounds=4))
     assert _says(outcome, "has found too few others, and saves step 6")
     assert outcome.end == "done" and _says(outcome, "starts with the checkpoint of step 6")
+
+
+def test_a_failing_schedule_of_several_ranks_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muloco.outer.protocol.transaction._refuse_non_finite", lambda headers: None)
+    spoil = Fault(kind="spoil", worker=0, point=1, phase="commit", times=1, amount=math.inf)
+    failing = Schedule(1, Shape(workers=2, interval=2, rounds=2, ranks=3, shares=True), (spoil,))
+    short = shrink(failing)
+    assert kind_of(failing.run()).startswith("Violation: a pseudogradient that is not finite")
+    assert kind_of(short.run()) == kind_of(failing.run())
+    assert short.shape.ranks == 1 and not short.shape.shares
 
 
 def _two() -> tuple[World, Ranks]:
