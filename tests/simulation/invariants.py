@@ -214,7 +214,8 @@ class Ledger:
             raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
         elif dict(node.weights) != committed.weights:
             raise Violation(f"the members of a round disagree on its weights: {node.weights}, {committed.weights}")
-        taken_over = view.joined and not created  # a round that was in flight when it joined
+        # a round that was in flight when it joined; that of a worker that was alone nobody may have applied yet
+        taken_over = view.joined and (not created or len(committed.weights) == 1)
         if committed.fragment is not None and view.worker not in committed.weights and not taken_over:
             raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
         self._compare(view, node, anchor, digest)
