@@ -120,7 +120,8 @@ class Run:
             for rank in range(self.shape.ranks)
         ]
         self.ranks[worker] = ranks = Ranks(self.network, self.lighthouse, self.ledger, worker, processes)
-        steps = [step for step in self.storage.whole if (worker, 0) in self.storage.checkpoints[step]]
+        parts = {(worker, rank) for rank in range(self.shape.ranks)}
+        steps = [step for step in self.storage.whole if parts <= set(self.storage.checkpoints[step])]
         steps = {"newest": steps[-1:], "old": steps[:-1][-1:], "none": []}[state]
         for rank, process in enumerate(processes):
             self.world.spawn(process, partial(self._main, worker, ranks, rank, steps[0] if steps else None), "main")

@@ -16,6 +16,8 @@ class Stops:
 
     _sent: set[tuple[int, int, int]] = field(default_factory=set)
     """Attempt, worker and step of each window that a worker has sent with a request."""
+    _anybody: bool = False
+    """Whether a worker has asked."""
     _over: set[View] = field(default_factory=set)
     """Those that have committed the round after which all stop."""
     _stopped: dict[tuple[int, int], tuple[int, str]] = field(default_factory=dict)
@@ -23,19 +25,21 @@ class Stops:
     _members: set[int] = field(default_factory=set)
     _step: int | None = None
 
-    def sends(self, attempt: int, worker: int, step: int) -> None:
-        """A worker sends a window with a request to stop."""
-        self._sent.add((attempt, worker, step))
+    def sends(self, attempt: int, worker: int, step: int, *, asks: bool) -> None:
+        """A worker may send windows after a step, and asks all to stop or does not."""
+        (self._sent.add if asks else self._sent.discard)((attempt, worker, step))
+        self._anybody |= asks
 
     def commits(self, view: View, attempt: int, committed: Any) -> None:
         """A worker commits a round."""
-        asking = [worker for worker in committed.weights if (attempt, worker, committed.step) in self._sent]
+        leading = [] if committed.fragment is None else committed.weights
+        asking = [worker for worker in leading if (attempt, worker, committed.step) in self._sent]
         if asking and not committed.stops:
             raise Violation(
                 f"workers {asking} ask to stop after step {committed.step}, and the round says nothing of it"
             )
         if committed.stops:
-            if not self._sent:
+            if not self._anybody:
                 raise Violation(f"all stop after step {committed.step}, though nobody has asked")
             self._over.add(view)
             self._members |= set(committed.weights)

@@ -138,8 +138,7 @@ class SimulatedWorker:
             last, step = self.step == shape.steps, self.step
             if loop.sends_after(step) and self._asked_to_stop():
                 loop.membership.asks_to_stop = True
-            if loop.membership.asks_to_stop:
-                run.stops.sends(run.attempt, self._worker, step)
+            run.stops.sends(run.attempt, self._worker, step, asks=loop.membership.asks_to_stop)
             syncs = loop.after_inner_step(step, last=last)
             for sync in syncs:
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
