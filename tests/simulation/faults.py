@@ -144,7 +144,7 @@ def happen(fault: Fault, run: Run) -> None:
             world.tell("the network", f"the next {fault.amount:.0f} messages of {name}: {fault.detail}")
             network.mishaps[me] = [fault.detail] * int(fault.amount)
         case "lighthouse":
-            ledger.scattered = max(ledger.scattered, world.now + fault.seconds + HEALING_SECONDS)
+            ledger.unmet = max(ledger.unmet, world.now + fault.seconds + HEALING_SECONDS)
             run.lighthouse.restart(fault.seconds)
         case "slow":
             world.tell("the lighthouse", f"takes {fault.amount:.1f} s longer for {fault.seconds:.1f} s")

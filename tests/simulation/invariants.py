@@ -119,10 +119,8 @@ class Ledger:
     attempt: int = 1
     disturbed: float = -1.0
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
-    scattered: float = -1.0
-    """Time until which a restarted lighthouse may not know of all workers, so that one may go on without the others,
-    and these may give up the run (a limitation of the engine: who meets fewer others does not ask those that are
-    missing)."""
+    unmet: float = -1.0
+    """Time until which the lighthouse may answer some workers and not others, so that rounds may fail by timeouts."""
     forgetful: bool = False
     """Whether storage may have lost or hidden what was committed."""
     views: list[View] = field(default_factory=list)
@@ -173,7 +171,7 @@ class Ledger:
         if node is None:
             raise Violation(f"worker {view.worker} has taken over a state that no worker had")
         self._compare(view, node, anchor, digest)
-        if now > max(self.disturbed, self.scattered):
+        if now > self.disturbed:
             self._check_missed(view, node)
         view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
@@ -237,7 +235,7 @@ class Ledger:
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
         newest = max((node.rounds for node in nodes), default=0)
         holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.rounds >= newest]
-        if holders and now > max(self.disturbed, self.scattered):
+        if holders and now > self.disturbed:
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
     def _child(self, view: View, committed: Any, now: float) -> Node:
@@ -320,7 +318,7 @@ class Ledger:
                 assert common.parent is not None
                 common = common.parent
             rounds = mine.rounds - common.rounds, theirs.rounds - common.rounds
-            if min(rounds) > (0 if now > max(self.disturbed, self.scattered) else 1):
+            if min(rounds) > (0 if now > self.disturbed else 1):
                 raise Violation(
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"

@@ -124,7 +124,7 @@ class Watch:
         transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
 
     def _is_late(self, what: str) -> None:
-        if max(self.ledger.disturbed, self.ledger.scattered) < 0:
+        if max(self.ledger.disturbed, self.ledger.unmet) < 0:
             raise Violation(f"{what}, though all can hear each other")
 
 

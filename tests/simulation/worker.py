@@ -66,7 +66,7 @@ class SimulatedWorker:
         logs = [SimulatedLog(run.storage, process, other, f"m{other}") for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
         progress = Progress(
-            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS)
+            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values()
         )
         transport.answer(COMMITS, self._commits.answer)
         self._clock, self.wire = clock, wire

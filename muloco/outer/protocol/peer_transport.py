@@ -197,10 +197,13 @@ class PeerTransport:
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
         self.answers.questions[question] = lambda name: answer()
 
-    def inquire(self, question: str, seconds: float) -> list[bytes]:
-        others = [address for worker, address in self._address_of.items() if worker != self._worker]
+    def inquire(self, question: str, seconds: float, workers: Collection[int] | None = None) -> dict[int, bytes]:
+        known = self._address_of
+        asked = {worker: known[worker] for worker in known if workers is None or worker in workers}
+        asked.pop(self._worker, None)
         request = partial(self.wire.request, path=f"/{question}/newest", seconds=seconds)
-        return list(ask_all(self.clock, others, request, seconds=seconds).values())
+        answers = ask_all(self.clock, [*asked.values()], request, seconds=seconds)
+        return {worker: answers[address] for worker, address in asked.items() if address in answers}
 
     def cut(self) -> None:
         self.wire.abort()
