@@ -173,6 +173,8 @@ class Ledger:
         self._compare(view, node, anchor, digest)
         if now > self.disturbed:
             self._check_missed(view, node)
+            if view.started:
+                raise Violation(f"worker {view.worker} lives and hears the others, and has lost its window")
         view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
 

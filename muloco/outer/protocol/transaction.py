@@ -20,7 +20,7 @@ from muloco.outer.protocol.outcome import CatchUp, Committed, LeftBehind, Outcom
 from muloco.outer.protocol.quorum import QuorumPolicy
 from muloco.outer.protocol.reachability import StaysOut
 from muloco.outer.protocol.transport import Round, Transport, TransportError
-from muloco.outer.protocol.whereabouts import Search
+from muloco.outer.protocol.whereabouts import MEETING_SECONDS, Search
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,6 @@ PAUSE_SECONDS = 0.5
 lost worker go on at once, and then one that is longer each time: what makes rounds fail at once may soon be over."""
 TELL_SECONDS = 5.0
 """Seconds after which a worker that waits at the start says for how many others it waits."""
-MEETING_SECONDS = 10.0
-"""Seconds within which workers meet at a lighthouse that is there. After a meeting at the start that took longer, the
-others have as many seconds to come before they count as late: the lighthouse may have been away for them, too."""
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""

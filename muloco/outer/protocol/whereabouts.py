@@ -24,9 +24,12 @@ it is in a round, which it may commit (`deciding SIZE LOWEST`, the number of mem
 nobody needs to wait for it, since it has no state of the run, stays out of the rounds, or has finished."""
 ASK_SECONDS = 5.0
 """Seconds within which a worker that can be reached answers."""
-COMING_SECONDS = 20.0
-"""Seconds for which a sync waits for a worker that asks the lighthouse, too. A lighthouse that was away is asked again
-after up to ten seconds; a worker that does not come within twice this time may be unable to reach it."""
+MEETING_SECONDS = 10.0
+"""Seconds within which workers meet at a lighthouse that is there. After a meeting that took longer, the others have
+time to come anew: the lighthouse may have been away for them, too."""
+COMING_SECONDS = 2 * MEETING_SECONDS
+"""Seconds for which a sync waits for a worker that asks the lighthouse, too. A worker that does not come meanwhile may
+be unable to reach it."""
 AGAIN_SECONDS = 0.1
 """Pause before a weaker group is asked again whether it has given its round up."""
 
@@ -75,11 +78,15 @@ class Search:
         self._until = transport.clock.now() + straggler_seconds
         self._coming: dict[int, float] = {}
         """Since when each worker has said that it asks the lighthouse."""
+        self._over = transport.clock.now()
+        """When the last round was over."""
         self._told: list[int] = []
 
     def waits(self, this_round: Round) -> bool:
         """Whether a round that has just been opened must not be committed, because a worker that is missing in it is
         alive and may come, or is about to commit another round."""
+        if self._transport.clock.now() > self._over + MEETING_SECONDS:
+            self._coming.clear()
         members = this_round.workers
         if not members:
             return False
@@ -102,6 +109,7 @@ class Search:
             stays_out: whether this worker stays out of the rounds.
         """
         self._whereabouts.now = AWAY if stays_out else MEETING
+        self._over = self._transport.clock.now()
 
     def _settled(self, missing: Collection[int], members: Collection[int]) -> dict[int, str]:
         """Returns what the missing workers say, once those in weaker groups have given their rounds up."""
