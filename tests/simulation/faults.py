@@ -18,6 +18,8 @@ SHORT_SECONDS = 4.0
 """A silence that is shorter than all timeouts is no excuse for anything."""
 MESSAGES = ("lost", "late", "doubled", "unanswered", "damaged")
 PHASES = ("open", "headers", "scatter", "gather", "vote", "vote", "vote", "vote", "commit", "join")
+MAJORITIES = 0.25
+"""Share of the schedules in which a round needs more than half of the workers."""
 KINDS = (
     "kill",  # a worker, which starts again after `seconds`, from its `newest` checkpoint, an `old` one or `none`
     "kill",
@@ -184,6 +186,8 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
         if random.random() < 0.5 and (phase := faults[index - 1].phase):  # they come together
             point = random.randint(0, 2 + 2 * shape.workers)
             faults[index] = replace(faults[index], phase=phase, times=faults[index - 1].times, point=point)
+    if random.random() < MAJORITIES:
+        shape = replace(shape, least=shape.workers // 2 + 1)
     return Schedule(seed, shape, tuple(faults))
 
 

@@ -121,6 +121,9 @@ class Ledger:
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
     unmet: float = -1.0
     """Time until which the lighthouse may answer some workers and not others, so that rounds may fail by timeouts."""
+    torn: bool = False
+    """Whether a round was committed by some of its members and given up by others, which had lost contact in the
+    vote."""
     forgetful: bool = False
     """Whether storage may have lost or hidden what was committed."""
     views: list[View] = field(default_factory=list)
@@ -157,7 +160,6 @@ class Ledger:
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
-        view.sends_after = step if sends else view.sends_after
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -215,6 +217,10 @@ class Ledger:
         self.longest = max(self.longest, now - self.quiet)
         if self.longest > NEXT_COMMIT_SECONDS:
             raise Violation(f"after the last fault had passed, the next commit took {self.longest:.0f} s")
+
+    def offers(self, view: View, step: int) -> None:
+        """A worker begins the round of a window that it has sent after a step."""
+        view.sends_after = step
 
     def opens(self, process: Process, now: float) -> None:
         """A process begins to meet the others for a round."""
@@ -320,7 +326,8 @@ class Ledger:
                 assert common.parent is not None
                 common = common.parent
             rounds = mine.rounds - common.rounds, theirs.rounds - common.rounds
-            if min(rounds) > (0 if now > self.disturbed else 1):
+            together = not self.torn if self.shape.needs_majority else now > self.disturbed
+            if min(rounds) > (0 if together else 1):
                 raise Violation(
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"

@@ -68,7 +68,9 @@ class Run:
         self.end = ""
         self.processes: dict[int, Process] = {}
         self.workers: dict[int, SimulatedWorker] = {}
-        self.lighthouse = Lighthouse(self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS)
+        self.lighthouse = Lighthouse(
+            self.network, least=shape.least, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS
+        )
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
         self._restarting = 0

@@ -29,6 +29,13 @@ class Shape:
     """Whether 4-bit pseudogradients with error feedback travel."""
     save_every: int = 0
     """Inner steps between checkpoints; 0: none."""
+    least: int = 1
+    """Fewest workers that make a round (`fault_tolerance.min_replica_size`)."""
+
+    @property
+    def needs_majority(self) -> bool:
+        """Whether a round needs more than half of all workers, so that two groups cannot both commit one."""
+        return 2 * self.least > self.workers
 
     @property
     def steps(self) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
-from muloco.outer.protocol.outcome import Committed
+from muloco.outer.protocol.outcome import Committed, Outcome
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress
 from muloco.training.transfer import WorkerTransfer
@@ -49,7 +49,7 @@ class SimulatedWorker:
             process,
             f"run_{worker:03d}",
             run.key,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             quorum_seconds=QUORUM_SECONDS,
             exchange_seconds=EXCHANGE_SECONDS,
         )
@@ -58,7 +58,7 @@ class SimulatedWorker:
             wire,
             run.key,
             worker=worker,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             device=torch.device("cpu"),
             quorum_seconds=QUORUM_SECONDS,
             exchange_seconds=EXCHANGE_SECONDS,
@@ -79,7 +79,7 @@ class SimulatedWorker:
             transport,
             identity=WorkerIdentity(run="run", worker=worker, workers=shape.workers),
             quorum=QuorumPolicy(
-                min_replica_size=1,
+                min_replica_size=shape.least,
                 straggler_timeout_seconds=STRAGGLER_SECONDS,
                 quorum_timeout_seconds=QUORUM_SECONDS,
             ),
@@ -164,7 +164,14 @@ class SimulatedWorker:
             self._view.sends_after = None
             start(*args, **named)
 
+        agree: Callable[..., Outcome] = membership.agree
+
+        def offers(step: int, *args: Any, **named: Any) -> Outcome:
+            self._run.ledger.offers(self._view, step)
+            return agree(step, *args, **named)
+
         membership.commit, membership.start = reported, offers_none  # type: ignore[method-assign]
+        membership.agree = offers  # type: ignore[method-assign]
 
     def _anchor(self) -> tuple[Any, int]:
         tensors = {name: tensor for fragment in self.loop.fragments for name, tensor in fragment.anchor.items()}

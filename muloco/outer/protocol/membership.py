@@ -93,18 +93,20 @@ class Membership:
         """
         self.whereabouts.now = AWAY
         own = self._header(step, None, weight=0, finite=True, checksum=checksum)
-        reached = 0
+        reached, is_behind = 0, left_behind
 
         def may_begin() -> bool:
-            """Not as long as the run may go on with others: this worker joins them once they come."""
-            nonlocal reached  # before the vote: what comes later, they do together
+            """Whether this worker votes to begin. A worker that is behind the run does not as long as another one may
+            go on with it, which this one then joins."""
+            nonlocal reached, is_behind  # before the vote: what comes later, they do together
             reached = self.progress.last_committed_step()
-            return not (left_behind or reached > step) or not self.whereabouts.others_hold_a_state()
+            is_behind = left_behind or reached > step
+            return not (is_behind and self.whereabouts.others_hold_a_state())
 
         while True:
             match assemble(self.transport, own, self._channel_of, self.quorum, may_begin):
                 case Committed() as committed:
-                    if self.transport.any_rank(left_behind or reached > step):
+                    if self.transport.any_rank(is_behind):
                         raise StateLost(
                             f"run {self.identity.run!r} has come to step {reached}, but the workers that are left "
                             f"begin after step {step}"
