@@ -53,6 +53,15 @@ FOUND = {
             Fault(kind="lighthouse", worker=2, point=1, phase="vote", times=1, seconds=1.0596547210744451),
         ),
     ),
+    "a restarted lighthouse repeated a number, and a worker said that a committed round had failed": Schedule(
+        22390,
+        Shape(workers=3, interval=1, rounds=2),
+        (
+            Fault(kind="lighthouse", worker=1, point=3, phase="open", times=2, seconds=1.0),
+            Fault(kind="lighthouse", worker=1, point=1, phase="headers", times=1, seconds=0.25786144425368557),
+            Fault(kind="kill", worker=1, point=2, phase="open", times=2, seconds=0.2930813518903358, detail="none"),
+        ),
+    ),
     "the time for which a sync waits for missing workers went on while the lighthouse was away": Schedule(
         10857,
         Shape(workers=3, interval=3, fragments=2, rounds=3),

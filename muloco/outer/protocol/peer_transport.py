@@ -122,7 +122,9 @@ class PeerTransport:
         if not self._ranks_have_met_the_same():
             broken = broken or TransportError("the ranks of this worker have met different workers")
         this_round = PeerRound(self, step, broken)
-        if self._introduced != self.group.quorums and broken is None:
+        if self._introduced != self.group.quorums and broken is None and self.wire.connected:
+            # A lighthouse that was restarted may repeat the number of a quorum whose members were not connected. Then
+            # there is no new group, and the rounds of the last one must not begin anew: their names are unique.
             self._introduce(this_round)
         return this_round
 

@@ -1,4 +1,5 @@
-"""A lighthouse that gets no heartbeats of some workers, or was restarted and knows nobody, lets another one meet alone."""
+"""A lighthouse that gets no heartbeats of some workers, or was restarted and knows nobody, lets another worker meet
+alone."""
 
 import threading
 from urllib.parse import urlsplit
