@@ -24,6 +24,7 @@ PROGRESS = (
         "self.progress.record(step, fragment, outcome.weights)",
         "self.progress.record(step, fragment, range(self.identity.workers))",
         "The commit log says that every round had all workers.",
+        survives=RARE,
     ),
     Mutant(
         "never_left_behind",

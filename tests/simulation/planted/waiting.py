@@ -1,6 +1,6 @@
 """Mistakes in how a sync waits for workers that are alive and missing in a round."""
 
-from tests.simulation.planted.mutant import MEMBERSHIP, TRANSACTION, WHEREABOUTS, Mutant
+from tests.simulation.planted.mutant import MEMBERSHIP, RARE, TRANSACTION, WHEREABOUTS, Mutant
 
 WAITING = (
     Mutant(
@@ -16,6 +16,7 @@ WAITING = (
         "return now < self._until",
         "return False",
         "A round is committed without workers that are in their inner steps.",
+        survives="Inner steps are short here, so workers ask for each other at nearly the same time. Tests in outer/protocol see it.",
     ),
     Mutant(
         "meeting_not_awaited",
@@ -30,6 +31,7 @@ WAITING = (
         "return now < self._coming.setdefault(worker, now) + COMING_SECONDS",
         "return True",
         "A sync waits without end for a worker that does not reach the lighthouse.",
+        survives=RARE,
     ),
     Mutant(
         "no_time_after_lighthouse",
@@ -44,6 +46,7 @@ WAITING = (
         "return _strength(said) is not None",
         "return False",
         "A round is committed while another group is about to commit one.",
+        survives=RARE,
     ),
     Mutant(
         "says_it_decides_too_late",
@@ -51,6 +54,7 @@ WAITING = (
         "        self._whereabouts.now = _deciding(members)\n",
         "",
         "A worker does not say that it decides a round.",
+        survives=RARE,
     ),
     Mutant(
         "waits_count_as_failures",
@@ -58,6 +62,7 @@ WAITING = (
         "Stranger | StaysOut | Waits)",
         "Stranger | StaysOut)",
         "A sync that waits long for a missing worker gives up.",
+        survives=RARE,
     ),
     Mutant(
         "members_do_not_wait",
@@ -72,6 +77,7 @@ WAITING = (
         "self.whereabouts.now = TRAINING if isinstance(outcome, Committed) else AWAY",
         "self.whereabouts.now = AWAY",
         "A worker says in its inner steps that nobody needs to wait for it.",
+        survives="Inner steps are short here, so workers ask for each other at nearly the same time. Tests in outer/protocol see it.",
     ),
     Mutant(
         "away_after_rejoining",
@@ -79,6 +85,7 @@ WAITING = (
         "        self._handover.unpack(state)\n        self.whereabouts.now = TRAINING\n",
         "        self._handover.unpack(state)\n",
         "A worker that has rejoined says that nobody needs to wait for it.",
+        survives=RARE,
     ),
     Mutant(
         "only_members_are_awaited",
@@ -86,6 +93,7 @@ WAITING = (
         "self.whereabouts.search(holders,",
         "self.whereabouts.search(self.members,",
         "A sync does not wait for workers that have taken over the state since the last round.",
+        survives=RARE,
     ),
     Mutant(
         "gives_up_living_run",
@@ -93,5 +101,6 @@ WAITING = (
         "return any(said != AWAY for said in self.of_others().values())",
         "return False",
         "Workers that were left behind give up the run although another worker goes on with it.",
+        survives="It takes two mistakes: as long as workers wait for each other, no living one is left behind.",
     ),
 )
