@@ -16,7 +16,7 @@ WAITING = (
         "return now < self._until",
         "return False",
         "A round is committed without workers that are in their inner steps.",
-        survives="Inner steps are short here, so workers ask for each other at nearly the same time. Tests in outer/protocol see it.",
+        survives="Inner steps are short here, so nearly all meet at once. Tests in outer/protocol notice it.",
     ),
     Mutant(
         "meeting_not_awaited",
@@ -77,7 +77,7 @@ WAITING = (
         "self.whereabouts.now = TRAINING if isinstance(outcome, Committed) else AWAY",
         "self.whereabouts.now = AWAY",
         "A worker says in its inner steps that nobody needs to wait for it.",
-        survives="Inner steps are short here, so workers ask for each other at nearly the same time. Tests in outer/protocol see it.",
+        survives="Inner steps are short here, so nearly all meet at once. Tests in outer/protocol notice it.",
     ),
     Mutant(
         "away_after_rejoining",
