@@ -77,7 +77,9 @@ class Run:
         self.end = ""
         self.ranks: dict[int, Ranks] = {}
         """The ranks of each worker."""
-        self.lighthouse = Lighthouse(self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS)
+        self.lighthouse = Lighthouse(
+            self.network, least=shape.least, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS
+        )
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
         self._restarting = 0
@@ -108,7 +110,7 @@ class Run:
 
     def is_calm(self) -> bool:
         """Whether no fault disturbs workers now, or has done so a short while ago."""
-        return self.world.now > max(self.ledger.disturbed, self.ledger.scattered, self.troubled + CALM_SECONDS)
+        return self.world.now > max(self.ledger.disturbed, self.ledger.unmet, self.troubled + CALM_SECONDS)
 
     def _start(self, worker: int, state: str, attempt: int) -> None:
         self._restarting -= 1

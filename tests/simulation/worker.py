@@ -9,7 +9,7 @@ import torch
 
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, TransportError, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
-from muloco.outer.protocol.outcome import Committed
+from muloco.outer.protocol.outcome import Committed, Outcome
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress
 from muloco.training.transfer import WorkerTransfer
@@ -60,7 +60,7 @@ class SimulatedWorker:
             rank,
             f"run_{worker:03d}",
             run.key,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             quorum_seconds=QUORUM_SECONDS,
             exchange_seconds=EXCHANGE_SECONDS,
         )
@@ -69,7 +69,7 @@ class SimulatedWorker:
             wire,
             run.key,
             worker=worker,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             device=torch.device("cpu"),
             quorum_seconds=QUORUM_SECONDS,
             exchange_seconds=EXCHANGE_SECONDS,
@@ -77,7 +77,7 @@ class SimulatedWorker:
         logs = [SimulatedLog(run.storage, process, other, machine(other)) for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
         progress = Progress(
-            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS)
+            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values()
         )
         known = RunProgress(last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()))
         if rank == 0:
@@ -93,7 +93,7 @@ class SimulatedWorker:
             transport,
             identity=WorkerIdentity(run="run", worker=worker, workers=shape.workers),
             quorum=QuorumPolicy(
-                min_replica_size=1,
+                min_replica_size=shape.least,
                 straggler_timeout_seconds=STRAGGLER_SECONDS,
                 quorum_timeout_seconds=QUORUM_SECONDS,
             ),
@@ -211,10 +211,17 @@ class SimulatedWorker:
         start: Callable[..., None] = membership.start
 
         def offers_none(*args: Any, **named: Any) -> None:
-            self._view.sending = []
+            self._view.sends_after = None
             start(*args, **named)
 
+        agree: Callable[..., Outcome] = membership.agree
+
+        def offers(step: int, *args: Any, **named: Any) -> Outcome:
+            self._ledger.offers(self._view, step)
+            return agree(step, *args, **named)
+
         membership.commit, membership.start = reported, offers_none  # type: ignore[method-assign]
+        membership.agree = offers  # type: ignore[method-assign]
 
     def _anchor(self) -> tuple[Any, int]:
         tensors = {name: tensor for fragment in self.loop.fragments for name, tensor in fragment.anchor.items()}
