@@ -247,10 +247,11 @@ class Run:
         return None
 
     def _check_hanging(self) -> None:
-        """Whether a worker still runs long after others have ended, though nothing has disturbed it."""
-        processes = [process for ranks in self.ranks.values() for process in ranks.processes]
-        if (running := [process.name for process in processes if process.alive]) and self.is_calm():
-            raise Violation(f"{', '.join(running)} still runs when all others have long been done")
+        """Whether workers still run long after others have ended, though nothing has disturbed them. Fewer than make a
+        round cannot meet any more: the pool ends them."""
+        left = [worker for worker, ranks in self.ranks.items() if any(process.alive for process in ranks.processes)]
+        if len(left) >= self.shape.least and self.is_calm():
+            raise Violation(f"workers {left} still run when all others have long been done")
 
 
 @contextlib.contextmanager
