@@ -11,6 +11,7 @@ import torch
 from muloco import errors, failpoints
 from muloco.outer.protocol.authentication import Key
 from tests.simulation.invariants import Ledger, Violation
+from tests.simulation.knowledge import Knowledge
 from tests.simulation.lighthouse import Lighthouse
 from tests.simulation.network import Network
 from tests.simulation.poison import Poison
@@ -69,6 +70,7 @@ class Run:
         self.ledgers = [Ledger(shape, rank) for rank in range(shape.ranks)]
         self.ledger = self.ledgers[0]
         self.watches = [Watch(ledger, EXCHANGE_SECONDS) for ledger in self.ledgers]
+        self.knowledge = Knowledge(self.network, self.storage)
         self.stops, self.poison = Stops(), Poison()
         self.troubled = -CALM_SECONDS
         """Time at which the last fault that may disturb workers has passed."""
@@ -162,11 +164,18 @@ class Run:
         elif status == 0:
             if not self._done:  # the pool starts no worker again, and waits for those that run
                 self._done = True
-                self.world.at(LAST_SECONDS, lambda: self._stop("done"))
+                self.world.at(LAST_SECONDS, self._end_the_last)
         else:
             self._start_again(worker, self._back_off[worker], "newest")
             self._back_off[worker] = min(2 * self._back_off[worker], LONGEST_BACK_OFF)
         self._look_for_end()
+
+    def _end_the_last(self) -> None:
+        """The pool ends the workers that have not ended as long after the first one."""
+        left = [worker for worker, ranks in self.ranks.items() if any(process.alive for process in ranks.processes)]
+        if left and self.world.now > max(self.ledger.healed, self.ledger.disturbed) + LAST_SECONDS:
+            self.world.fail(Violation(f"workers {left} do not end, though nothing hinders them"))
+        self._stop("done")
 
     def _start_again(self, worker: int, after: float, state: str) -> None:
         if not self._done:
@@ -257,7 +266,7 @@ def _failpoints(run: Run) -> Iterator[None]:
 
     def listen(failpoint: str) -> None:
         run.world.point(f"is at {failpoint}")
-        if failpoint == "open":
+        if failpoint in ("open", "headers"):  # it looks for the others, and it has met some
             for ledger in run.ledgers:
                 ledger.opens(run.world.here().process, run.world.now)
 
