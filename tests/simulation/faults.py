@@ -6,21 +6,23 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from muloco.outer.protocol.wire import CUT_OFF
+from tests.simulation.fault import LIGHTHOUSE, Fault
 from tests.simulation.lighthouse import MACHINE
 from tests.simulation.ranks import machine
 from tests.simulation.run import PROGRESS_SECONDS, Outcome, Run
+from tests.simulation.themes import THEMES
 from tests.simulation.toy import Shape
 from tests.simulation.worker import QUORUM_SECONDS
 from tests.simulation.world import Process
 
-LIGHTHOUSE = -1
-"""Stands for the lighthouse in the place of a worker's number."""
 EVERYONE = -2
 """Stands for all other machines."""
 HEALING_SECONDS = 100.0
 """Time after a disturbance within which workers that have lost each other find each other again."""
 SHORT_SECONDS = 4.0
 """A silence that is shorter than all timeouts is no excuse for anything."""
+THEMED = 0.4
+"""Fraction of the schedules that have a theme, see `tests.simulation.themes`."""
 MESSAGES = ("lost", "late", "doubled", "unanswered", "damaged")
 PHASES = ("open", "headers", "scatter", "gather", "vote", "vote", "vote", "vote", "commit", "join")
 MAJORITIES = 0.25
@@ -42,42 +44,11 @@ KINDS = (
     "lag",  # a worker sees the commit logs of others `amount` seconds late, for `seconds`
     "tail",  # the newest `amount` lines of a worker's commit log are lost, and its process is killed
     "jump",  # the clock of a worker jumps by `amount` seconds
+    "starve",  # the next thread that a worker starts begins `seconds` later
 )
 REQUESTS = ("stop", "spoil")
 """What happens to a worker without disturbing it: it is asked to stop, or `amount`, NaN or Inf, gets into its
 parameters."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """A fault, see `KINDS`."""
-
-    kind: str
-    worker: int
-    point: int
-    """It happens when the worker comes to its n-th point, at which it waits or sends, counted from `phase` on."""
-    phase: str = ""
-    """A failpoint of the engine (`muloco.failpoints`); empty: the start."""
-    times: int = 0
-    """How often the worker comes to that failpoint first."""
-    other: int = 0
-    seconds: float = 0.0
-    amount: float = 0
-    detail: str = ""
-    rank: int = 0
-    """Which rank of the worker it happens to."""
-
-    def __str__(self) -> str:
-        place = f"after it has come to {self.phase!r} {self.times} times" if self.phase else "from the start"
-        details = {
-            "rank": self.rank,
-            "other": self.other,
-            "seconds": round(self.seconds, 2),
-            "amount": self.amount,
-            "detail": self.detail,
-        }
-        rest = ", ".join(f"{name} {value}" for name, value in details.items() if value)
-        return f"{self.kind}, worker {self.worker}, at its point {self.point} {place}{rest and ': '}{rest}"
 
 
 @dataclass(frozen=True)
@@ -125,10 +96,11 @@ def happen(fault: Fault, run: Run) -> None:
     me, process = machine(fault.worker, fault.rank), run.process(fault.worker, fault.rank)
     world.seconds = max(world.seconds, world.now + fault.seconds + PROGRESS_SECONDS)
     ledger.quiet = max(ledger.quiet, world.now + fault.seconds)
+    ledger.healed = max(ledger.healed, world.now + fault.seconds)
     name = f"worker {fault.worker}{f' rank {fault.rank}' if fault.rank else ''}"
     if fault.kind not in REQUESTS:
         run.troubled = max(run.troubled, world.now + fault.seconds)
-    silent = fault.kind in ("pause", "cut") and fault.seconds > SHORT_SECONDS
+    silent = fault.kind in ("pause", "cut", "starve") and fault.seconds > SHORT_SECONDS
     if silent or fault.detail in ("lost", "late", "unanswered"):
         ledger.disturbed = max(ledger.disturbed, world.now + fault.seconds + HEALING_SECONDS)
     if fault.kind in ("lag", "tail"):
@@ -180,6 +152,9 @@ def happen(fault: Fault, run: Run) -> None:
         case "jump" if process is not None:
             world.tell(name, f"its clock jumps by {fault.amount:.1f} s")
             process.jump += fault.amount
+        case "starve" if process is not None:
+            world.tell(name, f"the next thread that it starts begins {fault.seconds:.1f} s later")
+            process.starved = fault.seconds
         case "stop" if (program := run.program(fault.worker, fault.rank)) is not None:
             world.tell(name, "is asked to stop")
             program.stop_requested = True
@@ -225,6 +200,9 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
         hasty=delay > 0 and random.random() < 0.3,
         shares=random.random() < 0.1,
     )
+    if random.random() < THEMED:
+        shape, themed = random.choice(THEMES)(random, replace(shape, ranks=1))
+        return Schedule(seed, shape, tuple(themed))
     faults = [_draw_fault(random, shape) for _ in range(random.choice([1, 1, 2, 2, 2, 3, 3, 4]))]
     for index in range(1, len(faults)):
         if random.random() < 0.5 and (phase := faults[index - 1].phase):  # they come together

@@ -22,6 +22,10 @@ NEXT_COMMIT_SECONDS = 60.0
 """Longest time from the end of all faults, or from a commit, to the next one."""
 
 
+LONGEST_ABSENCE_SECONDS = 25.0
+"""Longest time from the end of all faults during which the others go on without a worker that lives."""
+
+
 @dataclass(eq=False)
 class Node:
     """A state of the run."""
@@ -102,7 +106,9 @@ class View:
     sends_after: int | None = None
     """The step of the round in which it offers a window; None: it offers none."""
     opened: float = 0.0
-    """When it has last begun to meet the others for a round."""
+    """When it has last met others for a round, or begun to meet them."""
+    took_part: float = 0.0
+    """When it has begun, or was last known to the others."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
@@ -140,6 +146,8 @@ class Ledger:
     """Time from which on no fault lasts; or of the last commit, if this is later."""
     longest: float = 0.0
     """Longest time until the next commit, while no fault lasted."""
+    healed: float = 0.0
+    """Time from which on no fault lasts."""
 
     def __post_init__(self) -> None:
         zero = start().astype(numpy.float64)
@@ -155,12 +163,13 @@ class Ledger:
             view = saved.copy(process)
         self.views = [v for v in self.views if v.process is not None and v.process.alive]
         self.views.append(view)
+        view.took_part = process.world.now
         return view
 
     def heeds(self, other: "Ledger") -> None:
         """Takes over from the ledger of another rank what faults excuse."""
         self.attempt, self.forgetful = other.attempt, other.forgetful
-        self.disturbed, self.unmet = other.disturbed, other.unmet
+        self.disturbed, self.unmet, self.healed = other.disturbed, other.unmet, other.healed
         self.torn |= other.torn
         self.quiet = max(self.quiet, other.quiet)
 
@@ -208,6 +217,7 @@ class Ledger:
             node = self._child(view, committed, now)
             self.nodes[committed.commit_hash] = node
             self.commits += 1
+            self._check_absent(committed, now)
         elif node.parent is None or node.parent.last_round is not view.node.last_round:
             raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
         elif dict(node.weights) != committed.weights:
@@ -235,7 +245,7 @@ class Ledger:
         view.sends_after = step
 
     def opens(self, process: Process, now: float) -> None:
-        """A process begins to meet the others for a round."""
+        """A process begins to meet the others for a round, or has met them."""
         for view in self.views:
             if view.process is process:
                 view.opened = now
@@ -346,6 +356,14 @@ class Ledger:
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"
                 )
+
+    def _check_absent(self, committed: Any, now: float) -> None:
+        """Whoever lives takes part in a round, or learns of it, unless it comes late once."""
+        for view in self.views:
+            if not self.lives(view) or view.worker in (*committed.weights, *committed.behind):
+                view.took_part = now
+            elif (absent := now - max(view.took_part, self.healed)) > LONGEST_ABSENCE_SECONDS:
+                raise Violation(f"worker {view.worker} lives, and has taken no part for {absent:.0f} s")
 
     def _check_missed(self, view: View, node: Node | None) -> None:
         """Whoever was in a round and lives has committed it, if anybody has."""

@@ -42,7 +42,10 @@ class SimulatedClock:
 
     def start(self, work: Callable[[], object], name: str) -> Task:
         self._world.here()
-        return self._world.spawn(self._process, work, name, self._world.some_lateness() if self._hasty else 0.0)
+        late, self._process.starved = self._process.starved, 0.0
+        if self._hasty:
+            late += self._world.some_lateness()
+        return self._world.spawn(self._process, work, name, late)
 
     def condition(self) -> "SimulatedCondition":
         return SimulatedCondition(self._world)
@@ -229,6 +232,12 @@ class SimulatedWire:
         assert self._rendezvous is not None
         with contextlib.suppress(RuntimeError):
             self._rendezvous.delete(own)
+
+    def entries(self) -> int:
+        """Returns how many entries of the group are in the store, if all members of the quorum are in the group."""
+        if self._rendezvous is None or not self._whole:
+            return 0
+        return self._rendezvous.count(self._prefix)
 
     def serve(self, answer: Callable[[str], bytes | None]) -> str:
         def handle(message: tuple[str, bytes, bytes]) -> tuple[int, int, bytes, bytes]:

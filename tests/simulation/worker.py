@@ -111,6 +111,8 @@ class SimulatedWorker:
         run.watches[rank].all_of(worker, process, transport, self.loop)
         ranks.watch(rank, transport, self.loop)
         shares.watch(worker, rank, transport)
+        if shape.ranks == 1:  # of several ranks only the first one keeps a log
+            run.knowledge.watch(worker, process, run.attempt, self.loop)
 
     def train(self, saved: Any) -> None:
         """Trains from a saved state, or from the start, to the end of the run. If too few others are found for a sync,

@@ -41,6 +41,8 @@ class Process:
         self.paused = False
         self.jump = 0.0
         """Seconds by which its clock has jumped."""
+        self.starved = 0.0
+        """Seconds for which the next thread that it starts does not get to run."""
         self.tasks: set[Task] = set()
         self.held: list[Any] = []
         """Events that wait until it is resumed."""
