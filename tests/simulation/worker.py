@@ -76,9 +76,7 @@ class SimulatedWorker:
         )
         logs = [SimulatedLog(run.storage, process, other, machine(other)) for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
-        progress = Progress(
-            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values()
-        )
+        progress = Progress(logs, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values())
         known = RunProgress(last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()))
         if rank == 0:
             known = replace(known, committed_without_me=progress.passed, record=self._commits.add)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from muloco.outer.loop.background import Pending
-from muloco.outer.loop.fragment import FragmentState
+from muloco.outer.loop.fragment import FragmentState, checksums
 from muloco.outer.loop.outgoing import Outgoing
 from muloco.outer.protocol.membership import Membership
 from muloco.outer.protocol.outcome import CatchUp, Committed, Outcome
@@ -48,7 +48,11 @@ class InFlight:
     ) -> "InFlight":
         """Starts the round of a fragment from the parameters as they are now, after inner step `step`."""
         own = Outgoing(fragment, inner_steps_go_on=due > step)
-        weight, checksum = fragment.window, fragment.digest()
+        weight = fragment.window
+
+        def digests() -> torch.Tensor:
+            own.hold()  # what is sent and the digests are of the same moment
+            return checksums([fragment])
 
         def work() -> Arrived:
             own_square = own.square
@@ -59,7 +63,7 @@ class InFlight:
                     own.vector,
                     weight=weight,
                     finite=own.finite,
-                    checksum=checksum,
+                    checksums=digests,
                     overwrite=own.overwrite,
                 )
             except NonFinitePseudogradient as error:
