@@ -5,6 +5,7 @@
     python benchmarks/storm.py pairs    two workers of two ranks (FSDP2), until each phase was struck once
     python benchmarks/storm.py short    four workers, mostly stopped and cut off, each phase once
     python benchmarks/storm.py many     16 workers through 50 syncs, with joins and leaves
+    python benchmarks/storm.py brief    four workers through 60 syncs: one run of some three minutes
 
 Real runs of `muloco train` under `chaos`, one after the other, with different seeds of the faults, in two fragments
 with tau = 2. Inner steps are held up to a pace, so that a run lasts as long on a fast machine. A storm is passed where
@@ -93,6 +94,7 @@ STORMS = {
     "pairs": Storm(settings=PAIRS, interval=45, per_phase=1, total=10),
     "short": Storm(settings=SHORT, interval=5, per_phase=1, total=10, seeds=(1,)),
     "many": Storm(settings=MANY, interval=20, per_phase=0, total=10, seeds=(1,)),
+    "brief": Storm(settings={**FOUR, "training.steps": 300}, interval=16, per_phase=0, total=8, seeds=(1,)),
 }
 GROUP_SIZE, STEPS = "fault_tolerance.group_size", "training.steps"
 RUN_SECONDS = 900

@@ -5,11 +5,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from muloco import errors, failpoints
 from muloco.outer.protocol.authentication import Key
+from muloco.outer.protocol.transport import TransportError
 from tests.simulation.invariants import Ledger, Violation
 from tests.simulation.lighthouse import Lighthouse
 from tests.simulation.network import Network
@@ -17,10 +19,12 @@ from tests.simulation.storage import Storage
 from tests.simulation.toy import Shape
 from tests.simulation.watch import Watch
 from tests.simulation.wire import seeded_nonces
-from tests.simulation.worker import BEAT_SECONDS, EXCHANGE_SECONDS, STRAGGLER_SECONDS, SimulatedWorker
+from tests.simulation.worker import SimulatedWorker
 from tests.simulation.world import Killed, Process, World
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
+OF_THE_TRAINER = ("inner_step", "checkpoint", "validation")
+"""Failpoints that make no point of the world: a worker waits there anyway."""
 LAST_SECONDS = 60.0
 """See `muloco.launch.pool`."""
 PROGRESS_SECONDS = 400.0
@@ -62,13 +66,20 @@ class Run:
         self.network = Network(self.world)
         self.storage = Storage()
         self.ledger = Ledger(shape)
-        self.watch = Watch(self.ledger, EXCHANGE_SECONDS)
+        self.watch = Watch(self.ledger, shape.costs.exchange_timeout)
         self.key = Key(b"the secret of a simulated run")
         self.attempt = 1
         self.end = ""
         self.processes: dict[int, Process] = {}
         self.workers: dict[int, SimulatedWorker] = {}
-        self.lighthouse = Lighthouse(self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS)
+        self.lines: list[dict[str, Any]] = []
+        """What the workers log, as lines of metrics (`muloco.runs.folder`)."""
+        self.lighthouse = Lighthouse(
+            self.network,
+            least=1,
+            join_timeout=shape.costs.straggler_timeout,
+            beat_timeout=shape.costs.heartbeat_timeout,
+        )
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
         self._restarting = 0
@@ -87,6 +98,11 @@ class Run:
             self.world.tell(process.name, f"is killed; it starts again in {restart:.1f} s with {state} state")
             process.kill()
             self._start_again(worker, restart, state)
+
+    def log(self, worker: int, step: int, event: str, **values: Any) -> None:
+        """Adds a line to the metrics of a worker."""
+        place = {"attempt": self.attempt, "time": self.world.now, "worker": worker, "step": step}
+        self.lines.append({**place, "event": event, **values})
 
     def _start(self, worker: int, state: str, attempt: int) -> None:
         self._restarting -= 1
@@ -111,7 +127,7 @@ class Run:
             raise
         except Exception as error:
             status, reason = errors.exit_status(error), f"{type(error).__name__}: {error}"
-            if status in errors.LASTING:
+            if status in errors.LASTING or not isinstance(error, errors.AttemptFailed | TransportError):
                 raise
         self.world.here()
         self.world.tell(process.name, f"ends with status {status}{reason and ': '}{reason}")
@@ -204,6 +220,8 @@ def _failpoints(run: Run) -> Iterator[None]:
     """Within the context the failpoints of the engine are points of the world."""
 
     def listen(failpoint: str) -> None:
+        if failpoint in OF_THE_TRAINER:
+            return
         run.world.point(f"is at {failpoint}")
         if failpoint == "open":
             run.ledger.opens(run.world.here().process, run.world.now)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from muloco import failpoints
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
 from muloco.outer.protocol.outcome import Committed
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress
+from muloco.runs.states import State
 from muloco.training.transfer import WorkerTransfer
 from tests.simulation import toy
 from tests.simulation.invariants import View
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 COMMITS, ASK_SECONDS = "commits", 2.0
 """See `muloco.training.trainer`."""
-QUORUM_SECONDS, STRAGGLER_SECONDS, EXCHANGE_SECONDS, BEAT_SECONDS = 120.0, 20.0, 5.0, 3.0
 
 
 class SimulatedWorker:
@@ -40,7 +41,7 @@ class SimulatedWorker:
         self._run, self._worker, self._process = run, worker, process
         self.step = 0
         self._position = 0
-        shape = run.shape
+        shape, costs = run.shape, run.shape.costs
         self._flat, self._parameters = toy.parameters(toy.start())
         clock = SimulatedClock(process)
         wire = SimulatedWire(
@@ -50,8 +51,8 @@ class SimulatedWorker:
             f"run_{worker:03d}",
             run.key,
             min_replica_size=1,
-            quorum_seconds=QUORUM_SECONDS,
-            exchange_seconds=EXCHANGE_SECONDS,
+            quorum_seconds=costs.quorum_timeout,
+            exchange_seconds=costs.exchange_timeout,
         )
         transport = PeerTransport(
             clock,
@@ -60,8 +61,8 @@ class SimulatedWorker:
             worker=worker,
             min_replica_size=1,
             device=torch.device("cpu"),
-            quorum_seconds=QUORUM_SECONDS,
-            exchange_seconds=EXCHANGE_SECONDS,
+            quorum_seconds=costs.quorum_timeout,
+            exchange_seconds=costs.exchange_timeout,
         )
         logs = [SimulatedLog(run.storage, process, other, f"m{other}") for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
@@ -80,8 +81,8 @@ class SimulatedWorker:
             identity=WorkerIdentity(run="run", worker=worker, workers=shape.workers),
             quorum=QuorumPolicy(
                 min_replica_size=1,
-                straggler_timeout_seconds=STRAGGLER_SECONDS,
-                quorum_timeout_seconds=QUORUM_SECONDS,
+                straggler_timeout_seconds=costs.straggler_timeout,
+                quorum_timeout_seconds=costs.quorum_timeout,
             ),
             progress=RunProgress(
                 last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()),
@@ -107,21 +108,27 @@ class SimulatedWorker:
         if saved is not None:
             self._load(saved)
         self._commits.begin(self.step)
+        run.log(self._worker, self.step, "state", state=State.MEETING)
         loop.start(self.step)
         run.world.tell(self._process.name, f"begins after step {self.step}")
         while self.step < shape.steps and not loop.membership.stops:
-            self._clock.sleep(run.world.random.uniform(0.5, 1.5))
+            failpoints.hit("inner_step")
+            self._clock.sleep(run.world.random.uniform(*shape.costs.step_seconds))
             self.step += 1
             last = self.step == shape.steps
             self._flat += torch.from_numpy(toy.drift(self._worker, self._position))
             run.ledger.inner_step(self._view, self.step, self._position, self._sends(last))
             self._position += 1
             step = self.step
+            validates = last or loop.applies_after(step)
+            self._validate(validates)
             for sync in loop.after_inner_step(step, last=last):
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
                 run.world.tell(self._process.name, f"has applied a mean of workers {members} after step {step}")
+                run.log(self._worker, step, "sync", fragment=sync.fragment, participants=len(sync.weights), digest="")
             if shape.save_every and self.step == step and step % shape.save_every == 0 and step < shape.steps:
                 self._save()
+            self._validate(validates)
         if not loop.membership.stops:
             run.ledger.finishes(self._view, self._flat.numpy())
         loop.close()
@@ -132,6 +139,7 @@ class SimulatedWorker:
         membership = self.loop.membership
         run = self._run
         run.world.tell(self._process.name, f"goes on from another worker's state of step {self.step}")
+        run.log(self._worker, self.step, "join")
         run.ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor(), run.world.now)
 
     def remembered(self) -> tuple[int, ...]:
@@ -171,9 +179,18 @@ class SimulatedWorker:
         flat = torch.cat([tensors[name].flatten() for name in toy.SHAPES])
         return flat.numpy(), self.loop.anchor_digest()
 
+    def _validate(self, validates: bool) -> None:
+        failpoints.hit("validation")
+        if validates and (seconds := self._run.shape.costs.validation_seconds):
+            self._clock.sleep(seconds)
+
     def _save(self) -> None:
         """Writes this worker's part of a checkpoint."""
         run = self._run
+        failpoints.hit("checkpoint")
+        members, _ = self.loop.last_round()
+        if self._worker not in members:  # it has joined since
+            return
         snapshot = self.loop.snapshot(own=True)
         buffer = io.BytesIO()
         torch.save((snapshot.tensors, snapshot.residuals, self._flat), buffer)
@@ -185,7 +202,7 @@ class SimulatedWorker:
             "tensors": buffer.getvalue(),
             "view": run.ledger.saved(self._view),
         }
-        run.storage.save(self.step, self._worker, state, self.loop.membership.members)
+        run.storage.save(self.step, self._worker, state, members)
 
     def _load(self, saved: Any) -> None:
         tensors, residuals, flat = torch.load(io.BytesIO(saved["tensors"]), weights_only=True)
