@@ -4,6 +4,7 @@ checked here; what concerns a single section is in its file (`muloco.settings`).
 
 import copy
 import functools
+import hashlib
 import math
 import re
 import time
@@ -79,10 +80,29 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_tensor_parallel(resolved, size)
     _check_batches(resolved)
     _check_evaluation(resolved)
+    _check_titan(resolved)
     if resolved.checkpoint.initial is not None:
         resolved.checkpoint.initial = str(Path(resolved.checkpoint.initial).absolute())
         check_initial(Path(resolved.checkpoint.initial), size)
     return Resolution(config=resolved, derived=origins, notes=_notes(resolved))
+
+
+def _check_titan(config: ResolvedConfig) -> None:
+    """Notes the digest of the file with a function titan(config); its path becomes absolute."""
+    training = config.training
+    if training.titan is None:
+        if training.titan_sha256 is not None:
+            raise UserError("training.titan_sha256 is the digest of the file of training.titan, which is not set")
+        return
+    file = Path(training.titan).absolute()
+    with naming("training.titan"):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if training.titan_sha256 not in (None, digest):
+        raise UserError(
+            f"training.titan: {file} is not what it was when the run began (SHA-256 {training.titan_sha256[:16]}, now "
+            f"{digest[:16]}); give the path of the same file with --training.titan, or start a new run"
+        )
+    training.titan, training.titan_sha256 = str(file), digest
 
 
 def completed(stored: Config, *, where: str) -> ResolvedConfig:

@@ -157,12 +157,18 @@ class ResolvedOptimizer(Optimizer):
 
 @dataclass(kw_only=True, slots=True)
 class LRScheduler(Section):
-    """The inner learning rate: linear warm-up, then cosine decay over the rest of the run."""
+    """The inner learning rate: linear warm-up, then a decay over the rest of the run or, after a stable phase, over its
+    last part."""
 
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
     total_steps: Common[Count | None] = None
     """Inner steps after which the inner learning rate, and an outer one with a schedule, reach their last values and
     stay there. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
+    decay_type: Literal["cosine", "linear", "sqrt"] = "cosine"
+    """Shape of the decay: half a cosine, a line, or 1 minus a square root."""
+    decay_ratio: SomeShare | None = None
+    """Share of the steps that the decay takes, at the end of the schedule; before it the rate stays at its peak
+    (warm-up, stable, decay: arXiv 2404.06395). None: the decay begins after the warm-up."""
     min_lr_factor: Share = 0.1
     """Learning rate at the end, as a share of the peak."""

@@ -108,8 +108,6 @@ PAPER: dict[str, Other] = {
     "optimizer.gpa_kwargs.diloco_momentum": _gone("GPA has --optimizer.mu_x and --optimizer.mu_y"),
     "optimizer.head_lr_scaling": _gone("--optimizer.head.lr_factor scales the head's learning rate", False),
     "lr_scheduler.lr_min": _renamed("lr_scheduler.min_lr_factor"),
-    "lr_scheduler.decay_type": _gone("the decay is a cosine", "cosine"),
-    "lr_scheduler.decay_ratio": _gone("the decay takes the rest of the run", None),
     "training.compile": _renamed("compile.enable"),
     "training.mixed_precision_param": _renamed("training.precision"),
     "training.mixed_precision_reduce": _gone("gradients are reduced in float32", "float32"),

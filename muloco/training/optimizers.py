@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,7 +31,9 @@ class InnerOptimizers(OptimizersContainer):
 
 @dataclass(kw_only=True, slots=True)
 class InnerRates(LRSchedulersContainer.Config):
-    """torchtitan's schedule with a cosine, which may end before the run does; the rate then stays constant."""
+    """torchtitan's schedule, which may end before the run does; the rate then stays constant."""
+
+    decay_type: Literal["linear", "sqrt", "cosine"] = "cosine"
 
     def build(self, *, optimizers: OptimizersContainer, training_steps: int) -> LRSchedulersContainer:
         share = partial(
@@ -39,6 +41,8 @@ class InnerRates(LRSchedulersContainer.Config):
             warmup_steps=self.warmup_steps,
             total_steps=self.total_steps or training_steps,
             least=self.min_lr_factor,
+            decay_type=self.decay_type,
+            decay_ratio=self.decay_ratio,
         )
         return LRSchedulersContainer(optimizers, share)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import (
@@ -33,6 +34,7 @@ from muloco.training.evaluation import Evaluation, evaluation_steps
 from muloco.training.metrics import RunMetrics
 from muloco.training.optimizers import InnerRates, inner_optimizers
 from muloco.training.stop_request import StopRequest
+from muloco.training.titan_hook import changed_by_user
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
 from muloco.training.validation_cost import held_out_batches
@@ -73,7 +75,7 @@ def trainer_config(
         sequences=config.validation.sequences,
         predict_bos=config.data.predict_bos,
     )
-    return MulocoTrainer.Config(
+    made = MulocoTrainer.Config(
         muloco=config,
         group=group,
         stop=stop,
@@ -134,6 +136,7 @@ def trainer_config(
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
         loss=loss_config(vocabulary=flavor(config.model.flavor).vocabulary, seq_len=training.seq_len),
     )
+    return made if training.titan is None else changed_by_user(made, Path(training.titan))
 
 
 def records_cuda_graphs(config: ResolvedConfig) -> bool:
