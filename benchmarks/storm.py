@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storm_judge import COMMIT_SECONDS, Figures, judge
+from storm_costs import costs, struck
+from storm_judge import COMMIT_SECONDS, Figures, figures_of, lines_of
 
 from muloco.failpoints import FAILPOINTS
 from muloco.runs.folder import RunFolder
@@ -176,6 +177,7 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         Failed: see above.
     """
     figures, restarts = Figures(), 0
+    courses: list[list[dict[str, Any]]] = []
     losses: list[float] = []
     started = time.monotonic()
     calm = ThreadPoolExecutor(1).submit(undisturbed, outputs, chosen)
@@ -186,7 +188,8 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         number = len(losses)
         chaos = {"chaos.interval_seconds": chosen.interval, "chaos.seed": number}
         folder = run(outputs, f"storm-{number}", {**TIMEOUTS, **chosen.settings, **chaos}, pace=pace)
-        figures.add(judge(folder, workers=workers, steps=steps))
+        courses.append(lines_of(folder))
+        figures.add(figures_of(courses[-1], workers=workers, steps=steps))
         losses.append(held_out(folder))
         restarts += json.loads(folder.summary.read_text())["restarts"]
         print(f"{folder.root.name}: held-out loss {losses[-1]:.4f}, {figures.summary()}", flush=True)
@@ -202,6 +205,18 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         "held_out_loss": losses,
         "band_undisturbed": [low, high],
         "within_band": all(low <= loss <= high for loss in losses),
+        "costs": costs(courses),
+        "courses": [_course(lines) for lines in courses],
+    }
+
+
+def _course(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """When a run began, in seconds since 1970, how long it trained, and what has struck it."""
+    began = lines[0]["time"]
+    return {
+        "began": began,
+        "seconds": round(lines[-1]["time"] - began, 1),
+        "faults": struck(lines, began),
     }
 
 
@@ -217,6 +232,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['faults']} faults in {result['seconds']} s, {result['restarts']} restarts, {result['joins']} joins",
         f"{result['digests']} digests of {result['syncs']} syncs, {len(result['mismatches'])} mismatches",
         f"step efficiency {100 * result['step_efficiency']:.1f} %",
+        *_living(result),
         f"the others' next sync after a kill: median {commits.get('median')} s, at most {commits.get('most')} s",
         f"from a kill to the victim's return: median {returns.get('median')} s, at most {returns.get('most')} s",
     ]
@@ -224,6 +240,12 @@ def table(result: Mapping[str, Any]) -> str:
     losses = ", ".join(f"{loss:.4f}" for loss in result["held_out_loss"])
     rows.append(f"held-out loss {losses}; band of runs that nobody disturbs: {low:.4f} to {high:.4f}")
     return "\n".join(rows)
+
+
+def _living(result: Mapping[str, Any]) -> list[str]:
+    """One line; none for a result of earlier versions."""
+    share = result.get("share_of_the_living")
+    return [] if share is None else [f"of the living workers, {100 * share:.1f} % take part in a sync"]
 
 
 def main() -> int:

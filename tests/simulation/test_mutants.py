@@ -6,7 +6,7 @@ from tests.covering import full
 from tests.simulation.mutants import ROOT, hunt, plant
 from tests.simulation.planted import GROUPS, MUTANTS, Mutant
 
-SCHEDULES = 150
+SCHEDULES = 300
 """More than any of them needed when they were written, but for those that recorded schedules show."""
 NOTICED = {name: mutant for name, mutant in MUTANTS.items() if not mutant.survives}
 EASY = MUTANTS["window_not_reset"]
