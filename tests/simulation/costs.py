@@ -16,5 +16,7 @@ class Costs:
     straggler_timeout: float = 20.0
     exchange_timeout: float = 5.0
     heartbeat_timeout: float = 3.0
+    message_seconds: float = 0.002
+    """How long most messages take at most. One in a hundred takes up to fifty times as long."""
     bytes_per_second: float = math.inf
-    """What the link of a worker carries in each direction."""
+    """What a worker can send to others in a second."""

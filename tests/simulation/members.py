@@ -166,7 +166,8 @@ class End:
             data, end = bytearray(self._offered[other].popleft()), self._ends[other]
             kind = self._network.mishap(self.process.machine)
             again = kind in ("lost", "late")
-            late = self._network.world.random.uniform(0.2, 3.0) if again else 0.0
+            late = self._network.leaving(self.process.machine, len(data))
+            late += self._network.world.random.uniform(0.2, 3.0) if again else 0.0
 
             if kind == "damaged":
                 data[min(len(data) - 1, self._network.world.random.randrange(len(data)) | 3)] ^= 0x40

@@ -63,7 +63,7 @@ class Run:
     def __init__(self, shape: Shape, seed: int):
         self.shape = shape
         self.world = World(seed)
-        self.network = Network(self.world)
+        self.network = Network(self.world, shape.costs)
         self.storage = Storage()
         self.ledger = Ledger(shape)
         self.watch = Watch(self.ledger, shape.costs.exchange_timeout)

@@ -2,20 +2,19 @@
 
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from muloco import failpoints
+from muloco.analysis.faults import Kill
 from muloco.training.chaos import FaultInjector, FaultSchedule
-from tests.simulation.run import FIRST_BACK_OFF, LONGEST_BACK_OFF, Run
+from tests.simulation.run import Run
 from tests.simulation.toy import Shape
 from tests.simulation.world import Process
 
 MOST_EVENTS = 100_000_000
-STABLE_SECONDS = 60.0
-"""See `muloco.launch.pool`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +27,8 @@ class Course:
     """From its start to its end."""
 
 
-class Start:
-    """How long a worker that was killed needs to meet the others again: the supervisor's pause before it starts the
-    worker, which doubles if the worker has run for less than a minute, and the start itself.
-
-    Args:
-        run: of the workers.
-        seconds: shortest and longest start.
-    """
-
-    def __init__(self, run: Run, seconds: tuple[float, float]):
-        self._run, self._seconds = run, seconds
-        self._started: Counter[int] = Counter()
-        self._back_off: dict[int, float] = {}
-
-    def __call__(self, worker: int) -> float:
-        world = self._run.world
-        stable = world.now - self._started[worker] > STABLE_SECONDS
-        pause = FIRST_BACK_OFF if stable else self._back_off.get(worker, FIRST_BACK_OFF)
-        self._back_off[worker] = min(2 * pause, LONGEST_BACK_OFF)
-        self._started[worker] = world.now + pause
-        return pause + world.random.uniform(*self._seconds)
-
-
 def weather(
-    shape: Shape, schedule: FaultSchedule, *, seed: int, begins: float, start_seconds: tuple[float, float]
+    shape: Shape, schedule: FaultSchedule, *, seed: int, begins: float, away_seconds: tuple[float, float]
 ) -> Course:
     """Runs a storm.
 
@@ -61,45 +37,40 @@ def weather(
         schedule: of the faults, as of real workers.
         seed: of the world.
         begins: the time at which the run begins, in seconds since 1970, which decides where the schedule begins.
-        start_seconds: see `Start`.
+        away_seconds: shortest and longest time from a kill to where the worker meets the others again.
     """
     run = Run(shape, seed)
-    starts = Start(run, start_seconds)
     injectors: dict[Process, FaultInjector] = {}
 
     def listen(phase: str) -> None:
         process = run.world.here().process
         if process not in injectors:
             worker = int(process.machine[1:])
-            injectors[process] = _Injector(run, schedule, worker, begins=begins, restart=starts)
+            injectors[process] = _Injector(run, schedule, worker, begins=begins, away_seconds=away_seconds)
         injectors[process](phase)
 
     with _listener(listen):
         return _carry_out(run)
 
 
-def strike(
-    shape: Shape, kills: Sequence[tuple[float, int]], *, seed: int, start_seconds: tuple[float, float]
-) -> Course:
-    """Runs a run whose workers are killed at given times.
+def strike(shape: Shape, kills: Sequence[Kill], *, seed: int) -> Course:
+    """Runs a run whose workers are killed at given times; who does not run then is left out.
 
     Args:
         shape: of the run.
-        kills: seconds after the start of the run, and a worker; one that does not run then is left out.
+        kills: see `muloco.analysis.faults`.
         seed: of the world.
-        start_seconds: see `Start`.
     """
     run = Run(shape, seed)
-    starts = Start(run, start_seconds)
 
-    def kill(worker: int) -> None:
-        process = run.processes.get(worker)
-        if process is not None and process.alive and worker in run.workers:
-            run.log(worker, run.workers[worker].step, "fault", kind="kill", phase="inner_step")
-            run.kill(worker, restart=starts(worker), state="newest")
+    def happens(kill: Kill) -> None:
+        process, program = run.processes.get(kill.worker), run.workers.get(kill.worker)
+        if process is not None and process.alive and program is not None:
+            run.log(kill.worker, program.step, "fault", kind="kill", phase="inner_step")
+            run.kill(kill.worker, restart=kill.away, state="newest")
 
-    for seconds, worker in kills:
-        run.world.at(seconds, lambda worker=worker: kill(worker))
+    for kill in kills:
+        run.world.at(kill.time, partial(happens, kill))
     return _carry_out(run)
 
 
@@ -118,9 +89,9 @@ class _Injector(FaultInjector):
     """Strikes a simulated process."""
 
     def __init__(
-        self, run: Run, schedule: FaultSchedule, worker: int, *, begins: float, restart: Callable[[int], float]
+        self, run: Run, schedule: FaultSchedule, worker: int, *, begins: float, away_seconds: tuple[float, float]
     ):
-        self._run, self._begins, self._restart = run, begins, restart
+        self._run, self._begins, self._away_seconds = run, begins, away_seconds
         super().__init__(
             schedule=schedule,
             worker=worker,
@@ -139,7 +110,7 @@ class _Injector(FaultInjector):
         run, world = self._run, self._run.world
         self.tell(kind, phase)
         if kind == "kill":
-            run.kill(self.worker, restart=self._restart(self.worker), state="newest")
+            run.kill(self.worker, restart=world.random.uniform(*self._away_seconds), state="newest")
             world.here()
         elif kind == "stop":
             process = run.processes[self.worker]

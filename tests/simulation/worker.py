@@ -125,7 +125,16 @@ class SimulatedWorker:
             for sync in loop.after_inner_step(step, last=last):
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
                 run.world.tell(self._process.name, f"has applied a mean of workers {members} after step {step}")
-                run.log(self._worker, step, "sync", fragment=sync.fragment, participants=len(sync.weights), digest="")
+                run.log(
+                    self._worker,
+                    step,
+                    "sync",
+                    fragment=sync.fragment,
+                    participants=len(sync.weights),
+                    digest="",
+                    bytes_sent=sync.bytes_sent,
+                    seconds_waited=sync.seconds_waited,
+                )
             if shape.save_every and self.step == step and step % shape.save_every == 0 and step < shape.steps:
                 self._save()
             self._validate(validates)

@@ -1,0 +1,155 @@
+"""What a run with faults will give: a small model of rounds, kills and returns. It needs nothing but Python.
+
+Workers take the inner steps of a window side by side, meet, and exchange. A worker that is killed stops answering; the
+others go on without it once `heartbeat_timeout` has passed since then, or at their next sync if that is later. It
+comes back after some seconds, takes over the state of another one at the next sync, and takes part in the one after.
+`python -m tests.simulation.calibrate` compares the model with the engine itself in simulated time and with measured
+runs (docs/fault-tolerance.md).
+"""
+
+import statistics
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How a run goes without faults, and how it reacts to them. Times are in seconds."""
+
+    workers: int
+    """Number of workers, K."""
+    window: int
+    """Inner steps from one sync to the next one: H over the number of fragments."""
+    step: float
+    """Of an inner step."""
+    delay: int = 0
+    """Inner steps beside which an exchange runs, tau."""
+    exchange: float = 0.0
+    """Of the exchange of a sync."""
+    transfer: float = 0.0
+    """In which a worker that comes back takes over the state of another one."""
+    heartbeat_timeout: float = 3.0
+    """Without a sign of life after which the others go on without a worker."""
+    exchange_timeout: float = 60.0
+    """After which the others give up to connect with a worker that has asked to meet them, and was killed then."""
+    breaks: float = 0.0
+    """From a kill to the failure of an exchange that is under way."""
+    checkpoint: int = 0
+    """Syncs between two checkpoints, to which the run returns if all workers are lost; 0: there are none, and it
+    returns to the start."""
+
+    @property
+    def alone(self) -> float:
+        """Of a window and its sync, if nothing happens."""
+        return max(self.window * self.step, (self.window - self.delay) * self.step + self.exchange)
+
+
+class Kill(NamedTuple):
+    """A worker is killed."""
+
+    time: float
+    """In seconds since the start of the run."""
+    worker: int
+    away: float
+    """Seconds until it meets the others again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What becomes of a run with faults."""
+
+    efficiency: float
+    """Inner steps that a sync takes in, as a share of those of all workers without faults."""
+    share: float
+    """Share of the living workers that take part in a sync: those that have just come back do not."""
+    slowdown: float
+    """Duration as a multiple of that without faults."""
+    kills: int
+    lost: float
+    """Seconds by which a kill delays the run."""
+    next_sync: float
+    """Median of the seconds from a kill to the next sync of the others."""
+    longest: float
+    """Longest time for which all stood still at a sync, in seconds."""
+
+    @property
+    def throughput(self) -> float:
+        """Useful inner steps an hour, as a share of those without faults."""
+        return self.efficiency / self.slowdown
+
+
+def poisson(workers: int, per_hour: float, *, hours: float, away: float, seed: int) -> list[Kill]:
+    """Draws when workers are killed: each at any moment alike, independently of the others.
+
+    Args:
+        workers: K.
+        per_hour: faults of each worker in an hour.
+        hours: for which faults are drawn.
+        away: seconds from a kill to where the worker meets the others again.
+        seed: of the draw.
+    """
+    random, kills, now = Random(seed), [], 0.0
+    if per_hour <= 0:
+        return []
+    while (now := now + random.expovariate(workers * per_hour / 3600)) < 3600 * hours:
+        kills.append(Kill(now, random.randrange(workers), away))
+    return kills
+
+
+def forecast(pace: Pace, kills: Iterable[Kill], *, syncs: int) -> Forecast:
+    """Follows a run through its syncs.
+
+    Args:
+        pace: of the run.
+        kills: in the order of their times; those of a worker that is away already are left out.
+        syncs: number of syncs of the run.
+    """
+    left, away = deque(kills), dict[int, float]()
+    struck, waits, longest = 0, list[float](), 0.0
+    taken_in: list[int] = []  # workers that took part in each sync
+    took_part = lived = 0
+    begins, late = 0.0, 0.0  # when a window begins, and how much later that of workers which have just come back
+    while len(taken_in) < syncs:
+        meet = begins + late + (pace.window - pace.delay) * pace.step
+        undisturbed = max(meet + pace.exchange, begins + late + pace.window * pace.step)
+        pending = []
+        while left and left[0].time < meet + pace.exchange:
+            kill = left.popleft()
+            if away.get(kill.worker, 0.0) > kill.time:
+                continue
+            struck += 1
+            pending.append(kill.time)
+            if kill.worker not in away:
+                in_exchange = kill.time > meet
+                meet = max(meet, kill.time + pace.heartbeat_timeout, (kill.time + pace.breaks) * in_exchange)
+            elif meet < kill.time + pace.heartbeat_timeout:  # it has come back, and the others try to connect with it
+                meet += pace.exchange_timeout
+            away[kill.worker] = kill.time + kill.away
+        if len(away) == pace.workers:  # nobody holds the state of the run any more
+            begins, late = max(away.values()), 0.0
+            del taken_in[len(taken_in) - len(taken_in) % pace.checkpoint if pace.checkpoint else 0 :]
+            away.clear()
+            continue
+        commits = meet + pace.exchange
+        applied = max(commits, begins + late + pace.window * pace.step)
+        waits += [(begins if time < begins else applied) - time for time in pending]
+        longest = max(longest, applied - undisturbed)
+        back = [worker for worker, when in away.items() if when <= meet]
+        taken_in.append(pace.workers - len(away))
+        took_part += taken_in[-1]
+        lived += pace.workers - sum(when > commits for when in away.values())
+        for worker in back:
+            del away[worker]
+        begins, late = applied, pace.transfer if back else 0.0
+    return Forecast(
+        efficiency=sum(taken_in) / (pace.workers * syncs),
+        share=took_part / lived,
+        slowdown=begins / (pace.alone * syncs),
+        kills=struck,
+        lost=max(0.0, begins - pace.alone * syncs) / struck if struck else 0.0,
+        next_sync=statistics.median(waits) if waits else 0.0,
+        longest=longest,
+    )
