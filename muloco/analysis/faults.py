@@ -7,12 +7,16 @@ comes back after some seconds, takes over the state of another one at the next s
 runs (docs/fault-tolerance.md).
 """
 
+import itertools
+import math
 import statistics
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
+
+LONGEST, MOST_KILLS = 20, 30_000
+"""A run is given up that takes so many times as long as without faults, or that has met so many kills."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,43 +85,51 @@ class Forecast:
         return self.efficiency / self.slowdown
 
 
-def poisson(workers: int, per_hour: float, *, hours: float, away: float, seed: int) -> list[Kill]:
-    """Draws when workers are killed: each at any moment alike, independently of the others.
+def poisson(workers: int, per_hour: float, *, away: float, seed: int) -> Iterator[Kill]:
+    """Draws when workers are killed, without an end: each at any moment alike, independently of the others.
 
     Args:
         workers: K.
         per_hour: faults of each worker in an hour.
-        hours: for which faults are drawn.
         away: seconds from a kill to where the worker meets the others again.
         seed: of the draw.
     """
-    random, kills, now = Random(seed), [], 0.0
-    if per_hour <= 0:
-        return []
-    while (now := now + random.expovariate(workers * per_hour / 3600)) < 3600 * hours:
-        kills.append(Kill(now, random.randrange(workers), away))
-    return kills
+    random, now = Random(seed), 0.0
+    while per_hour > 0:
+        now += random.expovariate(workers * per_hour / 3600)
+        yield Kill(now, random.randrange(workers), away)
 
 
 def forecast(pace: Pace, kills: Iterable[Kill], *, syncs: int) -> Forecast:
-    """Follows a run through its syncs.
+    """Follows a run through its syncs, or until it is given up.
 
     Args:
         pace: of the run.
         kills: in the order of their times; those of a worker that is away already are left out.
         syncs: number of syncs of the run.
     """
-    left, away = deque(kills), dict[int, float]()
+    left, away = _Kills(kills), dict[int, float]()
     struck, waits, longest = 0, list[float](), 0.0
-    taken_in: list[int] = []  # workers that took part in each sync
+    done = useful = 0  # syncs, and workers that took part in them
+    unsaved: list[int] = []  # workers that took part in each sync since the newest checkpoint
     took_part = lived = 0
     begins, late = 0.0, 0.0  # when a window begins, and how much later that of workers which have just come back
-    while len(taken_in) < syncs:
+    while done < syncs and begins < LONGEST * syncs * pace.alone and left.taken < MOST_KILLS:
+        if not away and not late:  # nothing happens in the windows until the next kill
+            quiet = min(syncs - done, max(0, int((left.next.time - begins) / pace.alone) - 1))
+            begins += quiet * pace.alone
+            done += quiet
+            useful, took_part, lived = (total + quiet * pace.workers for total in (useful, took_part, lived))
+            unsaved += [pace.workers] * min(quiet, pace.checkpoint or syncs)
+            if pace.checkpoint:
+                del unsaved[: len(unsaved) - done % pace.checkpoint]
+            if done == syncs:
+                break
         meet = begins + late + (pace.window - pace.delay) * pace.step
         undisturbed = max(meet + pace.exchange, begins + late + pace.window * pace.step)
         pending = []
-        while left and left[0].time < meet + pace.exchange:
-            kill = left.popleft()
+        while left.next.time < meet + pace.exchange and len(away) < pace.workers:
+            kill = left.take()
             if away.get(kill.worker, 0.0) > kill.time:
                 continue
             struck += 1
@@ -130,26 +142,45 @@ def forecast(pace: Pace, kills: Iterable[Kill], *, syncs: int) -> Forecast:
             away[kill.worker] = kill.time + kill.away
         if len(away) == pace.workers:  # nobody holds the state of the run any more
             begins, late = max(away.values()), 0.0
-            del taken_in[len(taken_in) - len(taken_in) % pace.checkpoint if pace.checkpoint else 0 :]
+            done, useful = done - len(unsaved), useful - sum(unsaved)
+            unsaved.clear()
             away.clear()
             continue
         commits = meet + pace.exchange
         applied = max(commits, begins + late + pace.window * pace.step)
         waits += [(begins if time < begins else applied) - time for time in pending]
         longest = max(longest, applied - undisturbed)
-        back = [worker for worker, when in away.items() if when <= meet]
-        taken_in.append(pace.workers - len(away))
-        took_part += taken_in[-1]
+        members = pace.workers - len(away)
+        took_part += members
         lived += pace.workers - sum(when > commits for when in away.values())
+        back = [worker for worker, when in away.items() if when <= meet]
         for worker in back:
             del away[worker]
         begins, late = applied, pace.transfer if back else 0.0
+        done, useful = done + 1, useful + members
+        unsaved.append(members)
+        if pace.checkpoint and done % pace.checkpoint == 0:
+            unsaved.clear()
     return Forecast(
-        efficiency=sum(taken_in) / (pace.workers * syncs),
-        share=took_part / lived,
-        slowdown=begins / (pace.alone * syncs),
+        efficiency=useful / (pace.workers * done) if done else 0.0,
+        share=took_part / lived if lived else 0.0,
+        slowdown=begins / (pace.alone * done) if done else math.inf,
         kills=struck,
-        lost=max(0.0, begins - pace.alone * syncs) / struck if struck else 0.0,
+        lost=max(0.0, begins - pace.alone * done) / struck if struck else 0.0,
         next_sync=statistics.median(waits) if waits else 0.0,
         longest=longest,
     )
+
+
+class _Kills:
+    """Kills one by one, after which nothing happens any more."""
+
+    def __init__(self, kills: Iterable[Kill]):
+        self._kills = itertools.chain(kills, itertools.repeat(Kill(math.inf, 0, 0.0)))
+        self.next = next(self._kills)
+        self.taken = 0
+
+    def take(self) -> Kill:
+        self.taken += 1
+        kill, self.next = self.next, next(self._kills)
+        return kill

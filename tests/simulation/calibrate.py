@@ -16,6 +16,7 @@ Prints the result, and writes it to results/simulation/calibration.json.
 """
 
 import importlib
+import itertools
 import json
 import statistics
 import sys
@@ -262,7 +263,8 @@ def random_pace(workers: int) -> tuple[Pace, float]:
 
 def random_kills(workers: int, syncs: int, seed: int) -> list[Kill]:
     """Kills from before the first sync to after the last one, counted from the beginning of the first window."""
-    return poisson(workers, KILLS_PER_HOUR, hours=syncs * WINDOW / 1000, away=AWAY_SECONDS, seed=seed)
+    kills = poisson(workers, KILLS_PER_HOUR, away=AWAY_SECONDS, seed=seed)
+    return list(itertools.takewhile(lambda kill: kill.time < 4 * syncs * WINDOW, kills))
 
 
 def kill_at_random(workers: int, *, syncs: int, runs: int) -> dict[str, Any]:
