@@ -116,7 +116,7 @@ def forecast(pace: Pace, kills: Iterable[Kill], *, syncs: int) -> Forecast:
     begins, late = 0.0, 0.0  # when a window begins, and how much later that of workers which have just come back
     while done < syncs and begins < LONGEST * syncs * pace.alone and left.taken < MOST_KILLS:
         if not away and not late:  # nothing happens in the windows until the next kill
-            quiet = min(syncs - done, max(0, int((left.next.time - begins) / pace.alone) - 1))
+            quiet = int(min(syncs - done, max(0.0, (left.next.time - begins) / pace.alone - 1)))
             begins += quiet * pace.alone
             done += quiet
             useful, took_part, lived = (total + quiet * pace.workers for total in (useful, took_part, lived))
