@@ -21,7 +21,7 @@ from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import codec_class
-from muloco.outer.loop.fragments import Schedule, by_modules, by_number
+from muloco.outer.loop.fragments import Schedule, by_modules, by_number, module_of
 from muloco.settings.annotations import LONGEST_NAME
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.data import EMBEDDED, is_hub
@@ -78,6 +78,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
         raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
     _check_buffers(resolved, size)
     _check_tensor_parallel(resolved, size)
+    _check_pipeline(resolved, size)
     _check_batches(resolved)
     _check_evaluation(resolved)
     _check_titan(resolved)
@@ -310,6 +311,26 @@ def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:
             raise UserError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 
 
+def _check_pipeline(config: ResolvedConfig, size: Flavor) -> None:
+    """Checks what a pipeline of stages does not have: stages without layers, and fragments that name modules."""
+    degree = config.parallelism.pipeline_parallel_degree
+    if degree == 1:
+        return
+    layers = len({module_of(name) for name in size.shapes if name.startswith("layers.")})
+    if degree > layers:
+        raise UserError(
+            f"parallelism.pipeline_parallel_degree {degree} is more than the {layers} layers of flavor {size.alias}"
+        )
+    if config.fault_tolerance.module_fqns_per_model_fragment is not None:
+        raise UserError(
+            "fault_tolerance.module_fqns_per_model_fragment names modules of the whole model, of which a stage of a "
+            "pipeline has only some: with parallelism.pipeline_parallel_degree use fault_tolerance.num_fragments, into "
+            "which each stage divides its own modules"
+        )
+    if config.optimizer.name == "GPA":
+        raise UserError("optimizer.name GPA needs parallelism.pipeline_parallel_degree 1")
+
+
 def _check_evaluation(config: ResolvedConfig) -> None:
     """Checks the tasks of an evaluation; their folder becomes absolute."""
     chosen, steps = config.evaluation, config.training.steps
@@ -318,10 +339,11 @@ def _check_evaluation(config: ResolvedConfig) -> None:
     for at in chosen.at:
         if isinstance(at, int) and at > steps:
             raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
-    if config.parallelism.tensor_parallel_degree > 1:
-        raise UserError(
-            "evaluation.tasks needs parallelism.tensor_parallel_degree 1; evaluate checkpoints instead (muloco eval)"
-        )
+    for degree in ("tensor_parallel_degree", "pipeline_parallel_degree"):
+        if getattr(config.parallelism, degree) > 1:
+            raise UserError(
+                f"evaluation.tasks needs parallelism.{degree} 1; evaluate checkpoints instead (muloco eval)"
+            )
     if chosen.include_path is not None:
         chosen.include_path = str(Path(chosen.include_path).absolute())
         with naming("evaluation.include_path"):

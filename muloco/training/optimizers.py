@@ -1,11 +1,13 @@
 """The inner optimizers as torchtitan builds them: the rule, the settings and the learning rate of each parameter."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.errors import UserError
@@ -27,6 +29,13 @@ class InnerOptimizers(OptimizersContainer):
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., torch.optim.Optimizer]:
         return {"Muon": Muon, "GPA": GPA, "SGD": torch.optim.SGD}[name]
+
+    @staticmethod
+    def _build_param_groups(model: nn.Module, param_group_configs: list[ParamGroupConfig], impl_kwargs: dict[str, Any]):
+        """Leaves out the groups of which a stage of a pipeline has no parameters: torchtitan refuses them."""
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        here = [group for group in param_group_configs if any(re.search(group.pattern, name) for name in names)]
+        return OptimizersContainer._build_param_groups(model, here, impl_kwargs)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -169,7 +169,10 @@ def fragments_of(config: ResolvedConfig, parameters: Mapping[str, torch.Tensor])
     if modules is not None:
         return by_modules(list(parameters), [fragment.split(",") for fragment in modules])
     sizes = {name: tensor.numel() for name, tensor in parameters.items()}
-    return by_number(sizes, config.fault_tolerance.num_fragments)
+    try:
+        return by_number(sizes, config.fault_tolerance.num_fragments)
+    except ValueError as error:  # the model has enough of them, but not each stage of a pipeline
+        raise UserError(f"fault_tolerance.num_fragments: on this stage of the pipeline {error}") from None
 
 
 def _own_host(chosen: str | None, lighthouse: str) -> str:

@@ -107,6 +107,7 @@ def trainer_config(
             data_parallel_replicate_degree=parallelism.data_parallel_replicate_degree,
             data_parallel_shard_degree=parallelism.data_parallel_shard_degree,
             tensor_parallel_degree=parallelism.tensor_parallel_degree,
+            pipeline_parallel_degree=parallelism.pipeline_parallel_degree,
             spmd_backend="partial_dtensor",  # torchtitan's default needs a newer torch than 2.13
         ),
         checkpoint=RunCheckpoint.Config(
@@ -145,11 +146,15 @@ def records_cuda_graphs(config: ResolvedConfig) -> bool:
 
     A graph requires that parameters and gradients stay at their place in memory, as the outer loop, GPA and validation
     ensure. Workers in one process have no graphs: torchtitan keeps one set of graphs for a process, and the first
-    trainer that ends would end the graphs of all others.
+    trainer that ends would end the graphs of all others. torchtitan has none for pipelines.
     """
     own_process = config.worker_processes == config.workers
     return (
-        not config.training.disable_cuda_graphs and device_type() == "cuda" and own_process and masks_can_be_replayed()
+        not config.training.disable_cuda_graphs
+        and device_type() == "cuda"
+        and own_process
+        and config.parallelism.pipeline_parallel_degree == 1
+        and masks_can_be_replayed()
     )
 
 
