@@ -24,13 +24,13 @@ FAULTS, LEAST_SYNCS = 1000, 200
 SECONDS_PER_HOUR = 3600
 FAULTS_NOTE = (
     "With faults: a worker is lost at random, with all that it has done since its last sync, and comes back after "
-    "--restart. The others wait at their next sync until fault_tolerance.heartbeat_timeout_seconds have passed, and over "
-    "NCCL until fault_tolerance.exchange_timeout_seconds where it was lost within an exchange. Useful steps are those of "
-    "all steps that a sync takes in. Taking part is the share of the workers that live at a sync: those that have just "
-    "come back do not. A fault delays the others by the given seconds on average, and by the longest at most. Speed is "
-    "that of useful steps, beside the same run without faults. With another number of workers, each one is as it is in "
-    "the config. If all workers are lost at once, the run returns to its newest checkpoint. The lighthouse and the "
-    "supervisor do not fail."
+    "--restart. The others wait at their next sync until fault_tolerance.heartbeat_timeout_seconds have passed, and "
+    "until fault_tolerance.exchange_timeout_seconds where it was lost while it waited for them or, over NCCL, within an "
+    "exchange. Useful steps are those of all steps that a sync takes in. Taking part is the share of the workers that "
+    "live at a sync: those that have just come back do not. A fault delays the others by the given seconds on average, "
+    "and by the longest at most. Speed is that of useful steps, beside the same run without faults. With another number "
+    "of workers, each one is as it is in the config. If all workers are lost at once, the run returns to its newest "
+    "checkpoint. The lighthouse and the supervisor do not fail."
 )
 
 

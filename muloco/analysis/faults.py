@@ -125,7 +125,7 @@ def forecast(pace: Pace, kills: Iterable[Kill], *, syncs: int) -> Forecast:
                 del unsaved[: len(unsaved) - done % pace.checkpoint]
             if done == syncs:
                 break
-        meet = begins + late + (pace.window - pace.delay) * pace.step
+        asks = meet = begins + late + (pace.window - pace.delay) * pace.step
         undisturbed = max(meet + pace.exchange, begins + late + pace.window * pace.step)
         pending = []
         while left.next.time < meet + pace.exchange and len(away) < pace.workers:
@@ -134,11 +134,15 @@ def forecast(pace: Pace, kills: Iterable[Kill], *, syncs: int) -> Forecast:
                 continue
             struck += 1
             pending.append(kill.time)
-            if kill.worker not in away:
-                in_exchange = kill.time > meet
-                meet = max(meet, kill.time + pace.heartbeat_timeout, (kill.time + pace.breaks) * in_exchange)
-            elif meet < kill.time + pace.heartbeat_timeout:  # it has come back, and the others try to connect with it
-                meet += pace.exchange_timeout
+            missed = kill.time + pace.heartbeat_timeout
+            if kill.time > meet:  # the exchange breaks, and they meet again
+                asks = kill.time + pace.breaks
+                meet = max(missed, asks)
+            elif kill.time > asks or kill.worker in away:  # it has asked to meet, and the others try to connect with it
+                if meet < missed:
+                    asks = meet = max(missed, meet + pace.exchange_timeout)
+            else:
+                meet = max(meet, missed)
             away[kill.worker] = kill.time + kill.away
         if len(away) == pace.workers:  # nobody holds the state of the run any more
             begins, late = max(away.values()), 0.0

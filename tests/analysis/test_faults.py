@@ -147,7 +147,9 @@ def test_runs_of_a_sweep_are_a_row_each(capsys: pytest.CaptureFixture) -> None:
         ),
     ],
 )
-def test_what_cannot_be_planned_is_refused(words: list[str], message: str | None, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_planned_is_refused(
+    words: list[str], message: str | None, capsys: pytest.CaptureFixture
+) -> None:
     assert main([*PLAN, *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith("muloco: --") and said.count("\n") == 1

@@ -45,9 +45,9 @@ MESSAGE_SECONDS = 0.0005
 MONTH = 30 * 24 * 3600
 IN_EXCHANGE = ("headers", "scatter", "gather", "vote")
 """Phases in which the others wait for a worker that stands still for less than the exchange timeout."""
-RANDOM = {2: (60, 12), 4: (60, 8), 8: (40, 6), 64: (16, 2)}
-"""By K, the syncs of each simulated run with random kills, and the number of runs."""
-KILLS_PER_HOUR, AWAY_SECONDS, STEP_SECONDS, WINDOW = 30.0, 15.0, (0.95, 1.05), 10
+RANDOM = {2: (30.0, 60, 12), 4: (30.0, 60, 8), 8: (30.0, 40, 6), 64: (6.0, 16, 2)}
+"""By K, how often each worker is killed in an hour, the syncs of each simulated run, and the number of runs."""
+AWAY_SECONDS, STEP_SECONDS, WINDOW = 15.0, (0.95, 1.05), 10
 HEARTBEAT_SECONDS = 3.0
 LINK = "tau = 0", "unshaped, tau = 0"
 """Runs of `results/overhead/link.json`: over a shaped link, and over a fast one."""
@@ -261,23 +261,24 @@ def random_pace(workers: int) -> tuple[Pace, float]:
     return pace, times[0] - each
 
 
-def random_kills(workers: int, syncs: int, seed: int) -> list[Kill]:
+def random_kills(workers: int, per_hour: float, syncs: int, seed: int) -> list[Kill]:
     """Kills from before the first sync to after the last one, counted from the beginning of the first window."""
-    kills = poisson(workers, KILLS_PER_HOUR, away=AWAY_SECONDS, seed=seed)
+    kills = poisson(workers, per_hour, away=AWAY_SECONDS, seed=seed)
     return list(itertools.takewhile(lambda kill: kill.time < 4 * syncs * WINDOW, kills))
 
 
-def kill_at_random(workers: int, *, syncs: int, runs: int) -> dict[str, Any]:
+def kill_at_random(workers: int, per_hour: float, *, syncs: int, runs: int) -> dict[str, Any]:
     """Compares the model with simulated runs whose workers are killed at random."""
     pace, began = random_pace(workers)
     shape, courses, forecasts = random_shape(workers, syncs), [], []
     started = time.process_time()
     for seed in range(runs):
-        kills = random_kills(workers, syncs, seed)
+        kills = random_kills(workers, per_hour, syncs, seed)
         courses.append(strike(shape, [kill._replace(time=kill.time + began) for kill in kills], seed=seed))
         forecasts.append(forecast(pace, kills, syncs=syncs))
     figures = judged(shape, courses)
     return {
+        "kills_per_hour": per_hour,
         "runs": runs,
         "syncs": syncs,
         "faults": figures.faults.total(),
@@ -324,7 +325,9 @@ def main() -> int:
     found = {
         "command": "python -m tests.simulation.calibrate",
         "storms": {name: storm(name, runs, overhead) for name, runs in STORMS.items()},
-        "random": {str(k): kill_at_random(k, syncs=syncs, runs=runs) for k, (syncs, runs) in RANDOM.items()},
+        "random": {
+            str(k): kill_at_random(k, rate, syncs=syncs, runs=runs) for k, (rate, syncs, runs) in RANDOM.items()
+        },
         "link": shaped_link(),
     }
     text = json.dumps(found, indent=1)
