@@ -25,12 +25,13 @@ SECONDS_PER_HOUR = 3600
 FAULTS_NOTE = (
     "With faults: a worker is lost at random, with all that it has done since its last sync, and comes back after "
     "--restart. The others wait at their next sync until fault_tolerance.heartbeat_timeout_seconds have passed, and "
-    "until fault_tolerance.exchange_timeout_seconds where it was lost while it waited for them or, over NCCL, within an "
+    "until fault_tolerance.exchange_timeout_seconds where it was lost while it waited for them or, over NCCL, in an "
     "exchange. Useful steps are those of all steps that a sync takes in. Taking part is the share of the workers that "
-    "live at a sync: those that have just come back do not. A fault delays the others by the given seconds on average, "
-    "and by the longest at most. Speed is that of useful steps, beside the same run without faults. With another number "
-    "of workers, each one is as it is in the config. If all workers are lost at once, the run returns to its newest "
-    "checkpoint. The lighthouse and the supervisor do not fail."
+    "live at a sync: those that have just come back do not. A fault delays the others by the given seconds on "
+    "average, and by the longest at most. Speed is that of useful steps, beside the same run without faults: too high "
+    "where faults come about as often as the heartbeat timeout passes. With another number of workers, each one is as "
+    "it is in the config. If all workers are lost at once, the run returns to its newest checkpoint. The lighthouse "
+    "and the supervisor do not fail."
 )
 
 
@@ -45,7 +46,7 @@ class Faults:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PlannedRun:
     """A run whose faults are planned."""
 
     config: ResolvedConfig
@@ -92,7 +93,7 @@ class Run:
         return forecast(pace, kills, syncs=max(LEAST_SYNCS, round(seconds / pace.alone)))
 
 
-def fault_tables(runs: Sequence[Run], faults: Faults, rates: Sequence[float], *, width: int) -> list[Table]:
+def fault_tables(runs: Sequence[PlannedRun], faults: Faults, rates: Sequence[float], *, width: int) -> list[Table]:
     """Tables of what runs give with faults; of one run, also by the number of workers.
 
     Args:
@@ -120,7 +121,7 @@ def fault_tables(runs: Sequence[Run], faults: Faults, rates: Sequence[float], *,
     return [_facts(run, faults), *by_rate, *_by_workers(run, faults, rates, width)]
 
 
-def plot_faults(run: Run, faults: Faults, rates: Sequence[float], path: Path) -> None:
+def plot_faults(run: PlannedRun, faults: Faults, rates: Sequence[float], path: Path) -> None:
     """Speed with faults against the number of workers, one curve for each bandwidth.
 
     Args:
@@ -143,7 +144,7 @@ def plot_faults(run: Run, faults: Faults, rates: Sequence[float], path: Path) ->
     draw_to(Figure(name=path.stem, title=run.plan.name, panels=[panel], panel_size=(7.2, 4.2)), path)
 
 
-def _facts(run: Run, faults: Faults) -> Table:
+def _facts(run: PlannedRun, faults: Faults) -> Table:
     ft, workers = run.config.fault_tolerance, run.config.workers
     rows = {
         "faults": f"{faults.per_hour:g} an hour of each worker{_every(faults.per_hour)}",
@@ -156,7 +157,7 @@ def _facts(run: Run, faults: Faults) -> Table:
     return table
 
 
-def _by_workers(run: Run, faults: Faults, rates: Sequence[float], width: int) -> list[Table]:
+def _by_workers(run: PlannedRun, faults: Faults, rates: Sequence[float], width: int) -> list[Table]:
     if not run.config.syncs:
         return []
     columns = [Column("a fault every", [_duration(faults.per_hour * workers) for workers in WORKERS])]
@@ -168,7 +169,7 @@ def _by_workers(run: Run, faults: Faults, rates: Sequence[float], width: int) ->
     return fitted(title, Column("K", [str(workers) for workers in WORKERS]), columns, width=width)
 
 
-def _of_several(runs: Sequence[Run], faults: Faults, rates: Sequence[float], width: int) -> list[Table]:
+def _of_several(runs: Sequence[PlannedRun], faults: Faults, rates: Sequence[float], width: int) -> list[Table]:
     columns = []
     for rate in rates:
         found = [run.with_faults(faults, run.config.workers, rate) for run in runs]

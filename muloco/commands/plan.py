@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0, or 1 if some of the runs of a sweep cannot be run."""
-    from muloco.analysis.fault_plan import FAULTS_NOTE, RESTART_SECONDS, Faults, Run, fault_tables, plot_faults
+    from muloco.analysis.fault_plan import FAULTS_NOTE, RESTART_SECONDS, Faults, PlannedRun, fault_tables, plot_faults
     from muloco.analysis.output import check_picture, writing
     from muloco.analysis.plan import ASSUMPTIONS, BANDWIDTHS, FEW_BANDWIDTHS, PAPER_UTILIZATION, plan
     from muloco.analysis.plan_table import plan_tables, plot_plans, total
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         if len(plans) > 1:
             console.print(total(plans, rates))
         console.print(ASSUMPTIONS, style="dim")
-    afflicted = [Run(config=config, plan=one) for (_, config), one in zip(runs, plans, strict=True)]
+    afflicted = [PlannedRun(config=config, plan=one) for (_, config), one in zip(runs, plans, strict=True)]
     faults = None if args.faults is None else Faults(per_hour=args.faults, restart=args.restart or RESTART_SECONDS)
     if plans and faults:
         for table in fault_tables(afflicted, faults, args.gbit or FEW_BANDWIDTHS, width=console.width):
