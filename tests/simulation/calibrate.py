@@ -1,6 +1,6 @@
 """Compares the simulation with measured storms, and the model of `muloco plan --faults` with both.
 
-    python -m tests.simulation.calibrate
+    python -m tests.simulation.calibrate [PART ...]
 
 The storms of `results/storm` are repeated with the engine itself in simulated time: with the same schedule of faults
 (`muloco.training.chaos`), the same timeouts, and measured costs. A storm that has recorded its costs and when it began
@@ -15,6 +15,7 @@ workers that are killed at random, of which it knows when each is killed.
 Prints the result, and writes it to results/simulation/calibration.json.
 """
 
+import argparse
 import importlib
 import itertools
 import json
@@ -319,20 +320,26 @@ def shaped_link() -> dict[str, float]:
 
 
 def main() -> int:
-    """Returns 0."""
+    """Returns the exit status, 0."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.calibrate", description=__doc__.splitlines()[0])
+    parts = [*STORMS, *map(str, RANDOM), "link"]
+    meaning = "storms, numbers of workers, or link (default: all); the other results are kept"
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=parts, help=meaning)
     brief = result("storm/brief.json")
     overhead = brief["seconds"] / brief["runs"] - statistics.mean(course["seconds"] for course in brief["courses"])
-    found = {
-        "command": "python -m tests.simulation.calibrate",
-        "storms": {name: storm(name, runs, overhead) for name, runs in STORMS.items()},
-        "random": {
-            str(k): kill_at_random(k, rate, syncs=syncs, runs=runs) for k, (rate, syncs, runs) in RANDOM.items()
-        },
-        "link": shaped_link(),
-    }
-    text = json.dumps(found, indent=1)
-    sys.stdout.write(f"{text}\n")
-    RESULT.write_text(f"{text}\n")
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {"storms": {}, "random": {}}
+    found = {"command": "python -m tests.simulation.calibrate", **found}
+    for part in parser.parse_args().parts or parts:
+        if part in STORMS:
+            found["storms"][part] = new = storm(part, STORMS[part], overhead)
+        elif part == "link":
+            found["link"] = new = shaped_link()
+        else:
+            per_hour, syncs, runs = RANDOM[int(part)]
+            found["random"][part] = new = kill_at_random(int(part), per_hour, syncs=syncs, runs=runs)
+        sys.stdout.write(f"{part}: {json.dumps(new)}\n")
+        sys.stdout.flush()
+        RESULT.write_text(f"{json.dumps(found, indent=1)}\n")
     return 0
 
 
