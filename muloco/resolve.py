@@ -19,6 +19,7 @@ from muloco.errors import UserError, naming
 from muloco.model.architecture import Flavor
 from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
+from muloco.model.stepped import stepped
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import codec_class
 from muloco.outer.loop.fragments import Schedule, by_modules, by_number, module_of
@@ -72,6 +73,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     resolved = _decided(ResolvedConfig, config)
     size = flavor(resolved.model.flavor)
     _check_data(resolved, size)
+    _check_roles(resolved, size)
     _check_fragments(resolved, size)
     _check_compression(resolved, size)
     if resolved.chaos.interval_seconds is not None and resolved.worker_processes == 1:
@@ -207,6 +209,15 @@ def _derive_weight_decay(config: Config, size: Flavor, origins: Origins) -> None
         f"sequences) x ({batch} sequences / {workers} worker{'s' * (workers > 1)}) / {WEIGHT_DECAY_BATCH}"
     )
     config.optimizer.derive("weight_decay", best * batch / workers / WEIGHT_DECAY_BATCH, origin, origins)
+
+
+def _check_roles(config: ResolvedConfig, size: Flavor) -> None:
+    if config.optimizer.name == "SGD":
+        return
+    try:
+        stepped(size, config.optimizer.rules(), config.optimizer.choices())
+    except ValueError as error:
+        raise UserError(f"model.flavor {size.alias} with this optimizer: {error}") from None
 
 
 def _check_data(config: ResolvedConfig, size: Flavor) -> None:

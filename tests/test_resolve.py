@@ -320,11 +320,11 @@ def test_compression_is_derived_where_it_is_left_open(compression: dict, derived
 @pytest.mark.parametrize(
     ("name", "own", "rules"),
     [
-        ("Muon", {}, ["muon", "adamw", "adamw", "adamw"]),
-        ("AdamW", {}, ["adamw"] * 4),
-        ("GPA", {"matrix": "muon"}, ["muon", "adamw", "adamw", "adamw"]),
-        ("SGD", {}, ["sgd"] * 4),
-        ("Muon", {"embedding": "lion", "matrix": "adamw"}, ["adamw", "lion", "adamw", "adamw"]),
+        ("Muon", {}, ["muon", "adamw", "adamw", "muon", "adamw", "adamw"]),
+        ("AdamW", {}, ["adamw"] * 6),
+        ("GPA", {"matrix": "muon"}, ["muon"] + ["adamw"] * 5),
+        ("SGD", {}, ["sgd"] * 6),
+        ("Muon", {"embedding": "lion", "matrix": "adamw"}, ["adamw", "lion", "adamw", "muon", "adamw", "adamw"]),
     ],
 )
 def test_every_role_has_a_rule(name: str, own: dict[str, str], rules: list[str]) -> None:
@@ -335,7 +335,7 @@ def test_every_role_has_a_rule(name: str, own: dict[str, str], rules: list[str])
     found = resolution(config)
     assert [role.rule for role in found.config.optimizer.roles().values()] == rules
     derived = {field.split(".")[1] for field in found.derived if field.endswith(".rule")}
-    assert derived == {"matrix", "embedding", "head", "scalar"} - own.keys()
+    assert derived == {"matrix", "embedding", "head", "router", "scalar", "other"} - own.keys()
     assert resolve(found.config) == found.config
     stored = from_dict(to_dict(found.config), where="config.json")
     assert completed(stored, where="config.json") == found.config

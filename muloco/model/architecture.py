@@ -12,6 +12,7 @@ from functools import cached_property
 from re import search
 from typing import TYPE_CHECKING, Any
 
+from muloco.optim.choices import ALGORITHMS
 from muloco.outer.loop.fragments import module_of
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from muloco._torchtitan import ModelSpec
 
-ROLES = ("matrix", "embedding", "head", "scalar")
-"""Roles of parameters: Muon steps matrices, and the other three go to AdamW by default."""
+ROLES = tuple(ALGORITHMS)
+"""Roles of parameters: Muon steps matrices and routers, and the others go to AdamW by default."""
 TABLES = ("embedding", "head")
 """Roles whose parameters have a row for each entry of the vocabulary."""
 
@@ -56,6 +57,12 @@ class Flavor(ABC):
         """The shape of every parameter by name, in the order of the model's modules."""
 
     @property
+    def fused(self) -> Mapping[str, tuple[int, ...]]:
+        """The rows of each matrix in a fused projection (`muloco.optim.fused`), by a regular expression for the names
+        of such parameters. Most flavors have none."""
+        return {}
+
+    @property
     @abstractmethod
     def divided(self) -> Mapping[str, int]:
         """The quantities that tensor parallelism divides among its ranks: what they are, in words, and their
@@ -64,6 +71,16 @@ class Flavor(ABC):
     @property
     def record(self) -> "Architecture":
         return architecture(self.architecture)
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """A regular expression for the names of the parameters of each of the `ROLES` that the flavor has. The first
+        one that matches a name decides."""
+        return self.record.roles
+
+    def role(self, name: str) -> str:
+        """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
+        return self.record.role(name)
 
     @property
     def modules(self) -> list[str]:

@@ -11,7 +11,10 @@ from torch import nn
 
 from muloco._torchtitan import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from muloco.errors import UserError
+from muloco.model.architecture import Flavor
+from muloco.model.stepped import stepped
 from muloco.optim import GPA, Muon
+from muloco.optim.choices import Choices
 from muloco.optim.rule_optimizer import SHARED
 from muloco.settings.optimizer import ResolvedOptimizer
 from muloco.training.schedule import inner_share
@@ -56,13 +59,17 @@ class InnerRates(LRSchedulersContainer.Config):
         return LRSchedulersContainer(optimizers, share)
 
 
-def inner_optimizers(chosen: ResolvedOptimizer, patterns: Mapping[str, str]) -> InnerOptimizers.Config:
+def inner_optimizers(
+    chosen: ResolvedOptimizer, patterns: Mapping[str, str], size: Flavor | None = None
+) -> InnerOptimizers.Config:
     """Returns torchtitan's optimizer config.
 
     Args:
         chosen: the resolved `optimizer` section.
         patterns: a regular expression for the names of the parameters of each role that the model has. Together they
             have to match all parameters, and each of them some: torchtitan insists on it.
+        size: the flavor, which knows stacks of experts and fused projections, and whose parameters the section may
+            choose by name. None: all matrices are single ones.
 
     Raises:
         UserError: `symmetric_products` is `triton`, and there is no CUDA device.
@@ -85,13 +92,17 @@ def inner_optimizers(chosen: ResolvedOptimizer, patterns: Mapping[str, str]) -> 
         "steps": chosen.orthogonalization_steps,
         "betas": (chosen.beta1, chosen.beta2),
     }
-    shared: dict[str, Any] = {name: values[name] for name in ("lr", *SHARED) if name in values}
+    by_group = Choices._fields
+    shared: dict[str, Any] = {name: values[name] for name in ("lr", *SHARED) if name in values and name not in by_group}
     kind = "Muon"  # whose groups have all rules and one `lr`; what differs is in `lr_factor`
     if chosen.name == "GPA":
         kind = "GPA"
         shared |= {"mu_x": chosen.mu_x, "mu_y": chosen.mu_y}
+    forms: list[tuple[str, str, dict[str, Any]]] = [(name, pattern, {}) for name, pattern in patterns.items()]
+    if size is not None:
+        forms = [(group.role, group.pattern, group.form) for group in stepped(size, chosen.rules(), chosen.choices())]
     groups = []
-    for name, pattern in patterns.items():
+    for name, pattern, form in forms:
         role = chosen.roles()[name]
         settings: dict[str, Any] = {
             "lr": chosen.lr,
@@ -100,6 +111,6 @@ def inner_optimizers(chosen: ResolvedOptimizer, patterns: Mapping[str, str]) -> 
             "lr_factor": role.lr_factor,
             "weight_decay": chosen.weight_decay * role.weight_decay_factor,
         }
-        groups.append(ParamGroupConfig(pattern=pattern, optimizer_name=kind, optimizer_kwargs=settings))
+        groups.append(ParamGroupConfig(pattern=pattern, optimizer_name=kind, optimizer_kwargs=settings | form))
     # options of a single rule are defaults of the optimizer: a group may not have those of another rule
     return InnerOptimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={kind: shared})

@@ -67,7 +67,7 @@ def trainer_config(
         attempt: how many times the run has been started, this one included.
         group, stop, evaluation: see `MulocoTrainer.Config`.
     """
-    training, parallelism = config.training, config.parallelism
+    training, parallelism, size = config.training, config.parallelism, flavor(config.model.flavor)
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
     held_out = HeldOutDataLoader.Config(
         folders=tuple(str(prepared.folder) for prepared in data.held_out),
@@ -92,7 +92,7 @@ def trainer_config(
             log_freq=config.metrics.log_freq,
         ),
         dataloader=_dataloader(config, data),
-        optimizer=inner_optimizers(config.optimizer, flavor(config.model.flavor).record.roles),
+        optimizer=inner_optimizers(config.optimizer, size.roles, size),
         lr_scheduler=InnerRates(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,
