@@ -323,13 +323,14 @@ def main() -> int:
     """Returns the exit status, 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.calibrate", description=__doc__.splitlines()[0])
     parts = [*STORMS, *map(str, RANDOM), "link"]
-    meaning = "storms, numbers of workers, or link (default: all); the other results are kept"
-    parser.add_argument("parts", nargs="*", metavar="PART", choices=parts, help=meaning)
+    meaning = f"{', '.join(parts)} (default: all); the other results are kept"
+    parser.add_argument("parts", nargs="*", metavar="PART", default="all", choices=[*parts, "all"], help=meaning)
+    chosen = parser.parse_args().parts
     brief = result("storm/brief.json")
     overhead = brief["seconds"] / brief["runs"] - statistics.mean(course["seconds"] for course in brief["courses"])
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {"storms": {}, "random": {}}
     found = {"command": "python -m tests.simulation.calibrate", **found}
-    for part in parser.parse_args().parts or parts:
+    for part in parts if "all" in chosen else chosen:
         if part in STORMS:
             found["storms"][part] = new = storm(part, STORMS[part], overhead)
         elif part == "link":
