@@ -78,7 +78,6 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_compression(resolved, size)
     if resolved.chaos.interval_seconds is not None and resolved.worker_processes == 1:
         raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
-    _check_buffers(resolved, size)
     _check_tensor_parallel(resolved, size)
     _check_pipeline(resolved, size)
     _check_batches(resolved)
@@ -304,14 +303,6 @@ def _check_compression(config: ResolvedConfig, size: Flavor) -> None:
     skipped = size.tables if chosen.skip_embeddings else ()
     if obstacle := codec.obstacle({name: shape for name, shape in size.shapes.items() if name not in skipped}):
         raise UserError(f"compression: {obstacle}")
-
-
-def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:
-    if size.record.buffers and config.syncs:
-        raise UserError(
-            f"model.flavor {size.alias}: training changes buffers of the architecture {size.architecture}, which "
-            "workers do not average yet; choose fault_tolerance.semi_sync_method none with group_size 1"
-        )
 
 
 def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:

@@ -7,10 +7,10 @@ docs/extending.md describes how to add one.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from re import search
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from muloco.optim.choices import ALGORITHMS
 from muloco.outer.loop.fragments import module_of
@@ -24,6 +24,16 @@ ROLES = tuple(ALGORITHMS)
 """Roles of parameters: Muon steps matrices and routers, and the others go to AdamW by default."""
 TABLES = ("embedding", "head")
 """Roles whose parameters have a row for each entry of the vocabulary."""
+
+BufferRule = Literal["mean", "local"]
+"""What workers do with a buffer that training changes. `mean`: at a sync of the modules around it, it becomes the mean
+of the workers; it is part of the anchor. `local`: each worker keeps its own."""
+MIXTURE_OF_EXPERTS: Mapping[str, BufferRule] = {
+    r"\.expert_bias_E$": "mean",
+    r"\.tokens_per_expert_E$": "local",
+}
+"""Rules for the buffers of torchtitan's mixtures of experts: the biases of routers, which load balancing moves before
+each step of the optimizer, and the numbers of tokens that each expert has got since the last one, which it resets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +172,10 @@ class Architecture:
     huggingface: HuggingFaceForm | None = None
     """Form of the models in transformers. None: they are neither exported to a Hugging Face folder nor started from
     one."""
-    buffers: tuple[str, ...] = ()
-    """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep, such as the
-    router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused
-    if there are any."""
+    buffers: Mapping[str, BufferRule] = field(default_factory=lambda: MIXTURE_OF_EXPERTS)
+    """A rule by regular expression for the names of the buffers that training changes. The first one that matches a
+    name decides; a buffer that none matches is a constant. The default has the buffers of all of torchtitan's text
+    models."""
 
     def role(self, name: str) -> str:
         """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
@@ -173,6 +183,10 @@ class Architecture:
             if search(pattern, name):
                 return role
         raise KeyError(f"architecture {self.name}: {name} has no role")
+
+    def buffer_rule(self, name: str) -> BufferRule | None:
+        """Returns the rule for a buffer; None: training does not change it."""
+        return next((rule for pattern, rule in self.buffers.items() if search(pattern, name)), None)
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

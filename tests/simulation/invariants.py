@@ -42,6 +42,8 @@ class Node:
     time: float = 0.0
     """When a worker has committed it first."""
     digest: int | None = None
+    lone: bool = False
+    """Whether a worker that found no others has made it, to save its state: the run has not come to it."""
 
     @property
     def rounds(self) -> int:
@@ -97,14 +99,19 @@ class View:
     joined: bool = False
     """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
-    sends_after: int | None = None
-    """The step of the round in which it offers a window; None: it offers none."""
+    sending: list[int] = field(default_factory=list)
+    """The steps after which it has sent the windows that are not applied yet, one for each window."""
     opened: float = 0.0
     """When it has last begun to meet the others for a round."""
 
+    @property
+    def sends_after(self) -> int | None:
+        """The step of the round in which it offers a window; None: it offers none."""
+        return self.sending[0] if self.sending else None
+
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
-        return replace(self, process=process, windows=windows, started=False, done=False, sends_after=None)
+        return replace(self, process=process, windows=windows, started=False, done=False, sending=[])
 
 
 @dataclass
@@ -116,6 +123,8 @@ class Ledger:
     """
 
     shape: Shape
+    rank: int = 0
+    """Which rank of the workers it is about: the same rank of all of them has a state of its own."""
     attempt: int = 1
     disturbed: float = -1.0
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
@@ -152,14 +161,20 @@ class Ledger:
         self.views.append(view)
         return view
 
-    def inner_step(self, view: View, step: int, position: int, sends: list[int]) -> None:
+    def heeds(self, other: "Ledger") -> None:
+        """Takes over from the ledger of another rank what faults excuse."""
+        self.attempt, self.forgetful = other.attempt, other.forgetful
+        self.disturbed, self.scattered = other.disturbed, other.scattered
+        self.quiet = max(self.quiet, other.quiet)
+
+    def inner_step(self, view: View, step: int, position: int, sends: list[int], spoiled: float | None = None) -> None:
         """A worker takes an inner step with the data at a position, and then sends fragments."""
-        change = drift(view.worker, position)
+        change = drift(view.worker, position, self.rank, spoiled)
         for window, place in zip(view.windows, fragment_places(self.shape.fragments), strict=True):
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
-        view.sends_after = step if sends else view.sends_after
+        view.sending += [step] * len(sends)
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -175,7 +190,7 @@ class Ledger:
         self._compare(view, node, anchor, digest)
         if now > max(self.disturbed, self.scattered):
             self._check_missed(view, node)
-        view.node, view.started, view.joined, view.sends_after = node, True, True, None
+        view.node, view.started, view.joined, view.sending = node, True, True, []
         self._new_windows(view, position)
 
     def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
@@ -199,7 +214,8 @@ class Ledger:
             raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
         elif dict(node.weights) != committed.weights:
             raise Violation(f"the members of a round disagree on its weights: {node.weights}, {committed.weights}")
-        taken_over = view.joined and not created  # a round that was in flight when it joined
+        # a round that was in flight when it joined; that of a worker that was alone nobody may have applied yet
+        taken_over = view.joined and (not created or len(committed.weights) == 1)
         if committed.fragment is not None and view.worker not in committed.weights and not taken_over:
             raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
         self._compare(view, node, anchor, digest)
@@ -208,6 +224,7 @@ class Ledger:
         self.quiet = max(self.quiet, now)
         if committed.fragment is not None:
             self._new_window(view, committed.fragment, view.windows[committed.fragment].end)
+            del view.sending[:1]
         self._check_forks(view, now)
 
     def waits(self, now: float) -> None:
@@ -236,7 +253,7 @@ class Ledger:
         """A worker says that nobody holds the newest state of the run."""
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
         newest = max((node.rounds for node in nodes), default=0)
-        holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.rounds >= newest]
+        holders = [v.worker for v in self.views if self.lives(v) and v.started and v.node.rounds >= newest]
         if holders and now > max(self.disturbed, self.scattered):
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
@@ -251,6 +268,8 @@ class Ledger:
             mean = numpy.zeros(len(place))
             for worker, weight in committed.weights.items():
                 window = self._window(worker, committed, parent, weight)
+                if not numpy.isfinite(window.total).all():
+                    raise Violation(f"the round after step {committed.step} counts NaN or Inf of worker {worker}")
                 mean -= weight / total * window.total
                 self._check_data(worker, fragment, window, taken)
                 taken[worker, fragment] = window.end
@@ -297,7 +316,7 @@ class Ledger:
     def _check_newest(self, view: View, committed: Any) -> None:
         """The leaders of a round must not have missed one that was committed before they opened it."""
         for node in self.nodes.values():
-            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened:
+            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened or node.lone:
                 continue
             same = (node.step, node.fragment) == (committed.step, committed.fragment)
             passed = node.step > committed.step or (same and not set(node.weights) & set(committed.weights))
@@ -310,7 +329,7 @@ class Ledger:
     def _check_forks(self, view: View, now: float) -> None:
         """All workers that live have the same history, as far as they have come."""
         for other in self.views:
-            if other is view or not other.started or not self._lives(other):
+            if other is view or not other.started or not self.lives(other):
                 continue
             mine, theirs = view.node, other.node
             if mine.is_ancestor_of(theirs) or theirs.is_ancestor_of(mine):
@@ -337,7 +356,8 @@ class Ledger:
                 )
             node = node.parent
 
-    def _lives(self, view: View) -> bool:
+    def lives(self, view: View) -> bool:
+        """Whether the process of a view runs."""
         return view.process is not None and view.process.alive and not view.process.paused
 
     def _compare(self, view: View, node: Node, anchor: numpy.ndarray, digest: int) -> None:

@@ -64,10 +64,10 @@ def strike(shape: Shape, kills: Sequence[Kill], *, seed: int) -> Course:
     run = Run(shape, seed)
 
     def happens(kill: Kill) -> None:
-        process, program = run.processes.get(kill.worker), run.workers.get(kill.worker)
+        process, program = run.process(kill.worker, 0), run.program(kill.worker, 0)
         if process is not None and process.alive and program is not None:
             run.log(kill.worker, program.step, "fault", kind="kill", phase="inner_step")
-            run.kill(kill.worker, restart=kill.away, state="newest")
+            run.kill(kill.worker, 0, restart=kill.away, state="newest")
 
     for kill in kills:
         run.world.at(kill.time, partial(happens, kill))
@@ -78,7 +78,8 @@ def _carry_out(run: Run) -> Course:
     """Workers may be stopped for longer than all timeouts, and nothing limits the time until the next commit, which is
     what is measured."""
     run.world.seconds, run.world.most_events = math.inf, MOST_EVENTS
-    run.ledger.disturbed = run.ledger.quiet = math.inf
+    for ledger in run.ledgers:
+        ledger.disturbed = ledger.quiet = math.inf
     outcome = run.carry_out()
     if outcome.failure is not None:
         raise outcome.failure
@@ -99,8 +100,10 @@ class _Injector(FaultInjector):
             earlier=[
                 begins + line["time"] for line in run.lines if line["event"] == "fault" and line["worker"] == worker
             ],
-            cut=lambda: run.workers[worker].transport.cut(),
-            tell=lambda kind, phase: run.log(worker, run.workers[worker].step, "fault", kind=kind, phase=phase),
+            cut=lambda: run.ranks[worker].programs[0].transport.cut(),
+            tell=lambda kind, phase: run.log(
+                worker, run.ranks[worker].programs[0].step, "fault", kind=kind, phase=phase
+            ),
         )
 
     def _now(self) -> float:
@@ -110,10 +113,10 @@ class _Injector(FaultInjector):
         run, world = self._run, self._run.world
         self.tell(kind, phase)
         if kind == "kill":
-            run.kill(self.worker, restart=world.random.uniform(*self._away_seconds), state="newest")
+            run.kill(self.worker, 0, restart=world.random.uniform(*self._away_seconds), state="newest")
             world.here()
         elif kind == "stop":
-            process = run.processes[self.worker]
+            process = run.ranks[self.worker].processes[0]
             process.pause()
             world.at(self.schedule.chosen.stop_seconds, process.resume)
             world.point("stands still")

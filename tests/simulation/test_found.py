@@ -45,6 +45,11 @@ FOUND = {
             Fault(kind="pause", worker=1, point=1, phase="commit", times=1, seconds=6.0),
         ),
     ),
+    "a rank whose exchange had failed kept others waiting, which other ranks of its worker waited for": Schedule(
+        208,
+        Shape(workers=2, interval=1, rounds=1, ranks=2),
+        (Fault(kind="message", worker=0, point=1, phase="vote", times=1, amount=4, detail="damaged"),),
+    ),
 }
 
 

@@ -96,6 +96,8 @@ def agree(
         except TransportError as error:
             stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
             logger.warning("sync after step %d: %s", own.step, error)
+            if not isinstance(error, StaysOut):  # at once: the other ranks of this worker may wait for members that
+                transport.cut()  # wait for this rank
         if transport.any_rank(isinstance(outcome, Committed) and committed_without_me(outcome.weights)):
             this_round.vote(False)
             return LeftBehind()

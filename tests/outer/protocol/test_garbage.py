@@ -250,7 +250,9 @@ def test_rounds_of_garbage_end_with_one_error(monkeypatch: pytest.MonkeyPatch) -
             opened.append(Garbled(draw, first))
             return opened[-1]
 
-        transport = SimpleNamespace(open=open_round, any_rank=bool, clock=SystemClock(), device=torch.device("cpu"))
+        transport = SimpleNamespace(
+            open=open_round, any_rank=bool, cut=lambda: None, clock=SystemClock(), device=torch.device("cpu")
+        )
         with pytest.raises(TransportError, match=f"{ATTEMPTS} rounds failed one after the other"):
             agree(transport, OWN, torch.randn(ELEMENTS), lambda fragment: channel)
         assert len(opened) == ATTEMPTS

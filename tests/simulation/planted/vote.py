@@ -65,16 +65,16 @@ VOTE = (
     Mutant(
         "no_abort_after_failure",
         ROUND,
-        "            transport.wire.abort()  # whoever waits for this worker",
-        "            pass  # whoever waits for this worker",
+        "            self._transport.wire.abort()\n",
+        "            pass\n",
         "After a failed round a worker keeps its connections, on which others wait until the timeout.",
-        survives="Harmless in a worker of one rank: the end of a failed round cuts the connections, too.",
+        survives="Harmless: the failed exchange and the end of a failed round cut the connections, too.",
     ),
     Mutant(
         "wire_overrules_vote",
         ROUND,
-        "        return committed\n\n    def _compare_seals",
-        "        return committed and transport.wire.connected\n\n    def _compare_seals",
+        "        return committed\n\n    def _release_others",
+        "        return committed and transport.wire.connected\n\n    def _release_others",
         "A worker does not count a round as committed if its connections are lost after the vote.",
     ),
     Mutant(
