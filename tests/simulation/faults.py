@@ -22,6 +22,8 @@ SHORT_SECONDS = 4.0
 """A silence that is shorter than all timeouts is no excuse for anything."""
 MESSAGES = ("lost", "late", "doubled", "unanswered", "damaged")
 PHASES = ("open", "headers", "scatter", "gather", "vote", "vote", "vote", "vote", "commit", "join")
+MAJORITIES = 0.25
+"""Share of the schedules in which a round needs more than half of the workers."""
 KINDS = (
     "kill",  # a worker, which starts again after `seconds`, from its `newest` checkpoint, an `old` one or `none`
     "kill",
@@ -165,7 +167,7 @@ def happen(fault: Fault, run: Run) -> None:
             world.tell("the network", f"the next {fault.amount:.0f} messages of {name}: {fault.detail}")
             network.mishaps[me] = [fault.detail] * int(fault.amount)
         case "lighthouse":
-            ledger.scattered = max(ledger.scattered, world.now + fault.seconds + HEALING_SECONDS)
+            ledger.unmet = max(ledger.unmet, world.now + fault.seconds + HEALING_SECONDS)
             run.lighthouse.restart(fault.seconds)
         case "slow":
             world.tell("the lighthouse", f"takes {fault.amount:.1f} s longer for {fault.seconds:.1f} s")
@@ -229,6 +231,8 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
             faults[index] = replace(faults[index], phase=phase, times=faults[index - 1].times, point=point)
     if random.random() < 0.15:
         faults[-1] = _draw_request(random, faults[-1])
+    if random.random() < MAJORITIES:
+        shape = replace(shape, least=shape.workers // 2 + 1)
     return Schedule(seed, shape, tuple(faults))
 
 

@@ -99,19 +99,14 @@ class View:
     joined: bool = False
     """Whether it has taken over its state from another worker, and has been in no round since."""
     done: bool = False
-    sending: list[int] = field(default_factory=list)
-    """The steps after which it has sent the windows that are not applied yet, one for each window."""
+    sends_after: int | None = None
+    """The step of the round in which it offers a window; None: it offers none."""
     opened: float = 0.0
     """When it has last begun to meet the others for a round."""
 
-    @property
-    def sends_after(self) -> int | None:
-        """The step of the round in which it offers a window; None: it offers none."""
-        return self.sending[0] if self.sending else None
-
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
-        return replace(self, process=process, windows=windows, started=False, done=False, sending=[])
+        return replace(self, process=process, windows=windows, started=False, done=False, sends_after=None)
 
 
 @dataclass
@@ -128,10 +123,11 @@ class Ledger:
     attempt: int = 1
     disturbed: float = -1.0
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
-    scattered: float = -1.0
-    """Time until which a restarted lighthouse may not know of all workers, so that one may go on without the others,
-    and these may give up the run (a limitation of the engine: who meets fewer others does not ask those that are
-    missing)."""
+    unmet: float = -1.0
+    """Time until which the lighthouse may answer some workers and not others, so that rounds may fail by timeouts."""
+    torn: bool = False
+    """Whether a round was committed by some of its members and given up by others, which had lost contact in the
+    vote."""
     forgetful: bool = False
     """Whether storage may have lost or hidden what was committed."""
     views: list[View] = field(default_factory=list)
@@ -164,7 +160,8 @@ class Ledger:
     def heeds(self, other: "Ledger") -> None:
         """Takes over from the ledger of another rank what faults excuse."""
         self.attempt, self.forgetful = other.attempt, other.forgetful
-        self.disturbed, self.scattered = other.disturbed, other.scattered
+        self.disturbed, self.unmet = other.disturbed, other.unmet
+        self.torn |= other.torn
         self.quiet = max(self.quiet, other.quiet)
 
     def inner_step(self, view: View, step: int, position: int, sends: list[int], spoiled: float | None = None) -> None:
@@ -174,7 +171,6 @@ class Ledger:
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
-        view.sending += [step] * len(sends)
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -188,9 +184,11 @@ class Ledger:
         if node is None:
             raise Violation(f"worker {view.worker} has taken over a state that no worker had")
         self._compare(view, node, anchor, digest)
-        if now > max(self.disturbed, self.scattered):
+        if now > self.disturbed:
             self._check_missed(view, node)
-        view.node, view.started, view.joined, view.sending = node, True, True, []
+            if view.started:
+                raise Violation(f"worker {view.worker} lives and hears the others, and has lost its window")
+        view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
 
     def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
@@ -224,7 +222,6 @@ class Ledger:
         self.quiet = max(self.quiet, now)
         if committed.fragment is not None:
             self._new_window(view, committed.fragment, view.windows[committed.fragment].end)
-            del view.sending[:1]
         self._check_forks(view, now)
 
     def waits(self, now: float) -> None:
@@ -232,6 +229,10 @@ class Ledger:
         self.longest = max(self.longest, now - self.quiet)
         if self.longest > NEXT_COMMIT_SECONDS:
             raise Violation(f"after the last fault had passed, the next commit took {self.longest:.0f} s")
+
+    def offers(self, view: View, step: int) -> None:
+        """A worker begins the round of a window that it has sent after a step."""
+        view.sends_after = step
 
     def opens(self, process: Process, now: float) -> None:
         """A process begins to meet the others for a round."""
@@ -254,7 +255,7 @@ class Ledger:
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
         newest = max((node.rounds for node in nodes), default=0)
         holders = [v.worker for v in self.views if self.lives(v) and v.started and v.node.rounds >= newest]
-        if holders and now > max(self.disturbed, self.scattered):
+        if holders and now > self.disturbed:
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
     def _child(self, view: View, committed: Any, now: float) -> Node:
@@ -339,7 +340,8 @@ class Ledger:
                 assert common.parent is not None
                 common = common.parent
             rounds = mine.rounds - common.rounds, theirs.rounds - common.rounds
-            if min(rounds) > (0 if now > max(self.disturbed, self.scattered) else 1):
+            together = not self.torn if self.shape.needs_majority else now > self.disturbed
+            if min(rounds) > (0 if together else 1):
                 raise Violation(
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"

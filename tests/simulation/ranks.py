@@ -189,7 +189,7 @@ class Ranks:
         return self._lighthouse.ask(self.processes[0], asks, seconds)
 
     def _is_late(self, what: str) -> None:
-        if self._world.now > max(self._ledger.disturbed, self._ledger.scattered):
+        if self._world.now > max(self._ledger.disturbed, self._ledger.unmet):
             raise Violation(f"{what}, though all can hear each other")
 
 

@@ -85,7 +85,7 @@ class Run:
         """What the workers log, as lines of metrics (`muloco.runs.folder`)."""
         self.lighthouse = Lighthouse(
             self.network,
-            least=1,
+            least=shape.least,
             join_timeout=shape.costs.straggler_timeout,
             beat_timeout=shape.costs.heartbeat_timeout,
         )
@@ -119,7 +119,7 @@ class Run:
 
     def is_calm(self) -> bool:
         """Whether no fault disturbs workers now, or has done so a short while ago."""
-        return self.world.now > max(self.ledger.disturbed, self.ledger.scattered, self.troubled + CALM_SECONDS)
+        return self.world.now > max(self.ledger.disturbed, self.ledger.unmet, self.troubled + CALM_SECONDS)
 
     def log(self, worker: int, step: int, event: str, **values: Any) -> None:
         """Adds a line to the metrics of a worker."""
@@ -263,10 +263,11 @@ class Run:
         return None
 
     def _check_hanging(self) -> None:
-        """Whether a worker still runs long after others have ended, though nothing has disturbed it."""
-        processes = [process for ranks in self.ranks.values() for process in ranks.processes]
-        if (running := [process.name for process in processes if process.alive]) and self.is_calm():
-            raise Violation(f"{', '.join(running)} still runs when all others have long been done")
+        """Whether workers still run long after others have ended, though nothing has disturbed them. Fewer than make a
+        round cannot meet any more: the pool ends them."""
+        left = [worker for worker, ranks in self.ranks.items() if any(process.alive for process in ranks.processes)]
+        if len(left) >= self.shape.least and self.is_calm():
+            raise Violation(f"workers {left} still run when all others have long been done")
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def _shorter(schedule: Schedule) -> Iterator[Schedule]:
     for index in range(len(faults)):
         yield replace(schedule, faults=faults[:index] + faults[index + 1 :])
     named = [number for fault in faults for number in (fault.worker, fault.other)]
-    if shape.workers > max(2, 1 + max(named, default=0)):
+    if shape.workers > max(2, shape.least, 1 + max(named, default=0)):
         yield replace(schedule, shape=replace(shape, workers=shape.workers - 1))
     if shape.rounds > 1:
         yield replace(schedule, shape=replace(shape, rounds=shape.rounds - 1))

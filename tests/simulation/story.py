@@ -14,6 +14,7 @@ def tell(schedule: Schedule, outcome: Outcome) -> Iterator[str]:
         f"{shape.steps} inner steps, H = {shape.interval}, "
         f"fragments = {shape.fragments}, tau = {shape.delay}"
         f"{', 4-bit with error feedback' if shape.compressed else ''}"
+        f"{f', at least {shape.least} workers' if shape.least > 1 else ''}"
         f"{f', a checkpoint every {shape.save_every} steps' if shape.save_every else ''}."
     )
     for number, fault in enumerate(schedule.faults, 1):

@@ -37,6 +37,13 @@ class Shape:
     """Whether inner steps may take less time than a thread needs to begin."""
     shares: bool = False
     """Whether the workers share work after each mean that they apply, as validation does."""
+    least: int = 1
+    """Fewest workers that make a round (`fault_tolerance.min_replica_size`)."""
+
+    @property
+    def needs_majority(self) -> bool:
+        """Whether a round needs more than half of all workers, so that two groups cannot both commit one."""
+        return 2 * self.least > self.workers
 
     @property
     def steps(self) -> int:

@@ -88,6 +88,7 @@ class Watch:
         answers.say = _then(answers.say, lambda name, outcome, _: says(name, outcome))  # type: ignore[method-assign]
 
     def _compare(self, worker: int, does: str, have: str, others: dict[int, Process]) -> None:
+        self.ledger.torn |= bool(others)
         here = {other: process for other, process in others.items() if process.alive and not process.paused}
         alive = sorted(here | {other: process for other, process in others.items() if process in self._left})
         if alive and others[alive[0]].world.now > self.ledger.disturbed:
@@ -124,7 +125,7 @@ class Watch:
         transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
 
     def _is_late(self, what: str) -> None:
-        if max(self.ledger.disturbed, self.ledger.scattered) < 0:
+        if max(self.ledger.disturbed, self.ledger.unmet) < 0:
             raise Violation(f"{what}, though all can hear each other")
 
 
@@ -167,7 +168,7 @@ def _residuals(worker: int, transport: PeerTransport, loop: OuterLoop) -> None:
             raise Violation(f"worker {worker} keeps residuals of its own beside the state of another worker")
 
     answers, membership = transport.answers, loop.membership
-    transport.open = _then(transport.open, opened)  # type: ignore[method-assign]
+    transport._connect = _then(transport._connect, opened)  # type: ignore[method-assign]
     answers.say = _then(answers.say, lambda name, outcome, _: says(outcome))  # type: ignore[method-assign]
     membership.take_over = _then(membership.take_over, lambda _, taken: joined(taken))  # type: ignore[method-assign]
 

@@ -10,7 +10,7 @@ import torch
 from muloco import failpoints
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, TransportError, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
-from muloco.outer.protocol.outcome import Committed
+from muloco.outer.protocol.outcome import Committed, Outcome
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress
 from muloco.runs.states import State
@@ -61,7 +61,7 @@ class SimulatedWorker:
             rank,
             f"run_{worker:03d}",
             run.key,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             quorum_seconds=costs.quorum_timeout,
             exchange_seconds=costs.exchange_timeout,
         )
@@ -70,7 +70,7 @@ class SimulatedWorker:
             wire,
             run.key,
             worker=worker,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             device=torch.device("cpu"),
             quorum_seconds=costs.quorum_timeout,
             exchange_seconds=costs.exchange_timeout,
@@ -78,7 +78,7 @@ class SimulatedWorker:
         logs = [SimulatedLog(run.storage, process, other, machine(other)) for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
         progress = Progress(
-            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS)
+            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values()
         )
         known = RunProgress(last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()))
         if rank == 0:
@@ -94,7 +94,7 @@ class SimulatedWorker:
             transport,
             identity=WorkerIdentity(run="run", worker=worker, workers=shape.workers),
             quorum=QuorumPolicy(
-                min_replica_size=1,
+                min_replica_size=shape.least,
                 straggler_timeout_seconds=costs.straggler_timeout,
                 quorum_timeout_seconds=costs.quorum_timeout,
             ),
@@ -231,10 +231,17 @@ class SimulatedWorker:
         start: Callable[..., None] = membership.start
 
         def offers_none(*args: Any, **named: Any) -> None:
-            self._view.sending = []
+            self._view.sends_after = None
             start(*args, **named)
 
+        agree: Callable[..., Outcome] = membership.agree
+
+        def offers(step: int, *args: Any, **named: Any) -> Outcome:
+            self._ledger.offers(self._view, step)
+            return agree(step, *args, **named)
+
         membership.commit, membership.start = reported, offers_none  # type: ignore[method-assign]
+        membership.agree = offers  # type: ignore[method-assign]
 
     def _anchor(self) -> tuple[Any, int]:
         tensors = {name: tensor for fragment in self.loop.fragments for name, tensor in fragment.anchor.items()}

@@ -35,6 +35,7 @@ class PeerRound:
         self.wire = transport.staging.wire
         self.rank = group.place
         self.size = group.size
+        self.workers = group.workers if failure is None else ()
         self.bytes_sent = 0
         self.exchanges = 0
         self.strangers = group.strangers

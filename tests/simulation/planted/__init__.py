@@ -8,8 +8,9 @@ from tests.simulation.planted.progress import PROGRESS
 from tests.simulation.planted.ranks import RANKS
 from tests.simulation.planted.state import STATE
 from tests.simulation.planted.vote import VOTE
+from tests.simulation.planted.waiting import WAITING
 
-GROUPS = VOTE, LEADERS, MEANS, STATE, PROGRESS, MEETING, RANKS
+GROUPS = VOTE, LEADERS, MEANS, STATE, PROGRESS, MEETING, RANKS, WAITING
 MUTANTS = {mutant.name: mutant for group in GROUPS for mutant in group}
 
 __all__ = ["GROUPS", "MUTANTS", "Mutant"]

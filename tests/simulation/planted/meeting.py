@@ -129,10 +129,17 @@ MEETING = (
         survives=RARE,
     ),
     Mutant(
+        "introduced_without_group",
+        TRANSPORT,
+        " and broken is None and self.wire.connected:",
+        " and broken is None:",
+        "Where a quorum could not be connected, the rounds of the last group begin anew, with the same names.",
+    ),
+    Mutant(
         "introduced_once",
         TRANSPORT,
-        "if self._introduced != self.group.quorums and broken is None:",
-        "if self._introduced < 0 and broken is None:",
+        "if self._introduced != self.group.quorums and broken is None and self.wire.connected:",
+        "if self._introduced < 0 and broken is None and self.wire.connected:",
         "The members of a later group do not tell each other their addresses.",
     ),
     Mutant(
