@@ -1,7 +1,7 @@
 """A fragment in flight: its pseudogradient is on its way to the other workers, and their mean on its way back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,17 @@ class InFlight:
 
     @classmethod
     def send(
-        cls, fragment: FragmentState, index: int, membership: Membership, transport: Transport, *, step: int, due: int
+        cls,
+        fragments: Sequence[FragmentState],
+        index: int,
+        membership: Membership,
+        transport: Transport,
+        *,
+        step: int,
+        due: int,
     ) -> "InFlight":
-        """Starts the round of a fragment from the parameters as they are now, after inner step `step`."""
+        """Starts the round of the fragment at `index` from the parameters as they are now, after inner step `step`."""
+        fragment = fragments[index]
         own = Outgoing(fragment, inner_steps_go_on=due > step)
         weight = fragment.window
 
@@ -75,8 +83,8 @@ class InFlight:
                     mean_square = _square_of_mean(outcome, fragment, mean)
                     product = own.product(mean)
                     return Arrived(outcome=outcome, own_square=own_square, mean_square=mean_square, product=product)
-                case CatchUp(committed=Committed(mean=torch.Tensor() as mean) as committed):
-                    _square_of_mean(committed, fragment, mean)
+                case CatchUp(committed=Committed(fragment=int() as theirs, mean=torch.Tensor() as mean) as committed):
+                    _square_of_mean(committed, fragments[theirs], mean)
             return Arrived(outcome=outcome)
 
         concurrent = transport.concurrent and due > step

@@ -325,7 +325,7 @@ class OuterLoop:
 
     def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
-        self._sent = InFlight.send(self.fragments[index], index, self.membership, self._transport, step=step, due=due)
+        self._sent = InFlight.send(self.fragments, index, self.membership, self._transport, step=step, due=due)
 
     def _apply(self, step: int, *, last: bool) -> list[Sync]:
         """Waits for the mean of the fragment in flight and takes its outer step; or, where this worker was left behind,
