@@ -79,7 +79,7 @@ def _carry_out(run: Run) -> Course:
     what is measured."""
     run.world.seconds, run.world.most_events = math.inf, MOST_EVENTS
     for ledger in run.ledgers:
-        ledger.disturbed = ledger.quiet = math.inf
+        ledger.disturbed = ledger.quiet = ledger.healed = math.inf
     outcome = run.carry_out()
     if outcome.failure is not None:
         raise outcome.failure
