@@ -275,7 +275,7 @@ def _check_compression(config: ResolvedConfig, size: Flavor) -> None:
 
 
 def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:
-    if size.record.buffers and config.syncs:
+    if (size.record.buffers or size.active_parameters < size.parameters) and config.syncs:
         raise UserError(
             f"model.flavor {size.alias}: training changes buffers of the architecture {size.architecture}, which "
             "workers do not average yet; choose fault_tolerance.semi_sync_method none with group_size 1"

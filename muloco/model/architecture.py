@@ -66,6 +66,29 @@ class Flavor(ABC):
         return architecture(self.architecture)
 
     @property
+    def roles(self) -> Mapping[str, str]:
+        """A regular expression for the names of the parameters of each of the `ROLES` that the flavor has. The first
+        one that matches a name decides."""
+        return self.record.roles
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep."""
+        return self.record.buffers
+
+    @property
+    def longest(self) -> int | None:
+        """Length of the longest sequence that the flavor takes, in tokens; None: any length."""
+        return None
+
+    def role(self, name: str) -> str:
+        """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
+        for role, pattern in self.roles.items():
+            if search(pattern, name):
+                return role
+        raise KeyError(f"flavor {self.alias}: {name} has no role")
+
+    @property
     def modules(self) -> list[str]:
         """Names of the modules that fragments consist of, in order."""
         return list(dict.fromkeys(map(module_of, self.shapes)))
@@ -73,12 +96,12 @@ class Flavor(ABC):
     @property
     def matrices(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter whose role is `matrix`, by name."""
-        return {name: shape for name, shape in self.shapes.items() if self.record.role(name) == "matrix"}
+        return {name: shape for name, shape in self.shapes.items() if self.role(name) == "matrix"}
 
     @property
     def tables(self) -> frozenset[str]:
         """Names of the parameters with a row for each entry of the vocabulary."""
-        return frozenset(name for name in self.shapes if self.record.role(name) in TABLES)
+        return frozenset(name for name in self.shapes if self.role(name) in TABLES)
 
     @cached_property
     def parameters(self) -> int:
@@ -88,20 +111,26 @@ class Flavor(ABC):
     @cached_property
     def parameters_by_role(self) -> Mapping[str, int]:
         """Number of the parameters of each role that the architecture has."""
-        numbers = dict.fromkeys(self.record.roles, 0)
+        numbers = dict.fromkeys(self.roles, 0)
         for name, shape in self.shapes.items():
-            numbers[self.record.role(name)] += math.prod(shape)
+            numbers[self.role(name)] += math.prod(shape)
         return numbers
+
+    @property
+    def active_parameters(self) -> int:
+        """Number of the parameters that compute with a token: all, but for experts that are not chosen for it."""
+        return self.parameters
 
     @property
     def flops_per_token(self) -> int:
         """FLOPs of a token in training: 6 for each parameter that computes with it."""
-        return 6 * self.parameters
+        return 6 * self.active_parameters
 
     @property
     def token_budget(self) -> int:
-        """Tokens to train on: the paper's where its tables have this size, else 20 a parameter."""
-        return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.parameters
+        """Tokens to train on: the paper's where its tables have this size, else 20 for each parameter that computes
+        with a token."""
+        return self.paper_steps * 512 * 2048 if self.paper_steps else 20 * self.active_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +169,13 @@ class Architecture:
     spec: Callable[..., "ModelSpec"]
     """Makes torchtitan's specification of a flavor, with the arguments of `muloco.model.spec`."""
     roles: Mapping[str, str]
-    """A regular expression for the names of the parameters of each of the `ROLES` that the models have. The first one
-    that matches a name decides."""
+    """What `Flavor.roles` is, unless a flavor says otherwise."""
     huggingface: HuggingFaceForm | None = None
     """Form of the models in transformers. None: they are neither exported to a Hugging Face folder nor started from
     one."""
     buffers: tuple[str, ...] = ()
-    """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep, such as the
-    router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused
-    if there are any."""
-
-    def role(self, name: str) -> str:
-        """Returns the role of a parameter. Raises KeyError if no pattern matches its name."""
-        for role, pattern in self.roles.items():
-            if search(pattern, name):
-                return role
-        raise KeyError(f"architecture {self.name}: {name} has no role")
+    """What `Flavor.buffers` is, unless a flavor says otherwise, such as the router biases of a mixture of experts. The
+    outer loop does not average buffers yet, so a run that syncs is refused if there are any."""
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

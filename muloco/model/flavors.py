@@ -5,10 +5,13 @@ from importlib import import_module
 
 from muloco.model import architectures
 from muloco.model.architecture import Flavor, all_architectures, register
+from muloco.model.architectures.titan.sizes import OBSTACLES
 from muloco.suggest import did_you_mean
 
-for _module in pkgutil.iter_modules(architectures.__path__):
-    register(import_module(f"{architectures.__name__}.{_module.name}").ARCHITECTURE)
+for _file in pkgutil.iter_modules(architectures.__path__):
+    _module = import_module(f"{architectures.__name__}.{_file.name}")
+    for _architecture in _module.ARCHITECTURES if hasattr(_module, "ARCHITECTURES") else [_module.ARCHITECTURE]:
+        register(_architecture)
 
 
 def flavors() -> list[str]:
@@ -27,6 +30,9 @@ def flavor(name: str) -> Flavor:
     known = {key: flavor for flavor in _all() for key in (flavor.alias, flavor.name)}
     if name in known:
         return known[name]
+    model = name.partition("/")[0]
+    if model in OBSTACLES:
+        raise ValueError(f"model.flavor: {name!r} cannot be trained: torchtitan's {model} {OBSTACLES[model]}")
     hint = " ".join(filter(None, (did_you_mean(name, known), f"the flavors are {', '.join(aliases())}")))
     raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}")
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from muloco._torchtitan import (
+    SPMD_BACKEND,
     BaseLoss,
     ChunkedLossWrapper,
     CommConfig,
@@ -90,7 +91,7 @@ def trainer_config(
             log_freq=config.metrics.log_freq,
         ),
         dataloader=_dataloader(config, data),
-        optimizer=inner_optimizers(config.optimizer, flavor(config.model.flavor).record.roles),
+        optimizer=inner_optimizers(config.optimizer, flavor(config.model.flavor).roles),
         lr_scheduler=InnerRates(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,
@@ -105,7 +106,7 @@ def trainer_config(
             data_parallel_replicate_degree=parallelism.data_parallel_replicate_degree,
             data_parallel_shard_degree=parallelism.data_parallel_shard_degree,
             tensor_parallel_degree=parallelism.tensor_parallel_degree,
-            spmd_backend="partial_dtensor",  # torchtitan's default needs a newer torch than 2.13
+            spmd_backend=SPMD_BACKEND,
         ),
         checkpoint=RunCheckpoint.Config(
             enable=config.checkpoint.enable,

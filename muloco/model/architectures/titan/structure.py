@@ -1,0 +1,57 @@
+"""What muloco needs to know of one of torchtitan's models, found from the model itself on the device `meta`."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from muloco._torchtitan import Decoder, ModelSpec, MoE
+from muloco.model.architectures.titan.flavors import Numbers
+from muloco.model.architectures.titan.network import text_config
+from muloco.model.architectures.titan.roles import patterns_of, roles_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """The structure of one size of a model."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of every parameter, by name."""
+    roles: Mapping[str, str]
+    """Regular expression for the names of the parameters of each role."""
+    divided: Mapping[str, int]
+    """What tensor parallelism divides, in words, and its number."""
+    numbers: Numbers
+
+
+def structure_of(theirs: ModelSpec) -> Structure:
+    """Returns the structure of a model, given torchtitan's specification of it, which is changed. Raises TypeError as
+    `text_config`."""
+    config = text_config(theirs)
+    with torch.device("meta"):
+        built = config.build()
+    shapes = {name: tuple(parameter.shape) for name, parameter in built.named_parameters()}
+    idle = 0
+    for module in built.modules():
+        if isinstance(module, MoE):
+            elements = sum(parameter.numel() for parameter in module.routed_experts.parameters())
+            idle += elements - elements * module.router.top_k // module.router.num_experts
+    parameters = sum(map(math.prod, shapes.values()))
+    return Structure(
+        shapes=shapes,
+        roles=patterns_of(roles_of(built)),
+        divided=_divided(config),
+        numbers=Numbers(config.vocab_size, config.max_seq_len, parameters, parameters - idle),
+    )
+
+
+def _divided(config: Decoder.Config) -> dict[str, int]:
+    attention = config.first_attention
+    divided = {"heads": attention.n_heads, "entries of the vocabulary": config.vocab_size}
+    if groups := getattr(attention, "n_kv_heads", None):
+        divided["groups of keys and values"] = groups
+    for layer in config.layers:
+        if layer.feed_forward is not None:
+            divided["hidden units of the feed-forward"] = layer.feed_forward.w1.out_features
+    return divided
