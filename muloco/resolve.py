@@ -70,6 +70,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _derive(config, origins)
     resolved = _decided(ResolvedConfig, config)
     size = flavor(resolved.model.flavor)
+    _check_length(resolved, size)
     _check_data(resolved, size)
     _check_fragments(resolved, size)
     _check_compression(resolved, size)
@@ -272,6 +273,13 @@ def _check_compression(config: ResolvedConfig, size: Flavor) -> None:
     skipped = size.tables if chosen.skip_embeddings else ()
     if obstacle := codec.obstacle({name: shape for name, shape in size.shapes.items() if name not in skipped}):
         raise UserError(f"compression: {obstacle}")
+
+
+def _check_length(config: ResolvedConfig, size: Flavor) -> None:
+    if size.longest is not None and config.training.seq_len > size.longest:
+        raise UserError(
+            f"training.seq_len {config.training.seq_len}: flavor {size.alias} takes at most {size.longest} tokens"
+        )
 
 
 def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:

@@ -6,7 +6,7 @@ docs/extending.md describes how to add one.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from re import search
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from muloco.outer.loop.fragments import module_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from muloco._torchtitan import ModelSpec
+    from muloco.model.weights_folder import WeightsFolder
 
 ROLES = ("matrix", "embedding", "head", "scalar")
 """Roles of parameters: Muon steps matrices, and the other three go to AdamW by default."""
@@ -134,20 +135,9 @@ class Flavor(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFaceForm:
-    """The form of an architecture's models in transformers. Each parameter here corresponds to one there."""
+class HuggingFaceForm(ABC):
+    """The form of an architecture's models in transformers."""
 
-    model_type: str
-    """Name of the architecture in config.json (`model_type`)."""
-    names: Callable[[Any], dict[str, str]]
-    """Returns the name in transformers of every parameter of a flavor, by its name here, in the order of the layers
-    here."""
-    write: Callable[[str, "Tensor", Any], "Tensor"]
-    """Returns a parameter as transformers stores it, given its name here, the tensor (whole and plain, any dtype) and
-    the flavor. The tensor is not changed, but the result may share its storage. Raises KeyError if there is no such
-    parameter."""
-    read: Callable[[str, "Tensor", Any], "Tensor"]
-    """The inverse of `write`, up to rounding, given the same name."""
     config: Callable[..., dict[str, Any]]
     """Returns config.json, given the flavor and by keyword `seq_len`, the longest sequence in training in tokens, and
     `bos_id` and `eos_id` of the tokenizer."""
@@ -157,6 +147,58 @@ class HuggingFaceForm:
     """The end of the sentence `transformers loads it as ...` on the model card, without the full stop."""
     notes: str = ""
     """Markdown for the end of the model card."""
+    decisive: tuple[str, ...] = ()
+    """Settings of config.json that decide what a model computes, beside the shapes of its tensors. A run does not start
+    from a folder whose values are others."""
+
+    @abstractmethod
+    def shapes(self, flavor: Any) -> Mapping[str, tuple[int, ...]]:
+        """Returns the shape of every tensor in transformers, by its name there, in the order of writing."""
+
+    @abstractmethod
+    def written(self, weights: Mapping[str, "Tensor"], flavor: Any) -> Iterator[tuple[str, "Tensor"]]:
+        """Yields the name and value of every tensor in transformers, given all weights of a flavor by name, whole and
+        plain, in any dtype. They are not changed, but results may share their storage. Raises UserError if one of the
+        weights has no place there."""
+
+    @abstractmethod
+    def load(self, folder: "WeightsFolder", parts: Iterable["nn.Module"], flavor: Any) -> None:
+        """Writes the tensors in a folder, which has those of `shapes`, into a model, sharded in any way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneToOne(HuggingFaceForm):
+    """A form in which each parameter corresponds to one in transformers, of the same shape."""
+
+    names: Callable[[Any], dict[str, str]]
+    """Returns the name in transformers of every parameter of a flavor, by its name here, in the order of the layers
+    here."""
+    write: Callable[[str, "Tensor", Any], "Tensor"]
+    """Returns a parameter as transformers stores it, given its name here, the tensor (whole and plain, any dtype) and
+    the flavor. The tensor is not changed, but the result may share its storage. Raises KeyError if there is no such
+    parameter."""
+    read: Callable[[str, "Tensor", Any], "Tensor"]
+    """The inverse of `write`, up to rounding, given the same name."""
+
+    def shapes(self, flavor: Any) -> Mapping[str, tuple[int, ...]]:
+        return {theirs: flavor.shapes[ours] for ours, theirs in self.names(flavor).items()}
+
+    def written(self, weights: Mapping[str, "Tensor"], flavor: Any) -> Iterator[tuple[str, "Tensor"]]:
+        for ours, theirs in self.names(flavor).items():
+            yield theirs, self.write(ours, weights[ours], flavor)
+
+    def load(self, folder: "WeightsFolder", parts: Iterable["nn.Module"], flavor: Any) -> None:
+        import torch
+
+        from muloco import sharding
+
+        theirs = self.names(flavor)
+        with torch.no_grad():
+            for part in parts:
+                for name, parameter in part.named_parameters():
+                    tensor = self.read(name, folder.read(theirs[name]).float(), flavor)
+                    own = sharding.local(parameter)
+                    own.copy_(sharding.shard_like(tensor.to(own.device), parameter))
 
 
 @dataclass(frozen=True, kw_only=True)

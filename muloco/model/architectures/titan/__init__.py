@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from muloco.model.architecture import Architecture
+from muloco.model.architecture import Architecture, HuggingFaceForm
 from muloco.model.architectures.titan.flavors import Numbers, TitanFlavor
+from muloco.model.architectures.titan.huggingface import FORMS
 from muloco.model.architectures.titan.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def from_torchtitan(
-    model: str, sizes: Mapping[str, Callable[[], "ModelSpec"]], *, numbers: Mapping[str, Numbers] | None = None
+    model: str,
+    sizes: Mapping[str, Callable[[], "ModelSpec"]],
+    *,
+    numbers: Mapping[str, Numbers] | None = None,
+    huggingface: HuggingFaceForm | None = None,
 ) -> Architecture:
     """Returns the record of a model that is written for torchtitan.
 
@@ -24,6 +29,7 @@ def from_torchtitan(
         model: its name. Its flavors are called `model/size`.
         sizes: makes torchtitan's specification of each size, by name, a new one with every call.
         numbers: of each size, by name. None: they are found from the models, which imports torch.
+        huggingface: as in `Architecture`; `huggingface.FORMS` has those of torchtitan's own models.
 
     Raises:
         TypeError: the model is no decoder of text.
@@ -43,7 +49,7 @@ def from_torchtitan(
         )
         for size, theirs in sizes.items()
     ]
-    return Architecture(name=name, flavors=tuple(flavors), spec=_spec, roles={})
+    return Architecture(name=name, flavors=tuple(flavors), spec=_spec, roles={}, huggingface=huggingface)
 
 
 def _spec(flavor: TitanFlavor, *, seq_len: int, dense: bool, autocast: bool) -> "ModelSpec":
@@ -63,6 +69,7 @@ ARCHITECTURES = tuple(
         model,
         {size: partial(_theirs, model, size) for size in sizes},
         numbers={size: Numbers(*values) for size, values in sizes.items()},
+        huggingface=FORMS.get(model),
     )
     for model, sizes in SIZES.items()
 )
