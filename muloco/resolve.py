@@ -283,7 +283,7 @@ def _check_length(config: ResolvedConfig, size: Flavor) -> None:
 
 
 def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:
-    if (size.record.buffers or size.active_parameters < size.parameters) and config.syncs:
+    if config.syncs and not size.can_sync:
         raise UserError(
             f"model.flavor {size.alias}: training changes buffers of the architecture {size.architecture}, which "
             "workers do not average yet; choose fault_tolerance.semi_sync_method none with group_size 1"
@@ -292,6 +292,8 @@ def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:
 
 def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:
     degree = config.parallelism.tensor_parallel_degree
+    if degree > 1 and size.undivided is not None:
+        raise UserError(f"parallelism.tensor_parallel_degree {degree}: flavor {size.alias} {size.undivided}; choose 1")
     tokens = {"tokens of training.seq_len, which the norms are divided over": config.training.seq_len}
     for what, number in {**size.divided, **tokens}.items():
         if number % degree:

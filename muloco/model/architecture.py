@@ -73,9 +73,15 @@ class Flavor(ABC):
         return self.record.roles
 
     @property
-    def buffers(self) -> tuple[str, ...]:
-        """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep."""
-        return self.record.buffers
+    def can_sync(self) -> bool:
+        """Whether workers can train it with outer steps: not if training changes buffers, as those of a mixture of
+        experts, since the outer loop does not average them yet."""
+        return not self.record.buffers and self.active_parameters == self.parameters
+
+    @property
+    def undivided(self) -> str | None:
+        """The reason why tensor parallelism cannot divide it; None: it can."""
+        return None
 
     @property
     def longest(self) -> int | None:
@@ -216,8 +222,9 @@ class Architecture:
     """Form of the models in transformers. None: they are neither exported to a Hugging Face folder nor started from
     one."""
     buffers: tuple[str, ...] = ()
-    """What `Flavor.buffers` is, unless a flavor says otherwise, such as the router biases of a mixture of experts. The
-    outer loop does not average buffers yet, so a run that syncs is refused if there are any."""
+    """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep, such as the
+    router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused
+    if there are any."""
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

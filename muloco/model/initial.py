@@ -1,5 +1,5 @@
-"""Starts a run from given weights, in a folder of transformers: one that `muloco export --format hf` has written, or one
-from the hub. For the paper's models, checking whether they fit needs no torch.
+"""Starts a run from given weights, in a folder of transformers: one that `muloco export --format hf` has written, or
+one from the hub. For the paper's models, checking whether they fit needs no torch.
 """
 
 import json
@@ -28,7 +28,7 @@ def check_initial(folder: Path, flavor: Flavor) -> WeightsFolder:
         kind = settings.get("model_type") if isinstance(settings, dict) else None
         if kind != wanted["model_type"]:
             raise ValueError(
-                f"{folder} holds a model of type {kind!r}, but flavor {flavor.alias} is of type {wanted['model_type']!r}"
+                f"{folder} holds a model of type {kind!r}, but flavor {flavor.alias} is a {wanted['model_type']!r}"
             )
         shapes = form.shapes(flavor)
         check_names(weights.shapes.keys() - _doubled(weights, settings), shapes, where=str(folder))

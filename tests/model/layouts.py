@@ -1,4 +1,4 @@
-"""The tiny model on a layout of ranks, as torchtitan's trainer would build it, and a batch for it."""
+"""A model on a layout of ranks, as torchtitan's trainer would build it, and a batch for it."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,9 @@ Layout = tuple[int, int, int]
 """Ranks to shard over, to replicate over, of tensor parallelism."""
 
 
-def build(layout: Layout, *, checkpointing=None, compiled: bool = False, precision: str = "float32") -> nn.Module:
+def build(
+    layout: Layout, *, flavor: str = "tiny", checkpointing=None, compiled: bool = False, precision: str = "float32"
+) -> nn.Module:
     """The order of torchtitan/trainer.py: seed, shapes, ranks, values. `precision` is as in a config."""
     from torchtitan.distributed.utils import set_spmd_backend
 
@@ -29,7 +31,7 @@ def build(layout: Layout, *, checkpointing=None, compiled: bool = False, precisi
         spmd_backend="partial_dtensor",
     )
     set_spmd_backend("partial_dtensor")
-    spec = muloco.model.spec("tiny", seq_len=LENGTH, autocast=precision == "autocast")
+    spec = muloco.model.spec(flavor, seq_len=LENGTH, autocast=precision == "autocast")
     torch.manual_seed(SEED)
     spec.model.update_from_config(config=SimpleNamespace(parallelism=parallelism))
     with torch.device("meta"):
@@ -49,9 +51,9 @@ def build(layout: Layout, *, checkpointing=None, compiled: bool = False, precisi
     return model
 
 
-def build_whole() -> nn.Module:
+def build_whole(flavor: str = "tiny") -> nn.Module:
     torch.manual_seed(SEED)
-    return muloco.model.build("tiny", "cpu", seq_len=LENGTH)
+    return muloco.model.build(flavor, "cpu", seq_len=LENGTH)
 
 
 def packed_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

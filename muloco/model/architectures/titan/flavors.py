@@ -22,6 +22,8 @@ class Numbers(NamedTuple):
     parameters: int
     active: int
     """Parameters that compute with a token."""
+    divisible: bool = True
+    """Whether tensor parallelism can divide it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,11 @@ class TitanFlavor(Flavor):
     @property
     def longest(self) -> int:
         return self.numbers.longest
+
+    @property
+    def undivided(self) -> str | None:
+        # torchtitan 0.3.0 divides such biases by the degree, and so their gradients, which it does not add up again
+        return None if self.numbers.divisible else "has biases whose gradients torchtitan divides wrongly"
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -1,5 +1,5 @@
-"""The form of torchtitan's models in transformers. torchtitan's own adapter converts the weights; config.json is written
-here, by kind of model.
+"""The form of torchtitan's models in transformers. torchtitan's own adapter converts the weights; config.json is
+written here, by kind of model.
 
 A model is converted as a whole in host memory: tensors do not correspond one to one, as experts are stacked here.
 """

@@ -14,11 +14,11 @@ HEAD = '''"""The sizes of torchtitan's models. Needs nothing but Python.
 Written by `python -m muloco.model.architectures.titan.listing`; a test compares it with the installed torchtitan.
 """
 
-SIZES = {
+SIZES: dict[str, dict[str, tuple[int, int, int, int, bool]]] = {
 '''
 MIDDLE = '''}
 """The `Numbers` of each size of each model."""
-OBSTACLES = {
+OBSTACLES: dict[str, str] = {
 '''
 END = '''}
 """The reason why muloco does not train a model."""
@@ -55,11 +55,15 @@ def written() -> str:
     lines = [HEAD]
     for model, found in sizes.items():
         lines.append(f'    "{model}": {{\n')
-        lines += [f'        "{size}": ({", ".join(f"{number:_}" for number in of)}),\n' for size, of in found.items()]
+        lines += [f'        "{size}": ({", ".join(map(_literal, of))}),\n' for size, of in found.items()]
         lines.append("    },\n")
     lines.append(MIDDLE)
     lines += [f'    "{model}": "{reason}",\n' for model, reason in obstacles.items()]
     return "".join([*lines, END])
+
+
+def _literal(value: int) -> str:
+    return str(value) if isinstance(value, bool) else f"{value:_}"
 
 
 if __name__ == "__main__":

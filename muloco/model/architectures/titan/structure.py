@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from muloco._torchtitan import Decoder, ModelSpec, MoE
+from muloco._torchtitan import Decoder, ModelSpec, MoE, ScaledBiasRowwiseLinear
 from muloco.model.architectures.titan.flavors import Numbers
 from muloco.model.architectures.titan.network import text_config
 from muloco.model.architectures.titan.roles import patterns_of, roles_of
@@ -37,12 +37,13 @@ def structure_of(theirs: ModelSpec) -> Structure:
         if isinstance(module, MoE):
             elements = sum(parameter.numel() for parameter in module.routed_experts.parameters())
             idle += elements - elements * module.router.top_k // module.router.num_experts
+    divided_wrongly = any(isinstance(module, ScaledBiasRowwiseLinear) for module in built.modules())
     parameters = sum(map(math.prod, shapes.values()))
     return Structure(
         shapes=shapes,
         roles=patterns_of(roles_of(built)),
         divided=_divided(config),
-        numbers=Numbers(config.vocab_size, config.max_seq_len, parameters, parameters - idle),
+        numbers=Numbers(config.vocab_size, config.max_seq_len, parameters, parameters - idle, not divided_wrongly),
     )
 
 
