@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from muloco.model import listing
+from muloco.model.architectures.titan.sizes import OBSTACLES
 from muloco.optim.groups import OPTIONS
 from muloco.optim.rule import Option
 from muloco.optim.rules import RULES
@@ -77,6 +79,20 @@ def demo() -> str:
     lines = [f"│ {name:{left}} │ {value:{right}} │" for name, value in cells.items()]
     edge = ("─" * (left + 2), "─" * (right + 2))
     return indented("\n".join([f"┌{'┬'.join(edge)}┐", *lines, f"└{'┴'.join(edge)}┘"]))
+
+
+@table
+def models() -> str:
+    head = ("flavor", "parameters", "active", "vocabulary", "outer steps", "tensor parallelism", "Hugging Face form")
+    return rows(head, *((f"`{name}`", *cells) for name, *cells in listing.rows()))
+
+
+@table
+def obstacles() -> str:
+    return rows(
+        ("model of torchtitan", "why it is not trained"),
+        *((f"`{name}`", f"it {why}") for name, why in OBSTACLES.items()),
+    )
 
 
 @table

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from muloco.data.sources import open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError, naming
-from muloco.model.architecture import Flavor
+from muloco.model.architecture import NO_SCORES, Flavor
 from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
 from muloco.optim.rules import RULES
@@ -79,7 +79,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_buffers(resolved, size)
     _check_tensor_parallel(resolved, size)
     _check_batches(resolved)
-    _check_evaluation(resolved)
+    _check_evaluation(resolved, size)
     if resolved.checkpoint.initial is not None:
         resolved.checkpoint.initial = str(Path(resolved.checkpoint.initial).absolute())
         check_initial(Path(resolved.checkpoint.initial), size)
@@ -300,11 +300,13 @@ def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:
             raise UserError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 
 
-def _check_evaluation(config: ResolvedConfig) -> None:
+def _check_evaluation(config: ResolvedConfig, size: Flavor) -> None:
     """Checks the tasks of an evaluation; their folder becomes absolute."""
     chosen, steps = config.evaluation, config.training.steps
     if not chosen.tasks:
         return
+    if not size.one_mask:
+        raise UserError(f"evaluation.tasks: {NO_SCORES.format(flavor=size.alias)}")
     for at in chosen.at:
         if isinstance(at, int) and at > steps:
             raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")

@@ -6,10 +6,10 @@ from muloco.commands.parser import Commands, add_command
 from muloco.console import open_console
 
 USAGE = "[-h]"
-DESCRIPTION = """List the values of --model.flavor, with their parameters, those that compute with a token (active), the
-entries of their vocabulary, and what is supported: outer steps; tensor parallelism (TP); and the Hugging Face form, by
-which a run starts from a folder of transformers and is exported to one. All of them can be sharded over ranks (FSDP2)
-and replicated."""
+DESCRIPTION = """List the values of --model.flavor: all parameters, those that compute with a token (active), the
+entries of the vocabulary, and what is supported. syncs: outer steps of several workers. TP: tensor parallelism. hub: a
+run starts from a folder of transformers, and is exported to one. All of them can be sharded over ranks (FSDP2) and
+replicated."""
 
 
 def add(commands: Commands) -> None:
@@ -24,13 +24,15 @@ def run(args: argparse.Namespace) -> int:
     from muloco.model.architectures.titan.sizes import OBSTACLES
     from muloco.model.listing import COLUMNS, rows
 
-    table = Table()
+    table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column in ("parameters", "active", "vocabulary") else "left")
+        numbers = column in ("parameters", "active", "vocabulary")
+        table.add_column(column, justify="right" if numbers else "left", no_wrap=True)
     for row in rows():
         table.add_row(*row)
-    console = open_console()
+    console = open_console(soft_wrap=True)
     console.print(table)
+    console.print()
     for model, reason in OBSTACLES.items():
-        console.print(f"torchtitan's {model} cannot be trained: it {reason}", soft_wrap=True)
+        console.print(f"torchtitan's {model} cannot be trained: it {reason}")
     return 0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROLES = ("matrix", "embedding", "head", "scalar")
 """Roles of parameters: Muon steps matrices, and the other three go to AdamW by default."""
+NO_SCORES = "the layers of flavor {flavor} have windows of different sizes, so it cannot be evaluated on tasks"
+"""What is said where a flavor without `one_mask` is to be evaluated."""
 TABLES = ("embedding", "head")
 """Roles whose parameters have a row for each entry of the vocabulary."""
 
@@ -82,6 +84,12 @@ class Flavor(ABC):
     def undivided(self) -> str | None:
         """The reason why tensor parallelism cannot divide it; None: it can."""
         return None
+
+    @property
+    def one_mask(self) -> bool:
+        """Whether all its layers take the same attention mask. Where some have a window, texts cannot be scored
+        together, as lm-eval's tasks are here."""
+        return True
 
     @property
     def longest(self) -> int | None:

@@ -24,16 +24,22 @@ def aliases() -> list[str]:
     return [flavor.alias for flavor in _all()]
 
 
+def in_words() -> str:
+    """The aliases for a help text, where torchtitan's models are too many."""
+    own = [flavor.alias for flavor in _all() if "/" not in flavor.alias]
+    return f"{', '.join(own)}, or one of torchtitan's models, such as qwen3/0.6B (`muloco models` lists all)"
+
+
 def flavor(name: str) -> Flavor:
     """The flavor with this name or alias. Raises ValueError if there is none; the message names a similar one, if there
-    is one, and lists the aliases."""
+    is one, and says which there are."""
     known = {key: flavor for flavor in _all() for key in (flavor.alias, flavor.name)}
     if name in known:
         return known[name]
     model = name.partition("/")[0]
     if model in OBSTACLES:
         raise ValueError(f"model.flavor: {name!r} cannot be trained: torchtitan's {model} {OBSTACLES[model]}")
-    hint = " ".join(filter(None, (did_you_mean(name, known), f"the flavors are {', '.join(aliases())}")))
+    hint = " ".join(filter(None, (did_you_mean(name, known), f"the flavors are {in_words()}")))
     raise ValueError(f"model.flavor: there is no flavor {name!r}; {hint}")
 
 

@@ -2,7 +2,7 @@
 
 from muloco.model.architecture import Flavor, all_architectures
 
-COLUMNS = ("flavor", "parameters", "active", "vocabulary", "outer steps", "TP", "Hugging Face")
+COLUMNS = ("flavor", "parameters", "active", "vocabulary", "syncs", "TP", "hub")
 _SIZES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 

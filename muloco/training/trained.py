@@ -59,8 +59,14 @@ class Trained:
         """Returns all parameters of the flavor by name, as plain fp32 tensors in host memory.
 
         Raises:
-            UserError: the part is damaged, cannot be read as data, or holds other parameters.
+            UserError: the part is damaged, cannot be read as data, or holds other parameters; or the model has buffers
+                that training changes, which the part lacks.
         """
+        if not self.flavor.can_sync:
+            raise UserError(
+                f"flavor {self.flavor.alias}: training changes buffers, which the part of a checkpoint that other "
+                "commands read does not keep yet"
+            )
         import torch
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 

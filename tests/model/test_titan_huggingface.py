@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from muloco.errors import UserError
+from muloco.export.folders import export_huggingface
 from muloco.model import build
 from muloco.model.architecture import Flavor, all_architectures, register
 from muloco.model.architectures.titan import from_torchtitan
 from muloco.model.architectures.titan.huggingface import FORMS
 from muloco.model.initial import check_initial, load_initial
 from muloco.model.weights_folder import WeightsFolder
+from muloco.training.trained import find_trained
 
+from ..training.one_worker import losses, train
 from .small_titan import small_spec
 
 KINDS = {"llama3": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
@@ -86,3 +89,44 @@ def test_a_buffer_without_a_place_in_transformers_is_not_lost(size: Flavor) -> N
             changed = {**weights, name: torch.ones_like(weights[name])}
             with pytest.raises(UserError, match=rf"no place for {name}, .*choose --format torch"):
                 dict(form.written(changed, size))
+
+
+@pytest.mark.parametrize("size", ["qwen3"], indirect=True)
+def test_two_workers_train_a_folder_of_transformers_and_hand_it_back(
+    size: Flavor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by_transformers(size, tmp_path / "before")
+    metrics = train(
+        tmp_path,
+        monkeypatch,
+        "muloco",
+        model__flavor=size.name,
+        checkpoint__initial=tmp_path / "before",
+        checkpoint__enable=True,
+        fault_tolerance__group_size=2,
+        fault_tolerance__transport="in_process",
+        fault_tolerance__sync_steps=2,
+        training__steps=4,
+        training__seq_len=32,
+        optimizer__lr=0.002,
+    )
+    validation = [loss for name, _, loss in losses(metrics) if name == "validation_loss"]
+    assert validation[-1] < validation[0] - 0.05
+    trained = find_trained(str(tmp_path / "run"))
+    export_huggingface(trained, tmp_path / "after", dtype=torch.float32, largest=2**20)
+
+    transformers = pytest.importorskip("transformers")
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "after", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert theirs.config.max_position_embeddings == size.longest
+    ours = trained.model("cpu")
+    tokens = torch.randint(2048, (2, 32), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(32).expand(2, 32)
+    with torch.no_grad():
+        found = ours(tokens, positions=positions, attention_masks=ours.get_attention_masks(positions))
+        torch.testing.assert_close(found, theirs(tokens).logits, rtol=1e-4, atol=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
+    assert tokenizer("def main")["input_ids"] == trained.tokenizer().encode_text("def main")
+    again = build(size.name, "cpu", seq_len=32)
+    load_initial(tmp_path / "after", [again], size)
+    assert all(torch.equal(again.get_parameter(name), tensor) for name, tensor in trained.weights().items())

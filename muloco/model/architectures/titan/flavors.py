@@ -47,6 +47,10 @@ class TitanFlavor(Flavor):
         return self.numbers.active
 
     @property
+    def one_mask(self) -> bool:
+        return self._structure.one_mask
+
+    @property
     def longest(self) -> int:
         return self.numbers.longest
 

@@ -22,6 +22,8 @@ class Structure:
     """Regular expression for the names of the parameters of each role."""
     divided: Mapping[str, int]
     """What tensor parallelism divides, in words, and its number."""
+    one_mask: bool
+    """Whether all layers take the same attention mask."""
     numbers: Numbers
 
 
@@ -43,6 +45,7 @@ def structure_of(theirs: ModelSpec) -> Structure:
         shapes=shapes,
         roles=patterns_of(roles_of(built)),
         divided=_divided(config),
+        one_mask=type(built).get_attention_masks is Decoder.get_attention_masks,
         numbers=Numbers(config.vocab_size, config.max_seq_len, parameters, parameters - idle, not divided_wrongly),
     )
 
