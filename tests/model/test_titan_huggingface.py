@@ -111,7 +111,7 @@ def test_two_workers_train_a_folder_of_transformers_and_hand_it_back(
         optimizer__lr=0.002,
     )
     validation = [loss for name, _, loss in losses(metrics) if name == "validation_loss"]
-    assert validation[-1] < validation[0] - 0.05
+    assert validation[-1] < validation[0] - 0.01
     trained = find_trained(str(tmp_path / "run"))
     export_huggingface(trained, tmp_path / "after", dtype=torch.float32, largest=2**20)
 
